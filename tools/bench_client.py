@@ -52,7 +52,7 @@ def _cpu_ms(url: str, chunks: int) -> float:
         [*command, "--output-tokens", str(chunks)], capture_output=True, text=True, check=True
     )
     level = json.loads(done.stdout)["levels"][0]
-    if level["requests"]["whole"] != REQUESTS:
+    if level["requests"]["completed"] != REQUESTS:
         sys.exit(f"not all were answered: {level['requests']}")
     return float(level["client"]["cpuMsPerRequest"])
 

@@ -9,7 +9,7 @@ from tessera_lab.cli.bench.report import BenchReport
 from tessera_lab.fit.speed_fit import LatencyPercentiles, latency_percentiles
 
 SHOWN = (50, 95)
-NAMES = ("first token P50", "first token P95", "between tokens P50", "between tokens P95")
+NAMES = ("TTFT P50", "TTFT P95", "TPOT P50", "TPOT P95")
 # By how much the look-alike may differ from the engine.
 GOAL = 0.2
 
@@ -68,7 +68,7 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
         "others_share": max(one["others_share"] for one in figures["loads"]),
         "missed": len(figures["missed"]),
     }
-    for kind, fitted in (("fitted", True), ("foretold", False)):
+    for kind, fitted in (("fitted", True), ("predicted", False)):
         errors = [
             abs(one["tessera_sim_error"])
             for load in figures["loads"]

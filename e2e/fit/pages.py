@@ -1,4 +1,4 @@
-"""The comparison as it stands in the documentation: `python -m fit.pages` writes it anew."""
+"""The comparison as it stands in the documentation: `python -m fit.pages` writes it."""
 
 import json
 import re
@@ -13,10 +13,10 @@ FOLDER = ROOT / "docs" / "figures"
 PAGE = ROOT / "docs" / "held-against-vllm.md"
 _TABLE = re.compile(r"<!-- table: (?P<name>\w+) -->.*?<!-- end -->", re.DOTALL)
 _TIMES = (
-    ("first token P50", "firstToken", "p50"),
-    ("P95", "firstToken", "p95"),
-    ("between tokens P50", "perToken", "p50"),
-    ("P95", "perToken", "p95"),
+    ("TTFT P50", "ttft", "p50"),
+    ("P95", "ttft", "p95"),
+    ("TPOT P50", "tpot", "p50"),
+    ("P95", "tpot", "p95"),
 )
 
 
@@ -25,7 +25,7 @@ def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "| load | latency | vLLM | tessera-sim | error | machine alone | error |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for load in loads:
-        kind = "fitted" if load["fitted"] else "foretold"
+        kind = "fitted" if load["fitted"] else "predicted"
         for one in load["latencies"]:
             cells = (
                 f"{load['load']} ({kind})" if one is load["latencies"][0] else "",
@@ -41,7 +41,7 @@ def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def side_by_side(real: dict[str, Any], sim: dict[str, Any]) -> Iterator[str]:
     """The same sweep on both, load by load: first the one, then the other."""
-    heads = ("at once", "requests/s", "output tokens/s", *(name for name, _, _ in _TIMES))
+    heads = ("concurrency", "requests/s", "output tokens/s", *(name for name, _, _ in _TIMES))
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
     for one, other in zip(real["levels"], sim["levels"], strict=True):

@@ -98,11 +98,11 @@ async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
         )
         metrics = await engine.metrics()
     level = got.level
-    assert level["requests"] == {"whole": 12, "failed": {}, "unfinished": 0}
+    assert level["requests"] == {"completed": 12, "failed": {}, "unfinished": 0}
     assert (level["outputTokens"], level["exactTokens"]) == (12 * 8, True)
     assert level["inputTokens"] / 12 == pytest.approx(60, abs=6)
     assert level["engine"]["outputTokens"] == 12 * 8
-    assert level["engine"]["trusted"] is True
+    assert level["engine"]["countersMatch"] is True
     # The two probes are in the engine's counters and nowhere in the report.
     assert metrics["generation_tokens_total"] == 12 * 8 + 2 * 8
     assert 1 <= level["engine"]["batch"] <= 3
@@ -110,9 +110,9 @@ async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
     assert 0 < level["engine"]["mbu"] < 1
     assert 0 < level["engine"]["mfu"] < 1
     latency = level["latencySeconds"]
-    assert latency["firstToken"]["count"] == latency["answer"]["count"] == 12
-    assert latency["gap"]["count"] == 12 * 7
-    assert latency["firstToken"]["p50"] < latency["answer"]["p50"]
+    assert latency["ttft"]["count"] == latency["e2eLatency"]["count"] == 12
+    assert latency["itl"]["count"] == 12 * 7
+    assert latency["ttft"]["p50"] < latency["e2eLatency"]["p50"]
     per_million = float(level["cost"]["perMillionOutput"])
     assert per_million == pytest.approx(3.5 / 3600 / level["outputTokensPerSecond"] * 1e6)
     assert float(level["cost"]["run"]) == pytest.approx(3.5 * level["seconds"] / 3600, abs=1e-8)
@@ -134,9 +134,15 @@ async def test_counters_of_several_engines_are_added_up_and_one_alone_is_doubted
         both = f"{one.url}/metrics,{other.url}/metrics"
         summed = await bench(front.url, *SMALL, "--json", "--metrics", both)
         alone = await bench(front.url, *SMALL, "--json", "--metrics", f"{one.url}/metrics")
-    assert (summed.level["engine"]["outputTokens"], summed.level["engine"]["trusted"]) == (96, True)
-    assert (alone.level["engine"]["outputTokens"], alone.level["engine"]["trusted"]) == (48, False)
-    assert any("the client 96" in caution for caution in alone.level["cautions"])
+    assert (summed.level["engine"]["outputTokens"], summed.level["engine"]["countersMatch"]) == (
+        96,
+        True,
+    )
+    assert (alone.level["engine"]["outputTokens"], alone.level["engine"]["countersMatch"]) == (
+        48,
+        False,
+    )
+    assert any("the client 96" in warning for warning in alone.level["warnings"])
 
 
 class Tags(HTMLParser):
@@ -160,7 +166,7 @@ async def test_a_sweep_is_shown_with_its_knee_and_plots_in_one_file(tmp_path: Pa
             *(engine.url, *SMALL, "--sweep", "4,1,2", "--price", "2", "--html", str(page)),
         )
     assert got.code == 0
-    assert re.search(r"^Knee: \d at once", got.output, re.MULTILINE)
+    assert re.search(r"^Knee: \d concurrent request", got.output, re.MULTILINE)
     loads = re.findall(r"^(\d) +(\d+) +0 ", got.output, re.MULTILINE)
     assert loads == [("1", "12"), ("2", "16"), ("4", "32")]
     text = page.read_text(encoding="utf-8")
@@ -181,7 +187,7 @@ async def test_a_closed_loop_holds_as_many_as_it_should_and_no_more() -> None:
 
     async with odd_server(together) as server:
         got = await bench(server.url, *SMALL, "--concurrency", "3", "--json")
-    assert (server.most_at_once, got.level["requests"]["whole"]) == (3, 12)
+    assert (server.most_at_once, got.level["requests"]["completed"]) == (3, 12)
 
 
 async def test_arrivals_of_an_open_loop_do_not_wait_for_answers() -> None:
@@ -191,7 +197,7 @@ async def test_arrivals_of_an_open_loop_do_not_wait_for_answers() -> None:
 
     async with odd_server(all_at_once) as server:
         got = await bench(server.url, *SMALL, "--rate", "200", "--json", "--seed", "1")
-    assert (server.most_at_once, got.level["requests"]["whole"]) == (12, 12)
+    assert (server.most_at_once, got.level["requests"]["completed"]) == (12, 12)
     assert got.level["concurrency"] is None
 
 
@@ -199,7 +205,7 @@ async def test_warm_up_is_sent_and_not_counted_and_repeats_in_no_prompt() -> Non
     async with odd_server(good) as server:
         got = await bench(server.url, *SMALL, "--warmup", "5", "--json")
     assert len(server.counted) == 5 + 12
-    assert got.level["requests"]["whole"] == 12
+    assert got.level["requests"]["completed"] == 12
     assert len({prompt[:40] for prompt in server.prompts}) == 17
 
 
@@ -237,7 +243,7 @@ async def test_a_trace_is_replayed_with_its_lengths(tmp_path: Path) -> None:
     assert [body["max_tokens"] for body in server.counted] == [3, 4]
     assert [3 + len(prompt.split()) for prompt in server.prompts] == [40, 50]
     assert 0.05 <= got.level["seconds"] < 2
-    assert any("1 of 3 requests are longer" in note for note in got.report["notes"])
+    assert any("1 of 3 requests left out" in note for note in got.report["notes"])
 
 
 async def test_equal_blocks_of_a_trace_are_equal_text(tmp_path: Path) -> None:
@@ -273,7 +279,7 @@ async def test_chunks_are_counted_only_where_there_is_no_usage_and_that_is_said(
     async with odd_server(never_counting, probes=0) as server:
         got = await bench(server.url, *SMALL, "--json", "--natural-end")
     assert (got.level["outputTokens"], got.level["exactTokens"]) == (24, False)
-    assert any("no usage" in caution for caution in got.level["cautions"])
+    assert any("no usage" in warning for warning in got.level["warnings"])
     assert all("ignore_eos" not in body for body in server.bodies)
 
 
@@ -287,16 +293,16 @@ async def test_a_server_that_refuses_stream_options_is_asked_without() -> None:
 
     async with odd_server(strict, probes=0) as server:
         got = await bench(server.url, *SMALL, "--json")
-    assert (got.level["requests"]["whole"], got.level["exactTokens"]) == (12, False)
+    assert (got.level["requests"]["completed"], got.level["exactTokens"]) == (12, False)
 
 
-async def test_prompts_that_the_server_has_seen_are_said_to_be_cache_hot() -> None:
+async def test_prompts_that_the_server_has_seen_get_a_warning() -> None:
     async def cached(_: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
         return await streamed(request, chunk("a", "stop"), usage(body, 8, cached=48))
 
     async with odd_server(cached) as server:
         got = await bench(server.url, *SMALL)
-    assert "cache-hot: 80% of the prompts' tokens" in got.output
+    assert "warm: 80% of the prompts' tokens" in got.output
 
 
 @pytest.mark.parametrize(
@@ -322,7 +328,7 @@ async def test_failures_are_counted_by_kind_and_do_not_end_the_test(
             *(server.url, *SMALL, "--timeout", "1", "--json", "--concurrency", "4"),
         )
     assert got.code == 0
-    assert got.level["requests"] == {"whole": 8, "failed": {kind: 4}, "unfinished": 0}
+    assert got.level["requests"] == {"completed": 8, "failed": {kind: 4}, "unfinished": 0}
     assert got.level["outputTokens"] == 8 * 8
     assert got.level["examples"][kind]
 
@@ -349,8 +355,8 @@ async def test_an_interrupt_ends_with_the_report_so_far() -> None:
         got = await ended(process)
     assert (got.code, got.told) == (130, "")
     assert got.report["interrupted"] is True
-    assert got.level["requests"] == {"whole": 5, "failed": {}, "unfinished": 2}
-    assert "interrupted" in got.level["cautions"][0]
+    assert got.level["requests"] == {"completed": 5, "failed": {}, "unfinished": 2}
+    assert "interrupted" in got.level["warnings"][0]
 
 
 async def test_an_interrupted_sweep_does_not_go_on() -> None:
@@ -378,13 +384,13 @@ async def test_the_key_comes_from_the_environment_or_a_file_and_is_shown_nowhere
         monkeypatch.setenv("TESSERA_API_KEY", "s3cret")
         found.append(await bench(server.url, *SMALL, "--json"))
     for got in found:
-        assert got.level["requests"]["whole"] == 12
+        assert got.level["requests"]["completed"] == 12
         assert "s3cret" not in got.output
 
 
 async def test_a_model_is_taken_only_where_there_is_no_choice() -> None:
     async with odd_server(good, models=("small", "large")) as server:
-        assert "--model one of small, large" in await refusal(server.url)
+        assert "--model to one of small, large" in await refusal(server.url)
         said = await refusal(server.url, "--model", "larg")
         assert "has no model larg; it has large" in said
         got = await bench(f"{server.url}/v1/", *SMALL, "--model", "large", "--json")
@@ -394,11 +400,11 @@ async def test_a_model_is_taken_only_where_there_is_no_choice() -> None:
 
 async def test_a_server_that_is_none_or_away_is_told_from_one_that_fails() -> None:
     away = f"http://127.0.0.1:{free_port()}"
-    assert "does not answer" in await refusal(away)
+    assert "does not respond" in await refusal(away)
     assert "Is the server up" in await refusal(away)
     async with odd_server(good) as server:
         said = await refusal(f"{server.url}/docs")
-        assert "is no OpenAI API: GET /v1/models answers 404" in said
+        assert "is not an OpenAI API: GET /v1/models returns 404" in said
         said = await refusal(server.url, "--endpoint", "completions")
         assert "Http404" in said
         assert "try --endpoint chat" in said
@@ -432,6 +438,6 @@ async def test_at_a_terminal_progress_is_shown_on_stderr_and_taken_away_again() 
         got = await ended(process)
     shown = os.read(terminal, 10_000).decode()
     os.close(terminal)
-    assert got.level["requests"]["whole"] == 12
-    assert "/12 answers, 0 failed" in shown
+    assert got.level["requests"]["completed"] == 12
+    assert "/12 responses, 0 failed" in shown
     assert shown.endswith("\r\x1b[K")

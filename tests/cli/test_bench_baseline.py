@@ -34,27 +34,25 @@ async def test_the_difference_to_an_earlier_report_is_told_load_by_load(tmp_path
         file = await kept(tmp_path, server.url, *SMALL, "--sweep", "1,2", "--price", "2")
         before = json.loads(file.read_text())
         before["levels"][0]["outputTokensPerSecond"] = 1.0
-        before["levels"][1]["latencySeconds"]["firstToken"]["p95"] = 80.0
+        before["levels"][1]["latencySeconds"]["ttft"]["p95"] = 80.0
         file.write_text(json.dumps(before))
         same = (server.url, *SMALL, "--sweep", "1,2", "--price", "2", "--baseline", str(file))
         text = await bench(*same, "--html", str(page))
         report = json.loads(await bench(*same, "-o", "json"))
-    assert re.search(
-        r"^2 +first token P95 +80\.00 s +\S+ ms +-(99\.9|100\.0)%$", text, re.MULTILINE
-    )
+    assert re.search(r"^2 +TTFT P95 +80\.00 s +\S+ ms +-(99\.9|100\.0)%$", text, re.MULTILINE)
     assert f"SINCE {before['at'][:16]}" in page.read_text()
     found = {(one["load"], one["figure"]): one for one in report["baseline"]["changes"]}
     assert {load for load, _ in found} == {"1", "2"}
     assert {figure for _, figure in found} == {
         *("requestsPerSecond", "outputTokensPerSecond", "perMillionOutput"),
-        *("firstToken.p50", "firstToken.p95", "perToken.p50", "perToken.p95"),
-        *("answer.p50", "answer.p95"),
+        *("ttft.p50", "ttft.p95", "tpot.p50", "tpot.p95"),
+        *("e2eLatency.p50", "e2eLatency.p95"),
     }
     quicker = found["1", "outputTokensPerSecond"]
     assert quicker["before"] == 1.0
     assert quicker["now"] == report["levels"][0]["outputTokensPerSecond"]
     assert quicker["share"] == pytest.approx(quicker["now"] - 1)
-    assert report["baseline"]["doubts"] == []
+    assert report["baseline"]["caveats"] == []
 
 
 async def test_what_makes_two_reports_hard_to_compare_is_told(tmp_path: Path) -> None:
@@ -65,7 +63,7 @@ async def test_what_makes_two_reports_hard_to_compare_is_told(tmp_path: Path) ->
         text = await bench(server.url, *SMALL, "--sweep", "1,2", "--baseline", str(file))
     assert "the baseline differs in model: older, now odd" in text
     assert "the baseline differs in interrupted: true, now false" in text
-    assert "the baseline differs in load: closed loop, 1 at once" in text
+    assert "the baseline differs in load: closed loop, concurrency 1" in text
     assert "the baseline has no load 2; it has 1" in text
     assert "SINCE" in text
 
@@ -82,12 +80,15 @@ async def test_prices_of_two_currencies_are_told(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "No such file"),
-        ("LOAD  WHOLE", "is not JSON"),
-        ("[]", "is no report of tessera bench"),
-        ('{"kind": "Else"}', "is no report of tessera bench"),
-        ('{"kind": "TesseraBench", "form": 9}', "has form 9, this version reads 1"),
-        ('{"kind": "TesseraBench", "form": 1}', "is broken off or was changed"),
-        ('{"kind": "TesseraBench", "form": 1, "levels": [{"load": "1"}]}', "is broken off"),
+        ("LOAD  COMPLETED", "is not JSON"),
+        ("[]", "is not a report of tessera bench"),
+        ('{"kind": "Else"}', "is not a report of tessera bench"),
+        ('{"kind": "TesseraBench", "formatVersion": 9}', "format version 9, this version reads 2"),
+        ('{"kind": "TesseraBench", "formatVersion": 2}', "is incomplete or was edited"),
+        (
+            '{"kind": "TesseraBench", "formatVersion": 2, "levels": [{"load": "1"}]}',
+            "is incomplete",
+        ),
     ],
 )
 def test_a_baseline_that_is_none_is_a_sentence_with_its_mend(

@@ -39,15 +39,15 @@ def planned(*words: str) -> BenchPlan:
         (["ftp://host"], "write a URL with its scheme"),
         (["http://host:99999"], "write a URL with its scheme"),
         (["http://me:pw@host"], "never an argument"),
-        ([URL, "--prompts", "0"], "write a number from 1 on"),
-        ([URL, "--concurrency", "-1"], "write a number from 1 on"),
+        ([URL, "--prompts", "0"], "write a number of at least 1"),
+        ([URL, "--concurrency", "-1"], "write a number of at least 1"),
         ([URL, "--rate", "0"], "write a number above 0"),
         ([URL, "--rate", "nan"], "write a number above 0"),
         ([URL, "--timeout", "inf"], "write a number above 0"),
         ([URL, "--sweep", "1,x"], "numbers with commas"),
         ([URL, "--sweep", "0,1"], "from 1 to"),
-        ([URL, "--input-tokens", "many"], "uniform:LEAST:MOST"),
-        ([URL, "--input-tokens", "uniform:9:3"], "uniform:LEAST:MOST"),
+        ([URL, "--input-tokens", "many"], "uniform:MIN:MAX"),
+        ([URL, "--input-tokens", "uniform:9:3"], "uniform:MIN:MAX"),
         ([URL, "--output-tokens", "lognormal:0:3"], "lognormal:P50:P95"),
         ([URL, "--shared-prefix", "512"], "take fewer, or more --input-tokens"),
         ([URL, "--gpu", "NVIDIA-H100"], "NVIDIA-H100-PCIe"),
@@ -103,15 +103,15 @@ def test_the_price_is_that_of_all_gpus() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "line 1: there is no column"),
-        ("a,b\n1,2\n", "line 1: there is no column arrival_s, input_tokens, output_tokens"),
+        ("", "line 1: missing column"),
+        ("a,b\n1,2\n", "line 1: missing column arrival_s, input_tokens, output_tokens"),
         (HEAD, "has no requests"),
         (f"{HEAD}0,10,5\n1,x,5\n", "line 3: not numbers"),
         (f"{HEAD}0,10\n", "line 2: not numbers"),
         (f"{HEAD}-1,10,5\n", "line 2: arrival -1"),
         (f"{HEAD}nan,10,5\n", "line 2: arrival nan"),
         (f"{HEAD}0,0,5\n", "has a prompt"),
-        (f"{MOONCAKE}", "1 blocks of 512 tokens are no 600 tokens"),
+        (f"{MOONCAKE}", "1 blocks of 512 tokens do not hold 600 tokens"),
         ('{"timestamp": 0}\n', "line 1: KeyError 'input_length'"),
         ('{"timestamp": 0\n', "line 1: JSONDecodeError"),
         ('{"timestamp": 1e999, "input_length": 5, "output_length": 5}\n', "arrival inf"),
@@ -131,7 +131,7 @@ def test_a_bad_trace_is_told_with_its_line_and_the_form_it_should_have(
 def test_a_trace_that_is_no_text_is_told(tmp_path: Path) -> None:
     for name, content in (("broken.gz", b"\x1f\x8bxx"), ("picture", b"\x89PNG\xff\xfe")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CommandError, match="neither text nor whole gzip"):
+        with pytest.raises(CommandError, match="neither text nor complete gzip"):
             read_trace(str(tmp_path / name), None, 1.0)
 
 

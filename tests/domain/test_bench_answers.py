@@ -236,34 +236,34 @@ def test_what_bound_the_load_is_named(level: Any, bound: Bottleneck) -> None:
     assert load_metrics(level, PEAKS, None).bottleneck is bound
 
 
-def told(level: Any, shared: float = 0.0, *, natural_end: bool = False) -> str:
+def warnings_of(level: Any, shared: float = 0.0, *, natural_end: bool = False) -> str:
     return "\n".join(
         reliability_warnings(load_metrics(level, None, None), shared, natural_end=natural_end)
     )
 
 
-def test_a_sound_load_needs_no_caution() -> None:
-    assert told(a_level(an_answer(), an_answer(), **engine(10))) == ""
+def test_a_sound_load_has_no_warning() -> None:
+    assert warnings_of(a_level(an_answer(), an_answer(), **engine(10))) == ""
 
 
 @pytest.mark.parametrize(
-    ("level", "caution"),
+    ("level", "numbers"),
     [
-        (a_level(an_answer(), unfinished=3), "3 requests were broken off"),
+        (a_level(an_answer(), unfinished=3), "3 unfinished requests"),
         (a_level(an_answer(), a_failure(detail="full up")), "1 Http503, the first: full up"),
-        (a_level(an_answer(), cpu_seconds=9.0), "client used 90% of a processor"),
-        (a_level(an_answer(due=1.0, sent=1.2)), "late by 200 ms"),
-        (a_level(an_answer(cached=50)), "cache-hot: 50%"),
+        (a_level(an_answer(), cpu_seconds=9.0), "client used 90% of a core"),
+        (a_level(an_answer(due=1.0, sent=1.2)), "200 ms late"),
+        (a_level(an_answer(cached=50)), "warm: 50%"),
         (
             a_level(
                 an_answer(),
                 **engine(5, prefix_cache_queries_total=100, prefix_cache_hits_total=90),
             ),
-            "cache-hot: 90%",
+            "warm: 90%",
         ),
         (a_level(an_answer(exact=False)), "no usage"),
-        (a_level(an_answer(job=a_job(outputs=50))), "5 tokens on average instead of 50"),
-        (a_level(an_answer(job=a_job(inputs=300))), "100 tokens on average instead of 300"),
+        (a_level(an_answer(job=a_job(outputs=50))), "5 tokens instead of 50"),
+        (a_level(an_answer(job=a_job(inputs=300))), "100 tokens instead of 300"),
         (a_level(an_answer(), **engine(500)), "counted 500 output tokens, the client 5"),
         (
             a_level(
@@ -275,20 +275,20 @@ def test_a_sound_load_needs_no_caution() -> None:
         ),
     ],
 )
-def test_what_a_reader_has_to_know_is_said(level: Any, caution: str) -> None:
-    assert caution in told(level)
+def test_a_warning_has_the_numbers_that_cause_it(level: Any, numbers: str) -> None:
+    assert numbers in warnings_of(level)
 
 
 def test_what_is_shared_by_design_is_not_cache_hot() -> None:
-    assert "cache-hot" not in told(a_level(an_answer(cached=50)), shared=0.5)
+    assert "is warm" not in warnings_of(a_level(an_answer(cached=50)), shared=0.5)
 
 
 def test_answers_that_may_end_are_not_too_short() -> None:
-    assert told(a_level(an_answer(job=a_job(outputs=50))), natural_end=True) == ""
+    assert warnings_of(a_level(an_answer(job=a_job(outputs=50))), natural_end=True) == ""
 
 
 def test_other_tokens_of_failed_answers_do_not_cast_doubt_on_the_engine() -> None:
-    assert "the client" not in told(a_level(an_answer(), a_failure(), **engine(60)))
+    assert "the client" not in warnings_of(a_level(an_answer(), a_failure(), **engine(60)))
 
 
 def test_loads_with_failures_are_not_asked_for_the_knee() -> None:

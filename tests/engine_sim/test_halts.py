@@ -7,6 +7,8 @@ from tests.engine_sim.running import DEADLINE_SECONDS, SLOW, Running, eventually
 DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 TRACKED = "--enable-server-load-tracking"
 SHORT = {"prompt": "x", "max_tokens": 5, "ignore_eos": True}
+# Long enough to be seen running on a busy machine.
+VISIBLE = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 
 
@@ -58,10 +60,10 @@ async def test_sleep_empties_the_prefix_cache() -> None:
 
 async def test_a_pause_waits_for_those_who_run_and_holds_those_who_come() -> None:
     async with running(*SLOW, TRACKED, **DEVELOPMENT) as engine:
-        first = asyncio.create_task(engine.post("/v1/completions", **SHORT))
+        first = asyncio.create_task(engine.post("/v1/completions", **VISIBLE))
         await engine.until(num_requests_running=1)
         pause = asyncio.create_task(engine.post("/pause?mode=wait"))
-        assert (await first).json()["usage"]["completion_tokens"] == 5
+        assert (await first).json()["usage"]["completion_tokens"] == VISIBLE["max_tokens"]
         await pause
         second = asyncio.create_task(engine.post("/v1/completions", **SHORT))
         await _under_way(engine, 1)
@@ -73,7 +75,7 @@ async def test_a_pause_waits_for_those_who_run_and_holds_those_who_come() -> Non
 
 async def test_a_frozen_engine_goes_on_where_it_was_once_it_thaws() -> None:
     async with running(*SLOW, TRACKED) as engine:
-        first = asyncio.create_task(engine.stream("/v1/completions", **SHORT))
+        first = asyncio.create_task(engine.stream("/v1/completions", **VISIBLE))
         await engine.until(num_requests_running=1)
         await engine.post("/sim/freeze")
         before = await engine.metrics()

@@ -1,7 +1,7 @@
-"""The inference engine as a pure machine: what a replica does with requests, and when.
+"""A deterministic model of an inference engine: what a replica does with requests, and when.
 
-`machine` schedules, step by step; `blocks` is its KV cache; `timeline` runs it on simulated time
-and skips equal steps. `waves` is what came before continuous batching, for comparison.
+`core` schedules, step by step; `block_pool` is its KV cache; `timeline` runs it on simulated time
+and skips equal steps.
 """
 
 from tessera_lab.engine.core import EngineCore

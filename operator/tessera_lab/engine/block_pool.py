@@ -1,4 +1,4 @@
-"""The KV cache in blocks: what is free, what is shared, and what may still be found."""
+"""The KV cache in blocks: free blocks, shared blocks, and evictable contents."""
 
 from collections import OrderedDict
 from typing import NamedTuple
@@ -8,44 +8,45 @@ from tessera_lab.engine.sequence_state import SequenceState
 
 
 class PrefixHit(NamedTuple):
-    """What the cache holds of an input; all of it from the first token on."""
+    """The part of an input that the cache holds, counted from its first token."""
 
     units: int = 0
-    """Shared beginnings."""
+    """Shared prefixes."""
     evictable: int = 0
-    """Of these, held by nobody: to hold them costs free blocks."""
+    """Shared prefixes with no reference; acquiring them takes free blocks."""
     private_blocks: int = 0
-    """Further blocks, of the request's own run before it was preempted."""
+    """Further full blocks that the request itself filled before it was preempted."""
     tokens: int = 0
 
 
 class BlockPool:
     """Free blocks and, with a prefix cache, the contents that they still have.
 
-    A shared beginning is held by every request that uses it and occupies its blocks once. What
-    nobody holds is free and stays findable until its room is needed: the longest unused goes first,
-    the end of a prompt before its beginning. Blocks that hold nothing are taken before those.
+    Every request that uses a shared prefix holds a reference to it, and it occupies its blocks
+    once. Without references it is free and stays findable until its blocks are needed. Eviction is
+    least recently used first and takes the end of a prompt before its beginning; blocks without
+    contents are taken before all others.
 
-    Whoever needs `n` blocks takes them by `free -= n`; what had to be forgotten for that is settled
-    when the contents are next looked at, since until then nobody can tell.
+    A caller that needs `n` blocks takes them by `free -= n`. Evictions for that are settled when
+    the contents are next read, since no reader can see the difference before.
     """
 
     def __init__(self, limits: EngineLimits) -> None:
         self.free = limits.blocks - 1
         self.saved_by_sharing = 0
-        """Blocks that sharing saves at present: those of all holders less those that exist."""
+        """Blocks that sharing saves: those of all references less those that exist."""
         self._limits = limits
         self._unit_tokens = limits.shared_tokens or limits.block_size
         self._unit_blocks = self._unit_tokens // limits.block_size
         self._ref_counts: dict[int, int] = {}
-        """How many requests hold a shared beginning."""
+        """Requests that hold each shared prefix."""
         self._evictable: OrderedDict[int, int] = OrderedDict()
-        """Free contents and their blocks, the longest unused first. Shared beginnings by their
-        names; what a request had for itself by its arrival's number, negative."""
+        """Evictable contents and their blocks, least recently used first. The key is the name of a
+        shared prefix, or the negative arrival number of a request for its private blocks."""
         self._evictable_blocks = 0
 
     def find(self, sequence: SequenceState) -> PrefixHit:
-        """How much of its input is there. Its last token is always computed, never found."""
+        """Return the cached part of its input. The last token is always computed, never found."""
         shared = sequence.request.shared_prefixes
         if not self._limits.prefix_cache or not (shared or sequence.preemptions):
             return _NO_HIT
@@ -69,12 +70,12 @@ class BlockPool:
         return PrefixHit(units, evictable, private_blocks, tokens)
 
     def cost(self, sequence: SequenceState, hit: PrefixHit) -> int:
-        """Free blocks that its whole input needs."""
+        """Return the free blocks that its whole input needs."""
         needed = self._limits.blocks_for(sequence.input_tokens)
         return needed - (hit.units - hit.evictable) * self._unit_blocks
 
     def acquire(self, sequence: SequenceState, hit: PrefixHit) -> None:
-        """Take what was found; its tokens count as computed."""
+        """Take the blocks of a hit; their tokens count as computed."""
         ref_counts, evictable, unit = self._ref_counts, self._evictable, self._unit_blocks
         if sequence.preemptions:
             self._evictable_blocks -= evictable.pop(-sequence.order[1], 0)
@@ -91,9 +92,9 @@ class BlockPool:
         sequence.computed = hit.tokens
 
     def share(self, sequence: SequenceState, tokens: int) -> None:
-        """So many tokens of it are computed: others can use the shared beginnings among them.
+        """Publish the shared prefixes among the computed `tokens` of a sequence.
 
-        Where another one computed the same meanwhile, it keeps its own copy for itself.
+        Where another request published the same prefix meanwhile, this one keeps a private copy.
         """
         shared = sequence.request.shared_prefixes
         for name in shared[sequence.units : tokens // self._unit_tokens]:
@@ -106,7 +107,8 @@ class BlockPool:
             sequence.units += 1
 
     def release(self, sequence: SequenceState, tokens: int, block_count: int) -> None:
-        """It leaves its blocks, `held` for itself and in shares, with so many of its tokens."""
+        """Give back the `block_count` blocks of a sequence, private and shared ones, with its
+        `tokens`."""
         if not self._limits.prefix_cache:
             self.free += block_count
             return
@@ -129,12 +131,12 @@ class BlockPool:
         self.free += freed
 
     def clear(self) -> None:
-        """Give up all contents that nobody holds; their blocks were free already."""
+        """Drop all contents without references; their blocks were free already."""
         self._evictable.clear()
         self._evictable_blocks = 0
 
     def _evict_overwritten(self) -> None:
-        """Give up contents whose blocks have been taken."""
+        """Drop contents whose blocks have been taken."""
         excess = self._evictable_blocks - self.free
         if excess <= 0:
             return

@@ -1,15 +1,15 @@
 """The schedule of an inference engine: waiting queue, running set, KV blocks, step time.
 
-As in vLLM V1. In every step running requests come first: each decoding one computes a token, an
-unfinished prompt gets the rest of the step's tokens. Where their KV blocks do not suffice, the last
-running request (under `priority`: the worst) loses its cache and waits again, keeping its answer so
-far. In a step without such a preemption waiting requests are admitted while a seat, tokens of the
-step, and blocks for their whole input are free.
+The rules are those of vLLM V1. In every step running requests come first: each decoding one
+computes a token, and an unfinished prompt gets the rest of the step's tokens. Where KV blocks do
+not suffice, the last running request (under `priority`: the lowest) is preempted: it loses its
+cache, keeps its output so far and waits again. In a step without a preemption waiting requests are
+admitted while `max_num_seqs`, the step's tokens and the blocks for their whole input allow it.
 
-No clock and no randomness: a step says how long it took. Every decoding request advances by the
-same number of tokens in every step (one without speculation), so the engine counts beats, one a
-token: from the beat follow a request's tokens, its blocks and its end. Nothing is counted up per
-request, and many steps in which requests only decode can be done at once.
+There is no clock and no randomness: a step returns its duration. Every decoding request advances by
+the same number of tokens in every step (one without speculation), so the engine counts a token
+clock, one tick per token. A request's tokens, blocks and end follow from the token clock. Nothing
+is counted per request, and many steps in which requests only decode can be done at once.
 """
 
 import heapq
@@ -35,14 +35,14 @@ from tessera_lab.engine.speculation import Speculation
 
 @dataclass(slots=True)
 class EngineCounters:
-    """What an engine did so far."""
+    """Totals of an engine since its start."""
 
     steps: int = 0
     prefill_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
     queried_tokens: int = 0
-    """Looked for in the prefix cache, by requests admitted for the first time."""
+    """Prompt tokens looked up in the prefix cache at the first admission of a request."""
     hit_tokens: int = 0
     read_kv_tokens: int = 0
     """Cached tokens, summed over the steps that read them."""
@@ -51,7 +51,8 @@ class EngineCounters:
 class EngineCore:
     """One engine; requests are submitted and aborted between two steps.
 
-    A step is `step()`, or in two halves `work()` and `let_go()`; `skip()` does many equal ones.
+    A step is `step()`, or in two halves `begin_step()` and `end_step()`; `skip()` does many equal
+    steps.
     """
 
     def __init__(
@@ -61,19 +62,19 @@ class EngineCore:
         speculation: Speculation | None = None,
         tokens_per_step: Iterator[int] | None = None,
     ) -> None:
-        """`gains` are the tokens of each speculative step; None: the steady ones."""
+        """Start empty; `tokens_per_step` replaces the steady yield of speculative steps."""
         self.limits = limits
         self.speed = speed
         self.counts = EngineCounters()
         self.kv_tokens = 0
-        """Tokens in the cache, those of a shared beginning once for each who reads them."""
+        """Tokens in the cache; a shared prefix counts once for each request that reads it."""
         self.queued_tokens = 0
         """Prompt tokens of the requests that have no first token yet."""
         self.admitted: list[SequenceState] = []
-        """In the newest step, like the next two."""
+        """Requests that the newest step admitted."""
         self.preempted: list[SequenceState] = []
         self.completed_prefills: list[SequenceState] = []
-        """Those whose input was completed."""
+        """Requests whose input the newest step completed."""
         self._speculation = speculation
         self._tokens_per_step = tokens_per_step or (
             speculation.steady_tokens() if speculation else None
@@ -85,14 +86,15 @@ class EngineCore:
         self._decode_batch = DecodeBatch(limits)
         self._waiting: dict[int, SequenceState] = {}
         self._queue: list[tuple[tuple[int, int], SequenceState]] = []
-        """A heap of the waiting; aborted ones stay in it until they come up."""
+        """A heap of the waiting requests; aborted ones stay in it until they are popped."""
         self._head_blocked = False
-        """Whether the first of the waiting did not fit, and nothing was freed since."""
+        """Whether the first waiting request did not fit, and no block was freed since."""
         self._running: dict[int, SequenceState] = {}
-        """In the order of admission, so that an unfinished prompt is always the last."""
+        """Running requests in the order of admission, so that an unfinished prompt is always the
+        last."""
         self._partial_prefill: SequenceState | None = None
         self._attention_pairs = 0
-        """Tokens that the newest step's chunks attend to, as `StepTime` counts them."""
+        """Pairs of tokens that the newest step's chunks attend to, as `StepTime` counts them."""
         if speculation is not None:
             speculation.check_limits(limits)
 
@@ -114,21 +116,21 @@ class EngineCore:
 
     @property
     def kv_usage(self) -> float:
-        """Share of the KV blocks in use."""
+        """Return the share of the KV blocks in use."""
         return 1 - self._blocks.free / (self.limits.blocks - 1)
 
     @property
     def logical_blocks(self) -> int:
-        """Blocks in use as if nothing were shared."""
+        """Return the blocks that would be in use if nothing were shared."""
         return self.limits.blocks - 1 - self._blocks.free + self._blocks.saved_by_sharing
 
     @property
     def requests(self) -> tuple[int, ...]:
-        """Who is here, running ones first."""
+        """Return the ids of all requests, running ones first."""
         return (*self._running, *self._waiting)
 
     def submit(self, request: EngineRequest, at: float = 0.0) -> RejectionReason | None:
-        """Queue a request, or say which limit refuses it; `at` is only kept."""
+        """Queue a request, or return the limit that rejects it; `at` is stored for the timeline."""
         if request.id in self._waiting or request.id in self._running:
             raise ValueError(f"request {request.id} is in the engine already")
         rejection = self._rejection(request)
@@ -140,24 +142,24 @@ class EngineCore:
         return rejection
 
     def drain(self) -> None:
-        """From now on refuse what comes; all that is here still runs to its end."""
+        """Reject new requests from now on; all others run to their end."""
         self._draining = True
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache; what requests hold at present stays shared."""
+        """Empty the prefix cache; what requests reference at present stays shared."""
         self._blocks.clear()
 
     def is_waiting(self, request_id: int) -> bool:
-        """Whether a request waits, for the first time or after a preemption."""
+        """Return whether a request waits, for the first time or after a preemption."""
         return request_id in self._waiting
 
     def abort(self, request_id: int) -> FinishedRequest | None:
-        """Take a request out; None when it is not, or no longer, here."""
+        """Remove a request; None when the engine does not have it."""
         sequence = self.remove(request_id)
         return None if sequence is None else sequence.to_finished(FinishReason.ABORT)
 
     def remove(self, request_id: int) -> SequenceState | None:
-        """As `abort`, for who needs its moments."""
+        """Remove a request as `abort` does, and return its state with its timestamps."""
         sequence = self._waiting.pop(request_id, None)
         self._head_blocked = False
         if sequence is None:
@@ -200,24 +202,25 @@ class EngineCore:
         )
 
     def begin_step(self) -> float:
-        """The step without letting go of those that end with it: its seconds.
+        """Do a step up to its end and return its seconds; the engine must not be idle.
 
-        Afterwards `admitted`, `preempted` and `joined` are of this step. Not while idle.
+        Afterwards `admitted`, `preempted` and `completed_prefills` are those of this step.
+        `end_step` removes the requests that end with it.
         """
         return self._run_step()[3]
 
     def end_step(self) -> list[SequenceState]:
-        """Those whose last token came in the newest step."""
+        """Remove and return the requests whose last token came in the newest step."""
         finished = self._decode_batch.pop_finished()
         for sequence in finished:
             self._evict(sequence)
         return finished
 
     def skip(self, seconds: float) -> float:
-        """Do at once the next steps in which requests only decode, as many as begin within
-        `seconds`: how long they took.
+        """Do all decode-only steps that begin within `seconds`, and return how long they took.
 
-        0 when the next step is of another kind, or there is none. The last may be somebody's end.
+        The result is 0 when the next step is of another kind, or there is none. The last step may
+        end requests.
         """
         running = len(self._running)
         if not running or self._partial_prefill is not None or self._tokens_per_step is not None:
@@ -259,7 +262,7 @@ class EngineCore:
             self._head_blocked = False
 
     def _run_step(self) -> tuple[int, int, int, float]:
-        """Decoding requests, tokens of each, tokens of prompts, seconds."""
+        """Return the decoding requests, the tokens of each, the prompt tokens, and the seconds."""
         self.admitted.clear()
         self.preempted.clear()
         self.completed_prefills.clear()
@@ -300,7 +303,7 @@ class EngineCore:
         return seconds + k * speculation.draft_cost * plain
 
     def _preempt_for_blocks(self, gain: int) -> int:
-        """Preempt until the step's blocks suffice: tokens that the unfinished prompt gets."""
+        """Preempt until the step's blocks suffice; return the tokens of the unfinished prompt."""
         while True:
             chunk, needed = 0, self._decode_batch.blocks_needed(gain)
             unfinished = self._partial_prefill
@@ -323,13 +326,13 @@ class EngineCore:
         return self.limits.blocks_for(sequence.computed + tokens) - current
 
     def _preemption_victim(self) -> SequenceState:
-        """The running request that is preempted next."""
+        """Return the running request that is preempted next."""
         if self.limits.policy is SchedulingPolicy.PRIORITY:
             return max(self._running.values(), key=lambda sequence: sequence.order)
         return next(reversed(self._running.values()))
 
     def _admit(self, tokens: int) -> int:
-        """Move waiting requests to running, the first in order until one does not fit.
+        """Move waiting requests to running, in order, until one does not fit.
 
         Returns how many of the step's tokens they compute.
         """
@@ -356,7 +359,7 @@ class EngineCore:
         return tokens - left
 
     def _acquire_prefix(self, sequence: SequenceState, hit: PrefixHit) -> None:
-        """Count what the prefix cache gave; it is in the cache for this request too."""
+        """Take the cached prefix of a request and count it."""
         if not self.limits.prefix_cache:
             return
         self._blocks.acquire(sequence, hit)
@@ -367,7 +370,7 @@ class EngineCore:
             self.counts.hit_tokens += hit.tokens
 
     def _compute(self, sequence: SequenceState, tokens: int) -> int:
-        """Compute so much of an input; a complete one decodes from now on."""
+        """Compute so many tokens of an input; a completed one decodes from now on."""
         self._blocks.free -= self._blocks_to_add(sequence, tokens)
         self.kv_tokens += tokens
         self._attention_pairs += tokens * (tokens + 2 * sequence.computed)
@@ -382,21 +385,21 @@ class EngineCore:
         return tokens
 
     def _start_decoding(self, sequence: SequenceState) -> None:
-        """From the present step on it emits a token in every beat."""
+        """Let it emit a token with every tick of the token clock, from this step on."""
         if not sequence.emitted:
             self.queued_tokens -= sequence.request.prompt_tokens
         self._decode_batch.add(sequence)
         self.completed_prefills.append(sequence)
 
     def _steps_within_blocks(self, max_steps: int) -> int:
-        """Of so many steps, how many have the blocks that they begin."""
+        """Return how many of `max_steps` have the blocks that they begin."""
         free = self._blocks.free
         if len(self._running) * (max_steps // self.limits.block_size + 1) <= free:
             return max_steps
         return bisect_right(range(1, max_steps + 1), free, key=self._decode_batch.blocks_needed)
 
     def _evict(self, sequence: SequenceState) -> None:
-        """Take a running request's seat and cache; its answer so far stays known."""
+        """Take a running request's place and cache; its output so far is kept."""
         del self._running[sequence.request.id]
         self._head_blocked = False
         if sequence is self._partial_prefill:

@@ -1,6 +1,6 @@
-"""Who decodes: the blocks that they begin and the tokens that are their last, by the beat.
+"""The decoding requests: when each begins a block and when each ends, by the token clock.
 
-Every decoding request gets one token in every beat, so both follow from the beat in which it
+Every decoding request gets one token with every tick, so both follow from the tick at which it
 joined.
 """
 
@@ -19,14 +19,14 @@ class DecodeBatch:
         self.token_clock = 0
         self._block_size = limits.block_size
         self._phase_counts = [0] * limits.block_size
-        """How many begin a block, by the beat's place in a block's turn."""
+        """Requests by the tick, modulo the block size, at which they begin a block."""
         self._by_last_token: dict[int, dict[int, SequenceState]] = {}
-        """By the beat of their last token."""
+        """Requests by id, by the tick of their last token."""
         self._end_heap: list[int] = []
-        """A heap of these beats; some may be gone."""
+        """A heap of these ticks; some may have no request any more."""
 
     def add(self, sequence: SequenceState) -> None:
-        """Its input is complete: it gets a token in the present beat and every later one."""
+        """Add a request whose input is complete: it gets a token at this tick and every later."""
         sequence.zero = self.token_clock - sequence.emitted - 1
         self._phase_counts[self._block_phase(sequence)] += 1
         last = sequence.last_token_clock
@@ -37,7 +37,7 @@ class DecodeBatch:
         same_end[sequence.request.id] = sequence
 
     def remove(self, sequence: SequenceState) -> int:
-        """It decodes no longer: the tokens that were computed for it beyond its last one."""
+        """Remove a request; return the tokens that were computed beyond its last one."""
         self._phase_counts[self._block_phase(sequence)] -= 1
         same_end = self._by_last_token.get(sequence.last_token_clock)
         if same_end is not None:
@@ -48,7 +48,7 @@ class DecodeBatch:
         return self.token_clock - sequence.zero - sequence.emitted
 
     def blocks_needed(self, tokens: int) -> int:
-        """Blocks that are begun within the next beats."""
+        """Return the blocks that are begun within the next `tokens` ticks."""
         block_size, phase_counts = self._block_size, self._phase_counts
         start = (self.token_clock + 1) % block_size
         if tokens == 1:
@@ -60,13 +60,13 @@ class DecodeBatch:
         return block_count + cycles * sum(phase_counts) if cycles else block_count
 
     def next_last_token(self) -> int:
-        """The beat of the next last token; somebody decodes."""
+        """Return the tick of the next last token; at least one request must decode."""
         while self._end_heap[0] not in self._by_last_token:
             heapq.heappop(self._end_heap)
         return self._end_heap[0]
 
     def pop_finished(self) -> list[SequenceState]:
-        """Those whose last token has come; they still have to leave."""
+        """Return the requests whose last token has come; the caller still has to remove them."""
         finished: list[SequenceState] = []
         end_heap = self._end_heap
         while end_heap and end_heap[0] <= self.token_clock:
@@ -74,9 +74,10 @@ class DecodeBatch:
         return finished
 
     def _block_phase(self, sequence: SequenceState) -> int:
-        """When it begins a block: its cache then holds one token more than whole blocks.
+        """Return the tick, modulo the block size, at which it begins a block.
 
-        After a step it holds the prompt and what was emitted less the newest token.
+        The cache then holds one token more than whole blocks. After a step it holds the prompt and
+        the emitted tokens less the newest one.
         """
         return (sequence.zero - sequence.request.prompt_tokens + 2) % self._block_size
 
@@ -84,10 +85,11 @@ class DecodeBatch:
 def decode_steps(
     speed: StepTime, decoding: int, kv_tokens: int, max_steps: int, seconds: float
 ) -> tuple[int, float]:
-    """Of the next steps that only decode: how many of `most`, and their seconds together.
+    """Return how many of the next decode-only steps begin within `seconds`, and their total time.
 
-    Each adds a token of every decoding request to the cache. All of them begin within `seconds`
-    (above 0); each takes longer than the one before by the same, as `StepTime` promises.
+    Each of the at most `max_steps` steps adds a token per decoding request to the cache. `seconds`
+    is above 0. Each step takes longer than the one before by the same amount, as `StepTime`
+    guarantees.
     """
     first = speed.seconds(decoding=decoding, kv_tokens=kv_tokens + decoding)
     if max_steps > 1:
@@ -108,7 +110,7 @@ def _total_seconds(first: float, growth: float, steps: int) -> float:
 
 
 def _steps_until(first: float, growth: float, seconds: float) -> int:
-    """The smallest number of steps that together take `seconds`: the root of a square."""
+    """Return the fewest steps that together take `seconds`, by the quadratic formula."""
     base = first - growth / 2
     steps = math.ceil(2 * seconds / (base + math.sqrt(base * base + 2 * growth * seconds)))
     while steps > 1 and _total_seconds(first, growth, steps - 1) >= seconds:

@@ -1,11 +1,11 @@
-"""What goes into an engine and what comes out of it, as values."""
+"""Input and output of an engine as values."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class SchedulingPolicy(StrEnum):
-    """Who runs next: by arrival, or by priority (lower first) and then by arrival."""
+    """The order of waiting requests: by arrival, or by priority (lower first) and then arrival."""
 
     FCFS = "fcfs"
     PRIORITY = "priority"
@@ -20,7 +20,7 @@ class FinishReason(StrEnum):
 
 
 class RejectionReason(StrEnum):
-    """Why a request was not taken; the queue limits are spelt as in the engine's metrics."""
+    """Why a request was rejected; queue limits are spelled as in the engine's metrics."""
 
     TOO_LONG = "max_model_len"
     QUEUED_REQUESTS = "max_num_queued_reqs"
@@ -30,7 +30,7 @@ class RejectionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
-    """How much an engine holds and works on at a time."""
+    """Limits on what an engine holds and computes at a time."""
 
     max_model_len: int
     max_num_seqs: int
@@ -40,14 +40,16 @@ class EngineLimits:
     block_size: int = 16
     policy: SchedulingPolicy = SchedulingPolicy.FCFS
     max_queued_requests: int | None = None
-    """Waiting and running together."""
+    """Limit on waiting and running requests together."""
     max_queued_tokens: int | None = None
-    """Prompt tokens of requests without a first token."""
+    """Limit on prompt tokens of requests without a first token."""
     chunked_prefill: bool = True
-    """Whether a prompt may be spread over several steps; else it waits for a step with room."""
+    """Whether a prompt may be spread over several steps; else it waits for a step with enough
+    tokens."""
     prefix_cache: bool = False
     shared_tokens: int | None = None
-    """Tokens that one of `Request.shared` covers, in whole blocks; None: one block."""
+    """Tokens that each name in `EngineRequest.shared_prefixes` covers, in whole blocks; None: one
+    block."""
 
     def __post_init__(self) -> None:
         if self.shared_tokens is not None and self.shared_tokens % self.block_size:
@@ -60,23 +62,24 @@ class EngineLimits:
             raise ValueError("max_num_batched_tokens is below max_num_seqs")
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that so many tokens of one request occupy."""
+        """Return the blocks that so many tokens of one request occupy."""
         return -(-tokens // self.block_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRequest:
-    """A prompt and the answer that it will get; both lengths are at least 1."""
+    """A prompt and the output that it will get; both lengths are at least 1."""
 
     id: int
     prompt_tokens: int
     output_tokens: int
     finish_reason: FinishReason = FinishReason.LENGTH
-    """Why the last token is the last one."""
+    """Why the output ends after `output_tokens`."""
     priority: int = 0
     shared_prefixes: tuple[int, ...] = ()
-    """Names of the prompt's beginnings, each of `Limits.shared_tokens` more: equal names mean equal
-    tokens up to there. They may go on over the answer, for who asks on. None is negative."""
+    """Names of the prompt's prefixes, each `EngineLimits.shared_tokens` longer than the one before:
+    equal names mean equal tokens up to there. They may extend over the output, for a follow-up
+    request. No name is negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,22 +91,22 @@ class FinishedRequest:
     output_tokens: int
     preemptions: int
     cached_tokens: int = 0
-    """Of the prompt, found in the prefix cache when it was first admitted."""
+    """Prompt tokens found in the prefix cache when it was first admitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStep:
-    """What one engine step did; requests go by their id."""
+    """What one engine step did; requests are given by their id."""
 
     seconds: float
     emitted: tuple[int, ...]
-    """Every request that got a token: one each, or under speculation up to `gain`."""
+    """Requests that got tokens: one each, or `tokens_per_request` under speculation."""
     admitted: tuple[int, ...]
-    """From waiting to running, for the first time or after a preemption."""
+    """Requests that moved from waiting to running, for the first time or after a preemption."""
     first: tuple[int, ...]
-    """Of `emitted`: for these it was the first token."""
+    """Those of `emitted` that got their first token."""
     resumed: tuple[int, ...]
-    """Of `emitted`: for these it was the first token after a preemption."""
+    """Those of `emitted` that got their first token after a preemption."""
     finished: tuple[FinishedRequest, ...]
     preempted: tuple[int, ...]
     prefill_tokens: int
@@ -112,10 +115,10 @@ class EngineStep:
     kv_tokens: int
     """Tokens in the cache during the step."""
     tokens_per_request: int = 1
-    """Tokens of each decoding request; only speculation makes it more than one."""
+    """Tokens of each decoding request; more than one only under speculation."""
     queried_tokens: int = 0
-    """Looked for in the prefix cache by requests that were admitted for the first time."""
+    """Prompt tokens looked up in the prefix cache at first admissions."""
     hit_tokens: int = 0
-    """Of these, found there."""
+    """Tokens of these that the cache held."""
     first_cached_tokens: int = 0
-    """Prompt tokens of those in `first` that came from the prefix cache."""
+    """Prompt tokens of the requests in `first` that came from the prefix cache."""

@@ -4,7 +4,7 @@ from tessera_lab.engine.requests import EngineRequest, FinishedRequest, FinishRe
 
 
 class SequenceState:
-    """Its place in the queue, its tokens, and the moments that a timeline writes on it."""
+    """Its place in the queue, its tokens, and the timestamps that a timeline sets."""
 
     __slots__ = (
         "admitted",
@@ -24,16 +24,16 @@ class SequenceState:
     def __init__(self, request: EngineRequest, order: tuple[int, int], arrived: float) -> None:
         self.request = request
         self.order = order
-        """Smaller runs first and is preempted last."""
+        """Queue key: the smallest runs first and is preempted last."""
         self.emitted = 0
-        """Tokens of the answer when it last joined or left the decoding ones."""
+        """Output tokens when it last joined or left the decoding requests."""
         self.computed = 0
         """Tokens in the cache while the input is being computed."""
         self.zero = 0
-        """While decoding: the engine's beat less this is the number of emitted tokens."""
+        """While decoding: the token clock at which its output had 0 tokens."""
         self.preemptions = 0
         self.units = 0
-        """How many of the request's shared names it holds, or held when it was preempted."""
+        """Shared prefixes that it references, or referenced when it was preempted."""
         self.full_blocks = 0
         """Full blocks that it had when it was preempted."""
         self.cached: int | None = None
@@ -41,16 +41,16 @@ class SequenceState:
         self.arrived = arrived
         self.admitted: float | None = None
         self.first: float | None = None
-        """When it got its first token."""
+        """Moment of its first token."""
 
     @property
     def input_tokens(self) -> int:
-        """What the next token needs computed: after a preemption the answer so far as well."""
+        """Return the tokens to compute before the next: after a preemption the output as well."""
         return self.request.prompt_tokens + self.emitted
 
     @property
     def last_token_clock(self) -> int:
-        """The beat of its last token, while decoding."""
+        """Return the tick of its last token, while decoding."""
         return self.zero + self.request.output_tokens
 
     def to_finished(self, reason: FinishReason) -> FinishedRequest:

@@ -1,4 +1,4 @@
-"""Draft and verify: how many tokens a step gives when a small model guesses ahead."""
+"""Speculative decoding: tokens per step with a draft model."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from tessera_lab.engine.requests import EngineLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speculation:
-    """A draft model beside the target."""
+    """A draft model beside the target model."""
 
     acceptance: float
-    """Probability that a drafted token is kept, given that those before it were; below 1."""
+    """Probability that a drafted token is accepted, given that those before it were; below 1."""
     draft_tokens: int
-    """Guessed in every step."""
+    """Tokens drafted in every step."""
     draft_cost: float
-    """Time of a draft's step as a share of the target's."""
+    """Time of a draft step as a share of the target's."""
 
     @property
     def expected_tokens(self) -> float:
-        """Mean tokens of a step: (1 - a^(k+1)) / (1 - a) (F08)."""
+        """Return the mean tokens per step: (1 - a^(k+1)) / (1 - a)."""
         return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
 
     def check_limits(self, limits: EngineLimits) -> None:
-        """A step may compute drafted tokens beyond the end of an answer."""
+        """Raise ValueError where drafted tokens beyond the end of an output do not fit."""
         drafted = self.draft_tokens
         if (limits.blocks - 1) * limits.block_size < limits.max_model_len + drafted:
             raise ValueError(
@@ -33,7 +33,7 @@ class Speculation:
             raise ValueError("max_num_batched_tokens is below max_num_seqs with drafted tokens")
 
     def steady_tokens(self) -> Iterator[int]:
-        """Tokens of each step without chance: whole numbers whose mean is the expected one."""
+        """Yield the tokens of each step without chance: integers whose mean is the expected one."""
         remainder = 0.0
         while True:
             remainder += self.expected_tokens
@@ -42,7 +42,7 @@ class Speculation:
             yield tokens
 
     def sampled_tokens(self, uniform: Iterable[float]) -> Iterator[int]:
-        """Tokens of each step from numbers in [0, 1) that the caller draws."""
+        """Yield the tokens of each step from numbers in [0, 1) that the caller draws."""
         numbers = iter(uniform)
         while True:
             accepted = 0

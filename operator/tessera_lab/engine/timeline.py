@@ -1,4 +1,4 @@
-"""An engine on simulated time: from moment to moment, without a step for every token."""
+"""An engine on simulated time, which does equal steps at once."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tessera_lab.engine.sequence_state import SequenceState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedRequest:
-    """A request that left the engine, with its moments in seconds."""
+    """A request that left the engine, with its timestamps in seconds."""
 
     request: EngineRequest
     reason: FinishReason
@@ -20,7 +20,7 @@ class ServedRequest:
     arrived_at: float
     admitted_at: float | None
     first_token_at: float | None
-    """Its first token; None if it got none."""
+    """Moment of the first token; None if it got none."""
     ended_at: float
 
     @property
@@ -29,39 +29,40 @@ class ServedRequest:
 
     @property
     def tpot_seconds(self) -> float | None:
-        """Mean time from one token to the next."""
+        """Return the mean time from one token to the next; None below two tokens."""
         if self.first_token_at is None or self.output_tokens < 2:
             return None
         return (self.ended_at - self.first_token_at) / (self.output_tokens - 1)
 
 
 class Timeline:
-    """Runs an engine until given moments.
+    """Runs an engine up to given moments.
 
-    A step is never broken off: a request that comes while one is under way waits for its end.
+    A step is never interrupted: a request that arrives during one waits for its end.
     """
 
     def __init__(self, engine: EngineCore, now: float = 0.0) -> None:
         self.engine = engine
         self.now = now
-        """The end of the newest step, or the moment up to which nothing was to do."""
+        """End of the newest step, or the moment up to which the engine was idle."""
         self.busy_seconds = 0.0
         self._deadline = math.inf
 
     def submit(self, request: EngineRequest, at: float | None = None) -> RejectionReason | None:
-        """A request arrives; having gone on to its moment, which may lie within the newest step."""
+        """Submit a request at a moment that was reached; it may lie within the newest step."""
         moment = self.now if at is None else at
         if moment > self.now:
             raise ValueError(f"the moment {moment} is still to come")
         return self.engine.submit(request, moment)
 
     def drain(self, deadline: float = math.inf) -> None:
-        """Take nothing more; what is still here at the deadline is aborted."""
+        """Accept no more requests; those left at the deadline are aborted."""
         self.engine.drain()
         self._deadline = deadline
 
     def advance(self, until: float) -> list[ServedRequest]:
-        """Do all steps that begin before `until`: who left meanwhile, in the order of their ends.
+        """Do all steps that begin before `until`; return the requests that left, in order of their
+        ends.
 
         `math.inf` runs to the end of the last request.
         """

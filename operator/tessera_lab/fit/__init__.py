@@ -1,1 +1,1 @@
-"""Fits the engine machine to measured step times."""
+"""Fits the speed of the engine model to a measured engine."""

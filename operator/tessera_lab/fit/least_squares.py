@@ -12,9 +12,9 @@ _MAX_DAMPING = 1e8
 
 
 def least_squares(residuals: Residuals, start: Sequence[float]) -> list[float]:
-    """The unknowns near `start` whose residuals have the smallest sum of squares.
+    """Return the unknowns near `start` whose residuals have the smallest sum of squares.
 
-    Unknowns should be of like size (logarithms of shares are). Equal input gives equal output.
+    Unknowns should be of similar size (logarithms of shares are). Equal input gives equal output.
     """
     unknowns, damping = list(start), 1e-2
     errors = residuals(unknowns)
@@ -43,7 +43,7 @@ def least_squares(residuals: Residuals, start: Sequence[float]) -> list[float]:
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float]:
-    """The solution of a square system, by elimination with the largest pivot."""
+    """Return the solution of a square system, by elimination with the largest pivot."""
     size = len(right)
     rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
     for i in range(size):
@@ -62,7 +62,7 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
 
 
 def _jacobian(residuals: Residuals, point: list[float], errors: list[float]) -> list[list[float]]:
-    """How every residual changes with each unknown."""
+    """Return how every residual changes with each unknown."""
     jacobian = []
     for i, value in enumerate(point):
         shifted = residuals([*point[:i], value + _DELTA, *point[i + 1 :]])

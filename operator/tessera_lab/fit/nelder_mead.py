@@ -1,6 +1,6 @@
-"""The least value of a function of a few numbers, without its slopes (Nelder and Mead, 1965).
+"""The minimum of a function of a few numbers, without its derivatives (Nelder and Mead, 1965).
 
-For ground with steps in it, such as percentiles have, where a slope says nothing.
+It suits functions with steps, such as percentiles have, where a derivative says nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ def minimize(
     max_evaluations: int = 600,
     tolerance: float = 1e-4,
 ) -> Point:
-    """A point near `start` from which every small step goes up.
+    """Return a point near `start` from which every small step goes up.
 
-    A valley is walked down by a simplex: the highest corner is mirrored at the middle of the
-    others, further or less far as the ground is. It ends when all corners are within `close` of the
-    lowest in every number, or after `most` looks at the ground. The same start gives the same end.
+    A simplex walks downhill: its highest corner is reflected at the middle of the others, farther
+    or less far depending on the values there. It ends when all corners are within `tolerance` of
+    the lowest in every coordinate, or after `max_evaluations`. Equal input gives equal output.
     """
     objective = _Objective(function)
     vertices = [(objective.evaluate(point), point) for point in _start_simplex(start)]
@@ -43,7 +43,7 @@ def minimize(
 
 
 class _Objective:
-    """Counts how often it was looked at."""
+    """The function, with a count of its evaluations."""
 
     def __init__(self, function: Callable[[Point], float]) -> None:
         self._function = function
@@ -58,7 +58,7 @@ Vertex = tuple[float, Point]
 
 
 def _reflect(objective: _Objective, centroid: Point, vertices: Sequence[Vertex]) -> Vertex:
-    """The best of what lies on the line from the highest corner through the middle."""
+    """Return the best point on the line from the highest corner through the middle."""
     highest = vertices[-1]
     reflected = _evaluate_between(objective, centroid, highest[1], -1.0)
     if reflected < vertices[0]:
@@ -86,7 +86,7 @@ def _centroid(points: Sequence[Point]) -> Point:
 
 
 def _between(begin: Point, end: Point, share: float) -> Point:
-    """From one point so much of the way to the other; beyond it above 1, away from it below 0."""
+    """Return the point at `share` of the way; above 1 beyond the end, below 0 before the start."""
     return tuple(a + share * (b - a) for a, b in zip(begin, end, strict=True))
 
 

@@ -1,8 +1,8 @@
-"""The speed of a measured engine: found so that the machine, fed the same requests, is as fast.
+"""The speed of a measured engine, found by replaying its requests on the engine model.
 
-An engine shows its steps to nobody. What is seen is when requests came, how long they were, and
-when their tokens came. The machine does the same for given seconds of a step's parts, so the parts
-are those with which it tells the same latencies.
+An engine does not report its steps. A client sees when requests arrived, how long they were, and
+when their tokens came. The fit finds the parts of a step's time with which the model gives the same
+latencies.
 """
 
 import math
@@ -31,12 +31,12 @@ class ObservedRequest:
     """One request as a client saw it."""
 
     arrival: float
-    """Seconds from the begin of its run."""
+    """Seconds from the start of its run."""
     prompt_tokens: int
     output_tokens: int
     ttft_seconds: float
     tpot_seconds: float | None
-    """Mean time from one token to the next; None of a single one."""
+    """Mean time from one token to the next; None for a single token."""
 
 
 # In the order of arrival.
@@ -47,7 +47,7 @@ RepeatedLoad = Sequence[ObservedRun]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyPercentiles:
-    """Percentiles in seconds, each the median of the runs of a load."""
+    """Percentiles in seconds, each the median over the runs of a load."""
 
     ttft: tuple[float, ...]
     tpot: tuple[float, ...]
@@ -55,20 +55,20 @@ class LatencyPercentiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpeedFit:
-    """The speed that explains what was seen best."""
+    """The speed that explains the observations best."""
 
     speed: StepTime
     frontend_seconds: float
-    """What a request takes on its way to the engine and its first token on the way back."""
+    """Time of a request on its way to the engine and of its first token on the way back."""
     error: float
-    """Of the percentiles: root of the mean square of the logarithms of predicted by seen, which is
-    about a relative error."""
+    """Root mean square of log(predicted / observed) over the percentiles, about a relative error.
+    """
 
 
 def latency_percentiles(
     load: RepeatedLoad, percentiles: Sequence[int] = PERCENTILES
 ) -> LatencyPercentiles:
-    """What a load came to."""
+    """Return the percentiles of a load."""
     ttfts = [sorted(request.ttft_seconds for request in run) for run in load]
     tpots = [
         sorted(request.tpot_seconds for request in run if request.tpot_seconds is not None)
@@ -82,9 +82,9 @@ def latency_percentiles(
 def replay(
     run: ObservedRun, limits: EngineLimits, speed: StepTime, frontend_seconds: float = 0.0
 ) -> list[ObservedRequest]:
-    """The same requests at the same moments, as an engine of this speed serves them.
+    """Return the same requests at the same moments, served by an engine of this speed.
 
-    They come to it `front_seconds` later.
+    They reach it `frontend_seconds` later.
     """
     timeline, served = Timeline(EngineCore(limits, speed)), list[ServedRequest]()
     for number, observed in enumerate(run):
@@ -108,10 +108,10 @@ def replay(
 
 
 def fit_engine_speed(loads: Sequence[RepeatedLoad], limits: EngineLimits) -> EngineSpeedFit:
-    """The speed with which the machine is as fast as what was seen.
+    """Return the speed with which the model is as fast as the observed engine.
 
-    Parts that no load tells apart share the time between them in some way; what the machine says of
-    other loads does not depend on it as long as these are of the same kind.
+    Parts that no load tells apart share the time between them arbitrarily. Predictions for other
+    loads do not depend on it as long as these are of the same kind.
     """
     observed = [latency_percentiles(load) for load in loads]
 
@@ -135,7 +135,7 @@ def _errors(
     limits: EngineLimits,
     point: Point,
 ) -> tuple[float, float]:
-    """Of the percentiles, and of single requests."""
+    """Return the errors of the percentiles and of single requests."""
     speed, frontend = _decode_point(point)
     squares, request_errors = list[float](), list[float]()
     for target, load in zip(targets, loads, strict=True):
@@ -170,7 +170,7 @@ def _percentile_pairs(
 
 
 def _start_points(loads: Sequence[RepeatedLoad]) -> list[Point]:
-    """A quick answer tells the fixed part, a quick first token those of the prompt's tokens."""
+    """Return start points: short outputs bound the fixed part, fast first tokens the prompt's."""
     requests = [request for load in loads for run in load for request in run]
     tpots = sorted(request.tpot_seconds for request in requests if request.tpot_seconds is not None)
     step = nearest_rank(tpots, 5)
@@ -205,7 +205,7 @@ def _decode_point(point: Point) -> tuple[StepTime, float]:
 
 
 def _encode_point(speed: StepTime, frontend: float) -> Point:
-    """A search over logarithms finds no negative time, and small parts as well as great ones."""
+    """Return logarithms: no time is negative, and small parts are searched as finely as large."""
     parts = (speed.weights, speed.kv_token, speed.token, speed.sequence, speed.fixed, frontend)
     return tuple(math.log(part) for part in parts)
 

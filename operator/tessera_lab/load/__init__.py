@@ -1,1 +1,1 @@
-"""What a load test says: answers, statistics, the engine's work, money, the knee; pure."""
+"""Results of a load test as pure values: responses, statistics, engine metrics, cost, the knee."""

@@ -1,4 +1,4 @@
-"""How a load test differs from an earlier one."""
+"""The difference between a load test and an earlier one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Measures = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricChange:
-    """One figure, then and now."""
+    """One metric of a load in both tests."""
 
     load: str
     figure: str
@@ -18,16 +18,16 @@ class MetricChange:
 
     @property
     def share(self) -> float | None:
-        """By which part of what it was it grew; None from nothing."""
+        """Return the relative growth; None from zero."""
         return self.now / self.before - 1 if self.before else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaselineComparison:
-    """A test held against an earlier one."""
+    """A test compared with an earlier one."""
 
     at: str
-    """When that was, as its report says it."""
+    """Time of the earlier test, as its report has it."""
     changes: tuple[MetricChange, ...]
     caveats: tuple[str, ...]
     """Sentences on what makes the two hard to compare."""
@@ -36,7 +36,7 @@ class BaselineComparison:
 def compare_loads(
     before: Mapping[str, Measures], now: Mapping[str, Measures]
 ) -> Iterator[MetricChange]:
-    """Of the loads and figures that both have, in the order of the present ones."""
+    """Yield the changes of loads and metrics that both tests have, in the present order."""
     for load, figures in now.items():
         earlier = before.get(load, {})
         for figure, value in figures.items():
@@ -45,5 +45,5 @@ def compare_loads(
 
 
 def new_loads(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Sequence[str]:
-    """Present loads that the earlier test did not have."""
+    """Return the present loads that the earlier test did not have."""
     return [load for load in now if load not in before]

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 
 def nearest_rank(ordered: Sequence[float], percent: int) -> float:
-    """The smallest value that at least `percent` of all do not exceed: rank ceil(percent n / 100).
+    """Return the smallest value that at least `percent` of all do not exceed.
 
-    Always a value that was measured. Of 100 values P95 is the 95th, index 94; of one it is that
-    one. The rank is counted in integers, since 7 % of 100 is a little more than 7 in floats.
+    Its rank is ceil(percent n / 100), so the result is always a measured value: of 100 values P95
+    is the 95th.
     """
     return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """How values are distributed."""
+    """Mean, percentiles and maximum of some values."""
 
     count: int
     mean: float
@@ -27,7 +27,7 @@ class Distribution:
 
 
 def distribution(values: Sequence[float]) -> Distribution | None:
-    """None of no values."""
+    """Return the distribution; None without values."""
     if not values:
         return None
     ordered = sorted(values)

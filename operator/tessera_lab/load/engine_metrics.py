@@ -1,4 +1,4 @@
-"""What an engine's `/metrics` say, and what it did between two looks."""
+"""Samples of an engine's `/metrics`, and the engine's activity between two scrapes."""
 
 import math
 import re
@@ -43,13 +43,13 @@ _SUMMED = {
 # Of these, ranks of one server are averaged: they are shares, or counted for each GPU.
 _MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? +(\S+)", re.MULTILINE)
-# By how much of the client's tokens the engine's may differ before its figures are doubted.
+# Relative difference between engine and client tokens up to which the engine's are trusted.
 TOKEN_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
-    """The metrics at a moment, summed over the ranks of the server."""
+    """One scrape, summed over the ranks of the server."""
 
     at: float
     values: Mapping[str, float] = field(default_factory=dict)
@@ -59,12 +59,12 @@ class MetricsSnapshot:
 
     @property
     def is_vllm(self) -> bool:
-        """It is a vLLM that counts."""
+        """Return whether a vLLM with metrics answered."""
         return _TOKENS in self.values
 
 
 def parse_metrics(text: str, at: float) -> MetricsSnapshot:
-    """The text form of Prometheus, of which only known names are taken."""
+    """Parse the text format of Prometheus; only known names are taken."""
     samples: dict[str, list[float]] = {}
     for name, raw_value in _SAMPLE.findall(text):
         if name in _SUMMED or name in _MEANS:
@@ -83,30 +83,30 @@ def parse_metrics(text: str, at: float) -> MetricsSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineActivity:
-    """What the engine did during a load; None where its counters do not say."""
+    """What the engine did during a load; None where its metrics do not say."""
 
     output_tokens: float
     preemptions: float | None
     batch: float | None
-    """Mean number of tokens that a step gave out, which is how many answers it worked on."""
+    """Mean tokens per step, which is the mean number of requests that a step worked on."""
     queued_seconds: float | None
-    """Mean time that a request waited in the engine before it was begun."""
+    """Mean time that a request waited in the engine's queue."""
     prefix_hits: float | None
-    """Share of the prompts' tokens that came out of the prefix cache."""
+    """Share of the prompts' tokens that came from the prefix cache."""
     mfu: float | None
-    """Share of the peak operations; None also when no GPU was named."""
+    """Share of the peak operations; None also when no GPU was given."""
     mbu: float | None
     """Share of the peak memory bandwidth."""
     flops_per_second: float | None
     bytes_per_second: float | None
     running: float | None
-    """Mean of the looks during the load."""
+    """Mean over the scrapes during the load."""
     max_waiting: float | None
     max_kv_usage: float | None
 
 
 def is_same_process(snapshots: Iterable[MetricsSnapshot]) -> bool:
-    """All looks are of one process: a Service may lead each of them to another replica."""
+    """Return whether all scrapes are of one process: a Service may route each to another."""
     process_starts = {snapshot.get(_PROCESS_START) for snapshot in snapshots if snapshot.values}
     return len(process_starts) <= 1
 
@@ -117,7 +117,7 @@ def engine_activity(
     during: Iterable[MetricsSnapshot],
     peaks: HardwarePeaks | None,
 ) -> EngineActivity | None:
-    """None when the two looks cannot be of one engine's counters."""
+    """Return the activity between two scrapes; None when these are not of one process."""
     tokens = _increase(before, after, _TOKENS)
     if tokens is None or after.at <= before.at:
         return None
@@ -125,7 +125,7 @@ def engine_activity(
     steps, queries = _increase(before, after, _STEPS), _increase(before, after, _QUERIES)
     hits, flops = _increase(before, after, _HITS), _increase(before, after, _FLOPS)
     read, written = _increase(before, after, _READ_BYTES), _increase(before, after, _WRITTEN_BYTES)
-    # An engine that was not told to estimate has the counters, and they stand still.
+    # Without --enable-mfu-metrics the counters exist and stay 0.
     byte_rate = (read + written) / seconds if read and written is not None else None
     flop_rate = flops / seconds if flops else None
     queue_seconds, dequeued = (

@@ -1,11 +1,11 @@
-"""The knee of a sweep: the load beyond which more of it buys waiting rather than tokens."""
+"""The knee of a sweep: the load beyond which concurrency adds latency rather than throughput."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 KNEE_RULE = (
-    "the load with the most output tokens/s for each second that the median answer takes "
-    "(Kleinrock's power: throughput / latency); of equals the smaller"
+    "the load with the most output tokens/s per second of median latency "
+    "(Kleinrock's power: throughput / latency); of equals the lower"
 )
 
 
@@ -16,7 +16,7 @@ class LoadPoint:
     concurrency: int
     tokens_per_second: float
     response_seconds: float
-    """Of the median answer."""
+    """Median end-to-end latency."""
 
     @property
     def power(self) -> float:
@@ -25,14 +25,14 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knee:
-    """Where it is; not `passed` when no greater load was tried, so that it may lie beyond."""
+    """The knee; it may lie beyond where `passed` is False, since no higher load was tried."""
 
     concurrency: int
     passed: bool
 
 
 def find_knee(points: Sequence[LoadPoint]) -> Knee | None:
-    """None of fewer than three loads, or when the smallest is the best: it may lie before."""
+    """Return the knee; None below three loads, or when the lowest load is the best one."""
     ordered = sorted(points, key=lambda point: point.concurrency)
     if len(ordered) < 3:
         return None

@@ -1,4 +1,4 @@
-"""One load of a test: what was measured, and the figures of it."""
+"""The measurement of one load, and the metrics that follow from it."""
 
 import math
 from collections import Counter
@@ -22,25 +22,25 @@ from tessera_lab.load.token_cost import HourlyPrice, TokenCost, token_cost
 # Share of a processor from which on the client may be what is measured.
 CLIENT_BUSY_SHARE = 0.8
 _KV_FULL_SHARE = 0.95
-# Share of the peaks, both together, that tells a device at its limits from one that waits.
+# Sum of MFU and MBU from which on a device is at its limits.
 _NEAR_PEAK = 0.6
 _QUEUE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadMeasurement:
-    """One load, as it was measured. Moments are seconds on the client's clock."""
+    """One load as it was measured; timestamps are seconds on the client's clock."""
 
     name: str
     concurrency: int | None
-    """Requests at once; None where arrivals decide."""
+    """Concurrent requests of a closed loop; None in an open loop."""
     responses: Sequence[BenchResponse]
     unfinished: int = 0
-    """Broken off by the user; they are no failures and count nowhere else."""
+    """Requests that the user interrupted; they are no failures and count nowhere else."""
     started_at: float
     ended_at: float
     cpu_seconds: float
-    """Of the client's processor."""
+    """CPU time of the client."""
     before: MetricsSnapshot
     after: MetricsSnapshot
     during: Sequence[MetricsSnapshot] = field(default=())
@@ -52,39 +52,39 @@ class LoadMeasurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientUsage:
-    """What the client itself took, so that it is seen when it is the limit."""
+    """CPU of the client, to show whether the client itself is the limit."""
 
     cpu_share: float
-    """Of one processor; at 1 the client can do no more."""
+    """Share of one core; at 1 the client can do no more."""
     cpu_ms_per_request: float | None
-    """All that it did, in milliseconds for each request."""
+    """Milliseconds of CPU per request."""
     cpu_us_per_chunk: float | None
-    """The same, in microseconds for each streamed chunk."""
+    """Microseconds of CPU per streamed chunk."""
     requests_per_second: float | None
-    """Of this kind, at which the client would be the limit."""
+    """Rate of such requests at which the client would be the limit."""
     late_seconds: float
     """P95 of how much later than due requests were sent."""
 
 
 class Bottleneck(StrEnum):
-    """What held the throughput where it was."""
+    """What limited the throughput."""
 
     CLIENT = "Client"
     KV_CACHE = "KvCache"
     QUEUE = "EngineQueue"
-    """Requests waited in the engine for a tenth of their time or longer: for its limits of
-    sequences, or of tokens in a step."""
+    """Requests spent a tenth of their time or more in the engine's queue, because of max_num_seqs
+    or max_num_batched_tokens."""
     COMPUTE = "Compute"
     BANDWIDTH = "MemoryBandwidth"
     LOAD = "Load"
-    """Nothing was full: a greater load would give more."""
+    """Nothing was at its limit: a higher load would give more."""
     UNKNOWN = "Unknown"
-    """The engine's counters were not to be had."""
+    """The engine's metrics were not available."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadMetrics:
-    """What a load came to. Tokens are those of whole answers."""
+    """Metrics of one load; tokens are those of completed requests."""
 
     measurement: LoadMeasurement
     completed: int
@@ -92,15 +92,15 @@ class LoadMetrics:
     input_tokens: int
     output_tokens: int
     cached_share: float | None
-    """Of the prompts' tokens, as answers tell it."""
+    """Share of the prompts' tokens from the prefix cache, as responses report it."""
     latencies: LatencySummary
     saturated_output_per_second: float | None
-    """Output tokens a second while all places were taken."""
+    """Output tokens per second while the concurrency was at its limit."""
     mean_concurrency: float
-    """Requests that were under way on average."""
+    """Mean number of requests in flight."""
     activity: EngineActivity | None
     counters_match: bool
-    """The engine counted the tokens that the client did."""
+    """Whether the engine counted the tokens that the client received."""
     cost: TokenCost | None
     client: ClientUsage
     bottleneck: Bottleneck
@@ -119,7 +119,7 @@ class LoadMetrics:
 
     @property
     def per_user(self) -> float | None:
-        """Tokens a second that a user sees: one over the median time between tokens (F22)."""
+        """Return the tokens per second of one stream: the inverse of the median TPOT."""
         tpot = self.latencies.tpot
         return 1 / tpot.p50 if tpot and tpot.p50 else None
 
@@ -127,7 +127,7 @@ class LoadMetrics:
 def load_metrics(
     measurement: LoadMeasurement, peaks: HardwarePeaks | None, price: HourlyPrice | None
 ) -> LoadMetrics:
-    """Everything that follows from what was measured."""
+    """Return all metrics of a measurement."""
     complete = [response for response in measurement.responses if response.complete]
     inputs = sum(response.prompt_tokens or 0 for response in complete)
     outputs = sum(response.output_tokens for response in complete)
@@ -166,7 +166,7 @@ def load_metrics(
 
 
 def sweep_knee(results: Sequence[LoadMetrics]) -> Knee | None:
-    """The knee of a sweep, taken from loads without failures."""
+    """Return the knee of a sweep, from loads without failures."""
     return find_knee(list(_points(results)))
 
 
@@ -213,7 +213,7 @@ def _cached_share(complete: Sequence[BenchResponse]) -> float | None:
 def _saturated_throughput(
     measurement: LoadMeasurement, complete: Sequence[BenchResponse]
 ) -> float | None:
-    """From the start to the last request sent; None when that is too short to say anything."""
+    """Return the rate from the start to the last request sent; None when that is too short."""
     if measurement.concurrency is None or len(measurement.responses) < 2 * measurement.concurrency:
         return None
     last = max(response.sent_at for response in measurement.responses)
@@ -253,7 +253,7 @@ def _client_usage(measurement: LoadMeasurement) -> ClientUsage:
 def _bottleneck(
     client: ClientUsage, activity: EngineActivity | None, response_seconds: float
 ) -> Bottleneck:
-    """The first that applies."""
+    """Return the first bottleneck that applies."""
     if client.cpu_share > CLIENT_BUSY_SHARE:
         return Bottleneck.CLIENT
     if activity is None:

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as a load test asks it."""
+"""HTTP client of an OpenAI-compatible server."""
 
 import asyncio
 import ssl
@@ -17,7 +17,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _REQUEST_TIMEOUT_SECONDS = 10
 _MAX_BODY_BYTES = 16 * 2**20
 _MAX_LINE_BYTES = 2**20
-# Less than the five after which uvicorn closes idle connections: neither side is surprised.
+# Less than the five after which uvicorn closes idle connections, so that none breaks in use.
 _KEEPALIVE_SECONDS = 2
 
 
@@ -39,14 +39,14 @@ class OpenAiClient:
 
     @property
     def now(self) -> float:
-        """Seconds on the clock of all moments here."""
+        """Return seconds on the clock of all timestamps here."""
         return time.perf_counter()
 
     async def close(self) -> None:
         await self._session.close()
 
     async def get(self, url: str) -> tuple[int, bytes]:
-        """Status and body; ServerError when there is none."""
+        """Return status and body; raise ServerError without a response."""
         # A key is for the server alone: redirections, which may lead elsewhere, are not followed.
         try:
             async with (
@@ -55,35 +55,35 @@ class OpenAiClient:
             ):
                 return answer.status, await _read_body(answer, _MAX_BODY_BYTES)
         except TimeoutError:
-            raise ServerError(f"no answer within {_REQUEST_TIMEOUT_SECONDS} s") from None
+            raise ServerError(f"no response within {_REQUEST_TIMEOUT_SECONDS} s") from None
         except (aiohttp.ClientError, OSError, ValueError, ssl.SSLError) as error:
             raise ServerError(_error_text(error)) from error
 
     async def send(
-        self, path: str, body: Mapping[str, Any], job: BenchRequest, due: float | None = None
+        self, path: str, body: Mapping[str, Any], request: BenchRequest, due_at: float | None = None
     ) -> BenchResponse:
-        """Send one request and read its stream; whatever happens to it is in the answer."""
+        """Send one request and read its stream; a failure is part of the result."""
         sent_at = self.now
-        transcript = StreamRecorder(job, sent_at if due is None else due, sent_at)
+        recorder = StreamRecorder(request, sent_at if due_at is None else due_at, sent_at)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._stream(f"{self.base}{path}", body, transcript)
+                await self._stream(f"{self.base}{path}", body, recorder)
         except TimeoutError:
-            transcript.fail(RequestFailure.TIMEOUT, f"not done after {self._timeout_seconds:g} s")
+            recorder.fail(RequestFailure.TIMEOUT, f"not done after {self._timeout_seconds:g} s")
         except aiohttp.ClientConnectorError as error:
-            transcript.fail(RequestFailure.NO_CONNECTION, _error_text(error))
+            recorder.fail(RequestFailure.NO_CONNECTION, _error_text(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            transcript.fail(RequestFailure.CUT_OFF, _error_text(error))
-        return transcript.response(self.now)
+            recorder.fail(RequestFailure.CUT_OFF, _error_text(error))
+        return recorder.response(self.now)
 
-    async def _stream(self, url: str, body: Mapping[str, Any], transcript: StreamRecorder) -> None:
+    async def _stream(self, url: str, body: Mapping[str, Any], recorder: StreamRecorder) -> None:
         async with self._session.post(url, json=body, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
                 text = (await _read_body(response, _MAX_LINE_BYTES)).decode(errors="replace")
-                transcript.fail(f"Http{response.status}", text.strip())
+                recorder.fail(f"Http{response.status}", text.strip())
                 return
             if not response.content_type.startswith("text/event-stream"):
-                transcript.fail(RequestFailure.NO_STREAM, f"it sends {response.content_type}")
+                recorder.fail(RequestFailure.NO_STREAM, f"it sends {response.content_type}")
                 return
             rest = b""
             async for data in response.content.iter_any():
@@ -91,14 +91,14 @@ class OpenAiClient:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     if line.startswith(b"data:"):
-                        transcript.add_event(line[5:].strip(), received_at)
+                        recorder.add_event(line[5:].strip(), received_at)
                 if len(rest) > _MAX_LINE_BYTES:
-                    transcript.fail(RequestFailure.NO_STREAM, "a line without an end")
+                    recorder.fail(RequestFailure.NO_STREAM, "a line without an end")
                     return
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """All of it, up to a bound."""
+    """Return the body, at most `max_bytes` of it."""
     content = bytearray()
     async for part in response.content.iter_any():
         content += part

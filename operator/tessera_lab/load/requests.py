@@ -1,4 +1,4 @@
-"""The requests of a load test before they are sent."""
+"""The requests of a load test."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ TRACE_BLOCK_TOKENS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRequest:
-    """One request."""
+    """One request before it is sent."""
 
     number: int
     arrival: float = 0.0
-    """Seconds from the begin, where arrivals are given."""
+    """Seconds from the start of the load, in an open loop."""
     input_tokens: int
     output_tokens: int
     blocks: tuple[int, ...] | None = None
-    """What the prompt is made of, `BLOCK` tokens each: equal ids are equal text."""
+    """Ids of the prompt's blocks, `TRACE_BLOCK_TOKENS` tokens each: equal ids are equal text."""
     shared_tokens: int = 0
-    """Tokens at its begin that all prompts have in common."""
+    """Tokens at the beginning that all prompts have in common."""
 
 
 def shared_prompt_share(requests: Iterable[BenchRequest]) -> float:
-    """Share of the prompts' tokens that stood at the begin of an earlier prompt."""
+    """Return the share of the prompts' tokens that began an earlier prompt as well."""
     seen: set[int] = set()
     repeated = total = unblocked = 0
     for request in requests:
@@ -43,7 +43,7 @@ def shared_prompt_share(requests: Iterable[BenchRequest]) -> float:
 
 
 def requests_within(requests: Sequence[BenchRequest], max_tokens: int | None) -> list[BenchRequest]:
-    """Those whose prompt and answer the model can hold together."""
+    """Return the requests whose prompt and output fit into `max_tokens` together."""
     if max_tokens is None:
         return list(requests)
     return [

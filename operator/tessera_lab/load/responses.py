@@ -1,4 +1,4 @@
-"""What one request of a load test got."""
+"""Responses of a load test and their latencies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from tessera_lab.load.requests import BenchRequest
 
 
 class RequestFailure(StrEnum):
-    """Why a request has no whole answer; refusals are `Http` and their status."""
+    """Why a request did not complete; HTTP errors are `Http` and their status."""
 
     TIMEOUT = "Timeout"
     NO_CONNECTION = "NoConnection"
     CUT_OFF = "CutOff"
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
     ABORTED = "Aborted"
-    """The server ended the answer by itself, as an engine does that stops."""
+    """The server ended the response, as an engine does that stops."""
     ERROR = "ErrorInAnswer"
     EMPTY = "NoTokens"
     NO_STREAM = "NotAStream"
@@ -24,23 +24,23 @@ class RequestFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResponse:
-    """Moments are seconds on one clock; `failure` is empty when the answer is whole."""
+    """One response; timestamps are seconds on one clock, `failure` is empty when it completed."""
 
     request: BenchRequest
     due_at: float
-    """When it was to be sent. Latencies begin here, so that a late client does not flatter."""
+    """When it was to be sent. Latencies begin here, so that a late client does not hide them."""
     sent_at: float
     ended_at: float
     first_token_at: float | None = None
-    """Its first token."""
+    """When its first token arrived."""
     chunk_gaps: Sequence[float] = field(default=())
-    """Between what arrived, one for each further chunk."""
+    """Seconds between chunks, one for each chunk after the first."""
     prompt_tokens: int | None = None
     output_tokens: int = 0
     cached_tokens: int | None = None
-    """Of the prompt, out of the prefix cache; None where the server does not say."""
+    """Prompt tokens from the prefix cache; None where the server does not say."""
     exact_tokens: bool = True
-    """The tokens are those of the server's usage; else each chunk was taken for one."""
+    """Whether tokens are those of the server's usage; else each chunk counts as one."""
     failure: str = ""
     detail: str = ""
 
@@ -58,7 +58,7 @@ class BenchResponse:
 
     @property
     def tpot(self) -> float | None:
-        """Mean time between its tokens; None for a single one."""
+        """Return the mean time per output token after the first; None for a single token."""
         if self.first_token_at is None or self.output_tokens < 2 or not self.chunk_gaps:
             return None
         return sum(self.chunk_gaps) / (self.output_tokens - 1)
@@ -66,13 +66,13 @@ class BenchResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencySummary:
-    """Of whole answers, in seconds."""
+    """Latencies of completed requests, in seconds."""
 
     ttft: Distribution | None
     tpot: Distribution | None
-    """Of each answer the mean time between its tokens."""
-    chunk_gap: Distribution | None
-    """Between chunks as they arrived: a stall within an answer is seen here."""
+    """Mean time per output token of each request."""
+    itl: Distribution | None
+    """Time between chunks: it shows a stall within a response."""
     end_to_end: Distribution | None
 
 
@@ -81,6 +81,6 @@ def summarize_latencies(responses: Sequence[BenchResponse]) -> LatencySummary:
     return LatencySummary(
         ttft=distribution([response.ttft for response in complete if response.ttft is not None]),
         tpot=distribution([response.tpot for response in complete if response.tpot is not None]),
-        chunk_gap=distribution([gap for response in complete for gap in response.chunk_gaps]),
+        itl=distribution([gap for response in complete for gap in response.chunk_gaps]),
         end_to_end=distribution([response.ended_at - response.due_at for response in complete]),
     )

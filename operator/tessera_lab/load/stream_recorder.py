@@ -1,4 +1,4 @@
-"""A streamed answer, event by event."""
+"""A streamed response, event by event."""
 
 import json
 from array import array
@@ -14,28 +14,28 @@ _MAX_DETAIL = 300
 
 
 class StreamRecorder:
-    """Collects what arrives; `answer` may be asked for at any time."""
+    """Collects events; `response` may be called at any time."""
 
     __slots__ = (
         "_cached",
         "_detail",
-        "_due",
+        "_due_at",
         "_ended",
         "_failure",
         "_finished",
         "_first",
         "_gaps",
-        "_job",
         "_newest",
         "_output",
         "_prompt",
-        "_sent",
+        "_request",
+        "_sent_at",
     )
 
     def __init__(self, request: BenchRequest, due: float, sent: float) -> None:
-        self._job = request
-        self._due = due
-        self._sent = self._newest = self._ended = sent
+        self._request = request
+        self._due_at = due
+        self._sent_at = self._newest = self._ended = sent
         self._first: float | None = None
         self._gaps: array[float] = array("d")
         self._prompt: int | None = None
@@ -45,7 +45,7 @@ class StreamRecorder:
         self._failure = self._detail = ""
 
     def add_event(self, data: bytes, received_at: float) -> None:
-        """One event of the stream."""
+        """Add one event of the stream."""
         if data == _DONE:
             self._ended = received_at
             return
@@ -72,23 +72,23 @@ class StreamRecorder:
             )
 
     def fail(self, failure: str, detail: str) -> None:
-        """The first failure is the one that counts."""
+        """Record a failure; only the first one counts."""
         if not self._failure:
             self._failure, self._detail = failure, detail[:_MAX_DETAIL]
 
     def response(self, ended_at: float) -> BenchResponse:
-        """What it came to, when nothing more arrives after `at`."""
+        """Return the response, given that nothing more arrives after `ended_at`."""
         tokens = 0 if self._first is None else 1 + len(self._gaps)
         if self._failure:
             pass
         elif not self._finished:
-            self.fail(RequestFailure.CUT_OFF, "the stream ended before the answer did")
+            self.fail(RequestFailure.CUT_OFF, "the stream ended without a finish_reason")
         elif not (self._output or tokens):
-            self.fail(RequestFailure.EMPTY, "the answer has no tokens")
+            self.fail(RequestFailure.EMPTY, "the response has no tokens")
         return BenchResponse(
-            request=self._job,
-            due_at=self._due,
-            sent_at=self._sent,
+            request=self._request,
+            due_at=self._due_at,
+            sent_at=self._sent_at,
             first_token_at=self._first,
             chunk_gaps=self._gaps,
             ended_at=ended_at if self._failure else max(self._ended, self._newest),
@@ -112,7 +112,7 @@ class StreamRecorder:
             self._token(received_at)
         reason = choice.get("finish_reason")
         if reason == "abort":
-            self.fail(RequestFailure.ABORTED, "the server ended the answer (finish_reason abort)")
+            self.fail(RequestFailure.ABORTED, "the server ended the response (finish_reason abort)")
         elif reason:
             self._finished = True
             self._ended = received_at

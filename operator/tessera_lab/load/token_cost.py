@@ -1,4 +1,4 @@
-"""What tokens cost: prices of a million, tokens for a unit of money, the run itself."""
+"""Cost of tokens: per million, per unit of money, and of the whole run."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,32 +11,32 @@ _MILLION = 10**6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCost:
-    """Each price says which tokens it divides by; None where there were none."""
+    """Prices of one load; None where there were no such tokens."""
 
     per_million_output: Money | None
     per_million_total: Money | None
-    """Prompt and answer alike."""
+    """Price of a million tokens, prompt and output alike."""
     per_million_weighted: Money | None
-    """Of an output token when an input token is sold for a fixed part of that."""
+    """Price of a million output tokens when an input token costs a fixed fraction of one."""
     output_tokens_per_unit: float | None
-    """For one dollar, or whatever the currency is."""
+    """Output tokens per unit of the currency."""
     total_tokens_per_unit: float | None
     run: Money
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HourlyPrice:
-    """What an hour of everything that serves costs, and how tokens are sold."""
+    """Price of an hour of everything that serves, and the price ratio of tokens."""
 
     per_hour: Money
     output_input_ratio: Decimal
-    """How many times the price of an input token an output token is sold for."""
+    """Price of an output token over that of an input token."""
 
 
 def token_cost(
     price: HourlyPrice, input_tokens: int, output_tokens: int, seconds: float
 ) -> TokenCost:
-    """Of tokens that took `seconds`."""
+    """Return the cost of tokens that took `seconds`."""
     rates = [
         output_tokens / seconds,
         (input_tokens + output_tokens) / seconds,
@@ -54,12 +54,12 @@ def token_cost(
 
 
 def tokens_per_unit(per_hour: Money, tokens_per_second: float) -> float | None:
-    """Tokens for one unit of money (F04); None when the hour costs nothing."""
+    """Return tokens per unit of money; None when the hour is free."""
     if not per_hour.nanos:
         return None
     return tokens_per_second * _HOUR / float(per_hour.rounded(9))
 
 
 def run_cost(per_hour: Money, seconds: float) -> Money:
-    """What a span costs (F03)."""
+    """Return the cost of a time span."""
     return per_hour.times(Decimal(repr(seconds)) / _HOUR)

@@ -1,1 +1,1 @@
-"""`tessera-sim`: a look-alike of `vllm serve` that needs no GPU, no model and little memory."""
+"""`tessera-sim`: a simulator of `vllm serve` without GPU and weights, in little memory."""

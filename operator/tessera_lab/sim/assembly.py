@@ -1,4 +1,4 @@
-"""Puts the parts of one engine together."""
+"""Wires the parts of one engine."""
 
 import asyncio
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ from tessera_lab.sim.server import EngineServer, HttpMeters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembledEngine:
-    """One engine, not yet running."""
+    """One engine that does not run yet."""
 
     app: web.Application
     dispatcher: GenerationDispatcher
     runner: EngineRunner
     crashed: asyncio.Event
-    """Its engine is dead."""
+    """Set when the engine has died."""
 
 
 def assemble_engine(config: EngineConfig) -> AssembledEngine:
-    """The engine that was launched, with the routes that it opens."""
+    """Return the configured engine with the routes that it serves."""
     engine, meters = EngineCore(config.limits, config.speed), EngineMeters(config.facts.metrics)
     runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
     state = EngineState(runner, dict(config.adapters))

@@ -1,4 +1,4 @@
-"""Request bodies: the fields that matter here; whatever else a client sends is let pass."""
+"""Request bodies: the fields that have an effect; other fields are ignored."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ class StreamOptions(BaseModel):
 
 
 class GenerationBody(BaseModel):
-    """What both kinds of generation take."""
+    """Fields that chats and completions share."""
 
     model: str | None = None
     stream: bool | None = False
@@ -50,7 +50,7 @@ class CompletionBody(GenerationBody):
 
 
 class ContentPart(BaseModel):
-    """A piece of a message; only text counts."""
+    """A part of a message; only text counts."""
 
     type: str = "text"
     text: str = ""
@@ -74,22 +74,22 @@ class ChatBody(GenerationBody):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be answered, and its length in tokens."""
+    """A prompt and its length in tokens."""
 
     text: str
     tokens: int
     token_ids: tuple[int, ...] = ()
-    """The tokens, where they were given so."""
+    """The tokens, where the request has token ids."""
 
     def blocks(self, size: int) -> list[str]:
-        """Its whole blocks of so many tokens, as text."""
+        """Return its full blocks of so many tokens, as text."""
         if not self.token_ids:
             return text.blocks(self.text, size)
         ends = range(size, len(self.token_ids) + 1, size)
         return [f"{self.token_ids[end - size : end]}" for end in ends]
 
     def pieces(self) -> list[str]:
-        """Its tokens as text."""
+        """Return its tokens as text."""
         return list(map(text.word, self.token_ids)) if self.token_ids else text.pieces(self.text)
 
     def ids(self) -> list[int]:
@@ -120,7 +120,7 @@ def parse_body(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Par
 
 
 def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
-    """400 for a body that does not fit, field by field."""
+    """Return 400 for a body that does not validate, field by field."""
     entries = list(errors)
     plural = "s" if len(entries) > 1 else ""
     lines = "".join(f"\n  {entry}" for entry in entries)
@@ -129,13 +129,13 @@ def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
 
 
 def _error_entry(error: Any) -> dict[str, Any]:
-    """One error, its location as a path from the body."""
+    """Return one error with its location as a path from the body."""
     place = ".".join(("body", *map(str, error["loc"])))
     return {"type": error["type"], "loc": place, "msg": error["msg"], "input": error["input"]}
 
 
 def completion_prompts(body: CompletionBody) -> list[Prompt]:
-    """The prompts of a completion, each as text or as token numbers."""
+    """Return the prompts of a completion, each as text or as token ids."""
     prompts = body.prompt
     if not prompts:
         message = (
@@ -158,7 +158,7 @@ def _prompt(prompt: Any) -> Prompt:
 
 
 def chat_prompt(messages: list[ChatMessage]) -> Prompt:
-    """Messages as a chat template would write them."""
+    """Return the messages as a chat template would render them."""
     if not messages:
         detail = (
             "Cannot apply chat template to an empty conversation. Provide at least one message."

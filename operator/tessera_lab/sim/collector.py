@@ -1,4 +1,4 @@
-"""`/metrics`: names, types, labels and buckets from the fact table, numbers from the meters."""
+"""`/metrics`: names, types, labels and buckets from the fact table, values from the meters."""
 
 import itertools
 import time
@@ -30,7 +30,7 @@ _NO_LABEL = ""
 def build_registry(
     config: EngineConfig, engine: EngineCore, meters: EngineMeters, state: EngineState
 ) -> CollectorRegistry:
-    """A registry of its own for each engine of the process."""
+    """Return a registry for one engine of the process."""
     collector_registry = CollectorRegistry()
     ProcessCollector(registry=collector_registry)
     PlatformCollector(registry=collector_registry)
@@ -41,7 +41,7 @@ def build_registry(
 
 
 class EngineCollector(Collector):
-    """The engine's own metrics, made anew for each scrape."""
+    """The engine's metrics, computed on each scrape."""
 
     def __init__(
         self, config: EngineConfig, engine: EngineCore, meters: EngineMeters, state: EngineState
@@ -71,7 +71,7 @@ class EngineCollector(Collector):
                 yield self._number_family(metric, values.get(name, {_NO_LABEL: 0.0}))
 
     def _values(self) -> dict[str, dict[str, float]]:
-        """Counters and gauges by name and value of their own label."""
+        """Return counters and gauges by name and value of their own label."""
         engine, meters = self._engine, self._meters
         return {
             "num_requests_running": {_NO_LABEL: engine.running},
@@ -113,7 +113,7 @@ class EngineCollector(Collector):
         }
 
     def _estimated_work(self) -> dict[str, dict[str, float]]:
-        """What one device computed, read and wrote, as the performance model sees it."""
+        """Return what one device computed, read and wrote, by the performance model."""
         config, meters = self._config, self._meters
         active = footprint.active_parameters(config.shape)
         weights = footprint.single_token_read_bytes(config.shape, config.precision)
@@ -130,7 +130,7 @@ class EngineCollector(Collector):
         }
 
     def _cache_labels(self) -> dict[str, str]:
-        """Labels of `cache_config_info` that say something; the others are `None`."""
+        """Return the labels of `cache_config_info` that have a value; the others are `None`."""
         cache, limits = self._config.kv_cache, self._config.limits
         info = {
             "block_size": cache.block_size,
@@ -163,7 +163,7 @@ class EngineCollector(Collector):
         return family
 
     def _adapter_family(self, metric: Metric) -> metrics_core.Metric:
-        """Old series stay as the engine leaves them; the newest value is the present one."""
+        """Return the adapters' series; as in vLLM old ones stay and the newest value is current."""
         family = metrics_core.GaugeMetricFamily(
             metric.name, _help_text(metric), labels=metric.labels
         )
@@ -186,7 +186,7 @@ class EngineCollector(Collector):
 
 
 def _exposed_metrics(config: EngineConfig) -> tuple[Metric, ...]:
-    """What this engine shows: the always present ones, and those of its options."""
+    """Return the metrics that this engine exposes: the default ones and those of its options."""
     arguments = config.arguments
     optional = {
         "kv_block_": arguments.kv_cache_metrics,
@@ -202,7 +202,7 @@ def _exposed_metrics(config: EngineConfig) -> tuple[Metric, ...]:
 
 
 def _info_gauge(metric: Metric, labels: Mapping[str, str]) -> metrics_core.Metric:
-    """A gauge of 1 that only carries labels."""
+    """Return a gauge of 1 that only carries labels."""
     family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=metric.labels)
     family.add_metric([labels[name] for name in metric.labels], 1)
     return family

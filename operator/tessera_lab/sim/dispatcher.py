@@ -1,4 +1,4 @@
-"""Takes generations to the engine and keeps them until they are answered."""
+"""Submits generations to the engine and tracks them until their responses end."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ _ID = web.RequestKey("id", str)
 
 
 class GenerationDispatcher:
-    """Knows which generations are under way."""
+    """The generations in progress."""
 
     def __init__(self, config: EngineConfig, runner: EngineRunner, state: EngineState) -> None:
         self.config = config
@@ -38,22 +38,24 @@ class GenerationDispatcher:
 
     @property
     def active_count(self) -> int:
-        """Generations under way."""
+        """Return the number of generations in progress."""
         return len(self._active)
 
     def stop_accepting(self) -> None:
-        """From now on no generation is taken: who comes hangs until the others have ended, and is
-        refused then. Everything else is still answered."""
+        """Accept no more generations: new ones hang until the others have ended, and then fail.
+
+        Other routes still answer.
+        """
         self._closing = True
 
     async def wait_idle(self) -> None:
-        """Wait until no generation is under way."""
+        """Wait until no generation is in progress."""
         while self._active:
             self._released.clear()
             await self._released.wait()
 
     def close_connections(self) -> None:
-        """Break the connections of all generations under way."""
+        """Close the connections of all generations in progress."""
         for request in self._active.values():
             if request.transport is not None:
                 request.transport.abort()
@@ -65,7 +67,7 @@ class GenerationDispatcher:
         prefix: str,
         encoder_factory: EncoderFactory,
     ) -> web.StreamResponse:
-        """Generate and answer; who goes away early takes the request out of the engine."""
+        """Generate and respond; a client that disconnects takes its request out of the engine."""
         encoder = encoder_factory(self._envelope(prefix, request, spec.model), spec)
         generation = await self._submit(request, spec)
         try:
@@ -76,7 +78,7 @@ class GenerationDispatcher:
             self._release(generation)
 
     async def _submit(self, request: web.Request, spec: GenerationSpec) -> ActiveGeneration:
-        """All answers of a request, or none when a limit refuses one of them."""
+        """Submit all samples of a request, or none when a limit rejects one of them."""
         if self._closing:
             await self.wait_idle()
             raise shutting_down()
@@ -130,7 +132,7 @@ class GenerationDispatcher:
 
 
 def request_id(request: web.Request) -> str:
-    """The client's id of the request, else one made for it; the same whenever it is asked for."""
+    """Return the client's id of the request, else a generated one that stays the same."""
     identifier = request.get(_ID)
     if identifier is None:
         identifier = request[_ID] = request.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]

@@ -1,4 +1,4 @@
-"""The JSON of chats and completions, field by field as the engine gives it."""
+"""The JSON of chats and completions, field by field as vLLM gives it."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpan:
-    """Some tokens of one answer, the last of them with its ending."""
+    """Consecutive tokens of one sample; the last span has its ending."""
 
     sample: SampleSpec
     start: int
@@ -35,7 +35,7 @@ class TokenSpan:
 
 
 class ResponseEncoder(Protocol):
-    """One of the forms of an answer; what it gives for a stream is bytes to send."""
+    """Encodes a response as one body, or as the bytes of a stream."""
 
     def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes: ...
 
@@ -44,7 +44,7 @@ class ResponseEncoder(Protocol):
     def closing(
         self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
     ) -> bytes:
-        """After the last token; `pieces` are the whole answers."""
+        """Return the events after the last token; `spans` are the whole samples."""
 
     def whole(
         self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
@@ -53,7 +53,7 @@ class ResponseEncoder(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What all parts of one answer have in common."""
+    """Fields that all parts of one response share."""
 
     id: str
     created: int
@@ -64,7 +64,7 @@ class Envelope:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def body(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """The beginning of an answer in one piece."""
+        """Return the beginning of a response in one piece."""
         return {
             **self.head(kind),
             "choices": choices,
@@ -75,7 +75,7 @@ class Envelope:
     def chunk(
         self, kind: str, choice: dict[str, Any], usage: dict[str, Any] | None, *, last: bool
     ) -> dict[str, Any]:
-        """`last`: the end of an answer, after which nothing tells the fingerprint."""
+        """Return one chunk; the `last` one has the fingerprint where no usage chunk follows."""
         body = {**self.head(kind), "choices": [choice]}
         if last:
             body["system_fingerprint"] = self.fingerprint
@@ -190,7 +190,7 @@ class CompletionEncoder:
     spec: GenerationSpec
 
     def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes:
-        """Only an echoed prompt comes before the first token."""
+        """Return the echoed prompt, the only event before the first token."""
         if not self.spec.echo:
             return b""
         return server_sent_event(self._chunk(self._empty_choice(sample, sample.prompt.text), usage))
@@ -283,7 +283,7 @@ def _timing_metrics(timing: Timing | None) -> dict[str, Any] | None:
 
 
 def server_sent_event(body: dict[str, Any]) -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     return b"data: %b\n\n" % dump_json(body).encode()
 
 

@@ -1,4 +1,4 @@
-"""What changes about an engine while it runs: its adapters, whether it sleeps, whether it lives."""
+"""State of an engine that changes while it runs: adapters, sleep, liveness."""
 
 import time
 from collections.abc import Mapping
@@ -23,18 +23,18 @@ class EngineState:
     alive: bool = True
     sleep_state: str = AWAKE
     sleeping_tags: set[str] = field(default_factory=set)
-    """Tags that sleep."""
+    """Tags that are asleep."""
     _adapters_seen_at: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def sleep(self, level: int) -> None:
-        """Stop taking steps; whatever was cached is lost."""
+        """Stop taking steps and drop the prefix cache."""
         self.runner.pause()
         self.runner.reset_prefix_cache()
         self.sleep_state = SLEEP_STATES[level]
         self.sleeping_tags = set(_SLEEP_TAGS)
 
     def wake(self, tags: list[str] | None) -> bool:
-        """Wake what the tags name, or everything: whether nothing sleeps any more."""
+        """Wake the tags, or everything; return whether nothing sleeps any more."""
         self.sleeping_tags -= _SLEEP_TAGS if tags is None else set(tags)
         if self.sleeping_tags:
             return False
@@ -43,7 +43,7 @@ class EngineState:
         return True
 
     def adapters_seen_at(self) -> Mapping[tuple[str, str], float]:
-        """When each pair of adapters of running and of waiting requests was last there."""
+        """Return when each pair of running and waiting adapters was last observed."""
         running, waiting = self.runner.adapters()
         self._adapters_seen_at[",".join(sorted(running)), ",".join(sorted(waiting))] = time.time()
         return self._adapters_seen_at

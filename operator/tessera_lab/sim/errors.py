@@ -1,4 +1,4 @@
-"""How a look-alike ends early and how it refuses a request, in the engine's own forms."""
+"""How the simulator exits early and how it rejects a request, in vLLM's format."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ from tessera_lab.engine.requests import RejectionReason
 
 
 class EngineExit(SystemExit):
-    """The engine's process would have ended with this code and this last line.
+    """The exit of an engine's process, with its code and last line.
 
-    As an exit and not an error it ends a process that runs one engine; who runs several catches it.
+    It is a SystemExit, so it ends a process that runs one engine; a caller that runs several
+    catches it.
     """
 
     code: int
@@ -25,7 +26,7 @@ class EngineExit(SystemExit):
 
 
 class EngineApiError(Exception):
-    """A request is refused; `body` is the answer's JSON."""
+    """A rejected request; `body` is the response's JSON."""
 
     def __init__(self, status: int, message: str, kind: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -36,7 +37,7 @@ class EngineApiError(Exception):
 
 
 def bad_parameter(message: str, param: str, value: object) -> EngineApiError:
-    """400 in the form of the engine's own checks."""
+    """Return 400 in the format of the engine's own checks."""
     detail = f"{message} (parameter={param}, value={value})"
     return EngineApiError(400, detail, "BadRequestError", param)
 
@@ -47,7 +48,7 @@ def unknown_model(name: str, names: tuple[str, ...]) -> EngineApiError:
 
 
 def internal_error(message: str) -> EngineApiError:
-    """500 in the engine's form."""
+    """Return 500 in the engine's format."""
     return EngineApiError(500, message, "InternalServerError")
 
 
@@ -56,14 +57,14 @@ def shutting_down() -> EngineApiError:
 
 
 def engine_dead() -> EngineApiError:
-    """Of every generation once the engine behind the API server is gone."""
+    """Return the error of every generation after the engine behind the API server has died."""
     return internal_error(
         "EngineCore encountered an issue. See stack trace (above) for the root cause."
     )
 
 
 def queue_limit_error(rejection: RejectionReason) -> EngineApiError:
-    """503 of a queue limit; there is no `Retry-After`."""
+    """Return 503 of a queue limit; it has no `Retry-After`."""
     reason = (
         "The engine is currently busy and cannot"
         if rejection is RejectionReason.QUEUED_REQUESTS

@@ -1,4 +1,4 @@
-"""A generation as HTTP: a stream of events, or one answer at its end."""
+"""A generation as HTTP: a stream of events, or one body at its end."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from tessera_lab.sim.usage import GenerationEnd, Timing, TokenUsage
 
 
 class ActiveGeneration:
-    """The answers of one request on their way."""
+    """The samples of one request in progress."""
 
     def __init__(
         self, spec: GenerationSpec, streams: Sequence[TokenStream], *, details: bool, timed: bool
@@ -28,19 +28,19 @@ class ActiveGeneration:
         return all(stream.ended for stream in self.streams)
 
     async def wait_for_tokens(self) -> None:
-        """Wait for news of any of them."""
+        """Wait until any sample changes."""
         await self.streams[0].changed.wait()
         self.streams[0].changed.clear()
 
     def spans(self) -> list[TokenSpan]:
-        """The whole answers."""
+        """Return the whole samples."""
         return [
             TokenSpan(sample=sample, start=0, end=stream.tokens, ending=ending(sample, stream))
             for sample, stream in zip(self.spec.samples, self.streams, strict=True)
         ]
 
     def usage(self) -> TokenUsage:
-        """At the end."""
+        """Return the usage at the end."""
         cached = sum(
             stream.cached_tokens for stream in self.streams[:: self.spec.samples_per_prompt]
         )
@@ -51,23 +51,20 @@ class ActiveGeneration:
         )
 
     def running_usage(self, sample: SampleSpec, tokens: int) -> TokenUsage | None:
-        """Of one answer so far, where it is to be told."""
+        """Return the usage of one sample so far, where the request asks for it."""
         if not self.spec.continuous_usage:
             return None
         return TokenUsage(prompt_tokens=sample.prompt.tokens, completion_tokens=tokens)
 
     def timing(self) -> Timing | None:
-        """Of a single answer, where it is to be told."""
+        """Return the timing of a single sample, where the server reports it."""
         return self.streams[0].timing if self._timed and len(self.streams) == 1 else None
 
 
 async def write_stream(
     request: web.Request, generation: ActiveGeneration, encoder: ResponseEncoder
 ) -> web.StreamResponse:
-    """Events as tokens come; all tokens of one step go out in one write.
-
-    The status is sent before the first token, so that whatever happens later is a 200.
-    """
+    """Write events as tokens come; all tokens of one step go out in one write."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     response.enable_chunked_encoding()
     await response.prepare(request)
@@ -86,7 +83,7 @@ async def write_stream(
 
 
 async def whole_response(generation: ActiveGeneration, encoder: ResponseEncoder) -> web.Response:
-    """The answer in one piece."""
+    """Return the response in one piece."""
     while not generation.ended:
         await generation.wait_for_tokens()
     if any(stream.engine_died for stream in generation.streams):
@@ -102,7 +99,7 @@ def _events(
     stream: TokenStream,
     sent_counts: list[int],
 ) -> bytes:
-    """The chunks of all tokens that were not yet told, and the end if it has come."""
+    """Return the chunks of all unsent tokens, and the end if it has come."""
     if stream.end_sent:
         return b""
     sent, events = sent_counts[sample.index], []
@@ -126,7 +123,7 @@ def _events(
 
 
 def _closing(generation: ActiveGeneration, encoder: ResponseEncoder) -> bytes:
-    """A stream of which nobody heard a word ends without one."""
+    """Return the last events; a stream without any token ends with `[DONE]` alone."""
     if any(stream.engine_died for stream in generation.streams):
         return server_sent_event(engine_dead().body) + DONE
     if all(stream.reason is None for stream in generation.streams):
@@ -135,7 +132,7 @@ def _closing(generation: ActiveGeneration, encoder: ResponseEncoder) -> bytes:
 
 
 def ending(sample: SampleSpec, stream: TokenStream) -> GenerationEnd:
-    """How an answer ended."""
+    """Return how a sample ended."""
     reason = stream.reason or FinishReason.ABORT
     stop = sample.stop.string if sample.stop is not None and reason is FinishReason.STOP else None
     return GenerationEnd(reason=reason, stop=stop)

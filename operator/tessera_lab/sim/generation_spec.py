@@ -1,4 +1,4 @@
-"""From a request's body to what the engine and the answer need, or the refusal."""
+"""From a request's body to what the engine and the response need, or the error."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ _GREEDY = 1e-5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleSpec:
-    """One of the answers that a request asks for."""
+    """One of the samples that a request asks for."""
 
     index: int
     prompt: Prompt
     max_tokens: int
-    """Bound of the answer, as the metrics count it."""
+    """Limit on the output, as the metrics count it."""
     output_tokens: int
     finish_reason: FinishReason
     stop: StopMatch | None
-    """The stop string that ends the answer."""
+    """The stop string that ends the output."""
     generated: GeneratedText
     shared_prefixes: tuple[int, ...]
-    """Names of the prompt's beginnings, for the prefix cache."""
+    """Names of the prompt's prefixes, for the prefix cache."""
 
     def visible_text(self, start: int, end: int) -> str:
-        """Text of the tokens `start` to `end` as far as the client may see it."""
+        """Return the text of the tokens `start` to `end` as far as the client may see it."""
         if self.stop is None:
             return self.generated.text(start, end)
         shown = self.generated.text(0, end)[: self.stop.characters]
@@ -47,36 +47,36 @@ class SampleSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSpec:
-    """A generation that is in order."""
+    """A valid generation."""
 
     model: str
-    """As the answer names it."""
+    """Name in the response."""
     samples: tuple[SampleSpec, ...]
     samples_per_prompt: int
-    """Of each prompt."""
+    """Samples of each prompt (`n`)."""
     priority: int
     stream: bool
     include_usage: bool = False
-    """A last chunk tells the usage."""
+    """Whether a last chunk has the usage."""
     continuous_usage: bool = False
-    """Every chunk tells the usage so far."""
+    """Whether every chunk has the usage so far."""
     logprobs: int | None = None
-    """Alternatives of every token."""
+    """Alternatives per token."""
     prompt_logprobs: int | None = None
     echo: bool = False
     return_token_ids: bool = False
-    """The answer tells tokens as numbers, too."""
+    """Whether the response has token ids as well."""
 
     @property
     def prompt_tokens(self) -> int:
-        """Of each prompt once."""
+        """Return the prompt tokens, each prompt counted once."""
         return sum(sample.prompt.tokens for sample in self.samples[:: self.samples_per_prompt])
 
 
 def generation_spec(
     body: ChatBody | CompletionBody, config: EngineConfig, adapters: Container[str]
 ) -> GenerationSpec:
-    """Check the request as the engine's API server does, and settle its answers."""
+    """Validate the request as the engine's API server does, and determine its output."""
     model = _served_name(body.model, config, adapters)
     _check_parameters(body)
     if isinstance(body, ChatBody):
@@ -157,7 +157,7 @@ def _requested_tokens(body: ChatBody | CompletionBody) -> int | None:
 def _natural_end(
     body: GenerationBody, generated: GeneratedText, max_tokens: int
 ) -> tuple[int, FinishReason]:
-    """How long the answer gets by itself, and why it ends there."""
+    """Return how long the output gets by itself, and why it ends there."""
     natural_length = max(generated.natural_length, body.min_tokens)
     if body.ignore_eos or natural_length > max_tokens:
         return max_tokens, FinishReason.LENGTH
@@ -177,7 +177,7 @@ def _usage_options(body: GenerationBody, *, force: bool) -> tuple[bool, bool]:
 
 
 def _served_name(requested: str | None, config: EngineConfig, adapters: Container[str]) -> str:
-    """The name under which the answer comes: an alias answers as the first name."""
+    """Return the name in the response: an alias answers as the first name."""
     if requested in adapters and requested is not None:
         return requested
     if requested is not None and requested not in config.names:
@@ -186,7 +186,7 @@ def _served_name(requested: str | None, config: EngineConfig, adapters: Containe
 
 
 def _check_parameters(body: GenerationBody) -> None:
-    """Values out of range."""
+    """Reject values out of range."""
     if body.stream_options is not None and not body.stream:
         detail = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
         raise _bad_request(detail, "stream_options")
@@ -205,7 +205,7 @@ def _check_parameters(body: GenerationBody) -> None:
 
 
 def _check_chat(body: ChatBody) -> None:
-    """What only a chat can get wrong."""
+    """Reject what only a chat can get wrong."""
     if body.top_logprobs and not body.logprobs:
         detail = "when using `top_logprobs`, `logprobs` must be set to true."
         raise _bad_request(f"{detail} (parameter=top_logprobs)", "top_logprobs")
@@ -215,7 +215,7 @@ def _check_chat(body: ChatBody) -> None:
 
 
 def _logprob_count(body: ChatBody | CompletionBody, max_logprobs: int) -> int | None:
-    """Alternatives of every token that the answer tells; None: no log-probabilities at all."""
+    """Return the alternatives per token of the response; None: no log-probabilities at all."""
     if isinstance(body, ChatBody):
         count = (body.top_logprobs or 0) if body.logprobs else None
     else:
@@ -233,7 +233,7 @@ def _logprob_count(body: ChatBody | CompletionBody, max_logprobs: int) -> int | 
 
 
 def _max_answer_tokens(prompt: Prompt, requested: int | None, max_model_len: int) -> int:
-    """Tokens that the answer may have at most; prompt and answer share the model's length."""
+    """Return the limit on the output; prompt and output share the model's length."""
     if requested is not None and requested < 1:
         raise bad_parameter(
             f"max_tokens must be at least 1, got {requested}.", "max_tokens", requested
@@ -249,7 +249,7 @@ def _max_answer_tokens(prompt: Prompt, requested: int | None, max_model_len: int
 
 
 def _check_min_tokens(min_tokens: int, max_tokens: int) -> None:
-    """`min_tokens` against what the answer may have."""
+    """Check `min_tokens` against the limit on the output."""
     if min_tokens > max_tokens:
         detail = (
             f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."

@@ -1,4 +1,4 @@
-"""Log-probabilities of a model that does not exist: plausible, and equal for equal answers."""
+"""Made-up log-probabilities: plausible, and equal for equal output."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _LOGPROB_STEP = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A token that could stand at a place; the first one is the one that does."""
+    """A token that could be at a position; the first candidate is the chosen one."""
 
     piece: str
     logprob: float
 
 
 def candidates(piece: str, place: int, count: int) -> tuple[Candidate, ...]:
-    """The chosen token and the next best ones, `count` in all and at least the chosen one."""
+    """Return the chosen token and the next best ones, `count` in all and at least one."""
     seed = text.text_hash(f"{piece}{place}")
     first = -(seed % 1000) / 1000
     words = (text.word(seed + rank) for rank in range(1, 2 * count + 8))
@@ -34,7 +34,7 @@ def candidates(piece: str, place: int, count: int) -> tuple[Candidate, ...]:
 
 
 def chat_logprobs(pieces: Sequence[str], start: int, count: int) -> dict[str, Any]:
-    """For `/v1/chat/completions`: `count` alternatives of each token."""
+    """Return `count` alternatives per token, for `/v1/chat/completions`."""
     content = []
     for place, piece in enumerate(pieces, start):
         ranked = candidates(piece, place, count)
@@ -46,7 +46,7 @@ def chat_logprobs(pieces: Sequence[str], start: int, count: int) -> dict[str, An
 def completion_logprobs(
     pieces: Sequence[str], start: int, count: int, offset: int, *, begins: bool = False
 ) -> dict[str, Any]:
-    """For `/v1/completions`; the first token of an echoed prompt `begins` and has no number."""
+    """Return alternatives for `/v1/completions`; an echoed prompt's first token has none."""
     offsets, numbers, alternatives = [], [], []
     for place, piece in enumerate(pieces, start):
         ranked = candidates(piece, place, count)
@@ -66,7 +66,7 @@ def completion_logprobs(
 
 
 def prompt_logprobs(pieces: Sequence[str], count: int) -> list[dict[str, Any] | None]:
-    """For `prompt_logprobs`: nothing for the first token, for the others by the token's number."""
+    """Return alternatives by token id for `prompt_logprobs`; the first token has none."""
     return [None, *_prompt_positions(pieces[1:], count)]
 
 

@@ -1,4 +1,4 @@
-"""`tessera-sim MODEL …`: takes the arguments of `vllm serve`, and `--instances N` besides."""
+"""`tessera-sim MODEL …`: takes the arguments of `vllm serve`, and `--instances N`."""
 
 import asyncio
 import ipaddress
@@ -99,11 +99,11 @@ async def _run(config: EngineConfig, host: str, stop: asyncio.Event) -> None:
 
 
 class _EngineDeadError(Exception):
-    """The engine behind the API server is gone."""
+    """The engine behind the API server has died."""
 
 
 async def _exit_after_crash(crashed: asyncio.Event) -> None:
-    """The API server outlives its dead engine for a moment."""
+    """Keep the API server up for a moment after its engine has died."""
     await crashed.wait()
     await asyncio.sleep(_CRASH_EXIT_SECONDS)
     raise _EngineDeadError
@@ -117,7 +117,7 @@ async def _listen(http_runner: web.AppRunner, host: str, port: int) -> None:
 
 
 async def _drain(engine: AssembledEngine, seconds: int) -> None:
-    """Let requests end within the time, or abort them at once; cut what is left after it."""
+    """Let requests end within `seconds`, or abort them at once; close connections after it."""
     engine.dispatcher.stop_accepting()
     if seconds == 0:
         engine.runner.abort_all()
@@ -156,7 +156,7 @@ def _split_instances(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def _hosts(argv: Sequence[str], count: int) -> list[str]:
-    """One address for each instance, from `--host` on."""
+    """Return one address for each instance, from `--host` on."""
     facts = vllm_flags.version_facts(VERSION)
     host = facts and vllm_flags.parse(argv, facts).get("host")
     first = host or ("0.0.0.0" if count == 1 else FIRST_INSTANCE_ADDRESS)

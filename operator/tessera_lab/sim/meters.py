@@ -1,4 +1,4 @@
-"""What the engine's metrics count, as plain numbers; `exposition` gives them their form."""
+"""What the engine's metrics count, as plain numbers; `collector` exposes them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -33,7 +33,7 @@ class Histogram:
 
 
 class _RequestTimes:
-    """Moments of one request, on the clock that the steps run on."""
+    """Timestamps of one request, on the clock of the steps."""
 
     __slots__ = (
         "arrived",
@@ -51,11 +51,11 @@ class _RequestTimes:
         self.max_tokens = max_tokens
         self.arrived = self.started = self.newest = now
         self.first: float | None = None
-        """Its first token."""
+        """When its first token came."""
 
 
 class EngineMeters:
-    """Counters and histograms of one engine; requests may leave while a step is under way."""
+    """Counters and histograms of one engine; requests may leave during a step."""
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.histograms = {
@@ -66,9 +66,9 @@ class EngineMeters:
         self.steps = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
-        """Of these, from the prefix cache."""
+        """Prompt tokens from the prefix cache."""
         self.queried_tokens = 0
-        """Looked for there; counted when a request is admitted, like the next."""
+        """Prompt tokens looked up there; counted on admission, as the hits are."""
         self.hit_tokens = 0
         self.generation_tokens = 0
         self.preemptions = 0
@@ -80,16 +80,16 @@ class EngineMeters:
         self.rejected_by: Counter[RejectionReason] = Counter()
         self._active: dict[int, _RequestTimes] = {}
         self._newest = 0.0
-        """The end of the step before the present one."""
+        """End of the step before the present one."""
 
     def request_arrived(
         self, request: EngineRequest, max_tokens: int, siblings: int, now: float
     ) -> None:
-        """`siblings` are the answers that were asked for together, this one included."""
+        """Count a request; `siblings` are the samples of its HTTP request, itself included."""
         self._active[request.id] = _RequestTimes(request, max_tokens, siblings, now)
 
     def step_started(self, step: EngineStep, now: float) -> None:
-        """What the step admitted had waited until now."""
+        """Record the queue times of the requests that the step admitted."""
         self.queried_tokens += step.queried_tokens
         self.hit_tokens += step.hit_tokens
         for times in self._active_requests(step.preempted):
@@ -99,7 +99,7 @@ class EngineMeters:
                 times.started = now
 
     def step_ended(self, step: EngineStep, now: float) -> dict[int, Timing]:
-        """The step gave out its tokens: the moments of those that it ended."""
+        """Record the tokens of a step; return the timings of the requests that ended with it."""
         self.steps += 1
         self.preemptions += len(step.preempted)
         self.computed_tokens += step.decoding + step.prefill_tokens
@@ -113,15 +113,15 @@ class EngineMeters:
         return {number: timing for number, timing in timings if timing is not None}
 
     def request_aborted(self, request_id: int) -> None:
-        """A request left without an end of its own."""
+        """Record a request that left without an end of its own."""
         if self._active.pop(request_id, None) is not None:
             self.finished_by[FinishReason.ABORT] += 1
 
     def _observe_tokens(self, step: EngineStep, now: float) -> None:
-        """First and further tokens.
+        """Record first and further tokens.
 
-        Who also got a token in the step before has the same gap as everybody else who did, so that
-        one observation serves them all.
+        All requests that also got a token in the step before have the same gap, so that one
+        observation serves them all.
         """
         prompts = 0
         for times in self._active_requests(step.first):

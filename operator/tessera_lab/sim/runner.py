@@ -1,4 +1,4 @@
-"""The engine on the wall clock: one task that steps it and hands out tokens."""
+"""The engine on the wall clock: one task that steps it and publishes tokens."""
 
 import asyncio
 import logging
@@ -24,12 +24,12 @@ _LATE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
-    """A request with what only the look-alike's surroundings know of it."""
+    """A request with fields that only the API server needs."""
 
     request: EngineRequest
     max_tokens: int
     siblings: int = 1
-    """Answers that were asked for with it, itself included."""
+    """Samples of the same HTTP request, itself included."""
     adapter: str | None = None
 
 
@@ -40,20 +40,21 @@ class TokenStream:
         self.request = queued.request
         self.adapter = queued.adapter
         self.changed = changed
-        """Of any token if the stream is live, else of the end; the answers of one ask share it."""
+        """Set at every token if the stream is live, else at the end; samples of a request share it.
+        """
         self.tokens = 0
-        """Given out so far."""
+        """Tokens published so far."""
         self.ended = False
         self.end_sent = False
-        """The client knows that it is over."""
+        """Whether the client knows the end."""
         self.reason: FinishReason | None = None
-        """Why it is over; None if it was dropped without having run."""
+        """Why it ended; None if it was dropped without having run."""
         self.engine_died = False
-        """It is over because the engine died."""
+        """Whether it ended because the engine died."""
         self.cached_tokens = 0
-        """Of the prompt, from the prefix cache; known at the end."""
+        """Prompt tokens from the prefix cache; set at the end."""
         self.timing: Timing | None = None
-        """Known at the end."""
+        """Set at the end."""
         self._live = live
 
     def add_token(self) -> None:
@@ -67,48 +68,48 @@ class TokenStream:
 
 
 class StepPacer:
-    """When the present step ends, and how far the machine falls behind."""
+    """When the present step ends, and how far the host falls behind.
+
+    The mean speed holds although single waits are never exact.
+    """
 
     def __init__(self) -> None:
         self.max_late_seconds = 0.0
         """The latest that a step ended after its time."""
         self.lost_seconds = 0.0
-        """What was never caught up before the engine became idle."""
+        """Delay that was not caught up before the engine became idle."""
         self._started_seconds = 0.0
-        """What all steps so far should take, the present one in full."""
+        """Time that all steps so far should take, the present one in full."""
         self._due: float | None = None
         self._late_seconds = 0.0
 
     def busy_seconds(self, now: float) -> float:
-        """Engine work so far; of the present step only what has passed."""
+        """Return the engine's work so far; of the present step only what has passed."""
         remaining = 0.0 if self._due is None else max(0.0, self._due - now)
         return self._started_seconds - remaining
 
     def begin_step(self, seconds: float, now: float) -> float:
-        """Begin a step that takes so long; wait the returned time before its end.
-
-        A step begins where the one before it should have ended, so that a late one is made up for.
-        """
+        """Begin a step of `seconds`; return the time to wait before its end."""
         self._started_seconds += seconds
         self._due = (now if self._due is None else self._due) + seconds
         return max(0.0, self._due - now)
 
     def end_step(self, now: float) -> None:
-        """The step was given out."""
+        """Record that the step was published."""
         self._late_seconds = max(0.0, now - (now if self._due is None else self._due))
         self.max_late_seconds = max(self.max_late_seconds, self._late_seconds)
 
     def pause(self) -> None:
-        """Nothing is left to do: the next step begins when there is."""
+        """Record that nothing is left to do: the next step begins when there is."""
         self.lost_seconds += self._late_seconds
         self._due, self._late_seconds = None, 0.0
 
 
 class EngineRunner:
-    """Takes requests at any time; what they get comes at the end of each step.
+    """Takes requests at any time; their tokens come at the end of each step.
 
     A halted engine takes requests, too, but they do not reach its queue and no metric moves. There
-    are two ways to halt: paused, after the step under way, and stuck, in the middle of it.
+    are two ways to halt: paused, after the step in progress, and frozen, in the middle of it.
     """
 
     def __init__(
@@ -122,19 +123,19 @@ class EngineRunner:
         self._deferred: dict[int, QueuedRequest] = {}
         """Requests that wait for a halted engine."""
         self._disconnected: list[int] = []
-        """Requests whose clients left meanwhile."""
+        """Requests whose clients left while the engine was frozen."""
         self._admission_closed = False
-        """Requests wait outside although it runs."""
+        """Whether requests wait outside although the engine runs."""
         self._last_number = 0
         self._work_available = asyncio.Event()
         self._idle = asyncio.Event()
         self._not_paused = _set_event()
-        """Unless paused."""
+        """Set unless paused."""
         self._not_frozen = _set_event()
-        """Unless stuck."""
+        """Set unless frozen."""
 
     async def run(self) -> None:
-        """Step while there is work; ends only by being cancelled."""
+        """Step while there is work, until cancelled."""
         while True:
             await self._not_paused.wait()
             step = self._engine.step()
@@ -159,11 +160,11 @@ class EngineRunner:
         return self._admission_closed or self.paused or not self._not_frozen.is_set()
 
     def pause(self) -> None:
-        """Take no further step; who is in the engine keeps its place."""
+        """Take no further step; requests in the engine keep their place."""
         self._not_paused.clear()
 
     async def finish_and_pause(self) -> None:
-        """Let those end that are in the engine, while later ones wait outside, and pause."""
+        """Let requests in the engine end while later ones wait outside, then pause."""
         self._admission_closed = True
         self._idle.clear()
         self._work_available.set()
@@ -171,22 +172,23 @@ class EngineRunner:
         self.pause()
 
     def resume(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         self._admission_closed = False
         self._not_paused.set()
         self._submit_deferred()
 
     def freeze(self, seconds: float | None = None) -> None:
-        """As a stopped engine process behind a living API server: no step ends any more, and
-        requests that come do not reach the queue, so that no metric moves. It ends after so many
-        seconds, or with `thaw`.
+        """Halt as a stopped engine process behind a living API server does.
+
+        No step ends any more, and new requests do not reach the queue, so that no metric moves. It
+        ends after `seconds`, or with `thaw`.
         """
         self._not_frozen.clear()
         if seconds is not None:
             asyncio.get_running_loop().call_later(seconds, self.thaw)
 
     def thaw(self) -> None:
-        """Go on in the middle of the step; who left meanwhile is aborted now."""
+        """Continue in the middle of the step; requests of disconnected clients are aborted now."""
         self._not_frozen.set()
         for number in self._disconnected:
             self._engine.abort(number)
@@ -195,11 +197,10 @@ class EngineRunner:
         self._submit_deferred()
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache."""
         self._engine.reset_prefix_cache()
 
     def busy_seconds(self) -> float:
-        """Engine work until now."""
+        """Return the engine's work until now."""
         return self._pacer.busy_seconds(self._clock())
 
     def next_number(self) -> int:
@@ -207,7 +208,7 @@ class EngineRunner:
         return self._last_number
 
     def adapters(self) -> tuple[set[str], set[str]]:
-        """Names of the adapters of running and of waiting requests."""
+        """Return the names of the adapters of running and of waiting requests."""
         running: set[str] = set()
         waiting: set[str] = set()
         for number, stream in self._streams.items():
@@ -218,7 +219,7 @@ class EngineRunner:
     def submit(
         self, queued: QueuedRequest, changed: asyncio.Event, *, live: bool
     ) -> TokenStream | RejectionReason:
-        """Queue a request, or say which limit refuses it."""
+        """Queue a request, or return the limit that rejects it."""
         request = queued.request
         rejection = self._rejection() if self._halted else self._engine.submit(request)
         if rejection is not None:
@@ -232,7 +233,7 @@ class EngineRunner:
         return stream
 
     def release(self, stream: TokenStream) -> None:
-        """The handler is done with it; a request that has not ended is aborted."""
+        """Forget a request; one that has not ended is aborted."""
         number = stream.request.id
         if self._streams.pop(number, None) is None:
             return
@@ -245,7 +246,7 @@ class EngineRunner:
         self._meters.request_aborted(number)
 
     def abort_all(self) -> None:
-        """End every request: those that run as aborted, those that wait without a word."""
+        """End every request: running ones as aborted, waiting ones without a finish reason."""
         for stream in list(self._streams.values()):
             number = stream.request.id
             unsent = number in self._deferred or (
@@ -254,20 +255,20 @@ class EngineRunner:
             self._abort(stream, None if unsent else FinishReason.ABORT)
 
     def abort_running(self) -> None:
-        """End every request that the engine has, as aborted."""
+        """End every request in the engine as aborted."""
         for stream in list(self._streams.values()):
             if stream.request.id not in self._deferred:
                 self._abort(stream, FinishReason.ABORT)
 
     def fail_all(self) -> None:
-        """The engine is dead: nothing of it is heard any more."""
+        """End every request because the engine has died."""
         self.freeze()
         for stream in list(self._streams.values()):
             stream.engine_died = True
             self._end(stream, None)
 
     def log_speed(self) -> None:
-        """Log whether the machine kept up with the simulated hardware."""
+        """Log whether the host kept up with the simulated hardware."""
         pacer = self._pacer
         level = logging.WARNING if pacer.max_late_seconds > _LATE_SECONDS else logging.INFO
         log.log(
@@ -279,14 +280,14 @@ class EngineRunner:
         )
 
     def _rejection(self) -> RejectionReason | None:
-        """The API server counts requests itself."""
+        """Return the queue limit that rejects a request: the API server counts requests itself."""
         limit = self._engine.limits.max_queued_requests
         if limit is not None and len(self._streams) >= limit:
             return RejectionReason.QUEUED_REQUESTS
         return None
 
     def _submit_deferred(self) -> None:
-        """Queue what was held back, unless the engine still stands."""
+        """Queue deferred requests, unless the engine is still halted."""
         if self._halted:
             return
         deferred, self._deferred = self._deferred, {}

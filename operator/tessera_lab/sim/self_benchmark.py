@@ -1,7 +1,7 @@
-"""What the look-alike costs: python -m tessera_lab.sim.self_benchmark
+"""Cost of the simulator: python -m tessera_lab.sim.self_benchmark
 
-Speed of the bare engine, time to import, and memory and CPU of ten engines in one process with one
-stream on each. The last line is `BENCH` and the figures as JSON.
+It measures the speed of the bare engine, the time to import, and memory and CPU of ten engines in
+one process with one stream each. The last line is `BENCH` and the figures as JSON.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _sequence_steps(batch: int, steps: int = 20_000) -> float:
-    """Tokens that the bare engine gives out in a second of CPU, always `batch` at a time."""
+    """Return the tokens per CPU second of the bare engine, always with `batch` running requests."""
     limits = EngineLimits(
         max_model_len=8192, max_num_seqs=batch, max_num_batched_tokens=2048, blocks=30_000
     )
@@ -57,7 +57,7 @@ def _sequence_steps(batch: int, steps: int = 20_000) -> float:
 
 
 async def measure_processes() -> dict[str, float]:
-    """Import time, and memory and CPU of ten engines while each has a stream."""
+    """Return import time, and memory and CPU of ten engines while each has a stream."""
     started = time.monotonic()
     await (await _start_python("-c", "pass")).wait()
     bare = time.monotonic()
@@ -76,14 +76,14 @@ async def measure_processes() -> dict[str, float]:
 
 
 async def _wait_until_started(process: asyncio.subprocess.Process) -> None:
-    """Each engine logs its address once its port is open."""
+    """Wait for ten logged addresses: an engine logs its own once its port is open."""
     open_ports = 0
     while process.stderr is not None and open_ports < INSTANCES:
         open_ports += b"http://" in await process.stderr.readline()
 
 
 async def _measure_streams(pid: int) -> dict[str, float]:
-    """Memory and CPU of the process while each of its engines has one stream."""
+    """Return memory and CPU of the process while each of its engines has one stream."""
     streams = [await _open_stream(f"127.0.1.{number + 1}") for number in range(INSTANCES)]
     await _read(streams, 1)
     started, cpu = time.monotonic(), _cpu_seconds(pid)
@@ -103,7 +103,7 @@ StreamConnection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _open_stream(host: str) -> StreamConnection:
-    """The stream of a long answer."""
+    """Open a long stream."""
     body = b'{"prompt":"bench","max_tokens":4000,"ignore_eos":true,"stream":true}'
     content_type = "Content-Type: application/json"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\n{content_type}\r\n"

@@ -1,4 +1,4 @@
-"""The HTTP server of one engine: manners of all routes, and which routes there are."""
+"""The HTTP server of one engine: authorization, errors, and metrics of all routes."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,7 +22,7 @@ UNKNOWN_ROUTE = "none"
 
 
 class HttpMeters:
-    """Counts requests by route, method and class of status."""
+    """The `http_*` metrics: requests by route, method and class of status."""
 
     def __init__(self, metrics: Mapping[str, Metric], registry: CollectorRegistry) -> None:
         def histogram(name: str) -> Histogram:
@@ -46,7 +46,7 @@ class HttpMeters:
     def observe(
         self, route: str, method: str, status: int, seconds: float, sizes: tuple[int, int]
     ) -> None:
-        """One request is through; `sizes` are bytes of its body and of the answer's."""
+        """Record a finished request; `sizes` are bytes of its body and of the response's."""
         if route in UNCOUNTED:
             return
         self._requests.labels(method, f"{status // 100}xx", route).inc()
@@ -57,7 +57,7 @@ class HttpMeters:
 
 
 class EngineServer:
-    """Keys, errors in the engine's form, and the metrics of requests."""
+    """Authorization, errors in the engine's format, and metrics of requests."""
 
     def __init__(
         self, dispatcher: GenerationDispatcher, meters: HttpMeters, routes: list[web.RouteDef]
@@ -92,7 +92,7 @@ class EngineServer:
             return json_reply({"detail": error.reason}, error.status)
 
     def _is_authorized(self, request: web.Request) -> bool:
-        """Keys guard `/v1` alone."""
+        """Return whether the key is valid; keys guard `/v1` alone."""
         keys = self._dispatcher.config.api_keys
         if not keys or not request.path.startswith("/v1"):
             return True
@@ -100,7 +100,7 @@ class EngineServer:
         return scheme.lower() == "bearer" and key in keys
 
     async def _set_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Headers: an echoed id, save with a failure of the engine's own, and no type of a text."""
+        """Echo the request id, save with internal errors, and drop the type of plain sentences."""
         echoes_id = self._dispatcher.config.arguments.enable_request_id_headers
         if echoes_id and response.status != _INTERNAL_ERROR:
             response.headers["X-Request-Id"] = request_id(request)
@@ -109,12 +109,12 @@ class EngineServer:
 
 
 def json_reply(body: object, status: int = 200) -> web.Response:
-    """JSON."""
+    """Return a JSON response."""
     return web.json_response(body, status=status, dumps=dump_json)
 
 
 class UntypedResponse(web.Response):
-    """A sentence without a type, as some of the engine's routes give it."""
+    """A sentence without a content type, as some of the engine's routes send it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(body=text.encode())

@@ -1,4 +1,4 @@
-"""Tokens and answers without a model: about four characters a token, the same for equal prompts."""
+"""Tokens and output text without a model: about four characters per token."""
 
 import hashlib
 import zlib
@@ -21,44 +21,44 @@ _WORDS = _TEXT.split()
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text, at least one."""
+    """Return the tokens of a text, at least one."""
     return max(1, -(-len(text) // CHARACTERS_PER_TOKEN))
 
 
 def pieces(text: str) -> list[str]:
-    """The tokens of a text."""
+    """Return the tokens of a text."""
     starts = range(0, max(1, len(text)), CHARACTERS_PER_TOKEN)
     return [text[start : start + CHARACTERS_PER_TOKEN] for start in starts]
 
 
 def ids(text: str) -> list[int]:
-    """The same tokens as numbers."""
+    """Return the ids of the tokens of a text."""
     return list(map(token_id, pieces(text)))
 
 
 def token_id(piece: str) -> int:
-    """The number of a token; several tokens may share one."""
+    """Return the id of a token; several tokens may share one."""
     return text_hash(piece) % VOCABULARY
 
 
 def text_hash(text: str) -> int:
-    """Some number, equal for equal texts."""
+    """Return a number that is equal for equal texts."""
     return zlib.crc32(text.encode())
 
 
 def word(number: int) -> str:
-    """Some token that an answer could have."""
+    """Return a token that an output could have."""
     return f" {_WORDS[number % len(_WORDS)]}"
 
 
 def blocks(text: str, tokens: int) -> list[str]:
-    """The whole pieces of so many tokens that a text begins with."""
+    """Return the full blocks of so many tokens that a text begins with."""
     size = tokens * CHARACTERS_PER_TOKEN
     return [text[end - size : end] for end in range(size, len(text) + 1, size)]
 
 
 def prefix_hashes(pieces: Iterable[str]) -> tuple[int, ...]:
-    """A name for each piece and all before it: equal for equal beginnings."""
+    """Return a name for each block and all before it: equal names mean equal prefixes."""
     digest, hashes = hashlib.blake2b(digest_size=7), []
     for piece in pieces:
         digest.update(piece.encode())
@@ -68,36 +68,36 @@ def prefix_hashes(pieces: Iterable[str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StopMatch:
-    """A stop string within an answer."""
+    """A stop string within an output."""
 
     string: str
     characters: int
-    """Of the answer before it; the string itself is not shown."""
+    """Characters of the output before it; the string itself is not shown."""
     tokens: int
-    """Of the answer up to its end."""
+    """Tokens of the output up to its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """The text that answers a prompt, as long as anybody wants to read it."""
+    """The output of a prompt, of any length."""
 
     seed: int
 
     @property
     def natural_length(self) -> int:
-        """Tokens after which it would end by itself."""
+        """Return the tokens after which it would end by itself."""
         return _MIN_LENGTH + self.seed % _LENGTH_RANGE
 
     def text(self, start: int, end: int) -> str:
-        """Tokens `start` to `end`."""
+        """Return the tokens `start` to `end` as one text."""
         return "".join(self.pieces(start, end))
 
     def pieces(self, start: int, end: int) -> list[str]:
-        """The same, one by one."""
+        """Return the tokens `start` to `end`."""
         return list(map(self._piece, range(start, end)))
 
     def first_stop(self, stops: Sequence[str], tokens: int) -> StopMatch | None:
-        """Where the first stop string appears among so many tokens."""
+        """Return the first stop string among so many tokens."""
         if not stops:
             return None
         text = self.text(0, tokens)
@@ -120,5 +120,5 @@ class GeneratedText:
 
 
 def generate_text(prompt: str, sample_index: int = 0) -> GeneratedText:
-    """Equal prompts get equal answers; who asks for several gets different ones."""
+    """Return the output of a prompt: equal for equal prompts, different for each sample."""
     return GeneratedText(zlib.crc32(prompt.encode(), sample_index))

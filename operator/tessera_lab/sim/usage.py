@@ -1,4 +1,4 @@
-"""Tokens and moments of an answer, as the engine tells them."""
+"""Token usage and timing of a response, in vLLM's fields."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ class TokenUsage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
-    """What came from the prefix cache, where it is to be told."""
+    """Prompt tokens from the prefix cache, where the server reports them."""
 
     def totals(self) -> dict[str, Any]:
         return {
@@ -23,11 +23,11 @@ class TokenUsage:
         }
 
     def chat_chunk(self) -> dict[str, Any]:
-        """In the chunks of a chat."""
+        """Return the usage in the chunks of a chat."""
         return {**self.totals(), "completion_tokens_details": None}
 
     def final_chunk(self, created: dict[str, Any]) -> dict[str, Any]:
-        """In the last chunk; `created` is what the dialect says of new cache entries."""
+        """Return the usage of the last chunk; `created` has the fields on new cache entries."""
         if self.cached_tokens is None:
             return self.totals()
         return {
@@ -36,7 +36,7 @@ class TokenUsage:
         }
 
     def full(self, created: int | None) -> dict[str, Any]:
-        """In an answer that is no stream."""
+        """Return the usage of a response that is no stream."""
         details = None
         if self.cached_tokens is not None:
             details = {
@@ -53,7 +53,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationEnd:
-    """How an answer ended."""
+    """How a sample ended."""
 
     reason: FinishReason
     stop: str | None = None
@@ -61,7 +61,7 @@ class GenerationEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Moments of one request, in seconds since it arrived; `--enable-per-request-metrics`."""
+    """Timing of one request in seconds since its arrival (`--enable-per-request-metrics`)."""
 
     started: float
     first: float
@@ -69,7 +69,7 @@ class Timing:
     tokens: int
 
     def to_milliseconds(self) -> dict[str, Any]:
-        """As the engine tells them, in milliseconds."""
+        """Return the engine's fields, in milliseconds."""
         generation = self.last - self.first
         return {
             "time_to_first_token_ms": self.first * 1e3,

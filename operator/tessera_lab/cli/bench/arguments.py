@@ -12,8 +12,8 @@ def bench(commands: Commands) -> None:
         commands,
         "bench",
         "a load test of an OpenAI-compatible server",
-        "Sends streamed requests with random prompts and tells latencies, tokens a second, what "
-        "they cost, and what to know before believing it. Ctrl-C ends it with the report so far. "
+        "Sends streamed requests with random prompts and reports latencies, throughput, cost, and "
+        "reasons to doubt them. Ctrl-C ends it with the report so far. "
         "The API key comes from TESSERA_API_KEY or a file.",
         module="tessera_lab.cli.bench.command",
     )
@@ -21,67 +21,72 @@ def bench(commands: Commands) -> None:
     _add_bench_loads(parser)
     _add_request_options(parser)
     _add_cost_options(parser)
-    parser.add_argument("--html", metavar="FILE", help="write the report with plots there, too")
     parser.add_argument(
-        "--baseline", metavar="FILE", help="an earlier report (-o json); tells what changed since"
+        "--html", metavar="FILE", help="also write the report with plots to this file"
+    )
+    parser.add_argument(
+        "--baseline", metavar="FILE", help="an earlier report (-o json) to compare with"
     )
     add_output_options(parser)
 
 
 def _add_bench_loads(parser: argparse.ArgumentParser) -> None:
-    """Which of the loads, at most one of them."""
     load_group = parser.add_argument_group("load").add_mutually_exclusive_group()
     load_group.add_argument(
-        "--concurrency", metavar="N", type=int, help="closed loop: so many at once (default: 10)"
+        "--concurrency",
+        metavar="N",
+        type=int,
+        help="closed loop: N concurrent requests (default: 10)",
     )
     load_group.add_argument(
         "--sweep", metavar="N,N,...", help="closed loop, one load after another, and the knee"
     )
     load_group.add_argument(
-        "--rate", metavar="R", type=float, help="open loop: R requests a second, Poisson arrivals"
+        "--rate", metavar="R", type=float, help="open loop: R requests per second, Poisson arrivals"
     )
     load_group.add_argument(
-        "--trace", metavar="FILE", help="open loop, recorded: CSV or Mooncake's JSON lines, or .gz"
+        "--trace",
+        metavar="FILE",
+        help="open loop: recorded arrivals, CSV or Mooncake's JSON lines, or .gz",
     )
     parser.add_argument(
         "--speed",
         metavar="X",
         type=float,
         default=1.0,
-        help="the trace X times as fast (default: %(default)s)",
+        help="play the trace X times as fast (default: %(default)s)",
     )
     parser.add_argument(
         "--prompts",
         metavar="N",
         type=int,
-        help="requests (default: 100, in a sweep at least 8 for each place; of a trace all)",
+        help="requests (default: 100, in a sweep at least 8 per concurrent one; of a trace all)",
     )
     parser.add_argument(
         "--warmup",
         metavar="N",
         type=int,
         default=10,
-        help="requests before that, which do not count (default: %(default)s)",
+        help="requests before that, which are not measured (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=float,
         default=60.0,
-        help="for a whole answer (default: %(default)s)",
+        help="limit for one request (default: %(default)s)",
     )
 
 
 def _add_request_options(parser: argparse.ArgumentParser) -> None:
-    """What they ask for."""
-    parser.add_argument("--model", metavar="NAME", help="where the server has several")
+    parser.add_argument("--model", metavar="NAME", help="the model, where the server has several")
     parser.add_argument(
         "--endpoint",
         choices=ENDPOINTS,
         default=ENDPOINTS[0],
-        help="which form of requests (default: %(default)s)",
+        help="the API to use (default: %(default)s)",
     )
-    form = "N, uniform:LEAST:MOST or lognormal:P50:P95"
+    form = "N, uniform:MIN:MAX or lognormal:P50:P95"
     parser.add_argument(
         "--input-tokens",
         metavar="LENGTHS",
@@ -92,55 +97,56 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
         "--output-tokens",
         metavar="LENGTHS",
         default="200",
-        help="the same, of answers (default: %(default)s)",
+        help="the same, for output (default: %(default)s)",
     )
     parser.add_argument(
         "--shared-prefix",
         metavar="N",
         type=int,
         default=0,
-        help="so many of the input tokens are the same in all (default: %(default)s)",
+        help="input tokens that all prompts share (default: %(default)s)",
     )
     parser.add_argument(
         "--natural-end",
         action="store_true",
-        help="answers may end before their length; without it vLLM's ignore_eos is sent",
+        help="let output end before its length; without it vLLM's ignore_eos is sent",
     )
-    parser.add_argument("--seed", metavar="N", type=int, help="of prompts and arrivals")
-    parser.add_argument("--api-key-file", metavar="FILE", help="holds the API key")
+    parser.add_argument("--seed", metavar="N", type=int, help="seed of prompts and arrivals")
+    parser.add_argument("--api-key-file", metavar="FILE", help="file with the API key")
 
 
 def _add_cost_options(parser: argparse.ArgumentParser) -> None:
-    """What the answers are held against."""
     parser.add_argument(
         "--metrics",
         metavar="URL,...",
-        help="of all engines that serve, one URL each (default: /metrics of the server)",
+        help="metrics of all engines that serve, one URL each (default: /metrics of the server)",
     )
     parser.add_argument(
         "--gpu",
         metavar="PRODUCT[/PROFILE]",
-        help="for MFU and MBU, such as NVIDIA-H100-80GB-HBM3/3g.40gb",
+        help="GPU for MFU and MBU, such as NVIDIA-H100-80GB-HBM3/3g.40gb",
     )
-    parser.add_argument("--fp8", action="store_true", help="MFU against the peak at 8 bits")
+    parser.add_argument("--fp8", action="store_true", help="MFU of the FP8 peak")
     parser.add_argument(
-        "--price", metavar="AMOUNT", help="of an hour of one GPU or slice, such as 3.50"
+        "--price", metavar="AMOUNT", help="price of an hour of one GPU or slice, such as 3.50"
     )
     parser.add_argument(
         "--gpus",
         metavar="N",
         type=int,
         default=1,
-        help="how many of them serve (default: %(default)s)",
+        help="GPUs or slices that serve (default: %(default)s)",
     )
     parser.add_argument(
-        "--currency", metavar="CODE", default="USD", help="of the price (default: %(default)s)"
+        "--currency",
+        metavar="CODE",
+        default="USD",
+        help="currency of the price (default: %(default)s)",
     )
     parser.add_argument(
         "--price-ratio",
         metavar="X",
         type=float,
         default=4.0,
-        help="how many times the price of an input token an output token is sold for "
-        "(default: %(default)s)",
+        help="price of an output token over that of an input token (default: %(default)s)",
     )

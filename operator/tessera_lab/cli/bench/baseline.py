@@ -1,4 +1,4 @@
-"""An earlier report of a load test, and what changed since then."""
+"""An earlier report of a load test, and the changes since then."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from tessera_lab.cli.bench.json import FORMAT_VERSION, KIND, Json, report_json
 from tessera_lab.cli.bench.report import BenchReport
 from tessera_lab.load.comparison import BaselineComparison, Measures, compare_loads, new_loads
 
-_LATENCIES = ("firstToken", "perToken", "answer")
+_LATENCIES = ("ttft", "tpot", "e2eLatency")
 _PERCENTILES = ("p50", "p95")
 _RATES = ("requestsPerSecond", "outputTokensPerSecond")
 # What should be equal in both, by its key.
@@ -19,7 +19,7 @@ _HINT = "make one with tessera bench URL -o json > FILE"
 
 
 def read_baseline(file: str) -> Json:
-    """The report in a file; CommandError where it is none."""
+    """Return the report in a file; raise CommandError where it has none."""
     try:
         report = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
@@ -27,21 +27,21 @@ def read_baseline(file: str) -> Json:
     except (ValueError, RecursionError):
         raise CommandError(f"--baseline {file} is not JSON; {_HINT}") from None
     if not isinstance(report, dict) or report.get("kind") != KIND:
-        raise CommandError(f"--baseline {file} is no report of tessera bench; {_HINT}")
-    if report.get("form") != FORMAT_VERSION:
+        raise CommandError(f"--baseline {file} is not a report of tessera bench; {_HINT}")
+    if report.get("formatVersion") != FORMAT_VERSION:
         raise CommandError(
-            f"--baseline {file} has form {report.get('form')}, this version reads "
-            f"{FORMAT_VERSION}; {_HINT}"
+            f"--baseline {file} has format version {report.get('formatVersion')}, this version "
+            f"reads {FORMAT_VERSION}; {_HINT}"
         )
     try:
         _measures(report)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise CommandError(f"--baseline {file} is broken off or was changed; {_HINT}") from None
+        raise CommandError(f"--baseline {file} is incomplete or was edited; {_HINT}") from None
     return report
 
 
 def compare_reports(before: Json, report: BenchReport) -> BaselineComparison:
-    """The present report held against an earlier one."""
+    """Compare the present report with an earlier one."""
     current = report_json(report)
     earlier_metrics, current_metrics = _measures(before), _measures(current)
     return BaselineComparison(
@@ -52,7 +52,7 @@ def compare_reports(before: Json, report: BenchReport) -> BaselineComparison:
 
 
 def _measures(report: Json) -> dict[str, Measures]:
-    """Of each load, by the keys of the report."""
+    """Return the metrics of each load, by the keys of the report."""
     return {str(load["load"]): dict(_load_measures(load)) for load in report["levels"]}
 
 

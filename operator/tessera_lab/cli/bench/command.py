@@ -1,4 +1,4 @@
-"""`tessera bench`: an honest load test of an OpenAI-compatible server."""
+"""`tessera bench`: a load test of an OpenAI-compatible server."""
 
 import argparse
 import asyncio
@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera_lab.cli.bench.baseline import compare_reports
@@ -37,12 +38,12 @@ from tessera_lab.load.responses import BenchResponse
 
 _INTERRUPTED = 130
 _FEW_RESPONSES = 100
-# Warm-up prompts have words of their own, which no later prompt begins with.
+# Warm-up prompts have words of their own, so that they are in no cache of the measured ones.
 _WARMUP_ROUND = -1
 
 
 def run(arguments: argparse.Namespace) -> Output:
-    """The report; 130 after Ctrl-C, 1 when no request was answered."""
+    """Run the test; the exit code is 130 after Ctrl-C and 1 when no request completed."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (hard_limit, hard_limit)
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Output:
 
 
 async def run_bench(arguments: argparse.Namespace) -> Output:
-    """The same, for who has a loop already."""
+    """Run the test in the caller's event loop."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     bench_plan = parse_plan(arguments, seed)
     report = await run_load_test(arguments, bench_plan)
@@ -71,7 +72,7 @@ async def run_bench(arguments: argparse.Namespace) -> Output:
 
 
 async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) -> BenchReport:
-    """The load put on the server, with every answer to it."""
+    """Put the load on the server and return the report with every response."""
     api = OpenAiClient(bench_plan.base, api_key(arguments), arguments.timeout)
     try:
         model = await choose_model(api, arguments.model)
@@ -137,7 +138,7 @@ class _LoadTest:
         self.stop = asyncio.Event()
 
     async def warm_up(self, load: BenchLoad, count: int) -> None:
-        """Requests like the first ones, which do not count."""
+        """Send requests like the first ones, which are not measured."""
         requests = [replace(request, arrival=0.0, blocks=None) for request in load.requests[:count]]
         runner = LoadRunner(api=self._api, meter=MetricsScraper(self._api, ()), stop=self.stop)
         concurrency = min(load.concurrency or len(requests), len(requests))
@@ -185,35 +186,32 @@ class _LoadTest:
 def _loads_within_context(
     loads: Sequence[BenchLoad], model: ServedModel
 ) -> tuple[list[BenchLoad], list[str]]:
-    """What the model can hold, and a word on what was left out."""
+    """Return the requests that fit into the model's context, and notes on those left out."""
     usable, notes = [], []
     for load in loads:
         requests = requests_within(load.requests, model.max_tokens)
         if not requests:
             request = load.requests[0]
             raise CommandError(
-                f"{model.name} holds {model.max_tokens} tokens, a prompt of {request.input_tokens} "
-                "and an "
-                f"answer of {request.output_tokens} are more: take fewer --input-tokens or "
-                "--output-tokens"
+                f"{model.name} has a context of {model.max_tokens} tokens, a request has "
+                f"{request.input_tokens} in and {request.output_tokens} out: take fewer "
+                "--input-tokens or --output-tokens"
             )
         if omitted := len(load.requests) - len(requests):
             notes.append(
-                f"{load.name}: {omitted} of {len(load.requests)} requests are longer than the "
-                "model's "
-                f"{model.max_tokens} tokens and were left out"
+                f"{load.name}: {omitted} of {counted(len(load.requests), 'request')} left out, "
+                f"longer than the model's context of {model.max_tokens} tokens"
             )
         usable.append(replace(load, requests=requests))
     return usable, notes
 
 
 def _missing_metrics(results: Sequence[LoadMetrics], bench_plan: BenchPlan) -> Iterator[str]:
-    """What could not be told, and what would tell it."""
+    """Yield what is not known, and the option that would provide it."""
     if results and not any(result.measurement.before.is_vllm for result in results):
         yield (
-            f"no vLLM counters at {', '.join(bench_plan.metrics)}: batch, preemptions, cache and "
-            "MFU are "
-            "not known; --metrics names the engines"
+            f"no vLLM metrics at {', '.join(bench_plan.metrics)}: batch, preemptions, prefix hits "
+            "and MFU are not known; give the engines' URLs with --metrics"
         )
     elif (
         results
@@ -222,12 +220,9 @@ def _missing_metrics(results: Sequence[LoadMetrics], bench_plan: BenchPlan) -> I
     ):
         yield "no MFU: vLLM estimates its work only with --enable-mfu-metrics"
     if any(0 < result.completed < _FEW_RESPONSES for result in results):
-        yield (
-            f"P99 of fewer than {_FEW_RESPONSES} answers is the slowest one; --prompts asks for "
-            "more"
-        )
+        yield (f"P99 of fewer than {_FEW_RESPONSES} requests is the slowest one; raise --prompts")
     if bench_plan.price is None:
-        yield "no prices: --price AMOUNT tells what an hour of the GPU costs"
+        yield "no cost: give the price of a GPU hour with --price"
 
 
 def _progress(name: str) -> Callable[[LoadRunner], None]:
@@ -236,8 +231,8 @@ def _progress(name: str) -> Callable[[LoadRunner], None]:
         tokens = sum(response.output_tokens for response in runner.responses)
         seconds = max(runner.api.now - runner.started_at, 1e-9)
         sys.stderr.write(
-            f"\r\x1b[K{name}: {len(runner.responses)}/{runner.total} answers, {failed} failed, "
-            f"{runner.in_flight} under way, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
+            f"\r\x1b[K{name}: {len(runner.responses)}/{runner.total} responses, {failed} failed, "
+            f"{runner.in_flight} in flight, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
         )
         sys.stderr.flush()
 
@@ -246,7 +241,7 @@ def _progress(name: str) -> Callable[[LoadRunner], None]:
 
 @contextmanager
 def _stop_on_interrupt(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C ends the test with the report so far, a second one ends the program at once."""
+    """Let Ctrl-C end the test with the report so far; a second one exits at once."""
 
     def interrupted() -> None:
         if stop.is_set():

@@ -1,8 +1,9 @@
-"""The report of a load test as one HTML file that needs nothing else."""
+"""The report of a load test as one self-contained HTML file."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from tessera.api.text import counted
 from tessera.cli.text import format_time
 from tessera_lab.cli.bench.plots import Plot, PlotSeries, Points, svg, thin_out
 from tessera_lab.cli.bench.report import (
@@ -18,7 +19,7 @@ from tessera_lab.load.engine_metrics import RUNNING, WAITING
 from tessera_lab.load.load_metrics import LoadMetrics
 from tessera_lab.load.responses import BenchResponse
 
-# Loads in one plot; more lines cannot be told apart.
+# Loads in one plot; more lines cannot be distinguished.
 _MAX_LINES = 8
 _BINS = 50
 _STYLE = """
@@ -39,7 +40,7 @@ svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--fore)
 
 
 def render_html(report: BenchReport) -> str:
-    """The whole file."""
+    """Return the whole file."""
     title = escape(f"Load test of {report.title}")
     return "\n".join(
         (
@@ -63,31 +64,31 @@ def render_html(report: BenchReport) -> str:
 
 
 def plots(report: BenchReport) -> Iterator[Plot]:
-    """Of a sweep what it is about first, then how latencies are spread and went over time."""
+    """Yield the plots of a sweep first, then the distributions of latencies and their course."""
     if report.is_sweep:
         yield from _sweep(report)
     named_results = [
-        (result, f"{result.measurement.name} at once" if report.is_sweep else "")
+        (result, f"{result.measurement.name} concurrent" if report.is_sweep else "")
         for result in report.results[:_MAX_LINES]
     ]
     yield Plot(
-        title="Time to first token",
+        title="Time to first token (TTFT)",
         x_label="seconds",
-        y_label="share of answers, %",
+        y_label="share of responses, %",
         series=[_cumulative(_ttfts(result), name) for result, name in named_results],
         legend_below=True,
     )
     yield Plot(
-        title="Time between tokens, mean of each answer",
+        title="Time per output token (TPOT)",
         x_label="milliseconds",
-        y_label="share of answers, %",
+        y_label="share of responses, %",
         series=[_cumulative(_tpots(result), name) for result, name in named_results],
         legend_below=True,
     )
     yield Plot(
-        title="Whole answers",
+        title="End-to-end latency",
         x_label="seconds",
-        y_label="share of answers, %",
+        y_label="share of responses, %",
         series=[_cumulative(_end_to_end(result), name) for result, name in named_results],
         legend_below=True,
     )
@@ -100,16 +101,16 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
     mark = (float(report.knee.concurrency), "knee") if report.knee else None
     concurrencies = [float(result.measurement.concurrency or 0) for result in results]
     yield Plot(
-        title="Output tokens a second by load",
-        x_label="requests at once",
+        title="Output tokens per second by load",
+        x_label="concurrent requests",
         y_label="tokens/s",
         series=[
             PlotSeries(
-                name="over the whole load",
+                name="whole load",
                 points=_line(concurrencies, [result.output_per_second for result in results]),
             ),
             PlotSeries(
-                name="while all places are taken",
+                name="saturated",
                 points=_line(
                     concurrencies, [result.saturated_output_per_second for result in results]
                 ),
@@ -118,15 +119,15 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
         mark=mark,
     )
     yield Plot(
-        title="Time to first token by load",
-        x_label="requests at once",
+        title="TTFT by load",
+        x_label="concurrent requests",
         y_label="seconds",
         series=_percentiles(concurrencies, [result.latencies.ttft for result in results], 1),
         mark=mark,
     )
     yield Plot(
-        title="Time between tokens by load",
-        x_label="requests at once",
+        title="TPOT by load",
+        x_label="concurrent requests",
         y_label="milliseconds",
         series=_percentiles(concurrencies, [result.latencies.tpot for result in results], 1000),
         mark=mark,
@@ -136,8 +137,8 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
     ]
     known = [(user, total, name) for user, total, name in users if user is not None]
     yield Plot(
-        title="What a user gets against what the server gives",
-        x_label="tokens/s of a user (median)",
+        title="Throughput per user and of the server",
+        x_label="tokens/s per user (median)",
         y_label="tokens/s of the server",
         series=[PlotSeries(name="", points=[(user, total) for user, total, _ in known])],
         labels=known,
@@ -153,12 +154,12 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
     ]
     failed = [response for response in measurement.responses if not response.complete]
     yield Plot(
-        title="First tokens over time",
-        x_label="seconds from the begin to the request",
-        y_label="seconds to the first token; 0 for failures",
+        title="TTFT over time",
+        x_label="seconds from the start to the request",
+        y_label="TTFT, seconds; 0 for failures",
         series=[
             PlotSeries(
-                name="whole answers",
+                name="completed",
                 points=[
                     (response.due_at - measurement.started_at, response.ttft or 0.0)
                     for response in complete
@@ -174,7 +175,7 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
         ],
     )
     yield Plot(
-        title="Tokens over time",
+        title="Throughput over time",
         x_label="seconds",
         y_label="output tokens/s",
         series=[
@@ -185,7 +186,7 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
         ],
     )
     yield Plot(
-        title="The engine over time",
+        title="Engine queue over time",
         x_label="seconds",
         y_label="requests",
         series=[
@@ -203,7 +204,7 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
 
 
 def _rates(responses: Sequence[BenchResponse], began: float, seconds: float) -> Points:
-    """Output tokens a second in equal parts of the time."""
+    """Return output tokens per second in equal intervals."""
     width = seconds / _BINS
     bins = [0.0] * _BINS
     for response in responses:
@@ -287,12 +288,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _head(report: BenchReport) -> Iterator[str]:
     yield (
-        f"<p>{escape(report.description)}; seed {report.seed}, {report.warmup} requests before did "
-        "not "
-        f"count. {format_time(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
+        f"<p>{escape(report.description)}; seed {report.seed}, "
+        f"{counted(report.warmup, 'warm-up request')} not measured. "
+        f"{format_time(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
     )
     if report.interrupted:
-        yield '<p class="stopped">Interrupted: this is what was measured until then.</p>'
+        yield '<p class="stopped">Interrupted: figures are those of the requests up to then.</p>'
 
 
 def _foot(report: BenchReport) -> Iterator[str]:

@@ -15,12 +15,12 @@ from tessera_lab.load.token_cost import TokenCost
 
 Json = dict[str, Any]
 KIND = "TesseraBench"
-# Counts changes of the form that a reader of an older one would not understand.
-FORMAT_VERSION = 1
+# Raised by changes that readers of an older version would not understand.
+FORMAT_VERSION = 2
 
 
 def as_json(report: BenchReport) -> str:
-    """Everything with all digits; what is not known is null."""
+    """Return everything with all digits; unknown values are null."""
     return json.dumps(report_json(report), indent=2) + "\n"
 
 
@@ -28,7 +28,7 @@ def report_json(report: BenchReport) -> Json:
     price, peaks, knee = report.price, report.peaks, report.knee
     return {
         "kind": KIND,
-        "form": FORMAT_VERSION,
+        "formatVersion": FORMAT_VERSION,
         "tessera": report.tessera,
         "at": report.at.isoformat(),
         "url": report.url,
@@ -44,7 +44,7 @@ def report_json(report: BenchReport) -> Json:
         "price": {
             "perHour": str(price.per_hour.rounded(9)),
             "currency": price.per_hour.currency,
-            "outputOverInput": str(price.output_input_ratio),
+            "outputInputRatio": str(price.output_input_ratio),
         }
         if price
         else None,
@@ -64,7 +64,7 @@ def _comparison(comparison: BaselineComparison) -> Json:
     return {
         "at": comparison.at,
         "changes": [{**asdict(change), "share": change.share} for change in comparison.changes],
-        "doubts": list(comparison.caveats),
+        "caveats": list(comparison.caveats),
     }
 
 
@@ -75,7 +75,7 @@ def _result_json(result: LoadMetrics, warnings: Sequence[str]) -> Json:
         "concurrency": measurement.concurrency,
         "seconds": measurement.seconds,
         "requests": {
-            "whole": result.completed,
+            "completed": result.completed,
             "failed": dict(result.failures),
             "unfinished": measurement.unfinished,
         },
@@ -88,28 +88,28 @@ def _result_json(result: LoadMetrics, warnings: Sequence[str]) -> Json:
         "cachedShare": result.cached_share,
         "requestsPerSecond": result.requests_per_second,
         "outputTokensPerSecond": result.output_per_second,
-        "outputTokensPerSecondWhileFull": result.saturated_output_per_second,
+        "saturatedOutputTokensPerSecond": result.saturated_output_per_second,
         "totalTokensPerSecond": result.total_per_second,
         "tokensPerSecondPerUser": result.per_user,
-        "held": result.mean_concurrency,
-        "boundBy": str(result.bottleneck),
+        "meanConcurrency": result.mean_concurrency,
+        "bottleneck": str(result.bottleneck),
         "latencySeconds": {
-            "firstToken": _distribution(latencies.ttft),
-            "perToken": _distribution(latencies.tpot),
-            "gap": _distribution(latencies.chunk_gap),
-            "answer": _distribution(latencies.end_to_end),
+            "ttft": _distribution(latencies.ttft),
+            "tpot": _distribution(latencies.tpot),
+            "itl": _distribution(latencies.itl),
+            "e2eLatency": _distribution(latencies.end_to_end),
         },
-        "engine": {**_camel(asdict(result.activity)), "trusted": result.counters_match}
+        "engine": {**_camel(asdict(result.activity)), "countersMatch": result.counters_match}
         if result.activity
         else None,
         "cost": _cost(result.cost),
         "client": _camel(asdict(result.client)),
-        "cautions": list(warnings),
+        "warnings": list(warnings),
     }
 
 
 def _examples(result: LoadMetrics) -> Json:
-    """What the server said to the first failure of each kind."""
+    """Return the server's message of the first failure of each kind."""
     examples: Json = {}
     for response in result.measurement.responses:
         if response.failure:
@@ -139,7 +139,7 @@ def _cost(cost: TokenCost | None) -> Json | None:
 
 
 def _camel(named: Json) -> Json:
-    """Keys as the wire writes them."""
+    """Return the values with camelCase keys."""
     return {
         first + "".join(word.capitalize() for word in rest): value
         for first, *rest, value in ((*name.split("_"), value) for name, value in named.items())

@@ -1,4 +1,4 @@
-"""What the options of `tessera bench` ask for; every wrong one is a sentence with its mend."""
+"""The options of `tessera bench` as a plan; every invalid one is a sentence with its fix."""
 
 import argparse
 import math
@@ -23,28 +23,28 @@ from tessera_lab.load.token_cost import HourlyPrice
 
 _CONCURRENCY = 10
 _PROMPTS = 100
-# Requests of a sweep, so that the time while all places are taken is the greater part.
+# Requests per concurrent one in a sweep, so that most of the time is at full concurrency.
 _SWEEP_REQUESTS_PER_SLOT = 8
 _MAX_CONCURRENCY = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchLoad:
-    """One load to be put on the server."""
+    """One load for the server."""
 
     name: str
     concurrency: int | None
-    """None where each request has its own arrival."""
+    """None in an open loop, where each request has its own arrival."""
     requests: list[BenchRequest]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchPlan:
-    """A test before it begins."""
+    """A test before it starts."""
 
     base: str
     metrics: tuple[str, ...]
-    """Of each engine."""
+    """Metrics URLs, one per engine."""
     loads: tuple[BenchLoad, ...]
     description: str
     """The load in words."""
@@ -57,11 +57,11 @@ class BenchPlan:
 
 
 def parse_plan(arguments: argparse.Namespace, seed: int) -> BenchPlan:
-    """CommandError where the options cannot be carried out."""
+    """Return the plan; raise CommandError for invalid options."""
     for option, minimum in (("prompts", 1), ("concurrency", 1), ("warmup", 0), ("gpus", 1)):
         value = getattr(arguments, option)
         if value is not None and not minimum <= value <= 10**7:
-            raise CommandError(f"--{option} {value}: write a number from {minimum} on")
+            raise CommandError(f"--{option} {value}: write a number of at least {minimum}")
     for option in ("timeout", "rate", "speed", "price_ratio"):
         value = getattr(arguments, option)
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -93,7 +93,9 @@ def api_key(arguments: argparse.Namespace) -> str | None:
         if not key_text:
             raise CommandError(f"--api-key-file {arguments.api_key_file} is empty")
     if not key_text.isprintable() or not key_text.isascii():
-        raise CommandError("the API key has characters that no header may have: is it one line?")
+        raise CommandError(
+            "the API key has characters that are not allowed in a header: is it one line?"
+        )
     return key_text or None
 
 
@@ -114,7 +116,7 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
     length_pair = _length_distributions(arguments)
     count = arguments.prompts or _PROMPTS
     description = f"{arguments.input_tokens} tokens in, {arguments.output_tokens} out"
-    description += f", the first {arguments.shared_prefix} the same in all" * bool(
+    description += f", {arguments.shared_prefix} of them a shared prefix" * bool(
         arguments.shared_prefix
     )
     if arguments.rate:
@@ -137,7 +139,7 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
         )
         for concurrency in concurrencies
     )
-    return loads, f"closed loop, {arguments.sweep or concurrencies[0]} at once; {description}"
+    return loads, f"closed loop, concurrency {arguments.sweep or concurrencies[0]}; {description}"
 
 
 def _length_distributions(
@@ -149,7 +151,7 @@ def _length_distributions(
     ):
         raise CommandError(
             f"--shared-prefix {arguments.shared_prefix} leaves prompts of {inputs.low:g} tokens "
-            "nothing of their own: take fewer, or more --input-tokens"
+            "no part of their own: take fewer, or more --input-tokens"
         )
     return inputs, parse_lengths("--output-tokens", arguments.output_tokens)
 
@@ -170,14 +172,14 @@ def _peaks(arguments: argparse.Namespace) -> HardwarePeaks | None:
     product = products().get(name)
     if product is None:
         nearest = ", ".join(nearest_products(name))
-        raise CommandError(f"--gpu {name} is not known; known are {nearest}")
+        raise CommandError(f"--gpu {name} is not known; did you mean {nearest}")
     hardware = slice_hardware(product, profile) if profile else whole_gpu_hardware(product, 1)
     if hardware is None:
         known = ", ".join(mig_slice.profile for mig_slice in product.slices)
         raise CommandError(f"--gpu {arguments.gpu}: {name} has no {profile}, but {known}")
     gpu_peaks = hardware_peaks(hardware, fp8=arguments.fp8)
     if gpu_peaks is None:
-        raise CommandError(f"--fp8: {name} does not compute at 8 bits; leave it out")
+        raise CommandError(f"--fp8: {name} has no FP8; leave it out")
     return gpu_peaks
 
 
@@ -197,10 +199,10 @@ def _price(arguments: argparse.Namespace) -> HourlyPrice | None:
 
 
 def _writable(file: str | None) -> Path | None:
-    """Before the test, since it would be a pity afterwards."""
+    """Check that the file can be written before the test, not after it."""
     if file is None:
         return None
     path = Path(file).expanduser()
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"--html {file} cannot be written: give a file in a folder of yours")
+        raise CommandError(f"--html {file} cannot be written: give a file in a writable folder")
     return path

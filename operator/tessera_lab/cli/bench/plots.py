@@ -1,4 +1,4 @@
-"""Plots as inline SVG: axes, lines, dots and a legend, nothing more."""
+"""Plots as inline SVG: axes, lines, dots and a legend."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
-# Of a line; more cannot be told apart at this width.
+# Points of a line; more cannot be distinguished at this width.
 _MAX_POINTS = 600
 COLORS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#57534e")
 
@@ -26,21 +26,21 @@ class PlotSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """Both axes begin at zero, so that no difference looks greater than it is."""
+    """A plot whose axes begin at zero, so that no difference looks larger than it is."""
 
     title: str
     x_label: str
     y_label: str
     series: Sequence[PlotSeries]
     mark: tuple[float, str] | None = None
-    """A place on the axis that is named by a vertical line."""
+    """A position on the x axis and the label of its vertical line."""
     legend_below: bool = False
-    """The legend stands at the right and below, where rising lines leave room."""
+    """Whether the legend is at the bottom right, where rising lines leave space."""
     labels: Sequence[tuple[float, float, str]] = field(default=())
 
 
 def svg(plot: Plot) -> str:
-    """Empty without any point."""
+    """Return the plot, or nothing when it has no points."""
     points = [point for series in plot.series for point in series.points]
     if not points:
         return ""
@@ -61,7 +61,8 @@ def svg(plot: Plot) -> str:
 
 
 def ticks(top: float, about: int = 5) -> list[float]:
-    """From zero in steps of 1, 2 or 5 times a power of ten, the last at or above `top`."""
+    """Return ticks from zero in steps of 1, 2 or 5 times a power of ten, the last at or above
+    `top`."""
     rough = top / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * size for size in (1, 2, 5, 10) if power * size >= rough * (1 - 1e-9))
@@ -70,7 +71,7 @@ def ticks(top: float, about: int = 5) -> list[float]:
 
 
 def thin_out(points: Points, max_points: int = _MAX_POINTS) -> Points:
-    """Evenly fewer points, with the first and the last."""
+    """Return evenly fewer points, with the first and the last."""
     if len(points) <= max_points:
         return points
     step = (len(points) - 1) / (max_points - 1)
@@ -78,7 +79,7 @@ def thin_out(points: Points, max_points: int = _MAX_POINTS) -> Points:
 
 
 class _Frame:
-    """From values to places in the picture."""
+    """Maps values to pixels."""
 
     def __init__(self, x_maximum: float, y_maximum: float) -> None:
         self.x_ticks, self.y_ticks = ticks(x_maximum), ticks(y_maximum)

@@ -1,4 +1,4 @@
-"""Prompts of given lengths that no cache knows, the same for the same seed."""
+"""Prompts of given lengths that no cache has seen, equal for equal seeds."""
 
 import math
 import random
@@ -45,7 +45,7 @@ _P95_SIGMAS = 1.6448536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthDistribution:
-    """How many tokens: `512`, `uniform:100:900` or `lognormal:P50:P95`."""
+    """A distribution of lengths: `512`, `uniform:100:900` or `lognormal:P50:P95`."""
 
     kind: str
     low: float
@@ -61,14 +61,14 @@ class LengthDistribution:
 
 
 def parse_lengths(option: str, text: str) -> LengthDistribution:
-    """What the user wrote; CommandError with the forms that there are."""
+    """Return the distribution; raise CommandError with the known forms."""
     if re.fullmatch(r"[1-9]\d{0,6}", text):
         return LengthDistribution(kind="fixed", low=int(text), high=int(text))
     matched = re.fullmatch(r"(uniform|lognormal):([1-9]\d{0,6}):([1-9]\d{0,6})", text)
     if matched and int(matched[2]) <= int(matched[3]):
         return LengthDistribution(kind=matched[1], low=int(matched[2]), high=int(matched[3]))
     raise CommandError(
-        f"{option} {text}: write a number (512), uniform:LEAST:MOST (uniform:100:900) or "
+        f"{option} {text}: write a number (512), uniform:MIN:MAX (uniform:100:900) or "
         "lognormal:P50:P95 (lognormal:400:1600)"
     )
 
@@ -81,7 +81,7 @@ def draw_requests(
     shared_tokens: int,
     rate: float | None,
 ) -> list[BenchRequest]:
-    """Requests with drawn lengths, and Poisson arrivals where there is a rate."""
+    """Return requests with drawn lengths, and Poisson arrivals where there is a rate."""
     rng, arrival, requests = random.Random(f"{seed} jobs"), 0.0, []  # noqa: S311 - no secret
     for number in range(count):
         arrival += rng.expovariate(rate) if rate else 0.0
@@ -98,10 +98,10 @@ def draw_requests(
 
 @dataclass(frozen=True, slots=True)
 class TokenRatio:
-    """How this server's tokens come of words, as two requests have shown."""
+    """Tokens of this server per word, as two requests have shown."""
 
     overhead: float = 0.0
-    """Tokens of the chat's own form."""
+    """Tokens of the chat template."""
     per_word: float = 1.0
 
     def word_count(self, tokens: int) -> int:
@@ -109,7 +109,7 @@ class TokenRatio:
 
 
 def token_ratio(short: tuple[int, int], long: tuple[int, int]) -> TokenRatio:
-    """From (words, tokens) of two prompts."""
+    """Return the ratio from (words, tokens) of two prompts."""
     per_word = (long[1] - short[1]) / (long[0] - short[0])
     if per_word <= 0:
         return TokenRatio()
@@ -123,10 +123,7 @@ class PromptGenerator:
         self._seed, self._token_ratio = seed, ratio
 
     def text(self, request: BenchRequest, round_: int = 0) -> str:
-        """Of a trace the blocks; else words of its own after what all have in common.
-
-        Each round of a sweep has words of its own, so that it finds nothing in the cache.
-        """
+        """Return the text of a trace's blocks; else the shared prefix and words of its own."""
         if request.blocks is not None:
             return " ".join(self._blocks(request))
         count, common = self._token_ratio.word_count(request.input_tokens), 0
@@ -153,6 +150,6 @@ class PromptGenerator:
 
 
 def random_words(seed: str, count: int) -> str:
-    """Words of a seed; fewer of the same seed are the begin of more."""
+    """Return words drawn by a seed; a smaller count gives the beginning of a larger one."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     return " ".join(rng.choices(WORDS, k=count))

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tessera.api.text import counted
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
 from tessera.domain.perf.utilization import HardwarePeaks
@@ -20,7 +21,7 @@ PERCENTILES = "nearest rank: the ceil(p n / 100)-th of n values in order, always
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """Everything that is shown."""
+    """A finished load test."""
 
     tessera: str
     at: datetime
@@ -34,7 +35,7 @@ class BenchReport:
     timeout_seconds: float
     results: tuple[LoadMetrics, ...]
     warnings: tuple[tuple[str, ...], ...]
-    """Of each load."""
+    """Warnings of each load."""
     knee: Knee | None
     is_sweep: bool
     peaks: HardwarePeaks | None
@@ -42,7 +43,7 @@ class BenchReport:
     interrupted: bool
     notes: tuple[str, ...]
     comparison: BaselineComparison | None = None
-    """An earlier report to which this one is compared."""
+    """The changes since an earlier report."""
 
     @property
     def title(self) -> str:
@@ -50,15 +51,18 @@ class BenchReport:
 
 
 def as_text(report: BenchReport) -> str:
-    """Tables for a terminal."""
+    """Return tables for a terminal."""
     return "\n".join(_lines(report)) + "\n"
 
 
 def _lines(report: BenchReport) -> Iterator[str]:
     yield f"{report.title}, {format_time(report.at)} UTC"
-    yield f"{report.description}; seed {report.seed}, {report.warmup} requests before did not count"
+    yield (
+        f"{report.description}; seed {report.seed}, "
+        f"{counted(report.warmup, 'warm-up request')} not measured"
+    )
     if report.interrupted:
-        yield "INTERRUPTED: this is what was measured until then"
+        yield "INTERRUPTED: the figures are those of the requests up to then"
     for head, rows in tables(report):
         yield ""
         yield from table(head, rows)
@@ -73,24 +77,24 @@ ReportTable = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def tables(report: BenchReport) -> Iterator[ReportTable]:
-    """Throughput and latency never stand without each other."""
+    """Yield all tables; throughput and latency always come together."""
     results = report.results
     yield (
         (
-            *("LOAD", "WHOLE", "FAILED", "SECONDS", "HELD", "REQ/S", "OUT TOK/S", "WHILE FULL"),
-            *("ALL TOK/S", "A USER", "BOUND BY"),
+            *("LOAD", "COMPLETED", "FAILED", "SECONDS", "CONCURRENCY", "REQ/S", "OUT TOK/S"),
+            *("SATURATED TOK/S", "TOTAL TOK/S", "TOK/S/USER", "BOTTLENECK"),
         ),
         [_throughput(result) for result in results],
     )
     yield (
-        ("LOAD", "LATENCY", "MEAN", "P50", "P90", "P95", "P99", "MOST"),
+        ("LOAD", "LATENCY", "MEAN", "P50", "P90", "P95", "P99", "MAX"),
         [row for result in results for row in _latency(result)],
     )
     if any(result.activity for result in results):
         yield (
             (
-                *("LOAD", "BATCH", "RUNNING", "QUEUED", "PREEMPTED", "KV AT MOST"),
-                *("CACHE HITS", "MFU", "MBU"),
+                *("LOAD", "BATCH", "RUNNING", "QUEUED", "PREEMPTED", "MAX KV USAGE"),
+                *("PREFIX HITS", "MFU", "MBU"),
             ),
             [_engine(result.measurement.name, result.activity) for result in results],
         )
@@ -98,8 +102,8 @@ def tables(report: BenchReport) -> Iterator[ReportTable]:
         ratio, code = report.price.output_input_ratio, report.price.per_hour.currency
         yield (
             (
-                *("LOAD", f"{code}/M OUT", f"{code}/M ALL", f"{code}/M OUT, IN AT 1/{ratio:f}"),
-                *(f"OUT TOK/{code}", f"ALL TOK/{code}", "THIS RUN"),
+                *("LOAD", f"{code}/M OUT", f"{code}/M TOTAL", f"{code}/M OUT, IN AT 1/{ratio:f}"),
+                *(f"OUT TOK/{code}", f"TOTAL TOK/{code}", "RUN COST"),
             ),
             [_money(result.measurement.name, result.cost) for result in results],
         )
@@ -111,24 +115,24 @@ def tables(report: BenchReport) -> Iterator[ReportTable]:
 
 
 def knee_lines(report: BenchReport) -> Iterator[str]:
-    """Where the knee of a sweep is, and by which rule."""
+    """Yield the knee of a sweep and its rule."""
     if not report.is_sweep:
         return
     if report.knee is None:
         yield (
-            "Knee: not to be told; it needs three loads without failures, and one below the best"
+            "Knee: not enough data; it needs three loads without failures, and one below the best"
         )
     elif report.knee.passed:
-        yield f"Knee: {report.knee.concurrency} at once. It is {KNEE_RULE}."
+        yield f"Knee: {counted(report.knee.concurrency, 'concurrent request')}. It is {KNEE_RULE}."
     else:
         yield (
-            f"Knee: {report.knee.concurrency} at once or beyond, which was the greatest load. It "
-            f"is {KNEE_RULE}."
+            f"Knee: {report.knee.concurrency} concurrent requests or more; no higher load was "
+            f"tried. It is {KNEE_RULE}."
         )
 
 
 def client_lines(report: BenchReport) -> Iterator[str]:
-    """The client's own limit, at the busiest load."""
+    """Yield the client's own limit, at its busiest load."""
     clients = [
         result.client for result in report.results if result.client.cpu_ms_per_request is not None
     ]
@@ -136,15 +140,15 @@ def client_lines(report: BenchReport) -> Iterator[str]:
         return
     client = max(clients, key=lambda result: result.cpu_share)
     yield (
-        f"Client: {client.cpu_share:.0%} of a processor, {client.cpu_ms_per_request:.2f} ms a "
-        f"request ({client.cpu_us_per_chunk or 0:.0f} us a chunk); it would be the limit at about "
-        f"{client.requests_per_second or 0:.0f} such requests/s. Sent late by at most "
-        f"{client.late_seconds * 1e3:.1f} ms (P95)."
+        f"Client: {client.cpu_share:.0%} of a core, {client.cpu_ms_per_request:.2f} ms per request "
+        f"({client.cpu_us_per_chunk or 0:.0f} us per chunk), so its limit is about "
+        f"{client.requests_per_second or 0:.0f} such requests/s. Requests were sent up to "
+        f"{client.late_seconds * 1e3:.1f} ms late (P95)."
     )
 
 
 def all_notes(report: BenchReport) -> Iterator[str]:
-    """Cautions with their load where there are several, then what is missing."""
+    """Yield warnings, with their load where there are several, then what is missing."""
     for result, warnings in zip(report.results, report.warnings, strict=True):
         prefix = f"load {result.measurement.name}: " if report.is_sweep else ""
         yield from (prefix + warning for warning in warnings)
@@ -173,10 +177,10 @@ def _throughput(result: LoadMetrics) -> list[str]:
 def _latency(result: LoadMetrics) -> Iterator[list[str]]:
     latencies = result.latencies
     for name, distribution in (
-        ("first token", latencies.ttft),
-        ("between tokens", latencies.tpot),
-        ("gap of chunks", latencies.chunk_gap),
-        ("whole answer", latencies.end_to_end),
+        ("TTFT", latencies.ttft),
+        ("TPOT", latencies.tpot),
+        ("ITL", latencies.itl),
+        ("E2E", latencies.end_to_end),
     ):
         yield [result.measurement.name, name, *_distribution_cells(distribution)]
 
@@ -196,7 +200,7 @@ def _distribution_cells(distribution: Distribution | None) -> list[str]:
 
 
 def format_seconds(seconds: float) -> str:
-    """Three digits or so, in the unit that suits."""
+    """Return about three digits in a suitable unit."""
     if seconds < 0.01:
         return f"{seconds * 1e3:.2f} ms"
     if seconds < 1:
@@ -235,14 +239,14 @@ def _money(name: str, cost: TokenCost | None) -> list[str]:
 
 
 _SECONDS = {
-    "firstToken": "first token",
-    "perToken": "between tokens",
-    "answer": "whole answer",
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "e2eLatency": "E2E",
 }
 _RATES = {
     "requestsPerSecond": ("requests/s", ".2f"),
     "outputTokensPerSecond": ("output tokens/s", ".0f"),
-    "perMillionOutput": ("price of a million output tokens", ".4f"),
+    "perMillionOutput": ("cost of a million output tokens", ".4f"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Sending the requests of a load test: so many at once, or when they are due."""
+"""Sends the requests of a load test: with fixed concurrency, or when they are due."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ SendRequest: TypeAlias = Callable[[BenchRequest, float | None], Coroutine[Any, A
 
 
 class MetricsScraper:
-    """`/metrics` of all engines together; a look is empty when one of them cannot be had."""
+    """`/metrics` of all engines together; a snapshot is empty when one of them is unavailable."""
 
     def __init__(self, api: OpenAiClient, urls: Sequence[str]) -> None:
         self._api, self._urls = api, urls
@@ -39,13 +39,13 @@ class MetricsScraper:
 
 @dataclass(kw_only=True)
 class LoadRunner:
-    """One load under way; `stop` is set when the user has had enough."""
+    """One load in progress; `stop` is set when the user interrupts it."""
 
     api: OpenAiClient
     meter: MetricsScraper
     stop: asyncio.Event
     scrape_seconds: float = 1.0
-    """Between two looks at the engine."""
+    """Interval between two scrapes of the engine."""
     progress: Callable[["LoadRunner"], None] | None = None
     total: int = 0
     responses: list[BenchResponse] = field(default_factory=list)
@@ -56,7 +56,7 @@ class LoadRunner:
     async def run_closed_loop(
         self, name: str, requests: Sequence[BenchRequest], concurrency: int, send: SendRequest
     ) -> LoadMeasurement:
-        """Always as many at once as asked for: each answer makes room for the next request."""
+        """Keep so many requests in flight: each response starts the next request."""
         remaining = iter(requests)
         self.total = len(requests)
 
@@ -73,7 +73,7 @@ class LoadRunner:
     async def run_open_loop(
         self, name: str, requests: Sequence[BenchRequest], send: SendRequest
     ) -> LoadMeasurement:
-        """Each when it is due, whatever became of those before it."""
+        """Send each request when it is due, independent of those before it."""
         self.total = len(requests)
 
         async def send_when_due(tasks: asyncio.TaskGroup) -> None:
@@ -132,7 +132,7 @@ class LoadRunner:
             self.in_flight -= 1
 
     async def _wait_until(self, at: float) -> None:
-        """The moment, or the user's stop; a moment that has passed still lets others run."""
+        """Wait for the moment, or for the interrupt; a past moment still yields to other tasks."""
         wait = at - self.api.now
         if wait <= 0:
             await asyncio.sleep(0)

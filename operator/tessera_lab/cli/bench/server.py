@@ -1,4 +1,4 @@
-"""What has to be known of a server before it is put under load."""
+"""What a load test has to know of a server first."""
 
 import difflib
 import json
@@ -18,13 +18,13 @@ _KEY = (
     "put the API key into TESSERA_API_KEY, or into a file for --api-key-file; it is never an "
     "argument, which others on the machine could read"
 )
-# Words of the two requests that show how long a word is.
+# Words of the two requests that measure tokens per word.
 _SHORT, _LONG = 32, 288
 _PROBE_TOKENS = 8
 
 
 def base_url(url: str) -> str:
-    """The URL without `/v1`; CommandError when it is none."""
+    """Return the URL without `/v1`; raise CommandError when it is none."""
     parts = urlsplit(url)
     try:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -39,15 +39,15 @@ def base_url(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """What `/v1/models` offers."""
+    """A model that `/v1/models` lists."""
 
     name: str
     max_tokens: int | None
-    """Tokens of prompt and answer together, where the server says it."""
+    """Tokens of prompt and output together, where the server says it."""
 
 
 async def choose_model(api: OpenAiClient, name: str | None) -> ServedModel:
-    """The model to ask; CommandError with those that there are."""
+    """Return the model to test; raise CommandError with those that exist."""
     models = await _list_models(api)
     names = [model.name for model in models]
     if name is not None:
@@ -57,7 +57,9 @@ async def choose_model(api: OpenAiClient, name: str | None) -> ServedModel:
         nearest = difflib.get_close_matches(name, names) or names
         raise CommandError(f"{api.base} has no model {name}; it has {', '.join(nearest)}")
     if len(models) != 1:
-        raise CommandError(f"which model? --model one of {', '.join(names)}")
+        raise CommandError(
+            f"{api.base} has several models: set --model to one of {', '.join(names)}"
+        )
     return models[0]
 
 
@@ -67,11 +69,11 @@ async def _list_models(api: OpenAiClient) -> list[ServedModel]:
         status, body = await api.get(url)
     except ServerError as error:
         raise CommandError(
-            f"{api.base} does not answer: {error}. Is the server up, and are host and port right? "
+            f"{api.base} does not respond: {error}. Is the server up, and are host and port right? "
             f"Try curl {url}"
         ) from error
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise CommandError(f"{api.base} does not let us in ({status}): {_KEY}")
+        raise CommandError(f"{api.base} refuses access ({status}): {_KEY}")
     try:
         if status != HTTPStatus.OK:
             raise ValueError
@@ -81,8 +83,8 @@ async def _list_models(api: OpenAiClient) -> list[ServedModel]:
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CommandError(
-            f"{api.base} is no OpenAI API: GET /v1/models answers {status} "
-            f"{body[:80].decode(errors='replace').strip()!r}. Give the URL that stands before /v1"
+            f"{api.base} is not an OpenAI API: GET /v1/models returns {status} "
+            f"{body[:80].decode(errors='replace').strip()!r}. Give the URL before /v1"
         ) from None
     if not models:
         raise CommandError(f"{api.base} serves no model: GET /v1/models lists none")
@@ -95,7 +97,7 @@ def _positive_int(value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFormat:
-    """How requests are written."""
+    """The format of requests."""
 
     path: str = CHAT
     model: str
@@ -103,7 +105,7 @@ class RequestFormat:
     usage: bool = True
 
     def body(self, text: str, tokens: int) -> Mapping[str, Any]:
-        """One streamed request."""
+        """Return the body of one streamed request."""
         prompt: dict[str, Any] = {"prompt": text}
         if self.path == CHAT:
             prompt = {"messages": [{"role": "user", "content": text}]}
@@ -122,9 +124,9 @@ class RequestFormat:
 async def probe_server(
     api: OpenAiClient, request_format: RequestFormat, seed: int
 ) -> tuple[RequestFormat, TokenRatio]:
-    """Two short requests show whether it answers, whether it tells usage, and how long words are.
+    """Send two short requests: do they complete, with usage, and how many tokens has a word?
 
-    CommandError with what to change when it does not answer.
+    Raises CommandError with what to change when they do not complete.
     """
     short = await _probe(api, request_format, seed, _SHORT)
     if request_format.usage and short.failure == "Http400" and "stream_options" in short.detail:
@@ -154,7 +156,7 @@ def _require_complete(
         (first.failure in ("Http401", "Http403"), _KEY),
         (
             first.failure in ("Http404", "Http405"),
-            f"has it another path? {_other_endpoint(request_format)}",
+            f"is the path another one? {_other_endpoint(request_format)}",
         ),
         (
             "chat template" in first.detail,
@@ -162,9 +164,10 @@ def _require_complete(
         ),
         (
             "ignore_eos" in first.detail,
-            "it does not know vLLM's ignore_eos: add --natural-end, and answers end where they end",
+            "the server does not know vLLM's ignore_eos: add --natural-end, which lets output end "
+            "earlier",
         ),
-        (first.failure == "Timeout", "give it longer with --timeout"),
+        (first.failure == "Timeout", "raise --timeout"),
     )
     fix = next((text for applies, text in fixes if applies), "see the server's log")
     raise CommandError(

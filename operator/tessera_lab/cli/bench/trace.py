@@ -22,9 +22,9 @@ _FORMS = (
 
 
 def read_trace(path: str, max_requests: int | None, speed: float) -> list[BenchRequest]:
-    """The first rows as jobs, in the order of their arrival, which begins with the first one.
+    """Return the first rows as requests, in the order of arrival, which starts at 0.
 
-    CommandError names the line that is wrong.
+    Raises CommandError with the invalid line.
     """
     text = _text(path)
     rows = _json_rows(text) if text.lstrip()[:1] == "{" else _csv_rows(text)
@@ -51,7 +51,7 @@ def read_trace(path: str, max_requests: int | None, speed: float) -> list[BenchR
 
 
 class _TraceRowError(Exception):
-    """The line and what is wrong in it."""
+    """An invalid line: its number and what is wrong."""
 
 
 _TraceRow = tuple[Any, Any, Any, Any]
@@ -66,7 +66,7 @@ def _text(path: str) -> str:
     except OSError as error:
         raise CommandError(f"--trace {path}: {error.strerror or error}") from None
     except (UnicodeDecodeError, EOFError, zlib.error):
-        raise CommandError(f"--trace {path} is neither text nor whole gzip; {_FORMS}") from None
+        raise CommandError(f"--trace {path} is neither text nor complete gzip; {_FORMS}") from None
 
 
 def _csv_rows(text: str) -> Iterator[tuple[int, _TraceRow]]:
@@ -74,7 +74,7 @@ def _csv_rows(text: str) -> Iterator[tuple[int, _TraceRow]]:
     try:
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise _TraceRowError(f"1: there is no column {', '.join(missing)}")
+            raise _TraceRowError(f"1: missing column {', '.join(missing)}")
         for row in reader:
             arrival, inputs, outputs = (row[name] for name in _COLUMNS)
             yield reader.line_num, (arrival, inputs, outputs, None)
@@ -105,13 +105,13 @@ def _request(
         raise _TraceRowError(f"{line}: not numbers: {arrival}, {inputs}, {outputs}") from None
     if not math.isfinite(arrived_at) or arrived_at < 0 or prompt < 1 or answer < 0:
         raise _TraceRowError(
-            f"{line}: arrival {arrived_at:g}, input {prompt}, output {answer} cannot be: a request "
-            "arrives "
-            "at 0 or later and has a prompt"
+            f"{line}: arrival {arrived_at:g}, input {prompt}, output {answer} is invalid: a "
+            "request arrives at 0 or later and has a prompt"
         )
     if block_ids is not None and len(block_ids) * TRACE_BLOCK_TOKENS < prompt:
         raise _TraceRowError(
-            f"{line}: {len(block_ids)} blocks of {TRACE_BLOCK_TOKENS} tokens are no {prompt} tokens"
+            f"{line}: {len(block_ids)} blocks of {TRACE_BLOCK_TOKENS} tokens do not hold "
+            f"{prompt} tokens"
         )
     return BenchRequest(
         number=number,

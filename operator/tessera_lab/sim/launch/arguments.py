@@ -1,4 +1,4 @@
-"""The arguments of `vllm serve`, judged as its process would judge them."""
+"""The arguments of `vllm serve`, validated as its process would validate them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _UNRECOGNIZED = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """The flags that have an effect here, by their destination; all others are only checked."""
+    """The flags that have an effect here, by their destination; all others are only validated."""
 
     model: str
     model_tag: str | None
@@ -60,17 +60,17 @@ class Arguments:
 
     @property
     def adapter_paths(self) -> Mapping[str, str]:
-        """Paths of the adapters by their names."""
+        """Return the paths of the adapters by name."""
         return dict(map(_parse_adapter, self.lora_modules or ()))
 
     @property
     def named_model(self) -> str:
-        """The model as the positional argument, or the flag, names it."""
+        """Return the model that the positional argument, or the flag, names."""
         return self.model_tag or self.model
 
 
 def parse_arguments(argv: Sequence[str], facts: EngineFacts) -> Arguments:
-    """What the arguments say over the defaults; EngineExit with the code of the engine."""
+    """Return the arguments over the defaults; raise EngineExit with the engine's exit code."""
     problems = vllm_flags.check(argv, facts)
     unknown = [problem.flag for problem in problems if problem.kind in _UNRECOGNIZED]
     if unknown:
@@ -89,7 +89,7 @@ def parse_arguments(argv: Sequence[str], facts: EngineFacts) -> Arguments:
 
 
 def _parse_adapter(text: str) -> tuple[str, str]:
-    """`name=path`, or the same as JSON."""
+    """Parse `name=path`, or the same as JSON."""
     if text.startswith("{"):
         entry = json.loads(text)
         return entry["name"], entry["path"]

@@ -1,4 +1,4 @@
-"""From `vllm serve`'s arguments and the environment to everything that an engine is."""
+"""The configuration of one engine, from `vllm serve`'s arguments and the environment."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ VERSION = "0.32.0"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """An engine that would start."""
+    """An engine that can start."""
 
     facts: EngineFacts
     arguments: Arguments
     names: tuple[str, ...]
     """Served names; the first one is the metrics' label."""
     adapters: Mapping[str, str]
-    """Paths of LoRA adapters by their names, which are served from the start."""
+    """Paths by name of the LoRA adapters that are served from the start."""
     api_keys: frozenset[str]
     shape: ModelShape
     precision: str | None
@@ -52,19 +52,19 @@ class EngineConfig:
     speed: perf.StepTime
     start_seconds: float
     dev_mode: bool
-    """Its routes of development are open."""
+    """Whether the routes of development mode are open."""
     allows_adapter_updates: bool
-    """Adapters may be loaded and unloaded while it runs."""
+    """Whether adapters may be loaded and unloaded while it runs."""
 
     @property
     def draft_tokens(self) -> int:
-        """Tokens that a step guesses ahead; 0 without speculation."""
+        """Return the tokens that a step drafts; 0 without speculation."""
         speculative = self.arguments.speculative_config or {}
         return int(speculative.get("num_speculative_tokens") or 0)
 
 
 def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
-    """The engine that these arguments start; EngineExit as its process would end."""
+    """Return the engine that these arguments start; raise EngineExit as its process would exit."""
     facts = vllm_flags.version_facts(VERSION)
     if facts is None:
         raise EngineExit(1, f"the facts of vLLM {VERSION} are missing from this installation")

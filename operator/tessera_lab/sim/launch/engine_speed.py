@@ -1,4 +1,4 @@
-"""The speed of an engine: predicted for its hardware, or measured elsewhere and given."""
+"""The speed of an engine: predicted for its hardware, or measured and given."""
 
 import json
 import math
@@ -24,13 +24,13 @@ _FIELDS_BY_KEY = {
 def engine_speed(
     shape: ModelShape, precision: str | None, hardware: Hardware, env: Mapping[str, str]
 ) -> perf.StepTime:
-    """What the environment says, else the prediction."""
+    """Return the speed in the environment, else the prediction."""
     text = env.get(SPEED)
     return _parse_speed(text) if text else perf.step_time(shape, precision, hardware)
 
 
 def as_json(speed: perf.StepTime) -> str:
-    """What the environment would have to say; parts that take no time are left out."""
+    """Return the value of the environment variable; parts of 0 seconds are left out."""
     parts = {key: getattr(speed, name) for key, name in _FIELDS_BY_KEY.items()}
     return json.dumps({key: seconds for key, seconds in parts.items() if seconds})
 

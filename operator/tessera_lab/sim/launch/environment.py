@@ -1,4 +1,4 @@
-"""What the environment says about the simulated machine, where real engines look at hardware."""
+"""Environment variables in place of the hardware that real engines inspect."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ DEFAULT_START_SECONDS = 0.2
 
 
 def read_number(env: Mapping[str, str], name: str, default: float) -> float:
-    """A number that is not negative; the engine does not start with anything else."""
+    """Return a number of at least 0; raise EngineExit for any other text."""
     text = env.get(name)
     if not text:
         return default
@@ -38,5 +38,5 @@ def read_number(env: Mapping[str, str], name: str, default: float) -> float:
 
 
 def read_flag(env: Mapping[str, str], name: str) -> bool:
-    """Whether one of the engine's own variables is on."""
+    """Return whether one of the engine's own variables is on."""
     return env.get(name, "").lower() in ("1", "true")

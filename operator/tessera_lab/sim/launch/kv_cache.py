@@ -1,4 +1,4 @@
-"""What the engine finds when it starts: its device, room for the KV cache, its limits."""
+"""The simulated device, the memory for the KV cache, and the scheduler's limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ _GIB_MIB = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvCacheLayout:
-    """The KV cache as the engine laid it out."""
+    """The layout of the KV cache."""
 
     blocks: int
     block_size: int
     bytes_per_token: int
-    """On one device."""
+    """Bytes on one device."""
 
     @property
     def tokens(self) -> int:
@@ -34,12 +34,12 @@ class KvCacheLayout:
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of the longest request; one block is the null block."""
+        """Return the tokens of the longest request; one block is the null block."""
         return (self.blocks - 1) * self.block_size
 
 
 def simulated_hardware(env: Mapping[str, str], tensor_parallel: int) -> Hardware:
-    """The hardware that the environment names, as far as the engine uses it."""
+    """Return the hardware that the environment names, as far as the engine uses it."""
     named = env.get(DEVICE) or DEFAULT_DEVICE
     product, _, profile = named.partition("/")
     target = _catalog_hardware(product, profile, tensor_parallel)
@@ -68,7 +68,7 @@ def _catalog_hardware(product_name: str, profile: str, devices: int) -> Hardware
 def kv_cache_layout(
     shape: ModelShape, precision: str | None, target: Hardware, arguments: Arguments
 ) -> KvCacheLayout:
-    """Room for the KV cache; the engine exits when the weights leave none."""
+    """Return the KV cache; raise EngineExit when the weights leave no memory for it."""
     slots = arguments.max_loras if arguments.lora_modules else 0
     adapters_mib = slots_mib(shape, slots, arguments.max_lora_rank)
     plan = sizing.plan_device_memory(
@@ -95,7 +95,7 @@ def kv_cache_layout(
 def engine_limits(
     shape: ModelShape, target: Hardware, kv_cache: KvCacheLayout, arguments: Arguments
 ) -> EngineLimits:
-    """The scheduler's limits; the engine exits when they cannot hold together."""
+    """Return the scheduler's limits; raise EngineExit when they contradict each other."""
     default_tokens, default_seqs = _batch_defaults(target)
     tokens = arguments.max_num_batched_tokens or default_tokens
     sequences = arguments.max_num_seqs or min(default_seqs, tokens)
@@ -130,9 +130,9 @@ def _max_model_len(shape: ModelShape, kv_cache: KvCacheLayout, requested: int | 
 
 
 def _batch_defaults(target: Hardware) -> tuple[int, int]:
-    """Tokens and sequences of a step when the arguments do not say them.
+    """Return the default tokens and sequences of a step.
 
-    They go by the memory of a whole device; inside a MIG slice the engine cannot read it.
+    They depend on the memory of a whole device; inside a MIG slice the engine cannot read it.
     """
     if target.profile is None and target.memory_mib >= 160 * _GIB_MIB:
         return 16384, 1024

@@ -16,12 +16,12 @@ from tessera_lab.sim.launch.environment import SHAPE
 
 log = logging.getLogger(__name__)
 
-# Whose shape a model gets that nobody described.
+# Its shape stands in for models without a description.
 _DEFAULT_MODEL = "meta-llama/Llama-3.2-1B-Instruct"
 
 
 def model_shape(model: str, env: Mapping[str, str]) -> ModelShape:
-    """Known models by name, folders by their `config.json`, others from the environment."""
+    """Return the shape of a known model, of a folder's `config.json`, or of the environment."""
     known = catalog.models().get(model)
     if known is not None:
         return known
@@ -55,7 +55,7 @@ def _from_config(path: Path) -> ModelShape:
 
 
 def _total_size(folder: Path) -> int | None:
-    """Bytes of all weights, where there is an index."""
+    """Return the bytes of all weights, where there is an index."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Adapters that come and go while the engine runs."""
+"""Routes that load and unload LoRA adapters while the engine runs."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class UnloadAdapterBody(BaseModel):
 
 
 class AdapterRoutes:
-    """Load and unload LoRA adapters."""
+    """`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
 
     def __init__(self, dispatcher: GenerationDispatcher) -> None:
         self._adapter_paths = dispatcher.state.adapter_paths
@@ -73,7 +73,7 @@ class AdapterRoutes:
 
 
 def _exists(path: str) -> bool:
-    """Folders must hold an adapter; names of the hub are believed."""
+    """Return whether a local folder has an adapter; names on the hub are not checked."""
     is_local = path.startswith(("/", ".", "~"))
     return not is_local or Path(path).expanduser().joinpath(_ADAPTER_CONFIG).is_file()
 

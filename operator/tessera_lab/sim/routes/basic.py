@@ -52,7 +52,7 @@ class BasicRoutes:
 
 
 def _model_list(config: EngineConfig, adapters: Mapping[str, str], created: int) -> dict[str, Any]:
-    """The page; `adapters` are paths by name."""
+    """Return one entry per served name, then the adapters with their base model."""
     adapter_models = [
         _model_entry(name, config, created)
         | {"root": path, "parent": config.names[0], "max_model_len": None}

@@ -69,7 +69,7 @@ class DevelopmentRoutes:
         return json_reply({"is_paused": self._runner.paused})
 
     async def _halt(self, mode: str) -> None:
-        """Abort who is in the engine, wait for them, or keep them where they are."""
+        """Pause, and abort the requests in the engine, wait for them, or keep them."""
         if mode == "wait":
             await self._runner.finish_and_pause()
             return

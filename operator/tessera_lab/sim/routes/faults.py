@@ -1,4 +1,4 @@
-"""Routes that no engine has: what goes wrong here goes wrong on demand."""
+"""Routes that no engine has: they inject faults on demand."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from tessera_lab.sim.server import json_reply
 
 
 class FaultRoutes:
-    """`/sim/…`."""
+    """The routes under `/sim`."""
 
     def __init__(self, runner: EngineRunner, crash: Callable[[], None]) -> None:
         self._runner = runner
@@ -26,21 +26,21 @@ class FaultRoutes:
         ]
 
     async def _busy(self, _: web.Request) -> web.Response:
-        """Seconds of work so far, for simulated device metrics."""
+        """Return the seconds of work so far, for simulated device metrics."""
         return json_reply({"busy_seconds": self._runner.busy_seconds()})
 
     async def _freeze(self, _: web.Request) -> web.Response:
-        """From now on it hangs, for trying out what becomes of it."""
+        """Halt the engine until it is thawed."""
         self._runner.freeze()
         return web.Response()
 
     async def _thaw(self, _: web.Request) -> web.Response:
-        """It goes on where it was."""
+        """Continue in the middle of the step."""
         self._runner.thaw()
         return web.Response()
 
     async def _stall(self, request: web.Request) -> web.Response:
-        """It hangs for so many seconds and then goes on where it was."""
+        """Halt the engine for so many seconds."""
         value = request.query.get("seconds", "")
         try:
             seconds = float(value)
@@ -53,6 +53,6 @@ class FaultRoutes:
         return web.Response()
 
     async def _crash(self, _: web.Request) -> web.Response:
-        """The engine dies, and its API server soon after it."""
+        """Let the engine die, and its API server soon after it."""
         self._crash_now()
         return web.Response()
