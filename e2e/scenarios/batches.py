@@ -11,9 +11,8 @@ import aiohttp
 
 from demo.stage import Json, Stage, condition
 from tessera.batch_runner import manifest, parts
-from tessera.batch_runner import publication_record as records
 from tessera.batch_runner.parts import SentEntry, UnsentEntry
-from tessera.batch_runner.publication_record import PublicationRecord
+from tessera.batch_runner.publish import PublicationRecord, read_record
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES
@@ -198,7 +197,7 @@ class Batch:
 
     def published(self) -> PublicationRecord | None:
         """The record on the claim that says whose results count."""
-        return records.read_record(self.work)
+        return read_record(self.work)
 
     def judged(self) -> Rows:
         """Compare the published files with the input, row by row."""

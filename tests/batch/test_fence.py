@@ -6,16 +6,20 @@ from typing import Any
 import pytest
 
 from tessera.adapters.attempt_fence import KubeFence, kube_fence
-from tessera.batch_runner import fencing
 from tessera.batch_runner.errors import FencedError
-from tessera.batch_runner.fencing import refuse_stale, wait_until_current
-from tessera.batch_runner.run import AttemptRunner, RunOptions
+from tessera.batch_runner.run import (
+    AttemptRunner,
+    FenceTimeout,
+    RunOptions,
+    refuse_stale,
+    wait_until_current,
+)
 from tessera.batch_runner.sender import SendOptions
 from tessera.ports import NotFoundError
 from tests.batch.look_alikes import the_object
 from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
 
-AT_ONCE = fencing.FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
+AT_ONCE = FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
 
 
 @pytest.fixture
@@ -103,7 +107,7 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
 ) -> None:
     stage.checked(a_row(1))
     stage.start_engine()
-    given = options(stage, start_timeout=fencing.FenceTimeout(seconds=0.1, interval=0.01))
+    given = options(stage, start_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await AttemptRunner(given, Told([None]), asyncio.Event()).run() == 1
     told = json.loads(given.report.read_bytes())
@@ -115,7 +119,7 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
 async def test_a_fence_that_goes_away_is_waited_for_and_every_row_is_kept(stage: Stage) -> None:
     stage.checked(a_row(1))
     stage.start_engine()
-    given = options(stage, publish_timeout=fencing.FenceTimeout(seconds=0.1, interval=0.01))
+    given = options(stage, publish_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await AttemptRunner(given, Told([1, None]), asyncio.Event()).run() == 1
         told = json.loads(given.report.read_bytes())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch_runner import publication_record as records
+from tessera.batch_runner.publish import read_record
 from tests.batch.chaos import CONCURRENCY, suffered
 from tests.batch.running import Stage, a_row
 
@@ -44,7 +44,7 @@ def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     assert (ended.code, ended.report["completed"]) == (0, 600), ended.said
     found = [answer["custom_id"] for answer in stage.claim.answers()]
     assert found == [f"row-{number}" for number in range(600)]
-    record = records.read_record(stage.claim.work)
+    record = read_record(stage.claim.work)
     assert record is not None
     assert record.attempt == 2
     assert 0 < ended.report["repaidRows"] <= len(stage.sent()) - 600

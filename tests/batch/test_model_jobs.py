@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner.fetch import fetch
-from tessera.batch_runner.model_shape import shape
+from tessera.batch_runner.model_jobs import fetch, shape
 from tests.batch.running import free_port
 from world.hub import COMMIT, TOKEN, Hub, a_model, serving
 from world.testing import eventually

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch_runner import publication_record as records
 from tessera.batch_runner.assemble import ResultSink
 from tessera.batch_runner.errors import RefusedError, TransientError
 from tessera.batch_runner.files import Link
 from tessera.batch_runner.ledger import BatchCounts
-from tessera.batch_runner.publication_record import PublicationRecord, ResultFile
-from tessera.batch_runner.publish import commit_record, is_published, publish, refuse_unowned
+from tessera.batch_runner.publish import (
+    PublicationRecord,
+    ResultFile,
+    commit_record,
+    is_published,
+    publish,
+    read_record,
+    record_path,
+    refuse_unowned,
+)
 
 # What file systems say that have no hard links.
 MISSING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]
@@ -49,9 +56,7 @@ class Place:
 
     def published_by(self, attempt: int, link: Link = os.link) -> PublicationRecord:
         """The whole way of an attempt."""
-        record = records.read_record(self.work) or commit_record(
-            self.work, self.record_of(attempt), link
-        )
+        record = read_record(self.work) or commit_record(self.work, self.record_of(attempt), link)
         publish(self.work, record, self.output, self.errors, link)
         return record
 
@@ -134,14 +139,14 @@ def test_of_two_attempts_in_the_same_step_one_record_counts_whole(place: Place, 
         link(source, target)
 
     assert commit_record(place.work, stale, overtaken) == current
-    assert records.read_record(place.work) == current
+    assert read_record(place.work) == current
     names = {path.name for path in place.work.iterdir()}
     assert not [name for name in names if name.startswith(".")], "nothing is left beside"
 
 
 def test_a_record_that_was_torn_does_not_count(place: Place) -> None:
-    records.record_path(place.work).write_text('{"version": 1, "att')
-    assert records.read_record(place.work) is None
+    record_path(place.work).write_text('{"version": 1, "att')
+    assert read_record(place.work) is None
     link = _without_links(errno.EPERM)
     assert place.published_by(2, link).attempt == 2
     assert place.texts() == ("answers of 2\n", "errors of 2\n")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch_runner import report
+from tessera.batch_runner.check import error_list
+from tessera.batch_runner.progress import MAX_REPORT_BYTES, encode_report, write_report
 from tessera.batch_runner.rows import RowFault
 from tessera.batch_runner.scan import LineFault
 
@@ -21,23 +22,23 @@ FAULTS = st.builds(
 def test_a_report_always_fits_and_keeps_its_first_errors(
     message: str, faults: list[LineFault]
 ) -> None:
-    errors = report.error_list(faults)
-    content = report.encode_report({"phase": "check", "errors": errors, "message": message})
-    assert len(content) <= report.MAX_REPORT_BYTES
+    errors = error_list(faults)
+    content = encode_report({"phase": "check", "errors": errors, "message": message})
+    assert len(content) <= MAX_REPORT_BYTES
     kept = json.loads(content)
     assert kept["errors"] == errors[: len(kept["errors"])]
 
 
 def test_a_report_that_fits_is_kept_whole() -> None:
     whole = {"phase": "run", "state": "completed", "rows": 10**9, "message": "the results are in x"}
-    assert json.loads(report.encode_report(whole)) == whole
+    assert json.loads(encode_report(whole)) == whole
 
 
 def test_a_report_that_cannot_be_written_is_no_second_failure(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "none" / "report"
-    report.write(path, {"phase": "run"})
+    write_report(path, {"phase": "run"})
     assert caplog.messages == [
         f"the report could not be written to {path}: No such file or directory"
     ]

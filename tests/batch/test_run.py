@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.batch_runner import parts
-from tessera.batch_runner import publication_record as records
+from tessera.batch_runner.publish import read_record
 from tests.batch.running import Stage, a_row, eventually, get
 from tests.engine_sim.running import SHAPE
 
@@ -227,7 +227,7 @@ def test_nothing_is_published_while_the_api_server_cannot_be_asked(stage: Stage)
     runner.until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
     eventually(lambda: "asking again" in runner.said(), runner.said)
     assert not stage.claim.output.exists()
-    assert records.read_record(stage.claim.work) is None
+    assert read_record(stage.claim.work) is None
     stage.current(1)
     assert runner.ended().code == 0
     assert len(stage.claim.answers()) == 1

@@ -7,22 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch_runner import lines, manifest
-from tessera.batch_runner.lines import MAX_ROW_BYTES
-from tessera.batch_runner.scan import InputScan, ScanFindings, duplicate_fault, with_faults
-from tessera.batch_runner.unique_ids import IdSet, id_hash
+from tessera.batch_runner import manifest
+from tessera.batch_runner.scan import (
+    MAX_ROW_BYTES,
+    IdSet,
+    InputScan,
+    ScanFindings,
+    duplicate_fault,
+    id_hash,
+    read_lines,
+    with_faults,
+)
 from tests.batch.running import a_row
 
 
 def _scanned(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
     scan, file = InputScan(mark), io.BytesIO(content)
-    for line in lines.read_lines(file, len):
+    for line in read_lines(file, len):
         scan.add(line)
     findings, repeats = scan.findings(), scan.duplicate_finder()
     if repeats is None:
         return findings
     file.seek(0)
-    found = [duplicate_fault(repeats, line) for line in lines.read_lines(file, len)]
+    found = [duplicate_fault(repeats, line) for line in read_lines(file, len)]
     return with_faults(findings, (one for one in found if one is not None))
 
 
@@ -108,7 +115,7 @@ def test_a_row_that_is_too_large_is_a_fault_and_the_next_one_is_read() -> None:
 @pytest.mark.parametrize(("size", "kept"), [(MAX_ROW_BYTES, True), (MAX_ROW_BYTES + 1, False)])
 @pytest.mark.parametrize("end", [b"\n", b""])
 def test_the_largest_row_is_exactly_as_large_as_promised(size: int, kept: bool, end: bytes) -> None:
-    (got,) = lines.read_lines(io.BytesIO(b"x" * size + end), len)
+    (got,) = read_lines(io.BytesIO(b"x" * size + end), len)
     assert (got.content is not None) is kept
 
 
@@ -117,7 +124,7 @@ def test_lines_see_every_byte_once_and_know_where_they_begin(
     parts: list[bytes], end: bytes
 ) -> None:
     content, seen = b"\n".join(parts) + end, list[bytes]()
-    got = list(lines.read_lines(io.BytesIO(content), seen.append))
+    got = list(read_lines(io.BytesIO(content), seen.append))
     assert b"".join(seen) == content
     assert [line.number for line in got] == list(range(1, len(got) + 1))
     for line in got:

@@ -14,7 +14,7 @@ from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, AttemptParts
-from tessera.batch_runner.publication_record import ResultFile
+from tessera.batch_runner.publish import ResultFile
 
 
 class LinePosition(NamedTuple):

@@ -3,12 +3,12 @@
 import hashlib
 import logging
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tessera.batch_runner import lines, manifest, parts, publish, report
+from tessera.batch_runner import manifest, parts, publish
 from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
 from tessera.batch_runner.files import link_or_move
 from tessera.batch_runner.heartbeat import WorkHeartbeat
@@ -18,6 +18,7 @@ from tessera.batch_runner.scan import (
     LineFault,
     ScanFindings,
     duplicate_fault,
+    read_lines,
     with_faults,
 )
 
@@ -56,13 +57,26 @@ def _refusal(findings: ScanFindings) -> dict[str, Any]:
             "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
         )
     return _failure(message, findings.rows, findings.fault_count) | {
-        "errors": report.error_list(findings.faults)
+        "errors": error_list(findings.faults)
     }
 
 
 def _failure(message: str, rows: int, count: int = 0) -> dict[str, Any]:
     fields = {"phase": "check", "ok": False, "rows": rows, "errorCount": count, "errors": []}
     return {**fields, "message": message}
+
+
+def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
+    """Faults in the form of OpenAI's batch errors."""
+    return [
+        {
+            "line": line_fault.line,
+            "code": line_fault.fault.code,
+            "message": line_fault.fault.message,
+            "param": line_fault.fault.param,
+        }
+        for line_fault in faults
+    ]
 
 
 def _prepare(paths: BatchPaths) -> None:
@@ -103,7 +117,7 @@ def _scan_input(path: Path, heartbeat: WorkHeartbeat) -> tuple[ScanFindings, int
     scan, digest = InputScan(), hashlib.sha256()
     try:
         with path.open("rb") as file:
-            for line in lines.read_lines(file, digest.update):
+            for line in read_lines(file, digest.update):
                 scan.add(line)
                 heartbeat.beat("%s rows checked", line.number)
             size = file.tell()
@@ -119,7 +133,7 @@ def _duplicate_faults(
     if (finder := scan.duplicate_finder()) is None:
         return
     file.seek(0)
-    for line in lines.read_lines(file, len):
+    for line in read_lines(file, len):
         heartbeat.beat("%s rows compared", line.number)
         if (duplicate := duplicate_fault(finder, line)) is not None:
             yield duplicate

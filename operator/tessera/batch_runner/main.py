@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tessera.adapters.attempt_fence import kube_fence
-from tessera.batch_runner import report
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
-from tessera.batch_runner.fetch import fetch
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.model_shape import shape
-from tessera.batch_runner.progress import Progress
+from tessera.batch_runner.model_jobs import fetch, shape
+from tessera.batch_runner.progress import Progress, write_report
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.settings import RunnerSettings
@@ -36,7 +34,7 @@ def main() -> int:
     if arguments.command in _MODEL_COMMANDS:
         code, fields = asyncio.run(_MODEL_COMMANDS[arguments.command](arguments))
         log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
-        report.write(arguments.report, fields)
+        write_report(arguments.report, fields)
         return code
     _raise_file_limit()
     return asyncio.run(_run(arguments))
@@ -48,7 +46,7 @@ def _check(arguments: argparse.Namespace) -> int:
     log.log(
         logging.ERROR if code else logging.INFO, "%s", fields.get("message", "the file is valid")
     )
-    report.write(arguments.report, fields)
+    write_report(arguments.report, fields)
     return code
 
 
@@ -79,7 +77,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    report.write(arguments.report, Progress(arguments.attempt).report("failed", KILLED_MESSAGE))
+    write_report(arguments.report, Progress(arguments.attempt).report("failed", KILLED_MESSAGE))
     namespace, _, name = arguments.batch.partition("/")
     kubeconfig = arguments.kubeconfig or RunnerSettings().kubeconfig
     async with kube_fence(kubeconfig, namespace, name, uid=arguments.work.name) as fence:

@@ -1,14 +1,26 @@
 """How far an attempt is: for the report, `/progress` and `/metrics`."""
 
-from collections.abc import Callable, Iterator
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.ledger import BatchCounts
+
+log = logging.getLogger(__name__)
+
+MAX_REPORT_BYTES = 4096
+_MAX_MESSAGE_LENGTH = 1000
 
 RunnerState: TypeAlias = Literal[
     "starting", "verifying", "replaying", "running", "waiting", "assembling", "publishing"
@@ -95,3 +107,68 @@ class _Collector(Collector):
         yield GaugeMetricFamily(
             "tessera_batch_in_flight", "Rows at the engine.", self._progress.in_flight
         )
+
+
+def encode_report(report: Mapping[str, Any]) -> bytes:
+    """The report as JSON that fits: the last errors go first, then the end of the message."""
+    shortened = dict(report)
+    shortened["message"] = _truncate(str(shortened.get("message", "")), _MAX_MESSAGE_LENGTH)
+    while len(content := _json(shortened)) > MAX_REPORT_BYTES and shortened.get("errors"):
+        shortened["errors"] = shortened["errors"][:-1]
+    if len(content) > MAX_REPORT_BYTES:
+        # Every character takes at most twelve bytes as JSON.
+        shortened["message"] = _truncate(shortened["message"], _MAX_MESSAGE_LENGTH // 12)
+        content = _json(shortened)
+    return content
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Leave the report in place, since the kubelet's file can be written but not renamed."""
+    try:
+        path.write_bytes(encode_report(report))
+    except OSError as error:
+        log.error("the report could not be written to %s: %s", path, error.strerror)
+
+
+def _json(report: Mapping[str, Any]) -> bytes:
+    return json.dumps(report, separators=(",", ":")).encode()
+
+
+def _truncate(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+@asynccontextmanager
+async def status_server(progress: Progress, host: str, port: int) -> AsyncIterator[None]:
+    """Answer `/healthz`, `/progress` and `/metrics` for as long as the block runs."""
+    runner = web.AppRunner(
+        _app(progress, metrics_registry(progress)), access_log=None, shutdown_timeout=0
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise TransientError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _app(progress: Progress, metrics: CollectorRegistry) -> web.Application:
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def show_progress(_: web.Request) -> web.Response:
+        return web.json_response(progress.as_dict())
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        content = generate_latest(metrics)
+        return web.Response(body=content, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/progress", show_progress)
+    app.router.add_get("/metrics", show_metrics)
+    return app

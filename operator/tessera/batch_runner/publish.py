@@ -8,16 +8,58 @@ attempt finishes in the same way. That the output exists means that everything i
 import hashlib
 import os
 from pathlib import Path
+from typing import Literal
 
-from tessera.batch_runner import publication_record as records
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
 from tessera.batch_runner.files import Link, create_once, link_or_move, replace_file
-from tessera.batch_runner.publication_record import PublicationRecord, ResultFile
+from tessera.batch_runner.ledger import BatchCounts
+
+
+class ResultFile(BaseModel):
+    """A file of results that will not change any more."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    """Within the work folder."""
+    bytes: int
+    rows: int
+    sha256: str
+
+
+class PublicationRecord(BaseModel):
+    """Made once per batch; whoever finds it finishes what it says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    attempt: int
+    output: ResultFile
+    errors: ResultFile
+    counts: BatchCounts
+
+
+def record_path(work: Path) -> Path:
+    """Where the record of a work folder is."""
+    return work / "published.json"
+
+
+def read_record(work: Path) -> PublicationRecord | None:
+    """The record; None while there is none, or one that was torn before it counted."""
+    path = record_path(work)
+    try:
+        return PublicationRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    except OSError as error:
+        raise storage_error(error, path, "read") from error
 
 
 def refuse_unowned(work: Path, *targets: Path) -> None:
     """RefusedError if something is in the place of the results that is not from this batch."""
-    record = records.read_record(work)
+    record = read_record(work)
     for target in targets:
         if os.path.lexists(target) and not _is_own_result(work, record, target):
             raise RefusedError(
@@ -33,15 +75,15 @@ def is_published(work: Path, record: PublicationRecord, output: Path) -> bool:
 
 def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -> PublicationRecord:
     """Make this the record, unless there is one already; the record that counts."""
-    path, content = records.record_path(work), record.model_dump_json(indent=1).encode()
+    path, content = record_path(work), record.model_dump_json(indent=1).encode()
     try:
         try:
             create_once(path, content, link)
         except FileExistsError:
-            if (existing := records.read_record(work)) is not None:
+            if (existing := read_record(work)) is not None:
                 return existing
             replace_file(path, content)
-        return records.read_record(work) or record
+        return read_record(work) or record
     except OSError as error:
         raise storage_error(error, path, "write") from error
 
@@ -55,7 +97,7 @@ def publish(
             continue
         if not (_is_intact(work, result_file) or _is_same_file(work, result_file, target)):
             raise TransientError(
-                f"{work / result_file.file} is damaged; delete {records.record_path(work)}, and "
+                f"{work / result_file.file} is damaged; delete {record_path(work)}, and "
                 "the results "
                 "are assembled anew without asking any row again"
             )

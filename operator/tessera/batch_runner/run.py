@@ -5,23 +5,28 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
-from tessera.batch_runner import fencing, manifest, parts, publish, report
-from tessera.batch_runner import publication_record as records
+from tessera.batch_runner import manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS, EngineClient
-from tessera.batch_runner.errors import BatchError, StoppedError, storage_error
-from tessera.batch_runner.fencing import PUBLISH_TIMEOUT, START_TIMEOUT, Fence, FenceTimeout
+from tessera.batch_runner.errors import (
+    BatchError,
+    FencedError,
+    StoppedError,
+    TransientError,
+    storage_error,
+)
 from tessera.batch_runner.files import unique_name
 from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, WorkHeartbeat
-from tessera.batch_runner.journal import Journal
 from tessera.batch_runner.ledger import Ledger, replay
 from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.progress import Progress
-from tessera.batch_runner.publication_record import PublicationRecord
-from tessera.batch_runner.sender import RowSender, SendOptions
-from tessera.batch_runner.server import status_server
-from tessera.batch_runner.tasks import run_until_first
+from tessera.batch_runner.parts import Journal
+from tessera.batch_runner.progress import Progress, status_server, write_report
+from tessera.batch_runner.publish import PublicationRecord
+from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
+from tessera.domain.batch.names import BATCH_ACCOUNT
+from tessera.ports import NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,55 @@ KILLED_MESSAGE = "killed without notice; rows that were answered are kept"
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _READ_BUFFER_BYTES = 2**20
+_POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class FenceTimeout:
+    """How long the fence is asked, and how long between two questions."""
+
+    seconds: float
+    interval: float = _POLL_SECONDS
+
+
+# Before anything is paid: an attempt that could never publish ends soon.
+START_TIMEOUT = FenceTimeout(120)
+# With all rows paid for, a longer outage of the API server is waited for.
+PUBLISH_TIMEOUT = FenceTimeout(900)
+
+
+class Fence(Protocol):
+    """Knows which attempt is the current one."""
+
+    async def current(self) -> int | None:
+        """The current attempt; None when it cannot be asked, GoneError when there is no batch."""
+
+
+async def refuse_stale(fence: Fence, attempt: int) -> bool:
+    """FencedError if a newer attempt is current; is this one?"""
+    try:
+        current = await fence.current()
+    except NotFoundError as error:
+        raise FencedError(f"{error}; nothing is published") from error
+    if current is not None and current > attempt:
+        raise FencedError(f"attempt {current} has taken over; this one publishes nothing")
+    return current == attempt
+
+
+async def wait_until_current(fence: Fence, attempt: int, timeout: FenceTimeout) -> None:  # noqa: ASYNC109
+    """Wait until the fence says that this attempt is the current one; TroubleError at the limit."""
+    try:
+        async with asyncio.timeout(timeout.seconds):
+            while not await refuse_stale(fence, attempt):
+                log.warning("cannot be sure yet to be the current attempt; asking again")
+                await asyncio.sleep(timeout.interval)
+    except TimeoutError as error:
+        raise TransientError(
+            f"the API server did not say within {timeout.seconds:.0f} s that attempt {attempt} is "
+            "the current one, and only that one publishes; all rows are kept. The pod needs egress "
+            f"to the API server (NetworkPolicies) and the RoleBinding {BATCH_ACCOUNT} of its "
+            "namespace"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +143,7 @@ class AttemptRunner:
         """End early when another attempt has taken over: what is paid now is paid in vain."""
         while True:
             await asyncio.sleep(self._options.fence_seconds)
-            await fencing.refuse_stale(self._fence, self._options.attempt)
+            await refuse_stale(self._fence, self._options.attempt)
 
     async def _refresh_report(self) -> None:
         """Keep a report for the case of a kill."""
@@ -118,11 +172,9 @@ class AttemptRunner:
             progress.rows = input_manifest.rows
             targets = (options.output, options.errors)
             await asyncio.to_thread(publish.refuse_unowned, options.work, *targets)
-            record = await asyncio.to_thread(records.read_record, options.work)
+            record = await asyncio.to_thread(publish.read_record, options.work)
             if record is None:
-                await fencing.wait_until_current(
-                    self._fence, options.attempt, options.start_timeout
-                )
+                await wait_until_current(self._fence, options.attempt, options.start_timeout)
                 record = await self._produce_record(input_manifest)
             progress.counts = lambda: record.counts
             await self._publish(record)
@@ -144,7 +196,7 @@ class AttemptRunner:
             _assemble_record, options, input_manifest, ledger, heartbeat
         )
         progress.state = "publishing"
-        await fencing.wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        await wait_until_current(self._fence, options.attempt, options.publish_timeout)
         return await asyncio.to_thread(publish.commit_record, options.work, record)
 
     async def _send_rows(self, input_manifest: InputManifest, ledger: Ledger) -> None:
@@ -176,13 +228,13 @@ class AttemptRunner:
         self._progress.state = "publishing"
         if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
             return
-        await fencing.wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        await wait_until_current(self._fence, options.attempt, options.publish_timeout)
         await asyncio.to_thread(
             publish.publish, options.work, record, options.output, options.errors
         )
 
     def _write_report(self, state: str, message: str) -> None:
-        report.write(self._options.report, self._progress.report(state, message))
+        write_report(self._options.report, self._progress.report(state, message))
 
 
 def _replay_parts(work: Path, input_manifest: InputManifest, heartbeat: WorkHeartbeat) -> Ledger:

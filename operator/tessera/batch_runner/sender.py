@@ -3,17 +3,16 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from tessera.batch_runner import parts, results, rows
 from tessera.batch_runner.engine import EngineClient, Reply
-from tessera.batch_runner.journal import Journal
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.memory import MemoryLimiter
-from tessera.batch_runner.parts import AnsweredEntry, SentEntry
+from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
 from tessera.batch_runner.results import RowResult
 from tessera.batch_runner.retry import (
@@ -25,7 +24,32 @@ from tessera.batch_runner.retry import (
     rounds,
 )
 from tessera.batch_runner.rows import RowFault
-from tessera.batch_runner.tasks import run_all
+
+MAX_IN_FLIGHT_BYTES = 64 * 2**20
+
+TaskCoroutine = Coroutine[Any, Any, None]
+
+
+class MemoryLimiter:
+    """Lets rows in while they fit; a row larger than the whole room goes alone."""
+
+    def __init__(self, size: int = MAX_IN_FLIGHT_BYTES) -> None:
+        self._size = size
+        self._used = 0
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Wait for room and keep it for as long as the block runs."""
+        while self._used and self._used + size > self._size:
+            self._freed.clear()
+            await self._freed.wait()
+        self._used += size
+        try:
+            yield
+        finally:
+            self._used -= size
+            self._freed.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,3 +211,25 @@ def _was_not_processed(reply: Reply) -> bool:
     return reply.outcome is RequestOutcome.UNSENT or (
         reply.outcome is RequestOutcome.FAILED and reply.status > 0
     )
+
+
+async def run_until_first(*coroutines: TaskCoroutine) -> None:
+    """Until one ends; the others are cancelled."""
+    await _run(coroutines, asyncio.FIRST_COMPLETED)
+
+
+async def run_all(coroutines: Iterable[TaskCoroutine]) -> None:
+    """Until all have ended; the first error ends the others."""
+    await _run(coroutines, asyncio.FIRST_EXCEPTION)
+
+
+async def _run(coroutines: Iterable[TaskCoroutine], return_when: str) -> None:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=return_when)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
