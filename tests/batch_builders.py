@@ -25,7 +25,7 @@ from tessera.domain.status.batch import batch_status
 from tests.builders import NOW, SMALL, a_node, a_pool, at
 
 NIGHT = Ref("team-a", "night")
-SPOT_NODE, STEADY_NODE = "spot-0", "a100-0"
+SPOT_NODE, ON_DEMAND_NODE = "spot-0", "a100-0"
 POOLS = (a_pool("a100", "2.00", tier="onDemand"), a_pool("spot", "0.80", tier="spot"))
 NODES = (a_node("a100", {"1g.10gb": 7}), a_node("spot", {"1g.10gb": 7}))
 ROWS = 1000
@@ -162,7 +162,7 @@ def asked(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
 
 
 def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:
-    """An attempt is at work on `spot` or `steady` hardware, with its pod and Job."""
+    """An attempt is at work on `spot` or `non-spot` hardware, with its pod and Job."""
     spot = way == "spot"
     pod_fields = fields.pop("pod", {})
     attempt = {
@@ -176,7 +176,7 @@ def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:
         **fields.pop("attempt", {}),
     }
     status = {"attempt": attempt, **fields.pop("status", {})}
-    node = SPOT_NODE if spot else STEADY_NODE
+    node = SPOT_NODE if spot else ON_DEMAND_NODE
     pod = a_batch_pod(number, **{"node": node, **pod_fields})
     return a_checked_situation(
         **{"status": status, "jobs": (a_job(number),), "pods": (pod,), **fields}

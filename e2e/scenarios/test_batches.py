@@ -183,9 +183,9 @@ async def _jobs(here: Shelf) -> set[str]:
 async def test_a_claim_of_one_node_is_refused_in_its_words(here: Shelf) -> None:
     api = here.stage.api
     early = await here.submit("early", rows=1, tokens=1, claim="own")
-    assert "there is no" in (await early.until_condition("Accepted", "ClaimMissing"))["message"]
+    assert "does not exist" in (await early.until_condition("Accepted", "ClaimMissing"))["message"]
     await api.apply(CLAIMS.path(here.namespace, "own"), a_claim("own", "ReadWriteOnce"), "kubectl")
-    words = "spec.claim: own offers ReadWriteOnce (storage class world)"
+    words = "spec.claim: PersistentVolumeClaim/own has ReadWriteOnce (storage class world)"
     told = await early.until_condition("Accepted", "ClaimNotShared")
     assert told["message"].startswith(words)
     with pytest.raises(ApiError, match=re.escape(words)):
@@ -199,7 +199,7 @@ async def test_a_job_that_is_deleted_by_hand_leads_to_the_next_attempt(here: She
     job = f"job/night-a{await batch.number()}"
     await here.stage.run("kubectl", "--namespace", here.namespace, "delete", job)
     status = await batch.completed()
-    assert "its Job is gone" in status["attempt"]["after"]
+    assert "its Job no longer exists" in status["attempt"]["after"]
     assert batch.judged() == ALL_ONCE
     _published_by(batch, status, 2)
 

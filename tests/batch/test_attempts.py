@@ -163,7 +163,7 @@ def test_an_answer_that_vanished_after_the_replay_is_trouble() -> None:
     found.append(0, 1, an_answer(manifest, 0, 1, good=True))
     ledger = replay(manifest, found, PULSE)
     found.found[0, 1] = b""
-    with pytest.raises(TransientError, match="answer of row 1 is gone"):
+    with pytest.raises(TransientError, match="no longer has the answer of row 1"):
         assembled(manifest, ledger, found)
 
 

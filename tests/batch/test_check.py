@@ -45,7 +45,7 @@ def test_an_input_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None
     code, said = _check(claim, input=tmp_path / "none.jsonl")
     assert (code, "does not exist; correct the path" in said) == (3, True)
     code, said = _check(claim, input=tmp_path)
-    assert (code, "not a file" in said) == (3, True)
+    assert (code, "not a regular file" in said) == (3, True)
 
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -53,16 +53,16 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     code, said = _check(claim, output=tmp_path / "none" / "out.jsonl")
     assert (code, "none: it does not exist; correct the path or create it" in said) == (3, True)
     code, said = _check(claim, output=claim.input / "out.jsonl")
-    assert (code, "is no folder" in said) == (3, True)
+    assert (code, "is not a folder" in said) == (3, True)
     code, said = _check(claim, work=claim.input / "work")
-    assert (code, "is no folder" in said) == (3, True)
+    assert (code, "is not a folder" in said) == (3, True)
 
 
 def test_another_output_is_never_overwritten(tmp_path: Path) -> None:
     claim = _claim(tmp_path)
     claim.output.write_text("mine")
     code, said = _check(claim)
-    assert (code, "exists already and is not from this batch" in said) == (3, True)
+    assert (code, "exists and is not a result of this batch" in said) == (3, True)
     assert _check(claim, output=claim.input)[0] == 3
     claim.output.unlink()
     claim.output.symlink_to(tmp_path / "nowhere")
@@ -74,7 +74,7 @@ def test_an_output_on_another_volume_is_refused(tmp_path: Path) -> None:
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no other volume")
     code, said = _check(_claim(tmp_path), output=other / f"out-{os.getpid()}.jsonl")
-    assert (code, "use the same claim" in said) == (3, True)
+    assert (code, "use the same volume" in said) == (3, True)
 
 
 def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path) -> None:
@@ -88,20 +88,20 @@ def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path
     assert _check(claim)[0] == 0
     claim.write([a_row(8)])
     code, said = _check(claim)
-    assert (code, "changed after rows of it were answered" in said) == (3, True)
+    assert (code, "changed after some of its rows were answered" in said) == (3, True)
 
 
 @pytest.mark.parametrize(
     ("number", "kind", "advice"),
     [
-        (errno.EROFS, RefusedError, "mounted read-only"),
+        (errno.EROFS, RefusedError, "volume is read-only"),
         (errno.EACCES, RefusedError, "fsGroup"),
         (errno.EPERM, RefusedError, "fsGroup"),
-        (errno.EXDEV, RefusedError, "same claim"),
+        (errno.EXDEV, RefusedError, "same volume"),
         (errno.ENOSPC, TransientError, "volume is full"),
         (errno.EDQUOT, TransientError, "volume is full"),
-        (errno.EIO, TransientError, "tried again"),
-        (errno.ESTALE, TransientError, "tried again"),
+        (errno.EIO, TransientError, "next attempt retries"),
+        (errno.ESTALE, TransientError, "next attempt retries"),
     ],
 )
 def test_an_error_of_the_volume_says_what_to_do(
@@ -125,7 +125,7 @@ def test_the_process_reports_faults_with_their_lines(stage: Stage) -> None:
         (4, "stream_not_supported"),
     ]
     assert set(report["errors"][0]) == {"line", "code", "message", "param"}
-    assert "3 faulty rows; the first one is in line 2" in report["message"]
+    assert "3 invalid rows, first line 2" in report["message"]
     assert "Traceback" not in ended.said
 
 

@@ -111,7 +111,7 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await AttemptRunner(given, Told([None]), asyncio.Event()).run() == 1
     told = json.loads(given.report.read_bytes())
-    for part in ("egress", "the API server", "RoleBinding tessera-batch"):
+    for part in ("egress", "the API server", "RoleBinding/tessera-batch"):
         assert part in told["message"]
     assert (told["state"], stage.sent()) == ("failed", [])
 
@@ -124,7 +124,7 @@ async def test_a_fence_that_goes_away_is_waited_for_and_every_row_is_kept(stage:
         assert await AttemptRunner(given, Told([1, None]), asyncio.Event()).run() == 1
         told = json.loads(given.report.read_bytes())
         assert (told["completed"], given.output.exists()) == (1, False)
-        assert "all rows are kept" in told["message"]
+        assert "all rows are retained" in told["message"]
         assert await AttemptRunner(given, Told([1]), asyncio.Event()).run() == 0
     assert (len(stage.sent()), len(stage.claim.answers())) == (1, 1)
 
@@ -144,7 +144,7 @@ async def test_publication_waits_until_the_attempt_is_known_to_be_the_current_on
 
 
 async def test_a_newer_attempt_fences_off() -> None:
-    with pytest.raises(FencedError, match="attempt 3 has taken over"):
+    with pytest.raises(FencedError, match="attempt 3 is current, so attempt 2 publishes nothing"):
         await wait_until_current(Told([None, 3]), 2, AT_ONCE)
 
 

@@ -39,7 +39,7 @@ def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     late = stale.ended()
     assert (late.code, late.report["state"]) == (4, "fenced"), late.said
     assert late.report["completed"] == 600, "it finished all rows before it asked"
-    assert "attempt 2 has taken over" in late.report["message"]
+    assert "attempt 2 is current" in late.report["message"]
     ended = current.ended()
     assert (ended.code, ended.report["completed"]) == (0, 600), ended.said
     found = [answer["custom_id"] for answer in stage.claim.answers()]

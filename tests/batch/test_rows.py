@@ -44,15 +44,15 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "words"),
     [
         (b"{", "not JSON"),
         (b"{} {}", "Extra data"),
-        (b"[]", "a list"),
-        (b'"{}"', "a text"),
+        (b"[]", "an array"),
+        (b'"{}"', "a string"),
         (b"null", "missing or null"),
-        (b'{"body": NaN}', "NaN is no JSON number"),
-        (b'{"body": 1e999}', "too large a number"),
+        (b'{"body": NaN}', "NaN is not a JSON number"),
+        (b'{"body": 1e999}', "exceeds the range"),
         (b'{"body": ' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"custom_id": "\xff"}', "not UTF-8 at byte 15"),
         (b'\xef\xbb\xbf{"custom_id": "a"}', "without one"),
@@ -61,12 +61,12 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -
     ],
 )
 def test_a_line_that_is_no_json_object_is_refused_with_the_reason(
-    content: bytes, told: str
+    content: bytes, words: str
 ) -> None:
     got = read_row(content)
     assert isinstance(got, RowFault)
     assert got.code == "invalid_json"
-    assert told in got.message
+    assert words in got.message
     assert len(got.message) < 300
 
 

@@ -162,7 +162,7 @@ def test_an_input_that_changed_is_refused_before_a_row_is_paid(stage: Stage) -> 
     stage.claim.write([a_row(1), a_row(3)])
     ended = stage.start(1).ended()
     assert (ended.code, ended.report["state"]) == (3, "failed")
-    assert "changed after it was checked" in ended.report["message"]
+    assert "changed after its check" in ended.report["message"]
     assert stage.sent() == []
 
 
@@ -174,7 +174,7 @@ def test_without_a_check_or_before_another_output_nothing_is_paid(stage: Stage) 
     stage.checked(a_row(1))
     stage.claim.errors.write_text("mine")
     ended = stage.start(1).ended()
-    assert (ended.code, "never overwritten" in ended.report["message"]) == (3, True)
+    assert (ended.code, "not a result of this batch" in ended.report["message"]) == (3, True)
     assert stage.claim.errors.read_text() == "mine"
     assert stage.sent() == []
 
@@ -225,7 +225,7 @@ def test_nothing_is_published_while_the_api_server_cannot_be_asked(stage: Stage)
     stage.api_shows("503")
     stage.start_engine()
     runner.until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
-    eventually(lambda: "asking again" in runner.said(), runner.said)
+    eventually(lambda: "not known yet, retrying" in runner.said(), runner.said)
     assert not stage.claim.output.exists()
     assert read_record(stage.claim.work) is None
     stage.current(1)

@@ -75,7 +75,7 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
     got = decided(settled(a_situation(), pods=(pod,)))
     assert words(got) == ("failed", "Finished", "InputRefused")
-    assert "1 of 1000 rows have faults: line 3: no custom_id" in got.complete.message
+    assert "1 of 1000 rows invalid: line 3: no custom_id" in got.complete.message
     assert names(got) == [], "the log of the check helps"
 
 
@@ -131,13 +131,13 @@ def gone_with_its_node() -> Situation:
     [
         (on_attempt(pod={"terminating": True}), "is being deleted"),
         (on_attempt(pod={"disrupted": True}), "DisruptionTarget"),
-        (gone_with_its_node(), "node spot-0 is gone"),
+        (gone_with_its_node(), "node spot-0 no longer exists"),
         (on_attempt(health={SPOT_NODE: NodeHealth(ready=False)}), "node spot-0 is not ready"),
         *(
             (on_attempt(health={SPOT_NODE: NodeHealth(taints=frozenset({taint}))}), taint)
             for taint in sorted(DISRUPTION_TAINTS)
         ),
-        (on_attempt(jobs=(a_job(1, failed=True),), pods=()), "its pod is gone"),
+        (on_attempt(jobs=(a_job(1, failed=True),), pods=()), "its pod no longer exists"),
         (
             on_attempt(pod={"exit_code": 0, "report": a_report(state="stopped")}),
             "exit code 0: stopped",
@@ -323,11 +323,11 @@ def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
     got = decided(on_attempt(jobs=(), pods=(), job_refusal=said))
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert got.attempt is not None
-    assert got.attempt.last_words == f"its Job was refused: {said}"
+    assert got.attempt.last_words == f"the API server refused its Job: {said}"
     assert said in got.running.message
 
 
-def test_a_pause_after_losses_does_not_delay_the_way_to_steady_hardware() -> None:
+def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardware() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
     lost: dict[str, Any] = {
@@ -362,7 +362,10 @@ def test_a_completed_run_completes_the_batch_for_good() -> None:
     situation = on_attempt(pods=(done_by(1),))
     got = decided(situation)
     assert words(got) == ("completed", "Finished", "Completed")
-    assert "990 of 1000 rows are answered in jobs/answers.jsonl on results" in got.complete.message
+    assert (
+        "990 of 1000 rows answered in jobs/answers.jsonl on PersistentVolumeClaim/results"
+        in got.complete.message
+    )
     assert "jobs/answers.errors.jsonl" in got.complete.message
     then = carried_out(situation, got)
     for moment in (then, later(then, 30 * HOUR), replace(then, pods=(), jobs=())):
@@ -387,7 +390,11 @@ def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> N
     report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
     got = decided(on_attempt(pod={"exit_code": 3, "report": report}))
     assert words(got) == ("failed", "Finished", "RunRefused")
-    for part in ("/claim/x changed", "400 of 1000", ".tessera/uid-night on results"):
+    for part in (
+        "/claim/x changed",
+        "400 of 1000",
+        ".tessera/uid-night",
+    ):
         assert part in got.complete.message
 
 
@@ -398,7 +405,11 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
     got = decided(situation)
     assert words(got) == ("expired", "Finished", "Expired")
     assert names(got) == ["night-a1"]
-    for part in ("spec.deadline", "812 of 1000 rows", ".tessera/uid-night on results"):
+    for part in (
+        "spec.deadline",
+        "812 of 1000 rows",
+        ".tessera/uid-night",
+    ):
         assert part in got.complete.message
 
 
@@ -476,7 +487,7 @@ def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
     idle: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}}
     for situation in (
         on_attempt(),
-        on_attempt("steady", at=at(60)),
+        on_attempt("non-spot", at=at(60)),
         on_attempt(batch=a_batch(a_batch_spec(spot={"policy": "only"})), **idle, at=at(70)),
         on_attempt(batch=short, at=at(3200), **none),
         on_attempt(pod={"runner_since": None}, attempt={"runningSince": None}),
@@ -530,7 +541,7 @@ def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     assert (got.create.choice.offer.tier, names(got)) == ("onDemand", ["night-a1"])
     assert "spec.deadline" in got.running.message
     assert got.attempt is not None
-    assert got.attempt.after == "attempt 1: it gave way: DeadlineNear"
+    assert got.attempt.after == "attempt 1: replaced: DeadlineNear"
 
 
 def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_only() -> None:
@@ -549,25 +560,25 @@ def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_on
 
 def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
     never = a_batch(a_batch_spec(spot={"policy": "never"}))
-    unseen = decided(on_attempt("steady", batch=never, views=()))
+    unseen = decided(on_attempt("non-spot", batch=never, views=()))
     assert (unseen.create, unseen.running.reason) == (None, "SpotExcluded")
     publishing = asked(ROWS, 10, state="publishing")
     assert decided(
-        on_attempt("steady", batch=never, progress_sample=publishing)
+        on_attempt("non-spot", batch=never, progress_sample=publishing)
     ).running.reason == ("SpotExcluded")
 
 
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
-    got = decided(on_attempt("steady", at=at(HOUR), status=ahead))
+    got = decided(on_attempt("non-spot", at=at(HOUR), status=ahead))
     assert got.attempt is not None
     assert (got.attempt.tier, got.attempt.number) == ("spot", 2)
     full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
-    stays = decided(on_attempt("steady", at=at(HOUR), status=ahead, used_devices=full))
+    stays = decided(on_attempt("non-spot", at=at(HOUR), status=ahead, used_devices=full))
     assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
 
 
-def test_steady_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
+def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     full = {("a100", "nvidia.com/mig-1g.10gb"): 7}
     got = decided(
@@ -576,9 +587,9 @@ def test_steady_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
     assert (got.create, names(got)) == (None, [])
 
 
-def test_steady_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
+def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
     stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
-    situation = on_attempt("steady", pod=stuck, attempt={"runningSince": None}, at=at(61))
+    situation = on_attempt("non-spot", pod=stuck, attempt={"runningSince": None}, at=at(61))
     got = decided(situation)
     assert got.attempt is not None
     assert (got.attempt.tier, got.attempt.full) == (
@@ -630,7 +641,7 @@ def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None
     assert pool_of(decided(replace(moved, **unbound(2, 661)))) == "one"
 
 
-def test_a_full_spot_pool_gives_way_to_the_other_before_steady_hardware() -> None:
+def test_a_full_spot_pool_gives_way_to_the_other_before_on_demand_hardware() -> None:
     twins = twin_pools("only") | {"batch": a_batch()}
     twins["pools"] = (*twins["pools"], POOLS[0])
     twins["nodes"] = (*twins["nodes"], NODES[0])
@@ -666,7 +677,7 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
 @pytest.mark.parametrize(("policy", "tier"), [("only", "spot"), ("never", "onDemand")])
 def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
     batch = a_batch(a_batch_spec(spot={"policy": policy}))
-    way = "steady" if policy == "only" else "spot"
+    way = "non-spot" if policy == "only" else "spot"
     got = decided(on_attempt(way, batch=batch))
     assert got.attempt is not None
     assert (got.attempt.number, got.attempt.tier) == (2, tier)

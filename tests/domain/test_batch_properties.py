@@ -13,9 +13,9 @@ from tessera.domain.batch.decide import apply_funding, propose_batch
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     NIGHT,
+    ON_DEMAND_NODE,
     ROWS,
     SPOT_NODE,
-    STEADY_NODE,
     a_batch_pod,
     a_batch_spec,
     a_check_report,
@@ -124,7 +124,7 @@ class Life:
         self.now = carried_out(self.now, got)
         created = got.create.attempt if got.create is not None else None
         if created is not None:
-            node = SPOT_NODE if got.attempt and got.attempt.tier == "spot" else STEADY_NODE
+            node = SPOT_NODE if got.attempt and got.attempt.tier == "spot" else ON_DEMAND_NODE
             pod = a_batch_pod(created, node=node, created=self.now.at, bound=self.now.at)
             pod = replace(pod, runner_since=None)
             self.now = replace(self.now, pods=(*self.now.pods, pod))

@@ -90,7 +90,7 @@ CASES = [
         reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(batch(model=None)),
         field="spec.model",
-        says=("spec.service", "give 1"),
+        says=("spec.service", "exactly 1"),
     ),
     Case(
         reason=BatchAccepted.NAME_TOO_LONG,
@@ -102,13 +102,13 @@ CASES = [
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat")),
         field="spec.service",
-        says=("chat does not exist", "kubectl get inferenceservices -n team-a shows 0"),
+        says=("InferenceService/chat does not exist", "kubectl get inferenceservices -n team-a"),
     ),
     Case(
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat"), services={"chat": None}),
         field="spec.service",
-        says=("cannot be read",),
+        says=("InferenceService/chat has an invalid spec",),
     ),
     Case(
         reason=BatchAccepted.UNKNOWN_MODEL,
@@ -122,7 +122,7 @@ CASES = [
             batch(model=None, service="chat"), services={"chat": a_spec("hf://acme/own-model")}
         ),
         field="spec.service",
-        says=("InferenceService chat: spec.model.shape", "hf://acme/own-model"),
+        says=("InferenceService/chat: spec.model.shape", "hf://acme/own-model"),
     ),
     Case(
         reason=BatchAccepted.ADAPTER_NAME_CONFLICT,
@@ -180,7 +180,7 @@ CASES = [
         reason=BatchRunning.NOT_ACCEPTED,
         situation=a_situation(claim=None),
         field="Accepted",
-        says=("nothing is started",),
+        says=("no attempt starts",),
     ),
     Case(
         reason=BatchRunning.VALIDATING,
@@ -213,19 +213,19 @@ CASES = [
         reason=BatchRunning.WAITING_FOR_SPOT,
         situation=on_attempt(pod=UNBOUND, attempt={"runningSince": None}),
         field="spec.placement.pools",
-        says=("attempt 1 finds no node for spot-1g-10gb", "0/2 nodes are available"),
+        says=("no node for attempt 1 on spot-1g-10gb", "0/2 nodes are available"),
     ),
     Case(
         reason=BatchRunning.WAITING_FOR_SPOT,
         situation=a_checked_situation(nodes=NODES[:1]),
         field="spec.spot.policy",
-        says=("no spot hardware is free", "0 of 1000 rows"),
+        says=("waiting for spot capacity", "0 of 1000 rows"),
     ),
     Case(
         reason=BatchRunning.UNSCHEDULABLE,
-        situation=on_attempt("steady", pod=UNBOUND, attempt={"runningSince": None}),
+        situation=on_attempt("non-spot", pod=UNBOUND, attempt={"runningSince": None}),
         field="spec.placement.pools",
-        says=("attempt 1 finds no node for a100-1g-10gb", "0/2 nodes are available"),
+        says=("no node for attempt 1 on a100-1g-10gb", "0/2 nodes are available"),
     ),
     Case(
         reason=BatchRunning.BACKING_OFF,
@@ -237,7 +237,7 @@ CASES = [
         reason=BatchRunning.SUSPENDED,
         situation=on_attempt(batch=batch(suspend=True)),
         field="spec.suspend",
-        says=("2026-11-21T12:00Z goes on",),
+        says=("2026-11-21T12:00Z",),
     ),
     Case(
         reason=BatchRunning.BUDGET_EXHAUSTED,
@@ -258,7 +258,7 @@ CASES = [
             batch(spot={"policy": "only"}), pools=POOLS[:1], nodes=NODES[:1]
         ),
         field="spec.spot.policy",
-        says=("only leaves 0 of the 1 pools", "a100 is onDemand"),
+        says=("spec.spot.policy is only", "1 pool", "a100 is onDemand"),
     ),
     Case(
         reason=BatchRunning.NO_HARDWARE,
@@ -306,13 +306,13 @@ CASES = [
         reason=BatchComplete.IN_PROGRESS,
         situation=on_attempt(progress_sample=asked(400, 40, failed=3)),
         field="status.progress",
-        says=("400 of 1000 rows are done, 3 of them failed",),
+        says=("400 of 1000 rows done, 3 of them failed",),
     ),
     Case(
         reason=BatchComplete.FINALIZING,
         situation=on_attempt(progress_sample=asked(1000, 40, state="publishing")),
         field="status.progress",
-        says=("all 1000 rows are done", "jobs/answers.jsonl"),
+        says=("1000 of 1000 rows done", "jobs/answers.jsonl"),
     ),
     Case(
         reason=BatchComplete.INVALID_INPUT,
@@ -332,7 +332,11 @@ CASES = [
             pod={"exit_code": 3, "report": a_report(message="read-only; use another claim")}
         ),
         field="spec.output",
-        says=("attempt 1", "read-only; use another claim", ".tessera/uid-night on results"),
+        says=(
+            "attempt 1",
+            "read-only; use another claim",
+            ".tessera/uid-night",
+        ),
     ),
     Case(
         reason=BatchComplete.BACKOFF_LIMIT_EXCEEDED,
@@ -341,13 +345,17 @@ CASES = [
             pod={"exit_code": 1, "report": a_report(message="CUDA error")},
         ),
         field="status.attempt",
-        says=("6 attempts", "CUDA error", ".tessera/uid-night on results"),
+        says=("6 attempts", "CUDA error", ".tessera/uid-night"),
     ),
     Case(
         reason=BatchComplete.DEADLINE_EXCEEDED,
         situation=on_attempt(at=at(86400)),
         field="spec.deadline",
-        says=("2026-11-21T12:00:00Z", "0 of 1000 rows", ".tessera/uid-night on results"),
+        says=(
+            "2026-11-21T12:00:00Z",
+            "0 of 1000 rows",
+            ".tessera/uid-night",
+        ),
     ),
 ]
 

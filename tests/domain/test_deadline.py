@@ -1,4 +1,4 @@
-"""Uniform progress: cheap while there is time, and never late where steady hardware is not."""
+"""Uniform progress: cheap while there is time, and never late where on-demand hardware is not."""
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,14 +21,14 @@ from tests.builders import NOW, at
 DAY = timedelta(days=1).total_seconds()
 
 
-def a_course(passed: float = 0.5, share: float = 0.5, seconds: float = DAY) -> Schedule:
+def a_schedule(passed: float = 0.5, share: float = 0.5, seconds: float = DAY) -> Schedule:
     """A thousand rows in a day; so much of the time has passed, so much is done."""
     return Schedule(
         start=NOW, end=at(seconds), at=at(passed * seconds), rows=1000, done=round(share * 1000)
     )
 
 
-def a_lane(
+def an_estimate(
     rate: float = 1.0, start: float = 180, begun: float = 0, *, free: bool = True
 ) -> Estimate:
     """A thousand rows in a quarter of an hour, after three minutes."""
@@ -36,78 +36,78 @@ def a_lane(
     return Estimate(rate=rate, **spans, available=free)
 
 
-FREE, FULL = a_lane(), a_lane(free=False)
+FREE, FULL = an_estimate(), an_estimate(free=False)
 
 
-def lot(
-    course: Schedule,
+def chosen(
+    schedule: Schedule,
     policy: SpotPolicy = "preferred",
     *,
     spot: Estimate | None = FREE,
-    steady: Estimate | None = FREE,
+    non_spot: Estimate | None = FREE,
     current: CapacityClass | None = None,
 ) -> CapacityDecision:
-    return choose_capacity(policy, course, spot=spot, steady=steady, current=current)
+    return choose_capacity(policy, schedule, spot=spot, non_spot=non_spot, current=current)
 
 
 @pytest.mark.parametrize(
-    ("policy", "course", "lanes", "current", "way", "reason"),
+    ("policy", "schedule", "estimates", "current", "capacity", "reason"),
     [
-        # Spot is to be had, and there is time.
-        ("preferred", a_course(), (FREE, FREE), None, "spot", "OnSpot"),
-        ("preferred", a_course(0.9, 0), (FREE, FREE), "spot", "spot", "OnSpot"),
+        # Spot is available, and there is time.
+        ("preferred", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
+        ("preferred", a_schedule(0.9, 0), (FREE, FREE), "spot", "spot", "OnSpot"),
         # It is not: wait above the line, leave below it.
-        ("preferred", a_course(0.5, 0.6), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
-        ("preferred", a_course(0.5, 0.6), (None, FREE), None, None, "WaitingForSpot"),
-        ("preferred", a_course(0.5, 0.4), (FULL, FREE), "spot", "steady", "BehindSchedule"),
-        ("preferred", a_course(0.5, 0.4), (None, FREE), None, "steady", "BehindSchedule"),
-        ("preferred", a_course(0.5, 0.4), (FULL, FULL), "spot", "spot", "WaitingForSpot"),
-        # On steady hardware until clearly ahead.
-        ("preferred", a_course(0.5, 0.4), (FREE, FREE), "steady", "steady", "BehindSchedule"),
-        ("preferred", a_course(0.5, 0.55), (FREE, FREE), "steady", "steady", "NotYetAhead"),
-        ("preferred", a_course(0.5, 0.61), (FREE, FREE), "steady", "spot", "OnSpot"),
-        ("preferred", a_course(0.5, 0.61), (FULL, FREE), "steady", "steady", "NotYetAhead"),
-        ("preferred", a_course(0.5, 0.4), (FREE, FULL), "steady", "spot", "OnSpot"),
+        ("preferred", a_schedule(0.5, 0.6), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
+        ("preferred", a_schedule(0.5, 0.6), (None, FREE), None, None, "WaitingForSpot"),
+        ("preferred", a_schedule(0.5, 0.4), (FULL, FREE), "spot", "non-spot", "BehindSchedule"),
+        ("preferred", a_schedule(0.5, 0.4), (None, FREE), None, "non-spot", "BehindSchedule"),
+        ("preferred", a_schedule(0.5, 0.4), (FULL, FULL), "spot", "spot", "WaitingForSpot"),
+        # On on-demand or reserved hardware until clearly ahead.
+        ("preferred", a_schedule(0.5, 0.4), (FREE, FREE), "non-spot", "non-spot", "BehindSchedule"),
+        ("preferred", a_schedule(0.5, 0.55), (FREE, FREE), "non-spot", "non-spot", "NotYetAhead"),
+        ("preferred", a_schedule(0.5, 0.61), (FREE, FREE), "non-spot", "spot", "OnSpot"),
+        ("preferred", a_schedule(0.5, 0.61), (FULL, FREE), "non-spot", "non-spot", "NotYetAhead"),
+        ("preferred", a_schedule(0.5, 0.4), (FREE, FULL), "non-spot", "spot", "OnSpot"),
         # The rest takes all the time that is left.
-        ("preferred", a_course(0.9905, 0.4), (FREE, FREE), "spot", "steady", "DeadlineNear"),
-        ("preferred", a_course(0.9905, 0.4), (FREE, FREE), None, "steady", "DeadlineNear"),
-        ("preferred", a_course(0.9905, 0.4), (FREE, FULL), "spot", "spot", "OnSpot"),
-        ("preferred", a_course(0.99, 0), (FREE, FULL), "spot", "spot", "DeadlineAtRisk"),
-        ("preferred", a_course(0.9905, 0.4), (FULL, FULL), "spot", "steady", "DeadlineNear"),
-        ("preferred", a_course(0.999, 0), (FREE, FREE), "spot", "steady", "DeadlineAtRisk"),
-        # Only one way is there, or allowed.
-        ("preferred", a_course(0.999, 0), (FREE, None), "spot", "spot", "DeadlineAtRisk"),
-        ("preferred", a_course(), (None, None), None, None, "WaitingForSpot"),
-        ("only", a_course(), (FREE, FREE), None, "spot", "OnSpot"),
-        ("only", a_course(0.5, 0), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
-        ("only", a_course(0.999, 0), (FREE, FREE), "spot", "spot", "DeadlineAtRisk"),
-        ("only", a_course(), (None, FREE), None, None, "WaitingForSpot"),
-        ("never", a_course(), (FREE, FREE), None, "steady", "SpotExcluded"),
-        ("never", a_course(0.999, 0), (FREE, FREE), None, "steady", "DeadlineAtRisk"),
-        ("never", a_course(), (FREE, None), None, None, "SpotExcluded"),
+        ("preferred", a_schedule(0.9905, 0.4), (FREE, FREE), "spot", "non-spot", "DeadlineNear"),
+        ("preferred", a_schedule(0.9905, 0.4), (FREE, FREE), None, "non-spot", "DeadlineNear"),
+        ("preferred", a_schedule(0.9905, 0.4), (FREE, FULL), "spot", "spot", "OnSpot"),
+        ("preferred", a_schedule(0.99, 0), (FREE, FULL), "spot", "spot", "DeadlineAtRisk"),
+        ("preferred", a_schedule(0.9905, 0.4), (FULL, FULL), "spot", "non-spot", "DeadlineNear"),
+        ("preferred", a_schedule(0.999, 0), (FREE, FREE), "spot", "non-spot", "DeadlineAtRisk"),
+        # Only one capacity class is available, or allowed.
+        ("preferred", a_schedule(0.999, 0), (FREE, None), "spot", "spot", "DeadlineAtRisk"),
+        ("preferred", a_schedule(), (None, None), None, None, "WaitingForSpot"),
+        ("only", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
+        ("only", a_schedule(0.5, 0), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
+        ("only", a_schedule(0.999, 0), (FREE, FREE), "spot", "spot", "DeadlineAtRisk"),
+        ("only", a_schedule(), (None, FREE), None, None, "WaitingForSpot"),
+        ("never", a_schedule(), (FREE, FREE), None, "non-spot", "SpotExcluded"),
+        ("never", a_schedule(0.999, 0), (FREE, FREE), None, "non-spot", "DeadlineAtRisk"),
+        ("never", a_schedule(), (FREE, None), None, None, "SpotExcluded"),
     ],
 )  # fmt: skip
-def test_the_way_follows_the_line(
+def test_the_capacity_class_follows_the_schedule(
     policy: SpotPolicy,
-    course: Schedule,
-    lanes: tuple[Estimate | None, Estimate | None],
+    schedule: Schedule,
+    estimates: tuple[Estimate | None, Estimate | None],
     current: CapacityClass | None,
-    way: CapacityClass | None,
+    capacity: CapacityClass | None,
     reason: str,
 ) -> None:
-    got = lot(course, policy, spot=lanes[0], steady=lanes[1], current=current)
-    assert (got.capacity_class, got.reason) == (way, reason)
+    got = chosen(schedule, policy, spot=estimates[0], non_spot=estimates[1], current=current)
+    assert (got.capacity_class, got.reason) == (capacity, reason)
 
 
 @pytest.mark.parametrize(
     ("got", "says"),
     [
-        (lot(a_course()), ("spec.spot.policy", "500 of 1000 rows", "50%")),
-        (lot(a_course(0.5, 0.4), spot=FULL), ("spec.deadline", "400 of 1000", "10%")),
-        (lot(a_course(0.9905, 0.4)), ("spec.deadline", "600 rows need 14 min", "14 min are left")),
-        (lot(a_course(0.999, 0)), ("spec.deadline", "will be missed", "1000 rows", "later")),
-        (lot(a_course(0.999, 0), "only"), ("spec.deadline", "spec.spot.policy is only")),
-        (lot(a_course(), "never"), ("spec.spot.policy is never", "50%")),
+        (chosen(a_schedule()), ("spec.spot.policy", "500 of 1000 rows", "50%")),
+        (chosen(a_schedule(0.5, 0.4), spot=FULL), ("spec.deadline", "400 of 1000", "10%")),
+        (chosen(a_schedule(0.9905, 0.4)), ("spec.deadline", "600 rows", "14 min left")),
+        (chosen(a_schedule(0.999, 0)), ("spec.deadline", "will be missed", "1000 rows", "later")),
+        (chosen(a_schedule(0.999, 0), "only"), ("spec.deadline", "spec.spot.policy is only")),
+        (chosen(a_schedule(), "never"), ("spec.spot.policy is never", "50%")),
     ],
 )
 def test_every_lot_says_its_numbers(got: CapacityDecision, says: tuple[str, ...]) -> None:
@@ -116,22 +116,27 @@ def test_every_lot_says_its_numbers(got: CapacityDecision, says: tuple[str, ...]
 
 
 def test_who_would_have_to_start_anew_too_late_stays() -> None:
-    warm = a_lane(start=DAY / 4, begun=DAY / 4)
-    assert lot(a_course(0.6, 0.9), steady=warm, current="steady").capacity_class == "spot"
-    assert lot(a_course(0.7, 0.9), steady=warm, current="steady").capacity_class == "steady"
+    warm = an_estimate(start=DAY / 4, begun=DAY / 4)
+    assert chosen(a_schedule(0.6, 0.9), non_spot=warm, current="non-spot").capacity_class == "spot"
+    assert (
+        chosen(a_schedule(0.7, 0.9), non_spot=warm, current="non-spot").capacity_class == "non-spot"
+    )
 
 
 def test_a_batch_that_returns_to_spot_has_time_to_come_back() -> None:
-    slow = a_lane(rate=1000 / (1.05 * DAY))
-    assert lot(a_course(0.1, 0.21), steady=slow, current="steady").capacity_class == "steady"
-    assert lot(a_course(0.1, 0.21), steady=FREE, current="steady").capacity_class == "spot"
+    slow = an_estimate(rate=1000 / (1.05 * DAY))
+    assert (
+        chosen(a_schedule(0.1, 0.21), non_spot=slow, current="non-spot").capacity_class
+        == "non-spot"
+    )
+    assert chosen(a_schedule(0.1, 0.21), non_spot=FREE, current="non-spot").capacity_class == "spot"
 
 
 @given(
     passed=st.floats(0, 1),
     share=st.floats(0, 1),
     policy=st.sampled_from(["only", "never"]),
-    current=st.sampled_from([None, "spot", "steady"]),
+    current=st.sampled_from([None, "spot", "non-spot"]),
     free=st.tuples(st.booleans(), st.booleans()),
 )
 def test_a_policy_is_never_broken(
@@ -141,9 +146,9 @@ def test_a_policy_is_never_broken(
     current: CapacityClass | None,
     free: tuple[bool, bool],
 ) -> None:
-    lanes = {"spot": a_lane(free=free[0]), "steady": a_lane(free=free[1])}
-    got = lot(a_course(passed, share), policy, **lanes, current=current)
-    assert got.capacity_class == ("spot" if policy == "only" else "steady")
+    estimates = {"spot": an_estimate(free=free[0]), "non_spot": an_estimate(free=free[1])}
+    got = chosen(a_schedule(passed, share), policy, **estimates, current=current)
+    assert got.capacity_class == ("spot" if policy == "only" else "non-spot")
 
 
 @dataclass
@@ -157,13 +162,13 @@ class Run:
     lost: float
     """Seconds of work that are in flight and done again when an attempt ends."""
     done: float = 0.0
-    way: CapacityClass | None = None
+    used: CapacityClass | None = None
     warm: float = 0.0
     """When the engine is up."""
     time: float = 0.0
 
     def turn(self, seconds: float, *, spot: bool) -> None:
-        if self.way == "spot" and not spot:
+        if self.used == "spot" and not spot:
             self._fall()
             self.warm = self.time + self.start
         begun = self.start - max(0.0, self.warm - self.time)
@@ -176,14 +181,14 @@ class Run:
                 rows=self.rows,
                 done=int(self.done),
             ),
-            spot=a_lane(self.rate, self.start, begun if self.way == "spot" else 0, free=spot),
-            steady=a_lane(self.rate, self.start, begun if self.way == "steady" else 0),
-            current=self.way,
+            spot=an_estimate(self.rate, self.start, begun if self.used == "spot" else 0, free=spot),
+            non_spot=an_estimate(self.rate, self.start, begun if self.used == "non-spot" else 0),
+            current=self.used,
         )
-        if got.capacity_class != self.way:
+        if got.capacity_class != self.used:
             self._fall()
-            self.way, self.warm = got.capacity_class, self.time + self.start
-        at_work = self.way == "steady" or (self.way == "spot" and spot)
+            self.used, self.warm = got.capacity_class, self.time + self.start
+        at_work = self.used == "non-spot" or (self.used == "spot" and spot)
         if at_work:
             self.done += self.rate * max(0.0, self.time + seconds - max(self.time, self.warm))
         self.time += seconds
@@ -207,7 +212,7 @@ class Run:
     seconds=st.floats(5, 30),
     spells=st.lists(st.tuples(st.booleans(), st.integers(1, 60)), min_size=1, max_size=12),
 )
-def test_a_deadline_that_steady_hardware_alone_would_make_is_made_whatever_spot_does(
+def test_a_deadline_that_on_demand_hardware_alone_would_make_is_made_whatever_spot_does(
     rows: int,
     rate: float,
     start: float,
@@ -226,24 +231,24 @@ def test_a_deadline_that_steady_hardware_alone_would_make_is_made_whatever_spot_
 
 def test_with_spot_always_there_nothing_else_is_bought() -> None:
     run = Run(rows=3600, window=2 * 3600, rate=1.0, start=180, lost=20)
-    ways = set()
+    classes = set()
     while run.done < run.rows:
         run.turn(5, spot=True)
-        ways.add(run.way)
-    assert ways == {"spot"}
+        classes.add(run.used)
+    assert classes == {"spot"}
 
 
-def test_the_line_is_kept_by_as_little_steady_hardware_as_needed() -> None:
+def test_the_line_is_kept_by_as_little_on_demand_hardware_as_needed() -> None:
     run = Run(rows=3600, window=4 * 3600, rate=1.0, start=180, lost=20)
-    ways = []
+    classes = []
     while run.done < run.rows:
         run.turn(5, spot=False)
-        ways.append(run.way)
+        classes.append(run.used)
     assert run.finished <= run.window
-    assert [way for way, _ in groupby(ways)] == ["spot", "steady"]
-    assert ways.count("steady") * 5 <= 3600 + 180 + 5
+    assert [capacity for capacity, _ in groupby(classes)] == ["spot", "non-spot"]
+    assert classes.count("non-spot") * 5 <= 3600 + 180 + 5
 
 
 def test_no_rows_are_done_at_once() -> None:
-    empty = replace(a_course(0.2, 0), rows=0, done=0)
-    assert (empty.done_share, lot(empty).capacity_class) == (1.0, "spot")
+    empty = replace(a_schedule(0.2, 0), rows=0, done=0)
+    assert (empty.done_share, chosen(empty).capacity_class) == (1.0, "spot")

@@ -276,7 +276,7 @@ def test_spot_pods_endure_the_marks_of_every_cloud_and_no_end(name: str) -> None
     ]
 
 
-def test_pods_on_steady_hardware_endure_no_spot() -> None:
+def test_pods_on_on_demand_hardware_tolerate_no_spot_taints() -> None:
     assert [one["key"] for one in tolerated("on-demand")] == ["nvidia.com/gpu"]
     assert "affinity" not in pod("on-demand")
 

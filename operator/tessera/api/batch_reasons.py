@@ -67,7 +67,7 @@ class BatchRunning(StatusReason):
     )
     NOT_YET_AHEAD = (
         "NotYetAhead",
-        "The batch stays on steady hardware until it is clearly ahead, then it returns to spot.",
+        "The batch stays on on-demand or reserved hardware until it is clearly ahead of schedule.",
         True,
     )
     SPOT_DISABLED = "SpotExcluded", "`spec.spot.policy` is `never`.", True

@@ -1,1 +1,1 @@
-"""The batch runner: feeds every row of a file to the engine beside it, and publishes once."""
+"""The batch runner sends the rows of a file to its engine and publishes the results once."""

@@ -1,4 +1,4 @@
-"""Output and errors from the parts: in the order of the rows, each exactly once."""
+"""Assembly of the output and the errors file: each row once, in the order of the input."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from tessera.batch_runner.publish import ResultFile
 
 
 class LinePosition(NamedTuple):
-    """Where the line of a row is."""
+    """Where in a part file the line of a row is."""
 
     attempt: int
     offset: int
@@ -27,7 +27,7 @@ class LinePosition(NamedTuple):
 
 
 class ResultSink:
-    """A file of results, and what is needed to know it again."""
+    """A file of results that is being written, with its checksum and counts."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -54,7 +54,11 @@ def assemble(
     sink_of: Callable[[bool], ResultSink],
     heartbeat: WorkHeartbeat,
 ) -> None:
-    """Give every row's line to the sink of the good ones or to that of the others."""
+    """Write the line of every row to the sink of the answers or to that of the errors.
+
+    `sink_of(True)` is the sink of the answers. Raises TransientError when a part file lost a line
+    that the ledger counts.
+    """
     for number, shard in enumerate(manifest.shards):
         heartbeat.beat("%s of %s rows assembled", shard.first_row, manifest.rows)
         rows = range(shard.first_row, shard.first_row + shard.rows)
@@ -68,7 +72,7 @@ def assemble(
                 _locate(part, attempt, manifest.input_id, ledger, positions)
             for row in rows:
                 if (position := positions.get(row)) is None:
-                    raise TransientError(f"the answer of row {row + 1} is gone from its part file")
+                    raise TransientError(f"the part file no longer has the answer of row {row + 1}")
                 part = opened[position.attempt]
                 part.seek(position.offset)
                 sink_of(position.good).write(part.read(position.length) + b"\n")
@@ -77,7 +81,10 @@ def assemble(
 def assemble_files(
     work: Path, manifest: InputManifest, ledger: Ledger, name: str, heartbeat: WorkHeartbeat
 ) -> tuple[ResultFile, ResultFile]:
-    """New files of output and errors, on the disk; `name` is this process's own."""
+    """Write new files of the output and the errors, and flush them to disk.
+
+    `name` must be unique to the process. Raises a BatchError when the volume refuses.
+    """
     folder = work / "assembled"
     good, bad = (f"{folder.name}/{name}.{kind}.jsonl" for kind in ("output", "errors"))
     try:
@@ -93,7 +100,7 @@ def assemble_files(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is on the disk afterwards, or gone: nobody needs half of one on a full volume."""
+    """Create a file that is flushed to disk when the block succeeds and deleted otherwise."""
     complete = False
     try:
         with path.open("xb") as file:
@@ -102,6 +109,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         complete = True
     finally:
+        # Half a file would only fill the volume further.
         if not complete:
             path.unlink(missing_ok=True)
 
@@ -109,7 +117,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 def _locate(
     part: BinaryIO, attempt: int, input_id: str, ledger: Ledger, positions: dict[int, LinePosition]
 ) -> None:
-    """Find the first whole line of every row that this attempt won."""
+    """Add the position of the first intact line of every row whose answer is this attempt's."""
     offset = 0
     for line in part:
         entry = parts.read_entry(line, input_id)

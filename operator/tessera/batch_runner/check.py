@@ -1,4 +1,4 @@
-"""`tessera-batch check`: is the input valid, and can the output be written? Needs no GPU."""
+"""`tessera-batch check` validates the input and the output path; it needs no GPU."""
 
 import hashlib
 import logging
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tessera.api.text import counted
 from tessera.batch_runner import manifest, parts, publish
 from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
 from tessera.batch_runner.files import link_or_move
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPaths:
-    """The paths of a batch."""
+    """Paths of a batch on its volume."""
 
     input: Path
     output: Path
@@ -35,7 +36,7 @@ class BatchPaths:
 
 
 def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, Any]]:
-    """Check everything and write the manifest; the exit code and the report."""
+    """Check the batch and write its manifest; return the exit code and the report."""
     try:
         _prepare(paths)
         findings, size, digest = _scan_input(paths.input, heartbeat)
@@ -50,8 +51,10 @@ def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, A
 
 def _refusal(findings: ScanFindings) -> dict[str, Any]:
     first = findings.faults[0]
-    message = f"the input has {findings.fault_count} faulty rows; the first one is in line "
-    message += f"{first.line}: {first.fault.message}"
+    message = (
+        f"the input has {counted(findings.fault_count, 'invalid row')}, first line {first.line}: "
+        f"{first.fault.message}"
+    )
     for line_fault in findings.faults:
         log.error(
             "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
@@ -67,7 +70,7 @@ def _failure(message: str, rows: int, count: int = 0) -> dict[str, Any]:
 
 
 def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
-    """Faults in the form of OpenAI's batch errors."""
+    """Return the faults in the form of OpenAI's batch errors."""
     return [
         {
             "line": line_fault.line,
@@ -80,13 +83,15 @@ def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
 
 
 def _prepare(paths: BatchPaths) -> None:
-    """Everything that can be refused before the input is read."""
+    """Refuse what can be refused before the input is read; RefusedError names the fix."""
     try:
         mode = paths.input.stat().st_mode
     except OSError as error:
         raise storage_error(error, paths.input, "read the input") from error
     if not stat.S_ISREG(mode):
-        raise RefusedError(f"the input {paths.input} is not a file; give the path of a JSONL file")
+        raise RefusedError(
+            f"the input {paths.input} is not a regular file; set spec.input to a JSONL file"
+        )
     try:
         paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,7 +101,7 @@ def _prepare(paths: BatchPaths) -> None:
 
 
 def _probe(work: Path, output: Path) -> None:
-    """Publish an empty file beside the output, the way results will be, and take it back."""
+    """Publish an empty file next to the output in the way of results, then delete it."""
     source, target = work / "probe", output.parent / f".tessera-probe-{work.name}"
     try:
         source.touch()
@@ -113,7 +118,7 @@ def _probe(work: Path, output: Path) -> None:
 
 
 def _scan_input(path: Path, heartbeat: WorkHeartbeat) -> tuple[ScanFindings, int, str]:
-    """The findings, and size and digest of exactly the bytes that were scanned."""
+    """Return the findings, and size and SHA-256 of exactly the bytes that were scanned."""
     scan, digest = InputScan(), hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -152,11 +157,11 @@ def _build_manifest(findings: ScanFindings, size: int, digest: str) -> InputMani
 
 
 def _save_manifest(paths: BatchPaths, new_manifest: InputManifest) -> None:
-    """Never under answers of another input: their rows would be taken for these."""
+    # Answers of another input would count as answers of these rows.
     if parts.has_parts(paths.work) and manifest.load(paths.work).sha256 != new_manifest.sha256:
         raise RefusedError(
-            f"{paths.input} changed after rows of it were answered; put the old file back, or "
-            "create a new BatchInference for the new one"
+            f"{paths.input} changed after some of its rows were answered; restore the old file, or "
+            "create another BatchInference for the new one"
         )
     try:
         manifest.save(paths.work, new_manifest)

@@ -1,4 +1,4 @@
-"""The engine beside the runner: its HTTP API, and waiting for it while it restarts."""
+"""Client of the sidecar engine, which waits while the engine restarts."""
 
 import asyncio
 import logging
@@ -13,18 +13,18 @@ from tessera.batch_runner.retry import RequestOutcome
 
 log = logging.getLogger(__name__)
 
-# For so long an engine may be away.
+# The attempt fails when the engine is unavailable for longer.
 ENGINE_TIMEOUT_SECONDS = 600.0
-# For so long an answer may take.
+# Limit for one request.
 ROW_TIMEOUT_SECONDS = 1800.0
 _CONNECT_TIMEOUT_SECONDS = 10
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 _PROBE_INTERVAL_SECONDS = 0.5
-# Less than the engine keeps an idle connection, so that none is found closed.
+# Shorter than the engine's own keep-alive, so that no request meets a closed connection.
 _KEEPALIVE_SECONDS = 2
-# So often the engine may come back without answering a single row in between.
+# Restarts in a row without a single answer in between.
 _MAX_SILENT_RESTARTS = 10
-# Never within a text, where the quotes would be escaped.
+# It cannot match inside a text of the answer, where the quotes are escaped.
 _ABORT_PATTERN = re.compile(rb'"finish_reason": ?"abort"')
 _RETRYABLE_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
@@ -35,19 +35,19 @@ _RETRYABLE_STATUSES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came of a request."""
+    """Outcome of a request with the engine's response."""
 
     outcome: RequestOutcome
     status: int = 0
-    """0 when there was no answer."""
+    """HTTP status; 0 without a response."""
     body: bytes = b""
     request_id: str | None = None
     problem: str = ""
-    """What went wrong, where the engine did not say it itself."""
+    """The failure, where the body does not describe it."""
 
 
 class EngineClient:
-    """Sends rows. While the engine is away, `present` makes everybody wait."""
+    """Sends rows; `wait_ready` blocks senders while the engine is unavailable."""
 
     def __init__(
         self, base: str, *, timeout: float = ROW_TIMEOUT_SECONDS, away_timeout: float
@@ -72,12 +72,12 @@ class EngineClient:
         await self._session.close()
 
     async def wait_ready(self) -> int:
-        """Wait until the engine is there; the number tells its comings apart."""
+        """Wait until the engine is ready; return its epoch, which grows with each restart."""
         await self._ready.wait()
         return self._epoch
 
     async def send_row(self, epoch: int, path: str, body: bytes, request_id: str) -> Reply:
-        """Send one row to the engine that came at `coming`."""
+        """Send one row to the engine; `epoch` is the one that `wait_ready` returned."""
         reply = await self._post(path, body, request_id)
         if await self._is_terminating_reply(reply):
             reply = Reply(
@@ -90,7 +90,7 @@ class EngineClient:
         return reply
 
     async def watch(self) -> None:
-        """Until cancelled, look for an engine that is away; TroubleError when it stays away."""
+        """Probe an unavailable engine until cancelled; raise TransientError at the time limit."""
         while True:
             await self._away.wait()
             try:
@@ -102,13 +102,11 @@ class EngineClient:
             self._mark_ready()
 
     async def _is_terminating_reply(self, reply: Reply) -> bool:
-        """Is this the last word of an engine that is ending, and not about the row?
-
-        One that is told to end aborts what it has, which looks like a short answer; one that dies
-        answers 500 to everybody.
-        """
+        """Tell whether a terminating engine sent the reply, which then says nothing of the row."""
+        # On SIGTERM the engine aborts its requests, which looks like a short answer.
         if reply.status == HTTPStatus.OK:
             return _ABORT_PATTERN.search(reply.body) is not None
+        # A crashing engine answers 500 to every request.
         return reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not await self._healthy()
 
     def _mark_ready(self) -> None:
@@ -125,14 +123,14 @@ class EngineClient:
         self._ready.set()
 
     def _mark_away(self, epoch: int, reason: str) -> None:
-        """Close the door, unless the engine has come back since that request was sent."""
+        """Block senders, unless the engine restarted after that request was sent."""
         if epoch == self._epoch and self._ready.is_set():
-            log.warning("the engine is away (%s); waiting for it", reason)
+            log.warning("the engine is unavailable (%s), waiting for its restart", reason)
             self._ready.clear()
             self._away.set()
 
     async def _wait_healthy(self) -> None:
-        """An engine that has just gone may look healthy for a moment."""
+        # An engine that has just terminated may look healthy for a moment.
         if self._epoch:
             await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
         while not await self._healthy():  # noqa: ASYNC110 - it is another process
@@ -176,7 +174,7 @@ class EngineClient:
 
 
 def outcome_of(status: int) -> RequestOutcome:
-    """What a status code means for the row."""
+    """Return what an HTTP status means for the row."""
     if status == HTTPStatus.OK:
         return RequestOutcome.ANSWERED
     if status in _RETRYABLE_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

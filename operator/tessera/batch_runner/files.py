@@ -1,4 +1,4 @@
-"""Steps on a shared volume that either happen whole or not at all."""
+"""Atomic writes on a shared volume."""
 
 import errno
 import os
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 Link = Callable[[Path, Path], None]
-# What file systems say to what they do not have, such as hard links.
+# Errors of file systems without a feature, such as hard links.
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Write everything; a full volume may take the beginning of it and raise at the rest."""
+    """Write all of the content; on a full volume a part may be written before OSError."""
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in the folder survive the node, where the file system can do that."""
+    """Flush the folder's names to disk, where the file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -30,7 +30,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Put the content in the place of the file: readers see the old one or the new one."""
+    """Replace the file atomically: readers see the old content or the new one."""
     temporary = _temporary_path(path)
     try:
         write_file(temporary, content)
@@ -41,7 +41,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def write_file(path: Path, content: bytes, exclusive: int = 0) -> None:
-    """A file with this content, on the disk."""
+    """Write the file and flush it to disk; `exclusive` adds flags such as O_EXCL."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | exclusive, 0o644)
     try:
         write_all(descriptor, content)
@@ -51,10 +51,9 @@ def write_file(path: Path, content: bytes, exclusive: int = 0) -> None:
 
 
 def link_or_move(source: Path, target: Path, link: Link = os.link) -> None:
-    """Give the file its name, whole and once: FileExistsError when the name is taken.
+    """Link the source to the target atomically; FileExistsError when the target exists.
 
-    Where there are no hard links it is moved instead. Whoever moves does it under the record of
-    `publish`, which one writer alone can make, so that all who come here move the same content.
+    Without hard links the source is moved instead, which two processes may do at once.
     """
     try:
         link(source, target)
@@ -63,14 +62,15 @@ def link_or_move(source: Path, target: Path, link: Link = os.link) -> None:
             raise
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        # Only one publication record can exist, so that all processes move the same content.
         source.rename(target)
     sync_folder(target.parent)
 
 
 def create_once(path: Path, content: bytes, link: Link = os.link) -> None:
-    """Create the file with this content; FileExistsError for all but the first who asks.
+    """Create the file with this content; FileExistsError for all callers but the first.
 
-    Without hard links a process that dies in here may leave a file that is torn.
+    Without hard links a process that is killed in here may leave a truncated file.
     """
     temporary = _temporary_path(path)
     try:
@@ -86,7 +86,8 @@ def create_once(path: Path, content: bytes, link: Link = os.link) -> None:
 
 
 def unique_name() -> str:
-    """Of this process alone; pids are the same in all containers."""
+    """Return a name that no other process uses."""
+    # Process ids repeat across containers.
     return os.urandom(6).hex()
 
 

@@ -1,4 +1,4 @@
-"""Long work shows that it goes on, and ends when it is told to."""
+"""Heartbeat of long work: progress in the log, and a stop on SIGTERM."""
 
 import logging
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from tessera.batch_runner.errors import StoppedError
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_SECONDS = 10.0
-STOP_MESSAGE = "told to stop; the next attempt goes on from here"
+STOP_MESSAGE = "received SIGTERM; the next attempt continues from here"
 
 
 class WorkHeartbeat:
-    """For work that asks often: a line in the log every ten seconds, and the end on demand."""
+    """Logs progress every ten seconds and interrupts work that calls `beat` often."""
 
     def __init__(
         self, clock: Callable[[], float], stopped: Callable[[], bool] = lambda: False
@@ -22,7 +22,7 @@ class WorkHeartbeat:
         self._due = clock() + LOG_INTERVAL_SECONDS
 
     def beat(self, message: str, *figures: object) -> None:
-        """Log this, if it is time; StoppedError if the work should end."""
+        """Log the message if ten seconds have passed; raise StoppedError if the work must stop."""
         if self._stopped():
             raise StoppedError(STOP_MESSAGE)
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The model hub, or its mirror: what a repository holds, and its files."""
+"""Client of the Hugging Face Hub or its mirror: listings and files of a repository."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -13,7 +13,7 @@ from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
 _CONNECT_TIMEOUT_SECONDS = 30
-# An answer that stands still for so long is given up.
+# Longest pause within a response.
 _READ_TIMEOUT_SECONDS = 60
 _MAX_TEXT_BYTES = 32 * 2**20
 _CHUNK_BYTES = 2**20
@@ -26,7 +26,7 @@ class RepositoryFile:
 
     name: str
     size: int | None
-    """In bytes; None where the mirror does not say it."""
+    """In bytes; None where the mirror does not list it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class RepositoryListing:
 
 
 class HubRepository:
-    """One repository; the token is sent to the hub alone, never to where it redirects."""
+    """One repository. The token goes to the hub alone, never to a redirect's target."""
 
     def __init__(self, session: aiohttp.ClientSession, endpoint: str, repository: str) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class HubRepository:
         self._repository = repository
 
     async def listing(self, revision: str) -> RepositoryListing:
-        """All files at the commit that the revision means now."""
+        """Return all files at the commit that the revision resolves to now."""
         url = f"{self._endpoint}/api/models/{self._repository}/revision/{revision}?blobs=true"
         async with self._get(url) as response:
             document = _parse_object(await self._read_text(response), url)
@@ -57,10 +57,10 @@ class HubRepository:
             )
             return RepositoryListing(str(document["sha"]), files)
         except (KeyError, TypeError) as error:
-            raise TransientError(f"{url}: not a listing of a repository") from error
+            raise TransientError(f"{url}: the response is not a repository listing") from error
 
     async def read_json(self, revision: str, name: str) -> tuple[Mapping[str, Any], str]:
-        """A JSON file, and the commit that it is of."""
+        """Return a JSON object, and the commit of its file ("" where the hub does not name it)."""
         url = self._file_url(revision, name)
         async with self._get(url) as response:
             return _parse_object(await self._read_text(response), url), response.headers.get(
@@ -68,12 +68,12 @@ class HubRepository:
             )
 
     async def read_chunks(self, revision: str, name: str, offset: int) -> AsyncIterator[bytes]:
-        """A file from one byte on."""
+        """Yield the content of a file from byte `offset` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._get(self._file_url(revision, name), headers) as response:
             if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
                 raise TransientError(
-                    f"{response.url}: the hub does not go on in the middle of a file"
+                    f"{response.url}: the hub ignored the Range header, cannot resume the download"
                 )
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 yield chunk
@@ -92,7 +92,7 @@ class HubRepository:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = str(error) or type(error).__name__
-            raise TransientError(f"GET {url}: the hub did not answer: {message}") from error
+            raise TransientError(f"GET {url}: no response from the hub: {message}") from error
 
     async def _read_text(self, response: aiohttp.ClientResponse) -> bytes:
         body = await response.content.read(_MAX_TEXT_BYTES)
@@ -105,7 +105,7 @@ class HubRepository:
 async def open_repository(
     endpoint: str | None, token: str | None, uri: str
 ) -> AsyncIterator[HubRepository]:
-    """The repository of an `hf://` model; proxies and certificates are those of the environment."""
+    """Open the repository of an `hf://` model, with proxies and CAs of the environment."""
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
     )
@@ -128,5 +128,5 @@ def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{url} is not JSON") from error
     if not isinstance(value, dict):
-        raise RefusedError(f"{url} is not an object")
+        raise RefusedError(f"{url} is not a JSON object")
     return value

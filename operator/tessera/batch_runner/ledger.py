@@ -1,7 +1,7 @@
-"""Which rows have an answer, whose it is, and what was paid twice.
+"""The ledger of a batch: which attempt answered each row, and what was paid twice.
 
-The first whole answer of a row wins: that of the earliest attempt that this attempt found at its
-start, else its own. What a stale attempt writes later changes nothing.
+The first intact answer of a row wins: that of the earliest attempt with a part file when this
+attempt started, else its own. Later writes of a stale attempt change nothing.
 """
 
 from array import array
@@ -17,16 +17,16 @@ from tessera.batch_runner.parts import AnsweredEntry, AttemptParts, Entry, SentE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchCounts:
-    """Figures of the whole batch, over all attempts so far."""
+    """Counts of the whole batch over all attempts so far."""
 
     completed: int = 0
     failed: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     repaid_rows: int = 0
-    """How often a row had to be sent again because its answer was lost."""
+    """Requests that were repeated because their answer was lost."""
     repaid_tokens: int = 0
-    """An estimate: the mean stands for answers without a limit."""
+    """An estimate: an answer without max_tokens counts as the mean answer."""
 
     @property
     def done(self) -> int:
@@ -35,7 +35,7 @@ class BatchCounts:
 
 
 class Ledger:
-    """Four bytes for every row."""
+    """The winning attempt of every row, in four bytes per row."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -46,8 +46,8 @@ class Ledger:
         self._output_tokens = 0
         self._repaid_rows = 0
         self._repaid_tokens = 0
+        # Repaid rows without max_tokens.
         self._repaid_unlimited = 0
-        """Of the repaid rows, those that did not limit their answer."""
 
     def counts(self) -> BatchCounts:
         mean = self._output_tokens / self._completed if self._completed else 0
@@ -64,11 +64,11 @@ class Ledger:
         return self._winners[row] != 0
 
     def winner(self, row: int) -> int:
-        """The attempt whose answer counts; 0 while there is none."""
+        """Return the attempt whose answer counts; 0 while the row has none."""
         return self._winners[row]
 
     def record_answer(self, attempt: int, entry: AnsweredEntry) -> None:
-        """An answer; it counts if it is the row's first."""
+        """Record an answer; only the first of a row counts."""
         if self._winners[entry.row]:
             return
         self._winners[entry.row] = attempt
@@ -80,14 +80,14 @@ class Ledger:
             self._failed += 1
 
     def record_repaid(self, sent: SentEntry) -> None:
-        """A sending was lost, and another one is needed."""
+        """Record a request whose answer was lost, so that it is sent again."""
         self._repaid_rows += 1
         self._repaid_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
         self._repaid_unlimited += sent.max_tokens is None
 
 
 def replay(manifest: InputManifest, part_files: AttemptParts, heartbeat: WorkHeartbeat) -> Ledger:
-    """The ledger that all parts together make."""
+    """Build the ledger from all part files."""
     ledger = Ledger(manifest.rows)
     for number, shard in enumerate(manifest.shards):
         heartbeat.beat("%s of %s rows replayed", shard.first_row, manifest.rows)
@@ -113,7 +113,7 @@ def _apply_entry(ledger: Ledger, attempt: int, entry: Entry, sendings: list[Sent
 
 
 def _count_lost(ledger: Ledger, sendings: Mapping[int, Sequence[SentEntry]]) -> None:
-    """All sendings but the one that was answered; a row without an answer is sent once more."""
+    # One request of an answered row was worth its price; without an answer none was.
     for row, row_sendings in sendings.items():
         for sending in row_sendings[1:] if ledger.is_answered(row) else row_sendings:
             ledger.record_repaid(sending)

@@ -1,5 +1,5 @@
-"""`tessera-batch check …` and `run …` for batches: see docs/batch-files.md; `tessera-batch shape …`
-and `fetch …` for models of services: see docs/tasks/serve.md."""
+"""`tessera-batch check` and `run` process a batch (see docs/batch-files.md); `tessera-batch shape`
+and `fetch` prepare the model of a service (see docs/tasks/serve.md)."""
 
 import argparse
 import asyncio
@@ -26,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Exit code 0: done, or stopped as told; 1: may pass; 3: the user's; 4: fenced off."""
+    """Run the command and return its exit code.
+
+    0: done, or stopped by a signal; 1: transient failure; 3: the user has to change something;
+    4: fenced.
+    """
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     arguments = _parser().parse_args()
     if arguments.command == "check":
@@ -36,7 +40,9 @@ def main() -> int:
         log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
         write_report(arguments.report, fields)
         return code
-    _raise_file_limit()
+    # Connections and part files may exceed the usual soft limit of 1,024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return asyncio.run(_run(arguments))
 
 
@@ -83,7 +89,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     async with kube_fence(kubeconfig, namespace, name, uid=arguments.work.name) as fence:
         code = await AttemptRunner(_options(arguments), fence, stop).run()
     logging.shutdown()
-    # A thread that waits for a hanging volume would hold a regular end up.
+    # A thread blocked on a hanging volume would delay a regular exit.
     os._exit(code)
 
 
@@ -110,12 +116,6 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
     )
 
 
-def _raise_file_limit() -> None:
-    """Connections and part files may be more than the usual 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tessera-batch", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -123,45 +123,49 @@ def _parser() -> argparse.ArgumentParser:
     run_parser = commands.add_parser("run", help="answer the rows that have no answer yet")
     for command in (check_parser, run_parser):
         command.add_argument("--input", type=Path, required=True, help="JSONL file of requests")
-        command.add_argument("--output", type=Path, required=True, help="where answers appear")
-        command.add_argument("--work", type=Path, required=True, help="folder named by the uid")
+        command.add_argument("--output", type=Path, required=True, help="file of the answers")
+        command.add_argument(
+            "--work", type=Path, required=True, help="work folder, named by the uid"
+        )
         command.add_argument("--report", type=Path, required=True, help="termination message")
     _add_model_commands(commands)
-    run_parser.add_argument("--errors", type=Path, required=True, help="where failed rows appear")
+    run_parser.add_argument("--errors", type=Path, required=True, help="file of the failed rows")
     run_parser.add_argument(
-        "--attempt", type=_positive_int, required=True, help="the fencing number"
+        "--attempt",
+        type=_positive_int,
+        required=True,
+        help="its number, the fencing token",
     )
     run_parser.add_argument("--batch", type=_batch_name, required=True, help="NAMESPACE/NAME")
     run_parser.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")
-    run_parser.add_argument("--model", required=True, help="for rows that name none")
+    run_parser.add_argument("--model", required=True, help="model of rows without one")
     run_parser.add_argument(
         "--concurrency", type=_positive_int, required=True, help="rows in flight"
     )
-    run_parser.add_argument("--retries", type=int, required=True, help="per row")
-    run_parser.add_argument("--host", default="0.0.0.0", help="of /healthz, /progress and /metrics")
-    run_parser.add_argument("--port", type=int, default=8001)
-    run_parser.add_argument("--kubeconfig", help="instead of KUBECONFIG or the ServiceAccount")
+    run_parser.add_argument("--retries", type=int, required=True, help="retries per row")
     run_parser.add_argument(
-        "--row-seconds", type=float, default=ROW_TIMEOUT_SECONDS, help="how long an answer may take"
+        "--host", default="0.0.0.0", help="address of /healthz, /progress and /metrics"
+    )
+    run_parser.add_argument("--port", type=int, default=8001)
+    run_parser.add_argument("--kubeconfig", help="replaces KUBECONFIG and the ServiceAccount")
+    run_parser.add_argument(
+        "--row-seconds", type=float, default=ROW_TIMEOUT_SECONDS, help="time limit of a request"
     )
     run_parser.add_argument(
         "--engine-seconds",
         type=float,
         default=ENGINE_TIMEOUT_SECONDS,
-        help="how long it may be away",
+        help="time limit for a restart of the engine",
     )
     return parser
 
 
 def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What services need before their engines start."""
     shape_parser = commands.add_parser("shape", help="read a model's config.json")
-    shape_parser.add_argument(
-        "--path", type=Path, help="folder with the files, if they are mounted"
-    )
-    fetch_parser = commands.add_parser("fetch", help="bring the files of a model onto a volume")
+    shape_parser.add_argument("--path", type=Path, help="folder of the files, if they are mounted")
+    fetch_parser = commands.add_parser("fetch", help="download the files of a model to a volume")
     fetch_parser.add_argument("--into", type=Path, required=True, help="folder on the volume")
-    fetch_parser.add_argument("--host", default="0.0.0.0", help="of /progress")
+    fetch_parser.add_argument("--host", default="0.0.0.0", help="address of /progress")
     fetch_parser.add_argument("--port", type=int, default=8000)
     for command in (shape_parser, fetch_parser):
         command.add_argument("--uri", required=True, help="as in spec.model.uri")
@@ -170,7 +174,8 @@ def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
 
 
 def base_url(text: str) -> str:
-    """The URL; a Job can only write the bare address of its pod, which IPv6 wants in brackets."""
+    """Return the URL with an IPv6 address in brackets."""
+    # A Job can only pass the bare address of its pod.
     scheme, slashes, rest = text.partition("//")
     host, colon, port = rest.rpartition(":")
     bare = ":" in host and not host.startswith("[")
@@ -180,7 +185,7 @@ def base_url(text: str) -> str:
 def _positive_int(text: str) -> int:
     if (number := int(text)) >= 1:
         return number
-    raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    raise argparse.ArgumentTypeError(f"{text} is below the minimum of 1")
 
 
 def _batch_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a check found, kept beside the parts; every attempt works from it."""
+"""The manifest of a valid input, which the check writes and every attempt reads."""
 
 import hashlib
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ _CHUNK_BYTES = 2**20
 
 
 class Shard(BaseModel):
-    """Successive rows whose answers share a part file."""
+    """Consecutive rows whose answers share a part file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     first_row: int
     offset: int
-    """Byte of the input at which the first row begins."""
+    """Offset of the first row in the input, in bytes."""
     rows: int
 
 
 class InputManifest(BaseModel):
-    """A valid input."""
+    """Size, checksum and shards of a valid input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,17 +39,17 @@ class InputManifest(BaseModel):
     input_tokens: int
     """An estimate: a quarter of the bodies' bytes."""
     max_tokens: int
-    """Sum over the rows that limit their answer."""
+    """Sum of max_tokens over the rows that have it."""
     shards: tuple[Shard, ...]
 
     @property
     def input_id(self) -> str:
-        """What ties an answer to this very input; part of every answer's id."""
+        """A digest that is part of every answer's id and so binds it to this input."""
         return self.sha256[:12]
 
 
 def build_shards(offsets: Sequence[int], rows: int) -> tuple[Shard, ...]:
-    """The shards that begin at these bytes; all but the last one are full."""
+    """Return the shards that begin at these offsets; all but the last are full."""
     return tuple(
         Shard(
             first_row=number * SHARD_ROWS,
@@ -61,32 +61,32 @@ def build_shards(offsets: Sequence[int], rows: int) -> tuple[Shard, ...]:
 
 
 def manifest_path(work: Path) -> Path:
-    """Where the manifest of a work folder is."""
+    """Return the path of the manifest in a work folder."""
     return work / "manifest.json"
 
 
 def save(work: Path, manifest: InputManifest) -> None:
-    """Replace the manifest in one step."""
+    """Write the manifest atomically."""
     replace_file(manifest_path(work), manifest.model_dump_json(indent=1).encode())
 
 
 def load(work: Path) -> InputManifest:
-    """The manifest of the work folder; RefusedError where there is none."""
+    """Return the manifest of the work folder; RefusedError without a valid one."""
     path = manifest_path(work)
     try:
         return InputManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         message = f"{path} is missing: the input was not checked, or the work folder was deleted"
-        raise RefusedError(f"{message}; create the BatchInference anew") from error
+        raise RefusedError(f"{message}; recreate the BatchInference") from error
     except OSError as error:
         raise storage_error(error, path, "read") from error
     except ValidationError as error:
-        message = f"{path} is no manifest of this version; create the BatchInference anew"
+        message = f"{path} is not a manifest of this version; recreate the BatchInference"
         raise RefusedError(message) from error
 
 
 def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> None:
-    """Is the input still, byte for byte, what was checked? RefusedError if not."""
+    """Raise RefusedError unless the input still has the checked size and checksum."""
     try:
         with path.open("rb") as file:
             unchanged = _digest(file, heartbeat) == (manifest.bytes, manifest.sha256)
@@ -94,8 +94,8 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Non
         raise storage_error(error, path, "read") from error
     if not unchanged:
         raise RefusedError(
-            f"{path} changed after it was checked; its answers would belong to other questions. "
-            "Put the old file back, or create a new BatchInference for the new one"
+            f"{path} changed after its check, so answers would belong to other rows. Restore the "
+            "old file, or create another BatchInference for the new one"
         )
 
 

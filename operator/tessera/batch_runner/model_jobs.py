@@ -14,8 +14,10 @@ from typing import Any
 
 from aiohttp import web
 
+from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_error
 from tessera.batch_runner.hub import HubRepository, RepositoryFile, open_repository
+from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
 
@@ -23,7 +25,7 @@ _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _DEFAULT_REVISION = "main"
 _MAX_PARALLEL_FILES = 4
-# Says which commit a folder is of.
+# Holds the commit of a folder.
 _COMMIT_FILE = ".tessera-commit"
 # Files that the engine does not read.
 _UNUSED_FILES = re.compile(
@@ -35,23 +37,20 @@ _UNUSED_FILES = re.compile(
 async def shape(
     uri: str, revision: str | None, folder: Path | None, endpoint: str | None, token: str | None
 ) -> tuple[int, dict[str, Any]]:
-    """Exit code and report: 0 understood, 1 may pass, 3 the user has to do something."""
+    """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     try:
         if folder is not None:
             model_config, size, commit = _load_from_folder(folder)
         else:
             model_config, size, commit = await _load_from_hub(uri, revision, endpoint, token)
     except BatchError as error:
-        return error.code, _report(message=str(error))
+        return error.code, {"phase": "shape", "ok": False, "message": str(error)}
     parsed = config.read_config(model_config, size)
     if isinstance(parsed, UnsupportedConfig):
-        return RefusedError.code, _report(message=f"{_CONFIG} of {uri}: {parsed.message}")
+        message = f"{_CONFIG} of {uri}: {parsed.message}"
+        return RefusedError.code, {"phase": "shape", "ok": False, "message": message}
     fields = parsed.model_dump(by_alias=True, exclude_none=True)
-    return 0, _report(ok=True, shape=fields, commit=commit)
-
-
-def _report(**fields: Any) -> dict[str, Any]:
-    return {"phase": "shape", "ok": False, **fields}
+    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": commit}
 
 
 LoadedConfig = tuple[Mapping[str, Any], int | None, str]
@@ -84,7 +83,7 @@ def _read_object(path: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"{path}: {error}") from error
     if not isinstance(value, dict):
-        raise RefusedError(f"{path} is not an object")
+        raise RefusedError(f"{path} is not a JSON object")
     return value
 
 
@@ -95,7 +94,7 @@ def _weights_size(index: Mapping[str, Any]) -> int | None:
 
 
 class DownloadProgress:
-    """How far it is."""
+    """Downloaded bytes of all files, and their total if the hub lists all sizes."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -115,15 +114,14 @@ async def fetch(  # noqa: PLR0913 - one for each argument of the command
     host: str,
     port: int,
 ) -> tuple[int, dict[str, Any]]:
-    """Exit code and report: 0 all files are there, 1 may pass, 3 the user has to do something."""
+    """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     progress = DownloadProgress()
     try:
-        runner = await _serve(progress, host, port)
-        try:
-            async with open_repository(endpoint, token, uri) as hub:
-                commit = await _fetch(hub, revision or _DEFAULT_REVISION, into, progress)
-        finally:
-            await runner.cleanup()
+        async with (
+            serve(_progress_app(progress), host, port),
+            open_repository(endpoint, token, uri) as hub,
+        ):
+            commit = await _fetch(hub, revision or _DEFAULT_REVISION, into, progress)
     except BatchError as error:
         return error.code, {"phase": "fetch", "ok": False, "message": str(error)}
     return 0, {"phase": "fetch", "ok": True, "bytes": progress.done, "commit": commit}
@@ -163,7 +161,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def _resume_commit(into: Path, commit: str) -> bool:
-    """Was this commit begun here before? Its finished files are then as they should be."""
+    """Tell whether an earlier attempt began this commit, so that its files are valid."""
     into.mkdir(parents=True, exist_ok=True)
     marker = into / _COMMIT_FILE
     if marker.exists() and marker.read_text(encoding="utf-8") == commit:
@@ -173,12 +171,13 @@ def _resume_commit(into: Path, commit: str) -> bool:
 
 
 def _needed_files(files: tuple[RepositoryFile, ...]) -> Iterator[RepositoryFile]:
-    """What the engine reads: of two forms of the weights only the one that it prefers."""
+    """Yield the files that the engine reads."""
     has_safetensors = any(file.name.endswith(".safetensors") for file in files)
     for file in files:
         parts = PurePosixPath(file.name).parts
         if ".." in parts or file.name.startswith("/"):
-            raise RefusedError(f"{file.name} is no path within a repository")
+            raise RefusedError(f"{file.name} is not a path within the repository")
+        # Of two formats of the weights the engine prefers safetensors.
         if not _UNUSED_FILES.search(file.name) and not (
             has_safetensors and file.name.endswith(".bin")
         ):
@@ -194,7 +193,7 @@ async def _fetch_file(
     *,
     resumed: bool,
 ) -> None:
-    """One file; what an earlier attempt has left is not fetched again."""
+    """Download one file, resuming where an earlier attempt stopped."""
     target = into / file.name
     part = target.with_name(f"{target.name}.{commit[:12]}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +206,7 @@ async def _fetch_file(
     if file.size is None or _file_size(part) < file.size:
         await _append(hub, commit, file, part, progress)
     if file.size is not None and _file_size(part) != file.size:
-        raise TransientError(f"{file.name}: {_file_size(part)} of {file.size} bytes came")
+        raise TransientError(f"{file.name}: got {_file_size(part)} of {counted(file.size, 'byte')}")
     part.replace(target)
 
 
@@ -225,17 +224,10 @@ async def _append(
             progress.done += len(chunk)
 
 
-async def _serve(progress: DownloadProgress, host: str, port: int) -> web.AppRunner:
+def _progress_app(progress: DownloadProgress) -> web.Application:
     async def show_progress(_: web.Request) -> web.Response:
         return web.json_response(progress.as_dict())
 
     app = web.Application()
     app.router.add_get("/progress", show_progress)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
-        await runner.cleanup()
-        raise TransientError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return runner
+    return app

@@ -1,7 +1,7 @@
-"""Part files: what an attempt sent and what came back, line by line, each line with its checksum.
+"""Part files: the append-only log of an attempt's requests and answers, a checksum in every line.
 
-A line counts only when it is whole: its checksum tells one that was torn by a kill, a full volume
-or the loss of a node, wherever in the file it is.
+A line counts only with a valid checksum, since a kill, a full volume or the loss of a node may
+truncate it anywhere in the file.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ SYNC_SECONDS = 5.0
 
 
 class SentEntry(NamedTuple):
-    """A row was about to be sent, and will have to be paid."""
+    """A row that is about to be sent and will be paid for."""
 
     row: int
     prompt_tokens: int
@@ -32,25 +32,25 @@ class SentEntry(NamedTuple):
 
 
 class UnsentEntry(NamedTuple):
-    """The row last sent was not worked on after all, so that nothing was paid."""
+    """A sent row that the engine did not process, so that nothing was paid."""
 
     row: int
 
 
 class AnsweredEntry(NamedTuple):
-    """A row has its line for the output or the errors."""
+    """A row with its line for the output or the errors."""
 
     row: int
     good: bool
     prompt_tokens: int
     output_tokens: int
     begin: int
-    """Where the row's own line begins within the part's line."""
+    """Offset of the row's own line within the part's line."""
 
 
 Entry: TypeAlias = SentEntry | UnsentEntry | AnsweredEntry
 
-# The part's line ends with a brace and a line feed more than the row's own.
+# After the row's own line the part's line has a brace and a line feed.
 _TAIL = 2
 _HEAD = len(b'{"crc":"00000000",')
 _ENTRY_PATTERN = re.compile(
@@ -63,7 +63,7 @@ _ENTRY_PATTERN = re.compile(
 
 
 def line_id(input_id: str, row: int) -> str:
-    """The id of a row's line in the results; it names the input and the row."""
+    """Return the id of a row's line in the results; it names the input and the row."""
     return f"batch_req_{input_id}{row:08x}"
 
 
@@ -81,13 +81,13 @@ def encode_unsent(row: int) -> bytes:
 def encode_answered(
     row: int, line: bytes, *, good: bool, prompt: int = 0, output: int = 0
 ) -> bytes:
-    """`line` is the row's own line of the results, without its end."""
+    """Return the entry of an answered row; `line` is its line of the results, without the feed."""
     values = (row, b"true" if good else b"false", prompt, output, line)
     return _with_checksum(b'"row":%d,"good":%s,"in":%d,"out":%d,"line":%s}' % values)
 
 
 def read_entry(line: bytes, input_id: str) -> Entry | None:
-    """What a line says; None when it is not whole or about another input."""
+    """Return the entry of a line; None when it is truncated or of another input."""
     match = _ENTRY_PATTERN.match(line)
     if match is None or not line.endswith(b"}\n"):
         return None
@@ -106,7 +106,7 @@ def read_entry(line: bytes, input_id: str) -> Entry | None:
 
 
 def own_line_span(begin: int, length: int) -> slice:
-    """Where in a part's line of this length the row's own line is."""
+    """Return where the row's own line is in a part's line of this length."""
     return slice(begin, length - _TAIL)
 
 
@@ -118,17 +118,17 @@ class AttemptParts(Protocol):
     """The part files of all attempts."""
 
     def attempts(self, shard: int) -> Sequence[int]:
-        """Attempts that have a part of this shard, the earliest first."""
+        """Return the attempts with a part file of this shard, the earliest first."""
 
     def open(self, shard: int, attempt: int) -> BinaryIO:
-        """One part, from its beginning."""
+        """Open a part file at its beginning."""
 
 
 _FILE_NAME = re.compile(r"shard-(\d{5,})\.attempt-(\d{5,})\.jsonl")
 
 
 def part_path(work: Path, shard: int, attempt: int) -> Path:
-    """The part file that only this attempt writes."""
+    """Return the path of the part file that only this attempt writes."""
     return parts_folder(work) / f"shard-{shard:05}.attempt-{attempt:05}.jsonl"
 
 
@@ -137,14 +137,14 @@ def parts_folder(work: Path) -> Path:
 
 
 def has_parts(work: Path) -> bool:
-    """Has any attempt sent anything?"""
+    """Tell whether any attempt has sent a row."""
     folder = parts_folder(work)
     return folder.exists() and any(True for _ in folder.iterdir())
 
 
 @dataclass(frozen=True, slots=True)
 class PartFiles:
-    """`Parts` in the work folder, as they are at the moment."""
+    """The part files of a work folder when it was listed."""
 
     work: Path
     attempts_by_shard: dict[int, list[int]]
@@ -168,7 +168,7 @@ def part_files(work: Path) -> PartFiles:
 
 
 class Journal:
-    """Every line is written at once and on the disk after 5 seconds or 64 answers."""
+    """Appends to the part files of one attempt; flushes to disk after 5 seconds or 64 answers."""
 
     def __init__(self, work: Path, attempt: int) -> None:
         self._work = work
@@ -179,7 +179,7 @@ class Journal:
         self._due = asyncio.Event()
 
     def append(self, shard: int, line: bytes) -> None:
-        """Append what need not hurry to the disk."""
+        """Append a line that may wait for the next flush."""
         try:
             write_all(self._descriptor(shard), line)
         except OSError as error:
@@ -189,14 +189,14 @@ class Journal:
         self._unsynced.add(shard)
 
     def append_answer(self, shard: int, line: bytes) -> None:
-        """Append an answer."""
+        """Append an answer; the 64th since the last flush starts one."""
         self.append(shard, line)
         self._answers += 1
         if self._answers >= SYNC_ROWS:
             self._due.set()
 
     async def run(self) -> None:
-        """Bring lines to the disk until cancelled."""
+        """Flush lines to disk until cancelled."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SYNC_SECONDS):
@@ -204,7 +204,7 @@ class Journal:
             await self.sync()
 
     async def sync(self) -> None:
-        """All lines so far are on the disk; files that rest are closed."""
+        """Flush all lines to disk and close files without new lines; raises a BatchError."""
         self._due.clear()
         self._answers = 0
         syncing, self._unsynced = self._unsynced, set()
@@ -219,7 +219,7 @@ class Journal:
             os.close(self._open.pop(shard))
 
     def close(self) -> None:
-        """Give all files back."""
+        """Close all files."""
         while self._open:
             os.close(self._open.popitem()[1])
 
@@ -241,7 +241,7 @@ class Journal:
 
 
 def _terminate_line(descriptor: int) -> None:
-    """A container that is started again in the same attempt may find a torn line of its own."""
+    # A restarted container of the same attempt may find a truncated line at the end.
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         write_all(descriptor, b"\n")

@@ -1,4 +1,4 @@
-"""How far an attempt is: for the report, `/progress` and `/metrics`."""
+"""Progress of a command: its termination message, `/progress` and `/metrics`."""
 
 import json
 import logging
@@ -19,6 +19,7 @@ from tessera.batch_runner.ledger import BatchCounts
 
 log = logging.getLogger(__name__)
 
+# The kubelet truncates longer termination messages.
 MAX_REPORT_BYTES = 4096
 _MAX_MESSAGE_LENGTH = 1000
 
@@ -28,7 +29,7 @@ RunnerState: TypeAlias = Literal[
 
 
 class Progress:
-    """What is known now."""
+    """State and counts of a running attempt."""
 
     def __init__(self, attempt: int) -> None:
         self.attempt = attempt
@@ -37,10 +38,9 @@ class Progress:
         self.in_flight = 0
         self.counts: Callable[[], BatchCounts] = BatchCounts
         self.engine_away: Callable[[], bool] = bool
-        """Is the engine away?"""
 
     def as_dict(self) -> dict[str, Any]:
-        """For people and programs that watch."""
+        """Return the answer of `/progress`."""
         counts, waiting = self.counts(), self.state == "running" and self.engine_away()
         return {
             "attempt": self.attempt,
@@ -53,7 +53,7 @@ class Progress:
         }
 
     def report(self, state: str, message: str) -> dict[str, Any]:
-        """What the attempt leaves behind; all counts are those of the whole batch."""
+        """Return the report of the attempt; all counts are of the whole batch."""
         counts = self.counts()
         return {
             "phase": "run",
@@ -77,7 +77,7 @@ def _usage_counts(counts: BatchCounts) -> dict[str, int]:
 
 
 def metrics_registry(progress: Progress) -> CollectorRegistry:
-    """The metrics of one attempt."""
+    """Return a registry with the metrics of one attempt."""
     collector_registry = CollectorRegistry()
     collector_registry.register(_Collector(progress))
     return collector_registry
@@ -110,7 +110,10 @@ class _Collector(Collector):
 
 
 def encode_report(report: Mapping[str, Any]) -> bytes:
-    """The report as JSON that fits: the last errors go first, then the end of the message."""
+    """Return the report as JSON of at most 4,096 bytes.
+
+    The last errors are dropped first, then the end of the message.
+    """
     shortened = dict(report)
     shortened["message"] = _truncate(str(shortened.get("message", "")), _MAX_MESSAGE_LENGTH)
     while len(content := _json(shortened)) > MAX_REPORT_BYTES and shortened.get("errors"):
@@ -123,11 +126,12 @@ def encode_report(report: Mapping[str, Any]) -> bytes:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Leave the report in place, since the kubelet's file can be written but not renamed."""
+    """Write the report; a failure is logged, since the exit code still tells the outcome."""
     try:
+        # The kubelet's file can be written but not replaced.
         path.write_bytes(encode_report(report))
     except OSError as error:
-        log.error("the report could not be written to %s: %s", path, error.strerror)
+        log.error("cannot write the report to %s: %s", path, error.strerror)
 
 
 def _json(report: Mapping[str, Any]) -> bytes:
@@ -139,11 +143,9 @@ def _truncate(text: str, limit: int) -> str:
 
 
 @asynccontextmanager
-async def status_server(progress: Progress, host: str, port: int) -> AsyncIterator[None]:
-    """Answer `/healthz`, `/progress` and `/metrics` for as long as the block runs."""
-    runner = web.AppRunner(
-        _app(progress, metrics_registry(progress)), access_log=None, shutdown_timeout=0
-    )
+async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+    """Serve the application while the block runs; TransientError when the port is not free."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -156,7 +158,10 @@ async def status_server(progress: Progress, host: str, port: int) -> AsyncIterat
         await runner.cleanup()
 
 
-def _app(progress: Progress, metrics: CollectorRegistry) -> web.Application:
+def status_app(progress: Progress) -> web.Application:
+    """Return the application with `/healthz`, `/progress` and `/metrics`."""
+    metrics = metrics_registry(progress)
+
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 

@@ -1,8 +1,8 @@
-"""Publication: results get their names once, whole, and only by the record that counts.
+"""Publication: results appear under their names once, complete, and as the record says.
 
-First one attempt's results are recorded, which one writer alone can do. Then the files that the
-record names are linked, errors first: whoever is interrupted in between leaves work that the next
-attempt finishes in the same way. That the output exists means that everything is published.
+First one attempt records its results; only one record can exist. Then the files of the record are
+linked, errors first: after an interruption the next attempt completes the same record. Once the
+output exists, everything is published.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from tessera.batch_runner.ledger import BatchCounts
 
 
 class ResultFile(BaseModel):
-    """A file of results that will not change any more."""
+    """A complete file of results."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str
-    """Within the work folder."""
+    """Path within the work folder."""
     bytes: int
     rows: int
     sha256: str
 
 
 class PublicationRecord(BaseModel):
-    """Made once per batch; whoever finds it finishes what it says."""
+    """The results that count; an attempt that reads a record completes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,12 +42,12 @@ class PublicationRecord(BaseModel):
 
 
 def record_path(work: Path) -> Path:
-    """Where the record of a work folder is."""
+    """Return the path of the record in a work folder."""
     return work / "published.json"
 
 
 def read_record(work: Path) -> PublicationRecord | None:
-    """The record; None while there is none, or one that was torn before it counted."""
+    """Return the record; None without one, or with one that was truncated while written."""
     path = record_path(work)
     try:
         return PublicationRecord.model_validate_json(path.read_bytes())
@@ -58,23 +58,23 @@ def read_record(work: Path) -> PublicationRecord | None:
 
 
 def refuse_unowned(work: Path, *targets: Path) -> None:
-    """RefusedError if something is in the place of the results that is not from this batch."""
+    """Raise RefusedError if a target exists that this batch did not write."""
     record = read_record(work)
     for target in targets:
         if os.path.lexists(target) and not _is_own_result(work, record, target):
             raise RefusedError(
-                f"{target} exists already and is not from this batch; it is never overwritten. "
-                "Move it away or give another path"
+                f"{target} exists and is not a result of this batch, so it is not overwritten. "
+                "Move it or choose another path"
             )
 
 
 def is_published(work: Path, record: PublicationRecord, output: Path) -> bool:
-    """Are the results of the record in place?"""
+    """Tell whether the results of the record are published."""
     return _is_same_file(work, record.output, output)
 
 
 def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -> PublicationRecord:
-    """Make this the record, unless there is one already; the record that counts."""
+    """Write the record unless one exists; return the record that counts."""
     path, content = record_path(work), record.model_dump_json(indent=1).encode()
     try:
         try:
@@ -91,15 +91,14 @@ def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -
 def publish(
     work: Path, record: PublicationRecord, output: Path, errors: Path, link: Link = os.link
 ) -> None:
-    """Give the results of the record their names."""
+    """Link the results of the record to their names; raises a BatchError."""
     for result_file, target in ((record.errors, errors), (record.output, output)):
         if _is_same_file(work, result_file, target):
             continue
         if not (_is_intact(work, result_file) or _is_same_file(work, result_file, target)):
             raise TransientError(
-                f"{work / result_file.file} is damaged; delete {record_path(work)}, and "
-                "the results "
-                "are assembled anew without asking any row again"
+                f"{work / result_file.file} is corrupt; delete {record_path(work)} to assemble "
+                "the results again, which sends no row"
             )
         try:
             link_or_move(work / result_file.file, target, link)
@@ -110,7 +109,7 @@ def publish(
 
 
 def _is_intact(work: Path, result_file: ResultFile) -> bool:
-    """Is the file still what was recorded?"""
+    """Tell whether the file still has its recorded checksum."""
     path = work / result_file.file
     try:
         return _matches(result_file, path)
@@ -127,7 +126,7 @@ def _is_own_result(work: Path, record: PublicationRecord | None, target: Path) -
 
 
 def _is_same_file(work: Path, result_file: ResultFile, target: Path) -> bool:
-    """Is the target this file, by name or by content?"""
+    """Tell whether the target is this file, by inode or by content."""
     source = work / result_file.file
     try:
         if source.exists() and source.samefile(target):

@@ -1,4 +1,4 @@
-"""Lines of the output and of the errors file, in OpenAI's form, and what an answer cost."""
+"""Lines of the output and the errors file in OpenAI's form, with their token counts."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _SUCCESS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """How a row ended."""
+    """The line of a row in the results."""
 
     line: bytes
     good: bool
@@ -26,7 +26,7 @@ class RowResult:
 
 
 def row_outcome(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome, RowResult]:
-    """What became of a row, and its line in case that this is final."""
+    """Return the outcome of a row, and the line to write if it is final."""
     match reply.outcome:
         case RequestOutcome.ANSWERED:
             return _success(line_id, custom_id, reply)
@@ -35,7 +35,7 @@ def row_outcome(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutc
         case RequestOutcome.TIMED_OUT:
             fault = RowFault(code="engine_timeout", message=reply.problem)
         case RequestOutcome.LOST | RequestOutcome.UNSENT:
-            message = f"the engine ended each time it had this row alone: {reply.problem}"
+            message = f"the engine crashed each time it processed only this row: {reply.problem}"
             fault = RowFault(code="engine_crashed", message=message)
         case RequestOutcome.FAILED:
             fault = RowFault(code="engine_error", message=reply.problem or _engine_message(reply))
@@ -43,7 +43,7 @@ def row_outcome(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutc
 
 
 def failure(line_id: str, custom_id: str, fault: RowFault, reply: Reply | None = None) -> RowResult:
-    """Why there is no answer, with the engine's last word if it had one."""
+    """Return the error line of a row, with the engine's last response if there was one."""
     response, body = None, _object(reply.body) if reply is not None else None
     if reply is not None and body is not None:
         request_id = reply.request_id or line_id
@@ -58,13 +58,14 @@ def failure(line_id: str, custom_id: str, fault: RowFault, reply: Reply | None =
 
 
 def _success(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome, RowResult]:
-    """The engine's answer, byte for byte where it is one line; a failure where it is no answer."""
+    """Return the line with the engine's response; a failure if that is no JSON object."""
     body = _object(reply.body)
     if body is None:
-        message = "the engine's answer is not a JSON object"
+        message = "the response of the engine is not a JSON object"
         fault = RowFault(code="invalid_response", message=message)
         return RequestOutcome.FAILED, failure(line_id, custom_id, fault)
     request_id = reply.request_id or str(body.get("id") or line_id)
+    # Keep the response byte for byte where it fits in one line.
     response_body = reply.body if _one_line(reply.body) else _json(body)
     values = (_json(line_id), _json(custom_id), reply.status, _json(request_id), response_body)
     usage = body.get("usage")
@@ -77,7 +78,6 @@ def _success(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome
 
 
 def _engine_message(reply: Reply) -> str:
-    """What the engine says is wrong."""
     body = _object(reply.body) or {}
     error = body.get("error", body)
     message = error.get("message") if isinstance(error, dict) else error

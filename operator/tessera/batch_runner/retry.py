@@ -1,9 +1,9 @@
-"""What to do with a row after each attempt to have it answered. Pure."""
+"""Retry policy of a row; pure functions."""
 
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-# Losses in one round after which a row is suspected to be what ends the engine.
+# Losses in one round after which the row is suspected of crashing the engine.
 MAX_LOSSES = 2
 _INITIAL_DELAY_SECONDS = 0.5
 _MAX_DELAY_SECONDS = 30.0
@@ -11,36 +11,36 @@ _NARROWING_FACTOR = 16
 
 
 class RequestOutcome(Enum):
-    """What became of a request."""
+    """Outcome of a request."""
 
     ANSWERED = auto()
     REFUSED = auto()
-    """The engine says that the request is wrong."""
+    """The engine rejected the request as invalid."""
     FAILED = auto()
-    """The engine says that it could not."""
+    """The engine failed to process the request."""
     TIMED_OUT = auto()
     LOST = auto()
-    """The engine ended while it had the request."""
+    """The engine terminated while it processed the request."""
     UNSENT = auto()
-    """The engine was not there."""
+    """The engine was not reachable."""
 
 
 class RetryVerdict(Enum):
-    """What to do next."""
+    """Next step for a row."""
 
     FINISH = auto()
     """The outcome is final."""
     RETRY = auto()
-    """Send it again after a delay."""
+    """Send the row again after a delay."""
     WAIT = auto()
-    """Send it again once the engine is back."""
+    """Send the row again once the engine is ready."""
     SET_ASIDE = auto()
-    """Leave it to the next round, which has fewer rows in flight."""
+    """Leave the row to the next round, which has fewer rows in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a row went through in this round."""
+    """Failures and losses of a row in this round."""
 
     failures: int = 0
     losses: int = 0
@@ -49,10 +49,10 @@ class Trial:
 def judge(
     trial: Trial, outcome: RequestOutcome, *, retries: int, alone: bool
 ) -> tuple[Trial, RetryVerdict]:
-    """Decide about a row; `alone` says that no other row was in flight.
+    """Return the updated trial and the next step; `alone` means that no other row was in flight.
 
-    A row pays for its own failures with its retries, and never for the engine's restarts, unless
-    the engine ends each time that it has this row and no other.
+    A row's own failures use up its retries. Restarts of the engine do not, unless the engine
+    terminates each time it processes this row alone.
     """
     match outcome:
         case RequestOutcome.ANSWERED | RequestOutcome.REFUSED:
@@ -70,12 +70,13 @@ def judge(
 
 
 def delay_seconds(failures: int, chance: float) -> float:
-    """Exponential and capped, with jitter from `chance` in [0, 1)."""
+    """Return the exponential backoff with a cap, and jitter from `chance` in [0, 1)."""
     doublings = min(failures - 1, 10)
     longest = min(_MAX_DELAY_SECONDS, _INITIAL_DELAY_SECONDS * 2.0**doublings)
     return longest * (0.5 + chance / 2)
 
 
 def rounds(concurrency: int) -> tuple[int, int, int]:
-    """Rows in flight in each round: a row that ends the engine is cornered by the last one."""
+    """Return the rows in flight of each round."""
+    # The last round sends one row at a time, which isolates a row that crashes the engine.
     return concurrency, max(1, concurrency // _NARROWING_FACTOR), 1

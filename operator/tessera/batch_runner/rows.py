@@ -1,4 +1,4 @@
-"""One row of the input: OpenAI's batch request line, and what may be wrong with it."""
+"""Rows of the input: OpenAI's batch request lines, and their validation."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from typing import Any
 
 URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 MAX_ID_LENGTH = 512
-# Characters of a wrong value that a message repeats.
+# Characters of an invalid value that a message repeats.
 _MAX_SHOWN_VALUE = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRow:
-    """A request that can be sent."""
+    """A valid request."""
 
     custom_id: str
     url: str
@@ -22,7 +22,7 @@ class BatchRow:
 
     @property
     def max_tokens(self) -> int | None:
-        """The most tokens that the answer may have; None where the row does not say."""
+        """The limit for tokens of the answer; None where the row sets none."""
         for name in ("max_completion_tokens", "max_tokens"):
             if isinstance(limit := self.body.get(name), int):
                 return limit
@@ -31,7 +31,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFault:
-    """Why a row is refused."""
+    """Why a row is invalid."""
 
     code: str
     message: str
@@ -39,7 +39,7 @@ class RowFault:
 
 
 def read_row(content: bytes) -> BatchRow | RowFault:
-    """The row of a line, or the first thing that is wrong with it."""
+    """Return the row of a line, or its first fault."""
     fields = _object(content)
     if isinstance(fields, RowFault):
         return fields
@@ -50,7 +50,7 @@ def read_row(content: bytes) -> BatchRow | RowFault:
 
 
 def request_body(row: BatchRow, model: str) -> bytes | RowFault:
-    """The JSON to send; a row that names no model gets `model`."""
+    """Return the JSON to send; a row without a model gets `model`."""
     body = row.body if row.body.get("model") is not None else {**row.body, "model": model}
     try:
         return json.dumps(body, separators=(",", ":")).encode()
@@ -59,7 +59,7 @@ def request_body(row: BatchRow, model: str) -> bytes | RowFault:
 
 
 def estimate_tokens(size: int) -> int:
-    """An estimate: four bytes of JSON to a token."""
+    """Estimate the tokens of so many bytes of JSON, at four bytes per token."""
     return -(-size // 4)
 
 
@@ -82,13 +82,13 @@ def _object(content: bytes) -> dict[str, Any] | RowFault:
 def _id_fault(fields: Mapping[str, Any]) -> RowFault | None:
     custom_id = fields.get("custom_id")
     if custom_id is None or custom_id == "":
-        message = "every row needs a custom_id: a text that names it in the results"
+        message = "every row needs a custom_id, a string that identifies it in the results"
         return RowFault(code="missing_custom_id", message=message, param="custom_id")
     if not isinstance(custom_id, str):
-        message = f"custom_id is {_type_name(custom_id)}; it must be a text"
+        message = f"custom_id is {_type_name(custom_id)}; it must be a string"
         return RowFault(code="invalid_custom_id", message=message, param="custom_id")
     if len(custom_id) > MAX_ID_LENGTH:
-        message = f"custom_id has {len(custom_id)} characters; at most {MAX_ID_LENGTH} are allowed"
+        message = f"custom_id has {len(custom_id)} characters; the limit is {MAX_ID_LENGTH}"
         return RowFault(code="invalid_custom_id", message=message, param="custom_id")
     return None
 
@@ -96,7 +96,7 @@ def _id_fault(fields: Mapping[str, Any]) -> RowFault | None:
 def _request_fault(fields: Mapping[str, Any]) -> RowFault | None:
     method, url = fields.get("method", "POST"), fields.get("url")
     if method != "POST":
-        message = f"method is {_shorten_value(method)}; only POST is possible"
+        message = f"method is {_shorten_value(method)}; only POST is supported"
         return RowFault(code="invalid_method", message=message, param="method")
     if url not in URLS:
         message = f"url is {_shorten_value(url)}; it must be one of {', '.join(URLS)}"
@@ -107,10 +107,10 @@ def _request_fault(fields: Mapping[str, Any]) -> RowFault | None:
 def _body_fault(fields: Mapping[str, Any]) -> RowFault | None:
     body = fields.get("body")
     if not isinstance(body, dict):
-        message = f"body is {_type_name(body)}; it must be an object, the request itself"
+        message = f"body is {_type_name(body)}; it must be an object with the request"
         return RowFault(code="invalid_body", message=message, param="body")
     if body.get("stream"):
-        message = "answers cannot be streamed into a file; remove stream from the body"
+        message = "streaming is not supported in batches; remove stream from the body"
         return RowFault(code="stream_not_supported", message=message, param="body.stream")
     return None
 
@@ -124,7 +124,7 @@ def _json_error_message(content: bytes, error: ValueError) -> str:
 def _type_name(value: object) -> str:
     if value is None:
         return "missing or null"
-    kinds = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+    kinds = {str: "a string", list: "an array", dict: "an object", bool: "a boolean"}
     return kinds.get(type(value), "a number")
 
 
@@ -134,13 +134,13 @@ def _shorten_value(value: object) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _parse_finite(text: str) -> float:
     if math.isfinite(value := float(text)):
         return value
-    raise ValueError(f"{text[:_MAX_SHOWN_VALUE]} is too large a number")
+    raise ValueError(f"{text[:_MAX_SHOWN_VALUE]} exceeds the range of numbers")
 
 
 _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)

@@ -1,4 +1,4 @@
-"""`tessera-batch run`: one attempt at the rows that have no answer yet."""
+"""`tessera-batch run`: one attempt at the rows without an answer, and its fencing."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, W
 from tessera.batch_runner.ledger import Ledger, replay
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import Journal
-from tessera.batch_runner.progress import Progress, status_server, write_report
+from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.publish import PublicationRecord
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
@@ -30,9 +30,9 @@ from tessera.ports import NotFoundError
 
 log = logging.getLogger(__name__)
 
-KILLED_MESSAGE = "killed without notice; rows that were answered are kept"
-# A kill without notice takes no more than this from the report; it says whether an attempt
-# brought rows at all.
+KILLED_MESSAGE = "killed without notice; answered rows are retained"
+# A kill without notice loses at most this much of the report, by which the operator tells an
+# attempt with new rows from one without.
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _READ_BUFFER_BYTES = 2**20
@@ -41,55 +41,55 @@ _POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FenceTimeout:
-    """How long the fence is asked, and how long between two questions."""
+    """Time limit and poll interval, in seconds, for a definite answer of the fence."""
 
     seconds: float
     interval: float = _POLL_SECONDS
 
 
-# Before anything is paid: an attempt that could never publish ends soon.
+# Nothing is paid yet, so an attempt that may not publish ends soon.
 START_TIMEOUT = FenceTimeout(120)
-# With all rows paid for, a longer outage of the API server is waited for.
+# All rows are paid for, so a longer outage of the API server is tolerated.
 PUBLISH_TIMEOUT = FenceTimeout(900)
 
 
 class Fence(Protocol):
-    """Knows which attempt is the current one."""
+    """Reads the number of the current attempt."""
 
     async def current(self) -> int | None:
-        """The current attempt; None when it cannot be asked, GoneError when there is no batch."""
+        """Return the current attempt; None when unknown, NotFoundError without the batch."""
 
 
 async def refuse_stale(fence: Fence, attempt: int) -> bool:
-    """FencedError if a newer attempt is current; is this one?"""
+    """Tell whether this attempt is current; raise FencedError if a newer one is."""
     try:
         current = await fence.current()
     except NotFoundError as error:
         raise FencedError(f"{error}; nothing is published") from error
     if current is not None and current > attempt:
-        raise FencedError(f"attempt {current} has taken over; this one publishes nothing")
+        raise FencedError(f"attempt {current} is current, so attempt {attempt} publishes nothing")
     return current == attempt
 
 
 async def wait_until_current(fence: Fence, attempt: int, timeout: FenceTimeout) -> None:  # noqa: ASYNC109
-    """Wait until the fence says that this attempt is the current one; TroubleError at the limit."""
+    """Wait until this attempt is known to be current; TransientError at the time limit."""
     try:
         async with asyncio.timeout(timeout.seconds):
             while not await refuse_stale(fence, attempt):
-                log.warning("cannot be sure yet to be the current attempt; asking again")
+                log.warning("the current attempt is not known yet, retrying")
                 await asyncio.sleep(timeout.interval)
     except TimeoutError as error:
         raise TransientError(
-            f"the API server did not say within {timeout.seconds:.0f} s that attempt {attempt} is "
-            "the current one, and only that one publishes; all rows are kept. The pod needs egress "
-            f"to the API server (NetworkPolicies) and the RoleBinding {BATCH_ACCOUNT} of its "
+            f"the API server did not confirm within {timeout.seconds:.0f} s that attempt {attempt} "
+            "is current, so it publishes nothing and all rows are retained. Allow the pod egress "
+            f"to the API server (NetworkPolicy), and check RoleBinding/{BATCH_ACCOUNT} of its "
             "namespace"
         ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What an attempt is told."""
+    """Arguments of an attempt."""
 
     input: Path
     output: Path
@@ -104,13 +104,13 @@ class RunOptions:
     row_seconds: float = ROW_TIMEOUT_SECONDS
     patience_seconds: float = ENGINE_TIMEOUT_SECONDS
     fence_seconds: float = 60.0
-    """Between questions to the fence while rows are answered."""
+    """Interval of fence checks while rows are sent."""
     start_timeout: FenceTimeout = START_TIMEOUT
     publish_timeout: FenceTimeout = PUBLISH_TIMEOUT
 
 
 class AttemptRunner:
-    """One attempt, from the manifest to the publication."""
+    """Runs one attempt, from the manifest to the publication."""
 
     def __init__(self, options: RunOptions, fence: Fence, stop: asyncio.Event) -> None:
         self._options = options
@@ -119,7 +119,7 @@ class AttemptRunner:
         self._progress = Progress(options.attempt)
 
     async def run(self) -> int:
-        """The exit code; the report is written."""
+        """Run the attempt, write its report and return the exit code."""
         try:
             watchers = (
                 self._watch_stop(),
@@ -140,19 +140,18 @@ class AttemptRunner:
         raise StoppedError(STOP_MESSAGE)
 
     async def _watch_fence(self) -> None:
-        """End early when another attempt has taken over: what is paid now is paid in vain."""
+        # What a superseded attempt still pays for is lost.
         while True:
             await asyncio.sleep(self._options.fence_seconds)
             await refuse_stale(self._fence, self._options.attempt)
 
     async def _refresh_report(self) -> None:
-        """Keep a report for the case of a kill."""
+        # SIGKILL leaves no time for a report.
         while True:
             await asyncio.sleep(_REPORT_INTERVAL_SECONDS)
             self._write_report("failed", KILLED_MESSAGE)
 
     async def _log_progress(self) -> None:
-        """Log how far it is."""
         done = 0
         while True:
             await asyncio.sleep(LOG_INTERVAL_SECONDS)
@@ -167,7 +166,7 @@ class AttemptRunner:
 
     async def _answer_and_publish(self) -> None:
         options, progress = self._options, self._progress
-        async with status_server(progress, options.host, options.port):
+        async with serve(status_app(progress), options.host, options.port):
             input_manifest = await asyncio.to_thread(manifest.load, options.work)
             progress.rows = input_manifest.rows
             targets = (options.output, options.errors)
@@ -180,7 +179,7 @@ class AttemptRunner:
             await self._publish(record)
 
     async def _produce_record(self, input_manifest: InputManifest) -> PublicationRecord:
-        """Get every row its answer or error, and the record that names the results."""
+        """Answer the remaining rows, assemble the results and return the record that counts."""
         options, progress = self._options, self._progress
         heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set)
         progress.state = "verifying"
@@ -223,7 +222,6 @@ class AttemptRunner:
             await engine.close()
 
     async def _publish(self, record: PublicationRecord) -> None:
-        """Give the recorded results their names, unless they have them."""
         options = self._options
         self._progress.state = "publishing"
         if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
@@ -249,11 +247,12 @@ def _replay_parts(work: Path, input_manifest: InputManifest, heartbeat: WorkHear
 def _assemble_record(
     options: RunOptions, input_manifest: InputManifest, ledger: Ledger, heartbeat: WorkHeartbeat
 ) -> PublicationRecord:
-    """The results, and what they cost: also what stale attempts sent since this one began."""
+    """Assemble the results and return their record."""
     name = f"attempt-{options.attempt:05}-{unique_name()}"
     output, errors = assemble_files(options.work, input_manifest, ledger, name, heartbeat)
     counts = ledger.counts()
     if options.attempt > 1:
+        # Stale attempts may have sent rows since this one started.
         replayed = _replay_parts(options.work, input_manifest, heartbeat).counts()
         counts = replace(
             counts, repaid_rows=replayed.repaid_rows, repaid_tokens=replayed.repaid_tokens
@@ -262,9 +261,9 @@ def _assemble_record(
 
 
 async def _sync_soon(journal: Journal) -> None:
-    """The notice is short and the volume may hang: what was answered is written in any case."""
+    # The termination notice is short and the volume may hang; the lines are written, not flushed.
     try:
         async with asyncio.timeout(_LAST_SYNC_TIMEOUT_SECONDS):
             await journal.sync()
     except (TimeoutError, BatchError) as error:
-        log.warning("the last answers may not be on the disk: %s", error or "the volume hangs")
+        log.warning("the last answers may not be flushed to disk: %s", error or "the volume hangs")

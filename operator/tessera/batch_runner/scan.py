@@ -1,4 +1,4 @@
-"""A whole input, line by line: its faults, its shards, and what it will take."""
+"""Scan of the input in bounded memory: its faults, duplicates, shards and token estimates."""
 
 import itertools
 from array import array
@@ -13,9 +13,9 @@ from tessera.batch_runner.rows import BatchRow, RowFault
 MAX_ROW_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
 IdHasher = Callable[[str], int]
-# So many suspects are looked at again; a file with more of them has true ones for certain.
+# A file with more repeated hashes than this certainly has duplicates.
 _MAX_SUSPECTS = 10_000
-# So many faults are told one by one; all are counted.
+# Only the first faults are listed; all are counted.
 MAX_SHOWN_FAULTS = 20
 # Bytes of a line that belong to neither its body nor its custom_id.
 _ENVELOPE_BYTES = 75
@@ -27,19 +27,19 @@ _TOO_LARGE = RowFault(
 
 
 class InputLine(NamedTuple):
-    """One line of the input, without its end."""
+    """One line of the input, without its line feed."""
 
     number: int
-    """From 1 on, as editors show it."""
+    """Counted from 1, as in editors."""
     offset: int
     content: bytes | None
-    """None when the line is larger than a row may be."""
+    """None when the line exceeds the size limit of a row."""
 
 
 def read_lines(file: BinaryIO, observe: Callable[[bytes], object]) -> Iterator[InputLine]:
-    """Every line from the file's position on; `passed` sees every byte, in order.
+    """Yield every line from the file's position on; `observe` gets every byte, in order.
 
-    A line that is too large is passed in pieces and never held.
+    A line above the size limit is read in chunks and never held in memory.
     """
     offset = 0
     for number in itertools.count(1):
@@ -57,23 +57,27 @@ def read_lines(file: BinaryIO, observe: Callable[[bytes], object]) -> Iterator[I
 
 
 def id_hash(custom_id: str) -> int:
-    """64 bits that nobody can aim at, since Python salts them anew in every process; never 0."""
+    """Return a hash of 64 bits, never 0."""
+    # Python salts it per process, so that no input can be crafted to collide.
     return hash(custom_id) & 0xFFFF_FFFF_FFFF_FFFF or 1
 
 
 class IdSet:
-    """Marks seen so far, in an open table; marks that came twice are suspects."""
+    """Hashes of the custom_ids seen so far; a repeated hash is a suspected duplicate.
+
+    The open-addressing table takes 16 to 24 bytes per row.
+    """
 
     def __init__(self, hash_id: IdHasher = id_hash) -> None:
         self._hash_id = hash_id
         self._slots = array("Q", bytes(8 * 1024))
         self._count = 0
         self._suspects: set[int] = set()
+        # Repeated hashes beyond the suspects.
         self.surplus = 0
-        """Repeated marks past those that are looked at again."""
 
     def add(self, custom_id: str) -> None:
-        """Remember an id."""
+        """Add an id."""
         hash_value = self._hash_id(custom_id)
         if self._insert(hash_value):
             if self._count * 3 > len(self._slots) * 2:
@@ -84,7 +88,7 @@ class IdSet:
             self.surplus += 1
 
     def duplicate_finder(self) -> "DuplicateFinder | None":
-        """What a second look over the file needs; None when all ids are unique already."""
+        """Return the finder for a second pass over the file; None when all ids are unique."""
         return DuplicateFinder(self._hash_id, frozenset(self._suspects)) if self._suspects else None
 
     def _insert(self, hash_value: int) -> bool:
@@ -107,7 +111,7 @@ class IdSet:
 
 
 class DuplicateFinder:
-    """The second look: exact comparison, but only of ids whose mark came twice."""
+    """Compares, in a second pass, the ids whose hash was repeated."""
 
     def __init__(self, hash_id: IdHasher, suspects: frozenset[int]) -> None:
         self._hash_id = hash_id
@@ -115,14 +119,14 @@ class DuplicateFinder:
         self._first_lines: dict[str, int] = {}
 
     def first_line(self, custom_id: str, line: int) -> int:
-        """The first line with this id, which may be this one."""
+        """Return the first line with this id, which may be `line`."""
         if self._hash_id(custom_id) not in self._suspects:
             return line
         return self._first_lines.setdefault(custom_id, line)
 
 
 class LineFault(NamedTuple):
-    """A fault and its line."""
+    """A fault with its line."""
 
     line: int
     fault: RowFault
@@ -130,21 +134,21 @@ class LineFault(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanFindings:
-    """What a scan saw."""
+    """Result of a scan."""
 
     rows: int
     offsets: tuple[int, ...]
-    """Where each shard begins."""
+    """Offset of each shard, in bytes."""
     url: str
     input_tokens: int
     max_tokens: int
     faults: tuple[LineFault, ...]
-    """The first ones, by line."""
+    """The first faults, by line."""
     fault_count: int
 
 
 class InputScan:
-    """Takes every line of the input once."""
+    """Collects the findings of a scan, line by line."""
 
     def __init__(self, hash_id: IdHasher = id_hash) -> None:
         self._ids = IdSet(hash_id)
@@ -158,7 +162,7 @@ class InputScan:
         self._blank: int | None = None
 
     def add(self, line: InputLine) -> None:
-        """The next line; blank ones are faults only in front of others."""
+        """Add the next line; a blank line is a fault only if another line follows."""
         if line.content is not None and not line.content.strip():
             self._blank = self._blank or line.number
             return
@@ -175,11 +179,11 @@ class InputScan:
             self._refuse(line.number, parsed)
 
     def duplicate_finder(self) -> DuplicateFinder | None:
-        """What to look for a second time, in `repeated`."""
+        """Return the finder for `duplicate_fault`; None when all ids are unique."""
         return self._ids.duplicate_finder()
 
     def findings(self) -> ScanFindings:
-        """All that was seen."""
+        """Return the findings so far."""
         findings = ScanFindings(
             rows=self._rows,
             offsets=tuple(self._offsets),
@@ -191,14 +195,14 @@ class InputScan:
         )
         if self._rows:
             return findings
-        message = "the file has no rows; write one JSON object per line"
+        message = "the file has no rows; it needs one JSON object per line"
         return with_faults(findings, [LineFault(1, RowFault(code="empty_file", message=message))])
 
     def _count_row(self, line: int, row: BatchRow, size: int) -> None:
         self._ids.add(row.custom_id)
         self._url = self._url or row.url
         if row.url != self._url:
-            message = f"url is {row.url}, but rows above have {self._url}; make a file for each"
+            message = f"url is {row.url}, but rows above have {self._url}; use one file per url"
             self._refuse(line, RowFault(code="mixed_url", message=message, param="url"))
             return
         self._input_tokens += rows.estimate_tokens(
@@ -213,20 +217,20 @@ class InputScan:
 
 
 def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | None:
-    """Does this line repeat the custom_id of an earlier one?"""
+    """Return the fault of a line that repeats an earlier custom_id; None for any other."""
     row = rows.read_row(line.content) if line.content else None
     if not isinstance(row, BatchRow) or (
         first := finder.first_line(row.custom_id, line.number)
     ) == (line.number):
         return None
-    message = f"custom_id {row.custom_id[:60]!r} is used in line {first} already; make it unique"
+    message = f"custom_id {row.custom_id[:60]!r} is already used in line {first}; make it unique"
     return LineFault(
         line.number, RowFault(code="duplicate_custom_id", message=message, param="custom_id")
     )
 
 
 def with_faults(findings: ScanFindings, later_faults: Iterable[LineFault]) -> ScanFindings:
-    """The findings with the faults of a second look in their place."""
+    """Return the findings with the faults of the second pass, sorted by line."""
     faults, count = list(findings.faults), findings.fault_count
     for line_fault in later_faults:
         count += 1

@@ -1,4 +1,4 @@
-"""Feeds every row that has no answer yet to the engine, a number of them at a time."""
+"""Sends every row without an answer to the engine, with bounded concurrency and memory."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ TaskCoroutine = Coroutine[Any, Any, None]
 
 
 class MemoryLimiter:
-    """Lets rows in while they fit; a row larger than the whole room goes alone."""
+    """Limits the bytes of rows in flight; a row above the limit is sent alone."""
 
     def __init__(self, size: int = MAX_IN_FLIGHT_BYTES) -> None:
         self._size = size
@@ -40,7 +40,7 @@ class MemoryLimiter:
 
     @asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
-        """Wait for room and keep it for as long as the block runs."""
+        """Wait until `size` bytes fit, and reserve them while the block runs."""
         while self._used and self._used + size > self._size:
             self._freed.clear()
             await self._freed.wait()
@@ -54,14 +54,14 @@ class MemoryLimiter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendOptions:
-    """How rows are sent."""
+    """Options of the sender."""
 
     model: str
-    """For rows that name none."""
+    """Model of rows without one."""
     concurrency: int
     retries: int
     seed: str
-    """Of the jitter."""
+    """Seed of the jitter."""
 
 
 class PendingRow(NamedTuple):
@@ -73,7 +73,7 @@ class PendingRow(NamedTuple):
 
 
 class RowRequest(NamedTuple):
-    """A row, ready to be sent."""
+    """A request that is ready to be sent."""
 
     shard: int
     line_id: str
@@ -84,7 +84,7 @@ class RowRequest(NamedTuple):
 
 
 def pending_rows(file: BinaryIO, manifest: InputManifest, ledger: Ledger) -> Iterator[PendingRow]:
-    """Rows without an answer at the moment that each is reached; settled shards are not read."""
+    """Yield rows that have no answer when they are reached; completed shards are not read."""
     for number, shard in enumerate(manifest.shards):
         row_numbers = range(shard.first_row, shard.first_row + shard.rows)
         if all(map(ledger.is_answered, row_numbers)):
@@ -97,7 +97,7 @@ def pending_rows(file: BinaryIO, manifest: InputManifest, ledger: Ledger) -> Ite
 
 
 class RowSender:
-    """Sends rows and keeps what comes back."""
+    """Sends rows and records the results in the journal and the ledger."""
 
     def __init__(
         self,
@@ -117,13 +117,13 @@ class RowSender:
         self._jitter = random.Random(options.seed)  # noqa: S311 - not a secret
         self._memory = MemoryLimiter()
         self._request_numbers = itertools.count(1)
+        # Rows that this attempt paid for and that got no answer.
         self._paid_unanswered: set[int] = set()
-        """Rows that were paid for in this attempt and got no answer."""
 
     async def run(self, file: BinaryIO) -> None:
-        """Until every row has an answer or an error.
+        """Send rows until each has an answer or an error.
 
-        Rows that were in flight whenever the engine ended are left to the next round.
+        Rows that were in flight each time the engine terminated are left to the next round.
         """
         widths = rounds(self._options.concurrency)
         for number, width in enumerate(widths, start=1):
@@ -153,7 +153,7 @@ class RowSender:
                 await asyncio.sleep(delay_seconds(trial.failures, self._jitter.random()))
 
     def _build_request(self, pending_row: PendingRow) -> RowRequest | RowResult:
-        """What to send; the row's error where that cannot be said."""
+        """Return the request of a row, or its error if the row is invalid."""
         line_id = parts.line_id(self._manifest.input_id, pending_row.row)
         row = rows.read_row(pending_row.content)
         if isinstance(row, RowFault):
@@ -165,7 +165,7 @@ class RowSender:
         return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
 
     async def _send(self, request: RowRequest) -> tuple[RequestOutcome, RowResult]:
-        """Send a row once it can be, with a line in the journal before, and one if it was free."""
+        """Send a row once the engine is ready, and record in the journal what was paid for."""
         epoch = await self._engine.wait_ready()
         row = request.sent.row
         if row in self._paid_unanswered:
@@ -187,7 +187,7 @@ class RowSender:
         return outcome, result
 
     def _request_id(self, request: RowRequest) -> str:
-        """Never the same twice, since an engine may still hold a sending that timed out."""
+        # The engine may still process a request that timed out, so that no id repeats.
         return f"{request.line_id}-{self._progress.attempt}-{next(self._request_numbers)}"
 
     def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
@@ -207,19 +207,19 @@ class RowSender:
 
 
 def _was_not_processed(reply: Reply) -> bool:
-    """The engine did not work on the row: it was not there, or said that it cannot."""
+    """Tell whether the engine did not process the row: it was unreachable or refused."""
     return reply.outcome is RequestOutcome.UNSENT or (
         reply.outcome is RequestOutcome.FAILED and reply.status > 0
     )
 
 
 async def run_until_first(*coroutines: TaskCoroutine) -> None:
-    """Until one ends; the others are cancelled."""
+    """Run until the first coroutine ends, cancel the others and raise its error."""
     await _run(coroutines, asyncio.FIRST_COMPLETED)
 
 
 async def run_all(coroutines: Iterable[TaskCoroutine]) -> None:
-    """Until all have ended; the first error ends the others."""
+    """Run until all coroutines have ended; the first error cancels the others."""
     await _run(coroutines, asyncio.FIRST_EXCEPTION)
 
 

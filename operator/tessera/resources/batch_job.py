@@ -1,7 +1,7 @@
-"""The Jobs of a batch: the check of its input, and one for each attempt.
+"""Jobs of a batch: the check of its input, and one per attempt.
 
-An attempt is one pod: the engine as a sidecar that is up before the runner begins, and ends after
-it. It is never tried again by its Job, since the next attempt has another number.
+An attempt is one pod with the engine as a sidecar, which is ready before the runner starts and
+terminates after it. Its Job never retries it, since the next attempt needs a new number.
 """
 
 from dataclasses import dataclass
@@ -56,16 +56,16 @@ from tessera.resources.api_resources import JOBS
 from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
 from tessera.resources.scheduling import bind_to_pool
 
-# Where the claim of the batch is mounted.
+# Mount path of the batch's PersistentVolumeClaim.
 _CLAIM_PATH = "/claim"
 _REPORT_PATH = "/dev/termination-log"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
-# Within the 15 s that GKE leaves a pod: 2 s for the runner's last rows, 10 s for its engine.
+# GKE leaves a pod 15 s on preemption: 2 s go to the runner's last rows, 10 s to its engine.
 _GRACE_SECONDS = 12
-# Rows in flight for each request that the engine takes at a time, so that some always wait.
+# Rows in flight per concurrent request of the engine, so that its queue is never empty.
 _IN_FLIGHT_PER_SEQUENCE = 2
-# An attempt that is moved for tidiness pays its rows in flight again.
+# An attempt that is evicted for consolidation pays for its rows in flight again.
 _NO_EVICTION = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
@@ -74,12 +74,12 @@ _NO_EVICTION = {
 
 @dataclass(frozen=True, slots=True)
 class RunnerImage:
-    """The image of the runner, and how nodes get it."""
+    """The image of the runner with its pull policy and secrets."""
 
     name: str
     pull_policy: str | None = None
     pull_secrets: tuple[str, ...] = ()
-    """Of the namespace of the batch; one that is not there is passed over."""
+    """Secrets in the namespace of the batch; missing ones are ignored."""
 
 
 def batch_job_manifest(
@@ -89,7 +89,7 @@ def batch_job_manifest(
     image: RunnerImage,
     template_version: PodTemplateVersion,
 ) -> ObjectManifest:
-    """The Job to create; `image` is that of the runner."""
+    """Return the manifest of the Job to create."""
     job_labels = labels() | {
         BATCH_LABEL: batch.ref.name,
         BATCH_UID_LABEL: batch.uid,
@@ -124,7 +124,6 @@ def batch_job_manifest(
 def _check_pod(
     batch: Batch, spec: BatchInferenceSpec, image: RunnerImage, template_version: PodTemplateVersion
 ) -> V1PodSpec:
-    """Reads every row and tries the paths; no GPU, no token."""
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT_PATH}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
     container = _container(CHECK, image, arguments, requests, memory_limit="1Gi")
@@ -246,7 +245,7 @@ def _scratch_volume() -> V1Volume:
 
 
 def _token_volume() -> V1Volume:
-    """The runner's token, for the fence; the engine beside it does not get it."""
+    # The runner reads its batch with this token for fencing; the engine does not get it.
     namespace = V1DownwardAPIVolumeFile(
         path="namespace", field_ref=V1ObjectFieldSelector(field_path="metadata.namespace")
     )

@@ -1,4 +1,4 @@
-"""What the model of a service needs before its engines: Jobs without a GPU, and a claim."""
+"""Model jobs, which read and fetch the model of a service without a GPU, and its volume claim."""
 
 from kubernetes.client import (
     V1Container,
@@ -46,10 +46,10 @@ from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_o
 from tessera.resources.scheduling import bind_to_pool
 
 _REPORT_PATH = "/dev/termination-log"
-# Seconds after which a Job is given up, and begun anew.
+# Seconds after which a Job fails; the next one then replaces it.
 _ACTIVE_DEADLINE_SECONDS = {"shape": 600, "fetch": 12 * 3600}
 _GIB = 2**30
-# A claim without a size holds so many times the weights.
+# The default size of the claim, relative to the weights.
 _SIZE_MARGIN = 1.2
 
 
@@ -60,13 +60,14 @@ def model_job_manifest(
     image: RunnerImage,
     template_version: PodTemplateVersion,
 ) -> ObjectManifest:
-    """The Job to create. A fetch runs on nodes of the chosen pool, where its claim is read later;
-    a small read runs anywhere."""
+    """Return the manifest of the Job to create."""
     job_labels = labels() | {
         MODEL_JOB_LABEL: model_job.task,
         MODEL_JOB_SERVICE_LABEL: service.ref.name,
     }
     pod = _pod(service.ref.name, model_job, image, template_version.platform)
+    # A fetch runs on nodes of the chosen pool, where its volume is read later; a read of the config
+    # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
         pod = bind_to_pool(pod, model_job.spec, choice, template_version)
     model = V1Job(
@@ -88,7 +89,7 @@ def model_job_manifest(
 
 
 def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
-    """The claim of a service's models; it goes with the service."""
+    """Return the claim for the models of a service, which is deleted with the service."""
     name, cache = claim_name(service.ref.name), spec.model.cache
     model = V1PersistentVolumeClaim(
         metadata=V1ObjectMeta(

@@ -1,4 +1,4 @@
-"""What lets a pod onto spot nodes, and off them in time."""
+"""Tolerations and affinity of pods on spot nodes."""
 
 from kubernetes.client import (
     V1Affinity,
@@ -12,12 +12,13 @@ from kubernetes.client import (
 from tessera.domain.batch.spot_nodes import SPOT_LABELS
 from tessera.resources.engine import unreachable_tolerations
 
-# A node that does not answer is given up so soon; by default it would be five minutes.
+# Seconds before a pod leaves an unreachable node; the Kubernetes default is 300.
 _UNREACHABLE_SECONDS = 5
 
 
 def tolerations() -> list[V1Toleration]:
-    """The taints of spot nodes are endured; those that announce an end are not, save for 5 s."""
+    """Return tolerations for spot nodes, and for unreachable ones for 5 s."""
+    # Taints that announce a termination are not tolerated.
     spot_tolerations = [
         V1Toleration(key=key, operator="Equal", value=value, effect="NoSchedule")
         for key, value in SPOT_LABELS
@@ -26,7 +27,7 @@ def tolerations() -> list[V1Toleration]:
 
 
 def affinity() -> V1Affinity:
-    """Only nodes that their cloud marks as spot; one of its marks is enough."""
+    """Return the affinity to nodes with at least one spot label."""
     terms = [
         V1NodeSelectorTerm(
             match_expressions=[V1NodeSelectorRequirement(key=key, operator="In", values=[value])]

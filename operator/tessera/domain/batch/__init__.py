@@ -1,1 +1,1 @@
-"""Batches on spot: which attempt runs where, and what is said of it."""
+"""Batches on spot capacity: which attempt runs where, and the status of each batch."""

@@ -1,4 +1,4 @@
-"""What became of the last attempt, by its pod, its Job and its node."""
+"""State of the last attempt, by its pod, its Job and its node."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,24 +8,23 @@ from typing import Literal
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.api.batch_reasons import BatchComplete
 from tessera.api.reasons import StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod, ProgressSample
-from tessera.domain.observed.runner_reports import RunReport, run_report
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, RunReport, run_report
 
-# So many attempts in a row fail without a new row before a batch is given up,
+# A batch fails after so many failed attempts in a row without a new row,
 MAX_FAILURES_WITHOUT_ROWS = 6
-# and for so long: a registry that is away for an hour must not end what has a day.
+# and after so long at least: an outage of a registry must not fail a batch that has a day.
 MIN_FAILURE_DURATION = timedelta(hours=2)
-# Progress is written down this often; each writing costs a request.
+# Each write of the progress costs a request.
 PROGRESS_WRITE_INTERVAL = timedelta(seconds=30)
 _INITIAL_BACKOFF = timedelta(seconds=5)
 _MAX_BACKOFF = timedelta(minutes=5)
-_MAX_BACKOFF_AFTER_LOSS = timedelta(minutes=1)
-# Exit code of a runner that found something only the user can change.
-_REFUSED_EXIT_CODE = 3
-# Why containers wait, in the kubelet's words, when waiting longer rarely helps.
+_MAX_BACKOFF_AFTER_INTERRUPTION = timedelta(minutes=1)
+# Waiting reasons of the kubelet that rarely resolve by themselves.
 _FATAL_WAITING_REASONS = frozenset(
     {
         "CrashLoopBackOff",
@@ -37,23 +36,23 @@ _FATAL_WAITING_REASONS = frozenset(
         "RunContainerError",
     }
 )
-# An image of 20 GB and the largest weights take less; what is not there by then never comes.
+# An image of 20 GB and the largest weights start in less.
 _START_TIMEOUT = timedelta(minutes=45)
 _MAX_MESSAGE_LENGTH = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
-    """The last attempt as it stands."""
+    """The last attempt with its progress and its pod."""
 
     attempt: AttemptStatus | None = None
     progress: ProgressStatus | None = None
     pod: BatchPod | None = None
     alive: bool = False
     publishing: bool = False
-    """All rows are done, and the runner is at work on the results."""
+    """All rows are done and the runner assembles or publishes the results."""
     completion: StatusVerdict[BatchComplete] | None = None
-    """The batch is over."""
+    """Set when the batch is finished."""
 
     @property
     def scheduled(self) -> bool:
@@ -61,7 +60,7 @@ class AttemptState:
 
     @property
     def started(self) -> bool:
-        """The engine is up, and the runner at work beside it."""
+        """Tell whether the engine is ready and the runner has started."""
         running = self.attempt is not None and self.attempt.running_since is not None
         return running or (self.pod is not None and self.pod.runner_since is not None)
 
@@ -70,12 +69,13 @@ class AttemptState:
 class _AttemptEnd:
     """How an attempt ended."""
 
-    kind: Literal["lost", "failed", "vanished", "refused"]
+    kind: Literal["interrupted", "failed", "deleted", "refused"]
+    """`interrupted`: by its node or an eviction; `deleted`: its Job no longer exists."""
     message: str
 
 
 def attempt_state(situation: Situation, now: datetime) -> AttemptState:
-    """Judge the attempt that stands in the status, and take in what runners say."""
+    """Assess the attempt of the status by its objects and by the reports of runners."""
     attempt = situation.batch.status.attempt or _unrecorded_attempt(situation, now)
     progress = _latest_progress(situation, now)
     if attempt is None or progress is None:
@@ -111,7 +111,7 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
 
 
 def highest_attempt_number(situation: Situation) -> int:
-    """The highest number that any attempt ever had, as far as anything shows it."""
+    """Return the highest number of any attempt in the status, Jobs and pods; 0 without one."""
     attempt = situation.batch.status.attempt
     known = [job.attempt for job in situation.jobs] + [pod.attempt for pod in situation.pods]
     return max(0 if attempt is None else attempt.number, *(number or 0 for number in known), 0)
@@ -123,50 +123,53 @@ def end_attempt(
     now: datetime,
     message: str,
     *,
-    cause: Literal["lost", "failed", "let go"] = "let go",
+    cause: Literal["interrupted", "failed", "stopped"] = "stopped",
 ) -> AttemptStatus:
-    """The attempt, over now.
+    """Return the attempt as ended now, with the time of the next one.
 
-    After failures of its own the next one waits: 5 s, doubled with each in a row that brought no
-    new row, at most 5 min. One that is lost is followed at once; from the second in a row that
-    brought no new row on the next one waits 5 s, doubled with each, at most 1 min.
+    After a failure the next attempt waits 5 s, doubled for each failure in a row without a new row,
+    at most 5 min. After an interruption it starts at once; from the second interruption in a row
+    without a new row it waits 5 s, doubled for each, at most 1 min.
     """
     has_new_rows = progress is not None and progress.done > attempt.done_before
     failures = 0 if has_new_rows else attempt.barren + (cause == "failed")
-    losses = 0 if has_new_rows or cause == "failed" else attempt.lost + (cause == "lost")
+    interruptions = (
+        0 if has_new_rows or cause == "failed" else attempt.lost + (cause == "interrupted")
+    )
     backoff = timedelta()
     if cause == "failed":
         backoff = min(
             _INITIAL_BACKOFF * 2 ** min(failures, MAX_FAILURES_WITHOUT_ROWS), _MAX_BACKOFF
         )
-    elif cause == "lost" and losses > 1:
+    elif cause == "interrupted" and interruptions > 1:
         backoff = min(
-            _INITIAL_BACKOFF * 2 ** min(losses - 2, MAX_FAILURES_WITHOUT_ROWS),
-            _MAX_BACKOFF_AFTER_LOSS,
+            _INITIAL_BACKOFF * 2 ** min(interruptions - 2, MAX_FAILURES_WITHOUT_ROWS),
+            _MAX_BACKOFF_AFTER_INTERRUPTION,
         )
     since = (attempt.barren_since or now) if failures else None
-    update = {"ended_at": now, "retry_at": now + backoff, "lost": losses}
+    update = {"ended_at": now, "retry_at": now + backoff, "lost": interruptions}
     update |= {"barren": failures, "barren_since": since}
     return attempt.model_copy(update={**update, "last_words": message[-_MAX_MESSAGE_LENGTH:]})
 
 
 def retained_rows_message(situation: Situation) -> str:
-    """Where finished rows are."""
+    """Return where finished rows are stored."""
     spec = situation.batch.spec
-    claim = spec.claim if spec is not None else "the claim"
-    return f"what was finished is kept in {work_path(situation.batch.uid)} on {claim}"
+    claim = f"PersistentVolumeClaim/{spec.claim}" if spec is not None else "the volume"
+    return f"finished rows are retained in {work_path(situation.batch.uid)} on {claim}"
 
 
 def _unrecorded_attempt(situation: Situation, now: datetime) -> AttemptStatus | None:
-    """An attempt that exists although the status names none: its number must not come again."""
+    """Return an attempt that has objects although the status names none; None without one."""
     number = highest_attempt_number(situation)
     if number == 0:
         return None
+    # Its number must not be used again.
     name = job_name(situation.batch.ref.name, number)
     attempt = AttemptStatus(
         number=number, tier="spot", pool="", variant="", job=name, started_at=now
     )
-    return end_attempt(attempt, None, now, "the status had lost it")
+    return end_attempt(attempt, None, now, "the status did not record it")
 
 
 def _ended_state(
@@ -176,18 +179,22 @@ def _ended_state(
     end: _AttemptEnd,
     now: datetime,
 ) -> AttemptState:
-    cause: Literal["lost", "failed"] = "lost" if end.kind == "lost" else "failed"
+    cause: Literal["interrupted", "failed"] = (
+        "interrupted" if end.kind == "interrupted" else "failed"
+    )
     ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
-    if end.kind == "vanished":
+    if end.kind == "deleted":
+        # A deleted Job alone never fails the batch.
         ended_attempt = ended_attempt.model_copy(
             update={"barren": min(ended_attempt.barren, MAX_FAILURES_WITHOUT_ROWS - 1)}
         )
     state = AttemptState(attempt=ended_attempt, progress=progress)
     done = (
-        f"{progress.done} of {progress.rows} rows are done, and {retained_rows_message(situation)}"
+        f"{progress.done} of {counted(progress.rows, 'row')} done, "
+        f"{retained_rows_message(situation)}"
     )
     if end.kind == "refused":
-        message = f"spec.input, spec.output: attempt {attempt.number} was refused: {end.message}"
+        message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
         return replace(
             state,
             completion=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}"),
@@ -197,13 +204,14 @@ def _ended_state(
         and now - (ended_attempt.barren_since or now) >= MIN_FAILURE_DURATION
     ):
         message = (
-            f"status.attempt: {ended_attempt.barren} attempts in a row failed without a new row"
+            f"status.attempt: {counted(ended_attempt.barren, 'attempt')} in a row failed without a "
+            "new row"
         )
         return replace(
             state,
             completion=StatusVerdict(
                 BatchComplete.BACKOFF_LIMIT_EXCEEDED,
-                f"{message}, the last one: {end.message}; {done}",
+                f"{message}, the last with {end.message}; {done}",
             ),
         )
     return state
@@ -212,23 +220,27 @@ def _ended_state(
 def _attempt_end(
     situation: Situation, pod: BatchPod | None, job: BatchJob | None
 ) -> _AttemptEnd | None:
-    """How the attempt ended; None while it lasts."""
+    """Return how the attempt ended; None while it runs."""
     if pod is None:
         if job is None:
             refused = situation.job_refusal
-            message = "its Job is gone" if refused is None else f"its Job was refused: {refused}"
-            return _AttemptEnd("vanished", message)
-        return _AttemptEnd("lost", "its pod is gone") if job.failed else None
+            message = (
+                "its Job no longer exists"
+                if refused is None
+                else f"the API server refused its Job: {refused}"
+            )
+            return _AttemptEnd("deleted", message)
+        return _AttemptEnd("interrupted", "its pod no longer exists") if job.failed else None
     disruption = disruption_message(pod, situation.nodes)
     if pod.finished:
         return _exit_end(pod, disruption)
     if disruption is not None:
-        return _AttemptEnd("lost", disruption)
+        return _AttemptEnd("interrupted", disruption)
     if pod.waiting_reason in _FATAL_WAITING_REASONS:
         return _AttemptEnd(
             "failed", f"{pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
         )
-    return _AttemptEnd("vanished", "its Job is gone") if job is None else None
+    return _AttemptEnd("deleted", "its Job no longer exists") if job is None else None
 
 
 def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | None:
@@ -237,7 +249,7 @@ def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | Non
     if now - pod.bound < _START_TIMEOUT:
         return None
     limit = int(_START_TIMEOUT.total_seconds() / 60)
-    message = f"its engine was not up within {limit} min; kubectl describe pod {pod.ref.name}"
+    message = f"engine not started after {limit} min, see kubectl describe pod {pod.ref.name}"
     return _AttemptEnd(
         "failed", f"{message}: {pod.waiting_reason or 'ContainerCreating'}: {pod.container_message}"
     )
@@ -248,17 +260,17 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
     code = "no exit code" if pod.exit_code is None else f"exit code {pod.exit_code}"
     text = report.message if report is not None else pod.report.strip() or pod.container_message
     message = f"{code}: {text[-_MAX_MESSAGE_LENGTH:]}".strip(": ")
-    if pod.exit_code == _REFUSED_EXIT_CODE:
+    if pod.exit_code == REFUSED_EXIT_CODE:
         return _AttemptEnd("refused", message)
     if disruption is not None:
-        return _AttemptEnd("lost", disruption)
+        return _AttemptEnd("interrupted", disruption)
     if report is not None and report.state == "stopped":
-        return _AttemptEnd("lost", message)
+        return _AttemptEnd("interrupted", message)
     return _AttemptEnd("failed", message)
 
 
 def _run_reports(situation: Situation) -> Iterator[tuple[BatchPod, RunReport]]:
-    """What attempts left behind; a report that names another attempt than its pod is none."""
+    """Yield the reports of attempts; a report of another attempt than its pod is ignored."""
     for pod in sorted(
         situation.pods, key=lambda candidate: (candidate.attempt or 0, candidate.ref)
     ):
@@ -269,7 +281,7 @@ def _run_reports(situation: Situation) -> Iterator[tuple[BatchPod, RunReport]]:
 
 
 def _current_sample(situation: Situation) -> ProgressSample | None:
-    """The last answer, if it is that of the attempt in the status."""
+    """Return the last progress of the attempt in the status; None if it is of another one."""
     sample, attempt = situation.progress_sample, situation.batch.status.attempt
     if sample is None or attempt is None or sample.progress.attempt != attempt.number:
         return None
@@ -279,7 +291,7 @@ def _current_sample(situation: Situation) -> ProgressSample | None:
 def _mark_running(
     attempt: AttemptStatus, progress: ProgressStatus, sample: ProgressSample | None
 ) -> tuple[AttemptStatus, ProgressStatus]:
-    """Note when the attempt was first seen at work on rows, and so how long its start took."""
+    """Record when the attempt was first seen to process rows, and how long its start took."""
     if sample is None or sample.progress.state != "running" or attempt.running_since is not None:
         return attempt, progress
     since = max(sample.at.replace(microsecond=0), attempt.started_at)
@@ -291,7 +303,7 @@ def _mark_running(
 
 
 def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | None:
-    """The furthest that is known; it never goes back."""
+    """Return the furthest progress of all reports; it never decreases."""
     known = situation.batch.status.progress
     if known is None:
         return None
@@ -326,9 +338,11 @@ def _progress_key(progress: ProgressStatus) -> tuple[int, int, int]:
 def _completion_message(situation: Situation, progress: ProgressStatus) -> str:
     spec = situation.batch.spec
     if spec is None:
-        return f"{progress.completed} of {progress.rows} rows are answered"
-    message = f"spec.output: {progress.completed} of {progress.rows} rows are answered in "
-    message += f"{spec.output} on {spec.claim}"
+        return f"{progress.completed} of {counted(progress.rows, 'row')} answered"
+    message = (
+        f"spec.output: {progress.completed} of {counted(progress.rows, 'row')} answered in "
+        f"{spec.output} on PersistentVolumeClaim/{spec.claim}"
+    )
     if progress.failed:
-        message += f"; {progress.failed} failed, {errors_path(spec)} says why"
+        message += f"; {progress.failed} failed, see {errors_path(spec)}"
     return message

@@ -1,4 +1,4 @@
-"""What one batch gets: the forms that a decision takes."""
+"""The plan of one batch and its variants: continue, idle, close."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from tessera.api.batch_inference import (
 from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import AttemptState, end_attempt
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
@@ -23,9 +24,9 @@ from tessera.domain.placement.placement import HardwareChoice
 
 NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED,
-    "nothing is started while Accepted is False, and what runs is left as it is",
+    "Accepted is False, so no attempt starts and running ones continue",
 )
-# Beyond the deadline an operator that is there ends a Job long before its own limit does.
+# A running operator ends a Job at the deadline, before the Job's own limit does.
 _JOB_DEADLINE_MARGIN = timedelta(minutes=10)
 _STATES: dict[BatchComplete, BatchState] = {
     BatchComplete.COMPLETED: "completed",
@@ -38,23 +39,23 @@ _STATES: dict[BatchComplete, BatchState] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchJobRequest:
-    """A Job to create. It does not exist yet, and once it does it is never written again."""
+    """A Job to create; an existing Job is never updated."""
 
     attempt: int | None
-    """None is the check."""
+    """Number of the attempt; None for the check."""
     name: str
     source: BatchModelSource
     choice: HardwareChoice | None = None
-    """Where the attempt runs; a check runs anywhere."""
+    """Hardware of the attempt; None for the check."""
     active_deadline: timedelta
-    """Its Job ends by itself after so long, also when no operator is there to end it."""
+    """Limit after which the Job ends without an operator."""
     spot_affinity: bool = False
-    """The cloud marks nodes of the chosen pool as spot, so the pod can ask for the mark."""
+    """Nodes of the chosen pool have a spot label, so the pod can require it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressProbe:
-    """The runner to ask how far it is, at `/progress`."""
+    """The runner whose `/progress` is to be read."""
 
     attempt: int
     pod: Ref
@@ -63,9 +64,9 @@ class ProgressProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """What one batch gets, and why.
+    """Status, Jobs and hardware of one batch, with reasons.
 
-    Carried out in this order: the status, with the attempt's number; then `delete`; then `create`.
+    It is applied in this order: the status with the attempt's number, `delete`, `create`.
     """
 
     batch: Batch
@@ -79,17 +80,17 @@ class BatchPlan:
     progress: ProgressStatus | None = None
     create: BatchJobRequest | None = None
     delete: tuple[Ref, ...] = ()
-    """Jobs that have to go, with their pods."""
+    """Jobs to delete, with their pods."""
     progress_probe: ProgressProbe | None = None
     choice: HardwareChoice | None = None
-    """The hardware that the batch holds or is about to take."""
+    """The hardware that the batch holds or is about to use."""
     active: bool = True
-    """It is not over, or one of its pods is still there and has not ended."""
+    """Set until the batch is finished and all of its pods have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchContext:
-    """One batch with a spec, as far as it is judged."""
+    """One batch with a valid spec and the state of its check and last attempt."""
 
     situation: Situation
     now: datetime
@@ -108,12 +109,12 @@ class BatchContext:
 
     @property
     def active_deadline(self) -> timedelta:
-        """How long a Job may last that begins now."""
+        """The limit of a Job that starts now."""
         return self.deadline - self.now + _JOB_DEADLINE_MARGIN
 
 
 def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> BatchPlan:
-    """The allotment of a batch that is not over, with no change to its Jobs."""
+    """Return the plan of an unfinished batch, without changes to its Jobs."""
     state, complete = _batch_state(context)
     return BatchPlan(
         batch=context.batch,
@@ -130,7 +131,7 @@ def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) 
 
 
 def continue_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> BatchPlan:
-    """What runs goes on, and nothing begins."""
+    """Return the plan that continues the running attempt and starts nothing."""
     attempt = context.attempt_state.attempt
     number = None if attempt is None else attempt.number
     retained = (number,) if attempt is None or context.attempt_state.alive else ()
@@ -141,7 +142,7 @@ def continue_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -
 
 
 def idle_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> BatchPlan:
-    """Nothing runs; an attempt that lasts is let go."""
+    """Return the plan without a running attempt; the current one is stopped."""
     stopped = _stop_attempt(context, running.reason)
     return replace(
         unchanged_plan(stopped, running),
@@ -150,7 +151,7 @@ def idle_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> Ba
 
 
 def closing_plan(context: BatchContext, completion: StatusVerdict[BatchComplete]) -> BatchPlan:
-    """The batch is over."""
+    """Return the plan that finishes the batch."""
     stopped = _stop_attempt(context, completion.reason)
     state = _STATES[completion.reason]
     return replace(
@@ -163,7 +164,7 @@ def closing_plan(context: BatchContext, completion: StatusVerdict[BatchComplete]
 
 
 def unaccepted_plan(situation: Situation, accepted: StatusVerdict[BatchAccepted]) -> BatchPlan:
-    """Nothing can be decided, so everything stays as it is."""
+    """Return the plan of a batch that is not accepted; its objects stay unchanged."""
     status = situation.batch.status
     reason = BatchComplete.VALIDATING if status.check is None else BatchComplete.IN_PROGRESS
     return _plan_from_status(
@@ -177,19 +178,19 @@ def unaccepted_plan(situation: Situation, accepted: StatusVerdict[BatchAccepted]
 
 
 def terminal_plan(situation: Situation) -> BatchPlan:
-    """A batch that was over before says what it said, and its idle Jobs stay for their logs."""
+    """Return the plan of a finished batch; its status and its last Job stay."""
     state = situation.batch.status.state
     complete = next((reason for reason in _STATES if _STATES[reason] == state), None)
     plan = _plan_from_status(
         situation,
         accepted=_verdict_from_status(
-            situation, "Accepted", StatusVerdict(BatchAccepted.VALID, "it was")
+            situation, "Accepted", StatusVerdict(BatchAccepted.VALID, "accepted before")
         ),
         running=_verdict_from_status(situation, "Running", _finished_verdict(state)),
         complete=_verdict_from_status(
             situation,
             "Complete",
-            StatusVerdict(complete or BatchComplete.DEADLINE_EXCEEDED, f"it is {state}"),
+            StatusVerdict(complete or BatchComplete.DEADLINE_EXCEEDED, f"status.state is {state}"),
         ),
     )
     delete = deletable_jobs(situation, (), situation.batch.status.attempt)
@@ -203,7 +204,8 @@ def _has_live_pods(situation: Situation) -> bool:
 def deletable_jobs(
     situation: Situation, retained: Collection[int | None], last: AttemptStatus | None
 ) -> tuple[Ref, ...]:
-    """All Jobs but those that are kept, and but the last one if it is over: its log helps."""
+    """Return all Jobs except the retained ones and the last attempt's finished Job."""
+    # The log of the last Job helps to debug it.
     number = None if last is None else last.number
     return tuple(
         sorted(
@@ -241,18 +243,17 @@ def _batch_state(context: BatchContext) -> tuple[BatchState, StatusVerdict[Batch
         text = f"spec.input: {spec.input} on {spec.claim} is not checked yet, 0 rows are known"
         return "validating", StatusVerdict(BatchComplete.VALIDATING, text)
     if context.attempt_state.alive and context.attempt_state.publishing:
-        text = f"status.progress: all {progress.rows} rows are done, {spec.output} is being written"
+        rows = counted(progress.rows, "row")
+        text = f"status.progress: {progress.done} of {rows} done, publishing {spec.output}"
         return "finalizing", StatusVerdict(BatchComplete.FINALIZING, text)
-    text = f"status.progress: {progress.done} of {progress.rows} rows are done"
+    text = f"status.progress: {progress.done} of {counted(progress.rows, 'row')} done"
     if progress.failed:
         text += f", {progress.failed} of them failed"
     return "in_progress", StatusVerdict(BatchComplete.IN_PROGRESS, text)
 
 
 def _finished_verdict(state: BatchState) -> StatusVerdict[BatchRunning]:
-    return StatusVerdict(
-        BatchRunning.FINISHED, f"status.state is {state}, so 0 attempts are wanted"
-    )
+    return StatusVerdict(BatchRunning.FINISHED, f"status.state is {state}, so 0 attempts run")
 
 
 def _plan_from_status(
@@ -282,7 +283,7 @@ R = TypeVar("R", bound=StatusReason)
 def _verdict_from_status(
     situation: Situation, condition_type: str, default: StatusVerdict[R]
 ) -> StatusVerdict[R]:
-    """The verdict that stands in a condition; reasons of another version give way."""
+    """Return the verdict of a condition; `default` if its reason is of another version."""
     reasons = {str(reason): reason for reason in type(default.reason)}
     for condition in situation.batch.status.conditions:
         if condition.type == condition_type and condition.reason in reasons:

@@ -1,4 +1,4 @@
-"""All batches of a plan: each in its situation, and what their tenants have to pay."""
+"""All batches of a plan: the situation of each, its proposal and its claim on the budget."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,19 +26,19 @@ from tessera.domain.speed.measurements import measured_speeds
 
 @dataclass(frozen=True, slots=True)
 class ProposedBatch:
-    """A batch in a plan that is being made."""
+    """A batch with its situation and its proposal, before the budget decides."""
 
     situation: Situation
     proposal: BatchProposal
 
     @property
     def claims(self) -> tuple[GrantRequest, ...]:
-        """What has to be paid, under the name of the batch."""
+        """The grants that the batch needs, under its billing name."""
         claim, batch = self.proposal.claim, self.situation.batch
         return () if claim is None else (replace(claim, ref=billing_ref(batch.ref)),)
 
     def charge_live_pods(self, meter: SpendMeter, budget_state: BudgetState) -> None:
-        """What runs without a claim of its own is left as it is, and has to be paid."""
+        """Reserve the budget of live pods for which the proposal claims no grant."""
         live_uids = self._live_pod_uids()
         if self.proposal.claim is not None or not live_uids:
             return
@@ -56,9 +56,10 @@ def propose_batches(
     used_devices: Counter[tuple[str, str]],
     job_creation_errors: Mapping[str, str],
 ) -> Mapping[Ref, ProposedBatch]:
-    """Every batch as if money were no object; those that hold hardware come first.
+    """Propose a plan for every batch regardless of budgets.
 
-    `taken` counts the devices that others hold, and afterwards those of the batches too.
+    Batches that hold hardware come first. `used_devices` counts the devices in use and is
+    increased by those of the proposals.
     """
     if not snapshot.batches:
         return {}
@@ -86,23 +87,20 @@ def propose_batches(
 
 
 def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
-    """Every batch with what it meets, as far as its spec can be judged by."""
+    """Return the situation of every batch, as far as the checks of its spec need it."""
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
     facts = _SnapshotIndex(snapshot, views, {})
     return {batch.ref: facts.situation(batch.ref, {}) for batch in snapshot.batches}
 
 
 def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
-    """The decision for one batch, once the budget has spoken."""
+    """Return the plan of one batch after the decision of the budget."""
     shortage = funding.shortage if funding is not None else None
     return apply_funding(proposed.proposal, shortage)
 
 
 class _SnapshotIndex:
-    """What the snapshot holds, by batch and by namespace.
-
-    What carries the uid of another batch belongs to a former one of the same name.
-    """
+    """Objects of the snapshot, by batch and by namespace."""
 
     def __init__(
         self,
@@ -115,6 +113,7 @@ class _SnapshotIndex:
         self._views = tuple(views)
         self._measured = measured_speeds(snapshot.services)
         self._batches = {batch.ref: batch for batch in snapshot.batches}
+        # Objects with another uid belong to a deleted batch of the same name.
         uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
         for pod in snapshot.pods:
@@ -137,7 +136,8 @@ class _SnapshotIndex:
         }
 
     def terminal_situation(self, batch: Batch) -> Situation:
-        """What is left of a batch that is over; there may be many, and nothing is decided there."""
+        """Return the pods and Jobs of a finished batch, without the facts of a decision."""
+        # There may be many of these, and nothing is decided for them.
         pods, jobs = tuple(self.pods[batch.ref]), tuple(self._jobs[batch.ref])
         return Situation(at=self._snapshot.at, batch=batch, pods=pods, jobs=jobs)
 

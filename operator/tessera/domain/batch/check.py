@@ -1,4 +1,4 @@
-"""The check of a batch's input, which needs no GPU and comes before anything is spent."""
+"""The input check of a batch, which needs no GPU and precedes every attempt."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -6,33 +6,34 @@ from datetime import datetime, timedelta
 from tessera.api.batch_inference import BatchInferenceSpec, CheckStatus
 from tessera.api.batch_reasons import BatchComplete, BatchRunning
 from tessera.api.reasons import StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod
-from tessera.domain.observed.runner_reports import CheckReport, check_report
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, CheckReport, check_report
 
-# A check that failed for a reason that may pass is tried again after this time.
+# Delay before a check with a transient failure is retried.
 _RETRY_DELAY = timedelta(seconds=30)
-_REFUSED_EXIT_CODE = 3
 _MAX_SHOWN_FAULTS = 10
+_MAX_MESSAGE_LENGTH = 600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputCheck:
-    """How far the check is: passed, refused, or still to be waited for."""
+    """State of the check: passed, refused or pending, and the Jobs to create or delete."""
 
     running: StatusVerdict[BatchRunning]
     passed: CheckStatus | None = None
     refused: StatusVerdict[BatchComplete] | None = None
     create: bool = False
-    """There is no Job, and one is wanted."""
+    """There is no Job yet."""
     recreate: bool = False
-    """The Job came to nothing and has to go, so that a new one can be made."""
+    """The Job failed and is deleted, so that the next one can be created."""
 
 
 def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> InputCheck:
-    """Judge the check by its pod and its Job."""
+    """Assess the check by its pod and its Job."""
     job = next((job for job in situation.jobs if job.attempt is None), None)
     pods = [pod for pod in situation.pods if pod.attempt is None]
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
@@ -40,8 +41,8 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
             return _passed_check(report)
     job_pods = [pod for pod in pods if job is not None and pod.owner == job.uid]
     pod = max(job_pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
-    if pod is not None and pod.exit_code == _REFUSED_EXIT_CODE:
-        running = StatusVerdict(BatchRunning.FINISHED, "spec.input: 0 attempts are made")
+    if pod is not None and pod.exit_code == REFUSED_EXIT_CODE:
+        running = StatusVerdict(BatchRunning.FINISHED, "spec.input is invalid, so 0 attempts run")
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
     running = _running_verdict(spec, name, pod)
@@ -53,7 +54,7 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
 def _passed_check(report: CheckReport) -> InputCheck:
     return InputCheck(
         running=StatusVerdict(
-            BatchRunning.VALIDATING, f"spec.input: {report.rows} rows are checked"
+            BatchRunning.VALIDATING, f"spec.input: {counted(report.rows, 'row')} checked"
         ),
         passed=CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens),
     )
@@ -62,30 +63,29 @@ def _passed_check(report: CheckReport) -> InputCheck:
 def _refusal_verdict(
     situation: Situation, spec: BatchInferenceSpec, pod: BatchPod
 ) -> StatusVerdict[BatchComplete]:
-    """The faults by their lines, as many as a person reads."""
     report = check_report(pod.report)
-    log_hint = f"kubectl logs -n {situation.batch.ref.namespace} {pod.ref.name} has all of it"
+    log_hint = f"see kubectl logs -n {situation.batch.ref.namespace} {pod.ref.name} for all faults"
     if report is None:
         text = pod.report.strip() or pod.container_message
-        return StatusVerdict(BatchComplete.INVALID_INPUT, f"spec.input: {text[-600:]}; {log_hint}")
+        return StatusVerdict(
+            BatchComplete.INVALID_INPUT, f"spec.input: {text[-_MAX_MESSAGE_LENGTH:]}; {log_hint}"
+        )
     faults = "; ".join(
         f"line {fault.line}: {fault.message}" for fault in report.errors[:_MAX_SHOWN_FAULTS]
     )
     message = f"spec.input, {spec.input}: {report.message}"
     if report.error_count:
+        rows = counted(report.rows, "row")
         message = (
-            f"spec.input, {spec.input}: {report.error_count} of {report.rows} rows have faults"
+            f"spec.input, {spec.input}: {report.error_count} of {rows} invalid: "
+            f"{faults or report.message}"
         )
-        message = f"{message}: {faults or report.message}"
-    return StatusVerdict(
-        BatchComplete.INVALID_INPUT, f"{message}; {log_hint}, and 0 tokens were spent"
-    )
+    return StatusVerdict(BatchComplete.INVALID_INPUT, f"{message}; {log_hint} (0 tokens spent)")
 
 
 def _is_lost(
     situation: Situation, job: BatchJob | None, pod: BatchPod | None, now: datetime
 ) -> bool:
-    """Nothing more will come of this Job."""
     if job is None or pod is None:
         return job is not None and job.failed
     if pod.finished:
@@ -100,21 +100,22 @@ def _running_verdict(
     if pod is not None and pod.finished:
         report = check_report(pod.report)
         text = report.message if report is not None else pod.report.strip() or pod.container_message
-        retry_hint = f"it is tried again {_RETRY_DELAY.seconds} s later"
+        retry_hint = f"retry after {_RETRY_DELAY.seconds} s"
         return StatusVerdict(
             BatchRunning.VALIDATION_JOB_FAILED,
-            f"{subject}: exit code {pod.exit_code}: {text[-600:]}; {retry_hint}",
+            f"{subject}: exit code {pod.exit_code}: {text[-_MAX_MESSAGE_LENGTH:]}; {retry_hint}",
         )
     if pod is not None and pod.waiting_reason is not None:
         message = (
-            f"{subject}: the check cannot start: {pod.waiting_reason}: "
-            f"{pod.container_message[-600:]}"
+            f"{subject}: the check Job cannot start: {pod.waiting_reason}: "
+            f"{pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
         )
         return StatusVerdict(
-            BatchRunning.VALIDATION_JOB_FAILED, f"{message}; kubectl describe pod {pod.ref.name}"
+            BatchRunning.VALIDATION_JOB_FAILED,
+            f"{message}; see kubectl describe pod {pod.ref.name}",
         )
     if pod is not None and pod.unschedulable is not None:
-        message = f"{subject}: Job {name} waits for a node: {pod.unschedulable}"
+        message = f"{subject}: Job/{name} waits for a node: {pod.unschedulable}"
         return StatusVerdict(BatchRunning.VALIDATING, message)
-    message = f"{subject}: Job {name} checks every row, without a GPU; kubectl logs job/{name}"
+    message = f"{subject}: Job/{name} checks every row without a GPU; see kubectl logs job/{name}"
     return StatusVerdict(BatchRunning.VALIDATING, message)

@@ -1,9 +1,9 @@
-"""What becomes of one batch: its check, its attempts one after another, its end.
+"""The decision for one batch: its check, its attempts one after another, its completion.
 
-The status holds all that a restarted operator needs. An attempt's number is a fence: it is written
-before the attempt's Job is created, never used twice, and only the runner whose number stands in
-the status publishes. So an attempt whose end nobody heard of does no harm, and the next one need
-not wait for it.
+The status holds everything that a restarted operator needs. An attempt's number is a fencing token:
+it is written to the status before the attempt's Job is created, never used twice, and only the
+runner with the number in the status publishes. So an attempt whose end was not observed does no
+harm, and the next one need not wait for it.
 """
 
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from tessera.api.batch_inference import (
 )
 from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import (
     AttemptState,
     attempt_state,
@@ -56,28 +57,29 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.placement.placement import HardwareChoice
 
-# An attempt that is let go costs so long, until its engine has exited.
+# A stopped attempt is charged for so long, until its engine has exited.
 TERMINATION_TIME = timedelta(seconds=30)
+# The message of the budget replaces this one, see `apply_funding`.
 _BUDGET_EXHAUSTED = StatusVerdict(
     BatchRunning.BUDGET_EXHAUSTED, "spec.limits of the tenant's budget"
 )
-# A batch whose rows are all done may publish for so long after its deadline.
+# After its deadline a batch whose rows are all done has so long to publish.
 _PUBLISH_GRACE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchProposal:
-    """What a batch would get if money were no object."""
+    """The plan of a batch before the budget decides, and the plan if it denies the grant."""
 
     plan: BatchPlan
     claim: GrantRequest | None = None
-    """What has to be paid for it; None when nothing is wanted that costs."""
+    """The grant that the plan needs; None when it costs nothing."""
     unfunded_plan: BatchPlan | None = None
-    """What it gets without that, still without the reason."""
+    """The plan without the grant; its reason follows from the denial."""
 
 
 def propose_batch(situation: Situation) -> BatchProposal:
-    """Decide for one batch, as far as the budget allows."""
+    """Decide for one batch, regardless of the budget."""
     if situation.batch.status.state in TERMINAL_STATES:
         return BatchProposal(plan=terminal_plan(situation))
     accepted, source = accept_spec(situation)
@@ -101,9 +103,9 @@ def propose_batch(situation: Situation) -> BatchProposal:
 
 
 def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
-    """The decision, once the budget has spoken; `shortage` says why it refused the claim.
+    """Return the plan after the decision of the budget; `shortage` is why it denied the grant.
 
-    Without money the running attempt is let go, which keeps all of its rows but those in flight.
+    A denial stops the running attempt, which loses only its rows in flight.
     """
     if shortage is None or proposal.unfunded_plan is None:
         return proposal.plan
@@ -113,7 +115,7 @@ def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
 
 
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
-    """A batch whose planning raised is left as it is."""
+    """Return the plan of a batch whose planning raised; its objects stay unchanged."""
     text = (
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get batchinference -o yaml"
@@ -125,7 +127,11 @@ def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) 
     if source is None:
         return BatchProposal(plan=continue_plan(context, NOT_ACCEPTED))
     if context.spec.suspend:
-        return BatchProposal(plan=idle_plan(context, _suspended_verdict(context)))
+        text = (
+            f"spec.suspend is true; the deadline {context.deadline:%Y-%m-%dT%H:%MZ} does not move"
+        )
+        verdict = StatusVerdict(BatchRunning.SUSPENDED, text)
+        return BatchProposal(plan=idle_plan(context, verdict))
     if context.check is None or context.attempt_state.progress is None:
         return _propose_check(context, source)
     return _propose_attempt(context, source, context.attempt_state.progress)
@@ -136,21 +142,16 @@ def _expiry_verdict(context: BatchContext) -> StatusVerdict[BatchComplete] | Non
     if context.now < context.deadline + grace:
         return None
     progress = context.attempt_state.progress
-    rows = "0 rows" if progress is None else f"{progress.done} of {progress.rows} rows"
+    rows = "0 rows" if progress is None else f"{progress.done} of {counted(progress.rows, 'row')}"
     return StatusVerdict(
         BatchComplete.DEADLINE_EXCEEDED,
-        f"spec.deadline: it passed at {context.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
+        f"spec.deadline: passed at {context.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
         f"{retained_rows_message(context.situation)}",
     )
 
 
-def _suspended_verdict(context: BatchContext) -> StatusVerdict[BatchRunning]:
-    text = f"spec.suspend is true; the deadline of {context.deadline:%Y-%m-%dT%H:%MZ} goes on"
-    return StatusVerdict(BatchRunning.SUSPENDED, text)
-
-
 def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | None:
-    """The next attempt has to wait; after losses only one on hardware that is bought alike."""
+    """Return why the next attempt waits; None when it may start."""
     attempt = context.attempt_state.attempt
     retry_at = None if attempt is None else attempt.retry_at
     if attempt is None or retry_at is None or context.now >= retry_at:
@@ -158,12 +159,11 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
-        f"{attempt.last_words}; the next one begins at {retry_at:%H:%M:%SZ}",
+        f"{attempt.last_words}; the next attempt starts at {retry_at:%H:%M:%SZ}",
     )
 
 
 def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProposal:
-    """The input is checked before anything is spent; when it has passed, the attempts begin."""
     check = evaluate_check(context.situation, context.spec, context.now)
     if check.refused is not None:
         return BatchProposal(plan=closing_plan(context, check.refused))
@@ -194,13 +194,15 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
 def _propose_attempt(
     context: BatchContext, source: BatchModelSource, progress: ProgressStatus
 ) -> BatchProposal:
-    """Go on with the attempt, begin the next one, or wait."""
+    """Continue the attempt, start the next one, or wait."""
     attempt = context.attempt_state.attempt
     backoff = _backoff_verdict(context)
+    # After an interruption the other capacity class may be used at once.
     if backoff is not None and attempt is not None and not attempt.lost:
         return BatchProposal(plan=idle_plan(context, backoff))
     if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
-        text = f"status.attempt: attempt {attempt.number} publishes all {progress.rows} rows"
+        rows = counted(progress.rows, "row")
+        text = f"status.attempt: attempt {attempt.number} publishes all results ({rows})"
         return BatchProposal(
             plan=continue_plan(context, StatusVerdict(_running_reason(context, attempt), text))
         )
@@ -240,12 +242,12 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
         query.policy,
         query.schedule,
         spot=None if options.spot is None else options.spot.estimate,
-        steady=None if options.steady is None else options.steady.estimate,
+        non_spot=None if options.non_spot is None else options.non_spot.estimate,
         current=attempt_capacity(context.attempt_state.attempt),
     )
     option = None if decision.capacity_class is None else options.of(decision.capacity_class)
     if option is None:
-        missing = options.spot is None and options.steady is None
+        missing = options.spot is None and options.non_spot is None
         return BatchProposal(
             plan=idle_plan(
                 context,
@@ -267,7 +269,7 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
 def _capacity_unknown(
     context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
 ) -> bool:
-    """The hardware under a running attempt is not to be seen now; that is no reason to leave it."""
+    """Tell whether the hardware of a running attempt cannot be assessed now."""
     excluded = context.spec.spot.policy == ("never" if attempt.tier == "spot" else "only")
     return option is None and not excluded
 
@@ -284,14 +286,14 @@ def _unjudged_verdict(context: BatchContext, attempt: AttemptStatus) -> StatusVe
         _running_reason(context, attempt)
         if context.attempt_state.started
         else BatchRunning.STARTING,
-        f"spec.placement.pools: attempt {attempt.number} goes on in {attempt.pool}, which cannot "
-        "be "
-        f"judged now: kubectl get acceleratorpool {attempt.pool}",
+        f"spec.placement.pools: attempt {attempt.number} continues in AcceleratorPool/"
+        f"{attempt.pool}, which cannot be assessed now; see kubectl get acceleratorpool "
+        f"{attempt.pool}",
     )
 
 
 def _record_full_pool(context: BatchContext) -> BatchContext:
-    """Remember that a pool was waited for in vain."""
+    """Record a pool in which the attempt found no node in time."""
     state, attempt = context.attempt_state, context.attempt_state.attempt
     if attempt is None or not scheduling_timed_out(state, context.now):
         return context
@@ -330,7 +332,7 @@ def _propose_next(
     option: CapacityOption,
     decision: CapacityDecision,
 ) -> BatchProposal:
-    """The next attempt, with a number that nothing ever had; one that lasts gives way to it."""
+    """Propose the next attempt, with an unused number; it replaces the running one."""
     attempt = _next_attempt(context, option.choice, decision.reason)
     request = BatchJobRequest(
         attempt=attempt.number,
@@ -362,7 +364,7 @@ def _next_attempt(
     previous, progress = context.attempt_state.attempt, context.attempt_state.progress
     number = highest_attempt_number(context.situation) + 1
     if previous is not None and previous.ended_at is None:
-        previous = end_attempt(previous, progress, context.now, f"it gave way: {reason}")
+        previous = end_attempt(previous, progress, context.now, f"replaced: {reason}")
     return AttemptStatus(
         number=number,
         tier=choice.offer.tier,
@@ -386,7 +388,7 @@ def _pool_nodes(situation: Situation, pool: str) -> list[NodeHealth]:
 
 
 def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -> GrantRequest:
-    """A batch has no floor: all of it is granted or not."""
+    """Return the grant request of the batch: its one replica, without a minimum."""
     pods = context.situation.pods
     return GrantRequest(
         ref=context.batch.ref,
@@ -402,13 +404,12 @@ def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -
 def _attempt_verdict(
     context: BatchContext, attempt: AttemptStatus, decision: CapacityDecision
 ) -> StatusVerdict[BatchRunning]:
-    """What the attempt does there, beside why it is there."""
     pod = context.attempt_state.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
         spot = attempt.tier == "spot"
         return StatusVerdict(
             BatchRunning.WAITING_FOR_SPOT if spot else BatchRunning.UNSCHEDULABLE,
-            f"spec.placement.pools: attempt {attempt.number} finds no node for {attempt.variant}: "
+            f"spec.placement.pools: no node for attempt {attempt.number} on {attempt.variant}: "
             f"{pod.unschedulable}; {decision.message}",
         )
     if not context.attempt_state.started:
@@ -422,8 +423,8 @@ def _starting_verdict(
     attempt: AttemptStatus, decision: CapacityDecision
 ) -> StatusVerdict[BatchRunning]:
     text = (
-        f"status.attempt: attempt {attempt.number} starts on {attempt.variant}, see kubectl "
-        f"describe job {attempt.job}; {decision.message}"
+        f"status.attempt: attempt {attempt.number} starts on {attempt.variant} (kubectl describe "
+        f"job {attempt.job}); {decision.message}"
     )
-    history = f"; before, {attempt.after}" if attempt.after else ""
+    history = f"; previous {attempt.after}" if attempt.after else ""
     return StatusVerdict(BatchRunning.STARTING, text + history)

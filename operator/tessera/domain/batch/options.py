@@ -1,4 +1,4 @@
-"""The hardware that a batch could go on with now: one choice of spot, one that stays."""
+"""Capacity options of a batch: the best spot hardware and the best on-demand or reserved one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus, SpotPolicy
 from tessera.api.batch_reasons import BatchRunning
 from tessera.api.reasons import PlacementReason, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.batch import pace
 from tessera.domain.batch.attempt_state import AttemptState
 from tessera.domain.batch.schedule import SAFETY_MARGIN, CapacityClass, Estimate, Schedule
@@ -22,15 +23,15 @@ from tessera.domain.placement.placement import (
     place,
 )
 
-# A pod that finds no node for so long says that its hardware is not to be had.
+# A pod that is pending for longer shows that its hardware is unavailable.
 SCHEDULING_TIMEOUT = timedelta(seconds=60)
-# A pool that was waited for in vain is left alone for so long, if there is another way.
+# A full pool is avoided for so long, as long as there is another option.
 FULL_POOL_BACKOFF = timedelta(minutes=10)
 TIERS: Mapping[CapacityClass, frozenset[Tier]] = {
     "spot": frozenset({"spot"}),
-    "steady": NON_SPOT_TIERS,
+    "non-spot": NON_SPOT_TIERS,
 }
-_EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"only": "steady", "never": "spot"}
+_EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"only": "non-spot", "never": "spot"}
 _NO_CAPACITY_REASONS = {
     PlacementReason.NO_POOL: BatchRunning.NO_POOL,
     PlacementReason.NO_HARDWARE: BatchRunning.NO_HARDWARE,
@@ -41,7 +42,7 @@ _NO_CAPACITY_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class CapacityOption:
-    """Hardware, and how it would carry the batch."""
+    """Hardware for the batch, with its estimate."""
 
     choice: HardwareChoice
     estimate: Estimate
@@ -49,25 +50,25 @@ class CapacityOption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityOptions:
-    """What there is, and the progress with the pace that it was judged by."""
+    """Options of both capacity classes, and the progress whose pace the estimates use."""
 
     progress: ProgressStatus
     spot: CapacityOption | None
-    steady: CapacityOption | None
+    non_spot: CapacityOption | None
 
     def of(self, capacity_class: CapacityClass) -> CapacityOption | None:
-        return self.spot if capacity_class == "spot" else self.steady
+        return self.spot if capacity_class == "spot" else self.non_spot
 
 
 def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
-    """Where an attempt runs or ran."""
+    """Return the capacity class of an attempt; None without one."""
     if attempt is None:
         return None
-    return "spot" if attempt.tier == "spot" else "steady"
+    return "spot" if attempt.tier == "spot" else "non-spot"
 
 
 def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
-    """Has the attempt looked for a node for too long?"""
+    """Tell whether the attempt has been pending for longer than 60 s."""
     if state.attempt is None or not state.alive or state.scheduled:
         return False
     return now - state.attempt.started_at > SCHEDULING_TIMEOUT
@@ -75,7 +76,7 @@ def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityQuery:
-    """Everything that the roads depend on."""
+    """Everything that the capacity options depend on."""
 
     situation: Situation
     source: BatchModelSource
@@ -86,14 +87,14 @@ class CapacityQuery:
 
     @property
     def active_attempt(self) -> AttemptStatus | None:
-        """The attempt that lasts, unless its pool is not allowed any more."""
+        """The running attempt, unless spec.placement.pools excludes its pool by now."""
         attempt, pools = self.attempt_state.attempt, self.source.spec.placement.pools
         allowed = attempt is not None and (not pools or attempt.pool in pools)
         return attempt if allowed and self.attempt_state.alive else None
 
     @property
     def full_pools(self) -> frozenset[str]:
-        """Pools that were waited for in vain; never the one in which an attempt is at work."""
+        """Pools without room for a pod, except the pool in which an attempt runs."""
         attempt = self.attempt_state.attempt
         if attempt is None:
             return frozenset()
@@ -109,7 +110,7 @@ class CapacityQuery:
 
 
 def capacity_options(query: CapacityQuery) -> CapacityOptions:
-    """Look at both ways; one that the policy excludes is none."""
+    """Return the options of both capacity classes; None for a class that spec.spot excludes."""
     attempt = query.active_attempt
     choice = None if attempt is None else _best_choice(query, attempt_capacity(attempt) or "spot")
     if attempt is not None and choice is not None and choice.variant == attempt.variant:
@@ -118,12 +119,12 @@ def capacity_options(query: CapacityQuery) -> CapacityOptions:
     return CapacityOptions(
         progress=query.progress,
         spot=_capacity_option(query, "spot"),
-        steady=_capacity_option(query, "steady"),
+        non_spot=_capacity_option(query, "non-spot"),
     )
 
 
 def no_capacity_verdict(query: CapacityQuery) -> StatusVerdict[BatchRunning]:
-    """Why there is no road at all."""
+    """Return why there is no capacity option."""
     excluded = _EXCLUDED_BY_POLICY.get(query.policy)
     pools = query.source.spec.placement.pools
     tiers_by_pool = {
@@ -136,8 +137,8 @@ def no_capacity_verdict(query: CapacityQuery) -> StatusVerdict[BatchRunning]:
         listing = ", ".join(f"{name} is {tier}" for name, tier in sorted(tiers_by_pool.items()))
         return StatusVerdict(
             BatchRunning.NO_POOL,
-            f"spec.spot.policy {query.policy} leaves 0 of the {len(tiers_by_pool)} pools that "
-            f"spec.placement.pools allows: {listing}",
+            f"spec.spot.policy is {query.policy}, which excludes every pool that "
+            f"spec.placement.pools allows ({counted(len(tiers_by_pool), 'pool')}): {listing}",
         )
     tiers = frozenset[Tier]().union(
         *(TIERS[capacity_class] for capacity_class in TIERS if capacity_class != excluded)
@@ -173,15 +174,15 @@ def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> Cap
         start_elapsed=_start_elapsed(query, attempt),
         available=_spot_available(query, attempt, choice)
         if capacity_class == "spot"
-        else _steady_available(query, attempt, choice),
+        else _non_spot_available(query, attempt, choice),
     )
     return CapacityOption(choice, estimate)
 
 
 def _best_choice(query: CapacityQuery, capacity_class: CapacityClass) -> HardwareChoice | None:
-    """The hardware of a way: where the batch is already, else the cheapest that is in time.
+    """Return the current hardware of a class, else the cheapest that meets the deadline.
 
-    Pools that are full come last.
+    Full pools come last.
     """
     full_pools, views = query.full_pools, query.situation.views
     open_views = tuple(view for view in views if view.pool.name not in full_pools)
@@ -211,7 +212,7 @@ def _placed_choice(
 
 
 def _deadline_rank(query: CapacityQuery) -> Rank:
-    """Hardware that makes the deadline by the price of a token, then the rest by speed."""
+    """Rank hardware that meets the deadline by price per token, then the rest by speed."""
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
         estimate = Estimate(
@@ -232,7 +233,7 @@ def _deadline_rank(query: CapacityQuery) -> Rank:
 
 
 def _start_elapsed(query: CapacityQuery, attempt: AttemptStatus | None) -> timedelta:
-    """How much of its start an attempt that lasts has behind it: all of it once it is at work."""
+    """Return how much of its start the attempt has completed; all of it once it has started."""
     if attempt is None:
         return timedelta()
     return timedelta.max if query.attempt_state.started else query.schedule.at - attempt.started_at
@@ -241,21 +242,23 @@ def _start_elapsed(query: CapacityQuery, attempt: AttemptStatus | None) -> timed
 def _spot_available(
     query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
-    """Who leaves steady hardware for it wants to see room; anybody else just tries."""
+    """Tell whether spot capacity is expected to be available."""
     if attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
-    if attempt_capacity(query.attempt_state.attempt) == "steady":
+    # A batch leaves on-demand or reserved hardware only for visible room; otherwise it just tries.
+    if attempt_capacity(query.attempt_state.attempt) == "non-spot":
         return free_replicas(choice.offer, query.situation.used_devices) > 0
     return True
 
 
-def _steady_available(
+def _non_spot_available(
     query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
-    """Who is at work on spot wants to see room; anybody else tries, unless that was in vain."""
+    """Tell whether on-demand or reserved capacity is expected to be available."""
     if attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
     if choice.offer.pool in query.full_pools:
         return False
+    # A batch leaves spot only for visible room; otherwise it tries any pool that is not full.
     running = query.attempt_state.alive and query.attempt_state.scheduled
     return not running or free_replicas(choice.offer, query.situation.used_devices) > 0

@@ -1,4 +1,4 @@
-"""How fast hardware answers a batch: as measured so far, else as expected."""
+"""Throughput of a batch on some hardware: measured so far, else expected."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,15 +16,15 @@ from tessera.domain.perf import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 
-# Share of the expected speed that is counted on before anything was measured: of published steps
-# on GPUs that were left out of the fit, the worst took 1.4 times as long as predicted.
+# Share of the predicted speed that is assumed before any measurement: among published step times
+# of GPUs that the fit left out, the worst was 1.4 times the prediction.
 UNMEASURED_SPEED_SHARE = 0.7
-# The same once services told how fast the model is on such hardware: their statuses follow only
-# what moves by a tenth.
+# The share once services measured the model on such hardware: their statuses change only when the
+# speed moves by 10 %.
 MEASURED_SPEED_SHARE = 0.9
 _MIN_ROWS = 20
 _MIN_RUNTIME = timedelta(seconds=60)
-# Image, engine and graphs on a node that is there.
+# Image pull, engine start and CUDA graphs on a node that is Ready.
 _BASE_START_DURATION = timedelta(seconds=180)
 
 
@@ -34,8 +34,10 @@ def rows_per_second(
     progress: ProgressStatus,
     measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> float:
-    """Rows in a second that the hardware is counted on for: by the batch's own pace, else by what
-    services measured, else by what is expected."""
+    """Return the rows per second that the schedule assumes for the hardware.
+
+    The pace of the batch itself comes first, then measurements of services, then the prediction.
+    """
     share = (
         _speed_share(choice, source, measured) if progress.pace is None else float(progress.pace)
     )
@@ -57,7 +59,7 @@ def _speed_share(
 
 
 def start_duration(choice: HardwareChoice, progress: ProgressStatus) -> timedelta:
-    """Time from the decision for an attempt to its first rows: as last measured, else expected."""
+    """Return the time from the decision for an attempt to its first rows."""
     if progress.start_seconds is not None:
         return timedelta(seconds=progress.start_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
@@ -70,7 +72,7 @@ def with_measured_pace(
     choice: HardwareChoice,
     source: BatchModelSource,
 ) -> ProgressStatus:
-    """The progress with the pace of the attempt that is at work, once that can be told."""
+    """Return the progress with the pace of the running attempt, once it has run for 60 s."""
     if attempt.running_since is None or progress.at - attempt.running_since < _MIN_RUNTIME:
         return progress
     rows = progress.done - attempt.running_from

@@ -1,11 +1,10 @@
-"""Where a batch runs, so that it is cheap and not late: uniform progress.
+"""The capacity class of a batch, by the uniform-progress policy: cheap, and in time.
 
-The line from nothing at the start to everything at the deadline says how much should be done by
-now. On spot while spot is to be had; when it is not, waiting costs nothing as long as the batch is
-above the line, and below it steady hardware (on-demand or reserved) takes over. When the time left
-only just suffices on steady hardware, it takes the rest, whatever spot does: a batch that could
-make its deadline there from the beginning still makes it. The way back to spot is open only to a
-batch that is clearly ahead, since every move costs a start.
+The schedule is the straight line from no rows at the start to all rows at the deadline. The batch
+runs on spot while spot is available. Without spot it waits while it is ahead of schedule, and uses
+on-demand or reserved hardware when it is behind. When the time left just suffices on that hardware,
+it stays there to the end: a batch that could meet its deadline there from the beginning still does.
+It returns to spot only when it is clearly ahead, since every move costs a start.
 """
 
 from dataclasses import dataclass
@@ -14,19 +13,20 @@ from typing import Literal
 
 from tessera.api.batch_inference import SpotPolicy
 from tessera.api.batch_reasons import BatchRunning
+from tessera.api.text import counted
 
-CapacityClass = Literal["spot", "steady"]
+CapacityClass = Literal["spot", "non-spot"]
 
-# So far above the line, as a share of the whole time, a batch may return to spot.
+# Lead, as a share of the whole time, from which a batch may return to spot.
 RETURN_TO_SPOT_LEAD = 0.1
-# Time for what no rate says: the turn that decides, and rows in flight that are asked again.
+# Allows for the reconcile that decides and for rows in flight that are sent again.
 SAFETY_MARGIN = timedelta(seconds=60)
 _MAX_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How far a batch has come, of rows and of time."""
+    """Progress of a batch in rows and in time."""
 
     start: datetime
     end: datetime
@@ -48,45 +48,45 @@ class Schedule:
 
     @property
     def done_share(self) -> float:
-        """Of the rows, what is done."""
+        """Done rows as a share of all rows."""
         return self.done / self.rows if self.rows else 1.0
 
     @property
     def elapsed_share(self) -> float:
-        """Of the time, what has passed."""
+        """Elapsed time as a share of the time from start to deadline."""
         return min(1.0, max(0.0, (self.at - self.start) / self.duration))
 
     @property
     def lead(self) -> float:
-        """Height above the line; negative below it."""
+        """Share of rows done ahead of schedule; negative when behind."""
         return self.done_share - self.elapsed_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Hardware of one way, as it is expected to carry the batch."""
+    """Expected speed, start time and availability of some hardware."""
 
     rate: float
-    """Rows in a second."""
+    """Rows per second."""
     start: timedelta
-    """From the decision for an attempt until its first rows."""
+    """From the decision for an attempt to its first rows."""
     start_elapsed: timedelta = timedelta()
-    """What has passed of that for the attempt that is there now."""
+    """Elapsed part of `start` for the current attempt."""
     available: bool = True
-    """It is to be had, as far as anybody knows."""
+    """Capacity is expected to be available."""
 
     def time_needed(self, rows: int) -> timedelta:
-        """Time for so many rows from now on, without interruption."""
+        """Return the time for so many rows from now on, without interruption."""
         return self.time_needed_from_start(rows) - min(self.start_elapsed, self.start)
 
     def time_needed_from_start(self, rows: int) -> timedelta:
-        """The same for an attempt that has yet to begin."""
+        """Return the time for so many rows with a new attempt, without interruption."""
         return self.start + timedelta(seconds=min(rows / self.rate, _MAX_SECONDS)) + SAFETY_MARGIN
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityDecision:
-    """The way to take, and why; None is to wait."""
+    """The capacity class to use, and why; None to wait."""
 
     capacity_class: CapacityClass | None
     reason: BatchRunning
@@ -98,82 +98,80 @@ def choose_capacity(
     schedule: Schedule,
     *,
     spot: Estimate | None,
-    steady: Estimate | None,
+    non_spot: Estimate | None,
     current: CapacityClass | None,
 ) -> CapacityDecision:
-    """Choose the way for now; a lane is None when no hardware of it fits.
+    """Choose the capacity class for now.
 
-    `current` is where the last attempt ran or runs.
+    An estimate is None when no hardware of its class fits; `current` is the class of the last
+    attempt.
     """
     if policy == "never":
-        return _steady_only(schedule, steady)
+        return _non_spot_only(schedule, non_spot)
     if policy == "only":
         return _use_spot(
-            schedule, spot, "spec.spot.policy is only, and preferred would go elsewhere"
+            schedule, spot, "spec.spot.policy is only; preferred allows other capacity"
         )
-    if steady is None:
+    if non_spot is None:
         return _use_spot(schedule, spot, "no on-demand or reserved hardware fits")
-    if schedule.time_left <= steady.time_needed(schedule.remaining_rows):
-        return _decide_near_deadline(schedule, spot, steady, current)
-    return _decide_with_slack(schedule, spot, steady, current)
+    if schedule.time_left <= non_spot.time_needed(schedule.remaining_rows):
+        return _decide_near_deadline(schedule, spot, non_spot, current)
+    return _decide_with_slack(schedule, spot, non_spot, current)
 
 
 def _decide_near_deadline(
-    schedule: Schedule, spot: Estimate | None, steady: Estimate, current: CapacityClass | None
+    schedule: Schedule, spot: Estimate | None, non_spot: Estimate, current: CapacityClass | None
 ) -> CapacityDecision:
-    """Steady hardware for the rest, unless it is taken and spot is at work."""
-    if current == "spot" and spot is not None and spot.available and not steady.available:
-        return _use_spot(schedule, spot, "on-demand and reserved hardware is taken")
-    if (late := _late_message(schedule, steady)) is not None:
+    # An attempt that runs on spot is worth more than hardware without room.
+    if current == "spot" and spot is not None and spot.available and not non_spot.available:
+        return _use_spot(schedule, spot, "on-demand and reserved hardware has no room")
+    if (late := _late_message(schedule, non_spot)) is not None:
         return CapacityDecision(
-            "steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps"
+            "non-spot", BatchRunning.DEADLINE_AT_RISK, f"{late}; set a later deadline"
         )
     return CapacityDecision(
-        "steady",
+        "non-spot",
         BatchRunning.DEADLINE_NEAR,
-        f"spec.deadline: {_time_message(schedule, steady)}; no spot for the rest",
+        f"spec.deadline: {_time_message(schedule, non_spot)}; spot is not used for the rest",
     )
 
 
 def _decide_with_slack(
-    schedule: Schedule, spot: Estimate | None, steady: Estimate, current: CapacityClass | None
+    schedule: Schedule, spot: Estimate | None, non_spot: Estimate, current: CapacityClass | None
 ) -> CapacityDecision:
-    """On spot while it is to be had, or above the line; else on steady hardware."""
     spot_unavailable = spot is None or not spot.available
-    if current == "steady":
-        slack = schedule.time_left - steady.time_needed_from_start(schedule.remaining_rows)
+    if current == "non-spot":
+        slack = schedule.time_left - non_spot.time_needed_from_start(schedule.remaining_rows)
         well_ahead = (
             schedule.lead >= RETURN_TO_SPOT_LEAD
             and slack >= RETURN_TO_SPOT_LEAD * schedule.duration
         )
-        return_to_spot = not spot_unavailable and (well_ahead or not steady.available)
-        return _use_spot(schedule, spot, "") if return_to_spot else _use_steady(schedule)
-    if spot_unavailable and schedule.lead < 0 and (steady.available or spot is None):
-        return _use_steady(schedule)
+        return_to_spot = not spot_unavailable and (well_ahead or not non_spot.available)
+        return _use_spot(schedule, spot, "") if return_to_spot else _use_non_spot(schedule)
+    if spot_unavailable and schedule.lead < 0 and (non_spot.available or spot is None):
+        return _use_non_spot(schedule)
     return _use_spot(schedule, spot, "")
 
 
-def _use_steady(schedule: Schedule) -> CapacityDecision:
-    """Steady hardware, until the batch is clearly ahead."""
+def _use_non_spot(schedule: Schedule) -> CapacityDecision:
     behind = schedule.lead < 0
     explanation = (
-        "spot was not to be had, so on-demand or reserved hardware is used; " if behind else ""
+        "spot was unavailable, so on-demand or reserved hardware is used; " if behind else ""
     )
     return CapacityDecision(
-        "steady",
+        "non-spot",
         BatchRunning.BEHIND_SCHEDULE if behind else BatchRunning.NOT_YET_AHEAD,
-        f"spec.deadline: {_progress_message(schedule)}; {explanation}the way back to spot opens "
-        "when it is to be had and "
-        f"the batch is {RETURN_TO_SPOT_LEAD:.0%} of the time ahead",
+        f"spec.deadline: {_progress_message(schedule)}; {explanation}returns "
+        f"to spot when it is available and the lead is {RETURN_TO_SPOT_LEAD:.0%} of the time",
     )
 
 
-def _steady_only(schedule: Schedule, steady: Estimate | None) -> CapacityDecision:
-    if steady is not None and (late := _late_message(schedule, steady)) is not None:
+def _non_spot_only(schedule: Schedule, non_spot: Estimate | None) -> CapacityDecision:
+    if non_spot is not None and (late := _late_message(schedule, non_spot)) is not None:
         return CapacityDecision(
-            "steady", BatchRunning.DEADLINE_AT_RISK, f"{late}; only a later one helps"
+            "non-spot", BatchRunning.DEADLINE_AT_RISK, f"{late}; set a later deadline"
         )
-    capacity_class: CapacityClass | None = None if steady is None else "steady"
+    capacity_class: CapacityClass | None = None if non_spot is None else "non-spot"
     return CapacityDecision(
         capacity_class,
         BatchRunning.SPOT_DISABLED,
@@ -182,7 +180,7 @@ def _steady_only(schedule: Schedule, steady: Estimate | None) -> CapacityDecisio
 
 
 def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> CapacityDecision:
-    """On spot, or waiting for it; `alone` says why nothing else would do."""
+    """Use spot or wait for it; `constraint` says why no other capacity is an option."""
     late = None if spot is None or not constraint else _late_message(schedule, spot)
     message = (
         f"{late}; {constraint}"
@@ -190,7 +188,7 @@ def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> Cap
         else f"spec.spot.policy allows spot; {_progress_message(schedule)}"
     )
     if spot is None or not spot.available:
-        message = f"{message}; no spot hardware is free, so it is waited for"
+        message = f"{message}; waiting for spot capacity"
         return CapacityDecision(
             None if spot is None else "spot", BatchRunning.WAITING_FOR_SPOT, message
         )
@@ -200,10 +198,10 @@ def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> Cap
 
 
 def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
-    """What tells that a lane will miss the deadline; None when it will not."""
+    """Return the message that an estimate misses the deadline; None when it meets it."""
     if estimate.time_needed(schedule.remaining_rows) - SAFETY_MARGIN <= schedule.time_left:
         return None
-    return f"spec.deadline: it will be missed: {_time_message(schedule, estimate)}"
+    return f"spec.deadline will be missed: {_time_message(schedule, estimate)}"
 
 
 def _time_message(schedule: Schedule, estimate: Estimate) -> str:
@@ -212,16 +210,15 @@ def _time_message(schedule: Schedule, estimate: Estimate) -> str:
         for span in (estimate.time_needed(schedule.remaining_rows), schedule.time_left)
     )
     return (
-        f"{schedule.remaining_rows} rows need {need} min without interruption, {remaining} min are "
-        "left until "
-        f"{schedule.end:%Y-%m-%dT%H:%MZ}"
+        f"{counted(schedule.remaining_rows, 'row')} left, {need} min needed without interruption, "
+        f"{remaining} min left until {schedule.end:%Y-%m-%dT%H:%MZ}"
     )
 
 
 def _progress_message(schedule: Schedule) -> str:
     return (
-        f"{schedule.done} of {schedule.rows} rows are done ({schedule.done_share:.0%}) and "
-        f"{schedule.elapsed_share:.0%} of the time has passed"
+        f"{schedule.done} of {counted(schedule.rows, 'row')} done ({schedule.done_share:.0%}) in "
+        f"{schedule.elapsed_share:.0%} of the time"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is known of one batch at one moment: the only input of its decision."""
+"""The situation of one batch at one moment: the only input of its decision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,25 +19,25 @@ from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
-    """One batch, and what it meets."""
+    """One batch with the observed objects that its decision depends on."""
 
     at: datetime
     batch: Batch
     pods: tuple[BatchPod, ...] = ()
-    """Those of this batch, and so with the Jobs."""
+    """Pods of this batch; `jobs` are its Jobs."""
     jobs: tuple[BatchJob, ...] = ()
     nodes: Mapping[str, NodeHealth] = field(default_factory=dict)
-    """Every node of the cluster by name: one that is missing is gone."""
+    """Every node of the cluster by name; a missing node no longer exists."""
     claim: VolumeClaim | None = None
-    """The claim that the spec names; None when there is none."""
+    """The PersistentVolumeClaim of the spec; None when it does not exist."""
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
-    """The InferenceServices of the namespace by name; None for a spec that cannot be read."""
+    """The InferenceServices of the namespace by name; None for an invalid spec."""
     views: tuple[PoolView, ...] = ()
     used_devices: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    """Devices that others hold, by pool and resource."""
+    """Devices that other workloads hold, by pool and resource."""
     measured: Mapping[MeasurementKey, SpeedMeasurement] = field(default_factory=dict)
-    """What services of the cluster told of speeds."""
+    """Speeds that services of the cluster measured."""
     progress_sample: ProgressSample | None = None
-    """The last answer of this batch's runner."""
+    """The last progress that the runner of this batch reported."""
     job_refusal: str | None = None
-    """What the API server said to the Job of the last attempt, if it refused it."""
+    """The error of the API server when it refused the Job of the last attempt."""

@@ -1,4 +1,4 @@
-"""What a batch asks for, in the form in which services are placed; and whether that can be."""
+"""Validation of a batch's spec, and its translation to the spec of a service for placement."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,26 +28,26 @@ from tessera.domain.placement.checks import (
 )
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
-# Nobody watches the stream, so the engine's limits follow from throughput alone.
+# Answers are not streamed, so the engine's limits follow from throughput alone.
 _BATCH_SLO = Slo(ttft_p95=timedelta(hours=1), inter_token_p95=timedelta(seconds=1))
-# Rows in flight are asked again, so the engine leaves without finishing them.
+# Rows in flight are sent again, so the engine need not finish them.
 _NO_DRAIN = Drain(timeout=timedelta())
-# For the engine's limits an answer counts as a token for so many of the prompt at least: one that
-# is only read has an answer too.
+# For the engine's limits an answer has at least one token per so many of the prompt, so that
+# requests without generated tokens (embeddings) are counted too.
 _PROMPT_PER_TOKEN = 4096
-# Fields that set flags of a service and that a batch does not have.
+# Fields of a service that set engine flags and that a batch does not have.
 _SERVICE_ONLY_FIELDS = ("spec.slo", "spec.scaling", "spec.drain.timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchModelSource:
-    """The model of a batch, with everything that its engine needs."""
+    """The model of a batch as the spec of a service, for placement and for its engine."""
 
     name: str
-    """The name under which the engine serves, unless the model says another."""
+    """The served model name, unless the model sets servedName."""
     spec: InferenceServiceSpec
     output_tokens: int
-    """Length of a usual answer."""
+    """Tokens of a typical answer."""
 
     @property
     def model(self) -> str:
@@ -60,10 +60,10 @@ AcceptedVerdict = StatusVerdict[BatchAccepted]
 def accept_spec(
     situation: Situation,
 ) -> tuple[StatusVerdict[BatchAccepted], BatchModelSource | None]:
-    """The verdict on the spec, and the source when it holds."""
+    """Return the verdict on the spec, and the model source if it is accepted."""
     spec = situation.batch.spec
     if spec is None:
-        message = situation.batch.problem or "spec: unreadable"
+        message = situation.batch.problem or "spec: cannot be parsed"
         return StatusVerdict(BatchAccepted.INVALID_SPEC, message), None
     source = _model_source(situation, spec)
     if isinstance(source, StatusVerdict):
@@ -75,7 +75,7 @@ def accept_spec(
         return StatusVerdict(denials[0].reason, message), None
     if (warning := unchecked_flags_warning(source.spec)) is not None:
         return StatusVerdict(BatchAccepted.FLAGS_UNCHECKED, warning), source
-    return StatusVerdict(BatchAccepted.VALID, "the spec can be carried out"), source
+    return StatusVerdict(BatchAccepted.VALID, "the spec is valid"), source
 
 
 def _model_source(
@@ -83,7 +83,7 @@ def _model_source(
 ) -> BatchModelSource | AcceptedVerdict:
     if spec.service is None:
         if spec.model is None:
-            message = "spec.model and spec.service: 0 of them are given; give 1"
+            message = "spec.model and spec.service: 0 of 2 are set; set exactly 1"
             return StatusVerdict(BatchAccepted.INVALID_SPEC, message)
         service_spec = InferenceServiceSpec(
             model=spec.model, precision=spec.precision, context=spec.context, engine=spec.engine
@@ -92,12 +92,11 @@ def _model_source(
     service = situation.services.get(spec.service)
     if service is None:
         namespace = situation.batch.ref.namespace
-        problem = "cannot be read" if spec.service in situation.services else "does not exist"
+        problem = "has an invalid spec" if spec.service in situation.services else "does not exist"
         return StatusVerdict(
             BatchAccepted.SERVICE_NOT_FOUND,
-            f"spec.service: InferenceService {spec.service} {problem}; kubectl get "
-            "inferenceservices "
-            f"-n {namespace} shows {len(situation.services)}",
+            f"spec.service: InferenceService/{spec.service} {problem}; see kubectl get "
+            f"inferenceservices -n {namespace} ({len(situation.services)} listed)",
         )
     return _batch_source(spec.service, service, spec)
 
@@ -105,7 +104,7 @@ def _model_source(
 def _batch_source(
     name: str, spec: InferenceServiceSpec, batch: BatchInferenceSpec
 ) -> BatchModelSource:
-    """As it is placed and run for a batch: for throughput, and without a promise."""
+    """Return the source of a spec, tuned for throughput and without latency targets."""
     output_tokens = max(
         spec.context.typical_output_tokens,
         -(-spec.context.typical_input_tokens // _PROMPT_PER_TOKEN),
@@ -135,12 +134,12 @@ def _denials(
     if len(name) > MAX_NAME_LENGTH:
         yield StatusVerdict(
             BatchAccepted.NAME_TOO_LONG,
-            f"metadata.name has {len(name)} characters, and a label holds {MAX_NAME_LENGTH}",
+            f"metadata.name has {len(name)} characters, the limit of a label is {MAX_NAME_LENGTH}",
         )
     unknown = unknown_model_denial(source.spec)
     for denial in (*((unknown,) if unknown else ()), *check(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
-        where = "" if own_field else f"spec.service: InferenceService {spec.service}: "
+        where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         yield StatusVerdict(
             BatchAccepted[denial.reason.name],
             where + (_batch_sentence(denial) if own_field else denial.sentence),
@@ -149,7 +148,7 @@ def _denials(
 
 
 def _batch_sentence(denial: Denial) -> str:
-    """The sentence, with Tessera in the place of fields that batches do not have."""
+    """Return the sentence without fields that batches do not have."""
     sentence = denial.sentence
     for field in _SERVICE_ONLY_FIELDS:
         sentence = sentence.replace(f"set by {field}", "set by Tessera")
@@ -162,17 +161,15 @@ def _claim_denials(
     if claim is None:
         yield StatusVerdict(
             BatchAccepted.CLAIM_NOT_FOUND,
-            f"spec.claim: there is no PersistentVolumeClaim {spec.claim}; kubectl get pvc shows "
-            f"those there are, and it needs accessModes: [{SHARED_ACCESS_MODE}]",
+            f"spec.claim: PersistentVolumeClaim/{spec.claim} does not exist; choose one of kubectl "
+            f"get pvc with accessModes: [{SHARED_ACCESS_MODE}]",
         )
     elif SHARED_ACCESS_MODE not in claim.access_modes:
         modes = ", ".join(claim.access_modes) or "no access mode"
         yield StatusVerdict(
             BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
-            f"spec.claim: {spec.claim} offers {modes} (storage class "
-            f"{claim.storage_class or 'none'}), and attempts on 2 nodes need {SHARED_ACCESS_MODE}; "
-            "make a "
-            f"claim with accessModes: [{SHARED_ACCESS_MODE}] of a class that has it, such as one "
-            "of EFS, "
-            "Filestore, Azure Files or NFS: kubectl get storageclass",
+            f"spec.claim: PersistentVolumeClaim/{spec.claim} has {modes} (storage class "
+            f"{claim.storage_class or 'none'}), but attempts on 2 nodes need {SHARED_ACCESS_MODE}; "
+            f"create a claim with accessModes: [{SHARED_ACCESS_MODE}] of a storage class that "
+            "supports it, such as EFS, Filestore, Azure Files or NFS (kubectl get storageclass)",
         )

@@ -1,13 +1,13 @@
-"""How clouds mark spot nodes, and how they say that a node goes away."""
+"""Labels of spot nodes, and signals of clouds that a node is about to terminate."""
 
 from collections.abc import Iterable, Mapping
 
 from tessera.domain.observed.batches import BatchPod, NodeHealth
 
-# Labels of spot nodes: AWS managed node groups, Karpenter, two of GKE, AKS.
+# Labels of spot nodes: AWS managed node groups, Karpenter, GKE (two), AKS.
 #
-# Taints that keep other pods away from spot nodes have the same keys and values: AKS sets its
-# own, on the others the platform team may.
+# The taints that keep other pods off spot nodes have the same keys and values: AKS sets its own,
+# on the other clouds the platform team may.
 SPOT_LABELS: tuple[tuple[str, str], ...] = (
     ("eks.amazonaws.com/capacityType", "SPOT"),
     ("karpenter.sh/capacity-type", "spot"),
@@ -16,7 +16,7 @@ SPOT_LABELS: tuple[tuple[str, str], ...] = (
     ("kubernetes.azure.com/scalesetpriority", "spot"),
 )
 
-# Taints of nodes that are about to go or are gone. Being cordoned alone is none of them.
+# Taints of nodes that terminate or are unreachable; a cordon alone is no disruption.
 DISRUPTION_TAINTS = frozenset(
     {
         "ToBeDeletedByClusterAutoscaler",
@@ -36,7 +36,7 @@ DISRUPTION_TAINTS = frozenset(
 
 
 def disruption_message(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | None:
-    """Why a pod has to be given up, whichever way that is heard first; None while it is safe."""
+    """Return why a pod is lost, by the first signal that shows it; None while it is safe."""
     if pod.terminating:
         return f"pod {pod.ref.name} is being deleted"
     if pod.disrupted:
@@ -46,12 +46,12 @@ def disruption_message(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | 
 
 def _node_disruption(name: str, node: NodeHealth | None) -> str | None:
     if node is None:
-        return f"node {name} is gone"
+        return f"node {name} no longer exists"
     if taints := sorted(node.taints & DISRUPTION_TAINTS):
-        return f"node {name} is going away ({taints[0]})"
+        return f"node {name} is terminating (taint {taints[0]})"
     return None if node.ready else f"node {name} is not ready"
 
 
 def has_spot_labels(nodes: Iterable[NodeHealth]) -> bool:
-    """Does a cloud mark any of these nodes as spot?"""
+    """Tell whether any of these nodes has a spot label of its cloud."""
     return any(node.labels.get(key) == value for node in nodes for key, value in SPOT_LABELS)

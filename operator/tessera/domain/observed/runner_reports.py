@@ -1,10 +1,13 @@
-"""What a runner says of itself; anybody may write a termination message, so all is checked."""
+"""Reports of batch runners, validated: any process of the pod can write a termination message."""
 
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tessera.api.meta import Wire
+
+# Exit code of a runner: the user has to change something.
+REFUSED_EXIT_CODE = 3
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=8192)]
@@ -24,7 +27,7 @@ class InputFault(_Report):
 
 
 class CheckReport(_Report):
-    """What the check found."""
+    """Result of a check."""
 
     phase: Literal["check"]
     ok: bool
@@ -37,7 +40,7 @@ class CheckReport(_Report):
 
 
 class RunReport(_Report):
-    """What an attempt left behind; its counts are those of the whole batch."""
+    """Result of an attempt; its counts are of the whole batch."""
 
     phase: Literal["run"]
     attempt: Count
@@ -53,7 +56,7 @@ class RunReport(_Report):
 
 
 class RunnerProgress(_Report):
-    """What a running attempt answers at `/progress`; `done` counts failed rows too."""
+    """Answer of a running attempt at `/progress`; `done` includes failed rows."""
 
     attempt: Count
     state: Text = "running"
@@ -70,17 +73,17 @@ ReportT = TypeVar("ReportT", bound=BaseModel)
 
 
 def check_report(text: str) -> CheckReport | None:
-    """The report of a check; None when the text is something else, such as the end of a log."""
+    """Return the report of a check; None for any other text, such as the end of a log."""
     return _read(CheckReport, text)
 
 
 def run_report(text: str) -> RunReport | None:
-    """The report of an attempt, likewise."""
+    """Return the report of an attempt; None for any other text."""
     return _read(RunReport, text)
 
 
 def runner_progress(text: str | bytes) -> RunnerProgress | None:
-    """The answer of `/progress`, likewise."""
+    """Return the progress of an attempt; None for any other text."""
     return _read(RunnerProgress, text)
 
 

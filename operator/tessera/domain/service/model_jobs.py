@@ -8,12 +8,11 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import missing_secret_advice
 from tessera.domain.model.names import Task, model_job_name
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 
 # What failed for a reason that may pass is tried again after this time.
 _RETRY_DELAY = timedelta(seconds=30)
-# Exit code: the user has to change something.
-_REFUSED_EXIT_CODE = 3
 _MAX_MESSAGE_LENGTH = 600
 
 
@@ -104,7 +103,7 @@ def assess_model_job(
         return replace(
             status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.DONE
         )
-    if code == _REFUSED_EXIT_CODE:
+    if code == REFUSED_EXIT_CODE:
         return replace(
             status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.REFUSED
         )
