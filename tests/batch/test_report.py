@@ -39,6 +39,4 @@ def test_a_report_that_cannot_be_written_is_no_second_failure(
 ) -> None:
     path = tmp_path / "none" / "report"
     write_report(path, {"phase": "run"})
-    assert caplog.messages == [
-        f"the report could not be written to {path}: No such file or directory"
-    ]
+    assert caplog.messages == [f"cannot write the report to {path}: No such file or directory"]
