@@ -148,7 +148,7 @@ def a_batch_body(**spec: Any) -> dict[str, Any]:
 def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
     refusals, warnings = review_batch(a_batch_body(), a_store(), NOW)
     assert refusals == []
-    assert warnings[0].startswith("spec.claim: there is no PersistentVolumeClaim data")
+    assert warnings[0].startswith("spec.claim: PersistentVolumeClaim/data does not exist")
 
 
 def test_a_model_that_has_to_be_read_is_a_warning() -> None:
@@ -192,7 +192,7 @@ def test_a_batch_may_use_a_service_whose_model_was_read() -> None:
 def test_a_batch_of_a_service_whose_model_is_still_read_is_warned() -> None:
     refusals, warnings = a_batch_of_a_service(InferenceServiceStatus())
     assert refusals == []
-    assert "InferenceService chat: spec.model.shape" in warnings[0]
+    assert "InferenceService/chat: spec.model.shape" in warnings[0]
 
 
 def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
