@@ -413,7 +413,7 @@ async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -
     await operator.turn()
     status = operator.body(batch)["status"]
     assert status["reason"] == "BackingOff"
-    assert status["attempt"]["lastWords"] == "its Job was refused: exceeded quota: small"
+    assert status["attempt"]["lastWords"] == "the API server refused its Job: exceeded quota: small"
     assert status["message"].count("exceeded quota: small") == 1
     operator.cluster.applied.clear()
     await operator.turn()
