@@ -114,8 +114,8 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
 
 def _length(head: bytes) -> int:
     lines = head.lower().split(b"\r\n")
-    found = next(line for line in lines if line.startswith(b"content-length:"))
-    return int(found.partition(b":")[2])
+    header = next(line for line in lines if line.startswith(b"content-length:"))
+    return int(header.partition(b":")[2])
 
 
 def _whole(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:

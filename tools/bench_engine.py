@@ -96,16 +96,16 @@ def live(count: int, seed: int) -> dict[str, Any]:
     fleet = [Timeline(engine()) for _ in range(ENGINES)]
     lived, spent, sizes = Lived(), 0.0, list[float]()
     coming = requests(count, seed)
-    while made := list(itertools.islice(coming, SLICE)):
+    while arrived := list(itertools.islice(coming, SLICE)):
         begun = time.process_time()
-        for moment, request in made:
+        for moment, request in arrived:
             timeline = fleet[request.id % ENGINES]
             _note(lived, timeline.advance(moment))
             timeline.submit(request, moment)
         spent += time.process_time() - begun
-        if made[-1][1].id + 1 >= (len(sizes) + 1) * count / 4:
+        if arrived[-1][1].id + 1 >= (len(sizes) + 1) * count / 4:
             sizes.append(_rss_mib())
-            print(f"{made[-1][1].id + 1:>10} requests, {sizes[-1]:.1f} MiB", flush=True)
+            print(f"{arrived[-1][1].id + 1:>10} requests, {sizes[-1]:.1f} MiB", flush=True)
     begun = time.process_time()
     for timeline in fleet:
         _note(lived, timeline.advance(math.inf))
@@ -152,8 +152,8 @@ def _note(lived: Lived, left: list[ServedRequest]) -> None:
 
 def _rss_mib() -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    found = next(line for line in lines if line.startswith("VmRSS:"))
-    return round(int(found.split()[1]) / 1024, 1)
+    line = next(line for line in lines if line.startswith("VmRSS:"))
+    return round(int(line.split()[1]) / 1024, 1)
 
 
 def _live_sim() -> dict[str, Any]:
@@ -166,12 +166,12 @@ def _live_sim() -> dict[str, Any]:
 def _elsewhere(module: str, name: str) -> Callable[[], Any] | None:
     """A measurement that lives with what it measures, where that is there."""
     try:
-        found = importlib.import_module(module)
+        content = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
         return None
-    return getattr(found, name, None)
+    return getattr(content, name, None)
 
 
 def _speeds() -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The look-alike engine fitted to a real vLLM and held against it: `make fit-vllm`."""
+"""The simulator fitted to a real vLLM and compared with it: `make fit-vllm`."""

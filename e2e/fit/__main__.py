@@ -1,4 +1,4 @@
-"""`make fit-vllm`: measure a real vLLM, fit the look-alike to it, measure that, compare.
+"""`make fit-vllm`: measure a real vLLM, fit the simulator to it, measure that, compare.
 
 The last line is `BENCH {json}`. With `--save` the figures and both reports of `tessera bench`
 become those of the documentation.
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
-    loads = [one.figures() for one in outcome.loads]
+    loads = [load.figures() for load in outcome.loads]
     return {
         "knee": {"vllm": knee(outcome.real), "tessera_sim": knee(outcome.sim)},
         "speed": json.loads(speeds.as_json(outcome.fit.speed)),

@@ -1,10 +1,10 @@
-"""From the real engine to the look-alike that was fitted to it: what is run, in which order."""
+"""The order of runs, from the real engine to the simulator that is fitted to it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fit.engines import Cores, Running, arguments, look_alike, real
+from fit.engines import Cores, Running, arguments, real, simulator
 from fit.figures import SHOWN, Compared, knee
 from fit.loads import LATE, LOADS, Load, Measured, Tally, once, sweep
 from tessera_lab.cli.bench.report import BenchReport
@@ -48,7 +48,7 @@ class Course:
     say: Callable[[str], None]
 
     async def whole(self) -> Outcome:
-        """The real engine, the fit, the look-alike."""
+        """The real engine, the fit, the simulator."""
         self.say("starting vLLM on the CPU; this takes half a minute")
         with real(self.venv, self.model, self.on) as engine:
             first = await self._swept()
@@ -56,14 +56,14 @@ class Course:
         chosen = [tally.quietest(self.runs) for tally in tallies]
         limits = load_config(arguments(self.model, "tessera-sim"), {}).limits
         known = zip(tallies, chosen, strict=True)
-        found = fit_engine_speed([_seen(got) for tally, got in known if tally.load.fitted], limits)
-        self.say(f"fitted, off by {found.error:.1%}: {speeds.as_json(found.speed)}")
+        fit = fit_engine_speed([_seen(got) for tally, got in known if tally.load.fitted], limits)
+        self.say(f"fitted, off by {fit.error:.1%}: {speeds.as_json(fit.speed)}")
         compared = []
-        with look_alike(self.model, found.speed, self.on) as engine:
+        with simulator(self.model, fit.speed, self.on) as engine:
             second = await self._swept()
             for tally, got in zip(tallies, chosen, strict=True):
-                compared.append(await self._again(engine, tally, got, found, limits))
-        return Outcome(real=first, sim=second, fit=found, loads=compared)
+                compared.append(await self._again(engine, tally, got, fit, limits))
+        return Outcome(real=first, sim=second, fit=fit, loads=compared)
 
     async def _loaded(self, engine: Running, top: float) -> list[Tally]:
         """All loads by turns, so that what disturbs for a while disturbs all of them."""
@@ -80,12 +80,12 @@ class Course:
         engine: Running,
         tally: Tally,
         real: Sequence[Measured],
-        found: EngineSpeedFit,
+        fit: EngineSpeedFit,
         limits: EngineLimits,
     ) -> Compared:
-        """The requests of these runs, on the look-alike and on the machine alone."""
-        sim = [await self._undisturbed(engine, tally, one.seed) for one in real]
-        machine = [replay(one.run, limits, found.speed, found.frontend_seconds) for one in real]
+        """The requests of these runs, on the simulator and on the engine model alone."""
+        sim = [await self._undisturbed(engine, tally, run.seed) for run in real]
+        machine = [replay(run.run, limits, fit.speed, fit.frontend_seconds) for run in real]
         return Compared(
             load=tally.load,
             rate=tally.rate,
@@ -97,14 +97,15 @@ class Course:
     async def _undisturbed(self, engine: Running, tally: Tally, seed: int) -> Measured:
         """The same requests once or twice more where the whole machine stood still."""
         runs = list[Measured]()
-        while len(runs) <= _EXTRA and all(one.late > LATE for one in runs):
+        while len(runs) <= _EXTRA and all(run.late > LATE for run in runs):
             runs.append(await self._once(engine, tally.load, tally.rate, seed))
-        return min(runs, key=lambda one: one.late)
+        return min(runs, key=lambda run: run.late)
 
     async def _swept(self) -> BenchReport:
         report = await sweep()
         lines = [
-            f"{one.measurement.name}: {one.requests_per_second:.2f}/s" for one in report.results
+            f"{result.measurement.name}: {result.requests_per_second:.2f}/s"
+            for result in report.results
         ]
         at = report.knee.concurrency if report.knee else "not found"
         self.say(f"closed loops {', '.join(lines)}; knee {at}")
@@ -112,12 +113,14 @@ class Course:
 
     async def _once(self, engine: Running, load: Load, rate: float, seed: int) -> Measured:
         got = await once(engine, load, rate, seed, self.seconds)
-        found = latency_percentiles([got.run], SHOWN)
-        told = " ".join(f"{value * 1e3:.1f}" for value in (*found.ttft, *found.tpot))
+        percentiles = latency_percentiles([got.run], SHOWN)
+        latencies = " ".join(
+            f"{value * 1e3:.1f}" for value in (*percentiles.ttft, *percentiles.tpot)
+        )
         spoilt = f"others took {got.others:.0%}, sent late by {got.late * 1e3:.0f} ms"
-        self.say(f"{load.name}, seed {seed}: {told} ms; {spoilt}")
+        self.say(f"{load.name}, seed {seed}: {latencies} ms; {spoilt}")
         return got
 
 
 def _seen(got: Sequence[Measured]) -> list[ObservedRun]:
-    return [one.run for one in got]
+    return [run.run for run in got]

@@ -63,8 +63,8 @@ def busy_seconds() -> float:
 
 def cores() -> Cores:
     """The first and the last that there are; both the same on a machine with one."""
-    found = sorted(os.sched_getaffinity(0))
-    return Cores(client=found[0], engine=found[-1])
+    cores = sorted(os.sched_getaffinity(0))
+    return Cores(client=cores[0], engine=cores[-1])
 
 
 def arguments(folder: Path, kind: str) -> list[str]:
@@ -81,8 +81,8 @@ class Running:
 
     def others_seconds(self) -> float:
         """Time of all cores that neither the engine nor this process used, nor was idle."""
-        ours = sum(_used(pid) for pid in _session_of(self._process.pid))
-        return busy_seconds() - ours - time.process_time()
+        own_seconds = sum(_used(pid) for pid in _session_of(self._process.pid))
+        return busy_seconds() - own_seconds - time.process_time()
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def real(venv: Path, folder: Path, on: Cores) -> Iterator[Running]:
 
 
 @contextmanager
-def look_alike(folder: Path, speed: StepTime, on: Cores) -> Iterator[Running]:
+def simulator(folder: Path, speed: StepTime, on: Cores) -> Iterator[Running]:
     """tessera-sim with a fitted speed."""
     command = [sys.executable, "-m", "tessera_lab.sim.main", *arguments(folder, "tessera-sim")]
     with _started(command, {**os.environ, SPEED: as_json(speed)}) as process:
@@ -115,8 +115,8 @@ def _started(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subproc
         try:
             if not _answers(process):
                 log.seek(0)
-                said = log.read().decode(errors="replace")[-2000:]
-                raise SystemExit(f"{command[0]} did not start: {said}")
+                output = log.read().decode(errors="replace")[-2000:]
+                raise SystemExit(f"{command[0]} did not start: {output}")
             yield process
         finally:
             _end(process)
@@ -167,10 +167,10 @@ def _name(pid: int) -> str:
 def _used(pid: int) -> float:
     """Seconds of processor; 0 of one that has ended."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0.0
-    fields = told.rpartition(")")[2].split()
+    fields = content.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 

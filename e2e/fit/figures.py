@@ -10,13 +10,13 @@ from tessera_lab.fit.speed_fit import LatencyPercentiles, latency_percentiles
 
 SHOWN = (50, 95)
 NAMES = ("TTFT P50", "TTFT P95", "TPOT P50", "TPOT P95")
-# By how much the look-alike may differ from the engine.
+# By how much the simulator may differ from the engine.
 GOAL = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One load on the engine, on the look-alike, and on the machine without a clock."""
+    """One load on the engine, on the simulator, and on the engine model without a clock."""
 
     load: Load
     rate: float
@@ -33,9 +33,9 @@ class Compared:
             "lengths": " ".join(self.load.lengths),
             "requests_per_second": round(self.rate, 3),
             "runs": len(self.real),
-            "requests": sum(len(one.run) for one in self.real),
-            "late_ms": round(max(one.late for one in self.real) * 1e3, 1),
-            "others_share": round(max(one.others for one in self.real), 3),
+            "requests": sum(len(run.run) for run in self.real),
+            "late_ms": round(max(run.late for run in self.real) * 1e3, 1),
+            "others_share": round(max(run.others for run in self.real), 3),
             "latencies": [
                 {
                     "name": name,
@@ -51,38 +51,38 @@ class Compared:
 
 
 def missed(loads: Sequence[dict[str, Any]]) -> list[str]:
-    """Where the look-alike is further off than promised."""
+    """Return where the error of the simulator is above the goal."""
     return [
-        f"{load['load']}: {one['name']} {one['tessera_sim_error']:+.1%}"
+        f"{load['load']}: {latency['name']} {latency['tessera_sim_error']:+.1%}"
         for load in loads
-        for one in load["latencies"]
-        if abs(one["tessera_sim_error"]) > GOAL
+        for latency in load["latencies"]
+        if abs(latency["tessera_sim_error"]) > GOAL
     ]
 
 
 def flat(figures: dict[str, Any]) -> dict[str, Any]:
     """The line for machines: one number each."""
-    found = {
+    numbers = {
         "fit_error": figures["fit_error"],
         "knee_requests_per_second": figures["knee"]["vllm"]["requests_per_second"],
-        "others_share": max(one["others_share"] for one in figures["loads"]),
+        "others_share": max(load["others_share"] for load in figures["loads"]),
         "missed": len(figures["missed"]),
     }
     for kind, fitted in (("fitted", True), ("predicted", False)):
         errors = [
-            abs(one["tessera_sim_error"])
+            abs(latency["tessera_sim_error"])
             for load in figures["loads"]
             if load["fitted"] is fitted
-            for one in load["latencies"]
+            for latency in load["latencies"]
         ]
-        found[f"worst_error_{kind}"] = max(errors)
-        found[f"mean_error_{kind}"] = round(sum(errors) / len(errors), 4)
-    return found
+        numbers[f"worst_error_{kind}"] = max(errors)
+        numbers[f"mean_error_{kind}"] = round(sum(errors) / len(errors), 4)
+    return numbers
 
 
 def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
-    found = latency_percentiles([one.run for one in runs], SHOWN)
-    return (*found.ttft, *found.tpot)
+    percentiles = latency_percentiles([run.run for run in runs], SHOWN)
+    return (*percentiles.ttft, *percentiles.tpot)
 
 
 def knee(report: BenchReport) -> dict[str, Any]:
@@ -90,5 +90,5 @@ def knee(report: BenchReport) -> dict[str, Any]:
     if report.knee is None:
         raise SystemExit("the sweep shows no knee: the machine was too busy, try again")
     at = report.knee.concurrency
-    level = next(one for one in report.results if one.measurement.concurrency == at)
+    level = next(result for result in report.results if result.measurement.concurrency == at)
     return {"concurrency": at, "requests_per_second": round(level.requests_per_second, 3)}

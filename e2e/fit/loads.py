@@ -32,7 +32,7 @@ class Load:
     share: float
     lengths: Sequence[str] = LENGTHS
     fitted: bool = False
-    """The speed is found from it; else it is foretold."""
+    """Whether the speed is fitted to it; else it is predicted."""
 
 
 LOADS = (
@@ -68,12 +68,12 @@ class Tally:
     runs: list[Measured] = field(default_factory=list)
 
     def missing(self, wanted: int) -> bool:
-        return sum(one.quiet for one in self.runs) < wanted
+        return sum(run.quiet for run in self.runs) < wanted
 
     def quietest(self, wanted: int) -> list[Measured]:
         """So many runs in which others took least, in the order of their seeds."""
-        chosen = sorted(self.runs, key=lambda one: (one.late > LATE, one.others, one.seed))[:wanted]
-        return sorted(chosen, key=lambda one: one.seed)
+        chosen = sorted(self.runs, key=lambda run: (run.late > LATE, run.others, run.seed))[:wanted]
+        return sorted(chosen, key=lambda run: run.seed)
 
 
 async def sweep() -> BenchReport:
@@ -95,7 +95,7 @@ async def once(engine: Running, load: Load, rate: float, seed: int, seconds: flo
 async def _bench(words: Sequence[str]) -> BenchReport:
     asked = build_parser().parse_args(["bench", URL, *words])
     report = await run_load_test(asked, parse_plan(asked, asked.seed))
-    failed = [one.failures for one in report.results if one.failures]
+    failed = [result.failures for result in report.results if result.failures]
     if failed or report.interrupted:
         raise SystemExit(f"not all were answered: {failed or 'interrupted'}")
     return report

@@ -22,14 +22,14 @@ SIZES: dict[str, Any] = {
 
 def make(venv: Path, folder: Path) -> Path:
     """The tiny model's tokenizer with these sizes; the engine fills in the weights itself."""
-    made = subprocess.run(
+    process = subprocess.run(
         [str(venv / "bin" / "python"), str(MAKE_MODEL), str(folder)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if made.returncode:
-        raise SystemExit(f"the model could not be made: {made.stderr[-1000:]}")
+    if process.returncode:
+        raise SystemExit(f"the model could not be process: {process.stderr[-1000:]}")
     _changed(folder / "config.json", SIZES)
     _changed(
         folder / "tokenizer_config.json", {"model_max_length": SIZES["max_position_embeddings"]}
@@ -38,5 +38,5 @@ def make(venv: Path, folder: Path) -> Path:
 
 
 def _changed(file: Path, values: dict[str, Any]) -> None:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(found | values, indent=1), encoding="utf-8")
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | values, indent=1), encoding="utf-8")

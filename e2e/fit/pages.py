@@ -26,15 +26,15 @@ def table(loads: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for load in loads:
         kind = "fitted" if load["fitted"] else "predicted"
-        for one in load["latencies"]:
+        for latency in load["latencies"]:
             cells = (
-                f"{load['load']} ({kind})" if one is load["latencies"][0] else "",
-                one["name"],
-                f"{one['vllm_ms']:.1f} ms",
-                f"{one['tessera_sim_ms']:.1f} ms",
-                _error(one["tessera_sim_error"]),
-                f"{one['machine_ms']:.1f} ms",
-                _error(one["machine_error"]),
+                f"{load['load']} ({kind})" if latency is load["latencies"][0] else "",
+                latency["name"],
+                f"{latency['vllm_ms']:.1f} ms",
+                f"{latency['tessera_sim_ms']:.1f} ms",
+                _error(latency["tessera_sim_error"]),
+                f"{latency['machine_ms']:.1f} ms",
+                _error(latency["machine_error"]),
             )
             yield f"| {' | '.join(cells)} |"
 
@@ -44,22 +44,26 @@ def side_by_side(real: dict[str, Any], sim: dict[str, Any]) -> Iterator[str]:
     heads = ("concurrency", "requests/s", "output tokens/s", *(name for name, _, _ in _TIMES))
     yield f"| {' | '.join(heads)} |"
     yield f"|{' --- |' * len(heads)}"
-    for one, other in zip(real["levels"], sim["levels"], strict=True):
+    for first_level, second_level in zip(real["levels"], sim["levels"], strict=True):
         cells = (
-            one["load"],
+            first_level["load"],
             *(
                 f"{first:.{digits}f} / {second:.{digits}f}{unit}"
-                for first, second, digits, unit in _pairs(one, other)
+                for first, second, digits, unit in _pairs(first_level, second_level)
             ),
         )
         yield f"| {' | '.join(cells)} |"
 
 
-def _pairs(one: dict[str, Any], other: dict[str, Any]) -> Iterator[tuple[float, float, int, str]]:
-    yield one["requestsPerSecond"], other["requestsPerSecond"], 2, ""
-    yield one["outputTokensPerSecond"], other["outputTokensPerSecond"], 0, ""
+def _pairs(
+    first_level: dict[str, Any], second_level: dict[str, Any]
+) -> Iterator[tuple[float, float, int, str]]:
+    yield first_level["requestsPerSecond"], second_level["requestsPerSecond"], 2, ""
+    yield first_level["outputTokensPerSecond"], second_level["outputTokensPerSecond"], 0, ""
     for _, name, percentile in _TIMES:
-        seconds = [level["latencySeconds"][name][percentile] for level in (one, other)]
+        seconds = [
+            level["latencySeconds"][name][percentile] for level in (first_level, second_level)
+        ]
         yield seconds[0] * 1e3, seconds[1] * 1e3, 0 if seconds[0] > 0.1 else 1, " ms"
 
 

@@ -1,4 +1,4 @@
-"""`tessera bench` against a look-alike engine and a server with faults."""
+"""`tessera bench` against the simulator and a server with faults."""
 
 import asyncio
 import gzip

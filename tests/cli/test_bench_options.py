@@ -111,7 +111,7 @@ def test_the_price_is_that_of_all_gpus() -> None:
         (f"{HEAD}-1,10,5\n", "line 2: arrival -1"),
         (f"{HEAD}nan,10,5\n", "line 2: arrival nan"),
         (f"{HEAD}0,0,5\n", "has a prompt"),
-        (f"{MOONCAKE}", "1 blocks of 512 tokens do not hold 600 tokens"),
+        (f"{MOONCAKE}", "1 block of 512 cannot hold 600 tokens"),
         ('{"timestamp": 0}\n', "line 1: KeyError 'input_length'"),
         ('{"timestamp": 0\n', "line 1: JSONDecodeError"),
         ('{"timestamp": 1e999, "input_length": 5, "output_length": 5}\n', "arrival inf"),

@@ -1,1 +1,1 @@
-"""The look-alike engine held against a real vLLM."""
+"""Compares the simulator with a real vLLM."""

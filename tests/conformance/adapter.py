@@ -50,5 +50,5 @@ def _weights() -> bytes:
                 end += count * _NUMBER
                 # A bfloat16 is the upper half of a float.
                 numbers += [struct.pack("<f", draw.gauss(0, 0.1))[2:] for _ in range(count)]
-    told = json.dumps(header).encode()
-    return struct.pack("<Q", len(told)) + told + b"".join(numbers)
+    content = json.dumps(header).encode()
+    return struct.pack("<Q", len(content)) + content + b"".join(numbers)

@@ -33,8 +33,8 @@ class Comparison:
 
 def reasons() -> dict[str, str]:
     """Why a case may differ, by its name."""
-    found = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))
-    return {one["case"]: one["reason"] for one in found["difference"]}
+    entries = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))
+    return {entry["case"]: entry["reason"] for entry in entries["difference"]}
 
 
 def compare(
@@ -43,21 +43,23 @@ def compare(
     """Every case of either side once."""
     names = sorted({*wanted, *got})
     differing = [name for name in names if wanted.get(name) != got.get(name)]
-    told = (_told(name, wanted.get(name), got.get(name)) for name in differing)
+    sentences = (_describe(name, wanted.get(name), got.get(name)) for name in differing)
     return Comparison(
         cases=len(names),
         equal=len(names) - len(differing),
         explained=tuple(name for name in differing if name in left_out),
         unexplained=tuple(
-            line for name, line in zip(differing, told, strict=True) if name not in left_out
+            line for name, line in zip(differing, sentences, strict=True) if name not in left_out
         ),
         stale=tuple(name for name in names if name in left_out and name not in differing),
     )
 
 
-def _told(name: str, wanted: Facts | None, got: Facts | None) -> str:
+def _describe(name: str, wanted: Facts | None, got: Facts | None) -> str:
     if wanted is None or got is None:
-        return f"{name}: only {'here' if wanted is None else 'there'}"
-    aspects = [one for one in sorted({*wanted, *got}) if wanted.get(one) != got.get(one)]
-    lines = (f"{one}: wanted {wanted.get(one)}, got {got.get(one)}" for one in aspects)
+        return f"{name}: only in the {'second' if wanted is None else 'first'} engine"
+    aspects = [
+        aspect for aspect in sorted({*wanted, *got}) if wanted.get(aspect) != got.get(aspect)
+    ]
+    lines = (f"{aspect}: wanted {wanted.get(aspect)}, got {got.get(aspect)}" for aspect in aspects)
     return f"{name}: {'; '.join(lines)}"

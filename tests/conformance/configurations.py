@@ -1,4 +1,4 @@
-"""With which arguments engines are compared; the real one and the look-alike get the same."""
+"""Arguments with which engines are compared: the real one and the simulator get the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

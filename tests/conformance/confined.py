@@ -36,8 +36,12 @@ def of_pod(pod: dict[str, Any]) -> Confinement:
     mounts = container["volumeMounts"]
     return Confinement(
         user=pod["securityContext"]["runAsUser"],
-        writable=tuple(one["mountPath"] for one in mounts if not one.get("readOnly")),
-        env={one["name"]: one["value"] for one in container["env"] if "value" in one},
+        writable=tuple(mount["mountPath"] for mount in mounts if not mount.get("readOnly")),
+        env={
+            variable["name"]: variable["value"]
+            for variable in container["env"]
+            if "value" in variable
+        },
     )
 
 
@@ -48,12 +52,12 @@ def possible() -> bool:
 
 def writable_mounts(process: int) -> set[str]:
     """Where a process could write, if only its user may."""
-    found = set()
+    places = set()
     for line in Path(f"/proc/{process}/mountinfo").read_text(encoding="utf-8").splitlines():
         place, options = line.split()[4:6]
         if "rw" in options.split(",") and not (place in _KERNEL or place.startswith("/proc/")):
-            found.add(place)
-    return found
+            places.add(place)
+    return places
 
 
 def user_of(process: int) -> int:

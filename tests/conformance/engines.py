@@ -1,4 +1,4 @@
-"""Engines as processes: the real one and the look-alike, started by the same arguments."""
+"""Engines as processes: the real one and the simulator, started by the same arguments."""
 
 import asyncio
 import os
@@ -94,7 +94,7 @@ class Program:
     confined: Confinement | None = None
 
 
-def lookalike() -> Program:
+def simulator() -> Program:
     env = {"PYTHONPATH": str(ROOT / "operator"), **_LOOKALIKE}
     return Program(words=(sys.executable, "-m", "tessera_lab.sim.main"), env=env)
 
@@ -131,9 +131,9 @@ async def running(
             limits=limits,
             event_hooks={"request": [sent.watch]},
         ) as http:
-            found = Running(url=url, http=http, sent=sent, process=process, log=log)
-            await _open(found)
-            yield found
+            engine = Running(url=url, http=http, sent=sent, process=process, log=log)
+            await _open(engine)
+            yield engine
     finally:
         await asyncio.to_thread(_end, process)
 
@@ -186,15 +186,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def members(session: int) -> list[int]:
     """All processes of a session."""
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         try:
             fields = (entry / "stat").read_text(encoding="ascii", errors="replace")
         except OSError:
             continue
         if entry.name.isdecimal() and int(fields.rpartition(")")[2].split()[3]) == session:
-            found.append(int(entry.name))
-    return found
+            pids.append(int(entry.name))
+    return pids
 
 
 def _free_port() -> int:

@@ -24,10 +24,10 @@ def recorded(given: Configuration) -> dict[str, Facts]:
 def record(given: Configuration, engine_version: str, seen: dict[str, Facts]) -> None:
     """Put these in the place of the configuration's; one case a line."""
     old = _read()["cases"] if RECORDED.exists() else {}
-    kept = {name: one for name, one in old.items() if not name.startswith(f"{given.name}/")}
+    others = {name: facts for name, facts in old.items() if not name.startswith(f"{given.name}/")}
     lines = (
         f"{json.dumps(name)}: {json.dumps(facts, sort_keys=True)}"
-        for name, facts in sorted({**kept, **seen}.items())
+        for name, facts in sorted({**others, **seen}.items())
     )
     body = ",\n".join(lines)
     text = f'{{"version": {json.dumps(engine_version)}, "cases": {{\n{body}\n}}}}\n'
@@ -35,5 +35,5 @@ def record(given: Configuration, engine_version: str, seen: dict[str, Facts]) ->
 
 
 def _read() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    return content

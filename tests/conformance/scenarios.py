@@ -60,27 +60,27 @@ class Client:
 
     async def stream(self, tokens: int, heard: Heard | None = None, **body: Any) -> Heard:
         """A stream as long as asked for."""
-        found = heard or Heard()
+        stream = heard or Heard()
         asked = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, "stream": True}
         asked |= {"temperature": 0, **body}
         async with self.engine.http.stream(
             "POST", COMPLETION, json=asked, headers=key(self.given)
         ) as answer:
-            found.status = answer.status_code
+            stream.status = answer.status_code
             async for line in answer.aiter_lines():
-                _listen(found, line.removeprefix("data: "))
-        return found
+                _listen(stream, line.removeprefix("data: "))
+        return stream
 
     async def metrics(self) -> dict[str, float]:
         """Samples by name and value of the label that is theirs alone."""
         shown = (await self.engine.http.get("/metrics")).text
-        found: dict[str, float] = {}
+        samples: dict[str, float] = {}
         for family in text_string_to_metric_families(shown):
             for sample in family.samples:
                 own = sorted(sample.labels.keys() - {"engine", "model_name", "le"})
                 name = sample.name.removeprefix("vllm:")
-                found[" ".join([name, *(sample.labels[label] for label in own)])] = sample.value
-        return found
+                samples[" ".join([name, *(sample.labels[label] for label in own)])] = sample.value
+        return samples
 
 
 def _listen(heard: Heard, data: str) -> None:
@@ -110,9 +110,9 @@ async def prefix_hits(client: Client) -> Facts:
     """Tokens that came from the cache: of a new prompt, again, of a longer one, of another."""
     prompts = (_TEXT, _TEXT, [*_TEXT, *range(10, 110)], _TEXT[1:])
     await client.post("/reset_prefix_cache")
-    told = [(await client.ask(2, prompt=one)).json()["usage"] for one in prompts]
-    cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in told]
-    return {"cached": cached, "prompts": [usage["prompt_tokens"] for usage in told]}
+    usages = [(await client.ask(2, prompt=prompt)).json()["usage"] for prompt in prompts]
+    cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in usages]
+    return {"cached": cached, "prompts": [usage["prompt_tokens"] for usage in usages]}
 
 
 async def priorities(client: Client) -> Facts:
@@ -123,8 +123,8 @@ async def priorities(client: Client) -> Facts:
     urgent = [asyncio.create_task(client.stream(100, priority=-10)) for _ in range(4)]
     await _loaded(client, 12)
     await client.post("/resume")
-    served = max(one.first or 0 for one in await asyncio.gather(*urgent))
-    after = [one for one in await asyncio.gather(*later) if (one.first or 0) > served]
+    served = max(stream.first or 0 for stream in await asyncio.gather(*urgent))
+    after = [stream for stream in await asyncio.gather(*later) if (stream.first or 0) > served]
     return {"waiting urgent ones first": len(after) >= len(later) - 4}
 
 
@@ -134,13 +134,13 @@ async def queue_limit(client: Client) -> Facts:
     tasks = [asyncio.create_task(client.ask(200)) for _ in range(QUEUE_LIMIT + _OVER)]
     answers = await asyncio.gather(*tasks)
     after = await client.metrics()
-    refused = [one for one in answers if one.status_code != 200]
+    refused = [answer for answer in answers if answer.status_code != 200]
     name = "admission_rejections_total max_num_queued_reqs"
     return {
         "answered": len(answers) - len(refused),
-        "statuses": sorted({one.status_code for one in refused}),
-        "types": sorted({one.json()["error"]["type"] for one in refused}),
-        "retry after": any("retry-after" in one.headers for one in refused),
+        "statuses": sorted({answer.status_code for answer in refused}),
+        "types": sorted({answer.json()["error"]["type"] for answer in refused}),
+        "retry after": any("retry-after" in answer.headers for answer in refused),
         "counted": after[name] - before[name],
     }
 
@@ -173,11 +173,11 @@ async def paused(client: Client) -> Facts:
         stream, tasks = await _held(client)
         await client.post("/resume")
         stopped = (await client.post(f"/pause?mode={mode}")).status_code
-        told = (await client.engine.http.get("/is_paused")).json()
+        state = (await client.engine.http.get("/is_paused")).json()
         resumed = (await client.post("/resume")).status_code
-        ends = {_end(one) for one in await asyncio.gather(*tasks)}
+        ends = {_end(answer) for answer in await asyncio.gather(*tasks)}
         done = (await stream).done
-        facts[mode] = [stopped, told, resumed, done, *sorted(ends)]
+        facts[mode] = [stopped, state, resumed, done, *sorted(ends)]
     return facts
 
 
@@ -186,8 +186,8 @@ async def preemption(client: Client) -> Facts:
     before = (await client.metrics())["num_preemptions_total"]
     answers = await asyncio.gather(*(client.ask(800) for _ in range(8)))
     after = (await client.metrics())["num_preemptions_total"]
-    told = [one.json()["usage"]["completion_tokens"] for one in answers]
-    return {"tokens": told, "preempted": after > before}
+    counts = [answer.json()["usage"]["completion_tokens"] for answer in answers]
+    return {"tokens": counts, "preempted": after > before}
 
 
 async def drain(client: Client) -> Facts:
@@ -211,8 +211,8 @@ async def drain(client: Client) -> Facts:
     code = await engine.ended(DEADLINE_SECONDS)
     return {
         "stream": [heard.end, heard.done, heard.tokens],
-        "ends": sorted({_end(one) for one in answers}),
-        "tokens": [one.json()["usage"]["completion_tokens"] for one in answers],
+        "ends": sorted({_end(answer) for answer in answers}),
+        "tokens": [answer.json()["usage"]["completion_tokens"] for answer in answers],
         "late one served": served,
         "refused early": refused_early,
         "health": status,
@@ -231,7 +231,7 @@ async def crash(client: Client) -> Facts:
     code = await client.engine.ended(DEADLINE_SECONDS)
     return {
         "stream": [heard.end, heard.done, heard.failed],
-        "ends": sorted({_end(one) for one in answers}),
+        "ends": sorted({_end(answer) for answer in answers}),
         "exit": code,
     }
 
@@ -247,11 +247,11 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
 
 async def play(engine: Running, given: Configuration) -> dict[str, Facts]:
     """All scenarios of a configuration, one after the other."""
-    client, found = Client(engine, given), dict[str, Facts]()
+    client, observed = Client(engine, given), dict[str, Facts]()
     for scenario in SCENARIOS[given.name]:
         facts = await scenario(client)
-        found[f"{given.name}/scenario {scenario.__name__.replace('_', ' ')}"] = facts
-    return found
+        observed[f"{given.name}/scenario {scenario.__name__.replace('_', ' ')}"] = facts
+    return observed
 
 
 async def _stopped_at_work(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":

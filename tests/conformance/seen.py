@@ -23,17 +23,17 @@ _ECHOED = ("x-request-id",)
 def answer(response: httpx.Response) -> Facts:
     """The facts of one answer."""
     kind = response.headers.get("content-type", "").partition(";")[0]
-    found: Facts = {"status": response.status_code, "content": kind}
+    facts: Facts = {"status": response.status_code, "content": kind}
     echoed = [name for name in _ECHOED if name in response.headers]
     if echoed:
-        found["headers"] = echoed
+        facts["headers"] = echoed
     if kind == "text/event-stream":
-        return found | {"events": _events(response.text)}
+        return facts | {"events": _events(response.text)}
     if kind != "application/json" or not response.content:
-        return found
+        return facts
     body = response.json()
-    found["keys"] = sorted(set(keys(body)))
-    return found | _said(body)
+    facts["keys"] = sorted(set(keys(body)))
+    return facts | _said(body)
 
 
 def keys(value: Any, place: str = "") -> Iterator[str]:
@@ -56,37 +56,37 @@ def _said(body: Any) -> Facts:
     error = body.get("error")
     if isinstance(error, dict):
         return {"error": {name: error.get(name) for name in ("type", "param", "code")}}
-    choices = [one for one in body.get("choices") or [] if isinstance(one, dict)]
-    ends = [one["finish_reason"] for one in choices if "finish_reason" in one]
+    choices = [choice for choice in body.get("choices") or [] if isinstance(choice, dict)]
+    ends = [choice["finish_reason"] for choice in choices if "finish_reason" in choice]
     return {"ends": ends} if ends else {}
 
 
 def _events(text: str) -> list[list[str]]:
     """The kinds of events of a stream in their order; equal neighbours count as one."""
-    found: list[list[str]] = []
+    kinds: list[list[str]] = []
     for block in text.split("\n\n"):
         kind = _event(block)
-        if kind and (not found or found[-1] != kind):
-            found.append(kind)
-    return found
+        if kind and (not kinds or kinds[-1] != kind):
+            kinds.append(kind)
+    return kinds
 
 
 def _event(block: str) -> list[str]:
-    told: list[str] = []
+    fields: list[str] = []
     for line in block.splitlines():
         field, _, value = line.partition(": ")
         if field == "event":
-            told.append(f"event {value}")
+            fields.append(f"event {value}")
         elif field == "data" and not value.startswith("{"):
-            told.append(value)
+            fields.append(value)
         elif field == "data":
-            told += sorted(set(keys(json.loads(value))))
-    return told
+            fields += sorted(set(keys(json.loads(value))))
+    return fields
 
 
 def metrics(text: str) -> dict[str, Facts]:
     """The form of every metric by its name; counters carry their `_total`."""
-    found: dict[str, Facts] = {}
+    metrics_by_name: dict[str, Facts] = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
@@ -101,5 +101,5 @@ def metrics(text: str) -> dict[str, Facts]:
                 for sample in family.samples
             }
             facts["series"] = sorted(series)
-        found[name] = facts
-    return found
+        metrics_by_name[name] = facts
+    return metrics_by_name

@@ -17,23 +17,23 @@ Observed = dict[str, Facts]
 
 def cases_of(given: Configuration, adapter: str) -> Sequence[Case]:
     """All cases of a configuration, in their order."""
-    found = {
+    cases_by_name = {
         configurations.PLAIN.name: (*cases.PLAIN, *cases.PLAIN_MORE),
         configurations.RICH.name: (*cases.rich(adapter), *cases.rich_more(adapter)),
         configurations.TIGHT.name: cases.TIGHT,
     }
-    return found[given.name]
+    return cases_by_name[given.name]
 
 
 async def observe(engine: Running, given: Configuration, adapter: str) -> Observed:
     """What the engine answers to every case, and then the form of its metrics."""
-    found: Observed = {}
+    observed: Observed = {}
     for case in cases_of(given, adapter):
-        found[f"{given.name}/{case.name}"] = seen.answer(await ask(engine, given, case))
+        observed[f"{given.name}/{case.name}"] = seen.answer(await ask(engine, given, case))
     shown = (await engine.http.get("/metrics")).text
     for name, facts in seen.metrics(shown).items():
-        found[f"{given.name}/metric {name}"] = facts
-    return found
+        observed[f"{given.name}/metric {name}"] = facts
+    return observed
 
 
 async def ask(engine: Running, given: Configuration, case: Case) -> httpx.Response:

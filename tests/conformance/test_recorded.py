@@ -8,20 +8,20 @@ from tests.conformance.configurations import CONFIGURATIONS, Configuration
 
 
 @pytest.mark.parametrize("given", CONFIGURATIONS, ids=lambda given: given.name)
-async def test_the_look_alike_does_what_a_real_engine_was_seen_to_do(
+async def test_the_simulator_does_what_a_real_engine_was_recorded_to_do(
     given: Configuration, tmp_path: Path
 ) -> None:
     lora = str(adapter.make(tmp_path / "lora"))
-    async with engines.running(engines.lookalike(), "tiny", given, tmp_path) as engine:
+    async with engines.running(engines.simulator(), "tiny", given, tmp_path) as engine:
         seen = await talk.observe(engine, given, lora)
         seen |= await scenarios.play(engine, given)
     got = comparison.compare(recording.recorded(given), seen, comparison.reasons())
-    print(f"{given.name}, recorded {recording.version()} and look-alike: {got}")
+    print(f"{given.name}, recorded {recording.version()} and simulator: {got}")
     assert not got.unexplained, "\n".join(got.unexplained)
     assert not got.stale
 
 
-def test_what_is_recorded_is_of_the_version_that_is_looked_like() -> None:
+def test_the_recording_is_of_the_simulated_version() -> None:
     assert recording.version() == VERSION
 
 

@@ -30,18 +30,18 @@ def model(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("given", CONFIGURATIONS, ids=lambda given: given.name)
-async def test_real_recorded_and_look_alike_do_the_same(
+async def test_real_engine_recording_and_simulator_do_the_same(
     given: Configuration, venv: Path, model: Path, tmp_path: Path
 ) -> None:
     lora = str(adapter.make(tmp_path / "lora"))
     real = await _seen(_program(given, venv, model), model, given, tmp_path, lora)
     if UPDATE:
         recording.record(given, VERSION, real)
-    lookalike = await _seen(engines.lookalike(), model, given, tmp_path, lora)
+    simulated = await _seen(engines.simulator(), model, given, tmp_path, lora)
     same = comparison.compare(recording.recorded(given), real, {})
     print(f"\n{given.name}, recorded {recording.version()} and real {VERSION}: {same}")
-    alike = comparison.compare(real, lookalike, comparison.reasons())
-    print(f"{given.name}, real {VERSION} and look-alike: {alike}")
+    alike = comparison.compare(real, simulated, comparison.reasons())
+    print(f"{given.name}, real {VERSION} and simulator: {alike}")
     problems = [*same.unexplained, *alike.unexplained, *alike.stale]
     assert not problems, "\n".join(problems)
 

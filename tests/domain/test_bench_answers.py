@@ -262,8 +262,8 @@ def test_a_sound_load_has_no_warning() -> None:
             "warm: 90%",
         ),
         (a_level(an_answer(exact=False)), "no usage"),
-        (a_level(an_answer(job=a_job(outputs=50))), "5 tokens instead of 50"),
-        (a_level(an_answer(job=a_job(inputs=300))), "100 tokens instead of 300"),
+        (a_level(an_answer(job=a_job(outputs=50))), "5 instead of 50"),
+        (a_level(an_answer(job=a_job(inputs=300))), "100 instead of 300"),
         (a_level(an_answer(), **engine(500)), "counted 500 output tokens, the client 5"),
         (
             a_level(

@@ -1,4 +1,4 @@
-"""Look-alike engines in this process, on real sockets."""
+"""Simulated engines in this process, on real sockets."""
 
 import asyncio
 import json
@@ -33,10 +33,10 @@ SHAPE = json.dumps(
 # A model whose long answers outlast every test.
 SLOW = ("meta-llama/Llama-3.1-70B-Instruct", "-tp", "4", "--max-model-len", "8192")
 
-_FOUND = version_facts(VERSION)
-assert _FOUND is not None
-# What is known of the engine that is looked like.
-FACTS = _FOUND
+_VERSION_FACTS = version_facts(VERSION)
+assert _VERSION_FACTS is not None
+# What is known of the simulated engine.
+FACTS = _VERSION_FACTS
 
 # Every key, by its path, in answers of a real server of the same version.
 CAPTURED_KEYS: dict[str, list[str]] = json.loads(
@@ -59,26 +59,26 @@ class Running:
 
     async def stream(self, path: str, **body: Any) -> list[Any]:
         """All events of a stream; the last one is the text `[DONE]`."""
-        found: list[Any] = []
+        events: list[Any] = []
         async with self.http.stream("POST", path, json={**body, "stream": True}) as answer:
             assert answer.status_code == 200, await answer.aread()
             async for line in answer.aiter_lines():
                 data = line.removeprefix("data: ")
                 if data:
-                    found.append(data if data == "[DONE]" else json.loads(data))
-        return found
+                    events.append(data if data == "[DONE]" else json.loads(data))
+        return events
 
     async def metrics(self) -> dict[str, float]:
-        """Samples by name and value of the label that is theirs alone."""
+        """Samples by name and value of the label that no other has."""
         answer = await self.http.get("/metrics")
-        found: dict[str, float] = {}
+        samples: dict[str, float] = {}
         for family in text_string_to_metric_families(answer.text):
             for sample in family.samples:
                 own = [
                     sample.labels[key] for key in sample.labels.keys() - {"engine", "model_name"}
                 ]
-                found[" ".join([sample.name.removeprefix("vllm:"), *own])] = sample.value
-        return found
+                samples[" ".join([sample.name.removeprefix("vllm:"), *own])] = sample.value
+        return samples
 
     async def until(self, **wanted: float) -> None:
         """Wait until these metrics have these values."""
@@ -94,7 +94,7 @@ class Running:
 
 @asynccontextmanager
 async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
-    """An engine from its open port until it has ended; by default a tiny and fast one."""
+    """Run an engine from its open port to its end; by default a tiny and fast one."""
     stop, port = asyncio.Event(), free_port()
     arguments = [*(argv or (MODEL,)), "--port", str(port)]
     if argv and argv[0].startswith("-"):
@@ -115,13 +115,13 @@ async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
 
 
 async def eventually(reached: Callable[[], Awaitable[bool]], wanted: Callable[[], str]) -> None:
-    """Ask over the network again and again, under a deadline; `wanted` says what did not come."""
+    """Poll until `reached`, under a deadline; `wanted` describes what did not come."""
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             while not await reached():
                 pass
     except TimeoutError:
-        raise AssertionError(f"waited in vain for {wanted()}") from None
+        raise AssertionError(f"timed out waiting for {wanted()}") from None
 
 
 def keys(value: Any, place: str = "") -> Iterator[str]:
@@ -139,7 +139,7 @@ def keys(value: Any, place: str = "") -> Iterator[str]:
 async def _exit_of(
     arguments: Sequence[str], env: Mapping[str, str], stop: asyncio.Event
 ) -> EngineExit | None:
-    """As an exit it would end the loop of whoever made a task of it."""
+    """Return the exit, which as an exception would end the event loop."""
     try:
         await serve(arguments, host="127.0.0.1", env=env, stop=stop)
     except EngineExit as end:

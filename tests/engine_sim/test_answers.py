@@ -30,11 +30,11 @@ async def test_streamed_answers_are_told_apart_by_their_index() -> None:
     async with running() as engine:
         whole = (await engine.post("/v1/chat/completions", **asked)).json()
         events = await engine.stream("/v1/chat/completions", **asked)
-    told = {0: "", 1: "", 2: ""}
+    texts = {0: "", 1: "", 2: ""}
     for event in events[:-1]:
         for choice in event["choices"]:
-            told[choice["index"]] += choice["delta"]["content"]
-    assert told == {one["index"]: one["message"]["content"] for one in whole["choices"]}
+            texts[choice["index"]] += choice["delta"]["content"]
+    assert texts == {choice["index"]: choice["message"]["content"] for choice in whole["choices"]}
     ends = [c["finish_reason"] for event in events[:-1] for c in event["choices"]]
     assert [end for end in ends if end] == ["length"] * 3
 
@@ -44,19 +44,19 @@ async def test_log_probabilities_are_of_the_tokens_and_fall_from_the_chosen_one_
         asked = {"prompt": "tell", "max_tokens": 6, "logprobs": 3}
         got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
         again = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
-    told = got["logprobs"]
-    assert told == again["logprobs"]
-    assert "".join(told["tokens"]) == got["text"]
-    assert [got["text"][start:].startswith(t) for start, t in _places(told)] == [True] * 6
+    logprobs = got["logprobs"]
+    assert logprobs == again["logprobs"]
+    assert "".join(logprobs["tokens"]) == got["text"]
+    assert [got["text"][start:].startswith(t) for start, t in _places(logprobs)] == [True] * 6
     for token, number, top in zip(
-        told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
     ):
         assert top[token] == number == max(top.values()) <= 0
         assert len(top) == 3
 
 
-def _places(told: dict[str, Any]) -> list[tuple[int, str]]:
-    return list(zip(told["text_offset"], told["tokens"], strict=True))
+def _places(logprobs: dict[str, Any]) -> list[tuple[int, str]]:
+    return list(zip(logprobs["text_offset"], logprobs["tokens"], strict=True))
 
 
 async def test_the_limit_of_log_probabilities_is_the_flag() -> None:
@@ -99,10 +99,10 @@ async def test_an_adapter_comes_and_goes_while_the_engine_runs(tmp_path: Any) ->
         listed = (await engine.http.get("/v1/models")).json()["data"]
         unload = await engine.post("/v1/unload_lora_adapter", lora_name="sql")
         after = await engine.post("/v1/completions", **asked)
-    codes = [one.status_code for one in (before, load, during, unload, after)]
+    codes = [response.status_code for response in (before, load, during, unload, after)]
     assert codes == [404, 200, 200, 200, 404]
     assert during.json()["model"] == "sql"
-    assert [(one["id"], one["parent"]) for one in listed] == [("tiny", None), ("sql", "tiny")]
+    assert [(model["id"], model["parent"]) for model in listed] == [("tiny", None), ("sql", "tiny")]
 
 
 async def test_adapters_stay_as_they_are_without_the_engine_s_variable() -> None:

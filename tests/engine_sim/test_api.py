@@ -185,7 +185,7 @@ async def test_adapters_are_listed_with_their_base_and_answer_by_their_names() -
         models = (await engine.http.get("/v1/models")).json()["data"]
         answered = await engine.post("/v1/completions", model="sql", prompt="hi", max_tokens=3)
         unknown = await engine.post("/v1/completions", model="other", prompt="hi")
-    found = [(one["id"], one["root"], one["parent"]) for one in models[1:]]
-    assert found == [("sql", "acme/sql-lora", MODEL), ("tone", "/adapters/tone", MODEL)]
+    adapters = [(model["id"], model["root"], model["parent"]) for model in models[1:]]
+    assert adapters == [("sql", "acme/sql-lora", MODEL), ("tone", "/adapters/tone", MODEL)]
     assert answered.json()["model"] == "sql"
     assert unknown.status_code == 404

@@ -123,7 +123,7 @@ async def test_a_stop_during_the_start_ends_it_before_the_port_opens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"),
+    ("argv", "code", "message"),
     [
         (["tiny", "--swap-space", "4"], 2, "unrecognized arguments: --swap-space"),
         (["tiny", "--port", "http"], 2, "--port http"),
@@ -132,9 +132,9 @@ async def test_a_stop_during_the_start_ends_it_before_the_port_opens() -> None:
     ],
 )
 async def test_an_engine_that_cannot_start_exits_as_its_process_would(
-    argv: list[str], code: int, said: str, caplog: pytest.LogCaptureFixture
+    argv: list[str], code: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(EngineExit, match=said) as end:
+    with pytest.raises(EngineExit, match=message) as end:
         await serve(argv, host="127.0.0.1", env={"TESSERA_SIM_SHAPE": SHAPE})
     assert end.value.code == code
     assert caplog.messages[-1] == end.value.message

@@ -72,7 +72,7 @@ async def test_a_bad_request_is_refused_in_the_words_of_a_real_server(
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "said"),
+    ("body", "param", "text"),
     [
         ({}, "prompt", "must be provided"),
         ({"prompt": ["a", ""], "n": 0}, None, "at least 1"),
@@ -86,20 +86,20 @@ async def test_a_bad_request_is_refused_in_the_words_of_a_real_server(
     ],
 )
 async def test_other_bad_requests_say_which_parameter_is_wrong(
-    body: dict[str, Any], param: str | None, said: str
+    body: dict[str, Any], param: str | None, text: str
 ) -> None:
     async with running(*LIMITED) as engine:
         got = await engine.post("/v1/completions", **body)
     error = got.json()["error"]
     assert (got.status_code, error["param"]) == (400, param)
-    assert said in error["message"]
+    assert text in error["message"]
 
 
 async def test_a_body_that_is_no_json_is_a_validation_error() -> None:
     async with running() as engine:
-        said = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
         path = "/v1/chat/completions"
-        got = await engine.http.post(path, content=b"{messages", headers=said)
+        got = await engine.http.post(path, content=b"{messages", headers=headers)
         untyped = await engine.http.post(path, content=b"{}")
     assert (got.status_code, got.json()["error"]["param"]) == (400, "body.1")
     assert "JSON decode error" in got.json()["error"]["message"]
@@ -141,11 +141,11 @@ async def test_a_key_guards_the_api_but_not_health_and_metrics(keys_from: str) -
 
 
 @pytest.mark.parametrize(
-    ("flag", "limit", "said"),
+    ("flag", "limit", "text"),
     [("--max-num-queued-reqs", "1", "busy"), ("--max-num-queued-tokens", "1", "backlog")],
 )
 async def test_over_a_queue_limit_requests_are_turned_away_at_once(
-    flag: str, limit: str, said: str
+    flag: str, limit: str, text: str
 ) -> None:
     async with running(*SLOW, flag, limit) as engine:
         long = {"prompt": "x" * 20_000, "max_tokens": 3000, "ignore_eos": True}
@@ -154,7 +154,7 @@ async def test_over_a_queue_limit_requests_are_turned_away_at_once(
             rejected = await engine.metrics()
     assert got.status_code == 503
     assert "retry-after" not in got.headers
-    assert said in got.json()["error"]["message"]
+    assert text in got.json()["error"]["message"]
     assert got.json()["error"]["type"] == "Service Unavailable"
     counter = f"admission_rejections_total {flag.removeprefix('--').replace('-', '_')}"
     assert rejected[counter] == 1

@@ -67,10 +67,10 @@ async def test_a_pause_waits_for_those_who_run_and_holds_those_who_come() -> Non
         await pause
         second = asyncio.create_task(engine.post("/v1/completions", **SHORT))
         await _under_way(engine, 1)
-        held = not second.done()
+        waits = not second.done()
         await engine.post("/resume")
         assert (await second).status_code == 200
-    assert held
+    assert waits
 
 
 async def test_a_frozen_engine_goes_on_where_it_was_once_it_thaws() -> None:

@@ -113,7 +113,7 @@ def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_t
 
 
 @pytest.mark.parametrize(
-    ("argv", "env", "code", "said"),
+    ("argv", "env", "code", "message"),
     [
         (["--scheduling-policy", "random"], {}, 2, "expected one of fcfs, priority"),
         (["--task", "generate", "--nope"], {}, 2, "unrecognized arguments: --task --nope"),
@@ -132,9 +132,9 @@ def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_t
     ],
 )
 def test_what_an_engine_would_not_start_with_exits_and_says_why(
-    argv: list[str], env: dict[str, str], code: int, said: str
+    argv: list[str], env: dict[str, str], code: int, message: str
 ) -> None:
-    with pytest.raises(EngineExit, match=said) as end:
+    with pytest.raises(EngineExit, match=message) as end:
         load_config([MEDIUM, *argv], env)
     assert end.value.code == code
 
@@ -148,7 +148,7 @@ def test_a_measured_speed_takes_the_place_of_the_predicted_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("fast", "no JSON"),
         ("[0.01]", "not an object"),
@@ -161,11 +161,11 @@ def test_a_measured_speed_takes_the_place_of_the_predicted_one() -> None:
     ],
 )
 def test_a_speed_that_is_none_exits_and_names_the_variable_and_its_form(
-    text: str, said: str
+    text: str, message: str
 ) -> None:
     with pytest.raises(EngineExit, match="TESSERA_SIM_SPEED") as end:
         launch(MEDIUM, TESSERA_SIM_SPEED=text)
-    assert said in str(end.value)
+    assert message in str(end.value)
     assert 'Give seconds, such as {"fixed":' in str(end.value)
 
 

@@ -13,20 +13,20 @@ LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True, "stream": T
 async def _shown(engine: Running) -> dict[str, Metric]:
     """The engine's own metrics in the terms of the fact table."""
     answer = await engine.http.get("/metrics")
-    found = {}
+    metrics = {}
     for family in text_string_to_metric_families(answer.text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         bounds = {float(s.labels["le"]) for s in family.samples if "le" in s.labels}
         if name.startswith("vllm:"):
-            found[name] = Metric(
+            metrics[name] = Metric(
                 name=name,
                 type=family.type,
                 labels=tuple(sorted(labels)),
                 buckets=tuple(sorted(bounds - {float("inf")})),
                 always=True,
             )
-    return found
+    return metrics
 
 
 async def test_metrics_have_the_names_types_labels_and_buckets_of_a_default_server() -> None:
@@ -137,5 +137,5 @@ async def test_the_cache_configuration_tells_what_the_operator_planned() -> None
         for sample in family.samples
         if sample.name == "vllm:cache_config_info"
     ]
-    told = [labels[name] for name in ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")]
-    assert told == ["400", "16", "6400"]
+    values = [labels[name] for name in ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")]
+    assert values == ["400", "16", "6400"]

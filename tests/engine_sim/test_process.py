@@ -16,13 +16,13 @@ async def _process(*argv: str) -> asyncio.subprocess.Process:
 
 async def _addresses(process: asyncio.subprocess.Process, count: int) -> list[str]:
     """Of as many engines as have logged theirs, which they do once their port is open."""
-    found: list[str] = []
+    addresses: list[str] = []
     assert process.stderr is not None
-    while len(found) < count:
+    while len(addresses) < count:
         line = (await process.stderr.readline()).decode()
-        assert line, f"ended after {found}"
-        found += re.findall(r"http://\S+", line)
-    return found
+        assert line, f"ended after {addresses}"
+        addresses += re.findall(r"http://\S+", line)
+    return addresses
 
 
 async def test_several_instances_take_successive_addresses_and_end_at_a_signal() -> None:
@@ -47,6 +47,6 @@ async def test_a_process_that_cannot_start_says_why_in_its_last_line(
 ) -> None:
     process = await _process("tiny", argument)
     async with asyncio.timeout(DEADLINE_SECONDS):
-        _, said = await process.communicate()
+        _, stderr = await process.communicate()
     assert process.returncode == code
-    assert argument.partition("=")[0] in said.decode().strip().splitlines()[-1]
+    assert argument.partition("=")[0] in stderr.decode().strip().splitlines()[-1]

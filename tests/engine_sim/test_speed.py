@@ -18,11 +18,9 @@ INTER_TOKEN = timedelta(milliseconds=60)
 
 
 def _fit(product: str, profile: str) -> ReplicaFit:
-    found = catalog.products()[product]
+    gpu = catalog.products()[product]
     place = (
-        hardware.slice_hardware(found, profile)
-        if profile
-        else hardware.whole_gpu_hardware(found, 1)
+        hardware.slice_hardware(gpu, profile) if profile else hardware.whole_gpu_hardware(gpu, 1)
     )
     assert place is not None
     demand = Demand(

@@ -29,8 +29,8 @@ def test_a_stop_string_is_found_with_the_token_that_completes_it(
     answer = generate_text(prompt)
     whole = answer.text(0, 80)
     stop = whole[start : start + length]
-    found = answer.first_stop([stop, "absent"], 80)
-    assert found is not None
-    assert found.characters == whole.index(stop)
-    assert stop in answer.text(0, found.tokens)
-    assert stop not in answer.text(0, found.tokens - 1)
+    match = answer.first_stop([stop, "absent"], 80)
+    assert match is not None
+    assert match.characters == whole.index(stop)
+    assert stop in answer.text(0, match.tokens)
+    assert stop not in answer.text(0, match.tokens - 1)

@@ -60,9 +60,9 @@ class BlockPool:
                 break
             units += 1
         private_blocks = 0
-        if sequence.preemptions and units >= sequence.units:
-            remaining = self._evictable.get(-sequence.order[1], 0)
-            remaining -= (units - sequence.units) * self._unit_blocks
+        if sequence.preemptions and units >= sequence.shared_units:
+            remaining = self._evictable.get(-sequence.queue_key[1], 0)
+            remaining -= (units - sequence.shared_units) * self._unit_blocks
             private_blocks = max(
                 0, min(remaining, sequence.full_blocks - units * self._unit_blocks)
             )
@@ -78,7 +78,7 @@ class BlockPool:
         """Take the blocks of a hit; their tokens count as computed."""
         ref_counts, evictable, unit = self._ref_counts, self._evictable, self._unit_blocks
         if sequence.preemptions:
-            self._evictable_blocks -= evictable.pop(-sequence.order[1], 0)
+            self._evictable_blocks -= evictable.pop(-sequence.queue_key[1], 0)
             self.free -= hit.private_blocks
         for name in sequence.request.shared_prefixes[: hit.units]:
             if name in ref_counts:
@@ -88,7 +88,7 @@ class BlockPool:
                 ref_counts[name] = 1
                 self._evictable_blocks -= evictable.pop(name)
                 self.free -= unit
-        sequence.units = hit.units
+        sequence.shared_units = hit.units
         sequence.computed = hit.tokens
 
     def share(self, sequence: SequenceState, tokens: int) -> None:
@@ -97,14 +97,14 @@ class BlockPool:
         Where another request published the same prefix meanwhile, this one keeps a private copy.
         """
         shared = sequence.request.shared_prefixes
-        for name in shared[sequence.units : tokens // self._unit_tokens]:
+        for name in shared[sequence.shared_units : tokens // self._unit_tokens]:
             if name in self._ref_counts:
                 return
             if name in self._evictable:
                 self._evict_overwritten()
                 self._evictable_blocks -= self._evictable.pop(name, 0)
             self._ref_counts[name] = 1
-            sequence.units += 1
+            sequence.shared_units += 1
 
     def release(self, sequence: SequenceState, tokens: int, block_count: int) -> None:
         """Give back the `block_count` blocks of a sequence, private and shared ones, with its
@@ -115,11 +115,11 @@ class BlockPool:
         self._evict_overwritten()
         self.share(sequence, tokens)
         ref_counts, evictable, unit = self._ref_counts, self._evictable, self._unit_blocks
-        freed = block_count - sequence.units * unit
+        freed = block_count - sequence.shared_units * unit
         if freed:
-            evictable[-sequence.order[1]] = freed
+            evictable[-sequence.queue_key[1]] = freed
             sequence.full_blocks = tokens // self._limits.block_size
-        for name in reversed(sequence.request.shared_prefixes[: sequence.units]):
+        for name in reversed(sequence.request.shared_prefixes[: sequence.shared_units]):
             if ref_counts[name] > 1:
                 ref_counts[name] -= 1
                 self.saved_by_sharing -= unit

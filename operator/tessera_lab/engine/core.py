@@ -257,7 +257,7 @@ class EngineCore:
 
     def _enqueue(self, sequence: SequenceState) -> None:
         self._waiting[sequence.request.id] = sequence
-        heapq.heappush(self._queue, (sequence.order, sequence))
+        heapq.heappush(self._queue, (sequence.queue_key, sequence))
         if self._queue[0][1] is sequence:
             self._head_blocked = False
 
@@ -328,7 +328,7 @@ class EngineCore:
     def _preemption_victim(self) -> SequenceState:
         """Return the running request that is preempted next."""
         if self.limits.policy is SchedulingPolicy.PRIORITY:
-            return max(self._running.values(), key=lambda sequence: sequence.order)
+            return max(self._running.values(), key=lambda sequence: sequence.queue_key)
         return next(reversed(self._running.values()))
 
     def _admit(self, tokens: int) -> int:

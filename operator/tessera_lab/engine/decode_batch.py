@@ -27,7 +27,7 @@ class DecodeBatch:
 
     def add(self, sequence: SequenceState) -> None:
         """Add a request whose input is complete: it gets a token at this tick and every later."""
-        sequence.zero = self.token_clock - sequence.emitted - 1
+        sequence.base_token_clock = self.token_clock - sequence.emitted - 1
         self._phase_counts[self._block_phase(sequence)] += 1
         last = sequence.last_token_clock
         same_end = self._by_last_token.get(last)
@@ -44,8 +44,9 @@ class DecodeBatch:
             same_end.pop(sequence.request.id, None)
             if not same_end:
                 del self._by_last_token[sequence.last_token_clock]
-        sequence.emitted = min(self.token_clock - sequence.zero, sequence.request.output_tokens)
-        return self.token_clock - sequence.zero - sequence.emitted
+        computed = self.token_clock - sequence.base_token_clock
+        sequence.emitted = min(computed, sequence.request.output_tokens)
+        return computed - sequence.emitted
 
     def blocks_needed(self, tokens: int) -> int:
         """Return the blocks that are begun within the next `tokens` ticks."""
@@ -79,7 +80,7 @@ class DecodeBatch:
         The cache then holds one token more than whole blocks. After a step it holds the prompt and
         the emitted tokens less the newest one.
         """
-        return (sequence.zero - sequence.request.prompt_tokens + 2) % self._block_size
+        return (sequence.base_token_clock - sequence.request.prompt_tokens + 2) % self._block_size
 
 
 def decode_steps(

@@ -89,11 +89,11 @@ class Timeline:
         engine = self.engine
         seconds = engine.begin_step()
         for sequence in engine.admitted:
-            if sequence.admitted is None:
-                sequence.admitted = self.now
+            if sequence.admitted_at is None:
+                sequence.admitted_at = self.now
         for sequence in engine.completed_prefills:
-            if sequence.first is None:
-                sequence.first = self.now + seconds
+            if sequence.first_token_at is None:
+                sequence.first_token_at = self.now + seconds
         return seconds
 
     def _abort(self, request_id: int) -> ServedRequest:
@@ -110,8 +110,8 @@ def _served_request(sequence: SequenceState, reason: FinishReason, now: float) -
         output_tokens=sequence.emitted,
         preemptions=sequence.preemptions,
         cached_tokens=sequence.cached or 0,
-        arrived_at=sequence.arrived,
-        admitted_at=sequence.admitted,
-        first_token_at=sequence.first,
+        arrived_at=sequence.arrived_at,
+        admitted_at=sequence.admitted_at,
+        first_token_at=sequence.first_token_at,
         ended_at=now,
     )

@@ -76,13 +76,13 @@ def _lengths(result: LoadMetrics, *, natural_end: bool) -> Iterator[str]:
     requested = sum(response.request.output_tokens for response in complete)
     if not natural_end and abs(result.output_tokens - requested) > _LENGTH_TOLERANCE * requested:
         yield (
-            f"mean output is {result.output_tokens / len(complete):.0f} tokens instead of "
+            f"mean output tokens are {result.output_tokens / len(complete):.0f} instead of "
             f"{requested / len(complete):.0f}: the server ends responses by itself"
         )
     requested = sum(response.request.input_tokens for response in complete)
     if result.input_tokens and abs(result.input_tokens - requested) > _LENGTH_TOLERANCE * requested:
         yield (
-            f"mean prompt is {result.input_tokens / len(complete):.0f} tokens instead of "
+            f"mean prompt tokens are {result.input_tokens / len(complete):.0f} instead of "
             f"{requested / len(complete):.0f}: the figures are those of the real lengths"
         )
 

@@ -3,6 +3,7 @@
 from collections.abc import Container
 from dataclasses import dataclass
 
+from tessera.api.text import counted
 from tessera_lab.engine.requests import EngineLimits, FinishReason
 from tessera_lab.sim import text
 from tessera_lab.sim.bodies import (
@@ -260,7 +261,7 @@ def _check_min_tokens(min_tokens: int, max_tokens: int) -> None:
 def _too_long(prompt: Prompt, max_model_len: int) -> EngineApiError:
     at_least = min(prompt.tokens, max_model_len + 1)
     message = (
-        f"This model's maximum context length is {max_model_len} tokens. However, "
+        f"This model's maximum context length is {counted(max_model_len, 'token')}. However, "
         f"your prompt contains at least {at_least} input tokens, which exceeds this limit "
         "even without any output tokens. Please reduce the length of the input prompt."
     )

@@ -193,14 +193,15 @@ def _loads_within_context(
         if not requests:
             request = load.requests[0]
             raise CommandError(
-                f"{model.name} has a context of {model.max_tokens} tokens, a request has "
+                f"{model.name} has a context of "
+                f"{counted(model.max_tokens or 0, 'token')}, a request has "
                 f"{request.input_tokens} in and {request.output_tokens} out: take fewer "
                 "--input-tokens or --output-tokens"
             )
         if omitted := len(load.requests) - len(requests):
             notes.append(
                 f"{load.name}: {omitted} of {counted(len(load.requests), 'request')} left out, "
-                f"longer than the model's context of {model.max_tokens} tokens"
+                f"longer than the context of {counted(model.max_tokens or 0, 'token')}"
             )
         usable.append(replace(load, requests=requests))
     return usable, notes
@@ -220,7 +221,8 @@ def _missing_metrics(results: Sequence[LoadMetrics], bench_plan: BenchPlan) -> I
     ):
         yield "no MFU: vLLM estimates its work only with --enable-mfu-metrics"
     if any(0 < result.completed < _FEW_RESPONSES for result in results):
-        yield (f"P99 of fewer than {_FEW_RESPONSES} requests is the slowest one; raise --prompts")
+        few = counted(_FEW_RESPONSES, "request")
+        yield f"P99 of fewer than {few} is the slowest one; raise --prompts"
     if bench_plan.price is None:
         yield "no cost: give the price of a GPU hour with --price"
 
@@ -232,7 +234,7 @@ def _progress(name: str) -> Callable[[LoadRunner], None]:
         seconds = max(runner.api.now - runner.started_at, 1e-9)
         sys.stderr.write(
             f"\r\x1b[K{name}: {len(runner.responses)}/{runner.total} responses, {failed} failed, "
-            f"{runner.in_flight} in flight, {tokens / seconds:.0f} tokens/s, {seconds:.0f} s"
+            f"{runner.in_flight} in flight, {tokens / seconds:.0f} tok/s, {seconds:.0f} s"
         )
         sys.stderr.flush()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
@@ -115,10 +116,8 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
         return (BenchLoad(name="trace", concurrency=None, requests=requests),), description
     length_pair = _length_distributions(arguments)
     count = arguments.prompts or _PROMPTS
-    description = f"{arguments.input_tokens} tokens in, {arguments.output_tokens} out"
-    description += f", {arguments.shared_prefix} of them a shared prefix" * bool(
-        arguments.shared_prefix
-    )
+    description = f"input tokens {arguments.input_tokens}, output tokens {arguments.output_tokens}"
+    description += f", shared prefix {arguments.shared_prefix}" * bool(arguments.shared_prefix)
     if arguments.rate:
         requests = draw_requests(seed, count, *length_pair, arguments.shared_prefix, arguments.rate)
         load = BenchLoad(name=f"{arguments.rate:g}/s", concurrency=None, requests=requests)
@@ -150,8 +149,9 @@ def _length_distributions(
         arguments.shared_prefix and arguments.shared_prefix >= inputs.low
     ):
         raise CommandError(
-            f"--shared-prefix {arguments.shared_prefix} leaves prompts of {inputs.low:g} tokens "
-            "no part of their own: take fewer, or more --input-tokens"
+            f"--shared-prefix {arguments.shared_prefix} leaves prompts of "
+            f"{counted(int(inputs.low), 'token')} no part of their own: take fewer, or more "
+            "--input-tokens"
         )
     return inputs, parse_lengths("--output-tokens", arguments.output_tokens)
 

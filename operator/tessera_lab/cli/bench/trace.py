@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera_lab.load.requests import TRACE_BLOCK_TOKENS, BenchRequest
 
@@ -110,8 +111,8 @@ def _request(
         )
     if block_ids is not None and len(block_ids) * TRACE_BLOCK_TOKENS < prompt:
         raise _TraceRowError(
-            f"{line}: {len(block_ids)} blocks of {TRACE_BLOCK_TOKENS} tokens do not hold "
-            f"{prompt} tokens"
+            f"{line}: {counted(len(block_ids), 'block')} of {TRACE_BLOCK_TOKENS} cannot hold "
+            f"{counted(prompt, 'token')}"
         )
     return BenchRequest(
         number=number,

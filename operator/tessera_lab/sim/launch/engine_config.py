@@ -29,7 +29,7 @@ from tessera_lab.sim.launch.kv_cache import (
 )
 from tessera_lab.sim.launch.model_shape import model_shape
 
-# The vLLM that this looks like.
+# The simulated version of vLLM.
 VERSION = "0.32.0"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
+from tessera.api.text import counted
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.hardware.device import Hardware
@@ -125,7 +126,9 @@ def _max_model_len(shape: ModelShape, kv_cache: KvCacheLayout, requested: int | 
         raise EngineExit(1, f"ValueError: {message}; lower --max-model-len")
     if length > kv_cache.max_tokens:
         message = f"one request of max_model_len ({length}) does not fit into the KV cache"
-        raise EngineExit(1, f"ValueError: {message}; {kv_cache.max_tokens} tokens would fit")
+        raise EngineExit(
+            1, f"ValueError: {message}; {counted(kv_cache.max_tokens, 'token')} would fit"
+        )
     return length
 
 
