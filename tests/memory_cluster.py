@@ -92,7 +92,7 @@ class MemoryCluster:
         uid = manifest.body["metadata"].get("uid")
         live = self.objects.get(key, {"metadata": {}})["metadata"].get("uid")
         if (subresource is not None and live is None) or uid not in (None, live):
-            raise NotFoundError(f"{key.describe()} is gone")
+            raise NotFoundError(f"{key.describe()} not found")
         ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
             self._must_be_ours(key)
@@ -119,7 +119,7 @@ class MemoryCluster:
     ) -> ClusterObject:
         key = ObjectKey(NODES.plural, "", node)
         if key not in self.objects:
-            raise NotFoundError(f"node {node} is gone")
+            raise NotFoundError(f"node {node} not found")
         body = self.objects[key]
         change = wire.node_patch(body, labels, taints)
         if change is not None:
@@ -136,7 +136,7 @@ class MemoryCluster:
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         key = ObjectKey(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
         if key not in self.objects:
-            raise NotFoundError(f"deployment {deployment} is gone")
+            raise NotFoundError(f"deployment {deployment} not found")
         self.objects[key]["spec"]["replicas"] = replicas
         self._changed(key)
         return self.seen(key)
@@ -220,7 +220,7 @@ class MemoryCluster:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}
         if FIELD_MANAGER not in managers:
             raise ClusterError(
-                f"{key.describe()} exists already and was made by {', '.join(sorted(managers))}; "
+                f"{key.describe()} already exists and is managed by {', '.join(sorted(managers))}; "
                 "rename it or the InferenceService"
             )
 

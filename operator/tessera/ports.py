@@ -1,4 +1,4 @@
-"""What the operator needs of the outside world, and the errors that may come from there."""
+"""Protocols of the external systems, and the errors that their methods may raise."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ from tessera.domain.serving_certificate import CertificateSecret
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
-# The present moment, aware and in UTC.
+# Returns the current time, timezone-aware and in UTC.
 Clock: TypeAlias = Callable[[], datetime]
 
 ObjectValue: TypeAlias = (
@@ -55,31 +55,31 @@ ObjectValue: TypeAlias = (
 
 
 class PortError(Exception):
-    """Something outside did not do what was asked; the text is fit for a status."""
+    """An external system did not do what was asked; the text is fit for a status condition."""
 
 
 class ClusterError(PortError):
-    """The API server refused or did not answer."""
+    """The API server refused a request, or did not respond."""
 
 
 class NotFoundError(ClusterError):
-    """The object that was meant does not exist any more; a namesake is another object."""
+    """The object does not exist, or another object has its name (a different UID)."""
 
 
 class DisruptionBudgetError(ClusterError):
-    """A PodDisruptionBudget does not let the pod go now."""
+    """A PodDisruptionBudget does not allow the eviction now."""
 
 
 class ResourceExpiredError(ClusterError):
-    """The version from which to go on is forgotten; only a new list helps."""
+    """The resourceVersion to watch from has expired (410 Gone); only a new list helps."""
 
 
 class LayoutPlanningError(PortError):
-    """No layouts could be planned."""
+    """The layout planner returned no layouts."""
 
 
 class MetricsError(PortError):
-    """Prometheus refused or did not answer."""
+    """Prometheus refused a query, or did not respond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,18 +88,18 @@ class ClusterObject:
 
     key: ObjectKey
     value: ObjectValue = None
-    """What the plan reads; None for children that are only kept in shape."""
+    """The value that the plan reads; None for children that are only kept in place."""
     service: Ref | None = None
-    """The service that a child belongs to; None for shared ones."""
+    """The service that a child belongs to; None for shared objects."""
     owned_fields_digest: str | None = None
-    """Digest of the fields that Tessera owns on it; it changes when somebody takes one away."""
+    """Digest of the fields that Tessera owns; it changes when another manager takes one away."""
     version: int = field(default=0, compare=False)
-    """The resourceVersion: of two sights of an object, the one with the larger is the newer."""
+    """The resourceVersion; of two observations of an object, the larger one is the newer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectList:
-    """All objects of a kind as of one version of the cluster."""
+    """All objects of a kind at one resourceVersion."""
 
     items: tuple[ClusterObject, ...] = ()
     version: int = 0
@@ -107,40 +107,44 @@ class ObjectList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchEvent:
-    """What a watch tells: an object came, changed or went, or only how far the watch is."""
+    """An added, modified or deleted object, or a bookmark, which carries only a version."""
 
     version: int
-    """From here a next watch goes on."""
+    """The resourceVersion from which the next watch resumes."""
     cluster_object: ClusterObject | None = None
     deleted: bool = False
 
 
 class Cluster(Protocol):
-    """Kubernetes."""
+    """The Kubernetes API server."""
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
-        """Every object of a kind, within the kind's selector; None when there is no such kind."""
+        """Return every object that the kind's selector matches; None if the kind does not exist."""
 
     def scopes(self, kind: ApiResource) -> Sequence[str | None]:
-        """The namespaces that are watched one by one; only None where all are watched at once."""
+        """Return the namespaces that are watched one by one.
+
+        The only item is None if all namespaces are watched at once.
+        """
 
     def watch(
         self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
-        """What changed in a scope since a version, until the server ends the stream.
+        """Yield the changes in a scope since a version, until the server ends the stream.
 
-        What an `apply` answered may be left out: whoever applied knows it.
-        StaleError when the version is forgotten, ClusterError when the stream breaks or falls
-        silent.
+        The event of an object that `apply` returned may be left out: the caller of `apply` has it.
+
+        Raises ResourceExpiredError when the version has expired, ClusterError when the stream
+        breaks or is silent for too long.
         """
 
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None
     ) -> ClusterObject:
-        """Server-side apply; the object as it is afterwards.
+        """Apply an object on the server side, and return it as it is afterwards.
 
-        Fields that somebody else set on an object of ours are taken back; an object that was never
-        ours is left alone, with a ClusterError that names its owners.
+        Fields that another manager set on an object of Tessera are taken back. An object that
+        Tessera never managed is left alone: a ClusterError names its field managers.
         """
 
     async def delete(
@@ -151,24 +155,24 @@ class Cluster(Protocol):
         uid: str | None = None,
         grace_seconds: int | None = None,
     ) -> None:
-        """Delete; what is gone already is no error, nor is a namesake with another uid."""
+        """Delete an object; no error if it does not exist, or has another UID."""
 
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> ClusterObject:
-        """Labels of a node, None takes one away, and whether it carries taints that keep new pods
-        off; all in one write, and none where all is so already. Other taints stay.
+        """Set a node's labels (None removes one) and its NoSchedule taints in one request.
 
-        The node as it is afterwards; GoneError when there is none of this name.
+        No request is sent where everything is in place. Other taints stay. Returns the node as it
+        is afterwards; raises NotFoundError if it does not exist.
         """
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
-        """Set the number of replicas of a Deployment and nothing else; GoneError without one."""
+        """Set the replicas of a Deployment and nothing else; NotFoundError if it does not exist."""
 
     async def evict(self, pod: Ref, uid: str) -> None:
-        """Ask for a pod to go; what is gone already is no error, nor is a namesake.
+        """Evict a pod; no error if it does not exist, or has another UID.
 
-        DisruptionError when its budget does not allow that now.
+        Raises DisruptionBudgetError when its PodDisruptionBudget does not allow that now.
         """
 
 
@@ -176,57 +180,63 @@ class Metrics(Protocol):
     """Prometheus."""
 
     async def read(self) -> Readings:
-        """What Prometheus knows now; when it cannot be asked, the readings say why."""
+        """Return the current readings; when Prometheus cannot be queried, they say why."""
 
     async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
-        """Loads of services in the last `span`, oldest first; MetricsError when unreadable."""
+        """Return the load of each service in the last `span`, oldest first.
+
+        Raises MetricsError on failure.
+        """
 
 
 class ModelHub(Protocol):
-    """Where models come from."""
+    """The hub that models are downloaded from."""
 
-    async def resolve(self, question: RevisionQuery) -> Resolution:
-        """Which commit a revision means now; or why that could not be found out."""
+    async def resolve(self, query: RevisionQuery) -> Resolution:
+        """Return the commit that a revision names now, or why it could not be resolved."""
 
 
 class LayoutPlanner(Protocol):
-    """The planner of layouts."""
+    """The solver of MIG layouts."""
 
-    async def solve(self, question: LayoutQuestion) -> LayoutSolution:
-        """Layouts for what services wish; LayoutsError when none came."""
+    async def solve(self, problem: LayoutQuestion) -> LayoutSolution:
+        """Return layouts that meet the demand; LayoutPlanningError if there are none."""
 
 
 class Engines(Protocol):
-    """The engines themselves, through their Service or at a pod's address."""
+    """The engines, reached through their Service or at a pod's address."""
 
     async def probe(self, base: str, model: str) -> str | None:
-        """Ask for one token; None when it came, else what went wrong."""
+        """Request a completion of one token; None on success, otherwise what went wrong."""
 
     async def in_flight(self, address: str) -> int | None:
-        """Requests that the engine of one pod holds; None when it cannot be asked."""
+        """Return the requests in flight in one pod's engine; None if it does not respond."""
 
     async def progress(self, address: str) -> RunnerProgress | None:
-        """How far the runner of a batch is; None when it cannot be asked."""
+        """Return the progress of a batch runner; None if it does not respond."""
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
-        """How far the fetch of a model is, likewise."""
+        """Return the progress of a model download; None if it does not respond."""
 
 
 class CertificateStore(Protocol):
-    """Where the certificates of admission are kept, and who trusts them."""
+    """The Secret with the webhook certificates, and the clients that trust them."""
 
     async def read(self) -> CertificateSecret:
-        """What is held; nothing, and no version, where nothing was ever written."""
+        """Return the stored certificates.
+
+        The result is empty and has no version if nothing was written yet.
+        """
 
     async def write(self, secret: CertificateSecret) -> None:
-        """Replace what was read; ClusterError when somebody else was faster."""
+        """Replace what was read; ClusterError if another writer came first."""
 
     async def trust(self, bundle: str) -> None:
-        """Make whoever calls admission trust these authorities, and no others."""
+        """Make the API server trust these authorities, and no others, for the webhooks."""
 
 
 class GpuError(PortError):
-    """A driver refused or cannot be asked."""
+    """The driver refused an operation, or cannot be queried."""
 
     def __init__(self, fault: GpuFault, message: str) -> None:
         super().__init__(message)
@@ -234,53 +244,59 @@ class GpuError(PortError):
 
 
 class KubeletError(PortError):
-    """The kubelet does not tell which pod holds what."""
+    """The kubelet does not say which pod uses which device."""
 
 
 class Gpus(Protocol):
-    """The GPUs of the node that the process runs on."""
+    """The GPUs of the node on which this process runs."""
 
     async def read(self, gpu: str | None = None) -> GpuInventory:
-        """All of them, or one by its UUID, as they are at this moment.
+        """Return all GPUs, or one by its UUID, in their current state.
 
-        GpuError when nothing can be told.
+        Raises GpuError when the driver cannot be queried.
         """
 
     async def create(self, gpu: str, placement: SlicePlacement) -> None:
-        """Make an instance, or finish one that is half made; nothing where it is whole already.
+        """Create an instance, or complete a partly created one; a complete one is left alone.
 
-        GpuError leaves as little behind as the driver allows.
+        On GpuError as little is left behind as the driver allows.
         """
 
     async def destroy(self, gpu: str, placement: SlicePlacement) -> None:
-        """Take an instance away with all that is in it; nothing where it is gone already.
+        """Destroy an instance and its compute instances; no error if it does not exist.
 
-        GpuError with InUse, and nothing done, while a process computes on it.
+        Raises GpuError with the fault InUse, and changes nothing, while a process computes on it.
         """
 
 
 class PodDevices(Protocol):
-    """The kubelet of the node."""
+    """The kubelet's PodResources API on this node."""
 
     async def holders(self) -> PodsByDevice:
-        """Which pods hold which GPUs and MIG devices; KubeletError when it does not answer."""
+        """Return which pods use which GPUs and MIG devices.
+
+        Raises KubeletError if there is no response.
+        """
 
 
 class OwnLayout(Protocol):
-    """The NodeLayout of the node that the process runs on."""
+    """The NodeLayout of the node on which this process runs."""
 
     async def read(self) -> ObservedNodeLayout:
-        """As it is now; made where there is none. ClusterError."""
+        """Return it as it is now, after creating it if needed; ClusterError on failure."""
 
     async def write(self, status: NodeLayoutStatus) -> None:
-        """Replace its status. ClusterError."""
+        """Replace its status; ClusterError on failure."""
 
     async def wait_for_change(self) -> None:
-        """Return once its spec is another than at the last read, or it is gone. ClusterError."""
+        """Return once its spec differs from the last read, or it was deleted.
+
+        Raises ClusterError on failure.
+        """
 
 
 class Locks(Protocol):
-    """What only one process of a machine may do at a time."""
+    """Locks that exclude other processes of the same machine."""
 
     def hold(self, name: str) -> AbstractContextManager[bool]:
-        """Whether it is ours for as long as the block runs; nobody waits for it."""
+        """Yield whether the lock was acquired for the block; never wait for it."""

@@ -1,4 +1,4 @@
-"""The environment of every process; nothing else reads it."""
+"""Environment variables of every process; no other module reads the environment."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -12,69 +12,69 @@ from tessera.domain.batch.names import BATCH_ROLE
 
 
 class Settings(BaseSettings):
-    """Read from `TESSERA_*` variables, which the chart sets."""
+    """Settings of the operator: `TESSERA_*` variables, which the chart sets."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
     )
 
     prometheus_url: str | None = None
-    """Base URL of Prometheus; without it replicas are kept and never scaled."""
+    """Base URL of Prometheus; without it replicas keep their number and are never scaled."""
 
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
-    """Namespaces whose pods may read the engines' metrics."""
+    """Namespaces whose pods may scrape the engines' metrics."""
 
     namespace: str = "tessera-system"
     """The operator's own namespace."""
 
     pod_name: str = "tessera-operator"
-    """The operator's own pod: its identity in the election."""
+    """The operator's own pod: its identity in the leader election."""
 
     watch_namespaces: tuple[str, ...] = ()
-    """The only namespaces that are listed, watched and written in; empty means all."""
+    """The only namespaces in which objects are listed, watched and written; empty means all."""
 
     batch_image: str = "tessera/batch:latest"
     """Image of the batch runner."""
 
     batch_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When that image is pulled; without it Kubernetes decides by the tag."""
+    """imagePullPolicy of that image; without it Kubernetes decides by the tag."""
 
     batch_pull_secrets: tuple[str, ...] = ()
-    """Secrets for that image; they have to be in the namespaces of the batches."""
+    """Pull secrets for that image; they have to exist in the namespaces of the batches."""
 
     platform: Platform = Field(default_factory=Platform)
-    """The surroundings of engines, as JSON."""
+    """Registry mirror, proxies, certificates and other surroundings of engines, as JSON."""
 
     batch_role: str = BATCH_ROLE
-    """The ClusterRole that lets a batch's runner read its batch; each release has its own."""
+    """ClusterRole that lets a batch's runner read its BatchInference; each release has its own."""
 
     mig_enabled: bool = False
-    """GPUs may be cut anew; the chart grants the rights for it."""
+    """Whether GPUs may be repartitioned; the chart then grants the permissions for it."""
 
     mig_manager_namespace: str | None = None
     """Namespace of the GPU operator; without it nothing is written for mig-manager."""
 
     webhook_service: str | None = None
-    """Service of admission, and the Secret with its certificate; without it there is none."""
+    """Name of the webhooks' Service, and of the Secret with its certificate; None disables them."""
 
     webhook_configuration: str = "tessera-operator"
-    """The ValidatingWebhookConfiguration whose callers have to trust the certificate."""
+    """The ValidatingWebhookConfiguration that carries the CA bundle."""
 
     webhook_certificate_owner: Literal["tessera", "cert-manager"] = "tessera"
-    """Who makes and renews the certificate; what is not ours is only read."""
+    """Who issues and renews the certificate; one from cert-manager is only read."""
 
     webhook_certificate_duration: Annotated[timedelta, Field(ge=timedelta(seconds=1))] = timedelta(
         days=90
     )
-    """How long a certificate holds; it is renewed when two thirds of that are over."""
+    """Validity of a certificate; it is renewed after two thirds of that."""
 
     webhook_certificate_poll_interval: Annotated[timedelta, Field(gt=timedelta())] = timedelta(
         seconds=10
     )
-    """Every so often each process reads the certificate; a new one waits six times as long."""
+    """Interval at which each process reads the certificate; a new one is served after six."""
 
     webhook_port: Annotated[int, Field(ge=1, le=65535)] = 9443
-    """Port of the admission server."""
+    """Port of the webhook server."""
 
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """Port of `/metrics`."""
@@ -83,45 +83,45 @@ class Settings(BaseSettings):
     """Port of `/healthz`."""
 
     stall_seconds: Annotated[float, Field(gt=0)] = 120
-    """How long an engine may hold requests without a step before its replica is replaced."""
+    """Seconds an engine may hold requests without a step before its replica is replaced."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged at least."""
+    """The lowest level that is logged."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""
 
     @property
     def partition_backends(self) -> frozenset[str]:
-        """The backends that may cut GPUs."""
+        """Return the backends that may partition GPUs."""
         backends = {"agent"} | ({"migManager"} if self.mig_manager_namespace else set())
         return frozenset(backends) if self.mig_enabled else frozenset()
 
 
 class CommandSettings(BaseSettings):
-    """What commands at a terminal read."""
+    """Settings of the commands at a terminal."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
     )
 
     prometheus_url: str | None = None
-    """Base URL of Prometheus, where `--prometheus` is not given."""
+    """Base URL of Prometheus, unless `--prometheus` is given."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
-    """The kubeconfig, where `--kubeconfig` is not given; else that of the home directory."""
+    """The kubeconfig, unless `--kubeconfig` is given; by default that of the home directory."""
 
     pod_address: Annotated[str | None, Field(validation_alias="KUBERNETES_SERVICE_HOST")] = None
-    """Set in a pod: without a kubeconfig its ServiceAccount is used there."""
+    """Set inside a pod, where the ServiceAccount is used if there is no kubeconfig."""
 
 
 class RunnerSettings(BaseSettings):
-    """The environment of the batch runner; all else comes as arguments."""
+    """Settings of the batch runner that do not come as arguments."""
 
     model_config = SettingsConfigDict(frozen=True, use_attribute_docstrings=True)
 
     hub_endpoint: Annotated[str | None, Field(validation_alias="HF_ENDPOINT")] = None
-    """Base URL of the model hub, where it is not the public one."""
+    """Base URL of the model hub, if it is not the public one."""
 
     hub_token: Annotated[str | None, Field(validation_alias="HF_TOKEN")] = None
     """The user's token for the hub."""
@@ -131,32 +131,33 @@ class RunnerSettings(BaseSettings):
 
 
 class NodeSettings(BaseSettings):
-    """The environment of the agent of a node."""
+    """Settings of the node agent."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
     )
 
     node_name: str
-    """The node that it runs on, and the name of its NodeLayout."""
+    """The node on which the agent runs, and the name of its NodeLayout."""
 
     partition: bool = False
-    """Whether it carries out what the spec of the NodeLayout says; otherwise it only looks."""
+    """Whether the agent partitions GPUs as the NodeLayout's spec says; otherwise it only
+    reports."""
 
     pod_resources_socket: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-    """Socket of the kubelet that says which pod holds which device."""
+    """Socket of the kubelet's PodResources API, which says which pod uses which device."""
 
     lock_directory: Path = Path("/run/tessera")
-    """Folder of the machine, so that two agents never cut one GPU at the same time."""
+    """Folder on the host for locks, so that two agents never partition one GPU at the same time."""
 
     poll_interval_seconds: Annotated[float, Field(gt=0)] = 5
-    """How often the driver and the kubelet are asked."""
+    """Seconds between two queries of the driver and the kubelet."""
 
     probes_port: Annotated[int, Field(ge=0, le=65535)] = 8082
     """Port of `/healthz`."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged at least."""
+    """The lowest level that is logged."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""

@@ -37,7 +37,7 @@ async def test_who_shall_wait_longer_than_there_is_time_fails_and_asks_nobody_me
 
     async with served(answer) as cluster:
         for _ in range(3):
-            with pytest.raises(ClusterError, match="asked to wait"):
+            with pytest.raises(ClusterError, match="asks to retry later"):
                 await cluster.request("GET", "/busy")
         assert (await cluster.request("GET", "/other"))[0] == 200
     assert asked == ["/busy", "/other"]

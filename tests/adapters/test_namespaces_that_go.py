@@ -27,7 +27,7 @@ async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(
     assert (await cluster.request("POST", maps, body=held))[0] == 201
     await cluster.request("DELETE", f"{spaces}/{NAMESPACE}")
     try:
-        with pytest.raises(NotFoundError, match="its namespace is going or gone"):
+        with pytest.raises(NotFoundError, match="namespace terminating or not found"):
             await cluster.apply(an_account(NAMESPACE))
     finally:
         let_go = {"metadata": {"finalizers": None}}
@@ -38,5 +38,5 @@ async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(
         return (await cluster.request("GET", f"{spaces}/{NAMESPACE}"))[0]
 
     await eventually(left, lambda status: status == 404, within=30)
-    with pytest.raises(NotFoundError, match="its namespace is going or gone"):
+    with pytest.raises(NotFoundError, match="namespace terminating or not found"):
         await cluster.apply(an_account(NAMESPACE))

@@ -230,7 +230,7 @@ async def test_fields_of_others_stay(side: Side) -> None:
 async def test_an_object_of_somebody_else_is_refused_with_its_owner(side: Side) -> None:
     theirs = a_service()
     await side.write(theirs.key, dict(theirs.body), "helm")
-    with pytest.raises(ClusterError, match=r"exists already and was made by helm; rename"):
+    with pytest.raises(ClusterError, match=r"already exists and is managed by helm; rename"):
         await side.cluster.apply(a_service(theirs.name, selector={"app": "ours"}))
     assert (await side.read(theirs.key))["spec"]["selector"] == {"app": "one"}
 

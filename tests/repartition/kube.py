@@ -69,7 +69,7 @@ class Kube(MemoryCluster):
         if key.plural != PODS.plural or subresource is None:
             return await super().apply(manifest, subresource=subresource)
         if self._uid(key) != manifest.body["metadata"]["uid"]:
-            raise NotFoundError(f"{key.describe()} is gone")
+            raise NotFoundError(f"{key.describe()} not found")
         for condition in manifest.body["status"]["conditions"]:
             self.condition(key, **condition)
         self.condition(key, "Ready", _said(_ready(self.objects[key])))

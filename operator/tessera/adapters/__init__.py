@@ -1,1 +1,1 @@
-"""The outside world behind the ports. Adapters translate; they have no opinion."""
+"""Implementations of the ports. Adapters translate; they decide nothing."""

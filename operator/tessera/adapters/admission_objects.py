@@ -1,4 +1,4 @@
-"""What admission needs at the API server: the Secret with its certificates, and who trusts them."""
+"""The webhook's objects at the API server: the certificate Secret and the webhook configuration."""
 
 import base64
 import binascii
@@ -42,7 +42,7 @@ class AdmissionObjects:
         for prefix, pair in (("tls", secret.serving), ("next", secret.pending)):
             if pair is not None:
                 texts |= {f"{prefix}.crt": pair.certificate, f"{prefix}.key": pair.key}
-        # With the version that was read: what somebody else wrote meanwhile is not lost.
+        # With the resourceVersion that was read, so that a concurrent change is not overwritten.
         version = {} if secret.version is None else {"resourceVersion": secret.version}
         body = {
             "apiVersion": "v1",
@@ -53,8 +53,8 @@ class AdmissionObjects:
                 name: base64.b64encode(text.encode()).decode() for name, text in texts.items()
             },
         }
-        status, answer = await self._apply(self._path, body)
-        _raise_for_status(status, answer, f"apply the Secret {self._meta['name']}")
+        status, response = await self._apply(self._path, body)
+        _raise_for_status(status, response, f"apply the Secret {self._meta['name']}")
 
     async def trust(self, bundle: str) -> None:
         path = f"{_WEBHOOKS}/{self._webhooks}"
@@ -73,9 +73,9 @@ class AdmissionObjects:
                 for webhook in webhooks
             ],
         }
-        status, answer = await self._apply(path, applied)
+        status, response = await self._apply(path, applied)
         _raise_for_status(
-            status, answer, f"apply the ValidatingWebhookConfiguration {self._webhooks}"
+            status, response, f"apply the ValidatingWebhookConfiguration {self._webhooks}"
         )
 
     async def _apply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -89,7 +89,7 @@ def _pair(data: dict[str, str], prefix: str) -> KeyPair | None:
 
 
 def _decode(data: dict[str, str], name: str) -> str:
-    """The text of a key; empty when there is none that can be read."""
+    """Return the text of a key; empty when it is missing or cannot be decoded."""
     try:
         return base64.b64decode(data.get(name, "")).decode()
     except (binascii.Error, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Which attempt of a batch is the current one, as its object says."""
+"""The current attempt of a batch, read from the status of its BatchInference."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -24,19 +24,22 @@ class KubeFence:
         self._uid = uid
 
     async def current(self) -> int | None:
-        """The attempt in the status; None without an answer, GoneError without the object."""
+        """Return the attempt in the status; None without a response.
+
+        Raises NotFoundError if the object does not exist.
+        """
         try:
             status, body = await self._cluster.request("GET", self._path)
         except ClusterError as error:
             log.warning("%s", error)
             return None
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{self._description} is gone")
+            raise NotFoundError(f"{self._description} not found")
         if status != HTTPStatus.OK:
             log.warning("get %s: %s %.300s", self._description, status, body)
             return None
         if body["metadata"]["uid"] != self._uid:
-            raise NotFoundError(f"{self._description} is another object now")
+            raise NotFoundError(f"{self._description} was replaced: its UID differs")
         number = body.get("status", {}).get("attempt", {}).get("number")
         return number if isinstance(number, int) else None
 
@@ -45,7 +48,7 @@ class KubeFence:
 async def kube_fence(
     kubeconfig: str | None, namespace: str, name: str, uid: str
 ) -> AsyncIterator[KubeFence]:
-    """The fence of one object for as long as the block runs."""
+    """Yield the fence of one object for the duration of the block."""
     cluster = KubeCluster(await connect(kubeconfig))
     try:
         yield KubeFence(cluster, namespace, name, uid)

@@ -1,7 +1,7 @@
-"""Certificates of admission: made, and read.
+"""Issue and parse webhook certificates.
 
-Every pair has an authority of its own, whose key is forgotten as soon as it has signed: nobody who
-reads the Secret can sign for another name.
+Every pair has its own certificate authority, whose key is discarded after signing: the Secret does
+not allow anyone to sign another name.
 """
 
 import re
@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tessera.domain.serving_certificate import KeyPair
 
-# Clocks of API servers may be behind by so much.
+# Tolerated clock skew of API servers.
 _CLOCK_SKEW = timedelta(minutes=5)
 _CERTIFICATE_PEM = re.compile(
     r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n?", re.DOTALL
@@ -31,14 +31,14 @@ _CERTIFICATE_PEM = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedPair:
-    """A new pair, and the authority that signed it."""
+    """A new key pair, and the authority that signed it."""
 
     pair: KeyPair
     authority: str
 
 
 def issue(host: str, at: datetime, lifetime: timedelta) -> IssuedPair:
-    """A certificate for one DNS name; it and its authority end together."""
+    """Issue a certificate for one DNS name; it expires together with its authority."""
     signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     issuer = _name(f"{host} authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
@@ -66,7 +66,7 @@ def issue(host: str, at: datetime, lifetime: timedelta) -> IssuedPair:
 
 
 def expiry(pair: KeyPair) -> datetime | None:
-    """When a certificate ends; None when nobody can serve with the pair."""
+    """Return when a certificate expires; None when the pair is unusable."""
     try:
         certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
         key = load_pem_private_key(pair.key.encode(), password=None)
@@ -78,7 +78,7 @@ def expiry(pair: KeyPair) -> datetime | None:
 
 
 def is_valid_for(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool:
-    """The certificate is for that name, and one of the authorities signed it."""
+    """Return whether the certificate is for `host` and signed by one of the authorities."""
     certificate = x509.load_pem_x509_certificate(pair.certificate.encode())
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -90,12 +90,12 @@ def is_valid_for(pair: KeyPair, host: str, authorities: tuple[str, ...]) -> bool
 
 
 def split_bundle(bundle: str) -> tuple[str, ...]:
-    """The single certificates of a bundle."""
+    """Split a CA bundle into its certificates."""
     return tuple(f"{text.strip()}\n" for text in _CERTIFICATE_PEM.findall(bundle))
 
 
 def unexpired(authorities: tuple[str, ...], at: datetime) -> tuple[str, ...]:
-    """Those that can be read and did not end yet."""
+    """Return the authorities that can be parsed and have not expired."""
     return tuple(
         authority
         for authority in authorities
@@ -151,7 +151,7 @@ def _key_usage(*, signs: bool) -> x509.KeyUsage:
 
 
 def _name(common: str) -> x509.Name:
-    """A common name holds at most 64 characters."""
+    """Return a name; a common name holds at most 64 characters."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 
 

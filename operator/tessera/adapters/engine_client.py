@@ -1,4 +1,4 @@
-"""What the operator asks of pods: engines for a token and their load, runners for progress."""
+"""HTTP client for pods: completions and load of engines, progress of runners."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ from tessera.domain.observed.model_reports import FetchProgress, parse_report
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
 
 _CONNECT_SECONDS = 3
-# Pods belong to tenants; whatever they send, no more of it is read.
+# Pods belong to tenants, so the size of a response is limited.
 _MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EngineTimeouts:
-    """For how long an answer is waited for, from the first byte sent to the last one read."""
+    """Seconds from the first byte sent to the last byte read."""
 
     completion_seconds: float = 30
     load_seconds: float = 3
@@ -33,7 +33,8 @@ class HttpEngines:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
-            # Each is asked seldom, and there are thousands: a kept connection only has to be found.
+            # Each pod is queried seldom, and there are thousands: pooled connections would only
+            # cost a lookup.
             connector=aiohttp.TCPConnector(limit=64, force_close=True),
         )
 
@@ -44,14 +45,16 @@ class HttpEngines:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
-            status, answer = await self._read("POST", url, self._timeouts.completion_seconds, body)
+            status, response = await self._read(
+                "POST", url, self._timeouts.completion_seconds, body
+            )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"POST {url}: {type(error).__name__} {error}".strip()
-        text = answer[:300].decode(errors="replace")
+        text = response[:300].decode(errors="replace")
         if status != HTTPStatus.OK:
             return f"POST {url}: {status} {text}"
         try:
-            tokens = json.loads(answer)["usage"]["completion_tokens"]
+            tokens = json.loads(response)["usage"]["completion_tokens"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return f"POST {url}: not a completion: {text}"
         return None if tokens else f"POST {url}: the completion has 0 tokens"
@@ -59,8 +62,8 @@ class HttpEngines:
     async def in_flight(self, address: str) -> int | None:
         url = f"http://{address}/load"
         try:
-            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
-            return int(json.loads(answer)["server_load"])
+            _, response = await self._read("GET", url, self._timeouts.load_seconds)
+            return int(json.loads(response)["server_load"])
         except (
             aiohttp.ClientError,
             TimeoutError,
@@ -80,25 +83,25 @@ class HttpEngines:
         return parse_report(FetchProgress, await self._read_progress(address))
 
     async def _read_progress(self, address: str) -> bytes:
-        """What stands at `/progress`; nothing when it cannot be read."""
+        """Return the body of `/progress`; empty when it cannot be read."""
         url = f"http://{address}/progress"
         try:
-            _, answer = await self._read("GET", url, self._timeouts.load_seconds)
+            _, response = await self._read("GET", url, self._timeouts.load_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return b""
-        return answer
+        return response
 
     async def _read(
         self, method: str, url: str, seconds: float, body: Mapping[str, object] | None = None
     ) -> tuple[int, bytes]:
-        """The status and the beginning of the body, as sent: what is packed is not unpacked."""
+        """Return the status and the first bytes of the body, without decompressing it."""
         content = bytearray()
         async with (
             asyncio.timeout(seconds),
-            self._session.request(method, url, json=body, allow_redirects=False) as answer,
+            self._session.request(method, url, json=body, allow_redirects=False) as response,
         ):
-            async for part in answer.content.iter_any():
+            async for part in response.content.iter_any():
                 content += part
                 if len(content) > _MAX_BYTES:
                     break
-            return answer.status, bytes(content[:_MAX_BYTES])
+            return response.status, bytes(content[:_MAX_BYTES])

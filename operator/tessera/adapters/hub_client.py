@@ -1,4 +1,4 @@
-"""The model hub: which commit a revision means, as anybody may ask, without any token."""
+"""The model hub: resolves revisions to commits anonymously, without a token."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tessera.api.recipe import Platform
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
-# The answer lists all files of a model.
+# The response lists all files of a model.
 _MAX_BYTES = 4 * 2**20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REASONS: Mapping[int, RevisionReason] = {
@@ -24,7 +24,7 @@ _REASONS: Mapping[int, RevisionReason] = {
 
 
 class HttpHub:
-    """`Hub` over HTTP: the public one, or the mirror of the platform."""
+    """`ModelHub` over HTTP: the public hub, or the platform's mirror."""
 
     def __init__(self, platform: Platform, seconds: float = 5) -> None:
         self._base = (platform.hub_endpoint or PUBLIC_ENDPOINT).rstrip("/")
@@ -32,7 +32,7 @@ class HttpHub:
         self._client = httpx.AsyncClient(
             trust_env=False,
             proxy=platform.https_proxy,
-            follow_redirects=True,  # a model that was renamed
+            follow_redirects=True,  # renamed models redirect
             max_redirects=3,
             timeout=seconds,
         )
@@ -40,8 +40,8 @@ class HttpHub:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def resolve(self, question: RevisionQuery) -> Resolution:
-        path = f"/api/models/{question.repository}/revision/{quote(question.revision, safe='')}"
+    async def resolve(self, query: RevisionQuery) -> Resolution:
+        path = f"/api/models/{query.repository}/revision/{quote(query.revision, safe='')}"
         try:
             status, body = await self._read(f"{self._base}{path}")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
@@ -53,21 +53,19 @@ class HttpHub:
         commit = _commit(body)
         if commit is None:
             return Resolution(
-                None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the answer"
+                None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the response"
             )
-        message = (
-            f"{question.revision} of {question.repository} was {commit} when the hub was asked"
-        )
+        message = f"{query.revision} of {query.repository} resolved to {commit}"
         return Resolution(commit, RevisionReason.REVISION_RESOLVED, message)
 
     async def _read(self, url: str) -> tuple[int, bytes]:
         content = bytearray()
-        async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as answer:
-            async for part in answer.aiter_bytes():
+        async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as response:
+            async for part in response.aiter_bytes():
                 content += part
                 if len(content) > _MAX_BYTES:
                     break
-            return answer.status_code, bytes(content)
+            return response.status_code, bytes(content)
 
 
 def _commit(body: bytes) -> str | None:

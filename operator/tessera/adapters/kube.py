@@ -1,7 +1,7 @@
-"""The API server: lists, watches, server-side apply, deletes. Raw JSON in and out.
+"""Client of the API server: list, watch, server-side apply, delete; raw JSON in and out.
 
-Typed models cost half a millisecond and 36 KiB for every pod read, so answers are trimmed straight
-from JSON into the values of the domain.
+Typed models cost half a millisecond and 36 KiB per pod, so responses are parsed straight from JSON
+into the values of the domain.
 """
 
 import asyncio
@@ -40,56 +40,57 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")
 
-# Not longer than a leader that lost touch may still believe in itself: see the election. All
-# repetitions of a request that the server asked for lie within it.
+# At most as long as a leader without a connection still counts as leader (see leader_election). All
+# retries that the server asks for happen within this time.
 _TIMEOUT_SECONDS = 5
-# Connections at most: the writes of a turn, and beside them the election and listings.
+# Maximum number of connections: the writes of a cycle, and beside them the election and the lists.
 _MAX_CONNECTIONS = 20
 _RETRYABLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _PAGE_SIZE = 500
 _WATCH_SECONDS = 300
-# The API server sends a bookmark every minute; a watch that is silent for longer is dead.
+# The API server sends a bookmark every minute; a watch that is silent for longer is broken.
 _WATCH_IDLE_SECONDS = 90
-# So many writes may be ahead of their events.
+# How many of our own writes may be ahead of their watch events.
 _MAX_OWN_VERSIONS = 4096
 _RESOURCE_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 _APPLY_PATCH = "application/apply-patch+yaml"
 _MERGE_PATCH = "application/merge-patch+json"
-# Of a write that somebody else's write came between.
+# How often a write is tried when it conflicts with other writers.
 _MAX_ATTEMPTS = 5
 
 
 class _ForbiddenError(ClusterError):
-    """RBAC does not grant it."""
+    """RBAC does not grant the request."""
 
 
 class Connection(Configuration):
-    """Where the API server is, and who asks."""
+    """Address of the API server, and the credentials."""
 
     namespace = "default"
-    """That of the kubeconfig's context."""
+    """Namespace of the kubeconfig's context."""
 
     def __init__(self) -> None:
         super().__init__()
         self.connection_pool_maxsize = _MAX_CONNECTIONS
-        # Looking for a proxy in the environment takes a third of the time of a request.
+        # Looking for a proxy in the environment takes a third of a request's time.
         self.client_session_kwargs = {"trust_env": bool(getproxies())}
 
     async def token(self) -> str | None:
-        """The present bearer token, without its scheme; None with a client certificate."""
+        """Return the current bearer token without its scheme; None with a client certificate."""
         value = await self.get_api_key_with_prefix("BearerToken", alias="authorization")
         return value.split(" ", 1)[-1] if value else None
 
 
 async def connect(kubeconfig: str | None, context: str | None = None) -> Connection:
-    """The connection of a kubeconfig, or of the pod's ServiceAccount, whose token is re-read.
+    """Return the connection of a kubeconfig, or of the pod's ServiceAccount.
 
-    ClusterError when there is none, or it cannot be used.
+    The token of a ServiceAccount is read again when it is rotated. Raises ClusterError when there
+    is no usable configuration.
     """
     connection = Connection()
     try:
         if kubeconfig:
-            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # half typed package
+            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # partly typed package
                 config_file=kubeconfig, context=context, client_configuration=connection
             )
             current_context = loader.current_context["context"]
@@ -102,7 +103,7 @@ async def connect(kubeconfig: str | None, context: str | None = None) -> Connect
 
 
 class KubeCluster:
-    """`Cluster` over the real API server."""
+    """`Cluster` over a real API server."""
 
     def __init__(
         self,
@@ -111,27 +112,27 @@ class KubeCluster:
         operator_namespace: str | None = None,
         idle_seconds: float = _WATCH_IDLE_SECONDS,
     ) -> None:
-        """With `namespaces` only these are listed; cluster-scoped kinds are listed anyway, and
-        those that stand at home are listed there alone.
+        """Restrict lists and watches of namespaced kinds to `namespaces`; empty means all.
 
-        A watch that is silent for longer than `silence_seconds` is given up.
+        Cluster-scoped kinds are always listed; kinds of the operator's namespace are listed only in
+        `operator_namespace`. A watch that is silent for more than `idle_seconds` is closed.
         """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
         self._operator_namespace = operator_namespace
         self._watches = ApiClient(_without_pool_limit(connection))
-        """Streams would take all connections for themselves."""
+        """A client of its own for watches, since streams would use up the connection pool."""
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
         self._own_versions: dict[int, None] = {}
-        """Versions that our own writes were answered with, and whose events are still to come."""
+        """The resourceVersions that our own writes returned, whose events are still to come."""
         self._retry_not_before: dict[tuple[str, str], float] = {}
-        """What the server asked to wait for, in the seconds of the event loop."""
+        """Times, on the event loop's clock, before which the server asked not to retry."""
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
         await self._watches.close()  # type: ignore[no-untyped-call]  # same
         for _ in range(2):
-            await asyncio.sleep(0)  # connections that were cut end in the next rounds of the loop
+            await asyncio.sleep(0)  # aborted connections close in the next iterations of the loop
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         scopes = self.scopes(kind)
@@ -142,17 +143,17 @@ class KubeCluster:
             try:
                 listing = await self._list(kind, namespace)
             except _ForbiddenError as error:
-                # Its Role went with the namespace; the others go on.
+                # A Role is deleted with its namespace; the other namespaces stay readable.
                 log.warning("%s in %s: %s", kind.plural, namespace, error)
                 continue
             if listing is None:
                 return None
             listings.append(listing)
         if not listings:
-            raise ClusterError(f"list {kind.plural}: forbidden in all named namespaces")
+            raise ClusterError(f"list {kind.plural}: forbidden in all watched namespaces")
         return ObjectList(
             tuple(observed for listing in listings for observed in listing.items),
-            # The oldest of the versions: what events brought after it must not be undone.
+            # The oldest version, so that the list does not undo events that came after it.
             min(listing.version for listing in listings),
         )
 
@@ -166,7 +167,7 @@ class KubeCluster:
             if status == HTTPStatus.NOT_FOUND:
                 return None
             if status == HTTPStatus.GONE and query.pop("continue", ""):
-                objects.clear()  # the listing took so long that its version is forgotten
+                objects.clear()  # the continue token expired: begin the list again
                 continue
             if status == HTTPStatus.FORBIDDEN:
                 raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
@@ -197,11 +198,11 @@ class KubeCluster:
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 request = _ApiRequest("GET", kind.path(scope), query)
-                answer = await _send(self._watches, request, self._watch_timeout)
-            with contextlib.closing(answer.response):
-                if answer.status != HTTPStatus.OK:
-                    raise _watch_error(kind, answer.status, _decode(await answer.response.read()))
-                async for line in _lines(answer.response.content):
+                stream = await _send(self._watches, request, self._watch_timeout)
+            with contextlib.closing(stream.response):
+                if stream.status != HTTPStatus.OK:
+                    raise _watch_error(kind, stream.status, _decode(await stream.response.read()))
+                async for line in _lines(stream.response.content):
                     yield self._own_change(line) or _to_change(kind, from_json(line))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             message = str(error) or type(error).__name__
@@ -215,7 +216,7 @@ class KubeCluster:
             managers = await self._field_managers(manifest)
             if FIELD_MANAGER not in managers:
                 raise ClusterError(
-                    f"{manifest.key.describe()} exists already and was made by "
+                    f"{manifest.key.describe()} already exists and is managed by "
                     f"{', '.join(sorted(managers))}; rename it or the InferenceService"
                 )
             status, body = await self._apply(manifest, subresource, force=True)
@@ -223,9 +224,9 @@ class KubeCluster:
         if refused and FIELD_MANAGER in await self._field_managers(manifest):
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{manifest.key.describe()} is gone")
+            raise NotFoundError(f"{manifest.key.describe()} not found")
         if _is_namespace_gone(status, body):
-            raise NotFoundError(f"{manifest.key.describe()}: its namespace is going or gone")
+            raise NotFoundError(f"{manifest.key.describe()}: namespace terminating or not found")
         _raise_for_status(status, body, f"apply {manifest.key.describe()}")
         observed = wire.parse_object(manifest.kind, body)
         self._remember_version(observed.version)
@@ -237,10 +238,11 @@ class KubeCluster:
             del self._own_versions[next(iter(self._own_versions))]
 
     def _own_change(self, line: bytes) -> WatchEvent | None:
-        """The event of a write of our own, whose answer told the same; half of all events are.
+        """Return a bookmark for the event of our own write; None for any other event.
 
-        It is not even decoded. An object's own version comes first in its JSON.
+        The write's response had the same content, and half of all events are of this kind.
         """
+        # The line is not decoded: an object's own resourceVersion comes first in its JSON.
         version_match = _RESOURCE_VERSION.search(line)
         version = int(version_match[1]) if version_match else 0
         if version not in self._own_versions:
@@ -274,7 +276,7 @@ class KubeCluster:
         for _ in range(_MAX_ATTEMPTS):
             status, live = await self.request("GET", path)
             if status == HTTPStatus.NOT_FOUND:
-                raise NotFoundError(f"node {node} is gone")
+                raise NotFoundError(f"node {node} not found")
             _raise_for_status(status, live, f"get node {node}")
             patch = wire.node_patch(live, labels, taints)
             if patch is None:
@@ -282,7 +284,7 @@ class KubeCluster:
             status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
             if status != HTTPStatus.CONFLICT:
                 break
-        _raise_for_status(status, body, f"mark node {node}")
+        _raise_for_status(status, body, f"patch node {node}")
         observed = wire.parse_object(NODES, body)
         self._remember_version(observed.version)
         return observed
@@ -292,8 +294,8 @@ class KubeCluster:
         query, patch = {"fieldManager": FIELD_MANAGER}, {"spec": {"replicas": replicas}}
         status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"deployment {deployment} is gone")
-        _raise_for_status(status, body, f"resize deployment {deployment}")
+            raise NotFoundError(f"deployment {deployment} not found")
+        _raise_for_status(status, body, f"scale deployment {deployment}")
         observed = wire.parse_object(DEPLOYMENTS, body)
         self._remember_version(observed.version)
         return observed
@@ -306,15 +308,15 @@ class KubeCluster:
             "deleteOptions": {"preconditions": {"uid": uid}},
         }
         request = _ApiRequest("POST", f"{PODS.path(pod.namespace, pod.name)}/eviction", None, body)
-        # A budget that does not allow it answers as a busy server does; that is not waited for.
+        # A PodDisruptionBudget refuses with 429, as a busy server does; that is not retried here.
         deadline = asyncio.get_running_loop().time() + _TIMEOUT_SECONDS
         status, text, _ = await self._call(request, deadline)
-        answer = _decode(text)
+        response = _decode(text)
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
-        if message := _disruption_message(answer):
+        if message := _disruption_message(response):
             raise DisruptionBudgetError(f"evict pod {pod}: {message}")
-        _raise_for_status(status, answer, f"evict pod {pod}")
+        _raise_for_status(status, response, f"evict pod {pod}")
 
     async def request(
         self,
@@ -324,10 +326,11 @@ class KubeCluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> tuple[int, Any]:
-        """One call; the status code and the decoded body. ClusterError when nobody answers.
+        """Send one request; return the status code and the decoded body.
 
-        A server that is busy says after how many seconds it wants to be asked again. That is done
-        where there is time; otherwise the call fails, and a later one waits its turn.
+        A busy server says after how many seconds to retry (Retry-After). The request is retried if
+        the deadline allows. Raises ClusterError without a response, or if there is no time to
+        retry.
         """
         request = _ApiRequest(method, path, query, body, content_type)
         loop = asyncio.get_running_loop()
@@ -335,7 +338,9 @@ class KubeCluster:
         while True:
             retry_at = self._retry_not_before.get((method, path), 0.0)
             if retry_at >= deadline:
-                raise ClusterError(f"{method} {path}: the API server is busy and asked to wait")
+                raise ClusterError(
+                    f"{method} {path}: the API server is busy and asks to retry later"
+                )
             await asyncio.sleep(max(0.0, retry_at - loop.time()))
             self._retry_not_before.pop((method, path), None)
             status, text, wait = await self._call(request, deadline)
@@ -350,15 +355,15 @@ class KubeCluster:
     async def _call(
         self, request: "_ApiRequest", deadline: float
     ) -> tuple[int, bytes, float | None]:
-        """Status, body, and the seconds to wait that the server asks for."""
+        """Return the status, the body, and the seconds of Retry-After."""
         try:
             async with asyncio.timeout_at(deadline):
-                answer = await _send(self._api, request)
-                text: bytes = await answer.read()  # type: ignore[no-untyped-call]  # same
+                response = await _send(self._api, request)
+                text: bytes = await response.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            message = f"{request.method} {request.path}: the API server did not answer"
+            message = f"{request.method} {request.path}: no response from the API server"
             raise ClusterError(f"{message}: {str(error) or type(error).__name__}") from error
-        return answer.status, text, _retry_seconds(answer.headers.get("Retry-After"))
+        return response.status, text, _retry_seconds(response.headers.get("Retry-After"))
 
     async def _apply(
         self, manifest: ObjectManifest, subresource: str | None, *, force: bool
@@ -370,11 +375,9 @@ class KubeCluster:
         return await self.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
 
     async def _replace(self, manifest: ObjectManifest, subresource: str | None) -> tuple[int, Any]:
-        """Put our lists in the place of what others made of them, then apply.
-
-        Somebody who renames an item of a list leaves a foreign item behind; where both cannot
-        stand together (two ports of one name), apply alone is refused for ever.
-        """
+        """Replace the lists of the object by those of the manifest, then apply it."""
+        # Renaming an item of a list leaves a foreign item behind. Where both items conflict (two
+        # ports of one name), apply alone fails forever.
         path = manifest.kind.path(manifest.namespace, manifest.name)
         query = {"fieldManager": FIELD_MANAGER}
         status, body = await self.request("PATCH", path, query, manifest.body, _MERGE_PATCH)
@@ -383,20 +386,23 @@ class KubeCluster:
         return await self._apply(manifest, subresource, force=True)
 
     async def _field_managers(self, manifest: ObjectManifest) -> set[str]:
-        """Who owns fields of the object; only what this operator made is ever taken back."""
+        """Return the field managers of the object.
+
+        Only what this operator created is taken back.
+        """
         path = manifest.kind.path(manifest.namespace, manifest.name)
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{manifest.key.describe()} is gone")
+            raise NotFoundError(f"{manifest.key.describe()} not found")
         _raise_for_status(status, body, f"get {manifest.key.describe()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
-            raise NotFoundError(f"{manifest.key.describe()} is another object now")
+            raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
 @dataclass(frozen=True, slots=True)
 class _ApiRequest:
-    """One request."""
+    """One HTTP request to the API server."""
 
     method: str
     path: str
@@ -410,7 +416,7 @@ async def _send(
     request: _ApiRequest,
     timeout: aiohttp.ClientTimeout | None = None,  # noqa: ASYNC109
 ) -> RESTResponse:
-    """The answer as it begins."""
+    """Send a request and return the response before its body is read."""
     headers = {"Accept": "application/json", "Content-Type": request.content_type}
     url = f"{api.configuration.host}{request.path}"
     if request.query:
@@ -430,7 +436,7 @@ def _without_pool_limit(connection: Connection) -> Connection:
 
 
 async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Whole lines; an object may be longer than what a reader of lines takes."""
+    """Yield whole lines; an object may be longer than a StreamReader's line limit."""
     rest = b""
     async for part in stream.iter_any():
         *lines, rest = (rest + part).split(b"\n")
@@ -458,7 +464,10 @@ def _watch_error(kind: ApiResource, status: int, body: Any) -> ClusterError:
 
 
 def _retry_seconds(retry_after: str | None) -> float | None:
-    """The API server sends whole seconds; a date, which others may send, is not waited for."""
+    """Return the seconds of a Retry-After header.
+
+    Returns None for a date, which the API server never sends.
+    """
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 
@@ -470,7 +479,7 @@ def _decode(text: bytes) -> Any:
 
 
 def _is_namespace_gone(status: int, body: Any) -> bool:
-    """Refused since the namespace goes, and everything in it goes with it, or is gone."""
+    """Return whether the request was refused because its namespace is terminating or deleted."""
     details = body.get("details") or {}
     if status == HTTPStatus.NOT_FOUND:
         return bool(details.get("kind") == "namespaces")
@@ -481,7 +490,7 @@ def _is_namespace_gone(status: int, body: Any) -> bool:
 
 
 def _disruption_message(body: Any) -> str | None:
-    """What the PodDisruptionBudget says that refused an eviction."""
+    """Return the message of the PodDisruptionBudget that refused an eviction."""
     causes = (body.get("details") or {}).get("causes") or ()
     budget_causes = [cause for cause in causes if cause.get("reason") == "DisruptionBudget"]
     return (

@@ -1,8 +1,9 @@
-"""One leader at a time, by a Lease.
+"""Leader election by a Lease.
 
-Whether a lease has run out is judged by watching it on the own monotonic clock, never by comparing
-times of day, so skewed clocks do no harm. A leader that could not renew for `RENEW_DEADLINE` stops
-leading `LEASE_DURATION - RENEW_DEADLINE` before anybody else may begin.
+A lease expires when it has not changed for `LEASE_DURATION` on the local monotonic clock. Times of
+day are never compared, so clock skew does no harm. A leader that could not renew for
+`RENEW_DEADLINE` stops leading `LEASE_DURATION - RENEW_DEADLINE` before another process may acquire
+the lease.
 """
 
 import asyncio
@@ -17,20 +18,20 @@ from tessera.ports import Clock, ClusterError
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
-# Between attempts of a leader who failed to renew.
+# Seconds between attempts of a leader that failed to renew.
 _RENEW_RETRY_PERIOD = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedLease:
-    """A state of the lease, and since when (monotonic seconds) it has not changed."""
+    """A version of the lease, and since when (monotonic seconds) it has not changed."""
 
     version: str
     observed_at: float
 
 
 def can_acquire(spec: dict[str, Any], identity: str, observed: ObservedLease, now: float) -> bool:
-    """May `identity` write itself into the lease? `watched` is how long it has stood still."""
+    """Return whether `identity` may acquire a lease that has not changed since `observed`."""
     holder = spec.get("holderIdentity")
     if not holder or holder == identity:
         return True
@@ -38,7 +39,7 @@ def can_acquire(spec: dict[str, Any], identity: str, observed: ObservedLease, no
 
 
 class LeaderElector:
-    """Takes part in the election until cancelled."""
+    """Takes part in the leader election until canceled."""
 
     def __init__(
         self,
@@ -60,14 +61,14 @@ class LeaderElector:
         self._observed: ObservedLease | None = None
         self._valid_until = float("-inf")
         self.elected = asyncio.Event()
-        """Set when this process leads for the first time."""
+        """Set when this process becomes the leader for the first time."""
 
     def is_leader(self) -> bool:
-        """May this process write right now?"""
+        """Return whether this process may write now."""
         return self._monotonic() < self._valid_until
 
     async def run(self) -> None:
-        """Keep trying; returns when leadership was held and lost."""
+        """Acquire and renew the lease; return when leadership was acquired and lost."""
         while True:
             renewed = await self.try_acquire_or_renew()
             if not renewed and self.elected.is_set() and not self.is_leader():
@@ -77,10 +78,10 @@ class LeaderElector:
             )
 
     async def try_acquire_or_renew(self) -> bool:
-        """Try once to take or renew the lease. A hanging API server counts as a failure.
+        """Try once to acquire or renew the lease; an API server that hangs counts as a failure.
 
-        A leader waits for at most half of the time that is left to it, so that one request without
-        an answer does not cost the leadership.
+        A leader waits for at most half of its remaining time, so that one request without a
+        response does not cost the leadership.
         """
         started = self._monotonic()
         remaining = self._valid_until - started if self.is_leader() else RENEW_DEADLINE
@@ -95,7 +96,7 @@ class LeaderElector:
         return renewed
 
     async def release(self) -> None:
-        """Let somebody else lead at once."""
+        """Release the lease, so that another process can lead at once."""
         if not self.is_leader():
             return
         self._valid_until = float("-inf")
@@ -118,7 +119,10 @@ class LeaderElector:
         return await self._replace(lease, holder=self._identity)
 
     async def _replace(self, lease: dict[str, Any], holder: str) -> bool:
-        """Replace exactly the lease that was read; a race is lost by the second writer."""
+        """Replace exactly the lease that was read.
+
+        Of two concurrent writers the second one fails.
+        """
         previous = lease.get("spec", {})
         spec = self._spec(holder) | {"leaseTransitions": previous.get("leaseTransitions", 0)}
         if previous.get("holderIdentity") == holder:

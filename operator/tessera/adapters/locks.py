@@ -1,4 +1,4 @@
-"""Locks between processes of one machine, as files in a folder that they share."""
+"""Locks between processes of one machine, as files in a shared folder."""
 
 import fcntl
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class FileLocks:
-    """`Locks`; the kernel lets go of them when their process ends, however it ends."""
+    """`Locks` over files; the kernel releases a lock when its process ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""Objects as the API server sends them -> the small values of the domain."""
+"""Parsing of API server objects (JSON) into the values of the domain."""
 
 import contextlib
 import hashlib
@@ -74,14 +74,14 @@ JsonObject = Mapping[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _GPU_VENDOR = "nvidia.com/"
-# Phases after which a pod does not run again.
+# Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 
 
 def parse_service(body: JsonObject) -> ObservedService | None:
-    """An InferenceService; one that this version cannot read has a problem instead of a spec.
+    """Parse an InferenceService; if its spec is invalid, `problem` says why.
 
-    None for one that is being deleted: what it owned is the garbage collector's.
+    Returns None for one that is being deleted: the garbage collector removes what it owned.
     """
     meta = body["metadata"]
     if "deletionTimestamp" in meta:
@@ -100,7 +100,7 @@ def parse_service(body: JsonObject) -> ObservedService | None:
 
 
 def parse_pool(body: JsonObject) -> Pool:
-    """An AcceleratorPool, likewise."""
+    """Parse an AcceleratorPool; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
     return Pool(
@@ -115,7 +115,7 @@ def parse_pool(body: JsonObject) -> Pool:
 
 
 def parse_budget(body: JsonObject) -> Budget:
-    """A TenantBudget, likewise."""
+    """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
     status, _ = _validate(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
@@ -130,7 +130,7 @@ def parse_budget(body: JsonObject) -> Budget:
 
 
 def parse_batch(body: JsonObject) -> Batch | None:
-    """A BatchInference, likewise; None for one that is being deleted."""
+    """Parse a BatchInference; None for one that is being deleted."""
     meta = body["metadata"]
     if "deletionTimestamp" in meta:
         return None
@@ -172,7 +172,7 @@ def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
 
 
 def parse_claim(body: JsonObject) -> VolumeClaim:
-    """A PersistentVolumeClaim."""
+    """Parse a PersistentVolumeClaim."""
     spec = body.get("spec", {})
     modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
     return VolumeClaim(
@@ -183,7 +183,7 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
 
 
 def parse_node(body: JsonObject) -> Node:
-    """A node's labels, readiness and extended resources."""
+    """Parse a node's labels, readiness and extended resources."""
     allocatable = body.get("status", {}).get("allocatable", {})
     ready = _condition(body, "Ready").get("status") == "True"
     return Node(
@@ -203,9 +203,10 @@ def parse_node(body: JsonObject) -> Node:
 def node_patch(
     body: JsonObject, labels: Mapping[str, str | None], taints: Mapping[str, bool]
 ) -> JsonObject | None:
-    """The merge patch that gives a node these labels and taints; None when it has them.
+    """Return the merge patch that sets these labels and taints on a node; None if it has them.
 
-    Taints are one list: whoever changed it since makes the patch fail by the version.
+    Taints are one list, so the patch carries the resourceVersion: after a concurrent change it
+    fails with a conflict.
     """
     meta = body["metadata"]
     live = meta.get("labels", {})
@@ -223,7 +224,7 @@ def node_patch(
 
 
 def parse_layout(body: JsonObject) -> ObservedNodeLayout:
-    """What an agent tells of the GPUs of its node."""
+    """Parse a NodeLayout: what the agent reports about the GPUs of its node."""
     meta = body["metadata"]
     spec, _ = _validate(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
     status, _ = _validate(NodeLayoutStatus, "nodelayout", body.get("status", {}))
@@ -236,7 +237,7 @@ def parse_layout(body: JsonObject) -> ObservedNodeLayout:
 
 
 def parse_pod(body: JsonObject) -> Pod:
-    """One replica."""
+    """Parse the pod of a replica."""
     meta, status = body["metadata"], body.get("status", {})
     ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
     scheduled = _condition(body, "PodScheduled")
@@ -311,7 +312,7 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
 
 
 def parse_workload(body: JsonObject) -> Workload:
-    """The Deployment of one variant."""
+    """Parse the Deployment of one variant."""
     meta, status = body["metadata"], body.get("status", {})
     labels = meta.get("labels", {})
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
@@ -329,7 +330,7 @@ def parse_workload(body: JsonObject) -> Workload:
 
 
 def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
-    """The Service over the replicas."""
+    """Parse the Service of the replicas."""
     meta = body["metadata"]
     address = body.get("spec", {}).get("clusterIP")
     return ServiceEndpoint(
@@ -339,10 +340,10 @@ def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
 
 
 def owned_fields_digest(body: JsonObject) -> str | None:
-    """Digest of the set of fields that the operator owns by apply; None when it owns nothing.
+    """Return a digest of the fields that Tessera owns by apply; None if it owns none.
 
-    A field that anybody else changes or removes leaves the set, so two equal digests mean that
-    everything applied is still in place, whatever the server made of its spelling.
+    A field that another manager changes or removes leaves the set. Equal digests mean that
+    everything applied is still in place, however the server normalizes the values.
     """
     for entry in body["metadata"].get("managedFields", ()):
         is_own_apply = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
@@ -354,7 +355,7 @@ def owned_fields_digest(body: JsonObject) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
-    """Events seldom bring another spec, and many services have the same."""
+    """Parse a spec; cached, since specs seldom change and many services have the same."""
     return _validate(InferenceServiceSpec, "inferenceservice", json.loads(text))
 
 
@@ -363,13 +364,13 @@ def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT 
         return model.model_validate(wire), None
     except ValidationError as error:
         faults = "; ".join(_format_error(fault) for fault in error.errors()[:3])
-        return None, f"{faults} (kubectl explain {kind}.spec shows what may stand there)"
+        return None, f"{faults} (kubectl explain {kind}.spec shows the fields)"
 
 
 def _validate_lenient(model: type[ModelT], wire: JsonObject) -> ModelT:
-    """What can be read of a status that another version wrote: one part of it that cannot must not
-    take the others along, or an upgrade would forget by what replicas were made, or which GPUs are
-    being cut."""
+    """Parse a status, and leave out the parts that this version cannot read."""
+    # One unreadable part must not discard the others: after an upgrade the operator would not know
+    # the template version of replicas, or which GPUs are being partitioned.
     with contextlib.suppress(ValidationError):
         return model.model_validate(wire, extra="ignore")
     valid_parts = {}
@@ -405,7 +406,7 @@ def _transition_time(condition: JsonObject, status: str) -> datetime | None:
 
 
 def _devices(spec: JsonObject) -> Mapping[str, int]:
-    """Extended resources of all containers; for these requests and limits are equal."""
+    """Return the extended resources of all containers; their requests and limits are equal."""
     counts: Counter[str] = Counter()
     for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
         for name, count in container.get("resources", {}).get("limits", {}).items():
@@ -415,14 +416,14 @@ def _devices(spec: JsonObject) -> Mapping[str, int]:
 
 
 def _parse_quantity(quantity: str) -> int:
-    """A whole number as the API server spells it: 3000 may stand there as 3k."""
+    """Parse a whole quantity as the API server prints it: 3000 may appear as 3k."""
     powers = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
     power: int = powers.get(quantity[-1], 0)
     return int(quantity.rstrip("kMGTPE")) * int(10**power)
 
 
 def _end_time(body: JsonObject) -> datetime | None:
-    """When the last container of a pod that will not run again ended; one may never have run."""
+    """Return when the last container of a finished pod ended; None if no container ever ran."""
     status = body.get("status", {})
     if status.get("phase") not in _TERMINAL_PHASES:
         return None
@@ -441,7 +442,7 @@ def _end_time(body: JsonObject) -> datetime | None:
 
 
 def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
-    """Why a container waits, and what its last run or the kubelet said."""
+    """Return why a container waits, and the message of its last run or of the kubelet."""
     for container in containers:
         waiting = container.get("state", {}).get("waiting", {})
         terminated = container.get("lastState", {}).get("terminated", {})
@@ -455,7 +456,7 @@ def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
 
 
 def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
-    """How the first container that is not ready ended last."""
+    """Return how the first container that is not ready last ended."""
     for container in containers:
         states = (container.get("state", {}), container.get("lastState", {}))
         terminated = next(
@@ -471,7 +472,7 @@ def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
 
 
 def _replica_failure(deployment: JsonObject) -> str | None:
-    """Quotas and admission refuse pods to the ReplicaSet; its Deployment repeats the message."""
+    """Return the message with which a quota or admission refused the ReplicaSet's pods."""
     failure = _condition(deployment, "ReplicaFailure")
     return failure.get("message", "") if failure.get("status") == "True" else None
 
@@ -492,23 +493,23 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
 
 
 def is_plan_input(kind: ApiResource) -> bool:
-    """Does a plan read objects of this kind?"""
+    """Return whether plans read objects of this kind."""
     return kind.plural in _PARSERS
 
 
 def _parse(kind: ApiResource, body: JsonObject) -> ObjectValue | None:
-    """The value; one object that nobody could foresee is left out, and the rest goes on."""
+    """Parse an object; one that cannot be parsed is logged and left out, and the rest goes on."""
     if kind.plural not in _PARSERS:
         return None
     try:
         return _PARSERS[kind.plural](body)
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
-        log.exception("%s %s is left out", kind.plural, body["metadata"].get("name"))
+        log.exception("%s %s: parsing failed, ignored", kind.plural, body["metadata"].get("name"))
         return None
 
 
 def parse_object(kind: ApiResource, body: JsonObject) -> ClusterObject:
-    """An object of any kind that the operator knows."""
+    """Parse an object of any kind that the operator reads or writes."""
     meta = body["metadata"]
     namespace = meta.get("namespace", "")
     name = meta.get("labels", {}).get(SERVICE_LABEL)

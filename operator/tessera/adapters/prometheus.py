@@ -1,4 +1,4 @@
-"""Prometheus: the named questions and their answers as readings."""
+"""Prometheus: named queries, and their results as readings."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERV
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
 ACTIVITY = 'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})'
 STEPS = f'sum by (namespace, pod) (vllm:iteration_tokens_total_count{{{SERVICE}!=""}})'
-# When the steps were counted: between two scrapes Prometheus gives the old number again.
+# The timestamp of the step counter: between two scrapes Prometheus repeats the old sample.
 SCRAPED = f'max by (namespace, pod) (timestamp(vllm:iteration_tokens_total_count{{{SERVICE}!=""}}))'
 AWAKE = f'min by (namespace, pod) (vllm:engine_sleep_state{{sleep_state="awake",{SERVICE}!=""}})'
 FINISHED = (
@@ -45,7 +45,7 @@ _LOAD_QUERY = union_query(
 )
 TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
-# What every engine exports as long as it lives.
+# A metric that every engine exports as long as it runs.
 LIVENESS_METRIC = "vllm:num_requests_waiting"
 COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
@@ -54,7 +54,7 @@ BILLED_UNTIL = f"max(max_over_time({COST_AS_OF}[1d]))"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _STATES = {state.value: state for state in CostState}
-# What Prometheus puts before a label of ours where the target has one of that name.
+# The prefix that Prometheus adds to a target's own label when it collides with one of ours.
 _EXPORTED_PREFIX = "exported_"
 
 _TIMEOUT_SECONDS = 3
@@ -97,8 +97,10 @@ class PrometheusMetrics:
         )
 
     async def _read_speeds(self, at: datetime) -> _TimedSpeeds:
-        """Seldom asked, since the answer is long and about five minutes. When it does not come
-        nothing is known of speeds, and all else still is."""
+        """Return the speeds, queried seldom, since the result is long and covers five minutes.
+
+        When the query fails, speeds are unknown; everything else stays known.
+        """
         last, speeds = self._last_speeds
         if last is None or at - last >= _SPEEDS_INTERVAL:
             try:
@@ -117,12 +119,15 @@ class PrometheusMetrics:
         return loads_of(waiting, activity)
 
     async def billed_until(self) -> datetime | None:
-        """Until when operators billed, as far as the last day tells; MetricsError unreadable."""
+        """Return until when operators billed within the last day; MetricsError on failure."""
         rows = await self._query(BILLED_UNTIL)
         return _to_datetime(_value(rows[0])) if rows else None
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
-        """When each of these pods (namespace/name) was last scraped; unknown ones are absent."""
+        """Return when each of these pods (namespace/name) was last scraped.
+
+        Unknown pods are absent.
+        """
         names = "|".join(pod.partition("/")[2] for pod in pods)
         query = f'{LIVENESS_METRIC}{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
         rows = await self._query_at(query, self._clock())
@@ -130,11 +135,11 @@ class PrometheusMetrics:
         return {pod: last_scrapes[pod] for pod in pods if pod in last_scrapes}
 
     async def tokens(self) -> Mapping[Ref, float]:
-        """Output tokens a second of every service in the last minute."""
+        """Return the output tokens per second of every service in the last minute."""
         return {_service(row): _value(row) for row in await self._query(TOKENS)}
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
-        """How many series each selector finds now."""
+        """Return how many series each selector matches now."""
         results = await asyncio.gather(
             *(self._query(f"count({selector})") for selector in selectors)
         )
@@ -146,7 +151,7 @@ class PrometheusMetrics:
     async def bill_scrapes(
         self, begin: datetime, end: datetime
     ) -> Mapping[ProcessLabels, tuple[BillScrape, ...]]:
-        """Every scrape of every bill, raw; from shortly before `begin`, for a base of the sums."""
+        """Return every raw scrape of every bill, from shortly before `begin` as a base of sums."""
         span = (end - begin + SLACK) // timedelta(milliseconds=1)
         since, as_of = await asyncio.gather(
             *(self._query_at(f"{name}[{span}ms]", end) for name in (COST_SINCE, COST_AS_OF))
@@ -154,7 +159,7 @@ class PrometheusMetrics:
         return scrapes_of(since, as_of)
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
-        """The bill of a process as it stood at a scrape."""
+        """Return the bill of a process as it was at a scrape."""
         rows = await self._query_at(COST, scrape.scraped_at)
         return amounts_of(row for row in rows if _process_labels(row) == scrape.process)
 
@@ -183,7 +188,7 @@ class PrometheusMetrics:
 def pods_of(
     waiting: Iterable[QueryRow], running: Iterable[QueryRow], activity: Iterable[QueryRow]
 ) -> dict[Ref, PodReading]:
-    """The load of each replica; what is missing is None."""
+    """Return the load of each replica; a missing value is None."""
     by_pod: dict[Ref, PodReading] = defaultdict(PodReading)
     for row in waiting:
         by_pod[_pod(row)] = replace(by_pod[_pod(row)], waiting=_value(row))
@@ -197,7 +202,7 @@ def pods_of(
 def engines_of(
     steps: Iterable[QueryRow], scraped: Iterable[QueryRow], awake: Iterable[QueryRow]
 ) -> dict[Ref, EngineReading]:
-    """What each engine has done; one without a count, or without its time, is absent."""
+    """Return the steps of each engine; an engine without a count or its timestamp is absent."""
     times = {_pod(row): _to_datetime(_value(row)) for row in scraped}
     states = {_pod(row): _value(row) > 0 for row in awake}
     return {
@@ -212,7 +217,7 @@ def engines_of(
 def loads_of(
     waiting: Iterable[QueryRow], activity: Iterable[QueryRow]
 ) -> dict[Ref, tuple[ServiceLoad, ...]]:
-    """Two range answers -> the loads of every service at every step."""
+    """Return the loads of every service at every step of two range queries."""
     services = {_pod(row): _service(row) for row in waiting}
     queues: dict[tuple[Ref, float], list[float]] = defaultdict(list)
     activities: dict[tuple[Ref, float], list[float]] = defaultdict(list)
@@ -240,7 +245,7 @@ def loads_of(
 def scrapes_of(
     since: Iterable[QueryRow], as_of: Iterable[QueryRow]
 ) -> dict[ProcessLabels, tuple[BillScrape, ...]]:
-    """Raw samples of the two gauges -> what was scraped, oldest first."""
+    """Return the scrapes in raw samples of the two gauges, oldest first."""
     starts = {
         (_process_labels(row), moment): float(value)
         for row in since
@@ -262,13 +267,13 @@ def scrapes_of(
 
 
 def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
-    """Counters of one process -> nano-units by tenant and line."""
+    """Return the counters of one process in nano-units, by tenant and line."""
     amounts = {}
     for row in rows:
         labels = {name: _own_label(row, name) for name in _COST_LABELS}
         state = _STATES.get(labels["state"])
         if state is None:
-            raise MetricsError(f"{COST} has a state {labels['state']!r} that is not known here")
+            raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
         if not state.allocated:  # our own labels are empty there, so these are the target's
             labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
         line = CostLine(
@@ -289,7 +294,7 @@ def _own_label(row: QueryRow, name: str) -> str:
 
 
 def _process_labels(row: QueryRow) -> ProcessLabels:
-    """The labels that the target brought; where both have a name, it cannot tell processes."""
+    """Return the labels of the target; where both set a name, it cannot tell processes apart."""
     own_labels = {"__name__", *_COST_LABELS, *(_EXPORTED_PREFIX + name for name in _COST_LABELS)}
     return tuple(
         sorted((name, value) for name, value in row["metric"].items() if name not in own_labels)

@@ -1,19 +1,19 @@
-"""Several questions to Prometheus in one, and what its answers consist of."""
+"""Combination of several Prometheus queries into one, and the format of its results."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What a PodMonitor makes of the pod label `tessera.dev/service`.
+# The metric label that a PodMonitor derives from the pod label `tessera.dev/service`.
 SERVICE = "tessera_dev_service"
-# Likewise, of `tessera.dev/variant`.
+# The metric label that it derives from `tessera.dev/variant`.
 VARIANT = "tessera_dev_variant"
 QueryRow = Mapping[str, Any]
 _QUERY_LABEL = "tessera_question"
 
 
 def union_query(queries: Mapping[str, str]) -> str:
-    """One question for all: each costs a few milliseconds, however short its answer is."""
+    """Return one query for all; each request costs a few milliseconds, however short its result."""
     return " or ".join(
         f'label_replace({query}, "{_QUERY_LABEL}", "{name}", "", "")'
         for name, query in queries.items()
@@ -21,7 +21,7 @@ def union_query(queries: Mapping[str, str]) -> str:
 
 
 def split_by_query(rows: Iterable[QueryRow]) -> Mapping[str, list[QueryRow]]:
-    """The answer to each; none for one that nothing is known about."""
+    """Return the rows of each query; a query without a result is absent."""
     rows_by_query: dict[str, list[QueryRow]] = defaultdict(list)
     for row in rows:
         rows_by_query[row["metric"][_QUERY_LABEL]].append(row)

@@ -1,4 +1,4 @@
-"""What Prometheus is asked about the speed of engines, by service and variant."""
+"""The Prometheus queries for the speed of engines, by service and variant."""
 
 import math
 from collections import defaultdict
@@ -47,7 +47,7 @@ SPEEDS = union_query(
 def speeds_of(
     rows_by_query: Mapping[str, Sequence[QueryRow]],
 ) -> dict[Ref, tuple[SpeedReading, ...]]:
-    """The answers -> a reading for each variant of each service, in the order of their names."""
+    """Return a reading for each variant of each service, sorted by variant."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
     for name, rows in rows_by_query.items():
         for row in rows if name != "cache" else ():
@@ -89,7 +89,7 @@ def _reading(variant: str, values: Mapping[str, float], kv_tokens: int | None) -
 
 
 def _quotient(numerator: float | None, denominator: float | None) -> float | None:
-    """None also where nothing happened."""
+    """Return the quotient; None also when the denominator is 0 because nothing happened."""
     if numerator is None or not denominator:
         return None
     quotient = max(0.0, numerator) / denominator
@@ -97,7 +97,10 @@ def _quotient(numerator: float | None, denominator: float | None) -> float | Non
 
 
 def _cache_tokens(row: QueryRow) -> Iterator[int]:
-    """Labels are texts, and what an engine does not know is `None` in them."""
+    """Yield the KV cache size in tokens.
+
+    An engine writes `None` into labels that it cannot fill.
+    """
     size, blocks, block = (row["metric"].get(name, "") for name in _SIZES)
     if size.isdecimal():
         yield int(size)
