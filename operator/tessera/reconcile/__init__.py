@@ -1,1 +1,1 @@
-"""The steps of a turn: observe, decide, apply."""
+"""The steps of a reconcile cycle: observe, decide, apply."""

@@ -1,4 +1,4 @@
-"""Plan -> cluster: apply what differs, and only that."""
+"""Apply a plan to the cluster: write what differs, and only that."""
 
 import asyncio
 import logging
@@ -53,18 +53,18 @@ log = logging.getLogger("tessera")
 
 _MAX_MESSAGE = 500
 _MAX_REPORTS = 4 * MAX_CONCURRENCY
-# So many services are reported on in a turn, and for so long, while something new waits for the
-# next one; for longer only as many as there are connections.
+# How many statuses a cycle writes, and for how many seconds, while a change waits for the next
+# cycle; after that time only as many as there are connections.
 _REPORT_SECONDS = 0.25
 
 
 class NotLeadingError(Exception):
-    """Another process may lead by now; nothing more is written."""
+    """The process may not be the leader anymore, so it writes nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _AppliedObject:
-    """What was applied last, and the digest of the fields that were then ours."""
+    """The body that was last applied, and the digest of the fields that Tessera then owned."""
 
     body: Mapping[str, object]
     owned: str | None
@@ -76,9 +76,9 @@ _NO_BATCHES: Mapping[Ref, BatchPlan] = {}
 class Applier:
     """Keeps the cluster as planned.
 
-    An object is applied when it is wanted differently than before, or when it differs from what the
-    last apply left: it is gone, or a field was taken away. After a start everything is applied
-    once, which changes nothing that is in place.
+    An object is applied when its desired state changed, or when it differs from what the last apply
+    left: it was deleted, or a field was taken away. After a start everything is applied once, which
+    changes nothing that is in place.
     """
 
     def __init__(  # noqa: PLR0913 - how one process is wired
@@ -103,7 +103,7 @@ class Applier:
         self._model_errors: dict[Ref, list[str]] = {}
         self._pull_problems: list[str] = []
         self.job_creation_errors: dict[str, str] = {}
-        """What was said in the last turn to Jobs of attempts, by the batches' uids."""
+        """Errors of the last cycle when creating Jobs of attempts, by the batches' UIDs."""
         self._is_leader = is_leader
         self.layouts = LayoutApplier(
             cluster, store, namespace=mig_namespace, before_write=self._begin_write
@@ -115,22 +115,22 @@ class Applier:
         self._pulls = LastCallCache(prepull.prepull_daemon_sets)
         self._shared_cache: dict[str, tuple[tuple[object, ...], tuple[ObjectManifest, ...]]] = {}
         self._in_place: dict[Ref, ServiceInputs] = {}
-        """What services were made of whose objects are all in place."""
+        """The inputs of services whose objects are all in place."""
         self._up_to_date: dict[Ref, ServiceInputs] = {}
-        """Likewise, of those that needed nothing more."""
+        """The inputs of services that need neither objects nor a status."""
         self._unreported: dict[Ref, int] = {}
-        """Since which turn services wait for their status."""
+        """The cycle since which each service waits for its status."""
         self._cycle = 0
         self.writes = 0
-        """Writing requests since the start."""
+        """Writing requests since the start of the process."""
 
     async def apply_plan(
         self, snapshot: Snapshot, plan: Plan, *, monitored: bool, change_pending: Callable[[], bool]
     ) -> Mapping[Ref, str]:
-        """Make the cluster as planned; what was refused, by service.
+        """Apply the plan; return what was refused, by service.
 
-        One object's refusal is written on its service and stops no other. `hurried` says that
-        something new waits for the next turn.
+        An error for one object is reported on its service and stops no other. While
+        `change_pending` returns True, deferrable writes wait for the next cycle.
         """
         self.job_creation_errors.clear()
         self._cycle += 1
@@ -141,7 +141,7 @@ class Applier:
         await self.layouts.apply(plan.repartitions, await self._write_pool_statuses(snapshot, plan))
         shared = await self._apply_shared(plan, monitored=monitored)
         tenants = {}
-        for budget_view in plan.budgets:  # before anything that costs
+        for budget_view in plan.budgets:  # before anything that costs money
             refused = await self._write_budget_status(budget_view, snapshot)
             tenants[budget_view.budget.name] = TenantFunding(
                 budget_view, budget_view.within_budget.reason, refused
@@ -153,10 +153,10 @@ class Applier:
         work = []
         for ref, service_plan in plan.service_plans.items():
             tenant = tenants_by_namespace.get(ref.namespace)
-            objects, answer = existing.get(ref, ()), snapshot.probe_results.get(ref)
+            objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
             errors = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
             funding = (tenant.view.budget.name, tenant.state) if tenant else None
-            inputs = (service_plan, objects, answer, funding)
+            inputs = (service_plan, objects, probe_result, funding)
             if errors or not inputs_unchanged(inputs, self._up_to_date.get(ref)):
                 problems[ref] = errors
                 work.append(
@@ -198,7 +198,10 @@ class Applier:
         return {ref: "; ".join(errors) for ref, errors in problems.items() if errors}
 
     async def _write_pool_statuses(self, snapshot: Snapshot, plan: Plan) -> frozenset[str]:
-        """Their statuses, which say what is done about layouts before it is; those refused."""
+        """Write the pools' statuses, which announce layouts before they change.
+
+        Returns the names of the pools whose status was refused.
+        """
         refused = set[str]()
         for view in plan.pools:
             status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
@@ -209,7 +212,7 @@ class Applier:
         return frozenset(refused)
 
     async def _apply_shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
-        """The objects of the namespaces; what was refused, by namespace."""
+        """Apply the shared objects of the namespaces; return what was refused, by namespace."""
         problems: dict[str, list[str]] = defaultdict(list)
         for sharing in self._sharing(plan.service_plans, plan.active_batches or _NO_BATCHES):
             inputs, manifests = self._shared_cache.get(sharing.namespace, (None, ()))
@@ -227,8 +230,9 @@ class Applier:
     def _due_reports(
         self, work: Sequence[ServiceWork], change_pending: Callable[[], bool]
     ) -> Iterator[ServiceWork]:
-        """Those that waited longest first. What is new comes before the status of what is old, so
-        that many changes at once do not hold up each other."""
+        """Yield the services whose status is due, those that have waited longest first."""
+        # Objects of changed services come before the statuses of others, so that many changes at
+        # once do not delay each other.
         previous, self._unreported = self._unreported, {}
         waiting = sorted(work, key=lambda item: previous.get(item.ref, self._cycle))
         loop = asyncio.get_running_loop()
@@ -245,7 +249,7 @@ class Applier:
             yield service_work
 
     async def _apply_objects(self, snapshot: Snapshot, work: ServiceWork) -> None:
-        """The objects of one service."""
+        """Apply the objects of one service."""
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         self._up_to_date.pop(ref, None)
         if not problems and inputs_unchanged(work.inputs, self._in_place.get(ref)):
@@ -265,11 +269,11 @@ class Applier:
             work.in_place = False
             problems += await self._attempt(self._remove(kind, key))
         if work.in_place and not problems:
-            # What was repaired may be spoiled again in the same way before anybody looks.
+            # Not after a repair: the same field may be changed again before its event arrives.
             self._in_place[ref] = work.inputs
 
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
-        """The status of one service, and what may only be done once it is written."""
+        """Write the status of one service, then do what requires a written status."""
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         problems += self._model_errors.get(ref, [])
         if not await self._write_status(snapshot, work):
@@ -284,7 +288,7 @@ class Applier:
             self._up_to_date[ref] = work.inputs
 
     async def _write_status(self, snapshot: Snapshot, work: ServiceWork) -> bool:
-        """Write the status if it changed; False when that was refused."""
+        """Write the status if it changed; return False when that was refused."""
         view = work.tenant.view if work.tenant is not None else None
         applied, problem = self._with_applied_workload(work.service_plan), "; ".join(work.problems)
         status = service_status(snapshot, applied, view, problem or None)
@@ -298,7 +302,7 @@ class Applier:
         return not refused
 
     async def _apply_all(self, manifests: Iterable[ObjectManifest]) -> tuple[list[str], bool]:
-        """What was refused; and whether all objects were in place already."""
+        """Apply the objects; return what was refused, and whether all were in place already."""
         problems, in_place = list[str](), True
         for manifest in manifests:
             last = self._applied.get(manifest.key)
@@ -307,7 +311,10 @@ class Applier:
         return problems, in_place
 
     async def _prepare_model(self, service_plan: ServicePlan) -> list[str]:
-        """Jobs for the model. What they found is in the status before they go."""
+        """Create and delete the Jobs of the model.
+
+        Their results are in the status before they go.
+        """
         preparation, problems = service_plan.preparation, list[str]()
         if preparation is None:
             return problems
@@ -331,7 +338,7 @@ class Applier:
         manifests: Sequence[ObjectManifest],
         existing: Collection[ClusterObject],
     ) -> bool:
-        """All objects are there as a former process left them, and others come first."""
+        """Return whether the objects, applied by a previous process, may wait for a later cycle."""
         existing_keys = {observed.key for observed in existing}
         return (
             all(
@@ -343,7 +350,10 @@ class Applier:
         )
 
     def _with_applied_workload(self, service_plan: ServicePlan) -> ServicePlan:
-        """With the Deployment as this turn left it: one that was just changed is not settled."""
+        """Return the plan with the Deployment as this cycle left it.
+
+        A changed one is not rolled out.
+        """
         if service_plan.workload is None:
             return service_plan
         ref = service_plan.workload.ref
@@ -366,7 +376,8 @@ class Applier:
         return await self._attempt(self._write(applied, "status"))
 
     async def _apply_batch(self, snapshot: Snapshot, batch_plan: BatchPlan) -> None:
-        """The status comes first: its attempt is the fence. Without it nothing else is written."""
+        """Write the status of a batch, then its other objects."""
+        # The attempt in the status is the fence of the runners: without it nothing else is written.
         batch, spec = batch_plan.batch, batch_plan.batch.spec
         status = batch_status(batch_plan, snapshot.at, self._batch_errors.get(batch.ref))
         problems: list[str] = []
@@ -389,7 +400,7 @@ class Applier:
         self._batch_errors[batch.ref] = "; ".join(problems) or None
 
     async def _attempt(self, write: Awaitable[object]) -> list[str]:
-        """The problem, if any; an object that is gone needs nothing more."""
+        """Return the error of a write, if any; an object that does not exist needs nothing more."""
         try:
             await write
         except NotFoundError:
@@ -412,7 +423,7 @@ class Applier:
         self._applied[manifest.key] = _AppliedObject(manifest.body, observed.owned_fields_digest)
 
     def _begin_write(self) -> None:
-        """One writing request more, which only a leader may send."""
+        """Count one writing request, which only a leader may send."""
         if not self._is_leader():
             raise NotLeadingError
         self.writes += 1
@@ -420,7 +431,7 @@ class Applier:
     async def _write(
         self, manifest: ObjectManifest, subresource: str | None = None
     ) -> ClusterObject:
-        """Apply, and remember the answer, so that the next turn need not wait for the watch."""
+        """Apply, and store the response, so that the next cycle need not wait for the watch."""
         self._begin_write()
         observed = await self._cluster.apply(manifest, subresource=subresource)
         self._store.put(manifest.kind, observed)
@@ -437,22 +448,24 @@ class Applier:
         self._store.put(DEPLOYMENTS, await self._cluster.scale(deployment, replicas))
 
     async def _replace(self, replacement: Replacement, grace: int) -> None:
-        """Only once the status says so: it is what keeps a successor from replacing more."""
+        """Delete a stalled replica's pod."""
+        # Only after the status was written: it keeps the next leader from replacing more than
+        # allowed.
         key = ObjectKey(PODS.plural, replacement.pod.namespace, replacement.pod.name)
         self._begin_write()
         await self._cluster.delete(PODS, key, uid=replacement.uid, grace_seconds=grace)
 
     def _manifests(self, service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
-        """Built anew only when something that they are made of changed."""
+        """Return the manifests of a service, rebuilt only when one of their inputs changed."""
         ref, inputs = service_plan.service.ref, children.service_inputs(service_plan)
         if ref not in self._manifest_cache or self._manifest_cache[ref][0] != inputs:
             self._manifest_cache[ref] = (inputs, children.service_manifests(service_plan))
         return self._manifest_cache[ref][1]
 
     def _log_pull_problems(self, problems: list[str]) -> None:
-        """Images that are not pulled ahead hold nothing up, so the log is where it is said."""
+        """Log new problems; a failed pre-pull delays nothing, so no condition reports it."""
         if problems and problems != self._pull_problems:
-            log.warning("images are not pulled ahead: %s", "; ".join(problems))
+            log.warning("image pre-pull failed: %s", "; ".join(problems))
         self._pull_problems = problems
 
     def _unused_shared_objects(
@@ -461,10 +474,10 @@ class Applier:
         existing: Mapping[Ref | None, tuple[ClusterObject, ...]],
         pulls: Collection[ObjectKey],
     ) -> list[tuple[ApiResource, ObjectKey]]:
-        """Shared objects of namespaces in which nothing of ours is left, and of pools likewise.
+        """Return the shared objects of namespaces and pools that no longer need them.
 
-        Their owners end together, and while the garbage collector takes one owner off an object, an
-        apply may just have put it there as the only one; then nobody but us would remove it.
+        Their owners may end together. While the garbage collector removes one owner from an object,
+        an apply may just have set it as the only one; then only the operator removes the object.
         """
         used = {
             ref.namespace for ref in (*plan.service_plans, *plan.active_batches, *existing) if ref

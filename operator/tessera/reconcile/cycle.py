@@ -1,4 +1,4 @@
-"""A turn: observe, decide, apply."""
+"""One reconcile cycle: observe, decide, apply."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,26 +16,26 @@ from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.store import Store
 
-# As often as Prometheus usually looks at the bill.
+# The usual scrape interval, at which Prometheus reads the bill.
 CHARGE_INTERVAL = timedelta(seconds=15)
-# Changes closer upon each other are charged together, as between two turns of a quiet fleet.
+# Changes within this interval are charged together, as between two cycles of a quiet fleet.
 MIN_CHARGE_INTERVAL = timedelta(seconds=PERIOD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcileOutcome:
-    """What a turn did."""
+    """The outcome of one reconcile cycle."""
 
     snapshot: Snapshot
     plan: Plan
     bill: Bill
-    """What the nodes cost until now, and for what."""
+    """What the nodes have cost until now, by tenant and line."""
     problems: Mapping[Ref, str]
     writes: int
 
 
 class FleetReconciler:
-    """The fleet and the steps of its turn."""
+    """The fleet, and the steps of its reconcile cycle."""
 
     def __init__(  # noqa: PLR0913 - how one process is wired
         self,
@@ -61,9 +61,9 @@ class FleetReconciler:
     async def reconcile(
         self, change_pending: Callable[[], bool] = lambda: False
     ) -> ReconcileOutcome:
-        """Bring the fleet closer to what is wanted; repeating it does no harm.
+        """Move the fleet toward the desired state; repeating it does no harm.
 
-        What can wait waits while `hurried` says that something new is there for the next turn.
+        Deferrable work waits while `change_pending` returns True: the next cycle then comes first.
         """
         writes_before = self._applier.writes
         observations = self._observations
@@ -100,8 +100,10 @@ class FleetReconciler:
         )
 
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
-        """Nothing is charged while all stays as it was; then it is charged as it was, but not again
-        so soon after the last time."""
+        """Charge the time since the last charge, by the state that held until now.
+
+        Nothing is charged while the state stays the same, nor again soon after the last charge.
+        """
         bill, before = self._observations.bill, self._pending_charge
         if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < MIN_CHARGE_INTERVAL:
             return
@@ -113,7 +115,7 @@ class FleetReconciler:
 
 
 def _is_same_charge(before: tuple[Snapshot, Plan], snapshot: Snapshot, decision: Plan) -> bool:
-    """What the bill is made of."""
+    """Return whether both states lead to the same bill."""
     previous, decided = before
     return (
         previous.pods is snapshot.pods

@@ -1,15 +1,15 @@
-"""When a turn is due."""
+"""The loop that decides when a reconcile cycle is due."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-# Seconds after which a turn comes even if nothing happened.
+# Seconds after which a cycle runs even if nothing changed.
 PERIOD = 5.0
-# Seconds between two turns at least, so that a burst costs one.
+# Minimum seconds between two cycles, so that a burst of changes costs one cycle.
 MIN_INTERVAL = 0.25
-# So many times as long as a turn computed nothing is computed, so that others get the loop; it
-# matters from a thousand services on.
+# The loop then idles this many times as long as the cycle computed, so that other tasks get the
+# event loop; it matters from a thousand services on.
 REST_RATIO = 4.0
 MAX_REST = 1.0
 
@@ -21,10 +21,8 @@ async def run_loop(
     period: float = PERIOD,
     min_interval: float = MIN_INTERVAL,
 ) -> None:
-    """Run turns for ever: at once on the first change, bursts gathered, and on every tick.
-
-    The event is cleared before the turn, or a change during the turn would be lost.
-    """
+    """Run cycles forever: at once on the first change, once per burst, and every `period`."""
+    # The event is cleared before the cycle, or a change during the cycle would be lost.
     while True:
         changed.clear()
         started = time.thread_time()

@@ -1,4 +1,4 @@
-"""Store, readings and answers -> one immutable snapshot."""
+"""Build one immutable snapshot from the store, the readings and the probe results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ Job: TypeAlias = BatchJob | ObservedModelJob
 
 @dataclass(slots=True)
 class Observations:
-    """What reached the operator besides the objects; kept between turns."""
+    """Everything that the operator observed besides the objects; kept between cycles."""
 
     readings: Readings | None = None
     probe_results: dict[Ref, ProbeResult] = field(default_factory=dict)
@@ -58,12 +58,12 @@ class Observations:
     runner_answers: dict[str, ProgressSample] = field(default_factory=dict)
     fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
     memory: PlanMemory = field(default_factory=PlanMemory)
-    """What the next plan has to know of earlier cycles; every writer replaces its own fields."""
+    """What the next plan needs to know of earlier cycles; every writer replaces its own fields."""
     bill: Bill = field(default_factory=Bill)
     resolutions: dict[RevisionQuery, Resolution] | None = None
-    """None where no hub is asked."""
+    """The resolved revisions; None where no hub is queried."""
     monitored: bool = False
-    """The cluster knows PodMonitors."""
+    """Whether the cluster has PodMonitors."""
     addresses_of: LastCallCache[[tuple[ServiceEndpoint, ...]], Mapping[Ref, str]] = field(
         default_factory=lambda: LastCallCache(_addresses)
     )
@@ -88,7 +88,7 @@ def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
 
 
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
-    """The fleet at one moment; what did not change is the same object as before."""
+    """Return the fleet at one moment; unchanged parts are the same objects as before."""
     jobs = cast(tuple[Job, ...], store.values(JOBS))
     return Snapshot(
         at=at,
@@ -118,5 +118,5 @@ def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
 
 
 def _values(store: Store, kind: ApiResource, read_as: type[T]) -> tuple[T, ...]:
-    del read_as  # what the border makes of a kind is always of one type
+    del read_as  # only for the type checker: the parser of a kind always returns one type
     return cast(tuple[T, ...], store.values(kind))

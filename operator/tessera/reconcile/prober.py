@@ -1,4 +1,4 @@
-"""Questions to engines that a turn does not wait for; their answers enter a later turn."""
+"""Probes of engines, runners and hubs in the background; their results enter a later cycle."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -25,16 +25,16 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.ports import Clock, Engines, ModelHub
 from tessera.reconcile.observe import Observations
 
-# A draining replica is asked this often.
+# Seconds between two probes of a draining replica.
 _DRAIN_INTERVAL = timedelta(seconds=1)
-# A runner is asked this often.
+# Seconds between two probes of a runner.
 _RUNNER_INTERVAL = timedelta(seconds=3)
-# What a hub said is its answer for so long.
+# How long a resolved revision stays valid.
 _RESOLUTION_TTL = timedelta(seconds=10)
 
 
 class Prober:
-    """Keeps at most one question to each service, each replica and each hub's model under way."""
+    """Keeps at most one probe in flight for each service, each replica and each model revision."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Prober:
         self._resolution_times: dict[RevisionQuery, datetime] = {}
 
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
-        """Ask whom the plan wants asked, and forget whom it does not know any more."""
+        """Start the probes that the plan needs, and forget what it does not know anymore."""
         for ref, service_plan in plan.service_plans.items():
             self._start_service_probes(ref, service_plan)
         for ref in plan.services_to_probe & snapshot.addresses.keys():
@@ -97,7 +97,7 @@ class Prober:
                 )
 
     async def stop(self) -> None:
-        """End all questions."""
+        """Cancel all probes."""
         tasks = tuple(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -132,8 +132,9 @@ class Prober:
             self._wake()
 
     async def _check_suspect(self, suspect: Suspect, address: str) -> None:
-        """Count, and ask for a token if there are any requests: a healthy engine takes a step for
-        it, and is suspected no more. Turns do not wait for that, so none is woken."""
+        """Count the requests of a suspected engine, and request a token if there are any."""
+        # A healthy engine takes a step for the token, and is suspected no more. No cycle waits for
+        # this result, so none is woken.
         asked_at = self._clock()
         requests = await self._engines.in_flight(address)
         if requests is None:
@@ -192,7 +193,7 @@ class Prober:
             del self._observations.runner_answers[uid]
 
     def _forget_resolutions(self, known: dict[RevisionQuery, Resolution], plan: Plan) -> None:
-        """Services of one model that come together ask once; what was used by all is forgotten."""
+        """Forget revisions that no service uses; services with the same model share one query."""
         queries = {
             service_plan.pinned_revision.query for service_plan in plan.service_plans.values()
         }
@@ -213,11 +214,11 @@ class Prober:
 
 
 def _served_model_name(service: ObservedService) -> str:
-    """Under which name the model is served."""
+    """Return the name under which the engine serves the model."""
     served = service.spec.model.served_name if service.spec else None
     return served or service.ref.name
 
 
 def _host_port(address: str, port: int) -> str:
-    """As it stands in a URL."""
+    """Return host and port as they appear in a URL; IPv6 addresses in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,8 +1,8 @@
-"""Keeps the store true: a full list at the start, what watches tell, and full lists again.
+"""Reflector: keeps the store up to date by lists and watches.
 
-A watch goes on exactly where the list or the last watch ended. Where that is forgotten, the kind is
-listed again, since a watch that began anew would say nothing of what vanished meanwhile; and every
-kind is listed again from time to time.
+A watch resumes exactly where the list or the last watch ended. When that version has expired, the
+kind is listed again, since a new watch would not report what was deleted meanwhile. Every kind is
+also listed again from time to time.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from tessera.resources.api_resources import KINDS, POD_MONITORS, WATCHED, ApiRes
 log = logging.getLogger("tessera")
 
 RELIST_SECONDS = 600.0
-# What cannot be watched is repaired within five seconds too.
+# Kinds that cannot be watched are repaired within five seconds too.
 POLL_SECONDS = 4.0
 _RETRY_SECONDS = 2.0
 
 
 class VersionRollbackError(Exception):
-    """The API server knows less than it told before: nothing that is remembered can be trusted."""
+    """The API server has an older state than before, so nothing in memory can be trusted."""
 
 
 class Reflector:
-    """The store's only writer besides the answers to our own writes."""
+    """The only writer of the store, besides the responses to our own writes."""
 
     def __init__(
         self, cluster: Cluster, store: Store, observations: Observations, wake: Callable[[], None]
@@ -39,12 +39,12 @@ class Reflector:
         self._versions: dict[tuple[ApiResource, str | None], int] = {}
 
     async def list_all(self) -> None:
-        """List every kind once, however long the API server takes to answer."""
+        """List every kind once, and retry until the API server responds."""
         for kind in KINDS:
             await self._list_with_retry(kind)
 
     async def run(self) -> None:
-        """Watch, list again what is only polled, and everything from time to time."""
+        """Watch all kinds, poll those that cannot be watched, and list everything periodically."""
         async with asyncio.TaskGroup() as group:
             for kind in WATCHED:
                 for scope in self._cluster.scopes(kind):
@@ -53,7 +53,7 @@ class Reflector:
             group.create_task(self._relist_every(RELIST_SECONDS, KINDS))
 
     async def watch(self, kind: ApiResource, scope: str | None = None) -> None:
-        """One watch, from where the last one stopped until its end."""
+        """Watch a kind from where the last watch stopped, until the stream ends."""
         async for change in self._cluster.watch(kind, self._versions[kind, scope], scope):
             self._versions[kind, scope] = change.version
             if self._store_change(kind, change):
@@ -72,7 +72,7 @@ class Reflector:
                 await asyncio.sleep(_RETRY_SECONDS)
             except ClusterError as error:
                 if not failing:
-                    log.warning("will be watched again: %s", error)
+                    log.warning("watch failed, retrying: %s", error)
                 failing = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
@@ -90,7 +90,7 @@ class Reflector:
                 try:
                     changed = await self._list(kind)
                 except ClusterError as error:
-                    log.warning("%s could not be listed: %s", kind.plural, error)
+                    log.warning("list %s failed, retrying: %s", kind.plural, error)
                 else:
                     if changed:
                         self._wake()
@@ -100,7 +100,7 @@ class Reflector:
             try:
                 await self._list(kind)
             except ClusterError as error:
-                log.warning("waiting for the API server: %s", error)
+                log.warning("list failed, retrying: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return
@@ -117,8 +117,8 @@ class Reflector:
             raise ClusterError(f"the API server does not know {kind.plural}: install the CRDs")
         if listing.version < known:
             raise VersionRollbackError(
-                f"{kind.plural} are at version {listing.version} and were at {known} before: etcd "
-                "was restored; the process ends and begins anew"
+                f"{kind.plural} went back from version {known} to {listing.version}: etcd was "
+                "restored; exiting for restart"
             )
         for scope in scopes:
             self._versions[scope] = max(listing.version, self._versions.get(scope, 0))

@@ -1,8 +1,8 @@
-"""What a former process left in place is applied again by this one, but not all at once.
+"""Resync after a start: objects of a previous process are applied again, a few per cycle.
 
-A process knows what it applied itself. What it finds is most likely as it should be, and applying
-thousands of objects would keep everybody waiting; so some are applied in every turn. What is
-touched meanwhile is applied at once.
+A process knows only what it applied itself. Existing objects are most likely in place, and applying
+thousands of them at once would delay every change; so each cycle applies some. Objects that change
+meanwhile are applied at once.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ SERVICES_PER_CYCLE = 60
 
 
 class StartupResync:
-    """Services whose objects this process found and has not applied yet."""
+    """Services whose objects existed at the start and that this process has not applied yet."""
 
     def __init__(self) -> None:
         self._initial: dict[ObjectKey, str | None] = {}
@@ -26,7 +26,7 @@ class StartupResync:
         self._remaining = 0
 
     def begin_cycle(self) -> Collection[Ref]:
-        """Begin a turn; whose objects are applied in it although nothing changed."""
+        """Begin a cycle; return the services whose unchanged objects are applied in it."""
         self._due = tuple(self._deferred)[:SERVICES_PER_CYCLE]
         self._remaining = SERVICES_PER_CYCLE - len(self._due)
         for ref in self._due:
@@ -34,7 +34,7 @@ class StartupResync:
         return self._due
 
     def defer(self, ref: Ref, objects: Collection[ClusterObject]) -> bool:
-        """May the objects of a service wait? Each is taken as it was when it was found first."""
+        """Return whether a service's objects may wait, given that they are as first observed."""
         changed = [
             self._initial.setdefault(observed.key, observed.owned_fields_digest)
             != observed.owned_fields_digest
@@ -51,13 +51,13 @@ class StartupResync:
         return True
 
     def forget(self, known: Collection[Ref]) -> None:
-        """Services that are gone wait for nothing."""
+        """Forget services that do not exist anymore."""
         for ref in self._deferred.keys() - set(known):
             del self._deferred[ref]
 
 
 def was_reconciled_before(service_plan: ServicePlan) -> bool:
-    """A former process brought the service to where it is wanted now, as far as can be seen."""
+    """Return whether the status shows that a previous process reached the desired state."""
     status, workload = service_plan.service.status, service_plan.workload
     failed = any(condition.reason == Progressing.APPLY_FAILED for condition in status.conditions)
     return (

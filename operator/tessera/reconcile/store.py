@@ -1,4 +1,4 @@
-"""The fleet as last seen. Objects that did not change keep their identity."""
+"""The fleet as last observed; unchanged objects keep their identity."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ _CHILDREN = frozenset(kind.plural for kind in CHILDREN)
 
 
 class Store:
-    """Everything seen, by kind."""
+    """All observed objects, by kind."""
 
     def __init__(self, kinds: Iterable[ApiResource]) -> None:
         self._objects: dict[str, dict[ObjectKey, ClusterObject]] = {
@@ -27,13 +27,13 @@ class Store:
 
     @property
     def complete(self) -> bool:
-        """Every kind was listed once; before that, absence means nothing."""
+        """Return whether every kind was listed once; before that, absence means nothing."""
         return not self._unlisted
 
     def replace(self, kind: ApiResource, listing: ObjectList) -> bool:
-        """Take a full listing; what is not in it is gone. True when anything changed.
+        """Store a full list, and drop what is not in it; return whether anything changed.
 
-        What events brought after the listing was made stays.
+        Objects that events brought after the list was made stay.
         """
         previous = self._objects[kind.plural]
         current = {
@@ -51,10 +51,10 @@ class Store:
         return self._changed(kind, previous != current)
 
     def put(self, kind: ApiResource, observed: ClusterObject) -> bool:
-        """Take one object; True when it changed.
+        """Store one object; return whether it changed.
 
-        Answers to our own writes and watch events overtake each other, so what is older than what
-        is known changes nothing, and what was deleted does not come back by an old answer.
+        Responses to our own writes and watch events overtake each other. So an older version
+        changes nothing, and a late response does not restore a deleted object.
         """
         objects = self._objects[kind.plural]
         known = objects.get(observed.key)
@@ -67,7 +67,7 @@ class Store:
         return self._changed(kind, known != observed)
 
     def drop(self, kind: ApiResource, key: ObjectKey, version: int = 0) -> bool:
-        """Forget one object; True when it was known."""
+        """Drop one object; return whether it was known."""
         known = self._objects[kind.plural].get(key)
         if known is not None and version and version < known.version:
             return False
@@ -76,15 +76,17 @@ class Store:
         return self._changed(kind, self._objects[kind.plural].pop(key, None) is not None)
 
     def values(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
-        """What the plan reads of them; the same tuple as long as none of them changed."""
+        """Return what the plan reads of a kind; the same tuple as long as nothing changed."""
         if kind.plural not in self._values:
             values = (observed.value for observed in self._objects[kind.plural].values())
             self._values[kind.plural] = tuple(value for value in values if value is not None)
         return self._values[kind.plural]
 
     def children_by_service(self) -> Mapping[Ref | None, tuple[ClusterObject, ...]]:
-        """The objects that we applied for each service, and under None those that are shared; the
-        same mapping as long as none changed, and the same tuples for whom none changed."""
+        """Return the applied objects of each service, and under None the shared ones.
+
+        The mapping is the same object as long as nothing changed, and so is each service's tuple.
+        """
         if self._children is None:
             objects: dict[Ref | None, list[ClusterObject]] = defaultdict(list)
             for plural in sorted(_CHILDREN):
@@ -107,12 +109,12 @@ class Store:
         return changed
 
     def all(self, kind: ApiResource) -> Mapping[ObjectKey, ClusterObject]:
-        """Every object of one kind."""
+        """Return every object of one kind."""
         return self._objects[kind.plural]
 
 
 def _newer(known: ClusterObject | None, observed: ClusterObject) -> ClusterObject:
-    """The newer sight of an object, with the old value where both say the same."""
+    """Return the newer version, with the old value's identity if both values are equal."""
     if known is None or observed.version < known.version:
         return known or observed
     return replace(observed, value=known.value) if known == observed else observed

@@ -1,4 +1,4 @@
-"""What a turn does for one service, and when there is nothing to do."""
+"""The work of a cycle for one service, and when there is none."""
 
 import asyncio
 from collections.abc import Awaitable, Iterable
@@ -17,20 +17,20 @@ from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 KINDS = {kind.plural: kind for kind in CHILDREN}
-# Services that are worked on at a time, and writing requests.
+# Maximum number of services in progress, and of writing requests, at a time.
 MAX_CONCURRENCY = 16
 
 
 @dataclass(frozen=True, slots=True)
 class TenantFunding:
-    """Who pays for a service, how he stands, and what was refused to write of it."""
+    """The budget of a service's tenant, its state, and what was refused when it was written."""
 
     view: BudgetView
     state: WithinBudget
     refused: list[str]
 
 
-# All that the objects and the status of a service follow from.
+# All inputs of the objects and the status of a service.
 ServiceInputs: TypeAlias = tuple[
     ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
 ]
@@ -38,14 +38,14 @@ ServiceInputs: TypeAlias = tuple[
 
 @dataclass(slots=True, kw_only=True)
 class ServiceWork:
-    """What a turn does for one service, and what became of it."""
+    """The work of a cycle for one service, and its results."""
 
     service_plan: ServicePlan
     tenant: TenantFunding | None
     inputs: ServiceInputs
     problems: list[str]
     status: InferenceServiceStatus
-    """As it is known to be written."""
+    """The status as last written."""
     in_place: bool = True
 
     @property
@@ -54,8 +54,9 @@ class ServiceWork:
 
 
 def must_report_first(service_plan: ServicePlan) -> bool:
-    """The status says by which commit replicas are made before the first is: a successor could not
-    tell it from one that nobody asked for."""
+    """Return whether the status must be written before the Deployment."""
+    # The status records the commit of the first replicas: without it the next leader could not tell
+    # that commit from one that was never requested.
     pinned, model_status = service_plan.pinned_revision.status, service_plan.service.status.model
     return (
         service_plan.workload is None
@@ -67,7 +68,7 @@ def must_report_first(service_plan: ServicePlan) -> bool:
 def outdated_marks(
     snapshot: Snapshot, service_plan: ServicePlan
 ) -> Iterable[tuple[ObjectManifest, str | None]]:
-    """Gates and deletion costs that are not yet as decided."""
+    """Yield manifests for readiness gates and deletion costs that differ from the decision."""
     drain = service_plan.drain
     for pod in service_plan.pods:
         serving = pod.ref not in drain.draining
@@ -83,7 +84,7 @@ def obsolete_objects(
     manifests: Iterable[ObjectManifest],
     existing: Iterable[ClusterObject],
 ) -> list[tuple[ApiResource, ObjectKey]]:
-    """Objects of the service that are not wanted any more; none while nothing is decided."""
+    """Return the objects of the service that are no longer needed; none while undecided."""
     if service_plan.choice is None:
         return []
     keys = {manifest.key for manifest in manifests}
@@ -101,21 +102,19 @@ def obsolete_objects(
 def inputs_unchanged(inputs: ServiceInputs, previous: ServiceInputs | None) -> bool:
     if previous is None:
         return False
-    service_plan, existing, answer, funding = previous
+    service_plan, existing, probe_result, funding = previous
     return (
         inputs[0] is service_plan
         and inputs[1] is existing
-        and inputs[2] is answer
+        and inputs[2] is probe_result
         and inputs[3] == funding
     )
 
 
 async def run_all(steps: Iterable[Awaitable[None]]) -> None:
-    """As many at once as there is room for; if one raises, the others are ended first.
-
-    The steps are made one by one, so that none is left when the others end, and between two of
-    them the loop serves whoever else waits: a large fleet is no reason for a late probe.
-    """
+    """Run the steps, at most MAX_CONCURRENCY at a time; if one raises, the others are canceled."""
+    # The iterator is consumed lazily, so that no coroutine is left unawaited after an error. Each
+    # worker yields between two steps, so that a large fleet does not delay the probes.
     remaining = iter(steps)
 
     async def worker() -> None:

@@ -1,4 +1,4 @@
-"""Metrics and logs of what turns returned."""
+"""Metrics and log lines about the outcome of reconcile cycles."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill, CostLine
 from tessera.domain.cache import LastCallCache
@@ -34,7 +35,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """All but the series of the services, their speeds and the bill."""
+        """All metrics except those of the services, their speeds and the bill."""
         self._reconcile_seconds = Histogram(
             "tessera_turn_seconds",
             "Duration of turns.",
@@ -92,12 +93,12 @@ class Telemetry:
     def record_reconcile(
         self, outcome: ReconcileOutcome, seconds: float, cpu_seconds: float
     ) -> None:
-        """Record a turn."""
+        """Record the outcome of a reconcile cycle."""
         self._reconcile_seconds.observe(seconds)
         self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
         self._service_states.outcome = outcome
-        self._speeds.allotments = outcome.plan.service_plans
+        self._speeds.service_plans = outcome.plan.service_plans
         self._speeds.readings = outcome.snapshot.readings
         self._budgets.outcome = outcome
         self._batches.outcome = outcome
@@ -112,18 +113,18 @@ class Telemetry:
         )
         names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
         self.record_bill(outcome.bill, names)
-        for ref, allotment in outcome.plan.service_plans.items():
-            scale, problem = allotment.scale, outcome.problems.get(ref)
-            if self._logged_plans.get(ref) is allotment and problem is None:
+        for ref, service_plan in outcome.plan.service_plans.items():
+            scale, problem = service_plan.scale, outcome.problems.get(ref)
+            if self._logged_plans.get(ref) is service_plan and problem is None:
                 continue
-            self._logged_plans[ref] = allotment
-            verdicts = (allotment.accepted, allotment.placement.verdict)
+            self._logged_plans[ref] = service_plan
+            verdicts = (service_plan.accepted, service_plan.placement.verdict)
             decision = (
                 *(verdict.reason for verdict in verdicts),
                 scale.replicas,
                 scale.reason,
                 problem,
-                stuck.uid if (stuck := allotment.stall.replacement) is not None else None,
+                stuck.uid if (stuck := service_plan.stall.replacement) is not None else None,
             )
             if self._logged_decisions.get(ref) != decision:
                 self._log(ref, outcome)
@@ -140,8 +141,9 @@ class Telemetry:
             self._logged_plans.pop(ref, None)
 
     def exposition(self) -> bytes:
-        """What Prometheus reads. The series of the services, their speeds and the bill are most of
-        it, and are written anew only when one of them changed."""
+        """Return the page that Prometheus scrapes."""
+        # The series of the services, their speeds and the bill are most of the page, so they are
+        # rendered only when one of them changed.
         outcome = self._service_states.outcome
         services = self._services_page(outcome and outcome.plan.service_plans)
         speeds = self._speed_page(self._speeds.inputs)
@@ -149,18 +151,21 @@ class Telemetry:
         return generate_latest(self.registry) + services + speeds + costs
 
     def families(self) -> Iterator[Metric]:
-        """All metrics, as they are now."""
+        """Yield all metrics with their current values."""
         yield from self.registry.collect()
         yield from self._services.collect()
         yield from self._speed.collect()
         yield from self._costs.collect()
 
     def record_bill(self, bill: Bill, tenants: Mapping[str, str]) -> None:
-        """Record the bill after a turn; `tenants` says which budget each namespace belongs to."""
+        """Record the bill after a cycle; `tenants` maps each namespace to its TenantBudget."""
         self._bill.update(bill, tenants)
 
     def record_layouts(self, pools: Sequence[PoolLayoutState], pods: tuple[Pod, ...]) -> None:
-        """Record the layouts after a turn; `pods` tell who sits where no agent does."""
+        """Record the layouts after a cycle.
+
+        `pods` say which GPUs are in use where no agent runs.
+        """
         self._layouts.take(pools, pods)
         for pool in pools:
             name, verdict = pool.view.pool.name, pool.actions.verdict
@@ -169,9 +174,9 @@ class Telemetry:
                 log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
 
     def record_failure(self, error: BaseException) -> None:
-        """Record a turn that raised."""
+        """Record a reconcile cycle that raised."""
         self._errors.inc()
-        log.error("the turn failed and will be repeated", exc_info=error)
+        log.error("reconcile failed, retrying", exc_info=error)
 
     def set_leader(self, *, leading: bool) -> None:
         self._leader.set(leading)
@@ -180,30 +185,31 @@ class Telemetry:
         self._lag.observe(seconds)
 
     def record_certificate(self, secret: str, ends: datetime) -> None:
-        """Admission serves with another certificate."""
+        """Record the expiry of the certificate that the webhook server presents from now on."""
         self._certificate.labels(secret).set(ends.timestamp())
 
     def _log(self, ref: Ref, outcome: ReconcileOutcome) -> None:
-        allotment = outcome.plan.service_plans[ref]
-        scale, placement = allotment.scale, allotment.placement.verdict
+        service_plan = outcome.plan.service_plans[ref]
+        scale, placement = service_plan.scale, service_plan.placement.verdict
         fields: dict[str, Any] = {
             "service": str(ref),
-            "accepted": allotment.accepted.reason,
+            "accepted": service_plan.accepted.reason,
             "placed": placement.reason,
-            "variant": allotment.choice.variant if allotment.choice else None,
+            "variant": service_plan.choice.variant if service_plan.choice else None,
             "replicas": scale.replicas,
             "reason": scale.reason,
         }
         if (problem := outcome.problems.get(ref)) is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
-        if (stuck := allotment.stall.replacement) is not None:
+        if (stuck := service_plan.stall.replacement) is not None:
             log.warning("%s: %s", ref, stuck.message, extra=fields)
-        if not allotment.accepted.reason.is_true:
-            log.info("%s: not accepted: %s", ref, allotment.accepted.message, extra=fields)
+        if not service_plan.accepted.reason.is_true:
+            log.info("%s: not accepted: %s", ref, service_plan.accepted.message, extra=fields)
         elif not placement.reason.is_true:
             log.info("%s: not placed: %s", ref, placement.message, extra=fields)
         else:
-            log.info("%s: %s replicas: %s", ref, scale.replicas, scale.message, extra=fields)
+            count = counted(scale.replicas, "replica")
+            log.info("%s: %s: %s", ref, count, scale.message, extra=fields)
 
 
 def _render(registry: CollectorRegistry, _: object) -> bytes:
@@ -211,7 +217,7 @@ def _render(registry: CollectorRegistry, _: object) -> bytes:
 
 
 class _ServiceCollector(Collector):
-    """The state of the services as of the last turn; services that are gone leave no series."""
+    """The state of the services after the last cycle; deleted services leave no series."""
 
     outcome: ReconcileOutcome | None = None
 
@@ -234,11 +240,13 @@ class _ServiceCollector(Collector):
             "1 if the condition is True, else 0; with its reason.",
             labels=[*labels, "condition", "reason"],
         )
-        for ref, allotment in self.outcome.plan.service_plans.items() if self.outcome else ():
+        for ref, service_plan in self.outcome.plan.service_plans.items() if self.outcome else ():
             label_values = [ref.namespace, ref.name]
-            desired.add_metric([*label_values, allotment.scale.reason], allotment.scale.replicas)
-            ready.add_metric(label_values, sum(pod.takes_requests for pod in allotment.pods))
-            status = allotment.service.status
+            desired.add_metric(
+                [*label_values, service_plan.scale.reason], service_plan.scale.replicas
+            )
+            ready.add_metric(label_values, sum(pod.takes_requests for pod in service_plan.pods))
+            status = service_plan.service.status
             if status.cost is not None:
                 cost.add_metric([*label_values, status.cost.currency], float(status.cost.per_hour))
             for status_condition in status.conditions:
@@ -250,7 +258,7 @@ class _ServiceCollector(Collector):
 
 
 class _BudgetCollector(Collector):
-    """How the tenants stand as of the last turn."""
+    """The state of the TenantBudgets after the last cycle."""
 
     outcome: ReconcileOutcome | None = None
 
@@ -289,7 +297,7 @@ class _BudgetCollector(Collector):
 
 
 class _BatchCollector(Collector):
-    """How far the batches are as of the last turn."""
+    """The progress of the batches after the last cycle."""
 
     outcome: ReconcileOutcome | None = None
 
@@ -321,14 +329,14 @@ class _BatchCollector(Collector):
 
 @dataclass(frozen=True, slots=True)
 class _BilledCosts:
-    """The bill with its tenants; one value, since scrapes read it from another thread."""
+    """The bill with its tenants; one immutable value, since scrapes read it from another thread."""
 
     bill: Bill = field(default_factory=Bill)
     nanos: Mapping[tuple[CostLine, str], int] = field(default_factory=dict)
 
 
 class _BillCollector(Collector):
-    """The bill as counters. What was spent stays with the tenant who had the namespace then."""
+    """The bill as counters; a cost stays with the tenant to whom the namespace then belonged."""
 
     def __init__(self) -> None:
         self.billed = _BilledCosts()

@@ -17,32 +17,34 @@ _PREDICTED, _MEASURED = "predicted", "measured"
 
 
 class SpeedCollector(Collector):
-    """The speeds as of the last reading; what is not known has no series."""
+    """The speeds as of the last reading; an unknown value has no series."""
 
-    allotments: Mapping[Ref, ServicePlan] | None = None
+    service_plans: Mapping[Ref, ServicePlan] | None = None
     readings: Readings | None = None
 
     @property
     def inputs(self) -> object:
-        """As long as it is the same object, the series are left as they are: they follow the
-        readings of speed, and only without any each change of the plan."""
+        """Return the identity of the inputs; the series are rendered again only when it changes.
+
+        The series follow the readings of speed. Without any readings they follow the plan.
+        """
         if self.readings is not None and self.readings.speeds_at is not None:
             return self.readings.speeds
-        return self.allotments
+        return self.service_plans
 
     @override
     def collect(self) -> Iterator[GaugeMetricFamily]:
         metrics = _SpeedMetrics()
         readings = self.readings
-        for ref, allotment in (self.allotments or {}).items():
-            speed = allotment.observed_speed(readings)
+        for ref, service_plan in (self.service_plans or {}).items():
+            speed = service_plan.observed_speed(readings)
             if speed is not None:
                 metrics.add([ref.namespace, ref.name], speed)
         yield from metrics.families
 
 
 class _SpeedMetrics:
-    """Every metric of a speed, with its series so far."""
+    """Every speed metric, with the series added so far."""
 
     def __init__(self) -> None:
         self._output_rate = _gauge(
