@@ -1,1 +1,1 @@
-"""Decision -> Kubernetes manifests; pure."""
+"""Translation of decisions into Kubernetes manifests; pure."""

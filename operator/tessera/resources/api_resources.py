@@ -1,4 +1,4 @@
-"""Every kind that the operator reads or writes, and with which verbs: the source of its RBAC."""
+"""Every resource type that the operator reads or writes, with its verbs: the source of the RBAC."""
 
 from dataclasses import dataclass, replace
 
@@ -13,16 +13,16 @@ from tessera.domain.names import (
     TESSERA,
 )
 
-# Label selector of the objects that the operator applies.
+# Label selector of the objects that the operator manages.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
 
-# Label selector of the pods that it applies through Deployments.
+# Label selector of the engine pods of its Deployments.
 ENGINE_SELECTOR = f"{COMPONENT}={ENGINE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiResource:
-    """A resource type at the API server."""
+    """A resource type of the API server."""
 
     group: str
     version: str
@@ -31,20 +31,20 @@ class ApiResource:
     namespaced: bool = True
     verbs: tuple[str, ...]
     selector: str | None = None
-    """Server-side label selector under which the kind is watched; only `watched` kinds have one."""
+    """Server-side label selector of lists and watches; only `watched` kinds have one."""
     watched: bool = True
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
     resource_names: tuple[str, ...] = ()
     """The only names under which the operator writes or deletes objects of the kind."""
     in_operator_namespace: bool = False
-    """They stand in the operator's own namespace, and it has no right on any others."""
+    """Whether the kind is used only in the operator's namespace; RBAC grants it nowhere else."""
 
     @property
     def api_version(self) -> str:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None) -> str:
-        """The URL path of one object, or of all of them."""
+        """Return the URL path of one object, or of the collection."""
         root = f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{namespace}" if self.namespaced and namespace else ""
         return f"{root}{scope}/{self.plural}" + (f"/{name}" if name else "")
@@ -88,7 +88,7 @@ BATCH_INFERENCES = ApiResource(
     verbs=_READ,
     subresources=_STATUS,
 )
-# Made by the agents, each for its node; only the spec is ours.
+# Created by the agents, one for each node; the operator writes only the spec.
 NODE_LAYOUTS = ApiResource(
     group=GROUP,
     version=VERSION,
@@ -109,7 +109,7 @@ PODS = ApiResource(
     selector=ENGINE_SELECTOR,
     subresources=_STATUS,
 )
-# Made for models, and never deleted by us: it goes with its owner.
+# Created for models and never deleted by the operator: they are deleted with their owner.
 CLAIMS = ApiResource(
     group="",
     version="v1",
@@ -117,7 +117,7 @@ CLAIMS = ApiResource(
     plural="persistentvolumeclaims",
     verbs=(*_READ, "create", "patch"),
 )
-# Created once and deleted; their templates cannot change, so there is nothing to repair.
+# Created once and deleted; a Job's template is immutable, so there is nothing to repair.
 JOBS = ApiResource(
     group="batch", version="v1", kind="Job", plural="jobs", verbs=_MANAGE, selector=MANAGED_SELECTOR
 )
@@ -129,7 +129,7 @@ DEPLOYMENTS = ApiResource(
     verbs=_MANAGE,
     selector=MANAGED_SELECTOR,
 )
-# Those that pull images.
+# The DaemonSets that pre-pull images.
 DAEMON_SETS = ApiResource(
     group="apps",
     version="v1",
@@ -182,7 +182,7 @@ ROLE_BINDINGS = ApiResource(
     selector=MANAGED_SELECTOR,
     resource_names=(BATCH_ACCOUNT,),
 )
-# Polled instead of watched: its CRD may come and go.
+# Polled instead of watched, since its CRD may be installed and removed at any time.
 POD_MONITORS = ApiResource(
     group="monitoring.coreos.com",
     version="v1",
@@ -194,7 +194,7 @@ POD_MONITORS = ApiResource(
     resource_names=(ENGINE_ACCOUNT,),
 )
 
-# The configuration of mig-manager; it stands in the namespace of the GPU operator.
+# The configuration of mig-manager, in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(
     group="",
     version="v1",
@@ -205,7 +205,7 @@ CONFIG_MAPS = ApiResource(
     resource_names=(MIG_CONFIG,),
 )
 
-# What the operator applies, repairs and prunes.
+# The kinds that the operator applies, repairs and prunes.
 CHILDREN = (
     DEPLOYMENTS,
     DAEMON_SETS,
@@ -229,7 +229,7 @@ KINDS = (
     JOBS,
     *CHILDREN,
 )
-# What an operator that may cut GPUs does besides.
+# Additional permissions of an operator that may partition GPUs.
 PARTITIONING = (
     replace(NODES, verbs=("patch",)),
     replace(NODE_LAYOUTS, verbs=("patch",)),

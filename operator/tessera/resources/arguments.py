@@ -11,19 +11,17 @@ from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.lora import engine_rank
 from tessera.resources.defaults import Defaults
 
-# Where a `pvc://` claim is mounted.
+# Mount path of a `pvc://` claim.
 MODELS = "/models"
-# Below it, by their names, the claims of `pvc://` adapters.
+# Parent of the mount paths of `pvc://` adapters.
 ADAPTERS = "/adapters"
 
 
 def arguments(
     name: str, spec: InferenceServiceSpec, choice: HardwareChoice, defaults: Defaults
 ) -> list[str]:
-    """Arguments of `vllm serve`, all limits explicit, so that no default of the engine decides.
-
-    The defaults are read through NVML, which inside a slice answers for the whole GPU.
-    """
+    """Return the arguments of `vllm serve`, with all limits explicit."""
+    # vLLM computes its own defaults through NVML, which inside a MIG slice reports the whole GPU.
     fit = choice.fit
     args = [
         served_path(spec.model),
@@ -46,7 +44,7 @@ def arguments(
 
 
 def _adapters(model: Model) -> list[str]:
-    """Loaded at every start of the engine, all at once in its memory, so that none waits."""
+    """Return the LoRA flags; all adapters are loaded at the start, so that no request waits."""
     if not model.adapters:
         return []
     return [
@@ -59,20 +57,22 @@ def _adapters(model: Model) -> list[str]:
 
 
 def adapter_path(adapter: Adapter) -> str:
-    """`hf://org/name` -> `org/name`, which the engine fetches; else where it is mounted."""
+    """Return `org/name` for `hf://org/name`, which the engine downloads; else the mount path."""
     return model_path(adapter.uri, f"{ADAPTERS}/{adapter.name}")
 
 
 def served_path(model: Model) -> str:
-    """What the engine is given: a name on the hub, or where the files are mounted."""
+    """Return what the engine serves: a repository on the hub, or the path of the mounted files."""
     if model.cache.type == "pvc":
         return f"{MODELS}/{folder_of(model)}"
     return model_path(model.uri)
 
 
 def model_path(uri: str, mount: str = MODELS) -> str:
-    """`hf://org/name` -> `org/name`; `pvc://claim/path` -> the path below the mount; an
-    image is mounted whole."""
+    """Return `org/name` for `hf://org/name`, and for `pvc://claim/path` the path below the mount.
+
+    An image is mounted as a whole.
+    """
     scheme, _, rest = uri.partition("://")
     if scheme == "hf":
         return rest
@@ -83,11 +83,11 @@ def model_path(uri: str, mount: str = MODELS) -> str:
 
 
 def pvc_claim_name(uri: str) -> str | None:
-    """The PersistentVolumeClaim of a `pvc://` model."""
+    """Return the PersistentVolumeClaim of a `pvc://` model; None for any other."""
     scheme, _, rest = uri.partition("://")
     return rest.partition("/")[0] if scheme == "pvc" else None
 
 
 def whole_seconds(span: timedelta) -> int:
-    """Whole seconds, rounded up."""
+    """Return whole seconds, rounded up."""
     return math.ceil(span.total_seconds())

@@ -21,51 +21,51 @@ from tessera.resources.namespace_objects import (
 )
 from tessera.resources.service import disruption_budget, service_manifest
 
-# From so many replicas on a disruption budget helps; with one it would block every node drain.
+# A disruption budget needs this many replicas; with a single one it would block node drains.
 _MIN_REPLICAS_FOR_BUDGET = 2
 
 
-def service_manifests(allotment: ServicePlan) -> tuple[ObjectManifest, ...]:
-    """The objects of one service; none while there is nothing decided for it."""
-    choice, spec = allotment.choice, allotment.effective_spec
+def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
+    """Return the objects of one service; none while nothing is decided for it."""
+    choice, spec = service_plan.choice, service_plan.effective_spec
     if choice is None or spec is None:
         return ()
-    manifests = [service_manifest(allotment.service)]
+    manifests = [service_manifest(service_plan.service)]
     if spec.model.cache.type == "pvc":
-        manifests.append(model_claim_manifest(allotment.service, spec))
-    if not _is_waiting(allotment):
-        manifests.append(deployment(allotment, spec, choice))
-    if allotment.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
-        manifests.append(disruption_budget(allotment.service))
+        manifests.append(model_claim_manifest(service_plan.service, spec))
+    if not _is_waiting(service_plan):
+        manifests.append(deployment(service_plan, spec, choice))
+    if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
+        manifests.append(disruption_budget(service_plan.service))
     return tuple(manifests)
 
 
-def _is_waiting(allotment: ServicePlan) -> bool:
-    """The Deployment stays as it is until the hub answered, and the files are there."""
-    preparation = allotment.preparation
+def _is_waiting(service_plan: ServicePlan) -> bool:
+    """Return whether the Deployment stays as it is until revision and model files are available."""
+    preparation = service_plan.preparation
     unfetched = preparation is not None and preparation.missing_files is not None
-    return unfetched or allotment.pinned_revision.query is not None
+    return unfetched or service_plan.pinned_revision.query is not None
 
 
-def service_inputs(allotment: ServicePlan) -> tuple[object, ...]:
-    """All that the objects of a service depend on: equal parts make equal objects."""
-    service = allotment.service
+def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
+    """Return all inputs of a service's objects: equal inputs make equal objects."""
+    service = service_plan.service
     return (
         service.uid,
         service.spec,
-        allotment.choice,
-        _is_waiting(allotment),
-        allotment.pinned_revision,
-        allotment.template,
-        allotment.drain.replicas,
-        allotment.surge,
-        allotment.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
+        service_plan.choice,
+        _is_waiting(service_plan),
+        service_plan.pinned_revision,
+        service_plan.template,
+        service_plan.drain.replicas,
+        service_plan.surge,
+        service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceOwners:
-    """Who shares the objects of a namespace in which something is placed, in the order of names."""
+    """The owners of the shared objects of a namespace, sorted by name."""
 
     namespace: str
     services: tuple[Owner, ...]
@@ -74,7 +74,7 @@ class NamespaceOwners:
     def manifests(
         self, *, ingress_namespaces: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
     ) -> tuple[ObjectManifest, ...]:
-        """The shared objects; the first visitor is the operator."""
+        """Return the shared objects."""
         owners = (*self.services, *self.batches)
         shared = [engine_service_account(owners), engine_network_policy(owners, ingress_namespaces)]
         if monitored:
@@ -89,17 +89,17 @@ class NamespaceOwners:
 
 
 def namespace_owners(
-    allotments: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchPlan]
+    service_plans: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchPlan]
 ) -> tuple[NamespaceOwners, ...]:
-    """The namespaces with what lives in them."""
+    """Return the namespaces that need shared objects, with the owners of these."""
     services: dict[str, list[Owner]] = defaultdict(list)
-    for ref in sorted(allotments):
-        services[ref.namespace].append(owner_of(allotments[ref].service))
+    for ref in sorted(service_plans):
+        services[ref.namespace].append(owner_of(service_plans[ref].service))
     active_namespaces = {
         ref.namespace
-        for ref, allotment in allotments.items()
-        if allotment.choice is not None
-        or (allotment.preparation and allotment.preparation.job_to_create)
+        for ref, service_plan in service_plans.items()
+        if service_plan.choice is not None
+        or (service_plan.preparation and service_plan.preparation.job_to_create)
     }
     batch_owners: dict[str, list[Owner]] = defaultdict(list)
     for ref in sorted(batches):

@@ -1,7 +1,8 @@
-"""What the builder puts into pods without being told, by version.
+"""Versioned defaults of the pod template.
 
-A version never changes once it was released: replicas that were made by it are built by it until
-their owner asks for more. A change of anything here is a new version at the end of the table.
+A version never changes once it was released: existing replicas keep the version that they were
+created with until their owner asks for a newer one. Any change of a default is a new version at the
+end of the table.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """The rules of one version."""
+    """The defaults of one version."""
 
     image: str = "vllm/vllm-openai"
     """Repository of the engine; the tag is `v<version>`."""
@@ -19,41 +20,41 @@ class Defaults:
         "--enable-server-load-tracking",
         "--enable-mfu-metrics",
     )
-    """Flags that no field decides."""
+    """Flags of the engine that no field of the API sets."""
     gpu_memory_utilization: float = 0.92
-    """Share of the device that the engine takes; sizing reckons with that of the newest version."""
+    """Share of the device's memory that vLLM takes; sizing uses that of the newest version."""
     pre_stop_seconds: int = 5
-    """Time for endpoints to forget a pod before its engine is told to stop."""
+    """Seconds for endpoints to drop a pod before its engine receives SIGTERM."""
     exit_seconds: int = 10
-    """vLLM needs 5 to 6 seconds to exit after its last token."""
+    """Seconds to exit; vLLM needs 5 to 6 after its last token."""
     unreachable_seconds: int = 30
-    """A replica on a node that does not answer is replaced so soon. Whoever waits for it longer
-    loses capacity, whoever waits less loads a model anew for every hiccup of a network."""
+    """Seconds after which a replica on an unreachable node is replaced. A longer time loses
+    capacity; a shorter time loads a model again after every network interruption."""
     start_seconds: int = 600
-    """Time to start, beside that for reading the weights."""
+    """Seconds to start, in addition to the time for reading the weights."""
     host_mib: int = 4096
-    """Memory of the process itself."""
+    """Host memory of the process itself, in MiB."""
     shm_mib: int = 2048
-    """Shared memory of an engine on one device."""
+    """Shared memory of an engine on one device, in MiB."""
     shm_parallel_mib: int = 8192
-    """That of tensor parallel ranks, which talk through it."""
+    """Shared memory of tensor parallel ranks, which communicate through it, in MiB."""
 
     @property
     def stalled_grace_seconds(self) -> int:
-        """For a replica whose engine stands still: its streams would not end in any time, and only
-        its end frees the clients that wait, and the slice."""
+        """Return the termination grace period of a replica whose engine has stalled."""
+        # Its streams would never end; only its termination frees the waiting clients and the slice.
         return self.pre_stop_seconds + self.exit_seconds
 
 
-# The rules by version; the highest number is the newest.
+# The defaults by version; the highest number is the newest.
 DEFAULTS: dict[int, Defaults] = {1: Defaults()}
 
 
 def newest_version(table: Mapping[int, Defaults] = DEFAULTS) -> int:
-    """The version by which new replicas are built."""
+    """Return the version with which new replicas are created."""
     return max(table)
 
 
 def defaults(builder: int, table: Mapping[int, Defaults] = DEFAULTS) -> Defaults:
-    """The rules of a version; of one that a newer Tessera made, the newest that are known."""
+    """Return the defaults of a version; for one that a newer Tessera wrote, the newest known."""
     return table[min(builder, newest_version(table))]

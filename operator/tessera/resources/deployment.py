@@ -1,4 +1,4 @@
-"""The Deployment of one variant: engines on slices or whole GPUs, restricted and drainable."""
+"""The Deployment of one variant: engines on MIG slices or whole GPUs, restricted and drainable."""
 
 from kubernetes.client import (
     V1Container,
@@ -44,10 +44,10 @@ from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
 
 def deployment(
-    allotment: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
+    service_plan: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
 ) -> ObjectManifest:
-    """The Deployment of the chosen variant, with the number of replicas that drain allows."""
-    service = allotment.service
+    """Return the Deployment of a variant, with the number of replicas that draining allows."""
+    service = service_plan.service
     name = deployment_name(service.ref.name, choice.variant)
     identity = {SERVICE_LABEL: service.ref.name, VARIANT_LABEL: choice.variant}
     all_labels = labels(service.ref.name) | identity
@@ -59,15 +59,15 @@ def deployment(
             owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
         spec=V1DeploymentSpec(
-            replicas=allotment.drain.replicas,
+            replicas=service_plan.drain.replicas,
             revision_history_limit=3,
-            progress_deadline_seconds=start_seconds(choice, allotment.template_version),
+            progress_deadline_seconds=start_seconds(choice, service_plan.template_version),
             selector=V1LabelSelector(match_labels=identity),
             strategy=V1DeploymentStrategy(
                 type="RollingUpdate",
                 rolling_update=V1RollingUpdateDeployment(
-                    max_surge=1 if allotment.surge else 0,
-                    max_unavailable=0 if allotment.surge else 1,
+                    max_surge=1 if service_plan.surge else 0,
+                    max_unavailable=0 if service_plan.surge else 1,
                 ),
             ),
             template=V1PodTemplateSpec(
@@ -75,7 +75,7 @@ def deployment(
                     labels={**spec.pod_template.labels, **all_labels},
                     annotations=dict(spec.pod_template.annotations) or None,
                 ),
-                spec=_pod_spec(service.ref.name, spec, choice, allotment.template_version),
+                spec=_pod_spec(service.ref.name, spec, choice, service_plan.template_version),
             ),
         ),
     )
@@ -83,35 +83,43 @@ def deployment(
 
 
 def _pod_spec(
-    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
+    name: str,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    template_version: PodTemplateVersion,
 ) -> V1PodSpec:
-    rules, drain = defaults(recipe.builder), whole_seconds(spec.drain.timeout)
+    rules, drain = defaults(template_version.builder), whole_seconds(spec.drain.timeout)
     pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
-        image_pull_secrets=pull_secrets(recipe.platform),
+        image_pull_secrets=pull_secrets(template_version.platform),
         topology_spread_constraints=spread_constraints(name),
         readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
         termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
-        containers=[_replica_container(name, spec, choice, recipe)],
-        volumes=volumes(name, spec, choice, recipe),
+        containers=[_replica_container(name, spec, choice, template_version)],
+        volumes=volumes(name, spec, choice, template_version),
     )
-    return bind_to_pool(pod, spec, choice, recipe, unreachable_seconds=rules.unreachable_seconds)
+    return bind_to_pool(
+        pod, spec, choice, template_version, unreachable_seconds=rules.unreachable_seconds
+    )
 
 
 def _replica_container(
-    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
+    name: str,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    template_version: PodTemplateVersion,
 ) -> V1Container:
-    """An engine that takes requests of others, and is taken out of the way before it stops."""
-    container = engine(name, spec, choice, recipe)
+    """Return the engine's container with a readiness probe, and a preStop delay for draining."""
+    container = engine(name, spec, choice, template_version)
     container.readiness_probe = V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
     container.lifecycle = V1Lifecycle(
         pre_stop=V1LifecycleHandler(
-            sleep=V1SleepAction(seconds=defaults(recipe.builder).pre_stop_seconds)
+            sleep=V1SleepAction(seconds=defaults(template_version.builder).pre_stop_seconds)
         )
     )
     return container

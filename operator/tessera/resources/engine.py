@@ -1,4 +1,4 @@
-"""The engine's container and what it stands on, the same in Deployments and in Jobs."""
+"""The engine's container and its volumes, the same in Deployments and in Jobs."""
 
 from kubernetes.client import (
     V1Capabilities,
@@ -34,22 +34,25 @@ from tessera.resources.defaults import Defaults, defaults
 HEALTH = V1HTTPGetAction(path="/health", port="http")
 _USER = 1000
 _CACHE = "/cache"
-# Asked more often than later on: until then nobody is served, and a closed port costs nothing.
+# Probed more often than later on: until then nothing is served, and a closed port costs nothing.
 _START_PERIOD = 2
 _UNREACHABLE_TAINTS = ("not-ready", "unreachable")
 
 
 def engine(
-    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
+    name: str,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    template_version: PodTemplateVersion,
 ) -> V1Container:
-    """A vLLM on the chosen hardware, restricted, with the probes that keep it alive."""
-    rules = defaults(recipe.builder)
+    """Return a vLLM container for the chosen hardware, with startup and liveness probes."""
+    rules = defaults(template_version.builder)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
-        image=surroundings.engine_image(spec, recipe),
+        image=surroundings.engine_image(spec, template_version),
         args=arguments(name, spec, choice, rules),
-        env=_environment(spec, recipe),
+        env=_environment(spec, template_version),
         ports=[V1ContainerPort(name="http", container_port=PORT)],
         resources=V1ResourceRequirements(
             requests={
@@ -64,18 +67,18 @@ def engine(
             http_get=HEALTH,
             period_seconds=_START_PERIOD,
             timeout_seconds=5,
-            failure_threshold=start_seconds(choice, recipe) // _START_PERIOD,
+            failure_threshold=start_seconds(choice, template_version) // _START_PERIOD,
         ),
         liveness_probe=V1Probe(
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
         ),
         termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=[*_mounts(spec), *surroundings.mounts(recipe.platform)],
+        volume_mounts=[*_mounts(spec), *surroundings.mounts(template_version.platform)],
     )
 
 
 def restricted() -> V1SecurityContext:
-    """What every container may do: nothing special."""
+    """Return the securityContext of every container (Pod Security Standard `restricted`)."""
     return V1SecurityContext(
         allow_privilege_escalation=False,
         read_only_root_filesystem=True,
@@ -84,7 +87,7 @@ def restricted() -> V1SecurityContext:
 
 
 def restricted_pod() -> V1PodSecurityContext:
-    """As whom every pod runs."""
+    """Return the securityContext of every pod."""
     return V1PodSecurityContext(
         run_as_non_root=True,
         run_as_user=_USER,
@@ -95,7 +98,7 @@ def restricted_pod() -> V1PodSecurityContext:
 
 
 def unreachable_tolerations(unreachable_seconds: int) -> list[V1Toleration]:
-    """For how many seconds a pod stays bound to a node that does not answer; the default is 300."""
+    """Return tolerations that bound how long a pod stays on an unreachable node (default 300 s)."""
     return [
         V1Toleration(
             key=f"node.kubernetes.io/{taint}",
@@ -108,10 +111,13 @@ def unreachable_tolerations(unreachable_seconds: int) -> list[V1Toleration]:
 
 
 def volumes(
-    name: str, spec: InferenceServiceSpec, choice: HardwareChoice, recipe: PodTemplateVersion
+    name: str,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    template_version: PodTemplateVersion,
 ) -> list[V1Volume]:
-    """The volumes that the engine mounts."""
-    shm = _shm_mib(choice, defaults(recipe.builder))
+    """Return the volumes that the engine mounts."""
+    shm = _shm_mib(choice, defaults(template_version.builder))
     pod_volumes = [
         V1Volume(
             name="shm",
@@ -129,16 +135,16 @@ def volumes(
                 name=f"adapter-{adapter.name}", persistent_volume_claim=source
             )
             pod_volumes.append(adapter_volume)
-    return [*pod_volumes, *surroundings.volumes(recipe.platform)]
+    return [*pod_volumes, *surroundings.volumes(template_version.platform)]
 
 
 def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
-    """Where the engine finds the model's files, if not on the hub."""
+    """Return the volume with the model's files; None if they come from the hub."""
     return _claim_volume(claim_name(name)) if spec.model.cache.type == "pvc" else uri_volume(spec)
 
 
 def uri_volume(spec: InferenceServiceSpec) -> V1Volume | None:
-    """The claim or the image that the model's URI names."""
+    """Return the volume of the PersistentVolumeClaim or image that the model's URI names."""
     scheme, _, rest = spec.model.uri.partition("://")
     if scheme == "oci":
         return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
@@ -151,17 +157,19 @@ def _claim_volume(name: str) -> V1Volume:
     return V1Volume(name="models", persistent_volume_claim=source)
 
 
-def start_seconds(choice: HardwareChoice, recipe: PodTemplateVersion) -> int:
-    """How long the engine may take to start."""
+def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) -> int:
+    """Return how many seconds the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return defaults(recipe.builder).start_seconds + weights // MIN_LOAD_MIB_PER_SECOND
+    return defaults(template_version.builder).start_seconds + weights // MIN_LOAD_MIB_PER_SECOND
 
 
-def _environment(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> list[V1EnvVar]:
-    """A variable of the service's own takes the place of the platform's."""
+def _environment(
+    spec: InferenceServiceSpec, template_version: PodTemplateVersion
+) -> list[V1EnvVar]:
+    """Return the environment; a variable of the service overrides the platform's."""
     base = [
         V1EnvVar(name="HOME", value=_CACHE),
-        V1EnvVar(name="USER", value=ENGINE),  # PyTorch asks for it where the user has no entry
+        V1EnvVar(name="USER", value=ENGINE),  # PyTorch reads it where the UID has no passwd entry
         V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
         V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
@@ -170,14 +178,14 @@ def _environment(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> list
     names = {variable.name for variable in service_env}
     platform_env = [
         env_var
-        for env_var in surroundings.environment(recipe.platform)
+        for env_var in surroundings.environment(template_version.platform)
         if env_var.name not in names
     ]
     return [*base, *token(spec), *platform_env, *service_env]
 
 
 def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
-    """The hub's token, straight from its Secret."""
+    """Return the variable with the hub's token, taken from its Secret."""
     secret = spec.model.token_secret_ref
     if secret is None:
         return []
@@ -186,7 +194,7 @@ def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
 
 
 def _to_env_var(variable: EnvVar) -> V1EnvVar:
-    """A variable of the service's own."""
+    """Convert a variable of the service."""
     if variable.value_from is None:
         return V1EnvVar(name=variable.name, value=variable.value)
     ref = variable.value_from.secret_key_ref
@@ -213,11 +221,11 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
 
 
 def _shm_mib(choice: HardwareChoice, rules: Defaults) -> int:
-    """Tensor parallel ranks talk through shared memory; a single one needs little."""
+    """Return the shared memory: tensor parallel ranks communicate through it."""
     return rules.shm_mib if choice.fit.hardware.devices == 1 else rules.shm_parallel_mib
 
 
 def _host_mib(choice: HardwareChoice, rules: Defaults) -> int:
-    """Process, shared memory, and a tenth of the weights at a time while they load."""
+    """Return the host memory: process, shared memory, and a tenth of the weights during loading."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
     return rules.host_mib + _shm_mib(choice, rules) + weights // 10

@@ -13,7 +13,7 @@ from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES
 
 
 class ObjectKey(NamedTuple):
-    """Which object: its kind's plural, namespace and name."""
+    """Identity of an object: its kind's plural, namespace and name."""
 
     plural: str
     namespace: str
@@ -38,7 +38,7 @@ class ObjectManifest:
 
 
 def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> ObjectManifest:
-    """A typed object as it goes over the wire, without what is not set."""
+    """Return a typed object in wire format, without unset fields."""
     body = model.model_dump(by_alias=True, exclude_none=True, mode="json")
     return ObjectManifest(
         kind=kind,
@@ -49,14 +49,14 @@ def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> 
 
 
 def labels(service: str | None = None) -> dict[str, str]:
-    """What every object carries; those of one service carry its name too."""
+    """Return the labels of every managed object; those of one service carry its name too."""
     common = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: ENGINE}
     return common if service is None else {**common, SERVICE_LABEL: service}
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """With whom an object goes."""
+    """The object that owns others: they are deleted with it."""
 
     kind: ApiResource
     ref: Ref
@@ -64,13 +64,13 @@ class Owner:
 
 
 def owner_of(owner: ObservedService | Batch) -> Owner:
-    """As whom a service or a batch owns."""
+    """Return a service or a batch as an owner."""
     kind = INFERENCE_SERVICES if isinstance(owner, ObservedService) else BATCH_INFERENCES
     return Owner(kind, owner.ref, owner.uid)
 
 
 def owner_reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
-    """The reference by which the garbage collector removes objects with their owner."""
+    """Return the owner reference by which the garbage collector deletes an object."""
     fields: dict[str, Any] = {
         "api_version": owner.kind.api_version,
         "kind": owner.kind.kind,

@@ -1,4 +1,4 @@
-"""What the services and batches of one namespace share; it goes when the last of them goes."""
+"""Objects that the services and batches of one namespace share, deleted with the last of them."""
 
 from collections.abc import Sequence
 
@@ -35,12 +35,12 @@ from tessera.resources.api_resources import (
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-# Everything of a namespace that shares an object; never empty.
+# All owners of a shared object in the namespace; never empty.
 Owners = Sequence[Owner]
 
 
 def engine_service_account(owners: Owners) -> ObjectManifest:
-    """The engines' ServiceAccount: it may do nothing, and no token is mounted."""
+    """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
     model = V1ServiceAccount(
         metadata=_metadata(owners, ENGINE_ACCOUNT), automount_service_account_token=False
     )
@@ -48,7 +48,7 @@ def engine_service_account(owners: Owners) -> ObjectManifest:
 
 
 def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
-    """Engines answer pods of their own namespace and of the `visitors`, nobody else."""
+    """Allow traffic to engines only from their own namespace and the `ingress_namespaces`."""
     peers = [
         V1NetworkPolicyPeer(pod_selector=V1LabelSelector()),
         *(_namespace_peer(namespace) for namespace in ingress_namespaces),
@@ -65,7 +65,7 @@ def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> 
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
-    """The PodMonitor that makes Prometheus read the engines."""
+    """Return the PodMonitor for the engines' metrics."""
     metadata = _metadata(owners, ENGINE_ACCOUNT).model_dump(
         by_alias=True, exclude_none=True, mode="json"
     )
@@ -85,7 +85,7 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
 
 
 def batch_service_account(batches: Owners) -> ObjectManifest:
-    """The runners' ServiceAccount; its token is mounted by hand, into the runner alone."""
+    """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
     model = V1ServiceAccount(
         metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
     )
@@ -93,7 +93,7 @@ def batch_service_account(batches: Owners) -> ObjectManifest:
 
 
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
-    """Runners may read the batches of their namespace: the attempt in the status is their fence."""
+    """Allow runners to read batches in their namespace: the status has the fencing attempt."""
     namespace = _namespace(batches)
     model = V1RoleBinding(
         metadata=_metadata(batches, BATCH_ACCOUNT),
@@ -104,7 +104,7 @@ def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifes
 
 
 def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
-    """The operator, in its namespace, may ask runners how far they are."""
+    """Allow the operator to read the runners' progress."""
     runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
     model = V1NetworkPolicy(
         metadata=_metadata(batches, BATCH_ACCOUNT),
@@ -124,7 +124,7 @@ def _namespace_peer(namespace: str) -> V1NetworkPolicyPeer:
 
 
 def _ingress_rule(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
-    """Built from the wire's names: the model drops its own name of `from` without a word."""
+    """Return a rule, built from wire names: the model silently drops its own name for `from`."""
     ports = [V1NetworkPolicyPort(port=port, protocol="TCP")]
     return V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
 
@@ -134,7 +134,7 @@ def _namespace(owners: Owners) -> str:
 
 
 def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
-    """Owned by all that share the object, so that the last one to go takes it along."""
+    """Return metadata owned by all owners, so that the object is deleted with the last one."""
     return V1ObjectMeta(
         name=name,
         namespace=_namespace(owners),

@@ -1,4 +1,4 @@
-"""What a platform team says of the surroundings of engines, as parts of their pods."""
+"""The platform team's registry mirror, proxies and CA bundle as parts of pods."""
 
 from kubernetes.client import (
     V1ConfigMapVolumeSource,
@@ -15,15 +15,15 @@ from tessera.resources.defaults import Defaults, defaults
 
 _CA_DIRECTORY = "/etc/tessera/authorities"
 _CA_FILE = "ca.crt"
-# Each replaces the certificates that its readers trust: OpenSSL, httpx and Rust; requests; curl.
-# So the ConfigMap has to hold all that are trusted, not only those that are added.
+# Each variable replaces the trusted certificates of its readers: OpenSSL, httpx and Rust; requests;
+# curl. So the ConfigMap has to hold all trusted certificates, not only the additional ones.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def mirror_image(image: str, registry: str | None) -> str:
-    """The image at the mirror; its own registry, if it names one, gives way.
+    """Return the image at the mirror, which replaces the image's own registry.
 
-    A first part with a dot or a port is a registry, as everywhere; without one it is Docker's.
+    A first component with a dot or a port is a registry; without one it is Docker Hub.
     """
     if registry is None:
         return image
@@ -33,24 +33,25 @@ def mirror_image(image: str, registry: str | None) -> str:
 
 
 def default_image(version: str, rules: Defaults) -> str:
-    """Where vLLM publishes its images."""
+    """Return the image that vLLM publishes for a version."""
     return f"{rules.image}:v{version}"
 
 
-def engine_image(spec: InferenceServiceSpec, recipe: PodTemplateVersion) -> str:
-    """The image that the spec gives, else that of its version, from the mirror if there is one."""
-    default = default_image(spec.engine.version, defaults(recipe.builder))
-    return spec.engine.image or mirror_image(default, recipe.platform.image_registry)
+def engine_image(spec: InferenceServiceSpec, template_version: PodTemplateVersion) -> str:
+    """Return the image of the spec, or that of its version, from the mirror if there is one."""
+    default = default_image(spec.engine.version, defaults(template_version.builder))
+    return spec.engine.image or mirror_image(default, template_version.platform.image_registry)
 
 
 def pull_secrets(platform: Platform, *more: str) -> list[V1LocalObjectReference] | None:
-    """Every Secret once; one that is not there is passed over by the kubelet."""
+    """Return every Secret once; the kubelet skips one that does not exist."""
     names = dict.fromkeys((*more, *platform.image_pull_secrets))
     return [V1LocalObjectReference(name=name) for name in names] or None
 
 
 def environment(platform: Platform) -> list[V1EnvVar]:
-    """How the hub is reached. Proxies stand in both cases, since programs read one or the other."""
+    """Return the variables for hub and proxies."""
+    # Proxies are set in upper and lower case, since programs read one or the other.
     variables = {"HF_ENDPOINT": platform.hub_endpoint}
     for name, value in (("HTTPS_PROXY", platform.https_proxy), ("NO_PROXY", platform.no_proxy)):
         variables |= {name: value, name.lower(): value}
@@ -60,7 +61,7 @@ def environment(platform: Platform) -> list[V1EnvVar]:
 
 
 def volumes(platform: Platform) -> list[V1Volume]:
-    """The certificates."""
+    """Return the volume with the CA bundle, if there is one."""
     if platform.ca_config_map is None:
         return []
     source = V1ConfigMapVolumeSource(
@@ -70,12 +71,12 @@ def volumes(platform: Platform) -> list[V1Volume]:
 
 
 def mounts(platform: Platform) -> list[V1VolumeMount]:
-    """Where they are."""
+    """Return the mount of the CA bundle, if there is one."""
     if platform.ca_config_map is None:
         return []
     return [V1VolumeMount(name="authorities", mount_path=_CA_DIRECTORY, read_only=True)]
 
 
 def priority_class(spec: InferenceServiceSpec, platform: Platform) -> str | None:
-    """The chart's PriorityClass for the class of the service, where it makes them."""
+    """Return the chart's PriorityClass for the service's class, if the chart creates them."""
     return f"tessera-{spec.service_class}" if platform.priority_classes else None

@@ -1,4 +1,4 @@
-"""What is written on single replicas: whether they take requests, and who leaves first."""
+"""Patches of single replicas: the readiness gate and the pod deletion cost."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from tessera.resources.manifest import ObjectManifest
 
 
 def serving_gate(pod: Pod, at: datetime, *, serving: bool) -> ObjectManifest:
-    """The readiness gate, for the status of a pod."""
+    """Return the readiness gate's condition for the status of a pod."""
     closed_reason = DRAINING if pod.serving else "NotNeeded"
     condition = {
         "type": SERVING_GATE,
@@ -22,13 +22,14 @@ def serving_gate(pod: Pod, at: datetime, *, serving: bool) -> ObjectManifest:
 
 
 def deletion_cost(pod: Pod, *, done: bool) -> ObjectManifest:
-    """The annotation by which a ReplicaSet chooses; applied without it, it goes."""
+    """Return the annotation by which a ReplicaSet chooses; applying it empty removes it."""
     annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if done else {}
     return _pod_manifest(pod, {"metadata": {"annotations": annotations}})
 
 
 def _pod_manifest(pod: Pod, fields: dict[str, dict[str, object]]) -> ObjectManifest:
-    """With the uid, so that a namesake is never marked and a gone pod is not made anew."""
+    """Return a patch with the pod's UID."""
+    # The UID keeps the patch off a new pod of the same name, and from creating a deleted one.
     metadata = {"name": pod.ref.name, "namespace": pod.ref.namespace, "uid": pod.uid}
     body = {
         "apiVersion": PODS.api_version,

@@ -1,4 +1,4 @@
-"""The images of engines, on the nodes of a pool before anything needs them."""
+"""Pre-pull of engine images onto the nodes of a pool, before a replica needs them."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,36 +29,36 @@ from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectManifest, manifest
 
 _POOL_LABEL = f"{GROUP}/pool"
-# A program of the image itself, so that nothing else has to be pulled.
+# A program of the image itself, so that no other image has to be pulled.
 _WAIT_COMMAND = ["sleep", "infinity"]
 _RESOURCES = {"cpu": "1m", "memory": "16Mi"}
 
 
 def prepull_daemon_sets(
     pools: Sequence[PoolView],
-    allotments: Mapping[Ref, ServicePlan],
+    service_plans: Mapping[Ref, ServicePlan],
     platform: Platform,
     builder: int,
     namespace: str,
 ) -> tuple[ObjectManifest, ...]:
-    """A DaemonSet for each pool that asks for it, in the namespace of the operator."""
+    """Return a DaemonSet for each pool that asks for it, in the operator's namespace."""
     newest = PodTemplateVersion(builder=builder, platform=platform)
     return tuple(
-        _daemon_set(view.pool, spec, _images(view, allotments, newest), platform, namespace)
+        _daemon_set(view.pool, spec, _images(view, service_plans, newest), platform, namespace)
         for view in pools
         if (spec := view.pool.spec) is not None and spec.pre_pull
     )
 
 
 def _images(
-    view: PoolView, allotments: Mapping[Ref, ServicePlan], newest: PodTemplateVersion
+    view: PoolView, service_plans: Mapping[Ref, ServicePlan], newest: PodTemplateVersion
 ) -> Sequence[str]:
-    """Those of the services placed there; before the first one that of the default version."""
+    """Return the images of the services placed on the pool; without any, the default image."""
     images = {
-        surroundings.engine_image(spec, allotment.template_version)
-        for allotment in allotments.values()
-        if allotment.choice is not None and allotment.choice.offer.pool == view.pool.name
-        if (spec := allotment.effective_spec) is not None
+        surroundings.engine_image(spec, service_plan.template_version)
+        for service_plan in service_plans.values()
+        if service_plan.choice is not None and service_plan.choice.offer.pool == view.pool.name
+        if (spec := service_plan.effective_spec) is not None
     }
     version, rules = EngineOptions().version, defaults(newest.builder)
     default = surroundings.default_image(version, rules)

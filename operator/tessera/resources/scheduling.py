@@ -1,4 +1,4 @@
-"""Where the pods of engines go: onto the nodes of their pool, apart from each other if possible."""
+"""Scheduling of engine pods: onto the nodes of their pool, spread if possible."""
 
 from collections.abc import Iterable
 
@@ -25,13 +25,14 @@ def bind_to_pool(
     pod: V1PodSpec,
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
-    recipe: PodTemplateVersion,
+    template_version: PodTemplateVersion,
     *,
     unreachable_seconds: int | None = None,
 ) -> V1PodSpec:
-    """The pod, bound to the pool of the choice in the way that the pool asks for.
+    """Return the pod bound to the pool of the choice, with the pool's selector and tolerations.
 
-    A node that does not answer is given up after so many seconds, a spot node sooner.
+    The pod leaves an unreachable node after `unreachable_seconds`, or the default; a spot node
+    sooner.
     """
     offer, on_spot = choice.offer, choice.offer.tier == "spot"
     pod.node_selector = dict(offer.node_selector)
@@ -40,12 +41,12 @@ def bind_to_pool(
         pod.tolerations += engine.unreachable_tolerations(unreachable_seconds)
     pod.runtime_class_name = offer.runtime_class_name
     pod.scheduler_name = offer.scheduler_name
-    pod.priority_class_name = surroundings.priority_class(spec, recipe.platform)
+    pod.priority_class_name = surroundings.priority_class(spec, template_version.platform)
     return pod
 
 
 def tolerations(pool_tolerations: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
-    """What lets a pod onto the nodes of a pool."""
+    """Return the tolerations that allow a pod on the nodes of a pool."""
     return [
         _gpu_toleration(),
         *(V1Toleration.model_validate(toleration.manifest) for toleration in pool_tolerations),
@@ -54,11 +55,9 @@ def tolerations(pool_tolerations: Iterable[Toleration], *, on_spot: bool) -> lis
 
 
 def spread_constraints(service: str) -> list[V1TopologySpreadConstraint]:
-    """Replicas of one template keep apart where that costs no place.
-
-    It stands there for a single replica too, where it means nothing: added with the second one, it
-    would change the template and restart the first.
-    """
+    """Return soft constraints that spread the replicas of one template over nodes and zones."""
+    # They are set for a single replica too, where they mean nothing: adding them with the second
+    # replica would change the template and restart the first.
     return [
         V1TopologySpreadConstraint(
             max_skew=1,
@@ -72,5 +71,5 @@ def spread_constraints(service: str) -> list[V1TopologySpreadConstraint]:
 
 
 def _gpu_toleration() -> V1Toleration:
-    """GPU nodes are often kept free of other pods by this taint."""
+    """Return the toleration of the taint that usually keeps other pods off GPU nodes."""
     return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")

@@ -1,4 +1,4 @@
-"""What stands in front of the replicas of one service."""
+"""The Service and the PodDisruptionBudget of one InferenceService."""
 
 from kubernetes.client import (
     V1LabelSelector,
@@ -17,7 +17,7 @@ from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_o
 
 
 def service_manifest(service: ObservedService) -> ObjectManifest:
-    """The Service over all variants."""
+    """Return the Service that selects the replicas of all variants."""
     name = service.ref.name
     model = V1Service(
         metadata=_metadata(service),
@@ -31,7 +31,7 @@ def service_manifest(service: ObservedService) -> ObjectManifest:
 
 
 def disruption_budget(service: ObservedService) -> ObjectManifest:
-    """At most one replica leaves at a time; broken ones never block a drain of their node."""
+    """Return a PodDisruptionBudget of one unavailable replica; unready pods never block a drain."""
     name = service.ref.name
     model = V1PodDisruptionBudget(
         metadata=_metadata(service),

@@ -1,4 +1,4 @@
-"""Statuses as they are applied."""
+"""Statuses as manifests for server-side apply."""
 
 from typing import Any
 
@@ -23,24 +23,24 @@ from tessera.resources.manifest import ObjectManifest
 def service_status_manifest(
     service: ObservedService, status: InferenceServiceStatus
 ) -> ObjectManifest:
-    """The status of one service."""
+    """Return the status of one service."""
     metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
     return _status_manifest(INFERENCE_SERVICES, metadata, status)
 
 
 def batch_status_manifest(batch: Batch, status: BatchInferenceStatus) -> ObjectManifest:
-    """The status of one batch; a namesake of a batch that is gone does not get it."""
+    """Return the status of one batch; its uid keeps it off a new batch of the same name."""
     metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
     return _status_manifest(BATCH_INFERENCES, metadata, status)
 
 
 def pool_status_manifest(pool: Pool, status: AcceleratorPoolStatus) -> ObjectManifest:
-    """The status of one pool; pools have no namespace."""
+    """Return the status of one pool; pools are cluster-scoped."""
     return _status_manifest(ACCELERATOR_POOLS, {"name": pool.name}, status)
 
 
 def budget_status_manifest(budget: Budget, status: TenantBudgetStatus) -> ObjectManifest:
-    """The status of one budget; budgets have no namespace."""
+    """Return the status of one budget; budgets are cluster-scoped."""
     return _status_manifest(TENANT_BUDGETS, {"name": budget.name}, status)
 
 
