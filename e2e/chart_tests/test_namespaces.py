@@ -31,7 +31,7 @@ async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Re
     await release.install(watch={"namespaces": [named]})
     assert "Warning" not in await release.apply(named, "chat", replicas=2)
     told = await release.apply(other, "chat", replicas=2)
-    assert f"this Tessera does not act in {other}; it watches 1 namespaces: {named}" in told
+    assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in told
     await release.until_reason(named, "chat", "Ready", "Answered")
     left = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
     assert "status" not in left

@@ -108,7 +108,9 @@ def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
     )
     refusals, warnings = review_budget(a_budget_body(), store)
     assert refusals == []
-    assert warnings[0].startswith("spec.tenant.namespaces[0]: team-a belongs to budget first too")
+    assert warnings[0].startswith(
+        "spec.tenant.namespaces[0]: team-a belongs to TenantBudget/first too"
+    )
 
 
 def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
@@ -119,7 +121,7 @@ def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
     )
     refusals, warnings = review_budget(a_budget_body(), store, deleted=True)
     assert refusals == []
-    assert warnings[0].startswith("1 services and 0 batches in team-a have no limit from now on")
+    assert warnings[0].startswith("1 service and 0 batches in team-a")
 
 
 def test_an_interactive_service_on_spot_is_refused() -> None:
@@ -213,8 +215,7 @@ async def test_in_a_namespace_that_is_not_watched_nothing_is_judged_and_that_is_
     warnings: list[str] = []
     await service_validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
     assert warnings == [
-        "metadata.namespace: this Tessera does not act in team-a; it watches 2 namespaces: "
-        "team-b, team-c"
+        "metadata.namespace: Tessera does not watch team-a; it watches 2 namespaces: team-b, team-c"
     ]
     with pytest.raises(kopf.AdmissionError, match="remove --port"):
         await service_validator(a_store(), ("team-a",))(body=bad, warnings=warnings)

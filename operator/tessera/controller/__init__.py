@@ -1,1 +1,1 @@
-"""The operator's process: kopf as its frame, and the wiring."""
+"""The operator's process: the kopf application and the wiring."""

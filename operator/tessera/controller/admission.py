@@ -1,4 +1,4 @@
-"""Admission: one object against what must hold, and against the pools there are."""
+"""Admission: checks one object against the rules and against the existing pools."""
 
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ import kopf
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
+from tessera.api.text import counted
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import zone_fault
@@ -26,7 +27,7 @@ from tessera.resources.api_resources import (
     TENANT_BUDGETS,
 )
 
-# What passes by itself when another object comes.
+# Reasons that resolve without an edit, when another object is created.
 _TRANSIENT = {
     BatchAccepted.SERVICE_NOT_FOUND,
     BatchAccepted.POOL_NOT_FOUND,
@@ -36,10 +37,10 @@ Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], lis
 
 
 def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
-    """The reasons to refuse an InferenceService, and the warnings, as sentences with field paths.
+    """Return the refusals and the warnings for an InferenceService, with field paths.
 
-    What only needs another object (a pool that is still to come) is a warning: the turn says the
-    same in the condition, and it passes by itself.
+    What only needs another object (a pool that does not exist yet) is a warning: the condition
+    reports the same, and it resolves without an edit.
     """
     service = wire.parse_service(body)
     if service is None:
@@ -59,14 +60,14 @@ def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], li
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (warning := unchecked_flags_warning(service.spec)) is not None:
         warnings.append(warning)
-    # Whoever has to edit the manifest anyway is not told of finer points yet.
+    # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
 
 
 def review_budget(
     body: Mapping[str, Any], store: Store, *, deleted: bool = False
 ) -> tuple[list[str], list[str]]:
-    """The same for a TenantBudget; one that goes while it is used leaves with a warning."""
+    """Return refusals and warnings for a TenantBudget; deleting one in use is a warning."""
     budget = wire.parse_budget(body)
     if deleted:
         return [], _deletion_warnings(budget, store)
@@ -82,8 +83,8 @@ def review_budget(
         and observed.value.spec
     )
     return [], [
-        f"spec.tenant.namespaces[{index}]: {name} belongs to budget {other.name} too; of 2 budgets "
-        "the later name gives way"
+        f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name} too; of 2 "
+        "budgets the first by name applies"
         for other in sorted(other_budgets, key=lambda tenant_budget: tenant_budget.name)
         for index, name in enumerate(budget.spec.tenant.namespaces)
         if other.spec is not None and name in other.spec.tenant.namespaces
@@ -93,7 +94,7 @@ def review_budget(
 def review_batch(
     body: Mapping[str, Any], store: Store, at: datetime
 ) -> tuple[list[str], list[str]]:
-    """The same for a BatchInference; what waits for another object is a warning."""
+    """Return refusals and warnings for a BatchInference; waiting for an object is a warning."""
     batch = wire.parse_batch({**body, "metadata": _with_defaults(body, at)})
     if batch is None:
         return [], []
@@ -107,7 +108,7 @@ def review_batch(
 
 
 def _with_defaults(body: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
-    """An object that is only asked about has no time and uid yet."""
+    """Return metadata with the time and UID that a new object does not have yet."""
     return {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
 
 
@@ -120,13 +121,14 @@ def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
     if not services + batches:
         return []
     return [
-        f"{services} services and {batches} batches in {', '.join(names)} have no limit from now "
-        f"on, and what they spent is forgotten; kubectl get tessera -n {names[0]} shows them"
+        f"{counted(services, 'service')} and {counted(batches, 'batch', 'batches')} in "
+        f"{', '.join(names)} lose their limit, and the record of their spend is deleted; "
+        f"kubectl get tessera -n {names[0]} lists them"
     ]
 
 
 def budget_validator(store: Store) -> Any:
-    """The handler that kopf calls for TenantBudgets."""
+    """Return the handler that kopf calls for TenantBudgets."""
 
     def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
         return review_budget(body, store, deleted=operation == "DELETE")
@@ -135,25 +137,25 @@ def budget_validator(store: Store) -> Any:
 
 
 def batch_validator(store: Store, clock: Clock, namespaces: Sequence[str] = ()) -> Any:
-    """The handler that kopf calls for BatchInferences."""
+    """Return the handler that kopf calls for BatchInferences."""
     return _validator(_only_watched(namespaces, lambda body, _: review_batch(body, store, clock())))
 
 
 def service_validator(store: Store, namespaces: Sequence[str] = ()) -> Any:
-    """The handler that kopf calls for InferenceServices."""
+    """Return the handler that kopf calls for InferenceServices."""
     return _validator(_only_watched(namespaces, lambda body, _: review_service(body, store)))
 
 
 def _only_watched(namespaces: Sequence[str], review: Reviewer) -> Reviewer:
-    """Judge only what somebody will act on; of the rest, say that nobody does."""
+    """Review objects in the watched namespaces; warn about all others."""
 
     def review_watched(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
         namespace = body["metadata"].get("namespace", "")
         if not namespaces or namespace in namespaces:
             return review(body, operation)
         return [], [
-            f"metadata.namespace: this Tessera does not act in {namespace}; it watches "
-            f"{len(namespaces)} namespaces: {', '.join(sorted(namespaces))}"
+            f"metadata.namespace: Tessera does not watch {namespace}; it watches "
+            f"{counted(len(namespaces), 'namespace')}: {', '.join(sorted(namespaces))}"
         ]
 
     return review_watched

@@ -1,7 +1,8 @@
-"""The certificate that this process serves admission with.
+"""The webhook certificate of this process.
 
-Every process reads it from the Secret; the leader also makes and renews it there. New ones go into
-the live TLS context, so neither the process nor its listening socket begins anew.
+Every process reads it from the Secret; the leader also issues and renews it there. A new
+certificate is loaded into the live TLS context, so that neither the process nor its listening
+socket restarts.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ log = logging.getLogger("tessera")
 
 
 class CertificateRotator:
-    """Keeps the TLS context as the Secret says; a leader also keeps the Secret."""
+    """Keeps the TLS context in line with the Secret; a leader also keeps the Secret."""
 
     def __init__(
         self,
@@ -48,29 +49,32 @@ class CertificateRotator:
         self._on_loaded = on_loaded
         self._loaded: KeyPair | None = None
         self._trusted: tuple[tuple[str, ...], datetime] | None = None
-        """The authorities that callers trust, and since when."""
+        """The authorities that the API server trusts, and since when."""
         self._problem = ""
         self.files = folder / "tls.crt", folder / "tls.key"
-        """Certificate and key: Python's TLS reads them from files only."""
+        """Folder for certificate and key: Python's TLS reads them from files only."""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.ready = asyncio.Event()
-        """Set once there is something to serve with."""
+        """Set once there is a certificate to serve with."""
 
     async def run(self, interval: timedelta) -> None:
-        """Look again and again; what goes wrong is said once, and tried anew."""
+        """Sync at every interval; a repeated error is logged once, and retried."""
         while True:
             try:
                 await self.sync()
             except ClusterError as error:
                 if str(error) != self._problem:
-                    log.warning("the certificate of admission: %s", error)
+                    log.warning("webhook certificate: %s, retrying", error)
                 self._problem = str(error)
             else:
                 self._problem = ""
             await asyncio.sleep(interval.total_seconds())
 
     async def sync(self) -> None:
-        """Load what the Secret holds; as the leader, take the next step with it first."""
+        """Load the certificate of the Secret.
+
+        The leader first takes the next step of its renewal.
+        """
         secret = await self._store.read()
         try:
             if self._may_renew():
@@ -78,7 +82,7 @@ class CertificateRotator:
                 secret = await self._renew(replace(secret, authorities=unexpired))
             if self._may_renew():
                 await self._publish_authorities(secret)
-        finally:  # also when it could not be made known: what there is may be trusted already
+        finally:  # also after an error: the stored certificate may be trusted already
             if secret.serving is not None and secret.serving != self._loaded:
                 self._load(secret.serving)
 
@@ -101,7 +105,7 @@ class CertificateRotator:
             return secret
         renewed = self._take_step(step, secret, at)
         await self._store.write(renewed)
-        log.info("the certificate of admission: %s", step)
+        log.info("webhook certificate: %s", step)
         return renewed
 
     def _take_step(
@@ -116,7 +120,7 @@ class CertificateRotator:
         return replace(secret, pending=issued.pair, authorities=authorities)
 
     def _usable_until(self, pair: KeyPair | None, secret: CertificateSecret) -> datetime | None:
-        """When a pair ends; None when it does not serve here."""
+        """Return when a pair expires; None when it is not valid for this service."""
         if pair is None or (expires := certificates.expiry(pair)) is None:
             return None
         return (
@@ -128,22 +132,22 @@ class CertificateRotator:
     def _load(self, pair: KeyPair) -> None:
         expires = certificates.expiry(pair)
         if expires is None:
-            raise ClusterError("tls.crt and tls.key of the Secret are no pair")
+            raise ClusterError("tls.crt and tls.key of the Secret do not match")
         try:
             for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
                 path.touch(mode=0o600)
                 path.write_text(text, encoding="utf-8")
             self.context.load_cert_chain(*self.files)
-        except OSError as error:  # TLS reports what it refuses as one too
-            raise ClusterError(f"tls.crt and tls.key cannot be served: {error}") from error
+        except OSError as error:  # TLS reports invalid files as an OSError too
+            raise ClusterError(f"tls.crt and tls.key cannot be loaded: {error}") from error
         self._loaded = pair
         self._on_loaded(expires)
-        log.info("admission serves with a certificate until %s", expires.isoformat())
+        log.info("webhook certificate loaded, expires %s", expires.isoformat())
         self.ready.set()
 
 
 class AdmissionServer:
-    """kopf's admission server, from the moment on at which there is a certificate."""
+    """kopf's webhook server, started once there is a certificate."""
 
     def __init__(self, rotator: CertificateRotator, host: str, port: int) -> None:
         self._rotator = rotator
@@ -159,7 +163,7 @@ class AdmissionServer:
             context=self._rotator.context,
             certfile=certificate,
             pkeyfile=key,
-            # kopf would close its socket on a change; the context is kept up to date instead.
+            # kopf would close its socket on a change, so the live context is updated instead.
             file_check_interval=math.inf,
         )
         async for config in server(fn):

@@ -1,7 +1,7 @@
-"""The collector of cycles looks at what is new.
+"""Settings of Python's garbage collector for a large, long-lived heap.
 
-A fleet of 2,000 services is a million objects that stay. A full collection goes through all of
-them, and the event loop stands still meanwhile, for the better part of a second.
+A fleet of 2,000 services is a million objects that stay. A full collection goes through all of them
+and stops the event loop for most of a second.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ _UNFREEZE_SECONDS = 3600.0
 
 
 async def freeze_survivors() -> None:
-    """What outlives a full collection is not looked at again, but for once an hour: a cycle that
-    is left only then is found too. Runs until it is cancelled."""
+    """Freeze what outlives a full collection; unfreeze once an hour. Runs until canceled."""
+    # Cycles among frozen objects are collected only after the hourly unfreeze.
     gc.callbacks.append(_freeze)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""`tessera-operator --inspect`: can this installation work? `helm test` asks that."""
+"""`tessera-operator --inspect`: checks of the installation, which `helm test` runs."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -8,6 +8,7 @@ from tessera.adapters import certificates
 from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.api.text import counted
 from tessera.controller.runtime import LEASE
 from tessera.ports import Clock, ClusterError
 from tessera.resources.api_resources import KINDS, POD_MONITORS
@@ -15,14 +16,14 @@ from tessera.settings import Settings
 
 # A leader renews its Lease every two seconds, and loses it after 15.
 _MAX_LEASE_AGE = timedelta(seconds=30)
-# Whether it is well, and the sentence.
+# Whether the check passed, and a sentence about it.
 InspectionFinding = tuple[bool, str]
 
 
 async def inspect(
     settings: Settings, cluster: KubeCluster, clock: Clock
 ) -> AsyncIterator[InspectionFinding]:
-    """Every finding; nothing is written."""
+    """Yield every finding; nothing is written."""
     yield await _check_kinds(cluster)
     yield await _check_leader(settings, cluster, clock())
     if settings.webhook_service is not None:
@@ -31,7 +32,7 @@ async def inspect(
 
 
 async def _check_kinds(cluster: KubeCluster) -> InspectionFinding:
-    """The CRDs are there, and the rights to list."""
+    """Check that the CRDs are installed and RBAC grants the lists."""
     for kind in KINDS:
         try:
             if await cluster.list(kind) is None and kind is not POD_MONITORS:
@@ -47,12 +48,12 @@ async def _check_leader(
     path = f"/apis/coordination.k8s.io/v1/namespaces/{settings.namespace}/leases/{LEASE}"
     status, lease = await cluster.request("GET", path)
     if status != HTTPStatus.OK:
-        return False, f"the Lease {LEASE} cannot be read: {status} {lease.get('message', '')}"
+        return False, f"Lease/{LEASE} cannot be read: {status} {lease.get('message', '')}"
     holder = lease["spec"].get("holderIdentity")
     age = at - datetime.fromisoformat(lease["spec"]["renewTime"])
     if not holder or age > _MAX_LEASE_AGE:
-        return False, f"nobody leads: the Lease {LEASE} was renewed {age.total_seconds():.0f} s ago"
-    return True, f"{holder} leads"
+        return False, f"no leader: Lease/{LEASE} was renewed {age.total_seconds():.0f} s ago"
+    return True, f"the leader is {holder}"
 
 
 async def _check_certificate(
@@ -67,14 +68,14 @@ async def _check_certificate(
     secret = await objects.read()
     expires = None if secret.serving is None else certificates.expiry(secret.serving)
     if expires is None or expires <= at:
-        return False, f"the Secret {service} holds no certificate that can be served"
-    return True, f"admission has a certificate for {(expires - at).days} more days"
+        return False, f"Secret/{service} has no valid certificate"
+    return True, f"the webhook certificate is valid for {counted((expires - at).days, 'day')}"
 
 
 async def _check_readings(settings: Settings, clock: Clock) -> InspectionFinding:
     if settings.prometheus_url is None:
-        return True, "prometheus.url is not set, so replicas are kept and never scaled"
+        return True, "prometheus.url is not set: replicas are never scaled"
     readings = await PrometheusMetrics(settings.prometheus_url, clock).read()
     if readings.problem:
         return False, f"Prometheus at {settings.prometheus_url}: {readings.problem}"
-    return True, f"Prometheus answers, with {len(readings.pods)} engines"
+    return True, f"Prometheus has metrics of {counted(len(readings.pods), 'engine')}"

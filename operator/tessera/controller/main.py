@@ -25,19 +25,17 @@ from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
 
-# The exit status of a leader that could not renew its lease in time; its pod begins anew.
+# Exit status of a leader that could not renew its lease in time; its pod restarts.
 LEADERSHIP_LOST = 3
-# Tokens of ServiceAccounts are renewed in their file; kopf logs in anew this often.
+# The kubelet rotates ServiceAccount tokens in their file; kopf logs in again at this interval.
 _LOGIN_LIFETIME = timedelta(minutes=10)
 
 
 def main() -> None:
-    """Entry point of the operator's image."""
+    """Run the operator: the entry point of its image."""
     parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
-    parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind")
-    parser.add_argument(
-        "--inspect", action="store_true", help="only look whether this installation can work"
-    )
+    parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind to")
+    parser.add_argument("--inspect", action="store_true", help="check the installation and exit")
     arguments = parser.parse_args()
     try:
         settings = Settings()
@@ -45,14 +43,14 @@ def main() -> None:
         faults = "; ".join(
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
         )
-        sys.exit(f"tessera-operator: the environment is not usable: {faults}")
-    except SettingsError as error:  # not even JSON
-        sys.exit(f"tessera-operator: the environment is not usable: {error}")
+        sys.exit(f"tessera-operator: invalid environment: {faults}")
+    except SettingsError as error:  # invalid JSON
+        sys.exit(f"tessera-operator: invalid environment: {error}")
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    # kopf reports every refused admission as an error of its own.
+    # kopf logs every rejected admission request as an error.
     logging.getLogger("kopf.objects").setLevel(logging.CRITICAL)
-    # Every question to an engine would be a line.
+    # httpx logs a line for every probe of an engine.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
     if arguments.inspect:
@@ -61,16 +59,16 @@ def main() -> None:
 
 
 async def run_inspection(settings: Settings) -> int:
-    """Print every finding; 1 when something is wrong."""
+    """Print every finding; return 1 when a check failed."""
     connection = await connect(settings.kubeconfig)
     cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
     failures = 0
     try:
         async for passed, sentence in inspect(settings, cluster, now):
-            sys.stdout.write(f"{'ok' if passed else 'WRONG'}: {sentence}\n")
+            sys.stdout.write(f"{'ok' if passed else 'FAIL'}: {sentence}\n")
             failures += not passed
     except ClusterError as error:
-        sys.stdout.write(f"WRONG: {error}\n")
+        sys.stdout.write(f"FAIL: {error}\n")
         failures += 1
     finally:
         await cluster.close()
@@ -80,9 +78,9 @@ async def run_inspection(settings: Settings) -> int:
 async def operate(
     settings: Settings, host: str, connection: Connection | None = None, clock: Clock = now
 ) -> int:
-    """Run until told to stop. When any part ends, all end, and the pod begins anew.
+    """Run until stopped, or until any part ends; then all parts end, and the pod restarts.
 
-    The exit status: `LEADERSHIP_LOST`, or 0 when it was told to stop.
+    Returns the exit status: `LEADERSHIP_LOST`, or 0 when stopped by a signal.
     """
     connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
@@ -109,7 +107,7 @@ async def operate(
 async def _run_kopf(
     runtime: Runtime, connection: Connection, settings: Settings, host: str
 ) -> None:
-    """What kopf is for: admission, probes, and the end of the process; once all kinds are known."""
+    """Run admission, probes and signal handling in kopf, once all kinds are listed."""
     await runtime.synced.wait()
     options = kopf.OperatorSettings()
     options.posting.enabled = False
@@ -131,7 +129,7 @@ async def _run_kopf(
 def _registry(
     runtime: Runtime, connection: Connection, settings: Settings
 ) -> kopf.OperatorRegistry:
-    """Admission, login and the probe."""
+    """Return the registry with admission, login and the liveness probe."""
     registry = kopf.OperatorRegistry()
     if runtime.rotator is not None:
         _register_admission(registry, runtime, settings)
@@ -150,7 +148,7 @@ def _registry(
     @kopf.on.probe(id="loop", registry=registry)
     async def probe(**_: Any) -> str:
         if not runtime.is_alive():
-            raise kopf.PermanentError("the leader's loop has not turned for a minute")
+            raise kopf.PermanentError("no reconcile cycle finished in the last minute")
         return "turning"
 
     return registry
@@ -159,7 +157,8 @@ def _registry(
 def _register_admission(
     registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings
 ) -> None:
-    """Only where there is a server for it: kopf ends a process that has handlers and no server."""
+    """Register the webhooks."""
+    # Only with a server: kopf ends a process that has webhook handlers and no server.
     store, namespaces = runtime.store, settings.watch_namespaces
     for kind, handler in (
         (INFERENCE_SERVICES, service_validator(store, namespaces)),

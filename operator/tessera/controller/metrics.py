@@ -1,4 +1,4 @@
-"""The port that Prometheus reads, in a thread of its own."""
+"""The metrics endpoint that Prometheus scrapes, in a thread of its own."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing_extensions import override
 
 
 def serve_metrics(host: str, port: int, page: Callable[[], bytes]) -> ThreadingHTTPServer:
-    """Serve the page under `/metrics` until the process ends."""
+    """Serve the page at `/metrics` until the process ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -26,7 +26,7 @@ def serve_metrics(host: str, port: int, page: Callable[[], bytes]) -> ThreadingH
 
         @override
         def log_message(self, format: str, *args: object) -> None:
-            """Scrapes are not news."""
+            """Log nothing: scrapes are not news."""
 
     server = ThreadingHTTPServer((host, port), Handler)
     server.daemon_threads = True

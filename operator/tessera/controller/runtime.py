@@ -1,4 +1,4 @@
-"""The running operator: what is kept between turns, and the tasks that run beside kopf."""
+"""The running operator: the state between cycles, and the tasks that run beside kopf."""
 
 import asyncio
 import contextlib
@@ -44,7 +44,7 @@ from tessera.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
-# Name of the Lease of the election.
+# Name of the leader election's Lease.
 LEASE = "tessera-operator"
 _READ_SECONDS = 5.0
 _LAG_SECONDS = 0.25
@@ -116,7 +116,10 @@ class Runtime:
         self.rotator = self._build_rotator(settings, cluster)
 
     async def run(self) -> None:
-        """Mirror and elect; lead when elected. Ends when leadership is lost, as any error does."""
+        """Reflect objects, and lead when elected.
+
+        Returns when leadership is lost; raises any error.
+        """
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._run_reflector()),
@@ -127,12 +130,12 @@ class Runtime:
             if self.rotator is not None:
                 tasks.append(group.create_task(self.rotator.run(self._certificate_interval)))
             await self.elector.run()
-            log.error("leadership was lost; the process ends and begins anew")
+            log.error("leader election lost, exiting for restart")
             for task in tasks:
                 task.cancel()
 
     async def close(self) -> None:
-        """Let go of what others may wait for."""
+        """Stop the probes, release the lease, and close the clients."""
         await self._prober.stop()
         await self._planning.stop()
         self._layouts.close()
@@ -143,7 +146,7 @@ class Runtime:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def is_alive(self) -> bool:
-        """The loop of a leader turns; one that only stands by is alive anyway."""
+        """Return whether the process is live: a leader must reconcile, a standby need not."""
         return (
             not self.elector.is_leader()
             or time.monotonic() - self._last_reconcile < _MAX_RECONCILE_AGE_SECONDS
@@ -155,7 +158,7 @@ class Runtime:
         await self.reflector.run()
 
     def _build_rotator(self, settings: Settings, cluster: KubeCluster) -> CertificateRotator | None:
-        """What admission serves with; None without admission."""
+        """Return the rotator of the webhook certificate; None without webhooks."""
         if settings.webhook_service is None:
             return None
         manages_certificate = settings.webhook_certificate_owner == "tessera"
@@ -178,10 +181,12 @@ class Runtime:
         )
 
     async def _lead(self) -> None:
-        """Only with all kinds listed: no budgets seen must not mean no limits."""
+        """Reconcile as the leader."""
+        # Wait until all kinds are listed: missing TenantBudgets must not mean that there are no
+        # limits.
         await self.synced.wait()
         await self.elector.elected.wait()
-        log.info("this process leads")
+        log.info("became leader")
         self._last_reconcile = time.monotonic()
         await self._restore_scaling()
         await self._restore_spend()
@@ -190,14 +195,14 @@ class Runtime:
             group.create_task(run_loop(self._changed, self._reconcile))
 
     async def _reconcile(self) -> None:
-        """One turn; whatever goes wrong in it is counted, logged and tried again."""
+        """Run one cycle; any error is counted, logged and retried."""
         started, cpu_started = time.monotonic(), time.thread_time()
         self.telemetry.set_leader(leading=self.elector.is_leader())
         try:
             outcome = await self._fleet.reconcile(self._changed.is_set)
         except* NotLeadingError:
-            log.warning("not leading any more: the turn was given up")
-        except* Exception as errors:  # noqa: BLE001 - the loop must go on
+            log.warning("not the leader anymore, reconcile aborted")
+        except* Exception as errors:  # noqa: BLE001 - the loop must continue
             self.telemetry.record_failure(errors)
         else:
             self._last_reconcile = time.monotonic()
@@ -206,7 +211,7 @@ class Runtime:
             )
 
     async def _read_metrics(self) -> None:
-        """Ask Prometheus beside the turns, so that a slow one holds up nothing."""
+        """Query Prometheus beside the cycles, so that a slow query delays nothing."""
         if self._metrics is None:
             return
         while True:
@@ -214,11 +219,11 @@ class Runtime:
             previous = self._observations.readings
             self._observations.readings = readings
             if readings.problem and (previous is None or previous.problem is None):
-                log.warning("no readings: %s", readings.problem)
+                log.warning("metrics unavailable: %s", readings.problem)
             await asyncio.sleep(_READ_SECONDS)
 
     async def _restore_scaling(self) -> None:
-        """Rebuild the autoscaler's windows, so that a new leader goes on where the last stopped."""
+        """Rebuild the stabilization windows from the load history of the last leader."""
         if self._metrics is None:
             return
         policies = {
@@ -237,7 +242,7 @@ class Runtime:
         try:
             past = await self._metrics.load_history(span)
         except MetricsError as error:
-            log.warning("the past could not be read, so windows begin anew: %s", error)
+            log.warning("load history unavailable, stabilization windows start empty: %s", error)
             return
         memory = self._observations.memory
         rebuilt = {
@@ -249,7 +254,7 @@ class Runtime:
         )
 
     async def _restore_spend(self) -> None:
-        """From when on nobody billed, and until when pods lived that went since then."""
+        """Restore until when costs were billed, and when pods deleted since then were last seen."""
         if self._metrics is None:
             return
         records = [
@@ -268,7 +273,7 @@ class Runtime:
                 last_seen = await self._metrics.last_seen(sorted(missing_pods), since)
                 self._observations.memory = replace(self._observations.memory, last_seen=last_seen)
         except MetricsError as error:
-            log.warning("the time without an operator could not be read: %s", error)
+            log.warning("billing history unavailable: %s", error)
 
     async def _watch_lag(self) -> None:
         while True:
