@@ -235,7 +235,7 @@ def test_an_object_that_cannot_be_read_is_a_sentence_on_stderr(tmp_path: Path) -
     )
     done = tessera("snapshot", "plan", str(file))
     assert done.returncode == 0
-    assert done.stderr == "tessera snapshot plan: nodes odd is left out\n"
+    assert done.stderr == "tessera snapshot plan: nodes odd: parsing failed, ignored\n"
 
 
 def test_a_wrong_option_is_said_with_the_usage() -> None:

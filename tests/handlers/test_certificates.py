@@ -207,7 +207,7 @@ async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
         KeyPair(good.serving.certificate, ""),
     ):
         store.held = replace(good, serving=broken)
-        with pytest.raises(ClusterError, match="no pair"):
+        with pytest.raises(ClusterError, match="do not match"):
             await stand_by.sync()
         assert answers(stand_by, store.trusted)
 

@@ -145,7 +145,7 @@ async def test_an_api_server_that_knows_less_than_it_told_ends_the_mirror() -> N
     await found.put(a_body("one"))
     await found.put(a_body("two"))
     found.cluster.version = 1  # etcd was restored from a snapshot
-    with pytest.raises(VersionRollbackError, match="nodes are at version 1 and were at 2 before"):
+    with pytest.raises(VersionRollbackError, match="nodes went back from version 2 to 1"):
         await found.mirror.list_all()
 
 

@@ -200,7 +200,7 @@ async def test_an_object_that_somebody_else_made_is_left_alone_and_named(
     operator.cluster.put(SERVICES, foreign, "helm")
     outcome = await operator.turn()
     assert operator.body(SERVICE)["spec"]["selector"] == {"app": "theirs"}
-    assert "was made by helm" in outcome.problems[Ref("team-a", "chat")]
+    assert "is managed by helm" in outcome.problems[Ref("team-a", "chat")]
     told = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
     assert told["Progressing"]["reason"] == "ApplyFailed"
 
