@@ -10,6 +10,7 @@ def nearest_rank(ordered: Sequence[float], percent: int) -> float:
     Its rank is ceil(percent n / 100), so the result is always a measured value: of 100 values P95
     is the 95th.
     """
+    # In integers, since 0.07 * 100 is a little more than 7 as a float.
     return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
 
 

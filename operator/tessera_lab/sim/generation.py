@@ -67,6 +67,7 @@ async def write_stream(
     """Write events as tokens come; all tokens of one step go out in one write."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
     response.enable_chunked_encoding()
+    # As in vLLM the status goes out before the first token, so that a later failure is still a 200.
     await response.prepare(request)
     sent_counts = [0] * len(generation.streams)
     while not all(stream.ended and stream.end_sent for stream in generation.streams):

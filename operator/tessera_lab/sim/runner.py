@@ -91,6 +91,7 @@ class StepPacer:
     def begin_step(self, seconds: float, now: float) -> float:
         """Begin a step of `seconds`; return the time to wait before its end."""
         self._started_seconds += seconds
+        # It begins where the step before it should have ended, which makes up for a late one.
         self._due = (now if self._due is None else self._due) + seconds
         return max(0.0, self._due - now)
 

@@ -133,6 +133,7 @@ class PromptGenerator:
         if request.shared_tokens:
             common = min(self._token_ratio.word_count(request.shared_tokens), count - 1)
             parts.append(random_words(f"{self._seed} shared", common))
+        # Each round of a sweep has words of its own, so that it finds nothing in the cache.
         parts.append(random_words(f"{self._seed} {round_} {request.number}", count - common))
         return " ".join(parts)
 
