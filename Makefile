@@ -28,7 +28,7 @@ demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: demo-mig
-demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running streams (BACKEND=migManager lets NVIDIA's mig-manager cut).
+demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running streams (BACKEND=MigManager lets NVIDIA's mig-manager cut).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test

@@ -26,7 +26,7 @@ from tests.builders import NOW, SMALL, a_node, a_pool, at
 
 NIGHT = Ref("team-a", "night")
 SPOT_NODE, ON_DEMAND_NODE = "spot-0", "a100-0"
-POOLS = (a_pool("a100", "2.00", tier="onDemand"), a_pool("spot", "0.80", tier="spot"))
+POOLS = (a_pool("a100", "2.00", tier="OnDemand"), a_pool("spot", "0.80", tier="Spot"))
 NODES = (a_node("a100", {"1g.10gb": 7}), a_node("spot", {"1g.10gb": 7}))
 ROWS = 1000
 
@@ -34,7 +34,7 @@ ROWS = 1000
 def a_batch_spec(**fields: Any) -> BatchInferenceSpec:
     """A spec as it stands in a manifest; `model` and `service` may be given as None."""
     told = {
-        "claim": "results",
+        "claimName": "results",
         "input": "jobs/questions.jsonl",
         "output": "jobs/answers.jsonl",
         "model": {"uri": SMALL},
@@ -167,7 +167,7 @@ def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:
     pod_fields = fields.pop("pod", {})
     attempt = {
         "number": number,
-        "tier": "spot" if spot else "onDemand",
+        "tier": "Spot" if spot else "OnDemand",
         "pool": "spot" if spot else "a100",
         "variant": f"{'spot' if spot else 'a100'}-1g-10gb",
         "job": job_name(NIGHT.name, number),

@@ -67,7 +67,7 @@ def a_service(
 def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Pool:
     spec = {
         "nodeSelector": {"pool": name},
-        "tier": "reserved",
+        "tier": "Reserved",
         "prices": [{"from": date(2026, 1, 1), "perGPUHour": per_gpu_hour}],
         **fields,
     }
@@ -76,7 +76,7 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
 
 
 def a_budget(
-    name: str = "team-a", amount: str = "10.00", window: str = "hour", **fields: Any
+    name: str = "team-a", amount: str = "10.00", window: str = "Hour", **fields: Any
 ) -> Budget:
     """A budget of one namespace of the same name."""
     status = fields.pop("status", TenantBudgetStatus())

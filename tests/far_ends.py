@@ -165,7 +165,7 @@ class FarEnd:
         asked = {gpu.uuid for gpu in self.spec.gpus} if self.cuts else set()
         return NodeLayoutStatus(
             observed_generation=self.generation,
-            cuts=self.cuts,
+            partitioning_enabled=self.cuts,
             gpus=tuple(
                 gpu_status(found, {}, self._trouble(gpu) if gpu.uuid in asked else None)
                 for gpu in self.silicon.gpus
@@ -183,7 +183,7 @@ def _readout(gpu: Gpu) -> SeenByDriver:
         uuid=gpu.uuid,
         product=A100,
         memory_mib=81920,
-        mode="enabled" if gpu.mig else "disabled",
+        mode="Enabled" if gpu.mig else "Disabled",
         gpu_model=find_gpu_model(A100) if gpu.mig else None,
         instances=tuple(
             SeenInstance(

@@ -25,14 +25,14 @@ AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True)
 
 
-def a_planned_pool(name: str = "a100", mode: str = "auto", **fields: Any) -> Pool:
+def a_planned_pool(name: str = "a100", mode: str = "Auto", **fields: Any) -> Pool:
     mig = {"mode": mode, **fields.pop("mig", {})}
     return a_pool(name, mig=mig, **fields)
 
 
 def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> ObservedService:
     """A service whose slices are planned."""
-    placement = {"mig": "auto", **fields.pop("placement", {})}
+    placement = {"mig": "Auto", **fields.pop("placement", {})}
     given = {"uri": uri} if uri else {}
     return a_service(name, a_spec(**given, placement=placement, **fields))
 

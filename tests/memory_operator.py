@@ -112,7 +112,7 @@ class MemoryOperator:
 def stock(operator: MemoryOperator) -> None:
     """One A100 in seven slices, and its pool."""
     prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
-    pool = {"nodeSelector": {"pool": "a100"}, "tier": "reserved", "prices": prices}
+    pool = {"nodeSelector": {"pool": "a100"}, "tier": "Reserved", "prices": prices}
     operator.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
     labels = {
         "pool": "a100",
@@ -140,5 +140,10 @@ def batched(operator: MemoryOperator) -> ObjectKey:
         "namespace": "team-a",
         "creationTimestamp": "2026-11-20T11:59:00Z",
     }
-    spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "model": {"uri": SMALL}}
+    spec = {
+        "claimName": "data",
+        "input": "in.jsonl",
+        "output": "out.jsonl",
+        "model": {"uri": SMALL},
+    }
     return operator.cluster.put(BATCH_INFERENCES, {"metadata": meta, "spec": spec})

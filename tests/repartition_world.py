@@ -484,7 +484,7 @@ def a_plan(target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") 
         gpus_after=0,
         per_hour_before="0",
         per_hour_after="0",
-        bound="0",
+        lower_bound="0",
         gap="0",
         nodes=tuple(
             NodeTarget(

@@ -27,7 +27,7 @@ from tests.mig_builders import A100, a_gpu
 CHAT = Ref("team-a", "chat-0")
 
 
-def a_unit(node: str = "n", phase: Phase = "Emptying", attempt: int = 1) -> Unit:
+def a_unit(node: str = "n", phase: Phase = "Draining", attempt: int = 1) -> Unit:
     return Unit(node=node, gpus=(0,), phase=phase, since=NOW, attempt=attempt)
 
 
@@ -38,7 +38,7 @@ def a_laid_pool(
 ) -> PoolLayoutState:
     """Two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
     price = Price.model_validate({"from": "2026-01-01", "perGPUHour": "2"})
-    spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="agent"))
+    spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="Agent"))
     layouts = (a_gpu("0", *(f"1g.10gb@{at}" for at in range(7))), a_gpu("1", "3g.40gb@4"))
     cards = [
         MigGpu(
@@ -55,7 +55,7 @@ def a_laid_pool(
         gpus_after=2,
         per_hour_before=Decimal(4),
         per_hour_after=Decimal(4),
-        bound=Decimal(4),
+        lower_bound=Decimal(4),
         gap=Decimal("0.025"),
     )
     return PoolLayoutState(
@@ -102,25 +102,25 @@ def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     assert got["tessera_idle_slices_cost_per_hour"][("USD",)] == pytest.approx(1.607143 + 0.928571)
     assert got["tessera_layout_gap_ratio"] == {(): 0.025}
     units = got["tessera_repartition_units"]
-    assert units == {(phase,): float(phase == "Emptying") for phase in PHASES}
-    assert got["tessera_pool_laid_out"] == {("Repartitioning",): 0}
+    assert units == {(phase,): float(phase == "Draining") for phase in PHASES}
+    assert got["tessera_pool_layout_ready"] == {("Repartitioning",): 0}
 
 
 def test_a_pool_that_is_as_planned_is_1_and_one_that_is_gone_is_no_more() -> None:
     telemetry = Telemetry()
     telemetry.record_layouts([a_laid_pool(reason=LayoutReady.AS_PLANNED)], ())
-    assert scraped(telemetry)["tessera_pool_laid_out"] == {("AsPlanned",): 1}
+    assert scraped(telemetry)["tessera_pool_layout_ready"] == {("AsPlanned",): 1}
     telemetry.record_layouts([], ())
     assert scraped(telemetry) == {}
 
 
 def test_repartitions_are_counted_once_when_they_end() -> None:
     telemetry = Telemetry()
-    applying = a_unit(phase="Applying")
+    applying = a_unit(phase="Partitioning")
     turns = [
         (a_unit(), a_unit("m")),
         (applying, a_unit("m")),
-        (a_unit(phase="Applying", attempt=2),),
+        (a_unit(phase="Partitioning", attempt=2),),
         (a_unit(phase="Verifying", attempt=2),),
         (),
         (),
@@ -128,9 +128,9 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
     for units in turns:
         telemetry.record_layouts([a_laid_pool(*units)], ())
     assert scraped(telemetry)["tessera_repartitions_total"] == {
-        ("agent", "done"): 1,
-        ("agent", "failed"): 1,
-        ("agent", "dropped"): 1,
+        ("Agent", "done"): 1,
+        ("Agent", "failed"): 1,
+        ("Agent", "dropped"): 1,
     }
 
 

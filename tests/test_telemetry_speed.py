@@ -48,14 +48,14 @@ def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
     got = scraped(telemetry)
     assert got["output_tokens_per_second measured"] == 360
     assert got["output_tokens_per_second predicted"] > 360
-    assert got["inter_token_seconds measured"] == 0.012
-    assert 0 < got["inter_token_seconds predicted"] < 0.033
-    assert got["inter_token_median_seconds measured"] == 0.015
+    assert got["itl_seconds measured"] == 0.012
+    assert 0 < got["itl_seconds predicted"] < 0.033
+    assert got["itl_median_seconds measured"] == 0.015
     assert got["cost_per_million_tokens measured"] > got["cost_per_million_tokens predicted"] > 0
     assert round(got["mfu"], 2) == 0.1
-    assert got["kv_usage"] == 0.02
-    assert got["kv_tokens measured"] == 120_000
-    assert got["kv_tokens_error"] == 120_000 / got["kv_tokens predicted"] - 1
+    assert got["kv_cache_usage_ratio"] == 0.02
+    assert got["kv_cache_tokens measured"] == 120_000
+    assert got["kv_cache_tokens_error_ratio"] == 120_000 / got["kv_cache_tokens predicted"] - 1
     assert 0 < got["peak_bytes_per_second"] < got["peak_flops"]
 
 

@@ -62,11 +62,14 @@ def _target(nodes: int, services: int, replicas: int, tiles: tuple[str, ...]) ->
         gpus_after=nodes * GPUS,
         per_hour_before=nothing,
         per_hour_after=nothing,
-        bound=nothing,
+        lower_bound=nothing,
         gap=nothing,
         services=tuple(
             Assignment(
-                service=f"team-a/chat-{at:03}", profile="1g.10gb", replicas=replicas, was="1g.10gb"
+                service=f"team-a/chat-{at:03}",
+                profile="1g.10gb",
+                replicas=replicas,
+                previous_profile="1g.10gb",
             )
             for at in range(services)
         ),
@@ -103,12 +106,12 @@ def _fleet(
         )
     pool = a_pool()
     if tiles:
-        pool = a_pool(mig={"backend": "agent", "maxConcurrent": 4})
+        pool = a_pool(mig={"backend": "Agent", "maxConcurrent": 4})
         status = MigStatus(target=_target(nodes, services, replicas, tiles))
         pool = replace(pool, status=AcceleratorPoolStatus(mig=status))
     return a_snapshot(
         *(
-            a_service(name, a_spec(replicas=replicas, placement={"mig": "auto"} if tiles else {}))
+            a_service(name, a_spec(replicas=replicas, placement={"mig": "Auto"} if tiles else {}))
             for name in names
         ),
         pools=(pool,),
@@ -132,7 +135,7 @@ def _layout(node: int, on: dict[tuple[int, int, int], str]) -> ObservedNodeLayou
             uuid=f"GPU-{node}-{gpu}",
             product=A100,
             memory_mib=81_920,
-            mode="enabled",
+            mode="Enabled",
             slices=tuple(
                 ObservedSlice(
                     profile="1g.10gb",
@@ -148,7 +151,7 @@ def _layout(node: int, on: dict[tuple[int, int, int], str]) -> ObservedNodeLayou
         name=_node(node),
         generation=1,
         spec=NodeLayoutSpec(),
-        status=NodeLayoutStatus(cuts=True, gpus=gpus),
+        status=NodeLayoutStatus(partitioning_enabled=True, gpus=gpus),
     )
 
 

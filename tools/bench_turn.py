@@ -80,7 +80,7 @@ class _Clock:
 def _stock(cluster: MemoryCluster, services: int) -> None:
     pool = {
         "nodeSelector": {"pool": "a100"},
-        "tier": "reserved",
+        "tier": "Reserved",
         "prices": [{"from": "2026-01-01", "perGPUHour": "2"}],
     }
     cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})

@@ -60,8 +60,8 @@ class NodeAgent(Values):
     runs as root with SYS_ADMIN: the driver and the kubelet's socket ask for that. The release's
     namespace has to admit privileged pods."""
 
-    cut: bool = False
-    """Let it cut GPUs as the operator says, for pools with `spec.mig.backend: agent`. It is
+    partition: bool = False
+    """Let it cut GPUs as the operator says, for pools with `spec.mig.backend: Agent`. It is
     privileged then, as only the capability files of mig/config allow cutting."""
 
     image: NodeImage = Field(default_factory=NodeImage)
@@ -136,7 +136,7 @@ class Webhook(Values):
     enabled: bool = True
     """Without it the same checks show in the conditions only."""
 
-    certificate_days: Annotated[int, Field(ge=1, le=365)] = 90
+    certificate_duration_days: Annotated[int, Field(ge=1, le=365)] = 90
     """Life of a certificate that Tessera makes; it is renewed when two thirds of it are over."""
 
     cert_manager: CertManager = Field(default_factory=CertManager)
@@ -166,7 +166,7 @@ class Cutting(Values):
         str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", max_length=63)
     ] = "gpu-operator"
     """Namespace of the GPU operator, whose ClusterPolicy names the ConfigMap tessera-mig
-    (`migManager.config.name`). Empty means that no pool has `spec.mig.backend: migManager`."""
+    (`migManager.config.name`). Empty means that no pool has `spec.mig.backend: MigManager`."""
 
 
 class Dashboard(Values):

@@ -274,13 +274,13 @@ def _reasons() -> str:
         reasons.ScalingReason: "InferenceService: status.scaling.reason",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
-        reasons.LayoutReady: "AcceleratorPool: condition LaidOut",
+        reasons.LayoutReady: "AcceleratorPool: condition LayoutReady",
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
         reasons.BudgetAccepted: "TenantBudget: condition Accepted",
         reasons.WithinBudget: (
-            "TenantBudget: condition Funded; InferenceService: status.tenant.state"
+            "TenantBudget: condition WithinBudget; InferenceService: status.tenant.state"
         ),
     }
     lines = [

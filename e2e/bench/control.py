@@ -100,8 +100,8 @@ class Bench:
             "operator_cpu_ms_per_service": round(
                 (operator.cpu_seconds() - cpu) * 1e3 / self.size.services, 2
             ),
-            "loop_lag_p99_ms": quantile(lag, after, "tessera_loop_lag_seconds", 0.99) * 1e3,
-            "loop_lag_p999_ms": quantile(lag, after, "tessera_loop_lag_seconds", 0.999) * 1e3,
+            "loop_lag_p99_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.99) * 1e3,
+            "loop_lag_p999_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.999) * 1e3,
         }
         self._say(f"writes: {dict(kinds(writes))}")
         self._tell()
@@ -125,7 +125,10 @@ class Bench:
         share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
         after, writes = await operator.metrics(), self.audit.writes()
         turns = after["tessera_turn_seconds_count"] - before["tessera_turn_seconds_count"]
-        spent = after["tessera_turn_cpu_seconds_total"] - before["tessera_turn_cpu_seconds_total"]
+        spent = (
+            after["tessera_reconcile_cpu_seconds_total"]
+            - before["tessera_reconcile_cpu_seconds_total"]
+        )
         self.figures |= {
             "idle_core_share": round(share, 4),
             "steady_writes": len(writes),
@@ -158,8 +161,10 @@ class Bench:
             "edit_p50_ms": round(took[len(took) // 2] * 1e3),
             "edit_p99_ms": round(took[int(0.99 * (len(took) - 1))] * 1e3),
             "edits": len(took),
-            "edits_turn_p99_ms": quantile(before, after, "tessera_turn_seconds", 0.99) * 1e3,
-            "edits_lag_p99_ms": quantile(before, after, "tessera_loop_lag_seconds", 0.99) * 1e3,
+            "edits_turn_p99_ms": quantile(before, after, "tessera_reconcile_duration_seconds", 0.99)
+            * 1e3,
+            "edits_lag_p99_ms": quantile(before, after, "tessera_event_loop_lag_seconds", 0.99)
+            * 1e3,
         }
         self._tell()
         await self._settle()

@@ -42,7 +42,7 @@ def fleet_file(folder: Path, size: Size) -> Path:
     taints = [{"key": "nvidia.com/gpu"}]  # the operator belongs where something really runs
     nodes = [
         {"name": "control", "kind": "cpu"},
-        fake | {"tier": "reserved", "taints": taints},
+        fake | {"tier": "Reserved", "taints": taints},
     ]
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
@@ -56,7 +56,7 @@ def pool() -> Json:
         "metadata": {"name": "a100"},
         "spec": {
             "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
-            "tier": "reserved",
+            "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": "2.00"}],
         },
     }

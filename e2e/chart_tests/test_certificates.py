@@ -17,8 +17,8 @@ from world.testing import eventually
 BAD = {"engine": {"extraArgs": ["--port=1"]}}
 REFUSED = "remove --port"
 SHORT = {
-    "TESSERA_WEBHOOK_CERTIFICATE_LIFE": "PT18S",
-    "TESSERA_WEBHOOK_CERTIFICATE_LOOK": "PT0.5S",
+    "TESSERA_WEBHOOK_CERTIFICATE_DURATION": "PT18S",
+    "TESSERA_WEBHOOK_CERTIFICATE_POLL_INTERVAL": "PT0.5S",
 }
 
 
@@ -128,6 +128,6 @@ async def test_without_admission_the_turn_judges(release: Release) -> None:
     await release.scale(0)
     assert "created" in await release.apply(namespace, "chat", **BAD)
     await release.scale(1)
-    told = await release.until_reason(namespace, "chat", "Accepted", "FlagReserved")
+    told = await release.until_reason(namespace, "chat", "Accepted", "ReservedFlag")
     assert REFUSED in told["message"]
     await release.kubectl("delete", "namespace", namespace)

@@ -54,7 +54,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     await release.install()
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=2)
-    await release.until_reason(namespace, "chat", "Ready", "Answered")
+    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
     engines = await uids(release, namespace)
 
     url = f"prometheus.url={release.stage.world.prometheus_url}"
@@ -81,7 +81,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     )
 
     await release.install()
-    await release.until_reason(namespace, "chat", "Ready", "Answered")
+    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
     assert await uids(release, namespace) == engines
 
     await helm(release, "uninstall", "tessera", "--wait")

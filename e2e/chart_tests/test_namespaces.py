@@ -32,7 +32,7 @@ async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Re
     assert "Warning" not in await release.apply(named, "chat", replicas=2)
     told = await release.apply(other, "chat", replicas=2)
     assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in told
-    await release.until_reason(named, "chat", "Ready", "Answered")
+    await release.until_reason(named, "chat", "Ready", "CompletionSucceeded")
     left = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
     assert "status" not in left
     assert (await release.stage.api.get(DEPLOYMENTS.path(other)))["items"] == []
@@ -78,7 +78,7 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
     await release.install(watch={"namespaces": [first]})
     await release.apply(second, "chat", replicas=1)
     await release.install(watch={"namespaces": [first, second]})
-    await release.until_reason(second, "chat", "Ready", "Answered")
+    await release.until_reason(second, "chat", "Ready", "CompletionSucceeded")
 
     async def roles() -> list[str]:
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{first}/roles"
@@ -99,7 +99,7 @@ async def test_a_named_namespace_that_is_deleted_holds_up_no_other(release: Rele
     await release.kubectl("rollout", "restart", "deployment/tessera-operator", "-n", NAMESPACE)
     await release.rolled_out()
     await release.apply(staying, "chat", replicas=1)
-    await release.until_reason(staying, "chat", "Ready", "Answered")
+    await release.until_reason(staying, "chat", "Ready", "CompletionSucceeded")
     # The next upgrade has to leave it out: Helm cannot make a Role in a namespace that is gone.
     await release.install(watch={"namespaces": [staying]})
     await release.kubectl("delete", "namespace", staying)

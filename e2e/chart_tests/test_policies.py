@@ -49,7 +49,7 @@ async def an_engine_pod(release: Release) -> tuple[str, str]:
     """Namespace and name of a replica that serves."""
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=1)
-    await release.until_reason(namespace, "chat", "Ready", "Answered")
+    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
     (pod,) = (await release.stage.api.get(PODS.path(namespace)))["items"]
     return namespace, str(pod["metadata"]["name"])
 

@@ -138,7 +138,7 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
     [
         "prometheus.url=http://prometheus:9090",
         "watch.namespaces={a,b}",
-        "webhook.certManager.enabled=true,webhook.certificateDays=30",
+        "webhook.certManager.enabled=true,webhook.certificateDurationDays=30",
         "imagePullSecrets[0].name=registry",
     ],
 )
@@ -202,7 +202,7 @@ def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.Fixtu
     "value",
     [
         "watch.namespaces={Not_A_Name}",
-        "webhook.certificateDays=0",
+        "webhook.certificateDurationDays=0",
         "webhook.certManager.issuerRef.kind=Secret",
         "unknown=1",
     ],
@@ -214,7 +214,9 @@ def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
 def test_agents_run_only_where_they_are_asked_for_and_privileged_only_to_cut() -> None:
     assert not [name for kind, name in rendered() if name.startswith("tessera-node")]
     for cut in (False, True):
-        found = rendered("--set", "node.enabled=true", "--set", f"node.cut={str(cut).lower()}")
+        found = rendered(
+            "--set", "node.enabled=true", "--set", f"node.partition={str(cut).lower()}"
+        )
         pod = found["DaemonSet", "tessera-node"]["spec"]["template"]["spec"]
         (agent,) = pod["containers"]
         assert agent["securityContext"].get("privileged", False) == cut

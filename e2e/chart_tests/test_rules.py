@@ -105,7 +105,7 @@ FIRES = [
         says="10% of the output tokens that its replicas could give",
     ),
     Fires(
-        alert="SpeedOff",
+        alert="SpeedNotAsPredicted",
         series={
             f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
             'reason="SlowerThanPredicted"}': always(0)
@@ -118,8 +118,8 @@ FIRES = [
     Fires(
         alert="LayoutBlocked",
         series={
-            'tessera_pool_laid_out{pool="a100",reason="NoRoom"}': "0x20 _x160",
-            'tessera_pool_laid_out{pool="a100",reason="DisruptionBudget"}': "_x20 0x160",
+            'tessera_pool_layout_ready{pool="a100",reason="NoSurgeCapacity"}': "0x20 _x160",
+            'tessera_pool_layout_ready{pool="a100",reason="DisruptionBudget"}': "_x20 0x160",
         },
         minutes=30,
         severity="warning",
@@ -200,7 +200,7 @@ QUIET: list[tuple[str, str, Series]] = [
     *(
         (
             f"the reason {reason}",
-            "SpeedOff",
+            "SpeedNotAsPredicted",
             {
                 f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
                 f'reason="{reason}"}}': always(value)
@@ -212,12 +212,12 @@ QUIET: list[tuple[str, str, Series]] = [
         (
             f"a pool with the reason {reason}",
             "LayoutBlocked",
-            {f'tessera_pool_laid_out{{pool="a100",reason="{reason}"}}': always(value)},
+            {f'tessera_pool_layout_ready{{pool="a100",reason="{reason}"}}': always(value)},
         )
         for reason, value in (
             ("AsPlanned", 1),
             ("AwaitingApproval", 0),
-            ("OutsideWindow", 0),
+            ("OutsideMaintenanceWindow", 0),
             ("Planning", 0),
             ("Repartitioning", 0),
         )
@@ -226,8 +226,8 @@ QUIET: list[tuple[str, str, Series]] = [
         "a pool that goes on before its time is over",
         "LayoutBlocked",
         {
-            'tessera_pool_laid_out{pool="a100",reason="NoRoom"}': "0x20 _x160",
-            'tessera_pool_laid_out{pool="a100",reason="Repartitioning"}': "_x20 0x160",
+            'tessera_pool_layout_ready{pool="a100",reason="NoSurgeCapacity"}': "0x20 _x160",
+            'tessera_pool_layout_ready{pool="a100",reason="Repartitioning"}': "_x20 0x160",
         },
     ),
 ]

@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the world afterwards")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
     parser.add_argument(
-        "--backend", choices=mig.BACKENDS, default="agent", help="who cuts GPUs in the show mig"
+        "--backend", choices=mig.BACKENDS, default="Agent", help="who cuts GPUs in the show mig"
     )
     options = parser.parse_args()
     begun = time.monotonic()

@@ -73,7 +73,7 @@ async def _refused(stage: Stage, folder: Path) -> None:
     broken = BATCH.replace(f"/{NAME}", "/broken")
     found = await until(
         lambda: stage.api.get(broken),
-        lambda one: condition(one, "Complete").get("reason") == "InputRefused",
+        lambda one: condition(one, "Complete").get("reason") == "InvalidInput",
         "the broken file is refused",
         30,
     )
@@ -100,7 +100,7 @@ async def _submit(stage: Stage, name: str, source: str, target: str) -> None:
         "kind": "BatchInference",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
-            "claim": "data",
+            "claimName": "data",
             "input": source,
             "output": target,
             "model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"},
@@ -148,8 +148,8 @@ def _judge(stage: Stage, batch: Json, folder: Path) -> None:
     stage.say(
         f"attempt {status['attempt']['number']} on {status['attempt']['variant']} published "
         f"{len(answers)} answers and {len(errors)} error, each row once; "
-        f"{progress['repaidRows']} rows were in flight at the loss and paid again "
-        f"(about {progress['repaidTokens']} tokens)"
+        f"{progress['resentRows']} rows were in flight at the loss and paid again "
+        f"(about {progress['resentTokens']} tokens)"
     )
 
 

@@ -17,8 +17,8 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 3,
     "queue": {"target": 5},
-    "scaleUp": {"window": "0s", "pods": 2, "period": "5s"},
-    "scaleDown": {"window": "8s"},
+    "scaleUp": {"stabilizationWindow": "0s", "pods": 2, "period": "5s"},
+    "scaleDown": {"stabilizationWindow": "8s"},
 }
 PLENTY = "100000"
 # Ten minutes, which the operator sets aside for every replica beyond the floor.
@@ -35,8 +35,8 @@ async def play(stage: Stage) -> None:
     (window,) = budget["status"]["spend"]["windows"]
     hourly = Decimal((await stage.service(SERVICE))["status"]["cost"]["perHour"])
     enough_for_two = (
-        Decimal(window["settled"])
-        + Decimal(window["reserved"])
+        Decimal(window["spent"])
+        + Decimal(window["committed"])
         + hourly * (_HOLD_HOURS * Decimal("1.5"))
     )
     stage.say(f"the floor takes {hourly:.4f} an hour; the limit falls to {enough_for_two:.4f}")
@@ -62,7 +62,7 @@ async def play(stage: Stage) -> None:
     stage.say(await stage.run("kubectl", "delete", "tenantbudget", "team-a"))
     await until(
         lambda: stage.service(SERVICE),
-        lambda one: one["status"]["tenant"]["state"] == "NoBudget",
+        lambda one: one["status"]["tenant"]["reason"] == "NoBudget",
         "the service says that it has no budget",
         10,
     )
@@ -97,7 +97,7 @@ async def _limit(stage: Stage, amount: str) -> None:
             "owner": "anna@team-a.example",
             "tenant": {"namespaces": ["team-a"]},
             "timeZone": "Europe/Berlin",
-            "limits": [{"window": "month", "amount": amount}],
+            "limits": [{"window": "Month", "amount": amount}],
         },
     }
     await stage.api.apply(BUDGET, body, "kubectl")
@@ -106,7 +106,7 @@ async def _limit(stage: Stage, amount: str) -> None:
 async def _funded(stage: Stage, reasons: set[str]) -> Json:
     found: Json = await until(
         lambda: stage.api.get(BUDGET),
-        lambda one: condition(one, "Funded").get("reason") in reasons,
+        lambda one: condition(one, "WithinBudget").get("reason") in reasons,
         f"the budget says {' or '.join(sorted(reasons))}",
         30,
     )

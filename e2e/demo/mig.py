@@ -15,7 +15,7 @@ from demo.stage import Json, Ref, SceneError, Stage, all_ready, until
 
 POOL = "a100"
 NAMESPACE = "team-mig"
-Backend = Literal["migManager", "agent"]
+Backend = Literal["MigManager", "Agent"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _POOL = f"/apis/tessera.dev/v1alpha1/acceleratorpools/{POOL}"
 _MANAGERS = "gpu-operator"
@@ -39,24 +39,24 @@ FLOORS = {name: 3 if name.startswith(("small", "large")) else 2 for name in SERV
 
 async def install(stage: Stage, backend: Backend) -> None:
     """The chart with the right to cut, and agents that cut themselves or only look."""
-    cuts = str(backend == "agent").lower()
+    cuts = str(backend == "Agent").lower()
     await stages.install(
         stage,
         "mig.enabled=true",
         f"mig.managerNamespace={_MANAGERS}",
         "node.enabled=true",
-        f"node.cut={cuts}",
+        f"node.partition={cuts}",
     )
 
 
-async def play(stage: Stage, backend: Backend = "agent") -> None:
+async def play(stage: Stage, backend: Backend = "Agent") -> None:
     """Bring the fleet to its planned layout, and judge what it cost anybody."""
     await _begin(stage)
     stage.say("\n" + await _mosaic(stage))
     bases = {name: await stage.address(Ref(NAMESPACE, name)) for name in SERVICES}
     async with streams.streaming(bases, tokens=_TOKENS) as seen, floors.watched(stage) as least:
         await until(lambda: _read(stage, seen), bool, "every service was read under load", 60)
-        await stage.api.patch(_POOL, {"spec": {"mig": {"mode": "auto", "backend": backend}}})
+        await stage.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
         stage.say(f"the pool plans its layouts; {backend} cuts, while {len(bases)} clients stream")
         await _laid_out(stage)
     _judge(stage, seen, least)
@@ -96,7 +96,7 @@ def _pool() -> Json:
         "metadata": {"name": POOL},
         "spec": {
             "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
-            "tier": "reserved",
+            "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": _PRICE}],
         },
     }
@@ -109,10 +109,10 @@ def _service(name: str, model: str) -> Json:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {
             "model": {"uri": f"hf://{model}"},
-            "class": "standard",
-            "slo": {"ttftP95": "5s", "interTokenP95": "200ms"},
+            "class": "Standard",
+            "slo": {"ttftP95": "5s", "itlP95": "200ms"},
             "context": {"maxModelLen": 4096},
-            "placement": {"pools": [POOL], "mig": "auto"},
+            "placement": {"pools": [POOL], "mig": "Auto"},
             "scaling": {"minReplicas": FLOORS[name], "maxReplicas": 4},
             "drain": {"timeout": "30s"},
         },
@@ -150,7 +150,7 @@ def _lines(status: Json) -> list[str]:
 
 
 def _laid(status: Json) -> Json:
-    found = (one for one in status.get("conditions", ()) if one["type"] == "LaidOut")
+    found = (one for one in status.get("conditions", ()) if one["type"] == "LayoutReady")
     return next(found, {})
 
 

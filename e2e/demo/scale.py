@@ -15,14 +15,14 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 3,
     "queue": {"target": 5},
-    "scaleUp": {"window": "3s", "pods": 2, "period": "5s"},
-    "scaleDown": {"window": "8s"},
+    "scaleUp": {"stabilizationWindow": "3s", "pods": 2, "period": "5s"},
+    "scaleDown": {"stabilizationWindow": "8s"},
 }
 
 # The defaults again, under which a load of seconds changes nothing.
 CALM = {"queue": None, "scaleUp": None, "scaleDown": None}
 
-_ROSE = {"QueueAboveTarget", "ActivityAboveTarget"}
+_ROSE = {"QueueAboveTarget", "ActivityAboveTargetWithQueue"}
 _FELL = {"LoadBelowTarget"}
 _LOOK_SECONDS = 0.2
 # Waiting requests for which three replicas are wished, and no more.

@@ -11,7 +11,7 @@ from world import start
 pytestmark = pytest.mark.world
 
 
-@pytest.mark.parametrize("backend", ["agent", pytest.param("migManager", marks=pytest.mark.full)])
+@pytest.mark.parametrize("backend", ["Agent", pytest.param("MigManager", marks=pytest.mark.full)])
 def test_services_reach_their_planned_layout_without_a_broken_stream(backend: mig.Backend) -> None:
     with start(fleet=MIG_FLEET) as world:
         asyncio.run(play_mig(world, print, backend))

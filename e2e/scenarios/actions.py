@@ -69,7 +69,7 @@ class Place:
         return found
 
     async def until_ready(self, name: str = "chat", within: float = 30) -> None:
-        await self.until_condition(name, "Ready", "Answered", within)
+        await self.until_condition(name, "Ready", "CompletionSucceeded", within)
 
     async def all(self, kind: ApiResource) -> list[Json]:
         listed = await self.stage.api.get(kind.path(self.namespace))

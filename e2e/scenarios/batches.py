@@ -32,7 +32,7 @@ _ASK = aiohttp.ClientTimeout(total=5)
 
 def fleet(folder: Path, spot: int) -> Path:
     """A fleet file: a node for the operator, and spot nodes with room for one batch each."""
-    gpus = {"product": _PRODUCT, "tier": "spot", "cloud": "aws", "gpus": [["3g.40gb"]]}
+    gpus = {"product": _PRODUCT, "tier": "Spot", "cloud": "aws", "gpus": [["3g.40gb"]]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "spot", "count": spot, **gpus}]
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
@@ -57,7 +57,7 @@ class Shelf:
             "kind": BATCH_INFERENCES.kind,
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": {
-                "claim": CLAIM,
+                "claimName": CLAIM,
                 "input": f"{name}.in.jsonl",
                 "output": f"{name}.jsonl",
                 "model": {"uri": MODEL},

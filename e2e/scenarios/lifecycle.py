@@ -23,7 +23,7 @@ _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 def fleet(folder: Path) -> Path:
     """A fleet file: a node for the operator, and two with four small slices each."""
-    gpus = {"product": _PRODUCT, "tier": "reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
+    gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")

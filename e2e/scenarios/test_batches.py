@@ -131,7 +131,7 @@ async def test_suspend_ends_the_attempt_within_seconds_and_goes_on_with_the_rest
     assert batch.published() is None
     await batch.patch(suspend=False)
     progress = await batch.until_done(FEW_ROWS // 3, attempt + 1)
-    assert progress["repaidRows"] <= IN_FLIGHT
+    assert progress["resentRows"] <= IN_FLIGHT
     status = await batch.completed()
     assert batch.judged() == ALL_ONCE
     _published_by(batch, status, attempt + 1)
@@ -153,7 +153,7 @@ async def test_an_exhausted_budget_holds_a_batch_until_its_limit_is_raised(here:
             "owner": "anna@team-a.example",
             "tenant": {"namespaces": [here.namespace]},
             "timeZone": "Europe/Berlin",
-            "limits": [{"window": "month", "amount": amount}],
+            "limits": [{"window": "Month", "amount": amount}],
         }
         body = {
             "apiVersion": TENANT_BUDGETS.api_version,
@@ -183,10 +183,10 @@ async def _jobs(here: Shelf) -> set[str]:
 async def test_a_claim_of_one_node_is_refused_in_its_words(here: Shelf) -> None:
     api = here.stage.api
     early = await here.submit("early", rows=1, tokens=1, claim="own")
-    assert "does not exist" in (await early.until_condition("Accepted", "ClaimMissing"))["message"]
+    assert "does not exist" in (await early.until_condition("Accepted", "ClaimNotFound"))["message"]
     await api.apply(CLAIMS.path(here.namespace, "own"), a_claim("own", "ReadWriteOnce"), "kubectl")
-    words = "spec.claim: PersistentVolumeClaim/own has ReadWriteOnce (storage class world)"
-    told = await early.until_condition("Accepted", "ClaimNotShared")
+    words = "spec.claimName: PersistentVolumeClaim/own has ReadWriteOnce (storage class world)"
+    told = await early.until_condition("Accepted", "ClaimNotReadWriteMany")
     assert told["message"].startswith(words)
     with pytest.raises(ApiError, match=re.escape(words)):
         await here.submit("late", rows=1, tokens=1, claim="own")
@@ -199,7 +199,7 @@ async def test_a_job_that_is_deleted_by_hand_leads_to_the_next_attempt(here: She
     job = f"job/night-a{await batch.number()}"
     await here.stage.run("kubectl", "--namespace", here.namespace, "delete", job)
     status = await batch.completed()
-    assert "its Job no longer exists" in status["attempt"]["after"]
+    assert "its Job no longer exists" in status["attempt"]["previousOutcome"]
     assert batch.judged() == ALL_ONCE
     _published_by(batch, status, 2)
 

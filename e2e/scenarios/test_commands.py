@@ -63,9 +63,9 @@ async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
 
         wrong = {"pools", "gpu labels", "operator", "leader"}
         told = await eventually(found, lambda one: wrong <= states(one, "problem"), within=90)
-        assert told["pools"]["mend"].endswith("examples/00-pools.yaml")
+        assert told["pools"]["fix"].endswith("examples/00-pools.yaml")
         assert "a100-0" in told["gpu labels"]["found"]
-        assert "--replicas=1" in told["operator"]["mend"]
+        assert "--replicas=1" in told["operator"]["fix"]
         assert told["webhook"]["state"] == "warning"
     finally:
         await stage.api.patch(OPERATOR, {"spec": {"replicas": 1}})
@@ -90,7 +90,7 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     assert told["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
     why = {one["name"]: one["why"] for one in told["placed"]["alternatives"]}
     assert why["a100-reserved-1g-10gb"] == "chosen"
-    assert why["a100-spot-3g-40gb"].startswith("spot: spec.class interactive never")
+    assert why["a100-spot-3g-40gb"].startswith("spot: spec.class Interactive never")
     assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
     assert told["scaling"]["reason"] == status["scaling"]["reason"]
     assert told["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
@@ -129,7 +129,7 @@ async def test_an_unplaceable_service_is_explained_by_every_hardware(place: Plac
     assert all("too small" in why or "spot" in why for why in whys.values()), whys
     found = (await findings(place.stage))[f"service {place.namespace}/chat"]
     assert found["state"] == "problem"
-    assert found["mend"] == f"tessera explain chat -n {place.namespace}"
+    assert found["fix"] == f"tessera explain chat -n {place.namespace}"
 
 
 @asynccontextmanager
@@ -142,7 +142,7 @@ async def a_budget(place: Place, amount: str) -> AsyncIterator[None]:
         "spec": {
             "owner": "team@example.org",
             "tenant": {"namespaces": [place.namespace]},
-            "limits": [{"window": "month", "amount": amount}],
+            "limits": [{"window": "Month", "amount": amount}],
         },
     }
     await place.stage.api.apply(path, body, "kubectl")
@@ -168,13 +168,13 @@ async def test_a_service_without_money_is_explained_with_the_limit_that_would_do
         told = await explained(place)
         assert told["scaling"]["reason"] == "BudgetExhausted"
         assert told["scaling"]["numbers"]["replicas"].startswith("0 desired")
-        assert told["budget"]["reason"] == "FloorsAboveLimit"
+        assert told["budget"]["reason"] == "MinReplicasExceedBudget"
         assert "0.01 USD" in told["budget"]["numbers"]["month"].replace("0.0100", "0.01")
         said, later = told["budget"]["wouldChange"]
         assert later.startswith("the next windows do not pay it either")
         assert said.startswith("spec.limits[0].amount of ")
         # The one that always runs, at 0.2397 an hour, for any whole month.
-        limits = [{"window": "month", "amount": "200.00"}]
+        limits = [{"window": "Month", "amount": "200.00"}]
         path = TENANT_BUDGETS.path(None, place.namespace)
         await place.stage.api.patch(path, {"spec": {"limits": limits}})
         await eventually(wanted, bool, within=30)
@@ -214,7 +214,7 @@ async def test_a_snapshot_is_planned_anew_to_the_decisions_of_the_statuses(
         ) and all(
             row["scaling"] == status["scaling"]["reason"]
             for row, status in pairs
-            if readings or row["scaling"] != "NoReading"
+            if readings or row["scaling"] != "FailedGetMetrics"
         )
 
     for row, status in await eventually(rows, same, within=40):
@@ -291,7 +291,7 @@ async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
     told = await tessera(place.stage, "explain", "chat", kubeconfig=kubeconfig)
     assert told.code == 0
     assert "from the status alone, since reads failed: permission denied: list" in told.output
-    assert "READY: Answered" in told.output
+    assert "READY: CompletionSucceeded" in told.output
     found = await findings(place.stage, kubeconfig=kubeconfig)
     assert states(found, "problem") == set()
     assert {"operator", "pools", "gpu nodes", "services"} <= states(found, "skipped")

@@ -29,8 +29,8 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 2,
     "queue": {"target": 2},
-    "scaleUp": {"window": "8s", "pods": 1, "period": "10s"},
-    "scaleDown": {"window": "15s"},
+    "scaleUp": {"stabilizationWindow": "8s", "pods": 1, "period": "10s"},
+    "scaleDown": {"stabilizationWindow": "15s"},
 }
 
 
@@ -80,7 +80,7 @@ async def settled(place: Place) -> dict[str, Any]:
     """Every object of the place once nothing moves any more, without what may differ."""
     for index in range(FLEET):
         if index != 3:
-            reason = "Settled"
+            reason = "RolloutComplete"
             await place.until_condition(f"svc-{index:02d}", "Progressing", reason, within=90)
     await place.until_ready("svc-02", within=60)
     await eventually(place.children, lambda all_made: not _of(all_made, "svc-03"), within=60)
@@ -144,7 +144,7 @@ async def test_killed_between_two_writes_of_one_turn_the_rest_follows(place: Pla
     assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
     await eventually(made, lambda count: count == 3 * FLEET, within=30)
     for index in range(3 * FLEET):
-        await place.until_condition(f"svc-{index:02d}", "Progressing", "Settled", within=30)
+        await place.until_condition(f"svc-{index:02d}", "Progressing", "RolloutComplete", within=30)
 
 
 @pytest.mark.full
@@ -156,10 +156,10 @@ async def test_killed_while_a_wish_waits_nothing_moves_early_and_the_wish_is_kep
     base = await place.stage.address(ref)
     moves = Moves(place)
     async with steady(base, ref.name, clients=70, tokens=200):
-        await _until_reason(place, "WaitingToScaleUp")
+        await _until_reason(place, "ScaleUpStabilized")
         await kill_operator(place.stage)
         await moves.until(2, within=60)
-    quiet_since = await _until_reason(place, "WaitingForQuiet")
+    quiet_since = await _until_reason(place, "ScaleDownStabilized")
     await kill_operator(place.stage)
     await moves.until(1, within=90)
     assert moves.seen == [1, 2, 1]

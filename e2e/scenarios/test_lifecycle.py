@@ -55,7 +55,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
     told = await until_told(place, "EngineStalled", within=90)
     assert told.status == "False"
     assert f"{name} holds requests, and its engine made no step since" in told.message
-    await until_told(place, "Settled", within=90)
+    await until_told(place, "RolloutComplete", within=90)
     assert await printed(place, "{.status.replacement.pod}") == name
     assert name not in {one["metadata"]["name"] for one in await replicas(place)}
     assert await hanging in ("RemoteProtocolError", "ReadError")
@@ -73,13 +73,13 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
 async def test_an_unknown_flag_is_told_in_the_words_of_the_engine(place: Place) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--no-such-flag"]}
     await place.serve(replicas=1, engine=engine)
-    told = await until_both_tell(place, "EngineRefusedArguments")
+    told = await until_both_tell(place, "InvalidEngineArguments")
     assert "exit code 2: " in told.message
     assert told.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
     wide = await place.stage.run(
         *("kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide")
     )
-    assert "EngineRefusedArguments: chat-" in wide
+    assert "InvalidEngineArguments: chat-" in wide
     assert "unrecognized arguments: --no-such-flag" in wide
 
 
@@ -88,7 +88,7 @@ async def test_a_configuration_out_of_range_is_told_in_the_words_of_the_engine(
 ) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--block-size=0"]}
     await place.serve(replicas=1, engine=engine)
-    told = await until_both_tell(place, "EngineRefusedConfig")
+    told = await until_both_tell(place, "EngineStartFailed")
     assert "exit code 1: " in told.message
     assert "--block-size" in told.message
 
@@ -107,11 +107,11 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_told(place: P
 
     told, _ = await eventually(
         killed_again,
-        lambda found: found[0].reason == found[1] == "EngineOutOfMemory",
+        lambda found: found[0].reason == found[1] == "OOMKilled",
         within=60,
     )
     assert told.message.startswith(f"{name}: exit code 137")
-    await until_told(place, "Settled", within=60)
+    await until_told(place, "RolloutComplete", within=60)
 
 
 async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
@@ -134,12 +134,12 @@ async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
 async def test_what_pod_security_refuses_is_told_word_by_word(place: Place) -> None:
     """Our own pods are restricted; what others add to them may not be."""
     await place.serve(replicas=1)
-    told = await until_both_tell(place, "PodSecurityRefused")
+    told = await until_both_tell(place, "PodSecurityViolation")
     assert (
         'violates PodSecurity "restricted:latest": host namespaces (hostPID=true)' in told.message
     )
     ready = await until_both_tell(place, "NoReplicaReady", "Ready")
-    assert "PodSecurityRefused: pods " in ready.message
+    assert "PodSecurityViolation: pods " in ready.message
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def _until_in_force(stage: Stage, namespace: str) -> None:
 
 async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place) -> None:
     await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
-    told = await until_both_tell(place, "ImageUnavailable")
+    told = await until_both_tell(place, "ImagePullFailed")
     assert "nowhere/engine:1 is not in the image table" in told.message
 
 
@@ -206,7 +206,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place)
     [
         (
             {"model": {"uri": SMALL, "tokenSecretRef": {"name": "hub", "key": "token"}}},
-            "SecretMissing",
+            "SecretNotFound",
         ),
         (
             {
@@ -219,7 +219,7 @@ async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place)
                     ]
                 }
             },
-            "ContainerNotCreated",
+            "CreateContainerError",
         ),
     ],
     ids=["token", "variable"],
@@ -259,7 +259,7 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
         await eventually(made, lambda found: len(found) == 2, within=GIVEN_UP_SECONDS)
         taken = time.monotonic() - tainted
         await until_printed(place, READY, "2")
-        await until_both_tell(place, "Settled")
+        await until_both_tell(place, "RolloutComplete")
         assert (await explained(place))["ready"]["numbers"]["replicas"] == "2 take requests"
         assert await printed(place, "{.status.replicas}") == "2"
         hanging = {one["metadata"]["uid"] for one in await place.all(PODS)} & lost

@@ -68,7 +68,7 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
             *("--prometheus", place.stage.world.prometheus_url),
         )
     assert speed is not None
-    variant, gap = (await place.status())["variant"], speed["interTokenMs"]
+    variant, gap = (await place.status())["variant"], speed["itlMs"]
     about = told_now.output.partition("\nSPEED: ")[2].partition("\n\n")[0]
     for part in (
         "output tok/s",
@@ -93,7 +93,7 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
     assert gap["predicted"] in table
     assert gap["measured"] in table
     own = f'{{exported_namespace="{place.namespace}",service="chat",kind="measured"}} > 0'
-    for name in ("output_tokens_per_second", "inter_token_seconds", "cost_per_million_tokens"):
+    for name in ("output_tokens_per_second", "itl_seconds", "cost_per_million_tokens"):
         await eventually(partial(place.asked, f"tessera_service_{name}{own}"), bool)
 
 

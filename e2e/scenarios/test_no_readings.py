@@ -14,8 +14,8 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 2,
     "queue": {"target": 2},
-    "scaleUp": {"window": "3s", "pods": 1, "period": "5s"},
-    "scaleDown": {"window": "8s"},
+    "scaleUp": {"stabilizationWindow": "3s", "pods": 1, "period": "5s"},
+    "scaleDown": {"stabilizationWindow": "8s"},
 }
 # Longer than the quiet period after which a replica would leave.
 GONE_SECONDS = 20
@@ -36,11 +36,14 @@ async def test_without_prometheus_replicas_are_held_past_the_quiet_period(place:
     async with steady(await place.stage.address(ref), ref.name, clients=70, tokens=200):
         await until(desiredReplicas=2)
         world.end_program("prometheus")
-        await until(desiredReplicas=2, reason="NoReading")
+        await until(desiredReplicas=2, reason="FailedGetMetrics")
     try:
         await asyncio.sleep(GONE_SECONDS)  # the fault itself, not a wait for a state
-        assert (await scaling()).items() >= {"desiredReplicas": 2, "reason": "NoReading"}.items()
+        assert (await scaling()).items() >= {
+            "desiredReplicas": 2,
+            "reason": "FailedGetMetrics",
+        }.items()
     finally:
         world.start_program("prometheus")
     await until(desiredReplicas=1)
-    assert (await scaling())["reason"] != "NoReading"
+    assert (await scaling())["reason"] != "FailedGetMetrics"

@@ -82,7 +82,7 @@ async def test_an_engine_that_cannot_start_is_told_with_its_last_words(place: Pl
 
 async def test_a_missing_image_is_told(place: Place) -> None:
     await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
-    told = await place.until_condition("chat", "Progressing", "ImageUnavailable", within=30)
+    told = await place.until_condition("chat", "Progressing", "ImagePullFailed", within=30)
     assert "nowhere/engine:1" in told["message"]
 
 
@@ -112,7 +112,7 @@ async def until_rolled(place: Place, old: set[str], count: int) -> Course:
         left = old & {one["metadata"]["uid"] for one in pods}
         return not left and len(alive) == count, str(told.get("reason"))
 
-    await eventually(look, lambda one: one == (True, "Settled"), within=150)
+    await eventually(look, lambda one: one == (True, "RolloutComplete"), within=150)
     return seen
 
 

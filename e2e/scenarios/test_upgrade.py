@@ -93,11 +93,11 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     ref = await place.serve(replicas=2)
     await place.until_ready()
     await until_replicas(place, 2)
-    await place.until_condition("chat", "UpdateAvailable", "Newest")
+    await place.until_condition("chat", "UpdateAvailable", "UpToDate")
     before = await uids(place)
 
     await release(place, NEXT)
-    told = await until_both_tell(place, "NewerRecipe", "UpdateAvailable", within=60)
+    told = await until_both_tell(place, "NewTemplateAvailable", "UpdateAvailable", within=60)
     assert told.status == "True"
     assert "builder version 2 instead of 1" in told.message
     assert "kubectl tessera update chat" in told.message
@@ -118,8 +118,8 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     async with steady(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
         await update(place, "chat")
-        await place.until_condition("chat", "UpdateAvailable", "Newest", within=60)
-        await place.until_condition("chat", "Progressing", "Settled", within=120)
+        await place.until_condition("chat", "UpdateAvailable", "UpToDate", within=60)
+        await place.until_condition("chat", "Progressing", "RolloutComplete", within=120)
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 6
     assert load.failures == []
     assert load.finished > 50
@@ -139,7 +139,7 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: 
     async with steady(base, ref.name, clients=4, tokens=40) as load:
         await release(place)
         told = await until_both_tell(place, "Downgraded", "UpdateAvailable", within=60)
-        await place.until_condition("chat", "Progressing", "Settled", within=120)
+        await place.until_condition("chat", "Progressing", "RolloutComplete", within=120)
     assert "builder version 2" in told.message
     assert await pre_stops(place) == [5]
     assert load.failures == []
@@ -196,7 +196,9 @@ async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(upgraded:
     async with a_hub(first) as hub:
         await surroundings(place, {"hubEndpoint": hub.url})
         await until_led(place, lambda one: hub.url in json.dumps(one["env"]))
-        told = await place.until_condition("before", "UpdateAvailable", "NewerRecipe", within=30)
+        told = await place.until_condition(
+            "before", "UpdateAvailable", "NewTemplateAvailable", within=30
+        )
         assert "hubEndpoint of the platform" in told["message"]
 
         await place.serve(replicas=1, model={"uri": SMALL, "revision": "main"})
@@ -208,11 +210,11 @@ async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(upgraded:
         (pod,) = [one for one in await place.all(PODS) if one["metadata"]["name"][:5] == "chat-"]
         await place.stage.api.delete(PODS.path(place.namespace, pod["metadata"]["name"]))
         await place.until_condition("chat", "Progressing", "Starting")
-        await place.until_condition("chat", "Progressing", "Settled", within=60)
+        await place.until_condition("chat", "Progressing", "RolloutComplete", within=60)
         assert await revisions(place, "chat") == {first}
 
         await update(place, "chat")
         await eventually(place.status, lambda one: one["model"].get("revision") == second)
-        await place.until_condition("chat", "Progressing", "Settled", within=60)
+        await place.until_condition("chat", "Progressing", "RolloutComplete", within=60)
         assert await revisions(place, "chat") == {second}
         assert await revisions(place, "before") == set()

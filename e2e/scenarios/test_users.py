@@ -57,7 +57,7 @@ async def test_a_pool_that_is_still_to_come_is_warned_of_and_waited_for(place: P
     path.write_text(json.dumps(manifest))
     output = await place.stage.run("kubectl", "apply", "-f", str(path))
     assert "Warning: spec.placement.pools[0]: AcceleratorPool/b200 not found" in output
-    await place.until_condition("chat", "Accepted", "PoolUnknown")
+    await place.until_condition("chat", "Accepted", "PoolNotFound")
 
 
 async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(place: Place) -> None:
@@ -94,7 +94,7 @@ async def test_one_look_answers_the_first_questions(place: Place) -> None:
     names = ("READY", "REASON", "REPLICAS", "WANTED", "WHERE", "$/H", "$/MTOK", "~MS/TOK", "MS/TOK")
     for column in (*names, "~TOK/S", "TOK/S", "WHY"):
         assert column in head
-    for cell in ("True", "Answered", "a100-reserved-1g-10gb", "0.2397"):
+    for cell in ("True", "CompletionSucceeded", "a100-reserved-1g-10gb", "0.2397"):
         assert cell in row
 
 

@@ -77,7 +77,7 @@ async def test_a_model_that_nobody_described_is_read_and_served(place: Place, hu
 
 async def test_a_gated_model_says_what_is_missing_until_it_is_there(place: Place, hub: Hub) -> None:
     await place.serve("open", model={"uri": SECRET}, replicas=1)
-    told = await place.until_condition("open", "Accepted", "ModelUnknown", within=40)
+    told = await place.until_condition("open", "Accepted", "UnknownModel", within=40)
     assert "the hub answered 401" in told["message"]
     assert "name a Secret with a token" in told["message"]
 
@@ -103,7 +103,7 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
     place: Place, hub: Hub
 ) -> None:
     hub.open.clear()
-    cache = {"type": "pvc", "storageClassName": "world"}
+    cache = {"type": "PersistentVolumeClaim", "storageClassName": "world"}
     await place.serve(model={"uri": OWN, "cache": cache}, replicas=2)
 
     def cached(status: Json) -> Json:
@@ -127,13 +127,13 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
     assert (done["fetched"], done["commit"]) == (True, COMMIT)
     assert hub.asked.count("/acme/own/resolve/" + COMMIT + "/model.safetensors") == 1
     (claim,) = await place.all(CLAIMS)
-    assert claim["metadata"]["name"] == claim_name("chat") == done["claim"]
+    assert claim["metadata"]["name"] == claim_name("chat") == done["claimName"]
     engines = [
         one["spec"] for one in await place.all(PODS)
         if "tessera.dev/service" in one["metadata"]["labels"]
     ]  # fmt: skip
     assert len(engines) == 2
-    assert {one["containers"][0]["args"][0] for one in engines} == {f"/models/{done['folder']}"}
+    assert {one["containers"][0]["args"][0] for one in engines} == {f"/models/{done['path']}"}
 
 
 async def test_a_mirror_and_priorities_are_a_matter_of_two_values(stage: Stage) -> None:

@@ -32,8 +32,8 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 3,
     "queue": {"target": 2},
-    "scaleUp": {"window": "3s", "pods": 1, "period": "5s"},
-    "scaleDown": {"window": "10s"},
+    "scaleUp": {"stabilizationWindow": "3s", "pods": 1, "period": "5s"},
+    "scaleDown": {"stabilizationWindow": "10s"},
 }
 VALUES = (
     "replicaCount=2",
@@ -160,7 +160,7 @@ def _not_yet(service: Json) -> str | None:
         return f"{name}: {have} replicas instead of {wanted}"
     progress = condition(service, "Progressing").get("reason")
     ready = condition(service, "Ready").get("reason")
-    if progress != "Settled" or (wanted and ready != "Answered"):
+    if progress != "RolloutComplete" or (wanted and ready != "CompletionSucceeded"):
         return f"{name}: {progress}, {ready}"
     return None
 

@@ -49,7 +49,7 @@ class User:
         body = _object(f"{GROUP}/{VERSION}", ACCELERATOR_POOLS.kind, "a100-reserved")
         body["spec"] = {
             "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB"},
-            "tier": "reserved",
+            "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": per_gpu_hour}],
         }
         await self._do("apply", ACCELERATOR_POOLS.path(None, "a100-reserved"), body)
@@ -59,7 +59,7 @@ class User:
         body["spec"] = {
             "owner": "anna@soak.example",
             "tenant": {"namespaces": [HOME]},
-            "limits": [{"window": "month", "amount": "100000"}],
+            "limits": [{"window": "Month", "amount": "100000"}],
         }
         await self._do("apply", TENANT_BUDGETS.path(None, HOME), body)
 

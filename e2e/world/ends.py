@@ -16,7 +16,7 @@ VOLATILE = {
 # What a status tells of the way and not of the end; numbers of replicas stand beside it. Speeds
 # and prices of tokens are those that were measured on it.
 HISTORY: Mapping[str, Collection[str]] = {
-    "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumes"},
+    "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumedLoad"},
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},
 }

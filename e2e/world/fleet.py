@@ -20,7 +20,7 @@ from world import mig
 from world.errors import WorldError
 from world.mig import Placed
 
-Tier = Literal["reserved", "onDemand", "spot"]
+Tier = Literal["Reserved", "OnDemand", "Spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
 # The slices of a GPU in MIG mode, in the order of their starts; None is an uncut GPU.
@@ -62,7 +62,7 @@ class NodeEntry(BaseModel):
     kind: Literal["gpu", "cpu", "kwok"] = "gpu"
     count: Annotated[int, Field(ge=1, le=5000)] | None = None
     product: str | None = None
-    tier: Tier = "onDemand"
+    tier: Tier = "OnDemand"
     cloud: Cloud = "onPrem"
     zone: str | None = None
     gpus: tuple[Literal["whole"] | tuple[str, ...], ...] = ()

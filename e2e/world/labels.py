@@ -49,7 +49,7 @@ def taints(node: Node) -> list[Taint]:
         "azure": ("kubernetes.azure.com/scalesetpriority", "spot"),
     }
     found = list(node.taints)
-    if node.tier == "spot" and node.cloud in keys:
+    if node.tier == "Spot" and node.cloud in keys:
         key, value = keys[node.cloud]
         found.append(Taint(key=key, value=value))
     return found
@@ -88,8 +88,8 @@ def _capacity_type(node: Node) -> dict[str, str]:
 
     On AWS fleets meet the label of a managed node group or Karpenter's; the nodes carry both.
     """
-    spot = node.tier == "spot"
-    karpenter = {"reserved": "reserved", "onDemand": "on-demand", "spot": "spot"}
+    spot = node.tier == "Spot"
+    karpenter = {"Reserved": "reserved", "OnDemand": "on-demand", "Spot": "spot"}
     match node.cloud:
         case "aws":
             return {

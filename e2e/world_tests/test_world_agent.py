@@ -55,7 +55,7 @@ def agent(world: worlds.World) -> None:
     kubectl = str(world.binary("kubectl"))
     run([kubectl, "apply", "-f", str(CRD)])
     run([kubectl, "create", "namespace", NAMESPACE])
-    part = ["--show-only", "templates/node.yaml", "--set", "node.enabled=true,node.cut=true"]
+    part = ["--show-only", "templates/node.yaml", "--set", "node.enabled=true,node.partition=true"]
     helm = [str(world.binary("helm")), "template", "tessera", str(CHART), "--namespace", NAMESPACE]
     manifests = run([*helm, *part], stdout=subprocess.PIPE).stdout
     run([kubectl, "apply", "-f", "-"], input=manifests)
@@ -98,7 +98,7 @@ async def test_an_agent_tells_what_is_cut_and_who_is_on_it(here: Room, world: wo
         lambda it: any(name in one["pods"] for one in slices(it, 0)),
     )
 
-    assert [gpu["mode"] for gpu in found["status"]["gpus"]] == ["enabled", "enabled", "disabled"]
+    assert [gpu["mode"] for gpu in found["status"]["gpus"]] == ["Enabled", "Enabled", "Disabled"]
     assert told(found, 0) == there(world, 0)
     (used,) = (one for one in slices(found, 0) if one["pods"])
     assert (used["profile"], used["processes"]) == ("3g.40gb", 1)

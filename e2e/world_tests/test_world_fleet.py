@@ -124,10 +124,10 @@ def test_the_default_fleet_is_legal() -> None:
     [
         ("aws", "spot", ("eks.amazonaws.com/capacityType", "SPOT")),
         ("aws", "spot", ("karpenter.sh/capacity-type", "spot")),
-        ("aws", "onDemand", ("karpenter.sh/capacity-type", "on-demand")),
+        ("aws", "OnDemand", ("karpenter.sh/capacity-type", "on-demand")),
         ("aws", "reserved", ("karpenter.sh/capacity-type", "reserved")),
         ("gcp", "spot", ("cloud.google.com/gke-spot", "true")),
-        ("gcp", "onDemand", ("cloud.google.com/gke-provisioning", "standard")),
+        ("gcp", "OnDemand", ("cloud.google.com/gke-provisioning", "standard")),
         ("azure", "spot", ("kubernetes.azure.com/scalesetpriority", "spot")),
     ],
 )
@@ -149,13 +149,13 @@ def test_a_cloud_labels_how_a_node_is_paid(
     ],
 )
 def test_some_clouds_taint_their_spot_nodes(tmp_path: Path, cloud: str, key: str | None) -> None:
-    found = taints(a_node(tmp_path, cloud=cloud, tier="spot"))
+    found = taints(a_node(tmp_path, cloud=cloud, tier="Spot"))
 
     assert [(taint.key, taint.effect) for taint in found] == ([(key, "NoSchedule")] if key else [])
 
 
 def test_on_premises_nobody_says_what_a_node_is_bought_as(tmp_path: Path) -> None:
-    found = labels(a_node(tmp_path, tier="reserved"))
+    found = labels(a_node(tmp_path, tier="Reserved"))
 
     assert not {key for key in found if "capacity" in key or "topology" in key}
 

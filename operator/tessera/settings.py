@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     @property
     def partition_backends(self) -> frozenset[str]:
         """Return the backends that may partition GPUs."""
-        backends = {"agent"} | ({"migManager"} if self.mig_manager_namespace else set())
+        backends = {"Agent"} | ({"MigManager"} if self.mig_manager_namespace else set())
         return frozenset(backends) if self.mig_enabled else frozenset()
 
 

@@ -62,7 +62,13 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
-        {"model": {"uri": "pvc://claim/path", "shape": SHAPE, "cache": {"type": "pvc"}}},
+        {
+            "model": {
+                "uri": "pvc://claim/path",
+                "shape": SHAPE,
+                "cache": {"type": "PersistentVolumeClaim"},
+            }
+        },
         "spec.model.cache is for hf:// models",
     ),
     (
@@ -102,20 +108,20 @@ RULES = [
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, mig={"mode": "auto", "layout": {"3g.40gb": 2}}),
-        "spec.mig.layout: 1 layout for all GPUs needs mode static",
+        pooled(PRICE, mig={"mode": "Auto", "layout": {"3g.40gb": 2}}),
+        "spec.mig.layout: 1 layout for all GPUs needs spec.mig.mode Static",
     ),
 ]
 
 BUDGET = {
     "owner": "anna@example.org",
     "tenant": {"namespaces": ["team-a"]},
-    "limits": [{"window": "day", "amount": "10"}],
+    "limits": [{"window": "Day", "amount": "10"}],
 }
 RULES += [
     (
         TENANT_BUDGETS,
-        BUDGET | {"limits": [{"window": "day", "amount": "10"}, {"window": "day", "amount": "9"}]},
+        BUDGET | {"limits": [{"window": "Day", "amount": "10"}, {"window": "Day", "amount": "9"}]},
         "spec.limits has 2 limits for the same window",
     ),
     (
@@ -125,7 +131,7 @@ RULES += [
     ),
 ]
 BATCH = {
-    "claim": "data",
+    "claimName": "data",
     "input": "in.jsonl",
     "output": "out.jsonl",
     "model": {"uri": URI, "shape": SHAPE},
@@ -146,7 +152,7 @@ RULES += [
     ),
     (
         BATCH_INFERENCES,
-        BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "pvc"}}},
+        BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "PersistentVolumeClaim"}}},
         "spec.model.cache is for the 1 claim of a service",
     ),
     (
@@ -156,7 +162,7 @@ RULES += [
     ),
 ]
 FIXED = [
-    {"claim": "other"},
+    {"claimName": "other"},
     {"input": "other.jsonl"},
     {"output": "other.jsonl"},
     {"errors": "errors.jsonl"},
@@ -176,7 +182,7 @@ BOUNDS = [
     (TENANT_BUDGETS, BUDGET | {"limits": []}, "spec.limits"),
     (
         TENANT_BUDGETS,
-        BUDGET | {"limits": [{"window": "day", "amount": "-1"}]},
+        BUDGET | {"limits": [{"window": "Day", "amount": "-1"}]},
         "spec.limits[0].amount",
     ),
     (
@@ -198,7 +204,7 @@ BOUNDS = [
     ),
     (
         INFERENCE_SERVICES,
-        {"model": {"uri": URI, "cache": {"type": "pvc", "size": "50"}}},
+        {"model": {"uri": URI, "cache": {"type": "PersistentVolumeClaim", "size": "50"}}},
         "spec.model.cache.size",
     ),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
@@ -219,7 +225,7 @@ BOUNDS = [
     (ACCELERATOR_POOLS, pooled(PRICE, mig={"backend": "nobody"}), "spec.mig.backend"),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, mig={"mode": "static", "layout": {"3g.40gb": 9}}),
+        pooled(PRICE, mig={"mode": "Static", "layout": {"3g.40gb": 9}}),
         "spec.mig.layout.3g.40gb",
     ),
     (
@@ -289,7 +295,11 @@ async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeC
 async def test_the_defaults_are_written_into_what_is_there(cluster: KubeCluster) -> None:
     _, answer = await create(cluster, INFERENCE_SERVICES, served(scaling={"scaleUp": {}}))
     assert answer["spec"]["scaling"]["minReplicas"] == 2
-    assert answer["spec"]["scaling"]["scaleUp"] == {"window": "60s", "pods": 2, "period": "120s"}
+    assert answer["spec"]["scaling"]["scaleUp"] == {
+        "stabilizationWindow": "60s",
+        "pods": 2,
+        "period": "120s",
+    }
     assert "slo" not in answer["spec"]
 
 
@@ -309,7 +319,7 @@ async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -
         ("inferenceservice.spec.scaling.queue.target", "Waiting requests per replica"),
         ("inferenceservice.spec.model.shape", "num_key_value_heads"),
         ("acceleratorpool.spec.prices", "perGPUHour"),
-        ("inferenceservice.status.variant.source", "roofline"),
+        ("inferenceservice.status.variant.source", "Roofline"),
     ],
 )
 async def test_explain_tells_what_a_field_means(

@@ -54,16 +54,16 @@ async def test_the_commit_is_the_sha_of_the_revision() -> None:
         return web.json_response({"id": "org/name", "sha": COMMIT, "siblings": []})
 
     got = await asked(answer, "refs/pr/1")
-    assert (got.commit, got.reason) == (COMMIT, "Commit")
+    assert (got.commit, got.reason) == (COMMIT, "RevisionResolved")
     assert seen == [("/api/models/org/name/revision/refs%2Fpr%2F1", False)]
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (401, "TokenNeeded"),
-        (403, "TokenNeeded"),
-        (404, "NotFound"),
+        (401, "TokenRequired"),
+        (403, "TokenRequired"),
+        (404, "RevisionNotFound"),
         (503, "HubUnreachable"),
         (599, "HubUnreachable"),
     ],

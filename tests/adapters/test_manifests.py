@@ -68,7 +68,7 @@ def job(allotment: ServicePlan) -> ObjectManifest:
     )
 
 
-CACHED = planned(SMALL, cache={"type": "pvc"})
+CACHED = planned(SMALL, cache={"type": "PersistentVolumeClaim"})
 MANIFESTS = {
     "adapters": children.service_manifests(planned(SMALL, adapters=ADAPTERS)),
     "image": children.service_manifests(planned("oci://registry.acme/own:1", shape=SHAPE)),

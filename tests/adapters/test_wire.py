@@ -113,10 +113,10 @@ def test_the_annotation_that_asks_for_an_update_is_read() -> None:
 
 def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
     kept = {
-        "builder": 7,
+        "builderVersion": 7,
         "platform": {"hubEndpoint": "https://hub.example.org", "later": True},
-        "shape": "digest",
-        "filled": {
+        "templateHash": "digest",
+        "effectiveValues": {
             "engineVersion": "0.31.0",
             "drainTimeout": "60s",
             "maxModelLen": 8192,
@@ -126,18 +126,26 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
             "later": 1,
         },
     }
-    status = {"recipe": kept, "scaling": {"desiredReplicas": "many"}, "later": {}, "replicas": 2}
+    status = {
+        "podTemplateVersion": kept,
+        "scaling": {"desiredReplicas": "many"},
+        "later": {},
+        "replicas": 2,
+    }
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
     found = wire.parse_service({"metadata": meta, "spec": {}, "status": status})
     assert found is not None
-    assert found.status.recipe is not None
-    assert (found.status.recipe.builder, found.status.recipe.filled.max_num_seqs) == (7, 3)
-    assert found.status.recipe.platform.hub_endpoint == "https://hub.example.org"
+    assert found.status.pod_template_version is not None
+    assert (
+        found.status.pod_template_version.builder_version,
+        found.status.pod_template_version.effective_values.max_num_seqs,
+    ) == (7, 3)
+    assert found.status.pod_template_version.platform.hub_endpoint == "https://hub.example.org"
     assert (found.status.replicas, found.status.scaling) == (2, None)
 
 
 def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:
-    unit = {"node": "a100-0", "gpus": [0], "phase": "Emptying", "since": "2026-11-20T12:00:00Z"}
+    unit = {"node": "a100-0", "gpus": [0], "phase": "Draining", "since": "2026-11-20T12:00:00Z"}
     status = {"mig": {"units": [{**unit, "later": 1}], "later": {}}, "later": True}
     found = wire.parse_pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
     assert found.status.mig is not None

@@ -41,11 +41,11 @@ async def agent(kubeconfig: Path, folder: Path) -> AsyncIterator[asyncio.subproc
         "KUBECONFIG": str(kubeconfig),
         remote.SOCKET: str(folder / "nvml"),
         "TESSERA_NODE_NAME": NODE,
-        "TESSERA_POD_RESOURCES": str(folder / "kubelet.sock"),
-        "TESSERA_LOCKS": str(folder),
-        "TESSERA_EVERY_SECONDS": "0.2",
+        "TESSERA_POD_RESOURCES_SOCKET": str(folder / "kubelet.sock"),
+        "TESSERA_LOCK_DIRECTORY": str(folder),
+        "TESSERA_POLL_INTERVAL_SECONDS": "0.2",
         "TESSERA_PROBES_PORT": "0",
-        "TESSERA_CUT": "true",
+        "TESSERA_PARTITION": "true",
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tessera.node_agent.main", "--host", "127.0.0.1", env=environment
@@ -155,10 +155,10 @@ async def test_an_agent_writes_the_layout_of_its_own_node_and_never_a_spec(
         await eventually(other, lambda told: "only the NodeLayout of its own node" in told)
         own = KubeOwnLayout(theirs, "mig-2")
         assert (await own.read()).status is None
-        await own.write(NodeLayoutStatus(driver="580"))
+        await own.write(NodeLayoutStatus(driver_version="580"))
         found = (await own.read()).status
         assert found is not None
-        assert found.driver == "580"
+        assert found.driver_version == "580"
         harm = {"spec": {"gpus": [{"uuid": "GPU-1"}]}}
         merge = "application/merge-patch+json"
         path = NODE_LAYOUTS.path(None, "mig-2")

@@ -11,14 +11,18 @@ async def test_the_status_has_the_slices_and_the_pods_on_them() -> None:
     node.silicon.attach(uuid, 4711)
     await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
-    assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "enabled")
+    assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "Enabled")
     assert [
         (observed.profile, observed.start, observed.memory_mib, observed.pods, observed.processes)
         for observed in first.slices
     ] == [("1g.10gb", 0, 9728, (), 0), ("3g.40gb", 4, 40192, ("team-a/chat-0",), 1)]
     assert first.slices[1].uuid == uuid
     assert second.slices == ()
-    assert (node.status.driver, node.status.cuts, node.status.problem) == ("580.95.05", False, "")
+    assert (node.status.driver_version, node.status.partitioning_enabled, node.status.problem) == (
+        "580.95.05",
+        False,
+        "",
+    )
 
 
 async def test_nothing_is_written_or_read_again_while_nothing_changes() -> None:
@@ -120,9 +124,9 @@ async def test_nothing_is_partitioned_while_the_kubelet_does_not_answer() -> Non
 @pytest.mark.parametrize(
     ("slices", "fault", "words"),
     [
-        ([("3g.50gb", 0)], "ProfileUnknown", "has no profile 3g.50gb; supported: 1g.10gb"),
-        ([("3g.40gb", 2)], "CannotCut", "cannot start at 2"),
-        ([("7g.80gb", 0), ("1g.10gb", 0)], "CannotCut", "overlaps"),
+        ([("3g.50gb", 0)], "UnknownProfile", "has no profile 3g.50gb; supported: 1g.10gb"),
+        ([("3g.40gb", 2)], "PartitionFailed", "cannot start at 2"),
+        ([("7g.80gb", 0), ("1g.10gb", 0)], "PartitionFailed", "overlaps"),
     ],
 )
 async def test_a_layout_that_no_gpu_can_have_changes_nothing(
@@ -142,7 +146,7 @@ async def test_a_pending_mig_mode_is_reported_and_nothing_is_partitioned() -> No
     node.want([])
     await node.agent().reconcile()
     gpu = node.status.gpus[0]
-    assert (gpu.mode, gpu.fault) == ("disabling", "NeedsReset")
+    assert (gpu.mode, gpu.fault) == ("Disabling", "ResetRequired")
     assert "nvidia-smi --gpu-reset -i 0" in gpu.message
     assert node.layout() == (SlicePlacement(6, "1g.10gb"),)
 
@@ -151,11 +155,11 @@ async def test_mig_mode_is_never_changed() -> None:
     node = GpuNode([], mig=False)
     agent = node.agent()
     await agent.reconcile()
-    assert (node.status.gpus[0].mode, node.status.gpus[0].fault) == ("disabled", None)
+    assert (node.status.gpus[0].mode, node.status.gpus[0].fault) == ("Disabled", None)
     node.want([("7g.80gb", 0)])
     agent.invalidate_layout()
     await agent.reconcile()
-    assert node.status.gpus[0].fault == "CannotCut"
+    assert node.status.gpus[0].fault == "PartitionFailed"
     assert "nvidia-smi -i 0 -mig 1" in node.status.gpus[0].message
 
 
@@ -196,7 +200,7 @@ async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
     agent = node.agent()
     await agent.reconcile()
     assert node.silicon.gpus[0].instances == []
-    assert node.status.gpus[0].fault == "Unreadable"
+    assert node.status.gpus[0].fault == "QueryFailed"
     await agent.reconcile()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -208,7 +212,7 @@ async def test_a_success_without_an_effect_is_a_fault() -> None:
     node.want([])
     agent = node.agent()
     await agent.reconcile()
-    assert node.status.gpus[0].fault == "CannotCut"
+    assert node.status.gpus[0].fault == "PartitionFailed"
     assert "nothing changed" in node.status.gpus[0].message
     await agent.reconcile()
     await agent.reconcile()
@@ -241,7 +245,7 @@ async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
     node.want([], [])
     await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
-    assert (first.fault, first.slices) == ("Unreadable", ())
+    assert (first.fault, first.slices) == ("QueryFailed", ())
     assert "run as root" in first.message
     assert second.slices[0].profile == "7g.80gb"
 

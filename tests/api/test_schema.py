@@ -72,8 +72,8 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
         "maxReplicas": 8,
         "queue": {"target": 50},
         "activity": {"target": "0.75"},
-        "scaleUp": {"window": "60s", "pods": 2, "period": "120s"},
-        "scaleDown": {"window": "300s"},
+        "scaleUp": {"stabilizationWindow": "60s", "pods": 2, "period": "120s"},
+        "scaleDown": {"stabilizationWindow": "300s"},
     }
 
 

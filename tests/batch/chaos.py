@@ -128,7 +128,7 @@ def _suffered(
     for runner in victim.frozen:
         runner.signal(signal.SIGCONT)
     stale = tuple(runner.ended().code for runner in victim.frozen)
-    return _told(stage, rows, victim.attempt, tuple(done), end.report["repaidRows"], stale)
+    return _told(stage, rows, victim.attempt, tuple(done), end.report["resentRows"], stale)
 
 
 def _moment(runner: Runner, chance: random.Random, rows: int) -> bool:

@@ -143,8 +143,8 @@ def test_a_row_that_was_answered_is_not_asked_again_and_one_that_was_sent_counts
     ledger = replay(manifest, found, PULSE)
     counts = ledger.counts()
     assert [ledger.is_answered(row) for row in range(4)] == [True, False, False, False]
-    assert (counts.completed, counts.failed, counts.repaid_rows) == (1, 0, 1)
-    assert counts.repaid_tokens == 5 + 2, "the mean answer stands for the limit that row 2 lacks"
+    assert (counts.completed, counts.failed, counts.resent_rows) == (1, 0, 1)
+    assert counts.resent_tokens == 5 + 2, "the mean answer stands for the limit that row 2 lacks"
 
 
 def test_the_answer_of_the_earliest_attempt_wins_and_the_other_was_paid_in_vain() -> None:
@@ -155,7 +155,7 @@ def test_the_answer_of_the_earliest_attempt_wins_and_the_other_was_paid_in_vain(
     ledger = replay(manifest, found, PULSE)
     good, bad = assembled(manifest, ledger, found)
     assert (b'"of":1' in good, bad) == (True, b"")
-    assert (ledger.counts().repaid_rows, ledger.counts().repaid_tokens) == (1, 15)
+    assert (ledger.counts().resent_rows, ledger.counts().resent_tokens) == (1, 15)
 
 
 def test_an_answer_that_vanished_after_the_replay_is_trouble() -> None:

@@ -47,7 +47,7 @@ def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
     record = read_record(stage.claim.work)
     assert record is not None
     assert record.attempt == 2
-    assert 0 < ended.report["repaidRows"] <= len(stage.sent()) - 600
+    assert 0 < ended.report["resentRows"] <= len(stage.sent()) - 600
 
 
 def test_an_attempt_that_starts_stale_pays_nothing(stage: Stage) -> None:

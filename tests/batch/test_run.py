@@ -28,7 +28,7 @@ def test_every_row_is_answered_in_the_order_of_the_input(stage: Stage) -> None:
     assert answers[7]["response"]["body"]["choices"][0]["message"]["content"] == "row-7 word"
     assert len({answer["id"] for answer in answers}) == 1200
     assert stage.claim.errors.read_bytes() == b""
-    figures = {"rows": 1200, "completed": 1200, "failed": 0, "repaidRows": 0, "repaidTokens": 0}
+    figures = {"rows": 1200, "completed": 1200, "failed": 0, "resentRows": 0, "resentTokens": 0}
     tokens = {"promptTokens": 7 * 1200, "outputTokens": 11 * 1200}
     head = {"phase": "run", "attempt": 1, "state": "completed"}
     assert ended.report == {**head, **figures, **tokens, "message": ended.report["message"]}
@@ -81,8 +81,8 @@ def test_an_engine_that_restarts_costs_no_retries(stage: Stage) -> None:
     stage.start_engine()
     ended = runner.ended()
     assert (ended.code, ended.report["completed"]) == (0, 300), ended.said
-    assert 1 <= ended.report["repaidRows"] <= 16
-    assert ended.report["repaidTokens"] > 20 * ended.report["repaidRows"]
+    assert 1 <= ended.report["resentRows"] <= 16
+    assert ended.report["resentTokens"] > 20 * ended.report["resentRows"]
 
 
 def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(stage: Stage) -> None:
@@ -101,7 +101,7 @@ def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(stage: Stage) 
     bodies = [answer["response"]["body"] for answer in stage.claim.answers()]
     assert {found["choices"][0]["finish_reason"] for found in bodies} == {"length"}
     assert {found["usage"]["completion_tokens"] for found in bodies} == {200}
-    assert ended.report["repaidRows"] > 0
+    assert ended.report["resentRows"] > 0
 
 
 def test_an_engine_that_stays_away_ends_the_attempt(stage: Stage) -> None:
@@ -119,7 +119,7 @@ def test_it_tells_how_far_it_is(stage: Stage) -> None:
     runner = stage.start(1)
     seen = runner.until(lambda seen: seen["done"] == 2 and seen["inFlight"] == 1, "two rows")
     figures = {"attempt": 1, "rows": 3, "done": 2, "failed": 1, "inFlight": 1, "state": "running"}
-    tokens = {"repaidRows": 0, "repaidTokens": 0, "promptTokens": 7, "outputTokens": 11}
+    tokens = {"resentRows": 0, "resentTokens": 0, "promptTokens": 7, "outputTokens": 11}
     assert seen == figures | tokens
     assert get(runner.port, "/healthz")[0] == 200
     samples = {
@@ -152,7 +152,7 @@ def test_at_sigterm_it_ends_at_once_and_the_next_attempt_goes_on(stage: Stage) -
     assert not stage.claim.output.exists()
     stage.current(2)
     second = stage.start(2, "--row-seconds", "0.2", "--retries", "0").ended()
-    assert (second.code, second.report["failed"], second.report["repaidRows"]) == (0, 1, 1)
+    assert (second.code, second.report["failed"], second.report["resentRows"]) == (0, 1, 1)
     assert len(stage.sent()) == 41
 
 

@@ -37,7 +37,7 @@ def put_pool(
     if mig is not None:
         spec["mig"] = mig
         condition = {
-            "type": "LaidOut",
+            "type": "LayoutReady",
             "status": "True" if reason == "AsPlanned" else "False",
             "reason": reason,
             "message": f"so it is: {reason}",
@@ -63,15 +63,15 @@ def put_node(api: MemoryApi, name: str, gpus: int, offered: Mapping[str, int]) -
 
 def put_layout(api: MemoryApi, node: str, gpus: Sequence[Sequence[Json]], **more: Any) -> None:
     status = {
-        "cuts": True,
-        "driver": "580.95.05",
+        "partitioningEnabled": True,
+        "driverVersion": "580.95.05",
         "gpus": [
             {
                 "index": index,
                 "uuid": f"GPU-{index}",
                 "product": PRODUCT,
                 "memoryMiB": 81920,
-                "mode": "enabled",
+                "mode": "Enabled",
                 "slices": list(slices),
                 **more,
             }
@@ -103,7 +103,7 @@ def a_plan(name: str = "3f2a91c0", **fields: Any) -> Json:
         "gpusAfter": 2,
         "perHourBefore": "6",
         "perHourAfter": "4",
-        "bound": "3.9",
+        "lowerBound": "3.9",
         "gap": "0.025",
         "moves": 1,
         "services": [
@@ -111,8 +111,8 @@ def a_plan(name: str = "3f2a91c0", **fields: Any) -> Json:
                 "service": "team-a/chat",
                 "profile": "2g.20gb",
                 "replicas": 1,
-                "was": "1g.10gb",
-                "why": "310 tokens/s on 2g.20gb serve 300",
+                "previousProfile": "1g.10gb",
+                "message": "310 tokens/s on 2g.20gb serve 300",
             },
             {"service": "team-a/code", "profile": "3g.40gb", "replicas": 2},
         ],

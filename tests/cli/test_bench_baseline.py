@@ -91,7 +91,7 @@ async def test_prices_of_two_currencies_are_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_baseline_that_is_none_is_a_sentence_with_its_mend(
+def test_a_baseline_that_is_none_is_a_sentence_with_its_fix(
     tmp_path: Path, content: str | None, said: str
 ) -> None:
     file = tmp_path / "before.json"

@@ -33,7 +33,7 @@ def planned(*words: str) -> BenchPlan:
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["127.0.0.1:8000"], "write a URL with its scheme"),
         (["ftp://host"], "write a URL with its scheme"),
@@ -60,10 +60,10 @@ def planned(*words: str) -> BenchPlan:
         ([URL, "--trace", "/nowhere/trace.csv"], "No such file"),
     ],
 )
-def test_a_wrong_option_is_a_sentence_with_its_mend(words: list[str], mend: str) -> None:
+def test_a_wrong_option_is_a_sentence_with_its_fix(words: list[str], fix: str) -> None:
     with pytest.raises(CommandError, match=r".") as told:
         planned(*words)
-    assert mend in str(told.value)
+    assert fix in str(told.value)
 
 
 def test_two_loads_at_once_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ async def test_a_service_is_explained_in_lines() -> None:
         "    a100-1g-10gb  0.2679 USD  chosen",
         "SIZING: Fits",
         "BUDGET: NoBudget",
-        "READY: Answered since 2026-11-20 12:00:00",
+        "READY: CompletionSucceeded since 2026-11-20 12:00:00",
     ):
         assert line in text.splitlines()
     assert "pass --prometheus URL" in text
@@ -59,7 +59,7 @@ async def test_without_rights_the_status_alone_is_told_and_it_says_so() -> None:
     api.hidden = {"nodes", "acceleratorpools"}
     text = await told(api)
     assert "since reads failed: permission denied: list inferenceservices in all" in text
-    assert "READY: Answered" in text
+    assert "READY: CompletionSucceeded" in text
     assert "SIZING" not in text
 
 
@@ -115,7 +115,7 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert (quiet.tokens_per_second, quiet.waiting_requests, quiet.reason) == (
         None,
         None,
-        "NoReading",
+        "FailedGetMetrics",
     )
     assert quiet.predicted_tokens_per_second is not None
     assert quiet.predicted_tokens_per_second > 1000
@@ -175,12 +175,14 @@ async def test_an_update_is_asked_for_by_the_annotation() -> None:
     assert datetime.fromisoformat(asked).tzinfo is not None
 
 
-@pytest.mark.parametrize(("reason", "asks"), [("Commit", True), ("Given", False)])
+@pytest.mark.parametrize(
+    ("reason", "asks"), [("RevisionResolved", True), ("CommitSpecified", False)]
+)
 async def test_a_hub_is_asked_again_where_a_branch_may_mean_another_commit(
     reason: str, asks: bool
 ) -> None:
     operator, api = await a_served_cluster()
-    model = {"uri": "hf://acme/one", "asked": "main", "reason": reason}
+    model = {"uri": "hf://acme/one", "requestedRevision": "main", "reason": reason}
     operator.body(CHAT)["status"]["model"] = model
     text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text
     assert ("the commit of main of hf://acme/one" in text, bool(api.sent)) == (asks, asks)

@@ -1,4 +1,4 @@
-"""`tessera doctor`: a healthy cluster is fine, and what is broken is named with a mend."""
+"""`tessera doctor`: a healthy cluster is fine, and what is broken is named with a fix."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ async def found(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> 
 async def a_healthy_cluster() -> tuple[MemoryOperator, MemoryApi]:
     """All is well, as far as a doctor can see; the price is of this month."""
     operator, api = await a_served_cluster()
-    limits = [{"window": "day", "amount": "100"}]
+    limits = [{"window": "Day", "amount": "100"}]
     spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
     operator.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
     pool = operator.body(ObjectKey("acceleratorpools", "", "a100"))
@@ -222,17 +222,17 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_what_is_broken_is_named_with_its_mend(name: str) -> None:
-    check, state, mend, breaks = BROKEN[name]
+async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
+    check, state, fix, breaks = BROKEN[name]
     operator, api = await a_healthy_cluster()
     api.pages = copy.deepcopy(api.pages)
     breaks(operator, api)
     told = (await found(api))[check]
-    assert (told.state, mend in told.fix) == (state, True), told
+    assert (told.state, fix in told.fix) == (state, True), told
 
 
 @pytest.mark.parametrize(
-    ("counts", "check", "mend"),
+    ("counts", "check", "fix"),
     [
         (Counts(active=0), "dcgm metrics", "dcgm-exporter"),
         (Counts(renamed=7), "dcgm metrics", "honorLabels: true"),
@@ -241,12 +241,12 @@ async def test_what_is_broken_is_named_with_its_mend(name: str) -> None:
     ],
 )
 async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
-    counts: Counts, check: str, mend: str
+    counts: Counts, check: str, fix: str
 ) -> None:
     _, api = await a_healthy_cluster()
     told = (await found(api, counts))[check]
     assert told.state is FindingState.PROBLEM
-    assert mend in told.fix
+    assert fix in told.fix
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
@@ -296,7 +296,7 @@ async def test_the_worst_service_comes_first() -> None:
         ]
         for one in conditions:
             if one["type"] == kind:
-                one.update(status="False", reason="NoAnswer")
+                one.update(status="False", reason="CompletionFailed")
     told = await services(a_check_context(api))
     assert [one.check for one in told] == [
         "service team-a/c-refused",
@@ -357,5 +357,5 @@ async def test_findings_are_json() -> None:
     told = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
     assert told["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
     assert told["findings"] == [
-        {"check": "pools", "state": "problem", "found": "none", "mend": "make one"}
+        {"check": "pools", "state": "problem", "found": "none", "fix": "make one"}
     ]

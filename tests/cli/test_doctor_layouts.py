@@ -13,8 +13,8 @@ from tests.cli.check_contexts import a_check_context
 from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
 
-MANAGER = {"backend": "migManager"}
-AGENT = {"backend": "agent"}
+MANAGER = {"backend": "MigManager"}
+AGENT = {"backend": "Agent"}
 POLICIES = "/apis/nvidia.com/v1/clusterpolicies"
 
 
@@ -41,7 +41,7 @@ async def found(api: MemoryApi) -> list[Finding]:
     return list(await layouts(a_check_context(api)))
 
 
-@pytest.mark.parametrize("mig", [MANAGER, AGENT, {"mode": "static"}])
+@pytest.mark.parametrize("mig", [MANAGER, AGENT, {"mode": "Static"}])
 @pytest.mark.parametrize("reason", ["AsPlanned", "AwaitingApproval", "Repartitioning"])
 async def test_a_pool_in_order_is_fine_whatever_it_waits_for(
     mig: dict[str, Any], reason: str
@@ -74,8 +74,12 @@ def _odd(api: MemoryApi) -> None:
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
 
 
+def _only_looks(api: MemoryApi) -> None:
+    told_by(api, "a100-1").update(partitioningEnabled=False)
+
+
 def _fault(api: MemoryApi) -> None:
-    put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="nvidia-smi -r")
+    put_layout(api, "a100-0", [[], []], fault="ResetRequired", message="nvidia-smi -r")
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
@@ -86,25 +90,26 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
                         {POLICIES: {"items": [a_policy("other")], "metadata": {}}})),
     "no agent": (AGENT, "tessera-node does not run on 1 node: a100-1", "node.enabled=true",
                  lambda api: api.cluster.objects.pop(ObjectKey("nodelayouts", "", "a100-1"))),
-    "an agent that only looks": (AGENT, "is read-only on 1 node: a100-1", "node.cut=true",
-                                 lambda api: told_by(api, "a100-1").update(cuts=False)),
+    "an agent that only looks": (AGENT, "is read-only on 1 node: a100-1", "node.partition=true",
+                                 _only_looks),
     "an agent without a driver": (AGENT, "cannot report: no driver", "get nodelayouts a100-1",
                                   lambda api: told_by(api, "a100-1").update(problem="no driver")),
-    "a reset": (AGENT, "a100-0 GPU 0: NeedsReset: nvidia-smi -r", "get nodelayouts a100-0", _fault),
+    "a reset": (AGENT, "a100-0 GPU 0: ResetRequired: nvidia-smi -r", "get nodelayouts a100-0",
+                _fault),
     "odd numbers": (MANAGER, "cannot be partitioned into 3x 3g.40gb", "describe node a100-1",
                     _odd),
-    "a blocked pool": (MANAGER, "NoRoom: so it is", "tessera plan a100",
-                       lambda api: put_pool(api, MANAGER, None, "NoRoom")),
+    "a blocked pool": (MANAGER, "NoSurgeCapacity: so it is", "tessera plan a100",
+                       lambda api: put_pool(api, MANAGER, None, "NoSurgeCapacity")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_what_keeps_layouts_from_being_carried_out_is_named_with_its_mend(name: str) -> None:
-    mig, words, mend, breaks = BROKEN[name]
+async def test_what_keeps_layouts_from_being_carried_out_is_named_with_its_fix(name: str) -> None:
+    mig, words, fix, breaks = BROKEN[name]
     api = a_cluster(mig)
     breaks(api)
     told = [one for one in await found(api) if words in one.message]
-    assert [(one.state, mend in one.fix) for one in told] == [(FindingState.PROBLEM, True)], told
+    assert [(one.state, fix in one.fix) for one in told] == [(FindingState.PROBLEM, True)], told
 
 
 async def test_an_operator_without_the_rights_to_cut_is_a_problem() -> None:
@@ -129,5 +134,5 @@ async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:
     api = a_cluster(AGENT)
     for name in ("a100-0", "a100-1"):
         for gpu in told_by(api, name)["gpus"]:
-            gpu.update(mode="disabled", slices=[])
+            gpu.update(mode="Disabled", slices=[])
     assert (await found(api))[0].message == "no GPU is in MIG mode"

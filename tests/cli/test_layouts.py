@@ -36,14 +36,14 @@ from tests.memory_cluster import MemoryCluster
 from tests.mig_builders import A100
 from tests.mig_oracles import enumerate_layouts
 
-AGENT = {"backend": "agent"}
+AGENT = {"backend": "Agent"}
 layouts = st.sampled_from(
     enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
 )
 UNIT = {
     "node": "a100-0",
     "gpus": [0],
-    "phase": "Emptying",
+    "phase": "Draining",
     "since": "2026-11-20T11:59:20Z",
     "message": "waiting for replacements of team-a/chat-0 to become Ready",
 }
@@ -94,7 +94,7 @@ async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_it
     text = planned(await seen(a_cut_cluster(AGENT, status, "Repartitioning")), None, "text").text
     assert text == (
         "a100: Repartitioning: so it is: Repartitioning\n"
-        "  mode auto, backend agent\n"
+        "  mode Auto, backend Agent\n"
         "  Plan 3f2a91c0 of 2026-11-20 11:59:20 UTC:\n"
         "    3 -> 2 GPUs in use, 6.00 -> 4.00 USD per hour (2.00 less)\n"
         "    lower bound 3.90 USD per hour (gap 2.5 %); 1 replica to move\n"
@@ -108,13 +108,13 @@ async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_it
         "         GPU 0: 7x 1g.10gb -> 1x 2g.20gb, 1x 3g.40gb\n"
         "           leaving: chat-0 of team-a/chat\n"
         "  Repartitioning now:\n"
-        "    a100-0 GPU 0: Emptying since 40s: waiting for replacements of team-a/chat-0 to become "
+        "    a100-0 GPU 0: Draining since 40s: waiting for replacements of team-a/chat-0 to become "
         "Ready\n"
     )
 
 
 async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None:
-    api = a_cut_cluster({"mode": "propose"}, {"proposed": a_plan()}, "AwaitingApproval")
+    api = a_cut_cluster({"mode": "Propose"}, {"proposed": a_plan()}, "AwaitingApproval")
     text = planned(await seen(api), "a100", "text").text
     approve = (
         "kubectl annotate acceleratorpool a100 tessera.dev/approve-layout=3f2a91c0 --overwrite"
@@ -123,7 +123,7 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
     assert text.endswith(f"waits for your approval:\n    {approve}\n")
     [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
     assert (body["approve"], body["target"]) == (approve, None)
-    assert body["laidOut"]["reason"] == "AwaitingApproval"
+    assert body["layoutReady"]["reason"] == "AwaitingApproval"
     assert body["proposed"]["perHourAfter"] == "4"
     assert body["begins"] is None
     told_before = render_mosaic(await seen(api), None, "text", 110).text
@@ -164,7 +164,7 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
 
 @pytest.mark.parametrize(
     ("backend", "leaving"),
-    [("agent", ["team-a/chat-0"]), ("migManager", ["team-a/chat-0", "team-a/code-9"])],
+    [("Agent", ["team-a/chat-0"]), ("MigManager", ["team-a/chat-0", "team-a/code-9"])],
 )
 async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving: list[str]) -> None:
     api = a_cut_cluster({"backend": backend}, {"target": a_plan()}, "Repartitioning")
@@ -176,7 +176,7 @@ async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving:
 
 
 async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
-    api = a_cut_cluster({}, {"target": a_plan(unmet=["team-a/giant"])}, "DemandUnmet")
+    api = a_cut_cluster({}, {"target": a_plan(unmet=["team-a/giant"])}, "InsufficientCapacity")
     got = planned(await seen(api), None, "text")
     assert got.exit_code == UNMET
     assert "team-a/giant gets less than it needs: the pool has too few GPUs" in got.text
@@ -199,7 +199,7 @@ async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         (["a100", "--demand", "x"], "POOL plans in a cluster"),
         (["--demand", "x"], "needs --throughput, --gpu"),
@@ -207,9 +207,9 @@ async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
     ],
 )
 def test_options_for_no_cluster_come_together_and_without_a_pool(
-    words: list[str], mend: str
+    words: list[str], fix: str
 ) -> None:
-    with pytest.raises(CommandError, match=mend):
+    with pytest.raises(CommandError, match=fix):
         run(build_parser().parse_args(["plan", *words]))
 
 
@@ -287,12 +287,12 @@ async def test_equal_names_in_two_namespaces_stay_apart() -> None:
 async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
     api = a_cut_cluster(None)
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
-    put_layout(api, "a100-0", [[], []], fault="NeedsReset", message="reset it")
+    put_layout(api, "a100-0", [[], []], fault="ResetRequired", message="reset it")
     text = render_mosaic(await seen(api), None, "text", 110).text
     assert (
         "Node a100-1 is not drawn: 1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb." in text
     )
-    assert "Node a100-0 GPU 1: NeedsReset: reset it" in text
+    assert "Node a100-0 GPU 1: ResetRequired: reset it" in text
 
 
 async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() -> None:

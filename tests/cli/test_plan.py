@@ -62,7 +62,7 @@ def files(tmp_path: Path) -> Files:
 
 def test_the_plan_has_its_gpus_its_bound_its_layouts_and_no_moves(files: Files) -> None:
     got = files.fields()
-    assert (got["gpus"], got["lower_bound"], got["gap"], got["moves"]) == (2, 2, 0.0, [])
+    assert (got["gpus"], got["lowerBound"], got["gap"], got["moves"]) == (2, 2, 0.0, [])
     seats = sorted(
         (one["service"], one["profile"]) for gpu in got["layouts"] for one in gpu["slices"]
     )
@@ -91,7 +91,7 @@ def test_what_must_move_is_told_with_both_its_places(files: Files) -> None:
     told = files.plan(*files.current(there)).text
     assert "1 replica moved:" in told
     kept = files.fields(*files.current(there), "--moves-per-gpu", "0.5")
-    assert (kept["gpus"], kept["lower_bound"], kept["moves"]) == (2, 1, [])
+    assert (kept["gpus"], kept["lowerBound"], kept["moves"]) == (2, 1, [])
     with pytest.raises(CommandError, match="write a number from 0"):
         files.plan("--moves-per-gpu", "-1")
     assert "Steps:\n  1. create " in told
@@ -168,7 +168,7 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("demand", "mend"),
+    ("demand", "fix"),
     [
         ("", "has no column service, demand; its first line must name service,demand,[floor]"),
         ("service,demand\n", "has no services; write one row for each"),
@@ -192,15 +192,15 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
         ("service,demand\na\x0c,1\nb,x\n", "line 3: demand is x"),
     ],
 )
-def test_a_wrong_demand_is_a_sentence_with_its_mend(files: Files, demand: str, mend: str) -> None:
+def test_a_wrong_demand_is_a_sentence_with_its_fix(files: Files, demand: str, fix: str) -> None:
     files.write("demand.csv", demand)
     with pytest.raises(CommandError) as told:
         files.plan()
-    assert mend in str(told.value)
+    assert fix in str(told.value)
 
 
 @pytest.mark.parametrize(
-    ("row", "mend"),
+    ("row", "fix"),
     [
         ("chat,9g.90gb,1", "A100-80GB has no profile 9g.90gb; supported: 1g.10gb"),
         ("chat,1g.10gb,x", "throughput is x; write a number"),
@@ -208,11 +208,11 @@ def test_a_wrong_demand_is_a_sentence_with_its_mend(files: Files, demand: str, m
         ("chat,3g.39gb,2", "duplicate row for chat on 3g.39gb"),
     ],
 )
-def test_a_wrong_throughput_is_a_sentence_with_its_mend(files: Files, row: str, mend: str) -> None:
+def test_a_wrong_throughput_is_a_sentence_with_its_fix(files: Files, row: str, fix: str) -> None:
     files.write("throughput.csv", f"{THROUGHPUT}{row}\n")
     with pytest.raises(CommandError) as told:
         files.plan()
-    assert mend in str(told.value)
+    assert fix in str(told.value)
 
 
 def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
@@ -220,7 +220,7 @@ def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("current", "mend"),
+    ("current", "fix"),
     [
         ({"gpus": 3}, "is not a layout"),
         (3, "is not a layout"),
@@ -237,12 +237,10 @@ def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
         ([{"gpu": "a", "slices": slices(("1g.10gb", 10**4000))}], "cannot start at 1000"),
     ],
 )
-def test_a_wrong_layout_is_a_sentence_with_its_mend(
-    files: Files, current: object, mend: str
-) -> None:
+def test_a_wrong_layout_is_a_sentence_with_its_fix(files: Files, current: object, fix: str) -> None:
     with pytest.raises(CommandError) as told:
         files.plan(*files.current(current))
-    assert mend in str(told.value)
+    assert fix in str(told.value)
 
 
 def test_missing_files_and_unknown_gpus_are_sentences(files: Files) -> None:

@@ -132,7 +132,7 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "mend"),
+    ("words", "fix"),
     [
         ([], "no model: name one"),
         (["Qwen3-8"], "similar known models: Qwen/Qwen3-8B"),
@@ -156,14 +156,14 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
         (["--config", "/nonexistent"], "check the path"),
     ],
 )
-def test_what_cannot_be_sized_is_told_with_the_mend(words: list[str], mend: str) -> None:
+def test_what_cannot_be_sized_is_told_with_the_fix(words: list[str], fix: str) -> None:
     with pytest.raises(CommandError) as caught:
         sized(*words)
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "mend"),
+    ("change", "fix"),
     [
         ({"model_type": "bert"}, "bert is none of the"),
         ({"vocab_size": None}, "vocab_size is missing"),
@@ -171,13 +171,13 @@ def test_what_cannot_be_sized_is_told_with_the_mend(words: list[str], mend: str)
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "take an FP8 or AWQ"),
     ],
 )
-def test_a_configuration_that_is_not_understood_is_told_with_the_mend(
-    change: dict[str, Any], mend: str, tmp_path: Path
+def test_a_configuration_that_is_not_understood_is_told_with_the_fix(
+    change: dict[str, Any], fix: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path, "config.json", CONFIG | change)
     with pytest.raises(CommandError) as caught:
         sized("--config", path)
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     assert path in str(caught.value)
 
 

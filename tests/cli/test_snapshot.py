@@ -90,7 +90,11 @@ def planned(folder: Path, *arguments: str) -> str:
 
 
 async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
-    scaling = {"minReplicas": 2, "maxReplicas": 7, "scaleUp": {"window": "0s", "pods": 5}}
+    scaling = {
+        "minReplicas": 2,
+        "maxReplicas": 7,
+        "scaleUp": {"stabilizationWindow": "0s", "pods": 5},
+    }
     _, fleet = await a_fleet(scaling=scaling)
     save(str(tmp_path / "f"), serialize(replace(with_readings(fleet, 80), scaling_history={})))
     (row,) = json.loads(planned(tmp_path, "--json"))["services"]

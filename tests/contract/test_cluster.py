@@ -277,7 +277,7 @@ async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
 
 async def test_a_part_of_a_status_that_is_not_told_again_is_gone_as_a_whole(side: Side) -> None:
     key = await _a_model(side)
-    for told in ({"replicas": 3, "tenant": {"state": "NoBudget"}}, {"replicas": 3}):
+    for told in ({"replicas": 3, "tenant": {"reason": "NoBudget"}}, {"replicas": 3}):
         body = _status(key, told)
         applied = ObjectManifest(
             kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body

@@ -27,7 +27,7 @@ def a_plan(*layouts: Layout) -> MigPlan:
             "gpusAfter": 2,
             "perHourBefore": "4",
             "perHourAfter": "4",
-            "bound": "4",
+            "lowerBound": "4",
             "gap": "0",
             "nodes": [NodeTarget(node="a100-0", gpus=gpus)],
         }
@@ -47,7 +47,7 @@ def rolled_out(
         orders = advance_rollout(
             RolloutInputs(
                 pool="a100",
-                mig=Mig(backend="agent" if far.cuts else "migManager"),
+                mig=Mig(backend="Agent" if far.cuts else "MigManager"),
                 status=status,
                 nodes=(ground,),
                 services=(),

@@ -46,7 +46,7 @@ async def test_what_is_read_is_whole_and_read_again_the_same(gpus: Gpus) -> None
         assert gpu.uuid.startswith("GPU-")
         assert " " not in gpu.product
         assert gpu.memory_mib > 1024
-        if gpu.mode == "enabled":
+        if gpu.mode == "Enabled":
             assert gpu.gpu_model is not None
             assert layout_error(gpu.gpu_model, [one.placement for one in gpu.instances]) is None
         else:
@@ -88,11 +88,11 @@ async def test_what_computes_is_not_taken_away() -> None:
     ("code", "fault"),
     [
         (Code.IN_USE, "InUse"),
-        (Code.RESET_REQUIRED, "NeedsReset"),
-        (Code.GPU_IS_LOST, "NeedsReset"),
-        (Code.INSUFFICIENT_RESOURCES, "CannotCut"),
-        (Code.NO_PERMISSION, "CannotCut"),
-        (Code.TIMEOUT, "Unreadable"),
+        (Code.RESET_REQUIRED, "ResetRequired"),
+        (Code.GPU_IS_LOST, "ResetRequired"),
+        (Code.INSUFFICIENT_RESOURCES, "PartitionFailed"),
+        (Code.NO_PERMISSION, "PartitionFailed"),
+        (Code.TIMEOUT, "QueryFailed"),
     ],
 )
 async def test_every_refusal_has_its_word_and_the_next_attempt_is_a_new_session(
@@ -139,7 +139,7 @@ async def test_a_profile_is_found_by_any_of_its_names() -> None:
     assert (await gpus.read()).gpus[0].instances[0].placement == SlicePlacement(4, "3g.40gb")
     with pytest.raises(GpuError, match=r"has no profile 3g\.50gb") as told:
         await gpus.create(silicon.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
-    assert told.value.fault == "ProfileUnknown"
+    assert told.value.fault == "UnknownProfile"
 
 
 @pytest.mark.parametrize("board", sorted(gpu_models()))

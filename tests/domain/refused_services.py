@@ -123,7 +123,7 @@ SERVICES = [
         ),
         field="spec.placement.pools[1]",
         says=("spot is spot", "within 15 s", "spec.class"),
-        pools=(a_pool(), a_pool("spot", tier="spot")),
+        pools=(a_pool(), a_pool("spot", tier="Spot")),
     ),
     Case(
         reason=PlacementReason.NOT_ACCEPTED,
@@ -141,11 +141,11 @@ SERVICES = [
     Case(
         reason=PlacementReason.NO_POOL,
         manifest=served(
-            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: standard"
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: Standard"
         ),
         field="spec.placement.pools",
         says=("spot", "another tier"),
-        pools=(a_pool("spot", tier="spot"),),
+        pools=(a_pool("spot", tier="Spot"),),
         nodes=(a_node("spot", {"3g.40gb": 2}),),
     ),
     Case(
@@ -157,10 +157,10 @@ SERVICES = [
     ),
     Case(
         reason=PlacementReason.LAYOUT_PENDING,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: auto}"),
+        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: Auto}"),
         field="a100",
         says=("a100",),
-        pools=(a_pool(mig={"mode": "auto"}),),
+        pools=(a_pool(mig={"mode": "Auto"}),),
         nodes=(a_node(slices={"1g.10gb": 7}),),
     ),
     Case(
@@ -193,9 +193,9 @@ SERVICES = [
     Case(
         reason=PlacementReason.TOO_SLOW,
         manifest=served(
-            "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {interTokenP95: 10ms}"
+            "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {itlP95: 10ms}"
         ),
-        field="spec.slo.interTokenP95",
+        field="spec.slo.itlP95",
         says=("10 ms", "22.6 ms", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
@@ -212,11 +212,11 @@ SERVICES = [
     Case(
         reason=PlacementReason.LAYOUT_PENDING,
         manifest=served(
-            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: auto}"
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: Auto}"
         ),
         field="spec.placement.mig",
         says=("a100", "6 instance types", "kubectl get acceleratorpool"),
-        pools=(a_pool(mig={"mode": "auto"}),),
+        pools=(a_pool(mig={"mode": "Auto"}),),
     ),
     Case(
         reason=PlacementReason.UNSCHEDULABLE,

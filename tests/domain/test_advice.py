@@ -46,7 +46,7 @@ def test_an_unwise_field_is_told_with_its_numbers(
         {},
         {"replicas": 0},
         {"replicas": 2},
-        {"replicas": 1, "class": "standard"},
+        {"replicas": 1, "class": "Standard"},
         {"scaling": {"minReplicas": 2, "maxReplicas": 3}},
         {"drain": {"timeout": "9s"}},
         {"context": {"maxModelLen": 16 * 1450}},
@@ -66,7 +66,7 @@ def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
             "typicalInputTokens": 1_000_000,
             "typicalOutputTokens": 1_000_000,
         },
-        slo={"interTokenP95": "999999ms"},
+        slo={"itlP95": "999999ms"},
         engine={"image": "m" * 500},
     )
     found = spec_warnings(spec)

@@ -35,11 +35,11 @@ def heard(ground: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("NeedsReset", LayoutReady.GPU_RESET_REQUIRED),
+        ("ResetRequired", LayoutReady.GPU_RESET_REQUIRED),
         ("InUse", LayoutReady.GPU_IN_USE),
-        ("CannotCut", LayoutReady.BACKEND_FAILED),
-        ("Unreadable", LayoutReady.BACKEND_FAILED),
-        ("ProfileUnknown", LayoutReady.UNKNOWN_PROFILE),
+        ("PartitionFailed", LayoutReady.BACKEND_FAILED),
+        ("QueryFailed", LayoutReady.BACKEND_FAILED),
+        ("UnknownProfile", LayoutReady.UNKNOWN_PROFILE),
     ],
 )
 def test_a_fault_of_a_gpu_is_told_with_the_agents_words(
@@ -61,7 +61,7 @@ def test_a_node_without_an_agent_or_with_one_that_only_looks_says_which_value_is
 ):
     far = a_node(HALVES, cuts=False)
     reason, message = heard(far.ground())
-    assert (reason, "node.cut" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
+    assert (reason, "node.partition" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
     far.tells = False
     reason, message = heard(far.ground())
     assert (reason, "node.enabled" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)

@@ -66,7 +66,7 @@ def test_the_bare_formula_is_that_of_the_hpa(total: float, target: float, replic
 def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
     course = [load(second, waiting=200) for second in range(0, 70, 5)]
     got = play(policy(), course)
-    assert [(one.replicas, one.reason) for one in got[:12]] == [(2, "WaitingToScaleUp")] * 12
+    assert [(one.replicas, one.reason) for one in got[:12]] == [(2, "ScaleUpStabilized")] * 12
     assert (got[12].replicas, got[12].reason) == (4, "QueueAboveTarget")
 
 
@@ -91,7 +91,7 @@ def test_a_spike_beyond_the_step_says_what_was_wished() -> None:
 def test_a_lull_removes_only_after_the_whole_window() -> None:
     course = [load(second, replicas=4) for second in range(0, 310, 10)]
     got = play(policy(), course, steady(4))
-    assert {(one.replicas, one.reason) for one in got[:30]} == {(4, "WaitingForQuiet")}
+    assert {(one.replicas, one.reason) for one in got[:30]} == {(4, "ScaleDownStabilized")}
     assert (got[30].replicas, got[30].reason) == (2, "LoadBelowTarget")
 
 
@@ -107,13 +107,13 @@ def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
 def test_activity_above_its_target_holds_and_alone_never_raises() -> None:
     course = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
     got = play(policy(), course, steady(3))
-    assert {(one.replicas, one.reason) for one in got} == {(3, "Busy")}
+    assert {(one.replicas, one.reason) for one in got} == {(3, "AboveActivityTarget")}
 
 
 def test_activity_raises_while_something_waits() -> None:
     course = [load(second, waiting=1, activity=0.99, replicas=3) for second in range(0, 70, 5)]
     got = play(policy(), course, steady(3))
-    assert (got[12].replicas, got[12].reason) == (4, "ActivityAboveTarget")
+    assert (got[12].replicas, got[12].reason) == (4, "ActivityAboveTargetWithQueue")
 
 
 def test_low_activity_limits_how_far_replicas_are_removed() -> None:
@@ -125,14 +125,14 @@ def test_low_activity_limits_how_far_replicas_are_removed() -> None:
 def test_a_missing_reading_removes_nothing(waiting: float | None, activity: float | None) -> None:
     course = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
     got = play(policy(), course, steady(4))
-    reason = "NoReading" if waiting is None else "PartlyRead"
+    reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
     assert {(one.replicas, one.reason) for one in got} == {(4, reason)}
 
 
 def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
     course = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
     got = play(policy(), course)[-1]
-    assert (got.replicas, got.reason) == (3, "PartlyRead")
+    assert (got.replicas, got.reason) == (3, "MetricsPartial")
     assert "activity unknown" in got.message
 
 
@@ -158,7 +158,7 @@ def test_replicas_on_their_way_count_as_idle_when_more_are_wished() -> None:
 def test_more_than_the_maximum_says_so() -> None:
     course = [load(second, waiting=5000, activity=1, replicas=8) for second in range(0, 70, 5)]
     got = play(policy(), course, steady(8))[-1]
-    assert (got.replicas, got.reason) == (8, "AtMaximum")
+    assert (got.replicas, got.reason) == (8, "TooManyReplicas")
     assert "spec.scaling.maxReplicas is 8" in got.message
 
 
@@ -190,7 +190,7 @@ def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
     got = scale(
         policy(), load(0, waiting=4000, activity=1), rebuild_history(policy(), past, written)
     )
-    assert (got.replicas, got.reason) == (4, "StepLimited")
+    assert (got.replicas, got.reason) == (4, "ScaleUpLimit")
 
 
 loads = st.lists(

@@ -57,7 +57,7 @@ def test_the_input_is_checked_before_anything_is_spent() -> None:
     got = draft.plan
     assert got.create is not None
     assert (got.create.name, got.create.choice, draft.claim) == ("night-check", None, None)
-    assert words(got) == ("validating", "Checking", "Validating")
+    assert words(got) == ("validating", "ValidationJobRunning", "Validating")
 
 
 def test_a_valid_input_starts_the_first_attempt_in_the_same_turn() -> None:
@@ -74,7 +74,7 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     report = a_check_report(ok=False, errorCount=1, errors=faults, message="told")
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
     got = decided(settled(a_situation(), pods=(pod,)))
-    assert words(got) == ("failed", "Finished", "InputRefused")
+    assert words(got) == ("failed", "Finished", "InvalidInput")
     assert "1 of 1000 rows invalid: line 3: no custom_id" in got.complete.message
     assert names(got) == [], "the log of the check helps"
 
@@ -84,7 +84,7 @@ def test_a_check_that_may_pass_later_is_made_anew_after_a_while() -> None:
     pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
     failed = settled(a_situation(), pods=(pod,))
     soon, then = decided(failed), decided(later(failed, 30))
-    assert (soon.running.reason, names(soon), soon.create) == ("CheckFailed", [], None)
+    assert (soon.running.reason, names(soon), soon.create) == ("ValidationJobFailed", [], None)
     assert "the volume is full" in soon.running.message
     assert names(then) == ["night-check"]
     again = decided(carried_out(later(failed, 30), then))
@@ -109,7 +109,7 @@ def test_a_check_that_cannot_start_says_so() -> None:
         None, node=None, waiting_reason="ErrImagePull", container_message="no such image"
     )
     got = decided(settled(a_situation(), pods=(pod,)))
-    assert got.running.reason == "CheckFailed"
+    assert got.running.reason == "ValidationJobFailed"
     assert "no such image" in got.running.message
     assert names(got) == []
 
@@ -152,9 +152,9 @@ def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
     assert got.create is not None
     assert got.attempt is not None
     assert (got.create.name, got.attempt.number, names(got)) == ("night-a2", 2, ["night-a1"])
-    assert says in got.attempt.after
+    assert says in got.attempt.previous_outcome
     assert says in got.running.message
-    assert got.attempt.barren == 0
+    assert got.attempt.consecutive_failures == 0
 
 
 @pytest.mark.parametrize("taint", ["node.kubernetes.io/unschedulable", "nvidia.com/gpu"])
@@ -196,13 +196,13 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
         situation = carried_out(situation, got, at=got.attempt.retry_at)
         situation = settled(situation)
     assert pauses == [10, 20, 40, 80, 160, *[300] * 23]
-    assert words(decided(situation)) == ("failed", "Finished", "AttemptsFailed")
+    assert words(decided(situation)) == ("failed", "Finished", "BackoffLimitExceeded")
     assert "29 attempts in a row" in decided(situation).complete.message
     assert situation.at >= at(2 * HOUR)
 
 
 def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
-    failed = {"number": 30, "barren": 29, "barrenSince": at(-HOUR)}
+    failed = {"number": 30, "consecutiveFailures": 29, "failingSince": at(-HOUR)}
     got = decided(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
     assert words(got) == ("in_progress", "BackingOff", "InProgress")
     assert got.attempt is not None
@@ -210,34 +210,40 @@ def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
 
 
 def test_few_attempts_end_nothing_however_long_they_took() -> None:
-    failed = {"barren": 4, "barrenSince": at(-9 * HOUR)}
+    failed = {"consecutiveFailures": 4, "failingSince": at(-9 * HOUR)}
     assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "in_progress"
-    failed = {"barren": 5, "barrenSince": at(-9 * HOUR)}
+    failed = {"consecutiveFailures": 5, "failingSince": at(-9 * HOUR)}
     assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "failed"
 
 
 def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
     pauses = []
     for lost in range(7):
-        got = decided(on_attempt(attempt={"lost": lost}, pod={"terminating": True}))
+        got = decided(
+            on_attempt(attempt={"consecutiveInterruptions": lost}, pod={"terminating": True})
+        )
         assert got.attempt is not None
         at_once = got.create is not None
         pauses.append(0.0 if at_once else ((got.attempt.retry_at or NOW) - NOW).total_seconds())
         assert got.state == "in_progress"
     assert pauses == [0, 5, 10, 20, 40, 60, 60]
     fruitful = {"progress": {"rows": ROWS, "completed": 5, "at": NOW}}
-    got = decided(on_attempt(attempt={"lost": 6}, pod={"terminating": True}, status=fruitful))
+    got = decided(
+        on_attempt(
+            attempt={"consecutiveInterruptions": 6}, pod={"terminating": True}, status=fruitful
+        )
+    )
     assert got.create is not None
     assert got.attempt is not None
-    assert got.attempt.lost == 0
+    assert got.attempt.consecutive_interruptions == 0
 
 
 def test_a_failure_after_new_rows_starts_counting_anew() -> None:
     report = a_report(state="failed", completed=10, outputTokens=100)
     pod = {"exit_code": 1, "report": report}
-    got = decided(on_attempt(attempt={"barren": 5}, pod=pod))
+    got = decided(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
     assert got.attempt is not None
-    assert (got.attempt.barren, got.attempt.retry_at) == (0, at(5))
+    assert (got.attempt.consecutive_failures, got.attempt.retry_at) == (0, at(5))
     assert got.progress is not None
     assert got.progress.completed == 10
 
@@ -273,7 +279,7 @@ def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert says in got.running.message
     assert got.attempt is not None
-    assert got.attempt.barren == 1
+    assert got.attempt.consecutive_failures == 1
 
 
 def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
@@ -313,9 +319,9 @@ def test_a_job_that_vanished_is_never_made_again_under_its_number() -> None:
 
 
 def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
-    got = decided(on_attempt(jobs=(), pods=(), attempt={"barren": 5}))
+    got = decided(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
     assert got.attempt is not None
-    assert (got.state, got.attempt.barren) == ("in_progress", 5)
+    assert (got.state, got.attempt.consecutive_failures) == ("in_progress", 5)
 
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
@@ -323,15 +329,15 @@ def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
     got = decided(on_attempt(jobs=(), pods=(), job_refusal=said))
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert got.attempt is not None
-    assert got.attempt.last_words == f"the API server refused its Job: {said}"
+    assert got.attempt.termination_message == f"the API server refused its Job: {said}"
     assert said in got.running.message
 
 
 def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardware() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
-    half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
+    half = {"progress": {"rows": ROWS, "completed": 500, "speedRatio": "0.7", "at": NOW}}
     lost: dict[str, Any] = {
-        "attempt": {"lost": 5, "doneBefore": 500},
+        "attempt": {"consecutiveInterruptions": 5, "doneBefore": 500},
         "pod": {"terminating": True},
         "batch": short,
         "status": half,
@@ -340,7 +346,7 @@ def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardwar
     assert (early.create, early.running.reason) == (None, "BackingOff")
     assert late.create is not None
     assert late.attempt is not None
-    assert late.attempt.tier == "onDemand"
+    assert late.attempt.tier == "OnDemand"
 
 
 def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
@@ -389,7 +395,7 @@ def test_a_report_that_names_another_attempt_completes_nothing() -> None:
 def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
     report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
     got = decided(on_attempt(pod={"exit_code": 3, "report": report}))
-    assert words(got) == ("failed", "Finished", "RunRefused")
+    assert words(got) == ("failed", "Finished", "UserActionRequired")
     for part in (
         "/claim/x changed",
         "400 of 1000",
@@ -403,7 +409,7 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
         at=at(24 * HOUR), status={"progress": {"rows": ROWS, "completed": 812, "at": NOW}}
     )
     got = decided(situation)
-    assert words(got) == ("expired", "Finished", "Expired")
+    assert words(got) == ("expired", "Finished", "DeadlineExceeded")
     assert names(got) == ["night-a1"]
     for part in (
         "spec.deadline",
@@ -427,7 +433,7 @@ def test_who_only_has_to_publish_still_looks_for_hardware() -> None:
     assert decided(on_attempt(**fields, at=at(HOUR))).state == "in_progress"
     got = decided(on_attempt(**fields, at=at(24 * HOUR - 200)))
     assert got.attempt is not None
-    assert got.attempt.tier == "onDemand"
+    assert got.attempt.tier == "OnDemand"
 
 
 def test_an_input_that_nobody_could_check_expires_too() -> None:
@@ -488,7 +494,7 @@ def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
     for situation in (
         on_attempt(),
         on_attempt("non-spot", at=at(60)),
-        on_attempt(batch=a_batch(a_batch_spec(spot={"policy": "only"})), **idle, at=at(70)),
+        on_attempt(batch=a_batch(a_batch_spec(spot={"policy": "Only"})), **idle, at=at(70)),
         on_attempt(batch=short, at=at(3200), **none),
         on_attempt(pod={"runner_since": None}, attempt={"runningSince": None}),
     ):
@@ -532,16 +538,16 @@ def test_what_costs_nothing_claims_nothing() -> None:
 
 def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
-    half = {"progress": {"rows": ROWS, "completed": 500, "pace": "0.7", "at": NOW}}
+    half = {"progress": {"rows": ROWS, "completed": 500, "speedRatio": "0.7", "at": NOW}}
     fine = decided(on_attempt(batch=short, at=at(3200), status=half))
     assert (fine.create, fine.running.reason) == (None, "OnSpot")
     got = decided(on_attempt(batch=short, at=at(3250), status=half))
     assert got.create is not None
     assert got.create.choice is not None
-    assert (got.create.choice.offer.tier, names(got)) == ("onDemand", ["night-a1"])
+    assert (got.create.choice.offer.tier, names(got)) == ("OnDemand", ["night-a1"])
     assert "spec.deadline" in got.running.message
     assert got.attempt is not None
-    assert got.attempt.after == "attempt 1: replaced: DeadlineNear"
+    assert got.attempt.previous_outcome == "attempt 1: replaced: DeadlineNear"
 
 
 def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_only() -> None:
@@ -553,26 +559,26 @@ def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_on
     above = decided(on_attempt(pod=stuck, attempt=attempt, at=at(61), status=ahead))
     assert (soon.create, soon.running.reason) == (None, "WaitingForSpot")
     assert late.attempt is not None
-    assert (late.attempt.tier, late.attempt.number) == ("onDemand", 2)
+    assert (late.attempt.tier, late.attempt.number) == ("OnDemand", 2)
     assert (above.create, above.running.reason) == (None, "WaitingForSpot")
     assert "0/2 nodes are available" in above.running.message
 
 
 def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
-    never = a_batch(a_batch_spec(spot={"policy": "never"}))
+    never = a_batch(a_batch_spec(spot={"policy": "Never"}))
     unseen = decided(on_attempt("non-spot", batch=never, views=()))
-    assert (unseen.create, unseen.running.reason) == (None, "SpotExcluded")
+    assert (unseen.create, unseen.running.reason) == (None, "SpotDisabled")
     publishing = asked(ROWS, 10, state="publishing")
     assert decided(
         on_attempt("non-spot", batch=never, progress_sample=publishing)
-    ).running.reason == ("SpotExcluded")
+    ).running.reason == ("SpotDisabled")
 
 
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
     got = decided(on_attempt("non-spot", at=at(HOUR), status=ahead))
     assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.number) == ("spot", 2)
+    assert (got.attempt.tier, got.attempt.number) == ("Spot", 2)
     full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
     stays = decided(on_attempt("non-spot", at=at(HOUR), status=ahead, used_devices=full))
     assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
@@ -592,12 +598,12 @@ def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes
     situation = on_attempt("non-spot", pod=stuck, attempt={"runningSince": None}, at=at(61))
     got = decided(situation)
     assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.full) == (
-        "spot",
+    assert (got.attempt.tier, got.attempt.unavailable_pools) == (
+        "Spot",
         (UnavailablePool(pool="a100", at=at(61)),),
     )
     on_spot = carried_out(situation, got, pods=(a_batch_pod(2, node=None),))
-    for seconds, tier in ((70, "spot"), (599, "spot"), (600, "onDemand")):
+    for seconds, tier in ((70, "Spot"), (599, "Spot"), (600, "OnDemand")):
         then = decided(later(on_spot, seconds))
         assert then.attempt is not None
         assert then.attempt.tier == tier
@@ -605,7 +611,7 @@ def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes
 
 def twin_pools(policy: str) -> dict[str, Any]:
     """Two pools of the only tier that the policy allows."""
-    tier = "spot" if policy == "only" else "onDemand"
+    tier = "Spot" if policy == "Only" else "OnDemand"
     return {
         "batch": a_batch(a_batch_spec(spot={"policy": policy})),
         "pools": (a_pool("one", "0.80", tier=tier), a_pool("two", "0.90", tier=tier)),
@@ -624,7 +630,7 @@ def pool_of(allotment: BatchPlan) -> str:
     return allotment.attempt.pool
 
 
-@pytest.mark.parametrize("policy", ["only", "never"])
+@pytest.mark.parametrize("policy", ["Only", "Never"])
 def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None:
     first = settled(a_checked_situation(**twin_pools(policy)))
     assert pool_of(decided(first)) == "one"
@@ -642,7 +648,7 @@ def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None
 
 
 def test_a_full_spot_pool_gives_way_to_the_other_before_on_demand_hardware() -> None:
-    twins = twin_pools("only") | {"batch": a_batch()}
+    twins = twin_pools("Only") | {"batch": a_batch()}
     twins["pools"] = (*twins["pools"], POOLS[0])
     twins["nodes"] = (*twins["nodes"], NODES[0])
     first = settled(a_checked_situation(**twins))
@@ -653,8 +659,8 @@ def test_a_full_spot_pool_gives_way_to_the_other_before_on_demand_hardware() -> 
 
 
 def test_an_attempt_that_runs_stays_although_its_pool_was_full_before() -> None:
-    first = settled(a_checked_situation(**twin_pools("never")))
-    full = {"full": [{"pool": "one", "at": at(0)}]}
+    first = settled(a_checked_situation(**twin_pools("Never")))
+    full = {"unavailablePools": [{"pool": "one", "at": at(0)}]}
     known = first.batch.status.model_dump(by_alias=True, mode="json")
     known["attempt"] |= full
     status = BatchInferenceStatus.model_validate(known)
@@ -664,8 +670,8 @@ def test_an_attempt_that_runs_stays_although_its_pool_was_full_before() -> None:
 
 
 def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
-    first = settled(a_checked_situation(**twin_pools("never")))
-    rest = a_checked_situation(**twin_pools("never") | {"pools": twin_pools("never")["pools"][1:]})
+    first = settled(a_checked_situation(**twin_pools("Never")))
+    rest = a_checked_situation(**twin_pools("Never") | {"pools": twin_pools("Never")["pools"][1:]})
     bound = replace(first, views=rest.views, pods=(a_batch_pod(1, node="one-0"),))
     assert decided(bound).create is None, "it runs, and its hardware is not to be judged now"
     got = decided(replace(first, views=rest.views, **unbound(1, 5)))
@@ -674,17 +680,17 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
     assert (none.running.reason, names(none)) == ("NoPool", ["night-a1"])
 
 
-@pytest.mark.parametrize(("policy", "tier"), [("only", "spot"), ("never", "onDemand")])
+@pytest.mark.parametrize(("policy", "tier"), [("Only", "Spot"), ("Never", "OnDemand")])
 def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
     batch = a_batch(a_batch_spec(spot={"policy": policy}))
-    way = "non-spot" if policy == "only" else "spot"
+    way = "non-spot" if policy == "Only" else "spot"
     got = decided(on_attempt(way, batch=batch))
     assert got.attempt is not None
     assert (got.attempt.number, got.attempt.tier) == (2, tier)
 
 
 def test_a_pool_that_is_not_allowed_any_more_is_left() -> None:
-    batch = a_batch(a_batch_spec(placement={"pools": ["a100"]}, spot={"policy": "preferred"}))
+    batch = a_batch(a_batch_spec(placement={"pools": ["a100"]}, spot={"policy": "Preferred"}))
     got = decided(on_attempt(batch=batch, at=at(HOUR)))
     assert got.attempt is not None
     assert (got.attempt.number, got.attempt.pool) == (2, "a100")
@@ -696,7 +702,7 @@ def test_a_pool_that_cannot_be_seen_for_a_moment_is_no_reason_to_leave_it() -> N
 
 
 def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
-    pools = (a_pool("slow", "1.00", tier="spot"), a_pool("fast", "1.50", tier="spot"))
+    pools = (a_pool("slow", "1.00", tier="Spot"), a_pool("fast", "1.50", tier="Spot"))
     nodes = (a_node("slow", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
     got = decided(a_checked_situation(pools=pools, nodes=nodes))
     assert got.choice is not None
@@ -704,13 +710,13 @@ def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
 
 
 def test_a_short_deadline_takes_the_hardware_that_makes_it() -> None:
-    pools = (a_pool("cheap", "0.10", tier="onDemand"), a_pool("fast", "9.00", tier="onDemand"))
+    pools = (a_pool("cheap", "0.10", tier="OnDemand"), a_pool("fast", "9.00", tier="OnDemand"))
     nodes = (a_node("cheap", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
     fields: dict[str, Any] = {"pools": pools, "nodes": nodes}
     checked = {"check": {"rows": 50_000, "url": "/v1/completions", "inputTokens": 1}}
     rows = {**checked, "progress": {"rows": 50_000, "at": NOW}}
     for deadline, pool in (("24h", "cheap"), ("1h", "fast")):
-        batch = a_batch(a_batch_spec(deadline=deadline, spot={"policy": "never"}))
+        batch = a_batch(a_batch_spec(deadline=deadline, spot={"policy": "Never"}))
         got = decided(a_checked_situation(batch, status=rows, **fields))
         assert got.choice is not None
         assert got.choice.offer.pool == pool
@@ -798,12 +804,12 @@ def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
     late = decided(on_attempt(batch=batch, at=at(1800), progress_sample=slow))
     assert (quick.create, quick.running.reason) == (None, "OnSpot")
     assert late.attempt is not None
-    assert late.attempt.tier == "onDemand"
+    assert late.attempt.tier == "OnDemand"
     assert quick.progress is not None
     assert late.progress is not None
-    assert quick.progress.pace is not None
-    assert late.progress.pace is not None
-    assert quick.progress.pace > late.progress.pace
+    assert quick.progress.speed_ratio is not None
+    assert late.progress.speed_ratio is not None
+    assert quick.progress.speed_ratio > late.progress.speed_ratio
 
 
 def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
@@ -811,7 +817,7 @@ def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
     got = decided(begun)
     assert got.attempt is not None
     assert got.progress is not None
-    assert (got.attempt.running_since, got.progress.start_seconds) == (at(47), 47)
+    assert (got.attempt.running_since, got.progress.startup_seconds) == (at(47), 47)
     loading = on_attempt(
         attempt={"runningSince": None}, progress_sample=asked(0, 47, state="replaying")
     )
@@ -843,7 +849,7 @@ def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
         got = decided(situation)
         assert (got.running.reason, got.create, got.delete) == ("NotAccepted", None, ())
         assert got.attempt is not None
-        assert got.attempt.ended_at is None
+        assert got.attempt.finished_at is None
 
 
 def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:

@@ -29,7 +29,7 @@ def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured()
     case = measurement_key(shape, choice.fit.precision, choice.fit.hardware)
 
     def rate(own: str | None = None, measured: float | None = None) -> float:
-        known = progress.model_copy(update={"pace": own and Decimal(own)})
+        known = progress.model_copy(update={"speed_ratio": own and Decimal(own)})
         found = {} if measured is None else {case: SpeedMeasurement(ratio=measured, requests=500)}
         return pace.rows_per_second(choice, source, known, found)
 
@@ -44,7 +44,7 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
         "model": SMALL,
         "variant": "a100-1g-10gb",
         "reason": "SlowerThanPredicted",
-        "interTokenMs": {"predicted": "10", "measured": "13"},
+        "itlMs": {"predicted": "10", "measured": "13"},
         "tokensPerSecond": {"predicted": "1000", "measured": "500"},
         "ratio": "1.30",
         "requests": 500,

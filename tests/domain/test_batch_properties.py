@@ -36,7 +36,7 @@ EVENTS = st.sampled_from(
         "works", "works", "works", "ends with 1", "is evicted", "is deleted", "loses its node",
         "completes", "is refused", "crashes", "loses its job", "loses its pod",
         "suspend", "resume", "no money", "money", "no claim", "claim", "stuck", "a minute",
-        "an hour", "only", "never", "preferred", "status is lost", "leaves something behind",
+        "an hour", "Only", "Never", "Preferred", "status is lost", "leaves something behind",
     ]
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ class Life:
     def _to_the_batch(self, event: str) -> None:
         spec = self.now.batch.spec
         assert spec is not None
-        if event in ("only", "never", "preferred"):
+        if event in ("Only", "Never", "Preferred"):
             spec = a_batch_spec(spot={"policy": event}, suspend=spec.suspend)
         if event in ("suspend", "resume"):
             spec = spec.model_copy(update={"suspend": event == "suspend"})
@@ -124,7 +124,7 @@ class Life:
         self.now = carried_out(self.now, got)
         created = got.create.attempt if got.create is not None else None
         if created is not None:
-            node = SPOT_NODE if got.attempt and got.attempt.tier == "spot" else ON_DEMAND_NODE
+            node = SPOT_NODE if got.attempt and got.attempt.tier == "Spot" else ON_DEMAND_NODE
             pod = a_batch_pod(created, node=node, created=self.now.at, bound=self.now.at)
             pod = replace(pod, runner_since=None)
             self.now = replace(self.now, pods=(*self.now.pods, pod))

@@ -82,8 +82,10 @@ UNBOUND: Mapping[str, Any] = {
 CASES = [
     Case(
         reason=BatchAccepted.INVALID_SPEC,
-        situation=a_situation(a_batch(problem="spec.claim: Field required (kubectl explain x)")),
-        field="spec.claim",
+        situation=a_situation(
+            a_batch(problem="spec.claimName: Field required (kubectl explain x)")
+        ),
+        field="spec.claimName",
         says=("kubectl explain",),
     ),
     Case(
@@ -165,7 +167,7 @@ CASES = [
     Case(
         reason=BatchAccepted.CLAIM_NOT_FOUND,
         situation=a_situation(claim=None),
-        field="spec.claim",
+        field="spec.claimName",
         says=("results", "kubectl get pvc", "ReadWriteMany"),
     ),
     Case(
@@ -173,7 +175,7 @@ CASES = [
         situation=a_situation(
             claim=VolumeClaim(access_modes=("ReadWriteOnce",), storage_class="gp3")
         ),
-        field="spec.claim",
+        field="spec.claimName",
         says=("ReadWriteOnce", "gp3", "ReadWriteMany", "kubectl get storageclass"),
     ),
     Case(
@@ -183,7 +185,7 @@ CASES = [
         says=("no attempt starts",),
     ),
     Case(
-        reason=BatchRunning.VALIDATING,
+        reason=BatchRunning.VALIDATION_JOB_RUNNING,
         situation=a_situation(),
         field="spec.input",
         says=("jobs/questions.jsonl on results", "kubectl logs job/night-check"),
@@ -255,10 +257,10 @@ CASES = [
     Case(
         reason=BatchRunning.NO_POOL,
         situation=a_checked_situation(
-            batch(spot={"policy": "only"}), pools=POOLS[:1], nodes=NODES[:1]
+            batch(spot={"policy": "Only"}), pools=POOLS[:1], nodes=NODES[:1]
         ),
         field="spec.spot.policy",
-        says=("spec.spot.policy is only", "1 pool", "a100 is onDemand"),
+        says=("spec.spot.policy is Only", "1 pool", "a100 is OnDemand"),
     ),
     Case(
         reason=BatchRunning.NO_HARDWARE,
@@ -269,7 +271,7 @@ CASES = [
     Case(
         reason=BatchRunning.MIXED_CURRENCIES,
         situation=a_checked_situation(
-            batch(spot={"policy": "never"}),
+            batch(spot={"policy": "Never"}),
             pools=(POOLS[0], a_pool("h100", prices=EUROS)),
             nodes=(NODES[0], a_node("h100", whole=1, product=H100)),
         ),
@@ -341,7 +343,7 @@ CASES = [
     Case(
         reason=BatchComplete.BACKOFF_LIMIT_EXCEEDED,
         situation=on_attempt(
-            attempt={"barren": 5, "barrenSince": at(-7200)},
+            attempt={"consecutiveFailures": 5, "failingSince": at(-7200)},
             pod={"exit_code": 1, "report": a_report(message="CUDA error")},
         ),
         field="status.attempt",
@@ -377,7 +379,7 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     shown = {case.reason for case in CASES}
     refusing = {reason for kind in BATCH_CONDITIONS for reason in kind if not reason.is_true}
     # Shown by a test of its own: it needs a spec that no manifest can make.
-    assert refusing - shown == {BatchAccepted.INTERNAL_ERROR}
+    assert refusing - shown == {BatchAccepted.PLANNER_ERROR}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)

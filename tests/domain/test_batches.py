@@ -19,12 +19,12 @@ from tests.builders import NOW, plan_of
 CLAIMS = {Ref("team-a", "results"): VolumeClaim(access_modes=("ReadWriteMany",))}
 ATTEMPT = {
     "number": 1,
-    "tier": "spot",
+    "tier": "Spot",
     "pool": "spot",
     "variant": "spot-1g-10gb",
     "job": "night-a1",
     "startedAt": NOW,
-    "endedAt": NOW,
+    "finishedAt": NOW,
 }
 
 

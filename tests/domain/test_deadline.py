@@ -41,7 +41,7 @@ FREE, FULL = an_estimate(), an_estimate(free=False)
 
 def chosen(
     schedule: Schedule,
-    policy: SpotPolicy = "preferred",
+    policy: SpotPolicy = "Preferred",
     *,
     spot: Estimate | None = FREE,
     non_spot: Estimate | None = FREE,
@@ -54,37 +54,37 @@ def chosen(
     ("policy", "schedule", "estimates", "current", "capacity", "reason"),
     [
         # Spot is available, and there is time.
-        ("preferred", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
-        ("preferred", a_schedule(0.9, 0), (FREE, FREE), "spot", "spot", "OnSpot"),
+        ("Preferred", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
+        ("Preferred", a_schedule(0.9, 0), (FREE, FREE), "spot", "spot", "OnSpot"),
         # It is not: wait above the line, leave below it.
-        ("preferred", a_schedule(0.5, 0.6), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
-        ("preferred", a_schedule(0.5, 0.6), (None, FREE), None, None, "WaitingForSpot"),
-        ("preferred", a_schedule(0.5, 0.4), (FULL, FREE), "spot", "non-spot", "BehindSchedule"),
-        ("preferred", a_schedule(0.5, 0.4), (None, FREE), None, "non-spot", "BehindSchedule"),
-        ("preferred", a_schedule(0.5, 0.4), (FULL, FULL), "spot", "spot", "WaitingForSpot"),
+        ("Preferred", a_schedule(0.5, 0.6), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
+        ("Preferred", a_schedule(0.5, 0.6), (None, FREE), None, None, "WaitingForSpot"),
+        ("Preferred", a_schedule(0.5, 0.4), (FULL, FREE), "spot", "non-spot", "BehindSchedule"),
+        ("Preferred", a_schedule(0.5, 0.4), (None, FREE), None, "non-spot", "BehindSchedule"),
+        ("Preferred", a_schedule(0.5, 0.4), (FULL, FULL), "spot", "spot", "WaitingForSpot"),
         # On on-demand or reserved hardware until clearly ahead.
-        ("preferred", a_schedule(0.5, 0.4), (FREE, FREE), "non-spot", "non-spot", "BehindSchedule"),
-        ("preferred", a_schedule(0.5, 0.55), (FREE, FREE), "non-spot", "non-spot", "NotYetAhead"),
-        ("preferred", a_schedule(0.5, 0.61), (FREE, FREE), "non-spot", "spot", "OnSpot"),
-        ("preferred", a_schedule(0.5, 0.61), (FULL, FREE), "non-spot", "non-spot", "NotYetAhead"),
-        ("preferred", a_schedule(0.5, 0.4), (FREE, FULL), "non-spot", "spot", "OnSpot"),
+        ("Preferred", a_schedule(0.5, 0.4), (FREE, FREE), "non-spot", "non-spot", "BehindSchedule"),
+        ("Preferred", a_schedule(0.5, 0.55), (FREE, FREE), "non-spot", "non-spot", "NotYetAhead"),
+        ("Preferred", a_schedule(0.5, 0.61), (FREE, FREE), "non-spot", "spot", "OnSpot"),
+        ("Preferred", a_schedule(0.5, 0.61), (FULL, FREE), "non-spot", "non-spot", "NotYetAhead"),
+        ("Preferred", a_schedule(0.5, 0.4), (FREE, FULL), "non-spot", "spot", "OnSpot"),
         # The rest takes all the time that is left.
-        ("preferred", a_schedule(0.9905, 0.4), (FREE, FREE), "spot", "non-spot", "DeadlineNear"),
-        ("preferred", a_schedule(0.9905, 0.4), (FREE, FREE), None, "non-spot", "DeadlineNear"),
-        ("preferred", a_schedule(0.9905, 0.4), (FREE, FULL), "spot", "spot", "OnSpot"),
-        ("preferred", a_schedule(0.99, 0), (FREE, FULL), "spot", "spot", "DeadlineAtRisk"),
-        ("preferred", a_schedule(0.9905, 0.4), (FULL, FULL), "spot", "non-spot", "DeadlineNear"),
-        ("preferred", a_schedule(0.999, 0), (FREE, FREE), "spot", "non-spot", "DeadlineAtRisk"),
+        ("Preferred", a_schedule(0.9905, 0.4), (FREE, FREE), "spot", "non-spot", "DeadlineNear"),
+        ("Preferred", a_schedule(0.9905, 0.4), (FREE, FREE), None, "non-spot", "DeadlineNear"),
+        ("Preferred", a_schedule(0.9905, 0.4), (FREE, FULL), "spot", "spot", "OnSpot"),
+        ("Preferred", a_schedule(0.99, 0), (FREE, FULL), "spot", "spot", "DeadlineAtRisk"),
+        ("Preferred", a_schedule(0.9905, 0.4), (FULL, FULL), "spot", "non-spot", "DeadlineNear"),
+        ("Preferred", a_schedule(0.999, 0), (FREE, FREE), "spot", "non-spot", "DeadlineAtRisk"),
         # Only one capacity class is available, or allowed.
-        ("preferred", a_schedule(0.999, 0), (FREE, None), "spot", "spot", "DeadlineAtRisk"),
-        ("preferred", a_schedule(), (None, None), None, None, "WaitingForSpot"),
-        ("only", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
-        ("only", a_schedule(0.5, 0), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
-        ("only", a_schedule(0.999, 0), (FREE, FREE), "spot", "spot", "DeadlineAtRisk"),
-        ("only", a_schedule(), (None, FREE), None, None, "WaitingForSpot"),
-        ("never", a_schedule(), (FREE, FREE), None, "non-spot", "SpotExcluded"),
-        ("never", a_schedule(0.999, 0), (FREE, FREE), None, "non-spot", "DeadlineAtRisk"),
-        ("never", a_schedule(), (FREE, None), None, None, "SpotExcluded"),
+        ("Preferred", a_schedule(0.999, 0), (FREE, None), "spot", "spot", "DeadlineAtRisk"),
+        ("Preferred", a_schedule(), (None, None), None, None, "WaitingForSpot"),
+        ("Only", a_schedule(), (FREE, FREE), None, "spot", "OnSpot"),
+        ("Only", a_schedule(0.5, 0), (FULL, FREE), "spot", "spot", "WaitingForSpot"),
+        ("Only", a_schedule(0.999, 0), (FREE, FREE), "spot", "spot", "DeadlineAtRisk"),
+        ("Only", a_schedule(), (None, FREE), None, None, "WaitingForSpot"),
+        ("Never", a_schedule(), (FREE, FREE), None, "non-spot", "SpotDisabled"),
+        ("Never", a_schedule(0.999, 0), (FREE, FREE), None, "non-spot", "DeadlineAtRisk"),
+        ("Never", a_schedule(), (FREE, None), None, None, "SpotDisabled"),
     ],
 )  # fmt: skip
 def test_the_capacity_class_follows_the_schedule(
@@ -106,8 +106,8 @@ def test_the_capacity_class_follows_the_schedule(
         (chosen(a_schedule(0.5, 0.4), spot=FULL), ("spec.deadline", "400 of 1000", "10%")),
         (chosen(a_schedule(0.9905, 0.4)), ("spec.deadline", "600 rows", "14 min left")),
         (chosen(a_schedule(0.999, 0)), ("spec.deadline", "will be missed", "1000 rows", "later")),
-        (chosen(a_schedule(0.999, 0), "only"), ("spec.deadline", "spec.spot.policy is only")),
-        (chosen(a_schedule(), "never"), ("spec.spot.policy is never", "50%")),
+        (chosen(a_schedule(0.999, 0), "Only"), ("spec.deadline", "spec.spot.policy is Only")),
+        (chosen(a_schedule(), "Never"), ("spec.spot.policy is Never", "50%")),
     ],
 )
 def test_every_lot_says_its_numbers(got: CapacityDecision, says: tuple[str, ...]) -> None:
@@ -135,7 +135,7 @@ def test_a_batch_that_returns_to_spot_has_time_to_come_back() -> None:
 @given(
     passed=st.floats(0, 1),
     share=st.floats(0, 1),
-    policy=st.sampled_from(["only", "never"]),
+    policy=st.sampled_from(["Only", "Never"]),
     current=st.sampled_from([None, "spot", "non-spot"]),
     free=st.tuples(st.booleans(), st.booleans()),
 )
@@ -148,7 +148,7 @@ def test_a_policy_is_never_broken(
 ) -> None:
     estimates = {"spot": an_estimate(free=free[0]), "non_spot": an_estimate(free=free[1])}
     got = chosen(a_schedule(passed, share), policy, **estimates, current=current)
-    assert got.capacity_class == ("spot" if policy == "only" else "non-spot")
+    assert got.capacity_class == ("spot" if policy == "Only" else "non-spot")
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Run:
             self.warm = self.time + self.start
         begun = self.start - max(0.0, self.warm - self.time)
         got = choose_capacity(
-            "preferred",
+            "Preferred",
             Schedule(
                 start=NOW,
                 end=at(self.window),

@@ -57,7 +57,10 @@ def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **field
     """A service with so many replicas, each with so many requests waiting."""
     pods = pods_of(count)
     scaling = {"minReplicas": 1, "maxReplicas": 6, "queue": {"target": 10}}
-    windows = {"scaleUp": {"window": "0s", "pods": 9}, "scaleDown": {"window": "0s"}}
+    windows = {
+        "scaleUp": {"stabilizationWindow": "0s", "pods": 9},
+        "scaleDown": {"stabilizationWindow": "0s"},
+    }
     spec = a_spec(scaling=scaling | windows | fields.pop("scaling", {}), **fields.pop("spec", {}))
     return a_snapshot(
         a_service(spec=spec),
@@ -132,7 +135,7 @@ def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_no
     service = replace(now.services[0], status=status)
     for readings in (None, Readings(at=NOW, problem="refused")):
         told = decisions(replace(now, services=(service,), readings=readings))["scaling"]
-        assert (told.reason, told.replayed) == (ScalingReason.AT_TARGET, "")
+        assert (told.reason, told.replayed) == (ScalingReason.STEADY, "")
         assert dict(told.numbers)["waiting requests"].startswith("unknown")
         assert any("would add" in one for one in told.would_change)
 
@@ -156,11 +159,11 @@ def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None
 
 def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
     why = "isolation gpu keeps others off for 2.00 USD an hour"
-    sits = {"service": str(CHAT), "profile": "1g.10gb", "replicas": 2, "why": why}
-    other = {"service": "team-b/chat", "profile": "1g.10gb", "replicas": 1, "why": "another"}
+    sits = {"service": str(CHAT), "profile": "1g.10gb", "replicas": 2, "message": why}
+    other = {"service": "team-b/chat", "profile": "1g.10gb", "replicas": 1, "message": "another"}
     target = a_plan(services=[sits, other])
     status = AcceleratorPoolStatus.model_validate({"mig": {"target": target}})
-    pools = [replace(a_pool(mig={"mode": "propose"}), status=status)]
+    pools = [replace(a_pool(mig={"mode": "Propose"}), status=status)]
     snapshot = running(pools=tuple(pools))
     assert dict(decisions(snapshot)["placed"].numbers)["layouts"] == why
     assert "layouts" not in dict(decisions(running())["placed"].numbers)
@@ -182,7 +185,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
     )
     now = a_snapshot(
         a_service(spec=a_spec(placement={"pools": ["a100", "big", "full", "empty", "spot"]},
-                              **{"class": "standard"})),
+                              **{"class": "Standard"})),
         a_service("other", spec=other),
         pods=held,
         workloads=(a_workload(2, "other", "full-1g-10gb"),),
@@ -192,7 +195,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
             a_pool("empty"),
             a_pool("full", "0.50"),
             a_pool("unnamed"),
-            a_pool("spot", tier="spot"),
+            a_pool("spot", tier="Spot"),
         ),
         nodes=(
             a_node(slices={"1g.10gb": 7}),
@@ -208,7 +211,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
     assert why["big-1gpu"] == "7.0 times the price, stranded slices included"
     assert why["full-1g-10gb"] == "full: 0 free, 2 required at the start"
     assert why["unnamed-1g-10gb"] == "spec.placement.pools does not list the pool"
-    assert why["spot-1g-10gb"] == "spot: spec.class standard never runs there"
+    assert why["spot-1g-10gb"] == "Spot: spec.class Standard never runs there"
     assert "matches no node" in why["empty"]
     assert any("2 more free 1g.10gb in full" in one for one in told.would_change)
 
@@ -227,9 +230,9 @@ def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() ->
 def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
     said = decisions(running())["sizing"].would_change[0]
     field, requests, tokens = said.split()[0], *numbers_in(said)[-2:]
-    assert field == "spec.slo.interTokenP95"
+    assert field == "spec.slo.itlP95"
     promised = said.split()[2]
-    looser = running(spec={"slo": {"interTokenP95": promised}})
+    looser = running(spec={"slo": {"itlP95": promised}})
     choice = plan_of(looser).service_plans[CHAT].choice
     assert choice is not None
     limits = choice.fit.limits
@@ -238,7 +241,7 @@ def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
 
 def poor(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
     """Replicas of which one is the floor, and a queue that wishes six; an hour and a month."""
-    windows = zip(("hour", "month"), limits, strict=False)
+    windows = zip(("Hour", "Month"), limits, strict=False)
     told = [{"window": window, "amount": amount} for window, amount in windows]
     return running(count, waiting=30, budgets=(a_budget(limits=told),), **fields)
 
@@ -325,7 +328,7 @@ def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> N
     status = service_status(now, plan_of(now).service_plans[CHAT], None, "the API server said no")
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
-    assert decisions(before)["rollout"].replayed.startswith("Settled: ")
+    assert decisions(before)["rollout"].replayed.startswith("RolloutComplete: ")
     told = decisions(replace(before, nodes=()))
     assert told["placed"].reason == PlacementReason.PLACED
     assert told["placed"].replayed.startswith("NoHardware: ")
@@ -424,7 +427,7 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> 
     ("uri", "model", "words"),
     [
         ("hf://acme/own", {}, "reads the config.json of hf://acme/own"),
-        (SMALL, {"cache": {"type": "pvc"}}, "are on claim chat-models"),
+        (SMALL, {"cache": {"type": "PersistentVolumeClaim"}}, "are on claim chat-models"),
         (SMALL, {"adapters": [{"name": "sql", "uri": "hf://acme/sql-lora"}]}, "MiB"),
         ("oci://registry.acme/own:1", {}, "reads the config.json of oci://registry.acme/own:1"),
     ],

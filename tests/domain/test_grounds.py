@@ -30,7 +30,7 @@ LAYOUTS = enumerate_layouts(
 
 
 def seen(
-    *slices: ObservedSlice, index: int = 0, product: str = A100, mode: str = "enabled"
+    *slices: ObservedSlice, index: int = 0, product: str = A100, mode: str = "Enabled"
 ) -> ObservedGpu:
     return ObservedGpu.model_validate(
         {
@@ -45,7 +45,7 @@ def seen(
 
 
 def told(*gpus: ObservedGpu, problem: str = "", cuts: bool = False) -> ObservedNodeLayout:
-    status = NodeLayoutStatus(gpus=gpus, problem=problem, cuts=cuts)
+    status = NodeLayoutStatus(gpus=gpus, problem=problem, partitioning_enabled=cuts)
     return ObservedNodeLayout(name="a100-0", generation=1, spec=NodeLayoutSpec(), status=status)
 
 
@@ -61,7 +61,7 @@ def counts(found: MigNode) -> Counter[str]:
 
 def test_an_agent_tells_places_pods_and_processes() -> None:
     one = ObservedSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",), processes=2)
-    gpus = (seen(one), seen(index=1, mode="disabled"))
+    gpus = (seen(one), seen(index=1, mode="Disabled"))
     node = a_node(slices={"3g.40gb": 1}, whole=1)
     found = ground(node, told(*gpus, cuts=True))
     (card,) = found.gpus
@@ -78,8 +78,8 @@ def test_an_agent_that_can_tell_nothing_leaves_labels_and_resources() -> None:
 
 
 def test_a_gpu_whose_mode_goes_is_told_to_need_a_reset() -> None:
-    found = ground(a_node(slices={"3g.40gb": 1}), told(seen(mode="disabling")))
-    assert [card.fault for card in found.gpus] == ["NeedsReset"]
+    found = ground(a_node(slices={"3g.40gb": 1}), told(seen(mode="Disabling")))
+    assert [card.fault for card in found.gpus] == ["ResetRequired"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
             "gpusAfter": 2,
             "perHourBefore": "4",
             "perHourAfter": "4",
-            "bound": "4",
+            "lowerBound": "4",
             "gap": "0",
             "nodes": [NodeTarget(node="a100-0", gpus=gpus)],
         }

@@ -47,8 +47,8 @@ SCALING = {
     "minReplicas": 1,
     "maxReplicas": 4,
     "queue": {"target": 5},
-    "scaleUp": {"window": "20s", "pods": 1, "period": "30s"},
-    "scaleDown": {"window": "60s"},
+    "scaleUp": {"stabilizationWindow": "20s", "pods": 1, "period": "30s"},
+    "scaleDown": {"stabilizationWindow": "60s"},
 }
 
 
@@ -139,7 +139,7 @@ def answer(old: Snapshot, new: Snapshot, _: Readings, step: Step) -> Fields:
 def model(old: Snapshot, *rest: Any) -> Fields:
     """A model that nobody described, whose files are to be on a claim."""
     step: Step = rest[-1]
-    wanted = a_spec(OWN, model={"cache": {"type": "pvc"}}, replicas=2)
+    wanted = a_spec(OWN, model={"cache": {"type": "PersistentVolumeClaim"}}, replicas=2)
     return {
         "services": tuple(
             replace(one, spec=wanted) if one.ref.name == step.name else one for one in old.services

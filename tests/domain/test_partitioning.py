@@ -32,7 +32,7 @@ def a_gpu(layout: Layout) -> DriverGpu:
         uuid="GPU-1",
         product="NVIDIA-A100-SXM4-80GB",
         memory_mib=81920,
-        mode="enabled",
+        mode="Enabled",
         gpu_model=A100,
         instances=tuple(
             DriverInstance(placement=placement, uuid=f"MIG-{placement.start}")

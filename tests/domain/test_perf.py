@@ -91,7 +91,7 @@ def test_decode_steps_are_those_published_within_an_eighth(
     step = step_time(models()[model], precision, hardware)
     got = step.seconds(decoding=sequences, kv_tokens=sequences * context)
     assert got * 1e3 == pytest.approx(milliseconds, rel=0.125)
-    assert step.source == "table"
+    assert step.source == "Table"
 
 
 @pytest.mark.parametrize(("model", "precision", "hardware", "tokens", "milliseconds"), PREFILL)
@@ -121,13 +121,13 @@ def test_a_prompt_in_chunks_attends_to_as_many_tokens_as_in_one_piece() -> None:
 @pytest.mark.parametrize(
     ("product", "profile", "precision", "bits", "source"),
     [
-        (H100, None, None, 16, "table"),
-        (H100, None, "fp8", 16, "table"),
-        (H100, "2g.20gb", None, 16, "table"),
-        (A100, None, None, 16, "table"),
-        (A100, None, "fp8", 16, "roofline"),
-        (H100, None, None, 4, "roofline"),
-        ("NVIDIA-B200", None, None, 16, "roofline"),
+        (H100, None, None, 16, "Table"),
+        (H100, None, "fp8", 16, "Table"),
+        (H100, "2g.20gb", None, 16, "Table"),
+        (A100, None, None, 16, "Table"),
+        (A100, None, "fp8", 16, "Roofline"),
+        (H100, None, None, 4, "Roofline"),
+        ("NVIDIA-B200", None, None, 16, "Roofline"),
     ],
 )
 def test_the_source_says_whether_anything_alike_was_measured(
@@ -145,14 +145,14 @@ def test_what_this_cluster_saw_replaces_the_prediction_for_its_own_case_only() -
     shape, hardware = models()[B8], gpus(H100)
     seen = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
     plain, got = step_time(shape, None, hardware), step_time(shape, None, hardware, seen)
-    assert got.source == "measured"
+    assert got.source == "Measured"
     assert got.seconds(decoding=40, kv_tokens=50_000) == pytest.approx(
         1.25 * plain.seconds(decoding=40, kv_tokens=50_000)
     )
     assert got.prefill_seconds(3000, 512) == pytest.approx(1.25 * plain.prefill_seconds(3000, 512))
     for other in (gpus(H100, 2), gpus(A100)):
         assert step_time(shape, None, other, seen) == step_time(shape, None, other)
-    assert step_time(shape, "fp8", hardware, seen).source == "table"
+    assert step_time(shape, "fp8", hardware, seen).source == "Table"
 
 
 def test_a_few_requests_have_measured_nothing() -> None:

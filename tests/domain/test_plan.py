@@ -48,7 +48,7 @@ FLEET = {
             LARGE,
             {
                 "precision": {"variants": [{"precision": "fp8"}]},
-                "slo": {"interTokenP95": "50ms"},
+                "slo": {"itlP95": "50ms"},
                 "context": {"maxModelLen": 2048},
             },
             "h100-1gpu-fp8",
@@ -57,7 +57,7 @@ FLEET = {
             LARGE,
             {
                 "precision": {"variants": [{"precision": "fp8"}]},
-                "slo": {"interTokenP95": "50ms"},
+                "slo": {"itlP95": "50ms"},
                 "context": {"maxModelLen": 16384},
             },
             "h100-2gpu-fp8",
@@ -116,7 +116,7 @@ def test_new_services_choose_hardware_with_room_for_their_floor() -> None:
 
 
 def test_interactive_services_never_run_on_spot() -> None:
-    spot = a_pool("spot", "0.10", tier="spot")
+    spot = a_pool("spot", "0.10", tier="Spot")
     nodes = (a_node("spot", {"1g.10gb": 7}), a_node("a100", {"1g.10gb": 7}))
     got = allotted(a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes))
     assert got.choice is not None

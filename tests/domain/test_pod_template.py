@@ -18,32 +18,32 @@ def told(**template: Any) -> list[tuple[str, str]]:
     [
         (
             {"labels": {"tessera.dev/service": "other"}},
-            "PodTemplateReserved",
+            "ReservedPodTemplateField",
             "spec.podTemplate.labels: remove tessera.dev/service; it is set by Tessera",
         ),
         (
             {"labels": {"pod-template-hash": "a"}},
-            "PodTemplateReserved",
+            "ReservedPodTemplateField",
             "spec.podTemplate.labels: remove pod-template-hash; it is set by the Deployment",
         ),
         (
             {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "1"}},
-            "PodTemplateReserved",
+            "ReservedPodTemplateField",
             "spec.podTemplate.annotations: remove controller.kubernetes.io/pod-deletion-cost",
         ),
         (
             {"env": [{"name": "A", "value": "1"}, {"name": "HF_TOKEN", "value": "hf_secret"}]},
-            "PodTemplateReserved",
+            "ReservedPodTemplateField",
             "spec.podTemplate.env[1]: remove HF_TOKEN; it is set by spec.model.tokenSecretRef",
         ),
         (
             {"labels": {"my key": "a"}},
-            "PodTemplateInvalid",
+            "InvalidPodTemplate",
             "spec.podTemplate.labels: 'my key' is not a valid key",
         ),
         (
             {"annotations": {"a/b/c": "a"}},
-            "PodTemplateInvalid",
+            "InvalidPodTemplate",
             "spec.podTemplate.annotations: 'a/b/c' is not a valid key",
         ),
     ],

@@ -52,7 +52,7 @@ def own(**fields: Any) -> ObservedService:
 
 
 def cached(status: InferenceServiceStatus | None = None) -> ObservedService:
-    spec = a_spec(SMALL, replicas=1, model={"cache": {"type": "pvc"}})
+    spec = a_spec(SMALL, replicas=1, model={"cache": {"type": "PersistentVolumeClaim"}})
     return a_service(spec=spec, status=status or InferenceServiceStatus())
 
 
@@ -127,7 +127,7 @@ def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
     report = {"ok": False, "message": "config.json of hf://acme/own: vocab_size is missing"}
     parts = a_model_job("shape", own(), report=report, exit_code=3)
     reason, message = said(a_snapshot(own(), **parts), "Accepted")
-    assert reason == "ModelUnknown"
+    assert reason == "UnknownModel"
     for words in ("spec.model.shape", "vocab_size is missing", "kvHeads", "kubectl logs -n team-a"):
         assert words in message
 
@@ -170,7 +170,7 @@ def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
 def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
     snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
     assert plan_of(snapshot).service_plans[CHAT].preparation is None
-    assert said(snapshot, "Accepted")[0] == "FlagReserved"
+    assert said(snapshot, "Accepted")[0] == "ReservedFlag"
 
 
 def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
@@ -220,7 +220,7 @@ def test_a_fetch_that_is_refused_says_why() -> None:
     report = {"ok": False, "message": "cannot write /models/x: the volume is full"}
     parts = a_model_job("fetch", cached(), report=report, exit_code=3)
     reason, message = said(a_snapshot(cached(), claims=bound(), **parts), "Progressing")
-    assert reason == "FetchFailed"
+    assert reason == "ModelFetchFailed"
     assert "the volume is full" in message
 
 
@@ -270,7 +270,9 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
 
 def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
     status = InferenceServiceStatus(
-        model=ModelStatus(uri=OWN, revision=COMMIT, reason="Commit", message="the hub's words")
+        model=ModelStatus(
+            uri=OWN, revision=COMMIT, reason="RevisionResolved", message="the hub's words"
+        )
     )
     assert (
         preparation(a_snapshot(replace(own(), status=status))).job_to_create.spec.model.revision
@@ -292,7 +294,9 @@ def test_what_was_read_and_what_was_pinned_stay_together() -> None:
 def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() -> None:
     """Else the other one would count as one that ran unpinned since before there were pins."""
     before = InferenceServiceStatus(
-        model=ModelStatus(uri=SMALL, revision=COMMIT, reason="Commit", message="the hub's words")
+        model=ModelStatus(
+            uri=SMALL, revision=COMMIT, reason="RevisionResolved", message="the hub's words"
+        )
     )
     service = a_service(spec=a_spec(OWN, replicas=1), status=before)
     runs = {"workloads": (a_workload(1),), "resolutions": {}}

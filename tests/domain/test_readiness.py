@@ -37,13 +37,13 @@ def with_answer(seconds: float, problem: str | None = None, **fields: Any) -> Sn
 
 def test_a_service_is_ready_once_a_completion_was_answered() -> None:
     service = was(Ready.PROBE_PENDING, -10)
-    assert judged(service, a_snapshot(), a_pod()) == "WaitingForAnswer"
-    assert judged(service, with_answer(-1), a_pod()) == "Answered"
+    assert judged(service, a_snapshot(), a_pod()) == "ProbePending"
+    assert judged(service, with_answer(-1), a_pod()) == "CompletionSucceeded"
 
 
 def test_an_answer_from_before_an_outage_does_not_count() -> None:
     service = was(Ready.NO_REPLICA_READY, -10)
-    assert judged(service, with_answer(-60), a_pod()) == "WaitingForAnswer"
+    assert judged(service, with_answer(-60), a_pod()) == "ProbePending"
     assert must_probe(with_answer(-60), service, [a_pod()])
 
 
@@ -64,14 +64,14 @@ def test_without_a_replica_nothing_is_ready_and_its_trouble_is_told(pod: Pod) ->
 
 def test_a_failed_completion_is_told_and_asked_again_soon() -> None:
     service = was(Ready.COMPLETION_SUCCEEDED, -600)
-    assert judged(service, with_answer(-1, "500 boom"), a_pod()) == "NoAnswer"
+    assert judged(service, with_answer(-1, "500 boom"), a_pod()) == "CompletionFailed"
     assert not must_probe(with_answer(-1, "500 boom"), service, [a_pod()])
     assert must_probe(with_answer(-6, "500 boom"), service, [a_pod()])
 
 
 def test_a_new_leader_keeps_ready_and_asks_once() -> None:
     service = was(Ready.COMPLETION_SUCCEEDED, -600)
-    assert judged(service, a_snapshot(), a_pod()) == "Answered"
+    assert judged(service, a_snapshot(), a_pod()) == "CompletionSucceeded"
     assert must_probe(a_snapshot(), service, [a_pod()])
 
 

@@ -90,7 +90,7 @@ POOLS = [
     ),
 ]
 
-MIG = LABELS + PRICES + "  mig: {mode: static, layout: {3g.40gb: 2}}"
+MIG = LABELS + PRICES + "  mig: {mode: Static, layout: {3g.40gb: 2}}"
 POOLS += [
     Case(
         reason=LayoutReady.INCONSISTENT_LABELS,
@@ -102,7 +102,7 @@ POOLS += [
     ),
     Case(
         reason=LayoutReady.UNKNOWN_PROFILE,
-        manifest=pooled(LABELS + PRICES + "  mig: {mode: static, layout: {3g.71gb: 2}}"),
+        manifest=pooled(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.71gb: 2}}"),
         field="spec.mig.layout",
         says=("3g.71gb", "3g.40gb"),
         pools=(),
@@ -167,7 +167,7 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     kinds = (Accepted, PlacementReason, PoolAccepted, Discovered)
     refusing = {reason for kind in kinds for reason in kind if not reason.is_true}
     # Shown by tests of their own: no manifest alone makes them.
-    assert refusing - shown == {Accepted.INTERNAL_ERROR, Accepted.UNKNOWN_MODEL}
+    assert refusing - shown == {Accepted.PLANNER_ERROR, Accepted.UNKNOWN_MODEL}
 
 
 def test_every_reason_why_gpus_are_not_as_planned_is_named_by_a_test() -> None:

@@ -73,19 +73,19 @@ def told(inputs: PlanInputs) -> Condition:
 
 def filled(allotment: ServicePlan) -> Any:
     assert allotment.template is not None
-    return allotment.template.record.filled
+    return allotment.template.record.effective_values
 
 
 def test_a_new_service_is_made_by_the_newest_recipe() -> None:
     got = allotted(a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR))
-    assert got.template_version == PodTemplateVersion(builder=2, platform=MIRROR)
+    assert got.template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 
 def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_change() -> None:
     upgraded = later(made(), platform=MIRROR)
-    assert planned(upgraded).template_version == PodTemplateVersion(builder=1)
+    assert planned(upgraded).template_version == PodTemplateVersion(builder_version=1)
     condition = told(upgraded)
-    assert (condition.status, condition.reason) == ("True", "NewerRecipe")
+    assert (condition.status, condition.reason) == ("True", "NewTemplateAvailable")
     assert "builder version 2 instead of 1" in condition.message
     assert "imageRegistry of the platform" in condition.message
     assert "kubectl tessera update chat" in condition.message
@@ -94,7 +94,7 @@ def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_c
 
 def test_without_a_change_there_is_no_update() -> None:
     condition = told(later(made(), builder_version=1))
-    assert (condition.status, condition.reason) == ("False", "Newest")
+    assert (condition.status, condition.reason) == ("False", "UpToDate")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_without_a_change_there_is_no_update() -> None:
         {"replicas": 3},
         {"scaling": {"minReplicas": 3}},
         {"placement": {"pools": ["a100"]}},
-        {"class": "standard"},
+        {"class": "Standard"},
         {"precision": {"variants": [{"precision": "fp8"}]}},
     ],
     ids=str,
@@ -111,8 +111,8 @@ def test_without_a_change_there_is_no_update() -> None:
 def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -> None:
     before = made()
     upgraded = later(replace(before, spec=a_spec(**change), generation=2))
-    assert planned(upgraded).template_version.builder == 1
-    assert status_of(upgraded).recipe == before.status.recipe
+    assert planned(upgraded).template_version.builder_version == 1
+    assert status_of(upgraded).pod_template_version == before.status.pod_template_version
 
 
 @pytest.mark.parametrize(
@@ -122,25 +122,27 @@ def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -
         {"engine": {"extraArgs": ["--max-logprobs=5"]}},
         {"drain": {"timeout": "90s"}},
         {"context": {"maxModelLen": 4096}},
-        {"slo": {"interTokenP95": "40ms"}},
+        {"slo": {"itlP95": "40ms"}},
     ],
     ids=str,
 )
 def test_a_change_that_shapes_the_pods_takes_the_newest(change: dict[str, Any]) -> None:
     upgraded = later(replace(made(), spec=a_spec(**change), generation=2))
-    assert planned(upgraded).template_version.builder == 2
-    assert told(upgraded).reason == "Newest"
+    assert planned(upgraded).template_version.builder_version == 2
+    assert told(upgraded).reason == "UpToDate"
 
 
 def test_a_deployment_that_is_gone_is_made_anew_by_the_newest() -> None:
-    assert planned(later(made(), workloads=(), pods=())).template_version.builder == 2
+    assert planned(later(made(), workloads=(), pods=())).template_version.builder_version == 2
 
 
 def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
     (node,) = later(made()).snapshot.nodes
     node = replace(node, labels={**node.labels, "zone": "b"})
     moved = a_pool(nodeSelector={"pool": "a100", "zone": "b"})
-    assert planned(later(made(), pools=(moved,), nodes=(node,))).template_version.builder == 2
+    assert (
+        planned(later(made(), pools=(moved,), nodes=(node,))).template_version.builder_version == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,45 +157,49 @@ def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
 def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
     change: dict[str, Any],
 ) -> None:
-    assert planned(later(made(), pools=(a_pool(**change),))).template_version.builder == 2
+    assert planned(later(made(), pools=(a_pool(**change),))).template_version.builder_version == 2
 
 
 def test_the_annotation_takes_the_newest_once() -> None:
     asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
-    assert planned(asking).template_version.builder == 2
+    assert planned(asking).template_version.builder_version == 2
     honoured = replace(asking.snapshot.services[0], status=status_of(asking))
     third = later(honoured, builder_version=3)
-    assert planned(third).template_version.builder == 2
+    assert planned(third).template_version.builder_version == 2
     again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder_version=3)
-    assert planned(again).template_version.builder == 3
+    assert planned(again).template_version.builder_version == 3
 
 
 def test_taking_the_annotation_away_changes_nothing() -> None:
     service = a_service(update="then")
     before = replace(service, status=status_of(PlanInputs(a_snapshot(service))))
-    assert planned(later(replace(before, update=None))).template_version.builder == 1
+    assert planned(later(replace(before, update=None))).template_version.builder_version == 1
 
 
 def test_a_service_from_before_recipes_keeps_builder_one_without_a_platform() -> None:
     old = made()
-    old = replace(old, status=old.status.model_copy(update={"recipe": None}))
-    assert planned(later(old, platform=MIRROR)).template_version == PodTemplateVersion(builder=1)
+    old = replace(old, status=old.status.model_copy(update={"pod_template_version": None}))
+    assert planned(later(old, platform=MIRROR)).template_version == PodTemplateVersion(
+        builder_version=1
+    )
 
 
 def test_a_service_whose_first_status_was_lost_keeps_what_it_was_just_made_by() -> None:
     assert planned(later(a_service(), platform=MIRROR)).template_version == PodTemplateVersion(
-        builder=2, platform=MIRROR
+        builder_version=2, platform=MIRROR
     )
 
 
 def test_planned_numbers_and_defaults_stay_too() -> None:
     before = made()
-    kept = before.status.recipe
+    kept = before.status.pod_template_version
     assert kept is not None
-    older = kept.filled.model_copy(
+    older = kept.effective_values.model_copy(
         update={"max_num_seqs": 3, "engine_version": "0.31.0", "weights_mib": 7}
     )
-    status = before.status.model_copy(update={"recipe": kept.model_copy(update={"filled": older})})
+    status = before.status.model_copy(
+        update={"pod_template_version": kept.model_copy(update={"effective_values": older})}
+    )
     got = planned(snapshot := later(replace(before, status=status), builder_version=1))
     assert got.choice is not None
     assert got.effective_spec is not None
@@ -206,20 +212,20 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
 def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> None:
     upgraded = made(builder_version=2)
     down = later(upgraded, builder_version=1)
-    assert planned(down).template_version.builder == 1
+    assert planned(down).template_version.builder_version == 1
     assert (told(down).status, told(down).reason) == ("False", "Downgraded")
     assert "builder version 2" in told(down).message
     after = replace(upgraded, status=status_of(down))
     assert told(later(after, builder_version=1)).reason == "Downgraded"
     up_again = later(after, builder_version=2)
-    assert planned(up_again).template_version.builder == 1
-    assert told(up_again).reason == "NewerRecipe"
+    assert planned(up_again).template_version.builder_version == 1
+    assert told(up_again).reason == "NewTemplateAvailable"
 
 
 def test_a_refused_service_keeps_its_recipe() -> None:
     before = made()
     refused = later(replace(before, spec=None, problem="spec.model: Field required"))
-    assert status_of(refused).recipe == before.status.recipe
+    assert status_of(refused).pod_template_version == before.status.pod_template_version
     assert told(refused).reason == "NotPlaced"
 
 
@@ -227,7 +233,7 @@ def test_planning_again_with_the_written_status_keeps_it() -> None:
     before = made(a_spec(SMALL, drain={"timeout": "90s"}))
     wire = before.status.model_dump(mode="json", by_alias=True, exclude_none=True)
     read = replace(before, status=InferenceServiceStatus.model_validate(wire))
-    assert status_of(later(read)).recipe == before.status.recipe
+    assert status_of(later(read)).pod_template_version == before.status.pod_template_version
     assert filled(planned(later(read))).drain_timeout == timedelta(seconds=90)
 
 
@@ -237,7 +243,7 @@ SHAPING_DEFAULTS = {
     "model.adapters",
     "model.cache.type",
     "slo.ttftP95",
-    "slo.interTokenP95",
+    "slo.itlP95",
     "context.typicalInputTokens",
     "context.typicalOutputTokens",
     "engine.version",
@@ -258,7 +264,7 @@ def test_the_parts_that_shape_pods_get_no_new_default() -> None:
 
 def test_a_recipe_that_was_written_can_be_read_for_ever() -> None:
     """A field that an older Tessera did not write must not be needed; give new ones a default."""
-    assert needed(PodTemplateVersionStatus) == {"shape", "filled"}
+    assert needed(PodTemplateVersionStatus) == {"template_hash", "effective_values"}
     assert needed(Platform) == set()
     assert needed(EffectiveValues) == {
         "drain_timeout",

@@ -24,7 +24,7 @@ from tests.builders import (
 )
 from tests.layout_builders import a_planned_pool, a_wishing, with_status
 
-HALVES = a_planned_pool(mode="static", mig={"layout": {"3g.40gb": 2}})
+HALVES = a_planned_pool(mode="Static", mig={"layout": {"3g.40gb": 2}})
 
 
 def orders_of(snapshot: Snapshot, layouts: LayoutMemory = NO_MEMORY.layouts) -> PoolActions:
@@ -102,7 +102,7 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
         gpus_after=1,
         per_hour_before=Decimal(4),
         per_hour_after=Decimal(2),
-        bound=Decimal(2),
+        lower_bound=Decimal(2),
         gap=Decimal(0),
         services=(Assignment(service="team-a/chat", profile="1g.10gb", replicas=2),),
     )

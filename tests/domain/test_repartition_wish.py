@@ -79,8 +79,8 @@ def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
     plan = adopted(a_fleet(a_wishing("chat"), grounds=grounds), grounds).status.target
     assert plan is not None
     assert (plan.gpus_before, plan.gpus_after, plan.per_hour_after) == (0, 1, Decimal(2))
-    assert (plan.bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
-    assert plan.services[0].why == (
+    assert (plan.lower_bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
+    assert plan.services[0].message == (
         "2057 tokens/s and at least 2 replicas: 2 x 1g.10gb of a100 at 1029 tokens/s; 2 x 1g.20gb "
         "would cost 0.79 USD an hour by share of GPU, but not in this mix of layouts"
     )
@@ -88,12 +88,14 @@ def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
 
 def test_isolation_keeps_others_off_and_tells_its_price() -> None:
     grounds = [empty(3)]
-    alone = a_wishing("chat", placement={"isolation": "gpu"})
+    alone = a_wishing("chat", placement={"isolation": "Gpu"})
     got = adopted(a_fleet(alone, a_wishing("code"), grounds=grounds), grounds)
     assert given(got)["team-a/chat"] == ("7g.80gb", 2)
     plan = got.status.target
     assert plan is not None
-    assert "costs 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (plan.services[0].why)
+    assert "costs 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (
+        plan.services[0].message
+    )
 
 
 @pytest.mark.parametrize("can", [AGENT, MANAGER, replace(MANAGER, knows_pods=False)])
@@ -169,7 +171,7 @@ def test_gpus_that_are_cut_as_a_whole_are_filled_for_those_who_sit_there() -> No
 
 def test_a_proposal_waits_for_its_approval() -> None:
     grounds = [empty(1)]
-    fleet = a_fleet(a_wishing("chat"), pools=(a_planned_pool(mode="propose"),), grounds=grounds)
+    fleet = a_fleet(a_wishing("chat"), pools=(a_planned_pool(mode="Propose"),), grounds=grounds)
     first = adopted(fleet, grounds)
     assert first.verdict is not None
     assert (first.status.target, first.verdict.reason) == (None, LayoutReady.AWAITING_APPROVAL)
@@ -188,7 +190,7 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
     grounds = [empty(2)]
     fleet = a_fleet(a_wishing("chat"), grounds=grounds)
     first = adopted(fleet, grounds).status
-    unit = {"node": "a100-0", "gpus": (0,), "phase": "Emptying", "since": NOW}
+    unit = {"node": "a100-0", "gpus": (0,), "phase": "Draining", "since": NOW}
     status = MigStatus.model_validate({**first.model_dump(), "units": (unit,)})
     fewer = with_status(a_fleet(a_wishing("chat", replicas=1), grounds=grounds), status)
     assert adopted(fewer, grounds).status.target == first.target
@@ -214,7 +216,7 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
 def test_a_static_layout_is_given_to_every_gpu(
     layout: dict[str, int], reason: LayoutReady | None, told: str
 ) -> None:
-    pool = a_planned_pool(mode="static", mig={"layout": layout})
+    pool = a_planned_pool(mode="Static", mig={"layout": layout})
     grounds = [a_ground(a_card(0, "3g.40gb@0", "3g.40gb@4"), a_card(1, "1g.10gb@2"))]
     got = adopted(a_fleet(pools=(pool,), grounds=grounds), grounds)
     if reason is None:
@@ -241,7 +243,7 @@ def test_plans_are_read_as_they_were_written() -> None:
 
 
 def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
-    large = a_wishing("chat", LARGE, slo={"ttftP95": "10s", "interTokenP95": "1s"})
+    large = a_wishing("chat", LARGE, slo={"ttftP95": "10s", "itlP95": "1s"})
     ground = replace(empty(1), whole_gpus=4)
     fleet = a_fleet(large, grounds=[ground])
     assert asked(fleet, [ground]).demands == ()
@@ -252,7 +254,7 @@ def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
 
 def test_gpus_outside_mig_mode_are_taken_whole() -> None:
     ground = replace(empty(1), whole_gpus=2)
-    alone = a_wishing("chat", placement={"isolation": "gpu"}, replicas=2)
+    alone = a_wishing("chat", placement={"isolation": "Gpu"}, replicas=2)
     other = a_wishing("code", MEDIUM)
     fleet = a_fleet(alone, other, grounds=[ground])
     got = adopted(fleet, [ground])
@@ -312,7 +314,7 @@ def test_slices_that_are_not_cut_are_for_services_that_are_planned_for() -> None
 
 def test_a_service_that_shares_no_gpu_takes_no_small_slice_that_is_there() -> None:
     ground = a_ground(a_card(0, "1g.10gb@0"), a_card(1, "7g.80gb@0"))
-    alone = a_service("chat", a_spec(placement={"isolation": "gpu"}))
+    alone = a_service("chat", a_spec(placement={"isolation": "Gpu"}))
     choice = drafts_of(a_fleet(alone, grounds=[ground]))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-7g-80gb"
@@ -363,6 +365,6 @@ def test_a_plan_counts_all_who_have_to_leave(can: Capabilities, moves: int) -> N
 
 
 def test_a_gpu_with_a_fault_is_left_alone() -> None:
-    ground = a_ground(a_card(0, fault="NeedsReset"), a_card(1))
+    ground = a_ground(a_card(0, fault="ResetRequired"), a_card(1))
     fleet = a_fleet(a_wishing("chat"), grounds=[ground])
     assert layouts(adopted(fleet, [ground])) == {0: (), 1: ("1g.10gb@0", "1g.10gb@1")}

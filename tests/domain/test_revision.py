@@ -79,14 +79,14 @@ def test_a_new_service_waits_until_the_hub_was_asked() -> None:
     assert allotted(snapshot).pinned_revision.query == MAIN
     status = status_of(snapshot)
     progressing = next(one for one in status.conditions if one.type == "Progressing")
-    assert (progressing.status, progressing.reason) == ("True", "Resolving")
-    assert model_of(snapshot).reason == "Resolving"
+    assert (progressing.status, progressing.reason) == ("True", "ResolvingRevision")
+    assert model_of(snapshot).reason == "ResolvingRevision"
 
 
 def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
     service = pinned(ONE, revision="main")
     assert service.status.model is not None
-    assert (service.status.model.revision, service.status.model.reason) == (ONE, "Commit")
+    assert (service.status.model.revision, service.status.model.reason) == (ONE, "RevisionResolved")
     got = allotted(running(service, resolutions=answered(TWO)))
     assert (revision(got), got.pinned_revision.query) == (ONE, None)
 
@@ -141,7 +141,7 @@ def test_a_commit_needs_no_hub() -> None:
     service = a_service(spec=a_spec(model={"revision": ONE}))
     got = allotted(a_snapshot(service, resolutions={}))
     assert (revision(got), got.pinned_revision.query) == (ONE, None)
-    assert model_of(a_snapshot(service, resolutions={})).reason == "Given"
+    assert model_of(a_snapshot(service, resolutions={})).reason == "CommitSpecified"
 
 
 def test_a_service_from_before_pins_is_left_as_it_runs_until_the_annotation_asks() -> None:

@@ -332,7 +332,7 @@ def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> N
         before.variant.tokens_per_second / 1.25, rel=0.01
     )
     assert (after.variant.source, after.variant.max_num_seqs) == (
-        "measured",
+        "Measured",
         before.variant.max_num_seqs,
     )
     assert before.cost is not None
@@ -340,7 +340,7 @@ def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> N
     assert float(after.cost.per_million_tokens or 0) == pytest.approx(
         1.25 * float(before.cost.per_million_tokens or 0), rel=0.01
     )
-    assert "measured" in after.cost.assumes
+    assert "measured" in after.cost.assumed_load
 
 
 def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:

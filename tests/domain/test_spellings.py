@@ -17,7 +17,7 @@ from tests.builders import A100, a_node, a_pod, a_pool
 ODD = "nvidia.com/mig-3g.39gb"
 
 
-@pytest.mark.parametrize("mig", [None, {"mode": "auto"}])
+@pytest.mark.parametrize("mig", [None, {"mode": "Auto"}])
 @pytest.mark.parametrize(
     ("slices", "resource", "replicas"),
     [
@@ -38,7 +38,7 @@ def test_pods_ask_for_a_slice_by_the_name_that_most_of_them_have(
 
 def test_a_slice_that_is_gone_is_planned_by_the_name_that_it_had() -> None:
     node = a_node(slices={"3g.39gb": 0, "7g.80gb": 1})
-    (view,) = discover([a_pool(mig={"mode": "auto"})], [node], date(2026, 11, 20))
+    (view,) = discover([a_pool(mig={"mode": "Auto"})], [node], date(2026, 11, 20))
     (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
     assert (offer.hardware.resource, offer.needs_repartition) == (ODD, True)
 

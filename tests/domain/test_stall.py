@@ -174,7 +174,7 @@ def test_the_longest_prompt_of_all_is_waited_for() -> None:
     long = a_spec(
         MEDIUM,
         context={"maxModelLen": 131072},
-        slo={"ttftP95": "600s", "interTokenP95": "500ms"},
+        slo={"ttftP95": "600s", "itlP95": "500ms"},
         precision={"variants": [{"precision": "fp8"}]},
     )
     whole = a_snapshot(a_service(spec=long), nodes=(a_node(whole=1),))

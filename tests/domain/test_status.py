@@ -55,9 +55,9 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
     assert told(got) == {
         "Accepted": ("True", "Valid"),
         "Placed": ("True", "Placed"),
-        "Progressing": ("False", "Settled"),
-        "Ready": ("False", "WaitingForAnswer"),
-        "UpdateAvailable": ("False", "Newest"),
+        "Progressing": ("False", "RolloutComplete"),
+        "Ready": ("False", "ProbePending"),
+        "UpdateAvailable": ("False", "UpToDate"),
         "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
     }
     assert got.variant is not None
@@ -76,7 +76,7 @@ def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None
     hourly, speed = 2 * (1 / 7 + 1 / 8) / 2, got.variant.tokens_per_second
     per_million = float(got.cost.per_million_tokens or 0)
     assert per_million == pytest.approx(hourly / speed / 3600 * 1e6, rel=2e-3)
-    assert f"{speed} output tokens" in got.cost.assumes
+    assert f"{speed} output tokens" in got.cost.assumed_load
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
@@ -127,7 +127,7 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
     assert during.ready_replicas == 1
 
     after = a_running_fleet(a_service(status=during), pods=(other, a_pod("chat-2")))
-    assert told(status_of(after))["Progressing"] == ("False", "Settled")
+    assert told(status_of(after))["Progressing"] == ("False", "RolloutComplete")
     assert status_of(after).replacement == first.replacement
 
 
@@ -149,7 +149,7 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
     pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
     got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
-    assert told(got)["Progressing"] == ("False", "Settled")
+    assert told(got)["Progressing"] == ("False", "RolloutComplete")
     assert (got.replicas, got.ready_replicas) == (2, 2)
 
 
@@ -157,7 +157,7 @@ def test_scaling_is_written_only_with_a_decision() -> None:
     first = status_of(a_running_fleet())
     assert first.scaling is not None
     assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "Steady")
-    assert [one.replicas for one in first.scaling.memory] == [2]
+    assert [one.replicas for one in first.scaling.recent_changes] == [2]
 
 
 def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
@@ -171,5 +171,5 @@ def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
 def test_a_pool_shows_what_it_offers_and_its_price() -> None:
     (view,) = plan_of(a_snapshot()).pools
     got = pool_status(view, None, NOW)
-    assert (got.product, got.nodes, got.offer) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
+    assert (got.product, got.nodes, got.allocatable) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
     assert (str(got.per_gpu_hour), got.currency) == ("2.00", "USD")

@@ -161,7 +161,7 @@ def progressing(pod: Pod, **model: object) -> tuple[str, str]:
 )
 def test_a_missing_secret_is_named_with_the_command_that_makes_it(words: str) -> None:
     reason, message = progressing(unmade(words), **TOKEN)
-    assert reason == "SecretMissing"
+    assert reason == "SecretNotFound"
     assert "kubectl create secret generic hub -n team-a --from-literal=key=<token>" in message
     assert words in message
 
@@ -177,7 +177,7 @@ def test_a_missing_secret_is_named_with_the_command_that_makes_it(words: str) ->
 )
 def test_what_else_the_kubelet_refuses_is_told_in_its_words(words: str) -> None:
     assert progressing(unmade(words), **TOKEN) == (
-        "ContainerNotCreated",
+        "CreateContainerError",
         f"chat-0: {words}",
     )
 
@@ -185,7 +185,7 @@ def test_what_else_the_kubelet_refuses_is_told_in_its_words(words: str) -> None:
 @pytest.mark.parametrize("words", [GATED, HTTPX])
 def test_a_gated_model_without_a_token_asks_for_one(words: str) -> None:
     reason, message = progressing(down(1, words=words))
-    assert reason == "HubRefused"
+    assert reason == "HubAccessDenied"
     assert "401" in message
     assert "accept the terms of meta-llama/Llama-3.1-8B-Instruct" in message
     assert "name a Secret" in message
@@ -201,17 +201,17 @@ def test_a_token_that_the_hub_does_not_know_is_told_apart_from_one_without_acces
 @pytest.mark.parametrize("code", [1, 2, 139])
 def test_a_refusal_is_known_by_its_words_whatever_the_exit_code(code: int) -> None:
     reason, message = progressing(down(code, words=HTTPX))
-    assert reason == "HubRefused"
+    assert reason == "HubAccessDenied"
     assert message.endswith(f"chat-0: exit code {code}: {HTTPX}")
 
 
 def test_what_the_kernel_killed_was_not_refused_by_the_hub() -> None:
-    assert progressing(down(137, "OOMKilled", words=HTTPX))[0] == "EngineOutOfMemory"
+    assert progressing(down(137, "OOMKilled", words=HTTPX))[0] == "OOMKilled"
 
 
 def test_an_engine_that_fails_for_another_reason_is_told_in_its_last_words() -> None:
     words = "torch.OutOfMemoryError: tried to allocate 403 MiB"
     assert progressing(down(1, words=words)) == (
-        "EngineRefusedConfig",
+        "EngineStartFailed",
         f"chat-0: exit code 1: {words}",
     )

@@ -148,7 +148,7 @@ class Operator:
 
     async def knows(self, namespace: str, service: str) -> bool:
         """Is the service in its plan?"""
-        name = f'tessera_service_wanted_replicas{{namespace="{namespace}"'
+        name = f'tessera_service_desired_replicas{{namespace="{namespace}"'
         told = (line for line in (await self.metrics()).splitlines() if line.startswith(name))
         return any(f'service="{service}"' in line for line in told)
 

@@ -17,14 +17,14 @@ from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
 # Pods of KWOK answer nobody.
-_SETTLED = {"ScaledToZero", "NoAnswer"}
+_SETTLED = {"ScaledToZero", "CompletionFailed"}
 POOL: Json = {
     "apiVersion": API_VERSION,
     "kind": "AcceleratorPool",
     "metadata": {"name": "a100"},
     "spec": {
         "nodeSelector": {"nvidia.com/gpu.product": A100},
-        "tier": "reserved",
+        "tier": "Reserved",
         "prices": [{"from": "2026-01-01", "perGPUHour": "2.00"}],
     },
 }
@@ -52,7 +52,7 @@ class Place:
         spec = {
             "owner": "anna@example.org",
             "tenant": {"namespaces": list(namespaces)},
-            "limits": [{"window": "month", "amount": "100000"}],
+            "limits": [{"window": "Month", "amount": "100000"}],
         }
         meta = {"name": name or self.name}
         body = {"apiVersion": API_VERSION, "kind": "TenantBudget", "metadata": meta, "spec": spec}
@@ -113,7 +113,7 @@ def _settled(one: Json, services: int) -> bool:
             reasons = {item["type"]: item["reason"] for item in status.get("conditions", ())}
             return bool(
                 status.get("observedGeneration") == generation
-                and reasons.get("Progressing") == "Settled"
+                and reasons.get("Progressing") == "RolloutComplete"
                 and reasons.get("Ready") in _SETTLED
                 and status.get("readyReplicas") == one["spec"].get("replicas", 0)
             )

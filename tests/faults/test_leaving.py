@@ -91,7 +91,7 @@ async def test_a_namespace_moves_to_another_budget_and_nothing_is_counted_twice(
     async def spent(name: str) -> Decimal:
         found = await api.get(TENANT_BUDGETS.path(None, name))
         windows = found.get("status", {}).get("spend", {}).get("windows", ())
-        return Decimal(windows[0]["settled"]) if windows else Decimal(0)
+        return Decimal(windows[0]["spent"]) if windows else Decimal(0)
 
     async def charged(name: str) -> int:
         found = await api.get(TENANT_BUDGETS.path(None, name))

@@ -89,7 +89,7 @@ def a_budget_body(**spec: Any) -> dict[str, Any]:
         "spec": {
             "owner": "anna@example.org",
             "tenant": {"namespaces": ["team-a"]},
-            "limits": [{"window": "day", "amount": "10"}],
+            "limits": [{"window": "Day", "amount": "10"}],
             **spec,
         },
     }
@@ -126,7 +126,7 @@ def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
 
 def test_an_interactive_service_on_spot_is_refused() -> None:
     store = a_store()
-    pool = a_pool("a100-spot", tier="spot")
+    pool = a_pool("a100-spot", tier="Spot")
     store.put(
         ACCELERATOR_POOLS,
         ClusterObject(key=ObjectKey("acceleratorpools", "", pool.name), value=pool),
@@ -134,13 +134,13 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
     refusals, _ = review_service(a_body(placement={"pools": ["a100-spot"]}), store)
     assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
     assert (
-        review_service(a_body(placement={"pools": ["a100-spot"]}, **{"class": "batch"}), store)[0]
+        review_service(a_body(placement={"pools": ["a100-spot"]}, **{"class": "Batch"}), store)[0]
         == []
     )
 
 
 def a_batch_body(**spec: Any) -> dict[str, Any]:
-    wanted = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl"}
+    wanted = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl"}
     return {
         "metadata": {"name": "night", "namespace": "team-a"},
         "spec": wanted | ({} if "service" in spec else {"model": {"uri": SMALL}}) | spec,
@@ -150,7 +150,7 @@ def a_batch_body(**spec: Any) -> dict[str, Any]:
 def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
     refusals, warnings = review_batch(a_batch_body(), a_store(), NOW)
     assert refusals == []
-    assert warnings[0].startswith("spec.claim: PersistentVolumeClaim/data does not exist")
+    assert warnings[0].startswith("spec.claimName: PersistentVolumeClaim/data does not exist")
 
 
 def test_a_model_that_has_to_be_read_is_a_warning() -> None:
@@ -180,7 +180,7 @@ def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], lis
     claim = VolumeClaim(access_modes=("ReadWriteMany",))
     key = ObjectKey("persistentvolumeclaims", "team-a", "data")
     store.put(CLAIMS, ClusterObject(key=key, value=claim))
-    spec = {"claim": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
+    spec = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
     body = {"metadata": {"name": "night", "namespace": "team-a"}, "spec": spec}
     return review_batch(body, store, NOW)
 

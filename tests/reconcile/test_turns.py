@@ -352,14 +352,14 @@ async def test_what_was_spent_is_recorded_before_anything_that_costs(
     spec = {
         "owner": "anna@example.org",
         "tenant": {"namespaces": ["team-a"]},
-        "limits": [{"window": "day", "amount": "100"}],
+        "limits": [{"window": "Day", "amount": "100"}],
     }
     budget = operator.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
     operator.serve()
     await operator.turn()
     assert operator.cluster.applied.index(budget) < operator.cluster.applied.index(DEPLOYMENT)
-    assert operator.body(budget)["status"]["spend"]["windows"][0]["settled"] == "0"
-    assert operator.body(CHAT)["status"]["tenant"] == {"budget": "team-a", "state": "WithinLimits"}
+    assert operator.body(budget)["status"]["spend"]["windows"][0]["spent"] == "0"
+    assert operator.body(CHAT)["status"]["tenant"] == {"budget": "team-a", "reason": "WithinLimits"}
     operator.cluster.applied.clear()
     await operator.turn()
     assert operator.cluster.applied == []
@@ -377,7 +377,10 @@ async def test_the_status_of_a_batch_is_written_before_its_job(operator: MemoryO
     telemetry = Telemetry()
     telemetry.record_reconcile(outcome, 0.1, 0.1)
     metrics = telemetry.exposition().decode()
-    assert 'tessera_batch_state{batch="night",namespace="team-a",reason="Checking"' in metrics
+    assert (
+        'tessera_batch_state{batch="night",namespace="team-a",reason="ValidationJobRunning"'
+        in metrics
+    )
 
 
 async def test_without_its_status_no_job_of_a_batch_is_created(operator: MemoryOperator) -> None:
@@ -413,7 +416,10 @@ async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -
     await operator.turn()
     status = operator.body(batch)["status"]
     assert status["reason"] == "BackingOff"
-    assert status["attempt"]["lastWords"] == "the API server refused its Job: exceeded quota: small"
+    assert (
+        status["attempt"]["terminationMessage"]
+        == "the API server refused its Job: exceeded quota: small"
+    )
     assert status["message"].count("exceeded quota: small") == 1
     operator.cluster.applied.clear()
     await operator.turn()

@@ -138,12 +138,12 @@ async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(
     fleet.builder, fleet.platform = 2, Platform(hub_endpoint="https://hub.example.org")
     fleet.restart()
     await fleet.turn()
-    assert (template(fleet), update(fleet)) == (before, "NewerRecipe")
-    assert fleet.body(CHAT)["status"]["recipe"]["builder"] == 1
+    assert (template(fleet), update(fleet)) == (before, "NewTemplateAvailable")
+    assert fleet.body(CHAT)["status"]["podTemplateVersion"]["builderVersion"] == 1
     annotate(fleet, "now")
     await answered(fleet)
-    assert update(fleet) == "Newest"
-    assert fleet.body(CHAT)["status"]["recipe"]["builder"] == 2
+    assert update(fleet) == "UpToDate"
+    assert fleet.body(CHAT)["status"]["podTemplateVersion"]["builderVersion"] == 2
 
 
 async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(
@@ -162,7 +162,7 @@ async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(
     await answered(fleet)
     run(fleet)
     await fleet.turn()
-    assert progressing(fleet) == "Settled"
+    assert progressing(fleet) == "RolloutComplete"
     fleet.serve(replicas=1, engine={"extraArgs": ["--max-logprobs=5"]})
     await fleet.turn()
     assert progressing(fleet) == "Starting"

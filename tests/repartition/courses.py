@@ -55,7 +55,7 @@ async def played(
         course.change(world)
         world.fuse.armed, world.fuse.burns = True, burns
         await world.settle()
-        world.check("NoRoom" if backend.name in course.roomless else "AsPlanned")
+        world.check("NoSurgeCapacity" if backend.name in course.roomless else "AsPlanned")
     finally:
         await world.close()
     return world
@@ -95,12 +95,12 @@ def _three(world: World) -> None:
 
 
 def _planned(world: World) -> None:
-    world.pool(mode="auto")
+    world.pool(mode="Auto")
     _three(world)
 
 
 def _auto(world: World) -> None:
-    world.pool(mode="auto")
+    world.pool(mode="Auto")
 
 
 def _comes(world: World) -> None:
@@ -108,17 +108,17 @@ def _comes(world: World) -> None:
 
 
 def _alone(world: World) -> None:
-    world.serve("mail", SMALL, 1, placement={"mig": "auto", "isolation": "gpu"})
+    world.serve("mail", SMALL, 1, placement={"mig": "Auto", "isolation": "Gpu"})
 
 
 def _small(world: World) -> None:
-    world.pool(mode="auto")
+    world.pool(mode="Auto")
     world.serve("chat", SMALL, 4)
     world.serve("mail", SMALL, 3)
 
 
 def _two_alone(world: World) -> None:
-    world.serve("news", SMALL, 2, placement={"mig": "auto", "isolation": "gpu"})
+    world.serve("news", SMALL, 2, placement={"mig": "Auto", "isolation": "Gpu"})
 
 
 def _crowd(world: World) -> None:

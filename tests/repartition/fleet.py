@@ -106,7 +106,7 @@ class Operator:
         self._planning = BackgroundPlanner(Planner(), senses, now, wake)
         self._mirror = Reflector(cluster, store, senses, wake)
         self._seeded = False
-        config = Config(mig_backends=frozenset({"agent", "migManager"}))
+        config = Config(mig_backends=frozenset({"Agent", "MigManager"}))
         self._fleet = FleetReconciler(
             config,
             store,
@@ -213,10 +213,10 @@ class World:
     # What users do
 
     def pool(self, **mig: str) -> None:
-        cut = {"mig": {"backend": "agent" if self.backend.cuts else "migManager", **mig}}
+        cut = {"mig": {"backend": "Agent" if self.backend.cuts else "MigManager", **mig}}
         spec = {
             "nodeSelector": {"pool": "a100"},
-            "tier": "reserved",
+            "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": "2.00"}],
             **(cut if mig else {}),
         }
@@ -228,7 +228,7 @@ class World:
             "metadata": {"name": name, "namespace": "team-a"},
             "spec": {
                 "model": {"uri": uri},
-                "placement": {"mig": "auto"},
+                "placement": {"mig": "Auto"},
                 "scaling": {"minReplicas": floor, "maxReplicas": floor},
                 **spec,
             },
@@ -308,7 +308,7 @@ class World:
     def reason(self) -> str:
         """What is said of the layouts."""
         conditions = self.kube.objects[_POOL].get("status", {}).get("conditions", ())
-        return next((one["reason"] for one in conditions if one["type"] == "LaidOut"), "")
+        return next((one["reason"] for one in conditions if one["type"] == "LayoutReady"), "")
 
     def told(self) -> list[str]:
         """Of the pool, and what is not in order."""

@@ -17,7 +17,7 @@ async def test_pods_ask_for_what_the_device_plugin_offers(backend: str, course: 
     await world.settle()
     played.change(world)
     await world.settle()
-    world.check("NoRoom" if backend in played.roomless else "AsPlanned")
+    world.check("NoSurgeCapacity" if backend in played.roomless else "AsPlanned")
     assert "nvidia.com/mig-3g.39gb" in {
         name for _, pod in world.kube.pods() for name in pod.devices
     }

@@ -72,11 +72,11 @@ def test_the_grace_outlasts_pre_stop_and_drain() -> None:
     assert "--shutdown-timeout=90" in pod["containers"][0]["args"]
 
 
-@pytest.mark.parametrize(("tier", "seconds"), [("reserved", 30), ("onDemand", 30), ("spot", 5)])
+@pytest.mark.parametrize(("tier", "seconds"), [("Reserved", 30), ("OnDemand", 30), ("Spot", 5)])
 def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
     tier: str, seconds: int
 ) -> None:
-    spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "batch"})
+    spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "Batch"})
     got = plan_of(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
     made = children.service_manifests(got.service_plans[Ref("team-a", "chat")])
     (found,) = [one for one in made if one.kind.kind == "Deployment"]

@@ -39,8 +39,8 @@ def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
     """The golden manifests of test_children.py are those of version 1."""
     allotment = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
     assert allotment.template is not None
-    assert allotment.template_version == PodTemplateVersion(builder=1)
-    newer = allotment.template.record.model_copy(update={"builder": 2})
+    assert allotment.template_version == PodTemplateVersion(builder_version=1)
+    newer = allotment.template.record.model_copy(update={"builder_version": 2})
     changed = replace(allotment, template=replace(allotment.template, record=newer))
     DEFAULTS[2] = TABLE[2]
     try:

@@ -41,7 +41,7 @@ def on_cloud(marks: dict[str, str], **spec: Any) -> Situation:
     selector = {"nvidia.com/gpu.product": A100, **marks}
     return a_checked_situation(
         a_batch(a_batch_spec(model={"uri": MEDIUM}, **spec)),
-        pools=(a_pool("a100-spot", "0.80", tier="spot", nodeSelector=selector),),
+        pools=(a_pool("a100-spot", "0.80", tier="Spot", nodeSelector=selector),),
         nodes=(a_node("a100-spot", {"3g.40gb": 2}, labels=marks),),
     )
 
@@ -65,14 +65,14 @@ def on_demand() -> Situation:
     spec = a_batch_spec(
         model=None,
         service="chat",
-        spot={"policy": "never"},
+        spot={"policy": "Never"},
         errors="jobs/left-over.jsonl",
         retries=5,
     )
     return a_checked_situation(
         a_batch(spec),
         services={"chat": service},
-        pools=(a_pool("a100", "2.00", tier="onDemand"),),
+        pools=(a_pool("a100", "2.00", tier="OnDemand"),),
         nodes=(a_node("a100", whole=2),),
     )
 

@@ -39,7 +39,7 @@ def read(uri: str) -> Snapshot:
 
 
 def cached(**fields: Any) -> ObservedService:
-    cache = {"type": "pvc", "storageClassName": "nfs"}
+    cache = {"type": "PersistentVolumeClaim", "storageClassName": "nfs"}
     model = {"revision": "v1", "tokenSecretRef": {"name": "hub"}, "cache": cache}
     return a_service(spec=a_spec(SMALL, replicas=1, model=model), **fields)
 
@@ -101,7 +101,7 @@ def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden
 
 
 def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
-    spec = a_spec("hf://acme/own", model={"cache": {"type": "pvc"}})
+    spec = a_spec("hf://acme/own", model={"cache": {"type": "PersistentVolumeClaim"}})
     got = allotted(a_snapshot(a_service(spec=spec)))
     assert got.preparation is not None
     assert got.preparation.job_to_create is not None

@@ -39,8 +39,8 @@ def pod_of_a_service(platform: Platform, spec: Any = None, **pool: Any) -> dict[
 
 def pod_of_a_batch(platform: Platform, **pool: Any) -> dict[str, Any]:
     situation = a_checked_situation(
-        a_batch(a_batch_spec(spot={"policy": "never"})),
-        pools=(a_pool("a100", "2.00", **{"tier": "onDemand", **pool}),),
+        a_batch(a_batch_spec(spot={"policy": "Never"})),
+        pools=(a_pool("a100", "2.00", **{"tier": "OnDemand", **pool}),),
         nodes=NODES[:1],
     )
     got = decided(situation)
@@ -138,7 +138,7 @@ def test_taints_runtime_and_scheduler_of_a_pool_reach_its_pods(made: Any) -> Non
 
 def test_a_priority_class_follows_the_class_where_the_chart_makes_them() -> None:
     platform = Platform(priority_classes=True)
-    standard = pod_of_a_service(platform, a_spec(**{"class": "standard"}))
+    standard = pod_of_a_service(platform, a_spec(**{"class": "Standard"}))
     assert standard["priorityClassName"] == "tessera-standard"
     assert pod_of_a_batch(platform)["priorityClassName"] == "tessera-batch"
 

@@ -60,8 +60,8 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         entrypoints=((str(SCRIPTS / "tessera-node"),), ("tessera-node",)),
         env={
             "PYTHONUNBUFFERED": "1",
-            "TESSERA_POD_RESOURCES": "/var/lib/kubelet/pod-resources/kubelet.sock",
-            "TESSERA_LOCKS": "/run/tessera",
+            "TESSERA_POD_RESOURCES_SOCKET": "/var/lib/kubelet/pod-resources/kubelet.sock",
+            "TESSERA_LOCK_DIRECTORY": "/run/tessera",
         },
         binds_host=True,
         reaches_driver=True,

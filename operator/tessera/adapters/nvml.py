@@ -21,12 +21,12 @@ from tessera.ports import GpuError
 _MIB = 1 << 20
 _FAULTS: dict[str, GpuFault] = {
     "IN_USE": "InUse",
-    "RESET_REQUIRED": "NeedsReset",
-    "GPU_IS_LOST": "NeedsReset",
-    "NOT_SUPPORTED": "CannotCut",
-    "INSUFFICIENT_RESOURCES": "CannotCut",
-    "INVALID_ARGUMENT": "CannotCut",
-    "NO_PERMISSION": "CannotCut",
+    "RESET_REQUIRED": "ResetRequired",
+    "GPU_IS_LOST": "ResetRequired",
+    "NOT_SUPPORTED": "PartitionFailed",
+    "INSUFFICIENT_RESOURCES": "PartitionFailed",
+    "INVALID_ARGUMENT": "PartitionFailed",
+    "NO_PERMISSION": "PartitionFailed",
 }
 _ADVICE = {
     "IN_USE": "no process is visible, so monitoring may use it: restart DCGM and dcgm-exporter",
@@ -60,7 +60,7 @@ class _GpuProperties:
             return profile
         known = ", ".join(supported.name for supported in self.profiles)
         raise GpuError(
-            "ProfileUnknown",
+            "UnknownProfile",
             f"{self.product} has no profile {placement.profile}; supported: {known}",
         )
 
@@ -135,7 +135,7 @@ class NvmlGpus:
     def _gpu_error(self, error: Exception, action: str) -> GpuError:
         error_code = error_name(self._nvml, error)
         advice = f"; {_ADVICE[error_code]}" if error_code in _ADVICE else ""
-        fault = _FAULTS.get(error_code, "Unreadable")
+        fault = _FAULTS.get(error_code, "QueryFailed")
         return GpuError(fault, f"{action}: NVML error {error_code}{advice}")
 
     def _read_inventory(self, gpu: str | None) -> GpuInventory:
@@ -153,7 +153,7 @@ class NvmlGpus:
     def _read_gpu(self, handle: Any) -> DriverGpu:
         index = self._nvml.nvmlDeviceGetIndex(handle)
         mode = self._mig_mode(handle)
-        partitionable = mode in ("enabled", "disabling")
+        partitionable = mode in ("Enabled", "Disabling")
         uuid = self._nvml.nvmlDeviceGetUUID(handle)
         properties = self._gpu_properties(handle, uuid, partitionable=partitionable)
         gpu = DriverGpu(
@@ -182,10 +182,10 @@ class NvmlGpus:
         except self._nvml.NVMLError as error:
             if error_name(self._nvml, error) != "NOT_SUPPORTED":
                 raise
-            return "unsupported"
+            return "Unsupported"
         if current != pending:
-            return "enabling" if pending else "disabling"
-        return "enabled" if current else "disabled"
+            return "Enabling" if pending else "Disabling"
+        return "Enabled" if current else "Disabled"
 
     def _gpu_properties(self, handle: Any, uuid: str, *, partitionable: bool) -> _GpuProperties:
         properties = self._properties_by_uuid.get(uuid)
@@ -298,7 +298,7 @@ class NvmlGpus:
             )
             if profile_id is None:
                 raise GpuError(
-                    "CannotCut",
+                    "PartitionFailed",
                     f"the driver has no compute instance profile that fills "
                     f"{format_placement(placement)}",
                 )

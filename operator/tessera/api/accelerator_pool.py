@@ -17,7 +17,7 @@ from tessera.api.meta import (
 )
 from tessera.api.mig import Mig, MigStatus
 
-Tier = Literal["reserved", "onDemand", "spot"]
+Tier = Literal["Reserved", "OnDemand", "Spot"]
 
 
 class Price(Wire):
@@ -32,7 +32,7 @@ class Price(Wire):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
     """ISO 4217 code."""
 
-    basis: Literal["list", "reserved", "negotiated", "amortised", "spot"] = "list"
+    basis: Literal["List", "Reserved", "Negotiated", "Amortized", "Spot"] = "List"
     """Where the price comes from."""
 
 
@@ -86,8 +86,8 @@ class AcceleratorPoolSpec(Wire):
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
     """Labels that all nodes of the pool carry; all nodes hold the same GPU product."""
 
-    tier: Tier = "onDemand"
-    """How the nodes are bought. Interactive services never run on `spot`."""
+    tier: Tier = "OnDemand"
+    """How the nodes are bought. Interactive services never run on `Spot`."""
 
     prices: Annotated[tuple[Price, ...], Field(min_length=1, max_length=64)]
     """Dated prices; the last one whose day has come is used."""
@@ -142,7 +142,7 @@ class AcceleratorPoolStatus(Wire):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted, Discovered and LaidOut."""
+    """Accepted, Discovered and LayoutReady."""
 
     product: str | None = None
     """The GPU product, as GPU feature discovery names it."""
@@ -159,7 +159,7 @@ class AcceleratorPoolStatus(Wire):
     slices: Annotated[tuple[SliceCount, ...], Field(max_length=32)] = ()
     """MIG slices that the nodes offer."""
 
-    offer: str = ""
+    allocatable: str = ""
     """The same in one line, for `kubectl get`."""
 
     per_gpu_hour: Annotated[Amount | None, Field(alias="perGPUHour")] = None

@@ -27,13 +27,13 @@ ClaimPath = Annotated[
     ),
 ]
 
-SpotPolicy = Literal["preferred", "only", "never"]
+SpotPolicy = Literal["Preferred", "Only", "Never"]
 # The words of OpenAI's batch API.
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
 TERMINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "expired"})
 
 _IMMUTABLE = (
-    "claim",
+    "claimName",
     "input",
     "output",
     "errors",
@@ -56,15 +56,15 @@ def _unchanged(field: str) -> str:
 class Spot(Wire):
     """Whether hardware is used that the cloud may take back."""
 
-    policy: SpotPolicy = "preferred"
-    """`preferred`: spot while it is to be had, on-demand or reserved when the deadline needs it.
-    `only`: never anything else, even if the deadline is missed. `never`: no spot."""
+    policy: SpotPolicy = "Preferred"
+    """`Preferred`: spot while it is to be had, on-demand or reserved when the deadline needs it.
+    `Only`: never anything else, even if the deadline is missed. `Never`: no spot."""
 
 
 class BatchInferenceSpec(Wire):
     """What is to be answered, by which model, until when."""
 
-    claim: DnsLabel
+    claim_name: DnsLabel
     """Name of the PersistentVolumeClaim of the same namespace that holds input and output. It has
     to be ReadWriteMany, since attempts run on different nodes."""
 
@@ -147,7 +147,7 @@ class BatchInferenceSpec(Wire):
             ),
             rule(
                 "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
-                "self.model.cache.type == 'none'",
+                "self.model.cache.type == 'None'",
                 "spec.model.cache is for the 1 claim of a service; a batch fetches its model "
                 "itself, so leave it out",
                 ".model",
@@ -223,37 +223,37 @@ class AttemptStatus(_BatchStatusBase):
     started_at: datetime
     """When it was decided."""
 
-    after: Annotated[str, Field(max_length=1024)] = ""
+    previous_outcome: Annotated[str, Field(max_length=1024)] = ""
     """How the one before ended."""
 
     done_before: int = 0
     """Rows that were done by then."""
 
-    barren: int = 0
+    consecutive_failures: int = 0
     """Attempts in a row, up to the last one that ended, that failed without a new row."""
 
-    barren_since: datetime | None = None
+    failing_since: datetime | None = None
     """When the first of these failed."""
 
-    lost: int = 0
+    consecutive_interruptions: int = 0
     """Attempts in a row, likewise, whose hardware was taken from them before a new row."""
 
     running_since: datetime | None = None
     """When its engine was first seen at work on rows."""
 
-    running_from: int = 0
+    rows_at_start: int = 0
     """Rows that were done by then."""
 
-    ended_at: datetime | None = None
+    finished_at: datetime | None = None
     """When it was found or declared over; absent while it lasts."""
 
     retry_at: datetime | None = None
     """When the next one may begin; after failures it waits."""
 
-    last_words: Annotated[str, Field(max_length=1024)] = ""
+    termination_message: Annotated[str, Field(max_length=1024)] = ""
     """Why it ended."""
 
-    full: tuple[UnavailablePool, ...] = ()
+    unavailable_pools: tuple[UnavailablePool, ...] = ()
     """Pools that were waited for in vain; others are tried first for ten minutes."""
 
 
@@ -269,10 +269,10 @@ class ProgressStatus(_BatchStatusBase):
     failed: int = 0
     """Rows that have an error instead."""
 
-    repaid_rows: int = 0
+    resent_rows: int = 0
     """Rows that were sent again because an attempt was lost while they were in flight."""
 
-    repaid_tokens: int = 0
+    resent_tokens: int = 0
     """Tokens of these, estimated."""
 
     prompt_tokens: int = 0
@@ -284,10 +284,10 @@ class ProgressStatus(_BatchStatusBase):
     at: datetime
     """When this was known."""
 
-    pace: Amount | None = None
+    speed_ratio: Amount | None = None
     """Measured speed as a share of the one that was expected of the hardware."""
 
-    start_seconds: int | None = None
+    startup_seconds: int | None = None
     """Measured time from the decision for an attempt to its first rows."""
 
     @property

@@ -13,14 +13,14 @@ class BatchAccepted(StatusReason):
         "`engine.extraArgs` went unchecked.",
         True,
     )
-    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
+    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
     NAME_TOO_LONG = "NameTooLong", "The name does not go into a label, so no Job can carry it."
     SERVICE_NOT_FOUND = (
-        "ServiceUnknown",
+        "ServiceNotFound",
         "`spec.service` names no InferenceService of the namespace that can be read.",
     )
     UNKNOWN_MODEL = (
-        "ModelUnknown",
+        "UnknownModel",
         "The model's shape is not shipped with Tessera; `spec.model.shape` has to give it.",
     )
     CONTEXT_TOO_LONG = (
@@ -28,24 +28,24 @@ class BatchAccepted(StatusReason):
         "`spec.context` asks for more tokens than the model was made for.",
     )
     ADAPTER_NAME_CONFLICT = (
-        "AdapterNameTaken",
+        "AdapterNameConflict",
         "An adapter in `spec.model.adapters` has the name of the model itself.",
     )
-    RESERVED_FLAG = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    RESERVED_FLAG = "ReservedFlag", "`engine.extraArgs` holds a flag that Tessera sets itself."
     INVALID_FLAG = (
-        "FlagInvalid",
+        "InvalidFlag",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
-    POOL_NOT_FOUND = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
+    POOL_NOT_FOUND = "PoolNotFound", "`spec.placement.pools` names a pool that does not exist."
     CLAIM_NOT_FOUND = (
-        "ClaimMissing",
-        "There is no PersistentVolumeClaim of the name in `spec.claim`.",
+        "ClaimNotFound",
+        "There is no PersistentVolumeClaim of the name in `spec.claimName`.",
     )
     CLAIM_NOT_READ_WRITE_MANY = (
-        "ClaimNotShared",
+        "ClaimNotReadWriteMany",
         "The claim is not ReadWriteMany, so an attempt on another node could not mount it.",
     )
-    INTERNAL_ERROR = (
+    PLANNER_ERROR = (
         "PlannerError",
         "Planning this batch failed inside Tessera; the others are planned without it.",
     )
@@ -70,15 +70,21 @@ class BatchRunning(StatusReason):
         "The batch stays on on-demand or reserved hardware until it is clearly ahead of schedule.",
         True,
     )
-    SPOT_DISABLED = "SpotExcluded", "`spec.spot.policy` is `never`.", True
+    SPOT_DISABLED = "SpotDisabled", "`spec.spot.policy` is `Never`.", True
     DEADLINE_AT_RISK = (
         "DeadlineAtRisk",
         "At the present speed the deadline will be missed, and nothing faster may be used.",
         True,
     )
     NOT_ACCEPTED = "NotAccepted", "Nothing is started while `Accepted` is False."
-    VALIDATING = "Checking", "The input is being checked; no GPU is used for that."
-    VALIDATION_JOB_FAILED = "CheckFailed", "The check could not be carried out; it is tried again."
+    VALIDATION_JOB_RUNNING = (
+        "ValidationJobRunning",
+        "The input is being checked; no GPU is used for that.",
+    )
+    VALIDATION_JOB_FAILED = (
+        "ValidationJobFailed",
+        "The check could not be carried out; it is tried again.",
+    )
     STARTING = "Starting", "The pod of the attempt is starting."
     WAITING_FOR_SPOT = "WaitingForSpot", "There is time to wait until spot is to be had."
     UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
@@ -102,16 +108,19 @@ class BatchComplete(StatusReason):
     VALIDATING = "Validating", "The input is not checked yet."
     IN_PROGRESS = "InProgress", "Rows are left to answer."
     FINALIZING = "Finalizing", "All rows are done; the results are being published."
-    INVALID_INPUT = "InputRefused", "The check found faults in the input or on the claim."
+    INVALID_INPUT = "InvalidInput", "The check found faults in the input or on the claim."
     USER_ACTION_REQUIRED = (
-        "RunRefused",
+        "UserActionRequired",
         "An attempt found something that only its user can change, such as a changed input.",
     )
     BACKOFF_LIMIT_EXCEEDED = (
-        "AttemptsFailed",
+        "BackoffLimitExceeded",
         "Too many attempts in a row failed without a new row.",
     )
-    DEADLINE_EXCEEDED = "Expired", "The deadline passed; the rows that were finished are kept."
+    DEADLINE_EXCEEDED = (
+        "DeadlineExceeded",
+        "The deadline passed; the rows that were finished are kept.",
+    )
 
 
 BATCH_CONDITIONS: tuple[type[StatusReason], ...] = (BatchAccepted, BatchRunning, BatchComplete)

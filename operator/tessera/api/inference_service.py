@@ -25,7 +25,7 @@ PodLabel = Annotated[
 ]
 
 
-SpeedSource = Literal["measured", "table", "roofline"]
+SpeedSource = Literal["Measured", "Table", "Roofline"]
 
 
 class ModelShape(Wire):
@@ -160,7 +160,7 @@ class Slo(Wire):
     ttft_p95: Duration = text_default("1s")
     """95 % of requests see their first token within this time."""
 
-    inter_token_p95: Duration = text_default("33ms")
+    itl_p95: Duration = text_default("33ms")
     """95 % of the gaps between two tokens of a stream are at most this long."""
 
 
@@ -187,13 +187,13 @@ class Placement(Wire):
 class ServicePlacement(Placement):
     """Where the service may run, and what may be cut for it."""
 
-    mig: Literal["auto", "existing"] = "existing"
-    """`auto` lets Tessera cut slices for the service in pools whose `spec.mig.mode` is `auto` or
-    `propose`; `existing` takes what is cut already."""
+    mig: Literal["Auto", "Existing"] = "Existing"
+    """`Auto` lets Tessera cut slices for the service in pools whose `spec.mig.mode` is `Auto` or
+    `Propose`; `Existing` takes what is cut already."""
 
-    isolation: Literal["gpu", "slice"] = "slice"
-    """`gpu` keeps every other service off the GPUs of this one: it runs on whole GPUs, or on slices
-    that fill one. `slice` shares a GPU, with memory and multiprocessors of its own."""
+    isolation: Literal["Gpu", "Slice"] = "Slice"
+    """`Gpu` keeps every other service off the GPUs of this one: it runs on whole GPUs, or on slices
+    that fill one. `Slice` shares a GPU, with memory and multiprocessors of its own."""
 
 
 class QueueTarget(Wire):
@@ -224,7 +224,7 @@ class ActivityTarget(Wire):
 class ScaleUp(Wire):
     """How fast replicas are added."""
 
-    window: Duration = text_default("60s")
+    stabilization_window: Duration = text_default("60s")
     """Replicas are added only up to the smallest wish of this time, so that a spike passes."""
 
     pods: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -237,7 +237,7 @@ class ScaleUp(Wire):
 class ScaleDown(Wire):
     """How fast replicas are removed."""
 
-    window: Duration = text_default("300s")
+    stabilization_window: Duration = text_default("300s")
     """Replicas are removed only down to the largest wish of this time, so that a lull passes."""
 
 
@@ -354,12 +354,12 @@ class InferenceServiceSpec(Wire):
     precision: Precision = Field(default_factory=Precision)
     """In which precisions the model may run besides the one of its files."""
 
-    service_class: Annotated[Literal["interactive", "standard", "batch"], Field(alias="class")] = (
-        "interactive"
+    service_class: Annotated[Literal["Interactive", "Standard", "Batch"], Field(alias="class")] = (
+        "Interactive"
     )
-    """Who waits for the answers. `interactive`: a person, so no pool of tier spot is ever used, and
-    naming one is refused. `standard`: a program; spot is not used for replicas that always run.
-    `batch`: nobody; spot is used where it is the cheapest."""
+    """Who waits for the answers. `Interactive`: a person, so no pool of tier Spot is ever used, and
+    naming one is refused. `Standard`: a program; spot is not used for replicas that always run.
+    `Batch`: nobody; spot is used where it is the cheapest."""
 
     slo: Slo = Field(default_factory=Slo)
     """The latency that users were promised."""
@@ -401,7 +401,7 @@ class InferenceServiceSpec(Wire):
             ),
             rule(
                 "!has(self.model.cache) || !has(self.model.cache.type) || "
-                "self.model.cache.type == 'none' || self.model.uri.startsWith('hf://')",
+                "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
                 "spec.model.cache is for hf:// models; the files of 1 claim or image need not be "
                 "fetched, so leave it out",
                 ".model.cache",
@@ -423,7 +423,7 @@ class ModelStatus(Wire):
     uri: str
     """The model for which this was found out."""
 
-    asked: str | None = None
+    requested_revision: str | None = None
     """The revision that the spec named then."""
 
     revision: str | None = None
@@ -435,7 +435,7 @@ class ModelStatus(Wire):
     message: str | None = None
     """Why, with what the hub said."""
 
-    update: str | None = None
+    observed_update: str | None = None
     """The value of the annotation `tessera.dev/update` for which it was found out."""
 
     shape: ModelShape | None = None
@@ -502,7 +502,7 @@ class CostStatus(Wire):
     currency: str
     """Currency of both."""
 
-    assumes: str
+    assumed_load: str
     """The load that the price per token assumes."""
 
 
@@ -532,7 +532,7 @@ class SpeedStatus(Wire):
     reason: str
     """The reason of the condition SpeedAsPredicted."""
 
-    inter_token_ms: PredictedAndMeasured
+    itl_ms: PredictedAndMeasured
     """Mean time between two tokens of an answer in milliseconds, for the load that was seen."""
 
     tokens_per_second: PredictedAndMeasured
@@ -558,8 +558,8 @@ class TenancyStatus(Wire):
     budget: str | None = None
     """The TenantBudget that names the namespace of the service."""
 
-    state: str
-    """The reason of its condition Funded, or `NoBudget`."""
+    reason: str
+    """The reason of its condition WithinBudget, or `NoBudget`."""
 
 
 class ReplicaChange(Wire):
@@ -584,7 +584,7 @@ class ScalingStatus(Wire):
     message: str
     """Why, with the readings behind it."""
 
-    memory: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
+    recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
     """Recent changes, which a restarted operator needs in order to keep the step limit."""
 
 
@@ -631,7 +631,7 @@ class InferenceServiceStatus(Wire):
     model: ModelStatus | None = None
     """Which weights the engines load, and what else was found out about the model."""
 
-    recipe: PodTemplateVersionStatus | None = None
+    pod_template_version: PodTemplateVersionStatus | None = None
     """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""
 
     cost: CostStatus | None = None

@@ -19,7 +19,7 @@ TimeOfDay = Annotated[
     str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
 ]
 Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
-Phase = Literal["Emptying", "Applying", "Verifying", "Lending"]
+Phase = Literal["Draining", "Partitioning", "Verifying", "Temporary"]
 
 
 class MaintenanceWindow(Wire):
@@ -41,17 +41,17 @@ class MaintenanceWindow(Wire):
 class Mig(Wire):
     """How the GPUs of the pool are cut into MIG slices."""
 
-    mode: Literal["auto", "propose", "static"] = "auto"
-    """`auto` plans layouts from what services need and applies them; `propose` writes the plan to
+    mode: Literal["Auto", "Propose", "Static"] = "Auto"
+    """`Auto` plans layouts from what services need and applies them; `Propose` writes the plan to
     the status and waits for the annotation `tessera.dev/approve-layout` with the plan's name;
-    `static` gives every GPU the `layout`."""
+    `Static` gives every GPU the `layout`."""
 
     layout: Annotated[
         dict[Profile, Annotated[int, Field(ge=1, le=8)]], Field(max_length=8, default_factory=dict)
     ]
-    """With `static`: how many slices of which profile every GPU gets; empty leaves all as it is."""
+    """With `Static`: how many slices of which profile every GPU gets; empty leaves all as it is."""
 
-    backend: Literal["migManager", "agent"] = "migManager"
+    backend: Literal["MigManager", "Agent"] = "MigManager"
     """Who cuts: NVIDIA's mig-manager, which empties and rebuilds whole GPUs, or Tessera's own agent
     on the nodes, which leaves the neighbours of a slice alone."""
 
@@ -64,8 +64,9 @@ class Mig(Wire):
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
-                "self.mode == 'static' || !has(self.layout) || size(self.layout) == 0",
-                "spec.mig.layout: 1 layout for all GPUs needs mode static; auto plans its own",
+                "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0",
+                "spec.mig.layout: 1 layout for all GPUs needs spec.mig.mode Static; Auto plans its "
+                "own",
                 ".layout",
             ),
         )
@@ -104,10 +105,10 @@ class Assignment(Wire):
     replicas: int
     """On how many."""
 
-    was: Annotated[str, Field(max_length=24)] = ""
+    previous_profile: Annotated[str, Field(max_length=24)] = ""
     """The profile that it had; empty when it is new."""
 
-    why: Annotated[str, Field(max_length=300)] = ""
+    message: Annotated[str, Field(max_length=300)] = ""
     """The arithmetic in one sentence."""
 
 
@@ -121,7 +122,7 @@ class Unit(Wire):
     """Indices of its GPUs that change."""
 
     phase: Phase
-    """How far it is; `Lending` GPUs are cut otherwise than planned for a while, so that replicas
+    """How far it is; `Temporary` GPUs are cut otherwise than planned for a while, so that replicas
     have somewhere to go while others are cut."""
 
     since: datetime
@@ -130,7 +131,7 @@ class Unit(Wire):
     attempt: int = 1
     """How often the backend was asked."""
 
-    instead: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
+    temporary_layout: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
     """What its GPUs are cut into for a while, before they become as planned."""
 
     message: Annotated[str, Field(max_length=300)] = ""
@@ -158,7 +159,7 @@ class MigPlan(Wire):
     per_hour_after: Amount
     """The same after it."""
 
-    bound: Amount
+    lower_bound: Amount
     """No plan that serves the same can cost less an hour."""
 
     gap: Amount

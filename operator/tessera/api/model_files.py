@@ -45,10 +45,10 @@ Adapters = Annotated[
 class Cache(Wire):
     """Where the files of an `hf://` model are kept between the starts of engines."""
 
-    type: Literal["none", "pvc"] = "none"
-    """`none`: every replica fetches them into its own pod. `pvc`: they are fetched once, into a
-    claim of the service's own that all replicas mount read-only; engines start when they are all
-    there. The claim goes with the service."""
+    type: Literal["None", "PersistentVolumeClaim"] = "None"
+    """`None`: every replica fetches them into its own pod. `PersistentVolumeClaim`: they are
+    fetched once, into a claim of the service's own that all replicas mount read-only; engines
+    start when they are all there. The claim goes with the service."""
 
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which has to offer ReadWriteMany; without it the default class."""
@@ -63,13 +63,13 @@ class Cache(Wire):
 class CacheStatus(Wire):
     """How far the files of a model are on the claim of its service."""
 
-    claim: str
+    claim_name: str
     """The PersistentVolumeClaim."""
 
     claim_uid: str
     """Its uid: a claim that was made again is empty."""
 
-    folder: str
+    path: str
     """Where on the claim the files are."""
 
     fetched: bool = False

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from tessera.api.meta import Wire
 
-MigMode = Literal["enabled", "disabled", "enabling", "disabling", "unsupported"]
-GpuFault = Literal["NeedsReset", "InUse", "CannotCut", "Unreadable", "ProfileUnknown"]
+MigMode = Literal["Enabled", "Disabled", "Enabling", "Disabling", "Unsupported"]
+GpuFault = Literal["ResetRequired", "InUse", "PartitionFailed", "QueryFailed", "UnknownProfile"]
 
 
 class PlacedSlice(Wire):
@@ -90,10 +90,10 @@ class NodeLayoutStatus(Wire):
     observed_generation: int = 0
     """The generation of the spec that was carried out, as far as no GPU has a fault."""
 
-    cuts: bool = False
+    partitioning_enabled: bool = False
     """The agent may cut; otherwise it only looks."""
 
-    driver: Annotated[str, Field(max_length=63)] = ""
+    driver_version: Annotated[str, Field(max_length=63)] = ""
     """Version of the driver."""
 
     gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=16)] = ()

@@ -44,13 +44,13 @@ class Accepted(StatusReason):
         "`engine.extraArgs` went unchecked.",
         True,
     )
-    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
+    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
     READING_MODEL = (
         "ReadingModel",
         "The model's shape is not shipped with Tessera; a Job reads its `config.json`.",
     )
     UNKNOWN_MODEL = (
-        "ModelUnknown",
+        "UnknownModel",
         "The model's shape is not shipped with Tessera and could not be read; "
         "`spec.model.shape` has to give it.",
     )
@@ -63,28 +63,28 @@ class Accepted(StatusReason):
         "`spec.precision.variants` asks for a precision that the model's files do not allow.",
     )
     ADAPTER_NAME_CONFLICT = (
-        "AdapterNameTaken",
+        "AdapterNameConflict",
         "An adapter in `spec.model.adapters` has the name of the model itself.",
     )
-    RESERVED_FLAG = "FlagReserved", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    RESERVED_FLAG = "ReservedFlag", "`engine.extraArgs` holds a flag that Tessera sets itself."
     INVALID_FLAG = (
-        "FlagInvalid",
+        "InvalidFlag",
         "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
     )
     RESERVED_POD_TEMPLATE_FIELD = (
-        "PodTemplateReserved",
+        "ReservedPodTemplateField",
         "`spec.podTemplate` holds a name that Tessera or the cluster sets itself.",
     )
     INVALID_POD_TEMPLATE = (
-        "PodTemplateInvalid",
+        "InvalidPodTemplate",
         "`spec.podTemplate` holds a key that Kubernetes refuses.",
     )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
-        "`spec.placement.pools` names a spot pool for a service of class `interactive`.",
+        "`spec.placement.pools` names a spot pool for a service of class `Interactive`.",
     )
-    POOL_NOT_FOUND = "PoolUnknown", "`spec.placement.pools` names a pool that does not exist."
-    INTERNAL_ERROR = (
+    POOL_NOT_FOUND = "PoolNotFound", "`spec.placement.pools` names a pool that does not exist."
+    PLANNER_ERROR = (
         "PlannerError",
         "Planning this service failed inside Tessera; the others are planned without it.",
     )
@@ -104,27 +104,31 @@ class PlacementReason(StatusReason):
     TOO_LARGE = "TooLarge", "The model fits on no hardware; the message says what would do."
     TOO_SLOW = (
         "TooSlow",
-        "The model fits, but even a single stream would miss `slo.interTokenP95` everywhere.",
+        "The model fits, but even a single stream would miss `slo.itlP95` everywhere.",
     )
     UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
     LAYOUT_PENDING = (
         "LayoutPending",
-        "Slices for the service are planned or being cut; see the pool's condition LaidOut.",
+        "Slices for the service are planned or being cut; see the pool's condition LayoutReady.",
     )
 
 
 class Progressing(StatusReason):
     """Is the service on its way to the wanted state?"""
 
-    ROLLOUT_COMPLETE = "Settled", "All wanted replicas run as planned."
+    ROLLOUT_COMPLETE = "RolloutComplete", "All wanted replicas run as planned."
     NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
     FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
     MODEL_FETCH_FAILED = (
-        "FetchFailed",
+        "ModelFetchFailed",
         "The model's files could not be fetched; the message says why.",
     )
     STARTING = "Starting", "Replicas are starting.", True
-    RESOLVING_REVISION = "Resolving", "The hub is asked which commit the revision means.", True
+    RESOLVING_REVISION = (
+        "ResolvingRevision",
+        "The hub is asked which commit the revision means.",
+        True,
+    )
     ROLLING_OUT = (
         "RollingOut",
         "New replicas replace old ones; the message says whether before or after these stop.",
@@ -132,25 +136,25 @@ class Progressing(StatusReason):
     )
     DRAINING = "Draining", "Replicas finish their streams before they leave.", True
     SECRET_NOT_FOUND = (
-        "SecretMissing",
+        "SecretNotFound",
         "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
     )
     HUB_ACCESS_DENIED = (
-        "HubRefused",
+        "HubAccessDenied",
         "The model is gated or private, and the token, if there is one, may not read it.",
     )
     INVALID_ENGINE_ARGUMENTS = (
-        "EngineRefusedArguments",
+        "InvalidEngineArguments",
         "The engine ended with exit code 2: it does not know a flag or a value; the message has "
         "its last words.",
     )
     ENGINE_START_FAILED = (
-        "EngineRefusedConfig",
+        "EngineStartFailed",
         "The engine ended with exit code 1: it cannot run as configured, or cannot load the model; "
         "the message has its last words.",
     )
     OOM_KILLED = (
-        "EngineOutOfMemory",
+        "OOMKilled",
         "The kernel killed the engine for the memory of its host, not that of its GPU (OOMKilled).",
     )
     ENGINE_FAILED = (
@@ -163,17 +167,17 @@ class Progressing(StatusReason):
         "An engine holds requests and takes no step; its replica is replaced, at most one in ten "
         "minutes.",
     )
-    IMAGE_PULL_FAILED = "ImageUnavailable", "The engine's image cannot be pulled."
+    IMAGE_PULL_FAILED = "ImagePullFailed", "The engine's image cannot be pulled."
     CREATE_CONTAINER_ERROR = (
-        "ContainerNotCreated",
+        "CreateContainerError",
         "The node cannot create the engine's container, for example without a Secret it names.",
     )
     QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace refuses more pods."
     POD_SECURITY_VIOLATION = (
-        "PodSecurityRefused",
+        "PodSecurityViolation",
         "The Pod Security Standard of the namespace refuses the pods.",
     )
-    FAILED_CREATE = "PodsRefused", "The API server refuses the pods; the message says who and why."
+    FAILED_CREATE = "FailedCreate", "The API server refuses the pods; the message says who and why."
     APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
 
 
@@ -181,23 +185,23 @@ class Ready(StatusReason):
     """Does the service answer?"""
 
     COMPLETION_SUCCEEDED = (
-        "Answered",
+        "CompletionSucceeded",
         "A real one-token completion was answered through the Service.",
         True,
     )
     SCALED_TO_ZERO = "ScaledToZero", "No replicas are wanted."
     NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
     NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
-    PROBE_PENDING = "WaitingForAnswer", "Replicas are up; the first completion was asked."
-    COMPLETION_FAILED = "NoAnswer", "The service did not answer a completion."
+    PROBE_PENDING = "ProbePending", "Replicas are up; the first completion was asked."
+    COMPLETION_FAILED = "CompletionFailed", "The service did not answer a completion."
 
 
 class UpdateAvailable(StatusReason):
     """Would replicas be made differently now?"""
 
-    UP_TO_DATE = "Newest", "The replicas are made by the newest rules."
+    UP_TO_DATE = "UpToDate", "The replicas are made by the newest rules."
     NEW_TEMPLATE_AVAILABLE = (
-        "NewerRecipe",
+        "NewTemplateAvailable",
         "Tessera or its values changed since; the replicas stay as they are until the spec changes "
         "or `kubectl tessera update` asks for it.",
         True,
@@ -238,50 +242,59 @@ class SpeedAsPredicted(StatusReason):
 class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 
-    REVISION_RESOLVED = "Commit", "The hub named the commit of the revision.", True
-    COMMIT_SPECIFIED = "Given", "The spec names the commit itself.", True
-    RESOLVING_REVISION = "Resolving", "The hub is being asked."
+    REVISION_RESOLVED = "RevisionResolved", "The hub named the commit of the revision.", True
+    COMMIT_SPECIFIED = "CommitSpecified", "The spec names the commit itself.", True
+    RESOLVING_REVISION = "ResolvingRevision", "The hub is being asked."
     UNPINNED = (
         "Unpinned",
         "The replicas were made before revisions were pinned; the revision is used as given.",
     )
-    RESOLUTION_DISABLED = "NotAsked", "No hub is asked here; the revision is used as given."
+    RESOLUTION_DISABLED = (
+        "ResolutionDisabled",
+        "No hub is asked here; the revision is used as given.",
+    )
     HUB_UNREACHABLE = (
         "HubUnreachable",
         "The hub did not answer, as in a cluster without a way out; the revision is used as given.",
     )
     TOKEN_REQUIRED = (
-        "TokenNeeded",
+        "TokenRequired",
         "The hub wants a token, which Tessera does not read; the revision is used as given.",
     )
-    REVISION_NOT_FOUND = "NotFound", "The hub knows no such model or revision; it is used as given."
+    REVISION_NOT_FOUND = (
+        "RevisionNotFound",
+        "The hub knows no such model or revision; it is used as given.",
+    )
 
 
 class ScalingReason(StatusReason):
     """Why this number of replicas?"""
 
-    AT_TARGET = "Steady", "The replicas match the load."
+    STEADY = "Steady", "The replicas match the load."
     QUEUE_ABOVE_TARGET = "QueueAboveTarget", "More requests wait than the target allows."
     ACTIVITY_ABOVE_TARGET_WITH_QUEUE = (
-        "ActivityAboveTarget",
+        "ActivityAboveTargetWithQueue",
         "Slices are busier than their target and requests wait, so replicas are added.",
     )
     LOAD_BELOW_TARGET = "LoadBelowTarget", "Fewer replicas carry the load; some leave."
-    SCALE_UP_STABILIZED = "WaitingToScaleUp", "More are wished, but not yet for the whole window."
-    SCALE_DOWN_STABILIZED = "WaitingForQuiet", "Fewer would do, but not yet for the whole window."
+    SCALE_UP_STABILIZED = "ScaleUpStabilized", "More are wished, but not yet for the whole window."
+    SCALE_DOWN_STABILIZED = (
+        "ScaleDownStabilized",
+        "Fewer would do, but not yet for the whole window.",
+    )
     ABOVE_ACTIVITY_TARGET = (
-        "Busy",
+        "AboveActivityTarget",
         "The queue is short, but slices are busier than their target: none is removed.",
     )
-    SCALE_UP_LIMIT = "StepLimited", "More are wished than one period may add."
+    SCALE_UP_LIMIT = "ScaleUpLimit", "More are wished than one period may add."
     BOUNDS_CHANGED = "BoundsChanged", "The number stood outside the bounds of `spec.scaling`."
-    TOO_MANY_REPLICAS = "AtMaximum", "More are wished than `scaling.maxReplicas`."
+    TOO_MANY_REPLICAS = "TooManyReplicas", "More are wished than `scaling.maxReplicas`."
     FAILED_GET_METRICS = (
-        "NoReading",
+        "FailedGetMetrics",
         "A metric is missing: nothing is removed, and nothing can be added.",
     )
     METRICS_PARTIAL = (
-        "PartlyRead",
+        "MetricsPartial",
         "A metric is missing: nothing is removed; the other one may add.",
     )
     SET_BY_USER = "SetByUser", "`spec.replicas` fixes the number."
@@ -293,15 +306,15 @@ class PoolAccepted(StatusReason):
     """Can the spec of a pool be used?"""
 
     VALID = "Valid", "The spec can be used.", True
-    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
-    PRICE_NOT_YET_EFFECTIVE = "NotYetPriced", "The first day of `spec.prices` has not come."
+    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
+    PRICE_NOT_YET_EFFECTIVE = "PriceNotYetEffective", "The first day of `spec.prices` has not come."
     OVERLAPPING = "Overlapping", "A node carries the labels of two pools."
 
 
 class Discovered(StatusReason):
     """Was hardware found behind a pool?"""
 
-    DEVICES_FOUND = "Found", "Nodes with known devices were found.", True
+    DEVICES_FOUND = "DevicesFound", "Nodes with known devices were found.", True
     NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
     NO_NODES = "NoNodes", "No node carries the labels."
     NO_DEVICES = "NoDevices", "Nodes carry the labels, but offer no GPU."
@@ -315,23 +328,26 @@ class LayoutReady(StatusReason):
     AS_PLANNED = "AsPlanned", "Every GPU is cut as planned.", True
     NOT_MANAGED = (
         "NotManaged",
-        "`spec.mig` is absent, or `static` without a layout: slices are taken as they are.",
+        "`spec.mig` is absent, or `Static` without a layout: slices are taken as they are.",
         True,
     )
     PLANNING = "Planning", "A plan is being made.", False, False
     NOT_DISCOVERED = "NotDiscovered", "Nothing is planned while `Discovered` is False."
     MIG_MODE_DISABLED = (
-        "NoMigMode",
+        "MigModeDisabled",
         "No GPU of the pool is in MIG mode, which Tessera never changes: they are used whole.",
     )
     AWAITING_APPROVAL = (
         "AwaitingApproval",
         "A plan waits for the annotation `tessera.dev/approve-layout`; the message has its name.",
     )
-    OUTSIDE_MAINTENANCE_WINDOW = "OutsideWindow", "A plan waits for `spec.mig.maintenanceWindow`."
+    OUTSIDE_MAINTENANCE_WINDOW = (
+        "OutsideMaintenanceWindow",
+        "A plan waits for `spec.mig.maintenanceWindow`.",
+    )
     REPARTITIONING = "Repartitioning", "GPUs are being emptied and cut; the message says which."
     NO_SURGE_CAPACITY = (
-        "NoRoom",
+        "NoSurgeCapacity",
         "A replica has to leave its slice, nothing free can take it, and its service would fall "
         "below its floor; the message names both.",
     )
@@ -339,37 +355,40 @@ class LayoutReady(StatusReason):
         "DisruptionBudget",
         "A PodDisruptionBudget does not let a replica be evicted now.",
     )
-    UNMANAGED_POD = "ForeignPod", "A pod that is not Tessera's holds a slice that has to go."
-    NODE_NOT_READY = "NodeUnavailable", "A node that has to be cut anew is not ready."
+    UNMANAGED_POD = "UnmanagedPod", "A pod that is not Tessera's holds a slice that has to go."
+    NODE_NOT_READY = "NodeNotReady", "A node that has to be cut anew is not ready."
     INCONSISTENT_LABELS = (
-        "LabelsDisagree",
+        "InconsistentLabels",
         "The labels and resources of a node fit no layout of its GPUs; it is left alone.",
     )
     APPLY_FAILED = (
-        "WriteRefused",
+        "ApplyFailed",
         "The API server refuses what has to be written for the plan; the message is its own.",
     )
-    BACKEND_UNAVAILABLE = "BackendMissing", "Nobody on the node carries out what is asked."
+    BACKEND_UNAVAILABLE = "BackendUnavailable", "Nobody on the node carries out what is asked."
     BACKEND_FAILED = "BackendFailed", "The backend said that it failed, more than once."
-    BACKEND_TIMEOUT = "BackendStuck", "The backend began and does not end."
+    BACKEND_TIMEOUT = "BackendTimeout", "The backend began and does not end."
     DEVICES_MISSING = (
         "DevicesMissing",
         "The backend said that it succeeded, but the node does not offer the slices.",
     )
-    GPU_RESET_REQUIRED = "ResetNeeded", "A GPU has to be reset, which Tessera never does."
-    GPU_IN_USE = "GpuBusy", "Something that is no pod holds a slice that has to go."
-    UNKNOWN_PROFILE = "ProfileUnknown", "The GPUs do not have a profile of `spec.mig.layout`."
-    INSUFFICIENT_CAPACITY = "DemandUnmet", "The pool has too few GPUs for what its services need."
+    GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU has to be reset, which Tessera never does."
+    GPU_IN_USE = "GpuInUse", "Something that is no pod holds a slice that has to go."
+    UNKNOWN_PROFILE = "UnknownProfile", "The GPUs do not have a profile of `spec.mig.layout`."
+    INSUFFICIENT_CAPACITY = (
+        "InsufficientCapacity",
+        "The pool has too few GPUs for what its services need.",
+    )
 
 
 class BudgetAccepted(StatusReason):
     """Can the spec of a budget be enforced?"""
 
     VALID = "Valid", "The budget is enforced.", True
-    INVALID_SPEC = "SpecUnreadable", "The object does not follow the schema of this operator."
-    INVALID_TIME_ZONE = "ZoneUnknown", "`spec.timeZone` is no name of the IANA database."
+    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
+    INVALID_TIME_ZONE = "InvalidTimeZone", "`spec.timeZone` is no name of the IANA database."
     OVERLAPPING = "Overlapping", "A namespace belongs to a budget with an earlier name."
-    INTERNAL_ERROR = (
+    PLANNER_ERROR = (
         "PlannerError",
         "Judging this budget failed inside Tessera; the others are judged without it.",
     )
@@ -387,10 +406,10 @@ class WithinBudget(StatusReason):
     NEAR_LIMIT = "NearLimit", "80 % of a limit are spent.", True
     BUDGET_EXHAUSTED = "BudgetExhausted", "Something was refused, since it could not be paid."
     MIN_REPLICAS_EXCEED_BUDGET = (
-        "FloorsAboveLimit",
+        "MinReplicasExceedBudget",
         "Replicas that always run cost more than a limit; those there are go on, no more start.",
     )
-    SPEND_UNKNOWN = "SpendUnknown", "The record of a window was lost; `spec.onLedgerLoss` holds."
+    SPEND_UNKNOWN = "SpendUnknown", "The record of a window was lost; `spec.onSpendUnknown` holds."
     NOT_ACCEPTED = "NotAccepted", "Nothing is enforced while `Accepted` is False."
     NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
 

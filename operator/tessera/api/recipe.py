@@ -40,7 +40,7 @@ class Platform(Wire):
 class PodTemplateVersion(Wire):
     """What is kept while a service's spec stays, so that an upgrade leaves its replicas alone."""
 
-    builder: Annotated[int, Field(ge=1)] = 1
+    builder_version: Annotated[int, Field(ge=1)] = 1
     """Version of the rules by which manifests are built."""
 
     platform: Platform = Field(default_factory=Platform)
@@ -72,15 +72,15 @@ class EffectiveValues(Wire):
 class PodTemplateVersionStatus(PodTemplateVersion):
     """By what the replicas were made, and for what it was chosen."""
 
-    shape: str
+    template_hash: str
     """Digest of what shapes the pods in spec and placement: while it stays, so does the recipe."""
 
-    filled: EffectiveValues
+    effective_values: EffectiveValues
     """What stands in the pods where the spec is silent."""
 
-    update: str | None = None
+    observed_update: str | None = None
     """The value of the annotation `tessera.dev/update` that was honoured last."""
 
-    instead_of: int | None = None
+    downgraded_from: int | None = None
     """The builder version by which a newer Tessera made the replicas, if this one does not know
     it."""

@@ -63,7 +63,7 @@ def _condition_path(kind: str, field: str) -> str:
     return f'.status.conditions[?(@.type=="{kind}")].{field}'
 
 
-_ITL, _OUTPUT_RATE = ".status.speed.interTokenMs", ".status.speed.tokensPerSecond"
+_ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
 
 INFERENCE_SERVICE = CustomResourceType(
     model=InferenceService,
@@ -114,7 +114,9 @@ ACCELERATOR_POOL = CustomResourceType(
         PrinterColumn(name="Tier", type="string", path=".spec.tier"),
         PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
         PrinterColumn(name="Offer", type="string", path=".status.offer"),
-        PrinterColumn(name="Laid out", type="string", path=_condition_path("LaidOut", "reason")),
+        PrinterColumn(
+            name="Laid out", type="string", path=_condition_path("LayoutReady", "reason")
+        ),
         PrinterColumn(name="$/GPU-h", type="string", path=".status.perGPUHour"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(
@@ -140,8 +142,10 @@ TENANT_BUDGET = CustomResourceType(
     plural="tenantbudgets",
     namespaced=False,
     columns=(
-        PrinterColumn(name="Funded", type="string", path=_condition_path("Funded", "status")),
-        PrinterColumn(name="Reason", type="string", path=_condition_path("Funded", "reason")),
+        PrinterColumn(
+            name="WithinBudget", type="string", path=_condition_path("WithinBudget", "status")
+        ),
+        PrinterColumn(name="Reason", type="string", path=_condition_path("WithinBudget", "reason")),
         PrinterColumn(name="Spent", type="string", path=".status.summary"),
         PrinterColumn(name="$/h", type="string", path=".status.perHour"),
         PrinterColumn(name="Services", type="integer", path=".status.services"),
@@ -151,7 +155,7 @@ TENANT_BUDGET = CustomResourceType(
             name="Accepted", type="string", path=_condition_path("Accepted", "reason"), priority=1
         ),
         PrinterColumn(
-            name="Why", type="string", path=_condition_path("Funded", "message"), priority=1
+            name="Why", type="string", path=_condition_path("WithinBudget", "message"), priority=1
         ),
     ),
 )

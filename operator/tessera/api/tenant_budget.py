@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, with_rules
 
-WindowName = Literal["hour", "day", "month"]
+WindowName = Literal["Hour", "Day", "Month"]
 
 
 class Tenant(Wire):
@@ -21,7 +21,7 @@ class Limit(Wire):
     """So much money in so much time."""
 
     window: WindowName
-    """`hour`, `day` and `month` of the calendar in `spec.timeZone`."""
+    """`Hour`, `Day` and `Month` of the calendar in `spec.timeZone`."""
 
     amount: Amount
     """The most that may be spent in one window, in `spec.currency`."""
@@ -44,8 +44,8 @@ class TenantBudgetSpec(Wire):
     tenant: Tenant
     """Who the tenant is."""
 
-    basis: Literal["cost"] = "cost"
-    """`cost`: the tenant's share of the node bill, by slices and time."""
+    basis: Literal["Cost"] = "Cost"
+    """`Cost`: the tenant's share of the node bill, by slices and time."""
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
     """ISO 4217 code; the pools that the tenant uses must be priced in it."""
@@ -58,7 +58,7 @@ class TenantBudgetSpec(Wire):
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
     """All of them hold."""
 
-    on_ledger_loss: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
+    on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """What holds while the spend of a window is not known, because its record was lost."""
 
     model_config = ConfigDict(
@@ -102,16 +102,16 @@ class WindowStatus(_BudgetStatusBase):
     counted_from: datetime | None = None
     """From when on it is counted, where that is later than `start`: its limit is new."""
 
-    settled: Amount
+    spent: Amount
     """What was spent from `start` to `spend.asOf`."""
 
-    reserved: Amount
+    committed: Amount
     """What the floors will still burn until `end`, and what was granted beyond them."""
 
     forecast: Amount
     """What will have been spent at `end` if everything that runs goes on."""
 
-    overspend_bound: Amount
+    max_overspend: Amount
     """By how much the window may end above its limit at most, since floors are never cut."""
 
 
@@ -133,7 +133,7 @@ class RunningStatus(_BudgetStatusBase):
     per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
     """Price of a whole GPU for an hour, as last known."""
 
-    through: datetime
+    charged_until: datetime
     """Until when it is counted in `settled`."""
 
 
@@ -149,7 +149,7 @@ class SpendStatus(_BudgetStatusBase):
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
     """The replicas that were being counted."""
 
-    lost: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
+    incomplete_windows: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
     """Windows of which an earlier part is not known."""
 
 
@@ -160,7 +160,7 @@ class TenantBudgetStatus(_BudgetStatusBase):
     """The generation of the spec that this status speaks about."""
 
     conditions: Conditions = ()
-    """Accepted and Funded."""
+    """Accepted and WithinBudget."""
 
     spend: SpendStatus | None = None
     """The record of what was spent."""

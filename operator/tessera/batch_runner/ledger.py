@@ -23,9 +23,9 @@ class BatchCounts:
     failed: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    repaid_rows: int = 0
+    resent_rows: int = 0
     """Requests that were repeated because their answer was lost."""
-    repaid_tokens: int = 0
+    resent_tokens: int = 0
     """An estimate: an answer without max_tokens counts as the mean answer."""
 
     @property
@@ -44,10 +44,10 @@ class Ledger:
         self._failed = 0
         self._prompt_tokens = 0
         self._output_tokens = 0
-        self._repaid_rows = 0
-        self._repaid_tokens = 0
+        self._resent_rows = 0
+        self._resent_tokens = 0
         # Repaid rows without max_tokens.
-        self._repaid_unlimited = 0
+        self._resent_unlimited = 0
 
     def counts(self) -> BatchCounts:
         mean = self._output_tokens / self._completed if self._completed else 0
@@ -56,8 +56,8 @@ class Ledger:
             failed=self._failed,
             prompt_tokens=self._prompt_tokens,
             output_tokens=self._output_tokens,
-            repaid_rows=self._repaid_rows,
-            repaid_tokens=self._repaid_tokens + round(self._repaid_unlimited * mean),
+            resent_rows=self._resent_rows,
+            resent_tokens=self._resent_tokens + round(self._resent_unlimited * mean),
         )
 
     def is_answered(self, row: int) -> bool:
@@ -79,11 +79,11 @@ class Ledger:
         else:
             self._failed += 1
 
-    def record_repaid(self, sent: SentEntry) -> None:
+    def record_resent(self, sent: SentEntry) -> None:
         """Record a request whose answer was lost, so that it is sent again."""
-        self._repaid_rows += 1
-        self._repaid_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
-        self._repaid_unlimited += sent.max_tokens is None
+        self._resent_rows += 1
+        self._resent_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
+        self._resent_unlimited += sent.max_tokens is None
 
 
 def replay(manifest: InputManifest, part_files: AttemptParts, heartbeat: WorkHeartbeat) -> Ledger:
@@ -116,4 +116,4 @@ def _count_lost(ledger: Ledger, sendings: Mapping[int, Sequence[SentEntry]]) -> 
     # One request of an answered row was worth its price; without an answer none was.
     for row, row_sendings in sendings.items():
         for sending in row_sendings[1:] if ledger.is_answered(row) else row_sendings:
-            ledger.record_repaid(sending)
+            ledger.record_resent(sending)

@@ -69,8 +69,8 @@ class Progress:
 
 def _usage_counts(counts: BatchCounts) -> dict[str, int]:
     return {
-        "repaidRows": counts.repaid_rows,
-        "repaidTokens": counts.repaid_tokens,
+        "resentRows": counts.resent_rows,
+        "resentTokens": counts.resent_tokens,
         "promptTokens": counts.prompt_tokens,
         "outputTokens": counts.output_tokens,
     }
@@ -102,7 +102,7 @@ class _Collector(Collector):
         )
         tokens.add_metric(["prompt"], counts.prompt_tokens)
         tokens.add_metric(["output"], counts.output_tokens)
-        tokens.add_metric(["repaid"], counts.repaid_tokens)
+        tokens.add_metric(["repaid"], counts.resent_tokens)
         yield from (rows, tokens)
         yield GaugeMetricFamily(
             "tessera_batch_in_flight", "Rows at the engine.", self._progress.in_flight

@@ -255,7 +255,7 @@ def _assemble_record(
         # Stale attempts may have sent rows since this one started.
         replayed = _replay_parts(options.work, input_manifest, heartbeat).counts()
         counts = replace(
-            counts, repaid_rows=replayed.repaid_rows, repaid_tokens=replayed.repaid_tokens
+            counts, resent_rows=replayed.resent_rows, resent_tokens=replayed.resent_tokens
         )
     return PublicationRecord(attempt=options.attempt, output=output, errors=errors, counts=counts)
 

@@ -169,7 +169,7 @@ class RowSender:
         epoch = await self._engine.wait_ready()
         row = request.sent.row
         if row in self._paid_unanswered:
-            self._ledger.record_repaid(request.sent)
+            self._ledger.record_resent(request.sent)
             self._paid_unanswered.discard(row)
         self._journal.append(request.shard, parts.encode_sent(*request.sent))
         self._progress.in_flight += 1

@@ -104,7 +104,8 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
         if service.spec is not None
     }
     windows = [
-        max(policy.scale_up.window, policy.scale_down.window) for policy in policies.values()
+        max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
+        for policy in policies.values()
     ]
     try:
         history = (

@@ -237,7 +237,8 @@ class Runtime:
         if not policies:
             return
         span = max(
-            max(policy.scale_up.window, policy.scale_down.window) for policy, _ in policies.values()
+            max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
+            for policy, _ in policies.values()
         )
         try:
             past = await self._metrics.load_history(span)

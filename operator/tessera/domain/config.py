@@ -14,7 +14,7 @@ STALL_TIMEOUT = timedelta(seconds=120)
 class Config:
     """The settings that decisions depend on, beside what was observed."""
 
-    mig_backends: frozenset[str] = frozenset({"agent", "migManager"})
+    mig_backends: frozenset[str] = frozenset({"Agent", "MigManager"})
     """The backends that this installation lets partition GPUs."""
     stall_timeout: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step."""
@@ -26,4 +26,4 @@ class Config:
     @property
     def newest_template(self) -> PodTemplateVersion:
         """The version by which a new replica is built."""
-        return PodTemplateVersion(builder=self.builder_version, platform=self.platform)
+        return PodTemplateVersion(builder_version=self.builder_version, platform=self.platform)

@@ -77,7 +77,7 @@ class ServicePlan:
         if spec is None or self.template is None:
             return spec
         return pinned_spec(
-            spec_with_defaults(spec, self.template.record.filled), self.pinned_revision
+            spec_with_defaults(spec, self.template.record.effective_values), self.pinned_revision
         )
 
     @property
@@ -139,7 +139,7 @@ def plan_service(
     pinned_revision = pin_revision(service, service.spec, workload, snapshot.resolutions)
     template = decide_template(newest_template, service, service.spec, choice, workload)
     preparation = proposal.preparation
-    waits_for_slices = service.spec.placement.mig == "auto" and inputs.has_slices
+    waits_for_slices = service.spec.placement.mig == "Auto" and inputs.has_slices
     removable = _removable_deployments(
         objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
     )

@@ -31,7 +31,11 @@ def main() -> None:
     """Run the agent; the entry point of its image."""
     parser = argparse.ArgumentParser(prog="tessera-node", description=__doc__)
     parser.add_argument("--host", default="0.0.0.0", help="address of /healthz")
-    parser.add_argument("--cut", action="store_true", help="as TESSERA_CUT: cut what the spec says")
+    parser.add_argument(
+        "--partition",
+        action="store_true",
+        help="as TESSERA_PARTITION: partition GPUs as the spec says",
+    )
     arguments = parser.parse_args()
     try:
         settings = NodeSettings()
@@ -40,7 +44,7 @@ def main() -> None:
             f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()
         )
         sys.exit(f"tessera-node: invalid environment: {details}")
-    if arguments.cut:
+    if arguments.partition:
         settings = settings.model_copy(update={"partition": True})
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     log.setLevel(settings.log_level.upper())

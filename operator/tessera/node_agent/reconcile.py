@@ -98,7 +98,7 @@ class NodeAgent:
             log.warning("%s", error)
             return NodeLayoutStatus(
                 observed_generation=previous.observed_generation,
-                cuts=self._can_partition,
+                partitioning_enabled=self._can_partition,
                 problem=str(error)[:500],
             )
         finished = all(outcome.finished for outcome in outcomes.values())
@@ -106,8 +106,8 @@ class NodeAgent:
         missing = [uuid for uuid in outcomes if uuid not in present_uuids]
         return NodeLayoutStatus(
             observed_generation=self._observed_generation(layout, previous, finished=finished),
-            cuts=self._can_partition,
-            driver=inventory.driver,
+            partitioning_enabled=self._can_partition,
+            driver_version=inventory.driver,
             gpus=tuple(
                 gpu_status(gpu, pods_by_device, outcomes.get(gpu.uuid, _GpuOutcome()).problem)
                 for gpu in inventory.gpus
@@ -188,7 +188,7 @@ class NodeAgent:
             operation = partition_plan.operations[0]
             if operation == last:
                 description = f"{operation.describe()}: the driver reported success"
-                raise GpuError("CannotCut", f"{description}, but nothing changed; retrying")
+                raise GpuError("PartitionFailed", f"{description}, but nothing changed; retrying")
             log.info("%s: %s", wanted.uuid, operation.describe())
             await self._run_operation(wanted.uuid, operation)
             last = operation

@@ -279,7 +279,7 @@ class Applier:
         if not await self._write_status(snapshot, work):
             return
         if (replacement := service_plan.stall.replacement) is not None:
-            grace = defaults(service_plan.template_version.builder).stalled_grace_seconds
+            grace = defaults(service_plan.template_version.builder_version).stalled_grace_seconds
             problems += await self._attempt(self._replace(replacement, grace))
         preparation = service_plan.preparation
         self._model_errors[ref] = await self._prepare_model(service_plan)

@@ -67,5 +67,5 @@ def was_reconciled_before(service_plan: ServicePlan) -> bool:
         and not failed
         and status.observed_generation == service_plan.service.generation
         and service_plan.template is not None
-        and service_plan.template.record == status.recipe
+        and service_plan.template.record == status.pod_template_version
     )

@@ -36,7 +36,7 @@ def arguments(
         f"--shutdown-timeout={whole_seconds(spec.drain.timeout)}",
         *defaults.flags,
     ]
-    if spec.model.revision and spec.model.cache.type == "none":
+    if spec.model.revision and spec.model.cache.type == "None":
         args.append(f"--revision={spec.model.revision}")
     if fit.precision:
         args.append(f"--quantization={fit.precision}")
@@ -63,7 +63,7 @@ def adapter_path(adapter: Adapter) -> str:
 
 def served_path(model: Model) -> str:
     """Return what the engine serves: a repository on the hub, or the path of the mounted files."""
-    if model.cache.type == "pvc":
+    if model.cache.type == "PersistentVolumeClaim":
         return f"{MODELS}/{folder_of(model)}"
     return model_path(model.uri)
 

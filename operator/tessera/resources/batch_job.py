@@ -236,7 +236,7 @@ def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
 
 
 def _claim_volume(spec: BatchInferenceSpec) -> V1Volume:
-    source = V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim)
+    source = V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim_name)
     return V1Volume(name="claim", persistent_volume_claim=source)
 
 

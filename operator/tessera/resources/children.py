@@ -31,7 +31,7 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     if choice is None or spec is None:
         return ()
     manifests = [service_manifest(service_plan.service)]
-    if spec.model.cache.type == "pvc":
+    if spec.model.cache.type == "PersistentVolumeClaim":
         manifests.append(model_claim_manifest(service_plan.service, spec))
     if not _is_waiting(service_plan):
         manifests.append(deployment(service_plan, spec, choice))

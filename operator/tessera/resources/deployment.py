@@ -88,7 +88,7 @@ def _pod_spec(
     choice: HardwareChoice,
     template_version: PodTemplateVersion,
 ) -> V1PodSpec:
-    rules, drain = defaults(template_version.builder), whole_seconds(spec.drain.timeout)
+    rules, drain = defaults(template_version.builder_version), whole_seconds(spec.drain.timeout)
     pod = V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
@@ -119,7 +119,7 @@ def _replica_container(
     )
     container.lifecycle = V1Lifecycle(
         pre_stop=V1LifecycleHandler(
-            sleep=V1SleepAction(seconds=defaults(template_version.builder).pre_stop_seconds)
+            sleep=V1SleepAction(seconds=defaults(template_version.builder_version).pre_stop_seconds)
         )
     )
     return container

@@ -46,7 +46,7 @@ def engine(
     template_version: PodTemplateVersion,
 ) -> V1Container:
     """Return a vLLM container for the chosen hardware, with startup and liveness probes."""
-    rules = defaults(template_version.builder)
+    rules = defaults(template_version.builder_version)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
     return V1Container(
         name=ENGINE,
@@ -117,7 +117,7 @@ def volumes(
     template_version: PodTemplateVersion,
 ) -> list[V1Volume]:
     """Return the volumes that the engine mounts."""
-    shm = _shm_mib(choice, defaults(template_version.builder))
+    shm = _shm_mib(choice, defaults(template_version.builder_version))
     pod_volumes = [
         V1Volume(
             name="shm",
@@ -140,7 +140,11 @@ def volumes(
 
 def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
     """Return the volume with the model's files; None if they come from the hub."""
-    return _claim_volume(claim_name(name)) if spec.model.cache.type == "pvc" else uri_volume(spec)
+    return (
+        _claim_volume(claim_name(name))
+        if spec.model.cache.type == "PersistentVolumeClaim"
+        else uri_volume(spec)
+    )
 
 
 def uri_volume(spec: InferenceServiceSpec) -> V1Volume | None:
@@ -160,7 +164,10 @@ def _claim_volume(name: str) -> V1Volume:
 def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) -> int:
     """Return how many seconds the engine may take to start."""
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return defaults(template_version.builder).start_seconds + weights // MIN_LOAD_MIB_PER_SECOND
+    return (
+        defaults(template_version.builder_version).start_seconds
+        + weights // MIN_LOAD_MIB_PER_SECOND
+    )
 
 
 def _environment(
@@ -208,7 +215,7 @@ def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
         V1VolumeMount(name="cache", mount_path=_CACHE),
         V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "pvc":
+    if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "PersistentVolumeClaim":
         mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
         V1VolumeMount(

@@ -39,7 +39,7 @@ def default_image(version: str, rules: Defaults) -> str:
 
 def engine_image(spec: InferenceServiceSpec, template_version: PodTemplateVersion) -> str:
     """Return the image of the spec, or that of its version, from the mirror if there is one."""
-    default = default_image(spec.engine.version, defaults(template_version.builder))
+    default = default_image(spec.engine.version, defaults(template_version.builder_version))
     return spec.engine.image or mirror_image(default, template_version.platform.image_registry)
 
 
@@ -79,4 +79,4 @@ def mounts(platform: Platform) -> list[V1VolumeMount]:
 
 def priority_class(spec: InferenceServiceSpec, platform: Platform) -> str | None:
     """Return the chart's PriorityClass for the service's class, if the chart creates them."""
-    return f"tessera-{spec.service_class}" if platform.priority_classes else None
+    return f"tessera-{spec.service_class.lower()}" if platform.priority_classes else None

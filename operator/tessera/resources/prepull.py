@@ -42,7 +42,7 @@ def prepull_daemon_sets(
     namespace: str,
 ) -> tuple[ObjectManifest, ...]:
     """Return a DaemonSet for each pool that asks for it, in the operator's namespace."""
-    newest = PodTemplateVersion(builder=builder, platform=platform)
+    newest = PodTemplateVersion(builder_version=builder, platform=platform)
     return tuple(
         _daemon_set(view.pool, spec, _images(view, service_plans, newest), platform, namespace)
         for view in pools
@@ -60,7 +60,7 @@ def _images(
         if service_plan.choice is not None and service_plan.choice.offer.pool == view.pool.name
         if (spec := service_plan.effective_spec) is not None
     }
-    version, rules = EngineOptions().version, defaults(newest.builder)
+    version, rules = EngineOptions().version, defaults(newest.builder_version)
     default = surroundings.default_image(version, rules)
     return sorted(images) or [surroundings.mirror_image(default, newest.platform.image_registry)]
 
@@ -105,7 +105,7 @@ def _pod_spec(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platfo
         enable_service_links=False,
         image_pull_secrets=surroundings.pull_secrets(platform),
         node_selector=dict(spec.node_selector),
-        tolerations=scheduling.tolerations(spec.tolerations, on_spot=spec.tier == "spot"),
+        tolerations=scheduling.tolerations(spec.tolerations, on_spot=spec.tier == "Spot"),
         termination_grace_period_seconds=1,
         security_context=engine.restricted_pod(),
         containers=list(_containers(images)),

@@ -34,7 +34,7 @@ def bind_to_pool(
     The pod leaves an unreachable node after `unreachable_seconds`, or the default; a spot node
     sooner.
     """
-    offer, on_spot = choice.offer, choice.offer.tier == "spot"
+    offer, on_spot = choice.offer, choice.offer.tier == "Spot"
     pod.node_selector = dict(offer.node_selector)
     pod.tolerations = tolerations(offer.tolerations, on_spot=on_spot)
     if unreachable_seconds is not None and not on_spot:

@@ -37,33 +37,35 @@ class Telemetry:
         self.registry = CollectorRegistry()
         """All metrics except those of the services, their speeds and the bill."""
         self._reconcile_seconds = Histogram(
-            "tessera_turn_seconds",
+            "tessera_reconcile_duration_seconds",
             "Duration of turns.",
             buckets=_RECONCILE_BUCKETS,
             registry=self.registry,
         )
         self._cpu = Counter(
-            "tessera_turn_cpu_seconds",
+            "tessera_reconcile_cpu_seconds",
             "CPU time of turns, with that of what else the event loop did meanwhile.",
             registry=self.registry,
         )
         self._errors = Counter(
-            "tessera_turn_failures", "Turns that raised.", registry=self.registry
+            "tessera_reconcile_errors", "Turns that raised.", registry=self.registry
         )
         self._writes = Counter(
-            "tessera_writes", "Writing requests to the API server.", registry=self.registry
+            "tessera_api_write_requests",
+            "Writing requests to the API server.",
+            registry=self.registry,
         )
         self._leader = Gauge(
             "tessera_leader", "1 while this process leads.", registry=self.registry
         )
         self._lag = Histogram(
-            "tessera_loop_lag_seconds",
+            "tessera_event_loop_lag_seconds",
             "How late the event loop woke up; it is looked at 4 times a second.",
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
         self._certificate = Gauge(
-            "tessera_webhook_certificate_end_timestamp_seconds",
+            "tessera_webhook_certificate_expiration_timestamp_seconds",
             "When the certificate ends that this process serves admission with, by its Secret.",
             ("secret",),
             registry=self.registry,
@@ -225,7 +227,7 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["namespace", "service"]
         desired = GaugeMetricFamily(
-            "tessera_service_wanted_replicas", "Replicas wanted.", labels=[*labels, "reason"]
+            "tessera_service_desired_replicas", "Replicas wanted.", labels=[*labels, "reason"]
         )
         ready = GaugeMetricFamily(
             "tessera_service_ready_replicas", "Replicas that take requests.", labels=labels
@@ -272,12 +274,12 @@ class _BudgetCollector(Collector):
             for name, text in (
                 ("limit", "What may be spent in the present window"),
                 ("spent", "What was spent in it"),
-                ("reserved", "What floors and grants will still take of it"),
+                ("committed", "What minReplicas and grants will still take of it"),
                 ("forecast", "What will have been spent at its end, if everything goes on"),
             )
         )
         within_budget = GaugeMetricFamily(
-            "tessera_budget_funded",
+            "tessera_budget_within_budget",
             "1 if there is money for everything that is wanted, else 0; with the reason.",
             labels=["budget", "owner", "reason"],
         )
@@ -308,7 +310,7 @@ class _BatchCollector(Collector):
             "tessera_batch_rows", "Rows by what became of them.", labels=[*labels, "outcome"]
         )
         resent = GaugeMetricFamily(
-            "tessera_batch_repaid_tokens",
+            "tessera_batch_resent_tokens",
             "Tokens paid again since attempts were lost, estimated.",
             labels=labels,
         )
@@ -323,7 +325,7 @@ class _BatchCollector(Collector):
                 rows.add_metric([*label_values, "completed"], batch.progress.completed)
                 rows.add_metric([*label_values, "failed"], batch.progress.failed)
                 rows.add_metric([*label_values, "left"], remaining)
-                resent.add_metric(label_values, batch.progress.repaid_tokens)
+                resent.add_metric(label_values, batch.progress.resent_tokens)
         yield from (rows, resent, state)
 
 

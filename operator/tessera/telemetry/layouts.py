@@ -59,7 +59,7 @@ def repartition_outcomes(
         if later is None:
             # A unit that was still draining has not touched a GPU.
             outcomes[
-                RepartitionOutcome.DROPPED if unit.phase == "Emptying" else RepartitionOutcome.DONE
+                RepartitionOutcome.DROPPED if unit.phase == "Draining" else RepartitionOutcome.DONE
             ] += 1
         elif later.attempt > unit.attempt:
             outcomes[RepartitionOutcome.FAILED] += later.attempt - unit.attempt
@@ -139,7 +139,7 @@ class _LayoutFamilies:
             labels=["pool", "phase"],
         )
         self._layout_ready = GaugeMetricFamily(
-            "tessera_pool_laid_out",
+            "tessera_pool_layout_ready",
             "1 if all GPUs of the pool have the planned layout, else 0; with the reason.",
             labels=["pool", "reason"],
         )

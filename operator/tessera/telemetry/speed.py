@@ -54,13 +54,13 @@ class _SpeedMetrics:
             _KIND_LABELS,
         )
         self._itl = _gauge(
-            "inter_token_seconds",
+            "itl_seconds",
             "Mean time between two tokens of an answer within 5 minutes; predicted is that of the "
             "load that was seen.",
             _KIND_LABELS,
         )
         self._itl_median = _gauge(
-            "inter_token_median_seconds",
+            "itl_median_seconds",
             "Median of the same; the measured one is interpolated within a wide bucket of the "
             "engine.",
             _KIND_LABELS,
@@ -76,16 +76,18 @@ class _SpeedMetrics:
         )
         self._mbu = _gauge("mbu", "Share of the peak memory bandwidth, likewise.", _SERVICE_LABELS)
         self._kv_usage = _gauge(
-            "kv_usage", "Share of the KV cache in use, mean of 5 minutes.", _SERVICE_LABELS
+            "kv_cache_usage_ratio",
+            "Share of the KV cache in use, mean of 5 minutes.",
+            _SERVICE_LABELS,
         )
         self._kv_tokens = _gauge(
-            "kv_tokens",
+            "kv_cache_tokens",
             "Tokens that the KV cache of one replica holds: predicted is the plan, measured what "
             "the engine says.",
             _KIND_LABELS,
         )
         self._kv_tokens_error = _gauge(
-            "kv_tokens_error",
+            "kv_cache_tokens_error_ratio",
             "By how much the engine's KV cache is larger than planned, as a share of the plan.",
             _SERVICE_LABELS,
         )

@@ -199,7 +199,7 @@ def _decode_point(point: Point) -> tuple[StepTime, float]:
         token=token,
         sequence=sequence,
         fixed=fixed,
-        source="measured",
+        source="Measured",
     )
     return speed, frontend
 

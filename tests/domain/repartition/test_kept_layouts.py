@@ -61,7 +61,7 @@ def a_target(way: int) -> MigPlan:
         gpus_after=6,
         per_hour_before=nothing,
         per_hour_after=nothing,
-        bound=nothing,
+        lower_bound=nothing,
         gap=nothing,
         services=tuple(
             Assignment(service=f"team-a/{name}", profile=tiles[0].partition("@")[0], replicas=2)
@@ -83,7 +83,7 @@ def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> O
             uuid=f"GPU-{name}-{gpu}",
             product=A100,
             memory_mib=81_920,
-            mode="enabled",
+            mode="Enabled",
             slices=tuple(
                 ObservedSlice(profile=profile, start=int(start), pods=tuple(filter(None, (held,))))
                 for tile in tiles
@@ -93,7 +93,7 @@ def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> O
         )
         for gpu in range(2)
     )
-    status = NodeLayoutStatus(cuts=True, gpus=gpus)
+    status = NodeLayoutStatus(partitioning_enabled=True, gpus=gpus)
     return ObservedNodeLayout(name=name, generation=1, spec=NodeLayoutSpec(), status=status)
 
 
@@ -285,7 +285,7 @@ def _solved(told: Plan, step: Step) -> LayoutSolution | None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(("agent", "migManager")), st.lists(steps, min_size=4, max_size=25))
+@given(st.sampled_from(("Agent", "MigManager")), st.lists(steps, min_size=4, max_size=25))
 def test_with_layouts_a_kept_plan_decides_as_one_that_remembers_nothing(
     backend: str, course: list[Step]
 ) -> None:
@@ -305,7 +305,7 @@ def test_with_layouts_a_kept_plan_decides_as_one_that_remembers_nothing(
 
 
 def settled() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
-    kept, snapshot, memory = PlanCache(), begun("agent"), NO_MEMORY
+    kept, snapshot, memory = PlanCache(), begun("Agent"), NO_MEMORY
     course = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
     for change in course:
         told = plan_of(snapshot, memory=memory, cache=kept)

@@ -171,10 +171,10 @@ def test_where_two_wait_for_each_other_an_idle_gpu_lends_room() -> None:
     small, other = ["3g.40gb@0", "2g.20gb@4"], ["2g.20gb@0", "3g.40gb@4"]
     world = a_world(["7g.80gb@0"], small, target=[["7g.80gb@0"], other])
     world.serve(chat(), [("n1", 0, HALF)])
-    lending = until(world, "Emptying")
+    lending = until(world, "Draining")
     assert lending.status
     unit = lending.status.units[0]
-    assert (unit.node, [one.slices for one in unit.instead]) == ("n0", [("3g.40gb@0",)])
+    assert (unit.node, [one.slices for one in unit.temporary_layout]) == ("n0", [("3g.40gb@0",)])
     assert world.play().verdict.reason is LayoutReady.AS_PLANNED
     assert world.layouts() == {"n0": [["7g.80gb@0"]], "n1": [other]}
 
@@ -210,9 +210,9 @@ def test_a_pod_of_ours_that_nobody_can_replace_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("NeedsReset", LayoutReady.GPU_RESET_REQUIRED),
-        ("Unreadable", LayoutReady.NODE_NOT_READY),
-        ("ProfileUnknown", LayoutReady.UNKNOWN_PROFILE),
+        ("ResetRequired", LayoutReady.GPU_RESET_REQUIRED),
+        ("QueryFailed", LayoutReady.NODE_NOT_READY),
+        ("UnknownProfile", LayoutReady.UNKNOWN_PROFILE),
     ],
 )
 def test_a_gpu_with_a_fault_is_left_alone(fault: str, reason: LayoutReady) -> None:
@@ -348,7 +348,7 @@ def test_an_eviction_that_a_budget_forbids_is_told() -> None:
 def test_a_pod_that_comes_while_the_backend_cuts_leaves_first() -> None:
     world = a_world(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
     world.serve(chat(2), [("n0", 0, HALF), ("n1", 0, OTHER)])
-    unit = Unit(node="n0", gpus=(0,), phase="Applying", since=START)
+    unit = Unit(node="n0", gpus=(0,), phase="Partitioning", since=START)
     world.status = world.status.model_copy(update={"units": (unit,)})
     orders, _ = world.turn()
     assert (orders.requests, len(orders.displaced)) == ({}, 1)
@@ -358,7 +358,7 @@ def test_a_pod_that_comes_while_the_backend_cuts_leaves_first() -> None:
 def test_a_replica_of_which_the_agent_has_not_told_is_waited_for() -> None:
     world = a_world(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
     world.serve(chat(), [("n0", 0, HALF)])
-    unit = Unit(node="n0", gpus=(0,), phase="Emptying", since=START - timedelta(minutes=1))
+    unit = Unit(node="n0", gpus=(0,), phase="Draining", since=START - timedelta(minutes=1))
     world.status = world.status.model_copy(update={"units": (unit,)})
     world.nodes["n0"].tainted = True
     scene = seen(world)

@@ -116,7 +116,7 @@ def as_json(findings: Sequence[Finding]) -> str:
                 "check": finding.check,
                 "state": finding.state,
                 "found": finding.message,
-                "mend": finding.fix or None,
+                "fix": finding.fix or None,
             }
             for finding in findings
         ],

@@ -98,7 +98,7 @@ def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
     """Yield a finding of the pool's condition; beside faults only if it is a problem as well."""
     name = f"layouts {view.pool.name}"
     layout_condition = next(
-        (condition for condition in view.pool.status.conditions if condition.type == "LaidOut"),
+        (condition for condition in view.pool.status.conditions if condition.type == "LayoutReady"),
         None,
     )
     if layout_condition is None:
@@ -142,7 +142,7 @@ def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
                 message = (
                     f"{mig_node.name} GPU {gpu.index}: no MIG device on {join_names(unfinished)}"
                 )
-                fix = "tessera-node creates it where it may partition (chart value node.cut)"
+                fix = "tessera-node creates it where it may partition (chart value node.partition)"
                 yield _LayoutFault(message, fix, FindingState.WARNING)
 
 
@@ -151,11 +151,11 @@ async def _backend_faults(
 ) -> Sequence[_LayoutFault]:
     """Return the faults of the backend that partitions the pool's GPUs."""
     # A static pool without a layout is never repartitioned and needs no backend.
-    if mig.mode == "static" and not mig.layout:
+    if mig.mode == "Static" and not mig.layout:
         return ()
     return (
         list(_agent_faults(mig_nodes))
-        if mig.backend == "agent"
+        if mig.backend == "Agent"
         else await _mig_manager_faults(context, mig_nodes)
     )
 
@@ -179,7 +179,7 @@ def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
     if read_only:
         nodes = counted(len(read_only), "node")
         message = f"tessera-node is read-only on {nodes}: {join_names(read_only)}"
-        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.cut=true")
+        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.partition=true")
 
 
 async def _mig_manager_faults(
@@ -194,7 +194,7 @@ async def _mig_manager_faults(
     message = f"mig-manager does not run on {nodes}: {join_names(missing)}"
     fix = (
         "set migManager.enabled of the GPU operator and the label nvidia.com/mig.capable=true of "
-        "the node, or spec.mig.backend: agent"
+        "the node, or spec.mig.backend: Agent"
     )
     policies = await context.reader.list_if_served(_CLUSTER_POLICIES) or []
     return [

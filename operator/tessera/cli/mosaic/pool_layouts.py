@@ -55,7 +55,9 @@ class PoolSnapshot:
     def layout_condition(self) -> Condition | None:
         """Return the pool's condition about layouts; None before the operator wrote it."""
         conditions = self.view.pool.status.conditions
-        return next((condition for condition in conditions if condition.type == "LaidOut"), None)
+        return next(
+            (condition for condition in conditions if condition.type == "LayoutReady"), None
+        )
 
     @property
     def pending_plan(self) -> MigPlan | None:
@@ -69,7 +71,7 @@ class PoolSnapshot:
     def adoption_time(self) -> datetime | None:
         """Return when the proposed plan is adopted without approval; None if it needs one."""
         proposed = self.status.proposed
-        if proposed is None or self.mig is None or self.mig.mode == "propose":
+        if proposed is None or self.mig is None or self.mig.mode == "Propose":
             return None
         return proposed.at + STABILIZATION_WINDOW
 

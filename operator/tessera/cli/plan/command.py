@@ -88,7 +88,7 @@ def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:
     return (
         f"{which} spec.mig. To get a plan that waits for your approval: "
         f"kubectl patch acceleratorpool {pools[0].name} --type=merge "
-        '-p \'{"spec":{"mig":{"mode":"propose"}}}\''
+        '-p \'{"spec":{"mig":{"mode":"Propose"}}}\''
     )
 
 
@@ -149,7 +149,8 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
         f"({abs(saved):.2f} {direction})"
     )
     yield (
-        f"  lower bound {plan.bound:.2f} {currency} per hour (gap {plan.gap * 100:.1f} %); "
+        f"  lower bound {plan.lower_bound:.2f} {currency} per "
+        f"hour (gap {plan.gap * 100:.1f} %); "
         f"{counted(plan.moves, 'replica')} to move"
     )
     for name in plan.unmet:
@@ -159,15 +160,15 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
             [
                 assignment.service,
                 f"{assignment.replicas}x {assignment.profile}",
-                assignment.was or "-",
+                assignment.previous_profile or "-",
             ]
             for assignment in plan.services
         ]
         yield from indent_lines(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
     yield from (
-        f"  why {assignment.service}: {assignment.why}"
+        f"  why {assignment.service}: {assignment.message}"
         for assignment in plan.services
-        if assignment.why
+        if assignment.message
     )
     gpu_changes = layout_changes(pool, plan)
     if not gpu_changes:
@@ -239,7 +240,7 @@ def _pool_json(pool: PoolSnapshot) -> Json:
         "mode": mig.mode if mig is not None else None,
         "backend": mig.backend if mig is not None else None,
         "currency": pool.view.price.currency if pool.view.price else None,
-        "laidOut": None
+        "layoutReady": None
         if condition is None
         else {
             "status": condition.status,
@@ -253,7 +254,7 @@ def _pool_json(pool: PoolSnapshot) -> Json:
         "total": pool.status.total,
         "approve": approval_command(pool),
         "begins": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
-        "leftAlone": {
+        "skippedNodes": {
             mig_node.name: mig_node.inconsistency
             for mig_node in pool.nodes
             if mig_node.inconsistency is not None

@@ -98,7 +98,7 @@ def _plan_json(
     return {
         "gpu": gpu_model.name,
         "gpus": plan.gpus_in_use,
-        "lower_bound": plan.bound,
+        "lowerBound": plan.bound,
         "gap": round(plan.gap, 6),
         "unmet": list(plan.unmet),
         "layouts": [

@@ -79,7 +79,7 @@ def _revision_recheck(body: Json) -> str | None:
     model = body.get("status", {}).get("model", {})
     if model.get("reason") not in _RESOLVABLE_REASONS:
         return None
-    revision = model.get("asked") or "the default branch"
+    revision = model.get("requestedRevision") or "the default branch"
     return f"the hub is asked for the commit of {revision} of {model['uri']}; if it changed"
 
 

@@ -83,14 +83,14 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     if any(report.state == "completed" for _, report in _run_reports(situation)):
         return AttemptState(
             attempt=attempt
-            if attempt.ended_at
+            if attempt.finished_at
             else end_attempt(attempt, progress, now, "completed"),
             progress=progress,
             completion=StatusVerdict(
                 BatchComplete.COMPLETED, _completion_message(situation, progress)
             ),
         )
-    if attempt.ended_at is not None:
+    if attempt.finished_at is not None:
         return AttemptState(attempt=attempt, progress=progress)
     attempt, progress = _mark_running(attempt, progress, _current_sample(situation))
     job = next((job for job in situation.jobs if job.attempt == attempt.number), None)
@@ -132,9 +132,11 @@ def end_attempt(
     without a new row it waits 5 s, doubled for each, at most 1 min.
     """
     has_new_rows = progress is not None and progress.done > attempt.done_before
-    failures = 0 if has_new_rows else attempt.barren + (cause == "failed")
+    failures = 0 if has_new_rows else attempt.consecutive_failures + (cause == "failed")
     interruptions = (
-        0 if has_new_rows or cause == "failed" else attempt.lost + (cause == "interrupted")
+        0
+        if has_new_rows or cause == "failed"
+        else attempt.consecutive_interruptions + (cause == "interrupted")
     )
     backoff = timedelta()
     if cause == "failed":
@@ -146,16 +148,23 @@ def end_attempt(
             _INITIAL_BACKOFF * 2 ** min(interruptions - 2, MAX_FAILURES_WITHOUT_ROWS),
             _MAX_BACKOFF_AFTER_INTERRUPTION,
         )
-    since = (attempt.barren_since or now) if failures else None
-    update = {"ended_at": now, "retry_at": now + backoff, "lost": interruptions}
-    update |= {"barren": failures, "barren_since": since}
-    return attempt.model_copy(update={**update, "last_words": message[-_MAX_MESSAGE_LENGTH:]})
+    since = (attempt.failing_since or now) if failures else None
+    return attempt.model_copy(
+        update={
+            "finished_at": now,
+            "retry_at": now + backoff,
+            "consecutive_interruptions": interruptions,
+            "consecutive_failures": failures,
+            "failing_since": since,
+            "termination_message": message[-_MAX_MESSAGE_LENGTH:],
+        }
+    )
 
 
 def retained_rows_message(situation: Situation) -> str:
     """Return where finished rows are stored."""
     spec = situation.batch.spec
-    claim = f"PersistentVolumeClaim/{spec.claim}" if spec is not None else "the volume"
+    claim = f"PersistentVolumeClaim/{spec.claim_name}" if spec is not None else "the volume"
     return f"finished rows are retained in {work_path(situation.batch.uid)} on {claim}"
 
 
@@ -167,7 +176,7 @@ def _unrecorded_attempt(situation: Situation, now: datetime) -> AttemptStatus | 
     # Its number must not be used again.
     name = job_name(situation.batch.ref.name, number)
     attempt = AttemptStatus(
-        number=number, tier="spot", pool="", variant="", job=name, started_at=now
+        number=number, tier="Spot", pool="", variant="", job=name, started_at=now
     )
     return end_attempt(attempt, None, now, "the status did not record it")
 
@@ -186,7 +195,11 @@ def _ended_state(
     if end.kind == "deleted":
         # A deleted Job alone never fails the batch.
         ended_attempt = ended_attempt.model_copy(
-            update={"barren": min(ended_attempt.barren, MAX_FAILURES_WITHOUT_ROWS - 1)}
+            update={
+                "consecutive_failures": min(
+                    ended_attempt.consecutive_failures, MAX_FAILURES_WITHOUT_ROWS - 1
+                )
+            }
         )
     state = AttemptState(attempt=ended_attempt, progress=progress)
     done = (
@@ -200,11 +213,12 @@ def _ended_state(
             completion=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}"),
         )
     if (
-        ended_attempt.barren >= MAX_FAILURES_WITHOUT_ROWS
-        and now - (ended_attempt.barren_since or now) >= MIN_FAILURE_DURATION
+        ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
+        and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):
         message = (
-            f"status.attempt: {counted(ended_attempt.barren, 'attempt')} in a row failed without a "
+            f"status.attempt: {counted(ended_attempt.consecutive_failures, 'attempt')} in a row "
+            "failed without a "
             "new row"
         )
         return replace(
@@ -296,10 +310,10 @@ def _mark_running(
         return attempt, progress
     since = max(sample.at.replace(microsecond=0), attempt.started_at)
     running_attempt = attempt.model_copy(
-        update={"running_since": since, "running_from": sample.progress.done}
+        update={"running_since": since, "rows_at_start": sample.progress.done}
     )
-    start_seconds = int((since - attempt.started_at).total_seconds())
-    return running_attempt, progress.model_copy(update={"start_seconds": start_seconds})
+    startup_seconds = int((since - attempt.started_at).total_seconds())
+    return running_attempt, progress.model_copy(update={"startup_seconds": startup_seconds})
 
 
 def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | None:
@@ -332,7 +346,7 @@ def _furthest_progress(
 
 
 def _progress_key(progress: ProgressStatus) -> tuple[int, int, int]:
-    return (progress.done, progress.output_tokens, progress.repaid_rows)
+    return (progress.done, progress.output_tokens, progress.resent_rows)
 
 
 def _completion_message(situation: Situation, progress: ProgressStatus) -> str:
@@ -341,7 +355,7 @@ def _completion_message(situation: Situation, progress: ProgressStatus) -> str:
         return f"{progress.completed} of {counted(progress.rows, 'row')} answered"
     message = (
         f"spec.output: {progress.completed} of {counted(progress.rows, 'row')} answered in "
-        f"{spec.output} on PersistentVolumeClaim/{spec.claim}"
+        f"{spec.output} on PersistentVolumeClaim/{spec.claim_name}"
     )
     if progress.failed:
         message += f"; {progress.failed} failed, see {errors_path(spec)}"

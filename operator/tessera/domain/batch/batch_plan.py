@@ -224,7 +224,7 @@ def _all_pods_finished(situation: Situation, job: BatchJob) -> bool:
 
 def _stop_attempt(context: BatchContext, message: str) -> BatchContext:
     state, attempt = context.attempt_state, context.attempt_state.attempt
-    if attempt is None or attempt.ended_at is not None:
+    if attempt is None or attempt.finished_at is not None:
         return context
     ended_attempt = end_attempt(attempt, state.progress, context.now, message)
     return replace(context, attempt_state=replace(state, attempt=ended_attempt, alive=False))
@@ -240,7 +240,7 @@ def _progress_probe(state: AttemptState) -> ProgressProbe | None:
 def _batch_state(context: BatchContext) -> tuple[BatchState, StatusVerdict[BatchComplete]]:
     progress, spec = context.attempt_state.progress, context.spec
     if context.check is None or progress is None:
-        text = f"spec.input: {spec.input} on {spec.claim} is not checked yet, 0 rows are known"
+        text = f"spec.input: {spec.input} on {spec.claim_name} is not checked yet, 0 rows are known"
         return "validating", StatusVerdict(BatchComplete.VALIDATING, text)
     if context.attempt_state.alive and context.attempt_state.publishing:
         rows = counted(progress.rows, "row")

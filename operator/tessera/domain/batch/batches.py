@@ -143,7 +143,7 @@ class _SnapshotIndex:
 
     def situation(self, ref: Ref, used_devices: Mapping[tuple[str, str], int]) -> Situation:
         batch = self._batches[ref]
-        name = batch.spec.claim if batch.spec is not None else ""
+        name = batch.spec.claim_name if batch.spec is not None else ""
         return Situation(
             at=self._snapshot.at,
             batch=batch,

@@ -54,7 +54,8 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
 def _passed_check(report: CheckReport) -> InputCheck:
     return InputCheck(
         running=StatusVerdict(
-            BatchRunning.VALIDATING, f"spec.input: {counted(report.rows, 'row')} checked"
+            BatchRunning.VALIDATION_JOB_RUNNING,
+            f"spec.input: {counted(report.rows, 'row')} checked",
         ),
         passed=CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens),
     )
@@ -96,7 +97,7 @@ def _is_lost(
 def _running_verdict(
     spec: BatchInferenceSpec, name: str, pod: BatchPod | None
 ) -> StatusVerdict[BatchRunning]:
-    subject = f"spec.input, {spec.input} on {spec.claim}"
+    subject = f"spec.input, {spec.input} on {spec.claim_name}"
     if pod is not None and pod.finished:
         report = check_report(pod.report)
         text = report.message if report is not None else pod.report.strip() or pod.container_message
@@ -116,6 +117,6 @@ def _running_verdict(
         )
     if pod is not None and pod.unschedulable is not None:
         message = f"{subject}: Job/{name} waits for a node: {pod.unschedulable}"
-        return StatusVerdict(BatchRunning.VALIDATING, message)
+        return StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message)
     message = f"{subject}: Job/{name} checks every row without a GPU; see kubectl logs job/{name}"
-    return StatusVerdict(BatchRunning.VALIDATING, message)
+    return StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message)

@@ -120,7 +120,7 @@ def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get batchinference -o yaml"
     )
-    return unaccepted_plan(situation, StatusVerdict(BatchAccepted.INTERNAL_ERROR, text))
+    return unaccepted_plan(situation, StatusVerdict(BatchAccepted.PLANNER_ERROR, text))
 
 
 def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:
@@ -159,7 +159,7 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
-        f"{attempt.last_words}; the next attempt starts at {retry_at:%H:%M:%SZ}",
+        f"{attempt.termination_message}; the next attempt starts at {retry_at:%H:%M:%SZ}",
     )
 
 
@@ -198,7 +198,7 @@ def _propose_attempt(
     attempt = context.attempt_state.attempt
     backoff = _backoff_verdict(context)
     # After an interruption the other capacity class may be used at once.
-    if backoff is not None and attempt is not None and not attempt.lost:
+    if backoff is not None and attempt is not None and not attempt.consecutive_interruptions:
         return BatchProposal(plan=idle_plan(context, backoff))
     if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
         rows = counted(progress.rows, "row")
@@ -270,14 +270,14 @@ def _capacity_unknown(
     context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
 ) -> bool:
     """Tell whether the hardware of a running attempt cannot be assessed now."""
-    excluded = context.spec.spot.policy == ("never" if attempt.tier == "spot" else "only")
+    excluded = context.spec.spot.policy == ("Never" if attempt.tier == "Spot" else "Only")
     return option is None and not excluded
 
 
 def _running_reason(context: BatchContext, attempt: AttemptStatus) -> BatchRunning:
-    if attempt.tier == "spot":
+    if attempt.tier == "Spot":
         return BatchRunning.ON_SPOT
-    never = context.spec.spot.policy == "never"
+    never = context.spec.spot.policy == "Never"
     return BatchRunning.SPOT_DISABLED if never else BatchRunning.NOT_YET_AHEAD
 
 
@@ -297,14 +297,19 @@ def _record_full_pool(context: BatchContext) -> BatchContext:
     state, attempt = context.attempt_state, context.attempt_state.attempt
     if attempt is None or not scheduling_timed_out(state, context.now):
         return context
-    if any(entry.pool == attempt.pool and entry.at >= attempt.started_at for entry in attempt.full):
+    if any(
+        entry.pool == attempt.pool and entry.at >= attempt.started_at
+        for entry in attempt.unavailable_pools
+    ):
         return context
     known = {
-        entry.pool: entry for entry in attempt.full if context.now - entry.at < FULL_POOL_BACKOFF
+        entry.pool: entry
+        for entry in attempt.unavailable_pools
+        if context.now - entry.at < FULL_POOL_BACKOFF
     }
     known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=context.now)
     updated_attempt = attempt.model_copy(
-        update={"full": tuple(known[name] for name in sorted(known))}
+        update={"unavailable_pools": tuple(known[name] for name in sorted(known))}
     )
     return replace(context, attempt_state=replace(state, attempt=updated_attempt))
 
@@ -340,7 +345,7 @@ def _propose_next(
         source=source,
         choice=option.choice,
         active_deadline=context.active_deadline,
-        spot_affinity=attempt.tier == "spot"
+        spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
     state = AttemptState(attempt=attempt, progress=context.attempt_state.progress)
@@ -363,7 +368,7 @@ def _next_attempt(
 ) -> AttemptStatus:
     previous, progress = context.attempt_state.attempt, context.attempt_state.progress
     number = highest_attempt_number(context.situation) + 1
-    if previous is not None and previous.ended_at is None:
+    if previous is not None and previous.finished_at is None:
         previous = end_attempt(previous, progress, context.now, f"replaced: {reason}")
     return AttemptStatus(
         number=number,
@@ -372,12 +377,14 @@ def _next_attempt(
         variant=choice.variant,
         job=job_name(context.batch.ref.name, number),
         started_at=context.now,
-        after="" if previous is None else f"attempt {previous.number}: {previous.last_words}",
+        previous_outcome=""
+        if previous is None
+        else f"attempt {previous.number}: {previous.termination_message}",
         done_before=0 if progress is None else progress.done,
-        barren=0 if previous is None else previous.barren,
-        barren_since=None if previous is None else previous.barren_since,
-        lost=0 if previous is None else previous.lost,
-        full=() if previous is None else previous.full,
+        consecutive_failures=0 if previous is None else previous.consecutive_failures,
+        failing_since=None if previous is None else previous.failing_since,
+        consecutive_interruptions=0 if previous is None else previous.consecutive_interruptions,
+        unavailable_pools=() if previous is None else previous.unavailable_pools,
     )
 
 
@@ -406,7 +413,7 @@ def _attempt_verdict(
 ) -> StatusVerdict[BatchRunning]:
     pod = context.attempt_state.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
-        spot = attempt.tier == "spot"
+        spot = attempt.tier == "Spot"
         return StatusVerdict(
             BatchRunning.WAITING_FOR_SPOT if spot else BatchRunning.UNSCHEDULABLE,
             f"spec.placement.pools: no node for attempt {attempt.number} on {attempt.variant}: "
@@ -426,5 +433,5 @@ def _starting_verdict(
         f"status.attempt: attempt {attempt.number} starts on {attempt.variant} (kubectl describe "
         f"job {attempt.job}); {decision.message}"
     )
-    history = f"; previous {attempt.after}" if attempt.after else ""
+    history = f"; previous {attempt.previous_outcome}" if attempt.previous_outcome else ""
     return StatusVerdict(BatchRunning.STARTING, text + history)

@@ -28,10 +28,10 @@ SCHEDULING_TIMEOUT = timedelta(seconds=60)
 # A full pool is avoided for so long, as long as there is another option.
 FULL_POOL_BACKOFF = timedelta(minutes=10)
 TIERS: Mapping[CapacityClass, frozenset[Tier]] = {
-    "spot": frozenset({"spot"}),
+    "spot": frozenset({"Spot"}),
     "non-spot": NON_SPOT_TIERS,
 }
-_EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"only": "non-spot", "never": "spot"}
+_EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"Only": "non-spot", "Never": "spot"}
 _NO_CAPACITY_REASONS = {
     PlacementReason.NO_POOL: BatchRunning.NO_POOL,
     PlacementReason.NO_HARDWARE: BatchRunning.NO_HARDWARE,
@@ -64,7 +64,7 @@ def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
     """Return the capacity class of an attempt; None without one."""
     if attempt is None:
         return None
-    return "spot" if attempt.tier == "spot" else "non-spot"
+    return "spot" if attempt.tier == "Spot" else "non-spot"
 
 
 def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
@@ -99,7 +99,9 @@ class CapacityQuery:
         if attempt is None:
             return frozenset()
         pools = {
-            entry.pool for entry in attempt.full if self.schedule.at - entry.at < FULL_POOL_BACKOFF
+            entry.pool
+            for entry in attempt.unavailable_pools
+            if self.schedule.at - entry.at < FULL_POOL_BACKOFF
         }
         if self.attempt_state.alive and self.attempt_state.scheduled:
             return frozenset(pools - {attempt.pool})

@@ -39,7 +39,9 @@ def rows_per_second(
     The pace of the batch itself comes first, then measurements of services, then the prediction.
     """
     share = (
-        _speed_share(choice, source, measured) if progress.pace is None else float(progress.pace)
+        _speed_share(choice, source, measured)
+        if progress.speed_ratio is None
+        else float(progress.speed_ratio)
     )
     return _expected_rows_per_second(choice, source, progress) * max(share, 0.01)
 
@@ -60,8 +62,8 @@ def _speed_share(
 
 def start_duration(choice: HardwareChoice, progress: ProgressStatus) -> timedelta:
     """Return the time from the decision for an attempt to its first rows."""
-    if progress.start_seconds is not None:
-        return timedelta(seconds=progress.start_seconds)
+    if progress.startup_seconds is not None:
+        return timedelta(seconds=progress.startup_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
     return _BASE_START_DURATION + timedelta(seconds=weights // MIN_LOAD_MIB_PER_SECOND)
 
@@ -75,12 +77,14 @@ def with_measured_pace(
     """Return the progress with the pace of the running attempt, once it has run for 60 s."""
     if attempt.running_since is None or progress.at - attempt.running_since < _MIN_RUNTIME:
         return progress
-    rows = progress.done - attempt.running_from
+    rows = progress.done - attempt.rows_at_start
     if rows <= 0:
         return progress
     measured = rows / (progress.at - attempt.running_since).total_seconds()
     pace = Decimal(f"{measured / _expected_rows_per_second(choice, source, progress):.2f}")
-    return progress.model_copy(update={"pace": min(max(pace, Decimal("0.01")), Decimal(100))})
+    return progress.model_copy(
+        update={"speed_ratio": min(max(pace, Decimal("0.01")), Decimal(100))}
+    )
 
 
 def _expected_rows_per_second(

@@ -106,11 +106,11 @@ def choose_capacity(
     An estimate is None when no hardware of its class fits; `current` is the class of the last
     attempt.
     """
-    if policy == "never":
+    if policy == "Never":
         return _non_spot_only(schedule, non_spot)
-    if policy == "only":
+    if policy == "Only":
         return _use_spot(
-            schedule, spot, "spec.spot.policy is only; preferred allows other capacity"
+            schedule, spot, "spec.spot.policy is Only; Preferred allows other capacity"
         )
     if non_spot is None:
         return _use_spot(schedule, spot, "no on-demand or reserved hardware fits")
@@ -175,7 +175,7 @@ def _non_spot_only(schedule: Schedule, non_spot: Estimate | None) -> CapacityDec
     return CapacityDecision(
         capacity_class,
         BatchRunning.SPOT_DISABLED,
-        f"spec.spot.policy is never; {_progress_message(schedule)}",
+        f"spec.spot.policy is Never; {_progress_message(schedule)}",
     )
 
 

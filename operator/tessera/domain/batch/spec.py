@@ -29,7 +29,7 @@ from tessera.domain.placement.checks import (
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.
-_BATCH_SLO = Slo(ttft_p95=timedelta(hours=1), inter_token_p95=timedelta(seconds=1))
+_BATCH_SLO = Slo(ttft_p95=timedelta(hours=1), itl_p95=timedelta(seconds=1))
 # Rows in flight are sent again, so the engine need not finish them.
 _NO_DRAIN = Drain(timeout=timedelta())
 # For the engine's limits an answer has at least one token per so many of the prompt, so that
@@ -112,7 +112,7 @@ def _batch_source(
     context: Context = spec.context.model_copy(update={"typical_output_tokens": output_tokens})
     update = {
         "model": spec.model.model_copy(update={"cache": Cache()}),
-        "service_class": "batch",
+        "service_class": "Batch",
         "slo": _BATCH_SLO,
         "context": context,
         "placement": ServicePlacement(pools=batch.placement.pools),
@@ -161,14 +161,15 @@ def _claim_denials(
     if claim is None:
         yield StatusVerdict(
             BatchAccepted.CLAIM_NOT_FOUND,
-            f"spec.claim: PersistentVolumeClaim/{spec.claim} does not exist; choose one of kubectl "
+            f"spec.claimName: PersistentVolumeClaim/{spec.claim_name} does not exist; choose one "
+            "of kubectl "
             f"get pvc with accessModes: [{SHARED_ACCESS_MODE}]",
         )
     elif SHARED_ACCESS_MODE not in claim.access_modes:
         modes = ", ".join(claim.access_modes) or "no access mode"
         yield StatusVerdict(
             BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
-            f"spec.claim: PersistentVolumeClaim/{spec.claim} has {modes} (storage class "
+            f"spec.claimName: PersistentVolumeClaim/{spec.claim_name} has {modes} (storage class "
             f"{claim.storage_class or 'none'}), but attempts on 2 nodes need {SHARED_ACCESS_MODE}; "
             f"create a claim with accessModes: [{SHARED_ACCESS_MODE}] of a storage class that "
             "supports it, such as EFS, Filestore, Azure Files or NFS (kubectl get storageclass)",

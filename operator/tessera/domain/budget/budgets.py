@@ -81,7 +81,7 @@ def build_budget_views(
                 f"TenantBudget/{budget.name}: the operator raised {type(error).__name__} "
                 f"({error}); please report this with the output of kubectl get tenantbudget -o yaml"
             )
-            view = replace(view, accepted=StatusVerdict(BudgetAccepted.INTERNAL_ERROR, message))
+            view = replace(view, accepted=StatusVerdict(BudgetAccepted.PLANNER_ERROR, message))
         if view.state is not None:
             owners |= dict.fromkeys(names, budget.name)
         budget_views.append(view)
@@ -223,7 +223,7 @@ def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
     if known:
         return limit
     # With an unknown spend only the allowed remainder of the limit is available.
-    return min(limit, to_nanos(spec.on_ledger_loss.allow_up_to or Decimal(0)))
+    return min(limit, to_nanos(spec.on_spend_unknown.allow_up_to or Decimal(0)))
 
 
 def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget]:
@@ -257,7 +257,8 @@ def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget
                 WithinBudget.SPEND_UNKNOWN,
                 f"the spend of this {window.period.name.lower()} is unknown, so at most "
                 f"{state.amount(window.limit)} is available until "
-                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onLedgerLoss.allowUpTo to allow "
+                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onSpendUnknown.allowUpTo to "
+                "allow "
                 "more",
             )
     if state.min_replicas_shortage is not None:

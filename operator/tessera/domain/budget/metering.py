@@ -122,7 +122,7 @@ def restore_meter(
         as_of=spend.as_of,
         spend_by_window={
             window.window: WindowSpend(
-                window.start, to_nanos(window.settled), window.counted_from or window.start
+                window.start, to_nanos(window.spent), window.counted_from or window.start
             )
             for window in spend.windows
         },
@@ -134,11 +134,13 @@ def restore_meter(
                 tariff=Tariff(
                     prices.get(replica.pool) or (recorded_price(replica),), replica.weight
                 ),
-                charged_until=replica.through,
+                charged_until=replica.charged_until,
             )
             for replica in spend.running
         },
         incomplete_windows={
-            window.window: window.start for window in spend.windows if window.window in spend.lost
+            window.window: window.start
+            for window in spend.windows
+            if window.window in spend.incomplete_windows
         },
     )

@@ -31,15 +31,15 @@ def zone_of(name: str) -> ZoneInfo | None:
 def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
     """Return the period that contains a moment; periods follow each other without a gap."""
     local = at.astimezone(zone)
-    if name == "hour":
+    if name == "Hour":
         # One hour of UTC, so that a change of daylight saving time makes no hour longer.
         start = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
         return CalendarPeriod(name, start, start + timedelta(hours=1))
-    first = local.date() if name == "day" else local.date().replace(day=1)
+    first = local.date() if name == "Day" else local.date().replace(day=1)
     # 32 days after the first of a month is always in the next month.
-    days = 1 if name == "day" else 32
+    days = 1 if name == "Day" else 32
     after = first + timedelta(days=days)
-    last = after if name == "day" else after.replace(day=1)
+    last = after if name == "Day" else after.replace(day=1)
     start, end = (
         datetime.combine(date, time(), tzinfo=zone).astimezone(UTC) for date in (first, last)
     )

@@ -55,16 +55,16 @@ def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     """Return why the spec does not allow an offer; empty when it does."""
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not list the pool"
-    if offer.needs_repartition and spec.placement.mig != "auto":
+    if offer.needs_repartition and spec.placement.mig != "Auto":
         return "no such slice exists; spec.placement.mig auto would let Tessera partition GPUs"
-    if spec.placement.isolation == "gpu" and not offer.hardware.exclusive:
+    if spec.placement.isolation == "Gpu" and not offer.hardware.exclusive:
         return "spec.placement.isolation gpu: other pods may share the GPU"
     return tier_exclusion(spec, offer)
 
 
 def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     """Return why the service class excludes an offer, whatever pools are listed; else empty."""
-    if offer.tier in (ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS):
+    if offer.tier in (ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS):
         return ""
     return f"{offer.tier}: spec.class {spec.service_class} never runs there"
 
@@ -75,7 +75,7 @@ def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
             f"too small: needs devices of {misfit.needed_mib} MiB, "
             f"these have {misfit.hardware.memory_mib} MiB"
         )
-    itl_ms = spec.slo.inter_token_p95.total_seconds() * 1e3
+    itl_ms = spec.slo.itl_p95.total_seconds() * 1e3
     if misfit.inter_token_ms > itl_ms:
         return f"too slow: ITL {misfit.inter_token_ms:.1f} ms, SLO {itl_ms:.0f} ms"
     ttft_ms = spec.slo.ttft_p95.total_seconds() * 1e3

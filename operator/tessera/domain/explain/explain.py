@@ -134,11 +134,11 @@ def _from_status(service: ObservedService) -> tuple[Decision, ...]:
                 topic="scaling",
                 reason=status.scaling.reason,
                 message=status.scaling.message,
-                since=max((entry.at for entry in status.scaling.memory), default=None),
+                since=max((entry.at for entry in status.scaling.recent_changes), default=None),
                 numbers=tuple(numbers),
             )
         )
     if status.tenant is not None:
         message = f"TenantBudget {status.tenant.budget}" if status.tenant.budget else "no budget"
-        decisions.append(Decision(topic="budget", reason=status.tenant.state, message=message))
+        decisions.append(Decision(topic="budget", reason=status.tenant.reason, message=message))
     return tuple(decisions)

@@ -71,8 +71,8 @@ def _layout_reasons(view: PoolView, service: Ref) -> Iterator[tuple[str, str]]:
     status = view.pool.status.mig
     target = status.target if status is not None else None
     for assignment in target.services if target is not None else ():
-        if assignment.service == str(service) and assignment.why:
-            yield "layouts", assignment.why
+        if assignment.service == str(service) and assignment.message:
+            yield "layouts", assignment.message
 
 
 def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCandidate]:

@@ -31,7 +31,7 @@ def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Deci
         reason, message, since = str(scale.reason), scale.message, None
     else:
         reason, message = status.reason, status.message
-        since = max((entry.at for entry in status.memory), default=None)
+        since = max((entry.at for entry in status.recent_changes), default=None)
     replayed = (
         "" if reason == scale.reason or without_readings else f"{scale.reason}: {scale.message}"
     )
@@ -73,10 +73,11 @@ def _numbers(
         ("activity", f"{activity} (target {policy.activity.target})"),
         (
             "scale up",
-            f"after {format_duration(policy.scale_up.window)}, at most {policy.scale_up.pods} in "
+            f"after {format_duration(policy.scale_up.stabilization_window)}, at most "
+            f"{policy.scale_up.pods} in "
             f"{format_duration(policy.scale_up.period)}",
         ),
-        ("scale down", f"after {format_duration(policy.scale_down.window)}"),
+        ("scale down", f"after {format_duration(policy.scale_down.stabilization_window)}"),
     )
 
 
@@ -108,7 +109,7 @@ def _scale_up_message(policy: Policy, load: ServiceLoad, current: int) -> str:
         key=lambda waiting: _desired_replicas(policy, load, current, waiting) > current,
     )
     added = _desired_replicas(policy, load, current, queue) - current
-    window = format_duration(policy.scale_up.window)
+    window = format_duration(policy.scale_up.stabilization_window)
     waiting = counted(queue, "waiting request")
     if load.waiting is None:
         return f"{waiting} for {window} would add {counted(added, 'replica')}"
@@ -147,7 +148,7 @@ def _scale_down_message(policy: Policy, load: ServiceLoad, current: int) -> str:
     )
     if queue == 0 or hundredths == 0:
         return "no load would remove a replica"
-    window = format_duration(policy.scale_down.window)
+    window = format_duration(policy.scale_down.stabilization_window)
     return (
         f"at most {counted(queue - 1, 'waiting request')} and activity of at most "
         f"{(hundredths - 1) / 100:.2f} for {window} would remove replicas"

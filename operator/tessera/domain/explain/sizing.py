@@ -16,9 +16,9 @@ from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION, ReplicaFit, siz
 from tessera.domain.speed.measurements import corrected_rate
 
 _SOURCES = {
-    "measured": "measured in this cluster",
-    "table": "predicted from measurements of this GPU family",
-    "roofline": "predicted by a roofline, not measured",
+    "Measured": "measured in this cluster",
+    "Table": "predicted from measurements of this GPU family",
+    "Roofline": "predicted by a roofline, not measured",
 }
 # The ITL objective is relaxed by this factor to show what it costs.
 _SLO_FACTOR = 2
@@ -36,7 +36,7 @@ def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
         if candidate.demand.precision == choice.fit.precision
     )
     fit, measurement = choice.fit, allotment.measured_speed
-    source = fit.step.source if measurement is None else "measured"
+    source = fit.step.source if measurement is None else "Measured"
     rate = corrected_rate(fit.limits.tokens_per_second, measurement)
     yield Decision(
         topic="sizing",
@@ -118,7 +118,7 @@ def _would_change(
     if isinstance(relaxed, ReplicaFit) and relaxed.limits.tokens_per_second > current_rate:
         rate = corrected_rate(relaxed.limits.tokens_per_second, measurement)
         yield (
-            f"spec.slo.interTokenP95 of {relaxed_slo.total_seconds() * 1e3:.0f}ms would allow "
+            f"spec.slo.itlP95 of {relaxed_slo.total_seconds() * 1e3:.0f}ms would allow "
             f"{counted(relaxed.limits.max_num_seqs, 'concurrent request')} and {rate:.0f} output "
             "tok/s"
         )

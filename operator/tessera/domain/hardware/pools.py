@@ -352,7 +352,7 @@ def _possible_slices(
 
 def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
     """Return whether the pool's layouts are planned from what services need."""
-    return spec is not None and spec.mig is not None and spec.mig.mode != "static"
+    return spec is not None and spec.mig is not None and spec.mig.mode != "Static"
 
 
 def _partitioned_gpu_count(nodes: tuple[Node, ...]) -> int:

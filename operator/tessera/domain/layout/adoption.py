@@ -50,7 +50,7 @@ def adopt(
     status = view.pool.status.mig or MigStatus()
     if spec is None or spec.mig is None:
         return PlanAdoption(status=MigStatus(), verdict=None)
-    if spec.mig.mode == "static":
+    if spec.mig.mode == "Static":
         return _static_layout(view, spec.mig, status, nodes, capabilities, at)
     pool_layout = solution.pools.get(view.pool.name) if solution else None
     if solution is None or pool_layout is None:
@@ -86,7 +86,7 @@ def _adopt_layout(
         return PlanAdoption(status=updated, verdict=unmet)
     since = proposed.at if proposed is not None else at
     # With `propose`, a person decides whether the plan is worth it.
-    stable = at - since >= STABILIZATION_WINDOW or mig.mode == "propose"
+    stable = at - since >= STABILIZATION_WINDOW or mig.mode == "Propose"
     if sufficient and not stable:
         dated_plan = plan.model_copy(update={"at": since})
         return PlanAdoption(
@@ -95,7 +95,7 @@ def _adopt_layout(
     # A plan that only changes which service runs on which slice repartitions nothing and needs no
     # approval.
     needs_approval = (
-        mig.mode == "propose"
+        mig.mode == "Propose"
         and pool_layout.repartitioned_gpus
         and view.pool.approved_plan != plan.name
     )
@@ -204,7 +204,7 @@ def _static_layout(
         gpus_after=gpus,
         per_hour_before=price,
         per_hour_after=price,
-        bound=price,
+        lower_bound=price,
         gap=Decimal(0),
         nodes=nodes,
     )

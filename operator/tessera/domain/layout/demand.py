@@ -184,13 +184,13 @@ def _slice_demand(
 ) -> SliceDemand | None:
     """Return the demand; None for a service that is not planned for or fits on no GPU."""
     spec = proposal.service.spec
-    if spec is None or spec.placement.mig != "auto" or not proposal.accepted.reason.is_true:
+    if spec is None or spec.placement.mig != "Auto" or not proposal.accepted.reason.is_true:
         return None
     options = options_of(proposal, views)
     speeds = {
         option.instance_type: option.tokens_per_second
         for option in options
-        if option.fills_gpu or spec.placement.isolation == "slice"
+        if option.fills_gpu or spec.placement.isolation == "Slice"
     }
     if not speeds:
         return None
@@ -213,7 +213,7 @@ def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOpt
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
         return ()
-    tiers = ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS
+    tiers = ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS
     offers = [
         offer
         for view in views

@@ -109,7 +109,7 @@ def _pool_layout(
         gpus_after=gpus_after,
         per_hour_before=money.from_nanos(gpus_before * terms.per_gpu_hour),
         per_hour_after=money.from_nanos(gpus_after * terms.per_gpu_hour),
-        bound=money.from_nanos(round(gpus_after * terms.per_gpu_hour * (1 - plan.gap))),
+        lower_bound=money.from_nanos(round(gpus_after * terms.per_gpu_hour * (1 - plan.gap))),
         gap=Decimal(f"{plan.gap:.4f}"),
         moves=sum(
             _count_moves(gpu, _removed_placements(gpu, layouts, repartitioned, offer), planned)
@@ -247,8 +247,8 @@ def _assignments(
                     service=demand.service.name,
                     profile=instance_type.profile,
                     replicas=count,
-                    was=demand.current.profile if demand.current else "",
-                    why=_explain_choice(demand, instance_type, count, terms)[:_MAX_MESSAGE],
+                    previous_profile=demand.current.profile if demand.current else "",
+                    message=_explain_choice(demand, instance_type, count, terms)[:_MAX_MESSAGE],
                 )
 
 

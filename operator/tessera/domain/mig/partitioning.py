@@ -139,19 +139,19 @@ def plan_partitioning(
 
 def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
     """Return why no operation on the GPU is possible; None if some may be."""
-    if gpu.mode in ("enabling", "disabling"):
+    if gpu.mode in ("Enabling", "Disabling"):
         return GpuProblem(
-            "NeedsReset",
+            "ResetRequired",
             f"MIG mode is {gpu.mode} until the GPU is reset: drain the GPU, then run nvidia-smi "
             f"--gpu-reset -i {gpu.index} on the node, or reboot the node",
         )
     if gpu.read_error is not None:
-        return GpuProblem("Unreadable", gpu.read_error)
-    if gpu.mode != "enabled" or gpu.gpu_model is None:
+        return GpuProblem("QueryFailed", gpu.read_error)
+    if gpu.mode != "Enabled" or gpu.gpu_model is None:
         if not wanted.slices:
             return None
         return GpuProblem(
-            "CannotCut",
+            "PartitionFailed",
             f"MIG mode is {gpu.mode}, and Tessera never changes it: run nvidia-smi -i {gpu.index} "
             "-mig 1 on the node",
         )
@@ -163,14 +163,16 @@ def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
     if unknown:
         known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
         return GpuProblem(
-            "ProfileUnknown", f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
+            "UnknownProfile", f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
         )
     error = layout_error(
         gpu.gpu_model,
         [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices],
     )
     return (
-        None if error is None else GpuProblem("CannotCut", f"the layout is not possible: {error}")
+        None
+        if error is None
+        else GpuProblem("PartitionFailed", f"the layout is not possible: {error}")
     )
 
 

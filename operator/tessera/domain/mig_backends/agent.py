@@ -36,11 +36,11 @@ _PARTITION_TIMEOUT = timedelta(minutes=10)
 # From the request on: partitioning takes seconds, and the device plugin restarts within a minute.
 _DEVICE_PLUGIN_TIMEOUT = timedelta(minutes=3)
 _FAULT_REASONS: Mapping[GpuFault, LayoutReady] = {
-    "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
+    "ResetRequired": LayoutReady.GPU_RESET_REQUIRED,
     "InUse": LayoutReady.GPU_IN_USE,
-    "CannotCut": LayoutReady.BACKEND_FAILED,
-    "Unreadable": LayoutReady.BACKEND_FAILED,
-    "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
+    "PartitionFailed": LayoutReady.BACKEND_FAILED,
+    "QueryFailed": LayoutReady.BACKEND_FAILED,
+    "UnknownProfile": LayoutReady.UNKNOWN_PROFILE,
 }
 
 
@@ -156,11 +156,12 @@ def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
         return StatusVerdict(
             LayoutReady.BACKEND_FAILED, f"tessera-node on Node/{node.name}: {status.problem}"
         )
-    if not status.cuts:
+    if not status.partitioning_enabled:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,
-            f"tessera-node on Node/{node.name} is read-only; set the chart value node.cut=true, or "
-            "spec.mig.backend to migManager",
+            f"tessera-node on Node/{node.name} is read-only; set the chart value "
+            "node.partition=true, or "
+            "spec.mig.backend to MigManager",
         )
     return None
 

@@ -12,9 +12,9 @@ from tessera.domain.mig_backends.static import StaticBackend
 
 def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
     """Return the backend that `spec.mig` of a pool names."""
-    if mig.mode == "static" and not mig.layout:
+    if mig.mode == "Static" and not mig.layout:
         return StaticBackend()
-    if mig.backend == "agent":
+    if mig.backend == "Agent":
         return AgentBackend()
     # Capabilities hold for the whole pool: one node without an agent makes all of them drain as a
     # whole.

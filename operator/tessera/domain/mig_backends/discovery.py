@@ -24,7 +24,7 @@ from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node
 
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
-_MIG_MODES = ("enabled", "disabling")
+_MIG_MODES = ("Enabled", "Disabling")
 
 # Keyed by pool and node.
 MigNodeCache: TypeAlias = KeyedCache[
@@ -161,7 +161,7 @@ def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode:
         ),
         whole_gpus=len(agent_status.gpus) - len(mig_gpus),
         reports_pods=True,
-        can_partition=agent_status.cuts,
+        can_partition=agent_status.partitioning_enabled,
     )
 
 
@@ -181,7 +181,7 @@ def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
         uuid=gpu.uuid,
         instances=tuple(sorted(instances, key=lambda instance: instance.placement)),
         # MIG mode was switched off, which takes effect with the next reset.
-        fault="NeedsReset" if gpu.mode == "disabling" else gpu.fault,
+        fault="ResetRequired" if gpu.mode == "Disabling" else gpu.fault,
         message=gpu.message,
     )
 

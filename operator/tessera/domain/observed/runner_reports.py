@@ -48,8 +48,8 @@ class RunReport(_Report):
     rows: Count = 0
     completed: Count = 0
     failed: Count = 0
-    repaid_rows: Count = 0
-    repaid_tokens: Count = 0
+    resent_rows: Count = 0
+    resent_tokens: Count = 0
     prompt_tokens: Count = 0
     output_tokens: Count = 0
     message: Text = ""
@@ -63,8 +63,8 @@ class RunnerProgress(_Report):
     rows: Count = 0
     done: Count = 0
     failed: Count = 0
-    repaid_rows: Count = 0
-    repaid_tokens: Count = 0
+    resent_rows: Count = 0
+    resent_tokens: Count = 0
     prompt_tokens: Count = 0
     output_tokens: Count = 0
 

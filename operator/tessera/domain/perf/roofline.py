@@ -58,7 +58,7 @@ def roofline(
     precision: str | None,
     hardware: Hardware,
     shares: PeakShares,
-    source: SpeedSource = "roofline",
+    source: SpeedSource = "Roofline",
 ) -> StepTime:
     """Return the step time of a model on one replica, tensor parallel over its devices."""
     size = hardware.devices

@@ -60,7 +60,7 @@ def step_time(
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted
-    return predicted.scaled(measurement.ratio, "measured")
+    return predicted.scaled(measurement.ratio, "Measured")
 
 
 def predict_step_time(
@@ -81,5 +81,5 @@ def predict_step_time(
         precision,
         hardware,
         peak_shares(speed_table.host, used_family, used_family.arithmetic[kind]),
-        "table" if is_measured and as_measured else "roofline",
+        "Table" if is_measured and as_measured else "Roofline",
     )

@@ -32,7 +32,7 @@ class StepTime:
     """Scheduling and sampling one sequence."""
     fixed: float = 0.6e-3
     """Overhead of every step, with the launches of all layers and all-reduces."""
-    source: SpeedSource = "roofline"
+    source: SpeedSource = "Roofline"
 
     def seconds(
         self, *, decoding: int, kv_tokens: int, prefill_tokens: int = 0, prefill_pairs: int = 0

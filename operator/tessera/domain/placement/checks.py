@@ -179,10 +179,10 @@ def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Den
 
 
 def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
-    if spec.service_class != "interactive":
+    if spec.service_class != "Interactive":
         return
     for index, name in enumerate(spec.placement.pools):
-        if pools.get(name) == "spot":
+        if pools.get(name) == "Spot":
             yield Denial(
                 reason=Accepted.INTERACTIVE_ON_SPOT,
                 field=f"spec.placement.pools[{index}]",

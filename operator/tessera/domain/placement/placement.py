@@ -21,8 +21,8 @@ from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
 from tessera.domain.sizing.tensor_parallel import can_shard
 
 # Tiers whose nodes are not reclaimed; services run on no other.
-NON_SPOT_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand"})
-ALL_TIERS: frozenset[Tier] = frozenset({"reserved", "onDemand", "spot"})
+NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
+ALL_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand", "Spot"})
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.
@@ -167,16 +167,16 @@ def place(  # noqa: PLR0913 - two of them are for batches
 def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
     """Exclude slices to be partitioned where spec.placement.mig forbids it, and shared GPUs."""
     placement = spec.placement
-    if offer.needs_repartition and placement.mig != "auto":
+    if offer.needs_repartition and placement.mig != "Auto":
         return False
-    return placement.isolation == "slice" or offer.hardware.exclusive
+    return placement.isolation == "Slice" or offer.hardware.exclusive
 
 
 def _pools_with_layouts(
     spec: InferenceServiceSpec, allowed: Sequence[PoolView], choices: Sequence[HardwareChoice]
 ) -> list[str]:
     """Return pools that plan slices for the service; none if it fits on no single device."""
-    if spec.placement.mig != "auto":
+    if spec.placement.mig != "Auto":
         return []
     fitting_pools = {choice.offer.pool for choice in choices if choice.offer.layout_profile}
     return [
@@ -251,7 +251,7 @@ def _offers_with_demands(
                 input_tokens=prompt,
                 output_tokens=answer,
                 ttft=spec.slo.ttft_p95,
-                inter_token=spec.slo.inter_token_p95,
+                inter_token=spec.slo.itl_p95,
                 adapters_mib=adapters_mib,
             ),
         )
@@ -350,12 +350,10 @@ def _no_fit(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> Pla
 
 def _too_slow_message(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> str:
     best = min(misfits, key=lambda misfit: misfit.inter_token_ms)
-    gap, first = (
-        span.total_seconds() * 1e3 for span in (spec.slo.inter_token_p95, spec.slo.ttft_p95)
-    )
+    gap, first = (span.total_seconds() * 1e3 for span in (spec.slo.itl_p95, spec.slo.ttft_p95))
     if best.inter_token_ms > gap:
         return (
-            f"spec.slo.interTokenP95: {gap:.0f} ms, but the fastest that fits, {_describe(best)}, "
+            f"spec.slo.itlP95: {gap:.0f} ms, but the fastest that fits, {_describe(best)}, "
             "has an "
             f"ITL of {best.inter_token_ms:.1f} ms; raise the objective or add a faster pool"
         )

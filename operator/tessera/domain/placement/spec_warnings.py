@@ -21,7 +21,7 @@ def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
 
 def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
     fixed, min_replicas = spec.replicas, (spec.scaling or Scaling()).min_replicas
-    if spec.service_class == "interactive" and 1 in (
+    if spec.service_class == "Interactive" and 1 in (
         fixed,
         min_replicas if fixed is None else fixed,
     ):
@@ -29,7 +29,7 @@ def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
         yield (
             f"{field}: with 1 replica the service is down while its node drains or it restarts; "
             "set "
-            "2, or spec.class: standard if no person waits"
+            "2, or spec.class: Standard if no person waits"
         )
 
 
@@ -43,7 +43,7 @@ def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
 
 
 def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
-    tokens, itl = spec.context.typical_output_tokens, spec.slo.inter_token_p95
+    tokens, itl = spec.context.typical_output_tokens, spec.slo.itl_p95
     answer = tokens * itl
     if spec.drain.timeout < answer:
         yield (

@@ -281,9 +281,9 @@ def _pool_blocker(
     # A pool without devices goes on: they are absent while a device plugin restarts.
     if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
-    if mig.backend in mig_backends or (mig.mode == "static" and not mig.layout):
+    if mig.backend in mig_backends or (mig.mode == "Static" and not mig.layout):
         return None
-    value = "mig.enabled" if mig.backend == "agent" or not mig_backends else _MANAGER_VALUE
+    value = "mig.enabled" if mig.backend == "Agent" or not mig_backends else _MANAGER_VALUE
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
         f"spec.mig.backend {mig.backend} is not installed, so the layout of "

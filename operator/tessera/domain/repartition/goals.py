@@ -40,7 +40,9 @@ def node_goals(
     """
     nodes_by_name = {mig_node.name: mig_node for mig_node in nodes}
     # A temporary layout stands in a unit of the status and takes precedence over the plan.
-    temporary = {unit.node: {target.gpu: target for target in unit.instead} for unit in units}
+    temporary = {
+        unit.node: {target.gpu: target for target in unit.temporary_layout} for unit in units
+    }
     return {
         node.node: _node_goal(
             node, temporary.get(node.node, {}), nodes_by_name[node.node], pinned=pinned

@@ -18,9 +18,9 @@ def wait_message(
     unit: Unit, repartition: NodeRepartition, draining: Collection[Ref], evictions: Collection[Ref]
 ) -> str:
     """Return what a unit without a problem waits for."""
-    if unit.phase == "Emptying":
+    if unit.phase == "Draining":
         return _draining_message(repartition, draining, evictions)
-    if unit.phase == "Applying":
+    if unit.phase == "Partitioning":
         return f"partitioning, attempt {unit.attempt}"
     if unit.phase == "Verifying":
         return "waiting for the node to offer its new slices"
@@ -94,7 +94,7 @@ def temporary_layout_ended() -> StatusVerdict[LayoutReady]:
 
 def progress_message(units: Sequence[Unit]) -> str:
     """Return what the first unit waits for, with the number of the other nodes."""
-    first = next((unit for unit in units if unit.phase != "Lending"), units[0])
+    first = next((unit for unit in units if unit.phase != "Temporary"), units[0])
     more = f", and {counted(len(units) - 1, 'more node')}" if len(units) > 1 else ""
     return f"{gpu_list(first.gpus)} of Node/{first.node}{more}: {first.message}"
 

@@ -113,7 +113,7 @@ class _ActiveUnit:
     @property
     def is_temporary(self) -> bool:
         """Whether its GPUs have a temporary layout, which is there for pods to be scheduled on."""
-        return self.unit.phase == "Lending"
+        return self.unit.phase == "Temporary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,16 +221,16 @@ class _RolloutCycle:
         mismatched = tuple(gpu for gpu in gpus if gpu in goal.mismatched)
         if not gpus:
             return None
-        if unit.phase in {"Applying", "Verifying"}:
+        if unit.phase in {"Partitioning", "Verifying"}:
             return self._partition(unit, goal, gpus, mismatched)
         return self._drain(unit, goal, mismatched) if mismatched else self._finish(unit, goal)
 
     def _finish(self, unit: Unit, goal: NodeGoal) -> _ActiveUnit | None:
         """Complete the unit, unless its layout is temporary: that one stays until it is ended."""
-        if not unit.instead:
+        if not unit.temporary_layout:
             return None
-        since = unit.since if unit.phase == "Lending" else self._at
-        temporary = unit.model_copy(update={"phase": "Lending", "since": since})
+        since = unit.since if unit.phase == "Temporary" else self._at
+        temporary = unit.model_copy(update={"phase": "Temporary", "since": since})
         return _ActiveUnit(unit=temporary, repartition=self._repartition(goal, ()))
 
     def _drain(self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...]) -> _ActiveUnit | None:
@@ -241,8 +241,8 @@ class _RolloutCycle:
         """
         repartition = self._repartition(goal, gpus)
         draining = any(self._capacity.replicas[pod].draining for pod in repartition.pods)
-        since = self._at if unit.phase != "Emptying" else unit.since
-        updated = unit.model_copy(update={"gpus": gpus, "phase": "Emptying", "since": since})
+        since = self._at if unit.phase != "Draining" else unit.since
+        updated = unit.model_copy(update={"gpus": gpus, "phase": "Draining", "since": since})
         configs = self._backend.request(repartition.node, repartition.desired, unit.attempt).configs
         if configs:
             # The kubelet takes up to a minute to update a mounted ConfigMap: write it while the
@@ -257,7 +257,7 @@ class _RolloutCycle:
             return active if draining or transient else None
         # Without the taint, or just after it, a pod may still be bound to one of these slices.
         if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
-            return self._request(updated, repartition, "Applying")
+            return self._request(updated, repartition, "Partitioning")
         surging = not draining and self._needs_surge(repartition)
         # The slices that were free for the replacements when the unit began went to other pods.
         if overdue and not draining and not surging and self._shortages(repartition):
@@ -282,7 +282,7 @@ class _RolloutCycle:
         updated = unit.model_copy(update={"gpus": gpus})
         # A pod that tolerates the taint may have come: it has to be drained first.
         if not repartition.free:
-            draining = {"phase": "Emptying", "since": self._at}
+            draining = {"phase": "Draining", "since": self._at}
             return _ActiveUnit(unit=updated.model_copy(update=draining), repartition=repartition)
         # GPUs of the unit that have their layout already stay in the request: equal input gives an
         # equal request, which the backend recognizes.
@@ -293,7 +293,7 @@ class _RolloutCycle:
             return self._finish(unit, goal)
         if status.retry and unit.attempt < MAX_ATTEMPTS:
             next_attempt = {"attempt": unit.attempt + 1, "since": self._at}
-            return self._request(updated.model_copy(update=next_attempt), requested, "Applying")
+            return self._request(updated.model_copy(update=next_attempt), requested, "Partitioning")
         failure = backend_failed(node.name, gpus, MAX_ATTEMPTS) if status.retry else None
         phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
         return replace(self._request(updated, requested, phase), problem=status.problem or failure)
@@ -352,7 +352,11 @@ class _RolloutCycle:
     def _start(self, repartition: NodeRepartition, temporary: tuple[GpuTarget, ...] = ()) -> None:
         node = repartition.node.name
         unit = Unit(
-            node=node, gpus=repartition.gpus, phase="Emptying", since=self._at, instead=temporary
+            node=node,
+            gpus=repartition.gpus,
+            phase="Draining",
+            since=self._at,
+            temporary_layout=temporary,
         )
         self._active[node] = _ActiveUnit(
             unit=unit, repartition=repartition, surging=self._needs_surge(repartition)

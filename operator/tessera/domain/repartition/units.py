@@ -14,11 +14,11 @@ from tessera.domain.repartition.goals import NodeGoal, canonical_layout
 
 # Faults that another attempt to partition does not repair.
 _FAULT_REASONS = {
-    "NeedsReset": LayoutReady.GPU_RESET_REQUIRED,
-    "Unreadable": LayoutReady.NODE_NOT_READY,
-    "ProfileUnknown": LayoutReady.UNKNOWN_PROFILE,
+    "ResetRequired": LayoutReady.GPU_RESET_REQUIRED,
+    "QueryFailed": LayoutReady.NODE_NOT_READY,
+    "UnknownProfile": LayoutReady.UNKNOWN_PROFILE,
 }
-_FIXES = {"NeedsReset": "; drain the node and reset the GPU or restart the node"}
+_FIXES = {"ResetRequired": "; drain the node and reset the GPU or restart the node"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

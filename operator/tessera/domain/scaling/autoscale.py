@@ -146,9 +146,11 @@ def _record(
     start = (TimestampedReplicas(at, current),)
     new = TimestampedReplicas(at, recommended)
     return ScalingHistory(
-        up_window=_push(history.up_window or start, new, policy.scale_up.window, lowest=True),
+        up_window=_push(
+            history.up_window or start, new, policy.scale_up.stabilization_window, lowest=True
+        ),
         down_window=_push(
-            history.down_window or start, new, policy.scale_down.window, lowest=False
+            history.down_window or start, new, policy.scale_down.stabilization_window, lowest=False
         ),
         decisions=history.decisions or start,
     )
@@ -196,7 +198,7 @@ def _combine_metrics(
     is_above_target = queue_replicas < current and activity > policy.activity.target
     return (
         current,
-        ScalingReason.ABOVE_ACTIVITY_TARGET if is_above_target else ScalingReason.AT_TARGET,
+        ScalingReason.ABOVE_ACTIVITY_TARGET if is_above_target else ScalingReason.STEADY,
     )
 
 
@@ -276,17 +278,17 @@ def _hold_reason(recommendation: _Recommendation, clamped: int, current: int) ->
         return ScalingReason.SCALE_UP_STABILIZED
     if clamped < current:
         return ScalingReason.SCALE_DOWN_STABILIZED
-    return ScalingReason.AT_TARGET
+    return ScalingReason.STEADY
 
 
 def _hold_message(
     policy: ScalingSpec, recommendation: _Recommendation, clamped: int, current: int
 ) -> str:
     if clamped > current:
-        window = int(policy.scale_up.window.total_seconds())
+        window = int(policy.scale_up.stabilization_window.total_seconds())
         return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
     if clamped < current:
-        window = int(policy.scale_down.window.total_seconds())
+        window = int(policy.scale_down.stabilization_window.total_seconds())
         return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
     if recommendation.replicas > clamped:
         return (

@@ -105,7 +105,7 @@ def with_files(
 ) -> Preparation:
     """Are the files of the pinned commit on the claim? Nothing is fetched before a hub that is
     asked has said which commit that is."""
-    if preparation.spec.model.cache.type == "none" or pinned_revision.query is not None:
+    if preparation.spec.model.cache.type == "None" or pinned_revision.query is not None:
         return preparation
     return _with_files(
         snapshot, service, preparation, pinned_spec(preparation.spec, pinned_revision)
@@ -117,8 +117,11 @@ def _known_status(service: ObservedService) -> ModelStatus:
     spec, recorded = service.spec, service.status.model
     if spec is None:
         return ModelStatus(uri="")
-    blank = ModelStatus(uri=spec.model.uri, asked=spec.model.revision)
-    if recorded is None or (recorded.uri, recorded.asked) != (blank.uri, blank.asked):
+    blank = ModelStatus(uri=spec.model.uri, requested_revision=spec.model.revision)
+    if recorded is None or (recorded.uri, recorded.requested_revision) != (
+        blank.uri,
+        blank.requested_revision,
+    ):
         return blank
     return recorded
 
@@ -163,11 +166,11 @@ def _with_files(
     model, previous = spec.model, preparation.status.cache
     job_status = assess_model_job(snapshot, service, spec, "fetch")
     cache = CacheStatus(
-        claim=claim.name, claim_uid=volume.uid if volume else "", folder=folder_of(model)
+        claim_name=claim.name, claim_uid=volume.uid if volume else "", path=folder_of(model)
     )
-    if previous is not None and (previous.claim_uid, previous.folder) == (
+    if previous is not None and (previous.claim_uid, previous.path) == (
         cache.claim_uid,
-        cache.folder,
+        cache.path,
     ):
         cache = previous
     if cache.fetched:
@@ -232,5 +235,5 @@ def _missing_files(
     return StatusVerdict(
         Progressing.FETCHING_MODEL,
         f"spec.model.cache: {cache.bytes_done / 1e9:.1f}{share} GB{percent} of {spec.model.uri} "
-        f"are on claim {cache.claim}; {job_status.logs_command}",
+        f"are on claim {cache.claim_name}; {job_status.logs_command}",
     )

@@ -44,7 +44,7 @@ def pin_revision(
     if (
         current
         and current.reason != RevisionReason.RESOLVING_REVISION
-        and not is_update_requested(service, current.update)
+        and not is_update_requested(service, current.observed_update)
     ):
         return PinnedRevision(current)
     if (settled_status := _status_without_query(service, spec, workload)) is not None:
@@ -84,7 +84,7 @@ def _recorded_for_spec(
     """Return the recorded status if it is of the same model and revision."""
     if recorded is None or recorded.reason is None:
         return None
-    same = (recorded.uri, recorded.asked) == (spec.model.uri, spec.model.revision)
+    same = (recorded.uri, recorded.requested_revision) == (spec.model.uri, spec.model.revision)
     return recorded if same else None
 
 
@@ -137,9 +137,9 @@ def _model_status(
 ) -> ModelStatus:
     return ModelStatus(
         uri=spec.model.uri,
-        asked=spec.model.revision,
+        requested_revision=spec.model.revision,
         revision=commit,
         reason=reason,
         message=message[:_MAX_MESSAGE_LENGTH],
-        update=service.update,
+        observed_update=service.update,
     )

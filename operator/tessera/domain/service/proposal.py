@@ -150,7 +150,7 @@ def _propose(
         current=objects.workloads[0].variant if objects.workloads else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
-        tiers=ALL_TIERS if spec.service_class == "batch" else NON_SPOT_TIERS,
+        tiers=ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS,
         assignment=current_assignment,
     )
     warning = unchecked_flags_warning(spec)
@@ -232,7 +232,7 @@ def _unchanged_proposal(
 
 def _planner_error(error: Exception) -> StatusVerdict[Accepted]:
     return StatusVerdict(
-        Accepted.INTERNAL_ERROR,
+        Accepted.PLANNER_ERROR,
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
         "of kubectl get inferenceservice -o yaml",
     )
@@ -272,6 +272,7 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
         return ScalingHistory()
     return ScalingHistory(
         decisions=tuple(
-            TimestampedReplicas(change.at, change.replicas) for change in status.scaling.memory
+            TimestampedReplicas(change.at, change.replicas)
+            for change in status.scaling.recent_changes
         )
     )

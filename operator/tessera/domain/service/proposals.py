@@ -156,7 +156,7 @@ def _is_valid(
 def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
     """Return until when equal inputs give an equal proposal; now if other services matter."""
     choice, workloads = proposal.placement.choice, proposal.objects.workloads
-    if proposal.accepted.reason is Accepted.INTERNAL_ERROR:
+    if proposal.accepted.reason is Accepted.PLANNER_ERROR:
         return snapshot.at
     if proposal.preparation is not None and proposal.preparation.pending:
         return snapshot.at

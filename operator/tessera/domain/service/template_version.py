@@ -43,7 +43,9 @@ class TemplateDecision:
 
     @property
     def version(self) -> PodTemplateVersion:
-        return PodTemplateVersion(builder=self.record.builder, platform=self.record.platform)
+        return PodTemplateVersion(
+            builder_version=self.record.builder_version, platform=self.record.platform
+        )
 
 
 def decide_template(
@@ -56,16 +58,21 @@ def decide_template(
     """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
     record = _recorded_template(service, newest) if workload is not None else newest
-    if record.shape != newest.shape or is_update_requested(service, record.update):
+    if record.template_hash != newest.template_hash or is_update_requested(
+        service, record.observed_update
+    ):
         record = newest
-    if record.builder > available.builder:
+    if record.builder_version > available.builder_version:
         record = record.model_copy(
-            update={"builder": available.builder, "instead_of": record.builder},
+            update={
+                "builder_version": available.builder_version,
+                "downgraded_from": record.builder_version,
+            },
         )
-    same = record.filled == newest.filled
+    same = record.effective_values == newest.effective_values
     return TemplateDecision(
         record=record,
-        choice=choice if same else _choice_with_defaults(choice, record.filled),
+        choice=choice if same else _choice_with_defaults(choice, record.effective_values),
         verdict=_verdict(service, record, newest),
     )
 
@@ -109,10 +116,10 @@ def _newest_template(
 ) -> PodTemplateVersionStatus:
     fit = choice.fit
     return PodTemplateVersionStatus(
-        builder=available.builder,
+        builder_version=available.builder_version,
         platform=available.platform,
-        shape=_template_digest(spec, choice),
-        filled=EffectiveValues(
+        template_hash=_template_digest(spec, choice),
+        effective_values=EffectiveValues(
             engine_version=spec.engine.version,
             drain_timeout=spec.drain.timeout,
             max_model_len=fit.max_model_len,
@@ -120,7 +127,7 @@ def _newest_template(
             max_num_batched_tokens=fit.limits.max_num_batched_tokens,
             weights_mib=fit.memory.weights_mib,
         ),
-        update=service.update,
+        observed_update=service.update,
     )
 
 
@@ -132,11 +139,11 @@ def _recorded_template(
     A status with a variant but no version is older than versions; one without both was lost right
     after the Deployment was created.
     """
-    if service.status.recipe is not None:
-        return service.status.recipe
+    if service.status.pod_template_version is not None:
+        return service.status.pod_template_version
     if service.status.variant is None:
         return newest
-    first = {"builder": 1, "platform": Platform(), "update": None}
+    first = {"builder_version": 1, "platform": Platform(), "observed_update": None}
     return newest.model_copy(update=first)
 
 
@@ -177,24 +184,26 @@ def _verdict(
             f"{', '.join(f'spec.{to_camel(part)}' for part in _TEMPLATE_FIELDS)} applies it by a "
             "rollout",
         )
-    if record.instead_of is not None:
+    if record.downgraded_from is not None:
         return StatusVerdict(
             UpdateAvailable.DOWNGRADED,
-            f"builder version {record.instead_of} of a newer Tessera is unknown to this one; the "
-            f"replicas were recreated by version {newest.builder}",
+            f"builder version {record.downgraded_from} of a newer "
+            "Tessera is unknown to this one; the "
+            f"replicas were recreated by version {newest.builder_version}",
         )
     return StatusVerdict(
-        UpdateAvailable.UP_TO_DATE, f"the replicas have builder version {record.builder}"
+        UpdateAvailable.UP_TO_DATE,
+        f"the replicas have builder version {record.builder_version}",
     )
 
 
 def _changes(record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus) -> Iterator[str]:
     """Yield the differences of new replicas; of the platform only names, without secrets."""
-    if record.builder != newest.builder:
-        yield f"builder version {newest.builder} instead of {record.builder}"
+    if record.builder_version != newest.builder_version:
+        yield f"builder version {newest.builder_version} instead of {record.builder_version}"
     for field, _, _ in _differences(record.platform, newest.platform):
         yield f"{field} of the platform"
-    for field, old, new in _differences(record.filled, newest.filled):
+    for field, old, new in _differences(record.effective_values, newest.effective_values):
         yield f"{field} {new} instead of {old}"
 
 

@@ -52,7 +52,7 @@ def speed_verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]
             f"a comparison needs {counted(MIN_REQUESTS, 'request')} within "
             f"{counted(WINDOW // timedelta(minutes=1), 'minute')}",
         )
-    itl = status.inter_token_ms
+    itl = status.itl_ms
     return StatusVerdict(
         reason,
         f"ITL {itl.measured} ms, predicted {itl.predicted} ms for the observed load, "
@@ -121,7 +121,7 @@ def _speed_status(
         model=speed.model,
         variant=speed.variant,
         reason=reason,
-        inter_token_ms=PredictedAndMeasured(
+        itl_ms=PredictedAndMeasured(
             predicted=_milliseconds(speed.predicted.mean),
             measured=_milliseconds(speed.measured_mean),
         ),
@@ -143,7 +143,7 @@ def _speed_status(
 def _has_changed(current: SpeedStatus, reason: SpeedAsPredicted, speed: ServiceSpeed) -> bool:
     """Return whether a reading differs enough from the status to be written."""
     # Plain numbers are compared, since this runs in every cycle and building a status is slow.
-    itl, rate, cache = current.inter_token_ms, current.tokens_per_second, current.kv_cache_tokens
+    itl, rate, cache = current.itl_ms, current.tokens_per_second, current.kv_cache_tokens
     predicted = speed.predicted.mean if speed.predicted is not None else 0.0
     return (
         current.reason != reason

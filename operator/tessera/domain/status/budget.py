@@ -32,7 +32,7 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
     budget, previous, state = view.budget, view.budget.status, view.state
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
-        "Funded": view.within_budget,
+        "WithinBudget": view.within_budget,
     }
     new_conditions = conditions(verdicts, previous.conditions, budget.generation, at)
     reasons = [
@@ -88,11 +88,11 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
                 pool=replica.pool,
                 weight=replica.tariff.weight.quantize(_WEIGHT_QUANTUM),
                 per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
-                through=replica.charged_until,
+                charged_until=replica.charged_until,
             )
             for uid, replica in sorted(meter.running.items())
         ),
-        lost=tuple(
+        incomplete_windows=tuple(
             window.period.name
             for window in state.current_windows
             if not meter.is_complete(window.period)
@@ -107,8 +107,8 @@ def _window_status(window: BudgetWindow, since: datetime) -> WindowStatus:
         end=window.period.end,
         limit=from_nanos(window.limit),
         counted_from=since if since > window.period.start else None,
-        settled=from_nanos(window.spent),
-        reserved=from_nanos(window.min_replicas_cost + window.granted),
+        spent=from_nanos(window.spent),
+        committed=from_nanos(window.min_replicas_cost + window.granted),
         forecast=from_nanos(window.forecast),
-        overspend_bound=from_nanos(max(0, window.allocated - window.limit)),
+        max_overspend=from_nanos(max(0, window.allocated - window.limit)),
     )

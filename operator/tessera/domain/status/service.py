@@ -76,12 +76,14 @@ def service_status(
         if service_plan.choice
         else previous.variant,
         model=_model(service_plan, previous.model),
-        recipe=service_plan.template.record if service_plan.template else previous.recipe,
+        pod_template_version=service_plan.template.record
+        if service_plan.template
+        else previous.pod_template_version,
         cost=_cost(service_plan, service_plan.choice) if service_plan.choice else previous.cost,
         speed=service_plan.speed,
         tenant=TenancyStatus(
             budget=budget_view.budget.name if budget_view is not None else None,
-            state=budget_view.within_budget.reason
+            reason=budget_view.within_budget.reason
             if budget_view is not None
             else WithinBudget.NO_BUDGET,
         ),
@@ -96,7 +98,7 @@ def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> Acc
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
         "Discovered": view.discovered,
-        "LaidOut": orders.verdict if orders is not None else _UNMANAGED,
+        "LayoutReady": orders.verdict if orders is not None else _UNMANAGED,
     }
     return AcceleratorPoolStatus(
         observed_generation=pool.generation,
@@ -106,7 +108,7 @@ def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> Acc
         ready_nodes=view.ready_nodes,
         gpus=view.gpus,
         slices=tuple(SliceCount(profile=name, count=count) for name, count in view.slices),
-        offer=format_devices(view.gpus, view.slices),
+        allocatable=format_devices(view.gpus, view.slices),
         per_gpu_hour=view.price.per_gpu_hour if view.price else None,
         currency=view.price.currency if view.price else None,
         mig=orders.status if orders is not None else None,
@@ -283,7 +285,7 @@ def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStat
         return current if has_findings else previous
     if pinned is None:
         return current if has_findings else None
-    if (pinned.uri, pinned.asked) != (current.uri, current.asked):
+    if (pinned.uri, pinned.requested_revision) != (current.uri, current.requested_revision):
         return pinned
     findings = {"shape": current.shape, "source": current.source, "cache": current.cache}
     return pinned.model_copy(update=findings)
@@ -318,15 +320,15 @@ def _cost(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
         per_hour=total.rounded(4),
         per_million_tokens=per_million.rounded(4),
         currency=total.currency,
-        assumes=(
+        assumed_load=(
             f"{throughput:.0f} output tokens/s per replica with {limits.max_num_seqs} concurrent "
-            f"requests, {_source(service_plan, choice)}"
+            f"requests, {_source(service_plan, choice).lower()}"
         ),
     )
 
 
 def _source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
-    return choice.fit.step.source if service_plan.measured_speed is None else "measured"
+    return choice.fit.step.source if service_plan.measured_speed is None else "Measured"
 
 
 def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
@@ -343,5 +345,5 @@ def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> Scali
         desired_replicas=scale.replicas,
         reason=scale.reason,
         message=scale.message,
-        memory=previous.memory if previous and same else decisions[-16:],
+        recent_changes=previous.recent_changes if previous and same else decisions[-16:],
     )
