@@ -57,7 +57,7 @@ async def test_an_object_that_is_gone_or_another_one_has_no_attempts(
     stage: Stage, fence: KubeFence, shown: str
 ) -> None:
     stage.api_shows(shown)
-    with pytest.raises(NotFoundError, match=r"BatchInference team-a/night (not found|was replaced)"):
+    with pytest.raises(NotFoundError, match=r"team-a/night (not found|was replaced)"):
         await fence.current()
 
 

@@ -222,7 +222,7 @@ SERVICES = [
         reason=PlacementReason.UNSCHEDULABLE,
         manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
-        says=("1 of 2 replicas", "1g.10gb in a100", "0/1 nodes are available"),
+        says=("1 of 2 replicas", "no free 1g.10gb", "0/1 nodes are available"),
         pods=(
             a_pod("chat-0"),
             a_pod(
