@@ -42,12 +42,13 @@ check: lint ## The quick inner loop: all of lint, and the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
 .PHONY: lint
-lint: .venv/made ## Format, lint, types, import rules, generated files.
+lint: .venv/made ## Format, lint, types, import rules, generated files, names.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
 	@$(RUN) tools/generate.py --check
+	@$(RUN) tools/check_words.py
 
 .PHONY: test-vllm
 test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).

@@ -36,7 +36,7 @@ async def operator(context: CheckContext) -> Sequence[Finding]:
             Finding(
                 "operator",
                 FindingState.PROBLEM,
-                f"installed in {len(installed)} namespaces: {names}",
+                f"installed more than once: {names}",
                 fix,
             )
         ]

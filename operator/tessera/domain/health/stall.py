@@ -251,5 +251,6 @@ def _judge_stall(
             )
         )
     at = watch.at.replace(microsecond=0)
-    message = f"{observation}; replaced with {watch.in_flight[pod.ref].requests} requests in flight"
+    requests = counted(watch.in_flight[pod.ref].requests, "request")
+    message = f"{observation}; replaced with {requests} in flight"
     return Stall(replacement=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=message))

@@ -13,11 +13,11 @@ _Commit = Annotated[str, Field(max_length=128)]
 ModelReportT = TypeVar("ModelReportT", bound=BaseModel)
 
 
-class _Report(Wire):
+class _ModelReport(Wire):
     model_config = ConfigDict(extra="ignore")
 
 
-class ShapeReport(_Report):
+class ShapeReport(_ModelReport):
     """What was read of a model."""
 
     phase: Literal["shape"]
@@ -27,7 +27,7 @@ class ShapeReport(_Report):
     message: _Text = ""
 
 
-class FetchReport(_Report):
+class FetchReport(_ModelReport):
     """What was fetched of it."""
 
     phase: Literal["fetch"]
@@ -37,7 +37,7 @@ class FetchReport(_Report):
     message: _Text = ""
 
 
-class FetchProgress(_Report):
+class FetchProgress(_ModelReport):
     """What a running fetch answers at `/progress`."""
 
     done: _Count

@@ -13,11 +13,11 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=8192)]
 
 
-class _Report(Wire):
+class _RunnerReport(Wire):
     model_config = ConfigDict(extra="ignore")
 
 
-class InputFault(_Report):
+class InputFault(_RunnerReport):
     """One fault of the input, as in OpenAI's batch errors."""
 
     line: Count | None = None
@@ -26,7 +26,7 @@ class InputFault(_Report):
     param: Text | None = None
 
 
-class CheckReport(_Report):
+class CheckReport(_RunnerReport):
     """Result of a check."""
 
     phase: Literal["check"]
@@ -39,7 +39,7 @@ class CheckReport(_Report):
     message: Text = ""
 
 
-class RunReport(_Report):
+class RunReport(_RunnerReport):
     """Result of an attempt; its counts are of the whole batch."""
 
     phase: Literal["run"]
@@ -55,7 +55,7 @@ class RunReport(_Report):
     message: Text = ""
 
 
-class RunnerProgress(_Report):
+class RunnerProgress(_RunnerReport):
     """Answer of a running attempt at `/progress`; `done` includes failed rows."""
 
     attempt: Count

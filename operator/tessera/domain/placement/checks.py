@@ -115,7 +115,8 @@ def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Deni
             reason=Accepted.CONTEXT_TOO_LONG,
             field="spec.context.maxModelLen",
             message=(
-                f"{requested} exceeds the model's limit of {shape.max_position_embeddings} tokens"
+                f"{requested} exceeds the model's limit of "
+                f"{counted(shape.max_position_embeddings, 'token')}"
             ),
         )
 

@@ -276,7 +276,7 @@ def _placed_decision(
     message = (
         f"{hardware.name} of {choice.offer.pool} at {choice.hourly} per hour: weights and reserve "
         f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the KV cache "
-        f"holds {memory.kv_tokens} tokens"
+        f"holds {counted(memory.kv_tokens, 'token')}"
     )
     if choice.variant != cheapest.variant:
         message += (
@@ -359,7 +359,9 @@ def _too_slow_message(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfi
         )
     return (
         f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(best)}, needs "
-        f"{best.prefill_ms:.0f} ms for a prompt of {spec.context.typical_input_tokens} tokens, and "
+        f"{best.prefill_ms:.0f} ms for a prompt of "
+        f"{counted(spec.context.typical_input_tokens, 'token')}, "
+        "and "
         "more beside running streams; raise the objective, lower spec.context.typicalInputTokens, "
         "or add a faster pool"
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling
+from tessera.api.text import counted
 
 # The API server may truncate a longer warning.
 MAX_WARNING_LENGTH = 256
@@ -49,7 +50,8 @@ def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
         yield (
             f"spec.drain.timeout: {_format_span(spec.drain.timeout)} interrupts typical responses "
             "of "
-            f"{tokens} tokens x {_format_span(itl)} = {_format_span(answer)}; set at least "
+            f"{counted(tokens, 'token')} x {_format_span(itl)} = {_format_span(answer)}; set at "
+            "least "
             f"{math.ceil(_DRAIN_FACTOR * answer.total_seconds())}s"
         )
 
@@ -60,7 +62,8 @@ def _warn_long_context(spec: InferenceServiceSpec) -> Iterator[str]:
     max_model_len = context.max_model_len or 0
     if max_model_len > _LONG_CONTEXT_RATIO * typical:
         yield (
-            f"spec.context.maxModelLen: {max_model_len} tokens are {max_model_len // typical} "
+            f"spec.context.maxModelLen: {counted(max_model_len, 'token')} are "
+            f"{max_model_len // typical} "
             "times a typical "
             f"request of {typical}, and memory is reserved for one; lower it, or correct "
             "typicalInputTokens"
