@@ -10,7 +10,7 @@ from demo.stage import ROOT
 from fit.figures import GOAL
 
 FOLDER = ROOT / "docs" / "figures"
-PAGE = ROOT / "docs" / "held-against-vllm.md"
+PAGE = ROOT / "docs" / "compared-with-vllm.md"
 _TABLE = re.compile(r"<!-- table: (?P<name>\w+) -->.*?<!-- end -->", re.DOTALL)
 _TIMES = (
     ("TTFT P50", "ttft", "p50"),
