@@ -85,9 +85,10 @@ def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | 
     ):
         return None
     return (
-        f"spec.model.tokenSecretRef: Secret {secret.name} with key {secret.key} is missing; "
+        f"spec.model.tokenSecretRef: Secret/{secret.name} with key {secret.key} not found; create "
+        "it: "
         f"kubectl create secret generic {secret.name} -n {pod.ref.namespace} "
-        f"--from-literal={secret.key}=<token> makes it, and the pod then starts"
+        f"--from-literal={secret.key}=<token>"
     )
 
 

@@ -110,8 +110,7 @@ def assess_model_job(
     retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
     words = text.strip() or pod.container_message
     message = (
-        f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; it is tried again after "
-        f"{_RETRY_DELAY.seconds} s"
+        f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )
     return replace(
         status, obsolete_jobs=jobs if retry_due else status.previous_jobs, message=message
