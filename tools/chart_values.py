@@ -1,4 +1,4 @@
-"""The chart's values: the source of `values.yaml` and of its schema."""
+"""Values of the chart, the source of `values.yaml` and of its schema."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from tessera.api.recipe import Platform
 
 
 class Values(BaseModel):
-    """Base: camelCase, nothing unknown."""
+    """Base of all values: camelCase, no unknown fields."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -20,7 +20,7 @@ class Values(BaseModel):
 
 
 class Image(Values):
-    """The operator's image."""
+    """Image of the operator."""
 
     repository: str = "tessera/operator"
     """Name of the image."""
@@ -29,11 +29,11 @@ class Image(Values):
     """Tag; empty means the chart's appVersion."""
 
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
-    """When the image is pulled."""
+    """Pull policy of the image."""
 
 
 class BatchImage(Values):
-    """The image of the batch runner, which also reads and fetches models for services."""
+    """Image of the batch runner, which also reads and downloads models for services."""
 
     repository: str = "tessera/batch"
     """Name of the image."""
@@ -43,7 +43,7 @@ class BatchImage(Values):
 
 
 class NodeImage(Values):
-    """The agent's image."""
+    """Image of the agent."""
 
     repository: str = "tessera/node"
     """Name of the image."""
@@ -53,30 +53,30 @@ class NodeImage(Values):
 
 
 class NodeAgent(Values):
-    """tessera-node: an agent on nodes with MIG GPUs."""
+    """tessera-node, an agent on nodes with MIG GPUs."""
 
     enabled: bool = False
-    """Run the agent. It tells in NodeLayouts how GPUs are cut and which pods are on them, and
-    runs as root with SYS_ADMIN: the driver and the kubelet's socket ask for that. The release's
-    namespace has to admit privileged pods."""
+    """Run the agent. It reports the MIG layout of GPUs and the pods on them in NodeLayouts, and
+    runs as root with SYS_ADMIN, which the driver and the kubelet's socket require. The release's
+    namespace must admit privileged pods."""
 
     partition: bool = False
-    """Let it cut GPUs as the operator says, for pools with `spec.mig.backend: Agent`. It is
-    privileged then, as only the capability files of mig/config allow cutting."""
+    """Let it partition GPUs for pools with `spec.mig.backend: Agent`. It is privileged then, since
+    partitioning requires the capability files of mig/config."""
 
     image: NodeImage = Field(default_factory=NodeImage)
-    """The agent's image."""
+    """Image of the agent."""
 
     runtime_class_name: str = "nvidia"
-    """RuntimeClass that brings the driver into the container; empty where the default one does."""
+    """RuntimeClass that provides the driver to the container; empty where the default one does."""
 
     node_selector: dict[str, str] = Field(default={"nvidia.com/mig.capable": "true"})
-    """Nodes that it runs on."""
+    """Nodes that the agent runs on."""
 
     tolerations: list[dict[str, Any]] = Field(
         default=[{"key": "nvidia.com/gpu", "operator": "Exists"}]
     )
-    """Taints that it tolerates, beside the one of repartitioning."""
+    """Tolerations of the agent, besides that for the taint of repartitioning."""
 
     resources: dict[str, dict[str, str]] = Field(
         default={
@@ -88,79 +88,80 @@ class NodeAgent(Values):
 
 
 class Prometheus(Values):
-    """Where the readings come from."""
+    """Source of the engines' metrics."""
 
     url: str = ""
-    """Base URL; empty means that replicas are kept and never scaled."""
+    """Base URL; empty disables autoscaling: the number of replicas stays as it is."""
 
     namespaces: list[str] = Field(default=["monitoring"])
-    """Namespaces whose pods may read the engines' metrics."""
+    """Namespaces whose pods may scrape the engines' metrics."""
 
 
 class ServiceAccount(Values):
-    """The ServiceAccount of the operator."""
+    """ServiceAccount of the operator."""
 
     create: bool = True
-    """Create it; false uses one that exists, by its name."""
+    """Create the ServiceAccount; false uses an existing one by its name."""
 
     name: str = ""
-    """Its name; empty means tessera-operator."""
+    """Name of the ServiceAccount; empty means tessera-operator."""
 
     annotations: dict[str, str] = Field(default_factory=dict)
-    """Annotations, as a cloud's workload identity needs them."""
+    """Annotations, for example for a cloud's workload identity."""
 
 
 class IssuerRef(Values):
-    """The issuer of cert-manager that signs."""
+    """Issuer of cert-manager that signs the certificate."""
 
     kind: Literal["Issuer", "ClusterIssuer"] = "Issuer"
-    """Issuer of the release's namespace, or ClusterIssuer."""
+    """Issuer in the release's namespace, or ClusterIssuer."""
 
     name: str = ""
-    """Its name; empty means a self-signing Issuer that the chart makes."""
+    """Name of the issuer; empty means a self-signed Issuer that the chart creates."""
 
 
 class CertManager(Values):
-    """The certificate of admission by cert-manager instead of by Tessera itself."""
+    """Webhook certificate from cert-manager instead of from Tessera."""
 
     enabled: bool = False
-    """cert-manager makes, renews and injects it; it has to be installed."""
+    """Let cert-manager issue, renew and inject the certificate; it must be installed."""
 
     issuer_ref: IssuerRef = Field(default_factory=IssuerRef)
-    """The issuer of cert-manager that signs."""
+    """Issuer of cert-manager that signs the certificate."""
 
 
 class Webhook(Values):
-    """Admission of InferenceServices."""
+    """Validating admission of InferenceServices."""
 
     enabled: bool = True
-    """Without it the same checks show in the conditions only."""
+    """Validate at admission; disabled, the same checks show in the conditions only."""
 
     certificate_duration_days: Annotated[int, Field(ge=1, le=365)] = 90
-    """Life of a certificate that Tessera makes; it is renewed when two thirds of it are over."""
+    """Lifetime of a certificate that Tessera issues; it is renewed after two thirds of it."""
 
     cert_manager: CertManager = Field(default_factory=CertManager)
-    """The certificate of admission by cert-manager instead of by Tessera itself."""
+    """Webhook certificate from cert-manager instead of from Tessera."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
-    """How long the API server waits; afterwards it admits, and the turn judges."""
+    """Timeout of the API server in seconds; after it the object is admitted, and the reconcile
+    validates it."""
 
 
 class Watch(Values):
-    """Where Tessera acts."""
+    """Namespaces that Tessera watches."""
 
     namespaces: list[
         Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
     ] = Field(default_factory=list)
-    """The only namespaces with services and batches; they have to exist. Empty means all."""
+    """Namespaces with services and batches; they must exist. Empty means all."""
 
 
-class Cutting(Values):
-    """Cutting GPUs into MIG slices, for pools with `spec.mig`."""
+class MigPermissions(Values):
+    """Partitioning of GPUs into MIG slices, for pools with `spec.mig`."""
 
     enabled: bool = False
-    """Grant the operator what that needs: labels and taints of nodes, evictions of pods, and the
-    configuration of mig-manager."""
+    """Grant the operator the permissions for partitioning: labels and taints of nodes, evictions of
+    pods, and the configuration of mig-manager."""
 
     manager_namespace: Annotated[
         str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", max_length=63)
@@ -170,79 +171,79 @@ class Cutting(Values):
 
 
 class Dashboard(Values):
-    """Grafana's dashboards, in a ConfigMap."""
+    """Dashboards for Grafana in a ConfigMap."""
 
     enabled: bool = False
-    """Make the ConfigMap; the sidecar of Grafana's chart loads it."""
+    """Create the ConfigMap; the sidecar of Grafana's chart loads it."""
 
     labels: dict[str, str] = Field(default={"grafana_dashboard": "1"})
-    """What the sidecar looks for."""
+    """Labels that the sidecar selects ConfigMaps by."""
 
 
 class Rules(Values):
-    """Recording rules and alerts, in a PrometheusRule; made where the cluster knows that kind."""
+    """Recording rules and alerts in a PrometheusRule, created where the cluster has its CRD."""
 
     enabled: bool = True
-    """Make the PrometheusRule."""
+    """Create the PrometheusRule."""
 
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels by which a Prometheus selects its rules, as `release: kube-prometheus-stack`."""
+    """Labels that Prometheus selects its rules by, for example `release: kube-prometheus-stack`."""
 
 
 class Chart(Values):
-    """Everything that can be set when installing."""
+    """Values of the chart."""
 
     replica_count: Annotated[int, Field(ge=1, le=5)] = 1
-    """Operator pods; one leads, the others stand by and answer admission."""
+    """Operator pods; one is the leader, the others are on standby and answer admission requests."""
 
     image: Image = Field(default_factory=Image)
-    """The operator's image."""
+    """Image of the operator."""
 
     batch_image: BatchImage = Field(default_factory=BatchImage)
-    """The image of the batch runner, which also reads and fetches models for services."""
+    """Image of the batch runner, which also reads and downloads models for services."""
 
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
     """Secrets for the registry of the chart's own images. Batches need them in their own namespaces
-    too."""
+    as well."""
 
     service_account: ServiceAccount = Field(default_factory=ServiceAccount)
-    """The ServiceAccount of the operator."""
+    """ServiceAccount of the operator."""
 
     pod_annotations: dict[str, str] = Field(default_factory=dict)
     """Annotations of the operator's pods."""
 
     pod_labels: dict[str, str] = Field(default_factory=dict)
-    """Further labels of the operator's pods."""
+    """Additional labels of the operator's pods."""
 
     extra_env: list[dict[str, Any]] = Field(default_factory=list)
-    """Further environment variables of the operator, such as a proxy of the cluster."""
+    """Additional environment variables of the operator, for example a proxy."""
 
     platform: Platform = Field(default_factory=Platform)
-    """The surroundings of engines, where they are not those of the public internet."""
+    """Environment of the engines, where it is not that of the public internet."""
 
     node: NodeAgent = Field(default_factory=NodeAgent)
-    """tessera-node: an agent on nodes with MIG GPUs."""
+    """tessera-node, an agent on nodes with MIG GPUs."""
 
     prometheus: Prometheus = Field(default_factory=Prometheus)
-    """Where the readings come from."""
+    """Source of the engines' metrics."""
 
     webhook: Webhook = Field(default_factory=Webhook)
-    """Admission of InferenceServices."""
+    """Validating admission of InferenceServices."""
 
     watch: Watch = Field(default_factory=Watch)
-    """Where Tessera acts."""
+    """Namespaces that Tessera watches."""
 
-    mig: Cutting = Field(default_factory=Cutting)
-    """Cutting GPUs into MIG slices, for pools with `spec.mig`."""
+    mig: MigPermissions = Field(default_factory=MigPermissions)
+    """Partitioning of GPUs into MIG slices, for pools with `spec.mig`."""
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
-    """Grafana's dashboards, in a ConfigMap."""
+    """Dashboards for Grafana in a ConfigMap."""
 
     rules: Rules = Field(default_factory=Rules)
-    """Recording rules and alerts, in a PrometheusRule; made where the cluster knows that kind."""
+    """Recording rules and alerts in a PrometheusRule, created where the cluster has its CRD."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is logged at least."""
+    """Minimum level of the log."""
 
     resources: dict[str, dict[str, str]] = Field(
         default={
@@ -250,18 +251,18 @@ class Chart(Values):
             "limits": {"memory": "1Gi"},
         }
     )
-    """CPU and memory of one process."""
+    """CPU and memory of one operator pod."""
 
     node_selector: dict[str, str] = Field(default_factory=dict)
-    """Nodes that the operator may run on."""
+    """Node selector of the operator's pods."""
 
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
-    """Taints that it tolerates."""
+    """Tolerations of the operator's pods."""
 
     affinity: dict[str, Any] = Field(default_factory=dict)
-    """Further rules of placement."""
+    """Affinity of the operator's pods."""
 
-    # What Helm passes to every chart.
+    # Helm passes these values to every chart.
     global_: Annotated[dict[str, Any], Field(alias="global", exclude=True)] = Field(
         default_factory=dict
     )

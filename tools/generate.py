@@ -280,7 +280,7 @@ def _reasons() -> str:
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
         reasons.BudgetAccepted: "TenantBudget: condition Accepted",
         reasons.WithinBudget: (
-            "TenantBudget: condition WithinBudget; InferenceService: status.tenant.state"
+            "TenantBudget: condition WithinBudget; InferenceService: status.tenant.reason"
         ),
     }
     lines = [

@@ -44,7 +44,11 @@ PRICE = {"from": "2026-01-01", "perGPUHour": "2.16"}
 
 RULES = [
     # kind, spec, words of the message
-    (INFERENCE_SERVICES, served(replicas=1, scaling={}), "spec.replicas excludes spec.scaling"),
+    (
+        INFERENCE_SERVICES,
+        served(replicas=1, scaling={}),
+        "spec.replicas and spec.scaling are mutually exclusive",
+    ),
     (
         INFERENCE_SERVICES,
         served(scaling={"minReplicas": 9}),
@@ -58,7 +62,7 @@ RULES = [
     (
         INFERENCE_SERVICES,
         {"model": {"uri": "pvc://claim/path", "revision": "main", "shape": SHAPE}},
-        "spec.model.revision names a branch",
+        "spec.model.revision applies to hf:// models only",
     ),
     (
         INFERENCE_SERVICES,
@@ -69,7 +73,7 @@ RULES = [
                 "cache": {"type": "PersistentVolumeClaim"},
             }
         },
-        "spec.model.cache is for hf:// models",
+        "spec.model.cache applies to hf:// models only",
     ),
     (
         INFERENCE_SERVICES,
@@ -79,7 +83,7 @@ RULES = [
     (
         INFERENCE_SERVICES,
         served(podTemplate={"env": [{"name": "A"}]}),
-        "has exactly 1 of value and valueFrom",
+        "needs exactly 1 of value and valueFrom",
     ),
     (
         ACCELERATOR_POOLS,
@@ -89,17 +93,17 @@ RULES = [
     (
         ACCELERATOR_POOLS,
         pooled(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
-        "spec.prices has 2 prices from the same day",
+        "spec.prices has 2 prices with the same first day",
     ),
     (
         ACCELERATOR_POOLS,
         pooled(PRICE, tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
-        "operator Exists takes any value",
+        "with operator Exists, which matches any value",
     ),
     (
         ACCELERATOR_POOLS,
         pooled(PRICE, tolerations=[{"value": "b"}]),
-        "1 key is needed, or operator Exists",
+        "spec.tolerations[] needs 1 key, or operator Exists",
     ),
     (
         ACCELERATOR_POOLS,
@@ -109,7 +113,7 @@ RULES = [
     (
         ACCELERATOR_POOLS,
         pooled(PRICE, mig={"mode": "Auto", "layout": {"3g.40gb": 2}}),
-        "spec.mig.layout: 1 layout for all GPUs needs spec.mig.mode Static",
+        "spec.mig.layout sets 1 layout for all GPUs and needs spec.mig.mode Static",
     ),
 ]
 
@@ -127,7 +131,7 @@ RULES += [
     (
         TENANT_BUDGETS,
         BUDGET | {"tenant": {"namespaces": ["team-a", "team-a"]}},
-        "spec.tenant.namespaces names a namespace 2 times",
+        "spec.tenant.namespaces lists a namespace 2 times",
     ),
 ]
 BATCH = {
@@ -141,19 +145,19 @@ RULES += [
     (
         BATCH_INFERENCES,
         {**BATCH, "model": None, "service": "chat", "context": {}},
-        "spec.precision, spec.context and spec.engine are those of spec.service",
+        "spec.precision, spec.context and spec.engine come from spec.service",
     ),
     (BATCH_INFERENCES, BATCH | {"output": "in.jsonl"}, "3 different files"),
-    (BATCH_INFERENCES, BATCH | {"deadline": "5s"}, "spec.deadline has to be at least 60s"),
+    (BATCH_INFERENCES, BATCH | {"deadline": "5s"}, "spec.deadline must be at least 60s"),
     (
         BATCH_INFERENCES,
         BATCH | {"model": {"uri": "pvc://claim/path", "revision": "main", "shape": SHAPE}},
-        "spec.model.revision names a branch",
+        "spec.model.revision applies to hf:// models only",
     ),
     (
         BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "PersistentVolumeClaim"}}},
-        "spec.model.cache is for the 1 claim of a service",
+        "spec.model.cache configures the 1 claim of an InferenceService",
     ),
     (
         BATCH_INFERENCES,
@@ -282,7 +286,7 @@ async def test_what_answers_depend_on_cannot_change(
     body = {"spec": change}
     status, answer = await cluster.request("PATCH", path, {}, body, "application/merge-patch+json")
     assert status == 422
-    assert f"spec.{next(reversed(change))} cannot change" in answer["message"]
+    assert f"spec.{next(reversed(change))} is immutable" in answer["message"]
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:
@@ -310,7 +314,7 @@ async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -
         "PATCH", path, body={"spec": {"replicas": 3}}, content_type="application/merge-patch+json"
     )
     assert status == 422
-    assert "spec.replicas excludes spec.scaling" in answer["message"]
+    assert "spec.replicas and spec.scaling are mutually exclusive" in answer["message"]
 
 
 @pytest.mark.parametrize(

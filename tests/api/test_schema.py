@@ -56,6 +56,13 @@ def test_a_status_has_no_defaults(kind: CustomResourceType) -> None:
 
 
 @CASES
+def test_every_printer_column_reads_a_field_of_the_schema(kind: CustomResourceType) -> None:
+    fields = {path for path, _ in nodes(schema(kind))} | {".metadata.creationTimestamp"}
+    # A condition is read by a filter, which the schema knows as the list alone.
+    assert {column.path.split("[")[0] for column in kind.columns} <= fields
+
+
+@CASES
 def test_every_rule_names_its_field_and_a_number_or_a_command(kind: CustomResourceType) -> None:
     for _, node in nodes(schema(kind)):
         for rule in node.get("x-kubernetes-validations", ()):

@@ -1,1 +1,1 @@
-"""The resource types. CRDs, chart copies, RBAC and reference pages are generated from them."""
+"""API resource types, from which CRDs, chart copies, RBAC and reference pages are generated."""

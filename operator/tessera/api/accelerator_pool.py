@@ -1,4 +1,4 @@
-"""`AcceleratorPool`: GPU nodes of one product that are bought in one way."""
+"""`AcceleratorPool`: nodes with the same GPU product, bought in the same way."""
 
 from datetime import date
 from typing import Annotated, Any, Literal
@@ -21,54 +21,56 @@ Tier = Literal["Reserved", "OnDemand", "Spot"]
 
 
 class Price(Wire):
-    """The price of one whole GPU from a day on."""
+    """Price of one whole GPU from a given day on."""
 
     from_: Annotated[date, Field(alias="from")]
-    """First day (UTC) on which the price holds."""
+    """First day, in UTC, on which this price applies."""
 
     per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
-    """Price of one whole GPU for an hour, its share of the node included."""
+    """Price of one whole GPU per hour, including its share of the node."""
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
-    """ISO 4217 code."""
+    """Currency as an ISO 4217 code, for example `USD`."""
 
     basis: Literal["List", "Reserved", "Negotiated", "Amortized", "Spot"] = "List"
-    """Where the price comes from."""
+    """Kind of price; `Amortized` spreads upfront payments over their term."""
 
 
 class Toleration(Wire):
-    """A taint of the pool's nodes that pods endure there, as in a pod's specification."""
+    """Toleration for a taint of the pool's nodes, as in a pod's `spec.tolerations`."""
 
     key: LabelKey | None = None
-    """Key of the taint; without it, and with `operator: Exists`, every taint."""
+    """Taint key to match; omit it with `operator: Exists` to match every taint."""
 
     operator: Literal["Equal", "Exists"] = "Equal"
-    """`Equal` compares the value, `Exists` takes any."""
+    """`Equal` compares the value; `Exists` matches any value."""
 
     value: LabelValue | None = None
-    """Value of the taint, for `Equal`."""
+    """Taint value to match with `operator: Equal`."""
 
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """Effect of the taint; without it every effect."""
+    """Taint effect to match; omitted, all effects match."""
 
     toleration_seconds: Annotated[int, Field(ge=0)] | None = None
-    """How long a `NoExecute` taint is endured; without it for ever."""
+    """Seconds that a pod tolerates a `NoExecute` taint; omitted, it tolerates the taint forever."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "self.operator != 'Exists' || !has(self.value)",
-                "spec.tolerations[]: operator Exists takes any value, so 0 values may be given",
+                "spec.tolerations[].value must have 0 characters with operator Exists, which "
+                "matches any value: remove it",
                 ".value",
             ),
             rule(
                 "has(self.key) || self.operator == 'Exists'",
-                "spec.tolerations[]: 1 key is needed, or operator Exists for every taint",
+                "spec.tolerations[] needs 1 key, or operator Exists to match every taint",
                 ".operator",
             ),
             rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-                "spec.tolerations[].tolerationSeconds needs the 1 effect that ends pods, NoExecute",
+                "spec.tolerations[].tolerationSeconds needs the 1 effect that evicts pods, "
+                "NoExecute",
                 ".tolerationSeconds",
             ),
         )
@@ -76,49 +78,51 @@ class Toleration(Wire):
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """As it stands in a pod."""
+        """Return the toleration as it is written in a pod."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
 class AcceleratorPoolSpec(Wire):
-    """Which nodes, and what they cost."""
+    """Nodes of the pool, and what they cost."""
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
-    """Labels that all nodes of the pool carry; all nodes hold the same GPU product."""
+    """Labels that select the nodes of the pool. All of them must have the same GPU product."""
 
     tier: Tier = "OnDemand"
-    """How the nodes are bought. Interactive services never run on `Spot`."""
+    """How the nodes are bought. Services of class `Interactive` never run on `Spot`."""
 
     prices: Annotated[tuple[Price, ...], Field(min_length=1, max_length=64)]
-    """Dated prices; the last one whose day has come is used."""
+    """Prices by first day; the latest one that has started applies."""
 
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
-    """Taints of the nodes that engines endure, besides `nvidia.com/gpu` and those of spot nodes.
-    A change restarts the engines of the pool, one after the other."""
+    """Taints that engine pods tolerate, in addition to `nvidia.com/gpu` and the taints of spot
+    nodes. A change restarts the engines of the pool one by one."""
 
     pre_pull: bool = False
-    """A DaemonSet in the operator's namespace keeps the images of engines on every node of the
-    pool: those of the services placed there, else that of the default version."""
+    """Run a DaemonSet in the operator's namespace that pre-pulls engine images on every node of the
+    pool: those of the services placed there, otherwise that of the default engine version."""
 
     runtime_class_name: DnsSubdomain | None = None
-    """RuntimeClass of engines on these nodes, such as `nvidia` where that is not the default."""
+    """RuntimeClass of engine pods on these nodes, for example `nvidia` where that is not the
+    default."""
 
     scheduler_name: DnsSubdomain | None = None
-    """Scheduler of engines on these nodes, where it is not the default one."""
+    """Scheduler of engine pods on these nodes; omitted, the default scheduler."""
 
     mig: Mig | None = None
-    """How the GPUs are cut into MIG slices; without it they are taken as they are."""
+    """How the GPUs are partitioned into MIG slices; omitted, GPUs and slices are used as they
+    exist."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "self.prices.all(p, p.currency == self.prices[0].currency)",
-                "spec.prices must all have 1 currency; convert them, or make one pool a currency",
+                "spec.prices must all have 1 currency: convert them, or create 1 pool per currency",
                 ".prices",
             ),
             rule(
                 "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))",
-                "spec.prices has 2 prices from the same day; keep one of them",
+                "spec.prices has 2 prices with the same first day: keep one of them",
                 ".prices",
             ),
         )
@@ -126,57 +130,57 @@ class AcceleratorPoolSpec(Wire):
 
 
 class SliceCount(Wire):
-    """How many slices of one MIG profile."""
+    """Number of slices of one MIG profile."""
 
     profile: str
-    """The MIG profile."""
+    """MIG profile, for example `1g.10gb`."""
 
     count: int
     """Slices that the nodes offer."""
 
 
 class AcceleratorPoolStatus(Wire):
-    """What was found; written by the operator alone."""
+    """Observed state of the pool; written by the operator only."""
 
     observed_generation: int = 0
-    """The generation of the spec that this status speaks about."""
+    """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Accepted, Discovered and LayoutReady."""
+    """Conditions Accepted, Discovered and LayoutReady."""
 
     product: str | None = None
-    """The GPU product, as GPU feature discovery names it."""
+    """GPU product as named by GPU Feature Discovery."""
 
     nodes: int = 0
-    """Nodes that carry the labels."""
+    """Nodes that match `spec.nodeSelector`."""
 
     ready_nodes: int = 0
-    """Of these, nodes that are Ready and take pods."""
+    """Matching nodes that are Ready and schedulable."""
 
     gpus: int = 0
-    """Whole GPUs that the nodes offer, those cut into slices not counted."""
+    """Whole GPUs that the nodes offer, without GPUs that are partitioned into slices."""
 
     slices: Annotated[tuple[SliceCount, ...], Field(max_length=32)] = ()
-    """MIG slices that the nodes offer."""
+    """MIG slices that the nodes offer, by profile."""
 
     allocatable: str = ""
-    """The same in one line, for `kubectl get`."""
+    """GPUs and slices that the nodes offer in one line, for `kubectl get`."""
 
     per_gpu_hour: Annotated[Amount | None, Field(alias="perGPUHour")] = None
-    """The price that holds now."""
+    """Price of one whole GPU per hour that applies now."""
 
     currency: str | None = None
-    """Its currency."""
+    """Currency of `perGPUHour`."""
 
     mig: MigStatus | None = None
-    """Layouts that are planned, and how far they are; only with `spec.mig`."""
+    """Layout plans and their progress; set only with `spec.mig`."""
 
 
 class AcceleratorPool(Wire):
-    """GPU nodes of one product that are bought in one way."""
+    """Nodes with the same GPU product, bought in the same way."""
 
     spec: AcceleratorPoolSpec
-    """Which nodes, and what they cost."""
+    """Nodes of the pool, and what they cost."""
 
     status: AcceleratorPoolStatus | None = None
-    """What was found; written by the operator alone."""
+    """Observed state of the pool; written by the operator only."""

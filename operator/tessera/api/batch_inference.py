@@ -1,4 +1,4 @@
-"""`BatchInference`: rows of a file, answered by a deadline, on spot hardware first."""
+"""`BatchInference`: requests of a file, answered before a deadline, on spot capacity first."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from tessera.api.meta import (
     with_rules,
 )
 
-# A file on the claim: relative, and no part of it begins with a dot.
+# A relative path on the claim; no component begins with a dot.
 ClaimPath = Annotated[
     str,
     StringConstraints(
@@ -28,7 +28,7 @@ ClaimPath = Annotated[
 ]
 
 SpotPolicy = Literal["Preferred", "Only", "Never"]
-# The words of OpenAI's batch API.
+# The states of the OpenAI Batch API.
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
 TERMINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "expired"})
 
@@ -46,7 +46,7 @@ _IMMUTABLE = (
 
 
 def _unchanged(field: str) -> str:
-    """CEL: an optional field is as it was."""
+    """Return the CEL expression that an optional field has not changed."""
     return (
         f"has(self.{field}) == has(oldSelf.{field}) && "
         f"(!has(self.{field}) || self.{field} == oldSelf.{field})"
@@ -54,102 +54,102 @@ def _unchanged(field: str) -> str:
 
 
 class Spot(Wire):
-    """Whether hardware is used that the cloud may take back."""
+    """Use of spot capacity, which the cloud provider can reclaim."""
 
     policy: SpotPolicy = "Preferred"
-    """`Preferred`: spot while it is to be had, on-demand or reserved when the deadline needs it.
-    `Only`: never anything else, even if the deadline is missed. `Never`: no spot."""
+    """`Preferred`: spot while it is available, on-demand or reserved when the deadline requires it.
+    `Only`: spot alone, even if the deadline is missed. `Never`: no spot."""
 
 
 class BatchInferenceSpec(Wire):
-    """What is to be answered, by which model, until when."""
+    """Requests to answer, the model that answers them, and the deadline."""
 
     claim_name: DnsLabel
-    """Name of the PersistentVolumeClaim of the same namespace that holds input and output. It has
-    to be ReadWriteMany, since attempts run on different nodes."""
+    """PersistentVolumeClaim in the same namespace that holds input and output. Its access mode must
+    be ReadWriteMany, since attempts run on different nodes."""
 
     input: ClaimPath
-    """The rows: a JSONL file on the claim in the format of OpenAI's batch API, for example
-    `jobs/questions.jsonl`."""
+    """Input file on the claim: JSONL in the format of the OpenAI Batch API, one request per row,
+    for example `jobs/questions.jsonl`."""
 
     output: ClaimPath
-    """Where the answers go; the file appears at once and whole when the last row is done."""
+    """Output file on the claim; it appears atomically, once the last row is done."""
 
     errors: ClaimPath | None = None
-    """Where rows go that got no answer; without it `output` with `.errors.jsonl` in place of its
-    ending."""
+    """Error file on the claim, for rows without an answer; omitted, `output` with the extension
+    `.errors.jsonl`."""
 
     model: Model | None = None
-    """The model that answers. Give either this or `service`."""
+    """Model that answers the rows. Set exactly one of `model` and `service`."""
 
     service: DnsLabel | None = None
-    """An InferenceService of the same namespace whose model, precision, context and engine options
-    are used, by an engine of the batch's own: the service's replicas get no more work."""
+    """InferenceService in the same namespace whose model, precision, context and engine options are
+    used. The batch runs engines of its own: the service's replicas get no additional requests."""
 
     precision: Precision = Field(default_factory=Precision)
-    """In which precisions the model may run besides the one of its files."""
+    """Precisions that the model may run in, besides that of its files."""
 
     context: Context = Field(default_factory=Context)
-    """How long prompts and answers are; the estimate of the time needed begins with it."""
+    """Expected length of prompts and answers; the first estimate of the run time uses it."""
 
     placement: Placement = Field(default_factory=Placement)
-    """Where the batch may run."""
+    """AcceleratorPools that the batch may run on."""
 
     engine: EngineOptions = Field(default_factory=EngineOptions)
-    """The vLLM that answers."""
+    """vLLM version, image and flags."""
 
     deadline: Duration = text_default("24h")
-    """Time from the creation of this object until everything has to be done. Then the batch
-    expires, and the rows that were finished are kept."""
+    """Time from the creation of this object until all rows must be done. After it the batch
+    expires; finished rows are retained."""
 
     spot: Spot = Field(default_factory=Spot)
-    """Whether hardware is used that the cloud may take back."""
+    """Use of spot capacity, which the cloud provider can reclaim."""
 
     retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """How often a row is sent again when the engine fails to answer it; afterwards it goes to
+    """How often a row is retried when the engine fails to answer it; after that it goes to
     `errors`."""
 
     suspend: bool = False
-    """`true` ends the running attempt within seconds and starts no other; finished rows stay. The
-    deadline goes on."""
+    """`true` stops the running attempt within seconds and starts no other; finished rows are
+    retained. The deadline keeps running."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "has(self.model) != has(self.service)",
-                "spec.model and spec.service both say what answers: give exactly 1 of them",
+                "spec.model and spec.service both define the model: set exactly 1 of them",
                 ".model",
             ),
             rule(
                 "!has(self.service) || "
                 "!(has(self.precision) || has(self.context) || has(self.engine))",
-                "spec.precision, spec.context and spec.engine are those of spec.service: keep 0 of "
-                "them beside it, or name the model in spec.model",
+                "spec.precision, spec.context and spec.engine come from spec.service: set 0 "
+                "of them beside it, or set spec.model instead",
                 ".service",
             ),
             rule(
                 "self.input != self.output && (!has(self.errors) || "
                 "(self.errors != self.input && self.errors != self.output))",
-                "spec.input, spec.output and spec.errors have to be 3 different files",
+                "spec.input, spec.output and spec.errors must be 3 different files",
                 ".output",
             ),
             rule(
                 "duration(self.deadline) >= duration('60s')",
-                "spec.deadline has to be at least 60s; starting an engine alone takes longer",
+                "spec.deadline must be at least 60s; starting an engine alone takes longer",
                 ".deadline",
             ),
             rule(
                 "!has(self.model) || !has(self.model.revision) || "
                 "self.model.uri.startsWith('hf://')",
-                "spec.model.revision names a branch of an hf:// model; a pvc:// path holds exactly "
-                "1 revision, so put it into spec.model.uri",
+                "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+                "exactly 1 revision, so put it into spec.model.uri",
                 ".model",
             ),
             rule(
                 "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
                 "self.model.cache.type == 'None'",
-                "spec.model.cache is for the 1 claim of a service; a batch fetches its model "
-                "itself, so leave it out",
+                "spec.model.cache configures the 1 claim of an InferenceService; a batch "
+                "downloads its model itself, so remove it",
                 ".model",
             ),
             rule(
@@ -163,8 +163,8 @@ class BatchInferenceSpec(Wire):
             *(
                 rule(
                     _unchanged(field),
-                    f"spec.{field} cannot change, since all rows are answered alike; make 1 more "
-                    "BatchInference with the other value",
+                    f"spec.{field} is immutable, since all rows are answered with the same "
+                    "settings: create 1 more BatchInference with the new value",
                 )
                 for field in _IMMUTABLE
             ),
@@ -173,168 +173,172 @@ class BatchInferenceSpec(Wire):
 
 
 class _BatchStatusBase(Wire):
-    """A part of the status. It holds the fence, so what a newer operator added does not make the
-    rest unreadable."""
+    """Base of the parts of the status. It ignores unknown fields, so that the fencing number stays
+    readable when a newer operator added fields."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class CheckStatus(_BatchStatusBase):
-    """What the check of the input found; no GPU is used before it passed."""
+    """Result of the input validation; no GPU is used before it succeeds."""
 
     rows: int
     """Rows of the input."""
 
     url: str
-    """The endpoint that all rows ask."""
+    """API endpoint that all rows address."""
 
     input_tokens: int
-    """Tokens of all prompts, estimated."""
+    """Estimated tokens of all prompts."""
 
 
 class UnavailablePool(_BatchStatusBase):
-    """A pool in which an attempt found no node."""
+    """Pool without an available node for an attempt."""
 
     pool: str
-    """The AcceleratorPool."""
+    """Name of the AcceleratorPool."""
 
     at: datetime
-    """When it was last waited for in vain."""
+    """When an attempt last waited for a node there without success."""
 
 
 class AttemptStatus(_BatchStatusBase):
-    """The last attempt. Its number is the fence: only the attempt that stands here publishes."""
+    """Latest attempt. Its number is a fencing token: only the attempt recorded here publishes
+    results."""
 
     number: Annotated[int, Field(ge=1)]
-    """Counts up and is never used twice."""
+    """Number of the attempt; it only increases and is never reused."""
 
     tier: Tier
-    """How its hardware is bought."""
+    """How the nodes of its pool are bought."""
 
     pool: str
-    """The AcceleratorPool."""
+    """AcceleratorPool that it runs on."""
 
     variant: str
-    """Pool, hardware shape and precision."""
+    """Pool, instance type and precision in one name."""
 
     job: str
     """Name of its Job."""
 
     started_at: datetime
-    """When it was decided."""
+    """When the operator decided to start it."""
 
     previous_outcome: Annotated[str, Field(max_length=1024)] = ""
-    """How the one before ended."""
+    """How the previous attempt ended."""
 
     done_before: int = 0
-    """Rows that were done by then."""
+    """Rows that were done when this attempt was started."""
 
     consecutive_failures: int = 0
-    """Attempts in a row, up to the last one that ended, that failed without a new row."""
+    """Consecutive attempts, up to the latest finished one, that failed without a new finished
+    row."""
 
     failing_since: datetime | None = None
-    """When the first of these failed."""
+    """When the first of these attempts failed."""
 
     consecutive_interruptions: int = 0
-    """Attempts in a row, likewise, whose hardware was taken from them before a new row."""
+    """Consecutive attempts, up to the latest finished one, that lost their node before a new
+    finished row."""
 
     running_since: datetime | None = None
-    """When its engine was first seen at work on rows."""
+    """When its engine was first observed processing rows."""
 
     rows_at_start: int = 0
-    """Rows that were done by then."""
+    """Rows that were done at `runningSince`."""
 
     finished_at: datetime | None = None
-    """When it was found or declared over; absent while it lasts."""
+    """When it was observed or declared finished; absent while it runs."""
 
     retry_at: datetime | None = None
-    """When the next one may begin; after failures it waits."""
+    """Earliest start of the next attempt; after failures it includes a backoff."""
 
     termination_message: Annotated[str, Field(max_length=1024)] = ""
     """Why it ended."""
 
     unavailable_pools: tuple[UnavailablePool, ...] = ()
-    """Pools that were waited for in vain; others are tried first for ten minutes."""
+    """Pools without an available node; other pools are tried first for ten minutes."""
 
 
 class ProgressStatus(_BatchStatusBase):
-    """How far the batch is; at most half a minute old while an attempt runs."""
+    """Progress of the batch; at most 30 seconds old while an attempt runs."""
 
     rows: int
     """Rows of the input."""
 
     completed: int = 0
-    """Rows that have an answer."""
+    """Rows with an answer."""
 
     failed: int = 0
-    """Rows that have an error instead."""
+    """Rows with an error instead of an answer."""
 
     resent_rows: int = 0
-    """Rows that were sent again because an attempt was lost while they were in flight."""
+    """Rows sent again because an attempt was lost while they were in flight."""
 
     resent_tokens: int = 0
-    """Tokens of these, estimated."""
+    """Estimated tokens of the rows sent again."""
 
     prompt_tokens: int = 0
-    """Tokens read."""
+    """Prompt tokens processed."""
 
     output_tokens: int = 0
-    """Tokens written."""
+    """Output tokens generated."""
 
     at: datetime
-    """When this was known."""
+    """When this progress was observed."""
 
     speed_ratio: Amount | None = None
-    """Measured speed as a share of the one that was expected of the hardware."""
+    """Measured speed divided by the speed predicted for the hardware."""
 
     startup_seconds: int | None = None
-    """Measured time from the decision for an attempt to its first rows."""
+    """Measured seconds from the decision to start an attempt to its first rows."""
 
     @property
     def done(self) -> int:
-        """Rows that need nothing more."""
+        """Return the number of rows with an answer or an error."""
         return self.completed + self.failed
 
 
 class BatchInferenceStatus(_BatchStatusBase):
-    """What became of it; written by the operator alone."""
+    """Observed state of the batch; written by the operator only."""
 
     observed_generation: int = 0
-    """The generation of the spec that this status speaks about."""
+    """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Accepted, Running and Complete."""
+    """Conditions Accepted, Running and Complete."""
 
     state: BatchState = "validating"
-    """Where the batch is, in the words of OpenAI's batch API."""
+    """State of the batch, as in the OpenAI Batch API."""
 
     reason: str = ""
-    """Why it is there, in one word: that of the condition that decides now."""
+    """Reason of the condition that currently decides the state."""
 
     message: Annotated[str, Field(max_length=2048)] = ""
-    """Why it is there, with the numbers behind it."""
+    """Explanation of the state, with numbers."""
 
     done: str = ""
-    """Finished and all rows in one word, for `kubectl get`."""
+    """Finished rows and all rows, for `kubectl get`."""
 
     deadline: datetime | None = None
     """When the batch expires."""
 
     check: CheckStatus | None = None
-    """What the check of the input found; no GPU is used before it passed."""
+    """Result of the input validation; no GPU is used before it succeeds."""
 
     attempt: AttemptStatus | None = None
-    """The last attempt. Its number is the fence: only the attempt that stands here publishes."""
+    """Latest attempt. Its number is a fencing token: only the attempt recorded here publishes
+    results."""
 
     progress: ProgressStatus | None = None
-    """How far the batch is; at most half a minute old while an attempt runs."""
+    """Progress of the batch; at most 30 seconds old while an attempt runs."""
 
 
 class BatchInference(Wire):
-    """Rows of a file that a model answers by a deadline, on spot hardware first."""
+    """Requests of a file that a model answers before a deadline, on spot capacity first."""
 
     spec: BatchInferenceSpec
-    """What is to be answered, by which model, until when."""
+    """Requests to answer, the model that answers them, and the deadline."""
 
     status: BatchInferenceStatus | None = None
-    """What became of it; written by the operator alone."""
+    """Observed state of the batch; written by the operator only."""

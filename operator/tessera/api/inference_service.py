@@ -1,4 +1,4 @@
-"""`InferenceService`: a model that somebody wants served."""
+"""`InferenceService`: a model served behind an OpenAI-compatible API."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from tessera.api.meta import (
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 from tessera.api.recipe import PodTemplateVersionStatus
 
-# The value of a label, as Kubernetes takes it.
+# A label value that Kubernetes accepts.
 PodLabel = Annotated[
     str,
     StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63),
@@ -29,73 +29,73 @@ SpeedSource = Literal["Measured", "Table", "Roofline"]
 
 
 class ModelShape(Wire):
-    """The numbers that decide memory and speed, as the model's `config.json` gives them."""
+    """Dimensions of the model that determine memory and speed, as in its `config.json`."""
 
     parameters: Annotated[int, Field(ge=1, le=10**13)]
-    """Number of weights, all experts included."""
+    """Number of weights, including all experts."""
 
     active_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
-    """Weights used for one token; only a mixture of experts has fewer than `parameters`."""
+    """Weights used per token; fewer than `parameters` only in a mixture of experts."""
 
     layers: Annotated[int, Field(ge=1, le=1024)]
     """`num_hidden_layers`."""
 
     attention_heads: Annotated[int, Field(ge=1, le=1024)]
-    """`num_attention_heads`; tensor parallelism divides them."""
+    """`num_attention_heads`; the tensor parallel size must divide it."""
 
     kv_heads: Annotated[int, Field(ge=1, le=1024)]
-    """`num_key_value_heads`: with grouped-query attention fewer than the attention heads."""
+    """`num_key_value_heads`; fewer than the attention heads with grouped-query attention."""
 
     head_dim: Annotated[int, Field(ge=1, le=4096)]
-    """`head_dim`: the width of one attention head."""
+    """`head_dim`: width of one attention head."""
 
     hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """`hidden_size`: the width of what layers hand on and tensor-parallel devices exchange; absent,
-    it is that of all attention heads."""
+    """`hidden_size`: width of the hidden state that layers pass on and tensor-parallel devices
+    exchange; omitted, that of all attention heads."""
 
     max_position_embeddings: Annotated[int, Field(ge=1, le=100_000_000)]
-    """`max_position_embeddings`: the longest context that the model was made for, in tokens."""
+    """`max_position_embeddings`: maximum context of the model, in tokens."""
 
     bits_per_weight: Literal[4, 8, 16, 32] = 16
-    """Bits of one stored weight."""
+    """Bits per stored weight."""
 
     quantization: Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"] | None = None
-    """How the files are quantised, as `quantization_config` says; absent when they are not. What
-    `compressed-tensors` holds is told by its weights."""
+    """Quantization of the files, as in `quantization_config`; omitted, they are not quantized. For
+    `compressed-tensors`, the type of the stored weights."""
 
     group_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """So many quantised weights share one scale; absent when there is one for a whole row."""
+    """Quantized weights that share one scale; omitted, one scale per row."""
 
     unquantized_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
-    """Weights that keep 16 bits when the others are quantised: embeddings, output layer, norms,
-    routers. Absent, all are taken for quantised."""
+    """Weights that keep 16 bits when the others are quantized: embeddings, output layer, norms,
+    routers. Omitted, all weights count as quantized."""
 
     weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
-    """Bytes of all files of a quantised model, where an index tells them."""
+    """Bytes of all files of a quantized model, where an index gives them."""
 
     embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
-    """Weights of the input embedding where the output layer has its own: a step reads only the
-    rows of its tokens."""
+    """Weights of the input embedding where the output layer has its own; an engine step reads only
+    the rows of its tokens."""
 
     experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Experts of a layer in a mixture, shared ones not counted."""
+    """Routed experts per layer in a mixture of experts, without shared experts."""
 
     experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Of these, so many compute one token."""
+    """Routed experts that compute one token."""
 
     latent_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """With latent attention, `kv_lora_rank` + `qk_rope_head_dim`: what a layer keeps of one token
-    instead of keys and values of each head; tensor parallelism does not divide it."""
+    """With multi-head latent attention, `kv_lora_rank` + `qk_rope_head_dim`: values cached per
+    token and layer instead of keys and values per head. Tensor parallelism does not divide it."""
 
     sliding_window: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Tokens that layers with a sliding window look back."""
+    """Window of layers with sliding-window attention, in tokens."""
 
     sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """How many layers have that window; the others keep every token."""
+    """Number of layers with sliding-window attention; the others cache every token."""
 
 
 class SecretKeySelector(Wire):
-    """One key of a Secret in the service's namespace."""
+    """Key of a Secret in the service's namespace."""
 
     name: DnsLabel
     """Name of the Secret."""
@@ -105,110 +105,112 @@ class SecretKeySelector(Wire):
 
 
 class Model(Wire):
-    """Which model, and where its files are."""
+    """The model, and the location of its files."""
 
     uri: ModelUri
-    """Where the weights are: `hf://org/name` on the Hugging Face hub, `pvc://claim/path` on a
-    PersistentVolumeClaim of the same namespace, or `oci://registry/repository:tag`, an image whose
-    root holds the files; nodes keep it as they keep other images."""
+    """Location of the weights: `hf://org/name` on the Hugging Face Hub, `pvc://claim/path` on a
+    PersistentVolumeClaim in the same namespace, or `oci://registry/repository:tag`, an image with
+    the files in its root, which nodes cache like other images."""
 
     revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
         None
     ) = None
-    """Branch, tag or commit of an `hf://` model; without it `main`. It is resolved once, and the
-    commit stands in `status.model.revision`: a restart loads the same weights."""
+    """Branch, tag or commit of an `hf://` model; omitted, `main`. It is resolved once to the commit
+    in `status.model.revision`, so that a restart loads the same weights."""
 
     served_name: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
         | None
     ) = None
-    """The name that clients put into `model`; without it the name of the service."""
+    """Name that clients send as `model`; omitted, the name of the service."""
 
     token_secret_ref: SecretKeySelector | None = None
-    """A Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
+    """Secret with the hub token; it is mounted into the engine's pod and read nowhere else."""
 
     adapters: Adapters = ()
     """LoRA adapters that every replica serves beside the model, each under its own name."""
 
     cache: Cache = Field(default_factory=Cache)
-    """Where the files of an `hf://` model are kept between the starts of engines."""
+    """Cache for the files of an `hf://` model across restarts of engines."""
 
     shape: ModelShape | None = None
-    """The numbers that decide memory and speed. Without it those of a model that Tessera knows, or
-    else what its `config.json` says, which a Job in the namespace reads."""
+    """Dimensions of the model. Omitted, they come from Tessera's table of models, or else from the
+    model's `config.json`, which a Job in the namespace reads."""
 
 
 class PrecisionVariant(Wire):
-    """One precision in which the answers are acceptable."""
+    """Precision in which the answers are acceptable."""
 
     precision: Literal["fp8"]
-    """`fp8`: the engine quantises the weights while loading (native on Hopper, weight-only on
+    """`fp8`: the engine quantizes the weights while loading (native on Hopper, weight-only on
     Ampere)."""
 
 
 class Precision(Wire):
-    """In which precisions the model may run besides the one of its files."""
+    """Precisions that the model may run in, besides that of its files."""
 
     variants: Annotated[tuple[PrecisionVariant, ...], Field(max_length=8)] = ()
-    """Allowed besides the checkpoint's own precision; the cheapest that fits is taken. Nothing that
-    changes answers is used unless it is listed here."""
+    """Precisions allowed besides that of the checkpoint; the cheapest that fits is used. No
+    precision that changes answers is used unless it is listed here."""
 
 
 class Slo(Wire):
-    """The latency that users were promised."""
+    """Latency objectives of the service."""
 
     ttft_p95: Duration = text_default("1s")
-    """95 % of requests see their first token within this time."""
+    """Objective for the 95th percentile of the time to first token (TTFT)."""
 
     itl_p95: Duration = text_default("33ms")
-    """95 % of the gaps between two tokens of a stream are at most this long."""
+    """Objective for the 95th percentile of the inter-token latency (ITL), the time between two
+    tokens of a stream."""
 
 
 class Context(Wire):
-    """How long prompts and answers are."""
+    """Expected length of prompts and answers."""
 
     max_model_len: Annotated[int, Field(ge=16, le=100_000_000)] | None = None
-    """Longest prompt plus answer, in tokens; without it 8192, or the model's limit if smaller."""
+    """Maximum length of prompt plus answer, in tokens; omitted, 8192 or the model's maximum if
+    smaller."""
 
     typical_input_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 1200
-    """Length of a usual prompt; capacity and cost per token assume it."""
+    """Typical length of a prompt; capacity and cost per token assume it."""
 
     typical_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 250
-    """Length of a usual answer; capacity and cost per token assume it."""
+    """Typical length of an answer; capacity and cost per token assume it."""
 
 
 class Placement(Wire):
-    """Where the service may run."""
+    """AcceleratorPools that may be used."""
 
     pools: Annotated[tuple[DnsLabel, ...], Field(max_length=32)] = ()
-    """Names of the AcceleratorPools that may be used; empty means any."""
+    """Names of the AcceleratorPools that may be used; empty allows all of them."""
 
 
 class ServicePlacement(Placement):
-    """Where the service may run, and what may be cut for it."""
+    """AcceleratorPools that may be used, and whether their GPUs may be partitioned."""
 
     mig: Literal["Auto", "Existing"] = "Existing"
-    """`Auto` lets Tessera cut slices for the service in pools whose `spec.mig.mode` is `Auto` or
-    `Propose`; `Existing` takes what is cut already."""
+    """`Auto` lets Tessera partition GPUs for the service in pools whose `spec.mig.mode` is `Auto`
+    or `Propose`; `Existing` uses only slices that exist already."""
 
     isolation: Literal["Gpu", "Slice"] = "Slice"
-    """`Gpu` keeps every other service off the GPUs of this one: it runs on whole GPUs, or on slices
-    that fill one. `Slice` shares a GPU, with memory and multiprocessors of its own."""
+    """`Gpu` reserves GPUs for this service: it runs on whole GPUs, or on slices that fill one.
+    `Slice` shares a GPU with other services, with memory and multiprocessors of its own."""
 
 
 class QueueTarget(Wire):
-    """The goal for requests that wait in the engines."""
+    """Target for waiting requests."""
 
     target: Annotated[int, Field(ge=1, le=100_000)] = 50
     """Waiting requests per replica above which replicas are added."""
 
 
 class ActivityTarget(Wire):
-    """The goal for the share of time in which a slice works (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`)."""
+    """Target for the share of time in which a slice is active (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`)."""
 
     target: Amount = text_default("0.75")
-    """Share between 0 and 1; above it no replica is removed, and replicas are added only while
-    something waits."""
+    """Share between 0 and 1. Above it no replica is removed, and replicas are added only while
+    requests wait."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
@@ -222,52 +224,54 @@ class ActivityTarget(Wire):
 
 
 class ScaleUp(Wire):
-    """How fast replicas are added."""
+    """Scale-up behavior."""
 
     stabilization_window: Duration = text_default("60s")
-    """Replicas are added only up to the smallest wish of this time, so that a spike passes."""
+    """Window of past recommendations for scaling up; the smallest one applies, so that a short
+    spike adds no replicas."""
 
     pods: Annotated[int, Field(ge=1, le=1000)] = 2
-    """At most this many more replicas than one period ago."""
+    """Maximum number of replicas that can be added within `period`."""
 
     period: Duration = text_default("120s")
-    """The period of `pods`."""
+    """Period over which `pods` is counted."""
 
 
 class ScaleDown(Wire):
-    """How fast replicas are removed."""
+    """Scale-down behavior."""
 
     stabilization_window: Duration = text_default("300s")
-    """Replicas are removed only down to the largest wish of this time, so that a lull passes."""
+    """Window of past recommendations for scaling down; the largest one applies, so that a short
+    lull removes no replicas."""
 
 
 class Scaling(Wire):
-    """Bounds and goals of the autoscaler."""
+    """Bounds and targets of the autoscaler."""
 
     min_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Replicas kept even without any load."""
+    """Minimum number of replicas, even without load."""
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
-    """Never more replicas than this."""
+    """Maximum number of replicas."""
 
     queue: QueueTarget = Field(default_factory=QueueTarget)
-    """The leading signal: requests that wait."""
+    """Target for waiting requests, the leading signal."""
 
     activity: ActivityTarget = Field(default_factory=ActivityTarget)
-    """The guarding signal: how busy the slices are."""
+    """Target for the activity of slices, which prevents scaling down while they are busy."""
 
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
-    """How fast replicas are added."""
+    """Scale-up behavior."""
 
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
-    """How fast replicas are removed."""
+    """Scale-down behavior."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "self.minReplicas <= self.maxReplicas",
-                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas "
-                "(defaults: 2 and 8); lower the one or raise the other",
+                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (defaults: "
+                "2 and 8): lower minReplicas or raise maxReplicas",
                 ".minReplicas",
             )
         )
@@ -275,12 +279,12 @@ class Scaling(Wire):
 
 
 class EngineOptions(Wire):
-    """The vLLM that serves the model."""
+    """vLLM version, image and flags."""
 
     version: Annotated[
         str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", max_length=32)
     ] = "0.32.0"
-    """Version of vLLM; flags are checked against the table of that version."""
+    """vLLM version; flags are validated against the table of that version."""
 
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
     """Image to run instead of `vllm/vllm-openai:v<version>`, for example from a mirror."""
@@ -289,41 +293,41 @@ class EngineOptions(Wire):
         tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...],
         Field(max_length=64),
     ] = ()
-    """Further flags of `vllm serve`. Flags that Tessera sets itself are refused, naming the field
-    that sets them."""
+    """Additional flags of `vllm serve`. Flags that Tessera sets are rejected with the field that
+    sets them."""
 
 
 class Drain(Wire):
-    """How a replica leaves."""
+    """Graceful termination of replicas."""
 
     timeout: Duration = text_default("60s")
-    """How long running streams may take to end before the replica stops anyway."""
+    """Time that running streams have to finish before the replica is stopped."""
 
 
 class EnvVarSource(Wire):
-    """Where the value of a variable comes from."""
+    """Source of the value of an environment variable."""
 
     secret_key_ref: SecretKeySelector
-    """One key of a Secret in the service's namespace; read in the engine's pod only."""
+    """Key of a Secret in the service's namespace; only the engine's pod reads it."""
 
 
 class EnvVar(Wire):
-    """One variable of the engine's environment."""
+    """Environment variable of the engine."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
     """Name of the variable."""
 
     value: Annotated[str, StringConstraints(max_length=4096)] | None = None
-    """Its value; for what is secret use `valueFrom`."""
+    """Value of the variable; for secrets use `valueFrom`."""
 
     value_from: EnvVarSource | None = None
-    """Where its value comes from, instead of `value`."""
+    """Source of the value, instead of `value`."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "has(self.value) != has(self.valueFrom)",
-                "a variable of spec.podTemplate.env has exactly 1 of value and valueFrom",
+                "spec.podTemplate.env[] needs exactly 1 of value and valueFrom",
                 ".value",
             )
         )
@@ -331,10 +335,10 @@ class EnvVar(Wire):
 
 
 class PodTemplate(Wire):
-    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
+    """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
 
     labels: Annotated[dict[str, PodLabel], Field(max_length=32)] = Field(default_factory=dict)
-    """Labels added to the pods, for example for a cost centre."""
+    """Labels added to the pods, for example for a cost center."""
 
     annotations: Annotated[
         dict[str, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=32)
@@ -342,68 +346,69 @@ class PodTemplate(Wire):
     """Annotations added to the pods."""
 
     env: Annotated[tuple[EnvVar, ...], Field(max_length=32)] = ()
-    """Variables added to the engine's environment."""
+    """Environment variables added to the engine."""
 
 
 class InferenceServiceSpec(Wire):
-    """What the model's owner wants."""
+    """Desired state of the service."""
 
     model: Model
-    """Which model, and where its files are."""
+    """The model, and the location of its files."""
 
     precision: Precision = Field(default_factory=Precision)
-    """In which precisions the model may run besides the one of its files."""
+    """Precisions that the model may run in, besides that of its files."""
 
     service_class: Annotated[Literal["Interactive", "Standard", "Batch"], Field(alias="class")] = (
         "Interactive"
     )
-    """Who waits for the answers. `Interactive`: a person, so no pool of tier Spot is ever used, and
-    naming one is refused. `Standard`: a program; spot is not used for replicas that always run.
-    `Batch`: nobody; spot is used where it is the cheapest."""
+    """Kind of clients. `Interactive`: people, so no pool of tier `Spot` is used, and naming one is
+    rejected. `Standard`: programs; spot is not used for replicas that always run. `Batch`: no
+    client waits; spot is used where it is cheapest."""
 
     slo: Slo = Field(default_factory=Slo)
-    """The latency that users were promised."""
+    """Latency objectives of the service."""
 
     context: Context = Field(default_factory=Context)
-    """How long prompts and answers are."""
+    """Expected length of prompts and answers."""
 
     placement: ServicePlacement = Field(default_factory=ServicePlacement)
-    """Where the service may run."""
+    """AcceleratorPools that may be used, and whether their GPUs may be partitioned."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """A fixed number of replicas, as `kubectl scale` sets it; excludes `scaling`."""
+    """Fixed number of replicas, as set by `kubectl scale`; mutually exclusive with `scaling`."""
 
     scaling: Scaling | None = None
-    """Bounds and goals of the autoscaler; without it, and without `replicas`, its defaults hold."""
+    """Bounds and targets of the autoscaler; its defaults apply if neither this nor `replicas` is
+    set."""
 
     engine: EngineOptions = Field(default_factory=EngineOptions)
-    """The vLLM that serves the model."""
+    """vLLM version, image and flags."""
 
     drain: Drain = Field(default_factory=Drain)
-    """How a replica leaves."""
+    """Graceful termination of replicas."""
 
     pod_template: PodTemplate = Field(default_factory=PodTemplate)
-    """What is added to the pods of the engines; nothing that Tessera sets can be replaced."""
+    """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "!(has(self.replicas) && has(self.scaling))",
-                "spec.replicas excludes spec.scaling: either remove spec.scaling and keep 1 fixed "
-                "number, or bound the autoscaler by spec.scaling.minReplicas and maxReplicas",
+                "spec.replicas and spec.scaling are mutually exclusive: remove spec.scaling "
+                "for 1 fixed number, or set spec.scaling.minReplicas and maxReplicas instead",
                 ".replicas",
             ),
             rule(
                 "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
-                "spec.model.revision names a branch of an hf:// model; a pvc:// path holds exactly "
-                "1 revision, so put it into spec.model.uri",
+                "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+                "exactly 1 revision, so put it into spec.model.uri",
                 ".model.revision",
             ),
             rule(
                 "!has(self.model.cache) || !has(self.model.cache.type) || "
                 "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
-                "spec.model.cache is for hf:// models; the files of 1 claim or image need not be "
-                "fetched, so leave it out",
+                "spec.model.cache applies to hf:// models only; the files of 1 claim or image "
+                "are not downloaded, so remove it",
                 ".model.cache",
             ),
             rule(
@@ -418,206 +423,203 @@ class InferenceServiceSpec(Wire):
 
 
 class ModelStatus(Wire):
-    """Which weights the engines load, and what else was found out about the model."""
+    """Weights that the engines load, and what Tessera read about the model."""
 
     uri: str
-    """The model for which this was found out."""
+    """Model that this status describes."""
 
     requested_revision: str | None = None
-    """The revision that the spec named then."""
+    """Revision that the spec named when it was resolved."""
 
     revision: str | None = None
     """The commit that the engines load; absent while the revision is used as given."""
 
     reason: str | None = None
-    """Why, in one word; absent while nothing was found out."""
+    """Reason for `revision` in one CamelCase word; absent before the first resolution."""
 
     message: str | None = None
-    """Why, with what the hub said."""
+    """Explanation of the reason, with the response of the hub."""
 
     observed_update: str | None = None
-    """The value of the annotation `tessera.dev/update` for which it was found out."""
+    """Value of the annotation `tessera.dev/update` when the revision was resolved."""
 
     shape: ModelShape | None = None
-    """The shape that was read; absent where the spec gives it or Tessera knows it."""
+    """Dimensions that were read; absent where the spec gives them or Tessera knows the model."""
 
     source: str | None = None
-    """Where the shape was read."""
+    """Where the dimensions were read."""
 
     cache: CacheStatus | None = None
-    """How far its files are, with `spec.model.cache`."""
+    """Progress of the download, with `spec.model.cache`."""
 
 
 class VariantStatus(Wire):
-    """The hardware and the form in which the model runs."""
+    """Hardware and precision that the model runs in."""
 
     name: str
-    """Name of the variant, part of its Deployment's name."""
+    """Name of the variant, part of the name of its Deployment."""
 
     pool: str
-    """The AcceleratorPool."""
+    """AcceleratorPool of the replicas."""
 
     product: str
-    """The GPU product, as GPU feature discovery names it."""
+    """GPU product as named by GPU Feature Discovery."""
 
     profile: str | None = None
-    """The MIG profile; absent on whole GPUs."""
+    """MIG profile; absent on whole GPUs."""
 
     gpus: int
-    """Devices of one replica: 1 for a slice, the tensor parallel size for whole GPUs."""
+    """Devices per replica: 1 for a slice, the tensor parallel size for whole GPUs."""
 
     precision: str
-    """`checkpoint`, or the precision chosen among `spec.precision.variants`."""
+    """`checkpoint`, or the precision chosen from `spec.precision.variants`."""
 
     max_model_len: int
-    """Longest prompt plus answer in tokens that the engine accepts."""
+    """Maximum length of prompt plus answer that the engine accepts, in tokens."""
 
     max_num_seqs: int
-    """Requests that one replica works on at a time; more wait."""
+    """Maximum concurrent requests per replica; more requests wait."""
 
     max_num_batched_tokens: int
-    """Tokens of one engine step."""
+    """Maximum tokens per engine step."""
 
     kv_cache_tokens: int
-    """Tokens that the planned KV cache of one replica holds."""
+    """Planned KV cache of one replica, in tokens."""
 
     tokens_per_second: int
-    """Output tokens per second that one replica is expected to give at the promised latency."""
+    """Predicted output tokens per second of one replica within `spec.slo`."""
 
     source: SpeedSource
-    """Where the speed comes from: `measured` was seen in this cluster; `table` is computed with
-    shares of the peaks that were fitted on published measurements of this GPU family; `roofline`
-    is computed with shares that are usual, nothing alike was measured."""
+    """Origin of the predicted speed. `Measured`: observed in this cluster. `Table`: calculated with
+    shares of the peaks that were fitted to published measurements of this GPU family. `Roofline`:
+    calculated with typical shares, without comparable measurements."""
 
 
 class CostStatus(Wire):
-    """What the service costs now."""
+    """Current cost of the service."""
 
     per_hour: Amount
-    """Price of all wanted replicas for an hour; a slice counts with its billing weight."""
+    """Cost of all desired replicas per hour; a slice counts with its billing weight."""
 
     per_million_tokens: Amount | None = None
-    """Price of a million output tokens if the service runs at its expected load."""
+    """Cost of a million output tokens if the service runs at `assumedLoad`."""
 
     currency: str
-    """Currency of both."""
+    """Currency of both amounts."""
 
     assumed_load: str
-    """The load that the price per token assumes."""
+    """Load that `perMillionTokens` assumes."""
 
 
 class PredictedAndMeasured(Wire):
-    """A quantity as it was predicted, and as it was measured."""
+    """Predicted and measured value of a quantity."""
 
     predicted: Amount
-    """As the speed model has it."""
+    """Value from the speed model."""
 
     measured: Amount
-    """As the engines told it."""
+    """Value that the engines reported."""
 
 
 class SpeedStatus(Wire):
-    """How fast the engines are, beside what was predicted.
-
-    Written when at least 100 requests within five minutes say something new, and no more often than
-    that; the metrics have what moves in between.
-    """
+    """Measured speed of the engines compared with the prediction. Updated only when at least 100
+    requests within five minutes change it; the metrics have the values in between."""
 
     model: str
-    """The model that was measured."""
+    """Model that was measured."""
 
     variant: str
-    """The variant that it was measured on."""
+    """Variant that was measured."""
 
     reason: str
-    """The reason of the condition SpeedAsPredicted."""
+    """Reason of the condition SpeedAsPredicted."""
 
     itl_ms: PredictedAndMeasured
-    """Mean time between two tokens of an answer in milliseconds, for the load that was seen."""
+    """Mean inter-token latency in milliseconds, at the observed load."""
 
     tokens_per_second: PredictedAndMeasured
-    """Output tokens a second of the replicas that take requests: what they can give at the promised
-    latency, and what they gave."""
+    """Output tokens per second of the ready replicas: predicted at full load within `spec.slo`, and
+    measured."""
 
     kv_cache_tokens: PredictedAndMeasured | None = None
-    """Tokens that the KV cache of one replica holds, as planned and as its engine says."""
+    """KV cache of one replica in tokens, as planned and as reported by its engine."""
 
     ratio: Amount
-    """Measured by predicted time between tokens."""
+    """Measured inter-token latency divided by the predicted one."""
 
     requests: Annotated[int, Field(ge=0)]
-    """Requests behind it."""
+    """Requests in the measurement."""
 
     at: datetime
-    """When; it speaks of the five minutes before."""
+    """End of the five minutes that were measured."""
 
 
 class TenancyStatus(Wire):
-    """How the tenant of the service stands."""
+    """Budget of the service's tenant."""
 
     budget: str | None = None
-    """The TenantBudget that names the namespace of the service."""
+    """TenantBudget that covers the namespace of the service."""
 
     reason: str
     """The reason of its condition WithinBudget, or `NoBudget`."""
 
 
 class ReplicaChange(Wire):
-    """A moment at which the number of replicas changed."""
+    """Change of the number of replicas."""
 
     at: datetime
-    """When."""
+    """When the number changed."""
 
     replicas: int
-    """To how many."""
+    """Number of replicas after the change."""
 
 
 class ScalingStatus(Wire):
-    """The last decision of the autoscaler."""
+    """Latest decision of the autoscaler."""
 
     desired_replicas: int
-    """How many replicas are wanted."""
+    """Desired number of replicas."""
 
     reason: str
-    """Why, in one word."""
+    """Reason for that number, in one CamelCase word."""
 
     message: str
-    """Why, with the readings behind it."""
+    """Explanation of the reason, with the metrics behind it."""
 
     recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
-    """Recent changes, which a restarted operator needs in order to keep the step limit."""
+    """Recent changes, with which a restarted operator applies the scale-up limit."""
 
 
 class ReplacementStatus(Wire):
-    """A replica that was replaced since its engine stood still."""
+    """Latest replica that was replaced because its engine stalled."""
 
     at: datetime
-    """When."""
+    """When it was replaced."""
 
     pod: str
-    """Which one."""
+    """Name of the pod."""
 
     uid: str
-    """The uid of that pod."""
+    """UID of the pod."""
 
     message: str
-    """What was seen of it."""
+    """What was observed of the engine."""
 
 
 class InferenceServiceStatus(Wire):
-    """What became of it; written by the operator alone."""
+    """Observed state of the service; written by the operator only."""
 
     observed_generation: int = 0
-    """The generation of the spec that this status speaks about."""
+    """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Accepted, Placed, Progressing, Ready, UpdateAvailable and SpeedAsPredicted."""
+    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable and SpeedAsPredicted."""
 
     replicas: int = 0
     """Replicas that exist."""
 
     ready_replicas: int = 0
-    """Replicas that take requests."""
+    """Replicas that are ready and receive requests."""
 
     selector: str = ""
     """Label selector of the replicas, for `kubectl scale` and autoscalers."""
@@ -626,35 +628,37 @@ class InferenceServiceStatus(Wire):
     """Base URL of the OpenAI-compatible API inside the cluster."""
 
     variant: VariantStatus | None = None
-    """The hardware and the form in which the model runs."""
+    """Hardware and precision that the model runs in."""
 
     model: ModelStatus | None = None
-    """Which weights the engines load, and what else was found out about the model."""
+    """Weights that the engines load, and what Tessera read about the model."""
 
     pod_template_version: PodTemplateVersionStatus | None = None
-    """By what the replicas were made besides the spec; an upgrade of Tessera leaves it as it is."""
+    """What determines the pod template besides the spec; an upgrade of Tessera does not change
+    it."""
 
     cost: CostStatus | None = None
-    """What the service costs now."""
+    """Current cost of the service."""
 
     speed: SpeedStatus | None = None
-    """How fast the engines are, beside what was predicted."""
+    """Measured speed of the engines compared with the prediction."""
 
     tenant: TenancyStatus | None = None
-    """How the tenant of the service stands."""
+    """Budget of the service's tenant."""
 
     scaling: ScalingStatus | None = None
-    """The last decision of the autoscaler."""
+    """Latest decision of the autoscaler."""
 
     replacement: ReplacementStatus | None = None
-    """The last replica that was replaced since its engine stood still."""
+    """Latest replica that was replaced because its engine stalled."""
 
 
 class InferenceService(Wire):
-    """A model behind an OpenAI-compatible API, on the cheapest hardware that keeps the promise."""
+    """Model behind an OpenAI-compatible API, on the cheapest hardware that meets its latency
+    objectives."""
 
     spec: InferenceServiceSpec
-    """What the model's owner wants."""
+    """Desired state of the service."""
 
     status: InferenceServiceStatus | None = None
-    """What became of it; written by the operator alone."""
+    """Observed state of the service; written by the operator only."""

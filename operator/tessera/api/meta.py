@@ -1,4 +1,4 @@
-"""What all resource types share: the wire base, scalars with a unit, conditions."""
+"""Shared parts of all resource types: base model, scalars with a unit, conditions."""
 
 import re
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 
 class Wire(BaseModel):
-    """Base of everything that crosses the API: camelCase outside, frozen, no unknown fields."""
+    """Base of all API models: camelCase on the wire, frozen, no unknown fields."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -35,18 +35,18 @@ class Wire(BaseModel):
 
 
 def rule(expression: str, message: str, field: str | None = None) -> dict[str, str]:
-    """One CEL rule of `x-kubernetes-validations`; `field` is the path it is reported under."""
+    """Return one CEL rule of `x-kubernetes-validations`; violations are reported under `field`."""
     validation = {"rule": expression, "message": message}
     return validation if field is None else validation | {"fieldPath": field}
 
 
 def with_rules(*rules: dict[str, str]) -> dict[str, Any]:
-    """`json_schema_extra` that carries CEL rules into the CRD."""
+    """Return a `json_schema_extra` that carries CEL rules into the CRD."""
     return {"x-kubernetes-validations": list(rules)}
 
 
 def text_default(default: str) -> Any:
-    """A default spelt as the user would write it; the schema shows the same spelling."""
+    """Return a default in the spelling of the API; the schema shows the same spelling."""
     return Field(default=default, validate_default=True)
 
 
@@ -66,7 +66,7 @@ def _parse_duration(value: object) -> object:
 
 
 def format_duration(value: timedelta) -> str:
-    """The shortest spelling in one unit: 60s stays 60s, 90 minutes become 90m."""
+    """Return the shortest spelling in one unit: 60s stays 60s, 90 minutes become 90m."""
     milliseconds = round(value.total_seconds() * 1000)
     if milliseconds % 1000:
         return f"{milliseconds}ms"
@@ -82,7 +82,7 @@ Duration = Annotated[
     WithJsonSchema({"type": "string", "pattern": _DURATION, "minLength": 2, "maxLength": 32}),
 ]
 
-# A decimal number as a string, so that no float ever touches it.
+# A decimal number as a string, which keeps it exact where a float would round.
 Amount = Annotated[
     Decimal,
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
@@ -108,22 +108,22 @@ LabelValue = Annotated[str, StringConstraints(max_length=63)]
 
 
 class Condition(Wire):
-    """One aspect of an object's state, with the reason for it."""
+    """One aspect of an object's state, with its reason."""
 
     type: Annotated[str, Field(max_length=63)]
-    """Which aspect."""
+    """Type of the condition in CamelCase."""
 
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds; Unknown means that nobody could tell yet."""
+    """Status of the condition; Unknown until it can be determined."""
 
     reason: Annotated[str, Field(max_length=63)]
-    """One word of a closed set; the same word stands in metrics, logs and docs."""
+    """Reason for the status, one of a closed set; metrics and logs use the same word."""
 
     message: Annotated[str, Field(max_length=2048)]
-    """The sentence for people: what was found, with its numbers, and what to do."""
+    """Explanation for people: what was observed, with numbers, and what to do."""
 
     observed_generation: Annotated[int, Field(ge=0)]
-    """The generation of the spec that this condition speaks about."""
+    """Generation of the spec that this condition describes."""
 
     last_transition_time: datetime
     """When the status last changed."""

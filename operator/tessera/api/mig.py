@@ -1,4 +1,4 @@
-"""What a pool says about cutting its GPUs, and what its status tells of that."""
+"""MIG settings of a pool, and the layout plans in its status."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Profile = Annotated[
     str, StringConstraints(pattern=r"^[1-9]g\.[0-9]+gb(\+[a-z.]+)?$", max_length=24)
 ]
 
-# A slice in its place, such as `3g.40gb@4`; without `@` where the place is not decided.
+# A slice with its placement, such as `3g.40gb@4`; without `@` where the placement is open.
 SliceText = Annotated[str, StringConstraints(max_length=32)]
 
 TimeOfDay = Annotated[
@@ -23,50 +23,51 @@ Phase = Literal["Draining", "Partitioning", "Verifying", "Temporary"]
 
 
 class MaintenanceWindow(Wire):
-    """When GPUs may be cut anew."""
+    """When GPUs may be repartitioned."""
 
     days: Annotated[tuple[Weekday, ...], Field(max_length=7)] = ()
-    """Days on which it begins; empty means every day."""
+    """Days on which the window starts; empty means every day."""
 
     start: TimeOfDay
-    """When it begins."""
+    """Start of the window, as `HH:MM`."""
 
     end: TimeOfDay
-    """When it ends; before `start` means the next day. What was begun is still finished."""
+    """End of the window, as `HH:MM`; a time before `start` is on the next day. A repartition in
+    progress is completed after it."""
 
     time_zone: Annotated[str, Field(max_length=64)] = "UTC"
-    """IANA name of the time zone."""
+    """IANA name of the time zone, for example `Europe/Berlin`."""
 
 
 class Mig(Wire):
-    """How the GPUs of the pool are cut into MIG slices."""
+    """How the GPUs of the pool are partitioned into MIG slices."""
 
     mode: Literal["Auto", "Propose", "Static"] = "Auto"
-    """`Auto` plans layouts from what services need and applies them; `Propose` writes the plan to
-    the status and waits for the annotation `tessera.dev/approve-layout` with the plan's name;
+    """`Auto` plans layouts from the demand of services and applies them. `Propose` writes the plan
+    to the status and waits for the annotation `tessera.dev/approve-layout` with the plan's name.
     `Static` gives every GPU the `layout`."""
 
     layout: Annotated[
         dict[Profile, Annotated[int, Field(ge=1, le=8)]], Field(max_length=8, default_factory=dict)
     ]
-    """With `Static`: how many slices of which profile every GPU gets; empty leaves all as it is."""
+    """With `Static`: number of slices per profile on every GPU; empty changes no GPU."""
 
     backend: Literal["MigManager", "Agent"] = "MigManager"
-    """Who cuts: NVIDIA's mig-manager, which empties and rebuilds whole GPUs, or Tessera's own agent
-    on the nodes, which leaves the neighbours of a slice alone."""
+    """Component that partitions: NVIDIA's mig-manager, which drains and rebuilds whole GPUs, or
+    Tessera's own node agent, which leaves the other slices of a GPU running."""
 
     max_concurrent: Annotated[int, Field(ge=1, le=64)] = 1
-    """Nodes that are worked on at once."""
+    """Maximum number of nodes that are repartitioned at the same time."""
 
     maintenance_window: MaintenanceWindow | None = None
-    """When GPUs may be cut anew; without it always."""
+    """When GPUs may be repartitioned; omitted, at any time."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0",
-                "spec.mig.layout: 1 layout for all GPUs needs spec.mig.mode Static; Auto plans its "
-                "own",
+                "spec.mig.layout sets 1 layout for all GPUs and needs spec.mig.mode Static; "
+                "Auto plans its own",
                 ".layout",
             ),
         )
@@ -74,124 +75,124 @@ class Mig(Wire):
 
 
 class GpuTarget(Wire):
-    """One GPU as it should be."""
+    """Desired layout of one GPU."""
 
     gpu: int
-    """Its index on the node."""
+    """Index of the GPU on its node."""
 
     slices: Annotated[tuple[SliceText, ...], Field(max_length=8)] = ()
-    """What should be cut; empty means nothing."""
+    """Slices that the GPU should have; empty means none."""
 
 
 class NodeTarget(Wire):
-    """The GPUs of a node that are in MIG mode."""
+    """Desired layout of the GPUs of a node that are in MIG mode."""
 
     node: Annotated[str, Field(max_length=253)]
-    """Its name."""
+    """Name of the node."""
 
     gpus: Annotated[tuple[GpuTarget, ...], Field(max_length=16)]
-    """Those in MIG mode, by index."""
+    """GPUs in MIG mode, by index."""
 
 
 class Assignment(Wire):
-    """What the plan gives to a service."""
+    """Slices that the plan assigns to a service."""
 
     service: Annotated[str, Field(max_length=320)]
-    """namespace/name."""
+    """The InferenceService, as namespace/name."""
 
     profile: Annotated[str, Field(max_length=24)]
-    """On slices of which profile it runs."""
+    """MIG profile that it runs on."""
 
     replicas: int
-    """On how many."""
+    """Number of replicas on that profile."""
 
     previous_profile: Annotated[str, Field(max_length=24)] = ""
-    """The profile that it had; empty when it is new."""
+    """MIG profile before the plan; empty for a new service."""
 
     message: Annotated[str, Field(max_length=300)] = ""
-    """The arithmetic in one sentence."""
+    """Calculation behind the assignment, in one sentence."""
 
 
 class Unit(Wire):
-    """What is being cut anew now: a node, or some GPUs of it."""
+    """Node, or some of its GPUs, that is being repartitioned."""
 
     node: Annotated[str, Field(max_length=253)]
-    """The name of the node."""
+    """Name of the node."""
 
     gpus: Annotated[tuple[int, ...], Field(max_length=16)]
-    """Indices of its GPUs that change."""
+    """Indices of the GPUs that change."""
 
     phase: Phase
-    """How far it is; `Temporary` GPUs are cut otherwise than planned for a while, so that replicas
-    have somewhere to go while others are cut."""
+    """Progress of the repartition. `Temporary` GPUs have a temporary layout, which takes replicas
+    while other GPUs are repartitioned."""
 
     since: datetime
     """When this phase began."""
 
     attempt: int = 1
-    """How often the backend was asked."""
+    """How often the backend was requested."""
 
     temporary_layout: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
-    """What its GPUs are cut into for a while, before they become as planned."""
+    """Temporary layout of the GPUs before they get the planned one."""
 
     message: Annotated[str, Field(max_length=300)] = ""
-    """What it waits for."""
+    """What the repartition waits for."""
 
 
 class MigPlan(Wire):
-    """A plan of layouts, with what it costs."""
+    """Layout plan with its cost."""
 
     name: Annotated[str, Field(max_length=16)]
-    """Changes with everything that the plan says; an approval names it."""
+    """Name of the plan, which an approval refers to; it changes with the plan's content."""
 
     at: datetime
-    """When it was made."""
+    """When it was calculated."""
 
     gpus_before: int
-    """GPUs in use before it."""
+    """GPUs in use before the plan."""
 
     gpus_after: int
-    """And after it."""
+    """GPUs in use after the plan."""
 
     per_hour_before: Amount
-    """Price of the GPUs in use."""
+    """Cost per hour of the GPUs in use before the plan."""
 
     per_hour_after: Amount
-    """The same after it."""
+    """Cost per hour of the GPUs in use after the plan."""
 
     lower_bound: Amount
-    """No plan that serves the same can cost less an hour."""
+    """Proven minimum cost per hour of any plan that serves the same demand."""
 
     gap: Amount
-    """How far the plan may be from the optimum, as a share of its cost."""
+    """Maximum distance of the plan from the optimum, as a share of its cost."""
 
     moves: int = 0
-    """Replicas that change their slice."""
+    """Replicas that move to another slice."""
 
     services: Annotated[tuple[Assignment, ...], Field(max_length=512)] = ()
-    """Who gets what."""
+    """Slices by service."""
 
     nodes: Annotated[tuple[NodeTarget, ...], Field(max_length=512)] = ()
-    """All GPUs as they should be."""
+    """Desired layout of all GPUs, by node."""
 
     unmet: Annotated[tuple[str, ...], Field(max_length=64)] = ()
-    """Services, as namespace/name, that the pool cannot hold."""
+    """Services, as namespace/name, for which the pool has too little capacity."""
 
 
 class MigStatus(Wire):
-    """What is planned and how far it is."""
+    """Layout plans and their progress."""
 
     target: MigPlan | None = None
-    """The plan that is carried out, or was."""
+    """Plan that is being applied, or was applied last."""
 
     proposed: MigPlan | None = None
-    """A plan that waits: for its approval, or, where it only saves, for five minutes to pass."""
+    """Plan that waits for its approval or, where it only saves cost, for five minutes to pass."""
 
     units: Annotated[tuple[Unit, ...], Field(max_length=64)] = ()
-    """What is being cut anew now."""
+    """Nodes and GPUs that are being repartitioned."""
 
     done: int = 0
-    """GPUs that are as planned."""
+    """GPUs that have the planned layout."""
 
     total: int = 0
-    """GPUs of the plan."""
+    """GPUs in the plan."""

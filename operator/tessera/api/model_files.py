@@ -1,4 +1,4 @@
-"""Where the files of a model and of its adapters are."""
+"""Location of the files of models and adapters."""
 
 from typing import Annotated, Literal
 
@@ -19,20 +19,20 @@ AdapterUri = Annotated[str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM})$", m
 
 
 class Adapter(Wire):
-    """A LoRA adapter that is served beside its model, under a name of its own."""
+    """LoRA adapter that is served beside its model under its own name."""
 
     name: Annotated[DnsLabel, Field(max_length=48)]
-    """What clients put into `model` to be answered with the adapter."""
+    """Name that clients send as `model` to use the adapter."""
 
     uri: AdapterUri
-    """Where its files are: `hf://org/name`, or `pvc://claim/path` in the same namespace."""
+    """Location of its files: `hf://org/name`, or `pvc://claim/path` in the same namespace."""
 
     rank: Annotated[int, Field(ge=1, le=512)] = 16
-    """`r` of its `adapter_config.json`. The engine keeps room for the largest rank in every slot;
-    an adapter above it ends the engine."""
+    """`r` of its `adapter_config.json`. The engine reserves memory for the largest rank in every
+    slot; it exits if an adapter exceeds its rank."""
 
 
-# Every name once.
+# A list map: each name occurs once.
 Adapters = Annotated[
     tuple[Adapter, ...],
     Field(
@@ -43,43 +43,43 @@ Adapters = Annotated[
 
 
 class Cache(Wire):
-    """Where the files of an `hf://` model are kept between the starts of engines."""
+    """Cache for the files of an `hf://` model across restarts of engines."""
 
     type: Literal["None", "PersistentVolumeClaim"] = "None"
-    """`None`: every replica fetches them into its own pod. `PersistentVolumeClaim`: they are
-    fetched once, into a claim of the service's own that all replicas mount read-only; engines
-    start when they are all there. The claim goes with the service."""
+    """`None`: every replica downloads them into its own pod. `PersistentVolumeClaim`: they are
+    downloaded once, to a claim of the service that all replicas mount read-only; engines start when
+    the download is complete. The claim is deleted with the service."""
 
     storage_class_name: DnsSubdomain | None = None
-    """StorageClass of the claim, which has to offer ReadWriteMany; without it the default class."""
+    """StorageClass of the claim, which must support ReadWriteMany; omitted, the default class."""
 
     size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$", max_length=16)] | (
         None
     ) = None
-    """Size of the claim, for example `50Gi`; without it a fifth more than the weights take. It may
-    only grow, and each revision of the model takes its own room."""
+    """Size of the claim, for example `50Gi`; omitted, a fifth more than the weights. It can only
+    grow, and each revision of the model needs its own space."""
 
 
 class CacheStatus(Wire):
-    """How far the files of a model are on the claim of its service."""
+    """Progress of the download to the claim of the service."""
 
     claim_name: str
-    """The PersistentVolumeClaim."""
+    """Name of the PersistentVolumeClaim."""
 
     claim_uid: str
-    """Its uid: a claim that was made again is empty."""
+    """UID of the claim; a claim that was created again is empty."""
 
     path: str
-    """Where on the claim the files are."""
+    """Path of the files on the claim."""
 
     fetched: bool = False
-    """All files are there."""
+    """Whether all files are downloaded."""
 
     commit: str | None = None
-    """The commit that was fetched."""
+    """Commit that was downloaded."""
 
     bytes_done: Annotated[int, Field(ge=0)] = 0
-    """So many bytes are there, in steps of a hundredth."""
+    """Bytes downloaded, updated in steps of 1 %."""
 
     bytes_total: Annotated[int, Field(ge=0)] | None = None
-    """So many it will be, where the hub says it."""
+    """Bytes to download, where the hub reports them."""

@@ -1,4 +1,4 @@
-"""`NodeLayout`: the GPUs of one node, as its agent sees them and as the operator wants them."""
+"""`NodeLayout`: desired and observed MIG layout of the GPUs of one node."""
 
 from typing import Annotated, Literal
 
@@ -11,103 +11,104 @@ GpuFault = Literal["ResetRequired", "InUse", "PartitionFailed", "QueryFailed", "
 
 
 class PlacedSlice(Wire):
-    """A slice in its place."""
+    """Slice at its placement on the GPU."""
 
     profile: Annotated[str, Field(max_length=24)]
-    """The MIG profile, such as 3g.40gb."""
+    """MIG profile, for example `3g.40gb`."""
 
     start: Annotated[int, Field(ge=0, le=15)]
-    """The memory slice that it begins at."""
+    """First memory slice of the placement."""
 
 
 class DesiredGpu(Wire):
-    """One GPU as it should be."""
+    """Desired layout of one GPU."""
 
     uuid: Annotated[str, Field(max_length=64)]
-    """Its identity; indices move."""
+    """UUID of the GPU; its index can change."""
 
     slices: Annotated[tuple[PlacedSlice, ...], Field(max_length=8)] = ()
-    """All of its slices."""
+    """All slices that the GPU should have."""
 
 
 class NodeLayoutSpec(Wire):
-    """What the agent is to cut; written by the operator alone."""
+    """Desired layout of the node; written by the operator only."""
 
     gpus: Annotated[tuple[DesiredGpu, ...], Field(max_length=16)] = ()
-    """GPUs that are not named are left alone."""
+    """GPUs to partition; a GPU that is not listed is not changed."""
 
 
 class ObservedSlice(PlacedSlice):
-    """A slice that exists."""
+    """Slice that exists."""
 
     uuid: Annotated[str, Field(max_length=64)] = ""
-    """Of the MIG device; empty while it is half made."""
+    """UUID of the MIG device; empty while the slice is being created."""
 
     memory_mib: Annotated[int, Field(alias="memoryMiB")] = 0
-    """Its memory."""
+    """Memory of the slice in MiB."""
 
     pods: Annotated[tuple[str, ...], Field(max_length=8)] = ()
-    """namespace/name of the pods that hold it."""
+    """Pods that hold the slice, as namespace/name."""
 
     processes: int = 0
-    """Processes that compute on it."""
+    """Compute processes on the slice."""
 
 
 class ObservedGpu(Wire):
-    """One GPU as its driver tells."""
+    """Observed state of one GPU, as its driver reports it."""
 
     index: int
-    """Its number on the node."""
+    """Index of the GPU on the node."""
 
     uuid: Annotated[str, Field(max_length=64)]
-    """Its identity."""
+    """UUID of the GPU."""
 
     product: Annotated[str, Field(max_length=63)]
-    """The name that its driver gives, blanks as dashes."""
+    """Product name from the driver, with dashes instead of spaces."""
 
     memory_mib: Annotated[int, Field(alias="memoryMiB")]
-    """Its memory."""
+    """Memory of the GPU in MiB."""
 
     mode: MigMode
-    """MIG mode; one that waits for a reset is `enabling` or `disabling`."""
+    """MIG mode; `Enabling` and `Disabling` wait for a GPU reset."""
 
     slices: Annotated[tuple[ObservedSlice, ...], Field(max_length=8)] = ()
-    """What is cut, by start."""
+    """Slices of the GPU, by start."""
 
     pods: Annotated[tuple[str, ...], Field(max_length=8)] = ()
-    """namespace/name of the pods that hold the whole GPU."""
+    """Pods that hold the whole GPU, as namespace/name."""
 
     fault: GpuFault | None = None
-    """Why it is not as it should be."""
+    """Why the GPU does not have the desired layout."""
 
     message: Annotated[str, Field(max_length=500)] = ""
-    """The same with its numbers, and what to do."""
+    """Explanation of the fault, with numbers, and what to do."""
 
 
 class NodeLayoutStatus(Wire):
-    """What the agent sees; written by it alone."""
+    """Observed layout of the node; written by its agent only."""
 
     observed_generation: int = 0
-    """The generation of the spec that was carried out, as far as no GPU has a fault."""
+    """Generation of the spec that was applied, except to GPUs with a fault."""
 
     partitioning_enabled: bool = False
-    """The agent may cut; otherwise it only looks."""
+    """Whether the agent may partition GPUs; otherwise it only reports them."""
 
     driver_version: Annotated[str, Field(max_length=63)] = ""
-    """Version of the driver."""
+    """Version of the NVIDIA driver."""
 
     gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=16)] = ()
-    """The GPUs by index."""
+    """GPUs of the node, by index."""
 
     problem: Annotated[str, Field(max_length=500)] = ""
-    """Why nothing can be told of this node; empty when all is well."""
+    """Why the agent cannot report the GPUs of this node; empty without a problem."""
 
 
 class NodeLayout(Wire):
-    """The GPUs of one node; it has the node's name and goes with it."""
+    """MIG layout of the GPUs of one node; it has the node's name and is deleted with it."""
 
     spec: NodeLayoutSpec | None = None
-    """What the agent is to cut; written by the operator alone, and absent until it wants a cut."""
+    """Desired layout of the node; written by the operator only, and absent until it changes a
+    layout."""
 
     status: NodeLayoutStatus | None = None
-    """What the agent sees; written by it alone."""
+    """Observed layout of the node; written by its agent only."""

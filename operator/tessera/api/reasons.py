@@ -1,4 +1,4 @@
-"""Every reason that Tessera gives: the word in status, metrics and logs, and what it means."""
+"""Every reason in conditions, metrics and logs, with its meaning."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,13 +6,13 @@ from typing import Generic, Self, TypeVar
 
 
 class StatusReason(StrEnum):
-    """A word of a closed set; with the meaning that the reference page prints."""
+    """One reason of a closed set, with the meaning that the reference page prints."""
 
     meaning: str
     is_true: bool
-    """A condition with this reason is True."""
+    """Whether a condition with this reason is True."""
     is_known: bool
-    """A condition with another one is Unknown."""
+    """Whether a condition with this reason is True or False, and not Unknown."""
 
     def __new__(cls, word: str, meaning: str, is_true: bool = False, is_known: bool = True) -> Self:
         member = str.__new__(cls, word)
@@ -28,56 +28,53 @@ ReasonT_co = TypeVar("ReasonT_co", bound=StatusReason, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class StatusVerdict(Generic[ReasonT_co]):
-    """A reason, and the sentence with its numbers."""
+    """Reason with its message, which carries the numbers."""
 
     reason: ReasonT_co
     message: str
 
 
 class Accepted(StatusReason):
-    """Can the spec of a service be carried out at all?"""
+    """Is the spec of the service valid?"""
 
-    VALID = "Valid", "The spec can be carried out.", True
+    VALID = "Valid", "The spec is valid.", True
     FLAGS_UNCHECKED = (
         "FlagsUnchecked",
-        "The spec can be carried out, but there is no flag table for this engine version, so "
-        "`engine.extraArgs` went unchecked.",
+        "The spec is valid, but Tessera has no flag table for this engine version, so "
+        "`spec.engine.extraArgs` is not validated.",
         True,
     )
-    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
+    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
     READING_MODEL = (
         "ReadingModel",
-        "The model's shape is not shipped with Tessera; a Job reads its `config.json`.",
+        "Tessera does not know the dimensions of the model; a Job reads its `config.json`.",
     )
     UNKNOWN_MODEL = (
         "UnknownModel",
-        "The model's shape is not shipped with Tessera and could not be read; "
-        "`spec.model.shape` has to give it.",
+        "Tessera does not know the dimensions of the model and could not read them; set "
+        "`spec.model.shape`.",
     )
-    CONTEXT_TOO_LONG = (
-        "ContextTooLong",
-        "`spec.context` asks for more tokens than the model was made for.",
-    )
+    CONTEXT_TOO_LONG = "ContextTooLong", "`spec.context` exceeds the maximum context of the model."
     PRECISION_MISMATCH = (
         "PrecisionMismatch",
-        "`spec.precision.variants` asks for a precision that the model's files do not allow.",
+        "`spec.precision.variants` contains a precision that the model's files do not support.",
     )
     ADAPTER_NAME_CONFLICT = (
         "AdapterNameConflict",
-        "An adapter in `spec.model.adapters` has the name of the model itself.",
+        "An adapter in `spec.model.adapters` has the same name as the model.",
     )
-    RESERVED_FLAG = "ReservedFlag", "`engine.extraArgs` holds a flag that Tessera sets itself."
+    RESERVED_FLAG = "ReservedFlag", "`spec.engine.extraArgs` contains a flag that Tessera sets."
     INVALID_FLAG = (
         "InvalidFlag",
-        "`engine.extraArgs` holds a flag or a value that this engine version refuses.",
+        "`spec.engine.extraArgs` contains a flag or a value that this engine version rejects.",
     )
     RESERVED_POD_TEMPLATE_FIELD = (
         "ReservedPodTemplateField",
-        "`spec.podTemplate` holds a name that Tessera or the cluster sets itself.",
+        "`spec.podTemplate` contains a name that Tessera or the cluster sets.",
     )
     INVALID_POD_TEMPLATE = (
         "InvalidPodTemplate",
-        "`spec.podTemplate` holds a key that Kubernetes refuses.",
+        "`spec.podTemplate` contains a key that Kubernetes rejects.",
     )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
@@ -86,154 +83,168 @@ class Accepted(StatusReason):
     POOL_NOT_FOUND = "PoolNotFound", "`spec.placement.pools` names a pool that does not exist."
     PLANNER_ERROR = (
         "PlannerError",
-        "Planning this service failed inside Tessera; the others are planned without it.",
+        "Planning this service failed with an internal error; other services are not affected.",
     )
 
 
 class PlacementReason(StatusReason):
     """Is there hardware for the service?"""
 
-    PLACED = "Placed", "The cheapest hardware that fits was found.", True
-    NOT_ACCEPTED = "NotAccepted", "Nothing is placed while `Accepted` is False."
+    PLACED = "Placed", "The service is placed on the cheapest hardware that fits.", True
+    NOT_ACCEPTED = "NotAccepted", "The service is not placed while `Accepted` is False."
     NO_POOL = "NoPool", "No AcceleratorPool may be used."
-    NO_HARDWARE = "NoHardware", "The allowed pools have no devices that Tessera knows."
+    NO_HARDWARE = "NoHardware", "The allowed pools offer no device that Tessera knows."
     MIXED_CURRENCIES = (
         "MixedCurrencies",
-        "The allowed pools are priced in different currencies, which cannot be compared.",
+        "The allowed pools have prices in different currencies, which cannot be compared.",
     )
-    TOO_LARGE = "TooLarge", "The model fits on no hardware; the message says what would do."
+    TOO_LARGE = (
+        "TooLarge",
+        "The model fits on none of the hardware; the message says what is sufficient.",
+    )
     TOO_SLOW = (
         "TooSlow",
-        "The model fits, but even a single stream would miss `slo.itlP95` everywhere.",
+        "The model fits, but even a single stream would miss `spec.slo.itlP95` on all hardware.",
     )
-    UNSCHEDULABLE = "Unschedulable", "The hardware exists, but the scheduler finds it taken."
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        "Suitable hardware exists, but the scheduler finds no free capacity.",
+    )
     LAYOUT_PENDING = (
         "LayoutPending",
-        "Slices for the service are planned or being cut; see the pool's condition LayoutReady.",
+        "Slices for the service are planned or being created; see the pool's condition "
+        "LayoutReady.",
     )
 
 
 class Progressing(StatusReason):
-    """Is the service on its way to the wanted state?"""
+    """Is the service progressing to its desired state?"""
 
-    ROLLOUT_COMPLETE = "RolloutComplete", "All wanted replicas run as planned."
-    NOT_PLACED = "NotPlaced", "Nothing is rolled out while `Placed` is False."
-    FETCHING_MODEL = "FetchingModel", "The model's files come onto the service's claim.", True
+    ROLLOUT_COMPLETE = "RolloutComplete", "All desired replicas run as planned."
+    NOT_PLACED = "NotPlaced", "No replica is rolled out while `Placed` is False."
+    FETCHING_MODEL = (
+        "FetchingModel",
+        "The model's files are being downloaded to the service's claim.",
+        True,
+    )
     MODEL_FETCH_FAILED = (
         "ModelFetchFailed",
-        "The model's files could not be fetched; the message says why.",
+        "The model's files could not be downloaded; the message says why.",
     )
     STARTING = "Starting", "Replicas are starting.", True
     RESOLVING_REVISION = (
         "ResolvingRevision",
-        "The hub is asked which commit the revision means.",
+        "Tessera is asking the hub for the commit of the revision.",
         True,
     )
     ROLLING_OUT = (
         "RollingOut",
-        "New replicas replace old ones; the message says whether before or after these stop.",
+        "New replicas replace old ones; the message says whether they start before or after these "
+        "stop.",
         True,
     )
-    DRAINING = "Draining", "Replicas finish their streams before they leave.", True
+    DRAINING = "Draining", "Replicas finish their streams before they stop.", True
     SECRET_NOT_FOUND = (
         "SecretNotFound",
-        "The Secret of `spec.model.tokenSecretRef`, or its key, does not exist.",
+        "The Secret in `spec.model.tokenSecretRef`, or its key, does not exist.",
     )
     HUB_ACCESS_DENIED = (
         "HubAccessDenied",
-        "The model is gated or private, and the token, if there is one, may not read it.",
+        "The model is gated or private, and the token is missing or may not read it.",
     )
     INVALID_ENGINE_ARGUMENTS = (
         "InvalidEngineArguments",
-        "The engine ended with exit code 2: it does not know a flag or a value; the message has "
-        "its last words.",
+        "The engine exited with code 2, because it does not know a flag or a value; the message "
+        "has the end of its log.",
     )
     ENGINE_START_FAILED = (
         "EngineStartFailed",
-        "The engine ended with exit code 1: it cannot run as configured, or cannot load the model; "
-        "the message has its last words.",
+        "The engine exited with code 1: it cannot run as configured, or cannot load the model; "
+        "the message has the end of its log.",
     )
     OOM_KILLED = (
         "OOMKilled",
-        "The kernel killed the engine for the memory of its host, not that of its GPU (OOMKilled).",
+        "The kernel killed the engine because the pod exceeded its host memory, not GPU memory "
+        "(OOMKilled).",
     )
     ENGINE_FAILED = (
         "EngineFailed",
-        "The engine ended with another exit code and is not up again; the message has its last "
-        "words.",
+        "The engine exited with another code and is not running again; the message has the end of "
+        "its log.",
     )
     ENGINE_STALLED = (
         "EngineStalled",
-        "An engine holds requests and takes no step; its replica is replaced, at most one in ten "
-        "minutes.",
+        "An engine holds requests and makes no progress; its replica is replaced, at most one in "
+        "ten minutes.",
     )
     IMAGE_PULL_FAILED = "ImagePullFailed", "The engine's image cannot be pulled."
     CREATE_CONTAINER_ERROR = (
         "CreateContainerError",
-        "The node cannot create the engine's container, for example without a Secret it names.",
+        "The node cannot create the engine's container, for example because a Secret is missing.",
     )
-    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace refuses more pods."
+    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace rejects more pods."
     POD_SECURITY_VIOLATION = (
         "PodSecurityViolation",
-        "The Pod Security Standard of the namespace refuses the pods.",
+        "The Pod Security Standard of the namespace rejects the pods.",
     )
-    FAILED_CREATE = "FailedCreate", "The API server refuses the pods; the message says who and why."
-    APPLY_FAILED = "ApplyFailed", "The API server refused an object of the service."
+    FAILED_CREATE = (
+        "FailedCreate",
+        "The API server rejects the pods; the message says which component did so, and why.",
+    )
+    APPLY_FAILED = "ApplyFailed", "The API server rejected an object of the service."
 
 
 class Ready(StatusReason):
-    """Does the service answer?"""
+    """Does the service answer requests?"""
 
     COMPLETION_SUCCEEDED = (
         "CompletionSucceeded",
-        "A real one-token completion was answered through the Service.",
+        "The service answered a one-token completion.",
         True,
     )
-    SCALED_TO_ZERO = "ScaledToZero", "No replicas are wanted."
+    SCALED_TO_ZERO = "ScaledToZero", "The desired number of replicas is 0."
     NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
-    NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests yet."
-    PROBE_PENDING = "ProbePending", "Replicas are up; the first completion was asked."
+    NO_REPLICA_READY = "NoReplicaReady", "No replica is ready to receive requests yet."
+    PROBE_PENDING = "ProbePending", "Replicas are ready; the first completion was sent."
     COMPLETION_FAILED = "CompletionFailed", "The service did not answer a completion."
 
 
 class UpdateAvailable(StatusReason):
-    """Would replicas be made differently now?"""
+    """Would the replicas be created differently now?"""
 
-    UP_TO_DATE = "UpToDate", "The replicas are made by the newest rules."
+    UP_TO_DATE = "UpToDate", "The replicas have the newest pod template."
     NEW_TEMPLATE_AVAILABLE = (
         "NewTemplateAvailable",
-        "Tessera or its values changed since; the replicas stay as they are until the spec changes "
-        "or `kubectl tessera update` asks for it.",
+        "Tessera or its values changed; the replicas stay as they are until the spec changes or "
+        "`kubectl tessera update` is run.",
         True,
     )
     DOWNGRADED = (
         "Downgraded",
-        "A newer Tessera made the replicas; this one rebuilt them by the newest rules it knows.",
+        "A newer Tessera created the replicas; this one rebuilt them by the newest rules it knows.",
     )
-    NOT_PLACED = "NotPlaced", "Nothing is made while `Placed` is False."
+    NOT_PLACED = "NotPlaced", "No replica is created while `Placed` is False."
 
 
 class SpeedAsPredicted(StatusReason):
-    """Are the engines as fast as was reckoned with?"""
+    """Are the engines as fast as predicted?"""
 
     AS_PREDICTED = (
         "AsPredicted",
-        "The time between tokens is within 15 % of the predicted one for the load that was seen.",
+        "The inter-token latency is within 15 % of the prediction for the observed load.",
         True,
     )
     SLOWER = (
         "SlowerThanPredicted",
-        "The time between tokens is more than 15 % longer than predicted for the load that was "
-        "seen.",
+        "The inter-token latency is more than 15 % longer than predicted for the observed load.",
     )
     FASTER = (
         "FasterThanPredicted",
-        "The time between tokens is more than 15 % shorter than predicted for the load that was "
-        "seen.",
+        "The inter-token latency is more than 15 % shorter than predicted for the observed load.",
     )
     NOT_ENOUGH_REQUESTS = (
         "NotEnoughRequests",
-        "There were never 100 requests within 5 minutes, so nothing can be told yet.",
+        "The service never had 100 requests within 5 minutes, which a comparison needs.",
         False,
         False,
     )
@@ -242,28 +253,29 @@ class SpeedAsPredicted(StatusReason):
 class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 
-    REVISION_RESOLVED = "RevisionResolved", "The hub named the commit of the revision.", True
+    REVISION_RESOLVED = "RevisionResolved", "The hub returned the commit of the revision.", True
     COMMIT_SPECIFIED = "CommitSpecified", "The spec names the commit itself.", True
-    RESOLVING_REVISION = "ResolvingRevision", "The hub is being asked."
+    RESOLVING_REVISION = "ResolvingRevision", "Tessera is asking the hub for the commit."
     UNPINNED = (
         "Unpinned",
-        "The replicas were made before revisions were pinned; the revision is used as given.",
+        "The replicas were created before revisions were pinned; the revision is used as given.",
     )
     RESOLUTION_DISABLED = (
         "ResolutionDisabled",
-        "No hub is asked here; the revision is used as given.",
+        "Tessera is configured not to ask a hub; the revision is used as given.",
     )
     HUB_UNREACHABLE = (
         "HubUnreachable",
-        "The hub did not answer, as in a cluster without a way out; the revision is used as given.",
+        "The hub did not answer, as in a cluster without internet access; the revision is used as "
+        "given.",
     )
     TOKEN_REQUIRED = (
         "TokenRequired",
-        "The hub wants a token, which Tessera does not read; the revision is used as given.",
+        "The hub requires a token, which Tessera does not read; the revision is used as given.",
     )
     REVISION_NOT_FOUND = (
         "RevisionNotFound",
-        "The hub knows no such model or revision; it is used as given.",
+        "The hub has no such model or revision; the revision is used as given.",
     )
 
 
@@ -271,71 +283,95 @@ class ScalingReason(StatusReason):
     """Why this number of replicas?"""
 
     STEADY = "Steady", "The replicas match the load."
-    QUEUE_ABOVE_TARGET = "QueueAboveTarget", "More requests wait than the target allows."
+    QUEUE_ABOVE_TARGET = (
+        "QueueAboveTarget",
+        "More requests wait than `spec.scaling.queue.target` allows.",
+    )
     ACTIVITY_ABOVE_TARGET_WITH_QUEUE = (
         "ActivityAboveTargetWithQueue",
         "Slices are busier than their target and requests wait, so replicas are added.",
     )
-    LOAD_BELOW_TARGET = "LoadBelowTarget", "Fewer replicas carry the load; some leave."
-    SCALE_UP_STABILIZED = "ScaleUpStabilized", "More are wished, but not yet for the whole window."
+    LOAD_BELOW_TARGET = (
+        "LoadBelowTarget",
+        "Fewer replicas can carry the load, so replicas are removed.",
+    )
+    SCALE_UP_STABILIZED = (
+        "ScaleUpStabilized",
+        "More replicas are recommended, but not yet for the whole stabilization window.",
+    )
     SCALE_DOWN_STABILIZED = (
         "ScaleDownStabilized",
-        "Fewer would do, but not yet for the whole window.",
+        "Fewer replicas are recommended, but not yet for the whole stabilization window.",
     )
     ABOVE_ACTIVITY_TARGET = (
         "AboveActivityTarget",
-        "The queue is short, but slices are busier than their target: none is removed.",
+        "The queue is short, but slices are busier than their target, so no replica is removed.",
     )
-    SCALE_UP_LIMIT = "ScaleUpLimit", "More are wished than one period may add."
-    BOUNDS_CHANGED = "BoundsChanged", "The number stood outside the bounds of `spec.scaling`."
-    TOO_MANY_REPLICAS = "TooManyReplicas", "More are wished than `scaling.maxReplicas`."
+    SCALE_UP_LIMIT = (
+        "ScaleUpLimit",
+        "More replicas are recommended than `spec.scaling.scaleUp` allows within one period.",
+    )
+    BOUNDS_CHANGED = (
+        "BoundsChanged",
+        "The number of replicas was outside the bounds of `spec.scaling`.",
+    )
+    TOO_MANY_REPLICAS = (
+        "TooManyReplicas",
+        "More replicas are recommended than `spec.scaling.maxReplicas`.",
+    )
     FAILED_GET_METRICS = (
         "FailedGetMetrics",
-        "A metric is missing: nothing is removed, and nothing can be added.",
+        "A metric is missing, so no replica is removed, and none can be added.",
     )
     METRICS_PARTIAL = (
         "MetricsPartial",
-        "A metric is missing: nothing is removed; the other one may add.",
+        "A metric is missing, so no replica is removed; the other metric can add replicas.",
     )
-    SET_BY_USER = "SetByUser", "`spec.replicas` fixes the number."
-    BUDGET_EXHAUSTED = "BudgetExhausted", "More are wanted than the tenant's budget can pay."
+    SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number."
+    BUDGET_EXHAUSTED = (
+        "BudgetExhausted",
+        "The tenant's budget does not cover all recommended replicas.",
+    )
     NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
 
 
 class PoolAccepted(StatusReason):
-    """Can the spec of a pool be used?"""
+    """Is the spec of the pool valid?"""
 
-    VALID = "Valid", "The spec can be used.", True
-    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
-    PRICE_NOT_YET_EFFECTIVE = "PriceNotYetEffective", "The first day of `spec.prices` has not come."
-    OVERLAPPING = "Overlapping", "A node carries the labels of two pools."
+    VALID = "Valid", "The spec is valid.", True
+    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
+    PRICE_NOT_YET_EFFECTIVE = (
+        "PriceNotYetEffective",
+        "The first day of `spec.prices` is in the future.",
+    )
+    OVERLAPPING = "Overlapping", "A node matches the `spec.nodeSelector` of two pools."
 
 
 class Discovered(StatusReason):
-    """Was hardware found behind a pool?"""
+    """Does the pool have hardware that Tessera knows?"""
 
-    DEVICES_FOUND = "DevicesFound", "Nodes with known devices were found.", True
+    DEVICES_FOUND = "DevicesFound", "Nodes with known devices match `spec.nodeSelector`.", True
     NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
-    NO_NODES = "NoNodes", "No node carries the labels."
-    NO_DEVICES = "NoDevices", "Nodes carry the labels, but offer no GPU."
-    MIXED_PRODUCTS = "MixedProducts", "The nodes hold different GPU products."
-    UNKNOWN_PRODUCT = "UnknownProduct", "The nodes hold a GPU product that Tessera does not know."
+    NO_NODES = "NoNodes", "No node matches `spec.nodeSelector`."
+    NO_DEVICES = "NoDevices", "Nodes match `spec.nodeSelector`, but offer no GPU."
+    MIXED_PRODUCTS = "MixedProducts", "The nodes have different GPU products."
+    UNKNOWN_PRODUCT = "UnknownProduct", "The nodes have a GPU product that Tessera does not know."
 
 
 class LayoutReady(StatusReason):
-    """Are the GPUs of a pool cut as planned?"""
+    """Do the GPUs of the pool have the planned MIG layout?"""
 
-    AS_PLANNED = "AsPlanned", "Every GPU is cut as planned.", True
+    AS_PLANNED = "AsPlanned", "Every GPU has the planned layout.", True
     NOT_MANAGED = (
         "NotManaged",
-        "`spec.mig` is absent, or `Static` without a layout: slices are taken as they are.",
+        "`spec.mig` is absent, or `Static` without a layout: existing slices are used.",
         True,
     )
-    PLANNING = "Planning", "A plan is being made.", False, False
-    NOT_DISCOVERED = "NotDiscovered", "Nothing is planned while `Discovered` is False."
+    PLANNING = "Planning", "A layout plan is being calculated.", False, False
+    NOT_DISCOVERED = "NotDiscovered", "No layout is planned while `Discovered` is False."
     MIG_MODE_DISABLED = (
         "MigModeDisabled",
-        "No GPU of the pool is in MIG mode, which Tessera never changes: they are used whole.",
+        "No GPU of the pool is in MIG mode, which Tessera never changes; whole GPUs are used.",
     )
     AWAITING_APPROVAL = (
         "AwaitingApproval",
@@ -345,73 +381,85 @@ class LayoutReady(StatusReason):
         "OutsideMaintenanceWindow",
         "A plan waits for `spec.mig.maintenanceWindow`.",
     )
-    REPARTITIONING = "Repartitioning", "GPUs are being emptied and cut; the message says which."
+    REPARTITIONING = (
+        "Repartitioning",
+        "GPUs are being drained and partitioned; the message says which.",
+    )
     NO_SURGE_CAPACITY = (
         "NoSurgeCapacity",
-        "A replica has to leave its slice, nothing free can take it, and its service would fall "
-        "below its floor; the message names both.",
+        "A replica has to leave its slice, no free slice can take it, and its service would fall "
+        "below its minReplicas; the message names both.",
     )
     DISRUPTION_BUDGET = (
         "DisruptionBudget",
-        "A PodDisruptionBudget does not let a replica be evicted now.",
+        "A PodDisruptionBudget does not allow the eviction of a replica now.",
     )
-    UNMANAGED_POD = "UnmanagedPod", "A pod that is not Tessera's holds a slice that has to go."
-    NODE_NOT_READY = "NodeNotReady", "A node that has to be cut anew is not ready."
+    UNMANAGED_POD = (
+        "UnmanagedPod",
+        "A pod that Tessera does not manage holds a slice that must be removed.",
+    )
+    NODE_NOT_READY = "NodeNotReady", "A node that must be repartitioned is not Ready."
     INCONSISTENT_LABELS = (
         "InconsistentLabels",
-        "The labels and resources of a node fit no layout of its GPUs; it is left alone.",
+        "The labels and resources of a node match no layout of its GPUs; the node is not changed.",
     )
     APPLY_FAILED = (
         "ApplyFailed",
-        "The API server refuses what has to be written for the plan; the message is its own.",
+        "The API server rejects an object of the plan; the message is that of the API server.",
     )
-    BACKEND_UNAVAILABLE = "BackendUnavailable", "Nobody on the node carries out what is asked."
-    BACKEND_FAILED = "BackendFailed", "The backend said that it failed, more than once."
-    BACKEND_TIMEOUT = "BackendTimeout", "The backend began and does not end."
+    BACKEND_UNAVAILABLE = "BackendUnavailable", "No backend on the node processes the request."
+    BACKEND_FAILED = "BackendFailed", "The backend reported a failure more than once."
+    BACKEND_TIMEOUT = "BackendTimeout", "The backend started and did not finish in time."
     DEVICES_MISSING = (
         "DevicesMissing",
-        "The backend said that it succeeded, but the node does not offer the slices.",
+        "The backend reported success, but the node does not offer the slices.",
     )
-    GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU has to be reset, which Tessera never does."
-    GPU_IN_USE = "GpuInUse", "Something that is no pod holds a slice that has to go."
-    UNKNOWN_PROFILE = "UnknownProfile", "The GPUs do not have a profile of `spec.mig.layout`."
+    GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU requires a reset, which Tessera never does."
+    GPU_IN_USE = "GpuInUse", "A process outside any pod holds a slice that must be removed."
+    UNKNOWN_PROFILE = "UnknownProfile", "The GPUs do not support a profile in `spec.mig.layout`."
     INSUFFICIENT_CAPACITY = (
         "InsufficientCapacity",
-        "The pool has too few GPUs for what its services need.",
+        "The pool has too few GPUs for the demand of its services.",
     )
 
 
 class BudgetAccepted(StatusReason):
-    """Can the spec of a budget be enforced?"""
+    """Is the spec of the budget valid?"""
 
-    VALID = "Valid", "The budget is enforced.", True
-    INVALID_SPEC = "InvalidSpec", "The object does not follow the schema of this operator."
-    INVALID_TIME_ZONE = "InvalidTimeZone", "`spec.timeZone` is no name of the IANA database."
-    OVERLAPPING = "Overlapping", "A namespace belongs to a budget with an earlier name."
+    VALID = "Valid", "The spec is valid, and the budget is enforced.", True
+    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
+    INVALID_TIME_ZONE = "InvalidTimeZone", "`spec.timeZone` is not a name in the IANA database."
+    OVERLAPPING = "Overlapping", "A namespace already belongs to a budget whose name sorts earlier."
     PLANNER_ERROR = (
         "PlannerError",
-        "Judging this budget failed inside Tessera; the others are judged without it.",
+        "Evaluating this budget failed with an internal error; other budgets are not affected.",
     )
 
 
 class WithinBudget(StatusReason):
-    """Is there money for what the tenant wants?"""
+    """Does the budget cover what the tenant requests?"""
 
-    WITHIN_LIMITS = "WithinLimits", "Everything that is wanted is paid for.", True
+    WITHIN_LIMITS = "WithinLimits", "The limits cover everything that is requested.", True
     FORECAST_ABOVE_LIMIT = (
         "ForecastAboveLimit",
-        "If everything goes on as now, a window will end above its limit.",
+        "At the current rate, a window will end above its limit.",
         True,
     )
-    NEAR_LIMIT = "NearLimit", "80 % of a limit are spent.", True
-    BUDGET_EXHAUSTED = "BudgetExhausted", "Something was refused, since it could not be paid."
+    NEAR_LIMIT = "NearLimit", "80 % of a limit is spent.", True
+    BUDGET_EXHAUSTED = (
+        "BudgetExhausted",
+        "A replica or batch was denied because a limit does not cover it.",
+    )
     MIN_REPLICAS_EXCEED_BUDGET = (
         "MinReplicasExceedBudget",
-        "Replicas that always run cost more than a limit; those there are go on, no more start.",
+        "Replicas that always run cost more than a limit; existing ones continue, no more start.",
     )
-    SPEND_UNKNOWN = "SpendUnknown", "The record of a window was lost; `spec.onSpendUnknown` holds."
-    NOT_ACCEPTED = "NotAccepted", "Nothing is enforced while `Accepted` is False."
-    NO_BUDGET = "NoBudget", "No TenantBudget names the namespace, so nothing limits its spend."
+    SPEND_UNKNOWN = (
+        "SpendUnknown",
+        "The record of a window was lost; `spec.onSpendUnknown` applies.",
+    )
+    NOT_ACCEPTED = "NotAccepted", "The budget is not enforced while `Accepted` is False."
+    NO_BUDGET = "NoBudget", "No TenantBudget covers the namespace, so its spend is not limited."
 
 
 SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (

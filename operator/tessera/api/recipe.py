@@ -1,4 +1,4 @@
-"""By what a replica was made besides its spec: the builder of this version, and the platform."""
+"""What determines a replica besides its spec: the version of the builder, and the platform."""
 
 from typing import Annotated
 
@@ -10,77 +10,79 @@ Url = Annotated[str, Field(max_length=512, pattern=r"^https?://[^\s]+$")]
 
 
 class Platform(Wire):
-    """What the platform team says of the surroundings of every engine; the chart's values."""
+    """Environment of all engines, as set in the chart's values."""
 
     image_registry: Annotated[str, Field(max_length=253)] | None = None
-    """Registry, with a path if need be, from which engine images are pulled instead of the default
-    one: a mirror."""
+    """Registry, with an optional path, that engine images are pulled from instead of the default,
+    for example a mirror."""
 
     image_pull_secrets: Annotated[tuple[DnsLabel, ...], Field(max_length=16)] = ()
-    """Secrets for private registries; they have to exist in the namespaces of the services."""
+    """Secrets for private registries; they must exist in the namespaces of the services."""
 
     hub_endpoint: Url | None = None
-    """Base URL of the model hub or of its mirror, instead of the public one."""
+    """Base URL of the model hub or its mirror, instead of the public hub."""
 
     https_proxy: Url | None = None
-    """Proxy by which engines and downloads reach the outside."""
+    """Proxy for the outgoing HTTPS connections of engines and downloads."""
 
     no_proxy: Annotated[str, Field(max_length=2048)] | None = None
-    """Hosts and networks that are reached without the proxy, separated by commas."""
+    """Hosts and networks that bypass the proxy, separated by commas."""
 
     ca_config_map: DnsLabel | None = None
-    """ConfigMap with `ca.crt`, in the namespaces of the services: all certificates to trust, since
-    it takes the place of those in the image."""
+    """ConfigMap with `ca.crt` in the namespaces of the services: all trusted certificates, since it
+    replaces those in the image."""
 
     priority_classes: bool = False
-    """Pods get the PriorityClass `tessera-<class of the service>`; the chart makes all three. Off,
-    since with it engines push out pods of lower priority."""
+    """Pods get the PriorityClass `tessera-<class of the service>`; the chart creates all three. Off
+    by default, since engines with it preempt pods of lower priority."""
 
 
 class PodTemplateVersion(Wire):
-    """What is kept while a service's spec stays, so that an upgrade leaves its replicas alone."""
+    """What stays the same while a service's spec does, so that an upgrade does not restart its
+    replicas."""
 
     builder_version: Annotated[int, Field(ge=1)] = 1
-    """Version of the rules by which manifests are built."""
+    """Version of the rules that build the manifests."""
 
     platform: Platform = Field(default_factory=Platform)
-    """The surroundings as they were."""
+    """Environment of the engines at that time."""
 
 
 class EffectiveValues(Wire):
-    """What stands in the engine's pods where the spec is silent: defaults, and planned numbers."""
+    """Values in the engine's pods that the spec leaves open: defaults and planned numbers."""
 
     engine_version: str
-    """Version of vLLM."""
+    """vLLM version."""
 
     drain_timeout: Duration
-    """How long running streams may take to end."""
+    """Time that running streams have to finish."""
 
     max_model_len: int
-    """Longest prompt plus answer, in tokens."""
+    """Maximum length of prompt plus answer, in tokens."""
 
     max_num_seqs: int
-    """Requests that one replica works on at a time."""
+    """Maximum concurrent requests per replica."""
 
     max_num_batched_tokens: int
-    """Tokens of one engine step."""
+    """Maximum tokens per engine step."""
 
     weights_mib: int
-    """Weights on one device, in MiB; the pod's memory and time to start follow from them."""
+    """Weights per device, in MiB; the pod's memory and startup time are derived from them."""
 
 
 class PodTemplateVersionStatus(PodTemplateVersion):
-    """By what the replicas were made, and for what it was chosen."""
+    """Template that the replicas were created from, and what it was chosen for."""
 
     template_hash: str
-    """Digest of what shapes the pods in spec and placement: while it stays, so does the recipe."""
+    """Hash of the parts of spec and placement that shape the pods; the template changes only with
+    it."""
 
     effective_values: EffectiveValues
-    """What stands in the pods where the spec is silent."""
+    """Values in the engine's pods that the spec leaves open."""
 
     observed_update: str | None = None
-    """The value of the annotation `tessera.dev/update` that was honoured last."""
+    """Value of the annotation `tessera.dev/update` that was applied last."""
 
     downgraded_from: int | None = None
-    """The builder version by which a newer Tessera made the replicas, if this one does not know
+    """Builder version of a newer Tessera that created the replicas, if this Tessera does not know
     it."""

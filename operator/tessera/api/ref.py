@@ -1,4 +1,4 @@
-"""How one object is named."""
+"""Reference to a namespaced object."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ from typing_extensions import override
 
 
 class Ref(NamedTuple):
-    """Namespace and name; a tuple, since a turn hashes and compares tens of thousands of them."""
+    """Namespace and name; a tuple, since a reconcile hashes and compares tens of thousands of
+    them."""
 
     namespace: str
     name: str

@@ -1,4 +1,4 @@
-"""pydantic models -> CustomResourceDefinitions with structural schemas."""
+"""Conversion of the pydantic models to CustomResourceDefinitions with structural schemas."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _SCHEMA_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrinterColumn:
-    """One column of `kubectl get`; those above priority 0 show with `-o wide`."""
+    """Column of `kubectl get`; columns above priority 0 show with `-o wide`."""
 
     name: str
     type: str
@@ -46,7 +46,7 @@ class PrinterColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomResourceType:
-    """A resource type as the API server needs to know it."""
+    """Resource type with what its CustomResourceDefinition needs."""
 
     model: type[BaseModel]
     plural: str
@@ -82,7 +82,7 @@ INFERENCE_SERVICE = CustomResourceType(
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(name="~tok/s", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1),
         PrinterColumn(name="tok/s", type="string", path=f"{_OUTPUT_RATE}.measured", priority=1),
-        PrinterColumn(name="Budget", type="string", path=".status.tenant.state", priority=1),
+        PrinterColumn(name="Budget", type="string", path=".status.tenant.reason", priority=1),
         PrinterColumn(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
         PrinterColumn(
             name="Update",
@@ -113,7 +113,7 @@ ACCELERATOR_POOL = CustomResourceType(
         PrinterColumn(name="Product", type="string", path=".status.product"),
         PrinterColumn(name="Tier", type="string", path=".spec.tier"),
         PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
-        PrinterColumn(name="Offer", type="string", path=".status.offer"),
+        PrinterColumn(name="Offer", type="string", path=".status.allocatable"),
         PrinterColumn(
             name="Laid out", type="string", path=_condition_path("LayoutReady", "reason")
         ),
@@ -130,8 +130,8 @@ NODE_LAYOUT = CustomResourceType(
     plural="nodelayouts",
     namespaced=False,
     columns=(
-        PrinterColumn(name="Cuts", type="boolean", path=".status.cuts"),
-        PrinterColumn(name="Driver", type="string", path=".status.driver"),
+        PrinterColumn(name="Partitioning", type="boolean", path=".status.partitioningEnabled"),
+        PrinterColumn(name="Driver", type="string", path=".status.driverVersion"),
         PrinterColumn(name="Problem", type="string", path=".status.problem"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
     ),
@@ -181,7 +181,8 @@ KINDS = (INFERENCE_SERVICE, BATCH_INFERENCE, ACCELERATOR_POOL, TENANT_BUDGET, NO
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's schema as Kubernetes accepts it: no references, no null types, no titles."""
+    """Return the model's schema in the form Kubernetes accepts: no references, null types or
+    titles."""
     schema = model.model_json_schema(by_alias=True)
     return _structural(schema, schema.get("$defs", {}))
 
@@ -209,14 +210,14 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
 
 
 def _values(node: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the values of a map are; Kubernetes knows no pattern of keys."""
+    """Return the schema of a map's values; structural schemas cannot constrain keys."""
     by_pattern: Mapping[str, Any] = node.get("patternProperties", {})
     values_schema = next(iter(by_pattern.values()), node.get("additionalProperties"))
     return values_schema if isinstance(values_schema, Mapping) else None
 
 
 def _resolved(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Follow `$ref`, and take the branch that is not null; what stands beside them wins."""
+    """Follow `$ref` and take the branch that is not null; sibling keys win."""
     merged = dict(node)
     while "$ref" in merged or "anyOf" in merged:
         if "$ref" in merged:
@@ -235,11 +236,12 @@ def _only_branch(branches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def crd(kind: CustomResourceType) -> dict[str, Any]:
-    """The CustomResourceDefinition; conditions and lists are bounded, so that CEL cost is too."""
+    """Return the CustomResourceDefinition of a resource type."""
     subresources: dict[str, Any] = {"status": {}}
     if kind.scale:
         subresources["scale"] = dict(kind.scale)
     schema = structural(kind.model)
+    # A status says what was observed; defaults would have the API server add to it.
     _drop_defaults(schema["properties"]["status"])
     schema["properties"] = {
         "apiVersion": {"type": "string"},
@@ -276,7 +278,7 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
 
 
 def _drop_defaults(node: dict[str, Any]) -> None:
-    """A status says what was observed; the API server must not add to it."""
+    """Remove the defaults of a schema and of everything below it."""
     node.pop("default", None)
     for child in (*node.get("properties", {}).values(), node.get("items")):
         if child is not None:

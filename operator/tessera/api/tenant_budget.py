@@ -1,4 +1,4 @@
-"""`TenantBudget`: how much money a tenant may spend, and who answers for it."""
+"""`TenantBudget`: spending limits of a tenant, and the owner of the budget."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -11,66 +11,66 @@ WindowName = Literal["Hour", "Day", "Month"]
 
 
 class Tenant(Wire):
-    """Who the tenant is."""
+    """Namespaces of the tenant."""
 
     namespaces: Annotated[tuple[DnsLabel, ...], Field(min_length=1, max_length=64)]
-    """Everything that Tessera runs in these namespaces counts."""
+    """Namespaces whose services and batches count against the budget."""
 
 
 class Limit(Wire):
-    """So much money in so much time."""
+    """Spending limit for one calendar window."""
 
     window: WindowName
-    """`Hour`, `Day` and `Month` of the calendar in `spec.timeZone`."""
+    """Calendar `Hour`, `Day` or `Month` in `spec.timeZone`."""
 
     amount: Amount
-    """The most that may be spent in one window, in `spec.currency`."""
+    """Maximum spend in one window, in `spec.currency`."""
 
 
 class OnSpendUnknown(Wire):
-    """What holds while the spend of a window is not known, because its record was lost."""
+    """Behavior while the spend of a window is unknown because its record was lost."""
 
     allow_up_to: Amount | None = None
-    """Money that may still be granted in such a window, counted from the loss on; without it
-    nothing is added until the next window begins."""
+    """Amount that may still be granted in such a window, counted from the loss of the record;
+    omitted, nothing is added until the next window starts."""
 
 
 class TenantBudgetSpec(Wire):
-    """What the platform team grants."""
+    """Owner, tenant and limits of the budget."""
 
     owner: Annotated[str, StringConstraints(min_length=1, max_length=253)]
-    """Who answers for the money, for example a mail address; alerts carry it."""
+    """Owner of the budget, for example an e-mail address; alerts carry it as a label."""
 
     tenant: Tenant
-    """Who the tenant is."""
+    """Namespaces of the tenant."""
 
     basis: Literal["Cost"] = "Cost"
     """`Cost`: the tenant's share of the node bill, by slices and time."""
 
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
-    """ISO 4217 code; the pools that the tenant uses must be priced in it."""
+    """Currency as an ISO 4217 code; the pools that the tenant uses must have prices in it."""
 
     time_zone: Annotated[
         str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64)
     ] = "UTC"
-    """Name in the IANA database, for example `Europe/Berlin`; windows begin by its clock."""
+    """IANA name of the time zone in which windows start, for example `Europe/Berlin`."""
 
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
-    """All of them hold."""
+    """Spending limits; all of them apply."""
 
     on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
-    """What holds while the spend of a window is not known, because its record was lost."""
+    """Behavior while the spend of a window is unknown because its record was lost."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
                 "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))",
-                "spec.limits has 2 limits for the same window; keep the smaller",
+                "spec.limits has 2 limits for the same window: keep the smaller one",
                 ".limits",
             ),
             rule(
                 "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
-                "spec.tenant.namespaces names a namespace 2 times; remove one",
+                "spec.tenant.namespaces lists a namespace 2 times: remove one",
                 ".tenant.namespaces",
             ),
         )
@@ -78,111 +78,112 @@ class TenantBudgetSpec(Wire):
 
 
 class _BudgetStatusBase(Wire):
-    """A part of the status. It is the record of what was spent, so what a newer operator added does
-    not make the rest unreadable."""
+    """Base of the parts of the status. It ignores unknown fields, so that the record of the spend
+    stays readable when a newer operator added fields."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class WindowStatus(_BudgetStatusBase):
-    """One window as it stands."""
+    """Current state of one window."""
 
     window: WindowName
-    """Which limit."""
+    """Window of the limit."""
 
     start: datetime
-    """When the window began."""
+    """Start of the window."""
 
     end: datetime
-    """When the next one begins."""
+    """End of the window, when the next one starts."""
 
     limit: Amount
-    """What may be spent."""
+    """Maximum spend in the window."""
 
     counted_from: datetime | None = None
-    """From when on it is counted, where that is later than `start`: its limit is new."""
+    """When counting started, if later than `start` because the limit is new."""
 
     spent: Amount
-    """What was spent from `start` to `spend.asOf`."""
+    """Spend from `start` to `spend.asOf`."""
 
     committed: Amount
-    """What the floors will still burn until `end`, and what was granted beyond them."""
+    """Cost of minReplicas until `end`, plus what was granted beyond them."""
 
     forecast: Amount
-    """What will have been spent at `end` if everything that runs goes on."""
+    """Spend at `end` if everything that runs continues."""
 
     max_overspend: Amount
-    """By how much the window may end above its limit at most, since floors are never cut."""
+    """Maximum amount by which the window can exceed its limit, since minReplicas are never
+    reduced."""
 
 
 class RunningStatus(_BudgetStatusBase):
-    """A replica whose cost is being counted."""
+    """Replica whose cost is being charged."""
 
     uid: str
-    """The pod's uid."""
+    """UID of the pod."""
 
     pod: str
-    """Namespace and name of the pod."""
+    """The pod, as namespace/name."""
 
     pool: str
-    """The AcceleratorPool that it stands on."""
+    """AcceleratorPool that it runs on."""
 
     weight: Amount
-    """Share of a GPU that it is billed."""
+    """Share of a GPU that it is charged for."""
 
     per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
-    """Price of a whole GPU for an hour, as last known."""
+    """Latest known price of one whole GPU per hour."""
 
     charged_until: datetime
-    """Until when it is counted in `settled`."""
+    """Time up to which it is charged."""
 
 
 class SpendStatus(_BudgetStatusBase):
-    """The record of what was spent, which a restarted operator goes on from."""
+    """Record of the spend, from which a restarted operator continues."""
 
     as_of: datetime
-    """When the record was written; at most a minute ago, and before each grant."""
+    """When the record was written: at least once a minute, and before each grant."""
 
     windows: Annotated[tuple[WindowStatus, ...], Field(max_length=3)] = ()
-    """One for each limit."""
+    """State of the current window of each limit."""
 
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
-    """The replicas that were being counted."""
+    """Replicas that were being charged."""
 
     incomplete_windows: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
-    """Windows of which an earlier part is not known."""
+    """Windows in which some earlier spend is unknown."""
 
 
 class TenantBudgetStatus(_BudgetStatusBase):
-    """What became of it; written by the operator alone."""
+    """Observed state of the budget; written by the operator only."""
 
     observed_generation: int = 0
-    """The generation of the spec that this status speaks about."""
+    """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Accepted and WithinBudget."""
+    """Conditions Accepted and WithinBudget."""
 
     spend: SpendStatus | None = None
-    """The record of what was spent."""
+    """Record of the spend, from which a restarted operator continues."""
 
     summary: str = ""
-    """The tightest window in one line, for `kubectl get`: spent, limit and share."""
+    """Window closest to its limit in one line, for `kubectl get`: spend, limit and share."""
 
     per_hour: Amount | None = None
-    """What everything that runs costs in an hour now."""
+    """Current cost per hour of everything that runs."""
 
     services: int = 0
-    """Services of the tenant."""
+    """InferenceServices of the tenant."""
 
     batches: int = 0
-    """Batches of the tenant that are not finished."""
+    """BatchInferences of the tenant that are not finished."""
 
 
 class TenantBudget(Wire):
-    """How much money a tenant may spend, and who answers for it."""
+    """Spending limits of a tenant, and the owner of the budget."""
 
     spec: TenantBudgetSpec
-    """What the platform team grants."""
+    """Owner, tenant and limits of the budget."""
 
     status: TenantBudgetStatus | None = None
-    """What became of it; written by the operator alone."""
+    """Observed state of the budget; written by the operator only."""

@@ -1,4 +1,4 @@
-"""Words around numbers."""
+"""Counts with their nouns."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

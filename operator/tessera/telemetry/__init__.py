@@ -38,35 +38,37 @@ class Telemetry:
         """All metrics except those of the services, their speeds and the bill."""
         self._reconcile_seconds = Histogram(
             "tessera_reconcile_duration_seconds",
-            "Duration of turns.",
+            "Duration of reconcile cycles.",
             buckets=_RECONCILE_BUCKETS,
             registry=self.registry,
         )
         self._cpu = Counter(
             "tessera_reconcile_cpu_seconds",
-            "CPU time of turns, with that of what else the event loop did meanwhile.",
+            "CPU time of reconcile cycles, including other work of the event loop meanwhile.",
             registry=self.registry,
         )
         self._errors = Counter(
-            "tessera_reconcile_errors", "Turns that raised.", registry=self.registry
+            "tessera_reconcile_errors",
+            "Reconcile cycles that raised an exception.",
+            registry=self.registry,
         )
         self._writes = Counter(
             "tessera_api_write_requests",
-            "Writing requests to the API server.",
+            "Write requests to the API server.",
             registry=self.registry,
         )
         self._leader = Gauge(
-            "tessera_leader", "1 while this process leads.", registry=self.registry
+            "tessera_leader", "1 while this process is the leader.", registry=self.registry
         )
         self._lag = Histogram(
             "tessera_event_loop_lag_seconds",
-            "How late the event loop woke up; it is looked at 4 times a second.",
+            "Delay with which the event loop wakes up, sampled 4 times a second.",
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
         self._certificate = Gauge(
             "tessera_webhook_certificate_expiration_timestamp_seconds",
-            "When the certificate ends that this process serves admission with, by its Secret.",
+            "Expiry of the certificate that this process serves admission with, by Secret.",
             ("secret",),
             registry=self.registry,
         )
@@ -227,14 +229,16 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["namespace", "service"]
         desired = GaugeMetricFamily(
-            "tessera_service_desired_replicas", "Replicas wanted.", labels=[*labels, "reason"]
+            "tessera_service_desired_replicas", "Desired replicas.", labels=[*labels, "reason"]
         )
         ready = GaugeMetricFamily(
-            "tessera_service_ready_replicas", "Replicas that take requests.", labels=labels
+            "tessera_service_ready_replicas",
+            "Replicas that are ready and receive requests.",
+            labels=labels,
         )
         cost = GaugeMetricFamily(
             "tessera_service_cost_per_hour",
-            "Price of all wanted replicas for an hour.",
+            "Cost of all desired replicas per hour.",
             labels=[*labels, "currency"],
         )
         condition = GaugeMetricFamily(
@@ -272,15 +276,15 @@ class _BudgetCollector(Collector):
                 f"tessera_budget_{name}_nanos", f"{text}, in 1e-9 of the currency.", labels=labels
             )
             for name, text in (
-                ("limit", "What may be spent in the present window"),
-                ("spent", "What was spent in it"),
-                ("committed", "What minReplicas and grants will still take of it"),
-                ("forecast", "What will have been spent at its end, if everything goes on"),
+                ("limit", "Maximum spend in the current window"),
+                ("spent", "Spend in the current window"),
+                ("committed", "Part of the limit that minReplicas and grants still need"),
+                ("forecast", "Spend at the end of the window if everything that runs continues"),
             )
         )
         within_budget = GaugeMetricFamily(
             "tessera_budget_within_budget",
-            "1 if there is money for everything that is wanted, else 0; with the reason.",
+            "1 if the budget covers everything that is requested, else 0; with the reason.",
             labels=["budget", "owner", "reason"],
         )
         for view in self.outcome.plan.budgets if self.outcome else ():
@@ -307,15 +311,17 @@ class _BatchCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["namespace", "batch"]
         rows = GaugeMetricFamily(
-            "tessera_batch_rows", "Rows by what became of them.", labels=[*labels, "outcome"]
+            "tessera_batch_rows", "Rows by outcome.", labels=[*labels, "outcome"]
         )
         resent = GaugeMetricFamily(
             "tessera_batch_resent_tokens",
-            "Tokens paid again since attempts were lost, estimated.",
+            "Estimated tokens processed again because attempts were lost.",
             labels=labels,
         )
         state = GaugeMetricFamily(
-            "tessera_batch_state", "1 for the state it is in.", labels=[*labels, "state", "reason"]
+            "tessera_batch_state",
+            "1 for the current state of the batch.",
+            labels=[*labels, "state", "reason"],
         )
         for ref, batch in self.outcome.plan.batches.items() if self.outcome else ():
             label_values = [ref.namespace, ref.name]
@@ -338,7 +344,8 @@ class _BilledCosts:
 
 
 class _BillCollector(Collector):
-    """The bill as counters; a cost stays with the tenant to whom the namespace then belonged."""
+    """The bill as counters; a cost stays with the tenant that its namespace belonged to at the
+    time."""
 
     def __init__(self) -> None:
         self.billed = _BilledCosts()
@@ -359,7 +366,8 @@ class _BillCollector(Collector):
         billed = self.billed
         cost = CounterMetricFamily(
             "tessera_cost_nanos",
-            "Cost of the nodes of all pools since this process counts, in 1e-9 of the currency.",
+            "Cost of the nodes of all pools since this process started counting, in 1e-9 of "
+            "the currency.",
             labels=["currency", "pool", "profile", "tenant", "namespace", "service", "state"],
         )
         for (line, tenant), nanos in billed.nanos.items():
@@ -368,10 +376,10 @@ class _BillCollector(Collector):
                 [line.currency, line.pool, line.profile, *owner_labels, line.state], nanos
             )
         as_of = GaugeMetricFamily(
-            "tessera_cost_as_of_timestamp_seconds", "Up to when time was charged."
+            "tessera_cost_as_of_timestamp_seconds", "Time up to which costs are charged."
         )
         since = GaugeMetricFamily(
-            "tessera_cost_since_timestamp_seconds", "From when on this process counts."
+            "tessera_cost_since_timestamp_seconds", "When this process started counting."
         )
         if billed.bill.as_of is not None and billed.bill.since is not None:
             as_of.add_metric([], billed.bill.as_of.timestamp())

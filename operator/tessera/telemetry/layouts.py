@@ -25,14 +25,14 @@ class RepartitionOutcome(StrEnum):
 
     DONE = "done"
     FAILED = "failed"
-    """An attempt of the backend failed, and another one follows."""
+    """An attempt of the backend failed and is followed by another."""
     DROPPED = "dropped"
     """The unit ended before its GPUs were partitioned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolLayoutState:
-    """One pool after a reconcile cycle."""
+    """State of one pool after a reconcile cycle."""
 
     view: PoolView
     nodes: tuple[MigNode, ...]
@@ -115,7 +115,7 @@ class _LayoutFamilies:
     def __init__(self) -> None:
         self._slices = GaugeMetricFamily(
             "tessera_slices",
-            "MIG slices by state: used, idle, or doomed (its pod has to leave it).",
+            "MIG slices by state: used, idle, or doomed (its pod has to leave).",
             labels=["pool", "profile", "state"],
         )
         self._stranded = GaugeMetricFamily(
@@ -130,7 +130,7 @@ class _LayoutFamilies:
         )
         self._gap = GaugeMetricFamily(
             "tessera_layout_gap_ratio",
-            "How far the layout plan may be from the optimum, as a ratio of its cost.",
+            "Maximum distance of the layout plan from the optimum, as a ratio of its cost.",
             labels=["pool"],
         )
         self._units = GaugeMetricFamily(
@@ -145,7 +145,7 @@ class _LayoutFamilies:
         )
         self.repartitions = CounterMetricFamily(
             "tessera_repartitions",
-            "Repartitions of units (GPUs of one node), by how they ended.",
+            "Repartitions of units (GPUs of one node), by outcome.",
             labels=["pool", "backend", "outcome"],
         )
 

@@ -49,56 +49,62 @@ class _SpeedMetrics:
     def __init__(self) -> None:
         self._output_rate = _gauge(
             "output_tokens_per_second",
-            "Output tokens a second of the replicas that take requests: predicted is what they "
-            "give when full at the promised latency, measured what they gave.",
+            "Output tokens per second of the ready replicas: predicted at full load within "
+            "the latency objective, and measured.",
             _KIND_LABELS,
         )
         self._itl = _gauge(
             "itl_seconds",
-            "Mean time between two tokens of an answer within 5 minutes; predicted is that of the "
-            "load that was seen.",
+            "Mean inter-token latency within 5 minutes; predicted is that for the observed load.",
             _KIND_LABELS,
         )
         self._itl_median = _gauge(
             "itl_median_seconds",
-            "Median of the same; the measured one is interpolated within a wide bucket of the "
-            "engine.",
+            "Median inter-token latency within 5 minutes; measured is interpolated within a "
+            "wide bucket of the engine.",
             _KIND_LABELS,
         )
         self._price = _gauge(
             "cost_per_million_tokens",
-            "Price of a million output tokens: predicted is that of full replicas, measured that "
-            "of the tokens that came.",
+            "Cost of a million output tokens: predicted at full load, measured for the tokens "
+            "that were generated.",
             (*_KIND_LABELS, "currency"),
         )
         self._mfu = _gauge(
-            "mfu", "Share of the peak operations that engines achieve.", _SERVICE_LABELS
+            "mfu",
+            "Model FLOPs utilization (MFU): share of the peak FLOPS that the engines achieve.",
+            _SERVICE_LABELS,
         )
-        self._mbu = _gauge("mbu", "Share of the peak memory bandwidth, likewise.", _SERVICE_LABELS)
+        self._mbu = _gauge(
+            "mbu",
+            "Model bandwidth utilization (MBU): share of the peak "
+            "memory bandwidth that the engines achieve.",
+            _SERVICE_LABELS,
+        )
         self._kv_usage = _gauge(
             "kv_cache_usage_ratio",
-            "Share of the KV cache in use, mean of 5 minutes.",
+            "Share of the KV cache in use, mean over 5 minutes.",
             _SERVICE_LABELS,
         )
         self._kv_tokens = _gauge(
             "kv_cache_tokens",
-            "Tokens that the KV cache of one replica holds: predicted is the plan, measured what "
-            "the engine says.",
+            "KV cache of one replica in tokens: predicted by the plan, and measured by the engine.",
             _KIND_LABELS,
         )
         self._kv_tokens_error = _gauge(
             "kv_cache_tokens_error_ratio",
-            "By how much the engine's KV cache is larger than planned, as a share of the plan.",
+            "Difference between the engine's KV cache and the planned one, as a share of the plan.",
             _SERVICE_LABELS,
         )
         self._flops = _gauge(
             "peak_flops",
-            "Dense peak operations a second of one device of a replica, of a slice its share.",
+            "Dense peak FLOPS of one device of a replica; for a slice, its share.",
             (*_SERVICE_LABELS, "variant"),
         )
         self._bytes = _gauge(
             "peak_bytes_per_second",
-            "Peak memory bandwidth, likewise.",
+            "Peak memory bandwidth of one device of a replica in bytes per second; for a "
+            "slice, its share.",
             (*_SERVICE_LABELS, "variant"),
         )
 
