@@ -90,7 +90,7 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     assert told["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
     why = {one["name"]: one["why"] for one in told["placed"]["alternatives"]}
     assert why["a100-reserved-1g-10gb"] == "chosen"
-    assert why["a100-spot-3g-40gb"].startswith("spot: spec.class Interactive never")
+    assert why["a100-spot-3g-40gb"].startswith("Spot: spec.class Interactive never")
     assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
     assert told["scaling"]["reason"] == status["scaling"]["reason"]
     assert told["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")

@@ -91,8 +91,18 @@ async def test_one_look_answers_the_first_questions(place: Place) -> None:
         "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
     )
     head, row = table.splitlines()
-    names = ("READY", "REASON", "REPLICAS", "WANTED", "WHERE", "$/H", "$/MTOK", "~MS/TOK", "MS/TOK")
-    for column in (*names, "~TOK/S", "TOK/S", "WHY"):
+    names = (
+        "READY",
+        "REASON",
+        "REPLICAS",
+        "DESIRED",
+        "INSTANCE",
+        "$/H",
+        "$/MTOK",
+        "ITL-PREDICTED",
+        "ITL",
+    )
+    for column in (*names, "TOK/S-PREDICTED", "TOK/S", "MESSAGE"):
         assert column in head
     for cell in ("True", "CompletionSucceeded", "a100-reserved-1g-10gb", "0.2397"):
         assert cell in row

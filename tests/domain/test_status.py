@@ -55,7 +55,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
     assert told(got) == {
         "Accepted": ("True", "Valid"),
         "Placed": ("True", "Placed"),
-        "Progressing": ("False", "RolloutComplete"),
+        "Progressing": ("True", "RolloutComplete"),
         "Ready": ("False", "ProbePending"),
         "UpdateAvailable": ("False", "UpToDate"),
         "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
@@ -127,7 +127,7 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
     assert during.ready_replicas == 1
 
     after = a_running_fleet(a_service(status=during), pods=(other, a_pod("chat-2")))
-    assert told(status_of(after))["Progressing"] == ("False", "RolloutComplete")
+    assert told(status_of(after))["Progressing"] == ("True", "RolloutComplete")
     assert status_of(after).replacement == first.replacement
 
 
@@ -149,7 +149,7 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
     pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
     got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
-    assert told(got)["Progressing"] == ("False", "RolloutComplete")
+    assert told(got)["Progressing"] == ("True", "RolloutComplete")
     assert (got.replicas, got.ready_replicas) == (2, 2)
 
 

@@ -120,7 +120,7 @@ class PlacementReason(StatusReason):
 class Progressing(StatusReason):
     """Is the service progressing to its desired state?"""
 
-    ROLLOUT_COMPLETE = "RolloutComplete", "All desired replicas run as planned."
+    ROLLOUT_COMPLETE = "RolloutComplete", "All desired replicas run as planned.", True
     NOT_PLACED = "NotPlaced", "No replica is rolled out while `Placed` is False."
     FETCHING_MODEL = (
         "FetchingModel",

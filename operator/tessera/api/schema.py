@@ -52,6 +52,7 @@ class CustomResourceType:
     plural: str
     namespaced: bool
     columns: tuple[PrinterColumn, ...]
+    short_names: tuple[str, ...] = ()
     scale: Mapping[str, str] | None = None
 
     @property
@@ -68,20 +69,23 @@ _ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
 INFERENCE_SERVICE = CustomResourceType(
     model=InferenceService,
     plural="inferenceservices",
+    short_names=("tsvc",),
     namespaced=True,
     columns=(
         PrinterColumn(name="Ready", type="string", path=_condition_path("Ready", "status")),
         PrinterColumn(name="Reason", type="string", path=_condition_path("Ready", "reason")),
         PrinterColumn(name="Replicas", type="integer", path=".status.readyReplicas"),
-        PrinterColumn(name="Wanted", type="integer", path=".status.scaling.desiredReplicas"),
-        PrinterColumn(name="Where", type="string", path=".status.variant.name"),
+        PrinterColumn(name="Desired", type="integer", path=".status.scaling.desiredReplicas"),
+        PrinterColumn(name="Instance", type="string", path=".status.variant.name"),
         PrinterColumn(name="$/h", type="string", path=".status.cost.perHour"),
         PrinterColumn(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
-        PrinterColumn(name="~ms/tok", type="string", path=f"{_ITL}.predicted"),
-        PrinterColumn(name="ms/tok", type="string", path=f"{_ITL}.measured"),
+        PrinterColumn(name="ITL-predicted", type="string", path=f"{_ITL}.predicted"),
+        PrinterColumn(name="ITL", type="string", path=f"{_ITL}.measured"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(name="~tok/s", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1),
-        PrinterColumn(name="tok/s", type="string", path=f"{_OUTPUT_RATE}.measured", priority=1),
+        PrinterColumn(
+            name="Tok/s-predicted", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1
+        ),
+        PrinterColumn(name="Tok/s", type="string", path=f"{_OUTPUT_RATE}.measured", priority=1),
         PrinterColumn(name="Budget", type="string", path=".status.tenant.reason", priority=1),
         PrinterColumn(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
         PrinterColumn(
@@ -91,7 +95,7 @@ INFERENCE_SERVICE = CustomResourceType(
             priority=1,
         ),
         PrinterColumn(
-            name="Why", type="string", path=_condition_path("Ready", "message"), priority=1
+            name="Message", type="string", path=_condition_path("Ready", "message"), priority=1
         ),
     ),
     scale={
@@ -104,6 +108,7 @@ INFERENCE_SERVICE = CustomResourceType(
 ACCELERATOR_POOL = CustomResourceType(
     model=AcceleratorPool,
     plural="acceleratorpools",
+    short_names=("tpool",),
     namespaced=False,
     columns=(
         PrinterColumn(name="Accepted", type="string", path=_condition_path("Accepted", "status")),
@@ -113,14 +118,12 @@ ACCELERATOR_POOL = CustomResourceType(
         PrinterColumn(name="Product", type="string", path=".status.product"),
         PrinterColumn(name="Tier", type="string", path=".spec.tier"),
         PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
-        PrinterColumn(name="Offer", type="string", path=".status.allocatable"),
-        PrinterColumn(
-            name="Laid out", type="string", path=_condition_path("LayoutReady", "reason")
-        ),
+        PrinterColumn(name="Allocatable", type="string", path=".status.allocatable"),
+        PrinterColumn(name="Layout", type="string", path=_condition_path("LayoutReady", "reason")),
         PrinterColumn(name="$/GPU-h", type="string", path=".status.perGPUHour"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(
-            name="Why", type="string", path=_condition_path("Discovered", "message"), priority=1
+            name="Message", type="string", path=_condition_path("Discovered", "message"), priority=1
         ),
     ),
 )
@@ -140,6 +143,7 @@ NODE_LAYOUT = CustomResourceType(
 TENANT_BUDGET = CustomResourceType(
     model=TenantBudget,
     plural="tenantbudgets",
+    short_names=("tbudget",),
     namespaced=False,
     columns=(
         PrinterColumn(
@@ -155,7 +159,10 @@ TENANT_BUDGET = CustomResourceType(
             name="Accepted", type="string", path=_condition_path("Accepted", "reason"), priority=1
         ),
         PrinterColumn(
-            name="Why", type="string", path=_condition_path("WithinBudget", "message"), priority=1
+            name="Message",
+            type="string",
+            path=_condition_path("WithinBudget", "message"),
+            priority=1,
         ),
     ),
 )
@@ -163,17 +170,18 @@ TENANT_BUDGET = CustomResourceType(
 BATCH_INFERENCE = CustomResourceType(
     model=BatchInference,
     plural="batchinferences",
+    short_names=("tbatch",),
     namespaced=True,
     columns=(
         PrinterColumn(name="State", type="string", path=".status.state"),
-        PrinterColumn(name="Done", type="string", path=".status.done"),
-        PrinterColumn(name="Where", type="string", path=".status.attempt.variant"),
+        PrinterColumn(name="Completions", type="string", path=".status.done"),
+        PrinterColumn(name="Instance", type="string", path=".status.attempt.variant"),
         PrinterColumn(name="Deadline", type="string", path=".status.deadline"),
         PrinterColumn(name="Reason", type="string", path=".status.reason"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
         PrinterColumn(name="Tier", type="string", path=".status.attempt.tier", priority=1),
-        PrinterColumn(name="Why", type="string", path=".status.message", priority=1),
+        PrinterColumn(name="Message", type="string", path=".status.message", priority=1),
     ),
 )
 
@@ -260,6 +268,7 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
                 "listKind": f"{kind.name}List",
                 "plural": kind.plural,
                 "singular": kind.name.lower(),
+                **({"shortNames": list(kind.short_names)} if kind.short_names else {}),
                 "categories": ["tessera"],
             },
             "scope": "Namespaced" if kind.namespaced else "Cluster",

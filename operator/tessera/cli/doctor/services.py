@@ -18,7 +18,7 @@ _MAX_STARTUP = timedelta(minutes=15)
 # After the grace period, which deletionTimestamp includes.
 _MAX_TERMINATION = timedelta(minutes=15)
 # Reasons of a False condition that is a normal end, or that another condition explains better.
-_BENIGN_REASONS = (Progressing.ROLLOUT_COMPLETE, Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
+_BENIGN_REASONS = (Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 
@@ -48,7 +48,12 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
     conditions = {condition.type: condition for condition in service.status.conditions}
     name = f"service {service.ref}"
     fix = f"tessera explain {service.ref.name} -n {service.ref.namespace}"
-    is_starting = "Progressing" in conditions and conditions["Progressing"].status == "True"
+    progressing = conditions.get("Progressing")
+    is_starting = (
+        progressing is not None
+        and progressing.status == "True"
+        and progressing.reason != Progressing.ROLLOUT_COMPLETE
+    )
     for condition_type in _CONDITION_ORDER:
         condition = conditions.get(condition_type)
         if condition is None or condition.status != "False" or condition.reason in _BENIGN_REASONS:

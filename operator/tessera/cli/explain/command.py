@@ -92,7 +92,7 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
             for alternative in decision.alternatives
         ]
         yield "  all hardware:"
-        yield from indent_lines(table(("HARDWARE", "AN HOUR", "WHY"), rows), "    ")
+        yield from indent_lines(table(("HARDWARE", "PER HOUR", "REASON"), rows), "    ")
     if decision.would_change:
         yield "  what would change it:"
         yield from (f"    - {change}" for change in decision.would_change)

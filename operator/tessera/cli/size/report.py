@@ -33,7 +33,7 @@ class SizeReport:
 def as_table(report: SizeReport) -> str:
     """Return a table for people, with a summary and notes."""
     best = _cheapest(report.rows)
-    head = [*_HEADERS, *_optional_headers(report), "WHY"]
+    head = [*_HEADERS, *_optional_headers(report), "REASON"]
     body = [[*_cells(row), *_optional_cells(report, row, best), row.message] for row in report.rows]
     lines = [*_summary(report), "", *table(head, body), "", *_notes(report, best), ""]
     return "\n".join(lines)

@@ -46,8 +46,8 @@ async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
 
 
 _HEADERS = (
-    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "~MS/TOK", "MS/TOK", "QUEUE", "ACTIVITY"),
-    *("$/MTOK", "WHERE", "WHY"),
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "WAITING", "ACTIVITY"),
+    *("$/MTOK", "INSTANCE", "REASON"),
 )
 
 
