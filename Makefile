@@ -16,7 +16,7 @@ help: ## Show what there is to make.
 	@touch $@
 
 .PHONY: demo
-demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 plays all shows).
+demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 runs all shows).
 	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep)
 
 .PHONY: demo-budget
@@ -28,7 +28,7 @@ demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: demo-mig
-demo-mig: .venv/made ## Play how wrongly cut GPUs are cut anew under running streams (BACKEND=MigManager lets NVIDIA's mig-manager cut).
+demo-mig: .venv/made ## Play how wrongly cut GPUs are repartitioned under running streams (BACKEND=MigManager lets NVIDIA's mig-manager cut).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test
@@ -51,7 +51,7 @@ lint: .venv/made ## Format, lint, types, import rules, generated files, names.
 	@$(RUN) tools/check_words.py
 
 .PHONY: test-vllm
-test-vllm: .venv/made ## Hold the look-alike engine against a real vLLM on the CPU (UPDATE=1 records the real one's answers anew).
+test-vllm: .venv/made ## Compare the simulator with a real vLLM on the CPU (UPDATE=1 records its responses again).
 	@UPDATE=$(UPDATE) $(BIN)/pytest -q -s --vllm -m vllm tests/conformance
 
 .PHONY: generate
@@ -83,7 +83,7 @@ docs: .venv/made ## Build the documentation site strictly, into site/.
 	@$(RUN) tools/docs.py build
 
 .PHONY: docs-serve
-docs-serve: .venv/made ## Serve the documentation on 127.0.0.1, and build it anew on every change.
+docs-serve: .venv/made ## Serve the documentation on 127.0.0.1, and rebuild it on every change.
 	@$(RUN) tools/docs.py serve
 
 .PHONY: images-list
@@ -91,11 +91,11 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 	@$(RUN) tools/images.py $(REGISTRY)
 
 .PHONY: bench-turn
-bench-turn: .venv/made ## CPU time of an unchanged turn with 50 services.
+bench-turn: .venv/made ## CPU time of an unchanged cycle with 50 services.
 	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
 .PHONY: bench-layouts
-bench-layouts: .venv/made ## CPU time of a turn over 1,000 GPUs that are cut as planned, and while they are cut.
+bench-layouts: .venv/made ## CPU time of a reconcile cycle over 1,000 GPUs that are cut as planned, and while they are cut.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
 .PHONY: bench-control
@@ -107,7 +107,7 @@ bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, kill
 	@$(RUN) tools/bench_batch.py
 
 .PHONY: bench-sim
-bench-sim: .venv/made ## Memory and speed of the look-alike engine.
+bench-sim: .venv/made ## Memory and speed of the simulator.
 	@$(RUN) -m tessera_lab.sim.self_benchmark
 
 .PHONY: bench-engine
@@ -119,11 +119,11 @@ bench-mig: .venv/made ## MIG layouts: time and gap of plans, GPUs against simple
 	@$(RUN) tools/bench_mig.py $(OPTIONS)
 
 .PHONY: fit-vllm
-fit-vllm: .venv/made ## Fit the look-alike engine to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
+fit-vllm: .venv/made ## Fit the simulator to a real vLLM on the CPU and compare the two (about 15 minutes; OPTIONS=--save keeps it).
 	@$(RUN) -m fit $(OPTIONS)
 
 .PHONY: calibrate
-calibrate: .venv/made ## Fit the shipped table of speeds anew, and print its errors (needs the measurements in ../shared).
+calibrate: .venv/made ## Fit the shipped table of speeds again, and print its errors (needs the measurements in ../shared).
 	@$(RUN) tools/calibrate.py
 
 .PHONY: bench-client
@@ -135,5 +135,5 @@ soak: .venv/made ## Faults on the installed chart for MINUTES (30), drawn by SEE
 	@$(RUN) -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: requirements
-requirements: ## Pin all dependencies anew, with hashes.
+requirements: ## Pin all dependencies again, with hashes.
 	@$(PYTHON) tools/requirements.py
