@@ -124,7 +124,10 @@ class Bench:
         await asyncio.sleep(self.times.quiet)
         share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
         after, writes = await operator.metrics(), self.audit.writes()
-        turns = after["tessera_turn_seconds_count"] - before["tessera_turn_seconds_count"]
+        turns = (
+            after["tessera_reconcile_duration_seconds_count"]
+            - before["tessera_reconcile_duration_seconds_count"]
+        )
         spent = (
             after["tessera_reconcile_cpu_seconds_total"]
             - before["tessera_reconcile_cpu_seconds_total"]
@@ -267,7 +270,7 @@ class Bench:
         begun = time.monotonic()
 
         async def turned() -> object:
-            return (await new.metrics()).get("tessera_turn_seconds_count", 0.0)
+            return (await new.metrics()).get("tessera_reconcile_duration_seconds_count", 0.0)
 
         await until(turned, bool, "the first turn", 120)
         self.figures["cold_sync_s"] = round(time.monotonic() - begun, 1)

@@ -125,4 +125,4 @@ async def test_the_operator_exports_its_own_metrics(place: Place) -> None:
     assert await eventually(partial(place.asked, f"tessera_leader{{{where}}} == 1"), bool)
     ready = f'tessera_service_ready_replicas{{exported_namespace="{place.namespace}"}} == 1'
     assert await eventually(partial(place.asked, ready), bool)
-    assert await place.asked(f"tessera_turn_seconds_count{{{where}}}")
+    assert await place.asked(f"tessera_reconcile_duration_seconds_count{{{where}}}")

@@ -167,4 +167,4 @@ async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
     assert seen.alive <= alive
     assert seen.ready <= ready
     assert words in told["message"]
-    assert told["numbers"]["manner"].startswith(manner)
+    assert told["numbers"]["strategy"].startswith(manner)

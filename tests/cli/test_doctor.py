@@ -357,5 +357,5 @@ async def test_findings_are_json() -> None:
     told = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
     assert told["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
     assert told["findings"] == [
-        {"check": "pools", "state": "problem", "found": "none", "fix": "make one"}
+        {"check": "pools", "state": "problem", "message": "none", "fix": "make one"}
     ]

@@ -115,7 +115,7 @@ def as_json(findings: Sequence[Finding]) -> str:
             {
                 "check": finding.check,
                 "state": finding.state,
-                "found": finding.message,
+                "message": finding.message,
                 "fix": finding.fix or None,
             }
             for finding in findings
