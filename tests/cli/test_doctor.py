@@ -30,6 +30,7 @@ from tests.cli.memory_api import (
 from tests.memory_operator import CHAT, MemoryOperator
 
 NODE = ObjectKey("nodes", "", "a100-0")
+KSERVE = crd_path("inferenceservices").replace("tessera.dev", "serving.kserve.io")
 ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 
 
@@ -107,6 +108,12 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         lambda _, api: api.pages[crd_path("tenantbudgets")]["spec"]["versions"][0].update(
             schema={}
         ),
+    ),
+    "a neighbor": (
+        "kserve",
+        FindingState.WARNING,
+        "tsvc",
+        lambda _, api: api.pages.update({KSERVE: {"kind": "CustomResourceDefinition"}}),
     ),
     "no operator": (
         "operator",

@@ -14,6 +14,7 @@ from tessera.resources.api_resources import INFERENCE_SERVICES
 # Minor versions of Kubernetes 1 that are supported.
 OLDEST_MINOR, NEWEST_MINOR = 32, 36
 _CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_KSERVE_CRD = "inferenceservices.serving.kserve.io"
 _ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
@@ -75,6 +76,20 @@ def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
         schemas.get(version["name"]) == version["schema"]
         for version in crd(kind)["spec"]["versions"]
     )
+
+
+async def kserve(context: CheckContext) -> Sequence[Finding]:
+    """Warn of KServe, whose CRD has the same kind: kubectl may mean its objects."""
+    if await context.reader.get(f"{_CRD_PATH}/{_KSERVE_CRD}") is None:
+        return []
+    return [
+        Finding(
+            "kserve",
+            FindingState.WARNING,
+            f"{_KSERVE_CRD} is installed too: `kubectl get inferenceservices` may list its objects",
+            "write inferenceservices.tessera.dev, or the short name tsvc",
+        )
+    ]
 
 
 async def rights(context: CheckContext) -> Sequence[Finding]:
