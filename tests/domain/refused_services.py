@@ -122,7 +122,7 @@ SERVICES = [
             "  placement: {pools: [a100, spot]}"
         ),
         field="spec.placement.pools[1]",
-        says=("spot is spot", "within 15 s", "spec.class"),
+        says=("tier Spot", "within 15 s", "spec.class"),
         pools=(a_pool(), a_pool("spot", tier="Spot")),
     ),
     Case(

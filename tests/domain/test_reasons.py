@@ -4,6 +4,7 @@ A message helps when it holds the path of the field and a number or a command.
 """
 
 import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,8 @@ def helps(message: str) -> bool:
     return bool(re.search(r"\d|kubectl \w+", message))
 
 
-@pytest.mark.parametrize("case", SERVICES, ids=lambda case: case.reason)
-def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
+def service_messages(case: Case) -> dict[str, str]:
+    """The messages of a refused service, by reason."""
     service = wire.parse_service(yaml.safe_load(case.manifest))
     assert service is not None
     snapshot = fleet(case)
@@ -136,20 +137,35 @@ def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
         **{name: getattr(snapshot, name) for name in ("pools", "nodes", "pods", "workloads")},
     )
     status = service_status(snapshot, plan_of(snapshot).service_plans[service.ref], None, None)
-    told = {condition.reason: condition.message for condition in status.conditions}
-    _assert_told(case, told)
+    return {condition.reason: condition.message for condition in status.conditions}
 
 
-@pytest.mark.parametrize("case", POOLS, ids=lambda case: case.reason)
-def test_a_refused_pool_says_where_and_what_to_do(case: Case) -> None:
+@pytest.mark.parametrize("case", SERVICES, ids=lambda case: case.reason)
+def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
+    _assert_told(case, service_messages(case))
+
+
+def pool_messages(case: Case) -> dict[str, str]:
+    """The messages of a refused pool, by reason."""
     pool = wire.parse_pool(yaml.safe_load(case.manifest))
     others = tuple(other for other in case.pools if other.name != pool.name)
     snapshot = a_snapshot(pools=(pool, *others), nodes=case.nodes)
     decided = plan_of(snapshot)
     view = next(view for view in decided.pools if view.pool.name == pool.name)
     status = pool_status(view, decided.repartitions.actions.get(pool.name), NOW)
-    told = {condition.reason: condition.message for condition in status.conditions}
-    _assert_told(case, told)
+    return {condition.reason: condition.message for condition in status.conditions}
+
+
+@pytest.mark.parametrize("case", POOLS, ids=lambda case: case.reason)
+def test_a_refused_pool_says_where_and_what_to_do(case: Case) -> None:
+    _assert_told(case, pool_messages(case))
+
+
+def test_all_messages_of_refusals_read_well_together(golden: Callable[..., None]) -> None:
+    """Whole sentences are pinned in this one file, for a reader."""
+    services = [{str(case.reason): service_messages(case)[case.reason]} for case in SERVICES]
+    pools = [{str(case.reason): pool_messages(case)[case.reason]} for case in POOLS]
+    golden("messages", [{"services": services, "pools": pools}])
 
 
 def _assert_told(case: Case, told: dict[str, str]) -> None:

@@ -132,7 +132,7 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
         ClusterObject(key=ObjectKey("acceleratorpools", "", pool.name), value=pool),
     )
     refusals, _ = review_service(a_body(placement={"pools": ["a100-spot"]}), store)
-    assert refusals[0].startswith("spec.placement.pools[0]: a100-spot is spot")
+    assert refusals[0].startswith("spec.placement.pools[0]: AcceleratorPool/a100-spot is of tier")
     assert (
         review_service(a_body(placement={"pools": ["a100-spot"]}, **{"class": "Batch"}), store)[0]
         == []

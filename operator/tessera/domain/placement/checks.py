@@ -187,8 +187,8 @@ def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Deni
             yield Denial(
                 reason=Accepted.INTERACTIVE_ON_SPOT,
                 field=f"spec.placement.pools[{index}]",
-                message=f"{name} is spot, which may be taken away within 15 s; take it out, or set "
-                "spec.class to batch if nobody waits for the answers",
+                message=f"AcceleratorPool/{name} is of tier Spot, whose nodes may be reclaimed within "
+                "15 s; remove it, or set spec.class to Batch if no user waits",
             )
 
 
