@@ -187,8 +187,10 @@ def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Deni
             yield Denial(
                 reason=Accepted.INTERACTIVE_ON_SPOT,
                 field=f"spec.placement.pools[{index}]",
-                message=f"AcceleratorPool/{name} is of tier Spot, whose nodes may be reclaimed within "
-                "15 s; remove it, or set spec.class to Batch if no user waits",
+                message=(
+                    f"AcceleratorPool/{name} is of tier Spot, whose nodes may be reclaimed within "
+                    "15 s; remove it, or set spec.class to Batch if no user waits"
+                ),
             )
 
 
