@@ -2,12 +2,13 @@
 
 What waits for `--full` (mark `full`) follows these rules; everything else is in `make test`:
 
-1. Further seeds, kill points, rounds, upgrades, backends, kinds and clouds of what the short run
-   does once.
+1. Further random cases, kill points, rounds, upgrades, backends, kinds and clouds of what the
+   short run does once.
 2. Tests that mostly wait for a timer of the cluster or the operator: renewals, stalls, quiet
    periods, silent watches, dead nodes, the soak. The decisions behind them have tests with the time
    as an argument.
 3. Task pages of the documentation; the short run types the tutorial.
+4. Edges of the simulated world itself, which no other test comes to.
 
 The short run always starts a world, serves a model, kills a batch, repartitions GPUs and types a
 page.
@@ -61,14 +62,20 @@ GROUPS = (
     ("tests/domain/test_budget_properties.py",),
 )
 
-hypothesis.settings.register_profile("shared machines", deadline=None)
-hypothesis.settings.load_profile("shared machines")
+# Without a deadline for a single case, since machines are shared.
+hypothesis.settings.register_profile("short", deadline=None)
+hypothesis.settings.register_profile("full", deadline=None, max_examples=500)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
     parser.addoption("--vllm", action="store_true", help="run real vLLM on the CPU; minutes")
     parser.addoption("--full", action="store_true", help="all seeds and moments; takes far longer")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties are tried on five times as many random cases with `--full`."""
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,15 @@
-"""For properties that do not apply to every random case."""
+"""For properties: how many random cases they are tried on, and apply to."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
+
+from hypothesis import settings
+
+
+def examples(short: int) -> int:
+    """So many random cases in the short run, and five times as many with `--full`."""
+    return short * settings().max_examples // 100
 
 
 def applies(least: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

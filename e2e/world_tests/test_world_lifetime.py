@@ -130,6 +130,7 @@ def test_a_kept_world_outlives_its_starter_until_it_is_taken_down(cache: Path) -
     assert not world.folder.exists()
 
 
+@pytest.mark.full
 def test_an_interrupt_ends_a_world_in_the_foreground(cache: Path) -> None:
     environment = os.environ | {"PYTHONPATH": SOURCES}
     with subprocess.Popen(
@@ -147,6 +148,7 @@ def test_an_interrupt_ends_a_world_in_the_foreground(cache: Path) -> None:
     assert not (cache / "tessera" / "worlds" / "front").exists()
 
 
+@pytest.mark.full
 async def test_two_worlds_stand_side_by_side(api: Api, tmp_path: Path) -> None:
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text("nodes: [{name: alone, kind: cpu}]")
@@ -182,6 +184,7 @@ def test_a_wrong_fleet_file_stops_the_start_with_its_reason(tmp_path: Path) -> N
         pass
 
 
+@pytest.mark.full
 def test_a_world_whose_part_died_says_which_one(cache: Path) -> None:
     with pytest.raises(WorldError, match="etcd ended with -9"):
         _lose_etcd(cache)
@@ -199,6 +202,7 @@ def _lose_etcd(cache: Path) -> None:
         os.close(watched)
 
 
+@pytest.mark.full
 async def test_a_real_vllm_is_started_with_what_a_cpu_needs(cache: Path) -> None:
     program = cache / "venv" / "bin" / "vllm"
     program.parent.mkdir(parents=True)

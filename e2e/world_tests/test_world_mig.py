@@ -228,6 +228,7 @@ async def test_a_name_that_has_not_arrived_fails_and_is_not_tried_again(cutter: 
     await cutter.answered("success")
 
 
+@pytest.mark.full
 async def test_one_that_is_stuck_leaves_the_device_plugin_away(cutter: Cutter) -> None:
     cutter.world.mig_manager("a100", stuck=True)
 
@@ -242,6 +243,7 @@ async def test_one_that_is_stuck_leaves_the_device_plugin_away(cutter: Cutter) -
     await cutter.offers(cutter.cut_now())
 
 
+@pytest.mark.full
 async def test_one_that_lies_says_success_without_devices(cutter: Cutter) -> None:
     cutter.world.mig_manager("a100", lies=True)
 
@@ -252,6 +254,7 @@ async def test_one_that_lies_says_success_without_devices(cutter: Cutter) -> Non
     assert label(node, "mig-3g.40gb.count") == "2"
 
 
+@pytest.mark.full
 async def test_one_that_fails_leaves_the_gpu_empty_and_a_fresh_name_mends_it(
     cutter: Cutter,
 ) -> None:
@@ -264,6 +267,7 @@ async def test_one_that_fails_leaves_the_gpu_empty_and_a_fresh_name_mends_it(
     await cutter.cut({0: THIRDS})
 
 
+@pytest.mark.full
 async def test_one_that_reboots_says_so(cutter: Cutter) -> None:
     cutter.world.mig_manager("a100", reboots=True)
 
@@ -273,6 +277,7 @@ async def test_one_that_reboots_says_so(cutter: Cutter) -> None:
     await cutter.answered("success")
 
 
+@pytest.mark.full
 async def test_a_deaf_one_says_nothing(cutter: Cutter) -> None:
     cutter.world.mig_manager("a100", deaf=True)
     await cutter.ask({0: THIRDS})
@@ -284,6 +289,7 @@ async def test_a_deaf_one_says_nothing(cutter: Cutter) -> None:
     assert before == {"nvidia.com/gpu": 1, SMALL: 3, HALF: 2}
 
 
+@pytest.mark.full
 async def test_a_driver_that_refuses_is_heard(cutter: Cutter) -> None:
     cutter.world.fail("a100", "nvmlDeviceCreateGpuInstance", "INSUFFICIENT_RESOURCES")
 

@@ -20,6 +20,7 @@ def alone(tmp_path: Path) -> Path:
     return fleet
 
 
+@pytest.mark.full
 async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
     with worlds.start(fleet=alone) as world:
         async with connect(world.kubeconfig) as api, room(api) as here:

@@ -22,6 +22,7 @@ from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Budget, Pod, Pool, Ref
 from tessera.domain.status.budget import budget_status
 from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
+from tests.properties import examples
 
 HOUR = timedelta(hours=1)
 LEAVING = timedelta(seconds=120)
@@ -230,7 +231,7 @@ def play(game: Game, event: tuple[object, ...]) -> bool:
 
 @pytest.mark.long
 @given(games, st.lists(quiet_events, max_size=25))
-@settings(max_examples=5_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
 def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
     game: Game, course: list[tuple[object, ...]]
 ) -> None:
@@ -245,7 +246,7 @@ def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
 
 @pytest.mark.long
 @given(games, st.lists(events, max_size=25))
-@settings(max_examples=5_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
 def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
     game: Game, course: list[tuple[object, ...]]
 ) -> None:

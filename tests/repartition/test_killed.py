@@ -11,13 +11,7 @@ from tests.repartition.fleet import BACKENDS
 from tests.repartition.fuse import Point
 
 FIRST = "GPUs in use are cut"
-# One course of one backend is played whole each time, the others with `--full`.
-CELLS = [
-    pytest.param(
-        backend, course, marks=[] if (backend, course) == ("agent", FIRST) else pytest.mark.full
-    )
-    for backend, course in itertools.product(BACKENDS, COURSES)
-]
+CELLS = list(itertools.product(BACKENDS, COURSES))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -26,6 +20,7 @@ async def test_whoever_is_killed_at_some_write_the_plan_is_carried_out(backend: 
     assert tally.kills >= 1
 
 
+@pytest.mark.full
 @pytest.mark.long
 @pytest.mark.parametrize(("backend", "course"), CELLS)
 async def test_so_it_is_before_and_after_every_write_and_every_nvml_call(
@@ -47,6 +42,7 @@ def _lot(seed: int) -> Callable[[Point], bool]:
     return burns
 
 
+@pytest.mark.full
 @pytest.mark.long
 @pytest.mark.parametrize(("backend", "course"), CELLS)
 async def test_so_it_is_when_many_are_killed_and_the_operator_is_away_for_minutes(

@@ -12,7 +12,7 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout
-from tests.properties import applies
+from tests.properties import applies, examples
 from tests.repartition_fleets import BACKENDS, Case, a_case
 from tests.repartition_world import SimNode, World, spots
 
@@ -214,11 +214,10 @@ def test_an_operator_that_dies_before_any_write_goes_on_where_it_was(kind: str) 
     assert found["faults"] > 10
 
 
+@pytest.mark.full
 @pytest.mark.long
 @pytest.mark.parametrize("kind", sorted(BACKENDS))
-@pytest.mark.parametrize(
-    "chosen", [range(3, 13), pytest.param(range(13, 40), marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("chosen", [range(3, 13), range(13, 40)])
 def test_many_operators_that_die_go_on_where_they_were(kind: str, chosen: range) -> None:
     found = Counter[str]()
     for seed in chosen:
@@ -228,8 +227,8 @@ def test_many_operators_that_die_go_on_where_they_were(kind: str, chosen: range)
 
 
 @pytest.mark.long
-@applies(200)
-@settings(max_examples=250, deadline=None)
+@applies(40)
+@settings(max_examples=examples(50), deadline=None)
 @given(kinds, seeds, st.booleans())
 def test_a_great_many_pools_end_as_planned_or_truly_lack_room(
     kind: str, seed: int, room: bool
