@@ -68,7 +68,7 @@ FIRES = [
         },
         minutes=5,
         severity="warning",
-        says="97% of it are in use since 5 minutes",
+        says="97% of it has been in use for 5 minutes",
     ),
     Fires(
         alert="KVCacheOverProvisioned",
@@ -78,21 +78,21 @@ FIRES = [
         },
         minutes=60,
         severity="info",
-        says="At most 40% of it are in use since 1 hour",
+        says="At most 40% of it has been in use for 1 hour",
     ),
     Fires(
         alert="EnginePreempts",
         series={f"vllm:num_preemptions_total{{{POD}}}": growing(0.1)},
         minutes=6,
         severity="warning",
-        says="30 requests within 5 minutes lost their place",
+        says="30 requests within 5 minutes lost their KV cache blocks",
     ),
     Fires(
         alert="BusyButInefficient",
         series=BUSY,
         minutes=16,
         severity="warning",
-        says="Busy 95% of the time since 15 minutes",
+        says="Busy 95% of the time for 15 minutes",
     ),
     Fires(
         alert="OverProvisioned",
@@ -102,7 +102,7 @@ FIRES = [
         },
         minutes=61,
         severity="info",
-        says="10% of the output tokens that its replicas could give",
+        says="10% of the output tokens that its replicas can generate",
     ),
     Fires(
         alert="SpeedNotAsPredicted",
@@ -112,7 +112,7 @@ FIRES = [
         },
         minutes=10,
         severity="warning",
-        says="more than 15 % off",
+        says="deviates more than 15 %",
         labels=CHAT | {"reason": "SlowerThanPredicted"},
     ),
     Fires(
@@ -123,7 +123,7 @@ FIRES = [
         },
         minutes=30,
         severity="warning",
-        says="kubectl tessera plan a100 says what keeps it",
+        says="Run kubectl tessera plan a100",
         labels={"pool": "a100"},
     ),
 ]

@@ -182,14 +182,14 @@ async def _jobs(here: Shelf) -> set[str]:
 
 async def test_a_claim_of_one_node_is_refused_in_its_words(here: Shelf) -> None:
     api = here.stage.api
-    early = await here.submit("early", rows=1, tokens=1, claim="own")
+    early = await here.submit("early", rows=1, tokens=1, claimName="own")
     assert "does not exist" in (await early.until_condition("Accepted", "ClaimNotFound"))["message"]
     await api.apply(CLAIMS.path(here.namespace, "own"), a_claim("own", "ReadWriteOnce"), "kubectl")
     words = "spec.claimName: PersistentVolumeClaim/own has ReadWriteOnce (storage class world)"
     told = await early.until_condition("Accepted", "ClaimNotReadWriteMany")
     assert told["message"].startswith(words)
     with pytest.raises(ApiError, match=re.escape(words)):
-        await here.submit("late", rows=1, tokens=1, claim="own")
+        await here.submit("late", rows=1, tokens=1, claimName="own")
     assert await _jobs(here) == set()
 
 

@@ -122,13 +122,13 @@ def test_the_default_fleet_is_legal() -> None:
 @pytest.mark.parametrize(
     ("cloud", "tier", "label"),
     [
-        ("aws", "spot", ("eks.amazonaws.com/capacityType", "SPOT")),
-        ("aws", "spot", ("karpenter.sh/capacity-type", "spot")),
+        ("aws", "Spot", ("eks.amazonaws.com/capacityType", "SPOT")),
+        ("aws", "Spot", ("karpenter.sh/capacity-type", "spot")),
         ("aws", "OnDemand", ("karpenter.sh/capacity-type", "on-demand")),
-        ("aws", "reserved", ("karpenter.sh/capacity-type", "reserved")),
-        ("gcp", "spot", ("cloud.google.com/gke-spot", "true")),
+        ("aws", "Reserved", ("karpenter.sh/capacity-type", "reserved")),
+        ("gcp", "Spot", ("cloud.google.com/gke-spot", "true")),
         ("gcp", "OnDemand", ("cloud.google.com/gke-provisioning", "standard")),
-        ("azure", "spot", ("kubernetes.azure.com/scalesetpriority", "spot")),
+        ("azure", "Spot", ("kubernetes.azure.com/scalesetpriority", "spot")),
     ],
 )
 def test_a_cloud_labels_how_a_node_is_paid(
