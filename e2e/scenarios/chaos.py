@@ -113,7 +113,7 @@ async def survive_silence(batch: Batch, codes: Codes, *, deaf: bool) -> Survival
             await stage.api.delete(PODS.path(batch.shelf.namespace, old.pod), force)
         status = await batch.completed(_LONGEST_WAIT)
         if deaf:
-            await eventually(old.said, lambda log: "cannot be sure yet" in log, within=90)
+            await eventually(old.said, lambda log: "attempt is not known yet" in log, within=90)
         else:
             await until_gone(batch, old.attempt)
     finally:
