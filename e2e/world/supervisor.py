@@ -116,12 +116,12 @@ def _end_of_lifeline(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[None]"
 
 
 def _log_to(path: Path) -> None:
-    """The world's own log; what coroutine containers say goes to theirs."""
-    shape = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    """The world's own log; what coroutine containers log goes to theirs, as processes format it."""
     world, containers = logging.FileHandler(path), ContainerHandler()
     world.addFilter(lambda _: not inside_container())
-    for handler in (world, containers):
-        handler.setFormatter(shape)
+    world.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # Without a time: a container that fails again ends with the same message as before.
+    containers.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[world, containers])
     sys.stdout, sys.stderr = ContainerStream(sys.stdout), ContainerStream(sys.stderr)
 
