@@ -131,10 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_commands(commands)
     run_parser.add_argument("--errors", type=Path, required=True, help="file of the failed rows")
     run_parser.add_argument(
-        "--attempt",
-        type=_positive_int,
-        required=True,
-        help="its number, the fencing token",
+        "--attempt", type=_positive_int, required=True, help="its number, the fencing token"
     )
     run_parser.add_argument("--batch", type=_batch_name, required=True, help="NAMESPACE/NAME")
     run_parser.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")

@@ -75,10 +75,7 @@ class FleetReconciler:
         if self._background_planner is not None:
             self._background_planner.start(decision.repartitions.layout_problem)
         problems = await self._applier.apply_plan(
-            snapshot,
-            decision,
-            monitored=observations.monitored,
-            change_pending=change_pending,
+            snapshot, decision, monitored=observations.monitored, change_pending=change_pending
         )
         # The background planner may have replaced the solution while the plan was applied.
         memory = observations.memory

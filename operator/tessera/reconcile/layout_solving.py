@@ -74,9 +74,7 @@ class BackgroundPlanner:
     ) -> None:
         memory = self._observations.memory
         layouts = replace(
-            memory.layouts,
-            solution=solution or memory.layouts.solution,
-            solver_error=solver_error,
+            memory.layouts, solution=solution or memory.layouts.solution, solver_error=solver_error
         )
         self._observations.memory = replace(memory, layouts=layouts)
 

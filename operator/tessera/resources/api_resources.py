@@ -4,14 +4,7 @@ from dataclasses import dataclass, replace
 
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.domain.names import (
-    COMPONENT,
-    ENGINE,
-    ENGINE_ACCOUNT,
-    MANAGED_BY,
-    MIG_CONFIG,
-    TESSERA,
-)
+from tessera.domain.names import COMPONENT, ENGINE, ENGINE_ACCOUNT, MANAGED_BY, MIG_CONFIG, TESSERA
 
 # Label selector of the objects that the operator manages.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"

@@ -31,13 +31,7 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
-from tessera.resources.engine import (
-    HEALTH,
-    engine,
-    restricted_pod,
-    start_seconds,
-    volumes,
-)
+from tessera.resources.engine import HEALTH, engine, restricted_pod, start_seconds, volumes
 from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
 from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints

@@ -120,8 +120,7 @@ def volumes(
     shm = _shm_mib(choice, defaults(template_version.builder_version))
     pod_volumes = [
         V1Volume(
-            name="shm",
-            empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
+            name="shm", empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi")
         ),
         V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
         V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),

@@ -66,11 +66,7 @@ def _images(
 
 
 def _daemon_set(
-    pool: Pool,
-    spec: AcceleratorPoolSpec,
-    images: Sequence[str],
-    platform: Platform,
-    namespace: str,
+    pool: Pool, spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform, namespace: str
 ) -> ObjectManifest:
     name = deployment_name("tessera-prepull", pool.name)
     labels = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "prepull", _POOL_LABEL: pool.name}

@@ -2,12 +2,7 @@
 
 from collections.abc import Iterable
 
-from kubernetes.client import (
-    V1LabelSelector,
-    V1PodSpec,
-    V1Toleration,
-    V1TopologySpreadConstraint,
-)
+from kubernetes.client import V1LabelSelector, V1PodSpec, V1Toleration, V1TopologySpreadConstraint
 
 from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec

@@ -38,7 +38,7 @@ _SUMMED = {
         _PREEMPTIONS,
         _QUERIES,
         _HITS,
-    ),
+    )
 }
 # Of these, ranks of one server are averaged: they are shares, or counted for each GPU.
 _MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}

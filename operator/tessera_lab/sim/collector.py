@@ -121,7 +121,7 @@ class EngineCollector(Collector):
         read = meters.steps * weights / devices + meters.read_kv_tokens * token_bytes
         return {
             "estimated_flops_per_gpu_total": {
-                _NO_LABEL: 2 * active * meters.computed_tokens / devices,
+                _NO_LABEL: 2 * active * meters.computed_tokens / devices
             },
             "estimated_read_bytes_per_gpu_total": {_NO_LABEL: read},
             "estimated_write_bytes_per_gpu_total": {

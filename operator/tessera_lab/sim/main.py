@@ -37,11 +37,7 @@ def main() -> None:
 
 
 async def serve(
-    argv: Sequence[str],
-    *,
-    host: str,
-    env: Mapping[str, str],
-    stop: asyncio.Event | None = None,
+    argv: Sequence[str], *, host: str, env: Mapping[str, str], stop: asyncio.Event | None = None
 ) -> None:
     """Run one engine on `host` until cancelled, or drain and return once `stop` is set.
 

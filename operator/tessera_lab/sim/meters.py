@@ -35,15 +35,7 @@ class Histogram:
 class _RequestTimes:
     """Timestamps of one request, on the clock of the steps."""
 
-    __slots__ = (
-        "arrived",
-        "first",
-        "max_tokens",
-        "newest",
-        "prompt_tokens",
-        "siblings",
-        "started",
-    )
+    __slots__ = ("arrived", "first", "max_tokens", "newest", "prompt_tokens", "siblings", "started")
 
     def __init__(self, request: EngineRequest, max_tokens: int, siblings: int, now: float) -> None:
         self.siblings = siblings

@@ -23,8 +23,7 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.placement.placement import HardwareChoice
 
 NOT_ACCEPTED = StatusVerdict(
-    BatchRunning.NOT_ACCEPTED,
-    "Accepted is False, so no attempt starts and running ones continue",
+    BatchRunning.NOT_ACCEPTED, "Accepted is False, so no attempt starts and running ones continue"
 )
 # A running operator ends a Job at the deadline, before the Job's own limit does.
 _JOB_DEADLINE_MARGIN = timedelta(minutes=10)

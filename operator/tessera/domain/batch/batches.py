@@ -103,10 +103,7 @@ class _SnapshotIndex:
     """Objects of the snapshot, by batch and by namespace."""
 
     def __init__(
-        self,
-        snapshot: Snapshot,
-        views: Sequence[PoolView],
-        job_creation_errors: Mapping[str, str],
+        self, snapshot: Snapshot, views: Sequence[PoolView], job_creation_errors: Mapping[str, str]
     ) -> None:
         self._job_creation_errors = job_creation_errors
         self._snapshot = snapshot

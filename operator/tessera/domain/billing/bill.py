@@ -55,11 +55,7 @@ class CostState(StrEnum):
         return member
 
     SERVING = "serving", "Replicas that work on requests.", True
-    WARM_IDLE = (
-        "warmIdle",
-        "Loaded replicas without a request, and those without metrics.",
-        True,
-    )
+    WARM_IDLE = ("warmIdle", "Loaded replicas without a request, and those without metrics.", True)
     LOADING = "loading", "Replicas that occupy hardware while their model loads.", True
     COLD_IDLE = "coldIdle", "Allocatable slices and GPUs that no replica occupies."
     STRANDED = "stranded", "Cost of GPUs beyond their allocatable slices."
@@ -152,8 +148,7 @@ def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None
     labels = node.labels.items()
     # A node costs once, even when the selectors of two pools match it: the first name counts.
     return min(
-        (name for name, spec in specs.items() if spec.node_selector.items() <= labels),
-        default=None,
+        (name for name, spec in specs.items() if spec.node_selector.items() <= labels), default=None
     )
 
 

@@ -262,11 +262,7 @@ def _profile_names(nodes: Sequence[Node]) -> Sequence[str]:
 
 
 def _offers(
-    pool: str,
-    spec: AcceleratorPoolSpec,
-    product: Product,
-    nodes: tuple[Node, ...],
-    price: Price,
+    pool: str, spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...], price: Price
 ) -> tuple[HardwareOffer, ...]:
     hourly = money.money(price.per_gpu_hour, price.currency)
     candidates = [*_existing_slices(product, nodes), *_whole_gpu_options(product, nodes)]

@@ -21,13 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.text import counted
-from tessera.domain.observed.snapshot import (
-    EngineReading,
-    InFlight,
-    ObservedService,
-    Pod,
-    Ref,
-)
+from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.sizing.sizing import ReplicaFit
 
@@ -175,10 +169,7 @@ def max_prefill_time(fit: ReplicaFit) -> timedelta:
     # Every step counts as the last one, which attends to the whole prompt.
     max_tokens, chunk = fit.max_model_len, fit.limits.max_num_batched_tokens
     last_step_seconds = fit.step.seconds(
-        decoding=0,
-        kv_tokens=max_tokens,
-        prefill_tokens=chunk,
-        prefill_pairs=2 * max_tokens * chunk,
+        decoding=0, kv_tokens=max_tokens, prefill_tokens=chunk, prefill_pairs=2 * max_tokens * chunk
     )
     return timedelta(seconds=math.ceil(max_tokens / chunk) * last_step_seconds)
 
@@ -238,7 +229,7 @@ def _judge_stall(
                 f"{observation}; {last_replacement.pod} was replaced recently, the next "
                 "replacement is allowed from "
                 f"{last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ}"
-            ),
+            )
         )
     # A recurring false alarm must not empty a service: minReplicas stay ready beside this one.
     ready_peers = sum(other.takes_requests for other in pods if other.uid != pod.uid)

@@ -77,9 +77,7 @@ def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> Lay
     )
 
 
-def _slices_and_replicas(
-    gpus: Iterable[FleetGpu],
-) -> tuple[set[SliceLocation], set[PlacedReplica]]:
+def _slices_and_replicas(gpus: Iterable[FleetGpu]) -> tuple[set[SliceLocation], set[PlacedReplica]]:
     slices, replicas = set(), set()
     for gpu in gpus:
         for mig_slice in gpu.slices:

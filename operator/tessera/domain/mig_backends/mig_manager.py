@@ -66,11 +66,7 @@ class MigManagerBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(
-            pinned_starts=False,
-            sibling_safe=False,
-            knows_pods=self.knows_pods,
-        )
+        return Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=self.knows_pods)
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
         # Two configurations in turn: the GPUs of the unit alone, since mig-manager may touch every

@@ -143,7 +143,4 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "internlm3": _LLAMA,
 }
 # Models of several parts, and the language part's own name.
-ALIASES: Mapping[str, str] = {
-    "gemma3": "gemma3_text",
-    "llama4": "llama4_text",
-}
+ALIASES: Mapping[str, str] = {"gemma3": "gemma3_text", "llama4": "llama4_text"}

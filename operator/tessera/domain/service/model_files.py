@@ -2,12 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    Model,
-    ModelShape,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape, ModelStatus
 from tessera.api.model_files import CacheStatus
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref

@@ -186,6 +186,5 @@ def _in_choice_order(
 ) -> Sequence[ObservedService]:
     """In the order in which they choose: those that run before new ones."""
     return sorted(
-        services,
-        key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref),
+        services, key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref)
     )

@@ -67,7 +67,7 @@ def decide_template(
             update={
                 "builder_version": available.builder_version,
                 "downgraded_from": record.builder_version,
-            },
+            }
         )
     same = record.effective_values == newest.effective_values
     return TemplateDecision(
@@ -192,8 +192,7 @@ def _verdict(
             f"replicas were recreated by version {newest.builder_version}",
         )
     return StatusVerdict(
-        UpdateAvailable.UP_TO_DATE,
-        f"the replicas have builder version {record.builder_version}",
+        UpdateAvailable.UP_TO_DATE, f"the replicas have builder version {record.builder_version}"
     )
 
 

@@ -102,9 +102,7 @@ def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) ->
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
     mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
     return SchedulerLimits(
-        max_num_seqs=sequences,
-        max_num_batched_tokens=tokens,
-        tokens_per_second=sequences / mean,
+        max_num_seqs=sequences, max_num_batched_tokens=tokens, tokens_per_second=sequences / mean
     )
 
 

@@ -184,10 +184,7 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
 
 def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
     return DeviceKvCache(
-        shape=demand.shape,
-        draft=demand.draft,
-        devices=hardware.devices,
-        kv_bits=demand.kv_bits,
+        shape=demand.shape, draft=demand.draft, devices=hardware.devices, kv_bits=demand.kv_bits
     )
 
 

@@ -4,12 +4,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.reasons import StatusReason, StatusVerdict
-from tessera.api.tenant_budget import (
-    RunningStatus,
-    SpendStatus,
-    TenantBudgetStatus,
-    WindowStatus,
-)
+from tessera.api.tenant_budget import RunningStatus, SpendStatus, TenantBudgetStatus, WindowStatus
 from tessera.domain.budget.budgets import BudgetView, summary
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow

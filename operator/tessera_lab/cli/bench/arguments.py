@@ -88,10 +88,7 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     form = "N, uniform:MIN:MAX or lognormal:P50:P95"
     parser.add_argument(
-        "--input-tokens",
-        metavar="LENGTHS",
-        default="512",
-        help=f"{form} (default: %(default)s)",
+        "--input-tokens", metavar="LENGTHS", default="512", help=f"{form} (default: %(default)s)"
     )
     parser.add_argument(
         "--output-tokens",

@@ -238,11 +238,7 @@ def _money(name: str, cost: TokenCost | None) -> list[str]:
     ]
 
 
-_SECONDS = {
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "e2eLatency": "E2E",
-}
+_SECONDS = {"ttft": "TTFT", "tpot": "TPOT", "e2eLatency": "E2E"}
 _RATES = {
     "requestsPerSecond": ("requests/s", ".2f"),
     "outputTokensPerSecond": ("output tokens/s", ".0f"),
