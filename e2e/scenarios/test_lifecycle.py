@@ -74,12 +74,13 @@ async def test_an_unknown_flag_is_told_in_the_words_of_the_engine(place: Place) 
     engine = {"version": UNCHECKED, "extraArgs": ["--no-such-flag"]}
     await place.serve(replicas=1, engine=engine)
     told = await until_both_tell(place, "InvalidEngineArguments")
+    assert "correct or remove --no-such-flag; chat-" in told.message
     assert "exit code 2: " in told.message
     assert told.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
     wide = await place.stage.run(
         *("kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide")
     )
-    assert "InvalidEngineArguments: chat-" in wide
+    assert "InvalidEngineArguments: spec.engine.extraArgs: " in wide
     assert "unrecognized arguments: --no-such-flag" in wide
 
 

@@ -127,6 +127,7 @@ def test_a_missing_reading_removes_nothing(waiting: float | None, activity: floa
     got = play(policy(), course, steady(4))
     reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
     assert {(one.replicas, one.reason) for one in got} == {(4, reason)}
+    assert ("tessera doctor" in got[-1].message) == (waiting is None)
 
 
 def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:

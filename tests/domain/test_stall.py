@@ -211,8 +211,8 @@ def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
     assert got.blocker is not None
     assert "chat-0 holds requests" in got.blocker
     assert (
-        "chat-9 was replaced recently, the next replacement is allowed from 12:00:01Z"
-        in got.blocker
+        "chat-9 was replaced recently, the next replacement is allowed from 12:00:01Z. "
+        "To replace it now: kubectl delete pod -n team-a chat-0" in got.blocker
     )
     assert replaced(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
 
@@ -229,7 +229,7 @@ def test_none_is_replaced_while_others_of_the_floor_are_missing() -> None:
     got = stall_of(a_fleet(PAIR[0], starting))
     assert got.replacement is None
     assert got.blocker is not None
-    assert "replaced with at least 1 other replica ready, now 0" in got.blocker
+    assert "replaced with at least 1 other replica ready, now 0. To replace it" in got.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
     assert replaced(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 

@@ -48,6 +48,8 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
         down(2, words="vllm serve: error: unrecognized arguments: --fast"),
         None,
         Progressing.INVALID_ENGINE_ARGUMENTS,
+        "spec.engine.version: correct it, or spec.engine.image; this engine does not accept the "
+        "arguments that Tessera sets; "
         "chat-0: exit code 2: vllm serve: error: unrecognized arguments: --fast",
     ),
     (
@@ -119,6 +121,24 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.MODEL_FETCH_FAILED,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("--fast",), "correct or remove --fast"),
+        (("--fast=1", "--faster"), "correct or remove --fast"),
+        (("--seed=x",), "correct the argument that the engine names"),
+    ],
+)
+def test_an_argument_that_the_engine_does_not_know_is_named_with_its_field(
+    arguments: tuple[str, ...], advice: str
+) -> None:
+    words = "vllm serve: error: unrecognized arguments: --fast"
+    spec = a_spec(engine={"extraArgs": list(arguments)})
+    failure = startup_failure(spec, [down(2, words=words)], None)
+    assert failure is not None
+    assert failure.message == f"spec.engine.extraArgs: {advice}; chat-0: exit code 2: {words}"
 
 
 def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:

@@ -217,6 +217,7 @@ def _judge_stall(
         f"{pod.ref.name} holds requests, and its engine made no step since "
         f"{since:%Y-%m-%dT%H:%M:%SZ}"
     )
+    advice = f"To replace it now: kubectl delete pod -n {pod.ref.namespace} {pod.ref.name}"
     last_replacement = service.status.replacement
     if last_replacement is not None and last_replacement.uid == pod.uid:
         replacement = Replacement(
@@ -228,7 +229,7 @@ def _judge_stall(
             blocker=(
                 f"{observation}; {last_replacement.pod} was replaced recently, the next "
                 "replacement is allowed from "
-                f"{last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ}"
+                f"{last_replacement.at + REPLACEMENT_INTERVAL:%H:%M:%SZ}. {advice}"
             )
         )
     # A recurring false alarm must not empty a service: minReplicas stay ready beside this one.
@@ -238,7 +239,7 @@ def _judge_stall(
             blocker=(
                 f"{observation}; it is replaced with at least "
                 f"{counted(min_replicas - 1, 'other replica')} "
-                f"ready, now {ready_peers}"
+                f"ready, now {ready_peers}. {advice}"
             )
         )
     at = watch.at.replace(microsecond=0)

@@ -8,7 +8,7 @@ verbatim, since users search for it. A known remedy comes first.
 import re
 from collections.abc import Sequence
 
-from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.inference_service import EngineOptions, InferenceServiceSpec, Model
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
 
@@ -119,7 +119,24 @@ def _exit_reason(
         and (refusal := hub_refusal(spec.model, container_exit.log_tail)) is not None
     ):
         return Progressing.HUB_ACCESS_DENIED, refusal
-    return _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED), None
+    reason = _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED)
+    if spec is None or reason is not Progressing.INVALID_ENGINE_ARGUMENTS:
+        return reason, None
+    return reason, _arguments_advice(spec.engine, container_exit.log_tail)
+
+
+def _arguments_advice(engine: EngineOptions, log_tail: str) -> str:
+    """Return the field to change, by the flag that the engine's parser names."""
+    flags = [argument.split("=", 1)[0] for argument in engine.extra_args if argument[:1] == "-"]
+    named = [flag for flag in flags if re.search(rf"(?<!\S){re.escape(flag)}(?![\w-])", log_tail)]
+    if named:
+        return f"spec.engine.extraArgs: correct or remove {', '.join(named)}"
+    if engine.extra_args:
+        return "spec.engine.extraArgs: correct the argument that the engine names"
+    return (
+        "spec.engine.version: correct it, or spec.engine.image; this engine does not accept the "
+        "arguments that Tessera sets"
+    )
 
 
 def _failure_verdict(

@@ -13,8 +13,13 @@ from datetime import datetime, timedelta
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
+from tessera.domain.names import ENGINE_ACCOUNT
 
 TOLERANCE = 0.1
+_METRICS_ADVICE = (
+    "no replica is removed. Check with tessera doctor that Prometheus answers and scrapes "
+    f"PodMonitor/{ENGINE_ACCOUNT}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +175,10 @@ class _Recommendation:
 
 
 def _recommend(policy: ScalingSpec, load: ServiceLoad, current: int) -> _Recommendation:
+    message = _metrics_message(policy, load, current)
     if load.waiting is None:
         replicas, reason = current, ScalingReason.FAILED_GET_METRICS
+        message = f"{message}; {_METRICS_ADVICE}"
     elif load.activity is None:
         replicas, reason = (
             max(_by_queue(policy, current, load.waiting), current),
@@ -179,9 +186,7 @@ def _recommend(policy: ScalingSpec, load: ServiceLoad, current: int) -> _Recomme
         )
     else:
         replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.activity)
-    return _Recommendation(
-        replicas=replicas, reason=reason, message=_metrics_message(policy, load, current)
-    )
+    return _Recommendation(replicas=replicas, reason=reason, message=message)
 
 
 def _combine_metrics(
