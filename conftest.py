@@ -56,7 +56,7 @@ GROUPS = (
         "e2e/world_tests/test_world_services.py",
         "e2e/world_tests/test_world_workloads.py",
     ),
-    ("tests/adapters/", "tests/agent/test_process.py", "tests/contract/test_cluster.py"),
+    ("tests/adapters/", "tests/node_agent/test_process.py", "tests/contract/test_cluster.py"),
     ("tests/repartition/test_killed.py",),
     ("tests/domain/repartition/test_rollout_properties.py",),
     ("tests/domain/test_budget_properties.py",),

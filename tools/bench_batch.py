@@ -37,8 +37,8 @@ from scenarios.chaos import (
     Story as Course,
 )
 from tessera.batch_runner import manifest, parts
-from tests.batch.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
-from tests.batch.running import Claim, Ended, Stage, a_row
+from tests.batch_runner.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
+from tests.batch_runner.running import Claim, Ended, Stage, a_row
 from world.api import connect
 
 ROWS = 20_000

@@ -20,7 +20,7 @@ from tessera.domain.observed.snapshot import Pod
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey
-from tests.agent.nodes import A100, MemoryLocks
+from tests.node_agent.nodes import A100, MemoryLocks
 from tests.repartition.fuse import Fuse, KilledError, Life, MortalLayout
 from tests.repartition.kube import Kube
 from world.mig_manager import MigManager

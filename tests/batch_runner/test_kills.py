@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tessera.batch_runner.publish import read_record
-from tests.batch.chaos import CONCURRENCY, suffered
-from tests.batch.running import Stage, a_row
+from tests.batch_runner.chaos import CONCURRENCY, suffered
+from tests.batch_runner.running import Stage, a_row
 
 pytestmark = pytest.mark.long
 

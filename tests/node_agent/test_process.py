@@ -21,7 +21,7 @@ from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
-from tests.agent import rights
+from tests.node_agent import rights
 from world.testing import eventually
 
 ROOT = Path(remote.__file__).parents[2]

@@ -18,7 +18,7 @@ from tessera.batch_runner.scan import (
     read_lines,
     with_faults,
 )
-from tests.batch.running import a_row
+from tests.batch_runner.running import a_row
 
 
 def _scanned(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:

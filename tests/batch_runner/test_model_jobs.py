@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.batch_runner.model_jobs import fetch, shape
-from tests.batch.running import free_port
+from tests.batch_runner.running import free_port
 from world.hub import COMMIT, TOKEN, Hub, a_model, serving
 from world.testing import eventually
 

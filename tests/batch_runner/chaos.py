@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.batch.running import Runner, Stage, a_row
+from tests.batch_runner.running import Runner, Stage, a_row
 
 # From a row to its answer.
 DELAY_SECONDS = 0.02

@@ -10,7 +10,7 @@ from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tests.batch.running import Claim, Stage, a_row
+from tests.batch_runner.running import Claim, Stage, a_row
 
 pytestmark = pytest.mark.long
 

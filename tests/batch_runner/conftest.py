@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.running import Stage
+from tests.batch_runner.running import Stage
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 
 from fakegpu.silicon import Code
 from tessera.domain.mig.layouts import SlicePlacement
-from tests.agent.nodes import GpuNode
+from tests.node_agent.nodes import GpuNode
 
 
 async def test_the_status_has_the_slices_and_the_pods_on_them() -> None:

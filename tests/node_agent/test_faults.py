@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from fakegpu.silicon import Placement
-from tests.agent.nodes import GpuNode
+from tests.node_agent.nodes import GpuNode
 
 Layout = Sequence[Placement]
 

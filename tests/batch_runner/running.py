@@ -16,7 +16,7 @@ from typing import Any
 
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tests.batch.look_alikes import the_object
+from tests.batch_runner.look_alikes import the_object
 
 DEADLINE_SECONDS = 60
 UID = "5f0c1a52-uid"

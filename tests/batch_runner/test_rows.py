@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tessera.batch_runner.rows import BatchRow, RowFault, read_row, request_body
-from tests.batch.running import a_row
+from tests.batch_runner.running import a_row
 
 
 def _read(**fields: Any) -> BatchRow | RowFault:

@@ -16,8 +16,8 @@ from tessera.batch_runner.run import (
 )
 from tessera.batch_runner.sender import SendOptions
 from tessera.ports import NotFoundError
-from tests.batch.look_alikes import the_object
-from tests.batch.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
+from tests.batch_runner.look_alikes import the_object
+from tests.batch_runner.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
 
 AT_ONCE = FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
 

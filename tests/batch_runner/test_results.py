@@ -7,7 +7,7 @@ from tessera.batch_runner.engine import Reply, outcome_of
 from tessera.batch_runner.results import row_outcome
 from tessera.batch_runner.retry import RequestOutcome
 from tessera.batch_runner.sender import MemoryLimiter
-from tests.batch.running import DEADLINE_SECONDS
+from tests.batch_runner.running import DEADLINE_SECONDS
 
 BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"choices":[]}'
 
