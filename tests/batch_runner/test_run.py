@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.batch_runner import parts
 from tessera.batch_runner.publish import read_record
 from tests.batch_runner.running import Stage, a_row, eventually, get
-from tests.engine_sim.running import SHAPE
+from tests.lab.sim.running import SHAPE
 
 pytestmark = pytest.mark.long
 

@@ -15,7 +15,7 @@ import httpx
 
 from tests.conformance.configurations import KEY, Configuration
 from tests.conformance.confined import Confinement
-from tests.engine_sim.running import SHAPE
+from tests.lab.sim.running import SHAPE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A real engine on a busy machine takes longer than a minute.

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.engine_sim.running import DEADLINE_SECONDS, SLOW, Running, eventually, running
+from tests.lab.sim.running import DEADLINE_SECONDS, SLOW, Running, eventually, running
 
 DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 TRACKED = "--enable-server-load-tracking"

@@ -3,7 +3,7 @@ import asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.vllm.facts import Metric
-from tests.engine_sim.running import FACTS, SLOW, Running, running
+from tests.lab.sim.running import FACTS, SLOW, Running, running
 
 # A histogram with the name of a counter.
 ODD = {"vllm:iteration_tokens_total"}

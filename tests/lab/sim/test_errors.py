@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_sim.running import CAPTURED_KEYS, SLOW, keys, running
+from tests.lab.sim.running import CAPTURED_KEYS, SLOW, keys, running
 
 LIMITED = ("--max-model-len", "1024")
 

@@ -1,7 +1,7 @@
 import pytest
 from openai import AsyncOpenAI
 
-from tests.engine_sim.running import CAPTURED_KEYS, MODEL, Running, keys, running
+from tests.lab.sim.running import CAPTURED_KEYS, MODEL, Running, keys, running
 
 HI = [{"role": "user", "content": "hi"}]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.engine_sim.running import free_port
+from tests.lab.sim.running import free_port
 
 Answer = Callable[["OddServer", web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 

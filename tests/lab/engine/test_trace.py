@@ -11,7 +11,7 @@ from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 
-TRACE = Path(__file__).parents[3] / "shared/traces/mooncake_conversation.jsonl.gz"
+TRACE = Path(__file__).parents[4] / "shared/traces/mooncake_conversation.jsonl.gz"
 # Tokens that one of its names covers.
 NAMED = 512
 ROWS = 3000

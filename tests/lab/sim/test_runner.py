@@ -8,7 +8,7 @@ from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineLimits, EngineRequest, FinishReason
 from tessera_lab.sim.meters import EngineMeters
 from tessera_lab.sim.runner import EngineRunner, QueuedRequest, TokenStream
-from tests.engine_sim.running import DEADLINE_SECONDS, FACTS
+from tests.lab.sim.running import DEADLINE_SECONDS, FACTS
 
 LIMITS = EngineLimits(max_model_len=100, max_num_seqs=4, max_num_batched_tokens=64, blocks=20)
 

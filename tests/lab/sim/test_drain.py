@@ -6,7 +6,7 @@ import pytest
 
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.main import serve
-from tests.engine_sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
+from tests.lab.sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 ASKED = [{"role": "user", "content": "go on"}]

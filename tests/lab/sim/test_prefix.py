@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tessera_lab.sim import text
-from tests.engine_sim.running import running
+from tests.lab.sim.running import running
 
 # 401 tokens.
 PROMPT = "".join(f"{number:>4}" for number in range(401))

@@ -11,7 +11,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.baseline import read_baseline
 from tessera_lab.cli.bench.command import run_bench
-from tests.cli.odd_server import good, odd_server
+from tests.lab.cli.odd_server import good, odd_server
 
 SMALL = ("--prompts", "6", "--warmup", "0", "--input-tokens", "60", "--output-tokens", "4")
 pytestmark = pytest.mark.anyio

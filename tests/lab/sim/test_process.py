@@ -5,7 +5,7 @@ import sys
 import httpx
 import pytest
 
-from tests.engine_sim.running import DEADLINE_SECONDS, free_port
+from tests.lab.sim.running import DEADLINE_SECONDS, free_port
 
 
 async def _process(*argv: str) -> asyncio.subprocess.Process:

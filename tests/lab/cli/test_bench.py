@@ -20,7 +20,7 @@ from typing_extensions import override
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.command import run_bench
-from tests.cli.odd_server import (
+from tests.lab.cli.odd_server import (
     Answer,
     OddServer,
     chunk,
@@ -34,9 +34,9 @@ from tests.cli.odd_server import (
     streamed,
     usage,
 )
-from tests.engine_sim.running import free_port, running
+from tests.lab.sim.running import free_port, running
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENT = {
     name: value
     for name, value in {**os.environ, "PYTHONPATH": str(ROOT / "operator")}.items()

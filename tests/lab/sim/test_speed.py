@@ -10,7 +10,7 @@ from tessera.domain.sizing.sizing import ReplicaFit
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.sim.launch.engine_config import EngineConfig, load_config
-from tests.engine_sim.running import SHAPE, running
+from tests.lab.sim.running import SHAPE, running
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 INPUT, OUTPUT = 1200, 250

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine_sim.running import running
+from tests.lab.sim.running import running
 
 HI = [{"role": "user", "content": "say hi"}]
 LORA = ("--enable-lora",)
