@@ -59,7 +59,7 @@ GROUPS = (
     ("tests/adapters/", "tests/node_agent/test_process.py", "tests/contract/test_cluster.py"),
     ("tests/repartition/test_killed.py",),
     ("tests/domain/repartition/test_rollout_properties.py",),
-    ("tests/domain/test_budget_properties.py",),
+    ("tests/domain/budget/test_properties.py",),
 )
 
 # Without a deadline for a single case, since machines are shared.

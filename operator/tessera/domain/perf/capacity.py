@@ -2,7 +2,7 @@
 
 Requests arrive independently. At a rate, the number of decoding requests and the time of a step
 follow from each other; prompts are a queue with one server, which fills the steps; max_num_seqs and
-KV cache must suffice 95 % of the time. `tests/domain/test_perf_capacity.py` compares the results
+KV cache must suffice 95 % of the time. `tests/domain/perf/test_capacity.py` compares the results
 with the engine machine.
 """
 
