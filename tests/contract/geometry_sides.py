@@ -6,7 +6,7 @@ from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.mig_manager import MigManagerBackend
 from tests.builders import A100
-from tests.far_ends import FarEnd
+from tests.simulated_mig_nodes import FarEnd
 from world.mig_manager import MigManager as Manager
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")

@@ -23,8 +23,8 @@ from tests.contract.geometry_sides import (
     a_layout,
     a_side,
 )
-from tests.far_ends import Course, FarEnd
 from tests.mig_oracles import enumerate_layouts
+from tests.simulated_mig_nodes import Course, FarEnd
 
 LAYOUTS = enumerate_layouts(gpu_models()["A100-80GB"], PROFILES)
 

@@ -14,7 +14,7 @@ from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, REFRESHED_LABEL
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.nodes import MigNode
 from tests.builders import A100
-from tests.far_ends import Course, FarEnd
+from tests.simulated_mig_nodes import Course, FarEnd
 
 HALVES: Layout = (SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb"))
 SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))

@@ -18,7 +18,7 @@ from tessera.domain.mig_backends.mig_manager import (
     referenced_configs,
 )
 from tests.builders import A100
-from tests.far_ends import Course, FarEnd
+from tests.simulated_mig_nodes import Course, FarEnd
 from world.mig_manager import Edges, Pace
 from world.mig_manager import MigManager as Manager
 

@@ -12,7 +12,7 @@ from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
-from tests.repartition_world import (
+from tests.domain.repartition.pool_simulation import (
     START,
     Pinned,
     SimService,

@@ -12,9 +12,9 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout
+from tests.domain.repartition.pool_simulation import SimNode, World, spots
+from tests.domain.repartition.random_pools import BACKENDS, Case, a_case
 from tests.properties import applies, examples
-from tests.repartition_fleets import BACKENDS, Case, a_case
-from tests.repartition_world import SimNode, World, spots
 
 QUICK = settings(max_examples=8, deadline=None)
 kinds = st.sampled_from(sorted(BACKENDS))

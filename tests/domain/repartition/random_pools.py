@@ -10,9 +10,9 @@ from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import GeometryBackend
+from tests.domain.repartition.pool_simulation import FarEnd, Pinned, SimService, Whole, World, shown
 from tests.mig_builders import A100
 from tests.mig_oracles import maximal_layouts
-from tests.repartition_world import FarEnd, Pinned, SimService, Whole, World, shown
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 SPEED = {"1g.10gb": 1.0, "2g.20gb": 2.0, "3g.40gb": 3.0, "4g.40gb": 3.5, "7g.80gb": 7.0}
