@@ -11,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from chart_tests.release import Release
 from demo.stage import CHART, NAMESPACE, Json, Stage, install
 from images import images
 from scenarios.actions import SMALL, Place
@@ -41,24 +42,11 @@ async def hub(stage: Stage) -> AsyncIterator[Hub]:
             *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
             *("--reuse-values", "--set", f"platform.hubEndpoint={made.url}"),
         )
-        await _rolled_out(stage)
+        # A former operator would give jobs the address of a hub that is gone.
+        await Release(stage).rolled_out()
         yield made
     await install(stage)
-    await _rolled_out(stage)
-
-
-async def _rolled_out(stage: Stage) -> None:
-    async def operator() -> Json:
-        path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
-        return await stage.api.get(path)
-
-    def newest(found: Json) -> bool:
-        status = found.get("status", {})
-        seen = status.get("observedGeneration", 0) >= found["metadata"]["generation"]
-        counts = {status.get(key) for key in ("replicas", "updatedReplicas", "availableReplicas")}
-        return bool(seen) and counts == {1}
-
-    await eventually(operator, newest, within=60)
+    await Release(stage).rolled_out()
 
 
 async def test_a_model_that_nobody_described_is_read_and_served(place: Place, hub: Hub) -> None:
