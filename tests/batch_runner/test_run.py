@@ -132,7 +132,7 @@ def test_it_tells_how_far_it_is(stage: Stage) -> None:
         ("tessera_batch_rows_total", "failed"): 1,
         ("tessera_batch_tokens_total", "prompt"): 7,
         ("tessera_batch_tokens_total", "output"): 11,
-        ("tessera_batch_tokens_total", "repaid"): 0,
+        ("tessera_batch_tokens_total", "resent"): 0,
         ("tessera_batch_in_flight",): 1,
     }
 

@@ -94,7 +94,7 @@ def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     telemetry.record_layouts([a_laid_pool(a_unit(), doomed=frozenset({CHAT}))], ())
     got = scraped(telemetry)
     assert got["tessera_slices"] == {
-        ("1g.10gb", "doomed"): 1,
+        ("1g.10gb", "displaced"): 1,
         ("1g.10gb", "idle"): 6,
         ("3g.40gb", "idle"): 1,
     }
@@ -128,9 +128,9 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
     for units in turns:
         telemetry.record_layouts([a_laid_pool(*units)], ())
     assert scraped(telemetry)["tessera_repartitions_total"] == {
-        ("Agent", "done"): 1,
+        ("Agent", "succeeded"): 1,
         ("Agent", "failed"): 1,
-        ("Agent", "dropped"): 1,
+        ("Agent", "canceled"): 1,
     }
 
 
@@ -138,4 +138,6 @@ def test_what_goes_on_has_not_ended() -> None:
     later = a_unit().model_copy(update={"since": NOW + timedelta(seconds=5)})
     assert repartition_outcomes((a_unit(),), (later,)) == {}
     assert repartition_outcomes((), (a_unit(),)) == {}
-    assert repartition_outcomes((a_unit(phase="Verifying"),), ()) == {RepartitionOutcome.DONE: 1}
+    assert repartition_outcomes((a_unit(phase="Verifying"),), ()) == {
+        RepartitionOutcome.SUCCEEDED: 1
+    }

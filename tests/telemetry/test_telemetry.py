@@ -2,6 +2,9 @@
 
 from datetime import timedelta
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.billing.bill import Bill, CostLine, CostState
@@ -44,9 +47,19 @@ def test_the_bill_is_exported_with_its_time() -> None:
             ("acme", "chat", "serving"): 1_500_000_000,
             ("", "", "coldIdle"): 1,
         },
+        "tessera_cost_total": {("acme", "chat", "serving"): 1.5, ("", "", "coldIdle"): 1e-9},
         "tessera_cost_as_of_timestamp_seconds": {("", "", ""): at(5.000137).timestamp()},
         "tessera_cost_since_timestamp_seconds": {("", "", ""): NOW.timestamp()},
     }
+
+
+@given(st.integers(0, 10**18), st.integers(0, 10**18))
+def test_both_counters_of_cost_agree(serving: int, idle: int) -> None:
+    telemetry = Telemetry()
+    telemetry.record_bill(Bill(since=NOW, as_of=NOW, lines={CHAT: serving, COLD: idle}), {})
+    figures = scraped(telemetry)
+    nanos, cost = figures["tessera_cost_nanos_total"], figures["tessera_cost_total"]
+    assert cost == {key: pytest.approx(value / 1e9) for key, value in nanos.items()}
 
 
 def test_what_was_spent_stays_with_the_tenant_of_then() -> None:

@@ -97,12 +97,12 @@ class _Collector(Collector):
         rows.add_metric(["failed"], counts.failed)
         tokens = CounterMetricFamily(
             "tessera_batch_tokens",
-            "Tokens of answered rows; repaid ones are an estimate.",
+            "Tokens of answered rows; resent ones are an estimate.",
             labels=["kind"],
         )
         tokens.add_metric(["prompt"], counts.prompt_tokens)
         tokens.add_metric(["output"], counts.output_tokens)
-        tokens.add_metric(["repaid"], counts.resent_tokens)
+        tokens.add_metric(["resent"], counts.resent_tokens)
         yield from (rows, tokens)
         yield GaugeMetricFamily(
             "tessera_batch_in_flight", "Rows at the engine.", self._progress.in_flight

@@ -18,6 +18,7 @@ from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill, CostLine
 from tessera.domain.cache import LastCallCache
+from tessera.domain.money import NANO
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
 from tessera.reconcile.cycle import ReconcileOutcome
@@ -330,7 +331,7 @@ class _BatchCollector(Collector):
                 remaining = batch.progress.rows - batch.progress.done
                 rows.add_metric([*label_values, "completed"], batch.progress.completed)
                 rows.add_metric([*label_values, "failed"], batch.progress.failed)
-                rows.add_metric([*label_values, "left"], remaining)
+                rows.add_metric([*label_values, "remaining"], remaining)
                 resent.add_metric(label_values, batch.progress.resent_tokens)
         yield from (rows, resent, state)
 
@@ -344,8 +345,10 @@ class _BilledCosts:
 
 
 class _BillCollector(Collector):
-    """The bill as counters; a cost stays with the tenant that its namespace belonged to at the
-    time."""
+    """The bill as counters, in nano-units and in the currency.
+
+    A cost stays with the tenant that its namespace belonged to at the time.
+    """
 
     def __init__(self) -> None:
         self.billed = _BilledCosts()
@@ -364,17 +367,23 @@ class _BillCollector(Collector):
     @override
     def collect(self) -> Iterator[Metric]:
         billed = self.billed
-        cost = CounterMetricFamily(
+        labels = ["currency", "pool", "profile", "tenant", "namespace", "service", "state"]
+        cost_nanos = CounterMetricFamily(
             "tessera_cost_nanos",
             "Cost of the nodes of all pools since this process started counting, in 1e-9 of "
             "the currency.",
-            labels=["currency", "pool", "profile", "tenant", "namespace", "service", "state"],
+            labels=labels,
+        )
+        cost = CounterMetricFamily(
+            "tessera_cost",
+            "The same cost in the currency, rounded to a float; tessera_cost_nanos_total is exact.",
+            labels=labels,
         )
         for (line, tenant), nanos in billed.nanos.items():
             owner_labels = [tenant, line.namespace, line.service]
-            cost.add_metric(
-                [line.currency, line.pool, line.profile, *owner_labels, line.state], nanos
-            )
+            label_values = [line.currency, line.pool, line.profile, *owner_labels, line.state]
+            cost_nanos.add_metric(label_values, nanos)
+            cost.add_metric(label_values, nanos / NANO)
         as_of = GaugeMetricFamily(
             "tessera_cost_as_of_timestamp_seconds", "Time up to which costs are charged."
         )
@@ -384,7 +393,7 @@ class _BillCollector(Collector):
         if billed.bill.as_of is not None and billed.bill.since is not None:
             as_of.add_metric([], billed.bill.as_of.timestamp())
             since.add_metric([], billed.bill.since.timestamp())
-        yield from (cost, as_of, since)
+        yield from (cost_nanos, cost, as_of, since)
 
 
 def _condition_value(condition: Condition) -> float:

@@ -23,10 +23,10 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 class RepartitionOutcome(StrEnum):
     """How the repartition of a unit ended."""
 
-    DONE = "done"
+    SUCCEEDED = "succeeded"
     FAILED = "failed"
     """An attempt of the backend failed and is followed by another."""
-    DROPPED = "dropped"
+    CANCELED = "canceled"
     """The unit ended before its GPUs were partitioned."""
 
 
@@ -59,7 +59,9 @@ def repartition_outcomes(
         if later is None:
             # A unit that was still draining has not touched a GPU.
             outcomes[
-                RepartitionOutcome.DROPPED if unit.phase == "Draining" else RepartitionOutcome.DONE
+                RepartitionOutcome.CANCELED
+                if unit.phase == "Draining"
+                else RepartitionOutcome.SUCCEEDED
             ] += 1
         elif later.attempt > unit.attempt:
             outcomes[RepartitionOutcome.FAILED] += later.attempt - unit.attempt
@@ -115,7 +117,7 @@ class _LayoutFamilies:
     def __init__(self) -> None:
         self._slices = GaugeMetricFamily(
             "tessera_slices",
-            "MIG slices by state: used, idle, or doomed (its pod has to leave).",
+            "MIG slices by state: used, idle, or displaced (its pod has to leave).",
             labels=["pool", "profile", "state"],
         )
         self._stranded = GaugeMetricFamily(

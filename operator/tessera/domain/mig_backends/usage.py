@@ -22,7 +22,7 @@ class SliceState(StrEnum):
 
     USED = "used"
     IDLE = "idle"
-    DISPLACED = "doomed"
+    DISPLACED = "displaced"
     """The pod that holds it has to leave it."""
 
 
