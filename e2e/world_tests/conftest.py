@@ -20,20 +20,20 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="package")
 def world() -> Iterator[worlds.World]:
     """At the end, nothing must have gone wrong inside that no test has noticed."""
-    with worlds.start(fleet=FLEET) as found:
-        yield found
-        log = (found.folder / "logs" / "world.log").read_text()
+    with worlds.start(fleet=FLEET) as world:
+        yield world
+        log = (world.folder / "logs" / "world.log").read_text()
     assert "ERROR" not in log, log
 
 
 @pytest.fixture
 async def api(world: worlds.World) -> AsyncIterator[Api]:
-    async with connect(world.kubeconfig) as found:
-        yield found
+    async with connect(world.kubeconfig) as api:
+        yield api
 
 
 @pytest.fixture
 async def here(api: Api) -> AsyncIterator[Room]:
     """A namespace of the test's own."""
-    async with room(api) as found:
-        yield found
+    async with room(api) as here:
+        yield here

@@ -1,4 +1,4 @@
-"""The real `tessera-node` on nodes of a world: what it tells of made up GPUs, and how it cuts."""
+"""The real `tessera-node` on nodes of a world: it reports simulated GPUs and partitions them."""
 
 import json
 import os
@@ -40,9 +40,9 @@ NAMESPACE = "tessera-system"
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
     fleet = tmp_path_factory.mktemp("agent") / "fleet.yaml"
     fleet.write_text(FLEET)
-    with worlds.start(fleet=fleet) as found:
-        yield found
-        log = (found.folder / "logs" / "world.log").read_text()
+    with worlds.start(fleet=fleet) as world:
+        yield world
+        log = (world.folder / "logs" / "world.log").read_text()
     assert "ERROR" not in log, log
 
 
@@ -61,95 +61,106 @@ def agent(world: worlds.World) -> None:
     run([kubectl, "apply", "-f", "-"], input=manifests)
 
 
-async def layout(api: Api) -> Json:
+async def get_layout(api: Api) -> Json:
     return await api.get(LAYOUTS.path(name="h100"))
 
 
-def slices(found: Json, gpu: int) -> list[Json]:
-    """None as long as its agent has told nothing."""
-    seen = found.get("status", {}).get("gpus", [])
-    return list(seen[gpu]["slices"]) if seen else []
+def slices(layout: Json, gpu: int) -> list[Json]:
+    """List the observed slices of a GPU; empty until the agent has reported."""
+    gpus = layout.get("status", {}).get("gpus", [])
+    return list(gpus[gpu]["slices"]) if gpus else []
 
 
-def told(found: Json, gpu: int) -> list[tuple[str, int]]:
-    return [(one["profile"], one["start"]) for one in slices(found, gpu)]
+def reported_placements(layout: Json, gpu: int) -> list[tuple[str, int]]:
+    return [(instance["profile"], instance["start"]) for instance in slices(layout, gpu)]
 
 
-def there(world: worlds.World, gpu: int) -> list[tuple[str, int]]:
-    return [(one["profile"], one["start"]) for one in world.gpus("h100")[gpu]["slices"]]
+def actual_placements(world: worlds.World, gpu: int) -> list[tuple[str, int]]:
+    return [
+        (instance["profile"], instance["start"]) for instance in world.gpus("h100")[gpu]["slices"]
+    ]
 
 
-async def plugin(api: Api, label: str, gpus: str) -> Json:
+async def label_device_plugin(api: Api, label: str, gpus: str) -> Json:
     """Label the node for its device plugin, and wait until so many GPUs are offered."""
     path = NODES.path(name="h100")
     await api.patch(path, {"metadata": {"labels": {PLUGIN: label}}})
     return await eventually(
-        lambda: api.get(path), lambda it: it["status"]["allocatable"]["nvidia.com/gpu"] == gpus
+        lambda: api.get(path), lambda node: node["status"]["allocatable"]["nvidia.com/gpu"] == gpus
     )
 
 
-async def test_an_agent_tells_what_is_cut_and_who_is_on_it(here: Room, world: worlds.World) -> None:
-    asking = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
-    await here.ready(a_pod("engine", asking))
-
-    name = f"{here.namespace}/engine"
-    found = await eventually(
-        lambda: layout(here.api),
-        lambda it: any(name in one["pods"] for one in slices(it, 0)),
-    )
-
-    assert [gpu["mode"] for gpu in found["status"]["gpus"]] == ["Enabled", "Enabled", "Disabled"]
-    assert told(found, 0) == there(world, 0)
-    (used,) = (one for one in slices(found, 0) if one["pods"])
-    assert (used["profile"], used["processes"]) == ("3g.40gb", 1)
-    assert found["metadata"]["ownerReferences"][0]["name"] == "h100"
-
-
-async def test_an_agent_cuts_beside_a_slice_in_use_and_the_plugin_offers_it_once_begun_anew(
+async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
     here: Room, world: worlds.World
 ) -> None:
-    asking = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
-    engine = await here.ready(a_pod("engine", asking))
-    (used,) = (one for one in world.gpus("h100")[0]["slices"] if one["processes"])
-    found = await eventually(lambda: layout(here.api), lambda it: told(it, 0))
+    container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
+    await here.ready(a_pod("engine", container))
 
-    kept = {"profile": used["profile"], "start": used["start"]}
-    left = 0 if used["start"] == 4 else 4
-    wanted = [
-        kept,
-        {"profile": "2g.20gb", "start": left},
-        {"profile": "1g.10gb", "start": left + 2},
+    name = f"{here.namespace}/engine"
+    layout = await eventually(
+        lambda: get_layout(here.api),
+        lambda layout: any(name in instance["pods"] for instance in slices(layout, 0)),
+    )
+
+    assert [gpu["mode"] for gpu in layout["status"]["gpus"]] == ["Enabled", "Enabled", "Disabled"]
+    assert reported_placements(layout, 0) == actual_placements(world, 0)
+    (used_instance,) = (instance for instance in slices(layout, 0) if instance["pods"])
+    assert (used_instance["profile"], used_instance["processes"]) == ("3g.40gb", 1)
+    assert layout["metadata"]["ownerReferences"][0]["name"] == "h100"
+
+
+async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_it_after_a_restart(
+    here: Room, world: worlds.World
+) -> None:
+    container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
+    engine = await here.ready(a_pod("engine", container))
+    (used_instance,) = (
+        instance for instance in world.gpus("h100")[0]["slices"] if instance["processes"]
+    )
+    layout = await eventually(
+        lambda: get_layout(here.api), lambda layout: reported_placements(layout, 0)
+    )
+
+    used_placement = {"profile": used_instance["profile"], "start": used_instance["start"]}
+    free_start = 0 if used_instance["start"] == 4 else 4
+    desired = [
+        used_placement,
+        {"profile": "2g.20gb", "start": free_start},
+        {"profile": "1g.10gb", "start": free_start + 2},
     ]
-    gpus = found["status"]["gpus"]
+    gpus = layout["status"]["gpus"]
     spec = {
         "gpus": [
-            {"uuid": gpus[0]["uuid"], "slices": wanted},
+            {"uuid": gpus[0]["uuid"], "slices": desired},
             {"uuid": gpus[1]["uuid"], "slices": [{"profile": "7g.80gb", "start": 0}]},
         ]
     }
-    found = await here.api.patch(LAYOUTS.path(name="h100"), {"spec": spec})
-    generation = found["metadata"]["generation"]
+    layout = await here.api.patch(LAYOUTS.path(name="h100"), {"spec": spec})
+    generation = layout["metadata"]["generation"]
     await eventually(
-        lambda: layout(here.api), lambda it: it["status"]["observedGeneration"] == generation
+        lambda: get_layout(here.api),
+        lambda layout: layout["status"]["observedGeneration"] == generation,
     )
 
-    assert sorted(there(world, 0)) == sorted((one["profile"], one["start"]) for one in wanted)
-    assert there(world, 1) == [("7g.80gb", 0)]
-    assert used in world.gpus("h100")[0]["slices"]
+    assert sorted(actual_placements(world, 0)) == sorted(
+        (instance["profile"], instance["start"]) for instance in desired
+    )
+    assert actual_placements(world, 1) == [("7g.80gb", 0)]
+    assert used_instance in world.gpus("h100")[0]["slices"]
     node = await here.api.get(NODES.path(name="h100"))
     assert node["status"]["allocatable"]["nvidia.com/mig-1g.10gb"] == "2"  # not seen yet
 
-    await plugin(here.api, "paused-for-mig-change", gpus="0")
-    node = await plugin(here.api, "true", gpus="1")
+    await label_device_plugin(here.api, "paused-for-mig-change", gpus="0")
+    node = await label_device_plugin(here.api, "true", gpus="1")
     counts = {
         name.removeprefix("nvidia.com/mig-"): count
         for name, count in node["status"]["allocatable"].items()
         if "mig" in name
     }
     assert counts == {"1g.10gb": "1", "2g.20gb": "1", "3g.40gb": "1", "7g.80gb": "1"}
-    now = await here.pod("engine")
-    assert container_status(now) == container_status(engine)
-    assert is_ready(now)
+    pod = await here.pod("engine")
+    assert container_status(pod) == container_status(engine)
+    assert is_ready(pod)
 
 
 async def test_a_pod_shows_its_node_by_its_token(here: Room) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.world
 NEVER: Json = {"restartPolicy": "Never"}
 
 
-def last_words(pod: Json) -> str:
+def termination_message(pod: Json) -> str:
     return str(container_status(pod)["state"]["terminated"].get("message", ""))
 
 
@@ -30,9 +30,9 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
     """Ask the small web server in a pod."""
     async with aiohttp.ClientSession() as session:
         url = f"http://{pod['status']['podIP']}:8000{path}"
-        async with session.get(url) as answer:
-            await answer.read()
-            return answer
+        async with session.get(url) as response:
+            await response.read()
+            return response
 
 
 async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: Room) -> None:
@@ -71,7 +71,7 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: 
 
     pod = await here.ready(a_pod("web", container))
 
-    found = await (await get(pod, "/env")).json()
+    environment = await (await get(pod, "/env")).json()
     expected = {
         "COLOUR": "blue",
         "SIZE": "large",
@@ -82,7 +82,7 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: 
         "TOKEN": "open sesame",
         "CORES": "2",
     }
-    assert {key: found[key] for key in expected} == expected
+    assert {key: environment[key] for key in expected} == expected
 
 
 async def test_a_process_sees_nothing_of_the_starters_environment(here: Room) -> None:
@@ -90,7 +90,7 @@ async def test_a_process_sees_nothing_of_the_starters_environment(here: Room) ->
 
     pod = await here.ended(a_pod("clean", a_container(script), **NEVER))
 
-    assert set(last_words(pod).split()) <= {
+    assert set(termination_message(pod).split()) <= {
         "HOME",
         "HOSTNAME",
         "PATH",
@@ -106,9 +106,9 @@ async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(here: 
     await here.create(a_pod("patient", a_container(envFrom=[source])))
     pod = await here.until(
         "patient",
-        lambda it: (
-            "waiting" in container_status(it).get("state", {})
-            and container_status(it)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+        lambda pod: (
+            "waiting" in container_status(pod).get("state", {})
+            and container_status(pod)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
         ),
     )
     assert 'configmap "late" not found' in container_status(pod)["state"]["waiting"]["message"]
@@ -156,7 +156,7 @@ async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(here
 
     pod = await here.ended(a_pod("reader", container, volumes=volumes, **NEVER))
 
-    assert last_words(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
+    assert termination_message(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
 
 
 async def test_a_changed_secret_arrives_in_a_running_container(here: Room) -> None:
@@ -199,7 +199,7 @@ async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: Room) 
     reader = a_container("cat /models/file > /dev/termination-log", volumeMounts=mount)
     pod = await here.ended(a_pod("reader", reader, volumes=[volume], **NEVER))
 
-    assert last_words(pod) == "weights\n"
+    assert termination_message(pod) == "weights\n"
 
 
 async def test_a_deleted_claim_takes_its_volume_along(here: Room, world: worlds.World) -> None:
@@ -215,15 +215,18 @@ async def test_a_deleted_claim_takes_its_volume_along(here: Room, world: worlds.
     await here.create(claim)
     path = f"/api/v1/namespaces/{here.namespace}/persistentvolumeclaims/scratch"
     bound = await eventually(
-        lambda: here.api.get(path), lambda it: it["status"].get("phase") == "Bound"
+        lambda: here.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
     )
     volume = bound["spec"]["volumeName"]
 
     await here.api.delete(path)
 
     async def volumes() -> list[str]:
-        found = await here.api.get("/api/v1/persistentvolumes")
-        return [one["metadata"]["name"] for one in found["items"]]
+        persistent_volumes = await here.api.get("/api/v1/persistentvolumes")
+        return [
+            persistent_volume["metadata"]["name"]
+            for persistent_volume in persistent_volumes["items"]
+        ]
 
     await eventually(volumes, lambda names: volume not in names)
     assert not (world.folder / "claims" / volume).exists()
@@ -235,8 +238,8 @@ async def test_a_service_account_may_do_what_its_role_binding_says(here: Room) -
         "kubectl auth whoami -o jsonpath='{.status.userInfo.username}' > /dev/termination-log"
     )
     spec = NEVER | {"automountServiceAccountToken": True}
-    refused = await here.ended(a_pod("before", a_container(script), **spec))
-    assert container_status(refused)["state"]["terminated"]["exitCode"] == 3
+    before = await here.ended(a_pod("before", a_container(script), **spec))
+    assert container_status(before)["state"]["terminated"]["exitCode"] == 3
 
     await here.create(
         {
@@ -254,9 +257,9 @@ async def test_a_service_account_may_do_what_its_role_binding_says(here: Room) -
         }
     )
 
-    allowed = await here.ended(a_pod("after", a_container(script), **spec))
-    assert container_status(allowed)["state"]["terminated"]["exitCode"] == 0
-    assert last_words(allowed) == f"system:serviceaccount:{here.namespace}:default"
+    after = await here.ended(a_pod("after", a_container(script), **spec))
+    assert container_status(after)["state"]["terminated"]["exitCode"] == 0
+    assert termination_message(after) == f"system:serviceaccount:{here.namespace}:default"
 
 
 def kubectl_logs(world: worlds.World, here: Room, pod: str, *options: str) -> str:
@@ -278,7 +281,7 @@ async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
     volumes = [{"name": "state", "emptyDir": {}}]
     await here.create(a_pod("talker", a_container(script, volumeMounts=mount), volumes=volumes))
     await here.until(
-        "talker", lambda it: container_status(it).get("restartCount") == 1 and is_ready(it)
+        "talker", lambda pod: container_status(pod).get("restartCount") == 1 and is_ready(pod)
     )
 
     assert kubectl_logs(world, here, "talker") == "again\nstill\n"
@@ -289,7 +292,7 @@ async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
 async def test_kubectl_follows_a_log_to_its_end(here: Room, world: worlds.World) -> None:
     script = "echo one; sleep 1; echo two"
     await here.create(a_pod("talker", a_container(script), restartPolicy="Never"))
-    await here.until("talker", lambda it: container_status(it).get("containerID"))
+    await here.until("talker", lambda pod: container_status(pod).get("containerID"))
 
     assert kubectl_logs(world, here, "talker", "--follow") == "one\ntwo\n"
 
@@ -312,10 +315,10 @@ async def test_the_audit_log_says_who_wrote_what(here: Room, world: worlds.World
 async def test_what_the_kernel_kills_for_memory_says_so(here: Room, world: worlds.World) -> None:
     await here.ready(a_pod("greedy"))
     world.run_out_of_memory(here.namespace, "greedy", "main")
-    pod = await here.until("greedy", lambda it: container_status(it)["restartCount"] == 1)
-    ended = container_status(pod)["lastState"]["terminated"]
-    assert (ended["exitCode"], ended["reason"]) == (137, "OOMKilled")
+    pod = await here.until("greedy", lambda pod: container_status(pod)["restartCount"] == 1)
+    last_end = container_status(pod)["lastState"]["terminated"]
+    assert (last_end["exitCode"], last_end["reason"]) == (137, "OOMKilled")
 
     world.kill(here.namespace, "greedy", "main")
-    pod = await here.until("greedy", lambda it: container_status(it)["restartCount"] == 2)
+    pod = await here.until("greedy", lambda pod: container_status(pod)["restartCount"] == 2)
     assert container_status(pod)["lastState"]["terminated"]["reason"] == "Error"

@@ -14,33 +14,33 @@ pytestmark = pytest.mark.world
 SLICE = "nvidia.com/mig-1g.10gb"
 
 
-def asking(resource: str, count: int = 1, **fields: Any) -> Json:
+def a_gpu_container(resource: str, count: int = 1, **fields: Any) -> Json:
     return a_container(resources={"limits": {resource: str(count)}}, **fields)
 
 
-async def environment(pod: Json) -> dict[str, str]:
+async def read_environment(pod: Json) -> dict[str, str]:
     url = f"http://{pod['status']['podIP']}:8000/env"
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        found: dict[str, str] = await answer.json()
-        return found
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        environment: dict[str, str] = await response.json()
+        return environment
 
 
-async def ask(world: worlds.World, query: str) -> list[dict[str, str]]:
-    """The label sets of the answers of Prometheus, with the value under `value`."""
+async def query_prometheus(world: worlds.World, query: str) -> list[dict[str, str]]:
+    """Return the label sets that Prometheus answers, with the value under `value`."""
     url = f"{world.prometheus_url}/api/v1/query"
     async with (
         aiohttp.ClientSession() as session,
-        session.get(url, params={"query": query}) as answer,
+        session.get(url, params={"query": query}) as response,
     ):
-        found: dict[str, Any] = await answer.json()
-    return [one["metric"] | {"value": one["value"][1]} for one in found["data"]["result"]]
+        body: dict[str, Any] = await response.json()
+    return [sample["metric"] | {"value": sample["value"][1]} for sample in body["data"]["result"]]
 
 
 async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
     here: Room, world: worlds.World
 ) -> None:
-    pods = [await here.ready(a_pod(f"engine-{n}", asking(SLICE))) for n in range(2)]
-    first, second = [await environment(pod) for pod in pods]
+    pods = [await here.ready(a_pod(f"engine-{n}", a_gpu_container(SLICE))) for n in range(2)]
+    first, second = [await read_environment(pod) for pod in pods]
 
     assert first["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB/1g.10gb"
     assert first["TESSERA_SIM_DEVICES"] == "1"
@@ -49,25 +49,27 @@ async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
 
     world.kill(here.namespace, "engine-0", "main")
     pod = await here.until(
-        "engine-0", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it)
+        "engine-0", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
     )
-    again = await eventually(lambda: environment(pod), bool)
-    assert again["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
+    after_restart = await eventually(lambda: read_environment(pod), bool)
+    assert after_restart["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
 
 
 async def test_whole_gpus_are_counted(here: Room) -> None:
     toleration = {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}
 
-    pod = await here.ready(a_pod("engine", asking("nvidia.com/gpu", 2), tolerations=[toleration]))
+    pod = await here.ready(
+        a_pod("engine", a_gpu_container("nvidia.com/gpu", 2), tolerations=[toleration])
+    )
 
-    found = await environment(pod)
-    assert found["TESSERA_SIM_DEVICE"] == "NVIDIA-H100-80GB-HBM3"
-    assert found["TESSERA_SIM_DEVICES"] == "2"
+    environment = await read_environment(pod)
+    assert environment["TESSERA_SIM_DEVICE"] == "NVIDIA-H100-80GB-HBM3"
+    assert environment["TESSERA_SIM_DEVICES"] == "2"
 
 
 async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(here: Room) -> None:
     # Bound by hand, since the scheduler would not.
-    pod = await here.ended(a_pod("greedy", asking("nvidia.com/gpu", 2), nodeName="a100"))
+    pod = await here.ended(a_pod("greedy", a_gpu_container("nvidia.com/gpu", 2), nodeName="a100"))
 
     assert pod["status"]["phase"] == "Failed"
     assert pod["status"]["reason"] == "UnexpectedAdmissionError"
@@ -84,10 +86,10 @@ async def test_the_slice_of_an_ended_pod_is_free_again(here: Room) -> None:
 async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
     here: Room, world: worlds.World
 ) -> None:
-    await here.ready(a_pod("engine", asking(SLICE, args=["--busy"])))
+    await here.ready(a_pod("engine", a_gpu_container(SLICE, args=["--busy"])))
 
     query = f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{namespace="{here.namespace}"}} > 0.5'
-    (found,) = await eventually(lambda: ask(world, query), bool)
+    (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
 
     expected = {
         "pod": "engine",
@@ -100,17 +102,21 @@ async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
         "GPU_I_PROFILE": "1g.10gb",
         "job": "dcgm-exporter",
     }
-    assert {key: found.get(key) for key in expected} == expected
-    assert re.fullmatch(r"\d+", found["GPU_I_ID"])
-    (used,) = await ask(world, f'DCGM_FI_DEV_FB_USED{{namespace="{here.namespace}"}}')
-    assert float(used["value"]) > 8000
+    assert {key: sample.get(key) for key in expected} == expected
+    assert re.fullmatch(r"\d+", sample["GPU_I_ID"])
+    (memory_used,) = await query_prometheus(
+        world, f'DCGM_FI_DEV_FB_USED{{namespace="{here.namespace}"}}'
+    )
+    assert float(memory_used["value"]) > 8000
 
 
-async def test_slices_have_no_gpu_utilisation(world: worlds.World) -> None:
-    found = await eventually(lambda: ask(world, 'DCGM_FI_DEV_GPU_UTIL{node="a100"}'), bool)
+async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:
+    samples = await eventually(
+        lambda: query_prometheus(world, 'DCGM_FI_DEV_GPU_UTIL{node="a100"}'), bool
+    )
 
-    assert {one["gpu"] for one in found} == {"1"}
-    assert all("GPU_I_ID" not in one for one in found)
+    assert {sample["gpu"] for sample in samples} == {"1"}
+    assert all("GPU_I_ID" not in sample for sample in samples)
 
 
 async def test_prometheus_scrapes_what_belongs_to_tessera(here: Room, world: worlds.World) -> None:
@@ -119,8 +125,8 @@ async def test_prometheus_scrapes_what_belongs_to_tessera(here: Room, world: wor
     await here.ready(a_pod("stranger"))
 
     query = f'world_requests_total{{namespace="{here.namespace}"}}'
-    (found,) = await eventually(lambda: ask(world, query), bool)
+    (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
 
     expected = {"pod": "engine", "tessera_dev_service": "chat", "container": "main"}
-    assert {key: found.get(key) for key in expected} == expected
-    assert found["node"]
+    assert {key: sample.get(key) for key in expected} == expected
+    assert sample["node"]

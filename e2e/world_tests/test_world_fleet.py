@@ -24,8 +24,8 @@ def fleet(tmp_path: Path, text: str) -> tuple[Node, ...]:
 def a_node(tmp_path: Path, **fields: str) -> Node:
     """A node with one A100, as YAML values say."""
     plain = {"name": "n", "product": A100.product, "gpus": "[whole]"} | fields
-    (found,) = fleet(tmp_path, f"nodes: [{{{', '.join(f'{k}: {v}' for k, v in plain.items())}}}]")
-    return found
+    (node,) = fleet(tmp_path, f"nodes: [{{{', '.join(f'{k}: {v}' for k, v in plain.items())}}}]")
+    return node
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,11 @@ def a_node(tmp_path: Path, **fields: str) -> Node:
     ],
 )
 def test_slices_that_fit_get_legal_starts(layout: Sequence[str], starts: Sequence[int]) -> None:
-    placed = mig.place(A100, layout)
+    instances = mig.place(A100, layout)
 
-    assert placed is not None
-    assert [one.start for one in placed] == starts
-    assert sorted(one.profile for one in placed) == sorted(layout)
+    assert instances is not None
+    assert [instance.start for instance in instances] == starts
+    assert sorted(instance.profile for instance in instances) == sorted(layout)
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_slices_that_do_not_fit_are_refused(layout: Sequence[str]) -> None:
 
 
 def test_gpu_instances_are_numbered_as_drivers_number_them() -> None:
-    placed = mig.place(A100, ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"])
+    instances = mig.place(A100, ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"])
 
-    assert placed is not None
-    assert {(one.profile, one.start): one.instance for one in placed} == {
+    assert instances is not None
+    assert {(instance.profile, instance.start): instance.instance for instance in instances} == {
         ("3g.40gb", 4): 2,
         ("2g.20gb", 2): 4,
         ("1g.10gb", 0): 7,
@@ -102,10 +102,10 @@ def test_gpu_instances_are_numbered_as_drivers_number_them() -> None:
     ],
 )
 def test_a_mistake_names_the_file_and_the_field(tmp_path: Path, text: str, problem: str) -> None:
-    with pytest.raises(FleetError) as refused:
+    with pytest.raises(FleetError) as raised:
         fleet(tmp_path, text)
 
-    assert f"{tmp_path / 'fleet.yaml'}: {problem}" in str(refused.value)
+    assert f"{tmp_path / 'fleet.yaml'}: {problem}" in str(raised.value)
 
 
 def test_a_count_makes_numbered_nodes(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_the_default_fleet_is_legal() -> None:
 def test_a_cloud_labels_how_a_node_is_paid(
     tmp_path: Path, cloud: str, tier: str, label: tuple[str, str]
 ) -> None:
-    found = labels(a_node(tmp_path, cloud=cloud, tier=tier))
+    node_labels = labels(a_node(tmp_path, cloud=cloud, tier=tier))
 
-    assert label in found.items()
+    assert label in node_labels.items()
 
 
 @pytest.mark.parametrize(
@@ -149,31 +149,33 @@ def test_a_cloud_labels_how_a_node_is_paid(
     ],
 )
 def test_some_clouds_taint_their_spot_nodes(tmp_path: Path, cloud: str, key: str | None) -> None:
-    found = taints(a_node(tmp_path, cloud=cloud, tier="Spot"))
+    node_taints = taints(a_node(tmp_path, cloud=cloud, tier="Spot"))
 
-    assert [(taint.key, taint.effect) for taint in found] == ([(key, "NoSchedule")] if key else [])
+    assert [(taint.key, taint.effect) for taint in node_taints] == (
+        [(key, "NoSchedule")] if key else []
+    )
 
 
-def test_on_premises_nobody_says_what_a_node_is_bought_as(tmp_path: Path) -> None:
-    found = labels(a_node(tmp_path, tier="Reserved"))
+def test_on_premises_no_label_says_how_a_node_is_paid(tmp_path: Path) -> None:
+    node_labels = labels(a_node(tmp_path, tier="Reserved"))
 
-    assert not {key for key in found if "capacity" in key or "topology" in key}
+    assert not {key for key in node_labels if "capacity" in key or "topology" in key}
 
 
 def test_labels_of_the_file_win(tmp_path: Path) -> None:
     node = a_node(tmp_path, cloud="aws", zone="us-west-2c", labels="{nvidia.com/gpu.memory: '1'}")
 
-    found = labels(node)
-    assert found["nvidia.com/gpu.memory"] == "1"
-    assert found["topology.kubernetes.io/zone"] == "us-west-2c"
+    node_labels = labels(node)
+    assert node_labels["nvidia.com/gpu.memory"] == "1"
+    assert node_labels["topology.kubernetes.io/zone"] == "us-west-2c"
     assert provider_id(node) == "aws:///us-west-2c/n"
 
 
-def test_slices_are_labelled_as_feature_discovery_does(tmp_path: Path) -> None:
-    found = labels(a_node(tmp_path, gpus="[[3g.40gb, 1g.10gb+me, 1g.10gb]]"))
+def test_slices_are_labeled_as_feature_discovery_does(tmp_path: Path) -> None:
+    node_labels = labels(a_node(tmp_path, gpus="[[3g.40gb, 1g.10gb+me, 1g.10gb]]"))
 
     prefix = "nvidia.com/mig-1g.10gb.me."
-    assert {key: value for key, value in found.items() if key.startswith(prefix)} == {
+    assert {key: value for key, value in node_labels.items() if key.startswith(prefix)} == {
         f"{prefix}count": "1",
         f"{prefix}replicas": "1",
         f"{prefix}product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb.me",
@@ -187,10 +189,10 @@ def test_slices_are_labelled_as_feature_discovery_does(tmp_path: Path) -> None:
         f"{prefix}engines.jpeg": "1",
         f"{prefix}engines.ofa": "1",
     }
-    assert found["nvidia.com/gpu.replicas"] == "0"
+    assert node_labels["nvidia.com/gpu.replicas"] == "0"
 
 
-def test_a_node_offers_its_uncut_gpus_and_its_slices(tmp_path: Path) -> None:
+def test_a_node_offers_its_whole_gpus_and_its_slices(tmp_path: Path) -> None:
     node = a_node(tmp_path, gpus="[whole, [2g.20gb, 2g.20gb], whole]")
 
     offered = {key: count for key, count in resources(node).items() if "nvidia" in key}

@@ -1,4 +1,4 @@
-"""The parts around a node's GPUs, without a world: plugin, discovery, devices, what is told."""
+"""The parts around a node's GPUs, without a world: plugin, discovery, devices, pod resources."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,8 @@ SMALL, HALF = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Hardware:
-    """A GPU with three slices, one in MIG mode with none, and an uncut one."""
+def machine(tmp_path: Path) -> Hardware:
+    """A GPU with three slices, one in MIG mode without slices, and one without MIG."""
     return a_machine(tmp_path, "[[3g.40gb, 1g.10gb, 1g.10gb], [], whole]")
 
 
@@ -36,32 +36,32 @@ def a_machine(tmp_path: Path, gpus: str, **fields: str) -> Hardware:
     return hardware(node)
 
 
-def silicon_of(there: Hardware) -> Silicon:
-    assert there.silicon is not None
-    return there.silicon
+def get_silicon(machine: Hardware) -> Silicon:
+    assert machine.silicon is not None
+    return machine.silicon
 
 
-def a_plugin(there: Hardware) -> Plugin:
-    return Plugin(look=there.devices, start_seconds=2, offered=there.devices())
+def a_plugin(machine: Hardware) -> Plugin:
+    return Plugin(look=machine.devices, start_seconds=2, offered=machine.devices())
 
 
-def asking(uid: str, resource: str, count: int = 1) -> Json:
+def a_gpu_pod(uid: str, resource: str, count: int = 1) -> Json:
     pod = a_pod(uid, a_container(resources={"limits": {resource: str(count)}}))
     pod["metadata"] |= {"uid": uid, "namespace": "ns"}
     return pod
 
 
-def test_a_gpu_in_mig_mode_is_offered_by_its_slices_alone(there: Hardware) -> None:
+def test_a_gpu_in_mig_mode_is_offered_by_its_slices_alone(machine: Hardware) -> None:
     devices = Devices()
-    devices.offer(there.devices())
+    devices.offer(machine.devices())
 
     assert devices.allocatable() == {"nvidia.com/gpu": 1, SMALL: 2, HALF: 1}
-    assert there.layouts()[1:] == ((), None)
+    assert machine.layouts()[1:] == ((), None)
 
 
-def test_a_plugin_sees_new_slices_only_once_it_is_begun_anew(there: Hardware) -> None:
-    plugin = a_plugin(there)
-    silicon_of(there).create(1, "7g.80gb")
+def test_a_plugin_sees_new_slices_only_after_a_restart(machine: Hardware) -> None:
+    plugin = a_plugin(machine)
+    get_silicon(machine).create(1, "7g.80gb")
 
     plugin.step("true", 10)
     before = plugin.offered
@@ -78,8 +78,8 @@ def test_a_plugin_sees_new_slices_only_once_it_is_begun_anew(there: Hardware) ->
     assert {device.resource for device in plugin.offered} >= {"nvidia.com/mig-7g.80gb"}
 
 
-def test_a_plugin_that_is_sent_away_while_it_begins_begins_again(there: Hardware) -> None:
-    plugin = a_plugin(there)
+def test_a_plugin_that_is_paused_while_it_starts_starts_again(machine: Hardware) -> None:
+    plugin = a_plugin(machine)
 
     for label, now in (("paused", 0), ("true", 1), (None, 2), ("true", 3), ("true", 4)):
         plugin.step(label, now)
@@ -89,10 +89,12 @@ def test_a_plugin_that_is_sent_away_while_it_begins_begins_again(there: Hardware
     assert plugin.offered is not None
 
 
-def test_resources_are_never_forgotten_and_counted_as_they_were_last(there: Hardware) -> None:
+def test_resources_without_devices_stay_with_none_allocatable_and_their_last_capacity(
+    machine: Hardware,
+) -> None:
     devices = Devices()
-    assert devices.offer(there.devices())
-    assert not devices.offer(there.devices())
+    assert devices.offer(machine.devices())
+    assert not devices.offer(machine.devices())
 
     assert devices.offer(())
 
@@ -100,80 +102,84 @@ def test_resources_are_never_forgotten_and_counted_as_they_were_last(there: Hard
     assert devices.capacity() == {"nvidia.com/gpu": 1, SMALL: 2, HALF: 1}
 
 
-def test_without_a_plugin_the_admission_says_why(there: Hardware) -> None:
+def test_without_a_plugin_the_admission_says_why(machine: Hardware) -> None:
     devices = Devices()
-    devices.offer(there.devices())
+    devices.offer(machine.devices())
     devices.offer(())
 
     with pytest.raises(NoDeviceError, match="no healthy devices present; cannot allocate"):
-        devices.admit(asking("a", SMALL))
+        devices.admit(a_gpu_pod("a", SMALL))
     with pytest.raises(NoDeviceError, match="cannot allocate unregistered device"):
-        devices.admit(asking("a", "nvidia.com/mig-2g.20gb"))
+        devices.admit(a_gpu_pod("a", "nvidia.com/mig-2g.20gb"))
 
 
-def test_a_pod_keeps_its_slice_while_the_plugin_is_away_and_nobody_else_gets_it(
-    there: Hardware,
+def test_a_pod_keeps_its_slice_while_the_plugin_is_away_and_no_other_pod_gets_it(
+    machine: Hardware,
 ) -> None:
     devices = Devices()
-    devices.offer(there.devices())
-    devices.admit(asking("a", SMALL))
-    (mine,) = devices.of("a", "main")
+    devices.offer(machine.devices())
+    devices.admit(a_gpu_pod("a", SMALL))
+    (device,) = devices.of("a", "main")
 
     devices.offer(())
-    assert devices.of("a", "main") == [mine]
-    devices.offer(there.devices())
-    devices.admit(asking("b", SMALL))
+    assert devices.of("a", "main") == [device]
+    devices.offer(machine.devices())
+    devices.admit(a_gpu_pod("b", SMALL))
 
-    assert devices.of("b", "main") != [mine]
+    assert devices.of("b", "main") != [device]
     with pytest.raises(NoDeviceError, match="Requested: 1, Available: 0"):
-        devices.admit(asking("c", SMALL))
+        devices.admit(a_gpu_pod("c", SMALL))
 
 
-def test_what_runs_holds_its_slice_against_the_driver(there: Hardware) -> None:
-    devices = [device for device in there.devices() if device.resource == HALF]
-    process = there.begin(devices)
+def test_what_runs_holds_its_slice_against_the_driver(machine: Hardware) -> None:
+    devices = [device for device in machine.devices() if device.resource == HALF]
+    process = machine.begin(devices)
 
     with pytest.raises(RefusedError, match="IN_USE"):
-        silicon_of(there).clear(0)
-    there.end(devices, process)
-    silicon_of(there).clear(0)
+        get_silicon(machine).clear(0)
+    machine.end(devices, process)
+    get_silicon(machine).clear(0)
 
-    assert there.layouts()[0] == ()
-    there.end(devices, process)  # its slice is gone, and nobody minds
+    assert machine.layouts()[0] == ()
+    machine.end(devices, process)  # its slice is gone, and nobody minds
 
 
-def test_a_container_cannot_start_on_a_slice_that_is_gone(there: Hardware) -> None:
-    half, *others = (device for device in there.devices() if device.gpu == 0)
-    silicon_of(there).destroy(0, half.id)
+def test_a_container_cannot_start_on_a_slice_that_does_not_exist_any_more(
+    machine: Hardware,
+) -> None:
+    half, *others = (device for device in machine.devices() if device.gpu == 0)
+    get_silicon(machine).destroy(0, half.id)
 
     with pytest.raises(GoneDeviceError, match=f"{half.id}: unknown device"):
-        there.begin([*others, half])
+        machine.begin([*others, half])
 
-    silicon_of(there).clear(0)  # it holds none of the others either
+    get_silicon(machine).clear(0)  # it holds none of the others either
 
 
 def test_discovery_looks_when_it_begins_and_every_minute() -> None:
-    found = [{"a": "1"}]
-    discovery = Discovery(look=lambda: found[0], start_seconds=2, period_seconds=60, told=found[0])
-    here = {DISCOVERY: "true"}
+    node_labels = [{"a": "1"}]
+    discovery = Discovery(
+        look=lambda: node_labels[0], start_seconds=2, period_seconds=60, told=node_labels[0]
+    )
+    enabled_labels = {DISCOVERY: "true"}
 
-    assert discovery.step(here, 0) is None
-    found[0] = {"a": "2"}
-    assert discovery.step(here, 1) is None
-    assert discovery.step(here, 2) == {"a": "2"}
-    found[0] = {"a": "3"}
-    assert discovery.step(here, 61) is None
-    assert discovery.step(here, 62) == {"a": "3"}
-    found[0] = {"a": "4"}
+    assert discovery.step(enabled_labels, 0) is None
+    node_labels[0] = {"a": "2"}
+    assert discovery.step(enabled_labels, 1) is None
+    assert discovery.step(enabled_labels, 2) == {"a": "2"}
+    node_labels[0] = {"a": "3"}
+    assert discovery.step(enabled_labels, 61) is None
+    assert discovery.step(enabled_labels, 62) == {"a": "3"}
+    node_labels[0] = {"a": "4"}
     assert discovery.step({}, 63) is None
-    assert discovery.step(here, 64) is None
-    assert discovery.step(here, 66) == {"a": "4"}
+    assert discovery.step(enabled_labels, 64) is None
+    assert discovery.step(enabled_labels, 66) == {"a": "4"}
 
 
-def test_labels_of_slices_that_are_gone_go_and_those_of_others_stay(there: Hardware) -> None:
-    before = labels(there.node)
-    silicon_of(there).clear(0)
-    now = discovered(replace(there.node, gpus=there.layouts()))
+def test_labels_of_destroyed_slices_are_removed_and_those_of_others_stay(machine: Hardware) -> None:
+    before = labels(machine.node)
+    get_silicon(machine).clear(0)
+    now = discovered(replace(machine.node, gpus=machine.layouts()))
     discovery = Discovery(look=lambda: now, start_seconds=0)
 
     written = discovery.step(before | {"nvidia.com/mig.config": "x"}, 0)
@@ -183,7 +189,7 @@ def test_labels_of_slices_that_are_gone_go_and_those_of_others_stay(there: Hardw
     assert set(written.values()) == {None}
 
 
-def test_a_node_without_mig_manager_is_not_labelled_for_it(tmp_path: Path) -> None:
+def test_a_node_without_mig_manager_is_not_labeled_for_it(tmp_path: Path) -> None:
     with_it, without = (
         a_machine(tmp_path, "[whole]"),
         a_machine(tmp_path, "[whole]", migManager="false"),
@@ -204,24 +210,24 @@ def test_a_configuration_arrives_late_and_in_order() -> None:
     assert [config.at(now) for now in (4, 5, 6, 13, 14)] == [None, "one", "two", "two", None]
 
 
-def test_pod_resources_are_told_in_the_words_of_the_wire(there: Hardware) -> None:
-    half, small, other = (device for device in there.devices() if device.gpu == 0)
-    small, other, half = sorted((half, small, other), key=lambda one: one.resource)
+def test_pod_resources_are_encoded_as_the_kubelet_encodes_them(machine: Hardware) -> None:
+    half, small, other = (device for device in machine.devices() if device.gpu == 0)
+    small, other, half = sorted((half, small, other), key=lambda device: device.resource)
 
-    told = listing([("ns", "pod", {"main": [small, other, half], "side": []})])
+    message = listing([("ns", "pod", {"main": [small, other, half], "side": []})])
 
-    assert fields(told) == [(1, fields_of(told, 1))]
-    name, namespace, main, side = fields(fields_of(told, 1))
+    assert fields(message) == [(1, fields_of(message, 1))]
+    name, namespace, main, side = fields(fields_of(message, 1))
     assert (name, namespace, side) == ((1, b"pod"), (2, b"ns"), (3, b"\n\x04side"))
     assert fields(main[1])[0] == (1, b"main")
-    smalls, halves = (fields(found) for _, found in fields(main[1])[1:])
+    smalls, halves = (fields(content) for _, content in fields(main[1])[1:])
     assert smalls == [(1, SMALL.encode()), (2, small.id.encode()), (2, other.id.encode())]
     assert halves == [(1, HALF.encode()), (2, half.id.encode())]
 
 
 def fields(message: bytes) -> list[tuple[int, bytes]]:
     """Numbers and contents of the fields, all of the type with a length."""
-    found = []
+    contents = []
     while message:
         number, size, used = message[0] >> 3, 0, 1
         for shift in range(0, 35, 7):
@@ -229,10 +235,10 @@ def fields(message: bytes) -> list[tuple[int, bytes]]:
             used += 1
             if message[used - 1] < 0x80:
                 break
-        found.append((number, message[used : used + size]))
+        contents.append((number, message[used : used + size]))
         message = message[used + size :]
-    return found
+    return contents
 
 
 def fields_of(message: bytes, number: int) -> bytes:
-    return next(content for found, content in fields(message) if found == number)
+    return next(content for field_number, content in fields(message) if field_number == number)

@@ -39,10 +39,10 @@ def test_references_in_text_are_expanded_as_kubernetes_does(text: str, expanded:
 
 
 def facts(pod: Json | None = None, **sources: dict[str, str]) -> Facts:
-    found = pod or a_pod("p")
-    found["metadata"] |= {"namespace": "ns", "uid": "u-1", "annotations": {"note": "x"}}
+    body = pod or a_pod("p")
+    body["metadata"] |= {"namespace": "ns", "uid": "u-1", "annotations": {"note": "x"}}
     return Facts(
-        pod=found,
+        pod=body,
         pod_ip="127.10.1.1",
         host_ip="127.10.0.2",
         allocatable={"cpu": "96", "memory": "1024Gi"},
@@ -61,9 +61,9 @@ def test_later_variables_see_earlier_ones_and_win_over_them() -> None:
         ],
     )
 
-    found = resolve(container, facts(settings={"x": "theirs"}))
+    environment = resolve(container, facts(settings={"x": "theirs"}))
 
-    assert found == {"P_x": "own", "A": "theirs1", "B": "theirs12 $(C)", "C": "late"}
+    assert environment == {"P_x": "own", "A": "theirs1", "B": "theirs12 $(C)", "C": "late"}
 
 
 @pytest.mark.parametrize("optional", [True, False])
@@ -106,7 +106,7 @@ def test_the_downward_api_tells_a_pod_about_itself(path: str, value: str) -> Non
         ("requests.cpu", "1", "0"),
     ],
 )
-def test_resources_are_told_in_whole_multiples_of_the_divisor(
+def test_resources_are_given_in_whole_multiples_of_the_divisor(
     resource: str, divisor: str, value: str
 ) -> None:
     reference = {"resourceFieldRef": {"resource": resource, "divisor": divisor}}
@@ -157,7 +157,7 @@ def test_pauses_double_up_to_a_limit() -> None:
     assert [backoff.pause(n) for n in range(1, 8)] == [0.5, 1, 2, 4, 8, 10, 10]
 
 
-def test_a_container_that_ran_long_enough_is_forgiven() -> None:
+def test_a_container_that_ran_long_enough_resets_its_backoff() -> None:
     assert backoff.failures_after(5, ran_seconds=19) == 6
     assert backoff.failures_after(5, ran_seconds=20) == 1
 
@@ -178,12 +178,12 @@ def test_a_verdict_needs_enough_equal_answers_in_a_row(
     answers: str, verdicts: list[bool | None]
 ) -> None:
     timing = Rhythm(delay=0, period=1, timeout=1, successes=1, failures=3)
-    streak, found = Streak(), []
+    streak, actual_verdicts = Streak(), []
     for answer in answers:
         streak = streak.then(answer == "+")
-        found.append(streak.verdict(timing))
+        actual_verdicts.append(streak.verdict(timing))
 
-    assert found == verdicts
+    assert actual_verdicts == verdicts
 
 
 def test_files_are_swapped_all_at_once_and_old_ones_vanish(tmp_path: Path) -> None:
@@ -206,12 +206,12 @@ def devices(tmp_path: Path) -> Devices:
         "nodes: [{name: n, product: NVIDIA-A100-SXM4-80GB, gpus: [[1g.10gb, 1g.10gb], whole]}]"
     )
     (node,) = read(path)
-    found = Devices()
-    found.offer(hardware(node).devices())
-    return found
+    devices = Devices()
+    devices.offer(hardware(node).devices())
+    return devices
 
 
-def asking(uid: str, resource: str, count: int) -> Json:
+def a_gpu_pod(uid: str, resource: str, count: int) -> Json:
     container = a_container(resources={"limits": {resource: str(count)}})
     pod = a_pod(uid, container)
     pod["metadata"] |= {"uid": uid, "namespace": "ns"}
@@ -219,19 +219,19 @@ def asking(uid: str, resource: str, count: int) -> Json:
 
 
 def test_devices_are_given_once_and_come_back(devices: Devices) -> None:
-    devices.admit(asking("a", "nvidia.com/mig-1g.10gb", 2))
+    devices.admit(a_gpu_pod("a", "nvidia.com/mig-1g.10gb", 2))
     with pytest.raises(NoDeviceError, match="Requested: 1, Available: 0"):
-        devices.admit(asking("b", "nvidia.com/mig-1g.10gb", 1))
+        devices.admit(a_gpu_pod("b", "nvidia.com/mig-1g.10gb", 1))
 
     devices.release("a")
-    devices.admit(asking("b", "nvidia.com/mig-1g.10gb", 1))
+    devices.admit(a_gpu_pod("b", "nvidia.com/mig-1g.10gb", 1))
 
     assert len(devices.of("b", "main")) == 1
     assert devices.of("a", "main") == []
 
 
 def test_a_pod_that_gets_less_than_it_asks_gets_nothing(devices: Devices) -> None:
-    greedy = asking("a", "nvidia.com/mig-1g.10gb", 1)
+    greedy = a_gpu_pod("a", "nvidia.com/mig-1g.10gb", 1)
     more = a_container(resources={"limits": {"nvidia.com/gpu": "2"}}) | {"name": "more"}
     greedy["spec"]["containers"].append(more)
 
@@ -241,18 +241,18 @@ def test_a_pod_that_gets_less_than_it_asks_gets_nothing(devices: Devices) -> Non
     assert not list(devices.held())
 
 
-def test_a_container_is_told_what_it_holds(devices: Devices) -> None:
-    devices.admit(asking("a", "nvidia.com/gpu", 1))
+def test_a_container_gets_its_devices_in_its_environment(devices: Devices) -> None:
+    devices.admit(a_gpu_pod("a", "nvidia.com/gpu", 1))
 
-    found = told(devices.of("a", "main"))
+    environment = told(devices.of("a", "main"))
 
-    assert found["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB"
-    assert found["NVIDIA_VISIBLE_DEVICES"].startswith("GPU-")
+    assert environment["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB"
+    assert environment["NVIDIA_VISIBLE_DEVICES"].startswith("GPU-")
     assert told([]) == {}
 
 
 async def _nothing(_: Call) -> None:
-    """Stands for a coroutine that nobody runs."""
+    """A coroutine that is never run."""
 
 
 TABLE = images.table(exporter=_nothing, vllm=None)
@@ -270,10 +270,10 @@ TABLE = images.table(exporter=_nothing, vllm=None)
     ],
 )
 def test_an_image_is_found_by_its_name_and_tag(reference: str, pattern: str) -> None:
-    found = images.find(TABLE, reference)
+    image = images.find(TABLE, reference)
 
-    assert found is not None
-    assert found.pattern == pattern
+    assert image is not None
+    assert image.pattern == pattern
 
 
 def test_an_unknown_image_has_no_row() -> None:
@@ -281,10 +281,10 @@ def test_an_unknown_image_has_no_row() -> None:
 
 
 def test_a_missing_vllm_says_how_to_get_one() -> None:
-    found = images.find(TABLE, "tessera.dev/vllm-cpu:0.32.0")
+    image = images.find(TABLE, "tessera.dev/vllm-cpu:0.32.0")
 
-    assert found is not None
-    assert "--vllm PATH_TO_VENV" in found.missing
+    assert image is not None
+    assert "--vllm PATH_TO_VENV" in image.missing
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ def test_a_command_that_a_stand_in_does_not_have_is_refused() -> None:
         images.words(engine, ["bash"], [])
 
 
-def test_last_words_are_the_end_of_the_log(tmp_path: Path) -> None:
+def test_the_termination_message_is_the_end_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"{'x' * 100} {n}\n" for n in range(100)))
 
-    found = logs.last_words(log)
+    message = logs.last_words(log)
 
-    assert len(found) <= 2048
-    assert found.endswith(" 99\n")
+    assert len(message) <= 2048
+    assert message.endswith(" 99\n")
     assert logs.tail(b"a\nb\nc\n", 2) == b"b\nc\n"
     assert logs.tail(b"a\n", 0) == b""

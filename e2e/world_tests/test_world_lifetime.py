@@ -1,4 +1,4 @@
-"""Worlds begin quickly, stand side by side, and leave nothing behind."""
+"""Worlds start quickly, run side by side, and leave nothing behind."""
 
 import os
 import select
@@ -25,8 +25,8 @@ SOURCES = f"{HERE.parent}:{Path(tessera.__file__).parents[1]}"
 STARTER = """
 import sys
 import world
-with world.start(name="orphan", progress=lambda _: None) as found:
-    print(found.folder, flush=True)
+with world.start(name="orphan", progress=lambda _: None) as orphan:
+    print(orphan.folder, flush=True)
     sys.stdin.read()
 """
 
@@ -43,16 +43,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def processes_of(folder: Path) -> dict[int, str]:
     """The command lines of all that has the folder in its command line or its environment."""
-    found = {}
-    for process in (one for one in Path("/proc").iterdir() if one.name.isdigit()):
+    command_lines = {}
+    for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
         try:
             line = (process / "cmdline").read_bytes()
             environment = (process / "environ").read_bytes()
         except OSError:
             continue
         if str(folder).encode() in line + environment:
-            found[int(process.name)] = line.replace(b"\0", b" ").decode()
-    return found
+            command_lines[int(process.name)] = line.replace(b"\0", b" ").decode()
+    return command_lines
 
 
 @contextmanager
@@ -74,14 +74,14 @@ def starter(cache: Path) -> Iterator[tuple["subprocess.Popen[str]", worlds.World
             process.kill()
 
 
-async def nothing_runs(cache: Path) -> None:
-    async def left() -> dict[int, str]:
+async def wait_until_nothing_runs(cache: Path) -> None:
+    async def remaining_processes() -> dict[int, str]:
         return processes_of(cache)
 
-    await eventually(left, lambda found: not found, within=40)
+    await eventually(remaining_processes, lambda processes: not processes, within=40)
 
 
-async def with_a_family(world: worlds.World) -> None:
+async def run_process_family(world: worlds.World) -> None:
     """Run a pod whose processes have children, one of them in a session of its own."""
     script = "setsid sleep 1000 & sh -c 'sleep 1000; true' & sleep 1000; true"
     pod = a_pod("family", a_container(script))
@@ -91,27 +91,27 @@ async def with_a_family(world: worlds.World) -> None:
 
 async def test_nothing_is_left_when_the_starter_is_killed(cache: Path) -> None:
     with starter(cache) as (process, world):
-        await with_a_family(world)
+        await run_process_family(world)
         assert len(processes_of(cache)) >= 10
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-        await nothing_runs(cache)
+        await wait_until_nothing_runs(cache)
     assert not world.folder.exists()
 
 
 async def test_nothing_is_left_when_the_supervisor_is_killed(cache: Path) -> None:
     with starter(cache) as (process, world):
-        await with_a_family(world)
+        await run_process_family(world)
         os.kill(world.pid, signal.SIGKILL)
 
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-        await nothing_runs(cache)
+        await wait_until_nothing_runs(cache)
 
 
-def test_a_kept_world_outlives_its_starter_until_it_is_taken_down(cache: Path) -> None:
+def test_a_world_of_the_command_outlives_its_starter_until_it_is_taken_down(cache: Path) -> None:
     def command(*words: str) -> str:
         line = [sys.executable, "-m", "world", *words]
         environment = os.environ | {"PYTHONPATH": SOURCES}
@@ -119,8 +119,8 @@ def test_a_kept_world_outlives_its_starter_until_it_is_taken_down(cache: Path) -
             line, env=environment, capture_output=True, text=True, check=True, timeout=120
         ).stdout
 
-    told = command("up", "--name", "kept")
-    assert f"export KUBECONFIG={cache}/tessera/worlds/kept/kubeconfig" in told
+    output = command("up", "--name", "kept")
+    assert f"export KUBECONFIG={cache}/tessera/worlds/kept/kubeconfig" in output
     world = client.read(cache / "tessera" / "worlds" / "kept")
     assert world.containers() is not None
 
@@ -149,20 +149,22 @@ def test_an_interrupt_ends_a_world_in_the_foreground(cache: Path) -> None:
 
 
 @pytest.mark.full
-async def test_two_worlds_stand_side_by_side(api: Api, tmp_path: Path) -> None:
+async def test_two_worlds_run_side_by_side(api: Api, tmp_path: Path) -> None:
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text("nodes: [{name: alone, kind: cpu}]")
-    began = time.monotonic()
+    started_at = time.monotonic()
     with worlds.start(fleet=fleet) as second:
-        print(f"a second world was ready after {time.monotonic() - began:.1f} s")
-        async with connect(second.kubeconfig) as other:
-            theirs = await Room(other, "default").ready(a_pod("web"))
+        print(f"a second world was ready after {time.monotonic() - started_at:.1f} s")
+        async with connect(second.kubeconfig) as other_api:
+            other_pod = await Room(other_api, "default").ready(a_pod("web"))
             async with room(api) as here:
-                ours = await here.ready(a_pod("web"))
+                pod = await here.ready(a_pod("web"))
 
-    assert theirs["spec"]["nodeName"] == "alone"
-    first, other_one = (pod["status"]["podIP"].rsplit(".", 2)[0] for pod in (ours, theirs))
-    assert first != other_one
+    assert other_pod["spec"]["nodeName"] == "alone"
+    network, other_network = (
+        web_pod["status"]["podIP"].rsplit(".", 2)[0] for web_pod in (pod, other_pod)
+    )
+    assert network != other_network
 
 
 def test_a_name_is_given_once(world: worlds.World) -> None:
@@ -194,11 +196,11 @@ def test_a_world_whose_part_died_says_which_one(cache: Path) -> None:
 
 def _lose_etcd(cache: Path) -> None:
     with worlds.start(name="poor", progress=lambda _: None) as world:
-        ended = select.poll()
-        ended.register(watched := os.pidfd_open(world.pid), select.POLLIN)
+        poll = select.poll()
+        poll.register(watched := os.pidfd_open(world.pid), select.POLLIN)
         etcd = next(pid for pid, line in processes_of(cache).items() if "/etcd --" in line)
         os.kill(etcd, signal.SIGKILL)
-        assert ended.poll(60_000)
+        assert poll.poll(60_000)
         os.close(watched)
 
 
@@ -215,10 +217,10 @@ async def test_a_real_vllm_is_started_with_what_a_cpu_needs(cache: Path) -> None
 
     with worlds.start(vllm=cache / "venv", progress=lambda _: None) as world:
         async with connect(world.kubeconfig) as api:
-            ended = await Room(api, "default").ended(pod)
+            ended_pod = await Room(api, "default").ended(pod)
 
-    address = ended["status"]["podIP"]
-    assert container_status(ended)["state"]["terminated"]["message"].splitlines() == [
+    address = ended_pod["status"]["podIP"]
+    assert container_status(ended_pod)["state"]["terminated"]["message"].splitlines() == [
         f"serve m --port 8000 --enforce-eager --num-gpu-blocks-override 64 --host {address}",
         "VLLM_CPU_CI_ENV=1",
         "VLLM_CPU_KVCACHE_SPACE=1",

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.world
 NEVER: Json = {"restartPolicy": "Never"}
 
 
-def last_words(pod: Json) -> str:
+def termination_message(pod: Json) -> str:
     return str(container_status(pod)["state"]["terminated"].get("message", ""))
 
 
@@ -29,9 +29,9 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
     """Ask the small web server in a pod."""
     async with aiohttp.ClientSession() as session:
         url = f"http://{pod['status']['podIP']}:8000{path}"
-        async with session.get(url) as answer:
-            await answer.read()
-            return answer
+        async with session.get(url) as response:
+            await response.read()
+            return response
 
 
 async def test_readiness_follows_an_http_probe(here: Room) -> None:
@@ -41,7 +41,7 @@ async def test_readiness_follows_an_http_probe(here: Room) -> None:
     )
 
     await get(pod, "/fail")
-    await here.until("web", lambda it: condition(it, "Ready") == "False")
+    await here.until("web", lambda pod: condition(pod, "Ready") == "False")
     await get(pod, "/heal")
     pod = await here.until("web", is_ready)
 
@@ -54,7 +54,9 @@ async def test_a_failing_liveness_probe_restarts_the_container(here: Room) -> No
 
     await get(pod, "/fail")
 
-    await here.until("web", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it))
+    await here.until(
+        "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
+    )
 
 
 async def test_a_startup_probe_holds_back_the_others(here: Room) -> None:
@@ -75,7 +77,7 @@ async def test_a_startup_probe_that_never_passes_restarts_the_container(here: Ro
     probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}
     await here.create(a_pod("slow", a_container(args=["--delay", "600"], startupProbe=probe)))
 
-    pod = await here.until("slow", lambda it: container_status(it).get("restartCount", 0) >= 1)
+    pod = await here.until("slow", lambda pod: container_status(pod).get("restartCount", 0) >= 1)
 
     assert not is_ready(pod)
 
@@ -97,7 +99,7 @@ async def test_an_exec_probe_runs_beside_the_container(here: Room) -> None:
 async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(here: Room) -> None:
     gate = "tessera.dev/answers"
     await here.create(a_pod("web", readinessGates=[{"conditionType": gate}]))
-    await here.until("web", lambda it: condition(it, "ContainersReady") == "True")
+    await here.until("web", lambda pod: condition(pod, "ContainersReady") == "True")
     assert condition(await here.pod("web"), "Ready") == "False"
 
     status = {"status": {"conditions": [{"type": gate, "status": "True"}]}}
@@ -131,7 +133,7 @@ async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: Room) 
 
     reader = a_container("cat /diary/log > /dev/termination-log", volumeMounts=mount)
     pod = await here.ended(a_pod("reader", reader, volumes=volumes, **NEVER))
-    assert last_words(pod) == "hook\nterm\n"
+    assert termination_message(pod) == "hook\nterm\n"
 
 
 async def test_what_ignores_term_is_killed_with_all_its_children(
@@ -139,31 +141,33 @@ async def test_what_ignores_term_is_killed_with_all_its_children(
 ) -> None:
     script = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000; sleep 1000"
     await here.ready(a_pod("stubborn", a_container(script), terminationGracePeriodSeconds=1))
-    (pid,) = [one.pid for one in world.containers() if one.namespace == here.namespace]
+    (pid,) = [
+        container.pid for container in world.containers() if container.namespace == here.namespace
+    ]
     assert pid is not None
-    assert len(session(pid)) >= 3
+    assert len(session_pids(pid)) >= 3
 
     await here.api.delete(PODS.path(here.namespace, "stubborn"))
     await eventually(here.pods, lambda pods: not pods)
 
-    async def left() -> list[str]:
-        return session(pid)
+    async def remaining_pids() -> list[str]:
+        return session_pids(pid)
 
-    await eventually(left, lambda pids: not pids)
+    await eventually(remaining_pids, lambda pids: not pids)
 
 
-def session(leader: int) -> list[str]:
+def session_pids(leader: int) -> list[str]:
     """The processes of a session."""
-    found = subprocess.run(
+    process = subprocess.run(
         ["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True, text=True, check=False
     )
-    return found.stdout.split()
+    return process.stdout.split()
 
 
 async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: Room) -> None:
     pod = await here.ready(a_pod("web", a_container(args=["--drain", "3"])))
     await here.api.delete(PODS.path(here.namespace, "web"))
-    await here.until("web", lambda it: "deletionTimestamp" in it["metadata"])
+    await here.until("web", lambda pod: "deletionTimestamp" in pod["metadata"])
 
     assert (await get(pod, "/")).status == 200
     await eventually(here.pods, lambda pods: not pods)
@@ -175,7 +179,7 @@ async def test_the_end_of_the_log_is_the_message_of_a_failed_container(here: Roo
 
     pod = await here.ended(a_pod("wordy", container, **NEVER))
 
-    lines = last_words(pod).splitlines()
+    lines = termination_message(pod).splitlines()
     assert (len(lines), lines[-1]) == (80, "line 100")
 
 
@@ -185,7 +189,7 @@ async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: Room) -> 
     pod = await here.ended(a_pod("wrong", container, **NEVER))
 
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 2
-    assert "unrecognized arguments: --nonsense" in last_words(pod)
+    assert "unrecognized arguments: --nonsense" in termination_message(pod)
 
 
 async def test_a_killed_container_is_restarted(here: Room, world: worlds.World) -> None:
@@ -195,6 +199,6 @@ async def test_a_killed_container_is_restarted(here: Room, world: worlds.World) 
     for name in ("process", "coroutine"):
         world.kill(here.namespace, name, "main")
         pod = await here.until(
-            name, lambda it: container_status(it)["restartCount"] == 1 and is_ready(it)
+            name, lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
         )
         assert container_status(pod)["lastState"]["terminated"]["exitCode"] == 137

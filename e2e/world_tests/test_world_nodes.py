@@ -55,7 +55,7 @@ async def test_a_gpu_node_says_what_feature_discovery_says(api: Api) -> None:
 async def test_a_spot_node_carries_the_taint_of_its_cloud(api: Api) -> None:
     node = await eventually(
         lambda: api.get(NODES.path(name="h100-spot")),
-        lambda it: condition(it, "Ready") == "True",
+        lambda node: condition(node, "Ready") == "True",
     )
 
     assert "kubernetes.azure.com/scalesetpriority" in keys_of_taints(node)
@@ -68,27 +68,27 @@ async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
 
     world.silence("victim")
     try:
-        lost = await eventually(
+        lost_node = await eventually(
             lambda: victim(here.api),
-            lambda it: (
-                condition(it, "Ready") == "Unknown"
-                and "node.kubernetes.io/unreachable" in keys_of_taints(it)
+            lambda node: (
+                condition(node, "Ready") == "Unknown"
+                and "node.kubernetes.io/unreachable" in keys_of_taints(node)
             ),
             within=30,
         )
-        assert condition(lost, "Ready") == "Unknown"
-        await here.until("web", lambda it: condition(it, "Ready") == "False")
-        assert here.namespace in {one.namespace for one in world.containers()}
+        assert condition(lost_node, "Ready") == "Unknown"
+        await here.until("web", lambda pod: condition(pod, "Ready") == "False")
+        assert here.namespace in {container.namespace for container in world.containers()}
     finally:
         world.wake("victim")
 
     after = await here.until("web", is_ready)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert container_status(after)["restartCount"] == 0
-    await eventually(lambda: victim(here.api), lambda it: keys_of_taints(it) == {"for"})
+    await eventually(lambda: victim(here.api), lambda node: keys_of_taints(node) == {"for"})
 
 
-async def test_pods_of_a_dead_node_are_made_anew_elsewhere(here: Room, world: worlds.World) -> None:
+async def test_pods_of_a_dead_node_are_recreated_elsewhere(here: Room, world: worlds.World) -> None:
     preferred = {
         "weight": 100,
         "preference": {
@@ -105,7 +105,7 @@ async def test_pods_of_a_dead_node_are_made_anew_elsewhere(here: Room, world: wo
 
     world.end_node("victim")
     try:
-        assert here.namespace not in {one.namespace for one in world.containers()}
+        assert here.namespace not in {container.namespace for container in world.containers()}
         await eventually(
             lambda: here.pods("app=web"),
             lambda pods: any(is_ready(pod) and pod["spec"]["nodeName"] != "victim" for pod in pods),
@@ -114,7 +114,7 @@ async def test_pods_of_a_dead_node_are_made_anew_elsewhere(here: Room, world: wo
     finally:
         world.wake("victim")
 
-    await eventually(lambda: victim(here.api), lambda it: condition(it, "Ready") == "True")
+    await eventually(lambda: victim(here.api), lambda node: condition(node, "Ready") == "True")
     await eventually(lambda: here.pods("app=web"), lambda pods: len(pods) == 1)
 
 
@@ -124,7 +124,9 @@ async def test_a_node_that_boots_again_restarts_its_pods(here: Room, world: worl
     world.end_node("victim")
     world.wake("victim")
 
-    await here.until("web", lambda it: container_status(it)["restartCount"] == 1 and is_ready(it))
+    await here.until(
+        "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
+    )
 
 
 async def test_a_fake_node_only_says_that_its_pods_run(here: Room, world: worlds.World) -> None:
@@ -137,7 +139,7 @@ async def test_a_fake_node_only_says_that_its_pods_run(here: Room, world: worlds
     pod = await here.ready(a_pod("dream", container, **spec))
 
     assert pod["status"]["podIP"].startswith("10.")
-    assert here.namespace not in {one.namespace for one in world.containers()}
+    assert here.namespace not in {container.namespace for container in world.containers()}
 
 
 async def test_an_unknown_node_is_named_in_the_refusal(world: worlds.World) -> None:

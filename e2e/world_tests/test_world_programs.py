@@ -24,10 +24,10 @@ def alone(tmp_path: Path) -> Path:
 async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
     with worlds.start(fleet=alone) as world:
         async with connect(world.kubeconfig) as api, room(api) as here:
-            # Under load the node may fall out for a moment; its pods shall stay.
+            # Under load the node may be unreachable for a moment; its pods have to stay.
             await here.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
             await eventually(lambda: here.pod("before"), is_ready)
-            before = {one.pod: one.pid for one in world.containers()}
+            pids_before = {container.pod: container.pid for container in world.containers()}
 
             for name in ("kube-apiserver", "etcd", "prometheus"):
                 world.end_program(name)
@@ -48,5 +48,5 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) 
             # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
             await eventually(lambda: here.pod("after"), is_ready, within=90)
             await eventually(lambda: here.pod("before"), is_ready, within=40)
-            now = {one.pod: one.pid for one in world.containers()}
-            assert now["before"] == before["before"], "the container was not restarted"
+            pids_after = {container.pod: container.pid for container in world.containers()}
+            assert pids_after["before"] == pids_before["before"], "the container was not restarted"

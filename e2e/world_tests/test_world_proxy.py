@@ -27,8 +27,8 @@ async def proxied(talk: Talk, *before: Address) -> AsyncIterator[Address]:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         backend = server.sockets[0].getsockname()[:2]
-        async with await listen(("127.0.0.1", 0), lambda: [*before, backend]) as front:
-            yield front.sockets[0].getsockname()[:2]
+        async with await listen(("127.0.0.1", 0), lambda: [*before, backend]) as proxy:
+            yield proxy.sockets[0].getsockname()[:2]
             await over.wait()
 
 
@@ -44,15 +44,15 @@ async def hear(address: Address, *, say: bytes = b"", chunk: int = 2**16) -> byt
     writer.write(say)
     writer.write_eof()
     try:
-        heard = [found async for found in chunks(reader, chunk)]
+        pieces = [data async for data in chunks(reader, chunk)]
     finally:
         await closed(writer)
-    return b"".join(heard)
+    return b"".join(pieces)
 
 
 async def chunks(reader: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:
-    while found := await reader.read(size):
-        yield found
+    while data := await reader.read(size):
+        yield data
 
 
 async def test_a_closed_direction_is_passed_on_and_the_other_stays_open() -> None:
@@ -85,9 +85,9 @@ async def test_the_next_backend_is_tried_when_one_refuses() -> None:
 
 
 async def test_without_backends_the_connection_is_reset() -> None:
-    async with await listen(("127.0.0.1", 0), list) as front:
+    async with await listen(("127.0.0.1", 0), list) as proxy:
         with pytest.raises(ConnectionResetError):
-            await hear(front.sockets[0].getsockname()[:2])
+            await hear(proxy.sockets[0].getsockname()[:2])
 
 
 def a_running_pod(name: str, *, ready: bool = True, deleted: bool = False, **ports: int) -> Json:
@@ -113,9 +113,11 @@ def test_only_ready_and_staying_pods_of_the_selector_are_backends() -> None:
     elsewhere = a_running_pod("d", http=4)
     elsewhere["metadata"]["namespace"] = "other"
 
-    found = list(endpoints(a_web_service(), {"port": 80, "targetPort": "http"}, [*pods, elsewhere]))
+    addresses = list(
+        endpoints(a_web_service(), {"port": 80, "targetPort": "http"}, [*pods, elsewhere])
+    )
 
-    assert found == [("ip-a", 1)]
+    assert addresses == [("ip-a", 1)]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +130,9 @@ def test_only_ready_and_staying_pods_of_the_selector_are_backends() -> None:
     ],
 )
 def test_a_target_port_is_a_number_or_a_name_of_the_pod(port: Json, expected: int | None) -> None:
-    found = list(endpoints(a_web_service(), port, [a_running_pod("a", http=9000)]))
+    addresses = list(endpoints(a_web_service(), port, [a_running_pod("a", http=9000)]))
 
-    assert found == ([("ip-a", expected)] if expected else [])
+    assert addresses == ([("ip-a", expected)] if expected else [])
 
 
 def test_a_service_may_want_pods_before_they_are_ready() -> None:

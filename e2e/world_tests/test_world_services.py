@@ -29,15 +29,17 @@ async def ask(service: Json) -> str:
     connector = aiohttp.TCPConnector(force_close=True)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        session.get(f"http://{address}:{port}/") as answer,
+        session.get(f"http://{address}:{port}/") as response,
     ):
-        return await answer.text()
+        return await response.text()
 
 
 async def three_pods(here: Room, *arguments: str) -> list[Json]:
     container = a_container(args=list(arguments))
-    patient = {"terminationGracePeriodSeconds": 30}
-    await here.create(a_workload("Deployment", "web", container, replicas=3, template=patient))
+    template_spec = {"terminationGracePeriodSeconds": 30}
+    await here.create(
+        a_workload("Deployment", "web", container, replicas=3, template=template_spec)
+    )
     return await eventually(
         lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 3
     )
@@ -60,9 +62,9 @@ async def test_a_pod_on_its_way_out_gets_no_new_connection(here: Room) -> None:
     leaving = pods[0]["metadata"]["name"]
 
     await here.api.delete(PODS.path(here.namespace, leaving))
-    await here.until(leaving, lambda it: "deletionTimestamp" in it["metadata"])
+    await here.until(leaving, lambda pod: "deletionTimestamp" in pod["metadata"])
 
-    # Its watch tells the proxy a moment after it told us.
+    # The proxy's watch sees the deletion a moment after ours.
     await eventually(lambda: answers(service, 6), lambda names: leaving not in names)
     assert leaving not in await answers(service, 30)
     assert (await here.pod(leaving))["status"]["phase"] == "Running"
@@ -80,7 +82,7 @@ async def test_a_backend_that_refuses_is_passed_over(here: Room, world: worlds.W
 
     world.kill(here.namespace, dead, "main")
 
-    # Nobody has told the API yet: the pod is still called ready when these connections are made.
+    # The API does not know yet: the pod is still ready there when these connections are made.
     assert len([await ask(service) for _ in range(6)]) == 6
 
 
@@ -107,13 +109,13 @@ async def test_prometheus_is_a_service_too(here: Room) -> None:
     url = f"http://{service['spec']['clusterIP']}:9090/-/ready"
 
     async def ready() -> int:
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            return answer.status
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status
 
     await eventually(ready, lambda status: status == 200)
 
 
-# Answers everything, as an API that is there but has nothing.
+# Answers every request, as an API without resources does.
 SERVER = """
 import http.server, ssl, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -177,7 +179,7 @@ async def test_an_api_service_behind_a_service_becomes_available(
     try:
         await eventually(
             lambda: here.api.get(path),
-            lambda it: condition(it, "Available") == "True",
+            lambda api_service: condition(api_service, "Available") == "True",
             within=40,
         )
     finally:
@@ -189,6 +191,6 @@ async def test_many_connections_at_once_are_all_served(here: Room) -> None:
     service = await here.create(a_service("web"))
     await eventually(lambda: ask(service), bool)
 
-    found = await asyncio.gather(*(ask(service) for _ in range(200)))
+    pod_names = await asyncio.gather(*(ask(service) for _ in range(200)))
 
-    assert len(found) == 200
+    assert len(pod_names) == 200

@@ -25,14 +25,16 @@ async def read(here: Room, kind: str, name: str) -> Json:
 async def test_a_deployment_becomes_available_and_scales(here: Room) -> None:
     await here.create(a_workload("Deployment", "web", replicas=2))
     await eventually(
-        lambda: read(here, "deployments", "web"), lambda it: it["status"].get("readyReplicas") == 2
+        lambda: read(here, "deployments", "web"),
+        lambda deployment: deployment["status"].get("readyReplicas") == 2,
     )
 
     path = f"/apis/apps/v1/namespaces/{here.namespace}/deployments/web/scale"
     await here.api.patch(path, {"spec": {"replicas": 4}})
 
     await eventually(
-        lambda: read(here, "deployments", "web"), lambda it: it["status"].get("readyReplicas") == 4
+        lambda: read(here, "deployments", "web"),
+        lambda deployment: deployment["status"].get("readyReplicas") == 4,
     )
     addresses = {pod["status"]["podIP"] for pod in await here.pods("app=web")}
     assert len(addresses) == 4
@@ -73,11 +75,11 @@ async def test_a_job_is_complete_when_its_pods_have_succeeded(here: Room) -> Non
     await here.create(job)
 
     path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
-    found = await eventually(
-        lambda: here.api.get(path), lambda it: condition(it, "Complete") == "True"
+    completed_job = await eventually(
+        lambda: here.api.get(path), lambda job_now: condition(job_now, "Complete") == "True"
     )
 
-    assert found["status"]["succeeded"] == 2
+    assert completed_job["status"]["succeeded"] == 2
 
 
 async def test_a_job_whose_pod_fails_has_failed(here: Room) -> None:
@@ -86,7 +88,9 @@ async def test_a_job_whose_pod_fails_has_failed(here: Room) -> None:
     await here.create(job)
 
     path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
-    await eventually(lambda: here.api.get(path), lambda it: condition(it, "Failed") == "True")
+    await eventually(
+        lambda: here.api.get(path), lambda job_now: condition(job_now, "Failed") == "True"
+    )
 
     (pod,) = await here.pods("app=sums")
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 7
@@ -107,23 +111,25 @@ async def test_an_eviction_waits_for_the_disruption_budget(here: Room) -> None:
         }
     )
     path = f"/apis/policy/v1/namespaces/{here.namespace}/poddisruptionbudgets/web"
-    await eventually(lambda: here.api.get(path), lambda it: it["status"].get("currentHealthy") == 2)
+    await eventually(
+        lambda: here.api.get(path), lambda pdb: pdb["status"].get("currentHealthy") == 2
+    )
 
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiError) as raised:
         await evict(here, pods[0])
-    assert refused.value.status == 429
+    assert raised.value.status == 429
 
     await here.api.patch(path, {"spec": {"minAvailable": 1}})
     await eventually(
-        lambda: here.api.get(path), lambda it: it["status"].get("disruptionsAllowed") == 1
+        lambda: here.api.get(path), lambda pdb: pdb["status"].get("disruptionsAllowed") == 1
     )
     await evict(here, pods[0])
     name = pods[0]["metadata"]["name"]
     await eventually(
         lambda: here.pods("app=web"),
-        lambda found: (
-            sum(map(is_ready, found)) == 2
-            and name not in {pod["metadata"]["name"] for pod in found}
+        lambda pods_now: (
+            sum(map(is_ready, pods_now)) == 2
+            and name not in {pod["metadata"]["name"] for pod in pods_now}
         ),
     )
 
@@ -158,8 +164,8 @@ async def test_a_sidecar_is_ended_after_the_main_container(here: Room) -> None:
     )
 
     assert pod["status"]["phase"] == "Succeeded"
-    ended = container_status(pod, "sidecar")["state"]["terminated"]
-    assert ended["finishedAt"] >= container_status(pod)["state"]["terminated"]["finishedAt"]
+    sidecar_end = container_status(pod, "sidecar")["state"]["terminated"]
+    assert sidecar_end["finishedAt"] >= container_status(pod)["state"]["terminated"]["finishedAt"]
 
 
 async def test_a_failing_container_is_restarted_with_a_growing_pause(here: Room) -> None:
@@ -167,15 +173,15 @@ async def test_a_failing_container_is_restarted_with_a_growing_pause(here: Room)
 
     pod = await here.until(
         "crash",
-        lambda it: (
-            container_status(it).get("restartCount", 0) >= 2
-            and "waiting" in container_status(it)["state"]
+        lambda pod: (
+            container_status(pod).get("restartCount", 0) >= 2
+            and "waiting" in container_status(pod)["state"]
         ),
     )
 
-    found = container_status(pod)
-    assert found["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    assert found["lastState"]["terminated"]["exitCode"] == 3
+    status = container_status(pod)
+    assert status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+    assert status["lastState"]["terminated"]["exitCode"] == 3
     assert pod["status"]["phase"] == "Running"
 
 
@@ -184,8 +190,8 @@ async def test_an_image_outside_the_table_is_named_with_the_table(here: Room) ->
 
     pod = await here.until(
         "strange",
-        lambda it: (
-            container_status(it).get("state", {}).get("waiting", {}).get("reason")
+        lambda pod: (
+            container_status(pod).get("state", {}).get("waiting", {}).get("reason")
             in ("ErrImagePull", "ImagePullBackOff")
         ),
     )
