@@ -1,4 +1,4 @@
-"""Specs of services, and the objects that are built of them."""
+"""Specs of services, and the objects that are built from them."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ SHAPE = {
 }
 
 
-def planned(spec: Any) -> Plan:
+def plan_service(spec: Any) -> Plan:
     return plan_of(
         a_snapshot(
             a_service(spec=spec),
@@ -43,18 +43,18 @@ def planned(spec: Any) -> Plan:
 
 
 def objects(spec: Any) -> list[ObjectManifest]:
-    got = planned(spec)
-    return list(children.service_manifests(got.service_plans[Ref("team-a", "chat")]))
+    fleet_plan = plan_service(spec)
+    return list(children.service_manifests(fleet_plan.service_plans[Ref("team-a", "chat")]))
 
 
 def deployment(spec: Any) -> dict[str, Any]:
-    (found,) = [one for one in objects(spec) if one.kind.kind == "Deployment"]
-    return dict(found.body)
+    (manifest,) = [manifest for manifest in objects(spec) if manifest.kind.kind == "Deployment"]
+    return dict(manifest.body)
 
 
 def container(spec: Any) -> dict[str, Any]:
-    found: dict[str, Any] = deployment(spec)["spec"]["template"]["spec"]["containers"][0]
-    return found
+    engine_container: dict[str, Any] = deployment(spec)["spec"]["template"]["spec"]["containers"][0]
+    return engine_container
 
 
 SPECS = {

@@ -1,4 +1,4 @@
-"""The Jobs of batches as reviewed, and what must hold in every one of them."""
+"""The Jobs of batches as reviewed, and what is true of each of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
 Golden = Callable[..., None]
 IMAGE = RunnerImage("tessera/batch:0.1.0")
 
-MARKS = {
+SPOT_LABELS_OF_CLOUDS = {
     "aws": {"eks.amazonaws.com/capacityType": "SPOT"},
     "karpenter": {"karpenter.sh/capacity-type": "spot"},
     "gcp": {"cloud.google.com/gke-spot": "true"},
@@ -36,18 +36,18 @@ MARKS = {
 }
 
 
-def on_cloud(marks: dict[str, str], **spec: Any) -> Situation:
-    """A spot pool of a cloud, whose nodes carry its marks."""
-    selector = {"nvidia.com/gpu.product": A100, **marks}
+def on_cloud(labels: dict[str, str], **spec: Any) -> Situation:
+    """Describe a batch for a spot pool of a cloud, whose nodes have its labels."""
+    selector = {"nvidia.com/gpu.product": A100, **labels}
     return a_checked_situation(
         a_batch(a_batch_spec(model={"uri": MEDIUM}, **spec)),
         pools=(a_pool("a100-spot", "0.80", tier="Spot", nodeSelector=selector),),
-        nodes=(a_node("a100-spot", {"3g.40gb": 2}, labels=marks),),
+        nodes=(a_node("a100-spot", {"3g.40gb": 2}, labels=labels),),
     )
 
 
 def on_demand() -> Situation:
-    """Two whole GPUs, for a service's model from a claim with a token and its own spot policy."""
+    """Describe a batch on two whole GPUs: a service's model from a claim, a token, no spot."""
     shape = {
         "parameters": 70_000_000_000,
         "layers": 80,
@@ -78,10 +78,10 @@ def on_demand() -> Situation:
 
 
 SITUATIONS = {
-    "aws-spot": on_cloud(MARKS["aws"]),
-    "karpenter-spot": on_cloud(MARKS["karpenter"]),
-    "gcp-spot": on_cloud(MARKS["gcp"]),
-    "azure-spot": on_cloud(MARKS["azure"]),
+    "aws-spot": on_cloud(SPOT_LABELS_OF_CLOUDS["aws"]),
+    "karpenter-spot": on_cloud(SPOT_LABELS_OF_CLOUDS["karpenter"]),
+    "gcp-spot": on_cloud(SPOT_LABELS_OF_CLOUDS["gcp"]),
+    "azure-spot": on_cloud(SPOT_LABELS_OF_CLOUDS["azure"]),
     "own-spot": on_cloud({"rack": "r7"}),
     "on-demand": on_demand(),
     "check": a_situation(),
@@ -91,38 +91,40 @@ SPOT = [name for name in ATTEMPTS if name.endswith("spot")]
 
 
 def body(name: str) -> dict[str, Any]:
-    got = decided(SITUATIONS[name])
-    assert got.create is not None
-    assert got.batch.spec is not None
+    batch_plan = decided(SITUATIONS[name])
+    assert batch_plan.create is not None
+    assert batch_plan.batch.spec is not None
     return dict(
-        batch_job_manifest(got.batch, got.batch.spec, got.create, IMAGE, PodTemplateVersion()).body
+        batch_job_manifest(
+            batch_plan.batch, batch_plan.batch.spec, batch_plan.create, IMAGE, PodTemplateVersion()
+        ).body
     )
 
 
 def pod(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = body(name)["spec"]["template"]["spec"]
-    return found
+    pod_spec: dict[str, Any] = body(name)["spec"]["template"]["spec"]
+    return pod_spec
 
 
 def runner(name: str) -> dict[str, Any]:
-    (found,) = pod(name)["containers"]
-    assert isinstance(found, dict)
-    return found
+    (container,) = pod(name)["containers"]
+    assert isinstance(container, dict)
+    return container
 
 
 def engine(name: str) -> dict[str, Any]:
-    (found,) = pod(name)["initContainers"]
-    assert isinstance(found, dict)
-    return found
+    (container,) = pod(name)["initContainers"]
+    assert isinstance(container, dict)
+    return container
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
-    mark = MARKS.get(name.removesuffix("-spot"))
-    if mark is None:
+    labels = SPOT_LABELS_OF_CLOUDS.get(name.removesuffix("-spot"))
+    if labels is None:
         golden(f"batch-{name}", [body(name)])
     else:
-        golden("batch-cloud-spot", [body(name)], mark=yaml.safe_dump(mark).strip())
+        golden("batch-cloud-spot", [body(name)], mark=yaml.safe_dump(labels).strip())
 
 
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
@@ -132,7 +134,7 @@ def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
         namespace.batch_role_binding(batches),
         namespace.batch_network_policy(batches, "tessera-system"),
     ]
-    golden("batch-namespace", [dict(one.body) for one in objects])
+    golden("batch-namespace", [dict(manifest.body) for manifest in objects])
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -151,11 +153,14 @@ def test_a_job_makes_one_pod_and_no_second(name: str) -> None:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_container_is_restricted(name: str) -> None:
-    found = pod(name)
-    assert found["securityContext"]["runAsNonRoot"] is True
-    assert found["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert (found["automountServiceAccountToken"], found["enableServiceLinks"]) == (False, False)
-    for container in (*found.get("initContainers", ()), *found["containers"]):
+    pod_spec = pod(name)
+    assert pod_spec["securityContext"]["runAsNonRoot"] is True
+    assert pod_spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (pod_spec["automountServiceAccountToken"], pod_spec["enableServiceLinks"]) == (
+        False,
+        False,
+    )
+    for container in (*pod_spec.get("initContainers", ()), *pod_spec["containers"]):
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"] is True
         assert security["allowPrivilegeEscalation"] is False
@@ -213,10 +218,10 @@ def test_the_runner_knows_its_number_and_its_engine(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_only_the_runner_gets_a_token(name: str) -> None:
-    mounts = {one["name"] for one in engine(name)["volumeMounts"]}
+    mounts = {mount["name"] for mount in engine(name)["volumeMounts"]}
     assert not mounts & {"token", "claim"}
-    assert {"token", "claim"} <= {one["name"] for one in runner(name)["volumeMounts"]}
-    (token,) = [one for one in pod(name)["volumes"] if one["name"] == "token"]
+    assert {"token", "claim"} <= {mount["name"] for mount in runner(name)["volumeMounts"]}
+    (token,) = [volume for volume in pod(name)["volumes"] if volume["name"] == "token"]
     assert [next(iter(source)) for source in token["projected"]["sources"]] == [
         "serviceAccountToken",
         "configMap",
@@ -226,22 +231,22 @@ def test_only_the_runner_gets_a_token(name: str) -> None:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_mount_has_its_volume(name: str) -> None:
-    found = pod(name)
-    volumes = [one["name"] for one in found["volumes"]]
+    pod_spec = pod(name)
+    volumes = [volume["name"] for volume in pod_spec["volumes"]]
     mounts = {
         mount["name"]
-        for container in (*found.get("initContainers", ()), *found["containers"])
+        for container in (*pod_spec.get("initContainers", ()), *pod_spec["containers"])
         for mount in container["volumeMounts"]
     }
     assert sorted(mounts) == sorted(volumes)
 
 
 def test_a_check_takes_no_gpu_and_no_token() -> None:
-    found = pod("check")
-    assert "initContainers" not in found
-    assert "nodeSelector" not in found
+    pod_spec = pod("check")
+    assert "initContainers" not in pod_spec
+    assert "nodeSelector" not in pod_spec
     assert runner("check")["resources"]["limits"] == {"memory": "1Gi"}
-    assert not any("token" in volume["name"] for volume in found["volumes"])
+    assert not any("token" in volume["name"] for volume in pod_spec["volumes"])
     assert runner("check")["args"] == [
         "check",
         "--input=/claim/jobs/questions.jsonl",
@@ -251,14 +256,14 @@ def test_a_check_takes_no_gpu_and_no_token() -> None:
     ]
 
 
-def tolerated(name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pod(name)["tolerations"]
-    return found
+def tolerations_of(name: str) -> list[dict[str, Any]]:
+    tolerations: list[dict[str, Any]] = pod(name)["tolerations"]
+    return tolerations
 
 
 @pytest.mark.parametrize("name", SPOT)
-def test_spot_pods_endure_the_marks_of_every_cloud_and_no_end(name: str) -> None:
-    keys = {one["key"]: one for one in tolerated(name)}
+def test_spot_pods_tolerate_the_spot_taints_of_every_cloud_and_no_disruption(name: str) -> None:
+    keys = {toleration["key"]: toleration for toleration in tolerations_of(name)}
     for key, value in SPOT_LABELS:
         assert keys[key] == {
             "key": key,
@@ -267,8 +272,8 @@ def test_spot_pods_endure_the_marks_of_every_cloud_and_no_end(name: str) -> None
             "effect": "NoSchedule",
         }
     for state in ("unreachable", "not-ready"):
-        told = keys[f"node.kubernetes.io/{state}"]
-        assert (told["effect"], told["tolerationSeconds"]) == ("NoExecute", 5)
+        toleration = keys[f"node.kubernetes.io/{state}"]
+        assert (toleration["effect"], toleration["tolerationSeconds"]) == ("NoExecute", 5)
     assert not [
         key
         for key in keys
@@ -277,12 +282,12 @@ def test_spot_pods_endure_the_marks_of_every_cloud_and_no_end(name: str) -> None
 
 
 def test_pods_on_on_demand_hardware_tolerate_no_spot_taints() -> None:
-    assert [one["key"] for one in tolerated("on-demand")] == ["nvidia.com/gpu"]
+    assert [toleration["key"] for toleration in tolerations_of("on-demand")] == ["nvidia.com/gpu"]
     assert "affinity" not in pod("on-demand")
 
 
 @pytest.mark.parametrize("name", SPOT)
-def test_spot_pods_ask_for_the_mark_where_there_is_one(name: str) -> None:
+def test_spot_pods_require_the_spot_label_where_the_nodes_have_it(name: str) -> None:
     if name == "own-spot":
         assert "affinity" not in pod(name), "no node of the pool could ever satisfy it"
         return
@@ -295,9 +300,9 @@ def test_spot_pods_ask_for_the_mark_where_there_is_one(name: str) -> None:
     ]
     cloud = name.removesuffix("-spot")
     assert any(
-        MARKS[cloud].get(one["key"]) in one["values"]
+        SPOT_LABELS_OF_CLOUDS[cloud].get(expression["key"]) in expression["values"]
         for expressions in terms
-        for one in expressions
+        for expression in expressions
     ), "a node of this cloud satisfies one term"
 
 
@@ -311,24 +316,28 @@ def test_attempts_are_not_moved_for_tidiness(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["check", "own-spot"])
 def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str) -> None:
-    got = decided(SITUATIONS[name])
-    assert got.create is not None
-    assert got.batch.spec is not None
+    batch_plan = decided(SITUATIONS[name])
+    assert batch_plan.create is not None
+    assert batch_plan.batch.spec is not None
     image = RunnerImage("private/batch:1", "Always", ("registry",))
-    recipe = PodTemplateVersion(platform=Platform(image_pull_secrets=("mirror", "registry")))
-    made = batch_job_manifest(got.batch, got.batch.spec, got.create, image, recipe).body
-    made = made["spec"]["template"]["spec"]
-    (container,) = made["containers"]
+    template_version = PodTemplateVersion(
+        platform=Platform(image_pull_secrets=("mirror", "registry"))
+    )
+    manifest = batch_job_manifest(
+        batch_plan.batch, batch_plan.batch.spec, batch_plan.create, image, template_version
+    )
+    pod_spec = manifest.body["spec"]["template"]["spec"]
+    (container,) = pod_spec["containers"]
     assert (container["image"], container["imagePullPolicy"]) == ("private/batch:1", "Always")
-    assert made["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+    assert pod_spec["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
 
 
-def test_a_service_lends_model_token_and_flags() -> None:
+def test_a_batch_uses_model_token_and_flags_of_its_service() -> None:
     sidecar = engine("on-demand")
     assert "--served-model-name=llama" in sidecar["args"]
     assert "--max-logprobs=20" in sidecar["args"]
     assert "--model=llama" in runner("on-demand")["args"]
-    (token,) = [one for one in sidecar["env"] if one["name"] == "HF_TOKEN"]
+    (token,) = [variable for variable in sidecar["env"] if variable["name"] == "HF_TOKEN"]
     assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert "--errors=/claim/jobs/left-over.jsonl" in runner("on-demand")["args"]
     assert "--retries=5" in runner("on-demand")["args"]
@@ -336,19 +345,19 @@ def test_a_service_lends_model_token_and_flags() -> None:
 
 def test_long_names_leave_room_for_the_pods_of_a_job() -> None:
     name = "n" * 60
-    found = {job_name(name, attempt) for attempt in (None, 1, 12, 123)}
-    assert len(found) == 4
-    assert all(len(one) <= 52 for one in found)
+    names = {job_name(name, attempt) for attempt in (None, 1, 12, 123)}
+    assert len(names) == 4
+    assert all(len(job) <= 52 for job in names)
     assert job_name("night", 3) == deployment_name("night", "a3") == "night-a3"
 
 
 def peers(policy: Any) -> list[Any]:
     (rule,) = policy.body["spec"]["ingress"]
-    found: list[Any] = rule["from"]
-    return found
+    sources: list[Any] = rule["from"]
+    return sources
 
 
-def test_engines_and_runners_answer_only_who_is_named() -> None:
+def test_engines_and_runners_are_reached_only_by_the_named_peers() -> None:
     engines = namespace.engine_network_policy(
         [owner_of(a_service()), owner_of(a_batch())], ("tessera-system", "monitoring")
     )
@@ -362,8 +371,8 @@ def test_engines_and_runners_answer_only_who_is_named() -> None:
 def test_shared_objects_belong_to_all_services_and_batches() -> None:
     owners = [owner_of(a_service()), owner_of(a_batch())]
     references = namespace.engine_service_account(owners).body["metadata"]["ownerReferences"]
-    assert [(one["kind"], one["name"]) for one in references] == [
+    assert [(reference["kind"], reference["name"]) for reference in references] == [
         ("InferenceService", "chat"),
         ("BatchInference", "night"),
     ]
-    assert not any(one.get("controller") for one in references)
+    assert not any(reference.get("controller") for reference in references)

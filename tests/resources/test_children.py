@@ -1,4 +1,4 @@
-"""Golden manifests, and what must hold in every one of them."""
+"""Golden manifests, and what is true of each of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,22 @@ from tessera.domain.placement.pod_template import ENVIRONMENT
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources import children
 from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, plan_of
-from tests.resources.engine_objects import SPECS, container, deployment, objects, planned
+from tests.resources.engine_objects import SPECS, container, deployment, objects, plan_service
 
 Golden = Callable[[str, list[Any]], None]
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> None:
-    golden(f"service-{name}", [dict(one.body) for one in objects(SPECS[name])])
+    golden(f"service-{name}", [dict(manifest.body) for manifest in objects(SPECS[name])])
 
 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
-    (shared,) = children.namespace_owners(planned(SPECS["slice"]).service_plans, {})
-    made = shared.manifests(ingress_namespaces=("tessera-system", "monitoring"), monitored=True)
-    golden("namespace", [dict(one.body) for one in made])
+    (shared,) = children.namespace_owners(plan_service(SPECS["slice"]).service_plans, {})
+    manifests = shared.manifests(
+        ingress_namespaces=("tessera-system", "monitoring"), monitored=True
+    )
+    golden("namespace", [dict(manifest.body) for manifest in manifests])
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -77,12 +79,14 @@ def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
     tier: str, seconds: int
 ) -> None:
     spec = a_spec(SMALL, placement={"pools": ["a100"]}, **{"class": "Batch"})
-    got = plan_of(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
-    made = children.service_manifests(got.service_plans[Ref("team-a", "chat")])
-    (found,) = [one for one in made if one.kind.kind == "Deployment"]
-    tolerations = found.body["spec"]["template"]["spec"]["tolerations"]
+    fleet_plan = plan_of(a_snapshot(a_service(spec=spec), pools=(a_pool(tier=tier),)))
+    manifests = children.service_manifests(fleet_plan.service_plans[Ref("team-a", "chat")])
+    (manifest,) = [manifest for manifest in manifests if manifest.kind.kind == "Deployment"]
+    tolerations = manifest.body["spec"]["template"]["spec"]["tolerations"]
     silent = {
-        one["key"]: one["tolerationSeconds"] for one in tolerations if one["effect"] == "NoExecute"
+        toleration["key"]: toleration["tolerationSeconds"]
+        for toleration in tolerations
+        if toleration["effect"] == "NoExecute"
     }
     assert silent == {
         "node.kubernetes.io/not-ready": seconds,
@@ -92,13 +96,13 @@ def test_a_replica_on_a_silent_node_is_given_up_soon_and_on_spot_sooner(
 
 def test_the_hub_token_is_in_no_argument() -> None:
     engine = container(SPECS["tensor-parallel"])
-    (token,) = [one for one in engine["env"] if one["name"] == "HF_TOKEN"]
+    (token,) = [variable for variable in engine["env"] if variable["name"] == "HF_TOKEN"]
     assert token["valueFrom"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert not any("hub" in argument for argument in engine["args"])
 
 
 def test_every_variable_that_is_set_is_reserved() -> None:
-    set_by_us = {one["name"] for one in container(SPECS["tensor-parallel"])["env"]}
+    set_by_us = {variable["name"] for variable in container(SPECS["tensor-parallel"])["env"]}
     assert set_by_us <= set(ENVIRONMENT)
 
 
@@ -115,14 +119,14 @@ def test_additions_reach_the_pods_and_change_nothing_else() -> None:
     ]
 
 
-def test_no_mig_id_ever_stands_in_the_environment() -> None:
-    names = {one["name"] for spec in SPECS.values() for one in container(spec)["env"]}
+def test_the_environment_has_no_mig_id() -> None:
+    names = {variable["name"] for spec in SPECS.values() for variable in container(spec)["env"]}
     assert not names & {"CUDA_VISIBLE_DEVICES", "VLLM_SERVER_DEV_MODE", "NVIDIA_VISIBLE_DEVICES"}
 
 
-def test_equal_parts_make_equal_objects() -> None:
-    first, again = planned(SPECS["slice"]), planned(SPECS["slice"])
+def test_equal_plans_make_equal_objects() -> None:
+    first, second = plan_service(SPECS["slice"]), plan_service(SPECS["slice"])
     ref = Ref("team-a", "chat")
     assert children.service_inputs(first.service_plans[ref]) == children.service_inputs(
-        again.service_plans[ref]
+        second.service_plans[ref]
     )

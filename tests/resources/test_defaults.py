@@ -1,4 +1,4 @@
-"""The rules of each builder version, and which of them build a manifest."""
+"""The rules of each builder version, and which version builds a manifest."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,27 +31,29 @@ def test_the_versions_have_no_gap() -> None:
     assert sorted(DEFAULTS) == list(range(1, newest_version() + 1))
 
 
-def test_sizing_reckons_with_the_share_of_memory_that_the_newest_gives() -> None:
+def test_sizing_uses_the_share_of_memory_that_the_newest_gives() -> None:
     assert defaults(newest_version()).gpu_memory_utilization == GPU_MEMORY_UTILIZATION
 
 
-def test_the_manifest_is_built_by_the_recipe_of_its_allotment() -> None:
+def test_the_manifest_is_built_by_the_template_version_of_its_service_plan() -> None:
     """The golden manifests of test_children.py are those of version 1."""
-    allotment = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
-    assert allotment.template is not None
-    assert allotment.template_version == PodTemplateVersion(builder_version=1)
-    newer = allotment.template.record.model_copy(update={"builder_version": 2})
-    changed = replace(allotment, template=replace(allotment.template, record=newer))
+    service_plan = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
+    assert service_plan.template is not None
+    assert service_plan.template_version == PodTemplateVersion(builder_version=1)
+    newer = service_plan.template.record.model_copy(update={"builder_version": 2})
+    changed = replace(service_plan, template=replace(service_plan.template, record=newer))
     DEFAULTS[2] = TABLE[2]
     try:
-        assert (pre_stop(allotment), pre_stop(changed)) == (5, 7)
+        assert (pre_stop(service_plan), pre_stop(changed)) == (5, 7)
     finally:
         del DEFAULTS[2]
 
 
-def pre_stop(allotment: Any) -> int:
-    (found,) = [
-        one for one in children.service_manifests(allotment) if one.kind.kind == "Deployment"
+def pre_stop(service_plan: Any) -> int:
+    (manifest,) = [
+        manifest
+        for manifest in children.service_manifests(service_plan)
+        if manifest.kind.kind == "Deployment"
     ]
-    container = found.body["spec"]["template"]["spec"]["containers"][0]
+    container = manifest.body["spec"]["template"]["spec"]["containers"][0]
     return int(container["lifecycle"]["preStop"]["sleep"]["seconds"])

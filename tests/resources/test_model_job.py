@@ -1,4 +1,4 @@
-"""Jobs and the claim of models as reviewed, and what must hold in each of them."""
+"""Jobs and the claim of models as reviewed, and what is true of each of them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,41 +33,43 @@ SHAPE = {
 BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
 
 
-def read(uri: str) -> Snapshot:
+def snapshot_of_unread_model(uri: str) -> Snapshot:
     model = {"tokenSecretRef": {"name": "hub"}}
     return a_snapshot(a_service(spec=a_spec(uri, model=model)))
 
 
-def cached(**fields: Any) -> ObservedService:
+def cached_service(**fields: Any) -> ObservedService:
     cache = {"type": "PersistentVolumeClaim", "storageClassName": "nfs"}
     model = {"revision": "v1", "tokenSecretRef": {"name": "hub"}, "cache": cache}
     return a_service(spec=a_spec(SMALL, replicas=1, model=model), **fields)
 
 
-def fetched() -> ServicePlan:
-    """All files are there."""
-    parts = a_model_job("fetch", cached(), report={"ok": True, "bytes": 5}, exit_code=0)
-    snapshot = a_snapshot(cached(), claims=BOUND, **parts)
-    told = service_status(snapshot, allotted(snapshot), None, None)
-    return allotted(a_snapshot(cached(status=told), claims=BOUND))
+def plan_after_fetch() -> ServicePlan:
+    """Plan the service after its Job has fetched all files."""
+    parts = a_model_job("fetch", cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
+    snapshot = a_snapshot(cached_service(), claims=BOUND, **parts)
+    status = service_status(snapshot, allotted(snapshot), None, None)
+    return allotted(a_snapshot(cached_service(status=status), claims=BOUND))
 
 
 JOBS = {
-    "shape-hub": read("hf://acme/own"),
-    "shape-claim": read("pvc://weights/own"),
-    "shape-image": read("oci://registry.acme/models/own:1"),
-    "fetch": a_snapshot(cached(), claims=BOUND),
+    "shape-hub": snapshot_of_unread_model("hf://acme/own"),
+    "shape-claim": snapshot_of_unread_model("pvc://weights/own"),
+    "shape-image": snapshot_of_unread_model("oci://registry.acme/models/own:1"),
+    "fetch": a_snapshot(cached_service(), claims=BOUND),
 }
 
 
 def job(name: str) -> dict[str, Any]:
     config = Config(platform=PLATFORM)
-    got = allotted(JOBS[name], config=config)
-    assert got.preparation is not None
-    assert got.preparation.job_to_create is not None
-    wanted = got.preparation.job_to_create
-    made = model_job_manifest(got.service, wanted, got.choice, IMAGE, config.newest_template)
-    return dict(made.body)
+    service_plan = allotted(JOBS[name], config=config)
+    assert service_plan.preparation is not None
+    assert service_plan.preparation.job_to_create is not None
+    model_job = service_plan.preparation.job_to_create
+    manifest = model_job_manifest(
+        service_plan.service, model_job, service_plan.choice, IMAGE, config.newest_template
+    )
+    return dict(manifest.body)
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -97,61 +99,75 @@ def test_no_service_counts_the_pod_of_a_job_as_a_replica(name: str) -> None:
 
 
 def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden) -> None:
-    golden("service-cached", [dict(one.body) for one in children.service_manifests(fetched())])
+    golden(
+        "service-cached",
+        [dict(manifest.body) for manifest in children.service_manifests(plan_after_fetch())],
+    )
 
 
 def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     spec = a_spec("hf://acme/own", model={"cache": {"type": "PersistentVolumeClaim"}})
-    got = allotted(a_snapshot(a_service(spec=spec)))
-    assert got.preparation is not None
-    assert got.preparation.job_to_create is not None
-    made = model_job_manifest(
-        got.service, got.preparation.job_to_create, None, IMAGE, PodTemplateVersion()
+    service_plan = allotted(a_snapshot(a_service(spec=spec)))
+    assert service_plan.preparation is not None
+    assert service_plan.preparation.job_to_create is not None
+    body = model_job_manifest(
+        service_plan.service,
+        service_plan.preparation.job_to_create,
+        None,
+        IMAGE,
+        PodTemplateVersion(),
     ).body
-    pod = made["spec"]["template"]["spec"]
-    assert [one["name"] for one in pod["volumes"]] == ["home"]
-    assert not any(one.startswith("--path") for one in pod["containers"][0]["args"])
+    pod = body["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["home"]
+    assert not any(argument.startswith("--path") for argument in pod["containers"][0]["args"])
 
 
 def test_before_that_there_is_the_claim_and_no_deployment() -> None:
-    found = children.service_manifests(allotted(JOBS["fetch"]))
-    assert [one.kind.kind for one in found] == ["Service", "PersistentVolumeClaim"]
+    manifests = children.service_manifests(allotted(JOBS["fetch"]))
+    assert [manifest.kind.kind for manifest in manifests] == ["Service", "PersistentVolumeClaim"]
 
 
 def test_the_engine_reads_where_the_job_writes() -> None:
     (deployment,) = [
-        dict(one.body)
-        for one in children.service_manifests(fetched())
-        if one.kind.kind == "Deployment"
+        dict(manifest.body)
+        for manifest in children.service_manifests(plan_after_fetch())
+        if manifest.kind.kind == "Deployment"
     ]
     (engine,) = deployment["spec"]["template"]["spec"]["containers"]
-    (into,) = [
-        one
-        for one in job("fetch")["spec"]["template"]["spec"]["containers"][0]["args"]
-        if one.startswith("--into=")
+    (target,) = [
+        argument
+        for argument in job("fetch")["spec"]["template"]["spec"]["containers"][0]["args"]
+        if argument.startswith("--into=")
     ]
-    assert into == f"--into={engine['args'][0]}"
+    assert target == f"--into={engine['args'][0]}"
     assert engine["args"][0].startswith(MODELS)
-    assert not any(one.startswith("--revision") for one in engine["args"])
+    assert not any(argument.startswith("--revision") for argument in engine["args"])
 
 
 def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
-    """2.3 GiB of weights."""
+    """The model has 2.3 GiB of weights."""
     claims = [
-        one
-        for one in children.service_manifests(allotted(JOBS["fetch"]))
-        if one.kind.kind == "PersistentVolumeClaim"
+        manifest
+        for manifest in children.service_manifests(allotted(JOBS["fetch"]))
+        if manifest.kind.kind == "PersistentVolumeClaim"
     ]
     assert claims[0].body["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
 
 
 def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
     spec = a_spec("oci://registry.acme/models/own:1", replicas=1, model={"shape": SHAPE})
-    got = allotted(a_snapshot(a_service(spec=spec)))
-    golden("service-image", [dict(one.body) for one in children.service_manifests(got)])
+    service_plan = allotted(a_snapshot(a_service(spec=spec)))
+    golden(
+        "service-image",
+        [dict(manifest.body) for manifest in children.service_manifests(service_plan)],
+    )
 
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
-    waiting = allotted(JOBS["fetch"])
-    there = replace(fetched(), pinned_revision=waiting.pinned_revision, template=waiting.template)
-    assert children.service_inputs(waiting) != children.service_inputs(there)
+    before_fetch = allotted(JOBS["fetch"])
+    after_fetch = replace(
+        plan_after_fetch(),
+        pinned_revision=before_fetch.pinned_revision,
+        template=before_fetch.template,
+    )
+    assert children.service_inputs(before_fetch) != children.service_inputs(after_fetch)
