@@ -7,7 +7,7 @@ import pytest
 
 import world as worlds
 from tessera.api.schema import KINDS, crd
-from tests.faults.places import POOL
+from tests.faults.namespaces import POOL
 from world.api import Api, connect
 from world.testing import eventually
 
@@ -16,21 +16,21 @@ FLEET = Path(__file__).parent / "fleet.yaml"
 
 @pytest.fixture(scope="package")
 def world() -> Iterator[worlds.World]:
-    with worlds.start(fleet=FLEET) as found:
-        yield found
+    with worlds.start(fleet=FLEET) as running_world:
+        yield running_world
 
 
 @pytest.fixture
 async def api(world: worlds.World) -> AsyncIterator[Api]:
-    async with connect(world.kubeconfig) as found:
+    async with connect(world.kubeconfig) as client:
         for kind in KINDS:
-            await found.apply_manifest(crd(kind), "helm")
+            await client.apply_manifest(crd(kind), "helm")
         for kind in KINDS:
             path = f"/apis/tessera.dev/v1alpha1/{crd(kind)['spec']['names']['plural']}"
 
-            async def served(path: str = path) -> bool:
-                return await found.answers(path)
+            async def is_served(path: str = path) -> bool:
+                return await client.answers(path)
 
-            await eventually(served, bool)
-        await found.apply_manifest(POOL, "kubectl")
-        yield found
+            await eventually(is_served, bool)
+        await client.apply_manifest(POOL, "kubectl")
+        yield client

@@ -1,4 +1,4 @@
-"""What users do in a namespace of their own, and how it ends."""
+"""Actions of users in their own namespace, and its settled end state."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from world.ends import ends
 from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
-# Pods of KWOK answer nobody.
-_SETTLED = {"ScaledToZero", "CompletionFailed"}
+# Pods of KWOK answer no request.
+_SETTLED_REASONS = {"ScaledToZero", "CompletionFailed"}
 POOL: Json = {
     "apiVersion": API_VERSION,
     "kind": "AcceleratorPool",
@@ -31,24 +31,24 @@ POOL: Json = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TenantNamespace:
     """One namespace, with a budget of the same name."""
 
     api: Api
     name: str
 
-    async def open(self) -> None:
+    async def create(self) -> None:
         await self.api.apply_manifest(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}}
         )
-        await self.budget(self.name)
+        await self.apply_budget(self.name)
 
-    async def close(self) -> None:
-        """Begin to take everything away."""
+    async def delete(self) -> None:
+        """Begin to delete everything."""
         await self.api.delete(TENANT_BUDGETS.path(None, self.name))
         await self.api.delete(f"/api/v1/namespaces/{self.name}")
 
-    async def budget(self, *namespaces: str, name: str | None = None) -> None:
+    async def apply_budget(self, *namespaces: str, name: str | None = None) -> None:
         spec = {
             "owner": "anna@example.org",
             "tenant": {"namespaces": list(namespaces)},
@@ -58,7 +58,7 @@ class Place:
         body = {"apiVersion": API_VERSION, "kind": "TenantBudget", "metadata": meta, "spec": spec}
         await self.api.apply_manifest(body, "kubectl")
 
-    async def serve(self, name: str, **spec: Any) -> None:
+    async def apply_service(self, name: str, **spec: Any) -> None:
         body = {
             "apiVersion": API_VERSION,
             "kind": "InferenceService",
@@ -67,60 +67,65 @@ class Place:
         }
         await self.api.apply(INFERENCE_SERVICES.path(self.name, name), body, "kubectl")
 
-    async def unserve(self, name: str) -> None:
+    async def delete_service(self, name: str) -> None:
         await self.api.delete(INFERENCE_SERVICES.path(self.name, name))
 
-    async def deployed(self) -> dict[str, int]:
-        """Replicas that Deployments want, by service."""
-        listed = (await self.api.get(DEPLOYMENTS.path(self.name)))["items"]
+    async def desired_replicas(self) -> dict[str, int]:
+        """Return the desired replicas of Deployments, by service."""
+        deployments = (await self.api.get(DEPLOYMENTS.path(self.name)))["items"]
         return {
-            one["metadata"]["labels"][f"{GROUP}/service"]: one["spec"]["replicas"] for one in listed
+            deployment["metadata"]["labels"][f"{GROUP}/service"]: deployment["spec"]["replicas"]
+            for deployment in deployments
         }
 
-    async def until_deployed(self, within: float = 30, **replicas: int) -> None:
-        await eventually(self.deployed, lambda found: found == replicas, within=within)
+    async def wait_for_replicas(self, within: float = 30, **replicas: int) -> None:
+        await eventually(self.desired_replicas, lambda desired: desired == replicas, within=within)
 
-    async def objects(self) -> list[Json]:
-        """Everything of ours in it, as the API server has it."""
-        listed = [await self.api.get(TENANT_BUDGETS.path(None, self.name))]
+    async def list_objects(self) -> list[Json]:
+        """Return all objects of Tessera in it, as the API server has them."""
+        objects = [await self.api.get(TENANT_BUDGETS.path(None, self.name))]
         for kind in (INFERENCE_SERVICES, *(kind for kind in CHILDREN if kind.watched)):
-            found = await self.api.get(kind.path(self.name), labelSelector=kind.selector or "")
-            listed += [one | {"kind": kind.kind} for one in found["items"]]
-        return listed
+            response = await self.api.get(kind.path(self.name), labelSelector=kind.selector or "")
+            objects += [body | {"kind": kind.kind} for body in response["items"]]
+        return objects
 
-    async def end(self, within: float = 30) -> dict[str, Any]:
-        """All that is there once every edit was seen, every replica is up, and nothing moves."""
+    async def wait_until_settled(self, within: float = 30) -> dict[str, Any]:
+        """Return all objects once all edits are observed, replicas are up and nothing changes."""
         last: dict[str, Any] = {}
 
-        async def read() -> list[str]:
+        async def unsettled_objects() -> list[str]:
             nonlocal last
-            found = await self.objects()
-            now = ends(found, {self.name: "<place>"})
-            moved = [key for key in now | last if now.get(key) != last.get(key)]
-            last = now
-            services = sum(one["kind"] == INFERENCE_SERVICES.kind for one in found)
-            return moved + [one["metadata"]["name"] for one in found if not _settled(one, services)]
+            objects = await self.list_objects()
+            current = ends(objects, {self.name: "<place>"})
+            moved = [key for key in current | last if current.get(key) != last.get(key)]
+            last = current
+            services = sum(body["kind"] == INFERENCE_SERVICES.kind for body in objects)
+            return moved + [
+                body["metadata"]["name"] for body in objects if not _is_settled(body, services)
+            ]
 
-        await eventually(read, lambda waiting: not waiting, within=within)
+        await eventually(unsettled_objects, lambda waiting: not waiting, within=within)
         return last
 
 
-def _settled(one: Json, services: int) -> bool:
-    """It tells of all that is there; `services` are those of its namespace."""
-    generation, status = one["metadata"].get("generation"), one.get("status", {})
-    match one["kind"]:
+def _is_settled(body: Json, services: int) -> bool:
+    """Return whether its status is current; `services` counts those of its namespace."""
+    generation, status = body["metadata"].get("generation"), body.get("status", {})
+    match body["kind"]:
         case "InferenceService":
-            reasons = {item["type"]: item["reason"] for item in status.get("conditions", ())}
+            reasons = {
+                condition["type"]: condition["reason"] for condition in status.get("conditions", ())
+            }
             return bool(
                 status.get("observedGeneration") == generation
                 and reasons.get("Progressing") == "RolloutComplete"
-                and reasons.get("Ready") in _SETTLED
-                and status.get("readyReplicas") == one["spec"].get("replicas", 0)
+                and reasons.get("Ready") in _SETTLED_REASONS
+                and status.get("readyReplicas") == body["spec"].get("replicas", 0)
             )
         case "Deployment":
             return bool(
                 status.get("observedGeneration") == generation
-                and status.get("availableReplicas", 0) == one["spec"]["replicas"]
+                and status.get("availableReplicas", 0) == body["spec"]["replicas"]
             )
         case "TenantBudget":
             seen = status.get("services") == services

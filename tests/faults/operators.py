@@ -1,4 +1,4 @@
-"""Operators as processes of their own, which end at a chosen writing request.
+"""Operators as separate processes, which end at a chosen write request.
 
 A server that has imported everything forks them, so that a new one is there in moments.
 """
@@ -24,64 +24,64 @@ from tessera.controller.main import operate
 from tessera.settings import Settings
 
 SENT, ANSWERED = 0, 1
-ENDED_BY_FUSE = 77
+CRASH_EXIT_CODE = 77
 _WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 _NAME_BYTES = 64
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.faults.operators"])
 
 
-class Fuse:
-    """Counts the writing requests that name a place, and ends the process at one of them.
+class CrashTrigger:
+    """Counts the write requests whose URL has a given part, and ends the process at one of them.
 
-    It lives in memory that the test and all operators share, so that it may be set again while an
-    operator runs, and its count outlives the process.
+    Its values are in memory that the test and all operators share: a test can arm it again while
+    an operator runs, and the count is not lost with the process.
     """
 
     def __init__(self) -> None:
-        self._place: Any = _context.Array("c", _NAME_BYTES)
+        self._url_part: Any = _context.Array("c", _NAME_BYTES)
         self._at = _context.Value("i", 0)
         self._moment = _context.Value("i", SENT)
         self._seen = _context.Value("i", 0)
 
-    def set(self, place: str, at: int = 0, moment: int = SENT) -> None:
-        """From now on count for `place`; end at request number `at`, which 0 never is."""
-        self._place.value = place.encode()
+    def arm(self, url_part: str, at: int = 0, moment: int = SENT) -> None:
+        """Count from now on the requests for `url_part`; end at number `at`, 0 for never."""
+        self._url_part.value = url_part.encode()
         self._at.value, self._moment.value, self._seen.value = at, moment, 0
 
     @property
-    def seen(self) -> int:
+    def requests_seen(self) -> int:
         return int(self._seen.value)
 
-    def count(self, method: str, url: str) -> bool:
-        """Is it this request?"""
-        place = self._place.value.decode()
-        if method not in _WRITES or not place or place not in url:
+    def count_request(self, method: str, url: str) -> bool:
+        """Count a request, and say whether the process ends at it."""
+        url_part = self._url_part.value.decode()
+        if method not in _WRITES or not url_part or url_part not in url:
             return False
         with self._seen.get_lock():
             self._seen.value += 1
             return bool(self._seen.value == self._at.value)
 
-    def burns(self, moment: int) -> bool:
+    def crashes_when(self, moment: int) -> bool:
         return bool(self._moment.value == moment)
 
 
-def traced(fuse: Fuse) -> aiohttp.TraceConfig:
-    """Hooks of the HTTP client, where requests are really sent."""
+def trace_config(trigger: CrashTrigger) -> aiohttp.TraceConfig:
+    """Return hooks of the HTTP client, which run where requests are sent."""
     chosen: set[int] = set()
 
     async def started(_: Any, context: Any, params: aiohttp.TraceRequestStartParams) -> None:
-        if fuse.count(params.method, str(params.url)):
+        if trigger.count_request(params.method, str(params.url)):
             chosen.add(id(context))
 
     async def sent(_: Any, context: Any, __: Any) -> None:
-        if id(context) in chosen and fuse.burns(SENT):
+        if id(context) in chosen and trigger.crashes_when(SENT):
             # The hook runs before the bytes are handed to the kernel, this a moment later.
-            asyncio.get_running_loop().call_later(0.001, os._exit, ENDED_BY_FUSE)
+            asyncio.get_running_loop().call_later(0.001, os._exit, CRASH_EXIT_CODE)
 
     async def answered(_: Any, context: Any, __: Any) -> None:
-        if id(context) in chosen and fuse.burns(ANSWERED):
-            os._exit(ENDED_BY_FUSE)
+        if id(context) in chosen and trigger.crashes_when(ANSWERED):
+            os._exit(CRASH_EXIT_CODE)
 
     trace = aiohttp.TraceConfig()
     trace.on_request_start.append(started)
@@ -92,8 +92,8 @@ def traced(fuse: Fuse) -> aiohttp.TraceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """How an operator is started."""
+class OperatorOptions:
+    """Options of an operator process."""
 
     kubeconfig: Path
     pod: str = "operator-0"
@@ -104,32 +104,32 @@ class Wiring:
     """How far its time of day is ahead of that of others."""
 
 
-def _run(wiring: Wiring, fuse: Fuse) -> None:
+def _run(options: OperatorOptions, trigger: CrashTrigger) -> None:
     settings = Settings(
-        namespace=wiring.namespace,
-        pod_name=wiring.pod,
-        prometheus_url=wiring.prometheus_url,
-        metrics_port=wiring.metrics_port,
+        namespace=options.namespace,
+        pod_name=options.pod,
+        prometheus_url=options.prometheus_url,
+        metrics_port=options.metrics_port,
         probes_port=free_port(),
     )
 
     async def run() -> int:
-        connection = await connect(str(wiring.kubeconfig))
-        connection.trace_configs = [traced(fuse)]
-        return await operate(settings, "127.0.0.1", connection, lambda: now() + wiring.clock_ahead)
+        connection = await connect(str(options.kubeconfig))
+        connection.trace_configs = [trace_config(trigger)]
+        return await operate(settings, "127.0.0.1", connection, lambda: now() + options.clock_ahead)
 
     sys.exit(asyncio.run(run()))
 
 
-class Operator:
-    """One pod of the operator: when its process ends, the next begins."""
+class OperatorProcess:
+    """One pod of the operator: when its process ends, the next one starts."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        wiring = replace(wiring, metrics_port=wiring.metrics_port or free_port())
-        self.fuse = Fuse()
-        self.ends: list[int | None] = []
-        """Exit codes of its processes until now."""
-        self._wiring = wiring
+    def __init__(self, options: OperatorOptions) -> None:
+        options = replace(options, metrics_port=options.metrics_port or free_port())
+        self.crash_trigger = CrashTrigger()
+        self.exit_codes: list[int | None] = []
+        """Exit codes of its processes so far."""
+        self._options = options
         self._process: ForkServerProcess | None = None
 
     @property
@@ -141,25 +141,27 @@ class Operator:
             self._process.kill()
 
     async def metrics(self) -> str:
-        """What it says of itself and the fleet."""
-        url = f"http://127.0.0.1:{self._wiring.metrics_port}/metrics"
-        async with aiohttp.ClientSession() as http, http.get(url) as answer:
-            return await answer.text()
+        """Return the metrics that it exports."""
+        url = f"http://127.0.0.1:{self._options.metrics_port}/metrics"
+        async with aiohttp.ClientSession() as http, http.get(url) as response:
+            return await response.text()
 
-    async def knows(self, namespace: str, service: str) -> bool:
-        """Is the service in its plan?"""
+    async def has_planned(self, namespace: str, service: str) -> bool:
+        """Return whether the service is in its plan."""
         name = f'tessera_service_desired_replicas{{namespace="{namespace}"'
-        told = (line for line in (await self.metrics()).splitlines() if line.startswith(name))
-        return any(f'service="{service}"' in line for line in told)
+        lines = (line for line in (await self.metrics()).splitlines() if line.startswith(name))
+        return any(f'service="{service}"' in line for line in lines)
 
-    async def keep(self) -> None:
-        """Until cancelled; then the process is ended too."""
+    async def keep_running(self) -> None:
+        """Restart the process whenever it ends, until cancelled; then kill it."""
         try:
             while True:
-                self._process = _context.Process(target=_run, args=(self._wiring, self.fuse))
+                self._process = _context.Process(
+                    target=_run, args=(self._options, self.crash_trigger)
+                )
                 await asyncio.to_thread(self._process.start)
-                await _ended(self._process)
-                self.ends.append(self._process.exitcode)
+                await _wait_for_exit(self._process)
+                self.exit_codes.append(self._process.exitcode)
         finally:
             self.kill()
             if self._process is not None:
@@ -167,21 +169,21 @@ class Operator:
 
 
 @asynccontextmanager
-async def operator(wiring: Wiring) -> AsyncIterator[Operator]:
-    found = Operator(wiring)
-    task = asyncio.create_task(found.keep())
+async def running_operator(options: OperatorOptions) -> AsyncIterator[OperatorProcess]:
+    operator_process = OperatorProcess(options)
+    task = asyncio.create_task(operator_process.keep_running())
     try:
-        yield found
+        yield operator_process
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _ended(process: ForkServerProcess) -> None:
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(process.sentinel, over.set)
+async def _wait_for_exit(process: ForkServerProcess) -> None:
+    loop, exited = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process.sentinel, exited.set)
     try:
-        await over.wait()
+        await exited.wait()
     finally:
         loop.remove_reader(process.sentinel)
     await asyncio.to_thread(process.join)

@@ -1,50 +1,52 @@
-"""The control plane goes and comes back under the operator."""
+"""The control plane stops and returns while the operator runs."""
 
 import asyncio
 
-from tests.faults.courses import course
-from tests.faults.operators import Wiring, operator
-from tests.faults.places import Place
+from tests.faults.namespaces import TenantNamespace
+from tests.faults.operators import OperatorOptions, running_operator
+from tests.faults.user_actions import run_user_actions
 from world import World
 from world.api import Api
 from world.ends import differences
 from world.testing import eventually
 
 PAUSE_SECONDS = 10
-PATIENCE = 90
+TIMEOUT_SECONDS = 90
 
 
 async def test_the_api_server_is_restarted_in_the_middle(world: World, api: Api) -> None:
-    async with operator(Wiring(kubeconfig=world.kubeconfig)):
-        clean = await course(Place(api, "before-restart"), PATIENCE)
-        place = Place(api, "restarted")
-        await place.open()
-        await place.serve("edited", replicas=0)
-        await place.serve("scaled", replicas=1)
-        await place.serve("gone", replicas=0)
+    async with running_operator(OperatorOptions(kubeconfig=world.kubeconfig)):
+        clean = await run_user_actions(TenantNamespace(api, "before-restart"), TIMEOUT_SECONDS)
+        namespace = TenantNamespace(api, "restarted")
+        await namespace.create()
+        await namespace.apply_service("edited", replicas=0)
+        await namespace.apply_service("scaled", replicas=1)
+        await namespace.apply_service("gone", replicas=0)
         world.end_program("kube-apiserver")
         world.start_program("kube-apiserver")
         await eventually(lambda: api.answers("/readyz"), bool, within=60)
-        found = await course(place, PATIENCE)
-        await place.close()
-    assert not (wrong := differences(clean, found)), "\n".join(wrong[:20])
+        end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
+        await namespace.delete()
+    assert not (wrong := differences(clean, end_state)), "\n".join(wrong[:20])
 
 
-async def test_etcd_answers_nobody_for_ten_seconds(world: World, api: Api) -> None:
-    async with operator(Wiring(kubeconfig=world.kubeconfig)) as one:
-        clean = await course(Place(api, "before-pause"), PATIENCE)
-        place = Place(api, "paused")
-        await place.open()
-        await place.serve("edited", replicas=0)
-        await place.serve("scaled", replicas=1)
-        await place.serve("gone", replicas=0)
+async def test_etcd_does_not_answer_for_ten_seconds(world: World, api: Api) -> None:
+    async with running_operator(OperatorOptions(kubeconfig=world.kubeconfig)) as operator:
+        clean = await run_user_actions(TenantNamespace(api, "before-pause"), TIMEOUT_SECONDS)
+        namespace = TenantNamespace(api, "paused")
+        await namespace.create()
+        await namespace.apply_service("edited", replicas=0)
+        await namespace.apply_service("scaled", replicas=1)
+        await namespace.apply_service("gone", replicas=0)
         world.pause_program("etcd")
         try:
             await asyncio.sleep(PAUSE_SECONDS)  # the fault itself, not a wait for a state
         finally:
             world.resume_program("etcd")
         await eventually(lambda: api.answers("/readyz"), bool, within=60)
-        found = await course(place, PATIENCE)
-        await place.close()
-        assert all(code for code in one.ends), "a lost lease ends the process with an error"
-    assert not (wrong := differences(clean, found)), "\n".join(wrong[:20])
+        end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
+        await namespace.delete()
+        assert all(code for code in operator.exit_codes), (
+            "a lost lease ends the process with an error"
+        )
+    assert not (wrong := differences(clean, end_state)), "\n".join(wrong[:20])

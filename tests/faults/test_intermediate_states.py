@@ -1,9 +1,9 @@
-"""The operator's process ends at each of its writing requests in turn; the end is the same.
+"""The operator's process ends at each of its write requests; the end state is the same.
 
 The method is that of Sieve: every state in which a controller can leave its objects half done is
-visited, and a fresh process has to bring them to the same end. With `--full` the process ends at
-each request twice, when it is sent and when it is answered; otherwise at each sixth request, in
-these ways in turn.
+visited, and a new process has to reach the same end state from it. With `--full` the process ends
+at each request twice, when it is sent and when it is answered; otherwise at each sixth request,
+alternating between the two.
 """
 
 import itertools
@@ -12,9 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.faults.courses import course
-from tests.faults.operators import ANSWERED, ENDED_BY_FUSE, SENT, Operator, Wiring, operator
-from tests.faults.places import Place
+from tests.faults.namespaces import TenantNamespace
+from tests.faults.operators import (
+    ANSWERED,
+    CRASH_EXIT_CODE,
+    SENT,
+    OperatorOptions,
+    OperatorProcess,
+    running_operator,
+)
+from tests.faults.user_actions import run_user_actions
 from world import World
 from world.api import Api
 from world.ends import differences
@@ -26,43 +33,45 @@ SAMPLED_EACH = 6
 
 
 def moments(at: int, *, full: bool) -> tuple[int, ...]:
-    """When the process ends at this request."""
+    """Return the moments at which the process ends at this request."""
     if full:
         return (SENT, ANSWERED)
     sample, skipped = divmod(at, SAMPLED_EACH)
     return () if skipped else (SENT if sample % 2 else ANSWERED,)
 
 
-async def ended_at(one: Operator, api: Api, at: int, moment: int) -> dict[str, Any]:
-    """How the course ends when the process does at that request."""
-    place = Place(api, f"{'sent' if moment == SENT else 'answered'}-{at}")
-    one.fuse.set(place.name, at, moment)
-    found = await course(place)
-    await place.close()
-    return found
+async def end_state_with_crash(
+    operator: OperatorProcess, api: Api, at: int, moment: int
+) -> dict[str, Any]:
+    """Return the end state of the actions when the process ends at that request."""
+    namespace = TenantNamespace(api, f"{'sent' if moment == SENT else 'answered'}-{at}")
+    operator.crash_trigger.arm(namespace.name, at, moment)
+    end_state = await run_user_actions(namespace)
+    await namespace.delete()
+    return end_state
 
 
 async def test_wherever_the_process_ends_between_two_writes_the_end_is_the_same(
     world: World, api: Api, pytestconfig: pytest.Config
 ) -> None:
     full = pytestconfig.getoption("--full")
-    async with operator(Wiring(kubeconfig=world.kubeconfig)) as one:
-        await course(Place(api, "warm"), WARM_SECONDS)
-        one.fuse.set("clean")
-        clean = await course(Place(api, "clean"))
-        writes = one.fuse.seen
+    async with running_operator(OperatorOptions(kubeconfig=world.kubeconfig)) as operator:
+        await run_user_actions(TenantNamespace(api, "warm"), WARM_SECONDS)
+        operator.crash_trigger.arm("clean")
+        clean = await run_user_actions(TenantNamespace(api, "clean"))
+        writes = operator.crash_trigger.requests_seen
 
         wrong: list[str] = []
-        wanted, reached = Counter[int](), Counter[int]()
+        expected, reached = Counter[int](), Counter[int]()
         for at in itertools.count(1):
-            before = len(one.ends)
+            before = len(operator.exit_codes)
             for moment in moments(at, full=full):
-                deaths = len(one.ends)
-                found = await ended_at(one, api, at, moment)
-                wrong += [f"{moment} {at}: {line}" for line in differences(clean, found)]
-                wanted[moment] += at <= writes
-                reached[moment] += len(one.ends) - deaths
-            if len(one.ends) == before and at > writes:
+                exits_before = len(operator.exit_codes)
+                end_state = await end_state_with_crash(operator, api, at, moment)
+                wrong += [f"{moment} {at}: {line}" for line in differences(clean, end_state)]
+                expected[moment] += at <= writes
+                reached[moment] += len(operator.exit_codes) - exits_before
+            if len(operator.exit_codes) == before and at > writes:
                 break
 
     figures = (
@@ -70,6 +79,6 @@ async def test_wherever_the_process_ends_between_two_writes_the_end_is_the_same(
     )
     print(f"\n{figures}")  # noqa: T201 - how much was visited is the result
     assert not wrong, "\n".join(wrong[:20])
-    assert set(one.ends) == {ENDED_BY_FUSE}, "the process ended for no other reason"
-    # Two plays of the course do not make exactly the same number of writes.
-    assert all(count - reached[moment] <= max(1, count * 0.1) for moment, count in wanted.items())
+    assert set(operator.exit_codes) == {CRASH_EXIT_CODE}, "the process ended for no other reason"
+    # Two runs of the actions do not make exactly the same number of writes.
+    assert all(count - reached[moment] <= max(1, count * 0.1) for moment, count in expected.items())

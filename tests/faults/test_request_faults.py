@@ -1,4 +1,4 @@
-"""Requests that are refused, hang or get lost, and watches that are cut: the end is the same."""
+"""Requests that are refused, hang or get lost, and watches that end: the end state is the same."""
 
 import time
 from collections import defaultdict
@@ -7,58 +7,60 @@ from collections.abc import Iterable
 import pytest
 
 from tessera.controller.main import LEADERSHIP_LOST
-from tests.faults.courses import course, many
-from tests.faults.operators import Wiring, operator
-from tests.faults.places import Place
+from tests.faults.namespaces import TenantNamespace
+from tests.faults.operators import OperatorOptions, running_operator
+from tests.faults.user_actions import run_in_namespaces, run_user_actions
 from world import World
 from world.api import Api
 from world.ends import differences
 from world.faulty import RETRY_AFTER_SECONDS, Faults, Proxy, Request, faulty
 from world.testing import eventually
 
-PLACES = 6
-# Fourteen kinds are watched anew every five seconds, and two seconds later where one was cut.
+NAMESPACES = 6
+# Fourteen kinds are watched again every five seconds, and two seconds later after a failure.
 NEW_WATCHES_A_SECOND = 10
 SILENT_SECONDS = 90
-# Seconds for a course in which answers take five seconds to be missed.
-PATIENCE = 90
+# Seconds for all actions when each lost response takes five seconds to notice.
+TIMEOUT_SECONDS = 90
 
 
-def too_soon(requests: Iterable[Request]) -> list[str]:
-    """Requests that were repeated before the time that the server had asked to wait."""
+def retried_too_soon(requests: Iterable[Request]) -> list[str]:
+    """Return the requests that were repeated before the `Retry-After` of the server."""
     due: dict[tuple[str, str], float] = {}
-    found = []
-    for one in requests:
-        key = one.method, one.path
-        if one.at < due.pop(key, 0.0) - 0.05:
-            found.append(f"{one.method} {one.path} by {one.agent}")
-        if one.fault == "busy":
-            due[key] = one.at + RETRY_AFTER_SECONDS
-    return found
+    early_retries = []
+    for request in requests:
+        key = request.method, request.path
+        if request.at < due.pop(key, 0.0) - 0.05:
+            early_retries.append(f"{request.method} {request.path} by {request.agent}")
+        if request.fault == "busy":
+            due[key] = request.at + RETRY_AFTER_SECONDS
+    return early_retries
 
 
-def busiest(requests: Iterable[Request]) -> int:
-    """The most requests in any one second."""
+def most_requests_in_a_second(requests: Iterable[Request]) -> int:
+    """Return the highest number of requests in any second."""
     seconds: dict[int, int] = defaultdict(int)
-    for one in requests:
-        seconds[int(one.at)] += 1
+    for request in requests:
+        seconds[int(request.at)] += 1
     return max(seconds.values())
 
 
-async def played(
+async def run_with_faults(
     world: World, api: Api, faults: Faults, name: str, rounds: int = 1
 ) -> tuple[list[object], Proxy, float]:
-    """The same course in several places at once through a line; how they ended, and how long."""
+    """Run the actions in several namespaces through a proxy; return end states and seconds."""
     async with faulty(world.folder, faults) as (proxy, kubeconfig):
-        async with operator(Wiring(kubeconfig=kubeconfig)) as one:
-            begun = time.monotonic()
-            found: list[object] = []
-            for turn in range(rounds):
-                names = [f"{name}-{turn}-{index}" for index in range(PLACES)]
-                found += await many(api, names, PATIENCE)
-            seconds = time.monotonic() - begun
-            assert set(one.ends) <= {LEADERSHIP_LOST}, "it ends for want of a lease alone"
-        return found, proxy, seconds
+        async with running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator:
+            started_at = time.monotonic()
+            end_states: list[object] = []
+            for round_number in range(rounds):
+                names = [f"{name}-{round_number}-{index}" for index in range(NAMESPACES)]
+                end_states += await run_in_namespaces(api, names, TIMEOUT_SECONDS)
+            seconds = time.monotonic() - started_at
+            assert set(operator.exit_codes) <= {LEADERSHIP_LOST}, (
+                "it ends only when it loses the Lease"
+            )
+        return end_states, proxy, seconds
 
 
 @pytest.mark.parametrize(
@@ -73,18 +75,18 @@ async def test_refused_hung_and_lost_requests_change_no_end_and_make_no_storm(
     world: World, api: Api, share: float, rounds: int
 ) -> None:
     name = f"bad-{round(share * 100)}-{rounds}"
-    clean, calm, _ = await played(world, api, Faults(), f"{name}-calm")
+    clean, calm, _ = await run_with_faults(world, api, Faults(), f"{name}-calm")
     faults = Faults(seed=20261120, share=share, watch_seconds=5)
-    found, stormy, seconds = await played(world, api, faults, name, rounds)
-    assert not (wrong := differences(clean * rounds, found)), "\n".join(wrong[:20])
+    end_states, stormy, seconds = await run_with_faults(world, api, faults, name, rounds)
+    assert not (wrong := differences(clean * rounds, end_states)), "\n".join(wrong[:20])
 
     expected = rounds * len(calm.requests)
     figures = f"{len(stormy.requests)} requests where {expected} would do"
     print(f"\n{figures}, in {seconds:.0f} s: {dict(stormy.counts)}")  # noqa: T201 - the result
     assert len(stormy.counts) >= 3, "several kinds were injected"
-    assert not too_soon(stormy.requests)
+    assert not retried_too_soon(stormy.requests)
     assert len(stormy.requests) < 1.5 * expected + NEW_WATCHES_A_SECOND * seconds
-    assert busiest(stormy.requests) < 3 * busiest(calm.requests)
+    assert most_requests_in_a_second(stormy.requests) < 3 * most_requests_in_a_second(calm.requests)
 
 
 async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
@@ -92,69 +94,73 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
 ) -> None:
     async with (
         faulty(world.folder, Faults()) as (proxy, kubeconfig),
-        operator(Wiring(kubeconfig=kubeconfig)) as one,
+        running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
-        place = Place(api, "ghosts")
-        await course(place, PATIENCE)
-        assert await one.knows(place.name, "edited")
+        namespace = TenantNamespace(api, "ghosts")
+        await run_user_actions(namespace, TIMEOUT_SECONDS)
+        assert await operator.has_planned(namespace.name, "edited")
 
         proxy.dark = True
         proxy.cut()
-        await place.unserve("edited")
-        await eventually(place.deployed, lambda left: "edited" not in left, within=PATIENCE)
+        await namespace.delete_service("edited")
+        await eventually(
+            namespace.desired_replicas,
+            lambda replicas: "edited" not in replicas,
+            within=TIMEOUT_SECONDS,
+        )
         proxy.dark = False
 
-        async def known() -> bool:
-            return await one.knows(place.name, "edited")
+        async def is_planned() -> bool:
+            return await operator.has_planned(namespace.name, "edited")
 
-        await eventually(known, lambda still: not still, within=20)
-        assert await one.knows(place.name, "scaled"), "the rest is still there"
-        await place.close()
+        await eventually(is_planned, lambda planned: not planned, within=20)
+        assert await operator.has_planned(namespace.name, "scaled"), "the other service stays"
+        await namespace.delete()
 
 
 @pytest.mark.full
-async def test_a_watch_that_goes_silent_is_begun_anew(world: World, api: Api) -> None:
+async def test_a_watch_that_goes_silent_is_restarted(world: World, api: Api) -> None:
     async with (
         faulty(world.folder, Faults()) as (proxy, kubeconfig),
-        operator(Wiring(kubeconfig=kubeconfig)) as one,
+        running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
-        place = Place(api, "silent")
-        await place.open()
-        await place.serve("heard", replicas=0)
-        await place.until_deployed(heard=0)
+        namespace = TenantNamespace(api, "silent")
+        await namespace.create()
+        await namespace.apply_service("heard", replicas=0)
+        await namespace.wait_for_replicas(heard=0)
         proxy.mute = True
-        await place.serve("unheard", replicas=0)
+        await namespace.apply_service("unheard", replicas=0)
 
         async def swallowed() -> int:
             return proxy.swallowed
 
         await eventually(swallowed, bool)
         proxy.mute = False
-        await place.until_deployed(within=SILENT_SECONDS + 20, heard=0, unheard=0)
-        assert not one.ends
-        await place.close()
+        await namespace.wait_for_replicas(within=SILENT_SECONDS + 20, heard=0, unheard=0)
+        assert not operator.exit_codes
+        await namespace.delete()
 
 
-async def test_watches_that_tell_an_error_are_begun_anew_and_the_process_lives(
+async def test_watches_that_end_with_an_error_are_restarted_and_the_process_lives(
     world: World, api: Api
 ) -> None:
     async with (
         faulty(world.folder, Faults()) as (proxy, kubeconfig),
-        operator(Wiring(kubeconfig=kubeconfig)) as one,
+        running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
-        place = Place(api, "broken")
-        await place.open()
-        await place.serve("before", replicas=0)
-        await place.until_deployed(within=PATIENCE, before=0)
-        begun = proxy.watches
+        namespace = TenantNamespace(api, "broken")
+        await namespace.create()
+        await namespace.apply_service("before", replicas=0)
+        await namespace.wait_for_replicas(within=TIMEOUT_SECONDS, before=0)
+        watches_before = proxy.watches
         broken = await proxy.break_watches()
-        await place.serve("after", replicas=0)
-        await place.until_deployed(within=PATIENCE, before=0, after=0)
+        await namespace.apply_service("after", replicas=0)
+        await namespace.wait_for_replicas(within=TIMEOUT_SECONDS, before=0, after=0)
 
-        async def begun_anew() -> int:
-            return proxy.watches - begun
+        async def restarted_watches() -> int:
+            return proxy.watches - watches_before
 
         assert broken > 0
-        await eventually(begun_anew, lambda watches: watches >= broken)
-        assert not one.ends
-        await place.close()
+        await eventually(restarted_watches, lambda watches: watches >= broken)
+        assert not operator.exit_codes
+        await namespace.delete()

@@ -1,30 +1,32 @@
-"""The course of user actions that is played with and without faults."""
+"""The sequence of user actions that runs with and without faults."""
 
 import asyncio
 from typing import Any
 
-from tests.faults.places import Place
+from tests.faults.namespaces import TenantNamespace
 from world.api import Api
 
 
-async def course(place: Place, within: float = 60) -> dict[str, Any]:
-    """Services come, one is edited, one scaled, one goes; how it ended."""
-    await place.open()
-    await place.serve("edited", replicas=0)
-    await place.serve("scaled", replicas=1)
-    await place.serve("gone", replicas=0)
-    await place.until_deployed(within, edited=0, scaled=1, gone=0)
-    await place.serve("edited", replicas=0, context={"maxModelLen": 4096})
-    await place.serve("scaled", replicas=2)
-    await place.unserve("gone")
-    await place.until_deployed(within, edited=0, scaled=2)
-    return await place.end(within)
+async def run_user_actions(namespace: TenantNamespace, within: float = 60) -> dict[str, Any]:
+    """Create services, edit one, scale one, delete one; return the end state."""
+    await namespace.create()
+    await namespace.apply_service("edited", replicas=0)
+    await namespace.apply_service("scaled", replicas=1)
+    await namespace.apply_service("gone", replicas=0)
+    await namespace.wait_for_replicas(within, edited=0, scaled=1, gone=0)
+    await namespace.apply_service("edited", replicas=0, context={"maxModelLen": 4096})
+    await namespace.apply_service("scaled", replicas=2)
+    await namespace.delete_service("gone")
+    await namespace.wait_for_replicas(within, edited=0, scaled=2)
+    return await namespace.wait_until_settled(within)
 
 
-async def many(api: Api, names: list[str], within: float) -> list[dict[str, Any]]:
-    """The course in several places at once, which are cleared afterwards."""
-    places = [Place(api, name) for name in names]
-    found = await asyncio.gather(*(course(place, within) for place in places))
-    for place in places:
-        await place.close()
-    return found
+async def run_in_namespaces(api: Api, names: list[str], within: float) -> list[dict[str, Any]]:
+    """Run the actions in several namespaces at once, and delete these afterwards."""
+    namespaces = [TenantNamespace(api, name) for name in names]
+    end_states = await asyncio.gather(
+        *(run_user_actions(namespace, within) for namespace in namespaces)
+    )
+    for namespace in namespaces:
+        await namespace.delete()
+    return end_states
