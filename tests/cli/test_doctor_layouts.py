@@ -10,7 +10,7 @@ from tessera.cli.doctor.mig import layouts
 from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.check_contexts import a_check_context
-from tests.cli.cut_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
+from tests.cli.partitioned_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
 
 MANAGER = {"backend": "MigManager"}

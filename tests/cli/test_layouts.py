@@ -30,7 +30,7 @@ from tessera.domain.mig_backends.usage import slice_usages
 from tessera.domain.observed.snapshot import PodReading, Pool, Readings, Ref
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
-from tests.cli.cut_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod
+from tests.cli.partitioned_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod
 from tests.cli.memory_api import MemoryApi
 from tests.memory_cluster import MemoryCluster
 from tests.mig_builders import A100

@@ -34,7 +34,7 @@ from tests.builders import (
     plan_of,
     readings_of,
 )
-from tests.cli.cut_cluster import a_plan
+from tests.cli.partitioned_cluster import a_plan
 from tests.domain.random_fleets import nodes, services
 from tests.domain.refused_services import SERVICES, Case
 
