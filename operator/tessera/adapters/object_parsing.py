@@ -17,24 +17,9 @@ from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.batch.names import (
-    ATTEMPT_LABEL,
-    BATCH_LABEL,
-    BATCH_UID_LABEL,
-    CHECK,
-    RUNNER,
-    parse_attempt_label,
-)
+from tessera.domain import names
+from tessera.domain.batch import names as batch_names
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
-from tessera.domain.names import (
-    COST_ANNOTATION,
-    DRAINING,
-    FIELD_MANAGER,
-    SERVICE_LABEL,
-    SERVING_GATE,
-    UPDATE_ANNOTATION,
-    VARIANT_LABEL,
-)
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, ObservedNodeLayout
@@ -51,21 +36,7 @@ from tessera.domain.observed.snapshot import (
     Workload,
 )
 from tessera.ports import ClusterObject, ObjectValue
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    CHILDREN,
-    CLAIMS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    JOBS,
-    NODE_LAYOUTS,
-    NODES,
-    PODS,
-    SERVICES,
-    TENANT_BUDGETS,
-    ApiResource,
-)
+from tessera.resources import api_resources
 from tessera.resources.manifest import ObjectKey
 
 log = logging.getLogger("tessera")
@@ -93,7 +64,7 @@ def parse_service(body: JsonObject) -> ObservedService | None:
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,
-        update=meta.get("annotations", {}).get(UPDATE_ANNOTATION),
+        update=meta.get("annotations", {}).get(names.UPDATE_ANNOTATION),
         allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
         status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
     )
@@ -159,13 +130,13 @@ def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
             uid=meta["uid"],
             failed=_condition(body, "Failed").get("status") == "True",
         )
-    if BATCH_LABEL not in labels or "deletionTimestamp" in meta:
+    if batch_names.BATCH_LABEL not in labels or "deletionTimestamp" in meta:
         return None
     return BatchJob(
         ref=_ref(meta),
-        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
-        batch_uid=labels.get(BATCH_UID_LABEL, ""),
-        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
+        batch=Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
+        batch_uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
+        attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
         uid=meta["uid"],
         failed=_condition(body, "Failed").get("status") == "True",
     )
@@ -239,7 +210,7 @@ def parse_layout(body: JsonObject) -> ObservedNodeLayout:
 def parse_pod(body: JsonObject) -> Pod:
     """Parse the pod of a replica."""
     meta, status = body["metadata"], body.get("status", {})
-    ready, gate = _condition(body, "Ready"), _condition(body, SERVING_GATE)
+    ready, gate = _condition(body, "Ready"), _condition(body, names.SERVING_GATE)
     scheduled = _condition(body, "PodScheduled")
     serving = {"True": True, "False": False}.get(gate.get("status", ""))
     containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
@@ -248,8 +219,8 @@ def parse_pod(body: JsonObject) -> Pod:
     return Pod(
         ref=_ref(meta),
         uid=meta["uid"],
-        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
-        variant=labels.get(VARIANT_LABEL, ""),
+        service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
+        variant=labels.get(names.VARIANT_LABEL, ""),
         template=labels.get("pod-template-hash", ""),
         created=_parse_time(meta["creationTimestamp"]),
         node=body.get("spec", {}).get("nodeName"),
@@ -260,14 +231,16 @@ def parse_pod(body: JsonObject) -> Pod:
         ready_since=_transition_time(ready, "True"),
         containers_ready=_condition(body, "ContainersReady").get("status") == "True",
         serving=serving,
-        draining_since=_transition_time(gate, "False") if gate.get("reason") == DRAINING else None,
+        draining_since=_transition_time(gate, "False")
+        if gate.get("reason") == names.DRAINING
+        else None,
         terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
-        deletion_cost=int(meta.get("annotations", {}).get(COST_ANNOTATION, 0)),
+        deletion_cost=int(meta.get("annotations", {}).get(names.COST_ANNOTATION, 0)),
         unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
         waiting_reason=trouble,
         container_message=last_words,
         last_exit=_last_exit(containers),
-        batch_run=_batch_run(meta, status) if BATCH_LABEL in labels else None,
+        batch_run=_batch_run(meta, status) if batch_names.BATCH_LABEL in labels else None,
         model_job_run=_model_job_run(meta, status) if MODEL_JOB_LABEL in labels else None,
     )
 
@@ -290,16 +263,16 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
         (
             container.get("state", {})
             for container in status.get("containerStatuses", ())
-            if container.get("name") in (RUNNER, CHECK)
+            if container.get("name") in (batch_names.RUNNER, batch_names.CHECK)
         ),
         {},
     )
     terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
     owners = meta.get("ownerReferences", ())
     return BatchRun(
-        batch=Ref(meta["namespace"], labels[BATCH_LABEL]),
-        uid=labels.get(BATCH_UID_LABEL, ""),
-        attempt=parse_attempt_label(labels.get(ATTEMPT_LABEL, "")),
+        batch=Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
+        uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
+        attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
         since=_parse_time(started) if started else None,
         job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
         exit_code=terminated["exitCode"] if terminated else None,
@@ -320,8 +293,8 @@ def parse_workload(body: JsonObject) -> Workload:
     strategy = body.get("spec", {}).get("strategy", {})
     return Workload(
         ref=_ref(meta),
-        service=Ref(meta["namespace"], labels.get(SERVICE_LABEL, "")),
-        variant=labels.get(VARIANT_LABEL, ""),
+        service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
+        variant=labels.get(names.VARIANT_LABEL, ""),
         replicas=body.get("spec", {}).get("replicas", 0),
         rollout_complete=observed and updated,
         replica_failure=_replica_failure(body),
@@ -334,7 +307,7 @@ def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
     meta = body["metadata"]
     address = body.get("spec", {}).get("clusterIP")
     return ServiceEndpoint(
-        Ref(meta["namespace"], meta.get("labels", {}).get(SERVICE_LABEL, "")),
+        Ref(meta["namespace"], meta.get("labels", {}).get(names.SERVICE_LABEL, "")),
         address if address != "None" else None,
     )
 
@@ -346,7 +319,9 @@ def owned_fields_digest(body: JsonObject) -> str | None:
     everything applied is still in place, however the server normalizes the values.
     """
     for entry in body["metadata"].get("managedFields", ()):
-        is_own_apply = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        is_own_apply = (
+            entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
+        )
         if is_own_apply and not entry.get("subresource"):
             text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
             return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -478,26 +453,26 @@ def _replica_failure(deployment: JsonObject) -> str | None:
 
 
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
-    INFERENCE_SERVICES.plural: parse_service,
-    ACCELERATOR_POOLS.plural: parse_pool,
-    TENANT_BUDGETS.plural: parse_budget,
-    BATCH_INFERENCES.plural: parse_batch,
-    JOBS.plural: parse_job,
-    CLAIMS.plural: parse_claim,
-    NODE_LAYOUTS.plural: parse_layout,
-    NODES.plural: parse_node,
-    PODS.plural: parse_pod,
-    DEPLOYMENTS.plural: parse_workload,
-    SERVICES.plural: parse_service_endpoint,
+    api_resources.INFERENCE_SERVICES.plural: parse_service,
+    api_resources.ACCELERATOR_POOLS.plural: parse_pool,
+    api_resources.TENANT_BUDGETS.plural: parse_budget,
+    api_resources.BATCH_INFERENCES.plural: parse_batch,
+    api_resources.JOBS.plural: parse_job,
+    api_resources.CLAIMS.plural: parse_claim,
+    api_resources.NODE_LAYOUTS.plural: parse_layout,
+    api_resources.NODES.plural: parse_node,
+    api_resources.PODS.plural: parse_pod,
+    api_resources.DEPLOYMENTS.plural: parse_workload,
+    api_resources.SERVICES.plural: parse_service_endpoint,
 }
 
 
-def is_plan_input(kind: ApiResource) -> bool:
+def is_plan_input(kind: api_resources.ApiResource) -> bool:
     """Return whether plans read objects of this kind."""
     return kind.plural in _PARSERS
 
 
-def _parse(kind: ApiResource, body: JsonObject) -> ObjectValue | None:
+def _parse(kind: api_resources.ApiResource, body: JsonObject) -> ObjectValue | None:
     """Parse an object; one that cannot be parsed is logged and left out, and the rest goes on."""
     if kind.plural not in _PARSERS:
         return None
@@ -508,15 +483,15 @@ def _parse(kind: ApiResource, body: JsonObject) -> ObjectValue | None:
         return None
 
 
-def parse_object(kind: ApiResource, body: JsonObject) -> ClusterObject:
+def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterObject:
     """Parse an object of any kind that the operator reads or writes."""
     meta = body["metadata"]
     namespace = meta.get("namespace", "")
-    name = meta.get("labels", {}).get(SERVICE_LABEL)
+    name = meta.get("labels", {}).get(names.SERVICE_LABEL)
     return ClusterObject(
         key=ObjectKey(kind.plural, namespace, meta["name"]),
         value=_parse(kind, body),
         service=Ref(namespace, name) if name else None,
-        owned_fields_digest=owned_fields_digest(body) if kind in CHILDREN else None,
+        owned_fields_digest=owned_fields_digest(body) if kind in api_resources.CHILDREN else None,
         version=int(meta.get("resourceVersion", 0)),
     )

@@ -8,21 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from tessera.batch_runner import parts, results, rows
+from tessera.batch_runner import parts, results, retry, rows
 from tessera.batch_runner.engine import EngineClient, Reply
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
 from tessera.batch_runner.results import RowResult
-from tessera.batch_runner.retry import (
-    RequestOutcome,
-    RetryVerdict,
-    Trial,
-    delay_seconds,
-    judge,
-    rounds,
-)
 from tessera.batch_runner.rows import RowFault
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
@@ -125,7 +117,7 @@ class RowSender:
 
         Rows that were in flight each time the engine terminated are left to the next round.
         """
-        widths = rounds(self._options.concurrency)
+        widths = retry.rounds(self._options.concurrency)
         for number, width in enumerate(widths, start=1):
             queue = pending_rows(file, self._manifest, self._ledger)
             last = number == len(widths)
@@ -141,16 +133,16 @@ class RowSender:
         if isinstance(request, RowResult):
             self._record_result(pending_row, request)
             return
-        trial = Trial()
+        trial = retry.Trial()
         while True:
             outcome, result = await self._send(request)
-            trial, verdict = judge(trial, outcome, retries=self._options.retries, alone=alone)
-            if verdict is RetryVerdict.FINISH:
+            trial, verdict = retry.judge(trial, outcome, retries=self._options.retries, alone=alone)
+            if verdict is retry.RetryVerdict.FINISH:
                 self._record_result(pending_row, result)
-            if verdict in (RetryVerdict.FINISH, RetryVerdict.SET_ASIDE):
+            if verdict in (retry.RetryVerdict.FINISH, retry.RetryVerdict.SET_ASIDE):
                 return
-            if verdict is RetryVerdict.RETRY:
-                await asyncio.sleep(delay_seconds(trial.failures, self._jitter.random()))
+            if verdict is retry.RetryVerdict.RETRY:
+                await asyncio.sleep(retry.delay_seconds(trial.failures, self._jitter.random()))
 
     def _build_request(self, pending_row: PendingRow) -> RowRequest | RowResult:
         """Return the request of a row, or its error if the row is invalid."""
@@ -164,7 +156,7 @@ class RowSender:
         sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
         return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
 
-    async def _send(self, request: RowRequest) -> tuple[RequestOutcome, RowResult]:
+    async def _send(self, request: RowRequest) -> tuple[retry.RequestOutcome, RowResult]:
         """Send a row once the engine is ready, and record in the journal what was paid for."""
         epoch = await self._engine.wait_ready()
         row = request.sent.row
@@ -182,7 +174,7 @@ class RowSender:
         outcome, result = results.row_outcome(request.line_id, request.custom_id, reply)
         if _was_not_processed(reply):
             self._journal.append(request.shard, parts.encode_unsent(row))
-        elif outcome not in (RequestOutcome.ANSWERED, RequestOutcome.REFUSED):
+        elif outcome not in (retry.RequestOutcome.ANSWERED, retry.RequestOutcome.REFUSED):
             self._paid_unanswered.add(row)
         return outcome, result
 
@@ -208,8 +200,8 @@ class RowSender:
 
 def _was_not_processed(reply: Reply) -> bool:
     """Tell whether the engine did not process the row: it was unreachable or refused."""
-    return reply.outcome is RequestOutcome.UNSENT or (
-        reply.outcome is RequestOutcome.FAILED and reply.status > 0
+    return reply.outcome is retry.RequestOutcome.UNSENT or (
+        reply.outcome is retry.RequestOutcome.FAILED and reply.status > 0
     )
 
 

@@ -20,12 +20,7 @@ from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-)
+from tessera.resources import api_resources
 
 # Reasons that resolve without an edit, when another object is created.
 _TRANSIENT = {
@@ -51,7 +46,7 @@ def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], li
         key.name: observed.value.spec.tier
         if isinstance(observed.value, Pool) and observed.value.spec
         else None
-        for key, observed in store.all(ACCELERATOR_POOLS).items()
+        for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
     }
     denials = check(service.spec, pools)
     refusals = [denial.sentence for denial in denials if not denial.transient]
@@ -77,7 +72,7 @@ def review_budget(
         return [fault], []
     other_budgets = (
         observed.value
-        for observed in store.all(TENANT_BUDGETS).values()
+        for observed in store.all(api_resources.TENANT_BUDGETS).values()
         if isinstance(observed.value, Budget)
         and observed.value.name != budget.name
         and observed.value.spec
@@ -116,7 +111,7 @@ def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
     names = budget.spec.tenant.namespaces if budget.spec is not None else ()
     services, batches = (
         sum(key.namespace in names for key in store.all(kind))
-        for kind in (INFERENCE_SERVICES, BATCH_INFERENCES)
+        for kind in (api_resources.INFERENCE_SERVICES, api_resources.BATCH_INFERENCES)
     )
     if not services + batches:
         return []

@@ -29,20 +29,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.plan import PlanMemory
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    CLAIMS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    JOBS,
-    NODE_LAYOUTS,
-    NODES,
-    PODS,
-    SERVICES,
-    TENANT_BUDGETS,
-    ApiResource,
-)
+from tessera.resources import api_resources
 
 T = TypeVar("T")
 Job: TypeAlias = BatchJob | ObservedModelJob
@@ -89,34 +76,36 @@ def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
 
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """Return the fleet at one moment; unchanged parts are the same objects as before."""
-    jobs = cast(tuple[Job, ...], store.values(JOBS))
+    jobs = cast(tuple[Job, ...], store.values(api_resources.JOBS))
     return Snapshot(
         at=at,
-        services=_values(store, INFERENCE_SERVICES, ObservedService),
-        pools=_values(store, ACCELERATOR_POOLS, Pool),
-        nodes=_values(store, NODES, Node),
-        layouts=_values(store, NODE_LAYOUTS, ObservedNodeLayout),
-        pods=_values(store, PODS, Pod),
-        workloads=_values(store, DEPLOYMENTS, Workload),
-        addresses=observations.addresses_of(_values(store, SERVICES, ServiceEndpoint)),
+        services=_values(store, api_resources.INFERENCE_SERVICES, ObservedService),
+        pools=_values(store, api_resources.ACCELERATOR_POOLS, Pool),
+        nodes=_values(store, api_resources.NODES, Node),
+        layouts=_values(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
+        pods=_values(store, api_resources.PODS, Pod),
+        workloads=_values(store, api_resources.DEPLOYMENTS, Workload),
+        addresses=observations.addresses_of(
+            _values(store, api_resources.SERVICES, ServiceEndpoint)
+        ),
         readings=observations.readings,
         probe_results=dict(observations.probe_results),
         in_flight=dict(observations.in_flight),
-        batches=_values(store, BATCH_INFERENCES, Batch),
+        batches=_values(store, api_resources.BATCH_INFERENCES, Batch),
         batch_jobs=observations.batch_jobs_of(jobs),
         model_jobs=observations.model_jobs_of(jobs),
         fetch_progress=dict(observations.fetch_progress),
         claims={
             Ref(key.namespace, key.name): observed.value
-            for key, observed in store.all(CLAIMS).items()
+            for key, observed in store.all(api_resources.CLAIMS).items()
             if isinstance(observed.value, VolumeClaim)
         },
         runner_answers=dict(observations.runner_answers),
-        budgets=_values(store, TENANT_BUDGETS, Budget),
+        budgets=_values(store, api_resources.TENANT_BUDGETS, Budget),
         resolutions=None if observations.resolutions is None else dict(observations.resolutions),
     )
 
 
-def _values(store: Store, kind: ApiResource, read_as: type[T]) -> tuple[T, ...]:
+def _values(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
     del read_as  # only for the type checker: the parser of a kind always returns one type
     return cast(tuple[T, ...], store.values(kind))

@@ -6,46 +6,12 @@ terminates after it. Its Job never retries it, since the next attempt needs a ne
 
 from dataclasses import dataclass
 
-from kubernetes.client import (
-    V1ConfigMapProjection,
-    V1Container,
-    V1ContainerPort,
-    V1DownwardAPIProjection,
-    V1DownwardAPIVolumeFile,
-    V1EmptyDirVolumeSource,
-    V1EnvVar,
-    V1EnvVarSource,
-    V1Job,
-    V1JobSpec,
-    V1KeyToPath,
-    V1ObjectFieldSelector,
-    V1ObjectMeta,
-    V1PersistentVolumeClaimVolumeSource,
-    V1PodSpec,
-    V1PodTemplateSpec,
-    V1ProjectedVolumeSource,
-    V1ResourceRequirements,
-    V1ServiceAccountTokenProjection,
-    V1Volume,
-    V1VolumeMount,
-    V1VolumeProjection,
-)
+from kubernetes import client
 
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.recipe import PodTemplateVersion
+from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
-from tessera.domain.batch.names import (
-    ATTEMPT_LABEL,
-    BATCH_ACCOUNT,
-    BATCH_LABEL,
-    BATCH_UID_LABEL,
-    CHECK,
-    RUNNER,
-    RUNNER_PORT,
-    attempt_label,
-    errors_path,
-    work_path,
-)
 from tessera.domain.names import PORT, VARIANT_LABEL
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.placement import HardwareChoice
@@ -91,9 +57,9 @@ def batch_job_manifest(
 ) -> ObjectManifest:
     """Return the manifest of the Job to create."""
     job_labels = labels() | {
-        BATCH_LABEL: batch.ref.name,
-        BATCH_UID_LABEL: batch.uid,
-        ATTEMPT_LABEL: attempt_label(request.attempt),
+        names.BATCH_LABEL: batch.ref.name,
+        names.BATCH_UID_LABEL: batch.uid,
+        names.ATTEMPT_LABEL: names.attempt_label(request.attempt),
     }
     annotations = None
     pod = _check_pod(batch, spec, image, template_version)
@@ -101,20 +67,20 @@ def batch_job_manifest(
         job_labels |= {VARIANT_LABEL: request.choice.variant}
         annotations = _NO_EVICTION
         pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)
-    model = V1Job(
-        metadata=V1ObjectMeta(
+    model = client.V1Job(
+        metadata=client.V1ObjectMeta(
             name=request.name,
             namespace=batch.ref.namespace,
             labels=job_labels,
             owner_references=[owner_reference(owner_of(batch), controller=True)],
         ),
-        spec=V1JobSpec(
+        spec=client.V1JobSpec(
             active_deadline_seconds=int(request.active_deadline.total_seconds()),
             backoff_limit=0,
             completions=1,
             parallelism=1,
-            template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=job_labels, annotations=annotations), spec=pod
+            template=client.V1PodTemplateSpec(
+                metadata=client.V1ObjectMeta(labels=job_labels, annotations=annotations), spec=pod
             ),
         ),
     )
@@ -123,12 +89,12 @@ def batch_job_manifest(
 
 def _check_pod(
     batch: Batch, spec: BatchInferenceSpec, image: RunnerImage, template_version: PodTemplateVersion
-) -> V1PodSpec:
+) -> client.V1PodSpec:
     arguments = ["check", *_paths(batch, spec), f"--report={_REPORT_PATH}"]
     requests = {"cpu": "200m", "memory": "256Mi"}
-    container = _container(CHECK, image, arguments, requests, memory_limit="1Gi")
-    return V1PodSpec(
-        service_account_name=BATCH_ACCOUNT,
+    container = _container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
+    return client.V1PodSpec(
+        service_account_name=names.BATCH_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
@@ -149,12 +115,12 @@ def _attempt_pod(
     choice: HardwareChoice,
     image: RunnerImage,
     template_version: PodTemplateVersion,
-) -> V1PodSpec:
+) -> client.V1PodSpec:
     source = request.source
     sidecar = engine.engine(source.name, source.spec, choice, template_version)
     sidecar.restart_policy = "Always"
-    pod = V1PodSpec(
-        service_account_name=BATCH_ACCOUNT,
+    pod = client.V1PodSpec(
+        service_account_name=names.BATCH_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         restart_policy="Never",
@@ -182,12 +148,12 @@ def _runner(
     request: BatchJobRequest,
     choice: HardwareChoice,
     image: RunnerImage,
-) -> V1Container:
+) -> client.V1Container:
     in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
     arguments = [
         "run",
         *_paths(batch, spec),
-        f"--errors={_CLAIM_PATH}/{errors_path(spec)}",
+        f"--errors={_CLAIM_PATH}/{names.errors_path(spec)}",
         f"--report={_REPORT_PATH}",
         f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
@@ -196,33 +162,35 @@ def _runner(
         f"--concurrency={in_flight}",
         f"--retries={spec.retries}",
         "--host=$(POD_IP)",
-        f"--port={RUNNER_PORT}",
+        f"--port={names.RUNNER_PORT}",
     ]
     requests = {"cpu": "1", "memory": "512Mi"}
-    container = _container(RUNNER, image, arguments, requests, memory_limit="2Gi")
-    address = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path="status.podIP"))
-    container.env = [V1EnvVar(name="POD_IP", value_from=address)]
-    container.ports = [V1ContainerPort(name="progress", container_port=RUNNER_PORT)]
-    token = V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
+    container = _container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
+    address = client.V1EnvVarSource(
+        field_ref=client.V1ObjectFieldSelector(field_path="status.podIP")
+    )
+    container.env = [client.V1EnvVar(name="POD_IP", value_from=address)]
+    container.ports = [client.V1ContainerPort(name="progress", container_port=names.RUNNER_PORT)]
+    token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
     container.volume_mounts = [*(container.volume_mounts or ()), token]
     return container
 
 
 def _container(
     name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
-) -> V1Container:
-    return V1Container(
+) -> client.V1Container:
+    return client.V1Container(
         name=name,
         image=image.name,
         image_pull_policy=image.pull_policy,
         args=arguments,
-        resources=V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
+        resources=client.V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
         security_context=engine.restricted(),
         termination_message_path=_REPORT_PATH,
         termination_message_policy="FallbackToLogsOnError",
         volume_mounts=[
-            V1VolumeMount(name="claim", mount_path=_CLAIM_PATH),
-            V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
+            client.V1VolumeMount(name="claim", mount_path=_CLAIM_PATH),
+            client.V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
         ],
     )
 
@@ -231,35 +199,35 @@ def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
     return [
         f"--input={_CLAIM_PATH}/{spec.input}",
         f"--output={_CLAIM_PATH}/{spec.output}",
-        f"--work={_CLAIM_PATH}/{work_path(batch.uid)}",
+        f"--work={_CLAIM_PATH}/{names.work_path(batch.uid)}",
     ]
 
 
-def _claim_volume(spec: BatchInferenceSpec) -> V1Volume:
-    source = V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim_name)
-    return V1Volume(name="claim", persistent_volume_claim=source)
+def _claim_volume(spec: BatchInferenceSpec) -> client.V1Volume:
+    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim_name)
+    return client.V1Volume(name="claim", persistent_volume_claim=source)
 
 
-def _scratch_volume() -> V1Volume:
-    return V1Volume(name="scratch", empty_dir=V1EmptyDirVolumeSource())
+def _scratch_volume() -> client.V1Volume:
+    return client.V1Volume(name="scratch", empty_dir=client.V1EmptyDirVolumeSource())
 
 
-def _token_volume() -> V1Volume:
+def _token_volume() -> client.V1Volume:
     # The runner reads its batch with this token for fencing; the engine does not get it.
-    namespace = V1DownwardAPIVolumeFile(
-        path="namespace", field_ref=V1ObjectFieldSelector(field_path="metadata.namespace")
+    namespace = client.V1DownwardAPIVolumeFile(
+        path="namespace", field_ref=client.V1ObjectFieldSelector(field_path="metadata.namespace")
     )
     sources = [
-        V1VolumeProjection(
-            service_account_token=V1ServiceAccountTokenProjection(
+        client.V1VolumeProjection(
+            service_account_token=client.V1ServiceAccountTokenProjection(
                 path="token", expiration_seconds=_TOKEN_SECONDS
             )
         ),
-        V1VolumeProjection(
-            config_map=V1ConfigMapProjection(
-                name="kube-root-ca.crt", items=[V1KeyToPath(key="ca.crt", path="ca.crt")]
+        client.V1VolumeProjection(
+            config_map=client.V1ConfigMapProjection(
+                name="kube-root-ca.crt", items=[client.V1KeyToPath(key="ca.crt", path="ca.crt")]
             )
         ),
-        V1VolumeProjection(downward_api=V1DownwardAPIProjection(items=[namespace])),
+        client.V1VolumeProjection(downward_api=client.V1DownwardAPIProjection(items=[namespace])),
     ]
-    return V1Volume(name="token", projected=V1ProjectedVolumeSource(sources=sources))
+    return client.V1Volume(name="token", projected=client.V1ProjectedVolumeSource(sources=sources))

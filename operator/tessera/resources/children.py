@@ -8,17 +8,10 @@ from tessera.api.ref import Ref
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.service_plan import ServicePlan
+from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
 from tessera.resources.model_job import model_claim_manifest
-from tessera.resources.namespace_objects import (
-    batch_network_policy,
-    batch_role_binding,
-    batch_service_account,
-    engine_network_policy,
-    engine_service_account,
-    pod_monitor,
-)
 from tessera.resources.service import disruption_budget, service_manifest
 
 # A disruption budget needs this many replicas; with a single one it would block node drains.
@@ -76,14 +69,17 @@ class NamespaceOwners:
     ) -> tuple[ObjectManifest, ...]:
         """Return the shared objects."""
         owners = (*self.services, *self.batches)
-        shared = [engine_service_account(owners), engine_network_policy(owners, ingress_namespaces)]
+        shared = [
+            namespace_objects.engine_service_account(owners),
+            namespace_objects.engine_network_policy(owners, ingress_namespaces),
+        ]
         if monitored:
-            shared.append(pod_monitor(owners))
+            shared.append(namespace_objects.pod_monitor(owners))
         if batch_owners := self.batches:
             shared += [
-                batch_service_account(batch_owners),
-                batch_role_binding(batch_owners, batch_role),
-                batch_network_policy(batch_owners, ingress_namespaces[0]),
+                namespace_objects.batch_service_account(batch_owners),
+                namespace_objects.batch_role_binding(batch_owners, batch_role),
+                namespace_objects.batch_network_policy(batch_owners, ingress_namespaces[0]),
             ]
         return tuple(shared)
 

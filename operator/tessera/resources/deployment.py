@@ -1,31 +1,10 @@
 """The Deployment of one variant: engines on MIG slices or whole GPUs, restricted and drainable."""
 
-from kubernetes.client import (
-    V1Container,
-    V1Deployment,
-    V1DeploymentSpec,
-    V1DeploymentStrategy,
-    V1LabelSelector,
-    V1Lifecycle,
-    V1LifecycleHandler,
-    V1ObjectMeta,
-    V1PodReadinessGate,
-    V1PodSpec,
-    V1PodTemplateSpec,
-    V1Probe,
-    V1RollingUpdateDeployment,
-    V1SleepAction,
-)
+from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
-from tessera.domain.names import (
-    ENGINE_ACCOUNT,
-    SERVICE_LABEL,
-    SERVING_GATE,
-    VARIANT_LABEL,
-    deployment_name,
-)
+from tessera.domain import names
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.service_plan import ServicePlan
 from tessera.resources.api_resources import DEPLOYMENTS
@@ -42,30 +21,30 @@ def deployment(
 ) -> ObjectManifest:
     """Return the Deployment of a variant, with the number of replicas that draining allows."""
     service = service_plan.service
-    name = deployment_name(service.ref.name, choice.variant)
-    identity = {SERVICE_LABEL: service.ref.name, VARIANT_LABEL: choice.variant}
+    name = names.deployment_name(service.ref.name, choice.variant)
+    identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = labels(service.ref.name) | identity
-    model = V1Deployment(
-        metadata=V1ObjectMeta(
+    model = client.V1Deployment(
+        metadata=client.V1ObjectMeta(
             name=name,
             namespace=service.ref.namespace,
             labels=all_labels,
             owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
-        spec=V1DeploymentSpec(
+        spec=client.V1DeploymentSpec(
             replicas=service_plan.drain.replicas,
             revision_history_limit=3,
             progress_deadline_seconds=start_seconds(choice, service_plan.template_version),
-            selector=V1LabelSelector(match_labels=identity),
-            strategy=V1DeploymentStrategy(
+            selector=client.V1LabelSelector(match_labels=identity),
+            strategy=client.V1DeploymentStrategy(
                 type="RollingUpdate",
-                rolling_update=V1RollingUpdateDeployment(
+                rolling_update=client.V1RollingUpdateDeployment(
                     max_surge=1 if service_plan.surge else 0,
                     max_unavailable=0 if service_plan.surge else 1,
                 ),
             ),
-            template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(
+            template=client.V1PodTemplateSpec(
+                metadata=client.V1ObjectMeta(
                     labels={**spec.pod_template.labels, **all_labels},
                     annotations=dict(spec.pod_template.annotations) or None,
                 ),
@@ -81,15 +60,15 @@ def _pod_spec(
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     template_version: PodTemplateVersion,
-) -> V1PodSpec:
+) -> client.V1PodSpec:
     rules, drain = defaults(template_version.builder_version), whole_seconds(spec.drain.timeout)
-    pod = V1PodSpec(
-        service_account_name=ENGINE_ACCOUNT,
+    pod = client.V1PodSpec(
+        service_account_name=names.ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
         image_pull_secrets=pull_secrets(template_version.platform),
         topology_spread_constraints=spread_constraints(name),
-        readiness_gates=[V1PodReadinessGate(condition_type=SERVING_GATE)],
+        readiness_gates=[client.V1PodReadinessGate(condition_type=names.SERVING_GATE)],
         termination_grace_period_seconds=rules.pre_stop_seconds + drain + rules.exit_seconds,
         security_context=restricted_pod(),
         containers=[_replica_container(name, spec, choice, template_version)],
@@ -105,15 +84,17 @@ def _replica_container(
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     template_version: PodTemplateVersion,
-) -> V1Container:
+) -> client.V1Container:
     """Return the engine's container with a readiness probe, and a preStop delay for draining."""
     container = engine(name, spec, choice, template_version)
-    container.readiness_probe = V1Probe(
+    container.readiness_probe = client.V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
-    container.lifecycle = V1Lifecycle(
-        pre_stop=V1LifecycleHandler(
-            sleep=V1SleepAction(seconds=defaults(template_version.builder_version).pre_stop_seconds)
+    container.lifecycle = client.V1Lifecycle(
+        pre_stop=client.V1LifecycleHandler(
+            sleep=client.V1SleepAction(
+                seconds=defaults(template_version.builder_version).pre_stop_seconds
+            )
         )
     )
     return container

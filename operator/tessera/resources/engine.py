@@ -1,25 +1,6 @@
 """The engine's container and its volumes, the same in Deployments and in Jobs."""
 
-from kubernetes.client import (
-    V1Capabilities,
-    V1Container,
-    V1ContainerPort,
-    V1EmptyDirVolumeSource,
-    V1EnvVar,
-    V1EnvVarSource,
-    V1HTTPGetAction,
-    V1ImageVolumeSource,
-    V1PersistentVolumeClaimVolumeSource,
-    V1PodSecurityContext,
-    V1Probe,
-    V1ResourceRequirements,
-    V1SeccompProfile,
-    V1SecretKeySelector,
-    V1SecurityContext,
-    V1Toleration,
-    V1Volume,
-    V1VolumeMount,
-)
+from kubernetes import client
 
 from tessera.api.inference_service import EnvVar, InferenceServiceSpec
 from tessera.api.recipe import PodTemplateVersion
@@ -31,7 +12,7 @@ from tessera.resources import platform as surroundings
 from tessera.resources.arguments import ADAPTERS, MODELS, arguments, pvc_claim_name
 from tessera.resources.defaults import Defaults, defaults
 
-HEALTH = V1HTTPGetAction(path="/health", port="http")
+HEALTH = client.V1HTTPGetAction(path="/health", port="http")
 _USER = 1000
 _CACHE = "/cache"
 # Probed more often than later on: until then nothing is served, and a closed port costs nothing.
@@ -44,17 +25,17 @@ def engine(
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     template_version: PodTemplateVersion,
-) -> V1Container:
+) -> client.V1Container:
     """Return a vLLM container for the chosen hardware, with startup and liveness probes."""
     rules = defaults(template_version.builder_version)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
-    return V1Container(
+    return client.V1Container(
         name=ENGINE,
         image=surroundings.engine_image(spec, template_version),
         args=arguments(name, spec, choice, rules),
         env=_environment(spec, template_version),
-        ports=[V1ContainerPort(name="http", container_port=PORT)],
-        resources=V1ResourceRequirements(
+        ports=[client.V1ContainerPort(name="http", container_port=PORT)],
+        resources=client.V1ResourceRequirements(
             requests={
                 "cpu": str(2 * choice.fit.hardware.devices),
                 "memory": f"{_host_mib(choice, rules)}Mi",
@@ -63,13 +44,13 @@ def engine(
             limits=devices,
         ),
         security_context=restricted(),
-        startup_probe=V1Probe(
+        startup_probe=client.V1Probe(
             http_get=HEALTH,
             period_seconds=_START_PERIOD,
             timeout_seconds=5,
             failure_threshold=start_seconds(choice, template_version) // _START_PERIOD,
         ),
-        liveness_probe=V1Probe(
+        liveness_probe=client.V1Probe(
             http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
         ),
         termination_message_policy="FallbackToLogsOnError",
@@ -77,30 +58,30 @@ def engine(
     )
 
 
-def restricted() -> V1SecurityContext:
+def restricted() -> client.V1SecurityContext:
     """Return the securityContext of every container (Pod Security Standard `restricted`)."""
-    return V1SecurityContext(
+    return client.V1SecurityContext(
         allow_privilege_escalation=False,
         read_only_root_filesystem=True,
-        capabilities=V1Capabilities(drop=["ALL"]),
+        capabilities=client.V1Capabilities(drop=["ALL"]),
     )
 
 
-def restricted_pod() -> V1PodSecurityContext:
+def restricted_pod() -> client.V1PodSecurityContext:
     """Return the securityContext of every pod."""
-    return V1PodSecurityContext(
+    return client.V1PodSecurityContext(
         run_as_non_root=True,
         run_as_user=_USER,
         run_as_group=_USER,
         fs_group=_USER,
-        seccomp_profile=V1SeccompProfile(type="RuntimeDefault"),
+        seccomp_profile=client.V1SeccompProfile(type="RuntimeDefault"),
     )
 
 
-def unreachable_tolerations(unreachable_seconds: int) -> list[V1Toleration]:
+def unreachable_tolerations(unreachable_seconds: int) -> list[client.V1Toleration]:
     """Return tolerations that bound how long a pod stays on an unreachable node (default 300 s)."""
     return [
-        V1Toleration(
+        client.V1Toleration(
             key=f"node.kubernetes.io/{taint}",
             operator="Exists",
             effect="NoExecute",
@@ -115,29 +96,32 @@ def volumes(
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
     template_version: PodTemplateVersion,
-) -> list[V1Volume]:
+) -> list[client.V1Volume]:
     """Return the volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(template_version.builder_version))
     pod_volumes = [
-        V1Volume(
-            name="shm", empty_dir=V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi")
+        client.V1Volume(
+            name="shm",
+            empty_dir=client.V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
         ),
-        V1Volume(name="cache", empty_dir=V1EmptyDirVolumeSource()),
-        V1Volume(name="tmp", empty_dir=V1EmptyDirVolumeSource()),
+        client.V1Volume(name="cache", empty_dir=client.V1EmptyDirVolumeSource()),
+        client.V1Volume(name="tmp", empty_dir=client.V1EmptyDirVolumeSource()),
     ]
     if (models := model_volume(name, spec)) is not None:
         pod_volumes.append(models)
     for adapter in spec.model.adapters:
         if (adapter_claim := pvc_claim_name(adapter.uri)) is not None:
-            source = V1PersistentVolumeClaimVolumeSource(claim_name=adapter_claim, read_only=True)
-            adapter_volume = V1Volume(
+            source = client.V1PersistentVolumeClaimVolumeSource(
+                claim_name=adapter_claim, read_only=True
+            )
+            adapter_volume = client.V1Volume(
                 name=f"adapter-{adapter.name}", persistent_volume_claim=source
             )
             pod_volumes.append(adapter_volume)
     return [*pod_volumes, *surroundings.volumes(template_version.platform)]
 
 
-def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
+def model_volume(name: str, spec: InferenceServiceSpec) -> client.V1Volume | None:
     """Return the volume with the model's files; None if they come from the hub."""
     return (
         _claim_volume(claim_name(name))
@@ -146,18 +130,18 @@ def model_volume(name: str, spec: InferenceServiceSpec) -> V1Volume | None:
     )
 
 
-def uri_volume(spec: InferenceServiceSpec) -> V1Volume | None:
+def uri_volume(spec: InferenceServiceSpec) -> client.V1Volume | None:
     """Return the volume of the PersistentVolumeClaim or image that the model's URI names."""
     scheme, _, rest = spec.model.uri.partition("://")
     if scheme == "oci":
-        return V1Volume(name="models", image=V1ImageVolumeSource(reference=rest))
+        return client.V1Volume(name="models", image=client.V1ImageVolumeSource(reference=rest))
     model_claim = pvc_claim_name(spec.model.uri)
     return None if model_claim is None else _claim_volume(model_claim)
 
 
-def _claim_volume(name: str) -> V1Volume:
-    source = V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
-    return V1Volume(name="models", persistent_volume_claim=source)
+def _claim_volume(name: str) -> client.V1Volume:
+    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
+    return client.V1Volume(name="models", persistent_volume_claim=source)
 
 
 def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) -> int:
@@ -171,14 +155,16 @@ def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) 
 
 def _environment(
     spec: InferenceServiceSpec, template_version: PodTemplateVersion
-) -> list[V1EnvVar]:
+) -> list[client.V1EnvVar]:
     """Return the environment; a variable of the service overrides the platform's."""
     base = [
-        V1EnvVar(name="HOME", value=_CACHE),
-        V1EnvVar(name="USER", value=ENGINE),  # PyTorch reads it where the UID has no passwd entry
-        V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
-        V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
-        V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
+        client.V1EnvVar(name="HOME", value=_CACHE),
+        client.V1EnvVar(
+            name="USER", value=ENGINE
+        ),  # PyTorch reads it where the UID has no passwd entry
+        client.V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
+        client.V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
+        client.V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
     service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
     names = {variable.name for variable in service_env}
@@ -190,34 +176,36 @@ def _environment(
     return [*base, *token(spec), *platform_env, *service_env]
 
 
-def token(spec: InferenceServiceSpec) -> list[V1EnvVar]:
+def token(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
     """Return the variable with the hub's token, taken from its Secret."""
     secret = spec.model.token_secret_ref
     if secret is None:
         return []
-    key = V1SecretKeySelector(name=secret.name, key=secret.key)
-    return [V1EnvVar(name="HF_TOKEN", value_from=V1EnvVarSource(secret_key_ref=key))]
+    key = client.V1SecretKeySelector(name=secret.name, key=secret.key)
+    return [client.V1EnvVar(name="HF_TOKEN", value_from=client.V1EnvVarSource(secret_key_ref=key))]
 
 
-def _to_env_var(variable: EnvVar) -> V1EnvVar:
+def _to_env_var(variable: EnvVar) -> client.V1EnvVar:
     """Convert a variable of the service."""
     if variable.value_from is None:
-        return V1EnvVar(name=variable.name, value=variable.value)
+        return client.V1EnvVar(name=variable.name, value=variable.value)
     ref = variable.value_from.secret_key_ref
-    source = V1EnvVarSource(secret_key_ref=V1SecretKeySelector(name=ref.name, key=ref.key))
-    return V1EnvVar(name=variable.name, value_from=source)
+    source = client.V1EnvVarSource(
+        secret_key_ref=client.V1SecretKeySelector(name=ref.name, key=ref.key)
+    )
+    return client.V1EnvVar(name=variable.name, value_from=source)
 
 
-def _mounts(spec: InferenceServiceSpec) -> list[V1VolumeMount]:
+def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
     mounts = [
-        V1VolumeMount(name="shm", mount_path="/dev/shm"),  # noqa: S108 - a mount, not a temp file
-        V1VolumeMount(name="cache", mount_path=_CACHE),
-        V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
+        client.V1VolumeMount(name="shm", mount_path="/dev/shm"),  # noqa: S108 - a mount, not a temp file
+        client.V1VolumeMount(name="cache", mount_path=_CACHE),
+        client.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
     if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "PersistentVolumeClaim":
-        mounts.append(V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
+        mounts.append(client.V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
-        V1VolumeMount(
+        client.V1VolumeMount(
             name=f"adapter-{adapter.name}", mount_path=f"{ADAPTERS}/{adapter.name}", read_only=True
         )
         for adapter in spec.model.adapters

@@ -1,36 +1,11 @@
 """Model jobs, which read and fetch the model of a service without a GPU, and its volume claim."""
 
-from kubernetes.client import (
-    V1Container,
-    V1ContainerPort,
-    V1EmptyDirVolumeSource,
-    V1EnvVar,
-    V1EnvVarSource,
-    V1Job,
-    V1JobSpec,
-    V1ObjectFieldSelector,
-    V1ObjectMeta,
-    V1PersistentVolumeClaim,
-    V1PersistentVolumeClaimSpec,
-    V1PersistentVolumeClaimVolumeSource,
-    V1PodSpec,
-    V1PodTemplateSpec,
-    V1ResourceRequirements,
-    V1Volume,
-    V1VolumeMount,
-    V1VolumeResourceRequirements,
-)
+from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
-from tessera.domain.model.names import (
-    MODEL_JOB_CONTAINER,
-    MODEL_JOB_LABEL,
-    MODEL_JOB_SERVICE_LABEL,
-    claim_name,
-    folder_of,
-)
+from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.footprint import weight_bytes
@@ -62,27 +37,29 @@ def model_job_manifest(
 ) -> ObjectManifest:
     """Return the manifest of the Job to create."""
     job_labels = labels() | {
-        MODEL_JOB_LABEL: model_job.task,
-        MODEL_JOB_SERVICE_LABEL: service.ref.name,
+        names.MODEL_JOB_LABEL: model_job.task,
+        names.MODEL_JOB_SERVICE_LABEL: service.ref.name,
     }
     pod = _pod(service.ref.name, model_job, image, template_version.platform)
     # A fetch runs on nodes of the chosen pool, where its volume is read later; a read of the config
     # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
         pod = bind_to_pool(pod, model_job.spec, choice, template_version)
-    model = V1Job(
-        metadata=V1ObjectMeta(
+    model = client.V1Job(
+        metadata=client.V1ObjectMeta(
             name=model_job.name,
             namespace=service.ref.namespace,
             labels=job_labels,
             owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
-        spec=V1JobSpec(
+        spec=client.V1JobSpec(
             active_deadline_seconds=_ACTIVE_DEADLINE_SECONDS[model_job.task],
             backoff_limit=0,
             completions=1,
             parallelism=1,
-            template=V1PodTemplateSpec(metadata=V1ObjectMeta(labels=job_labels), spec=pod),
+            template=client.V1PodTemplateSpec(
+                metadata=client.V1ObjectMeta(labels=job_labels), spec=pod
+            ),
         ),
     )
     return manifest(JOBS, service.ref.namespace, model_job.name, model)
@@ -90,18 +67,18 @@ def model_job_manifest(
 
 def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
     """Return the claim for the models of a service, which is deleted with the service."""
-    name, cache = claim_name(service.ref.name), spec.model.cache
-    model = V1PersistentVolumeClaim(
-        metadata=V1ObjectMeta(
+    name, cache = names.claim_name(service.ref.name), spec.model.cache
+    model = client.V1PersistentVolumeClaim(
+        metadata=client.V1ObjectMeta(
             name=name,
             namespace=service.ref.namespace,
             labels=labels(),
             owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
-        spec=V1PersistentVolumeClaimSpec(
+        spec=client.V1PersistentVolumeClaimSpec(
             access_modes=[SHARED_ACCESS_MODE],
             storage_class_name=cache.storage_class_name,
-            resources=V1VolumeResourceRequirements(
+            resources=client.V1VolumeResourceRequirements(
                 requests={"storage": cache.size or _claim_size(shape_of(spec))}
             ),
         ),
@@ -114,11 +91,13 @@ def _claim_size(shape: ModelShape | None) -> str:
     return f"{int(weights * _SIZE_MARGIN / _GIB) + 1}Gi"
 
 
-def _pod(name: str, model_job: ModelJob, image: RunnerImage, platform: Platform) -> V1PodSpec:
+def _pod(
+    name: str, model_job: ModelJob, image: RunnerImage, platform: Platform
+) -> client.V1PodSpec:
     fetches = model_job.task == "fetch"
-    home = V1Volume(name="home", empty_dir=V1EmptyDirVolumeSource())
+    home = client.V1Volume(name="home", empty_dir=client.V1EmptyDirVolumeSource())
     files = _claim_volume(name) if fetches else engine.uri_volume(model_job.spec)
-    return V1PodSpec(
+    return client.V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
         enable_service_links=False,
@@ -130,23 +109,23 @@ def _pod(name: str, model_job: ModelJob, image: RunnerImage, platform: Platform)
     )
 
 
-def _claim_volume(name: str) -> V1Volume:
-    source = V1PersistentVolumeClaimVolumeSource(claim_name=claim_name(name))
-    return V1Volume(name="models", persistent_volume_claim=source)
+def _claim_volume(name: str) -> client.V1Volume:
+    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=names.claim_name(name))
+    return client.V1Volume(name="models", persistent_volume_claim=source)
 
 
 def _container(
     model_job: ModelJob, image: RunnerImage, platform: Platform, *, mounted: bool
-) -> V1Container:
+) -> client.V1Container:
     spec, fetches = model_job.spec, model_job.task == "fetch"
-    files = V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
-    container = V1Container(
-        name=MODEL_JOB_CONTAINER,
+    files = client.V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
+    container = client.V1Container(
+        name=names.MODEL_JOB_CONTAINER,
         image=image.name,
         image_pull_policy=image.pull_policy,
         args=_arguments(model_job, mounted=mounted),
         env=[*_environment(), *engine.token(spec), *surroundings.environment(platform)],
-        resources=V1ResourceRequirements(
+        resources=client.V1ResourceRequirements(
             requests={"cpu": "500m" if fetches else "100m", "memory": "256Mi"},
             limits={"memory": "1Gi"},
         ),
@@ -154,13 +133,13 @@ def _container(
         termination_message_path=_REPORT_PATH,
         termination_message_policy="FallbackToLogsOnError",
         volume_mounts=[
-            V1VolumeMount(name="home", mount_path="/tmp"),  # noqa: S108 - a mount
+            client.V1VolumeMount(name="home", mount_path="/tmp"),  # noqa: S108 - a mount
             *([files] if mounted else ()),
             *surroundings.mounts(platform),
         ],
     )
     if fetches:
-        container.ports = [V1ContainerPort(name="progress", container_port=PORT)]
+        container.ports = [client.V1ContainerPort(name="progress", container_port=PORT)]
     return container
 
 
@@ -170,11 +149,16 @@ def _arguments(model_job: ModelJob, *, mounted: bool) -> list[str]:
     if model.revision:
         arguments.append(f"--revision={model.revision}")
     if model_job.task == "fetch":
-        folder = f"{MODELS}/{folder_of(model)}"
+        folder = f"{MODELS}/{names.folder_of(model)}"
         return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
     return [*arguments, f"--path={model_path(model.uri)}"] if mounted else arguments
 
 
-def _environment() -> list[V1EnvVar]:
-    address = V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path="status.podIP"))
-    return [V1EnvVar(name="HOME", value="/tmp"), V1EnvVar(name="POD_IP", value_from=address)]  # noqa: S108 - a mount
+def _environment() -> list[client.V1EnvVar]:
+    address = client.V1EnvVarSource(
+        field_ref=client.V1ObjectFieldSelector(field_path="status.podIP")
+    )
+    return [
+        client.V1EnvVar(name="HOME", value="/tmp"),  # noqa: S108 - a mount
+        client.V1EnvVar(name="POD_IP", value_from=address),
+    ]

@@ -2,30 +2,10 @@
 
 from collections.abc import Sequence
 
-from kubernetes.client import (
-    RbacV1Subject,
-    V1LabelSelector,
-    V1LabelSelectorRequirement,
-    V1NetworkPolicy,
-    V1NetworkPolicyIngressRule,
-    V1NetworkPolicyPeer,
-    V1NetworkPolicyPort,
-    V1NetworkPolicySpec,
-    V1ObjectMeta,
-    V1RoleBinding,
-    V1RoleRef,
-    V1ServiceAccount,
-)
+from kubernetes import client
 
+from tessera.domain import names
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
-from tessera.domain.names import (
-    COMPONENT,
-    ENGINE,
-    ENGINE_ACCOUNT,
-    PORT,
-    SERVICE_LABEL,
-    VARIANT_LABEL,
-)
 from tessera.resources.api_resources import (
     NETWORK_POLICIES,
     POD_MONITORS,
@@ -41,32 +21,32 @@ Owners = Sequence[Owner]
 
 def engine_service_account(owners: Owners) -> ObjectManifest:
     """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
-    model = V1ServiceAccount(
-        metadata=_metadata(owners, ENGINE_ACCOUNT), automount_service_account_token=False
+    model = client.V1ServiceAccount(
+        metadata=_metadata(owners, names.ENGINE_ACCOUNT), automount_service_account_token=False
     )
-    return manifest(SERVICE_ACCOUNTS, _namespace(owners), ENGINE_ACCOUNT, model)
+    return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, model)
 
 
 def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
     """Allow traffic to engines only from their own namespace and the `ingress_namespaces`."""
     peers = [
-        V1NetworkPolicyPeer(pod_selector=V1LabelSelector()),
+        client.V1NetworkPolicyPeer(pod_selector=client.V1LabelSelector()),
         *(_namespace_peer(namespace) for namespace in ingress_namespaces),
     ]
-    model = V1NetworkPolicy(
-        metadata=_metadata(owners, ENGINE_ACCOUNT),
-        spec=V1NetworkPolicySpec(
-            pod_selector=V1LabelSelector(match_labels={COMPONENT: ENGINE}),
+    model = client.V1NetworkPolicy(
+        metadata=_metadata(owners, names.ENGINE_ACCOUNT),
+        spec=client.V1NetworkPolicySpec(
+            pod_selector=client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE}),
             policy_types=["Ingress"],
-            ingress=[_ingress_rule(peers, PORT)],
+            ingress=[_ingress_rule(peers, names.PORT)],
         ),
     )
-    return manifest(NETWORK_POLICIES, _namespace(owners), ENGINE_ACCOUNT, model)
+    return manifest(NETWORK_POLICIES, _namespace(owners), names.ENGINE_ACCOUNT, model)
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
     """Return the PodMonitor for the engines' metrics."""
-    metadata = _metadata(owners, ENGINE_ACCOUNT).model_dump(
+    metadata = _metadata(owners, names.ENGINE_ACCOUNT).model_dump(
         by_alias=True, exclude_none=True, mode="json"
     )
     body = {
@@ -74,19 +54,19 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
         "kind": POD_MONITORS.kind,
         "metadata": metadata,
         "spec": {
-            "selector": {"matchLabels": {COMPONENT: ENGINE}},
-            "podTargetLabels": [SERVICE_LABEL, VARIANT_LABEL],
+            "selector": {"matchLabels": {names.COMPONENT: names.ENGINE}},
+            "podTargetLabels": [names.SERVICE_LABEL, names.VARIANT_LABEL],
             "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
         },
     }
     return ObjectManifest(
-        kind=POD_MONITORS, namespace=_namespace(owners), name=ENGINE_ACCOUNT, body=body
+        kind=POD_MONITORS, namespace=_namespace(owners), name=names.ENGINE_ACCOUNT, body=body
     )
 
 
 def batch_service_account(batches: Owners) -> ObjectManifest:
     """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
-    model = V1ServiceAccount(
+    model = client.V1ServiceAccount(
         metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
     )
     return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
@@ -95,21 +75,25 @@ def batch_service_account(batches: Owners) -> ObjectManifest:
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
     """Allow runners to read batches in their namespace: the status has the fencing attempt."""
     namespace = _namespace(batches)
-    model = V1RoleBinding(
+    model = client.V1RoleBinding(
         metadata=_metadata(batches, BATCH_ACCOUNT),
-        role_ref=V1RoleRef(api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role),
-        subjects=[RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)],
+        role_ref=client.V1RoleRef(
+            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role
+        ),
+        subjects=[
+            client.RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)
+        ],
     )
     return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
 
 
 def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
     """Allow the operator to read the runners' progress."""
-    runners = V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
-    model = V1NetworkPolicy(
+    runners = client.V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
+    model = client.V1NetworkPolicy(
         metadata=_metadata(batches, BATCH_ACCOUNT),
-        spec=V1NetworkPolicySpec(
-            pod_selector=V1LabelSelector(match_expressions=[runners]),
+        spec=client.V1NetworkPolicySpec(
+            pod_selector=client.V1LabelSelector(match_expressions=[runners]),
             policy_types=["Ingress"],
             ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
         ),
@@ -117,25 +101,27 @@ def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectMani
     return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
 
 
-def _namespace_peer(namespace: str) -> V1NetworkPolicyPeer:
-    return V1NetworkPolicyPeer(
-        namespace_selector=V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
+def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:
+    return client.V1NetworkPolicyPeer(
+        namespace_selector=client.V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
     )
 
 
-def _ingress_rule(peers: Sequence[V1NetworkPolicyPeer], port: int) -> V1NetworkPolicyIngressRule:
+def _ingress_rule(
+    peers: Sequence[client.V1NetworkPolicyPeer], port: int
+) -> client.V1NetworkPolicyIngressRule:
     """Return a rule, built from wire names: the model silently drops its own name for `from`."""
-    ports = [V1NetworkPolicyPort(port=port, protocol="TCP")]
-    return V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
+    ports = [client.V1NetworkPolicyPort(port=port, protocol="TCP")]
+    return client.V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
 
 
 def _namespace(owners: Owners) -> str:
     return owners[0].ref.namespace
 
 
-def _metadata(owners: Owners, name: str) -> V1ObjectMeta:
+def _metadata(owners: Owners, name: str) -> client.V1ObjectMeta:
     """Return metadata owned by all owners, so that the object is deleted with the last one."""
-    return V1ObjectMeta(
+    return client.V1ObjectMeta(
         name=name,
         namespace=_namespace(owners),
         labels=labels(),

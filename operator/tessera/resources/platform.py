@@ -1,13 +1,6 @@
 """The platform team's registry mirror, proxies and CA bundle as parts of pods."""
 
-from kubernetes.client import (
-    V1ConfigMapVolumeSource,
-    V1EnvVar,
-    V1KeyToPath,
-    V1LocalObjectReference,
-    V1Volume,
-    V1VolumeMount,
-)
+from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.recipe import Platform, PodTemplateVersion
@@ -43,13 +36,13 @@ def engine_image(spec: InferenceServiceSpec, template_version: PodTemplateVersio
     return spec.engine.image or mirror_image(default, template_version.platform.image_registry)
 
 
-def pull_secrets(platform: Platform, *more: str) -> list[V1LocalObjectReference] | None:
+def pull_secrets(platform: Platform, *more: str) -> list[client.V1LocalObjectReference] | None:
     """Return every Secret once; the kubelet skips one that does not exist."""
     names = dict.fromkeys((*more, *platform.image_pull_secrets))
-    return [V1LocalObjectReference(name=name) for name in names] or None
+    return [client.V1LocalObjectReference(name=name) for name in names] or None
 
 
-def environment(platform: Platform) -> list[V1EnvVar]:
+def environment(platform: Platform) -> list[client.V1EnvVar]:
     """Return the variables for hub and proxies."""
     # Proxies are set in upper and lower case, since programs read one or the other.
     variables = {"HF_ENDPOINT": platform.hub_endpoint}
@@ -57,24 +50,24 @@ def environment(platform: Platform) -> list[V1EnvVar]:
         variables |= {name: value, name.lower(): value}
     if platform.ca_config_map is not None:
         variables |= dict.fromkeys(_CA_VARIABLES, f"{_CA_DIRECTORY}/{_CA_FILE}")
-    return [V1EnvVar(name=name, value=value) for name, value in variables.items() if value]
+    return [client.V1EnvVar(name=name, value=value) for name, value in variables.items() if value]
 
 
-def volumes(platform: Platform) -> list[V1Volume]:
+def volumes(platform: Platform) -> list[client.V1Volume]:
     """Return the volume with the CA bundle, if there is one."""
     if platform.ca_config_map is None:
         return []
-    source = V1ConfigMapVolumeSource(
-        name=platform.ca_config_map, items=[V1KeyToPath(key=_CA_FILE, path=_CA_FILE)]
+    source = client.V1ConfigMapVolumeSource(
+        name=platform.ca_config_map, items=[client.V1KeyToPath(key=_CA_FILE, path=_CA_FILE)]
     )
-    return [V1Volume(name="authorities", config_map=source)]
+    return [client.V1Volume(name="authorities", config_map=source)]
 
 
-def mounts(platform: Platform) -> list[V1VolumeMount]:
+def mounts(platform: Platform) -> list[client.V1VolumeMount]:
     """Return the mount of the CA bundle, if there is one."""
     if platform.ca_config_map is None:
         return []
-    return [V1VolumeMount(name="authorities", mount_path=_CA_DIRECTORY, read_only=True)]
+    return [client.V1VolumeMount(name="authorities", mount_path=_CA_DIRECTORY, read_only=True)]
 
 
 def priority_class(spec: InferenceServiceSpec, platform: Platform) -> str | None:

@@ -3,16 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from kubernetes.client import (
-    V1Container,
-    V1DaemonSet,
-    V1DaemonSetSpec,
-    V1LabelSelector,
-    V1ObjectMeta,
-    V1PodSpec,
-    V1PodTemplateSpec,
-    V1ResourceRequirements,
-)
+from kubernetes import client
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
@@ -70,8 +61,8 @@ def _daemon_set(
 ) -> ObjectManifest:
     name = deployment_name("tessera-prepull", pool.name)
     labels = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "prepull", _POOL_LABEL: pool.name}
-    model = V1DaemonSet(
-        metadata=V1ObjectMeta(
+    model = client.V1DaemonSet(
+        metadata=client.V1ObjectMeta(
             name=name,
             namespace=namespace,
             labels=labels,
@@ -85,18 +76,20 @@ def _daemon_set(
                 }
             ],
         ),
-        spec=V1DaemonSetSpec(
-            selector=V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
-            template=V1PodTemplateSpec(
-                metadata=V1ObjectMeta(labels=labels), spec=_pod_spec(spec, images, platform)
+        spec=client.V1DaemonSetSpec(
+            selector=client.V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
+            template=client.V1PodTemplateSpec(
+                metadata=client.V1ObjectMeta(labels=labels), spec=_pod_spec(spec, images, platform)
             ),
         ),
     )
     return manifest(DAEMON_SETS, namespace, name, model)
 
 
-def _pod_spec(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform) -> V1PodSpec:
-    return V1PodSpec(
+def _pod_spec(
+    spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform
+) -> client.V1PodSpec:
+    return client.V1PodSpec(
         automount_service_account_token=False,
         enable_service_links=False,
         image_pull_secrets=surroundings.pull_secrets(platform),
@@ -108,13 +101,13 @@ def _pod_spec(spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platfo
     )
 
 
-def _containers(images: Sequence[str]) -> Iterator[V1Container]:
+def _containers(images: Sequence[str]) -> Iterator[client.V1Container]:
     for image in images:
-        yield V1Container(
+        yield client.V1Container(
             name=f"image-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
             image=image,
             command=_WAIT_COMMAND,
-            resources=V1ResourceRequirements(
+            resources=client.V1ResourceRequirements(
                 requests=_RESOURCES, limits={"memory": _RESOURCES["memory"]}
             ),
             security_context=engine.restricted(),

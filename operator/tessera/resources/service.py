@@ -1,14 +1,6 @@
 """The Service and the PodDisruptionBudget of one InferenceService."""
 
-from kubernetes.client import (
-    V1LabelSelector,
-    V1ObjectMeta,
-    V1PodDisruptionBudget,
-    V1PodDisruptionBudgetSpec,
-    V1Service,
-    V1ServicePort,
-    V1ServiceSpec,
-)
+from kubernetes import client
 
 from tessera.domain.names import PORT, SERVICE_LABEL
 from tessera.domain.observed.snapshot import ObservedService
@@ -19,12 +11,14 @@ from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_o
 def service_manifest(service: ObservedService) -> ObjectManifest:
     """Return the Service that selects the replicas of all variants."""
     name = service.ref.name
-    model = V1Service(
+    model = client.V1Service(
         metadata=_metadata(service),
-        spec=V1ServiceSpec(
+        spec=client.V1ServiceSpec(
             type="ClusterIP",
             selector={SERVICE_LABEL: name},
-            ports=[V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")],
+            ports=[
+                client.V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")
+            ],
         ),
     )
     return manifest(SERVICES, service.ref.namespace, name, model)
@@ -33,19 +27,19 @@ def service_manifest(service: ObservedService) -> ObjectManifest:
 def disruption_budget(service: ObservedService) -> ObjectManifest:
     """Return a PodDisruptionBudget of one unavailable replica; unready pods never block a drain."""
     name = service.ref.name
-    model = V1PodDisruptionBudget(
+    model = client.V1PodDisruptionBudget(
         metadata=_metadata(service),
-        spec=V1PodDisruptionBudgetSpec(
+        spec=client.V1PodDisruptionBudgetSpec(
             max_unavailable=1,
             unhealthy_pod_eviction_policy="AlwaysAllow",
-            selector=V1LabelSelector(match_labels={SERVICE_LABEL: name}),
+            selector=client.V1LabelSelector(match_labels={SERVICE_LABEL: name}),
         ),
     )
     return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
 
 
-def _metadata(service: ObservedService) -> V1ObjectMeta:
-    return V1ObjectMeta(
+def _metadata(service: ObservedService) -> client.V1ObjectMeta:
+    return client.V1ObjectMeta(
         name=service.ref.name,
         namespace=service.ref.namespace,
         labels=labels(service.ref.name),

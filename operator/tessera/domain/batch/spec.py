@@ -19,13 +19,7 @@ from tessera.domain.batch.names import MAX_NAME_LENGTH
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.observed.batches import VolumeClaim
-from tessera.domain.placement.checks import (
-    Denial,
-    Tiers,
-    check,
-    unchecked_flags_warning,
-    unknown_model_denial,
-)
+from tessera.domain.placement import checks
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.
@@ -73,7 +67,7 @@ def accept_spec(
     if denials:
         message = "; ".join(denial.message for denial in denials)
         return StatusVerdict(denials[0].reason, message), None
-    if (warning := unchecked_flags_warning(source.spec)) is not None:
+    if (warning := checks.unchecked_flags_warning(source.spec)) is not None:
         return StatusVerdict(BatchAccepted.FLAGS_UNCHECKED, warning), source
     return StatusVerdict(BatchAccepted.VALID, "the spec is valid"), source
 
@@ -128,7 +122,7 @@ def _batch_source(
 
 
 def _denials(
-    situation: Situation, spec: BatchInferenceSpec, source: BatchModelSource, pools: Tiers
+    situation: Situation, spec: BatchInferenceSpec, source: BatchModelSource, pools: checks.Tiers
 ) -> Iterator[AcceptedVerdict]:
     name = situation.batch.ref.name
     if len(name) > MAX_NAME_LENGTH:
@@ -136,8 +130,8 @@ def _denials(
             BatchAccepted.NAME_TOO_LONG,
             f"metadata.name has {len(name)} characters, the limit of a label is {MAX_NAME_LENGTH}",
         )
-    unknown = unknown_model_denial(source.spec)
-    for denial in (*((unknown,) if unknown else ()), *check(source.spec, pools)):
+    unknown = checks.unknown_model_denial(source.spec)
+    for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         yield StatusVerdict(
@@ -147,7 +141,7 @@ def _denials(
     yield from _claim_denials(situation.claim, spec)
 
 
-def _batch_sentence(denial: Denial) -> str:
+def _batch_sentence(denial: checks.Denial) -> str:
     """Return the sentence without fields that batches do not have."""
     sentence = denial.sentence
     for field in _SERVICE_ONLY_FIELDS:

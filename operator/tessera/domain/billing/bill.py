@@ -16,15 +16,8 @@ from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.batch.names import billing_ref
+from tessera.domain.hardware import pools
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
-from tessera.domain.hardware.pools import (
-    COUNT_LABEL,
-    GPU,
-    PRODUCT_LABEL,
-    PoolView,
-    profile_of,
-    weight_of,
-)
 from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
 from tessera.domain.scaling.load import MAX_READING_AGE
@@ -93,7 +86,7 @@ class Bill:
     """Parts of a nano-unit that are due to a line; negative where it was rounded up."""
 
 
-def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[PoolView]) -> Bill:
+def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> Bill:
     """Return the bill with the time since the last cycle charged.
 
     The present state counts for the whole time, except where pods say when they were bound, became
@@ -220,7 +213,7 @@ class _NodeCharges:
 
     def _gpu_count(self) -> int:
         """Return the number of GPUs of the node by its label, else by its allocatable devices."""
-        label = self.node.labels.get(COUNT_LABEL, "")
+        label = self.node.labels.get(pools.COUNT_LABEL, "")
         if label.isdecimal() and label.isascii():
             return int(label)
         # Without the label: the fewest GPUs that could have these devices.
@@ -230,14 +223,14 @@ class _NodeCharges:
         return -(-allocatable // _GPU_WEIGHT)
 
     def _weight(self, resource: str) -> int:
-        return round(weight_of(self._product, resource) * _GPU_WEIGHT)
+        return round(pools.weight_of(self._product, resource) * _GPU_WEIGHT)
 
     def _profile(self, resource: str) -> str:
-        return WHOLE if resource == GPU else profile_of(self._product, resource)
+        return WHOLE if resource == pools.GPU else pools.profile_of(self._product, resource)
 
     @property
     def _product(self) -> str:
-        return self.node.labels.get(PRODUCT_LABEL, "")
+        return self.node.labels.get(pools.PRODUCT_LABEL, "")
 
 
 def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:

@@ -12,11 +12,7 @@ from tessera.domain.cache import KeyedCache
 from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_error
-from tessera.domain.mig_backends.devices import (
-    allocatable_slices,
-    canonical_profile,
-    labeled_slices,
-)
+from tessera.domain.mig_backends import devices
 from tessera.domain.mig_backends.format import parse_layout
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
@@ -169,7 +165,7 @@ def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
     instances = (
         GpuInstance(
             placement=SlicePlacement(
-                gpu_slice.start, canonical_profile(gpu_model, gpu_slice.profile)
+                gpu_slice.start, devices.canonical_profile(gpu_model, gpu_slice.profile)
             ),
             holders=tuple(Ref(*pod.split("/", 1)) for pod in gpu_slice.pods),
             processes=gpu_slice.processes,
@@ -239,8 +235,8 @@ def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
     """Return the slices by profile, and the number of GPUs that are not in MIG mode."""
     # While the device plugin restarts nothing is allocatable; the labels usually stay.
     if any(base.allocatable.values()):
-        return allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
-    counts = labeled_slices(base)
+        return devices.allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
+    counts = devices.labeled_slices(base)
     return counts, 0 if counts or base.labels.get(_REPLICAS_LABEL) == "0" else gpus
 
 

@@ -24,6 +24,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.mig_backends.backend import BackendRequest, GeometryBackend
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.repartition import messages
 from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
 from tessera.domain.repartition.evictions import (
@@ -33,15 +34,6 @@ from tessera.domain.repartition.evictions import (
     wrong_profile_pods,
 )
 from tessera.domain.repartition.goals import NodeGoal, node_goals
-from tessera.domain.repartition.messages import (
-    backend_failed,
-    no_surge_capacity,
-    progress_message,
-    surge_message,
-    temporary_layout_ended,
-    truncate,
-    wait_message,
-)
 from tessera.domain.repartition.temporary_layouts import BlockedUnit, find_temporary_layout
 from tessera.domain.repartition.units import (
     NodeRepartition,
@@ -294,7 +286,7 @@ class _RolloutCycle:
         if status.retry and unit.attempt < MAX_ATTEMPTS:
             next_attempt = {"attempt": unit.attempt + 1, "since": self._at}
             return self._request(updated.model_copy(update=next_attempt), requested, "Partitioning")
-        failure = backend_failed(node.name, gpus, MAX_ATTEMPTS) if status.retry else None
+        failure = messages.backend_failed(node.name, gpus, MAX_ATTEMPTS) if status.retry else None
         phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
         return replace(self._request(updated, requested, phase), problem=status.problem or failure)
 
@@ -336,7 +328,7 @@ class _RolloutCycle:
             # Temporary layouts alone are left and help no unit any more: without their units,
             # their GPUs are mismatched and get the planned layout from the next cycle on.
             self._active.clear()
-            self._blocked.append(temporary_layout_ended())
+            self._blocked.append(messages.temporary_layout_ended())
         elif self._blocked_units and not window_closed:
             self._start_temporary()
 
@@ -432,7 +424,7 @@ class _RolloutCycle:
             return
         self._blocked_units += blocked
         self._blocked += [
-            no_surge_capacity(unit.repartition, shortage)
+            messages.no_surge_capacity(unit.repartition, shortage)
             for unit in blocked
             for shortage in unit.shortages
         ]
@@ -541,11 +533,11 @@ class _RolloutCycle:
     ) -> Unit:
         problem = active.problem.message if active.problem else ""
         message = problem or (
-            surge_message(active.repartition)
+            messages.surge_message(active.repartition)
             if active.surging
-            else wait_message(active.unit, active.repartition, draining, evictions)
+            else messages.wait_message(active.unit, active.repartition, draining, evictions)
         )
-        return active.unit.model_copy(update={"message": truncate(message)})
+        return active.unit.model_copy(update={"message": messages.truncate(message)})
 
     def _verdict(
         self, units: Sequence[Unit], progress: str, window_closed: str | None
@@ -555,7 +547,7 @@ class _RolloutCycle:
             return StatusVerdict(problem.reason, f"{problem.message}; {progress}")
         if units:
             return StatusVerdict(
-                LayoutReady.REPARTITIONING, f"{progress_message(units)}; {progress}"
+                LayoutReady.REPARTITIONING, f"{messages.progress_message(units)}; {progress}"
             )
         if window_closed and any(goal.mismatched for goal in self._goals.values()):
             return StatusVerdict(

@@ -10,17 +10,9 @@ from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import EngineFacts
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch import environment
 from tessera_lab.sim.launch.arguments import Arguments, parse_arguments
 from tessera_lab.sim.launch.engine_speed import engine_speed
-from tessera_lab.sim.launch.environment import (
-    API_KEY,
-    DEFAULT_START_SECONDS,
-    DEV_MODE,
-    RUNTIME_ADAPTERS,
-    START_SECONDS,
-    read_flag,
-    read_number,
-)
 from tessera_lab.sim.launch.kv_cache import (
     KvCacheLayout,
     engine_limits,
@@ -78,14 +70,19 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
         arguments=arguments,
         names=arguments.served_model_name or (arguments.named_model,),
         adapters=arguments.adapter_paths,
-        api_keys=frozenset(key for key in arguments.api_key or (env.get(API_KEY),) if key),
+        api_keys=frozenset(
+            key for key in arguments.api_key or (env.get(environment.API_KEY),) if key
+        ),
         shape=shape,
         precision=precision,
         hardware=hardware,
         kv_cache=kv_cache,
         limits=engine_limits(shape, hardware, kv_cache, arguments),
         speed=engine_speed(shape, precision, hardware, env),
-        start_seconds=read_number(env, START_SECONDS, DEFAULT_START_SECONDS),
-        dev_mode=read_flag(env, DEV_MODE),
-        allows_adapter_updates=arguments.enable_lora and read_flag(env, RUNTIME_ADAPTERS),
+        start_seconds=environment.read_number(
+            env, environment.START_SECONDS, environment.DEFAULT_START_SECONDS
+        ),
+        dev_mode=environment.read_flag(env, environment.DEV_MODE),
+        allows_adapter_updates=arguments.enable_lora
+        and environment.read_flag(env, environment.RUNTIME_ADAPTERS),
     )
