@@ -84,7 +84,7 @@ async def _bare(world: World, size: Size) -> float:
 
 async def _known(stage: Stage) -> None:
     for kind in KINDS:
-        while not await stage.api.answers(f"/apis/tessera.dev/v1alpha1/{kind.plural}"):
+        while not await stage.api.exists(f"/apis/tessera.dev/v1alpha1/{kind.plural}"):
             await asyncio.sleep(0.2)
 
 

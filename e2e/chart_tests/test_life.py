@@ -68,7 +68,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     await helm(release, "uninstall", "tessera", "--wait")
     for path in (DEPLOYMENT, WEBHOOKS, budget):
-        assert not await release.stage.api.answers(path)
+        assert not await release.stage.api.exists(path)
     for kind in CLUSTER_WIDE:
         assert "tessera" not in await release.kubectl("get", kind, "-o", "name")
     assert await uids(release, namespace) == engines
@@ -94,7 +94,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     await eventually(left, lambda names: not names, within=90)
     assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
-    assert not await release.stage.api.answers(SECRET)
+    assert not await release.stage.api.exists(SECRET)
     await release.kubectl("delete", "namespace", namespace)
 
 

@@ -91,7 +91,7 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     await release.install()
     await release.scale(0)  # it would take the taint away itself
     for granted in (BOUND, MORE_RIGHTS):
-        if await release.stage.api.answers(path := await release.stage.api.path_of(granted)):
+        if await release.stage.api.exists(path := await release.stage.api.path_of(granted)):
             await release.stage.api.delete(path)
     patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
     ours = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})

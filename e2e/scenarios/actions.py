@@ -80,7 +80,7 @@ class Place:
         """Every object that the operator applied here, by kind and name."""
         found = {}
         for kind in CHILDREN:
-            if kind.watched or await self.stage.api.answers(kind.path(self.namespace)):
+            if kind.watched or await self.stage.api.exists(kind.path(self.namespace)):
                 for one in await self.all(kind):
                     if one["metadata"].get("labels", {}).get(MANAGED) == "tessera":
                         found[f"{kind.kind}/{one['metadata']['name']}"] = one

@@ -16,7 +16,7 @@ from tessera.batch_runner.publish import PublicationRecord, read_record
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES
-from world.client import Running
+from world.client import RunningContainer
 from world.testing import eventually
 
 MODEL = "hf://meta-llama/Llama-3.1-8B-Instruct"
@@ -162,7 +162,7 @@ class Batch:
     async def completed(self, within: float = 60) -> Json:
         return await self.until(lambda it: it.get("state") == "completed", within)
 
-    def running(self, container: str, attempt: int | None = None) -> Running | None:
+    def running(self, container: str, attempt: int | None = None) -> RunningContainer | None:
         """A container that runs now, of one attempt or of the latest that has any."""
         found = [
             one
@@ -242,10 +242,10 @@ class Batch:
         whole = answer.get("usage", {}).get("completion_tokens") == self.tokens
         return whole and int(row["id"][-8:], 16) == int(number)
 
-    def _is_of(self, one: Running, attempt: int) -> bool:
+    def _is_of(self, one: RunningContainer, attempt: int) -> bool:
         return one.pod.startswith(f"{job_name(self.name, attempt)}-")
 
-    def _attempt_of(self, one: Running) -> int | None:
+    def _attempt_of(self, one: RunningContainer) -> int | None:
         if not one.pod.startswith(f"{self.name}-a"):
             return None
         number = one.pod.removeprefix(f"{self.name}-a").partition("-")[0]

@@ -20,8 +20,8 @@ from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import JOBS, PODS
 from world import WorldError
-from world.client import Running
-from world.mirror import Key, Mirror
+from world.client import RunningContainer
+from world.informer import Informer, Key
 from world.testing import eventually
 
 # Those that a cloud or its tools set; the others are Kubernetes' own.
@@ -66,7 +66,7 @@ async def exits(stage: Stage, namespace: str) -> AsyncIterator[Codes]:
             if one["name"] == RUNNER and "terminated" in one["state"]:
                 codes[key[1]] = one["state"]["terminated"]["exitCode"]
 
-    mirror = Mirror(stage.api, PODS.path(namespace), changed)
+    mirror = Informer(stage.api, PODS.path(namespace), changed)
     following = asyncio.create_task(mirror.follow())
     try:
         yield codes
@@ -123,10 +123,10 @@ async def survive_silence(batch: Batch, codes: Codes, *, deaf: bool) -> Survival
     return await _survival(old, status, code)
 
 
-async def at_work(batch: Batch) -> tuple[int, Running]:
+async def at_work(batch: Batch) -> tuple[int, RunningContainer]:
     """The attempt in the status and its runner, once it runs."""
 
-    async def found() -> tuple[int, Running | None]:
+    async def found() -> tuple[int, RunningContainer | None]:
         attempt = await batch.number()
         return attempt, batch.running(RUNNER, attempt)
 
@@ -138,7 +138,7 @@ async def at_work(batch: Batch) -> tuple[int, Running]:
 async def until_gone(batch: Batch, attempt: int, within: float = 90) -> None:
     """Wait until no runner of the attempt runs, on whatever node."""
 
-    async def left() -> Running | None:
+    async def left() -> RunningContainer | None:
         return batch.running(RUNNER, attempt)
 
     await eventually(left, lambda runner: runner is None, within=within)

@@ -18,7 +18,7 @@ from demo.stage import Json
 from scenarios.actions import Place
 from scenarios.kills import kill_operator
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
-from world.ends import comparable, differences
+from world.object_comparison import comparable, differences
 from world.testing import eventually
 
 SEED = 20261120

@@ -22,7 +22,7 @@ from tessera.resources.api_resources import CLAIMS, JOBS, PODS
 from tessera.resources.platform import engine_image, priority_class
 from tessera.settings import Settings
 from world.api import SECRETS
-from world.hub import COMMIT, TOKEN, Hub, a_model, serving
+from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.testing import eventually
 
 OWN = "hf://acme/own"
@@ -37,7 +37,7 @@ async def hub(stage: Stage) -> AsyncIterator[Hub]:
         repositories={"acme/own": a_model(), "acme/secret": a_model()},
         gated=frozenset({"acme/secret"}),
     )
-    async with serving(made):
+    async with serve_hub(made):
         await stage.run(
             *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
             *("--reuse-values", "--set", f"platform.hubEndpoint={made.url}"),
@@ -55,7 +55,7 @@ async def test_a_model_that_nobody_described_is_read_and_served(place: Place, hu
     model = (await place.status())["model"]
     assert (model["shape"]["layers"], model["shape"]["kvHeads"]) == (12, 4)
     assert model["source"] == f"config.json of {OWN} at {COMMIT}"
-    assert "/acme/own/resolve/main/config.json" in hub.asked
+    assert "/acme/own/resolve/main/config.json" in hub.requested_paths
 
     async def jobs() -> list[Json]:
         return await place.all(JOBS)
@@ -84,7 +84,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(place: Place
     }
     await place.stage.api.create(SECRETS.path(place.namespace), secret)
     await place.until_ready(within=60)
-    assert "/acme/secret/resolve/main/config.json" in hub.asked
+    assert "/acme/secret/resolve/main/config.json" in hub.requested_paths
 
 
 async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
@@ -113,7 +113,7 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
     await place.until_ready(within=60)
     done = cached(await place.status())
     assert (done["fetched"], done["commit"]) == (True, COMMIT)
-    assert hub.asked.count("/acme/own/resolve/" + COMMIT + "/model.safetensors") == 1
+    assert hub.requested_paths.count("/acme/own/resolve/" + COMMIT + "/model.safetensors") == 1
     (claim,) = await place.all(CLAIMS)
     assert claim["metadata"]["name"] == claim_name("chat") == done["claimName"]
     engines = [

@@ -22,7 +22,7 @@ from tessera.resources.api_resources import (
 )
 from world import World
 from world.api import Api, connect
-from world.ends import differences, ends
+from world.object_comparison import comparable_objects, differences
 from world.testing import eventually
 
 HEAL_SECONDS = 240.0
@@ -121,7 +121,7 @@ async def _clean_run(api: Api, user: User) -> dict[str, Any]:
     await user.end_namespace(HOME)
 
     async def gone() -> bool:
-        return not await api.answers(f"/api/v1/namespaces/{HOME}")
+        return not await api.exists(f"/api/v1/namespaces/{HOME}")
 
     await eventually(gone, bool, within=90)
     await user.replay(actions)
@@ -178,7 +178,7 @@ async def _objects(api: Api) -> dict[str, Any]:
             found += [one | {"kind": kind.kind} for one in listed["items"]]
     pods = (await api.get(PODS.path(None), labelSelector=PODS.selector or ""))["items"]
     running = Counter(one["metadata"]["labels"]["tessera.dev/service"] for one in pods)
-    return ends(found) | {f"pods of {name}": count for name, count in running.items()}
+    return comparable_objects(found) | {f"pods of {name}": count for name, count in running.items()}
 
 
 async def _restarts(api: Api) -> int:

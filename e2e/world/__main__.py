@@ -13,11 +13,11 @@ from textwrap import indent
 
 from world import binaries, client, supervisor
 from world.errors import WorldError
-from world.places import DEFAULT_FLEET, worlds
+from world.folders import DEFAULT_FLEET, worlds
 from world.slots import holder
 from world.supervisor import Options, lock_of
 
-PATIENCE_MILLISECONDS = 60_000
+END_TIMEOUT_MILLISECONDS = 60_000
 
 
 def main() -> int:
@@ -36,40 +36,40 @@ def _up(options: argparse.Namespace) -> None:
     say = partial(print, flush=True)
     with client.start(
         options.fleet, options.name, keep=True, progress=say, vllm=options.vllm
-    ) as up:
+    ) as world:
         print(
             f"The world {options.name} is up. Try:\n"
             f"\n"
-            f"{indent(_exports(up), '  ')}\n"
+            f"{indent(_exports(world), '  ')}\n"
             f"  kubectl get nodes --label-columns nvidia.com/gpu.product\n"
             f"\n"
-            f"Prometheus: {up.prometheus_url}\n"
-            f"Logs:       {up.folder / 'logs'}\n"
+            f"Prometheus: {world.prometheus_url}\n"
+            f"Logs:       {world.folder / 'logs'}\n"
             f"The end:    python -m world down --name {options.name}"
         )
 
 
 def _env(options: argparse.Namespace) -> None:
     try:
-        up = client.read(worlds() / options.name)
+        world = client.read(worlds() / options.name)
     except WorldError:
-        # Whoever evaluates this goes on typing, and must not reach another cluster.
+        # The shell that evaluates this must not reach another cluster afterwards.
         print(f"export KUBECONFIG={os.devnull}")
         raise
-    print(_exports(up))
+    print(_exports(world))
 
 
-def _exports(up: client.World) -> str:
+def _exports(world: client.World) -> str:
     """What a shell needs to use a world: its programs, beside the commands of Tessera."""
     exported = {
-        "KUBECONFIG": up.kubeconfig,
-        "TESSERA_PROMETHEUS_URL": up.prometheus_url,
-        "HELM_CACHE_HOME": up.folder / "helm",
-        "HELM_CONFIG_HOME": up.folder / "helm",
-        "HELM_DATA_HOME": up.folder / "helm",
+        "KUBECONFIG": world.kubeconfig,
+        "TESSERA_PROMETHEUS_URL": world.prometheus_url,
+        "HELM_CACHE_HOME": world.folder / "helm",
+        "HELM_CONFIG_HOME": world.folder / "helm",
+        "HELM_DATA_HOME": world.folder / "helm",
     }
     lines = [f"export {name}={shlex.quote(str(value))}" for name, value in exported.items()]
-    path = f"{shlex.quote(str(Path(sys.executable).parent))}:{shlex.quote(str(up.binaries))}"
+    path = f"{shlex.quote(str(Path(sys.executable).parent))}:{shlex.quote(str(world.binaries))}"
     return "\n".join([*lines, f"export PATH={path}:$PATH"])
 
 
@@ -85,16 +85,16 @@ def _down(options: argparse.Namespace) -> None:
 
 def _end(pid: int) -> None:
     """Ask the supervisor to end, and insist after a minute."""
-    watched = os.pidfd_open(pid)
+    process_fd = os.pidfd_open(pid)
     try:
         os.kill(pid, signal.SIGTERM)
-        gone = select.poll()
-        gone.register(watched, select.POLLIN)
-        if not gone.poll(PATIENCE_MILLISECONDS):
+        poller = select.poll()
+        poller.register(process_fd, select.POLLIN)
+        if not poller.poll(END_TIMEOUT_MILLISECONDS):
             os.kill(pid, signal.SIGKILL)
-            gone.poll(PATIENCE_MILLISECONDS)
+            poller.poll(END_TIMEOUT_MILLISECONDS)
     finally:
-        os.close(watched)
+        os.close(process_fd)
 
 
 def _run(options: argparse.Namespace) -> None:

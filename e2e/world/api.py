@@ -40,8 +40,8 @@ class Resource:
     def path(self, namespace: str | None = None, name: str | None = None, sub: str = "") -> str:
         root = "/api" if "/" not in self.version else "/apis"
         inside = f"/namespaces/{namespace}" if namespace else ""
-        one = f"/{name}" if name else ""
-        return f"{root}/{self.version}{inside}/{self.plural}{one}{'/' if sub else ''}{sub}"
+        suffix = f"/{name}" if name else ""
+        return f"{root}/{self.version}{inside}/{self.plural}{suffix}{'/' if sub else ''}{sub}"
 
 
 NODES = Resource("v1", "nodes")
@@ -66,28 +66,28 @@ class Api:
         self._kinds: dict[tuple[str, str], tuple[Resource, bool]] = {}
 
     async def get(self, path: str, **query: str) -> Json:
-        return await self._ask("GET", path, query)
+        return await self._request("GET", path, query)
 
-    async def answers(self, path: str) -> bool:
-        """Whether there is something at a path, and the API is there to say so."""
+    async def exists(self, path: str) -> bool:
+        """Return whether the API answers, and has an object at a path."""
         try:
-            async with self._session.get(path) as answer:
-                return answer.status == 200
+            async with self._session.get(path) as response:
+                return response.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
 
     async def create(self, path: str, body: Json) -> Json:
-        return await self._ask("POST", path, {}, body)
+        return await self._request("POST", path, {}, body)
 
     async def patch(self, path: str, body: Json | list[Json], kind: str = MERGE) -> Json:
-        return await self._ask("PATCH", path, {}, body, kind)
+        return await self._request("PATCH", path, {}, body, kind)
 
     async def apply(self, path: str, body: Json, manager: str) -> Json:
         query = {"fieldManager": manager, "force": "true"}
-        return await self._ask("PATCH", path, query, body, APPLY)
+        return await self._request("PATCH", path, query, body, APPLY)
 
     async def delete(self, path: str, body: Json | None = None) -> Json:
-        return await self._ask("DELETE", path, {}, body)
+        return await self._request("DELETE", path, {}, body)
 
     async def apply_manifest(self, manifest: Json, manager: str = "world") -> Json:
         """Apply an object of any kind that the server knows."""
@@ -113,9 +113,9 @@ class Api:
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_read=WATCH_SECONDS + 30)
-        async with self._session.get(path, params=wanted, timeout=timeout) as answer:
-            await _raise_for(answer)
-            async for line in _lines(answer.content):
+        async with self._session.get(path, params=wanted, timeout=timeout) as response:
+            await _raise_for_status(response)
+            async for line in _lines(response.content):
                 change = json.loads(line)
                 if change["type"] == "ERROR":
                     raise _error(change["object"])
@@ -124,13 +124,13 @@ class Api:
     async def _kind(self, version: str, kind: str) -> tuple[Resource, bool]:
         if (version, kind) not in self._kinds:
             root = "/api" if "/" not in version else "/apis"
-            for found in (await self.get(f"{root}/{version}"))["resources"]:
-                if "/" not in found["name"]:
-                    known = Resource(version, found["name"]), found["namespaced"]
-                    self._kinds[version, found["kind"]] = known
+            for api_resource in (await self.get(f"{root}/{version}"))["resources"]:
+                if "/" not in api_resource["name"]:
+                    known = Resource(version, api_resource["name"]), api_resource["namespaced"]
+                    self._kinds[version, api_resource["kind"]] = known
         return self._kinds[version, kind]
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -144,29 +144,29 @@ class Api:
             params=query,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": content_type},
-        ) as answer:
-            await _raise_for(answer)
-            return await answer.json()  # type: ignore[no-any-return]  # aiohttp types it Any
+        ) as response:
+            await _raise_for_status(response)
+            return await response.json()  # type: ignore[no-any-return]  # aiohttp types it Any
 
 
 @asynccontextmanager
 async def connect(kubeconfig: Path) -> AsyncIterator[Api]:
     """The API as the user of a kubeconfig that this project wrote."""
-    async with session(kubeconfig) as found:
-        yield Api(found)
+    async with session(kubeconfig) as client_session:
+        yield Api(client_session)
 
 
 @asynccontextmanager
 async def session(kubeconfig: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """The same for whoever speaks HTTP himself."""
+    """The same as a bare HTTP session."""
     cluster, user = _read(kubeconfig)
     headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
     connector = aiohttp.TCPConnector(ssl=_tls(cluster, user), limit=0)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(
         cluster["server"], connector=connector, headers=headers, timeout=timeout
-    ) as found:
-        yield found
+    ) as client_session:
+        yield client_session
 
 
 def _read(kubeconfig: Path) -> tuple[Json, Json]:
@@ -196,14 +196,14 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             yield line
 
 
-async def _raise_for(answer: aiohttp.ClientResponse) -> None:
-    if answer.status < 400:
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status < 400:
         return
-    text = await answer.text()
+    text = await response.text()
     try:
         raise _error(json.loads(text))
     except json.JSONDecodeError:
-        raise ApiError(answer.status, answer.reason or "", text) from None
+        raise ApiError(response.status, response.reason or "", text) from None
 
 
 def _error(status: Json) -> ApiError:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from world.errors import WorldError
+from world.folders import HERE, cache
 from world.lifetimes import dies_with_parent
-from world.places import HERE, cache
 
 MODULE = HERE / "binaries"
 PACKAGES = {

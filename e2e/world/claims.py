@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 
 from world.api import CLAIMS, VOLUMES, Api, ApiError, Json
-from world.mirror import Key, Mirror
+from world.informer import Informer, Key
 
 CLASS = "world"
 PROVISIONER = {"pv.kubernetes.io/provisioned-by": "tessera.dev/world"}
@@ -23,13 +23,13 @@ class Claims:
 
     api: Api
     folder: Path
-    _claims: Mirror = field(init=False)
-    _volumes: Mirror = field(init=False)
+    _claims: Informer = field(init=False)
+    _volumes: Informer = field(init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._claims = Mirror(self.api, CLAIMS.path(), self._wake)
-        self._volumes = Mirror(self.api, VOLUMES.path(), self._wake)
+        self._claims = Informer(self.api, CLAIMS.path(), self._wake)
+        self._volumes = Informer(self.api, VOLUMES.path(), self._wake)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

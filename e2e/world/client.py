@@ -17,7 +17,7 @@ import tessera
 from world import binaries
 from world.binaries import Progress
 from world.errors import WorldError, require_linux
-from world.places import DEFAULT_FLEET, HERE
+from world.folders import DEFAULT_FLEET, HERE
 from world.supervisor import FACTS, READY
 
 END_SECONDS = 60
@@ -25,7 +25,7 @@ ASK_SECONDS = 30
 LAST_CHARACTERS = 2000
 
 
-class Running(NamedTuple):
+class RunningContainer(NamedTuple):
     """A container that runs just now; a coroutine has no process of its own."""
 
     namespace: str
@@ -51,85 +51,88 @@ class World:
 
     def binary(self, name: str) -> Path:
         """A program of the world: kubectl, helm, prometheus, ..."""
-        found = self.binaries / name
-        if not found.exists():
+        path = self.binaries / name
+        if not path.exists():
             raise WorldError(f"the world has no program {name}")
-        return found
+        return path
 
-    def containers(self) -> list[Running]:
-        return [Running(**found) for found in json.loads(self._ask("GET", "containers"))]
+    def containers(self) -> list[RunningContainer]:
+        return [
+            RunningContainer(**container)
+            for container in json.loads(self._request("GET", "containers"))
+        ]
 
     def kill(self, namespace: str, pod: str, container: str) -> None:
         """End a container at once: SIGKILL for a process, a cancel for a coroutine."""
-        self._ask("POST", "containers", namespace, pod, container, "kill")
+        self._request("POST", "containers", namespace, pod, container, "kill")
 
     def run_out_of_memory(self, namespace: str, pod: str, container: str) -> None:
         """End a container as the kernel does when it takes more memory than it may."""
-        self._ask("POST", "containers", namespace, pod, container, "oom")
+        self._request("POST", "containers", namespace, pod, container, "oom")
 
     def silence(self, node: str) -> None:
         """Cut a node's kubelet off from the API; its containers go on."""
-        self._ask("POST", "nodes", node, "silence")
+        self._request("POST", "nodes", node, "silence")
 
     def wake(self, node: str) -> None:
         """Bring a silent node back, or boot one that was ended."""
-        self._ask("POST", "nodes", node, "wake")
+        self._request("POST", "nodes", node, "wake")
 
     def end_node(self, node: str) -> None:
-        """Let a node die with all its containers; its object stays until somebody deletes it."""
-        self._ask("POST", "nodes", node, "end")
+        """Let a node die with all its containers; its object stays until it is deleted."""
+        self._request("POST", "nodes", node, "end")
 
     def gpus(self, node: str) -> list[dict[str, Any]]:
         """The GPUs of a node as they are: mode, and slices with their places."""
-        found: list[dict[str, Any]] = json.loads(self._ask("GET", "gpus", node))
-        return found
+        gpus: list[dict[str, Any]] = json.loads(self._request("GET", "gpus", node))
+        return gpus
 
     def compute(self, node: str, device: str, process: str, *, begin: bool = True) -> None:
-        """Let a process that is no pod's sit on a GPU or slice, by its UUID, or leave it."""
+        """Begin or end a process outside any pod on a GPU or slice, given by its UUID."""
         act = "attach" if begin else "detach"
-        self._ask("POST", "gpus", node, act, device=device, process=process)
+        self._request("POST", "gpus", node, act, device=device, process=process)
 
     def fail(self, node: str, call: str, code: str, times: int = 1) -> None:
         """Let the next calls of a function of the driver fail, `IN_USE` or so."""
-        self._ask("POST", "gpus", node, "fail", call=call, code=code, times=times)
+        self._request("POST", "gpus", node, "fail", call=call, code=code, times=times)
 
     def mig_manager(self, node: str, **wanted: bool | float) -> None:
         """Its pace, where 1 is the real one, and its edges: `stuck=True`, `fails=2`, ..."""
-        self._ask("POST", "mig-managers", node, **wanted)
+        self._request("POST", "mig-managers", node, **wanted)
 
     def mig_config(self, node: str) -> str:
         """What its mig-manager can read of the ConfigMap by now; empty before it has arrived."""
         try:
-            return self._ask("GET", "mig-managers", node).decode()
+            return self._request("GET", "mig-managers", node).decode()
         except WorldError:
             return ""
 
     def end_program(self, name: str) -> None:
         """SIGKILL a program of the world (`etcd`, `kube-apiserver`, ...); it stays away."""
-        self._ask("POST", "programs", name, "end")
+        self._request("POST", "programs", name, "end")
 
     def start_program(self, name: str) -> None:
         """Start it again as it was, with all that it had stored."""
-        self._ask("POST", "programs", name, "start")
+        self._request("POST", "programs", name, "start")
 
     def pause_program(self, name: str) -> None:
-        """SIGSTOP: it keeps its connections and answers nobody."""
-        self._ask("POST", "programs", name, "pause")
+        """Send SIGSTOP: the program keeps its connections and answers no request."""
+        self._request("POST", "programs", name, "pause")
 
     def resume_program(self, name: str) -> None:
-        self._ask("POST", "programs", name, "resume")
+        self._request("POST", "programs", name, "resume")
 
-    def _ask(self, method: str, *parts: str, **told: object) -> bytes:
+    def _request(self, method: str, *parts: str, **body: object) -> bytes:
         path = "/".join(urllib.parse.quote(part, safe="") for part in parts)
         request = urllib.request.Request(  # noqa: S310
             f"{self.control_url}/{path}",
             method=method,
-            data=json.dumps(told).encode() if told else None,
+            data=json.dumps(body).encode() if body else None,
             headers={"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=ASK_SECONDS) as answer:  # noqa: S310
-                return bytes(answer.read())
+            with urllib.request.urlopen(request, timeout=ASK_SECONDS) as response:  # noqa: S310
+                return bytes(response.read())
         except urllib.error.HTTPError as error:
             with error:
                 raise WorldError(error.read().decode()) from error
@@ -157,7 +160,7 @@ def start(
         folder = _ready(supervisor, progress)
         undo.pop_all()
     if keep:
-        # Not waited for: the process belongs to nobody from here on.
+        # Not waited for: the process outlives this program from here on.
         supervisor.returncode = 0
         yield read(folder)
         return
@@ -167,23 +170,23 @@ def start(
     finally:
         _end(supervisor)
     if ended:
-        raise WorldError(f"the world ended too early; its log ends:\n{_last_words(folder)}")
+        raise WorldError(f"the world ended too early; its log ends:\n{_log_end(folder)}")
 
 
 def read(folder: Path) -> World:
-    """The world of a folder, as it has told."""
+    """Return the world of a folder, from the facts that it wrote."""
     try:
-        told = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / FACTS).read_text())
     except FileNotFoundError as error:
         raise WorldError(f"no world is ready in {folder}") from error
     return World(
         folder=folder,
-        pid=told["pid"],
-        kubeconfig=Path(told["kubeconfig"]),
-        prometheus_url=told["prometheusUrl"],
-        control_url=told["controlUrl"],
-        binaries=Path(told["binaries"]),
-        audit_log=Path(told["auditLog"]),
+        pid=facts["pid"],
+        kubeconfig=Path(facts["kubeconfig"]),
+        prometheus_url=facts["prometheusUrl"],
+        control_url=facts["controlUrl"],
+        binaries=Path(facts["binaries"]),
+        audit_log=Path(facts["auditLog"]),
     )
 
 
@@ -218,17 +221,17 @@ def _supervise(
 def _ready(supervisor: subprocess.Popen[str], progress: Progress) -> Path:
     """The folder of the world, once it is ready; its last words, if it never is."""
     assert supervisor.stdout is not None
-    words: list[str] = []
+    output: list[str] = []
     with supervisor.stdout as lines:
         for line in lines:
             if line.startswith(READY):
                 return Path(line.removeprefix(READY).strip())
-            words.append(line.rstrip())
-            progress(words[-1])
-    raise WorldError("\n".join(["the world did not start:", *words[-20:]]))
+            output.append(line.rstrip())
+            progress(output[-1])
+    raise WorldError("\n".join(["the world did not start:", *output[-20:]]))
 
 
-def _last_words(folder: Path) -> str:
+def _log_end(folder: Path) -> str:
     log = folder / "logs" / "world.log"
     return log.read_text()[-LAST_CHARACTERS:] if log.exists() else f"({log} is gone)"
 

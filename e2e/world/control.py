@@ -48,11 +48,11 @@ class _Control:
 
     async def containers(self, _: web.Request) -> web.Response:
         """Everything that runs just now."""
-        found = [
+        running_containers = [
             {
                 "namespace": worker.key[0],
                 "pod": worker.key[1],
-                "container": container.place.name,
+                "container": container.context.name,
                 "node": name,
                 "pid": container.pid,
                 "address": worker.address,
@@ -61,14 +61,14 @@ class _Control:
             for worker, container in kubelet.containers()
             if container.running
         ]
-        return web.json_response(found)
+        return web.json_response(running_containers)
 
     async def kill(self, request: web.Request) -> web.Response:
         wanted = dict(request.match_info)
         for kubelet in self.kubelets.values():
             for worker, container in kubelet.containers():
-                found = (*worker.key, container.place.name)
-                if found == (wanted["namespace"], wanted["pod"], wanted["container"]):
+                container_key = (*worker.key, container.context.name)
+                if container_key == (wanted["namespace"], wanted["pod"], wanted["container"]):
                     container.kill("OOMKilled" if wanted["act"] == "oom" else "")
                     return web.Response()
         raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(wanted.values())}")

@@ -18,13 +18,13 @@ from pydantic import (
 from tessera.domain.hardware.gpu_catalog import Product, products
 from world import mig
 from world.errors import WorldError
-from world.mig import Placed
+from world.mig import PlacedSlice
 
 Tier = Literal["Reserved", "OnDemand", "Spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
-# The slices of a GPU in MIG mode, in the order of their starts; None is an uncut GPU.
-Gpu = tuple[Placed, ...] | None
+# The slices of a GPU in MIG mode, in the order of their starts; None is a whole GPU.
+GpuLayout = tuple[PlacedSlice, ...] | None
 
 
 class FleetError(WorldError):
@@ -75,7 +75,7 @@ class NodeEntry(BaseModel):
     memory_gib: Annotated[int, Field(ge=1, alias="memoryGiB")] = 1024
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> "NodeEntry":
+    def _check_consistency(self) -> "NodeEntry":
         if self.kind == "gpu" and not self.gpus:
             raise ValueError("gpus: a node of kind gpu needs at least one; or say kind: cpu")
         if self.kind == "cpu" and self.gpus:
@@ -95,10 +95,10 @@ class NodeEntry(BaseModel):
             if layout == "whole":
                 continue
             for profile in layout:
-                if mig.known(product, profile) is None:
-                    known = ", ".join(found.profile for found in product.slices)
+                if mig.find_mig_profile(product, profile) is None:
+                    known = ", ".join(mig_profile.profile for mig_profile in product.slices)
                     yield f"gpus[{index}]: {product.product} has no {profile}; it has {known}"
-            if mig.place(product, layout) is None:
+            if mig.place_slices(product, layout) is None:
                 yield f"gpus[{index}]: {' + '.join(layout)} do not fit on one {product.product}"
 
 
@@ -114,9 +114,9 @@ class Node:
 
     name: str
     live: bool
-    """Has a kubelet of ours; the others are KWOK's, whose pods are only said to run."""
+    """Has a kubelet of this world; the others are KWOK's, whose pods do not really run."""
     product: Product | None
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[GpuLayout, ...]
     tier: Tier
     cloud: Cloud
     zone: str | None
@@ -136,7 +136,7 @@ def read(path: Path) -> tuple[Node, ...]:
     try:
         entries = FleetFile.model_validate(content).nodes
     except ValidationError as error:
-        raise FleetError("\n".join(_told(path, error))) from error
+        raise FleetError("\n".join(_messages(path, error))) from error
     nodes = tuple(node for entry in entries for node in _expand(entry))
     names = [node.name for node in nodes]
     for name in names:
@@ -145,9 +145,9 @@ def read(path: Path) -> tuple[Node, ...]:
     return nodes
 
 
-def _told(path: Path, error: ValidationError) -> Iterator[str]:
+def _messages(path: Path, error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
-        steps = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in problem["loc"])
+        steps = (f"[{key}]" if isinstance(key, int) else f".{key}" for key in problem["loc"])
         where, text = "".join(steps).lstrip("."), problem["msg"].removeprefix("Value error, ")
         # Our own checks are about an entry, and begin with the field.
         joint = "." if problem["type"] == "value_error" else ": "
@@ -164,7 +164,7 @@ def _expand(entry: NodeEntry) -> Iterator[Node]:
             name=name,
             live=entry.kind != "kwok",
             product=product,
-            gpus=tuple(_cut(product, layout) for layout in entry.gpus if product),
+            gpus=tuple(_place_slices(product, layout) for layout in entry.gpus if product),
             tier=entry.tier,
             cloud=entry.cloud,
             zone=entry.zone,
@@ -176,5 +176,5 @@ def _expand(entry: NodeEntry) -> Iterator[Node]:
         )
 
 
-def _cut(product: Product, layout: Literal["whole"] | tuple[str, ...]) -> Gpu:
-    return None if layout == "whole" else mig.place(product, layout)
+def _place_slices(product: Product, layout: Literal["whole"] | tuple[str, ...]) -> GpuLayout:
+    return None if layout == "whole" else mig.place_slices(product, layout)

@@ -22,7 +22,7 @@ class Hub:
     url: str = ""
     store: str = ""
     """Where weights are sent for, as the public hub does; empty keeps them here."""
-    asked: list[str] = field(default_factory=list)
+    requested_paths: list[str] = field(default_factory=list)
     """Every path that was asked for."""
     tokens: set[str] = field(default_factory=set)
     """What came as authorization."""
@@ -51,35 +51,35 @@ class Hub:
             raise web.HTTPFound(self.store + request.path)
         since = int(request.headers.get("Range", "bytes=0-").split("=")[1].rstrip("-"))
         content = files[path][since:]
-        answer = web.StreamResponse(
+        response = web.StreamResponse(
             status=206 if since else 200,
             headers={"X-Repo-Commit": COMMIT, "Content-Length": str(len(content))},
         )
-        await answer.prepare(request)
+        await response.prepare(request)
         if path.endswith(".safetensors"):
             half = len(content) // 2
-            await answer.write(content[:half])
+            await response.write(content[:half])
             await self.open.wait()
             content = content[half:]
-        await answer.write(content)
-        return answer
+        await response.write(content)
+        return response
 
     def _repository(self, request: web.Request) -> Mapping[str, bytes]:
-        self.asked.append(request.path)
+        self.requested_paths.append(request.path)
         self.tokens |= {request.headers.get("Authorization", "")}
         name = f"{request.match_info['org']}/{request.match_info['name']}"
         if name not in self.repositories:
             raise web.HTTPUnauthorized(headers={"X-Error-Message": "Repository not found"})
         if name in self.gated and request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            told = f"Access to model {name} is restricted."
+            message = f"Access to model {name} is restricted."
             raise web.HTTPUnauthorized(
-                headers={"X-Error-Code": "GatedRepo", "X-Error-Message": told}
+                headers={"X-Error-Code": "GatedRepo", "X-Error-Message": message}
             )
         return self.repositories[name]
 
 
 @asynccontextmanager
-async def serving(hub: Hub) -> AsyncIterator[Hub]:
+async def serve_hub(hub: Hub) -> AsyncIterator[Hub]:
     """Answer for as long as the block runs."""
     runner = web.AppRunner(hub.app(), access_log=None, shutdown_timeout=0)
     await runner.setup()

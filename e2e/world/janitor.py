@@ -1,6 +1,6 @@
-"""What remains when a world was killed: ends it.
+"""Ends the processes that remain when a world was killed.
 
-The kernel ends the direct children of a dead supervisor, and nobody ends their children. This
+The kernel ends the direct children of a dead supervisor, but not their children. This
 process outlives the supervisor by a moment: it reads the session leaders of containers from its
 standard input (`+pid`, `-pid`) until the supervisor is gone, and ends what is left of them. With a
 lifeline, the world also ends when its starter does, even if the supervisor hangs.
@@ -83,7 +83,7 @@ def _processes() -> Iterator[tuple[int, int, int]]:
 def _lives_in(pid: int, mark: bytes) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:  # gone, or somebody else's
+    except OSError:  # it has ended, or belongs to another user
         return False
     return any(variable.startswith(mark) for variable in environment.split(b"\0"))
 

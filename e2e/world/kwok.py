@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from world.control_plane import ControlPlane
-from world.places import MANIFESTS
+from world.folders import MANIFESTS
 from world.slots import free_port
 
 
 def kwok(plane: ControlPlane, kubeconfig: Path) -> list[str]:
-    """It must be told which nodes are its own, and it exits without stages."""
+    """Return the command line: without the selector of its nodes or without stages, KWOK exits."""
     address = plane.slot.control
     return [
         str(plane.binaries / "kwok"),

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.mig.gpu_models import find_gpu_model
-from world.boards import board, engines
 from world.fleet import Cloud, Node, Taint
-from world.mig import MEDIA, Placed
+from world.mig import MEDIA, PlacedSlice
+from world.product_names import engines, product_names
 
 DRIVER, CUDA = "580.95.05", "13.0"
-# Parts of the GPU operator, which marks with a label the nodes that each shall run on.
+# Parts of the GPU operator, which marks with a label the nodes that each runs on.
 DEPLOYED = (
     "container-toolkit", "dcgm", "dcgm-exporter", "device-plugin", "driver",
     "gpu-feature-discovery", "mig-manager", "node-status-exporter", "operator-validator",
@@ -32,14 +32,14 @@ PLAIN_MACHINE: dict[Cloud, str] = {
 
 def labels(node: Node) -> dict[str, str]:
     """All labels of a node; those of the fleet file win."""
-    found = {
+    node_labels = {
         "kubernetes.io/hostname": node.name,
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
     }
-    found |= _place(node) | _capacity_type(node)
-    found |= deployed(node) | discovered(node)
-    return found | dict(node.labels)
+    node_labels |= _topology_labels(node) | _capacity_type(node)
+    node_labels |= deploy_labels(node) | discovery_labels(node)
+    return node_labels | dict(node.labels)
 
 
 def taints(node: Node) -> list[Taint]:
@@ -48,11 +48,11 @@ def taints(node: Node) -> list[Taint]:
         "gcp": ("cloud.google.com/gke-spot", "true"),
         "azure": ("kubernetes.azure.com/scalesetpriority", "spot"),
     }
-    found = list(node.taints)
+    node_taints = list(node.taints)
     if node.tier == "Spot" and node.cloud in keys:
         key, value = keys[node.cloud]
-        found.append(Taint(key=key, value=value))
-    return found
+        node_taints.append(Taint(key=key, value=value))
+    return node_taints
 
 
 def provider_id(node: Node) -> str:
@@ -66,25 +66,25 @@ def provider_id(node: Node) -> str:
     return prefixes[node.cloud] + node.name
 
 
-def _machine(node: Node) -> str:
+def _instance_type(node: Node) -> str:
     if node.product is None or node.cloud == "onPrem":
         return PLAIN_MACHINE[node.cloud]
-    return str(getattr(board(node.product), node.cloud))
+    return str(getattr(product_names(node.product), node.cloud))
 
 
-def _place(node: Node) -> dict[str, str]:
+def _topology_labels(node: Node) -> dict[str, str]:
     region, zone = ZONES[node.cloud]
     zone = node.zone or zone
-    found = {
+    topology_labels = {
         "topology.kubernetes.io/region": region,
         "topology.kubernetes.io/zone": zone,
-        "node.kubernetes.io/instance-type": _machine(node),
+        "node.kubernetes.io/instance-type": _instance_type(node),
     }
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in topology_labels.items() if value}
 
 
 def _capacity_type(node: Node) -> dict[str, str]:
-    """How the cloud says what kind of purchase a node is; on premises nobody says it.
+    """How the cloud says what kind of purchase a node is; on premises no label says it.
 
     On AWS fleets meet the label of a managed node group or Karpenter's; the nodes carry both.
     """
@@ -97,54 +97,56 @@ def _capacity_type(node: Node) -> dict[str, str]:
                 "karpenter.sh/capacity-type": karpenter[node.tier],
             }
         case "gcp":
-            found = {"cloud.google.com/gke-provisioning": "spot" if spot else "standard"}
+            type_labels = {"cloud.google.com/gke-provisioning": "spot" if spot else "standard"}
             if node.product is not None:
-                found["cloud.google.com/gke-accelerator"] = board(node.product).gke
-            return found | ({"cloud.google.com/gke-spot": "true"} if spot else {})
+                type_labels["cloud.google.com/gke-accelerator"] = product_names(node.product).gke
+            return type_labels | ({"cloud.google.com/gke-spot": "true"} if spot else {})
         case "azure":
-            found = {} if node.product is None else {"kubernetes.azure.com/accelerator": "nvidia"}
-            return found | ({"kubernetes.azure.com/scalesetpriority": "spot"} if spot else {})
+            type_labels = (
+                {} if node.product is None else {"kubernetes.azure.com/accelerator": "nvidia"}
+            )
+            return type_labels | ({"kubernetes.azure.com/scalesetpriority": "spot"} if spot else {})
         case "onPrem":
             return {}
 
 
-def deployed(node: Node) -> dict[str, str]:
-    """Which parts of the GPU operator shall run on a node."""
+def deploy_labels(node: Node) -> dict[str, str]:
+    """Return the labels of the parts of the GPU operator that run on a node."""
     if not node.gpus:
         return {}
     absent = {"mig-manager"} if node.mig_manager is None else set()
     return {f"nvidia.com/gpu.deploy.{part}": "true" for part in DEPLOYED if part not in absent}
 
 
-def discovered(node: Node) -> dict[str, str]:
+def discovery_labels(node: Node) -> dict[str, str]:
     """What feature discovery writes with `mig.strategy=mixed`."""
     product = node.product
     if product is None or not node.gpus:
         return {}
-    about = board(product)
-    major, minor = about.compute.split(".")
-    uncut = any(gpu is None for gpu in node.gpus)
-    found = {
+    names = product_names(product)
+    major, minor = names.compute.split(".")
+    has_whole_gpu = any(gpu is None for gpu in node.gpus)
+    gpu_labels = {
         "gpu.present": "true",
         "gpu.product": product.product,
         "gpu.count": str(len(node.gpus)),
         "gpu.memory": str(product.memory_mib),
         # GPUs in MIG mode are counted, but are not offered for sharing.
-        "gpu.replicas": "1" if uncut else "0",
+        "gpu.replicas": "1" if has_whole_gpu else "0",
         "gpu.sharing-strategy": "none",
-        "gpu.family": about.family,
+        "gpu.family": names.family,
         "gpu.compute.major": major,
         "gpu.compute.minor": minor,
-        "gpu.machine": _machine(node) or "PowerEdge-XE9680",
+        "gpu.machine": _instance_type(node) or "PowerEdge-XE9680",
         "gpu.mode": "compute",
         "mig.capable": str(find_gpu_model(product.product) is not None).lower(),
         "mig.strategy": "mixed",
         "mps.capable": "false",
     }
-    found |= dict(_versions())
+    gpu_labels |= dict(_versions())
     for profile, slices in _by_profile(node).items():
-        found |= _slice_labels(product, profile, slices)
-    return {f"nvidia.com/{key}": value for key, value in found.items()}
+        gpu_labels |= _slice_labels(product, profile, slices)
+    return {f"nvidia.com/{key}": value for key, value in gpu_labels.items()}
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -156,27 +158,27 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "cuda.runtime-version.full", CUDA
 
 
-def _by_profile(node: Node) -> dict[str, list[Placed]]:
-    found: dict[str, list[Placed]] = {}
+def _by_profile(node: Node) -> dict[str, list[PlacedSlice]]:
+    slices_by_profile: dict[str, list[PlacedSlice]] = {}
     for gpu in node.gpus:
         for placed in gpu or ():
-            found.setdefault(placed.profile, []).append(placed)
-    return dict(sorted(found.items()))
+            slices_by_profile.setdefault(placed.profile, []).append(placed)
+    return dict(sorted(slices_by_profile.items()))
 
 
-def _slice_labels(product: Product, profile: str, slices: list[Placed]) -> dict[str, str]:
-    one = slices[0].slice
+def _slice_labels(product: Product, profile: str, slices: list[PlacedSlice]) -> dict[str, str]:
+    mig_profile = slices[0].slice
     name = profile.replace("+", ".")
     values: dict[str, int | str] = {
         "count": len(slices),
         "replicas": 1,
         "product": f"{product.product}-MIG-{name}",
-        "memory": one.memory_mib,
-        "multiprocessors": one.multiprocessors,
-        "slices.gi": one.compute_slices,
-        "slices.ci": one.compute_slices,
+        "memory": mig_profile.memory_mib,
+        "multiprocessors": mig_profile.multiprocessors,
+        "slices.gi": mig_profile.compute_slices,
+        "slices.ci": mig_profile.compute_slices,
     }
-    counts = engines(product, one, media=profile.endswith(MEDIA))
+    counts = engines(product, mig_profile, media=profile.endswith(MEDIA))
     values |= {f"engines.{engine}": count for engine, count in counts.items()}
     return {f"mig-{name}.{key}": str(value) for key, value in values.items()}
 
@@ -188,10 +190,12 @@ def resources(node: Node) -> dict[str, str]:
         for gpu in node.gpus
         for placed in (gpu if gpu is not None else (None,))
     )
-    return plain(node) | {resource: str(count) for resource, count in sorted(offered.items())}
+    return basic_resources(node) | {
+        resource: str(count) for resource, count in sorted(offered.items())
+    }
 
 
-def plain(node: Node) -> dict[str, str]:
+def basic_resources(node: Node) -> dict[str, str]:
     """What a machine has without its GPUs."""
     return {
         "cpu": str(node.cpu),

@@ -24,7 +24,7 @@ _FOUR = {(1, 1): (3, 2, 1, 0), (2, 2): (2, 0), (4, 4): (0,)}
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class PlacedSlice:
     """A slice and the memory slice that it starts at."""
 
     profile: str
@@ -42,40 +42,44 @@ class Placed:
         return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
 
 
-def known(product: Product, profile: str) -> ProductMigProfile | None:
+def find_mig_profile(product: Product, profile: str) -> ProductMigProfile | None:
     """The slice that a profile of this product stands for."""
-    found = product.mig_profile(profile.removesuffix(MEDIA))
-    if found is not None and profile.endswith(MEDIA) and found.memory_slices != 1:
+    mig_profile = product.mig_profile(profile.removesuffix(MEDIA))
+    if mig_profile is not None and profile.endswith(MEDIA) and mig_profile.memory_slices != 1:
         return None
-    return found
+    return mig_profile
 
 
-def place(product: Product, profiles: Sequence[str]) -> tuple[Placed, ...] | None:
+def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice, ...] | None:
     """Starts for all the profiles of one GPU, in the order of their starts; None if none exist."""
     if sum(profile.endswith(MEDIA) for profile in profiles) > 1:
         return None
-    slices = [(profile, known(product, profile)) for profile in profiles]
-    wanted = [(profile, found) for profile, found in slices if found is not None]
+    slices = [(profile, find_mig_profile(product, profile)) for profile in profiles]
+    wanted = [(profile, mig_profile) for profile, mig_profile in slices if mig_profile is not None]
     wanted.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
     board = find_gpu_model(product.product)
     seven = board is None or board.memory_slices == 8
     placed = _search(wanted, _SEVEN if seven else _FOUR, frozenset())
-    return None if placed is None else tuple(sorted(placed, key=lambda one: one.start))
+    return (
+        None
+        if placed is None
+        else tuple(sorted(placed, key=lambda placed_slice: placed_slice.start))
+    )
 
 
 def _search(
     wanted: Sequence[tuple[str, ProductMigProfile]],
     starts: Mapping[tuple[int, int], Sequence[int]],
     taken: frozenset[int],
-) -> list[Placed] | None:
+) -> list[PlacedSlice] | None:
     if not wanted:
         return []
-    (profile, found), *rest = wanted
-    for start in starts[found.compute_slices, found.memory_slices]:
-        needed = frozenset(range(start, start + found.memory_slices))
+    (profile, mig_profile), *rest = wanted
+    for start in starts[mig_profile.compute_slices, mig_profile.memory_slices]:
+        needed = frozenset(range(start, start + mig_profile.memory_slices))
         if needed & taken:
             continue
         others = _search(rest, starts, taken | needed)
         if others is not None:
-            return [Placed(profile, found, start), *others]
+            return [PlacedSlice(profile, mig_profile, start), *others]
     return None

@@ -1,4 +1,4 @@
-"""A look-alike of NVIDIA's mig-manager on one node, as a machine of steps; pure but for the GPUs.
+"""A simulator of NVIDIA's mig-manager on one node, as a state machine; pure but for the GPUs.
 
 It follows the label state machine of mig-manager 0.15 with the edges that people meet: the old
 answer stays until it begins, one value of the label is one event, an entry that has not arrived is
@@ -21,7 +21,7 @@ STATE = "nvidia.com/mig.config.state"
 CAPABLE = "nvidia.com/mig.capable"
 PRODUCT = "nvidia.com/gpu.product"
 PAUSED = "paused-for-mig-change"
-# Labels of the node that each say whether a client of the GPUs shall run there.
+# Labels of the node that each say whether a client of the GPUs runs there.
 CLIENTS = tuple(
     f"nvidia.com/gpu.deploy.{part}"
     for part in ("device-plugin", "gpu-feature-discovery", "dcgm-exporter", "dcgm", "nvsm")
@@ -53,15 +53,15 @@ class Edges:
     """What goes wrong; a test turns it on, and off again."""
 
     deaf: bool = False
-    """Nobody reacts to the label."""
+    """The label is ignored."""
     stuck: bool = False
-    """A client does not go: it gives up without a word and leaves the clients paused."""
+    """A client does not stop: it gives up without a state and leaves the clients paused."""
     lies: bool = False
-    """It cuts nothing and says success."""
+    """It changes nothing and reports success."""
     fails: int = 0
-    """So many times the cutting fails, with the GPUs cleared."""
+    """So many times the repartitioning fails, with the GPUs cleared."""
     reboots: bool = False
-    """It reboots the node before it cuts."""
+    """It reboots the node before it repartitions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class MigManager:
     mode_changes: int = 0
     """So often a mode was to be changed; an operator that never asks for it keeps this at 0."""
     _seen: str | None = None
-    _course: Iterator[tuple[float, Mapping[str, str]]] | None = None
+    _steps: Iterator[tuple[float, Mapping[str, str]]] | None = None
     _due: float = 0.0
     _next: Mapping[str, str] | None = None
 
@@ -104,25 +104,25 @@ class MigManager:
         if self._next is not None:
             if now < self._due:
                 return None
-            told, self._next = self._next, None
+            next_labels, self._next = self._next, None
             self._go_on(now)
-            return {key: value for key, value in told.items() if _there(key, labels)}
+            return {key: value for key, value in next_labels.items() if _is_deployed(key, labels)}
         name = labels.get(CONFIG)
         if self.edges.deaf or name is None or name == self._seen or not _capable(labels):
             return None
         self._seen = name
-        self._course = self._apply(name, config, silicon)
+        self._steps = self._apply(name, config, silicon)
         self._go_on(now)
         return self.step(labels, config, silicon, now) if self._next is not None else None
 
     def _go_on(self, now: float) -> None:
         """The next part begins: its labels are due when its time is over."""
-        if self._course is None:
+        if self._steps is None:
             return
         try:
-            seconds, self._next = next(self._course)
+            seconds, self._next = next(self._steps)
         except StopIteration:
-            self._course = None
+            self._steps = None
         else:
             self._due = now + seconds
 
@@ -145,11 +145,11 @@ class MigManager:
             yield self.pace.pausing, {STATE: "rebooting"}
             yield self.pace.rebooting, {STATE: "pending"}
         yield self.pace.pausing + self.pace.cutting, {}
-        done = self._cut(parts, silicon)
+        done = self._repartition(parts, silicon)
         yield 0.0, dict.fromkeys(CLIENTS, "true")
         yield self.pace.resuming, {STATE: "success" if done else "failed"}
 
-    def _cut(self, parts: Sequence[_Part], silicon: Silicon) -> bool:
+    def _repartition(self, parts: Sequence[_Part], silicon: Silicon) -> bool:
         if self.edges.lies:
             return True
         named = [(part, gpu) for part in parts for gpu in silicon.gpus if part.names(gpu)]
@@ -162,12 +162,12 @@ class MigManager:
             for part, gpu in named:
                 if _differs(part, gpu):
                     _clear(gpu, silicon)
-                    self._made(part, gpu, silicon)
+                    self._create_slices(part, gpu, silicon)
         except RefusedError:
             return False
         return True
 
-    def _made(self, part: _Part, gpu: Gpu, silicon: Silicon) -> None:
+    def _create_slices(self, part: _Part, gpu: Gpu, silicon: Silicon) -> None:
         if self.edges.fails:
             self.edges.fails -= 1
             raise RefusedError(Code.UNKNOWN)
@@ -178,8 +178,8 @@ class MigManager:
 
 def _clear(gpu: Gpu, silicon: Silicon) -> None:
     """One after the other: what went before one that is in use stays gone."""
-    for one in tuple(gpu.instances):
-        silicon.destroy(gpu.index, one.start)
+    for instance in tuple(gpu.instances):
+        silicon.destroy(gpu.index, instance.start)
 
 
 def _size(gpu: Gpu, profile: str) -> tuple[int, int]:
@@ -187,8 +187,8 @@ def _size(gpu: Gpu, profile: str) -> tuple[int, int]:
     return (kind.memory_slices, kind.compute_slices) if kind else (0, 0)
 
 
-def _there(key: str, labels: Mapping[str, str]) -> bool:
-    """Clients that do not run on the node, or shall not, are not called there."""
+def _is_deployed(key: str, labels: Mapping[str, str]) -> bool:
+    """Return False for the label of a client that is not deployed on the node."""
     return key not in CLIENTS or labels.get(key, "false") != "false"
 
 
@@ -204,17 +204,17 @@ def _entry(config: str | None, name: str) -> tuple[_Part, ...] | None:
     try:
         body = yaml.safe_load(config or "")
         entry = body["mig-configs"][name] if body["version"] == "v1" else None
-        return None if entry is None else tuple(_part(one) for one in entry)
+        return None if entry is None else tuple(_part(part_spec) for part_spec in entry)
     except (yaml.YAMLError, TypeError, KeyError):
         return None
 
 
-def _part(one: Mapping[str, Any]) -> _Part:
-    devices = one["devices"]
+def _part(spec: Mapping[str, Any]) -> _Part:
+    devices = spec["devices"]
     return _Part(
         None if devices == "all" else frozenset(devices),
-        bool(one["mig-enabled"]),
-        Counter(one.get("mig-devices") or {}),
+        bool(spec["mig-enabled"]),
+        Counter(spec.get("mig-devices") or {}),
     )
 
 
@@ -224,4 +224,4 @@ def _differs(part: _Part, gpu: Gpu) -> bool:
         return False
     if part.enabled != gpu.mig:
         return True
-    return part.enabled and part.slices != Counter(one.profile for one in gpu.instances)
+    return part.enabled and part.slices != Counter(instance.profile for instance in gpu.instances)

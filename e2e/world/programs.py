@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from world.children import Child, spawn
+from world.child_processes import ChildProcess, spawn
 from world.errors import WorldError
 
 
@@ -16,11 +16,11 @@ class Programs:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._arguments: dict[str, Sequence[str]] = {}
-        self._running: dict[str, Child] = {}
+        self._running: dict[str, ChildProcess] = {}
         self._changed = asyncio.Event()
 
     @property
-    def running(self) -> Sequence[Child]:
+    def running(self) -> Sequence[ChildProcess]:
         return tuple(self._running.values())
 
     async def add(self, programs: dict[str, list[str]]) -> None:
@@ -45,26 +45,26 @@ class Programs:
         await child.end()
 
     def pause(self, name: str) -> None:
-        """It keeps its connections, and answers nobody."""
+        """Send SIGSTOP: it keeps its connections, and answers no request."""
         self._signal(name, signal.SIGSTOP)
 
     def resume(self, name: str) -> None:
         self._signal(name, signal.SIGCONT)
 
     async def watch(self) -> None:
-        """Raise as soon as a program has ended that nobody ended."""
+        """Raise as soon as a program has ended by itself."""
         while True:
-            waits = [asyncio.create_task(child.process.wait()) for child in self.running]
-            waits.append(asyncio.create_task(self._told()))
+            tasks = [asyncio.create_task(child.process.wait()) for child in self.running]
+            tasks.append(asyncio.create_task(self._wait_for_change()))
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for one in waits:
-                    one.cancel()
+                for task in tasks:
+                    task.cancel()
             for child in self.running:
                 child.check()
 
-    async def _told(self) -> int:
+    async def _wait_for_change(self) -> int:
         await self._changed.wait()
         self._changed.clear()
         return 0
@@ -78,9 +78,9 @@ class Programs:
 @contextlib.asynccontextmanager
 async def programs(logs: Path) -> AsyncIterator[Programs]:
     """At the end of the block all of them are ended, the last first."""
-    found = Programs(logs)
+    running_programs = Programs(logs)
     try:
-        yield found
+        yield running_programs
     finally:
-        for child in reversed(found.running):
+        for child in reversed(running_programs.running):
             await child.end()

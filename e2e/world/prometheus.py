@@ -1,4 +1,4 @@
-"""The world's Prometheus: a real one, told to scrape as a PodMonitor would."""
+"""The world's Prometheus: a real one, configured to scrape as a PodMonitor would."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
         "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{scrape_seconds}s"),
         "scrape_configs": [
             _job("tessera", TESSERA, slot, kubeconfig, honor_labels=False),
-            # Only the exporter may say which pod a figure is about.
+            # Only the exporter says which pod a sample is about.
             _job("dcgm-exporter", EXPORTER, slot, kubeconfig, honor_labels=True),
         ],
     }
@@ -51,7 +51,7 @@ def _job(name: str, label: str, slot: Slot, kubeconfig: Path, *, honor_labels: b
         "relabel_configs": [
             _keep(f"{META}_phase", "Running"),
             _keep(f"{META}_container_port_name", "http|metrics"),
-            # KWOK's pods have addresses that nobody answers.
+            # KWOK's pods have addresses that do not answer.
             _keep(f"{META}_ip", re.escape(slot.pod_prefix) + ".*"),
             _label(f"{META.removesuffix('_pod')}_namespace", "namespace"),
             _label(f"{META}_name", "pod"),

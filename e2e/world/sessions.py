@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from world.places import HERE
+from world.folders import HERE
 
 STDIN = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Janitor:
-    """Is told of every session of processes, since it may have to end them."""
+    """Learns of every session of processes, since it may have to end them."""
 
     _pipe: asyncio.StreamWriter
 
@@ -32,15 +32,15 @@ async def janitor(homes: Path, *, lifeline: bool) -> AsyncIterator[Janitor]:
 
     It has a session of its own; with a lifeline it watches our standard input too.
     """
-    ours = [str(os.getpid()), f"{homes}/"]
+    arguments = [str(os.getpid()), f"{homes}/"]
     inherited: tuple[int, ...] = ()
     if lifeline:
         copy = os.dup(STDIN)
-        ours, inherited = [*ours, str(copy)], (copy,)
+        arguments, inherited = [*arguments, str(copy)], (copy,)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-S", "-P", str(HERE / "janitor.py")),
-        *ours,
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         pass_fds=inherited,
         start_new_session=True,

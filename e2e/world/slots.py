@@ -47,10 +47,10 @@ class Slot:
 
 @contextmanager
 def free_slot() -> Iterator[Slot]:
-    """A slot nobody else on this machine has, held until the end of the block.
+    """Reserve a slot that no other world on this machine has, until the end of the block.
 
     The lock is a name in the kernel's abstract socket space, which is as wide as the loopback range
-    itself (the network namespace, whoever the user is) and is gone with its process.
+    itself (the network namespace, for every user) and disappears with its process.
     """
     for number in range(SLOTS):
         lock = socket.socket(socket.AF_UNIX)
@@ -91,7 +91,7 @@ def holder(lock: Path) -> int | None:
 
 
 def free_port(address: str) -> int:
-    """A port that nobody listens on; no two calls of one process give the same one."""
+    """Return a port that no process listens on; no two calls of one process return the same."""
     for port in _ports:
         with socket.socket() as probe:
             try:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from world import binaries, fleet
+from world.assembly import run_world
 from world.binaries import Progress
 from world.errors import WorldError, require_linux
+from world.folders import worlds
 from world.kubelet.logs import ContainerHandler, ContainerStream, inside_container
-from world.life import live
-from world.places import worlds
 from world.plan import Facts, Plan
 from world.slots import free_slot, sole_holder
 
@@ -40,7 +40,7 @@ class Options:
 
 
 def run(options: Options, progress: Progress) -> None:
-    """Run a world until it is told to end; raises `WorldError` when it fails."""
+    """Run a world until a signal ends it; raises `WorldError` when it fails."""
     require_linux()
     nodes = fleet.read(options.fleet)
     programs = binaries.ensure(progress)
@@ -54,7 +54,7 @@ def run(options: Options, progress: Progress) -> None:
             partial.rename(folder / FACTS)
             progress(f"{READY}{folder}")
             if options.quiet:
-                _let_go(log)
+                _redirect_output(log)
 
         plan = Plan(
             nodes=nodes,
@@ -66,7 +66,7 @@ def run(options: Options, progress: Progress) -> None:
             progress=progress,
             announce=announce,
         )
-        asyncio.run(_until_told(live(plan), lifeline=options.lifeline))
+        asyncio.run(_run_until_signal(run_world(plan), lifeline=options.lifeline))
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def _folder(name: str) -> Iterator[Path]:
         try:
             yield folder
         except (WorldError, ExceptionGroup) as failure:
-            raise WorldError(f"{_told(failure)}\n(kept for you: {folder})") from failure
+            raise WorldError(f"{_failure_message(failure)}\n(kept for you: {folder})") from failure
         shutil.rmtree(folder)
 
 
@@ -87,20 +87,22 @@ def lock_of(name: str) -> Path:
     return worlds() / f"{name}.lock"
 
 
-def _told(failure: Exception) -> str:
+def _failure_message(failure: Exception) -> str:
     """The reasons in words; a failure that has none stays what it is."""
     if not isinstance(failure, ExceptionGroup):
         return str(failure)
     known, others = failure.split(WorldError)
     if others is not None or known is None:
         raise failure
-    return "\n".join(_told(one) for one in known.exceptions)
+    return "\n".join(_failure_message(nested) for nested in known.exceptions)
 
 
-async def _until_told(living: Coroutine[None, None, None], *, lifeline: bool) -> None:
-    """Run until a signal or the end of the lifeline; being told to end is no failure."""
+async def _run_until_signal(
+    world_coroutine: Coroutine[None, None, None], *, lifeline: bool
+) -> None:
+    """Run until a signal or the end of the lifeline; neither is a failure."""
     loop = asyncio.get_running_loop()
-    task = asyncio.create_task(living)
+    task = asyncio.create_task(world_coroutine)
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(wanted, task.cancel)
     if lifeline:
@@ -126,7 +128,7 @@ def _log_to(path: Path) -> None:
     sys.stdout, sys.stderr = ContainerStream(sys.stdout), ContainerStream(sys.stderr)
 
 
-def _let_go(log: Path) -> None:
+def _redirect_output(log: Path) -> None:
     """Write to the log instead of the terminal or pipe of a starter that may be gone."""
     sys.stdout.flush()
     with log.open("ab") as file:

@@ -1,4 +1,4 @@
-"""For tests against a world: manifests with defaults, and waiting for what one wants to see."""
+"""For tests against a world: manifests with defaults, and waits for a state."""
 
 import asyncio
 import itertools
@@ -27,9 +27,9 @@ async def eventually(
         async with asyncio.timeout(within):
             while True:
                 try:
-                    seen = found = await read()
-                    if holds(found):
-                        return found
+                    seen = value = await read()
+                    if holds(value):
+                        return value
                 except (ApiError, aiohttp.ClientError, OSError) as error:
                     seen = str(error) or type(error).__name__
                 await asyncio.sleep(LOOK_SECONDS)
@@ -39,7 +39,7 @@ async def eventually(
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class WorldNamespace:
     """One namespace of a world, for one test."""
 
     api: Api
@@ -55,8 +55,8 @@ class Room:
 
     async def pods(self, selector: str = "") -> list[Json]:
         path = PODS.path(self.namespace)
-        found: list[Json] = (await self.api.get(path, labelSelector=selector))["items"]
-        return found
+        pods: list[Json] = (await self.api.get(path, labelSelector=selector))["items"]
+        return pods
 
     async def until(self, name: str, holds: Callable[[Json], object], within: float = 20) -> Json:
         """Wait for a pod."""
@@ -74,18 +74,18 @@ class Room:
 
 
 @asynccontextmanager
-async def room(api: Api) -> AsyncIterator[Room]:
+async def fresh_namespace(api: Api) -> AsyncIterator[WorldNamespace]:
     """A fresh namespace whose pods are gone afterwards."""
     name = f"test-{next(_numbers)}"
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     await eventually(lambda: api.get(SERVICE_ACCOUNTS.path(name, "default")), bool)
     await eventually(lambda: api.get(CONFIG_MAPS.path(name, "kube-root-ca.crt")), bool)
-    found = Room(api, name)
+    namespace = WorldNamespace(api, name)
     try:
-        yield found
+        yield namespace
     finally:
         await api.delete(f"/api/v1/namespaces/{name}")
-        for pod in await found.pods():
+        for pod in await namespace.pods():
             path = PODS.path(name, pod["metadata"]["name"])
             await api.delete(path, {"gracePeriodSeconds": 0})
 
@@ -138,14 +138,14 @@ def is_over(pod: Json) -> bool:
     return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
-def condition(found: Json, kind: str) -> str:
+def condition(body: Json, kind: str) -> str:
     """The status of a condition; empty when there is none."""
-    conditions = found.get("status", {}).get("conditions", [])
-    return next((one["status"] for one in conditions if one["type"] == kind), "")
+    conditions = body.get("status", {}).get("conditions", [])
+    return next((entry["status"] for entry in conditions if entry["type"] == kind), "")
 
 
 def container_status(pod: Json, name: str = "main") -> Json:
     """The status of one container, init containers too; empty when there is none yet."""
     status = pod.get("status", {})
-    told = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
-    return next((one for one in told if one["name"] == name), {})
+    statuses = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    return next((container for container in statuses if container["name"] == name), {})

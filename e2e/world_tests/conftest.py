@@ -7,7 +7,7 @@ import pytest
 
 import world as worlds
 from world.api import Api, connect
-from world.testing import Room, room
+from world.testing import WorldNamespace, fresh_namespace
 
 FLEET = Path(__file__).parent / "fleet.yaml"
 
@@ -33,7 +33,7 @@ async def api(world: worlds.World) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def here(api: Api) -> AsyncIterator[Room]:
+async def here(api: Api) -> AsyncIterator[WorldNamespace]:
     """A namespace of the test's own."""
-    async with room(api) as here:
+    async with fresh_namespace(api) as here:
         yield here

@@ -12,7 +12,7 @@ import pytest
 import world as worlds
 from world.api import NODES, Api, Json, Resource
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     container_status,
@@ -91,7 +91,7 @@ async def label_device_plugin(api: Api, label: str, gpus: str) -> Json:
 
 
 async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
     await here.ready(a_pod("engine", container))
@@ -110,7 +110,7 @@ async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
 
 
 async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_it_after_a_restart(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
     engine = await here.ready(a_pod("engine", container))
@@ -163,7 +163,7 @@ async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_i
     assert is_ready(pod)
 
 
-async def test_a_pod_shows_its_node_by_its_token(here: Room) -> None:
+async def test_a_pod_shows_its_node_by_its_token(here: WorldNamespace) -> None:
     container = a_container("kubectl auth whoami -o json > /dev/termination-log")
     pod = await here.ended(
         a_pod("who", container, restartPolicy="Never", automountServiceAccountToken=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from world import WorldError, binaries
-from world.places import HERE
+from world.folders import HERE
 
 COMPILER = """#!/bin/sh
 [ "$1" = version ] && exit {version}

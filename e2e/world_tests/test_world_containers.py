@@ -9,7 +9,7 @@ import pytest
 import world as worlds
 from world.api import Json
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     container_status,
@@ -35,7 +35,9 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
             return response
 
 
-async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: Room) -> None:
+async def test_environment_comes_from_values_pods_config_maps_and_secrets(
+    here: WorldNamespace,
+) -> None:
     await here.create(
         {
             "apiVersion": "v1",
@@ -85,7 +87,7 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(here: 
     assert {key: environment[key] for key in expected} == expected
 
 
-async def test_a_process_sees_nothing_of_the_starters_environment(here: Room) -> None:
+async def test_a_process_sees_nothing_of_the_starters_environment(here: WorldNamespace) -> None:
     script = "env | cut -d= -f1 | sort | tr '\\n' ' ' > /dev/termination-log"
 
     pod = await here.ended(a_pod("clean", a_container(script), **NEVER))
@@ -101,7 +103,9 @@ async def test_a_process_sees_nothing_of_the_starters_environment(here: Room) ->
     }
 
 
-async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(here: Room) -> None:
+async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(
+    here: WorldNamespace,
+) -> None:
     source = {"configMapRef": {"name": "late"}}
     await here.create(a_pod("patient", a_container(envFrom=[source])))
     pod = await here.until(
@@ -118,7 +122,9 @@ async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(here: 
     await here.until("patient", is_ready)
 
 
-async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(here: Room) -> None:
+async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(
+    here: WorldNamespace,
+) -> None:
     await here.create(
         {
             "apiVersion": "v1",
@@ -159,7 +165,7 @@ async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(here
     assert termination_message(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
 
 
-async def test_a_changed_secret_arrives_in_a_running_container(here: Room) -> None:
+async def test_a_changed_secret_arrives_in_a_running_container(here: WorldNamespace) -> None:
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -180,7 +186,7 @@ async def test_a_changed_secret_arrives_in_a_running_container(here: Room) -> No
     await here.until("reader", is_over, within=60)
 
 
-async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: Room) -> None:
+async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: WorldNamespace) -> None:
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -202,7 +208,9 @@ async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: Room) 
     assert termination_message(pod) == "weights\n"
 
 
-async def test_a_deleted_claim_takes_its_volume_along(here: Room, world: worlds.World) -> None:
+async def test_a_deleted_claim_takes_its_volume_along(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -232,7 +240,7 @@ async def test_a_deleted_claim_takes_its_volume_along(here: Room, world: worlds.
     assert not (world.folder / "claims" / volume).exists()
 
 
-async def test_a_service_account_may_do_what_its_role_binding_says(here: Room) -> None:
+async def test_a_service_account_may_do_what_its_role_binding_says(here: WorldNamespace) -> None:
     script = (
         "kubectl get configmaps > /dev/null || exit 3;"
         "kubectl auth whoami -o jsonpath='{.status.userInfo.username}' > /dev/termination-log"
@@ -262,7 +270,7 @@ async def test_a_service_account_may_do_what_its_role_binding_says(here: Room) -
     assert termination_message(after) == f"system:serviceaccount:{here.namespace}:default"
 
 
-def kubectl_logs(world: worlds.World, here: Room, pod: str, *options: str) -> str:
+def kubectl_logs(world: worlds.World, here: WorldNamespace, pod: str, *options: str) -> str:
     command = [str(world.binary("kubectl")), "logs", pod, "-n", here.namespace, *options]
     env = {"KUBECONFIG": str(world.kubeconfig), "HOME": str(world.folder)}
     return subprocess.run(
@@ -271,7 +279,7 @@ def kubectl_logs(world: worlds.World, here: Room, pod: str, *options: str) -> st
 
 
 async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     mount = [{"name": "state", "mountPath": "/state"}]
     script = (
@@ -289,7 +297,7 @@ async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
     assert kubectl_logs(world, here, "talker", "--previous") == "once\n"
 
 
-async def test_kubectl_follows_a_log_to_its_end(here: Room, world: worlds.World) -> None:
+async def test_kubectl_follows_a_log_to_its_end(here: WorldNamespace, world: worlds.World) -> None:
     script = "echo one; sleep 1; echo two"
     await here.create(a_pod("talker", a_container(script), restartPolicy="Never"))
     await here.until("talker", lambda pod: container_status(pod).get("containerID"))
@@ -297,7 +305,7 @@ async def test_kubectl_follows_a_log_to_its_end(here: Room, world: worlds.World)
     assert kubectl_logs(world, here, "talker", "--follow") == "one\ntwo\n"
 
 
-async def test_the_audit_log_says_who_wrote_what(here: Room, world: worlds.World) -> None:
+async def test_the_audit_log_says_who_wrote_what(here: WorldNamespace, world: worlds.World) -> None:
     await here.ready(a_pod("web"))
 
     lines = world.audit_log.read_text().splitlines()
@@ -312,7 +320,9 @@ async def test_the_audit_log_says_who_wrote_what(here: Room, world: worlds.World
     assert ("system:kube-scheduler", "create", "binding") in writes
 
 
-async def test_what_the_kernel_kills_for_memory_says_so(here: Room, world: worlds.World) -> None:
+async def test_what_the_kernel_kills_for_memory_says_so(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     await here.ready(a_pod("greedy"))
     world.run_out_of_memory(here.namespace, "greedy", "main")
     pod = await here.until("greedy", lambda pod: container_status(pod)["restartCount"] == 1)

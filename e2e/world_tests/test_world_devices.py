@@ -8,7 +8,7 @@ import pytest
 
 import world as worlds
 from world.api import Json
-from world.testing import Room, a_container, a_pod, container_status, eventually, is_ready
+from world.testing import WorldNamespace, a_container, a_pod, container_status, eventually, is_ready
 
 pytestmark = pytest.mark.world
 SLICE = "nvidia.com/mig-1g.10gb"
@@ -37,7 +37,7 @@ async def query_prometheus(world: worlds.World, query: str) -> list[dict[str, st
 
 
 async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     pods = [await here.ready(a_pod(f"engine-{n}", a_gpu_container(SLICE))) for n in range(2)]
     first, second = [await read_environment(pod) for pod in pods]
@@ -55,7 +55,7 @@ async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
     assert after_restart["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
 
 
-async def test_whole_gpus_are_counted(here: Room) -> None:
+async def test_whole_gpus_are_counted(here: WorldNamespace) -> None:
     toleration = {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}
 
     pod = await here.ready(
@@ -67,7 +67,9 @@ async def test_whole_gpus_are_counted(here: Room) -> None:
     assert environment["TESSERA_SIM_DEVICES"] == "2"
 
 
-async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(here: Room) -> None:
+async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(
+    here: WorldNamespace,
+) -> None:
     # Bound by hand, since the scheduler would not.
     pod = await here.ended(a_pod("greedy", a_gpu_container("nvidia.com/gpu", 2), nodeName="a100"))
 
@@ -76,7 +78,7 @@ async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(here: 
     assert "Requested: 2, Available: 1" in pod["status"]["message"]
 
 
-async def test_the_slice_of_an_ended_pod_is_free_again(here: Room) -> None:
+async def test_the_slice_of_an_ended_pod_is_free_again(here: WorldNamespace) -> None:
     script = "exit 0"
     for number in range(3):
         container = a_container(script, resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
@@ -84,7 +86,7 @@ async def test_the_slice_of_an_ended_pod_is_free_again(here: Room) -> None:
 
 
 async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     await here.ready(a_pod("engine", a_gpu_container(SLICE, args=["--busy"])))
 
@@ -119,7 +121,9 @@ async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:
     assert all("GPU_I_ID" not in sample for sample in samples)
 
 
-async def test_prometheus_scrapes_what_belongs_to_tessera(here: Room, world: worlds.World) -> None:
+async def test_prometheus_scrapes_what_belongs_to_tessera(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     labels = {"app.kubernetes.io/part-of": "tessera", "tessera.dev/service": "chat"}
     await here.ready(a_pod("engine", labels=labels))
     await here.ready(a_pod("stranger"))

@@ -8,9 +8,9 @@ import pytest
 from tessera.domain.hardware.gpu_catalog import products
 from world import mig
 from world.fleet import FleetError, Node, read
+from world.folders import DEFAULT_FLEET
 from world.gpus.hardware import hardware
 from world.labels import labels, provider_id, resources, taints
-from world.places import DEFAULT_FLEET
 
 A100 = products()["NVIDIA-A100-SXM4-80GB"]
 
@@ -45,7 +45,7 @@ def a_node(tmp_path: Path, **fields: str) -> Node:
     ],
 )
 def test_slices_that_fit_get_legal_starts(layout: Sequence[str], starts: Sequence[int]) -> None:
-    instances = mig.place(A100, layout)
+    instances = mig.place_slices(A100, layout)
 
     assert instances is not None
     assert [instance.start for instance in instances] == starts
@@ -64,11 +64,11 @@ def test_slices_that_fit_get_legal_starts(layout: Sequence[str], starts: Sequenc
     ],
 )
 def test_slices_that_do_not_fit_are_refused(layout: Sequence[str]) -> None:
-    assert mig.place(A100, layout) is None
+    assert mig.place_slices(A100, layout) is None
 
 
 def test_gpu_instances_are_numbered_as_drivers_number_them() -> None:
-    instances = mig.place(A100, ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"])
+    instances = mig.place_slices(A100, ["3g.40gb", "2g.20gb", "1g.10gb", "1g.10gb"])
 
     assert instances is not None
     assert {(instance.profile, instance.start): instance.instance for instance in instances} == {

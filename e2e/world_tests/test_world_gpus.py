@@ -8,14 +8,14 @@ import pytest
 from fakegpu.silicon import RefusedError, Silicon
 from world.api import Json
 from world.fleet import read
-from world.gpus.configs import Config
+from world.gpus.configs import MountedConfig
 from world.gpus.discovery import LABEL as DISCOVERY
 from world.gpus.discovery import Discovery
-from world.gpus.hardware import GoneDeviceError, Hardware, hardware
+from world.gpus.hardware import DeviceNotFoundError, Hardware, hardware
 from world.gpus.plugin import Plugin
 from world.gpus.pod_resources import listing
 from world.kubelet.devices import Devices, NoDeviceError
-from world.labels import discovered, labels
+from world.labels import discovery_labels, labels
 from world.testing import a_container, a_pod
 
 SMALL, HALF = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
@@ -119,14 +119,14 @@ def test_a_pod_keeps_its_slice_while_the_plugin_is_away_and_no_other_pod_gets_it
     devices = Devices()
     devices.offer(machine.devices())
     devices.admit(a_gpu_pod("a", SMALL))
-    (device,) = devices.of("a", "main")
+    (device,) = devices.held_by("a", "main")
 
     devices.offer(())
-    assert devices.of("a", "main") == [device]
+    assert devices.held_by("a", "main") == [device]
     devices.offer(machine.devices())
     devices.admit(a_gpu_pod("b", SMALL))
 
-    assert devices.of("b", "main") != [device]
+    assert devices.held_by("b", "main") != [device]
     with pytest.raises(NoDeviceError, match="Requested: 1, Available: 0"):
         devices.admit(a_gpu_pod("c", SMALL))
 
@@ -150,7 +150,7 @@ def test_a_container_cannot_start_on_a_slice_that_does_not_exist_any_more(
     half, *others = (device for device in machine.devices() if device.gpu == 0)
     get_silicon(machine).destroy(0, half.id)
 
-    with pytest.raises(GoneDeviceError, match=f"{half.id}: unknown device"):
+    with pytest.raises(DeviceNotFoundError, match=f"{half.id}: unknown device"):
         machine.begin([*others, half])
 
     get_silicon(machine).clear(0)  # it holds none of the others either
@@ -159,7 +159,7 @@ def test_a_container_cannot_start_on_a_slice_that_does_not_exist_any_more(
 def test_discovery_looks_when_it_begins_and_every_minute() -> None:
     node_labels = [{"a": "1"}]
     discovery = Discovery(
-        look=lambda: node_labels[0], start_seconds=2, period_seconds=60, told=node_labels[0]
+        look=lambda: node_labels[0], start_seconds=2, period_seconds=60, last_labels=node_labels[0]
     )
     enabled_labels = {DISCOVERY: "true"}
 
@@ -179,7 +179,7 @@ def test_discovery_looks_when_it_begins_and_every_minute() -> None:
 def test_labels_of_destroyed_slices_are_removed_and_those_of_others_stay(machine: Hardware) -> None:
     before = labels(machine.node)
     get_silicon(machine).clear(0)
-    now = discovered(replace(machine.node, gpus=machine.layouts()))
+    now = discovery_labels(replace(machine.node, gpus=machine.layouts()))
     discovery = Discovery(look=lambda: now, start_seconds=0)
 
     written = discovery.step(before | {"nvidia.com/mig.config": "x"}, 0)
@@ -201,7 +201,7 @@ def test_a_node_without_mig_manager_is_not_labeled_for_it(tmp_path: Path) -> Non
 
 
 def test_a_configuration_arrives_late_and_in_order() -> None:
-    config = Config(lag_seconds=5)
+    config = MountedConfig(lag_seconds=5)
 
     config.arrive("one", 0)
     config.arrive("two", 1)

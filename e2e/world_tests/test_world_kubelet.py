@@ -9,12 +9,12 @@ from world.api import Json
 from world.fleet import read
 from world.gpus.hardware import hardware
 from world.kubelet import backoff, images, logs, payload
-from world.kubelet.devices import Devices, NoDeviceError, told
-from world.kubelet.environment import Facts, MissingReferenceError, expand, field, resolve
+from world.kubelet.devices import Devices, NoDeviceError, device_environment
+from world.kubelet.environment import MissingReferenceError, PodFacts, expand, field, resolve
 from world.kubelet.images import Image, UnknownEntrypointError
 from world.kubelet.instances import Call
-from world.kubelet.paths import Rewriter, mount_path
-from world.kubelet.payload import File
+from world.kubelet.mount_paths import Rewriter, mount_path
+from world.kubelet.payload import VolumeFile
 from world.kubelet.probes import Rhythm, Streak
 from world.kubelet.quantities import divided, number
 from world.testing import a_container, a_pod
@@ -38,10 +38,10 @@ def test_references_in_text_are_expanded_as_kubernetes_does(text: str, expanded:
     assert expand(text, {"NAME": "world"}) == expanded
 
 
-def facts(pod: Json | None = None, **sources: dict[str, str]) -> Facts:
+def facts(pod: Json | None = None, **sources: dict[str, str]) -> PodFacts:
     body = pod or a_pod("p")
     body["metadata"] |= {"namespace": "ns", "uid": "u-1", "annotations": {"note": "x"}}
-    return Facts(
+    return PodFacts(
         pod=body,
         pod_ip="127.10.1.1",
         host_ip="127.10.0.2",
@@ -187,12 +187,12 @@ def test_a_verdict_needs_enough_equal_answers_in_a_row(
 
 
 def test_files_are_swapped_all_at_once_and_old_ones_vanish(tmp_path: Path) -> None:
-    payload.write(tmp_path, {"a": File(b"1"), "deep/b": File(b"2", 0o400)})
+    payload.write(tmp_path, {"a": VolumeFile(b"1"), "deep/b": VolumeFile(b"2", 0o400)})
     before = (tmp_path / "..data").resolve()
-    payload.write(tmp_path, {"a": File(b"1"), "deep/b": File(b"2", 0o400)})
+    payload.write(tmp_path, {"a": VolumeFile(b"1"), "deep/b": VolumeFile(b"2", 0o400)})
     assert (tmp_path / "..data").resolve() == before
 
-    payload.write(tmp_path, {"a": File(b"new"), "c": File(b"3")})
+    payload.write(tmp_path, {"a": VolumeFile(b"new"), "c": VolumeFile(b"3")})
 
     assert (tmp_path / "a").read_bytes() == b"new"
     assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"a", "c"}
@@ -226,8 +226,8 @@ def test_devices_are_given_once_and_come_back(devices: Devices) -> None:
     devices.release("a")
     devices.admit(a_gpu_pod("b", "nvidia.com/mig-1g.10gb", 1))
 
-    assert len(devices.of("b", "main")) == 1
-    assert devices.of("a", "main") == []
+    assert len(devices.held_by("b", "main")) == 1
+    assert devices.held_by("a", "main") == []
 
 
 def test_a_pod_that_gets_less_than_it_asks_gets_nothing(devices: Devices) -> None:
@@ -238,17 +238,17 @@ def test_a_pod_that_gets_less_than_it_asks_gets_nothing(devices: Devices) -> Non
     with pytest.raises(NoDeviceError, match=r"for nvidia\.com/gpu"):
         devices.admit(greedy)
 
-    assert not list(devices.held())
+    assert not list(devices.held_devices())
 
 
 def test_a_container_gets_its_devices_in_its_environment(devices: Devices) -> None:
     devices.admit(a_gpu_pod("a", "nvidia.com/gpu", 1))
 
-    environment = told(devices.of("a", "main"))
+    environment = device_environment(devices.held_by("a", "main"))
 
     assert environment["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB"
     assert environment["NVIDIA_VISIBLE_DEVICES"].startswith("GPU-")
-    assert told([]) == {}
+    assert device_environment([]) == {}
 
 
 async def _nothing(_: Call) -> None:
@@ -306,14 +306,14 @@ def test_a_coroutine_gets_the_arguments_after_its_entry_point(
     engine = images.find(TABLE, "vllm/vllm-openai:v1")
     assert engine is not None
 
-    assert images.words(engine, command, arguments) == expected
+    assert images.command_line(engine, command, arguments) == expected
 
 
 def test_a_command_that_a_stand_in_does_not_have_is_refused() -> None:
     engine = Image(pattern="e:*", serve=_nothing, entrypoints=(("engine",),))
 
     with pytest.raises(UnknownEntrypointError, match="bash: the stand-in for e:"):
-        images.words(engine, ["bash"], [])
+        images.command_line(engine, ["bash"], [])
 
 
 def test_the_termination_message_is_the_end_of_the_log(tmp_path: Path) -> None:

@@ -16,8 +16,15 @@ import tessera
 import world as worlds
 from world import WorldError, client
 from world.api import Api, connect
-from world.places import HERE
-from world.testing import Room, a_container, a_pod, container_status, eventually, room
+from world.folders import HERE
+from world.testing import (
+    WorldNamespace,
+    a_container,
+    a_pod,
+    container_status,
+    eventually,
+    fresh_namespace,
+)
 
 pytestmark = pytest.mark.world
 SOURCES = f"{HERE.parent}:{Path(tessera.__file__).parents[1]}"
@@ -86,7 +93,7 @@ async def run_process_family(world: worlds.World) -> None:
     script = "setsid sleep 1000 & sh -c 'sleep 1000; true' & sleep 1000; true"
     pod = a_pod("family", a_container(script))
     async with connect(world.kubeconfig) as api:
-        await Room(api, "default").ready(pod)
+        await WorldNamespace(api, "default").ready(pod)
 
 
 async def test_nothing_is_left_when_the_starter_is_killed(cache: Path) -> None:
@@ -156,8 +163,8 @@ async def test_two_worlds_run_side_by_side(api: Api, tmp_path: Path) -> None:
     with worlds.start(fleet=fleet) as second:
         print(f"a second world was ready after {time.monotonic() - started_at:.1f} s")
         async with connect(second.kubeconfig) as other_api:
-            other_pod = await Room(other_api, "default").ready(a_pod("web"))
-            async with room(api) as here:
+            other_pod = await WorldNamespace(other_api, "default").ready(a_pod("web"))
+            async with fresh_namespace(api) as here:
                 pod = await here.ready(a_pod("web"))
 
     assert other_pod["spec"]["nodeName"] == "alone"
@@ -217,7 +224,7 @@ async def test_a_real_vllm_is_started_with_what_a_cpu_needs(cache: Path) -> None
 
     with worlds.start(vllm=cache / "venv", progress=lambda _: None) as world:
         async with connect(world.kubeconfig) as api:
-            ended_pod = await Room(api, "default").ended(pod)
+            ended_pod = await WorldNamespace(api, "default").ended(pod)
 
     address = ended_pod["status"]["podIP"]
     assert container_status(ended_pod)["state"]["terminated"]["message"].splitlines() == [

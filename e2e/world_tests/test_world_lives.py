@@ -8,7 +8,7 @@ import pytest
 import world as worlds
 from world.api import PODS, Json
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     condition,
@@ -34,7 +34,7 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
             return response
 
 
-async def test_readiness_follows_an_http_probe(here: Room) -> None:
+async def test_readiness_follows_an_http_probe(here: WorldNamespace) -> None:
     probe = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1}
     pod = await here.ready(
         a_pod("web", a_container(readinessProbe=probe | {"failureThreshold": 1}))
@@ -48,7 +48,7 @@ async def test_readiness_follows_an_http_probe(here: Room) -> None:
     assert container_status(pod)["restartCount"] == 0
 
 
-async def test_a_failing_liveness_probe_restarts_the_container(here: Room) -> None:
+async def test_a_failing_liveness_probe_restarts_the_container(here: WorldNamespace) -> None:
     probe = {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1}
     pod = await here.ready(a_pod("web", a_container(livenessProbe=probe | {"failureThreshold": 2})))
 
@@ -59,7 +59,7 @@ async def test_a_failing_liveness_probe_restarts_the_container(here: Room) -> No
     )
 
 
-async def test_a_startup_probe_holds_back_the_others(here: Room) -> None:
+async def test_a_startup_probe_holds_back_the_others(here: WorldNamespace) -> None:
     port = {"tcpSocket": {"port": 8000}}
     container = a_container(
         args=["--delay", "2"],
@@ -73,7 +73,9 @@ async def test_a_startup_probe_holds_back_the_others(here: Room) -> None:
     assert container_status(pod)["started"]
 
 
-async def test_a_startup_probe_that_never_passes_restarts_the_container(here: Room) -> None:
+async def test_a_startup_probe_that_never_passes_restarts_the_container(
+    here: WorldNamespace,
+) -> None:
     probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}
     await here.create(a_pod("slow", a_container(args=["--delay", "600"], startupProbe=probe)))
 
@@ -82,7 +84,7 @@ async def test_a_startup_probe_that_never_passes_restarts_the_container(here: Ro
     assert not is_ready(pod)
 
 
-async def test_an_exec_probe_runs_beside_the_container(here: Room) -> None:
+async def test_an_exec_probe_runs_beside_the_container(here: WorldNamespace) -> None:
     mount = {"name": "state", "mountPath": "/state"}
     container = a_container(
         "sleep 1; touch /state/ready; sleep 1000",
@@ -96,7 +98,9 @@ async def test_an_exec_probe_runs_beside_the_container(here: Room) -> None:
     await here.ready(a_pod("worker", container, volumes=[{"name": "state", "emptyDir": {}}]))
 
 
-async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(here: Room) -> None:
+async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(
+    here: WorldNamespace,
+) -> None:
     gate = "tessera.dev/answers"
     await here.create(a_pod("web", readinessGates=[{"conditionType": gate}]))
     await here.until("web", lambda pod: condition(pod, "ContainersReady") == "True")
@@ -110,7 +114,7 @@ async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(here: Roo
     assert condition(pod, gate) == "True"
 
 
-async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: Room) -> None:
+async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: WorldNamespace) -> None:
     mount = [{"name": "diary", "mountPath": "/diary"}]
     script = "trap 'echo term >> /diary/log; exit 0' TERM; while true; do sleep 0.05; done"
     hook = {"exec": {"command": ["sh", "-c", "echo hook >> /diary/log"]}}
@@ -137,7 +141,7 @@ async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: Room) 
 
 
 async def test_what_ignores_term_is_killed_with_all_its_children(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     script = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000; sleep 1000"
     await here.ready(a_pod("stubborn", a_container(script), terminationGracePeriodSeconds=1))
@@ -164,7 +168,7 @@ def session_pids(leader: int) -> list[str]:
     return process.stdout.split()
 
 
-async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: Room) -> None:
+async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: WorldNamespace) -> None:
     pod = await here.ready(a_pod("web", a_container(args=["--drain", "3"])))
     await here.api.delete(PODS.path(here.namespace, "web"))
     await here.until("web", lambda pod: "deletionTimestamp" in pod["metadata"])
@@ -173,7 +177,9 @@ async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: Room) -> N
     await eventually(here.pods, lambda pods: not pods)
 
 
-async def test_the_end_of_the_log_is_the_message_of_a_failed_container(here: Room) -> None:
+async def test_the_end_of_the_log_is_the_message_of_a_failed_container(
+    here: WorldNamespace,
+) -> None:
     script = "for i in $(seq 1 100); do echo line $i; done; exit 4"
     container = a_container(script, terminationMessagePolicy="FallbackToLogsOnError")
 
@@ -183,7 +189,7 @@ async def test_the_end_of_the_log_is_the_message_of_a_failed_container(here: Roo
     assert (len(lines), lines[-1]) == (80, "line 100")
 
 
-async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: Room) -> None:
+async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: WorldNamespace) -> None:
     container = a_container(args=["--nonsense"], terminationMessagePolicy="FallbackToLogsOnError")
 
     pod = await here.ended(a_pod("wrong", container, **NEVER))
@@ -192,7 +198,7 @@ async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: Room) -> 
     assert "unrecognized arguments: --nonsense" in termination_message(pod)
 
 
-async def test_a_killed_container_is_restarted(here: Room, world: worlds.World) -> None:
+async def test_a_killed_container_is_restarted(here: WorldNamespace, world: worlds.World) -> None:
     await here.ready(a_pod("process", a_container("sleep 1000")))
     await here.ready(a_pod("coroutine"))
 

@@ -12,7 +12,7 @@ import yaml
 import world as worlds
 from world.api import NODES, Api, Json
 from world.mig_manager import CLIENTS, CONFIG, PAUSED, STATE
-from world.testing import Room, a_container, a_pod, eventually, is_ready
+from world.testing import WorldNamespace, a_container, a_pod, eventually, is_ready
 
 pytestmark = pytest.mark.world
 FLEET = """
@@ -146,7 +146,7 @@ async def test_a_new_configuration_is_partitioned_offered_and_labeled(
 
 
 async def test_pods_on_other_gpus_go_on_and_new_ones_get_the_new_slices(
-    partitioner: Partitioner, here: Room
+    partitioner: Partitioner, here: WorldNamespace
 ) -> None:
     old = await here.ready(a_pod("old", a_gpu_container(SMALL)))
 
@@ -158,7 +158,9 @@ async def test_pods_on_other_gpus_go_on_and_new_ones_get_the_new_slices(
     assert pod["status"]["containerStatuses"] == old["status"]["containerStatuses"]
 
 
-async def test_a_slice_in_use_is_not_destroyed(partitioner: Partitioner, here: Room) -> None:
+async def test_a_slice_in_use_is_not_destroyed(
+    partitioner: Partitioner, here: WorldNamespace
+) -> None:
     await here.ready(a_pod("engine", a_gpu_container(HALF)))
     (used_instance,) = (
         instance
@@ -173,7 +175,9 @@ async def test_a_slice_in_use_is_not_destroyed(partitioner: Partitioner, here: R
     assert is_ready(await here.pod("engine"))
 
 
-async def test_a_slice_is_free_once_its_pod_is_gone(partitioner: Partitioner, here: Room) -> None:
+async def test_a_slice_is_free_once_its_pod_is_gone(
+    partitioner: Partitioner, here: WorldNamespace
+) -> None:
     await here.ended(
         a_pod("short", a_gpu_container(HALF) | a_container("exit 0"), restartPolicy="Never")
     )
@@ -193,7 +197,7 @@ async def test_a_process_outside_of_pods_keeps_its_slice_too(partitioner: Partit
 
 
 async def test_while_the_device_plugin_is_away_no_pod_gets_a_device(
-    partitioner: Partitioner, here: Room
+    partitioner: Partitioner, here: WorldNamespace
 ) -> None:
     await here.ready(a_pod("old", a_gpu_container(SMALL)))
     await partitioner.label({PLUGIN: PAUSED})
@@ -330,7 +334,7 @@ async def test_a_node_may_have_gpus_in_mig_mode_without_instances(partitioner: P
 
 
 async def test_the_kubelet_reports_which_pod_uses_which_slice(
-    partitioner: Partitioner, here: Room
+    partitioner: Partitioner, here: WorldNamespace
 ) -> None:
     await here.ready(a_pod("engine", a_gpu_container(HALF)))
     (used_instance,) = (

@@ -5,7 +5,7 @@ import pytest
 import world as worlds
 from world.api import NODES, Api, Json
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     a_workload,
@@ -62,7 +62,7 @@ async def test_a_spot_node_carries_the_taint_of_its_cloud(api: Api) -> None:
 
 
 async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
-    here: Room, world: worlds.World
+    here: WorldNamespace, world: worlds.World
 ) -> None:
     before = await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
 
@@ -88,7 +88,9 @@ async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
     await eventually(lambda: victim(here.api), lambda node: keys_of_taints(node) == {"for"})
 
 
-async def test_pods_of_a_dead_node_are_recreated_elsewhere(here: Room, world: worlds.World) -> None:
+async def test_pods_of_a_dead_node_are_recreated_elsewhere(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     preferred = {
         "weight": 100,
         "preference": {
@@ -118,7 +120,9 @@ async def test_pods_of_a_dead_node_are_recreated_elsewhere(here: Room, world: wo
     await eventually(lambda: here.pods("app=web"), lambda pods: len(pods) == 1)
 
 
-async def test_a_node_that_boots_again_restarts_its_pods(here: Room, world: worlds.World) -> None:
+async def test_a_node_that_boots_again_restarts_its_pods(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
 
     world.end_node("victim")
@@ -129,7 +133,9 @@ async def test_a_node_that_boots_again_restarts_its_pods(here: Room, world: worl
     )
 
 
-async def test_a_fake_node_only_says_that_its_pods_run(here: Room, world: worlds.World) -> None:
+async def test_a_fake_node_only_says_that_its_pods_run(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     container = a_container() | {"image": "example.org/anything:1"}
     spec: Json = {
         "nodeSelector": {"for": "fakes"},

@@ -8,7 +8,7 @@ import pytest
 import world as worlds
 from world.api import connect
 from world.errors import WorldError
-from world.testing import a_pod, eventually, is_ready, room
+from world.testing import a_pod, eventually, fresh_namespace, is_ready
 
 pytestmark = pytest.mark.world
 
@@ -23,7 +23,7 @@ def alone(tmp_path: Path) -> Path:
 @pytest.mark.full
 async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
     with worlds.start(fleet=alone) as world:
-        async with connect(world.kubeconfig) as api, room(api) as here:
+        async with connect(world.kubeconfig) as api, fresh_namespace(api) as here:
             # Under load the node may be unreachable for a moment; its pods have to stay.
             await here.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
             await eventually(lambda: here.pod("before"), is_ready)
@@ -34,7 +34,7 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) 
                 with pytest.raises(WorldError, match=f"no program {name} runs"):
                     world.end_program(name)
                 world.start_program(name)
-                await eventually(lambda: api.answers("/readyz"), bool, within=60)
+                await eventually(lambda: api.exists("/readyz"), bool, within=60)
             world.pause_program("etcd")
             try:
                 with pytest.raises(TimeoutError):
@@ -43,7 +43,7 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) 
             finally:
                 world.resume_program("etcd")
 
-            await eventually(lambda: api.answers("/readyz"), bool, within=60)
+            await eventually(lambda: api.exists("/readyz"), bool, within=60)
             await here.create(a_pod("after"))
             # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
             await eventually(lambda: here.pod("after"), is_ready, within=90)

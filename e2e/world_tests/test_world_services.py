@@ -10,7 +10,7 @@ import world as worlds
 from world.api import PODS, Json
 from world.keys import Authority
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     a_service,
@@ -34,7 +34,7 @@ async def ask(service: Json) -> str:
         return await response.text()
 
 
-async def three_pods(here: Room, *arguments: str) -> list[Json]:
+async def three_pods(here: WorldNamespace, *arguments: str) -> list[Json]:
     container = a_container(args=list(arguments))
     template_spec = {"terminationGracePeriodSeconds": 30}
     await here.create(
@@ -45,7 +45,7 @@ async def three_pods(here: Room, *arguments: str) -> list[Json]:
     )
 
 
-async def test_connections_go_round_all_ready_pods(here: Room) -> None:
+async def test_connections_go_round_all_ready_pods(here: WorldNamespace) -> None:
     pods = await three_pods(here)
     service = await here.create(a_service("web"))
     await eventually(lambda: ask(service), bool)
@@ -55,7 +55,7 @@ async def test_connections_go_round_all_ready_pods(here: Room) -> None:
     assert answers == {pod["metadata"]["name"]: 10 for pod in pods}
 
 
-async def test_a_pod_on_its_way_out_gets_no_new_connection(here: Room) -> None:
+async def test_a_pod_on_its_way_out_gets_no_new_connection(here: WorldNamespace) -> None:
     pods = await three_pods(here, "--drain", "20")
     service = await here.create(a_service("web"))
     await eventually(lambda: ask(service), bool)
@@ -74,7 +74,9 @@ async def answers(service: Json, count: int) -> set[str]:
     return {await ask(service) for _ in range(count)}
 
 
-async def test_a_backend_that_refuses_is_passed_over(here: Room, world: worlds.World) -> None:
+async def test_a_backend_that_refuses_is_passed_over(
+    here: WorldNamespace, world: worlds.World
+) -> None:
     pods = await three_pods(here)
     service = await here.create(a_service("web"))
     await eventually(lambda: ask(service), bool)
@@ -86,14 +88,14 @@ async def test_a_backend_that_refuses_is_passed_over(here: Room, world: worlds.W
     assert len([await ask(service) for _ in range(6)]) == 6
 
 
-async def test_a_service_without_ready_pods_refuses(here: Room) -> None:
+async def test_a_service_without_ready_pods_refuses(here: WorldNamespace) -> None:
     service = await here.create(a_service("nobody"))
 
     with pytest.raises(aiohttp.ClientConnectionError):
         await ask(service)
 
 
-async def test_named_ports_may_differ_from_pod_to_pod(here: Room) -> None:
+async def test_named_ports_may_differ_from_pod_to_pod(here: WorldNamespace) -> None:
     for number in (8001, 8002):
         port = {"name": "http", "containerPort": number}
         container = a_container(args=["--port", str(number)], ports=[port])
@@ -104,7 +106,7 @@ async def test_named_ports_may_differ_from_pod_to_pod(here: Room) -> None:
     assert await answers(service, 4) == {"web-8001", "web-8002"}
 
 
-async def test_prometheus_is_a_service_too(here: Room) -> None:
+async def test_prometheus_is_a_service_too(here: WorldNamespace) -> None:
     service = await here.api.get("/api/v1/namespaces/monitoring/services/prometheus")
     url = f"http://{service['spec']['clusterIP']}:9090/-/ready"
 
@@ -133,7 +135,7 @@ server.serve_forever()
 
 
 async def test_an_api_service_behind_a_service_becomes_available(
-    here: Room, tmp_path_factory: pytest.TempPathFactory
+    here: WorldNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pair = Authority(tmp_path_factory.mktemp("tls") / "keys").server("api", "127.0.0.1")
     files = {
@@ -186,7 +188,7 @@ async def test_an_api_service_behind_a_service_becomes_available(
         await here.api.delete(path)
 
 
-async def test_many_connections_at_once_are_all_served(here: Room) -> None:
+async def test_many_connections_at_once_are_all_served(here: WorldNamespace) -> None:
     await three_pods(here)
     service = await here.create(a_service("web"))
     await eventually(lambda: ask(service), bool)

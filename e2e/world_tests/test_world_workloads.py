@@ -4,7 +4,7 @@ import pytest
 
 from world.api import ApiError, Json
 from world.testing import (
-    Room,
+    WorldNamespace,
     a_container,
     a_pod,
     a_workload,
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.world
 LOOPS = {"name": "main", "image": "world/sh:1", "args": ["exec sleep 1000"]}
 
 
-async def read(here: Room, kind: str, name: str) -> Json:
+async def read(here: WorldNamespace, kind: str, name: str) -> Json:
     return await here.api.get(f"/apis/apps/v1/namespaces/{here.namespace}/{kind}/{name}")
 
 
-async def test_a_deployment_becomes_available_and_scales(here: Room) -> None:
+async def test_a_deployment_becomes_available_and_scales(here: WorldNamespace) -> None:
     await here.create(a_workload("Deployment", "web", replicas=2))
     await eventually(
         lambda: read(here, "deployments", "web"),
@@ -40,7 +40,7 @@ async def test_a_deployment_becomes_available_and_scales(here: Room) -> None:
     assert len(addresses) == 4
 
 
-async def test_a_rollout_replaces_every_pod(here: Room) -> None:
+async def test_a_rollout_replaces_every_pod(here: WorldNamespace) -> None:
     manifest = a_workload("Deployment", "web", replicas=2)
     await here.create(manifest)
     await eventually(lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2)
@@ -56,7 +56,7 @@ async def test_a_rollout_replaces_every_pod(here: Room) -> None:
     await eventually(lambda: here.pods("app=web"), replaced)
 
 
-async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: Room) -> None:
+async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: WorldNamespace) -> None:
     spec = {"tolerations": [{"key": "for", "value": "victims"}]}
     await here.create(a_workload("DaemonSet", "agent", LOOPS, template=spec))
 
@@ -69,7 +69,7 @@ async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: Room) -> 
     assert {pod["spec"]["nodeName"] for pod in pods} == {"a100", "control", "victim"}
 
 
-async def test_a_job_is_complete_when_its_pods_have_succeeded(here: Room) -> None:
+async def test_a_job_is_complete_when_its_pods_have_succeeded(here: WorldNamespace) -> None:
     spec = {"restartPolicy": "Never"}
     job = a_workload("Job", "sums", a_container("true"), completions=2, template=spec)
     await here.create(job)
@@ -82,7 +82,7 @@ async def test_a_job_is_complete_when_its_pods_have_succeeded(here: Room) -> Non
     assert completed_job["status"]["succeeded"] == 2
 
 
-async def test_a_job_whose_pod_fails_has_failed(here: Room) -> None:
+async def test_a_job_whose_pod_fails_has_failed(here: WorldNamespace) -> None:
     spec = {"restartPolicy": "Never"}
     job = a_workload("Job", "sums", a_container("exit 7"), backoffLimit=0, template=spec)
     await here.create(job)
@@ -96,7 +96,7 @@ async def test_a_job_whose_pod_fails_has_failed(here: Room) -> None:
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 7
 
 
-async def test_an_eviction_waits_for_the_disruption_budget(here: Room) -> None:
+async def test_an_eviction_waits_for_the_disruption_budget(here: WorldNamespace) -> None:
     await here.create(a_workload("Deployment", "web", replicas=2))
     pods = await eventually(
         lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
@@ -134,14 +134,14 @@ async def test_an_eviction_waits_for_the_disruption_budget(here: Room) -> None:
     )
 
 
-async def evict(here: Room, pod: Json) -> None:
+async def evict(here: WorldNamespace, pod: Json) -> None:
     name = pod["metadata"]["name"]
     meta = {"name": name, "namespace": here.namespace}
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
     await here.api.create(f"/api/v1/namespaces/{here.namespace}/pods/{name}/eviction", body)
 
 
-async def test_init_containers_run_in_order_before_the_others(here: Room) -> None:
+async def test_init_containers_run_in_order_before_the_others(here: WorldNamespace) -> None:
     volume = {"name": "shared", "emptyDir": {}}
     mounts = [{"name": "shared", "mountPath": "/shared"}]
     steps = [
@@ -157,7 +157,7 @@ async def test_init_containers_run_in_order_before_the_others(here: Room) -> Non
     assert container_status(pod)["state"]["terminated"]["message"] == "first\nsecond\n"
 
 
-async def test_a_sidecar_is_ended_after_the_main_container(here: Room) -> None:
+async def test_a_sidecar_is_ended_after_the_main_container(here: WorldNamespace) -> None:
     sidecar = a_container(restartPolicy="Always") | {"name": "sidecar"}
     pod = await here.ended(
         a_pod("job", a_container("exit 0"), initContainers=[sidecar], restartPolicy="Never")
@@ -168,7 +168,7 @@ async def test_a_sidecar_is_ended_after_the_main_container(here: Room) -> None:
     assert sidecar_end["finishedAt"] >= container_status(pod)["state"]["terminated"]["finishedAt"]
 
 
-async def test_a_failing_container_is_restarted_with_a_growing_pause(here: Room) -> None:
+async def test_a_failing_container_is_restarted_with_a_growing_pause(here: WorldNamespace) -> None:
     await here.create(a_pod("crash", a_container("exit 3")))
 
     pod = await here.until(
@@ -185,7 +185,7 @@ async def test_a_failing_container_is_restarted_with_a_growing_pause(here: Room)
     assert pod["status"]["phase"] == "Running"
 
 
-async def test_an_image_outside_the_table_is_named_with_the_table(here: Room) -> None:
+async def test_an_image_outside_the_table_is_named_with_the_table(here: WorldNamespace) -> None:
     await here.create(a_pod("strange", {"name": "main", "image": "example.org/nothing:1"}))
 
     pod = await here.until(
@@ -201,7 +201,7 @@ async def test_an_image_outside_the_table_is_named_with_the_table(here: Room) ->
     assert "kubelet/images.py" in message
 
 
-async def test_a_forced_deletion_frees_the_name_at_once(here: Room) -> None:
+async def test_a_forced_deletion_frees_the_name_at_once(here: WorldNamespace) -> None:
     stubborn = a_container("trap '' TERM; sleep 1000")
     await here.ready(a_pod("stubborn", stubborn, terminationGracePeriodSeconds=600))
 

@@ -9,7 +9,7 @@ import pytest
 
 from tessera.batch_runner.model_jobs import fetch, shape
 from tests.batch_runner.running import free_port
-from world.hub import COMMIT, TOKEN, Hub, a_model, serving
+from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.testing import eventually
 
 OWN = "hf://acme/own"
@@ -20,7 +20,7 @@ def a_hub(**fields: Any) -> Hub:
 
 
 async def shape_at(hub: Hub, uri: str = OWN, token: str | None = None) -> tuple[int, Any]:
-    async with serving(hub):
+    async with serve_hub(hub):
         return await shape(uri, None, None, hub.url, token)
 
 
@@ -84,7 +84,7 @@ async def test_files_on_a_volume_are_read_where_they_are(tmp_path: Path) -> None
 async def test_a_model_is_fetched_whole_and_without_what_engines_do_not_read(
     tmp_path: Path,
 ) -> None:
-    async with serving(a_hub()) as hub:
+    async with serve_hub(a_hub()) as hub:
         code, told = await fetch_from(hub, tmp_path / "own")
     found = {str(one.relative_to(tmp_path / "own")) for one in (tmp_path / "own").rglob("*.*")}
     assert code == 0, told
@@ -101,19 +101,19 @@ async def test_a_model_is_fetched_whole_and_without_what_engines_do_not_read(
 
 
 async def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
-    async with serving(a_hub()) as hub:
+    async with serve_hub(a_hub()) as hub:
         await fetch_from(hub, tmp_path)
-        hub.asked.clear()
+        hub.requested_paths.clear()
         code, told = await fetch_from(hub, tmp_path)
     assert code == 0, told
-    assert hub.asked == ["/api/models/acme/own/revision/main"]
+    assert hub.requested_paths == ["/api/models/acme/own/revision/main"]
 
 
 async def test_a_broken_download_goes_on_in_the_middle(tmp_path: Path) -> None:
     weights = a_model()["model.safetensors"]
     (tmp_path / ".tessera-commit").write_text(COMMIT)
     (tmp_path / f"model.safetensors.{COMMIT[:12]}.part").write_bytes(weights[:1000])
-    async with serving(a_hub()) as hub:
+    async with serve_hub(a_hub()) as hub:
         code, told = await fetch_from(hub, tmp_path)
     assert code == 0, told
     assert (tmp_path / "model.safetensors").read_bytes() == weights
@@ -124,18 +124,18 @@ async def test_another_commit_of_the_same_size_takes_the_place_of_the_former(
 ) -> None:
     (tmp_path / ".tessera-commit").write_text("another")
     (tmp_path / "model.safetensors").write_bytes(bytes(len(a_model()["model.safetensors"])))
-    async with serving(a_hub()) as hub:
+    async with serve_hub(a_hub()) as hub:
         await fetch_from(hub, tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == a_model()["model.safetensors"]
 
 
 async def test_the_token_stays_at_the_hub_when_weights_lie_elsewhere(tmp_path: Path) -> None:
     hub, store = a_hub(gated=frozenset({"acme/own"})), a_hub()
-    async with serving(hub), serving(store):
+    async with serve_hub(hub), serve_hub(store):
         hub.store = store.url
         code, told = await fetch_from(hub, tmp_path, token=TOKEN)
     assert code == 0, told
-    assert store.asked == [f"/acme/own/resolve/{COMMIT}/model.safetensors"]
+    assert store.requested_paths == [f"/acme/own/resolve/{COMMIT}/model.safetensors"]
     assert (hub.tokens, store.tokens) == ({f"Bearer {TOKEN}"}, {""})
     assert (tmp_path / "model.safetensors").read_bytes() == a_model()["model.safetensors"]
 
@@ -144,7 +144,7 @@ async def test_progress_is_told_while_files_come(tmp_path: Path) -> None:
     hub, port = a_hub(), free_port()
     hub.open.clear()
     total = sum(len(a_model()[one]) for one in ("config.json", "model.safetensors")) + 2
-    async with serving(hub):
+    async with serve_hub(hub):
         fetching = asyncio.create_task(fetch_from(hub, tmp_path, port=port))
         seen = await _until_half(port, total)
         hub.open.set()
@@ -155,7 +155,7 @@ async def test_progress_is_told_while_files_come(tmp_path: Path) -> None:
 
 async def test_a_repository_cannot_write_beside_its_folder(tmp_path: Path) -> None:
     hub = a_hub(files={**a_model(), "../evil.json": b"{}"})
-    async with serving(hub):
+    async with serve_hub(hub):
         code, told = await fetch_from(hub, tmp_path / "own")
     assert code == 3
     assert "not a path within the repository" in told["message"]
@@ -164,7 +164,7 @@ async def test_a_repository_cannot_write_beside_its_folder(tmp_path: Path) -> No
 
 async def test_a_full_or_forbidden_volume_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    async with serving(a_hub()) as hub:
+    async with serve_hub(a_hub()) as hub:
         code, told = await fetch_from(hub, tmp_path / "file")
     assert code == 3
     assert "cannot write" in told["message"]

@@ -29,7 +29,7 @@ async def api(world: worlds.World) -> AsyncIterator[Api]:
             path = f"/apis/tessera.dev/v1alpha1/{crd(kind)['spec']['names']['plural']}"
 
             async def is_served(path: str = path) -> bool:
-                return await client.answers(path)
+                return await client.exists(path)
 
             await eventually(is_served, bool)
         await client.apply_manifest(POOL, "kubectl")

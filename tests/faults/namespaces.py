@@ -12,7 +12,7 @@ from tessera.resources.api_resources import (
 )
 from tests.builders import A100, SMALL
 from world.api import Api, ApiError, Json
-from world.ends import ends
+from world.object_comparison import comparable_objects
 from world.testing import eventually
 
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -96,7 +96,7 @@ class TenantNamespace:
         async def unsettled_objects() -> list[str]:
             nonlocal last
             objects = await self.list_objects()
-            current = ends(objects, {self.name: "<place>"})
+            current = comparable_objects(objects, {self.name: "<place>"})
             moved = [key for key in current | last if current.get(key) != last.get(key)]
             last = current
             services = sum(body["kind"] == INFERENCE_SERVICES.kind for body in objects)

@@ -7,7 +7,7 @@ from tests.faults.operators import OperatorOptions, running_operator
 from tests.faults.user_actions import run_user_actions
 from world import World
 from world.api import Api
-from world.ends import differences
+from world.object_comparison import differences
 from world.testing import eventually
 
 PAUSE_SECONDS = 10
@@ -24,7 +24,7 @@ async def test_the_api_server_is_restarted_in_the_middle(world: World, api: Api)
         await namespace.apply_service("gone", replicas=0)
         world.end_program("kube-apiserver")
         world.start_program("kube-apiserver")
-        await eventually(lambda: api.answers("/readyz"), bool, within=60)
+        await eventually(lambda: api.exists("/readyz"), bool, within=60)
         end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
         await namespace.delete()
     assert not (wrong := differences(clean, end_state)), "\n".join(wrong[:20])
@@ -43,7 +43,7 @@ async def test_etcd_does_not_answer_for_ten_seconds(world: World, api: Api) -> N
             await asyncio.sleep(PAUSE_SECONDS)  # the fault itself, not a wait for a state
         finally:
             world.resume_program("etcd")
-        await eventually(lambda: api.answers("/readyz"), bool, within=60)
+        await eventually(lambda: api.exists("/readyz"), bool, within=60)
         end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
         await namespace.delete()
         assert all(code for code in operator.exit_codes), (

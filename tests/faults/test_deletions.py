@@ -37,7 +37,7 @@ async def test_a_namespace_is_deleted_with_services_in_it_and_others_stay(
         await going.delete()
 
         async def is_deleted() -> bool:
-            return not await api.answers("/api/v1/namespaces/going")
+            return not await api.exists("/api/v1/namespaces/going")
 
         await eventually(is_deleted, bool, within=TIMEOUT_SECONDS)
 

@@ -24,7 +24,7 @@ from tests.faults.operators import (
 from tests.faults.user_actions import run_user_actions
 from world import World
 from world.api import Api
-from world.ends import differences
+from world.object_comparison import differences
 
 # The garbage collector of a new control plane looks for new kinds every half minute.
 WARM_SECONDS = 90

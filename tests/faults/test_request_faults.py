@@ -12,8 +12,14 @@ from tests.faults.operators import OperatorOptions, running_operator
 from tests.faults.user_actions import run_in_namespaces, run_user_actions
 from world import World
 from world.api import Api
-from world.ends import differences
-from world.faulty import RETRY_AFTER_SECONDS, Faults, Proxy, Request, faulty
+from world.fault_proxy import (
+    RETRY_AFTER_SECONDS,
+    FaultProxy,
+    ProxiedRequest,
+    ProxyFaults,
+    fault_proxy,
+)
+from world.object_comparison import differences
 from world.testing import eventually
 
 NAMESPACES = 6
@@ -24,7 +30,7 @@ SILENT_SECONDS = 90
 TIMEOUT_SECONDS = 90
 
 
-def retried_too_soon(requests: Iterable[Request]) -> list[str]:
+def retried_too_soon(requests: Iterable[ProxiedRequest]) -> list[str]:
     """Return the requests that were repeated before the `Retry-After` of the server."""
     due: dict[tuple[str, str], float] = {}
     early_retries = []
@@ -37,7 +43,7 @@ def retried_too_soon(requests: Iterable[Request]) -> list[str]:
     return early_retries
 
 
-def most_requests_in_a_second(requests: Iterable[Request]) -> int:
+def most_requests_in_a_second(requests: Iterable[ProxiedRequest]) -> int:
     """Return the highest number of requests in any second."""
     seconds: dict[int, int] = defaultdict(int)
     for request in requests:
@@ -46,10 +52,10 @@ def most_requests_in_a_second(requests: Iterable[Request]) -> int:
 
 
 async def run_with_faults(
-    world: World, api: Api, faults: Faults, name: str, rounds: int = 1
-) -> tuple[list[object], Proxy, float]:
+    world: World, api: Api, faults: ProxyFaults, name: str, rounds: int = 1
+) -> tuple[list[object], FaultProxy, float]:
     """Run the actions in several namespaces through a proxy; return end states and seconds."""
-    async with faulty(world.folder, faults) as (proxy, kubeconfig):
+    async with fault_proxy(world.folder, faults) as (proxy, kubeconfig):
         async with running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator:
             started_at = time.monotonic()
             end_states: list[object] = []
@@ -75,8 +81,8 @@ async def test_refused_hung_and_lost_requests_change_no_end_and_make_no_storm(
     world: World, api: Api, share: float, rounds: int
 ) -> None:
     name = f"bad-{round(share * 100)}-{rounds}"
-    clean, calm, _ = await run_with_faults(world, api, Faults(), f"{name}-calm")
-    faults = Faults(seed=20261120, share=share, watch_seconds=5)
+    clean, calm, _ = await run_with_faults(world, api, ProxyFaults(), f"{name}-calm")
+    faults = ProxyFaults(seed=20261120, share=share, watch_seconds=5)
     end_states, stormy, seconds = await run_with_faults(world, api, faults, name, rounds)
     assert not (wrong := differences(clean * rounds, end_states)), "\n".join(wrong[:20])
 
@@ -93,22 +99,22 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
     world: World, api: Api
 ) -> None:
     async with (
-        faulty(world.folder, Faults()) as (proxy, kubeconfig),
+        fault_proxy(world.folder, ProxyFaults()) as (proxy, kubeconfig),
         running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
         namespace = TenantNamespace(api, "ghosts")
         await run_user_actions(namespace, TIMEOUT_SECONDS)
         assert await operator.has_planned(namespace.name, "edited")
 
-        proxy.dark = True
-        proxy.cut()
+        proxy.blackout = True
+        proxy.abort_requests()
         await namespace.delete_service("edited")
         await eventually(
             namespace.desired_replicas,
             lambda replicas: "edited" not in replicas,
             within=TIMEOUT_SECONDS,
         )
-        proxy.dark = False
+        proxy.blackout = False
 
         async def is_planned() -> bool:
             return await operator.has_planned(namespace.name, "edited")
@@ -121,21 +127,21 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
 @pytest.mark.full
 async def test_a_watch_that_goes_silent_is_restarted(world: World, api: Api) -> None:
     async with (
-        faulty(world.folder, Faults()) as (proxy, kubeconfig),
+        fault_proxy(world.folder, ProxyFaults()) as (proxy, kubeconfig),
         running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
         namespace = TenantNamespace(api, "silent")
         await namespace.create()
         await namespace.apply_service("heard", replicas=0)
         await namespace.wait_for_replicas(heard=0)
-        proxy.mute = True
+        proxy.silent = True
         await namespace.apply_service("unheard", replicas=0)
 
         async def swallowed() -> int:
-            return proxy.swallowed
+            return proxy.dropped
 
         await eventually(swallowed, bool)
-        proxy.mute = False
+        proxy.silent = False
         await namespace.wait_for_replicas(within=SILENT_SECONDS + 20, heard=0, unheard=0)
         assert not operator.exit_codes
         await namespace.delete()
@@ -145,7 +151,7 @@ async def test_watches_that_end_with_an_error_are_restarted_and_the_process_live
     world: World, api: Api
 ) -> None:
     async with (
-        faulty(world.folder, Faults()) as (proxy, kubeconfig),
+        fault_proxy(world.folder, ProxyFaults()) as (proxy, kubeconfig),
         running_operator(OperatorOptions(kubeconfig=kubeconfig)) as operator,
     ):
         namespace = TenantNamespace(api, "broken")

@@ -13,7 +13,7 @@ from tests.faults.namespaces import TenantNamespace
 from tests.faults.operators import OperatorOptions, OperatorProcess, running_operator
 from world import World
 from world.api import Api, Json
-from world.faulty import Faults, Proxy, Request, faulty
+from world.fault_proxy import FaultProxy, ProxiedRequest, ProxyFaults, fault_proxy
 from world.testing import eventually
 
 FAIL_OVER_SECONDS = 20
@@ -27,7 +27,7 @@ class OperatorPair:
     def __init__(self, api: Api) -> None:
         self._api = api
         self.operators: dict[str, OperatorProcess] = {}
-        self.proxies: dict[str, Proxy] = {}
+        self.proxies: dict[str, FaultProxy] = {}
 
     async def leader(self) -> str:
         lease: Json = await self._api.get(f"{LEASES}/tessera-operator")
@@ -41,7 +41,7 @@ class OperatorPair:
     def other(self, name: str) -> str:
         return next(pod for pod in self.operators if pod != name)
 
-    def writes(self, name: str) -> list[Request]:
+    def writes(self, name: str) -> list[ProxiedRequest]:
         """Return its write requests, except those for the Lease."""
         return [
             request
@@ -66,7 +66,9 @@ async def test_with_clocks_an_hour_apart_one_writes_and_the_other_takes_over(
     async with AsyncExitStack() as stack:
         pair = OperatorPair(api)
         for pod, skew in (("left", timedelta()), ("right", ahead)):
-            proxy, kubeconfig = await stack.enter_async_context(faulty(world.folder, Faults()))
+            proxy, kubeconfig = await stack.enter_async_context(
+                fault_proxy(world.folder, ProxyFaults())
+            )
             options = OperatorOptions(kubeconfig=kubeconfig, pod=f"{name}-{pod}", clock_ahead=skew)
             pair.proxies[options.pod] = proxy
             pair.operators[options.pod] = await stack.enter_async_context(running_operator(options))

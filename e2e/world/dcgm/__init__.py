@@ -1,1 +1,1 @@
-"""A look-alike of NVIDIA's dcgm-exporter, fed by the engines that hold the devices."""
+"""A simulator of NVIDIA's dcgm-exporter, fed by the engines that hold the devices."""

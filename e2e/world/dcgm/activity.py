@@ -41,20 +41,22 @@ class Meter:
             self._last, self.activity = None, 0.0
 
     async def _from_counter(self, session: aiohttp.ClientSession) -> bool:
-        """The look-alike engine counts its busy seconds; anything else has no such page."""
-        async with session.get(f"{self.base}/sim/busy", timeout=TIMEOUT) as answer:
-            if answer.status == 404:
+        """The simulator counts its busy seconds; anything else has no such page."""
+        async with session.get(f"{self.base}/sim/busy", timeout=TIMEOUT) as response:
+            if response.status == 404:
                 return False
-            found = (await answer.json())["busy_seconds"]
-        now = Reading(found, asyncio.get_running_loop().time())
-        self.activity = share(self._last, now)
-        self._last = now
+            busy_seconds = (await response.json())["busy_seconds"]
+        reading = Reading(busy_seconds, asyncio.get_running_loop().time())
+        self.activity = share(self._last, reading)
+        self._last = reading
         return True
 
     async def _from_metrics(self, session: aiohttp.ClientSession) -> None:
-        """A real engine on the CPU only tells whether requests run."""
-        async with session.get(f"{self.base}/metrics", timeout=TIMEOUT) as answer:
-            running = re.findall(r"^vllm:num_requests_running\S* (\S+)", await answer.text(), re.M)
+        """A real engine on the CPU shows only whether requests run."""
+        async with session.get(f"{self.base}/metrics", timeout=TIMEOUT) as response:
+            running = re.findall(
+                r"^vllm:num_requests_running\S* (\S+)", await response.text(), re.M
+            )
         self.activity = float(any(float(value) > 0 for value in running))
 
 
@@ -83,8 +85,8 @@ def share(before: Reading | None, now: Reading) -> float:
 
 def engine_url(pod: Json, container: str, address: str) -> str:
     """Where the engine answers: the port named http, or the first, or vLLM's own."""
-    found = next(one for one in pod["spec"]["containers"] if one["name"] == container)
-    ports = found.get("ports", [])
+    container_spec = next(spec for spec in pod["spec"]["containers"] if spec["name"] == container)
+    ports = container_spec.get("ports", [])
     named = [port["containerPort"] for port in ports if port.get("name") == "http"]
     number = (named or [port["containerPort"] for port in ports] or [ENGINE_PORT])[0]
     return f"http://{address}:{number}"

@@ -26,14 +26,16 @@ class Exporter:
     _activity: dict[str, dict[Holder, float]] = field(default_factory=dict)
 
     async def serve(self, call: Call) -> None:
-        async def answer(_: web.Request) -> web.Response:
+        async def serve_page(_: web.Request) -> web.Response:
             host = self.kubelets[call.node].host
-            devices = [(one, host.devices.holder(one.id)) for one in host.hardware.devices()]
+            devices = [
+                (device, host.devices.holder(device.id)) for device in host.hardware.devices()
+            ]
             return web.Response(text=page(devices, self._activity.get(call.node, {})))
 
         app = web.Application()
         for path in ("/metrics", "/health"):
-            app.router.add_get(path, answer)
+            app.router.add_get(path, serve_page)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -53,7 +55,7 @@ class Exporter:
 
     def _engines(self, node: str) -> list[tuple[Holder, str]]:
         kubelet = self.kubelets[node]
-        holders = {holder for _, holder in kubelet.host.devices.held()}
+        holders = {holder for _, holder in kubelet.host.devices.held_devices()}
         return [
             (holder, engine_url(worker.pod, holder.container, worker.address))
             for holder in holders

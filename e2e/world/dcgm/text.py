@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.domain.hardware.gpu_catalog import products
-from world.boards import board
 from world.kubelet.devices import Device, Holder
 from world.labels import DRIVER
+from world.product_names import product_names
 
 # Modelled, not measured: the world knows when an engine is in a step, not what the step does. A
 # decoding engine is bound by memory and leaves most of the tensor pipes idle.
 TENSOR_SHARE = 0.25
 MEMORY_SHARE = 0.65
 # What vLLM takes of a device's memory at its start, and keeps: --gpu-memory-utilization.
-FILLED = 0.9
+GPU_MEMORY_UTILIZATION = 0.9
 
 HELP = {
     "DCGM_FI_DEV_GPU_UTIL": "GPU utilization (in %).",
@@ -25,14 +25,14 @@ HELP = {
     ),
 }
 
-Held = Sequence[tuple[Device, Holder | None]]
+HeldDevices = Sequence[tuple[Device, Holder | None]]
 
 
-def page(devices: Held, activity: Mapping[Holder, float]) -> str:
+def page(devices: HeldDevices, activity: Mapping[Holder, float]) -> str:
     return "".join(line for metric in HELP for line in _metric(metric, devices, activity))
 
 
-def _metric(metric: str, devices: Held, activity: Mapping[Holder, float]) -> Iterator[str]:
+def _metric(metric: str, devices: HeldDevices, activity: Mapping[Holder, float]) -> Iterator[str]:
     yield f"# HELP {metric} {HELP[metric]}\n# TYPE {metric} gauge\n"
     for device, holder in devices:
         busy = 0.0 if holder is None else activity.get(holder, 0.0)
@@ -42,7 +42,7 @@ def _metric(metric: str, devices: Held, activity: Mapping[Holder, float]) -> Ite
 
 
 def _value(metric: str, device: Device, holder: Holder | None, busy: float) -> str | None:
-    used = 0 if holder is None else int(device.memory_mib * FILLED)
+    used = 0 if holder is None else int(device.memory_mib * GPU_MEMORY_UTILIZATION)
     match metric:
         case "DCGM_FI_DEV_FB_USED":
             return str(used)
@@ -60,23 +60,23 @@ def _value(metric: str, device: Device, holder: Holder | None, busy: float) -> s
 
 
 def _labels(device: Device, holder: Holder | None) -> str:
-    found = {
+    labels = {
         "gpu": str(device.gpu),
         "UUID": device.gpu_uuid,
         "pci_bus_id": f"00000000:{0x10 + device.gpu:02X}:00.0",
         "device": f"nvidia{device.gpu}",
-        "modelName": board(products()[device.product]).model,
+        "modelName": product_names(products()[device.product]).model,
     }
     if device.placed is not None:
-        found |= {
+        labels |= {
             "GPU_I_PROFILE": device.placed.profile,
             "GPU_I_ID": str(device.placed.instance),
         }
-    found |= {"hostname": device.node, "DCGM_FI_DRIVER_VERSION": DRIVER}
+    labels |= {"hostname": device.node, "DCGM_FI_DRIVER_VERSION": DRIVER}
     if holder is not None:
-        found |= {
+        labels |= {
             "container": holder.container,
             "namespace": holder.namespace,
             "pod": holder.pod,
         }
-    return ",".join(f'{name}="{value}"' for name, value in found.items())
+    return ",".join(f'{name}="{value}"' for name, value in labels.items())

@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Config:
+class MountedConfig:
     """The text of one key; None while there is no ConfigMap."""
 
     lag_seconds: float
     _arriving: list[tuple[float, str | None]] = field(default_factory=list)
-    _here: str | None = None
+    _current: str | None = None
 
     def arrive(self, text: str | None, now: float) -> None:
         self._arriving.append((now + self.lag_seconds, text))
 
     def at(self, now: float) -> str | None:
         while self._arriving and self._arriving[0][0] <= now:
-            _, self._here = self._arriving.pop(0)
-        return self._here
+            _, self._current = self._arriving.pop(0)
+        return self._current

@@ -1,4 +1,4 @@
-"""The GPUs of a node from outside: what is cut, and what shall go wrong."""
+"""The GPUs of a node for tests: how they are partitioned, and which calls fail."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ class GpuControl:
 
     async def look(self, request: web.Request) -> web.Response:
         """The GPUs by index: mode, and slices with their places."""
-        return web.json_response([_told(gpu) for gpu in self._silicon(request).gpus])
+        return web.json_response([_gpu_body(gpu) for gpu in self._silicon(request).gpus])
 
     async def act(self, request: web.Request) -> web.Response:
         silicon, wanted = self._silicon(request), await request.json()
@@ -69,17 +69,17 @@ class GpuControl:
         return silicon
 
 
-def _told(gpu: Gpu) -> dict[str, Any]:
+def _gpu_body(gpu: Gpu) -> dict[str, Any]:
     return {
         "uuid": gpu.uuid,
         "mig": gpu.mig,
         "slices": [
             {
-                "profile": one.profile,
-                "start": one.start,
-                "uuid": one.uuid,
-                "processes": len(one.attached),
+                "profile": instance.profile,
+                "start": instance.start,
+                "uuid": instance.uuid,
+                "processes": len(instance.attached),
             }
-            for one in gpu.instances
+            for instance in gpu.instances
         ],
     }

@@ -16,7 +16,7 @@ class Discovery:
     look: Callable[[], Mapping[str, str]]
     start_seconds: float = START_SECONDS
     period_seconds: float = PERIOD_SECONDS
-    told: Mapping[str, str] | None = None
+    last_labels: Mapping[str, str] | None = None
     """What it has found last."""
     _due: float | None = None
 
@@ -30,16 +30,16 @@ class Discovery:
         if now < self._due:
             return None
         self._due = now + self.period_seconds
-        found = self.look()
-        if found == self.told:
+        discovered = self.look()
+        if discovered == self.last_labels:
             return None
-        self.told = found
-        return _difference(labels, found)
+        self.last_labels = discovered
+        return _difference(labels, discovered)
 
 
 def _difference(
-    labels: Mapping[str, str], found: Mapping[str, str]
+    labels: Mapping[str, str], discovered: Mapping[str, str]
 ) -> dict[str, str | None] | None:
-    gone = (key for key in labels if key.startswith(SLICES) and key not in found)
-    changed = {key: value for key, value in found.items() if labels.get(key) != value}
-    return (dict.fromkeys(gone) | changed) or None
+    removed = (key for key in labels if key.startswith(SLICES) and key not in discovered)
+    changed = {key: value for key, value in discovered.items() if labels.get(key) != value}
+    return (dict.fromkeys(removed) | changed) or None

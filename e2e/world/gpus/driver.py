@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fakegpu.remote import serve
-from world.kubelet.surroundings import Host
+from world.kubelet.host import Host
 
 
 @contextlib.asynccontextmanager

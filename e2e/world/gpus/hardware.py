@@ -1,4 +1,4 @@
-"""The GPUs of one node: what is cut now, and who computes on it."""
+"""The GPUs of one node: their slices, and the processes on them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 
 from fakegpu.silicon import Gpu, Instance, RefusedError, Silicon
 from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
-from world.fleet import Gpu as Layout
+from world.fleet import GpuLayout as Layout
 from world.fleet import Node
 from world.kubelet.devices import Device
-from world.mig import MEDIA, Placed
+from world.mig import MEDIA, PlacedSlice
 
 FIRST_PROCESS = 10_000
 
 
-class GoneDeviceError(OSError):
-    """A container was given a device that its driver does not know any more."""
+class DeviceNotFoundError(OSError):
+    """A container was given a device that its driver no longer knows."""
 
 
 @dataclass(slots=True)
 class Hardware:
-    """What stands in one node."""
+    """The GPUs of one node."""
 
     node: Node
     silicon: Silicon | None
@@ -32,19 +32,25 @@ class Hardware:
         product = self.node.product
         if product is None or self.silicon is None:
             return ()
-        found: list[Device] = []
+        devices: list[Device] = []
         for gpu in self.silicon.gpus:
             if gpu.mig:
-                found += [self._slice(product, gpu, one) for one in gpu.instances if one.uuid]
+                devices += [
+                    self._slice(product, gpu, instance)
+                    for instance in gpu.instances
+                    if instance.uuid
+                ]
             else:
-                found.append(self._whole(product, gpu))
-        return tuple(found)
+                devices.append(self._whole(product, gpu))
+        return tuple(devices)
 
     def layouts(self) -> tuple[Layout, ...]:
-        """The same in the words of a fleet file."""
+        """The same in the form of a fleet file."""
         if self.silicon is None:
             return self.node.gpus
-        slices: dict[int, list[Placed]] = {gpu.index: [] for gpu in self.silicon.gpus if gpu.mig}
+        slices: dict[int, list[PlacedSlice]] = {
+            gpu.index: [] for gpu in self.silicon.gpus if gpu.mig
+        }
         for device in self.devices():
             if device.placed is not None:
                 slices[device.gpu].append(device.placed)
@@ -59,7 +65,7 @@ class Hardware:
                     self.silicon.attach(device.id, process)
             except RefusedError:
                 self.end(devices, process)
-                raise GoneDeviceError(
+                raise DeviceNotFoundError(
                     "failed to create containerd task: nvidia-container-cli: device error: "
                     f"{device.id}: unknown device"
                 ) from None
@@ -82,9 +88,9 @@ class Hardware:
             memory_mib=product.memory_mib,
         )
 
-    def _slice(self, product: Product, gpu: Gpu, one: Instance) -> Device:
-        kind = one.kind
-        cut = ProductMigProfile(
+    def _slice(self, product: Product, gpu: Gpu, instance: Instance) -> Device:
+        kind = instance.kind
+        mig_profile = ProductMigProfile(
             profile=kind.name.removesuffix(MEDIA),
             compute_slices=kind.compute_slices,
             memory_slices=kind.memory_slices,
@@ -92,18 +98,18 @@ class Hardware:
             memory_mib=kind.memory_mib,
         )
         return Device(
-            id=one.uuid,
+            id=instance.uuid,
             node=self.node.name,
             gpu=gpu.index,
             gpu_uuid=gpu.uuid,
             product=product.product,
-            placed=Placed(one.profile, cut, one.start),
+            placed=PlacedSlice(instance.profile, mig_profile, instance.start),
             memory_mib=kind.memory_mib,
         )
 
 
 def hardware(node: Node) -> Hardware:
-    """As its fleet file says: GPUs with a list of slices are in MIG mode, uncut ones are not."""
+    """Create the GPUs of the fleet file: those with a list of slices are in MIG mode."""
     if node.product is None or not node.gpus:
         return Hardware(node, None)
     silicon = Silicon(
@@ -111,6 +117,6 @@ def hardware(node: Node) -> Hardware:
         len(node.gpus),
         node=node.name,
         mig=[gpu is not None for gpu in node.gpus],
-        layouts=[[(one.profile, one.start) for one in gpu or ()] for gpu in node.gpus],
+        layouts=[[(placed.profile, placed.start) for placed in gpu or ()] for gpu in node.gpus],
     )
     return Hardware(node, silicon)

@@ -1,4 +1,4 @@
-"""The device plugin of one node, which knows what there was when it began."""
+"""The device plugin of one node, which offers the devices that it saw at its start."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ START_SECONDS = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class Plugin:
-    """It sees new slices when it is begun anew, and never before, as the real one does."""
+    """Sees new slices only when it starts again, as the real one does."""
 
     look: Callable[[], tuple[Device, ...]]
     start_seconds: float = START_SECONDS

@@ -30,21 +30,21 @@ async def serve_pod_resources(kubelet: Kubelet) -> AsyncIterator[None]:
     inside.parent.mkdir(parents=True)
     inside.symlink_to(host.sockets)
 
-    async def answer(_request: bytes, _context: Any) -> bytes:
+    async def list_pods(_request: bytes, _context: Any) -> bytes:
         return listing(
             (
                 *worker.key,
                 {
-                    one.place.name: host.devices.of(worker.uid, one.place.name)
-                    for one in worker.containers()
+                    container.context.name: host.devices.held_by(worker.uid, container.context.name)
+                    for container in worker.containers()
                 },
             )
             for worker in kubelet.workers.values()
-            if worker.lives
+            if worker.active
         )
 
     server = grpc.aio.server()
-    methods = {"List": grpc.unary_unary_rpc_method_handler(answer)}
+    methods = {"List": grpc.unary_unary_rpc_method_handler(list_pods)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
     server.add_insecure_port(f"unix:{host.sockets / SOCKET}")
     await server.start()
@@ -60,20 +60,22 @@ def listing(pods: Iterable[tuple[str, str, Holdings]]) -> bytes:
 
 
 def _pod(namespace: str, name: str, holdings: Holdings) -> bytes:
-    containers = (_field(3, _container(*one)) for one in holdings.items())
+    containers = (_field(3, _container(*holding)) for holding in holdings.items())
     return _field(1, name.encode()) + _field(2, namespace.encode()) + b"".join(containers)
 
 
 def _container(name: str, devices: Iterable[Device]) -> bytes:
-    found: dict[str, list[str]] = {}
+    ids_by_resource: dict[str, list[str]] = {}
     for device in devices:
-        found.setdefault(device.resource, []).append(device.id)
-    held = (_field(2, _devices(*one)) for one in found.items())
-    return _field(1, name.encode()) + b"".join(held)
+        ids_by_resource.setdefault(device.resource, []).append(device.id)
+    fields = (_field(2, _devices(*entry)) for entry in ids_by_resource.items())
+    return _field(1, name.encode()) + b"".join(fields)
 
 
 def _devices(resource: str, ids: Iterable[str]) -> bytes:
-    return _field(1, resource.encode()) + b"".join(_field(2, one.encode()) for one in ids)
+    return _field(1, resource.encode()) + b"".join(
+        _field(2, device_id.encode()) for device_id in ids
+    )
 
 
 def _field(number: int, value: bytes) -> bytes:
@@ -82,8 +84,8 @@ def _field(number: int, value: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*found, number])
+    return bytes([*encoded, number])

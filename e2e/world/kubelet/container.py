@@ -15,7 +15,7 @@ from world.api import ApiError, Json
 from world.kubelet import backoff, images, launch, logs
 from world.kubelet.environment import MissingReferenceError
 from world.kubelet.images import Image, UnknownEntrypointError
-from world.kubelet.launch import Launch, Place
+from world.kubelet.launch import ContainerContext, Launch
 from world.kubelet.running import Start
 from world.kubelet.states import Running, State, Terminated, View, Waiting
 from world.kubelet.tokens import MOUNT
@@ -31,7 +31,7 @@ class Container:
     """`run` starts it again and again, until it has ended for good or `stop` was called."""
 
     pod: Json
-    place: Place
+    context: ContainerContext
     view: View
     policy: str
     """Always, OnFailure or Never."""
@@ -60,7 +60,7 @@ class Container:
             if code is None or self._stopping.is_set() or not self._again(code):
                 return
             pause = backoff.pause(self._failures)
-            self._say("BackOff", f"Back-off restarting failed container {self.place.name}")
+            self._say("BackOff", f"Back-off restarting failed container {self.context.name}")
             self._show(Waiting("CrashLoopBackOff", f"back-off {pause:g}s restarting container"))
             await self._wait(pause)
 
@@ -80,15 +80,15 @@ class Container:
 
     def renew_identity(self) -> None:
         """The kubeconfig of a running container follows the token in its volume."""
-        config = self.place.folder / "kubeconfig"
+        config = self.context.folder / "kubeconfig"
         if self._start is not None and config.exists():
             folder = self._start.launch.rewrite.mounts[MOUNT]
-            self.place.host.machine.tokens.kubeconfig(config, folder)
+            self.context.host.machine.tokens.kubeconfig(config, folder)
 
     async def _image(self) -> Image | None:
         """The row of the image table; without one, the container waits until it is stopped."""
-        reference = self.place.container["image"]
-        image = images.find(self.place.host.machine.images, reference)
+        reference = self.context.container["image"]
+        image = images.find(self.context.host.machine.images, reference)
         problem = images.absent(reference) if image is None else image.missing
         if not problem:
             return image
@@ -108,18 +108,20 @@ class Container:
         identity, since = f"world://{uuid.uuid4().hex}", clock.now()
         self.view = replace(self.view, container_id=identity, restarts=restarts)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.place.termination_log.write_bytes(b"")
+        self.context.termination_log.write_bytes(b"")
         with contextlib.ExitStack() as using:
             try:
                 using.enter_context(self._on_devices())
-                instance = await launch.start(prepared, image, self.place, self.log())
+                instance = await launch.start(prepared, image, self.context, self.log())
             except OSError as error:
                 self.log().write_text(f"{error}\n")
                 self._failures += 1
                 self._end(128, "StartError", str(error), since)
                 return 128
             self._show(Running(since))
-            self._start = Start(pod=self.pod, place=self.place, launch=prepared, instance=instance)
+            self._start = Start(
+                pod=self.pod, context=self.context, launch=prepared, instance=instance
+            )
             code = await self._live(self._start)
         self._start = None
         ran = (clock.now() - since).total_seconds()
@@ -131,8 +133,8 @@ class Container:
     @contextlib.contextmanager
     def _on_devices(self) -> Iterator[None]:
         """As long as it runs, it computes on what it holds."""
-        host = self.place.host
-        devices = host.devices.of(self.pod["metadata"]["uid"], self.place.name)
+        host = self.context.host
+        devices = host.devices.held_by(self.pod["metadata"]["uid"], self.context.name)
         process = host.hardware.begin(devices)
         try:
             yield
@@ -143,7 +145,7 @@ class Container:
         """Everything for a start; waits for references that do not exist yet."""
         while not self._stopping.is_set():
             try:
-                return await launch.prepare(self.place, image, self.pod)
+                return await launch.prepare(self.context, image, self.pod)
             except NOT_YET as error:
                 self._show(Waiting("CreateContainerConfigError", str(error)))
                 self._say("Failed", f"Error: {error}")
@@ -152,7 +154,7 @@ class Container:
 
     async def _live(self, start: Start) -> int:
         """From the start to the end of one instance, with hooks and probes beside it."""
-        start.say("Started", f"Started container {self.place.name}")
+        start.say("Started", f"Started container {self.context.name}")
         async with asyncio.TaskGroup() as group:
             beside = group.create_task(start.watch_over(self._show_ready))
             await first(start.instance.ended(), self._stopping.wait())
@@ -170,7 +172,7 @@ class Container:
         await first(asyncio.sleep(seconds), self._stopping.wait())
 
     def _say(self, reason: str, message: str) -> None:
-        self.place.host.machine.events.say(self.pod, reason, message, warning=True)
+        self.context.host.machine.events.record(self.pod, reason, message, warning=True)
 
     def _end(self, code: int, reason: str, message: str, since: datetime.datetime) -> None:
         ended = Terminated(
@@ -184,10 +186,10 @@ class Container:
         self._show(ended)
 
     def _last_words(self, code: int) -> str:
-        words = self.place.termination_log.read_bytes()[: logs.MESSAGE_BYTES]
+        words = self.context.termination_log.read_bytes()[: logs.MESSAGE_BYTES]
         if words:
             return words.decode(errors="replace")
-        policy = self.place.container.get("terminationMessagePolicy")
+        policy = self.context.container.get("terminationMessagePolicy")
         return logs.last_words(self.log()) if code and policy == "FallbackToLogsOnError" else ""
 
     def _show(self, state: State) -> None:

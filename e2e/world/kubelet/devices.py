@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from world.api import Json
 from world.kubelet.quantities import number
-from world.mig import Placed
+from world.mig import PlacedSlice
 
 PREFIX = "nvidia.com/"
 
@@ -16,7 +16,7 @@ class NoDeviceError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One uncut GPU, or one MIG slice."""
+    """One whole GPU, or one MIG slice."""
 
     id: str
     """The identity under which the device plugin offers it."""
@@ -24,7 +24,7 @@ class Device:
     gpu: int
     gpu_uuid: str
     product: str
-    placed: Placed | None
+    placed: PlacedSlice | None
     memory_mib: int
 
     @property
@@ -33,7 +33,7 @@ class Device:
 
     @property
     def kind(self) -> str:
-        """What the look-alike engine is told: product, and profile of a slice."""
+        """The device as the simulator is given it: product, and profile of a slice."""
         return self.product if self.placed is None else f"{self.product}/{self.placed.profile}"
 
 
@@ -47,7 +47,7 @@ class Holder:
     container: str
 
 
-Held = tuple[Device, Holder]
+HeldDevice = tuple[Device, Holder]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Devices:
     _offered: dict[str, tuple[Device, ...]] = field(default_factory=dict)
     """By resource; empty for one that was offered before."""
     _counted: dict[str, int] = field(default_factory=dict)
-    _held: dict[str, Held] = field(default_factory=dict)
+    _held_devices: dict[str, HeldDevice] = field(default_factory=dict)
 
     def offer(self, devices: Iterable[Device]) -> bool:
         """All that there is from now on; no device at all means that the plugin is away.
@@ -65,9 +65,9 @@ class Devices:
         Whether this changes the node. A resource that was offered once stays known.
         """
         before = self.capacity(), self.allocatable()
-        found = dict.fromkeys(self._offered, ()) | _by_resource(devices)
-        self._offered = found
-        self._counted |= {resource: len(some) for resource, some in found.items() if some}
+        offered = dict.fromkeys(self._offered, ()) | _by_resource(devices)
+        self._offered = offered
+        self._counted |= {resource: len(some) for resource, some in offered.items() if some}
         return before != (self.capacity(), self.allocatable())
 
     def capacity(self) -> dict[str, int]:
@@ -79,33 +79,39 @@ class Devices:
 
     def admit(self, pod: Json) -> None:
         """Give a pod all that it asks for, or raise `NoDeviceError` and give nothing."""
-        granted: dict[str, Held] = {}
+        granted: dict[str, HeldDevice] = {}
         for container in pod["spec"]["containers"] + _sidecars(pod):
             holder = _holder(pod, container["name"])
             for resource, count in _wanted(container):
                 free = self._free(resource, count, granted)
                 granted |= {device.id: (device, holder) for device in free}
-        self._held |= granted
+        self._held_devices |= granted
 
     def release(self, uid: str) -> None:
-        self._held = {key: held for key, held in self._held.items() if held[1].uid != uid}
+        self._held_devices = {
+            key: held_device
+            for key, held_device in self._held_devices.items()
+            if held_device[1].uid != uid
+        }
 
-    def of(self, uid: str, container: str) -> list[Device]:
-        found = [
+    def held_by(self, uid: str, container: str) -> list[Device]:
+        devices = [
             device
-            for device, by in self._held.values()
-            if (by.uid, by.container) == (uid, container)
+            for device, holder in self._held_devices.values()
+            if (holder.uid, holder.container) == (uid, container)
         ]
-        return sorted(found, key=_place)
+        return sorted(devices, key=_position)
 
     def holder(self, device: str) -> Holder | None:
-        return self._held[device][1] if device in self._held else None
+        return self._held_devices[device][1] if device in self._held_devices else None
 
-    def held(self) -> Iterator[Held]:
-        yield from self._held.values()
+    def held_devices(self) -> Iterator[HeldDevice]:
+        yield from self._held_devices.values()
 
-    def _free(self, resource: str, count: int, granted: Mapping[str, Held]) -> Sequence[Device]:
-        taken = self._held.keys() | granted.keys()
+    def _free(
+        self, resource: str, count: int, granted: Mapping[str, HeldDevice]
+    ) -> Sequence[Device]:
+        taken = self._held_devices.keys() | granted.keys()
         offered = self._offered.get(resource)
         if not offered:
             known = f"no healthy devices present; cannot allocate unhealthy devices {resource}"
@@ -120,8 +126,8 @@ class Devices:
         return free[:count]
 
 
-def told(devices: list[Device]) -> dict[str, str]:
-    """What a container learns of its devices; the first name is the device plugin's own."""
+def device_environment(devices: list[Device]) -> dict[str, str]:
+    """Return the variables of a container's devices; the first is the device plugin's own."""
     if not devices:
         return {}
     return {
@@ -132,19 +138,24 @@ def told(devices: list[Device]) -> dict[str, str]:
 
 
 def _by_resource(devices: Iterable[Device]) -> dict[str, tuple[Device, ...]]:
-    found: dict[str, tuple[Device, ...]] = {}
-    for device in sorted(devices, key=_place):
-        found[device.resource] = (*found.get(device.resource, ()), device)
-    return found
+    devices_by_resource: dict[str, tuple[Device, ...]] = {}
+    for device in sorted(devices, key=_position):
+        devices_by_resource[device.resource] = (
+            *devices_by_resource.get(device.resource, ()),
+            device,
+        )
+    return devices_by_resource
 
 
-def _place(device: Device) -> tuple[int, int]:
+def _position(device: Device) -> tuple[int, int]:
     return device.gpu, 0 if device.placed is None else device.placed.start
 
 
 def _sidecars(pod: Json) -> list[Json]:
-    found = pod["spec"].get("initContainers", [])
-    return [container for container in found if container.get("restartPolicy") == "Always"]
+    init_containers = pod["spec"].get("initContainers", [])
+    return [
+        container for container in init_containers if container.get("restartPolicy") == "Always"
+    ]
 
 
 def _wanted(container: Json) -> Iterator[tuple[str, int]]:

@@ -10,28 +10,30 @@ import aiohttp
 from world.api import EVENTS, Api, ApiError, Json
 from world.clock import stamp
 
-# The same words about the same pod are not repeated sooner.
+# The same message about the same pod is not repeated sooner.
 SILENT_SECONDS = 30
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Events:
-    """Writes in the background: an event that is lost matters to nobody."""
+class EventRecorder:
+    """Writes in the background: a lost event does no harm."""
 
     api: Api
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _said: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    _recorded: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _writing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def say(self, pod: Json, reason: str, message: str, *, warning: bool = False) -> None:
+    def record(self, pod: Json, reason: str, message: str, *, warning: bool = False) -> None:
         now = asyncio.get_running_loop().time()
         words = pod["metadata"]["uid"], reason, message
-        if now - self._said.get(words, -SILENT_SECONDS) < SILENT_SECONDS:
+        if now - self._recorded.get(words, -SILENT_SECONDS) < SILENT_SECONDS:
             return
-        self._said = {key: at for key, at in self._said.items() if now - at < SILENT_SECONDS}
-        self._said[words] = now
+        self._recorded = {
+            key: at for key, at in self._recorded.items() if now - at < SILENT_SECONDS
+        }
+        self._recorded[words] = now
         task = asyncio.create_task(self._write(pod, reason, message, warning))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)

@@ -28,7 +28,7 @@ class Target:
     sessions: Sessions
 
 
-def chosen(probe: Json) -> Json:
+def probe_handler(probe: Json) -> Json:
     """The handler of a probe, without its timing."""
     return {kind: probe[kind] for kind in KINDS if kind in probe}
 
@@ -72,20 +72,22 @@ async def _exec(command: list[str], target: Target) -> str | None:
             code = await process.ended()
         finally:
             process.kill()
-        words = output.read()[-ANSWER_BYTES:].decode(errors="replace").strip()
-    return f"{command[0]} exited with {code}: {words}" if code else None
+        text = output.read()[-ANSWER_BYTES:].decode(errors="replace").strip()
+    return f"{command[0]} exited with {code}: {text}" if code else None
 
 
 async def _http_get(wanted: Json, target: Target) -> str | None:
     scheme = wanted.get("scheme", "HTTP").lower()
     host = wanted.get("host") or target.address
     url = f"{scheme}://{host}:{_port(wanted, target)}{wanted.get('path', '/')}"
-    headers = {one["name"]: one["value"] for one in wanted.get("httpHeaders", [])}
+    headers = {header["name"]: header["value"] for header in wanted.get("httpHeaders", [])}
     # Like the real kubelet: a certificate is not verified, a redirect counts as success.
-    async with target.session.get(url, headers=headers, ssl=False, allow_redirects=False) as answer:
-        if 200 <= answer.status < 400:
+    async with target.session.get(
+        url, headers=headers, ssl=False, allow_redirects=False
+    ) as response:
+        if 200 <= response.status < 400:
             return None
-        return f"HTTP probe failed with statuscode: {answer.status}"
+        return f"HTTP probe failed with statuscode: {response.status}"
 
 
 async def _connect(wanted: Json, target: Target) -> str | None:

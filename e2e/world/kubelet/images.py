@@ -73,10 +73,10 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
     )
     engine = Image(
         pattern="vllm/vllm-openai:*",
-        serve=_look_alike_engine,
+        serve=_run_simulator,
         entrypoints=(*VLLM_ENTRYPOINTS, ("tessera-sim",)),
     )
-    coming = Image(
+    next_operator = Image(
         pattern="tessera/operator-next:*",
         entrypoints=((sys.executable, str(NEXT_OPERATOR)),),
         env={"PYTHONUNBUFFERED": "1"},
@@ -84,7 +84,7 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
     )
     return (
         operator,
-        coming,
+        next_operator,
         _named(operator, "tessera/operator:*"),
         runner,
         _named(runner, "tessera/batch:*"),
@@ -116,7 +116,7 @@ def absent(reference: str) -> str:
     return f"{reference} is not in the image table of the world: {TABLE}"
 
 
-def words(image: Image, command: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+def command_line(image: Image, command: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
     """The command line of a process, or the arguments of a coroutine."""
     if image.serve is None:
         return (*(command or image.entrypoints[0]), *arguments, *image.extra)
@@ -157,7 +157,7 @@ def _real_vllm(venv: Path | None) -> Image:
     )
 
 
-async def _look_alike_engine(call: Call) -> None:
+async def _run_simulator(call: Call) -> None:
     # Imported when first used: a world without engines does not load them.
     from tessera_lab.sim.main import serve  # noqa: PLC0415
 

@@ -41,7 +41,7 @@ class Sessions(Protocol):
     def closed(self, leader: int) -> None: ...
 
 
-class Instance(Protocol):
+class ContainerInstance(Protocol):
     """A started container."""
 
     @property

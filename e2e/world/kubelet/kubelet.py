@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from world.api import PODS, Json
 from world.control_plane import HeartBeats
+from world.informer import Informer, Key
 from world.kubelet import node
 from world.kubelet.container import Container
+from world.kubelet.host import Host
 from world.kubelet.pod import PodWorker
-from world.kubelet.surroundings import Host
-from world.mirror import Key, Mirror
 
 END_SECONDS = 5
 log = logging.getLogger(__name__)
@@ -24,14 +24,14 @@ class Kubelet:
     host: Host
     beats: HeartBeats
     log_port: int
-    mirror: Mirror = field(init=False)
+    informer: Informer = field(init=False)
     workers: dict[str, PodWorker] = field(default_factory=dict)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _finished: set[str] = field(default_factory=set)
     """Pods that are done, while the API still shows them: a finalizer may hold them."""
 
     def __post_init__(self) -> None:
-        self.mirror = Mirror(
+        self.informer = Informer(
             api=self.host.machine.api,
             path=PODS.path(),
             changed=self._changed,
@@ -41,16 +41,16 @@ class Kubelet:
     async def run(self) -> None:
         self.host.connected.set()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.mirror.follow())
-            group.create_task(node.beat(self.host, self.beats))
+            group.create_task(self.informer.follow())
+            group.create_task(node.send_heartbeats(self.host, self.beats))
 
     async def register(self) -> None:
         host = self.host
         spec = replace(host.node, gpus=host.hardware.layouts())
-        found = node.manifest(
+        manifest = node.manifest(
             spec, host.address, self.log_port, host.capacity(), host.allocatable()
         )
-        await node.register(host.machine.api, found)
+        await node.register(host.machine.api, manifest)
 
     def silence(self) -> None:
         """No heart-beat, no status, no ear; the containers go on."""
@@ -60,12 +60,12 @@ class Kubelet:
         """Back after a silence, or after a reboot when the node was ended."""
         await self.register()
         self.host.connected.set()
-        there = {pod["metadata"]["uid"] for pod in self.mirror.values()}
+        known_uids = {pod["metadata"]["uid"] for pod in self.informer.values()}
         for uid, worker in self.workers.items():
-            worker.reporter.tell_again()
-            if uid not in there:
+            worker.reporter.resend()
+            if uid not in known_uids:
                 worker.abandon()
-        for pod in list(self.mirror.values()):
+        for pod in list(self.informer.values()):
             self._sync(pod)
 
     async def end(self) -> None:
@@ -89,8 +89,8 @@ class Kubelet:
         if not self.host.connected.is_set():
             return
         for worker in self.workers.values():
-            gone = pod is None or worker.uid != pod["metadata"]["uid"]
-            if worker.key == key and gone:
+            deleted = pod is None or worker.uid != pod["metadata"]["uid"]
+            if worker.key == key and deleted:
                 worker.abandon()
         if pod is not None:
             self._sync(pod)
@@ -100,16 +100,16 @@ class Kubelet:
         if uid in self._finished:
             return
         if uid not in self.workers:
-            self._employ(PodWorker(pod, self.host))
+            self._start_worker(PodWorker(pod, self.host))
         self.workers[uid].update(pod)
 
-    def _employ(self, worker: PodWorker) -> None:
+    def _start_worker(self, worker: PodWorker) -> None:
         self.workers[worker.uid] = worker
         task = asyncio.create_task(worker.run())
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._dismiss(worker, done))
+        task.add_done_callback(lambda done: self._forget_worker(worker, done))
 
-    def _dismiss(self, worker: PodWorker, task: asyncio.Task[None]) -> None:
+    def _forget_worker(self, worker: PodWorker, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self.workers.pop(worker.uid, None)
         self._finished.add(worker.uid)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from fakegpu.remote import SHIM, SOCKET
 from world.api import CONFIG_MAPS, SECRETS, ApiError, Json
-from world.kubelet.devices import told
-from world.kubelet.environment import Facts, Named, expand, referred, resolve
-from world.kubelet.images import SCRIPTS, Image, words
-from world.kubelet.instances import Call, CoroutineInstance, Instance, start_process
-from world.kubelet.paths import Rewriter, mount_path
-from world.kubelet.surroundings import Host
+from world.kubelet.devices import device_environment
+from world.kubelet.environment import PodFacts, SourceRef, expand, references, resolve
+from world.kubelet.host import Host
+from world.kubelet.images import SCRIPTS, Image, command_line
+from world.kubelet.instances import Call, ContainerInstance, CoroutineInstance, start_process
+from world.kubelet.mount_paths import Rewriter, mount_path
 from world.kubelet.tokens import MOUNT
 from world.kubelet.volumes import contents
 
@@ -20,7 +20,7 @@ TERMINATION_LOG = "/dev/termination-log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ContainerContext:
     """Where a container of a pod lives."""
 
     host: Host
@@ -52,57 +52,61 @@ class Launch:
     rewrite: Rewriter
 
 
-async def prepare(place: Place, image: Image, pod: Json) -> Launch:
+async def prepare(context: ContainerContext, image: Image, pod: Json) -> Launch:
     """Environment and command line; `MissingReferenceError` when something is not there (yet)."""
-    place.home.mkdir(parents=True, exist_ok=True)
-    place.termination_log.touch()
-    facts = Facts(
+    context.home.mkdir(parents=True, exist_ok=True)
+    context.termination_log.touch()
+    facts = PodFacts(
         pod=pod,
-        pod_ip=place.address,
-        host_ip=place.host.address,
-        allocatable=place.host.allocatable(),
-        sources=await _sources(place, pod),
+        pod_ip=context.address,
+        host_ip=context.host.address,
+        allocatable=context.host.allocatable(),
+        sources=await _sources(context, pod),
     )
-    container, machine = place.container, place.host.machine
-    own = resolve(container, facts)
-    rewrite = Rewriter(_mounts(place, own))
+    container, machine = context.container, context.host.machine
+    variables = resolve(container, facts)
+    rewrite = Rewriter(_mounts(context, variables))
     env = {
         "PATH": f"{SCRIPTS}:{machine.tools}:{PLAIN_PATH}",
-        "HOME": str(place.home),
+        "HOME": str(context.home),
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
         **{name: rewrite(value) for name, value in image.env.items()},
-        **(_driver(place.host) if image.reaches_driver else {}),
-        **told(place.host.devices.of(pod["metadata"]["uid"], container["name"])),
-        **{name: rewrite(value) for name, value in own.items()},
+        **(_driver(context.host) if image.reaches_driver else {}),
+        **device_environment(
+            context.host.devices.held_by(pod["metadata"]["uid"], container["name"])
+        ),
+        **{name: rewrite(value) for name, value in variables.items()},
     }
     identity = rewrite.mounts.get(MOUNT)
     if identity is not None and (identity / "token").exists():
-        config = machine.tokens.kubeconfig(place.folder / "kubeconfig", identity)
+        config = machine.tokens.kubeconfig(context.folder / "kubeconfig", identity)
         env.setdefault("KUBECONFIG", str(config))
-    command = [rewrite(expand(word, own)) for word in container.get("command", [])]
-    arguments = [rewrite(expand(word, own)) for word in container.get("args", [])]
-    line = words(image, command, arguments)
+    command = [rewrite(expand(word, variables)) for word in container.get("command", [])]
+    arguments = [rewrite(expand(word, variables)) for word in container.get("args", [])]
+    line = command_line(image, command, arguments)
     if image.binds_host:
-        line = (*line, "--host", place.address)
-    folder = Path(rewrite(container["workingDir"])) if "workingDir" in container else place.home
+        line = (*line, "--host", context.address)
+    folder = Path(rewrite(container["workingDir"])) if "workingDir" in container else context.home
     return Launch(arguments=line, env=env, folder=folder, rewrite=rewrite)
 
 
-async def start(launch: Launch, image: Image, place: Place, log: Path) -> Instance:
+async def start(
+    launch: Launch, image: Image, context: ContainerContext, log: Path
+) -> ContainerInstance:
     if image.serve is None:
         return await start_process(
             launch.arguments,
             env=launch.env,
             folder=launch.folder,
             log=log,
-            sessions=place.host.machine.sessions,
-            home=str(place.home),
+            sessions=context.host.machine.sessions,
+            home=str(context.home),
         )
     call = Call(
         arguments=launch.arguments,
-        host=place.address,
+        host=context.address,
         env=launch.env,
-        node=place.host.node.name,
+        node=context.host.node.name,
         stop=asyncio.Event(),
     )
     return CoroutineInstance(image.serve, call, log)
@@ -113,32 +117,34 @@ def _driver(host: Host) -> dict[str, str]:
     return {SOCKET: str(host.driver), "PYTHONPATH": f"{SHIM}:{SHIM.parents[1]}"}
 
 
-def _mounts(place: Place, env: dict[str, str]) -> dict[str, Path]:
-    found = {}
-    for mount in place.container.get("volumeMounts", []):
+def _mounts(context: ContainerContext, env: dict[str, str]) -> dict[str, Path]:
+    mounts = {}
+    for mount in context.container.get("volumeMounts", []):
         inside = mount.get("subPath") or expand(mount.get("subPathExpr", ""), env)
-        target = place.volumes[mount["name"]] / inside
+        target = context.volumes[mount["name"]] / inside
         if not target.exists():
             target.mkdir(parents=True)
-        found[mount_path(mount["mountPath"])] = target
-    last_words = place.container.get("terminationMessagePath", TERMINATION_LOG)
-    return found | {last_words: place.termination_log}
+        mounts[mount_path(mount["mountPath"])] = target
+    last_words = context.container.get("terminationMessagePath", TERMINATION_LOG)
+    return mounts | {last_words: context.termination_log}
 
 
-async def _sources(place: Place, pod: Json) -> dict[Named, dict[str, str] | None]:
+async def _sources(context: ContainerContext, pod: Json) -> dict[SourceRef, dict[str, str] | None]:
     namespace = pod["metadata"]["namespace"]
     return {
-        (kind, name): await _source(place, kind, namespace, name)
-        for kind, name in sorted(set(referred(place.container)))
+        (kind, name): await _source(context, kind, namespace, name)
+        for kind, name in sorted(set(references(context.container)))
     }
 
 
-async def _source(place: Place, kind: str, namespace: str, name: str) -> dict[str, str] | None:
+async def _source(
+    context: ContainerContext, kind: str, namespace: str, name: str
+) -> dict[str, str] | None:
     resource = SECRETS if kind == "Secret" else CONFIG_MAPS
     try:
-        found = await place.host.machine.api.get(resource.path(namespace, name))
+        body = await context.host.machine.api.get(resource.path(namespace, name))
     except ApiError as error:
         if error.status == 404:
             return None
         raise
-    return {key: value.decode(errors="replace") for key, value in contents(found).items()}
+    return {key: value.decode(errors="replace") for key, value in contents(body).items()}

@@ -40,23 +40,23 @@ async def serve_logs(
 
 
 async def _logs(find: Find, request: web.Request) -> web.StreamResponse:
-    found = request.match_info
-    container = find(found["namespace"], found["pod"], found["container"])
+    parameters = request.match_info
+    container = find(parameters["namespace"], parameters["pod"], parameters["container"])
     if container is None:
-        raise web.HTTPNotFound(text=f"no container {found['container']} runs here")
+        raise web.HTTPNotFound(text=f"no container {parameters['container']} runs here")
     path = container.log(previous=request.query.get("previous") == "true")
     if not path.exists():
-        raise web.HTTPNotFound(text=f"no log of container {found['container']} (yet)")
-    answer = web.StreamResponse(headers={"Content-Type": "text/plain"})
-    await answer.prepare(request)
-    content = _chosen(path, request)
-    await answer.write(content)
+        raise web.HTTPNotFound(text=f"no log of container {parameters['container']} (yet)")
+    response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+    await response.prepare(request)
+    content = _requested_part(path, request)
+    await response.write(content)
     if request.query.get("follow") == "true":
-        await _follow(answer, path, path.stat().st_size, container)
-    return answer
+        await _follow(response, path, path.stat().st_size, container)
+    return response
 
 
-def _chosen(path: Path, request: web.Request) -> bytes:
+def _requested_part(path: Path, request: web.Request) -> bytes:
     """The wanted part of a log.
 
     Lines have no times here, so `sinceSeconds` can only tell a log that was silent since from one
@@ -74,15 +74,15 @@ def _chosen(path: Path, request: web.Request) -> bytes:
 
 
 async def _follow(
-    answer: web.StreamResponse, path: Path, offset: int, container: Container
+    response: web.StreamResponse, path: Path, offset: int, container: Container
 ) -> None:
     with path.open("rb") as log:
         log.seek(offset)
         while True:
-            living = container.running and container.log() == path
+            running = container.running and container.log() == path
             if more := log.read():
-                await answer.write(more)
-            elif not living:
+                await response.write(more)
+            elif not running:
                 return
             else:
                 await asyncio.sleep(LOOK_SECONDS)

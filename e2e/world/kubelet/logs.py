@@ -1,7 +1,7 @@
 """What containers print: one file for each start of a container, as kubelets keep them.
 
 Processes write their file themselves, which costs the world nothing. Coroutines share this process,
-so what they log is told apart by the context that they run in.
+so what they log is separated by the context that they run in.
 """
 
 import io

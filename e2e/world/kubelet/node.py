@@ -12,7 +12,7 @@ from world import clock
 from world.api import LEASES, NODES, STRATEGIC, Api, ApiError, Json
 from world.control_plane import HeartBeats
 from world.fleet import Node
-from world.kubelet.surroundings import Host
+from world.kubelet.host import Host
 from world.labels import labels, provider_id, taints
 
 VERSION = "v1.36.3"
@@ -53,22 +53,22 @@ def manifest(node: Node, address: str, port: int, capacity: Amounts, allocatable
     }
 
 
-async def register(api: Api, found: Json) -> None:
+async def register(api: Api, body: Json) -> None:
     """Make the node exist and be ready; also after a silence, in which it was declared dead."""
     try:
-        await api.create(NODES.path(), found)
+        await api.create(NODES.path(), body)
     except ApiError as error:
         if error.status != 409:
             raise
-        await tell(api, found["metadata"]["name"], found["status"])
+        await patch_status(api, body["metadata"]["name"], body["status"])
 
 
-async def tell(api: Api, name: str, status: Json) -> None:
+async def patch_status(api: Api, name: str, status: Json) -> None:
     """Write some of a node's status; resources that are not named stay as they are."""
     await api.patch(NODES.path(name=name, sub="status"), {"status": status}, STRATEGIC)
 
 
-async def beat(host: Host, beats: HeartBeats) -> None:
+async def send_heartbeats(host: Host, beats: HeartBeats) -> None:
     """Renew the node's Lease for as long as it is not silent."""
     while True:
         await host.connected.wait()

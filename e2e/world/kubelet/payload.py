@@ -10,12 +10,12 @@ DEFAULT_MODE = 0o644
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class VolumeFile:
     content: bytes
     mode: int = DEFAULT_MODE
 
 
-def write(folder: Path, files: Mapping[str, File]) -> None:
+def write(folder: Path, files: Mapping[str, VolumeFile]) -> None:
     """Make the folder hold exactly these files.
 
     As kubelets do it: the files stand in a fresh folder, and one link is moved over to it, so that
@@ -41,8 +41,8 @@ def _read(folder: Path) -> dict[str, bytes] | None:
     data = folder / DATA
     if not data.is_symlink():
         return None
-    found = (path for path in data.rglob("*") if path.is_file())
-    return {str(path.relative_to(data)): path.read_bytes() for path in found}
+    paths = (path for path in data.rglob("*") if path.is_file())
+    return {str(path.relative_to(data)): path.read_bytes() for path in paths}
 
 
 def _link(link: Path, target: str) -> None:

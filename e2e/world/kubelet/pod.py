@@ -10,18 +10,18 @@ import aiohttp
 
 from world import clock
 from world.api import ApiError, Json
+from world.informer import key_of
 from world.kubelet import specs
 from world.kubelet.container import Container
 from world.kubelet.devices import NoDeviceError
-from world.kubelet.environment import Facts, MissingReferenceError
-from world.kubelet.launch import Place
+from world.kubelet.environment import MissingReferenceError, PodFacts
+from world.kubelet.host import Host
+from world.kubelet.launch import ContainerContext
 from world.kubelet.reporter import Reporter, since
 from world.kubelet.states import Terminated
 from world.kubelet.status import PodView
-from world.kubelet.surroundings import Host
 from world.kubelet.volumes import Volumes
 from world.kubelet.waits import first
-from world.mirror import key_of
 
 RETRY_SECONDS = 0.5
 REFRESH_SECONDS = 10
@@ -46,20 +46,20 @@ class PodWorker:
         self._started = clock.now()
         self._deleted = asyncio.Event()
         self._deadline = 0.0
-        self._gone = False
-        self._over = pod.get("status", {}).get("phase") in ENDED
-        self._refused: tuple[str, str] | None = None
+        self._abandoned = False
+        self._finished = pod.get("status", {}).get("phase") in ENDED
+        self._rejection: tuple[str, str] | None = None
         self.reporter = Reporter(host, self.view, since(pod))
         self.init = [
-            self._container(one, init=True) for one in pod["spec"].get("initContainers", [])
+            self._container(spec, init=True) for spec in pod["spec"].get("initContainers", [])
         ]
-        self.main = [self._container(one) for one in pod["spec"]["containers"]]
+        self.main = [self._container(spec) for spec in pod["spec"]["containers"]]
 
     async def run(self) -> None:
-        if not self._over:
+        if not self._finished:
             await self._run()
         await self._deleted.wait()
-        if not self._gone:
+        if not self._abandoned:
             await self.reporter.remove()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -71,17 +71,17 @@ class PodWorker:
             self._release()
             self.reporter.changed()
             await self._deleted.wait()
-            if not self._gone:
-                await self.reporter.last_words()
+            if not self._abandoned:
+                await self.reporter.send_final()
         finally:
             reporting.cancel()
             self._kill()
             self._release()
 
     @property
-    def lives(self) -> bool:
+    def active(self) -> bool:
         """It was not refused, and has not ended."""
-        return not self._over and self._refused is None
+        return not self._finished and self._rejection is None
 
     def update(self, pod: Json) -> None:
         """The pod as the API has it now: perhaps it is to be deleted, or a gate has opened."""
@@ -91,8 +91,8 @@ class PodWorker:
             self._end_within(pod["metadata"].get("deletionGracePeriodSeconds", DEFAULT_GRACE))
 
     def abandon(self) -> None:
-        """The pod is gone from the API, or its node is dead: end it at once, tell nobody."""
-        self._gone = True
+        """The pod is gone from the API, or its node is dead: end it at once, without a status."""
+        self._abandoned = True
         self._end_within(0)
 
     def containers(self) -> Iterator[Container]:
@@ -107,7 +107,7 @@ class PodWorker:
             started=self._started,
             ip=self.address if self._mounted else None,
             host_ip=self.host.address,
-            refused=self._refused,
+            refused=self._rejection,
             deleted=self._deleted.is_set(),
         )
 
@@ -118,8 +118,8 @@ class PodWorker:
             self.host.devices.admit(self.pod)
         except NoDeviceError as error:
             reason, message = "UnexpectedAdmissionError", f"Pod was rejected: {error}"
-            self.host.machine.events.say(self.pod, reason, message, warning=True)
-            self._refused = reason, message
+            self.host.machine.events.record(self.pod, reason, message, warning=True)
+            self._rejection = reason, message
             return False
         return True
 
@@ -159,7 +159,7 @@ class PodWorker:
             try:
                 self._mounts.update(await self._volumes.make())
             except (MissingReferenceError, ApiError, aiohttp.ClientError) as error:
-                self.host.machine.events.say(self.pod, "FailedMount", str(error), warning=True)
+                self.host.machine.events.record(self.pod, "FailedMount", str(error), warning=True)
                 await first(asyncio.sleep(RETRY_SECONDS), self._deleted.wait())
             else:
                 self._mounted = True
@@ -189,7 +189,7 @@ class PodWorker:
             for container in self.containers():
                 if not _is_sidecar(container):
                     container.stop(seconds)
-        elif deadline < self._deadline:  # somebody has lost patience
+        elif deadline < self._deadline:  # deleted again with a shorter grace
             self._deadline = deadline
             loop.call_at(deadline, self._kill)
 
@@ -204,7 +204,7 @@ class PodWorker:
 
     def _make_volumes(self) -> Volumes:
         machine = self.host.machine
-        facts = Facts(
+        facts = PodFacts(
             pod=self.pod,
             pod_ip=self.address,
             host_ip=self.host.address,
@@ -220,7 +220,7 @@ class PodWorker:
         )
 
     def _container(self, spec: Json, *, init: bool = False) -> Container:
-        place = Place(
+        context = ContainerContext(
             host=self.host,
             container=spec,
             address=self.address,
@@ -229,7 +229,7 @@ class PodWorker:
         )
         return Container(
             pod=self.pod,
-            place=place,
+            context=context,
             view=specs.first_view(self.pod, spec),
             policy=specs.policy(self.pod, spec, init=init),
             logs=specs.log_folder(self.host.machine.folder, self.pod) / spec["name"],
@@ -242,7 +242,7 @@ def _address(pod: Json, host: Host) -> str:
 
 
 def _is_sidecar(container: Container) -> bool:
-    return specs.is_sidecar(container.place.container)
+    return specs.is_sidecar(container.context.container)
 
 
 def _succeeded(container: Container) -> bool:

@@ -1,4 +1,4 @@
-"""Tells the API how a pod is, and at its end that it is gone."""
+"""Writes a pod's status to the API, and removes the pod at its end."""
 
 import asyncio
 import logging
@@ -9,8 +9,8 @@ import aiohttp
 
 from world import clock
 from world.api import PODS, STRATEGIC, ApiError, Json
+from world.kubelet.host import Host
 from world.kubelet.status import PodView, status
-from world.kubelet.surroundings import Host
 
 RETRY_SECONDS = 0.5
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ Since = dict[str, tuple[str, str]]
 
 @dataclass(slots=True)
 class Reporter:
-    """Writes the newest status only: what changed twice in between is told once."""
+    """Writes the newest status only: what changed twice in between is written once."""
 
     host: Host
     view: Callable[[], PodView]
@@ -31,7 +31,7 @@ class Reporter:
     def changed(self) -> None:
         self._changed.set()
 
-    def tell_again(self) -> None:
+    def resend(self) -> None:
         """Others may have written the status meanwhile."""
         self._sent = None
         self._changed.set()
@@ -45,7 +45,7 @@ class Reporter:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._changed.set()
 
-    async def last_words(self) -> None:
+    async def send_final(self) -> None:
         """The status that a pod is remembered by."""
         await self.host.connected.wait()
         await self._report()
@@ -63,20 +63,20 @@ class Reporter:
 
     async def _report(self) -> bool:
         view = self.view()
-        found = status(replace(view, since=self._since), clock.now())
+        pod_status = status(replace(view, since=self._since), clock.now())
         self._since |= {
-            one["type"]: (one["status"], one["lastTransitionTime"])
-            for one in found.get("conditions", [])
+            condition["type"]: (condition["status"], condition["lastTransitionTime"])
+            for condition in pod_status.get("conditions", [])
         }
-        if found == self._sent:
+        if pod_status == self._sent:
             return True
         meta = view.pod["metadata"]
         # With its uid in the patch, the status of a pod never lands on one of the same name.
-        body = {"metadata": {"uid": meta["uid"]}, "status": found}
+        body = {"metadata": {"uid": meta["uid"]}, "status": pod_status}
         path = PODS.path(meta["namespace"], meta["name"], "status")
-        told = await self._attempt(self.host.machine.api.patch(path, body, STRATEGIC))
-        self._sent = found if told else None
-        return told
+        accepted = await self._attempt(self.host.machine.api.patch(path, body, STRATEGIC))
+        self._sent = pod_status if accepted else None
+        return accepted
 
     async def _attempt(self, request: Awaitable[Json]) -> bool:
         """Whether the API has taken it, or has no such pod any more."""
@@ -94,5 +94,8 @@ class Reporter:
 
 def since(pod: Json) -> Since:
     """When the conditions of a pod changed last, as its status has it."""
-    found = pod.get("status", {}).get("conditions", [])
-    return {one["type"]: (one["status"], one.get("lastTransitionTime", "")) for one in found}
+    conditions = pod.get("status", {}).get("conditions", [])
+    return {
+        condition["type"]: (condition["status"], condition.get("lastTransitionTime", ""))
+        for condition in conditions
+    }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from world.api import Json
 from world.kubelet import handlers, probes
 from world.kubelet.handlers import Target
-from world.kubelet.instances import Instance
-from world.kubelet.launch import Launch, Place
+from world.kubelet.instances import ContainerInstance
+from world.kubelet.launch import ContainerContext, Launch
 from world.kubelet.waits import first
 
 HOOK_SECONDS = 600
@@ -21,9 +21,9 @@ class Start:
     """An instance with all that looks after it."""
 
     pod: Json
-    place: Place
+    context: ContainerContext
     launch: Launch
-    instance: Instance
+    instance: ContainerInstance
 
     async def watch_over(self, ready: Callable[[bool], None]) -> None:
         """Hook and probes for as long as the instance lives.
@@ -34,7 +34,7 @@ class Start:
             return
         if not await self._passes("startupProbe"):
             return
-        ready("readinessProbe" not in self.place.container)
+        ready("readinessProbe" not in self.context.container)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._passes("livenessProbe", for_ever=True))
             group.create_task(self._readiness(ready))
@@ -43,7 +43,7 @@ class Start:
         """Run the preStop hook, then SIGTERM, and SIGKILL when the grace is over."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.say("Killing", f"Stopping container {self.place.name}")
+        self.say("Killing", f"Stopping container {self.context.name}")
         if grace and (hook := self._hook("preStop")):
             await first(handlers.run(hook, self.target, grace), self.instance.ended())
         self.instance.terminate()
@@ -53,14 +53,14 @@ class Start:
         await self.instance.ended()
 
     def say(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self.place.host.machine.events.say(self.pod, reason, message, warning=warning)
+        self.context.host.machine.events.record(self.pod, reason, message, warning=warning)
 
     @property
     def target(self) -> Target:
-        machine = self.place.host.machine
-        ports = self.place.container.get("ports", [])
+        machine = self.context.host.machine
+        ports = self.context.container.get("ports", [])
         return Target(
-            address=self.place.address,
+            address=self.context.address,
             ports={port["name"]: port["containerPort"] for port in ports if "name" in port},
             env=self.launch.env,
             folder=self.launch.folder,
@@ -79,7 +79,7 @@ class Start:
 
     async def _passes(self, kind: str, *, for_ever: bool = False) -> bool:
         """Whether a startup or liveness probe passes; if not, the instance is ended."""
-        probe = self.place.container.get(kind)
+        probe = self.context.container.get(kind)
         if probe is None:
             return True
         async for passed in self._verdicts(kind, probe):
@@ -91,7 +91,7 @@ class Start:
         return True
 
     async def _readiness(self, ready: Callable[[bool], None]) -> None:
-        probe = self.place.container.get("readinessProbe")
+        probe = self.context.container.get("readinessProbe")
         if probe is not None:
             async for passed in self._verdicts("readinessProbe", probe):
                 ready(passed)
@@ -101,7 +101,7 @@ class Start:
         label = kind.removesuffix("Probe").capitalize()
 
         async def ask() -> bool:
-            problem = await handlers.run(handlers.chosen(probe), target, timing.timeout)
+            problem = await handlers.run(handlers.probe_handler(probe), target, timing.timeout)
             if problem:
                 self.say("Unhealthy", f"{label} probe failed: {problem}", warning=True)
             return problem is None
@@ -113,5 +113,5 @@ class Start:
         return float(self.pod["spec"].get("terminationGracePeriodSeconds", 30))
 
     def _hook(self, kind: str) -> Json | None:
-        found: Json | None = (self.place.container.get("lifecycle") or {}).get(kind)
-        return found
+        hook: Json | None = (self.context.container.get("lifecycle") or {}).get(kind)
+        return hook

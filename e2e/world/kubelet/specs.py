@@ -13,8 +13,12 @@ def is_sidecar(spec: Json) -> bool:
 
 def policy(pod: Json, spec: Json, *, init: bool) -> str:
     """When a container is started again; init containers until they succeed, or never."""
-    found = str(spec.get("restartPolicy") or pod["spec"].get("restartPolicy", "Always"))
-    return "OnFailure" if init and found == "Always" and not is_sidecar(spec) else found
+    restart_policy = str(spec.get("restartPolicy") or pod["spec"].get("restartPolicy", "Always"))
+    return (
+        "OnFailure"
+        if init and restart_policy == "Always" and not is_sidecar(spec)
+        else restart_policy
+    )
 
 
 def first_view(pod: Json, spec: Json) -> View:
@@ -23,15 +27,22 @@ def first_view(pod: Json, spec: Json) -> View:
     One that ran before, on a node that was dead meanwhile, goes on counting its restarts.
     """
     status = pod.get("status", {})
-    told = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
-    before: Json = next((one for one in told if one["name"] == spec["name"]), {})
+    statuses = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
+    previous: Json = next(
+        (
+            container_status
+            for container_status in statuses
+            if container_status["name"] == spec["name"]
+        ),
+        {},
+    )
     waits_for_init = bool(pod["spec"].get("initContainers"))
     return View(
         name=spec["name"],
         image=spec["image"],
         state=Waiting("PodInitializing" if waits_for_init else "ContainerCreating"),
-        restarts=before.get("restartCount", 0),
-        container_id=before.get("containerID", ""),
+        restarts=previous.get("restartCount", 0),
+        container_id=previous.get("containerID", ""),
     )
 
 

@@ -3,7 +3,7 @@
     world/stand-in [--port 8000]
 
 Services whose pods are KWOK's lead here. It answers one-token completions of any model, and exports
-the gauges of engines in the names of pods that it is told of by `PUT /gauges`: a list of
+the gauges of engines in the names of pods that it receives by `PUT /gauges`: a list of
 `{"namespace", "pod", "service", "waiting"}`.
 """
 
@@ -36,10 +36,10 @@ class _StandIn:
     gauges: Sequence[Json] = field(default_factory=tuple)
 
     async def complete(self, request: web.Request) -> web.Response:
-        asked = await request.json()
+        parameters = await request.json()
         choice = {"index": 0, "text": " 1", "finish_reason": "length"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        body = {"object": "text_completion", "model": asked["model"], "choices": [choice]}
+        body = {"object": "text_completion", "model": parameters["model"], "choices": [choice]}
         return web.json_response(body | {"usage": usage})
 
     async def take(self, request: web.Request) -> web.Response:
@@ -53,8 +53,8 @@ class _StandIn:
 def _lines(gauge: Json) -> str:
     pod = {name: gauge[name] for name in ("namespace", "pod")}
     of_service = _labels(pod | {"tessera_dev_service": gauge["service"]})
-    told = "".join(f"{name}{of_service} {gauge['waiting']}\n" for name in _GAUGES)
-    return f"{told}{_ACTIVITY}{_labels(pod)} 0.5\n"
+    samples = "".join(f"{name}{of_service} {gauge['waiting']}\n" for name in _GAUGES)
+    return f"{samples}{_ACTIVITY}{_labels(pod)} 0.5\n"
 
 
 def _labels(named: dict[str, str]) -> str:

@@ -13,8 +13,8 @@ class Waiting:
     message: str = ""
 
     def wire(self) -> Json:
-        told = {"reason": self.reason, "message": self.message}
-        return {"waiting": {key: value for key, value in told.items() if value}}
+        fields = {"reason": self.reason, "message": self.message}
+        return {"waiting": {key: value for key, value in fields.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Terminated:
     container_id: str
 
     def wire(self) -> Json:
-        told = {
+        fields = {
             "exitCode": self.code,
             "reason": self.reason,
             "startedAt": stamp(self.started),
             "finishedAt": stamp(self.finished),
             "containerID": self.container_id,
         }
-        return {"terminated": told | ({"message": self.message} if self.message else {})}
+        return {"terminated": fields | ({"message": self.message} if self.message else {})}
 
 
 State = Waiting | Running | Terminated

@@ -30,7 +30,7 @@ class PodView:
 
 def status(view: PodView, now: datetime.datetime) -> Json:
     """The part of `pod.status` that belongs to a kubelet."""
-    found: Json = {
+    pod_status: Json = {
         "observedGeneration": view.pod["metadata"].get("generation", 1),
         "phase": phase(view),
         "startTime": stamp(view.started),
@@ -38,15 +38,17 @@ def status(view: PodView, now: datetime.datetime) -> Json:
         "hostIPs": [{"ip": view.host_ip}],
     }
     if view.refused is not None:
-        found["reason"], found["message"] = view.refused
-        return found
-    found["conditions"] = [_dated(one, view.since, now) for one in conditions(view)]
-    found["containerStatuses"] = [one.wire() for one in view.main]
+        pod_status["reason"], pod_status["message"] = view.refused
+        return pod_status
+    pod_status["conditions"] = [
+        _dated(condition, view.since, now) for condition in conditions(view)
+    ]
+    pod_status["containerStatuses"] = [container.wire() for container in view.main]
     if view.init:
-        found["initContainerStatuses"] = [one.wire() for one in view.init]
+        pod_status["initContainerStatuses"] = [container.wire() for container in view.init]
     if view.ip:
-        found |= {"podIP": view.ip, "podIPs": [{"ip": view.ip}]}
-    return found
+        pod_status |= {"podIP": view.ip, "podIPs": [{"ip": view.ip}]}
+    return pod_status
 
 
 def phase(view: PodView) -> str:
@@ -54,34 +56,46 @@ def phase(view: PodView) -> str:
         return "Failed"
     policy = _policy(view)
     if not initialized(view):
-        failed = any(_failed(one.state) for one in _steps(view))
+        failed = any(_failed(container.state) for container in _steps(view))
         return "Failed" if failed and (policy == "Never" or view.deleted) else "Pending"
-    if any(isinstance(one.state, Waiting) and one.last is None for one in view.main):
+    if any(
+        isinstance(container.state, Waiting) and container.last is None for container in view.main
+    ):
         return "Pending"
     again = policy == "Always" and not view.deleted
     living = [*view.main, *_sidecars(view)]
-    if again or any(isinstance(one.state, Running) for one in living):
+    if again or any(isinstance(container.state, Running) for container in living):
         return "Running"
-    ended = [one.state if isinstance(one.state, Terminated) else one.last for one in view.main]
-    if not any(_failed(one) for one in ended):
+    ended = [
+        container.state if isinstance(container.state, Terminated) else container.last
+        for container in view.main
+    ]
+    if not any(_failed(state) for state in ended):
         return "Succeeded"
     return "Failed" if policy == "Never" or view.deleted else "Running"
 
 
 def initialized(view: PodView) -> bool:
-    if any(one.container_id for one in view.main):  # whatever becomes of a sidecar later
+    if any(
+        container.container_id for container in view.main
+    ):  # whatever becomes of a sidecar later
         return True
-    steps = all(isinstance(one.state, Terminated) and one.state.code == 0 for one in _steps(view))
-    return steps and all(one.started for one in _sidecars(view))
+    steps = all(
+        isinstance(container.state, Terminated) and container.state.code == 0
+        for container in _steps(view)
+    )
+    return steps and all(sidecar.started for sidecar in _sidecars(view))
 
 
 def conditions(view: PodView) -> Iterator[Json]:
     """Conditions without their times; those of others, readiness gates too, are left alone."""
     yield _condition("PodReadyToStartContainers", view.ip is not None)
-    steps = [one.name for one in view.init if not _passed(one, view)]
+    steps = [container.name for container in view.init if not _passed(container, view)]
     yield _condition("Initialized", initialized(view), *_incomplete("initialized", steps))
     done = phase(view) in ("Succeeded", "Failed")
-    waiting = [one.name for one in [*_sidecars(view), *view.main] if not one.ready]
+    waiting = [
+        container.name for container in [*_sidecars(view), *view.main] if not container.ready
+    ]
     problem = ("PodCompleted", "") if done else _incomplete("ready", waiting)
     contained = not done and not waiting
     yield _condition("ContainersReady", contained, *problem)
@@ -92,16 +106,16 @@ def conditions(view: PodView) -> Iterator[Json]:
 
 
 def _dated(condition: Json, since: Mapping[str, tuple[str, str]], now: datetime.datetime) -> Json:
-    was, moment = since.get(condition["type"], ("", ""))
-    changed = was != condition["status"]
+    previous, moment = since.get(condition["type"], ("", ""))
+    changed = previous != condition["status"]
     return condition | {"lastTransitionTime": stamp(now) if changed else moment}
 
 
 def _condition(kind: str, holds: bool, reason: str = "", message: str = "") -> Json:
     # A cleared reason has to be sent as null: the patch would leave the old one.
-    why = (None, None) if holds else (reason or None, message or None)
+    cause = (None, None) if holds else (reason or None, message or None)
     status = "True" if holds else "False"
-    return {"type": kind, "status": status, "reason": why[0], "message": why[1]}
+    return {"type": kind, "status": status, "reason": cause[0], "message": cause[1]}
 
 
 def _incomplete(state: str, names: Sequence[str]) -> tuple[str, str]:
@@ -110,13 +124,16 @@ def _incomplete(state: str, names: Sequence[str]) -> tuple[str, str]:
 
 
 def _closed_gate(pod: Json) -> str:
-    held = {one["type"]: one["status"] for one in pod.get("status", {}).get("conditions", [])}
+    statuses = {
+        condition["type"]: condition["status"]
+        for condition in pod.get("status", {}).get("conditions", [])
+    }
     for gate in pod["spec"].get("readinessGates", []):
         kind = gate["conditionType"]
-        if kind not in held:
+        if kind not in statuses:
             return f'corresponding condition of pod readiness gate "{kind}" does not exist.'
-        if held[kind] != "True":
-            return f'the status of pod readiness gate "{kind}" is not "True", but {held[kind]}'
+        if statuses[kind] != "True":
+            return f'the status of pod readiness gate "{kind}" is not "True", but {statuses[kind]}'
     return ""
 
 
@@ -125,22 +142,26 @@ def _policy(view: PodView) -> str:
 
 
 def _sidecar_names(view: PodView) -> set[str]:
-    found = view.pod["spec"].get("initContainers", [])
-    return {one["name"] for one in found if one.get("restartPolicy") == "Always"}
+    init_containers = view.pod["spec"].get("initContainers", [])
+    return {
+        container["name"]
+        for container in init_containers
+        if container.get("restartPolicy") == "Always"
+    }
 
 
 def _steps(view: PodView) -> list[View]:
-    return [one for one in view.init if one.name not in _sidecar_names(view)]
+    return [container for container in view.init if container.name not in _sidecar_names(view)]
 
 
 def _sidecars(view: PodView) -> list[View]:
-    return [one for one in view.init if one.name in _sidecar_names(view)]
+    return [container for container in view.init if container.name in _sidecar_names(view)]
 
 
-def _passed(one: View, view: PodView) -> bool:
-    if one.name in _sidecar_names(view):
-        return one.started
-    return isinstance(one.state, Terminated) and one.state.code == 0
+def _passed(container: View, view: PodView) -> bool:
+    if container.name in _sidecar_names(view):
+        return container.started
+    return isinstance(container.state, Terminated) and container.state.code == 0
 
 
 def _failed(state: State | None) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from world.api import CLAIMS, CONFIG_MAPS, SECRETS, VOLUMES, Api, ApiError, Json
 from world.kubelet import payload
-from world.kubelet.environment import Facts, MissingReferenceError, field, resource
-from world.kubelet.payload import DEFAULT_MODE, File
+from world.kubelet.environment import MissingReferenceError, PodFacts, field, resource
+from world.kubelet.payload import DEFAULT_MODE, VolumeFile
 from world.kubelet.tokens import Tokens
 
 
@@ -21,17 +21,17 @@ class Volumes:
     folder: Path
     host_folder: Path
     """Stands for the file system of the node, for `hostPath`."""
-    facts: Facts
+    facts: PodFacts
 
     async def make(self) -> dict[str, Path]:
         """The folder of each volume; `MissingReferenceError` says what is not there yet."""
-        found: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
         for volume in self.facts.pod["spec"].get("volumes", []):
             path = await self._place(volume)
             path.mkdir(parents=True, exist_ok=True)
-            found[volume["name"]] = path
+            folders[volume["name"]] = path
         await self.refresh()
-        return found
+        return folders
 
     async def refresh(self) -> None:
         """Write what ConfigMaps, Secrets, the downward API and tokens say now."""
@@ -39,7 +39,7 @@ class Volumes:
             sources = _sources(volume)
             if sources is None:
                 continue
-            files: dict[str, File] = {}
+            files: dict[str, VolumeFile] = {}
             for source in sources:
                 async for name, file in self._files(source):
                     files[name] = file
@@ -49,38 +49,40 @@ class Volumes:
         if "hostPath" in volume:
             return (self.host_folder / str(volume["hostPath"]["path"]).lstrip("/")).resolve()
         if "persistentVolumeClaim" in volume:
-            return await self._claimed(volume["persistentVolumeClaim"]["claimName"])
+            return await self._claim_folder(volume["persistentVolumeClaim"]["claimName"])
         if "emptyDir" in volume or _sources(volume) is not None:
             return self.folder / str(volume["name"])
         kind = next(key for key in volume if key != "name")
         raise MissingReferenceError(f"volume {volume['name']}: the world knows no {kind} volumes")
 
-    async def _claimed(self, name: str) -> Path:
+    async def _claim_folder(self, name: str) -> Path:
         namespace = self.facts.pod["metadata"]["namespace"]
         claim = await self._read(CLAIMS.path(namespace, name), f'persistentvolumeclaim "{name}"')
-        bound = claim["spec"].get("volumeName") if claim else None
-        if not bound:
+        volume_name = claim["spec"].get("volumeName") if claim else None
+        if not volume_name:
             raise MissingReferenceError(f'persistentvolumeclaim "{name}" is not bound')
-        volume = await self.api.get(VOLUMES.path(name=bound))
+        volume = await self.api.get(VOLUMES.path(name=volume_name))
         if "hostPath" not in volume["spec"]:
-            raise MissingReferenceError(f"persistentvolume {bound}: the world knows only hostPath")
+            raise MissingReferenceError(
+                f"persistentvolume {volume_name}: the world knows only hostPath"
+            )
         return Path(volume["spec"]["hostPath"]["path"])
 
-    async def _files(self, source: Json) -> AsyncIterator[tuple[str, File]]:
+    async def _files(self, source: Json) -> AsyncIterator[tuple[str, VolumeFile]]:
         if "serviceAccountToken" in source:
             wanted = source["serviceAccountToken"]
             seconds = wanted.get("expirationSeconds", 3600)
             token = await self.tokens.get(self.facts.pod, wanted.get("audience", ""), seconds)
-            yield wanted["path"], File(token.encode())
+            yield wanted["path"], VolumeFile(token.encode())
         elif "downwardAPI" in source:
             for item in source["downwardAPI"].get("items", []):
                 mode = _mode(item, source["downwardAPI"])
-                yield item["path"], File(self._downward(item).encode(), mode)
+                yield item["path"], VolumeFile(self._downward(item).encode(), mode)
         else:
-            async for found in self._keys(source):
-                yield found
+            async for entry in self._keys(source):
+                yield entry
 
-    async def _keys(self, source: Json) -> AsyncIterator[tuple[str, File]]:
+    async def _keys(self, source: Json) -> AsyncIterator[tuple[str, VolumeFile]]:
         """The keys of a ConfigMap or Secret, all of them or the chosen ones."""
         secret = "secret" in source
         wanted = source["secret"] if secret else source["configMap"]
@@ -88,11 +90,11 @@ class Volumes:
         kind, label = (SECRETS, "secret") if secret else (CONFIG_MAPS, "configmap")
         optional = wanted.get("optional", False)
         path = kind.path(self.facts.pod["metadata"]["namespace"], name)
-        found = await self._read(path, f'{label} "{name}"', optional=optional)
-        content = contents(found or {})
+        body = await self._read(path, f'{label} "{name}"', optional=optional)
+        content = contents(body or {})
         for item in wanted.get("items") or [{"key": key, "path": key} for key in content]:
             if item["key"] in content:
-                yield item["path"], File(content[item["key"]], _mode(item, wanted))
+                yield item["path"], VolumeFile(content[item["key"]], _mode(item, wanted))
             elif not optional:
                 raise MissingReferenceError(f'{label} "{name}" has no key {item["key"]}')
 
@@ -113,12 +115,12 @@ class Volumes:
         return resource(item["resourceFieldRef"], containers, self.facts.allocatable)
 
 
-def contents(found: Json) -> dict[str, bytes]:
+def contents(body: Json) -> dict[str, bytes]:
     """The values of a ConfigMap or Secret."""
-    if found.get("kind") == "Secret":
-        return {key: base64.b64decode(value) for key, value in found.get("data", {}).items()}
-    text = {key: value.encode() for key, value in found.get("data", {}).items()}
-    return text | {k: base64.b64decode(v) for k, v in found.get("binaryData", {}).items()}
+    if body.get("kind") == "Secret":
+        return {key: base64.b64decode(value) for key, value in body.get("data", {}).items()}
+    text = {key: value.encode() for key, value in body.get("data", {}).items()}
+    return text | {k: base64.b64decode(v) for k, v in body.get("binaryData", {}).items()}
 
 
 def _sources(volume: Json) -> list[Json] | None:
@@ -126,7 +128,9 @@ def _sources(volume: Json) -> list[Json] | None:
     if "projected" in volume:
         default = volume["projected"].get("defaultMode", DEFAULT_MODE)
         sources = volume["projected"].get("sources", [])
-        return [{kind: {"defaultMode": default} | one for kind, one in s.items()} for s in sources]
+        return [
+            {kind: {"defaultMode": default} | source for kind, source in s.items()} for s in sources
+        ]
     for kind in ("configMap", "secret", "downwardAPI"):
         if kind in volume:
             return [{kind: volume[kind]}]

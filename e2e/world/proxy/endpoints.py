@@ -23,15 +23,17 @@ def endpoints(service: Json, port: Json, pods: Iterable[Json]) -> Iterator[Addre
 
 
 def _selected(pod: Json, selector: dict[str, str]) -> bool:
-    found = pod["metadata"].get("labels", {})
-    return all(found.get(key) == value for key, value in selector.items())
+    labels = pod["metadata"].get("labels", {})
+    return all(labels.get(key) == value for key, value in selector.items())
 
 
 def _ready(pod: Json) -> bool:
     if "deletionTimestamp" in pod["metadata"]:
         return False
     conditions = pod["status"].get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
 
 
 def _target(port: Json, pod: Json) -> int | None:
@@ -40,7 +42,7 @@ def _target(port: Json, pod: Json) -> int | None:
     if not isinstance(target, str):
         return int(target)
     for container in pod["spec"]["containers"]:
-        for found in container.get("ports", []):
-            if found.get("name") == target:
-                return int(found["containerPort"])
+        for container_port in container.get("ports", []):
+            if container_port.get("name") == target:
+                return int(container_port["containerPort"])
     return None

@@ -94,8 +94,8 @@ class _Client(_Half):
 
     def _reset(self) -> None:
         """As near as a listener comes to a Service without endpoints, which refuses."""
-        found = self.transport.get_extra_info("socket")
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from world.api import SERVICES, Api, Json
-from world.mirror import Key, Mirror
+from world.informer import Informer, Key
 from world.proxy.endpoints import endpoints
 from world.proxy.forward import Address, listen
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Services:
+class ServiceProxy:
     """Listens where Services are; chooses among pods as they are at each new connection."""
 
     api: Api
@@ -23,17 +23,17 @@ class Services:
     """Backends of Services without a selector: programs of the world itself."""
     stand_in: Callable[[], list[Address]] = list
     """Who answers for pods that are only said to run."""
-    mirror: Mirror = field(init=False)
+    informer: Informer = field(init=False)
     _listeners: dict[Address, asyncio.Server] = field(default_factory=dict)
-    _turns: dict[Address, int] = field(default_factory=dict)
+    _connection_counts: dict[Address, int] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.mirror = Mirror(self.api, SERVICES.path(), lambda *_: self._changed.set())
+        self.informer = Informer(self.api, SERVICES.path(), lambda *_: self._changed.set())
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.mirror.follow())
+            group.create_task(self.informer.follow())
             while True:
                 await self._changed.wait()
                 self._changed.clear()
@@ -41,18 +41,25 @@ class Services:
 
     def backends(self, key: Key, number: int) -> list[Address]:
         """Where the port of a Service leads just now."""
-        service = self.mirror.objects.get(key)
+        service = self.informer.objects.get(key)
         if service is None:
             return []
         if key in self.fixed:
             return [self.fixed[key]]
-        port = next((one for one in service["spec"]["ports"] if one["port"] == number), None)
+        port = next(
+            (
+                service_port
+                for service_port in service["spec"]["ports"]
+                if service_port["port"] == number
+            ),
+            None,
+        )
         if port is None:
             return []
         return sorted(endpoints(service, port, self.pods())) or self.stand_in()
 
     async def _settle(self) -> None:
-        wanted = dict(_addresses(self.mirror.objects))
+        wanted = dict(_addresses(self.informer.objects))
         for address in self._listeners.keys() - wanted.keys():
             self._listeners.pop(address).close()
         for address in wanted.keys() - self._listeners.keys():
@@ -60,10 +67,10 @@ class Services:
 
     async def _open(self, address: Address, key: Key) -> None:
         def choose() -> list[Address]:
-            found = self.backends(key, address[1])
-            turn = self._turns[address] = self._turns.get(address, 0) + 1
-            first = turn % len(found) if found else 0
-            return found[first:] + found[:first]
+            backends = self.backends(key, address[1])
+            count = self._connection_counts[address] = self._connection_counts.get(address, 0) + 1
+            first = count % len(backends) if backends else 0
+            return backends[first:] + backends[:first]
 
         try:
             self._listeners[address] = await listen(address, choose)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from world.api import API_SERVICES, ENDPOINT_SLICES, Api, ApiError, Json
-from world.mirror import Key, Mirror
-from world.proxy.services import Services
+from world.informer import Informer, Key
+from world.proxy.services import ServiceProxy
 
 ADDRESS = "192.0.2.10"
 LOOK_SECONDS = 1.0
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Slices:
+class EndpointSliceWriter:
     """Looks once a second: APIServices are few, and pods come and go without telling."""
 
     api: Api
-    services: Services
-    mirror: Mirror = field(init=False)
+    services: ServiceProxy
+    informer: Informer = field(init=False)
     _written: dict[Key, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.mirror = Mirror(self.api, API_SERVICES.path(), lambda *_: None)
+        self.informer = Informer(self.api, API_SERVICES.path(), lambda *_: None)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.mirror.follow())
+            group.create_task(self.informer.follow())
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
                 try:
@@ -43,7 +43,7 @@ class Slices:
 
     async def _settle(self) -> None:
         for key in self._aggregated():
-            service = self.services.mirror.objects.get(key)
+            service = self.services.informer.objects.get(key)
             if service is None:
                 self._written.pop(key, None)
             elif (wanted := self._slice(key, service)) != self._written.get(key):
@@ -51,7 +51,7 @@ class Slices:
                 self._written[key] = wanted
 
     def _aggregated(self) -> set[Key]:
-        specs = [found["spec"].get("service") for found in self.mirror.values()]
+        specs = [api_service["spec"].get("service") for api_service in self.informer.values()]
         return {(spec["namespace"], spec["name"]) for spec in specs if spec}
 
     def _slice(self, key: Key, service: Json) -> Json:

@@ -1,4 +1,4 @@
-"""How a course of actions ended: its objects without what differs from run to run."""
+"""Objects of a cluster without what differs from run to run, to compare two runs."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -6,39 +6,41 @@ from typing import Any
 
 from world.api import Json
 
-# Names of single objects, moments, and counts of writes; a cluster IP names a Service's life.
+# Names of single objects, times, and counts of writes; a recreated Service has another cluster IP.
 VOLATILE = {
     "uid", "resourceVersion", "generation", "observedGeneration", "creationTimestamp",
     "managedFields", "lastTransitionTime", "lastUpdateTime", "time", "at", "clusterIP",
     "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
 }  # fmt: skip
 
-# What a status tells of the way and not of the end; numbers of replicas stand beside it. Speeds
-# and prices of tokens are those that were measured on it.
+# Fields that depend on what happened before; numbers of replicas are compared elsewhere. Speeds
+# and prices of tokens are those that were measured meanwhile.
 HISTORY: Mapping[str, Collection[str]] = {
     "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumedLoad"},
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},
 }
 
-# The condition that tells of measurements alone.
+# The condition that depends on measurements alone.
 MEASURED = "SpeedAsPredicted"
 
 _ADDRESS = re.compile(r"\b127(?:\.\d{1,3}){3}\b")
-# How exactly a Service without endpoints does not answer is a matter of moments.
+# How exactly a Service without endpoints fails to answer depends on the moment.
 _NO_ANSWER = re.compile(r"(/v1/completions): .*")
 
 
-def ends(items: Iterable[Json], names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Objects by kind and name, the same for two runs that ended equal.
+def comparable_objects(
+    objects: Iterable[Json], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return objects by kind and name, equal for two runs that ended in the same state.
 
     `names` are those that only the run has, with what to put in their place.
     """
     return {
-        comparable(f"{one['kind']}/{one['metadata']['name']}", names): comparable(
-            one, names, HISTORY.get(one["kind"], ())
+        comparable(f"{body['kind']}/{body['metadata']['name']}", names): comparable(
+            body, names, HISTORY.get(body["kind"], ())
         )
-        for one in items
+        for body in objects
     }
 
 
@@ -56,9 +58,9 @@ def comparable(
             if key not in without
         }
     if isinstance(node, list):
-        found = [comparable(item, names, dropped) for item in node]
-        keyed = all(isinstance(item, dict) and "type" in item for item in found)
-        return sorted(found, key=lambda item: item["type"]) if keyed else found
+        items = [comparable(item, names, dropped) for item in node]
+        keyed = all(isinstance(item, dict) and "type" in item for item in items)
+        return sorted(items, key=lambda item: item["type"]) if keyed else items
     if isinstance(node, str):
         for name, instead in (names or {}).items():
             node = node.replace(name, instead)
@@ -66,19 +68,19 @@ def comparable(
     return node
 
 
-def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two ends differ, a line each."""
-    if isinstance(one, dict) and isinstance(other, dict):
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Return where two states differ, one line each."""
+    if isinstance(first, dict) and isinstance(second, dict):
         return [
             line
-            for key in sorted(one.keys() | other.keys())
-            for line in differences(one.get(key), other.get(key), f"{path}/{key}")
+            for key in sorted(first.keys() | second.keys())
+            for line in differences(first.get(key), second.get(key), f"{path}/{key}")
         ]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
         return [
             line
             for index, (left, right) in pairs
             for line in differences(left, right, f"{path}/{index}")
         ]
-    return [] if one == other else [f"{path}: {one} != {other}"]
+    return [] if first == second else [f"{path}: {first} != {second}"]

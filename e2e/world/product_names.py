@@ -6,7 +6,7 @@ from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class ProductNames:
     """One product as its driver and the clouds name it."""
 
     model: str
@@ -21,56 +21,56 @@ class Board:
 
 _AMPERE = {"family": "ampere", "compute": "8.0"}
 _HOPPER = {"family": "hopper", "compute": "9.0"}
-BOARDS = {
-    "NVIDIA-A100-PCIE-40GB": Board(
+PRODUCT_NAMES = {
+    "NVIDIA-A100-PCIE-40GB": ProductNames(
         model="NVIDIA A100-PCIE-40GB", gke="nvidia-tesla-a100", aws="p4d.24xlarge",
         gcp="a2-highgpu-8g", azure="Standard_ND96asr_v4", **_AMPERE,
     ),
-    "NVIDIA-A100-SXM4-40GB": Board(
+    "NVIDIA-A100-SXM4-40GB": ProductNames(
         model="NVIDIA A100-SXM4-40GB", gke="nvidia-tesla-a100", aws="p4d.24xlarge",
         gcp="a2-highgpu-8g", azure="Standard_ND96asr_v4", **_AMPERE,
     ),
-    "NVIDIA-A100-80GB-PCIe": Board(
+    "NVIDIA-A100-80GB-PCIe": ProductNames(
         model="NVIDIA A100 80GB PCIe", gke="nvidia-a100-80gb", aws="p4de.24xlarge",
         gcp="a2-ultragpu-8g", azure="Standard_NC96ads_A100_v4", **_AMPERE,
     ),
-    "NVIDIA-A100-SXM4-80GB": Board(
+    "NVIDIA-A100-SXM4-80GB": ProductNames(
         model="NVIDIA A100-SXM4-80GB", gke="nvidia-a100-80gb", aws="p4de.24xlarge",
         gcp="a2-ultragpu-8g", azure="Standard_ND96amsr_A100_v4", **_AMPERE,
     ),
-    "NVIDIA-H100-PCIe": Board(
+    "NVIDIA-H100-PCIe": ProductNames(
         model="NVIDIA H100 PCIe", gke="nvidia-h100-80gb", aws="p5.48xlarge",
         gcp="a3-highgpu-8g", azure="Standard_NC80adis_H100_v5", **_HOPPER,
     ),
-    "NVIDIA-H100-80GB-HBM3": Board(
+    "NVIDIA-H100-80GB-HBM3": ProductNames(
         model="NVIDIA H100 80GB HBM3", gke="nvidia-h100-80gb", aws="p5.48xlarge",
         gcp="a3-highgpu-8g", azure="Standard_ND96isr_H100_v5", **_HOPPER,
     ),
-    "NVIDIA-H100-NVL": Board(
+    "NVIDIA-H100-NVL": ProductNames(
         model="NVIDIA H100 NVL", gke="nvidia-h100-80gb", aws="p5.48xlarge",
         gcp="a3-highgpu-8g", azure="Standard_NC80adis_H100_v5", **_HOPPER,
     ),
-    "NVIDIA-H200": Board(
+    "NVIDIA-H200": ProductNames(
         model="NVIDIA H200", gke="nvidia-h200-141gb", aws="p5en.48xlarge",
         gcp="a3-ultragpu-8g", azure="Standard_ND96isr_H200_v5", **_HOPPER,
     ),
 }  # fmt: skip
 
 
-def board(product: Product) -> Board:
+def product_names(product: Product) -> ProductNames:
     """What is known of a product; one that is new in the catalog gets plain values."""
-    plain = Board(
+    plain = ProductNames(
         model=product.product.replace("-", " "), gke="nvidia-gpu", aws="p5.48xlarge",
         gcp="a3-highgpu-8g", azure="Standard_ND96isr_H100_v5", **_HOPPER,
     )  # fmt: skip
-    return BOARDS.get(product.product, plain)
+    return PRODUCT_NAMES.get(product.product, plain)
 
 
-def engines(product: Product, found: ProductMigProfile, *, media: bool) -> dict[str, int]:
+def engines(product: Product, mig_profile: ProductMigProfile, *, media: bool) -> dict[str, int]:
     """Copy and media engines of a slice, as `nvidia-smi mig -lgip` prints them."""
-    whole = found.memory_slices == 8
-    compute = found.compute_slices
-    if board(product).family == "ampere":
+    whole = mig_profile.memory_slices == 8
+    compute = mig_profile.compute_slices
+    if product_names(product).family == "ampere":
         decoders = 5 if whole else {1: 0, 2: 1}.get(compute, 2)
         counts = {"copy": compute, "decoder": decoders, "jpeg": int(whole), "ofa": int(whole)}
     else:

@@ -14,7 +14,7 @@ LOOK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class ChildProcess:
     name: str
     process: asyncio.subprocess.Process
     log: Path
@@ -36,7 +36,7 @@ class Child:
         await self.process.wait()
 
 
-async def spawn(name: str, arguments: Sequence[str], logs: Path) -> Child:
+async def spawn(name: str, arguments: Sequence[str], logs: Path) -> ChildProcess:
     """Start a program in a session of its own, so that Ctrl-C reaches the supervisor alone."""
     log = logs / f"{name}.log"
     with log.open("ab") as out:
@@ -49,11 +49,15 @@ async def spawn(name: str, arguments: Sequence[str], logs: Path) -> Child:
             start_new_session=True,
             preexec_fn=dies_with_parent(),
         )
-    return Child(name, process, log)
+    return ChildProcess(name, process, log)
 
 
 async def until(
-    ready: Callable[[], Awaitable[bool]], children: Sequence[Child], *, what: str, seconds: float
+    ready: Callable[[], Awaitable[bool]],
+    children: Sequence[ChildProcess],
+    *,
+    what: str,
+    seconds: float,
 ) -> None:
     """Wait for a state of the children, and no longer than the first of them lives."""
     try:

@@ -1,4 +1,4 @@
-"""The ground that a world stands on: control plane, Prometheus, KWOK, first objects."""
+"""What every world needs before its nodes: control plane, Prometheus, KWOK, first objects."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,11 +9,11 @@ from pathlib import Path
 import yaml
 
 from world.api import CONFIG_MAPS, SERVICE_ACCOUNTS, Api, connect
-from world.children import until
+from world.child_processes import until
 from world.control_plane import ControlPlane
+from world.folders import MANIFESTS
 from world.keys import Authority
 from world.kwok import kwok
-from world.places import MANIFESTS
 from world.plan import Plan
 from world.programs import Programs, programs
 from world.prometheus import prometheus
@@ -24,7 +24,7 @@ MASTERS = "system:masters"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class Infrastructure:
     plane: ControlPlane
     programs: Programs
     api: Api
@@ -35,8 +35,8 @@ class Ground:
 
 
 @contextlib.asynccontextmanager
-async def ground(plan: Plan) -> AsyncIterator[Ground]:
-    """Ready when the API can take pods; a child that dies meanwhile is reported at once."""
+async def start_infrastructure(plan: Plan) -> AsyncIterator[Infrastructure]:
+    """Yield once the API can take pods; a child process that dies before is reported at once."""
     control = plan.slot.control
     plane = ControlPlane(
         binaries=plan.binaries,
@@ -47,8 +47,8 @@ async def ground(plan: Plan) -> AsyncIterator[Ground]:
         etcd_port=free_port(control),
         api_port=free_port(control),
     )
-    own = plane.kubeconfig("kubelet.kubeconfig", "system:world:kubelet", MASTERS)
-    async with programs(plan.folder / "logs") as running, connect(own) as api:
+    kubelet_config = plane.kubeconfig("kubelet.kubeconfig", "system:world:kubelet", MASTERS)
+    async with programs(plan.folder / "logs") as running, connect(kubelet_config) as api:
         await running.add({"etcd": plane.etcd(), "kube-apiserver": plane.api_server()})
         plan.progress("waiting for the API server")
         await _until_ready(api, running)
@@ -56,7 +56,7 @@ async def ground(plan: Plan) -> AsyncIterator[Ground]:
         await running.add(_clients(plan, plane) | {"prometheus": arguments})
         await _first_objects(plan, api)
         await _until_accounts(api, running)
-        yield Ground(
+        yield Infrastructure(
             plane=plane,
             programs=running,
             api=api,
@@ -67,14 +67,14 @@ async def ground(plan: Plan) -> AsyncIterator[Ground]:
 
 def _clients(plan: Plan, plane: ControlPlane) -> dict[str, list[str]]:
     """Programs that would only retry, or give up, before the API server is ready."""
-    found = {
+    commands = {
         "kube-controller-manager": plane.controller_manager(),
         "kube-scheduler": plane.scheduler(),
     }
     if plan.fakes:
         config = plane.kubeconfig("kwok.kubeconfig", "system:world:kwok", MASTERS)
-        found["kwok"] = kwok(plane, config)
-    return found
+        commands["kwok"] = kwok(plane, config)
+    return commands
 
 
 def _prometheus(plan: Plan, plane: ControlPlane) -> tuple[list[str], int]:
@@ -86,7 +86,7 @@ def _prometheus(plan: Plan, plane: ControlPlane) -> tuple[list[str], int]:
 
 async def _until_ready(api: Api, running: Programs) -> None:
     await until(
-        lambda: api.answers("/readyz"),
+        lambda: api.exists("/readyz"),
         running.running,
         what="a ready API server",
         seconds=START_SECONDS,
@@ -98,7 +98,7 @@ async def _until_accounts(api: Api, running: Programs) -> None:
     account = SERVICE_ACCOUNTS.path("default", "default")
     authority = CONFIG_MAPS.path("default", "kube-root-ca.crt")
     for path in (account, authority):
-        await until(partial(api.answers, path), running.running, what=path, seconds=START_SECONDS)
+        await until(partial(api.exists, path), running.running, what=path, seconds=START_SECONDS)
 
 
 async def _first_objects(plan: Plan, api: Api) -> None:

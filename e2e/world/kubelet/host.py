@@ -10,14 +10,14 @@ import aiohttp
 
 from world.api import Api
 from world.fleet import Node
+from world.folders import sockets
 from world.gpus.hardware import Hardware
 from world.kubelet.devices import Devices
-from world.kubelet.events import Events
+from world.kubelet.events import EventRecorder
 from world.kubelet.images import Image
 from world.kubelet.instances import Sessions
 from world.kubelet.tokens import Tokens
-from world.labels import plain
-from world.places import sockets
+from world.labels import basic_resources
 from world.slots import Slot
 
 
@@ -32,7 +32,7 @@ class Machine:
     """The folder of the world's programs, kubectl among them."""
     images: Sequence[Image]
     tokens: Tokens
-    events: Events
+    events: EventRecorder
     session: aiohttp.ClientSession
     """For probes and samples: a connection each, as kubelets do it."""
     sessions: Sessions
@@ -52,13 +52,13 @@ class Host:
     hardware: Hardware
     devices: Devices
     connected: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared while the node is silent: nothing is then told to the API or heard from it."""
+    """Cleared while the node is silent: nothing is then sent to the API or received from it."""
 
     def capacity(self) -> dict[str, str]:
-        return plain(self.node) | _texts(self.devices.capacity())
+        return basic_resources(self.node) | _texts(self.devices.capacity())
 
     def allocatable(self) -> dict[str, str]:
-        return plain(self.node) | _texts(self.devices.allocatable())
+        return basic_resources(self.node) | _texts(self.devices.allocatable())
 
     @property
     def sockets(self) -> Path:

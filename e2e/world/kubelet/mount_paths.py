@@ -23,7 +23,7 @@ class Rewriter:
         either = "|".join(re.escape(path) for path in paths)
         # Not inside a longer path, save behind the two slashes of file:///data.
         pattern = rf"(?:(?<![\w./-])|(?<=://))(?:{either})(?![\w.-])"
-        return re.sub(pattern, lambda found: str(self.mounts[found[0]]), text)
+        return re.sub(pattern, lambda match: str(self.mounts[match[0]]), text)
 
 
 def mount_path(path: str) -> str:

@@ -17,7 +17,7 @@ RETRY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class Mirror:
+class Informer:
     """Objects by namespace and name; `changed` hears of each one, gone ones as None."""
 
     api: Api
@@ -34,9 +34,9 @@ class Mirror:
             try:
                 if not version:
                     version = await self._list()
-                async for kind, found in self.api.watch(self.path, version, **self.selector):
-                    version = found["metadata"]["resourceVersion"]
-                    self._take(kind, found)
+                async for kind, body in self.api.watch(self.path, version, **self.selector):
+                    version = body["metadata"]["resourceVersion"]
+                    self._handle_event(kind, body)
             except ApiError as error:
                 version = ""
                 if error.status != 410:
@@ -51,19 +51,19 @@ class Mirror:
 
     async def _list(self) -> str:
         listing = await self.api.get(self.path, **self.selector)
-        found = {key_of(item): item for item in listing["items"]}
-        for key in self.objects.keys() - found.keys():
+        bodies = {key_of(item): item for item in listing["items"]}
+        for key in self.objects.keys() - bodies.keys():
             self._set(key, None)
-        for key, item in found.items():
+        for key, item in bodies.items():
             self._set(key, item)
         self.filled.set()
         return str(listing["metadata"]["resourceVersion"])
 
-    def _take(self, kind: str, found: Json) -> None:
+    def _handle_event(self, kind: str, body: Json) -> None:
         if kind == "DELETED":
-            self._set(key_of(found), None)
+            self._set(key_of(body), None)
         elif kind != "BOOKMARK":
-            self._set(key_of(found), found)
+            self._set(key_of(body), body)
 
     def _set(self, key: Key, value: Json | None) -> None:
         if value is None:

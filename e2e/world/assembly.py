@@ -1,4 +1,4 @@
-"""All parts of a world put together, and taken apart again."""
+"""Starts all parts of a world, and ends them."""
 
 import asyncio
 import contextlib
@@ -14,26 +14,26 @@ from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
 from world.fleet import Node
+from world.folders import sockets
 from world.gpus.driver import serve_driver
 from world.gpus.hardware import hardware
 from world.gpus.operands import Operands
 from world.gpus.pod_resources import serve_pod_resources
-from world.ground import Ground, ground
+from world.infrastructure import Infrastructure, start_infrastructure
 from world.kubelet import images, node
 from world.kubelet.container import Container
 from world.kubelet.devices import Devices
-from world.kubelet.events import Events
+from world.kubelet.events import EventRecorder
+from world.kubelet.host import Host, Machine
 from world.kubelet.instances import Sessions
 from world.kubelet.kubelet import Kubelet
 from world.kubelet.log_server import serve_logs
 from world.kubelet.stand_in import stand_in
-from world.kubelet.surroundings import Host, Machine
 from world.kubelet.tokens import Tokens
 from world.labels import resources
-from world.places import sockets
 from world.plan import Facts, Plan
-from world.proxy.services import Services
-from world.proxy.slices import Slices
+from world.proxy.services import ServiceProxy
+from world.proxy.slices import EndpointSliceWriter
 from world.sessions import janitor
 from world.slots import free_port
 
@@ -41,12 +41,12 @@ REGISTERED_AT_ONCE = 50
 Kubelets = Mapping[str, Kubelet]
 
 
-async def live(plan: Plan) -> None:
+async def run_world(plan: Plan) -> None:
     """Run until cancelled, or until a part fails."""
     began = time.monotonic()
     async with (
         janitor(plan.folder / "pods", lifeline=plan.lifeline) as sessions,
-        ground(plan) as base,
+        start_infrastructure(plan) as base,
     ):
         log_port, control_port = free_port(plan.slot.control), free_port(plan.slot.control)
         async with (
@@ -60,7 +60,7 @@ async def live(plan: Plan) -> None:
             group.create_task(Claims(base.api, plan.folder / "claims").run())
             services = _services(plan, base, kubelets)
             group.create_task(services.run())
-            group.create_task(Slices(base.api, services).run())
+            group.create_task(EndpointSliceWriter(base.api, services).run())
             plan.progress(f"registering {len(plan.nodes)} nodes")
             await _register(plan, base, kubelets)
             for kubelet in kubelets.values():
@@ -73,14 +73,14 @@ async def live(plan: Plan) -> None:
 
 @contextlib.asynccontextmanager
 async def _kubelets(
-    plan: Plan, base: Ground, sessions: Sessions, log_port: int
+    plan: Plan, base: Infrastructure, sessions: Sessions, log_port: int
 ) -> AsyncIterator[Kubelets]:
-    """The kubelets of all live nodes; at the end nothing of theirs runs."""
-    found: dict[str, Kubelet] = {}
+    """Start the kubelets of all live nodes; at the end none of their containers runs."""
+    kubelets: dict[str, Kubelet] = {}
     # Each probe makes a connection of its own, so it also sees whether new ones are accepted.
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        exporter = Exporter(session, found)
+        exporter = Exporter(session, kubelets)
         machine = Machine(
             api=base.api,
             slot=plan.slot,
@@ -88,29 +88,31 @@ async def _kubelets(
             tools=plan.binaries,
             images=images.table(exporter=exporter.serve, vllm=plan.vllm),
             tokens=Tokens(base.api, base.plane.server, base.plane.keys.own.certificate),
-            events=Events(base.api),
+            events=EventRecorder(base.api),
             session=session,
             sessions=sessions,
         )
-        for index, spec in enumerate(one for one in plan.nodes if one.live):
+        for index, spec in enumerate(live_node for live_node in plan.nodes if live_node.live):
             host = _host(machine, spec, plan.slot.node(index))
-            found[spec.name] = Kubelet(host, plan.beats, log_port)
+            kubelets[spec.name] = Kubelet(host, plan.beats, log_port)
         try:
-            yield found
+            yield kubelets
         finally:
-            await asyncio.gather(*(kubelet.end() for kubelet in found.values()))
+            await asyncio.gather(*(kubelet.end() for kubelet in kubelets.values()))
 
 
 def _host(machine: Machine, spec: Node, address: str) -> Host:
-    found = Devices()
-    found.offer((there := hardware(spec)).devices())
-    return Host(machine=machine, node=spec, address=address, hardware=there, devices=found)
+    devices = Devices()
+    devices.offer((node_hardware := hardware(spec)).devices())
+    return Host(
+        machine=machine, node=spec, address=address, hardware=node_hardware, devices=devices
+    )
 
 
 @contextlib.asynccontextmanager
 async def _operands(plan: Plan, kubelets: Kubelets) -> AsyncIterator[Mapping[str, Operands]]:
-    """What looks after the GPUs of a node, where it has some."""
-    with_gpus = {name: one for name, one in kubelets.items() if one.host.node.gpus}
+    """Serve the drivers of nodes with GPUs, and yield what manages these GPUs."""
+    with_gpus = {name: kubelet for name, kubelet in kubelets.items() if kubelet.host.node.gpus}
     folder = sockets(plan.slot.number)
     shutil.rmtree(folder, ignore_errors=True)  # of a world that was killed
     async with contextlib.AsyncExitStack() as served:
@@ -122,13 +124,13 @@ async def _operands(plan: Plan, kubelets: Kubelets) -> AsyncIterator[Mapping[str
         yield {name: Operands(kubelet.host) for name, kubelet in with_gpus.items()}
 
 
-def _services(plan: Plan, base: Ground, kubelets: Kubelets) -> Services:
+def _services(plan: Plan, base: Infrastructure, kubelets: Kubelets) -> ServiceProxy:
     control = plan.slot.control
 
     def pods() -> Iterator[Json]:
-        return (pod for kubelet in kubelets.values() for pod in kubelet.mirror.values())
+        return (pod for kubelet in kubelets.values() for pod in kubelet.informer.values())
 
-    return Services(
+    return ServiceProxy(
         api=base.api,
         pods=pods,
         stand_in=lambda: [address for pod in pods() if (address := stand_in(pod)) is not None],
@@ -140,12 +142,12 @@ def _services(plan: Plan, base: Ground, kubelets: Kubelets) -> Services:
 
 
 def _served_logs(
-    base: Ground, kubelets: Kubelets, port: int
+    base: Infrastructure, kubelets: Kubelets, port: int
 ) -> contextlib.AbstractAsyncContextManager[None]:
     def find(namespace: str, pod: str, name: str) -> Container | None:
         for kubelet in kubelets.values():
             for worker, container in kubelet.containers():
-                if (*worker.key, container.place.name) == (namespace, pod, name):
+                if (*worker.key, container.context.name) == (namespace, pod, name):
                     return container
         return None
 
@@ -154,14 +156,14 @@ def _served_logs(
     return serve_logs(find, pair, addresses, port)
 
 
-async def _register(plan: Plan, base: Ground, kubelets: Kubelets) -> None:
-    """Fake nodes have addresses that nobody answers, as KWOK's pods have."""
+async def _register(plan: Plan, base: Infrastructure, kubelets: Kubelets) -> None:
+    """Register all nodes; addresses of fake ones do not answer, as those of KWOK's pods."""
     room = asyncio.Semaphore(REGISTERED_AT_ONCE)
 
     async def register(spec: Node, address: str) -> None:
         async with room:
-            there = resources(spec)
-            await node.register(base.api, node.manifest(spec, address, 0, there, there))
+            capacity = resources(spec)
+            await node.register(base.api, node.manifest(spec, address, 0, capacity, capacity))
 
     async with asyncio.TaskGroup() as group:
         for kubelet in kubelets.values():
@@ -170,7 +172,7 @@ async def _register(plan: Plan, base: Ground, kubelets: Kubelets) -> None:
             group.create_task(register(spec, f"10.1.{index // 254}.{1 + index % 254}"))
 
 
-def _facts(plan: Plan, base: Ground, control_port: int) -> Facts:
+def _facts(plan: Plan, base: Infrastructure, control_port: int) -> Facts:
     control = plan.slot.control
     return {
         "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""A proxy before the API server that refuses, delays and cuts, as bad days do.
+"""A proxy before the API server that refuses, delays and aborts requests.
 
 It ends TLS with the server's own certificate, and asks with the client certificate of the world's
 administrator, since a caller's ends with its connection.
@@ -26,24 +26,24 @@ from world.slots import free_port
 RETRY_AFTER_SECONDS = 2
 # Longer than callers should wait.
 HANG_SECONDS = 7.0
-_HOP = {"connection", "transfer-encoding", "content-length", "content-encoding", "host"}
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "content-encoding", "host"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Faults:
+class ProxyFaults:
     """What may happen to a request."""
 
     seed: int = 1
     share: float = 0.0
-    """Of all requests, those that one of the kinds happens to."""
+    """The share of all requests that get one of the kinds of faults."""
     kinds: tuple[str, ...] = ("conflict", "busy", "failed", "hung", "lost")
-    """409, 429 with Retry-After, 500, no answer, an answer that is lost after the deed."""
+    """409, 429 with Retry-After, 500, no answer, an answer that is lost after the request."""
     watch_seconds: float | None = None
-    """How long a watch stream lasts before it is cut."""
+    """How long a watch stream lasts before it is aborted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ProxiedRequest:
     """One request as it came in."""
 
     at: float
@@ -55,40 +55,40 @@ class Request:
 
 
 @dataclass(slots=True)
-class Proxy:
+class FaultProxy:
     """Between one caller and the API server."""
 
-    faults: Faults
+    faults: ProxyFaults
     session: aiohttp.ClientSession
-    requests: list[Request] = field(default_factory=list)
-    dark: bool = False
-    """While set, watches are cut and nothing is let through."""
-    mute: bool = False
-    """While set, watches stay open and tell nothing."""
-    swallowed: int = 0
-    """Pieces of watches that nobody got."""
+    requests: list[ProxiedRequest] = field(default_factory=list)
+    blackout: bool = False
+    """While set, watches are aborted and nothing is let through."""
+    silent: bool = False
+    """While set, watches stay open and send nothing."""
+    dropped: int = 0
+    """Chunks of watch streams that were not sent on."""
     streams: dict[asyncio.Task[None], web.StreamResponse] = field(default_factory=dict)
-    _chance: random.Random = field(init=False)
+    _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self._chance = random.Random(self.faults.seed)  # noqa: S311 - a seeded course
+        self._random = random.Random(self.faults.seed)  # noqa: S311 - a seeded course
 
     @property
     def counts(self) -> Counter[str]:
-        return Counter(one.fault for one in self.requests if one.fault is not None)
+        return Counter(request.fault for request in self.requests if request.fault is not None)
 
-    def cut(self) -> None:
+    def abort_requests(self) -> None:
         """Every open request ends in the middle; new ones are let through."""
         for task in self.streams:
             task.cancel()
 
     @property
     def watches(self) -> int:
-        """How many were begun until now."""
-        return sum(one.watching for one in self.requests)
+        """The number of watches that began until now."""
+        return sum(request.watching for request in self.requests)
 
     async def break_watches(self) -> int:
-        """Every watch tells an error that no caller can expect, as after a fault of etcd."""
+        """Send an unexpected error on every watch, as after a fault of etcd; return how many."""
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}
         line = json.dumps({"type": "ERROR", "object": status | {"message": "injected"}}) + "\n"
         broken = list(self.streams.values())
@@ -98,9 +98,9 @@ class Proxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "true"
-        fault = self._draw(watching)
+        fault = self._choose_fault(watching)
         self.requests.append(
-            Request(
+            ProxiedRequest(
                 at=time.monotonic(),
                 method=request.method,
                 path=request.path,
@@ -109,30 +109,34 @@ class Proxy:
                 fault=fault,
             )
         )
-        if self.dark:
-            return await _lost(request)
+        if self.blackout:
+            return await _abort(request)
         match fault:
             case "conflict":
-                return _refusal(409, "Conflict")
+                return _error_response(409, "Conflict")
             case "busy":
                 headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-                return _refusal(429, "TooManyRequests", headers)
+                return _error_response(429, "TooManyRequests", headers)
             case "failed":
-                return _refusal(500, "InternalError")
+                return _error_response(500, "InternalError")
             case "hung":
                 await asyncio.sleep(HANG_SECONDS)
-                return await _lost(request)
+                return await _abort(request)
             case _:
-                return await self._pass(request, watching, lost=fault == "lost")
+                return await self._forward(request, watching, lost=fault == "lost")
 
-    def _draw(self, watching: bool) -> str | None:
-        if self._chance.random() >= self.faults.share:
+    def _choose_fault(self, watching: bool) -> str | None:
+        if self._random.random() >= self.faults.share:
             return None
         kinds = [kind for kind in self.faults.kinds if not (watching and kind == "conflict")]
-        return self._chance.choice(kinds)
+        return self._random.choice(kinds)
 
-    async def _pass(self, request: web.Request, watching: bool, lost: bool) -> web.StreamResponse:
-        headers = {key: text for key, text in request.headers.items() if key.lower() not in _HOP}
+    async def _forward(
+        self, request: web.Request, watching: bool, lost: bool
+    ) -> web.StreamResponse:
+        headers = {
+            key: text for key, text in request.headers.items() if key.lower() not in _HOP_BY_HOP
+        }
         body = await request.read()
         async with self.session.request(
             request.method,
@@ -140,21 +144,25 @@ class Proxy:
             headers=headers,
             data=body or None,
             timeout=aiohttp.ClientTimeout(total=None),
-        ) as answer:
-            if watching and answer.status == 200:
-                return await self._stream(request, answer)
-            text = await answer.read()
+        ) as response:
+            if watching and response.status == 200:
+                return await self._stream(request, response)
+            text = await response.read()
             if lost:
-                return await _lost(request)
-            kept = {key: value for key, value in answer.headers.items() if key.lower() not in _HOP}
-            return web.Response(status=answer.status, headers=kept, body=text)
+                return await _abort(request)
+            response_headers = {
+                key: value
+                for key, value in response.headers.items()
+                if key.lower() not in _HOP_BY_HOP
+            }
+            return web.Response(status=response.status, headers=response_headers, body=text)
 
     async def _stream(
-        self, request: web.Request, answer: aiohttp.ClientResponse
+        self, request: web.Request, response: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         stream = web.StreamResponse(headers={"Content-Type": "application/json"})
         await stream.prepare(request)
-        task = asyncio.create_task(self._copy(answer, stream))
+        task = asyncio.create_task(self._copy(response, stream))
         self.streams[task] = stream
         try:
             await asyncio.wait({task}, timeout=self.faults.watch_seconds)
@@ -166,25 +174,25 @@ class Proxy:
             request.transport.abort()
         return stream
 
-    async def _copy(self, answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> None:
-        deaf = False
+    async def _copy(self, response: aiohttp.ClientResponse, stream: web.StreamResponse) -> None:
+        dropping = False
         with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-            async for chunk in answer.content.iter_any():
-                deaf = deaf or self.mute  # what was swallowed is never made up for
-                if deaf:
-                    self.swallowed += 1
+            async for chunk in response.content.iter_any():
+                dropping = dropping or self.silent  # dropped chunks are never sent later
+                if dropping:
+                    self.dropped += 1
                 else:
                     await stream.write(chunk)
 
 
-async def _lost(request: web.Request) -> web.Response:
+async def _abort(request: web.Request) -> web.Response:
     """The connection breaks without an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
-def _refusal(code: int, reason: str, headers: dict[str, str] | None = None) -> web.Response:
+def _error_response(code: int, reason: str, headers: dict[str, str] | None = None) -> web.Response:
     status = {
         "kind": "Status",
         "apiVersion": "v1",
@@ -197,7 +205,7 @@ def _refusal(code: int, reason: str, headers: dict[str, str] | None = None) -> w
 
 
 @contextlib.asynccontextmanager
-async def faulty(folder: Path, faults: Faults) -> AsyncIterator[tuple[Proxy, Path]]:
+async def fault_proxy(folder: Path, faults: ProxyFaults) -> AsyncIterator[tuple[FaultProxy, Path]]:
     """A proxy before the API server of a world's folder, and a kubeconfig that leads through it."""
     config = yaml.safe_load((folder / "kubeconfig").read_text())
     address = urlsplit(config["clusters"][0]["cluster"]["server"]).hostname or ""
@@ -209,7 +217,7 @@ async def faulty(folder: Path, faults: Faults) -> AsyncIterator[tuple[Proxy, Pat
     keys = folder / "keys"
     context.load_cert_chain(keys / "apiserver.crt", keys / "apiserver.key")
     async with session(folder / "kubeconfig") as upstream:
-        proxy = Proxy(faults=faults, session=upstream)
+        proxy = FaultProxy(faults=faults, session=upstream)
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{rest:.*}", proxy.handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
