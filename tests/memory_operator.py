@@ -1,4 +1,4 @@
-"""An operator over an in-memory cluster, and what it finds there."""
+"""An operator over an in-memory cluster, and objects for it."""
 
 import asyncio
 from datetime import datetime
@@ -37,7 +37,7 @@ CHAT = ObjectKey("inferenceservices", "team-a", "chat")
 
 
 class SilentEngines:
-    """Engines that nobody has started."""
+    """Engines that refuse every connection."""
 
     async def probe(self, base: str, model: str) -> str | None:
         return f"POST {base} for {model}: connection refused"
@@ -56,7 +56,7 @@ class SilentEngines:
 
 
 class MemoryOperator:
-    """An operator over an in-memory cluster, turned by hand."""
+    """An operator over an in-memory cluster; tests start each cycle."""
 
     def __init__(self, *, monitored: bool = False, hub: ModelHub | None = None) -> None:
         self.cluster = MemoryCluster(monitored=monitored)
@@ -66,13 +66,13 @@ class MemoryOperator:
         self.builder = 1
         self.platform = Platform()
         self.at = NOW
-        self.senses = Observations()
+        self.observations = Observations()
         self.restart()
 
     def restart(self) -> None:
-        """A new process: everything that was in memory is gone."""
+        """Start a new process, which has lost all memory."""
         resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
-        self.senses = Observations(resolutions=resolutions)
+        self.observations = Observations(resolutions=resolutions)
         config = Config(builder_version=self.builder, platform=self.platform)
         self._store = Store(KINDS)
         applier = Applier(
@@ -83,16 +83,18 @@ class MemoryOperator:
             batch_image=RunnerImage("tessera/batch:test"),
             is_leader=lambda: self.leading,
         )
-        asker = Prober(SilentEngines(), self.senses, self._now, self.answered.set, self.hub)
-        self._fleet = FleetReconciler(config, self._store, self.senses, applier, asker, self._now)
-        self._mirror = Reflector(self.cluster, self._store, self.senses, lambda: None)
+        prober = Prober(SilentEngines(), self.observations, self._now, self.answered.set, self.hub)
+        self._fleet = FleetReconciler(
+            config, self._store, self.observations, applier, prober, self._now
+        )
+        self._reflector = Reflector(self.cluster, self._store, self.observations, lambda: None)
 
     def _now(self) -> datetime:
         return self.at
 
-    async def turn(self, *, hurried: bool = False) -> ReconcileOutcome:
-        """List everything, as after any event, and take a turn."""
-        await self._mirror.list_all()
+    async def reconcile(self, *, hurried: bool = False) -> ReconcileOutcome:
+        """List everything, as after any event, and run a cycle."""
+        await self._reflector.list_all()
         return await self._fleet.reconcile(lambda: hurried)
 
     def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> ObjectKey:
@@ -109,8 +111,8 @@ class MemoryOperator:
         return {key.plural for key in self.cluster.objects}
 
 
-def stock(operator: MemoryOperator) -> None:
-    """One A100 in seven slices, and its pool."""
+def add_pool_and_node(operator: MemoryOperator) -> None:
+    """Add one A100 in seven slices, and its pool."""
     prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
     pool = {"nodeSelector": {"pool": "a100"}, "tier": "Reserved", "prices": prices}
     operator.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
@@ -128,8 +130,8 @@ def stock(operator: MemoryOperator) -> None:
     )
 
 
-def batched(operator: MemoryOperator) -> ObjectKey:
-    """A batch with the claim that it names."""
+def add_batch(operator: MemoryOperator) -> ObjectKey:
+    """Add a batch and the claim that it names."""
     claim = {
         "metadata": {"name": "data", "namespace": "team-a"},
         "spec": {"accessModes": ["ReadWriteMany"]},

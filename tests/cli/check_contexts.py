@@ -1,4 +1,4 @@
-"""What the checks of the doctor are given."""
+"""Contexts for the checks of `tessera doctor`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tests.cli.memory_api import MemoryApi
 
 @dataclass(frozen=True)
 class Counts:
-    """A Prometheus with so many series."""
+    """A Prometheus with these numbers of series."""
 
     active: int = 7
     renamed: int = 0

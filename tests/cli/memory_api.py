@@ -1,4 +1,4 @@
-"""The API server as commands ask it, over the objects of an in-memory cluster."""
+"""An API server for commands, over the objects of an in-memory cluster."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ from tessera.resources.api_resources import (
 )
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
-from tests.memory_operator import VARIANT, MemoryOperator, stock
+from tests.memory_operator import VARIANT, MemoryOperator, add_pool_and_node
 
 Json = dict[str, Any]
-SECRET = "do-not-tell-anybody"  # noqa: S105 - it must not be found again
+SECRET = "do-not-tell-anybody"  # noqa: S105 - no output may contain it
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _LEASE = "/apis/coordination.k8s.io/v1/namespaces/tessera-system/leases/tessera-operator"
 _OPERATOR = "/apis/apps/v1/namespaces/tessera-system/deployments/tessera-operator"
@@ -30,7 +30,7 @@ DENIED = "--max-num-seqs; it is set by spec.slo"
 
 @dataclass
 class MemoryApi:
-    """Answers what commands ask; what is in `pages` is there besides the cluster's objects."""
+    """Answers requests of commands; `pages` are served besides the cluster's objects."""
 
     cluster: MemoryCluster
     pages: dict[str, Json] = field(default_factory=dict)
@@ -41,9 +41,9 @@ class MemoryApi:
     unknown: set[str] = field(default_factory=lambda: {POD_MONITORS.plural})
     """Plurals that the API server does not have."""
     problem: str = ""
-    """Why nobody answers."""
+    """Why the API server does not answer."""
     status: int = 0
-    """What every call ends with."""
+    """The HTTP status of every response; 0 for the usual ones."""
     webhook: bool = True
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
 
@@ -61,7 +61,7 @@ class MemoryApi:
         if self.status:
             return self.status, {"message": "so it is"}
         if method == "GET":
-            return self._got(path, query or {})
+            return self._get(path, query or {})
         self.sent.append((method, path, body))
         if path.endswith("selfsubjectaccessreviews"):
             resource = (body or {})["spec"]["resourceAttributes"]["resource"]
@@ -72,7 +72,7 @@ class MemoryApi:
             return (422, {"message": DENIED}) if self.webhook else (201, body)
         return 200, body
 
-    def _got(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+    def _get(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         if path in self.pages:
             return 200, self.pages[path]
         for kind in KINDS:
@@ -83,11 +83,14 @@ class MemoryApi:
                 break
             if kind.plural in self.hidden or (kind.plural in self.denied and not namespace):
                 return 403, {"message": "forbidden"}
-            items = [body for body in self._all(kind) if namespace in ("", _where(body))]
-            wanted = query.get("labelSelector", "")
-            return 200, {"items": [one for one in items if _labelled(one, wanted)], "metadata": {}}
-        found = next((one for one, at in self._objects() if at == path), None)
-        return (200, found) if found is not None else (404, {"message": "not found"})
+            items = [body for body in self._all(kind) if namespace in ("", _namespace(body))]
+            selector = query.get("labelSelector", "")
+            return 200, {
+                "items": [body for body in items if _has_label(body, selector)],
+                "metadata": {},
+            }
+        page = next((body for body, object_path in self._objects() if object_path == path), None)
+        return (200, page) if page is not None else (404, {"message": "not found"})
 
     def _all(self, kind: ApiResource) -> Iterator[Json]:
         yield from (body for key, body in self.cluster.objects.items() if key.plural == kind.plural)
@@ -109,31 +112,31 @@ def _namespace_of(kind: ApiResource, path: str) -> str | None:
         return ""
     head, tail = kind.path("*").split("*") if kind.namespaced else ("none", "none")
     if path.startswith(head) and path.endswith(tail):
-        found = path.removeprefix(head).removesuffix(tail)
-        return found if "/" not in found else None
+        namespace = path.removeprefix(head).removesuffix(tail)
+        return namespace if "/" not in namespace else None
     return None
 
 
-def _where(body: Json) -> str:
+def _namespace(body: Json) -> str:
     return str(body["metadata"].get("namespace", ""))
 
 
-def _labelled(body: Json, selector: str) -> bool:
+def _has_label(body: Json, selector: str) -> bool:
     name, _, value = selector.partition("=")
     return not selector or body["metadata"].get("labels", {}).get(name) == value
 
 
 async def a_served_cluster(**spec: Any) -> tuple[MemoryOperator, MemoryApi]:
-    """An A100 in slices, a service with two replicas that answered, and the operator's own turn."""
+    """Return an operator and its API: an A100 in slices, a service with two probed replicas."""
     operator = MemoryOperator()
-    stock(operator)
+    add_pool_and_node(operator)
     operator.serve(**spec)
-    await operator.turn()
+    await operator.reconcile()
     for index in range(2):
         operator.cluster.put(PODS, a_pod_body(f"chat-{index}"))
-    await operator.turn()
-    operator.senses.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
-    await operator.turn()
+    await operator.reconcile()
+    operator.observations.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
+    await operator.reconcile()
     return operator, MemoryApi(operator.cluster, pages=pages())
 
 

@@ -1,4 +1,4 @@
-"""A pool of A100s that are cut, in the objects of an in-memory API server."""
+"""A pool of partitioned A100s, in the objects of an in-memory API server."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ PRODUCT = "NVIDIA-A100-SXM4-80GB"
 AT = "2026-11-20T11:59:20Z"
 
 
-def a_cut_cluster(
+def a_partitioned_cluster(
     mig: Json | None, status: Json | None = None, reason: str = "AsPlanned", price: str = "2"
 ) -> MemoryApi:
     """`a100-0` has an agent: 7x 1g.10gb on GPU 0, 3g.40gb@4 on GPU 1; `a100-1` has none."""
@@ -33,7 +33,7 @@ def put_pool(
 ) -> None:
     spec: Json = {"nodeSelector": {"pool": "a100"}, "prices": [{"from": "2026-01-01"}]}
     spec["prices"][0]["perGPUHour"] = price
-    told: Json = {"mig": status} if status is not None else {}
+    pool_status: Json = {"mig": status} if status is not None else {}
     if mig is not None:
         spec["mig"] = mig
         condition = {
@@ -44,8 +44,8 @@ def put_pool(
             "observedGeneration": 1,
             "lastTransitionTime": AT,
         }
-        told["conditions"] = [condition]
-    body = {"metadata": {"name": "a100"}, "spec": spec, "status": told}
+        pool_status["conditions"] = [condition]
+    body = {"metadata": {"name": "a100"}, "spec": spec, "status": pool_status}
     api.cluster.put(ACCELERATOR_POOLS, body)
 
 
@@ -82,8 +82,8 @@ def put_layout(api: MemoryApi, node: str, gpus: Sequence[Sequence[Json]], **more
 
 
 def a_slice(profile: str, start: int, *pods: str) -> Json:
-    held = [pod if "/" in pod else f"team-a/{pod}" for pod in pods]
-    return {"profile": profile, "start": start, "pods": held, "processes": len(pods)}
+    holders = [pod if "/" in pod else f"team-a/{pod}" for pod in pods]
+    return {"profile": profile, "start": start, "pods": holders, "processes": len(pods)}
 
 
 def put_pod(api: MemoryApi, name: str, service: str, node: str, resource: str) -> None:
@@ -95,7 +95,7 @@ def put_pod(api: MemoryApi, name: str, service: str, node: str, resource: str) -
 
 
 def a_plan(name: str = "3f2a91c0", **fields: Any) -> Json:
-    """GPU 0 of a100-0 is cut anew for another replica of code; who is on a100-1 stays."""
+    """GPU 0 of a100-0 is repartitioned for another replica of code; replicas on a100-1 stay."""
     return {
         "name": name,
         "at": AT,

@@ -22,14 +22,14 @@ from tests.memory_operator import CHAT
 TEAM_CHAT = Ref("team-a", "chat")
 
 
-async def told(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
+async def explain_text(api: MemoryApi, ref: Ref = TEAM_CHAT, form: str = "text") -> str:
     reader = Reader(api, ref.namespace)
     return explanation(replace(await read_fleet(reader, None), at=NOW), ref, form).text
 
 
 async def test_a_service_is_explained_in_lines() -> None:
     _, api = await a_served_cluster()
-    text = await told(api)
+    text = await explain_text(api)
     for line in (
         "ACCEPTED: Valid since 2026-11-20 12:00:00",
         "PLACED: Placed since 2026-11-20 12:00:00",
@@ -45,29 +45,29 @@ async def test_a_service_is_explained_in_lines() -> None:
 
 async def test_json_has_the_same() -> None:
     _, api = await a_served_cluster()
-    body = json.loads(await told(api, form="json"))
-    topics = {one["topic"]: one for one in body["decisions"]}
+    body = json.loads(await explain_text(api, form="json"))
+    topics = {decision["topic"]: decision for decision in body["decisions"]}
     assert topics["placed"]["reason"] == "Placed"
     assert topics["placed"]["numbers"]["price per replica"] == "0.2679 USD per hour"
     assert topics["scaling"]["wouldChange"]
     assert topics["ready"]["since"] == "2026-11-20T12:00:00+00:00"
 
 
-async def test_without_rights_the_status_alone_is_told_and_it_says_so() -> None:
+async def test_without_rights_only_the_status_is_explained_and_a_note_says_so() -> None:
     _, api = await a_served_cluster()
     api.denied = {"inferenceservices", "pods"}
     api.hidden = {"nodes", "acceleratorpools"}
-    text = await told(api)
+    text = await explain_text(api)
     assert "since reads failed: permission denied: list inferenceservices in all" in text
     assert "READY: CompletionSucceeded" in text
     assert "SIZING" not in text
 
 
-async def test_who_may_not_even_see_services_is_told_so() -> None:
+async def test_a_user_who_may_not_list_services_gets_an_error() -> None:
     _, api = await a_served_cluster()
     api.hidden = {"inferenceservices"}
     with pytest.raises(DeniedError, match="permission denied: list inferenceservices"):
-        await told(api)
+        await explain_text(api)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ async def test_who_may_not_even_see_services_is_told_so() -> None:
 async def test_an_unknown_service_is_answered_with_near_names(ref: Ref, hint: str) -> None:
     _, api = await a_served_cluster()
     with pytest.raises(CommandError, match=hint):
-        await told(api, ref)
+        await explain_text(api, ref)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ async def test_what_the_api_server_refuses_is_a_sentence(
     for name, value in fields.items():
         setattr(api, name, value)
     with pytest.raises(CommandError, match=words):
-        await told(api)
+        await explain_text(api)
 
 
 async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
@@ -119,8 +119,8 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     )
     assert quiet.predicted_tokens_per_second is not None
     assert quiet.predicted_tokens_per_second > 1000
-    readings = {Ref("team-a", f"chat-{one}"): PodReading(waiting=4, activity=0.5)
-                for one in range(2)}  # fmt: skip
+    readings = {Ref("team-a", f"chat-{index}"): PodReading(waiting=4, activity=0.5)
+                for index in range(2)}  # fmt: skip
     read = replace(fleet, readings=Readings(at=NOW, pods=readings))
     (busy,) = service_rows(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
     assert (busy.tokens_per_second, busy.waiting_requests, busy.activity) == (1000.0, 8.0, 0.5)
@@ -151,14 +151,14 @@ async def test_what_costs_most_comes_first() -> None:
     operator, api = await a_served_cluster()
     operator.serve("large", replicas=4)
     operator.serve("small", replicas=1)
-    await operator.turn()
+    await operator.reconcile()
     rows = service_rows((await read_fleet(Reader(api), None)).snapshot, None, {}, None)
     assert [row.ref.name for row in rows] == ["large", "chat", "small"]
 
 
 def update_available(body: dict[str, object]) -> None:
-    told = {"type": "UpdateAvailable", "status": "True", "message": "builder 2 instead of 1"}
-    body["status"]["conditions"].append(told)  # type: ignore[index]
+    condition = {"type": "UpdateAvailable", "status": "True", "message": "builder 2 instead of 1"}
+    body["status"]["conditions"].append(condition)  # type: ignore[index]
 
 
 async def test_an_update_is_asked_for_by_the_annotation() -> None:
@@ -171,8 +171,8 @@ async def test_an_update_is_asked_for_by_the_annotation() -> None:
         "PATCH",
         "/apis/tessera.dev/v1alpha1/namespaces/team-a/inferenceservices/chat",
     )
-    asked = patch["metadata"]["annotations"][UPDATE_ANNOTATION]
-    assert datetime.fromisoformat(asked).tzinfo is not None
+    annotation = patch["metadata"]["annotations"][UPDATE_ANNOTATION]
+    assert datetime.fromisoformat(annotation).tzinfo is not None
 
 
 @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ async def test_a_hub_is_asked_again_where_a_branch_may_mean_another_commit(
 
 async def test_without_an_available_update_nothing_is_written() -> None:
     _, api = await a_served_cluster()
-    answer = await update(Reader(api, "team-a"), TEAM_CHAT, "json")
-    assert json.loads(answer.text)["asked"] is None
-    assert "no update available" in answer.text
-    assert (answer.exit_code, api.sent) == (0, [])
+    output = await update(Reader(api, "team-a"), TEAM_CHAT, "json")
+    assert json.loads(output.text)["asked"] is None
+    assert "no update available" in output.text
+    assert (output.exit_code, api.sent) == (0, [])
 
 
 async def test_an_update_without_rights_or_of_nothing_is_a_sentence() -> None:

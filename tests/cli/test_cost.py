@@ -1,4 +1,4 @@
-"""`tessera cost`: what is asked for, what is shown, and what is said when nothing can be."""
+"""`tessera cost`: its options, its tables, and its errors."""
 
 import csv
 import io
@@ -50,11 +50,14 @@ AMOUNTS: Amounts = {
 
 
 def a_report(by: str = "service", **fields: Any) -> CostReport:
-    """A day, of which everything is known."""
-    told = {"begin": NOW - timedelta(days=1), "end": NOW, "amounts": AMOUNTS}
-    asked = fields.pop("asked", NOW - timedelta(days=1))
+    """Build a report of one day without gaps."""
+    defaults = {"begin": NOW - timedelta(days=1), "end": NOW, "amounts": AMOUNTS}
+    requested_from = fields.pop("asked", NOW - timedelta(days=1))
     return CostReport(
-        requested_from=asked, now=NOW, group_by=by, statement=Statement(**{**told, **fields})
+        requested_from=requested_from,
+        now=NOW,
+        group_by=by,
+        statement=Statement(**{**defaults, **fields}),
     )
 
 
@@ -91,27 +94,30 @@ def test_rows_are_what_was_asked_for_and_what_cost_most_comes_first(
 
 
 def test_json_and_csv_have_all_digits() -> None:
-    told = json.loads(as_json(a_report()))
-    (draft,) = (row for row in told["rows"] if row["name"] == "team-b/draft")
+    report = json.loads(as_json(a_report()))
+    (draft,) = (row for row in report["rows"] if row["name"] == "team-b/draft")
     assert (draft["loading"], draft["total"]) == ("0.000000001", "0.000000001")
-    assert (told["from"], told["to"]) == ("2026-11-19T12:00:00+00:00", "2026-11-20T12:00:00+00:00")
-    assert [(row["currency"], row["total"]) for row in told["totals"]] == [
+    assert (report["from"], report["to"]) == (
+        "2026-11-19T12:00:00+00:00",
+        "2026-11-20T12:00:00+00:00",
+    )
+    assert [(row["currency"], row["total"]) for row in report["totals"]] == [
         ("EUR", "7.000000000"),
         ("USD", "4.000000001"),
     ]
     rows = list(csv.DictReader(io.StringIO(as_csv(a_report()))))
-    assert [row["total"] for row in rows] == [row["total"] for row in told["rows"]]
+    assert [row["total"] for row in rows] == [row["total"] for row in report["rows"]]
 
 
 def test_a_table_says_what_it_does_not_know() -> None:
-    told = table(
+    text = table(
         a_report(
             begin=at(-7200),
             end=at(-3600),
             gaps=((at(-7000), at(-6990)),),
         )
     )
-    assert told.splitlines()[-4:] == [
+    assert text.splitlines()[-4:] == [
         "Cost from 2026-11-20 10:00:00 to 2026-11-20 11:00:00 UTC.",
         "No earlier cost data; requested from 2026-11-19 12:00:00 UTC.",
         "No later cost data: check that the operator runs and is scraped.",
@@ -149,8 +155,8 @@ def test_the_future_is_refused() -> None:
         parse_since("2026-11-21", NOW)
 
 
-def fails(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """What the command says when it ends."""
+def failure_message(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """Return the message with which the command fails."""
     monkeypatch.delenv(PROMETHEUS, raising=False)
     with pytest.raises(SystemExit) as ended:
         main(["cost", *arguments])
@@ -158,16 +164,16 @@ def fails(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
 
 
 def test_without_a_url_it_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = fails(monkeypatch)
-    assert "--prometheus URL" in told
-    assert PROMETHEUS in told
-    assert "port-forward" in told
+    message = failure_message(monkeypatch)
+    assert "--prometheus URL" in message
+    assert PROMETHEUS in message
+    assert "port-forward" in message
 
 
 def test_a_prometheus_that_is_away_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = fails(monkeypatch, "--prometheus", "http://127.0.0.1:9")
-    assert told.startswith("tessera cost: Prometheus at http://127.0.0.1:9: ConnectionError")
-    assert "port-forward" in told
+    message = failure_message(monkeypatch, "--prometheus", "http://127.0.0.1:9")
+    assert message.startswith("tessera cost: Prometheus at http://127.0.0.1:9: ConnectionError")
+    assert "port-forward" in message
 
 
 def test_the_url_is_read_from_the_environment(
@@ -180,19 +186,19 @@ def test_the_url_is_read_from_the_environment(
 
 
 @dataclass
-class Scraped:
-    """What a Prometheus makes of the operator's exposition, under the labels of its target."""
+class ScrapedMetrics:
+    """The operator's exposition as Prometheus stores it, with the labels of its target."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    asked: list[ScrapeRef] = field(default_factory=list)
+    queried: list[ScrapeRef] = field(default_factory=list)
 
     def add(self, telemetry: Telemetry, moment: datetime, target: Mapping[str, str]) -> None:
         text = telemetry.exposition().decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                told = {name: value for name, value in sample.labels.items() if value}
+                sample_labels = {name: value for name, value in sample.labels.items() if value}
                 labels = {("exported_" if name in target else "") + name: value
-                          for name, value in told.items()}  # fmt: skip
+                          for name, value in sample_labels.items()}  # fmt: skip
                 self.rows.setdefault(sample.name, []).append(
                     {
                         "metric": {"__name__": sample.name, **labels, **target},
@@ -208,7 +214,7 @@ class Scraped:
         return scrapes_of(self.rows.get(COST_SINCE, []), self.rows.get(COST_AS_OF, []))
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
-        self.asked.append(scrape)
+        self.queried.append(scrape)
         moment = scrape.scraped_at.timestamp()
         return amounts_of(row for row in self.rows[COST] if row["value"][0] == moment)
 
@@ -217,7 +223,7 @@ TARGET = {"namespace": "tessera-system", "pod": "tessera-operator-0", "service":
 
 
 async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_target() -> None:
-    telemetry, scraped = Telemetry(), Scraped()
+    telemetry, scraped = Telemetry(), ScrapedMetrics()
     lines: dict[CostLine, int] = {}
     for (_, line), nanos in AMOUNTS.items():
         lines[line] = lines.get(line, 0) + nanos
@@ -229,15 +235,15 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
         )
         telemetry.record_bill(bill, {"team-a": "acme"})
         scraped.add(telemetry, at(part + 1), TARGET)
-    told = await read_statement(scraped, at(2), at(60))
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(1), at(3), ())
-    assert told.amounts == {key: 2 * nanos for key, nanos in AMOUNTS.items()}
-    assert len(scraped.asked) == 2
+    statement = await read_statement(scraped, at(2), at(60))
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(1), at(3), ())
+    assert statement.amounts == {key: 2 * nanos for key, nanos in AMOUNTS.items()}
+    assert len(scraped.queried) == 2
 
 
-async def test_without_any_scrape_there_is_nothing_to_tell() -> None:
-    assert await read_statement(Scraped(), at(0), at(60)) is None
+async def test_without_any_scrape_there_is_no_statement() -> None:
+    assert await read_statement(ScrapedMetrics(), at(0), at(60)) is None
 
 
 def test_a_state_of_a_newer_operator_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""`tessera doctor`: a healthy cluster is fine, and what is broken is named with a fix."""
+"""`tessera doctor`: a healthy cluster is fine, and every problem is named with a fix."""
 
 import copy
 import json
@@ -34,12 +34,17 @@ KSERVE = crd_path("inferenceservices").replace("tessera.dev", "serving.kserve.io
 ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 
 
-async def found(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> dict[str, Finding]:
-    return {one.check: one for one in await run_checks(a_check_context(api, counts, **fields))}
+async def findings_by_check(
+    api: MemoryApi, counts: Counts | None = None, **fields: Any
+) -> dict[str, Finding]:
+    return {
+        finding.check: finding
+        for finding in await run_checks(a_check_context(api, counts, **fields))
+    }
 
 
 async def a_healthy_cluster() -> tuple[MemoryOperator, MemoryApi]:
-    """All is well, as far as a doctor can see; the price is of this month."""
+    """Return a cluster in which every check is fine; the price is of this month."""
     operator, api = await a_served_cluster()
     limits = [{"window": "Day", "amount": "100"}]
     spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
@@ -49,17 +54,19 @@ async def a_healthy_cluster() -> tuple[MemoryOperator, MemoryApi]:
     labels = operator.body(NODE)["metadata"]["labels"]
     labels |= {"nvidia.com/mig.capable": "true", "nvidia.com/mig.strategy": "mixed"}
     api.unknown.clear()
-    await operator.turn()
+    await operator.reconcile()
     return operator, api
 
 
 async def test_a_healthy_cluster_is_fine() -> None:
     _, api = await a_healthy_cluster()
-    told = await found(api)
-    assert {name: one for name, one in told.items() if one.state is not FindingState.OK} == {}
-    assert told["kubernetes"].message == "API server version v1.36.3"
-    assert "operator-0 leads" in told["leader"].message
-    assert "1 service," in told["services"].message
+    findings = await findings_by_check(api)
+    assert {
+        name: finding for name, finding in findings.items() if finding.state is not FindingState.OK
+    } == {}
+    assert findings["kubernetes"].message == "API server version v1.36.3"
+    assert "operator-0 leads" in findings["leader"].message
+    assert "1 service," in findings["services"].message
 
 
 Breaks = Callable[[MemoryOperator, MemoryApi], object]
@@ -70,9 +77,9 @@ def _node(operator: MemoryOperator) -> dict[str, Any]:
 
 
 def _status(operator: MemoryOperator, kind: str, reason: str, status: str = "False") -> None:
-    for one in operator.body(CHAT)["status"]["conditions"]:
-        if one["type"] == kind:
-            one |= {"reason": reason, "status": status, "message": f"it is {reason}"}
+    for condition in operator.body(CHAT)["status"]["conditions"]:
+        if condition["type"] == kind:
+            condition |= {"reason": reason, "status": status, "message": f"it is {reason}"}
 
 
 def _crashes(operator: MemoryOperator, _: MemoryApi) -> None:
@@ -234,8 +241,8 @@ async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
     operator, api = await a_healthy_cluster()
     api.pages = copy.deepcopy(api.pages)
     breaks(operator, api)
-    told = (await found(api))[check]
-    assert (told.state, fix in told.fix) == (state, True), told
+    finding = (await findings_by_check(api))[check]
+    assert (finding.state, fix in finding.fix) == (state, True), finding
 
 
 @pytest.mark.parametrize(
@@ -251,19 +258,19 @@ async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
     counts: Counts, check: str, fix: str
 ) -> None:
     _, api = await a_healthy_cluster()
-    told = (await found(api, counts))[check]
-    assert told.state is FindingState.PROBLEM
-    assert fix in told.fix
+    finding = (await findings_by_check(api, counts))[check]
+    assert finding.state is FindingState.PROBLEM
+    assert fix in finding.fix
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
     _, api = await a_healthy_cluster()
-    told = await found(api, prometheus_url=None)
-    assert told["prometheus"].message == "http://prometheus.monitoring.svc:9090 responds"
-    away = await found(api, Counts(problem="no such host"), prometheus_url=None)
+    findings = await findings_by_check(api, prometheus_url=None)
+    assert findings["prometheus"].message == "http://prometheus.monitoring.svc:9090 responds"
+    away = await findings_by_check(api, Counts(problem="no such host"), prometheus_url=None)
     assert away["prometheus"].state is FindingState.SKIPPED
     operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"] = []
-    none = await found(api, prometheus_url=None)
+    none = await findings_by_check(api, prometheus_url=None)
     assert none["prometheus"].state is FindingState.PROBLEM
     assert "prometheus.url" in none["prometheus"].fix
 
@@ -272,22 +279,22 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
     _, api = await a_healthy_cluster()
     plurals = {kind.plural for kind in (NODES, ACCELERATOR_POOLS, PODS, TENANT_BUDGETS)}
     api.hidden = {*plurals, "deployments", INFERENCE_SERVICES.plural}
-    told = await found(api)
-    states = {one.state for one in told.values()}
+    findings = await findings_by_check(api)
+    states = {finding.state for finding in findings.values()}
     assert FindingState.PROBLEM not in states
     for check in ("operator", "pools", "gpu nodes", "budgets", "services", "pods", "webhook"):
-        assert told[check].state is FindingState.SKIPPED, told[check]
-        assert "permission denied" in told[check].message
-    assert told["rights"].state is FindingState.WARNING
-    assert "list nodes" in told["rights"].message
+        assert findings[check].state is FindingState.SKIPPED, findings[check]
+        assert "permission denied" in findings[check].message
+    assert findings["rights"].state is FindingState.WARNING
+    assert "list nodes" in findings["rights"].message
 
 
-async def test_without_an_api_server_nothing_else_is_asked() -> None:
+async def test_without_an_api_server_nothing_else_is_checked() -> None:
     _, api = await a_healthy_cluster()
     api.problem = "connection refused"
-    (told,) = await run_checks(a_check_context(api))
-    assert (told.check, told.state) == ("kubernetes", FindingState.PROBLEM)
-    assert "connection refused" in told.message
+    (finding,) = await run_checks(a_check_context(api))
+    assert (finding.check, finding.state) == ("kubernetes", FindingState.PROBLEM)
+    assert "connection refused" in finding.message
 
 
 async def test_the_worst_service_comes_first() -> None:
@@ -301,37 +308,39 @@ async def test_the_worst_service_comes_first() -> None:
         conditions = operator.body(ObjectKey("inferenceservices", "team-a", name))["status"][
             "conditions"
         ]
-        for one in conditions:
-            if one["type"] == kind:
-                one.update(status="False", reason="CompletionFailed")
-    told = await services(a_check_context(api))
-    assert [one.check for one in told] == [
+        for condition in conditions:
+            if condition["type"] == kind:
+                condition.update(status="False", reason="CompletionFailed")
+    findings = await services(a_check_context(api))
+    assert [finding.check for finding in findings] == [
         "service team-a/c-refused",
         "service team-a/b-unplaced",
         "service team-a/a-slow",
     ]
 
 
-async def test_a_service_that_sleeps_is_no_trouble() -> None:
+async def test_a_service_that_is_scaled_to_zero_is_no_problem() -> None:
     operator, api = await a_healthy_cluster()
     _status(operator, "Ready", "ScaledToZero")
-    assert (await found(api))["services"].state is FindingState.OK
+    assert (await findings_by_check(api))["services"].state is FindingState.OK
 
 
-async def test_a_service_that_starts_is_a_warning_and_one_that_nobody_looked_at_a_problem() -> None:
+async def test_a_starting_service_is_a_warning_and_one_without_a_status_a_problem() -> None:
     operator, api = await a_healthy_cluster()
     _status(operator, "Ready", "NoReplicaReady")
     _status(operator, "Progressing", "Starting", "True")
-    told = (await found(api))["service team-a/chat"]
-    assert (told.state, told.message) == (
+    finding = (await findings_by_check(api))["service team-a/chat"]
+    assert (finding.state, finding.message) == (
         FindingState.WARNING,
         "Ready NoReplicaReady: it is NoReplicaReady",
     )
     operator.body(CHAT)["status"] = {}
-    assert (await found(api))["service team-a/chat"].message == "not reconciled by any operator"
+    assert (await findings_by_check(api))[
+        "service team-a/chat"
+    ].message == "not reconciled by any operator"
 
 
-async def test_pods_with_one_fate_are_one_finding() -> None:
+async def test_pods_with_the_same_problem_are_one_finding() -> None:
     operator, api = await a_healthy_cluster()
     for number in range(7, 14):
         body = a_pod_body(f"chat-{number}")
@@ -339,14 +348,14 @@ async def test_pods_with_one_fate_are_one_finding() -> None:
             "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
         }
         operator.cluster.put(PODS, body)
-    told = (await found(api))["pods"]
-    assert told.message == (
+    finding = (await findings_by_check(api))["pods"]
+    assert finding.message == (
         "7 in team-a: unschedulable: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
         "and 2 more"
     )
 
 
-async def test_the_lines_say_state_and_mend() -> None:
+async def test_the_lines_have_state_and_fix() -> None:
     findings = [
         Finding("pools", FindingState.PROBLEM, "none", "make one"),
         Finding("pods", FindingState.OK, "2"),
@@ -361,8 +370,8 @@ async def test_the_lines_say_state_and_mend() -> None:
 
 
 async def test_findings_are_json() -> None:
-    told = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
-    assert told["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
-    assert told["findings"] == [
+    report = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
+    assert report["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
+    assert report["findings"] == [
         {"check": "pools", "state": "problem", "message": "none", "fix": "make one"}
     ]

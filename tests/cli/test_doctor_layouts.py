@@ -1,4 +1,4 @@
-"""`tessera doctor` over pools whose GPUs Tessera cuts."""
+"""`tessera doctor` over pools whose GPUs Tessera partitions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,14 @@ from tessera.cli.doctor.mig import layouts
 from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.check_contexts import a_check_context
-from tests.cli.partitioned_cluster import a_cut_cluster, a_slice, put_layout, put_node, put_pool
 from tests.cli.memory_api import MemoryApi, a_pod_body, operator_of, pages
+from tests.cli.partitioned_cluster import (
+    a_partitioned_cluster,
+    a_slice,
+    put_layout,
+    put_node,
+    put_pool,
+)
 
 MANAGER = {"backend": "MigManager"}
 AGENT = {"backend": "Agent"}
@@ -19,8 +25,8 @@ POLICIES = "/apis/nvidia.com/v1/clusterpolicies"
 
 
 def a_cluster(mig: dict[str, Any], reason: str = "AsPlanned") -> MemoryApi:
-    """Both backends are in order."""
-    api = a_cut_cluster(mig, None, reason)
+    """Return a cluster in which both backends run."""
+    api = a_partitioned_cluster(mig, None, reason)
     ample = {"uuid": "MIG-1"}
     for node, gpus in (("a100-0", [[a_slice("3g.40gb", 0) | ample], []]), ("a100-1", [[]])):
         put_layout(api, node, gpus)
@@ -37,7 +43,7 @@ def a_policy(config: str) -> dict[str, Any]:
     return {"metadata": {"name": "cluster-policy"}, "spec": spec}
 
 
-async def found(api: MemoryApi) -> list[Finding]:
+async def layout_findings(api: MemoryApi) -> list[Finding]:
     return list(await layouts(a_check_context(api)))
 
 
@@ -46,19 +52,19 @@ async def found(api: MemoryApi) -> list[Finding]:
 async def test_a_pool_in_order_is_fine_whatever_it_waits_for(
     mig: dict[str, Any], reason: str
 ) -> None:
-    [told] = await found(a_cluster(mig, reason))
-    assert (told.check, told.state) == ("layouts a100", FindingState.OK)
-    assert told.message == f"{reason}: so it is: {reason}"
+    [finding] = await layout_findings(a_cluster(mig, reason))
+    assert (finding.check, finding.state) == ("layouts a100", FindingState.OK)
+    assert finding.message == f"{reason}: so it is: {reason}"
 
 
-async def test_pools_that_are_not_cut_are_no_matter() -> None:
-    assert await found(a_cut_cluster(None)) == []
+async def test_pools_that_are_not_partitioned_have_no_findings() -> None:
+    assert await layout_findings(a_partitioned_cluster(None)) == []
 
 
 Breaks = Callable[[MemoryApi], object]
 
 
-def told_by(api: MemoryApi, node: str) -> dict[str, Any]:
+def layout_status(api: MemoryApi, node: str) -> dict[str, Any]:
     status: dict[str, Any] = api.cluster.objects[ObjectKey(NODE_LAYOUTS.plural, "", node)]["status"]
     return status
 
@@ -74,8 +80,12 @@ def _odd(api: MemoryApi) -> None:
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
 
 
-def _only_looks(api: MemoryApi) -> None:
-    told_by(api, "a100-1").update(partitioningEnabled=False)
+def _make_read_only(api: MemoryApi) -> None:
+    layout_status(api, "a100-1").update(partitioningEnabled=False)
+
+
+def _break_driver(api: MemoryApi) -> None:
+    layout_status(api, "a100-1").update(problem="no driver")
 
 
 def _fault(api: MemoryApi) -> None:
@@ -91,9 +101,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
     "no agent": (AGENT, "tessera-node does not run on 1 node: a100-1", "node.enabled=true",
                  lambda api: api.cluster.objects.pop(ObjectKey("nodelayouts", "", "a100-1"))),
     "an agent that only looks": (AGENT, "is read-only on 1 node: a100-1", "node.partition=true",
-                                 _only_looks),
+                                 _make_read_only),
     "an agent without a driver": (AGENT, "cannot report: no driver", "get nodelayouts a100-1",
-                                  lambda api: told_by(api, "a100-1").update(problem="no driver")),
+                                  _break_driver),
     "a reset": (AGENT, "a100-0 GPU 0: ResetRequired: nvidia-smi -r", "get nodelayouts a100-0",
                 _fault),
     "odd numbers": (MANAGER, "cannot be partitioned into 3x 3g.40gb", "describe node a100-1",
@@ -108,31 +118,33 @@ async def test_what_keeps_layouts_from_being_carried_out_is_named_with_its_fix(n
     mig, words, fix, breaks = BROKEN[name]
     api = a_cluster(mig)
     breaks(api)
-    told = [one for one in await found(api) if words in one.message]
-    assert [(one.state, fix in one.fix) for one in told] == [(FindingState.PROBLEM, True)], told
+    findings = [finding for finding in await layout_findings(api) if words in finding.message]
+    assert [(finding.state, fix in finding.fix) for finding in findings] == [
+        (FindingState.PROBLEM, True)
+    ], findings
 
 
-async def test_an_operator_without_the_rights_to_cut_is_a_problem() -> None:
+async def test_an_operator_without_the_rights_to_partition_is_a_problem() -> None:
     api = a_cluster(AGENT)
     api.pages |= pages()
-    told = (await found(api))[0]
-    assert (told.state, "mig.enabled=true" in told.fix) == (FindingState.PROBLEM, True)
+    finding = (await layout_findings(api))[0]
+    assert (finding.state, "mig.enabled=true" in finding.fix) == (FindingState.PROBLEM, True)
     env = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
     env.append({"name": "TESSERA_MIG_ENABLED", "value": "true"})
-    assert [one.state for one in await found(api)] == [FindingState.OK]
+    assert [finding.state for finding in await layout_findings(api)] == [FindingState.OK]
 
 
 async def test_a_slice_without_a_mig_device_is_a_warning() -> None:
     api = a_cluster(AGENT)
     put_layout(api, "a100-0", [[a_slice("3g.40gb", 4)], []])
-    told = (await found(api))[0]
-    assert told.state is FindingState.WARNING
-    assert told.message == "a100-0 GPU 0: no MIG device on 3g.40gb@4"
+    finding = (await layout_findings(api))[0]
+    assert finding.state is FindingState.WARNING
+    assert finding.message == "a100-0 GPU 0: no MIG device on 3g.40gb@4"
 
 
 async def test_gpus_that_are_all_out_of_mig_mode_are_a_problem() -> None:
     api = a_cluster(AGENT)
     for name in ("a100-0", "a100-1"):
-        for gpu in told_by(api, name)["gpus"]:
+        for gpu in layout_status(api, name)["gpus"]:
             gpu.update(mode="Disabled", slices=[])
-    assert (await found(api))[0].message == "no GPU is in MIG mode"
+    assert (await layout_findings(api))[0].message == "no GPU is in MIG mode"

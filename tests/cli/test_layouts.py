@@ -1,4 +1,4 @@
-"""`tessera plan` and `tessera mosaic` over pools whose GPUs are cut."""
+"""`tessera plan` and `tessera mosaic` over pools with partitioned GPUs."""
 
 import json
 from collections import Counter
@@ -30,15 +30,24 @@ from tessera.domain.mig_backends.usage import slice_usages
 from tessera.domain.observed.snapshot import PodReading, Pool, Readings, Ref
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
-from tests.cli.partitioned_cluster import a_cut_cluster, a_plan, a_slice, put_layout, put_node, put_pod
 from tests.cli.memory_api import MemoryApi
+from tests.cli.partitioned_cluster import (
+    a_partitioned_cluster,
+    a_plan,
+    a_slice,
+    put_layout,
+    put_node,
+    put_pod,
+)
 from tests.memory_cluster import MemoryCluster
 from tests.mig_builders import A100
 from tests.mig_oracles import enumerate_layouts
 
 AGENT = {"backend": "Agent"}
 layouts = st.sampled_from(
-    enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
+    enumerate_layouts(
+        A100, [profile.name for profile in A100.profiles if not profile.has_media_engines]
+    )
 )
 UNIT = {
     "node": "a100-0",
@@ -50,7 +59,7 @@ UNIT = {
 TITLE = "{http://www.w3.org/2000/svg}title"
 
 
-async def seen(api: MemoryApi, **loads: float) -> FleetInputs:
+async def read_inputs(api: MemoryApi, **loads: float) -> FleetInputs:
     fleet = replace(await read_fleet(Reader(api), None), at=NOW)
     if not loads:
         return fleet
@@ -61,10 +70,10 @@ async def seen(api: MemoryApi, **loads: float) -> FleetInputs:
     return replace(fleet, readings=Readings(at=NOW, pods=pods))
 
 
-def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot:
-    """One node with an agent, every slice held by the next of the pods."""
+def a_pool(gpu_layouts: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot:
+    """Build one node with an agent; the pods of `services` use its slices in order."""
     pods = iter(services)
-    ground = MigNode(
+    node = MigNode(
         name="n",
         gpu_model=A100,
         ready=True,
@@ -73,10 +82,10 @@ def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot
             MigGpu(
                 index=index,
                 instances=tuple(
-                    GpuInstance(placement=spot, holders=(next(pods),)) for spot in layout
+                    GpuInstance(placement=placement, holders=(next(pods),)) for placement in layout
                 ),
             )
-            for index, layout in enumerate(cards)
+            for index, layout in enumerate(gpu_layouts)
         ),
     )
     view = PoolView(
@@ -85,13 +94,15 @@ def a_pool(cards: Sequence[Layout], services: Mapping[Ref, str]) -> PoolSnapshot
         discovered=StatusVerdict(Discovered.DEVICES_FOUND, ""),
     )
     return PoolSnapshot(
-        view=view, nodes=(ground,), slices=slice_usages([ground], ()), service_of_pod=services
+        view=view, nodes=(node,), slices=slice_usages([node], ()), service_of_pod=services
     )
 
 
-async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_its_why() -> None:
+async def test_a_plan_in_progress_is_shown_with_its_order_moves_price_and_reasons() -> None:
     status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
-    text = planned(await seen(a_cut_cluster(AGENT, status, "Repartitioning")), None, "text").text
+    text = planned(
+        await read_inputs(a_partitioned_cluster(AGENT, status, "Repartitioning")), None, "text"
+    ).text
     assert text == (
         "a100: Repartitioning: so it is: Repartitioning\n"
         "  mode Auto, backend Agent\n"
@@ -114,20 +125,20 @@ async def test_a_plan_in_work_is_told_with_its_order_its_movers_its_price_and_it
 
 
 async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None:
-    api = a_cut_cluster({"mode": "Propose"}, {"proposed": a_plan()}, "AwaitingApproval")
-    text = planned(await seen(api), "a100", "text").text
+    api = a_partitioned_cluster({"mode": "Propose"}, {"proposed": a_plan()}, "AwaitingApproval")
+    text = planned(await read_inputs(api), "a100", "text").text
     approve = (
         "kubectl annotate acceleratorpool a100 tessera.dev/approve-layout=3f2a91c0 --overwrite"
     )
     assert "Proposed plan 3f2a91c0" in text
     assert text.endswith(f"waits for your approval:\n    {approve}\n")
-    [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
+    [body] = json.loads(planned(await read_inputs(api), None, "json").text)["pools"]
     assert (body["approve"], body["target"]) == (approve, None)
     assert body["layoutReady"]["reason"] == "AwaitingApproval"
     assert body["proposed"]["perHourAfter"] == "4"
     assert body["begins"] is None
-    told_before = render_mosaic(await seen(api), None, "text", 110).text
-    assert "After plan 3f2a91c0, which waits until it is approved:" in told_before
+    text_before_approval = render_mosaic(await read_inputs(api), None, "text", 110).text
+    assert "After plan 3f2a91c0, which waits until it is approved:" in text_before_approval
     assert body["proposed"]["changes"] == [
         {
             "node": "a100-0",
@@ -143,7 +154,7 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
     tmp_path: Path,
 ) -> None:
     plans = {"target": a_plan(name="5e0d"), "proposed": a_plan()}
-    fleet = await seen(a_cut_cluster(AGENT, plans))
+    fleet = await read_inputs(a_partitioned_cluster(AGENT, plans))
     text = planned(fleet, None, "text").text
     assert "it is adopted at 2026-11-20 12:04:20 UTC" in text
     assert "approve" not in text
@@ -154,7 +165,7 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
     assert f"after {waits}</text>" in drawn_svg(fleet, tmp_path)
     [body] = json.loads(render_mosaic(fleet, None, "json", 110).text)["pools"]
     assert (body["plan"], body["proposed"]) == ("3f2a91c0", True)
-    fleet = await seen(a_cut_cluster(AGENT, plans | {"units": [UNIT]}))
+    fleet = await read_inputs(a_partitioned_cluster(AGENT, plans | {"units": [UNIT]}))
     text = planned(fleet, None, "text").text
     assert "after the current units are finished." in text
     assert (
@@ -167,35 +178,37 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
     [("Agent", ["team-a/chat-0"]), ("MigManager", ["team-a/chat-0", "team-a/code-9"])],
 )
 async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving: list[str]) -> None:
-    api = a_cut_cluster({"backend": backend}, {"target": a_plan()}, "Repartitioning")
+    api = a_partitioned_cluster({"backend": backend}, {"target": a_plan()}, "Repartitioning")
     small = [a_slice("1g.10gb", 0, "chat-0"), a_slice("3g.40gb", 4, "code-9")]
     put_layout(api, "a100-0", [small, [a_slice("3g.40gb", 4, "code-0")]])
     put_layout(api, "a100-1", [[a_slice("2g.20gb", start) for start in (0, 2, 4)]])
-    [body] = json.loads(planned(await seen(api), None, "json").text)["pools"]
-    assert [one["leaving"] for one in body["target"]["changes"]] == [leaving]
+    [body] = json.loads(planned(await read_inputs(api), None, "json").text)["pools"]
+    assert [change["leaving"] for change in body["target"]["changes"]] == [leaving]
 
 
 async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
-    api = a_cut_cluster({}, {"target": a_plan(unmet=["team-a/giant"])}, "InsufficientCapacity")
-    got = planned(await seen(api), None, "text")
-    assert got.exit_code == UNMET
-    assert "team-a/giant gets less than it needs: the pool has too few GPUs" in got.text
+    api = a_partitioned_cluster(
+        {}, {"target": a_plan(unmet=["team-a/giant"])}, "InsufficientCapacity"
+    )
+    output = planned(await read_inputs(api), None, "text")
+    assert output.exit_code == UNMET
+    assert "team-a/giant gets less than it needs: the pool has too few GPUs" in output.text
 
 
 async def test_a_pool_that_is_as_planned_says_so() -> None:
     plan = a_plan(nodes=[{"node": "a100-1", "gpus": [{"gpu": 0, "slices": ["2g.20gb"] * 3}]}])
-    fleet = await seen(a_cut_cluster({}, {"target": plan}))
+    fleet = await read_inputs(a_partitioned_cluster({}, {"target": plan}))
     assert "Every GPU has its planned layout." in planned(fleet, None, "text").text
     assert "After plan" not in render_mosaic(fleet, None, "text", 110).text
 
 
-async def test_a_pool_without_layouts_is_told_what_to_write() -> None:
+async def test_a_pool_without_layouts_is_an_error_with_what_to_write() -> None:
     with pytest.raises(CommandError, match="patch acceleratorpool a100"):
-        planned(await seen(a_cut_cluster(None)), None, "text")
+        planned(await read_inputs(a_partitioned_cluster(None)), None, "text")
     with pytest.raises(CommandError, match="AcceleratorPool/h100 does not exist; existing: a100"):
-        planned(await seen(a_cut_cluster({})), "h100", "text")
+        planned(await read_inputs(a_partitioned_cluster({})), "h100", "text")
     with pytest.raises(CommandError, match="no AcceleratorPool exists"):
-        planned(await seen(MemoryApi(MemoryCluster())), None, "text")
+        planned(await read_inputs(MemoryApi(MemoryCluster())), None, "text")
 
 
 @pytest.mark.parametrize(
@@ -214,8 +227,8 @@ def test_options_for_no_cluster_come_together_and_without_a_pool(
 
 
 async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_plan() -> None:
-    api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
-    text = render_mosaic(await seen(api, chat_0=0.82), None, "text", 76).text
+    api = a_partitioned_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
+    text = render_mosaic(await read_inputs(api, chat_0=0.82), None, "text", 76).text
     assert text == (
         "a100: Repartitioning: so it is: Repartitioning\n"
         "3 GPUs in MIG mode for 6.00 USD per hour, of which 2.68 is idle and 1.59 stranded\n"
@@ -242,17 +255,17 @@ async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_pl
         "  |0.54           |0.54           |0.54           |               | / 0.39\n"
         "\n"
     ) + "\n".join((*LEGEND, ""))
-    wide = render_mosaic(await seen(api, chat_0=0.82), None, "text", 200).text
+    wide = render_mosaic(await read_inputs(api, chat_0=0.82), None, "text", 200).text
     assert "|@2 82% 0.27|" in wide
 
 
 async def test_the_page_shows_what_the_commands_print() -> None:
     status = {"target": a_plan(), "units": [UNIT], "done": 2, "total": 3}
-    api = a_cut_cluster(AGENT, status, "Repartitioning")
+    api = a_partitioned_cluster(AGENT, status, "Repartitioning")
     pool = api.cluster.objects[ObjectKey("acceleratorpools", "", "a100")]
     words = "GPU 0 of Node/a100-0: waiting for replacements of team-a/chat-0 to become Ready"
     pool["status"]["conditions"][0]["message"] = words
-    fleet = await seen(api, chat_0=0.82, code_0=0.5, code_1=0.31)
+    fleet = await read_inputs(api, chat_0=0.82, code_0=0.5, code_1=0.31)
     page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
     for text in (
         planned(fleet, None, "text").text,
@@ -262,33 +275,33 @@ async def test_the_page_shows_what_the_commands_print() -> None:
 
 
 async def test_no_line_of_gpus_is_wider_than_the_terminal() -> None:
-    fleet = await seen(a_cut_cluster({}, price="1234.5"))
+    fleet = await read_inputs(a_partitioned_cluster({}, price="1234.5"))
     for width in (65, 80, 100, 300):
         lines = render_mosaic(fleet, None, "text", width).text.splitlines()
         assert max(len(line) for line in lines if "|" in line) <= width
 
 
-async def test_who_is_nobody_known_stands_on_a_slice_by_its_own_name() -> None:
-    api = a_cut_cluster(None)
+async def test_an_unknown_pod_is_drawn_on_its_slice_by_its_own_name() -> None:
+    api = a_partitioned_cluster(None)
     put_layout(api, "a100-0", [[a_slice("3g.40gb", 0, "other/thing")], []])
-    assert "3g pod other/thing" in render_mosaic(await seen(api), None, "text", 110).text
+    assert "3g pod other/thing" in render_mosaic(await read_inputs(api), None, "text", 110).text
 
 
 async def test_equal_names_in_two_namespaces_stay_apart() -> None:
-    api = a_cut_cluster(None)
+    api = a_partitioned_cluster(None)
     put_pod(api, "chat-9", "chat", "a100-1", "mig-2g.20gb")
     body = next(body for key, body in api.cluster.objects.items() if key.name == "chat-9")
     body["metadata"]["namespace"] = "team-b"
-    text = render_mosaic(await seen(api), None, "text", 200).text
+    text = render_mosaic(await read_inputs(api), None, "text", 200).text
     assert "team-b/chat" in text
     assert "2g code" in text
 
 
 async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
-    api = a_cut_cluster(None)
+    api = a_partitioned_cluster(None)
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
     put_layout(api, "a100-0", [[], []], fault="ResetRequired", message="reset it")
-    text = render_mosaic(await seen(api), None, "text", 110).text
+    text = render_mosaic(await read_inputs(api), None, "text", 110).text
     assert (
         "Node a100-1 is not drawn: 1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb." in text
     )
@@ -296,12 +309,12 @@ async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
 
 
 async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() -> None:
-    api = a_cut_cluster(None)
+    api = a_partitioned_cluster(None)
     for key in [key for key in api.cluster.objects if key.plural in ("nodelayouts", "pods")]:
         del api.cluster.objects[key]
     for name in ("a100-0", "a100-1"):
         put_node(api, name, 2, {"gpu": 1, "mig-3g.40gb": 2})
-    text = render_mosaic(await seen(api), None, "text", 110).text
+    text = render_mosaic(await read_inputs(api), None, "text", 110).text
     assert "Node a100-1 is not drawn: it offers 1 whole GPU beside 2 slices" in text
     assert "0 GPUs in MIG mode" in text
 
@@ -313,7 +326,7 @@ def drawn_svg(fleet: FleetInputs, folder: Path) -> str:
 
 
 async def test_the_picture_of_a_plan_has_both_sides(tmp_path: Path) -> None:
-    fleet = await seen(a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning"))
+    fleet = await read_inputs(a_partitioned_cluster(AGENT, {"target": a_plan()}, "Repartitioning"))
     document = ElementTree.fromstring(drawn_svg(fleet, tmp_path))  # noqa: S314 - it is our own
     titles = Counter(element.text for element in document.iter(TITLE))
     assert titles["1g.10gb chat leaves @2 0.27"] == 1
@@ -322,16 +335,19 @@ async def test_the_picture_of_a_plan_has_both_sides(tmp_path: Path) -> None:
 
 
 async def test_the_picture_without_a_plan_has_the_current_slices(tmp_path: Path) -> None:
-    document = ElementTree.fromstring(drawn_svg(await seen(a_cut_cluster(None)), tmp_path))  # noqa: S314 - it is our own
+    picture = drawn_svg(await read_inputs(a_partitioned_cluster(None)), tmp_path)
+    document = ElementTree.fromstring(picture)  # noqa: S314 - it is our own
     titles = {element.text for element in document.iter(TITLE)}
     assert "1g.10gb chat @2 0.27" in titles
 
 
 async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:
-    api = a_cut_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
-    [pool] = json.loads(render_mosaic(await seen(api, code_0=0.5), None, "json", 80).text)["pools"]
+    api = a_partitioned_cluster(AGENT, {"target": a_plan()}, "Repartitioning")
+    [pool] = json.loads(render_mosaic(await read_inputs(api, code_0=0.5), None, "json", 80).text)[
+        "pools"
+    ]
     assert (pool["idlePerHour"], pool["strandedPerHour"]) == ("2.6786", "1.5893")
-    first, second, counted = pool["gpus"]
+    first, second, assumed = pool["gpus"]
     assert second["slices"] == [
         {
             "profile": "3g.40gb",
@@ -344,15 +360,15 @@ async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None
         }
     ]
     assert first["after"][0] == {"profile": "2g.20gb", "start": 0, "service": "team-a/chat"}
-    assert {one["start"] for one in counted["slices"]} == {None}
+    assert {gpu_slice["start"] for gpu_slice in assumed["slices"]} == {None}
 
 
 @given(st.lists(st.tuples(layouts, layouts), min_size=1, max_size=4), st.data())
-def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
-    cards: list[tuple[Layout, Layout]], data: st.DataObject
+def test_a_plan_places_exactly_its_replicas_and_repartitions_what_it_says(
+    layout_pairs: list[tuple[Layout, Layout]], data: st.DataObject
 ) -> None:
-    """Half of the slices of each profile for either of two services, some of which are there."""
-    offered = Counter(spot.profile for _, later in cards for spot in later)
+    """Each of two services gets up to half of the slices of a profile; some pods exist."""
+    offered = Counter(placement.profile for _, later in layout_pairs for placement in later)
     due = {
         (f"team-a/{name}-{profile}", profile): data.draw(st.integers(0, count // 2))
         for profile, count in sorted(offered.items())
@@ -360,9 +376,9 @@ def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
     }
     services = {
         Ref("team-a", f"pod-{at}"): data.draw(st.sampled_from([name for name, _ in due] or ["x"]))
-        for at in range(sum(len(before) for before, _ in cards))
+        for at in range(sum(len(before) for before, _ in layout_pairs))
     }
-    pool = a_pool([before for before, _ in cards], services)
+    pool = a_pool([before for before, _ in layout_pairs], services)
     plan = MigPlan.model_validate(
         a_plan(
             services=[
@@ -373,46 +389,52 @@ def test_a_plan_seats_exactly_the_replicas_that_it_gives_and_cuts_what_it_says(
                 {
                     "node": "n",
                     "gpus": [
-                        {"gpu": at, "slices": [f"{spot.profile}@{spot.start}" for spot in later]}
-                        for at, (_, later) in enumerate(cards)
+                        {
+                            "gpu": at,
+                            "slices": [
+                                f"{placement.profile}@{placement.start}" for placement in later
+                            ],
+                        }
+                        for at, (_, later) in enumerate(layout_pairs)
                     ],
                 }
             ],
         )
     )
-    planned_to_be = planned_slices(pool, plan)
-    assert [tuple(one.placement for one in planned_to_be["n", at]) for at in range(len(cards))] == [
-        later for _, later in cards
-    ]
-    held = Counter(
-        (one.service, one.profile)
-        for slices in planned_to_be.values()
-        for one in slices
-        if one.service in {name for name, _ in due}
+    slices_after = planned_slices(pool, plan)
+    assert [
+        tuple(gpu_slice.placement for gpu_slice in slices_after["n", at])
+        for at in range(len(layout_pairs))
+    ] == [later for _, later in layout_pairs]
+    assigned = Counter(
+        (gpu_slice.service, gpu_slice.profile)
+        for slices in slices_after.values()
+        for gpu_slice in slices
+        if gpu_slice.service in {name for name, _ in due}
     )
-    assert held == +Counter(due)
-    assert [one.gpu for one in layout_changes(pool, plan)] == [
-        at for at, (before, later) in enumerate(cards) if before != later
+    assert assigned == +Counter(due)
+    assert [change.gpu for change in layout_changes(pool, plan)] == [
+        at for at, (before, later) in enumerate(layout_pairs) if before != later
     ]
 
 
 async def test_without_gpus_in_mig_mode_there_is_nothing_to_draw() -> None:
     with pytest.raises(CommandError, match="nvidia-smi -mig 1"):
-        render_mosaic(await seen(MemoryApi(MemoryCluster())), None, "text", 80)
+        render_mosaic(await read_inputs(MemoryApi(MemoryCluster())), None, "text", 80)
 
 
-async def test_who_may_not_see_pools_is_told_so() -> None:
-    api = a_cut_cluster({}, {"target": a_plan()}, "Repartitioning")
+async def test_a_user_who_may_not_list_pools_gets_an_error() -> None:
+    api = a_partitioned_cluster({}, {"target": a_plan()}, "Repartitioning")
     api.hidden = {"acceleratorpools"}
     with pytest.raises(DeniedError, match="permission denied: list acceleratorpools"):
-        planned(await seen(api), None, "text")
+        planned(await read_inputs(api), None, "text")
 
 
 async def test_what_may_not_be_read_is_noted() -> None:
-    api = a_cut_cluster({}, {"target": a_plan()}, "Repartitioning")
+    api = a_partitioned_cluster({}, {"target": a_plan()}, "Repartitioning")
     api.hidden = {"nodelayouts"}
     for text in (
-        planned(await seen(api), None, "text").text,
-        render_mosaic(await seen(api), None, "text", 110).text,
+        planned(await read_inputs(api), None, "text").text,
+        render_mosaic(await read_inputs(api), None, "text", 110).text,
     ):
         assert text.startswith("Note: permission denied: list nodelayouts")

@@ -1,4 +1,4 @@
-"""The command line itself: help, completion, ends."""
+"""The command line itself: help, completion, exit codes."""
 
 import importlib
 import os
@@ -31,10 +31,10 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/non
 
 
 def tessera(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    told = {name: value for name, value in ENVIRONMENT.items() if name != "KUBECONFIG"}
+    base_environment = {name: value for name, value in ENVIRONMENT.items() if name != "KUBECONFIG"}
     return subprocess.run(
         [sys.executable, "-m", "tessera.cli.main", *arguments],
-        env=told | environment,
+        env=base_environment | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -66,21 +66,21 @@ def test_help_takes_less_than_a_third_of_a_second_of_the_processor() -> None:
     assert used < 0.3
 
 
-def test_what_a_terminal_would_obey_is_written_out() -> None:
+def test_control_characters_of_arguments_are_escaped_in_messages() -> None:
     done = tessera("plan", "--demand", "x", "--throughput", "y", "--gpu", "\x1b[2J\x9b")
     assert done.returncode == 1
     assert "--gpu \\x1b[2J\\x9b is not a known GPU model" in done.stderr
 
 
 def test_every_command_has_a_module_that_runs_it() -> None:
-    asked = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
+    command_lines = [[name] for name in COMMANDS] + [["snapshot", "save"], ["snapshot", "plan"]]
     values = {
         "bench": ["x"],
         "explain": ["x"],
         "update": ["x"],
         "completion": ["bash"],
     }
-    for words in asked:
+    for words in command_lines:
         rest = ["f"] if words[0] == "snapshot" else values.get(words[0], [])
         module = build_parser().parse_args([*words, *rest]).module
         assert callable(importlib.import_module(module).run)
@@ -213,11 +213,11 @@ def test_an_interrupt_ends_quietly(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        connection, _ = silent.accept()  # it asks, so it waits for an answer now
+        connection, _ = silent.accept()  # it has sent a request and waits for the response
         with connection:
             process.send_signal(signal.SIGINT)
-            output, told = process.communicate(timeout=30)
-    assert (process.returncode, output, told) == (130, "", "")
+            output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (130, "", "")
 
 
 @pytest.mark.parametrize("name", ["tessera", "kubectl-tessera", "kubectl_complete-tessera"])

@@ -1,4 +1,4 @@
-"""`tessera plan`: its files, its answers, its page."""
+"""`tessera plan`: its files, its output, its page."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ search,2g.20gb,300
 """
 
 
-class Files:
+class PlanFiles:
     """A folder with the tables, and the command over them."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,8 +47,8 @@ class Files:
         return run(build_parser().parse_args(words))
 
     def fields(self, *more: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.plan("--json", *more).text)
-        return found
+        report: dict[str, Any] = json.loads(self.plan("--json", *more).text)
+        return report
 
     def current(self, layouts: object) -> tuple[str, str]:
         self.write("current.json", json.dumps(layouts))
@@ -56,45 +56,51 @@ class Files:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path)
+def files(tmp_path: Path) -> PlanFiles:
+    return PlanFiles(tmp_path)
 
 
-def test_the_plan_has_its_gpus_its_bound_its_layouts_and_no_moves(files: Files) -> None:
-    got = files.fields()
-    assert (got["gpus"], got["lowerBound"], got["gap"], got["moves"]) == (2, 2, 0.0, [])
-    seats = sorted(
-        (one["service"], one["profile"]) for gpu in got["layouts"] for one in gpu["slices"]
+def test_the_plan_has_its_gpus_its_bound_its_layouts_and_no_moves(files: PlanFiles) -> None:
+    report = files.fields()
+    assert (report["gpus"], report["lowerBound"], report["gap"], report["moves"]) == (2, 2, 0.0, [])
+    assignments = sorted(
+        (gpu_slice["service"], gpu_slice["profile"])
+        for gpu in report["layouts"]
+        for gpu_slice in gpu["slices"]
     )
-    assert seats == [("chat", "3g.40gb")] * 2 + [("search", "1g.10gb")] * 2
+    assert assignments == [("chat", "3g.40gb")] * 2 + [("search", "1g.10gb")] * 2
 
 
-def test_a_plan_goes_in_again_and_nothing_changes(files: Files) -> None:
-    planned = files.fields()
-    for current in (planned, planned["layouts"]):
-        got = files.fields(*files.current(current))
-        assert got == planned
-    assert files.plan(*files.current(planned)).text.endswith("Nothing changes.\n")
+def test_a_plan_goes_in_again_and_nothing_changes(files: PlanFiles) -> None:
+    plan = files.fields()
+    for current in (plan, plan["layouts"]):
+        plan_again = files.fields(*files.current(current))
+        assert plan_again == plan
+    assert files.plan(*files.current(plan)).text.endswith("Nothing changes.\n")
 
 
-def test_what_must_move_is_told_with_both_its_places(files: Files) -> None:
+def test_a_move_is_shown_with_both_its_places(files: PlanFiles) -> None:
     files.write("demand.csv", "service,demand\nchat,350\nsearch,300\n")
-    there = [
+    current = [
         {"gpu": "b", "slices": [{"profile": "3g.40gb", "start": 0, "service": "chat"}]},
         {"gpu": "c", "slices": [{"profile": "2g.20gb", "start": 0, "service": "search"}]},
     ]
-    got = files.fields(*files.current(there))
-    assert got["gpus"] == 1
-    [move] = got["moves"]
+    report = files.fields(*files.current(current))
+    assert report["gpus"] == 1
+    [move] = report["moves"]
     assert {move["from"]["gpu"], move["to"]["gpu"]} == {"b", "c"}
-    assert [step["do"] for step in got["steps"]] == ["create", "start", "stop"]
-    told = files.plan(*files.current(there)).text
-    assert "1 replica moved:" in told
-    kept = files.fields(*files.current(there), "--moves-per-gpu", "0.5")
-    assert (kept["gpus"], kept["lowerBound"], kept["moves"]) == (2, 1, [])
+    assert [step["do"] for step in report["steps"]] == ["create", "start", "stop"]
+    text = files.plan(*files.current(current)).text
+    assert "1 replica moved:" in text
+    with_few_moves = files.fields(*files.current(current), "--moves-per-gpu", "0.5")
+    assert (with_few_moves["gpus"], with_few_moves["lowerBound"], with_few_moves["moves"]) == (
+        2,
+        1,
+        [],
+    )
     with pytest.raises(CommandError, match="write a number from 0"):
         files.plan("--moves-per-gpu", "-1")
-    assert "Steps:\n  1. create " in told
+    assert "Steps:\n  1. create " in text
 
 
 def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
@@ -114,53 +120,59 @@ def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
     ]
 
 
-def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(files: Files) -> None:
+def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(
+    files: PlanFiles,
+) -> None:
     files.write("demand.csv", "service,demand\nchat,350\n")
-    there = [{"gpu": "<b>", "slices": [{"profile": "3g.40gb", "start": 0, "service": "a&b"}]}]
+    current = [{"gpu": "<b>", "slices": [{"profile": "3g.40gb", "start": 0, "service": "a&b"}]}]
     picture = files.folder / "layouts.svg"
-    files.plan(*files.current(there), "--svg", str(picture))
+    files.plan(*files.current(current), "--svg", str(picture))
     root = ElementTree.fromstring(picture.read_text("utf-8"))  # noqa: S314 - it is our own
-    told = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert {"3g.40gb a&b @0", "3g.40gb chat @0", "free"} <= set(told)
+    titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert {"3g.40gb a&b @0", "3g.40gb chat @0", "free"} <= set(titles)
     with pytest.raises(CommandError, match="cannot be written"):
         files.plan("--svg", str(files.folder))
 
 
-def test_who_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(files: Files) -> None:
+def test_a_service_that_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(
+    files: PlanFiles,
+) -> None:
     files.write("demand.csv", f"{DEMAND}giant,5,0\nhuge,1,1\n")
-    told = files.plan("--json")
-    got = json.loads(told.text)
-    assert (told.exit_code, got["unmet"], got["gpus"]) == (UNMET, ["giant", "huge"], 2)
+    output = files.plan("--json")
+    report = json.loads(output.text)
+    assert (output.exit_code, report["unmet"], report["gpus"]) == (UNMET, ["giant", "huge"], 2)
     assert "giant cannot be served" in files.plan().text
 
 
-def test_500_services_are_planned_by_the_command(files: Files) -> None:
-    asked = fleet(500, 4, [A100])
-    rows = [f"{one.name},{one.demand},{one.min_replicas}" for one in asked]
+def test_500_services_are_planned_by_the_command(files: PlanFiles) -> None:
+    demands = fleet(500, 4, [A100])
+    rows = [f"{demand.name},{demand.demand},{demand.min_replicas}" for demand in demands]
     files.write("demand.csv", "\n".join(["service,demand,floor", *rows]))
     rows = [
-        f"{one.name},{kind.profile},{speed}"
-        for one in asked
-        for kind, speed in one.throughput.items()
+        f"{demand.name},{kind.profile},{speed}"
+        for demand in demands
+        for kind, speed in demand.throughput.items()
     ]
     files.write("throughput.csv", "\n".join(["service,profile,throughput", *rows]))
-    got = files.fields()
-    assert got["gpus"] == len(got["layouts"]) > 900
-    assert got["gap"] <= 0.005
+    report = files.fields()
+    assert report["gpus"] == len(report["layouts"]) > 900
+    assert report["gap"] <= 0.005
 
 
-def test_columns_stand_in_any_order_with_others_and_the_rows_as_well(files: Files) -> None:
-    planned = files.fields()
+def test_columns_and_rows_are_read_in_any_order_and_other_columns_are_ignored(
+    files: PlanFiles,
+) -> None:
+    expected = files.fields()
     files.write("demand.csv", "\ufeffFLOOR, demand ,service,flavor\n\n2,300,search,a\n,700,chat\n")
-    assert files.fields() == planned
+    assert files.fields() == expected
 
 
 @pytest.mark.parametrize("gpu", ["A100-80GB", "a100-80gb", "NVIDIA-A100-SXM4-80GB"])
-def test_a_gpu_goes_by_its_name_or_that_of_its_product(files: Files, gpu: str) -> None:
+def test_a_gpu_goes_by_its_name_or_that_of_its_product(files: PlanFiles, gpu: str) -> None:
     assert files.plan(gpu=gpu).text.startswith("2x A100-80GB; fewer are not possible.")
 
 
-def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
+def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: PlanFiles) -> None:
     with pytest.raises(CommandError, match="H200-141GB has no profile"):
         files.plan(gpu="H200")
     with pytest.raises(CommandError, match="is ambiguous; choose one of A100-40GB, A100-80GB"):
@@ -192,11 +204,11 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: Files) -> None:
         ("service,demand\na\x0c,1\nb,x\n", "line 3: demand is x"),
     ],
 )
-def test_a_wrong_demand_is_a_sentence_with_its_fix(files: Files, demand: str, fix: str) -> None:
+def test_a_wrong_demand_is_a_sentence_with_its_fix(files: PlanFiles, demand: str, fix: str) -> None:
     files.write("demand.csv", demand)
-    with pytest.raises(CommandError) as told:
+    with pytest.raises(CommandError) as error:
         files.plan()
-    assert fix in str(told.value)
+    assert fix in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -208,15 +220,19 @@ def test_a_wrong_demand_is_a_sentence_with_its_fix(files: Files, demand: str, fi
         ("chat,3g.39gb,2", "duplicate row for chat on 3g.39gb"),
     ],
 )
-def test_a_wrong_throughput_is_a_sentence_with_its_fix(files: Files, row: str, fix: str) -> None:
+def test_a_wrong_throughput_is_a_sentence_with_its_fix(
+    files: PlanFiles, row: str, fix: str
+) -> None:
     files.write("throughput.csv", f"{THROUGHPUT}{row}\n")
-    with pytest.raises(CommandError) as told:
+    with pytest.raises(CommandError) as error:
         files.plan()
-    assert fix in str(told.value)
+    assert fix in str(error.value)
 
 
-def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
-    return [{"profile": profile, "start": start, "service": "chat"} for profile, start in found]
+def slices(*placements: tuple[str, int]) -> list[dict[str, object]]:
+    return [
+        {"profile": profile, "start": start, "service": "chat"} for profile, start in placements
+    ]
 
 
 @pytest.mark.parametrize(
@@ -237,13 +253,15 @@ def slices(*found: tuple[str, int]) -> list[dict[str, object]]:
         ([{"gpu": "a", "slices": slices(("1g.10gb", 10**4000))}], "cannot start at 1000"),
     ],
 )
-def test_a_wrong_layout_is_a_sentence_with_its_fix(files: Files, current: object, fix: str) -> None:
-    with pytest.raises(CommandError) as told:
+def test_a_wrong_layout_is_a_sentence_with_its_fix(
+    files: PlanFiles, current: object, fix: str
+) -> None:
+    with pytest.raises(CommandError) as error:
         files.plan(*files.current(current))
-    assert fix in str(told.value)
+    assert fix in str(error.value)
 
 
-def test_missing_files_and_unknown_gpus_are_sentences(files: Files) -> None:
+def test_missing_files_and_unknown_gpus_are_sentences(files: PlanFiles) -> None:
     with pytest.raises(CommandError, match=r"try .*A100-80GB"):
         files.plan(gpu="A100-64GB")
     for wrong in ("{", '[{"start": ' + "9" * 5000 + "}]", "[" * 5000):
@@ -259,7 +277,7 @@ def test_missing_files_and_unknown_gpus_are_sentences(files: Files) -> None:
 
 
 def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
-    """Typed in as it stands, in a shell whose `tessera` is this one."""
+    """Type in the page as it is, in a shell with the `tessera` under test."""
     program = tmp_path / "bin" / "tessera"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tessera.cli.main "$@"\n')

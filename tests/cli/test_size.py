@@ -33,101 +33,107 @@ CONFIG: dict[str, Any] = {
 PRICES = {"prices": [{"product": H100, "from": "2026-01-01", "perGPUHour": "2.95"}]}
 
 
-def sized(*words: str) -> SizeReport:
+def size_report(*words: str) -> SizeReport:
     return build_report(size_request(build_parser().parse_args(["size", *words]), DAY))
 
 
-def written(folder: Path, name: str, found: object) -> str:
+def write_file(folder: Path, name: str, content: object) -> str:
     path = folder / name
-    path.write_text(found if isinstance(found, str) else json.dumps(found), encoding="utf-8")
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return str(path)
 
 
 def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
-    told = as_table(sized(B8, "--gpu", f"{A100},{H100}"))
-    assert f"{B8}: 8.0 billion weights" in told
-    assert "bf16       fits" in told
-    assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in told
-    assert "Simplest instance that fits: 1g.20gb" in told
-    assert "Prices are assumed" in told
+    text = as_table(size_report(B8, "--gpu", f"{A100},{H100}"))
+    assert f"{B8}: 8.0 billion weights" in text
+    assert "bf16       fits" in text
+    assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in text
+    assert "Simplest instance that fits: 1g.20gb" in text
+    assert "Prices are assumed" in text
 
 
-def test_a_promise_finds_the_simplest_form_that_keeps_it() -> None:
-    got = sized(B8, "--gpu", A100, "--precision", "own", "--slo", "ttft=1s,inter-token=15ms")
-    assert got.simplest is not None
-    assert got.simplest.hardware.name == "1x whole"
-    assert "Simplest instance within the SLO: 1x whole" in as_table(got)
-    assert all((row.inter_token_ms or 0) <= 15 for row in got.rows if row.can_serve)
+def test_an_slo_finds_the_simplest_instance_within_it() -> None:
+    report = size_report(
+        B8, "--gpu", A100, "--precision", "own", "--slo", "ttft=1s,inter-token=15ms"
+    )
+    assert report.simplest is not None
+    assert report.simplest.hardware.name == "1x whole"
+    assert "Simplest instance within the SLO: 1x whole" in as_table(report)
+    assert all((row.inter_token_ms or 0) <= 15 for row in report.rows if row.can_serve)
 
 
 def test_nothing_that_serves_is_said_and_not_an_error() -> None:
-    told = as_table(sized("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"))
-    assert "No instance fits" in told
+    text = as_table(size_report("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"))
+    assert "No instance fits" in text
 
 
-def test_compare_ranks_every_form_against_the_cheapest() -> None:
-    told = as_table(sized(B8, "--gpu", A100, "--compare")).splitlines()
-    head = next(line for line in told if line.startswith("GPU"))
-    first = told[told.index(head) + 1]
+def test_compare_ranks_every_instance_against_the_cheapest() -> None:
+    lines = as_table(size_report(B8, "--gpu", A100, "--compare")).splitlines()
+    head = next(line for line in lines if line.startswith("GPU"))
+    first = lines[lines.index(head) + 1]
     assert "AGAINST BEST" in head
     assert "1.00x" in first
-    assert any("8x whole" in line for line in told)
-    assert any("2 replicas on 1x" in line for line in told)
+    assert any("8x whole" in line for line in lines)
+    assert any("2 replicas on 1x" in line for line in lines)
 
 
 def test_an_api_price_shows_where_serving_breaks_even() -> None:
-    got = sized(B8, "--gpu", H100, "--precision", "own", "--compare", "--api-price", "1.00")
-    assert "BREAK-EVEN" in as_table(got)
-    rows = json.loads(as_json(got))["rows"]
+    report = size_report(
+        B8, "--gpu", H100, "--precision", "own", "--compare", "--api-price", "1.00"
+    )
+    assert "BREAK-EVEN" in as_table(report)
+    rows = json.loads(as_json(report))["rows"]
     whole = next(row for row in rows if row["form"] == "1x whole")
     assert whole["breakEvenTokensPerSecond"] == pytest.approx(6.88 / 3600 * 1e6, abs=0.01)
 
 
 def test_json_has_every_row_with_amounts_as_strings() -> None:
-    found = json.loads(as_json(sized(B8, "--gpu", H100, "--precision", "own,fp8")))
-    assert [row["precision"] for row in found["rows"]] == ["bf16", "fp8"]
-    named = json.loads(as_json(sized(B8, "--gpu", H100, "--precision", "bf16,fp8")))
-    assert named == found
-    assert found["prices"] == "assumed"
-    assert found["simplest"]["perHour"] == "1.351428571"
-    assert found["shape"]["kvHeads"] == 8
+    report = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "own,fp8")))
+    assert [row["precision"] for row in report["rows"]] == ["bf16", "fp8"]
+    explicit = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "bf16,fp8")))
+    assert explicit == report
+    assert report["prices"] == "assumed"
+    assert report["simplest"]["perHour"] == "1.351428571"
+    assert report["shape"]["kvHeads"] == 8
 
 
 def test_a_configuration_gives_what_the_catalogue_gives(tmp_path: Path) -> None:
-    path = written(tmp_path, "config.json", CONFIG)
-    told = sized("--config", path, "--gpu", H100)
-    assert told.rows == sized("Qwen/Qwen3-8B", "--gpu", H100).rows
+    path = write_file(tmp_path, "config.json", CONFIG)
+    report = size_report("--config", path, "--gpu", H100)
+    assert report.rows == size_report("Qwen/Qwen3-8B", "--gpu", H100).rows
 
 
 def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
-    path = written(tmp_path, "config.json", CONFIG)
-    written(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 20 * 10**9}})
-    assert sized("--config", path).request.demand.shape.parameters == 10 * 10**9
+    path = write_file(tmp_path, "config.json", CONFIG)
+    write_file(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 20 * 10**9}})
+    assert size_report("--config", path).request.demand.shape.parameters == 10 * 10**9
 
 
-def test_own_prices_are_used_and_those_that_lack_are_told(tmp_path: Path) -> None:
-    path = written(tmp_path, "prices.json", PRICES)
-    got = sized(B8, "--prices", path, "--compare", "--precision", "own")
-    assert {row.hardware.product for row in got.rows} == {H100}
-    assert f"No price ({path}) for" in as_table(got)
-    whole = next(row for row in got.rows if row.hardware.name == "1x whole")
+def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "prices.json", PRICES)
+    report = size_report(B8, "--prices", path, "--compare", "--precision", "own")
+    assert {row.hardware.product for row in report.rows} == {H100}
+    assert f"No price ({path}) for" in as_table(report)
+    whole = next(row for row in report.rows if row.hardware.name == "1x whole")
     assert str(whole.hourly) == "2.95 USD"
 
 
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
     small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "own")
-    told = as_table(sized(*small, "--tensor-parallel", "1"))
-    assert "OversizedAccelerator: 1x whole" in told
-    assert "1g.10gb slice is enough" in told
+    text = as_table(size_report(*small, "--tensor-parallel", "1"))
+    assert "OversizedAccelerator: 1x whole" in text
+    assert "1g.10gb slice is enough" in text
 
 
 def test_draft_adapters_and_small_caches_are_counted() -> None:
-    plain = sized(B8, "--gpu", H100, "--tensor-parallel", "1").rows[0]
+    plain = size_report(B8, "--gpu", H100, "--tensor-parallel", "1").rows[0]
     draft = ("--draft", "meta-llama/Llama-3.2-1B-Instruct")
-    beside = sized(
+    beside = size_report(
         B8, "--gpu", H100, "--tensor-parallel", "1", *draft, "--adapters", "4", "--rank", "16"
     ).rows[0]
-    eighth = sized(B8, "--gpu", H100, "--tensor-parallel", "1", "--kv-cache-dtype", "fp8").rows[0]
+    eighth = size_report(
+        B8, "--gpu", H100, "--tensor-parallel", "1", "--kv-cache-dtype", "fp8"
+    ).rows[0]
     assert beside.kv_tokens < plain.kv_tokens < eighth.kv_tokens
 
 
@@ -156,9 +162,9 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
         (["--config", "/nonexistent"], "check the path"),
     ],
 )
-def test_what_cannot_be_sized_is_told_with_the_fix(words: list[str], fix: str) -> None:
+def test_what_cannot_be_sized_is_reported_with_the_fix(words: list[str], fix: str) -> None:
     with pytest.raises(CommandError) as caught:
-        sized(*words)
+        size_report(*words)
     assert fix in str(caught.value)
 
 
@@ -171,31 +177,31 @@ def test_what_cannot_be_sized_is_told_with_the_fix(words: list[str], fix: str) -
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "take an FP8 or AWQ"),
     ],
 )
-def test_a_configuration_that_is_not_understood_is_told_with_the_fix(
+def test_a_configuration_that_is_not_understood_is_reported_with_the_fix(
     change: dict[str, Any], fix: str, tmp_path: Path
 ) -> None:
-    path = written(tmp_path, "config.json", CONFIG | change)
+    path = write_file(tmp_path, "config.json", CONFIG | change)
     with pytest.raises(CommandError) as caught:
-        sized("--config", path)
+        size_report("--config", path)
     assert fix in str(caught.value)
     assert path in str(caught.value)
 
 
-def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
+def test_a_configuration_that_is_no_json_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is not JSON"):
-        sized("--config", written(tmp_path, "config.json", "{"))
+        size_report("--config", write_file(tmp_path, "config.json", "{"))
 
 
-def test_a_price_file_without_the_gpu_that_was_named_is_told(tmp_path: Path) -> None:
-    path = written(tmp_path, "prices.json", PRICES)
+def test_a_price_file_without_the_named_gpu_is_reported(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "prices.json", PRICES)
     with pytest.raises(CommandError, match=f"has no price of {A100}; add one"):
-        sized(B8, "--prices", path, "--gpu", A100)
+        size_report(B8, "--prices", path, "--gpu", A100)
 
 
-def test_a_price_file_with_a_gap_is_told(tmp_path: Path) -> None:
+def test_a_price_file_with_a_gap_is_reported(tmp_path: Path) -> None:
     gap = {"prices": [{"product": H100, "from": "2026-01-01"}]}
     with pytest.raises(CommandError, match=r"prices\[0\].perGPUHour: Field required"):
-        sized(B8, "--prices", written(tmp_path, "prices.json", gap))
+        size_report(B8, "--prices", write_file(tmp_path, "prices.json", gap))
 
 
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:

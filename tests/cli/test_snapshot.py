@@ -1,4 +1,4 @@
-"""Snapshot files: equal input gives an equal plan, no secret is in them, damage is said."""
+"""Snapshot files: equal input gives an equal plan, they have no secrets, damage is reported."""
 
 import gzip
 import json
@@ -22,22 +22,22 @@ from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
 from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster
-from tests.memory_operator import CHAT, MemoryOperator, batched
+from tests.memory_operator import CHAT, MemoryOperator, add_batch
 
 TEAM_CHAT = Ref("team-a", "chat")
 
 
 async def a_fleet(**spec: Any) -> tuple[MemoryOperator, FleetInputs]:
     operator, api = await a_served_cluster(**spec)
-    batched(operator)
-    await operator.turn()
+    add_batch(operator)
+    await operator.reconcile()
     fleet = await read_fleet(Reader(api), None)
     return operator, replace(fleet, at=at(5))
 
 
 def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
-    pods = {Ref("team-a", f"chat-{one}"): PodReading(waiting=waiting, activity=0.9)
-            for one in range(2)}  # fmt: skip
+    pods = {Ref("team-a", f"chat-{index}"): PodReading(waiting=waiting, activity=0.9)
+            for index in range(2)}  # fmt: skip
     lows = (TimestampedReplicas(at(-120), 4), TimestampedReplicas(at(-30), 5))
     return replace(
         fleet,
@@ -53,39 +53,39 @@ def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
 @pytest.mark.parametrize("name", ["fleet.json", "fleet.json.gz"])
 async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None:
     _, fleet = await a_fleet()
-    for one in (fleet, with_readings(fleet, 80)):
-        save(str(tmp_path / name), serialize(one))
-        got, version = read(str(tmp_path / name))
+    for inputs in (fleet, with_readings(fleet, 80)):
+        save(str(tmp_path / name), serialize(inputs))
+        restored, version = read(str(tmp_path / name))
         assert version == "0.1.0"
-        assert got.snapshot == one.snapshot
-        assert got.scaling_history == one.scaling_history
-        assert serialize(got) == serialize(one)
+        assert restored.snapshot == inputs.snapshot
+        assert restored.scaling_history == inputs.scaling_history
+        assert serialize(restored) == serialize(inputs)
 
 
 async def test_every_kind_that_a_plan_reads_is_saved() -> None:
     _, fleet = await a_fleet()
     snapshot = fleet.snapshot
-    told = (snapshot.services, snapshot.pools, snapshot.nodes, snapshot.pods, snapshot.workloads)
-    assert all((*told, snapshot.batches, snapshot.claims, snapshot.batch_jobs))
+    inputs = (snapshot.services, snapshot.pools, snapshot.nodes, snapshot.pods, snapshot.workloads)
+    assert all((*inputs, snapshot.batches, snapshot.claims, snapshot.batch_jobs))
     assert set(fleet.objects) == {kind.plural for kind in KINDS if wire.is_plan_input(kind)}
-    assert {"deployments", "services"} == set(fleet.objects) & {one.plural for one in CHILDREN}
+    assert {"deployments", "services"} == set(fleet.objects) & {kind.plural for kind in CHILDREN}
 
 
 async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) -> None:
     operator, fleet = await a_fleet()
     save(str(tmp_path / "f"), serialize(fleet))
-    told = json.loads(planned(tmp_path, "--json"))
+    report = json.loads(plan_text(tmp_path, "--json"))
     status = operator.body(CHAT)["status"]
-    words = {one["type"].lower(): one["reason"] for one in status["conditions"]}
-    (row,) = told["services"]
+    words = {condition["type"].lower(): condition["reason"] for condition in status["conditions"]}
+    (row,) = report["services"]
     assert {name: row[name] for name in words} == words
     assert row["hardware"] == status["variant"]["name"]
     assert row["replicas"] == status["scaling"]["desiredReplicas"]
-    assert told["notes"] == ["No readings saved: no replica count changes."]
+    assert report["notes"] == ["No readings saved: no replica count changes."]
 
 
-def planned(folder: Path, *arguments: str) -> str:
-    """The command as the shell runs it, without an event loop of its own."""
+def plan_text(folder: Path, *arguments: str) -> str:
+    """Run the command as a shell does, without an event loop, and return its output."""
     return plan(build_parser().parse_args(["snapshot", "plan", str(folder / "f"), *arguments])).text
 
 
@@ -97,18 +97,18 @@ async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
     }
     _, fleet = await a_fleet(scaling=scaling)
     save(str(tmp_path / "f"), serialize(replace(with_readings(fleet, 80), scaling_history={})))
-    (row,) = json.loads(planned(tmp_path, "--json"))["services"]
+    (row,) = json.loads(plan_text(tmp_path, "--json"))["services"]
     assert (row["replicas"], row["scaling"]) == (4, "QueueAboveTarget")
-    text = planned(tmp_path)
+    text = plan_text(tmp_path)
     assert "QueueAboveTarget" in text
     assert "NAME" not in text
-    one = planned(tmp_path, "--service", "team-a/chat")
-    assert "SCALING: QueueAboveTarget" in one
-    assert "160 in all replicas" in one
+    explanation = plan_text(tmp_path, "--service", "team-a/chat")
+    assert "SCALING: QueueAboveTarget" in explanation
+    assert "160 in all replicas" in explanation
     with pytest.raises(CommandError, match="did you mean chat"):
-        planned(tmp_path, "--service", "team-a/cht")
+        plan_text(tmp_path, "--service", "team-a/cht")
     with pytest.raises(CommandError, match="NAMESPACE/NAME"):
-        planned(tmp_path, "--service", "chat")
+        plan_text(tmp_path, "--service", "chat")
 
 
 async def test_no_secret_is_in_a_file() -> None:
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_used_is_said_in_a_sentence(
         main(["snapshot", "plan", str(tmp_path / "f")])
 
 
-def test_a_file_that_is_not_there_is_said() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(SystemExit, match="No such file"):
         main(["snapshot", "plan", "/nowhere/f"])
 
@@ -186,7 +186,7 @@ async def test_rights_that_are_missing_are_written_into_the_file(tmp_path: Path)
     api.hidden = {"nodes"}
     fleet = await read_fleet(Reader(api), None)
     save(str(tmp_path / "f"), serialize(fleet))
-    told = json.loads(planned(tmp_path, "--json"))
-    assert any("permission denied: list nodes" in one for one in told["notes"])
+    report = json.loads(plan_text(tmp_path, "--json"))
+    assert any("permission denied: list nodes" in note for note in report["notes"])
     assert fleet.compute_plan(fleet.snapshot) is None
     assert INFERENCE_SERVICES.plural in fleet.objects

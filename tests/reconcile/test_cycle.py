@@ -35,13 +35,21 @@ from tessera.resources.api_resources import (
 from tessera.resources.manifest import ObjectKey
 from tessera.telemetry import Telemetry
 from tests.builders import NOW, SMALL, at
-from tests.memory_operator import CHAT, DEPLOYMENT, SERVICE, VARIANT, MemoryOperator, batched, stock
+from tests.memory_operator import (
+    CHAT,
+    DEPLOYMENT,
+    SERVICE,
+    VARIANT,
+    MemoryOperator,
+    add_batch,
+    add_pool_and_node,
+)
 
 
 @pytest.fixture
 def operator() -> MemoryOperator:
     made = MemoryOperator()
-    stock(made)
+    add_pool_and_node(made)
     return made
 
 
@@ -51,7 +59,7 @@ def _named(name: str) -> dict[str, Any]:
 
 async def test_a_service_gets_all_its_objects_in_one_turn(operator: MemoryOperator) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     made = {DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTION_BUDGETS}
     assert {kind.plural for kind in made} <= operator.kinds()
     assert operator.body(DEPLOYMENT)["spec"]["replicas"] == 2
@@ -61,9 +69,9 @@ async def test_a_service_gets_all_its_objects_in_one_turn(operator: MemoryOperat
 
 async def test_an_unchanged_fleet_costs_no_write(operator: MemoryOperator) -> None:
     operator.serve()
-    await operator.turn()
-    await operator.turn()
-    assert (await operator.turn()).writes == 0
+    await operator.reconcile()
+    await operator.reconcile()
+    assert (await operator.reconcile()).writes == 0
 
 
 @pytest.mark.parametrize(
@@ -84,10 +92,10 @@ async def test_a_field_removed_by_hand_is_back_after_a_turn(
     operator: MemoryOperator, key: ObjectKey, path: tuple[str, ...]
 ) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     before = dict(operator.body(key))
     operator.cluster.remove(key, *path)
-    await operator.turn()
+    await operator.reconcile()
     assert operator.body(key) == before
 
 
@@ -99,7 +107,7 @@ async def test_what_is_spoiled_again_in_the_same_way_right_after_its_repair_is_r
 
     async def turn() -> None:
         operator.at += timedelta(seconds=5)
-        await operator.turn()
+        await operator.reconcile()
 
     for _ in range(3):  # nothing moves any more, so its plan is kept
         await turn()
@@ -114,13 +122,13 @@ async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(
     operator: MemoryOperator,
 ) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     edit = {
         "metadata": {**_meta(DEPLOYMENT), "annotations": {"team": "own"}},
         "spec": {"replicas": 7},
     }
     operator.cluster.put(DEPLOYMENTS, edit, "kubectl-edit")
-    await operator.turn()
+    await operator.reconcile()
     assert operator.body(DEPLOYMENT)["spec"]["replicas"] == 2
     assert operator.body(DEPLOYMENT)["metadata"]["annotations"] == {"team": "own"}
 
@@ -130,10 +138,10 @@ async def test_a_deleted_child_is_back_after_a_turn(
     operator: MemoryOperator, kind: ApiResource
 ) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     (key,) = [key for key in operator.cluster.objects if key.plural == kind.plural]
     await operator.cluster.delete(kind, key)
-    await operator.turn()
+    await operator.reconcile()
     assert key in operator.cluster.objects
 
 
@@ -141,12 +149,12 @@ async def test_a_restarted_operator_applies_all_once_and_then_nothing(
     operator: MemoryOperator,
 ) -> None:
     operator.serve()
-    await operator.turn()
-    await operator.turn()
+    await operator.reconcile()
+    await operator.reconcile()
     before = {key: dict(body) for key, body in operator.cluster.objects.items()}
     operator.restart()
-    await operator.turn()
-    assert (await operator.turn()).writes == 0
+    await operator.reconcile()
+    assert (await operator.reconcile()).writes == 0
     assert operator.cluster.objects == before
 
 
@@ -157,21 +165,21 @@ async def test_after_a_restart_a_large_fleet_is_applied_bit_by_bit_and_what_is_t
     for name in names:
         operator.serve(name, replicas=1)
     for _ in range(3):
-        await operator.turn()
+        await operator.reconcile()
     operator.restart()
     operator.cluster.applied.clear()
-    await operator.turn()
+    await operator.reconcile()
     services = {key.name for key in operator.cluster.applied if key.plural == SERVICES.plural}
     assert len(services) == SERVICES_PER_CYCLE
     touched = ObjectKey(SERVICES.plural, "team-a", names[-1])
     assert touched.name not in services
     operator.cluster.remove(touched, "spec", "selector")
-    await operator.turn()
+    await operator.reconcile()
     assert operator.body(touched)["spec"]["selector"] == {"tessera.dev/service": names[-1]}
-    await operator.turn()
+    await operator.reconcile()
     applied = {key.name for key in operator.cluster.applied if key.plural == SERVICES.plural}
     assert applied == set(names)
-    assert (await operator.turn()).writes == 0
+    assert (await operator.reconcile()).writes == 0
 
 
 async def test_after_a_restart_what_was_edited_meanwhile_comes_first(
@@ -181,13 +189,13 @@ async def test_after_a_restart_what_was_edited_meanwhile_comes_first(
     for name in names:
         operator.serve(name, replicas=1)
     for _ in range(3):
-        await operator.turn()
+        await operator.reconcile()
     last = operator.cluster.put(
         INFERENCE_SERVICES,
         {**_named(names[-1]), "spec": {"model": {"uri": SMALL}, "replicas": 2}},
     )
     operator.restart()
-    await operator.turn()
+    await operator.reconcile()
     made = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
     assert operator.body(made)["spec"]["replicas"] == 2
 
@@ -198,7 +206,7 @@ async def test_an_object_that_somebody_else_made_is_left_alone_and_named(
     operator.serve()
     foreign = {"metadata": {**_meta(SERVICE)}, "spec": {"selector": {"app": "theirs"}}}
     operator.cluster.put(SERVICES, foreign, "helm")
-    outcome = await operator.turn()
+    outcome = await operator.reconcile()
     assert operator.body(SERVICE)["spec"]["selector"] == {"app": "theirs"}
     assert "is managed by helm" in outcome.problems[Ref("team-a", "chat")]
     told = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
@@ -209,36 +217,36 @@ async def test_the_refusal_of_one_service_stops_no_other(operator: MemoryOperato
     operator.serve()
     operator.serve("mail")
     operator.cluster.refusals[SERVICE] = "apply services team-a/chat: 500 boom"
-    outcome = await operator.turn()
+    outcome = await operator.reconcile()
     assert set(outcome.problems) == {Ref("team-a", "chat")}
     assert ObjectKey("services", "team-a", "mail") in operator.cluster.objects
 
 
 async def test_a_budget_exists_only_from_two_replicas(operator: MemoryOperator) -> None:
     operator.serve(replicas=1)
-    await operator.turn()
+    await operator.reconcile()
     assert "poddisruptionbudgets" not in operator.kinds()
     operator.serve(replicas=2)
-    await operator.turn()
+    await operator.reconcile()
     assert "poddisruptionbudgets" in operator.kinds()
     operator.serve(replicas=1)
-    await operator.turn()
+    await operator.reconcile()
     assert "poddisruptionbudgets" not in operator.kinds()
 
 
 async def test_pod_monitors_are_made_only_where_their_kind_exists() -> None:
     for monitored in (False, True):
         operator = MemoryOperator(monitored=monitored)
-        stock(operator)
+        add_pool_and_node(operator)
         operator.serve()
-        await operator.turn()
+        await operator.reconcile()
         assert ("podmonitors" in operator.kinds()) is monitored
         assert POD_MONITORS.watched is False
 
 
 async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOperator) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     labels = operator.body(DEPLOYMENT)["metadata"]["labels"]
     meta = {
         "name": "chat-0",
@@ -247,7 +255,7 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOp
         "creationTimestamp": "2026-11-20T11:59:00Z",
     }
     pod = operator.cluster.put(PODS, {"metadata": meta})
-    await operator.turn()
+    await operator.reconcile()
     (gate,) = operator.body(pod)["status"]["conditions"]
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
 
@@ -268,13 +276,13 @@ def frozen(operator: MemoryOperator) -> ObjectKey:
     ]
     status = {"podIP": "127.10.0.5", "conditions": conditions}
     ref = Ref("team-a", "chat-0")
-    operator.senses.readings = Readings(
+    operator.observations.readings = Readings(
         at=NOW, engines={ref: EngineReading(steps=9.0, scraped_at=NOW)}
     )
-    operator.senses.memory = PlanMemory(
+    operator.observations.memory = PlanMemory(
         engine_progress={ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
     )
-    operator.senses.in_flight = {ref: InFlight(NOW, 2)}
+    operator.observations.in_flight = {ref: InFlight(NOW, 2)}
     return operator.cluster.put(PODS, {"metadata": meta, "status": status})
 
 
@@ -282,7 +290,7 @@ async def test_a_stalled_replica_is_deleted_once_the_status_says_so(
     operator: MemoryOperator,
 ) -> None:
     pod = frozen(operator)
-    outcome = await operator.turn()
+    outcome = await operator.reconcile()
     assert pod not in operator.cluster.objects
     record = operator.body(CHAT)["status"]["replacement"]
     assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
@@ -295,7 +303,7 @@ async def test_a_stalled_replica_is_deleted_once_the_status_says_so(
 async def test_without_its_status_no_replica_is_deleted(operator: MemoryOperator) -> None:
     pod = frozen(operator)
     operator.cluster.refusals[CHAT] = "the API server says no"
-    await operator.turn()
+    await operator.reconcile()
     assert pod in operator.cluster.objects
 
 
@@ -303,10 +311,10 @@ async def test_a_new_leader_replaces_no_second_one_within_ten_minutes(
     operator: MemoryOperator,
 ) -> None:
     frozen(operator)
-    await operator.turn()
+    await operator.reconcile()
     operator.restart()
     pod = frozen(operator)
-    await operator.turn()
+    await operator.reconcile()
     assert pod in operator.cluster.objects
     conditions = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
     assert conditions["Progressing"]["reason"] == "EngineStalled"
@@ -317,14 +325,14 @@ async def test_a_process_that_does_not_lead_writes_nothing(operator: MemoryOpera
     operator.serve()
     operator.leading = False
     with pytest.raises(NotLeadingError):
-        await operator.turn()
+        await operator.reconcile()
     assert operator.cluster.applied == []
 
 
 async def test_two_namespaces_share_nothing(operator: MemoryOperator) -> None:
     operator.serve()
     operator.serve(namespace="team-b")
-    await operator.turn()
+    await operator.reconcile()
     owners = operator.body(ObjectKey("networkpolicies", "team-b", "tessera-engine"))["metadata"]
     assert [one["name"] for one in owners["ownerReferences"]] == ["chat"]
     assert ObjectKey("serviceaccounts", "team-b", "tessera-engine") in operator.cluster.objects
@@ -334,14 +342,14 @@ async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_servic
     operator: MemoryOperator,
 ) -> None:
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     shared = ObjectKey("serviceaccounts", "team-a", "tessera-engine")
     for key in [key for key in operator.cluster.objects if key.name.startswith("chat")]:
         assert shared in operator.cluster.objects
-        await operator.turn()
+        await operator.reconcile()
         del operator.cluster.objects[key]
     operator.cluster.put(SERVICE_ACCOUNTS, {"metadata": {"name": "theirs", "namespace": "team-a"}})
-    await operator.turn()
+    await operator.reconcile()
     left = {key.name for key in operator.cluster.objects if key.namespace == "team-a"}
     assert left == {"theirs"}
 
@@ -356,18 +364,18 @@ async def test_what_was_spent_is_recorded_before_anything_that_costs(
     }
     budget = operator.cluster.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec})
     operator.serve()
-    await operator.turn()
+    await operator.reconcile()
     assert operator.cluster.applied.index(budget) < operator.cluster.applied.index(DEPLOYMENT)
     assert operator.body(budget)["status"]["spend"]["windows"][0]["spent"] == "0"
     assert operator.body(CHAT)["status"]["tenant"] == {"budget": "team-a", "reason": "WithinLimits"}
     operator.cluster.applied.clear()
-    await operator.turn()
+    await operator.reconcile()
     assert operator.cluster.applied == []
 
 
 async def test_the_status_of_a_batch_is_written_before_its_job(operator: MemoryOperator) -> None:
-    batch = batched(operator)
-    outcome = await operator.turn()
+    batch = add_batch(operator)
+    outcome = await operator.reconcile()
     check = ObjectKey("jobs", "team-a", "night-check")
     assert operator.cluster.applied.index(batch) < operator.cluster.applied.index(check)
     assert operator.body(batch)["status"]["state"] == "validating"
@@ -384,36 +392,36 @@ async def test_the_status_of_a_batch_is_written_before_its_job(operator: MemoryO
 
 
 async def test_without_its_status_no_job_of_a_batch_is_created(operator: MemoryOperator) -> None:
-    batch = batched(operator)
+    batch = add_batch(operator)
     operator.cluster.refusals[batch] = "the API server says no"
-    await operator.turn()
+    await operator.reconcile()
     assert ObjectKey("jobs", "team-a", "night-check") not in operator.cluster.objects
 
 
 async def test_shared_objects_go_when_the_last_batch_of_a_namespace_is_over(
     operator: MemoryOperator,
 ) -> None:
-    batch = batched(operator)
-    await operator.turn()
+    batch = add_batch(operator)
+    await operator.reconcile()
     assert {"serviceaccounts", "rolebindings", "networkpolicies"} <= operator.kinds()
     operator.body(batch)["status"]["state"] = "completed"
-    await operator.turn()
+    await operator.reconcile()
     assert not {"serviceaccounts", "rolebindings", "networkpolicies"} & operator.kinds()
     operator.cluster.applied.clear()
-    await operator.turn()
+    await operator.reconcile()
     assert operator.cluster.applied == []
 
 
 async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -> None:
-    batch = batched(operator)
-    await operator.turn()
+    batch = add_batch(operator)
+    await operator.reconcile()
     body = operator.body(batch)
     check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
     body["status"] |= {"check": check, "progress": {"rows": 10, "at": "2026-11-20T12:00:00Z"}}
     refused = ObjectKey("jobs", "team-a", "night-a1")
     operator.cluster.refusals[refused] = "exceeded quota: small"
-    await operator.turn()
-    await operator.turn()
+    await operator.reconcile()
+    await operator.reconcile()
     status = operator.body(batch)["status"]
     assert status["reason"] == "BackingOff"
     assert (
@@ -422,7 +430,7 @@ async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -
     )
     assert status["message"].count("exceeded quota: small") == 1
     operator.cluster.applied.clear()
-    await operator.turn()
+    await operator.reconcile()
     assert operator.cluster.applied == []
 
 
@@ -452,28 +460,28 @@ async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(
     operator: MemoryOperator,
 ) -> None:
     own = operator.serve(model={"uri": "hf://acme/own"})
-    await operator.turn()
+    await operator.reconcile()
     (job,) = [key for key in operator.cluster.objects if key.plural == JOBS.plural]
     assert ObjectKey("serviceaccounts", "team-a", "tessera-engine") in operator.cluster.objects
     operator.cluster.put(PODS, _read_pod(job, operator.body(job)))
-    await operator.turn()
+    await operator.reconcile()
     assert operator.body(own)["status"]["model"]["shape"]["layers"] == 2
     assert DEPLOYMENT in operator.cluster.objects
-    await operator.turn()
+    await operator.reconcile()
     assert job not in operator.cluster.objects
-    assert (await operator.turn()).writes == 0
+    assert (await operator.reconcile()).writes == 0
 
 
 async def test_a_job_that_was_lost_before_it_was_done_is_made_anew(
     operator: MemoryOperator,
 ) -> None:
     operator.serve(model={"uri": "hf://acme/own"})
-    await operator.turn()
-    await operator.turn()
-    assert (await operator.turn()).writes == 0
+    await operator.reconcile()
+    await operator.reconcile()
+    assert (await operator.reconcile()).writes == 0
     (job,) = [key for key in operator.cluster.objects if key.plural == JOBS.plural]
     del operator.cluster.objects[job]
-    await operator.turn()
+    await operator.reconcile()
     assert job in operator.cluster.objects
 
 
@@ -485,12 +493,12 @@ async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(
     uid = operator.body(own)["metadata"]["uid"]
     job = ObjectKey(JOBS.plural, "team-a", model_job_name("chat", uid, "shape", spec.model))
     operator.cluster.refusals[job] = "exceeded quota: small"
-    await operator.turn()
-    await operator.turn()
+    await operator.reconcile()
+    await operator.reconcile()
     assert _progressing(operator.body(own)) == ("ApplyFailed", "exceeded quota: small")
     del operator.cluster.refusals[job]
-    await operator.turn()
-    await operator.turn()
+    await operator.reconcile()
+    await operator.reconcile()
     assert job in operator.cluster.objects
     assert _progressing(operator.body(own))[0] == "NotPlaced"
 
@@ -539,22 +547,22 @@ async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(
 ) -> None:
     pull_ahead(operator, wanted=True)
     operator.serve(engine={"image": "acme/vllm:1"})
-    await operator.turn()
+    await operator.reconcile()
     pod = operator.body(PULLS)["spec"]["template"]["spec"]
     assert [one["image"] for one in pod["containers"]] == ["acme/vllm:1"]
     assert pod["nodeSelector"] == {"pool": "a100"}
-    await operator.turn()
-    assert (await operator.turn()).writes == 0
+    await operator.reconcile()
+    assert (await operator.reconcile()).writes == 0
 
 
 async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(
     operator: MemoryOperator,
 ) -> None:
     pull_ahead(operator, wanted=True)
-    await operator.turn()
+    await operator.reconcile()
     assert PULLS in operator.cluster.objects
     pull_ahead(operator, wanted=False)
-    await operator.turn()
+    await operator.reconcile()
     assert PULLS not in operator.cluster.objects
 
 
@@ -563,7 +571,7 @@ async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
 ) -> None:
     names = [f"chat-{index:03}" for index in range(200)]
     keys = [operator.serve(name, replicas=1) for name in names]
-    await operator.turn()
+    await operator.reconcile()
     for name in names:
         operator.serve(name, replicas=2)
 
@@ -571,28 +579,28 @@ async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
         statuses = [operator.body(key)["status"] for key in keys]
         return sum(one["scaling"]["desiredReplicas"] == 2 for one in statuses)
 
-    await operator.turn(hurried=True)
+    await operator.reconcile(hurried=True)
     deployments = [
         one for key, one in operator.cluster.objects.items() if key.plural == "deployments"
     ]
     assert [one["spec"]["replicas"] for one in deployments] == [2] * len(names)
     first = told()
     assert 0 < first < len(keys)
-    await operator.turn(hurried=True)
+    await operator.reconcile(hurried=True)
     assert first < told() < len(keys)
     for _ in range(10):
-        await operator.turn(hurried=True)
+        await operator.reconcile(hurried=True)
     assert told() == len(keys)
 
 
 async def test_what_services_were_made_of_is_forgotten_with_them(operator: MemoryOperator) -> None:
     async def come_and_go(name: str) -> None:
         operator.serve(name)
-        await operator.turn()
-        await operator.turn()
+        await operator.reconcile()
+        await operator.reconcile()
         for key in [key for key in operator.cluster.objects if name in key.name]:
             await operator.cluster.delete(INFERENCE_SERVICES, key)
-        await operator.turn()
+        await operator.reconcile()
         operator.cluster.forget_the_past()
 
     operator.serve("stays")

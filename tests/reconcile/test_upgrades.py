@@ -12,7 +12,7 @@ from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
-from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, stock
+from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, add_pool_and_node
 
 ONE, TWO = "1" * 40, "2" * 40
 
@@ -41,17 +41,17 @@ async def hub() -> Hub:
 @pytest.fixture
 async def fleet(hub: Hub) -> MemoryOperator:
     made = MemoryOperator(hub=hub)
-    stock(made)
+    add_pool_and_node(made)
     return made
 
 
 async def answered(fleet: MemoryOperator) -> None:
     """A turn that asks, and the one after the answer."""
     fleet.answered.clear()
-    await fleet.turn()
+    await fleet.reconcile()
     async with asyncio.timeout(5):
         await fleet.answered.wait()
-    await fleet.turn()
+    await fleet.reconcile()
 
 
 def annotate(fleet: MemoryOperator, value: str) -> None:
@@ -80,8 +80,8 @@ async def test_nothing_is_deployed_before_the_hub_has_answered_and_no_turn_waits
 ) -> None:
     hub.open.clear()
     fleet.serve()
-    await fleet.turn()
-    await fleet.turn()
+    await fleet.reconcile()
+    await fleet.reconcile()
     assert DEPLOYMENT not in fleet.cluster.objects
     hub.open.set()
     await answered(fleet)
@@ -96,8 +96,8 @@ async def test_a_restarted_operator_keeps_the_commit_and_asks_nothing(
     await answered(fleet)
     hub.commit = TWO
     fleet.restart()
-    await fleet.turn()
-    await fleet.turn()
+    await fleet.reconcile()
+    await fleet.reconcile()
     assert (revision(fleet), len(hub.asked)) == (ONE, 1)
 
 
@@ -109,13 +109,13 @@ async def test_the_annotation_pins_anew_and_leaves_the_deployment_until_the_answ
     hub.commit = TWO
     hub.open.clear()
     annotate(fleet, "now")
-    await fleet.turn()
+    await fleet.reconcile()
     assert revision(fleet) == ONE
     hub.open.set()
     await answered(fleet)
     assert revision(fleet) == TWO
     fleet.restart()
-    await fleet.turn()
+    await fleet.reconcile()
     assert (revision(fleet), len(hub.asked)) == (TWO, 2)
 
 
@@ -137,7 +137,7 @@ async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(
     before = template(fleet)
     fleet.builder, fleet.platform = 2, Platform(hub_endpoint="https://hub.example.org")
     fleet.restart()
-    await fleet.turn()
+    await fleet.reconcile()
     assert (template(fleet), update(fleet)) == (before, "NewTemplateAvailable")
     assert fleet.body(CHAT)["status"]["podTemplateVersion"]["builderVersion"] == 1
     annotate(fleet, "now")
@@ -151,8 +151,8 @@ async def test_an_unchanged_fleet_with_a_recipe_and_a_pin_costs_no_write(
 ) -> None:
     fleet.serve()
     await answered(fleet)
-    await fleet.turn()
-    assert (await fleet.turn()).writes == 0
+    await fleet.reconcile()
+    assert (await fleet.reconcile()).writes == 0
 
 
 async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(
@@ -161,10 +161,10 @@ async def test_a_turn_that_changes_the_pods_does_not_call_them_settled(
     fleet.serve(replicas=1)
     await answered(fleet)
     run(fleet)
-    await fleet.turn()
+    await fleet.reconcile()
     assert progressing(fleet) == "RolloutComplete"
     fleet.serve(replicas=1, engine={"extraArgs": ["--max-logprobs=5"]})
-    await fleet.turn()
+    await fleet.reconcile()
     assert progressing(fleet) == "Starting"
 
 
@@ -202,12 +202,12 @@ async def test_services_of_one_model_ask_the_hub_once_for_a_while(
     fleet.serve()
     await answered(fleet)
     fleet.serve("twin")
-    await fleet.turn()
+    await fleet.reconcile()
     twin = fleet.body(ObjectKey(CHAT.plural, CHAT.namespace, "twin"))
     assert twin["status"]["model"]["revision"] == ONE
     assert len(hub.asked) == 1
     fleet.at += timedelta(seconds=11)
-    await fleet.turn()
+    await fleet.reconcile()
     fleet.serve("late")
     await answered(fleet)
     assert len(hub.asked) == 2

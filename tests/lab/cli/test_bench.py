@@ -20,18 +20,18 @@ from typing_extensions import override
 from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.command import run_bench
-from tests.lab.cli.odd_server import (
-    Answer,
-    OddServer,
+from tests.lab.cli.scripted_server import (
+    ResponseHandler,
+    ScriptedServer,
     chunk,
     cutting,
     event,
     failing,
     good,
     hanging,
-    odd_server,
     refusing,
-    streamed,
+    scripted_server,
+    stream_events,
     usage,
 )
 from tests.lab.sim.running import free_port, running
@@ -46,9 +46,9 @@ SMALL = ("--prompts", "12", "--warmup", "0", "--input-tokens", "60", "--output-t
 pytestmark = pytest.mark.anyio
 
 
-class Ended:
-    def __init__(self, code: int | None, output: str, told: str = "") -> None:
-        self.code, self.output, self.told = code, output, told
+class CommandRun:
+    def __init__(self, code: int | None, output: str, errors: str = "") -> None:
+        self.code, self.output, self.errors = code, output, errors
 
     @property
     def report(self) -> Any:
@@ -56,26 +56,26 @@ class Ended:
 
     @property
     def level(self) -> Any:
-        """The only load."""
-        (found,) = self.report["levels"]
-        return found
+        """The only load of the report."""
+        (level,) = self.report["levels"]
+        return level
 
 
-async def bench(*arguments: str) -> Ended:
-    """The command in this process."""
-    got = await run_bench(build_parser().parse_args(["bench", *arguments]))
-    return Ended(got.exit_code, got.text)
+async def bench(*arguments: str) -> CommandRun:
+    """Run the command in this process."""
+    output = await run_bench(build_parser().parse_args(["bench", *arguments]))
+    return CommandRun(output.exit_code, output.text)
 
 
 async def refusal(*arguments: str) -> str:
-    """What is said when nothing can be measured."""
+    """Return the error of a command that cannot measure anything."""
     with pytest.raises(CommandError) as refused:
         await bench(*arguments)
     return str(refused.value)
 
 
-async def started(*arguments: str) -> asyncio.subprocess.Process:
-    """The command in a process of its own."""
+async def start_command(*arguments: str) -> asyncio.subprocess.Process:
+    """Start the command in its own process."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tessera.cli.main", "bench", *arguments),
         env=ENVIRONMENT,
@@ -84,20 +84,20 @@ async def started(*arguments: str) -> asyncio.subprocess.Process:
     )
 
 
-async def ended(process: asyncio.subprocess.Process) -> Ended:
+async def wait_for_command(process: asyncio.subprocess.Process) -> CommandRun:
     async with asyncio.timeout(60):
         output, said = await process.communicate()
-    return Ended(process.returncode, output.decode(), (said or b"").decode())
+    return CommandRun(process.returncode, output.decode(), (said or b"").decode())
 
 
 async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
     async with running("--enable-mfu-metrics") as engine:
-        got = await bench(
+        run = await bench(
             *(engine.url, *SMALL, "--concurrency", "3", "--json", "--price", "3.50"),
             *("--gpu", "NVIDIA-A100-SXM4-80GB"),
         )
         metrics = await engine.metrics()
-    level = got.level
+    level = run.level
     assert level["requests"] == {"completed": 12, "failed": {}, "unfinished": 0}
     assert (level["outputTokens"], level["exactTokens"]) == (12 * 8, True)
     assert level["inputTokens"] / 12 == pytest.approx(60, abs=6)
@@ -120,20 +120,24 @@ async def test_the_client_and_the_engine_count_the_same_tokens() -> None:
 
 
 async def test_counters_of_several_engines_are_added_up_and_one_alone_is_doubted() -> None:
-    async with running() as one, running() as other, odd_server(good) as front:
-        for engine, tokens in ((one, 40), (other, 56)):
+    async with (
+        running() as first_engine,
+        running() as second_engine,
+        scripted_server(good) as front,
+    ):
+        for engine, tokens in ((first_engine, 40), (second_engine, 56)):
             await engine.post("/v1/completions", prompt="x", max_tokens=tokens, ignore_eos=True)
 
-        async def relayed(_: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
-            """Each answer costs both engines four tokens."""
-            for engine in (one, other):
+        async def relay(_: ScriptedServer, request: web.Request, body: Any) -> web.StreamResponse:
+            """Generate four tokens on both engines for each response."""
+            for engine in (first_engine, second_engine):
                 await engine.post("/v1/completions", prompt="x", max_tokens=4, ignore_eos=True)
             return await good(front, request, body)
 
-        front.answer = relayed
-        both = f"{one.url}/metrics,{other.url}/metrics"
+        front.handler = relay
+        both = f"{first_engine.url}/metrics,{second_engine.url}/metrics"
         summed = await bench(front.url, *SMALL, "--json", "--metrics", both)
-        alone = await bench(front.url, *SMALL, "--json", "--metrics", f"{one.url}/metrics")
+        alone = await bench(front.url, *SMALL, "--json", "--metrics", f"{first_engine.url}/metrics")
     assert (summed.level["engine"]["outputTokens"], summed.level["engine"]["countersMatch"]) == (
         96,
         True,
@@ -146,7 +150,7 @@ async def test_counters_of_several_engines_are_added_up_and_one_alone_is_doubted
 
 
 class Tags(HTMLParser):
-    """What a file would load, and its tags."""
+    """Collects the tags of a page, and the URLs that it would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,57 +166,61 @@ class Tags(HTMLParser):
 async def test_a_sweep_is_shown_with_its_knee_and_plots_in_one_file(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     async with running() as engine:
-        got = await bench(
+        run = await bench(
             *(engine.url, *SMALL, "--sweep", "4,1,2", "--price", "2", "--html", str(page)),
         )
-    assert got.code == 0
-    assert re.search(r"^Knee: \d concurrent request", got.output, re.MULTILINE)
-    loads = re.findall(r"^(\d) +(\d+) +0 ", got.output, re.MULTILINE)
+    assert run.code == 0
+    assert re.search(r"^Knee: \d concurrent request", run.output, re.MULTILINE)
+    loads = re.findall(r"^(\d) +(\d+) +0 ", run.output, re.MULTILINE)
     assert loads == [("1", "12"), ("2", "16"), ("4", "32")]
     text = page.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(text)
     assert tags.seen.count("svg") == 7
     assert (tags.loads, "script" in tags.seen, "url(" in text) == ([], False, False)
-    for drawn in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
-        assert ET.fromstring(drawn).tag == "svg"  # noqa: S314 - our own
-        assert "nan" not in drawn
+    for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        assert ET.fromstring(picture).tag == "svg"  # noqa: S314 - our own
+        assert "nan" not in picture
     assert "USD/M OUT" in text
 
 
 async def test_a_closed_loop_holds_as_many_as_it_should_and_no_more() -> None:
-    async def together(server: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
-        await server.until(3)
+    async def three_at_once(
+        server: ScriptedServer, request: web.Request, body: Any
+    ) -> web.StreamResponse:
+        await server.wait_for_requests(3)
         return await good(server, request, body)
 
-    async with odd_server(together) as server:
-        got = await bench(server.url, *SMALL, "--concurrency", "3", "--json")
-    assert (server.most_at_once, got.level["requests"]["completed"]) == (3, 12)
+    async with scripted_server(three_at_once) as server:
+        run = await bench(server.url, *SMALL, "--concurrency", "3", "--json")
+    assert (server.most_at_once, run.level["requests"]["completed"]) == (3, 12)
 
 
 async def test_arrivals_of_an_open_loop_do_not_wait_for_answers() -> None:
-    async def all_at_once(server: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
-        await server.until(12)
+    async def all_at_once(
+        server: ScriptedServer, request: web.Request, body: Any
+    ) -> web.StreamResponse:
+        await server.wait_for_requests(12)
         return await good(server, request, body)
 
-    async with odd_server(all_at_once) as server:
-        got = await bench(server.url, *SMALL, "--rate", "200", "--json", "--seed", "1")
-    assert (server.most_at_once, got.level["requests"]["completed"]) == (12, 12)
-    assert got.level["concurrency"] is None
+    async with scripted_server(all_at_once) as server:
+        run = await bench(server.url, *SMALL, "--rate", "200", "--json", "--seed", "1")
+    assert (server.most_at_once, run.level["requests"]["completed"]) == (12, 12)
+    assert run.level["concurrency"] is None
 
 
 async def test_warm_up_is_sent_and_not_counted_and_repeats_in_no_prompt() -> None:
-    async with odd_server(good) as server:
-        got = await bench(server.url, *SMALL, "--warmup", "5", "--json")
-    assert len(server.counted) == 5 + 12
-    assert got.level["requests"]["completed"] == 12
+    async with scripted_server(good) as server:
+        run = await bench(server.url, *SMALL, "--warmup", "5", "--json")
+    assert len(server.counted_bodies) == 5 + 12
+    assert run.level["requests"]["completed"] == 12
     assert len({prompt[:40] for prompt in server.prompts}) == 17
 
 
 async def test_the_same_seed_sends_the_same_prompts_and_another_one_others() -> None:
     sent = []
     for seed in ("7", "7", "8"):
-        async with odd_server(good) as server:
+        async with scripted_server(good) as server:
             await bench(
                 *(server.url, *SMALL, "--seed", seed, "--concurrency", "1"),
                 *("--input-tokens", "lognormal:60:200"),
@@ -224,9 +232,9 @@ async def test_the_same_seed_sends_the_same_prompts_and_another_one_others() -> 
 
 
 async def test_prompts_have_the_tokens_that_were_asked_for_however_long_words_are() -> None:
-    async with odd_server(good) as server:
-        got = await bench(server.url, *SMALL, "--json", "--shared-prefix", "20")
-    assert got.level["inputTokens"] == 12 * 60
+    async with scripted_server(good) as server:
+        run = await bench(server.url, *SMALL, "--json", "--shared-prefix", "20")
+    assert run.level["inputTokens"] == 12 * 60
     begins = {" ".join(prompt.split()[:17]) for prompt in server.prompts}
     assert len(begins) == 1
     assert len(set(server.prompts)) == 12
@@ -236,14 +244,14 @@ async def test_a_trace_is_replayed_with_its_lengths(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv.gz"
     rows = "arrival_s,input_tokens,output_tokens,client\n5.0,40,3,a\n5.1,50,4,b\n5.1,9000,5,c\n"
     file.write_bytes(gzip.compress(rows.encode()))
-    async with odd_server(good, longest=4096) as server:
-        got = await bench(
+    async with scripted_server(good, longest=4096) as server:
+        run = await bench(
             *(server.url, "--trace", str(file), "--speed", "2", "--warmup", "0", "--json")
         )
-    assert [body["max_tokens"] for body in server.counted] == [3, 4]
+    assert [body["max_tokens"] for body in server.counted_bodies] == [3, 4]
     assert [3 + len(prompt.split()) for prompt in server.prompts] == [40, 50]
-    assert 0.05 <= got.level["seconds"] < 2
-    assert any("1 of 3 requests left out" in note for note in got.report["notes"])
+    assert 0.05 <= run.level["seconds"] < 2
+    assert any("1 of 3 requests left out" in note for note in run.report["notes"])
 
 
 async def test_equal_blocks_of_a_trace_are_equal_text(tmp_path: Path) -> None:
@@ -258,7 +266,7 @@ async def test_equal_blocks_of_a_trace_are_equal_text(tmp_path: Path) -> None:
             for at, length, ids in rows
         )
     )
-    async with odd_server(good) as server:
+    async with scripted_server(good) as server:
         await bench(server.url, "--trace", str(file), "--warmup", "2")
     first, second, third = (prompt.split() for prompt in server.prompts[2:])
     assert [len(words) + 3 for words in (first, second, third)] == [1100, 1000, 1024]
@@ -270,39 +278,39 @@ async def test_equal_blocks_of_a_trace_are_equal_text(tmp_path: Path) -> None:
 
 
 async def never_counting(
-    _: OddServer, request: web.Request, __: dict[str, Any]
+    _: ScriptedServer, request: web.Request, __: dict[str, Any]
 ) -> web.StreamResponse:
-    return await streamed(request, chunk("a"), chunk("b c", "stop"), event(b"[DONE]"))
+    return await stream_events(request, chunk("a"), chunk("b c", "stop"), event(b"[DONE]"))
 
 
 async def test_chunks_are_counted_only_where_there_is_no_usage_and_that_is_said() -> None:
-    async with odd_server(never_counting, probes=0) as server:
-        got = await bench(server.url, *SMALL, "--json", "--natural-end")
-    assert (got.level["outputTokens"], got.level["exactTokens"]) == (24, False)
-    assert any("no usage" in warning for warning in got.level["warnings"])
+    async with scripted_server(never_counting, probes=0) as server:
+        run = await bench(server.url, *SMALL, "--json", "--natural-end")
+    assert (run.level["outputTokens"], run.level["exactTokens"]) == (24, False)
+    assert any("no usage" in warning for warning in run.level["warnings"])
     assert all("ignore_eos" not in body for body in server.bodies)
 
 
 async def test_a_server_that_refuses_stream_options_is_asked_without() -> None:
     async def strict(
-        server: OddServer, request: web.Request, body: dict[str, Any]
+        server: ScriptedServer, request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
         if "stream_options" in body:
             return web.json_response({"error": {"message": "unknown: stream_options"}}, status=400)
         return await good(server, request, body)
 
-    async with odd_server(strict, probes=0) as server:
-        got = await bench(server.url, *SMALL, "--json")
-    assert (got.level["requests"]["completed"], got.level["exactTokens"]) == (12, False)
+    async with scripted_server(strict, probes=0) as server:
+        run = await bench(server.url, *SMALL, "--json")
+    assert (run.level["requests"]["completed"], run.level["exactTokens"]) == (12, False)
 
 
 async def test_prompts_that_the_server_has_seen_get_a_warning() -> None:
-    async def cached(_: OddServer, request: web.Request, body: Any) -> web.StreamResponse:
-        return await streamed(request, chunk("a", "stop"), usage(body, 8, cached=48))
+    async def cached(_: ScriptedServer, request: web.Request, body: Any) -> web.StreamResponse:
+        return await stream_events(request, chunk("a", "stop"), usage(body, 8, cached=48))
 
-    async with odd_server(cached) as server:
-        got = await bench(server.url, *SMALL)
-    assert "warm: 80% of the prompts' tokens" in got.output
+    async with scripted_server(cached) as server:
+        run = await bench(server.url, *SMALL)
+    assert "warm: 80% of the prompts' tokens" in run.output
 
 
 @pytest.mark.parametrize(
@@ -315,59 +323,59 @@ async def test_prompts_that_the_server_has_seen_get_a_warning() -> None:
     ],
 )
 async def test_failures_are_counted_by_kind_and_do_not_end_the_test(
-    answer: Answer, kind: str
+    answer: ResponseHandler, kind: str
 ) -> None:
     async def every_third(
-        server: OddServer, request: web.Request, body: dict[str, Any]
+        server: ScriptedServer, request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
-        turn = good if len(server.counted) % 3 else answer
-        return await turn(server, request, body)
+        handler = good if len(server.counted_bodies) % 3 else answer
+        return await handler(server, request, body)
 
-    async with odd_server(every_third) as server:
-        got = await bench(
+    async with scripted_server(every_third) as server:
+        run = await bench(
             *(server.url, *SMALL, "--timeout", "1", "--json", "--concurrency", "4"),
         )
-    assert got.code == 0
-    assert got.level["requests"] == {"completed": 8, "failed": {kind: 4}, "unfinished": 0}
-    assert got.level["outputTokens"] == 8 * 8
-    assert got.level["examples"][kind]
+    assert run.code == 0
+    assert run.level["requests"] == {"completed": 8, "failed": {kind: 4}, "unfinished": 0}
+    assert run.level["outputTokens"] == 8 * 8
+    assert run.level["examples"][kind]
 
 
 async def test_when_nothing_is_answered_there_is_a_report_and_the_code_is_1() -> None:
-    async with odd_server(refusing) as server:
-        got = await bench(server.url, *SMALL)
-    assert got.code == 1
-    assert "12 Http503" in got.output
-    assert "engine is currently busy" in got.output
+    async with scripted_server(refusing) as server:
+        run = await bench(server.url, *SMALL)
+    assert run.code == 1
+    assert "12 Http503" in run.output
+    assert "engine is currently busy" in run.output
 
 
 async def test_an_interrupt_ends_with_the_report_so_far() -> None:
     async def first_five(
-        server: OddServer, request: web.Request, body: dict[str, Any]
+        server: ScriptedServer, request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:
-        turn = good if len(server.counted) <= 5 else hanging
-        return await turn(server, request, body)
+        handler = good if len(server.counted_bodies) <= 5 else hanging
+        return await handler(server, request, body)
 
-    async with odd_server(first_five) as server:
-        process = await started(server.url, *SMALL, "--json", "--concurrency", "2")
-        await server.until(7)  # five answers and two that hang
+    async with scripted_server(first_five) as server:
+        process = await start_command(server.url, *SMALL, "--json", "--concurrency", "2")
+        await server.wait_for_requests(7)  # five responses and two that hang
         process.send_signal(signal.SIGINT)
-        got = await ended(process)
-    assert (got.code, got.told) == (130, "")
-    assert got.report["interrupted"] is True
-    assert got.level["requests"] == {"completed": 5, "failed": {}, "unfinished": 2}
-    assert "interrupted" in got.level["warnings"][0]
+        run = await wait_for_command(process)
+    assert (run.code, run.errors) == (130, "")
+    assert run.report["interrupted"] is True
+    assert run.level["requests"] == {"completed": 5, "failed": {}, "unfinished": 2}
+    assert "interrupted" in run.level["warnings"][0]
 
 
 async def test_an_interrupted_sweep_does_not_go_on() -> None:
-    async with odd_server(hanging) as server:
-        process = await started(server.url, *SMALL, "--sweep", "1,2")
-        await server.until(1)
+    async with scripted_server(hanging) as server:
+        process = await start_command(server.url, *SMALL, "--sweep", "1,2")
+        await server.wait_for_requests(1)
         process.send_signal(signal.SIGINT)
-        got = await ended(process)
-    assert got.code == 130
-    assert "INTERRUPTED" in got.output
-    assert len(server.counted) == 1
+        run = await wait_for_command(process)
+    assert run.code == 130
+    assert "INTERRUPTED" in run.output
+    assert len(server.counted_bodies) == 1
 
 
 async def test_the_key_comes_from_the_environment_or_a_file_and_is_shown_nowhere(
@@ -376,58 +384,58 @@ async def test_the_key_comes_from_the_environment_or_a_file_and_is_shown_nowhere
     monkeypatch.delenv("TESSERA_API_KEY", raising=False)
     file = tmp_path / "key"
     file.write_text("s3cret\n")
-    async with odd_server(good, key="s3cret") as server:
+    async with scripted_server(good, key="s3cret") as server:
         said = await refusal(server.url, *SMALL)
         assert "(401)" in said
         assert "TESSERA_API_KEY" in said
-        found = [await bench(server.url, *SMALL, "--json", "--api-key-file", str(file))]
+        runs = [await bench(server.url, *SMALL, "--json", "--api-key-file", str(file))]
         monkeypatch.setenv("TESSERA_API_KEY", "s3cret")
-        found.append(await bench(server.url, *SMALL, "--json"))
-    for got in found:
-        assert got.level["requests"]["completed"] == 12
-        assert "s3cret" not in got.output
+        runs.append(await bench(server.url, *SMALL, "--json"))
+    for run in runs:
+        assert run.level["requests"]["completed"] == 12
+        assert "s3cret" not in run.output
 
 
 async def test_a_model_is_taken_only_where_there_is_no_choice() -> None:
-    async with odd_server(good, models=("small", "large")) as server:
+    async with scripted_server(good, models=("small", "large")) as server:
         assert "--model to one of small, large" in await refusal(server.url)
         said = await refusal(server.url, "--model", "larg")
         assert "has no model larg; it has large" in said
-        got = await bench(f"{server.url}/v1/", *SMALL, "--model", "large", "--json")
-    assert got.report["model"] == "large"
+        run = await bench(f"{server.url}/v1/", *SMALL, "--model", "large", "--json")
+    assert run.report["model"] == "large"
     assert {body["model"] for body in server.bodies} == {"large"}
 
 
-async def test_a_server_that_is_none_or_away_is_told_from_one_that_fails() -> None:
+async def test_a_missing_and_a_foreign_server_are_distinguished_from_one_that_fails() -> None:
     away = f"http://127.0.0.1:{free_port()}"
     assert "does not respond" in await refusal(away)
     assert "Is the server up" in await refusal(away)
-    async with odd_server(good) as server:
+    async with scripted_server(good) as server:
         said = await refusal(f"{server.url}/docs")
         assert "is not an OpenAI API: GET /v1/models returns 404" in said
         said = await refusal(server.url, "--endpoint", "completions")
         assert "Http404" in said
         assert "try --endpoint chat" in said
-    async with odd_server(refusing, probes=0) as server:
+    async with scripted_server(refusing, probes=0) as server:
         said = await refusal(server.url)
         assert "the first request to" in said
         assert "engine is currently busy" in said
-    async with odd_server(good, models=()) as server:
+    async with scripted_server(good, models=()) as server:
         assert "serves no model" in await refusal(server.url)
-    async with odd_server(good, longest=100) as server:
+    async with scripted_server(good, longest=100) as server:
         assert "take fewer --input-tokens" in await refusal(server.url)
 
 
 async def test_at_a_terminal_a_refusal_is_a_sentence_on_stderr() -> None:
-    got = await ended(await started(f"http://127.0.0.1:{free_port()}"))
-    assert (got.code, got.output) == (1, "")
-    assert got.told.startswith("tessera bench: http://127.0.0.1:")
-    assert got.told.count("\n") == 1
+    run = await wait_for_command(await start_command(f"http://127.0.0.1:{free_port()}"))
+    assert (run.code, run.output) == (1, "")
+    assert run.errors.startswith("tessera bench: http://127.0.0.1:")
+    assert run.errors.count("\n") == 1
 
 
 async def test_at_a_terminal_progress_is_shown_on_stderr_and_taken_away_again() -> None:
     terminal, side = pty.openpty()
-    async with odd_server(good) as server:
+    async with scripted_server(good) as server:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tessera.cli.main", "bench", server.url, *SMALL, "--json"),
             env=ENVIRONMENT,
@@ -435,9 +443,9 @@ async def test_at_a_terminal_progress_is_shown_on_stderr_and_taken_away_again() 
             stderr=side,
         )
         os.close(side)
-        got = await ended(process)
+        run = await wait_for_command(process)
     shown = os.read(terminal, 10_000).decode()
     os.close(terminal)
-    assert got.level["requests"]["completed"] == 12
+    assert run.level["requests"]["completed"] == 12
     assert "/12 responses, 0 failed" in shown
     assert shown.endswith("\r\x1b[K")

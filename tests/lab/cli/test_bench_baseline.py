@@ -11,7 +11,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.baseline import read_baseline
 from tessera_lab.cli.bench.command import run_bench
-from tests.lab.cli.odd_server import good, odd_server
+from tests.lab.cli.scripted_server import good, scripted_server
 
 SMALL = ("--prompts", "6", "--warmup", "0", "--input-tokens", "60", "--output-tokens", "4")
 pytestmark = pytest.mark.anyio
@@ -21,17 +21,17 @@ async def bench(*arguments: str) -> str:
     return (await run_bench(build_parser().parse_args(["bench", *arguments]))).text
 
 
-async def kept(folder: Path, *arguments: str, **changed: Any) -> Path:
-    """A report of now in a file, with some of its fields changed."""
+async def save_report(folder: Path, *arguments: str, **changed: Any) -> Path:
+    """Save a report of now in a file, with some of its fields changed."""
     file = folder / "before.json"
     file.write_text(json.dumps(json.loads(await bench(*arguments, "-o", "json")) | changed))
     return file
 
 
-async def test_the_difference_to_an_earlier_report_is_told_load_by_load(tmp_path: Path) -> None:
+async def test_the_difference_to_an_earlier_report_is_reported_load_by_load(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    async with odd_server(good) as server:
-        file = await kept(tmp_path, server.url, *SMALL, "--sweep", "1,2", "--price", "2")
+    async with scripted_server(good) as server:
+        file = await save_report(tmp_path, server.url, *SMALL, "--sweep", "1,2", "--price", "2")
         before = json.loads(file.read_text())
         before["levels"][0]["outputTokensPerSecond"] = 1.0
         before["levels"][1]["latencySeconds"]["ttft"]["p95"] = 80.0
@@ -41,23 +41,25 @@ async def test_the_difference_to_an_earlier_report_is_told_load_by_load(tmp_path
         report = json.loads(await bench(*same, "-o", "json"))
     assert re.search(r"^2 +TTFT P95 +80\.00 s +\S+ ms +-(99\.9|100\.0)%$", text, re.MULTILINE)
     assert f"SINCE {before['at'][:16]}" in page.read_text()
-    found = {(one["load"], one["figure"]): one for one in report["baseline"]["changes"]}
-    assert {load for load, _ in found} == {"1", "2"}
-    assert {figure for _, figure in found} == {
+    changes = {
+        (change["load"], change["figure"]): change for change in report["baseline"]["changes"]
+    }
+    assert {load for load, _ in changes} == {"1", "2"}
+    assert {figure for _, figure in changes} == {
         *("requestsPerSecond", "outputTokensPerSecond", "perMillionOutput"),
         *("ttft.p50", "ttft.p95", "tpot.p50", "tpot.p95"),
         *("e2eLatency.p50", "e2eLatency.p95"),
     }
-    quicker = found["1", "outputTokensPerSecond"]
+    quicker = changes["1", "outputTokensPerSecond"]
     assert quicker["before"] == 1.0
     assert quicker["now"] == report["levels"][0]["outputTokensPerSecond"]
     assert quicker["share"] == pytest.approx(quicker["now"] - 1)
     assert report["baseline"]["caveats"] == []
 
 
-async def test_what_makes_two_reports_hard_to_compare_is_told(tmp_path: Path) -> None:
-    async with odd_server(good) as server:
-        file = await kept(
+async def test_what_makes_two_reports_hard_to_compare_is_reported(tmp_path: Path) -> None:
+    async with scripted_server(good) as server:
+        file = await save_report(
             *(tmp_path, server.url, *SMALL, "--concurrency", "1"), model="older", interrupted=True
         )
         text = await bench(server.url, *SMALL, "--sweep", "1,2", "--baseline", str(file))
@@ -68,9 +70,9 @@ async def test_what_makes_two_reports_hard_to_compare_is_told(tmp_path: Path) ->
     assert "SINCE" in text
 
 
-async def test_prices_of_two_currencies_are_told(tmp_path: Path) -> None:
-    async with odd_server(good) as server:
-        file = await kept(tmp_path, server.url, *SMALL, "--price", "2")
+async def test_prices_in_two_currencies_are_reported(tmp_path: Path) -> None:
+    async with scripted_server(good) as server:
+        file = await save_report(tmp_path, server.url, *SMALL, "--price", "2")
         words = ("--price", "2", "--currency", "EUR", "--baseline", str(file))
         text = await bench(server.url, *SMALL, *words)
     assert "the baseline's prices are in USD, now in EUR" in text
@@ -91,7 +93,7 @@ async def test_prices_of_two_currencies_are_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_baseline_that_is_none_is_a_sentence_with_its_fix(
+def test_a_file_that_is_no_baseline_is_a_sentence_with_its_fix(
     tmp_path: Path, content: str | None, said: str
 ) -> None:
     file = tmp_path / "before.json"

@@ -28,7 +28,7 @@ HEAD = "arrival_s,input_tokens,output_tokens\n"
 MOONCAKE = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [0]}\n'
 
 
-def planned(*words: str) -> BenchPlan:
+def bench_plan(*words: str) -> BenchPlan:
     return parse_plan(build_parser().parse_args(["bench", *words]), seed=1)
 
 
@@ -61,9 +61,9 @@ def planned(*words: str) -> BenchPlan:
     ],
 )
 def test_a_wrong_option_is_a_sentence_with_its_fix(words: list[str], fix: str) -> None:
-    with pytest.raises(CommandError, match=r".") as told:
-        planned(*words)
-    assert fix in str(told.value)
+    with pytest.raises(CommandError, match=r".") as error:
+        bench_plan(*words)
+    assert fix in str(error.value)
 
 
 def test_two_loads_at_once_are_refused_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,17 +74,17 @@ def test_two_loads_at_once_are_refused_with_the_usage(capsys: pytest.CaptureFixt
 
 
 def test_without_options_a_hundred_prompts_are_sent_ten_at_once() -> None:
-    (load,) = planned(URL).loads
+    (load,) = bench_plan(URL).loads
     assert (load.concurrency, len(load.requests)) == (10, 100)
     assert {job.output_tokens for job in load.requests} == {200}
-    asked = build_parser().parse_args(["bench", URL])
-    assert (asked.timeout, asked.warmup) == (60.0, 10)
+    arguments = build_parser().parse_args(["bench", URL])
+    assert (arguments.timeout, arguments.warmup) == (60.0, 10)
 
 
 def test_the_peaks_of_a_slice_are_those_of_its_share() -> None:
-    whole = planned(URL, "--gpu", "NVIDIA-H100-80GB-HBM3").peaks
-    part = planned(URL, "--gpu", "NVIDIA-H100-80GB-HBM3/3g.40gb").peaks
-    double = planned(URL, "--gpu", "NVIDIA-H100-80GB-HBM3", "--fp8").peaks
+    whole = bench_plan(URL, "--gpu", "NVIDIA-H100-80GB-HBM3").peaks
+    part = bench_plan(URL, "--gpu", "NVIDIA-H100-80GB-HBM3/3g.40gb").peaks
+    double = bench_plan(URL, "--gpu", "NVIDIA-H100-80GB-HBM3", "--fp8").peaks
     assert whole is not None
     assert part is not None
     assert double is not None
@@ -95,7 +95,7 @@ def test_the_peaks_of_a_slice_are_those_of_its_share() -> None:
 
 
 def test_the_price_is_that_of_all_gpus() -> None:
-    price = planned(URL, "--price", "3.50", "--gpus", "2", "--currency", "EUR").price
+    price = bench_plan(URL, "--price", "3.50", "--gpus", "2", "--currency", "EUR").price
     assert price is not None
     assert str(price.per_hour) == "7.00 EUR"
 
@@ -117,18 +117,18 @@ def test_the_price_is_that_of_all_gpus() -> None:
         ('{"timestamp": 1e999, "input_length": 5, "output_length": 5}\n', "arrival inf"),
     ],
 )
-def test_a_bad_trace_is_told_with_its_line_and_the_form_it_should_have(
+def test_a_bad_trace_is_reported_with_its_line_and_the_expected_format(
     tmp_path: Path, text: str, problem: str
 ) -> None:
     file = tmp_path / "trace"
     file.write_text(text)
-    with pytest.raises(CommandError) as told:
+    with pytest.raises(CommandError) as error:
         read_trace(str(file), None, 1.0)
-    assert problem in str(told.value)
-    assert "arrival_s,input_tokens,output_tokens" in str(told.value)
+    assert problem in str(error.value)
+    assert "arrival_s,input_tokens,output_tokens" in str(error.value)
 
 
-def test_a_trace_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_trace_that_is_no_text_is_reported(tmp_path: Path) -> None:
     for name, content in (("broken.gz", b"\x1f\x8bxx"), ("picture", b"\x89PNG\xff\xfe")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CommandError, match="neither text nor complete gzip"):
@@ -146,8 +146,8 @@ def test_a_trace_begins_with_its_first_arrival_and_is_put_in_order(tmp_path: Pat
 
 
 def test_poisson_arrivals_have_the_rate_and_the_spread_of_one() -> None:
-    one = parse_lengths("--input-tokens", "1")
-    jobs = draw_requests(3, 4000, one, one, 0, rate=5.0)
+    one_token = parse_lengths("--input-tokens", "1")
+    jobs = draw_requests(3, 4000, one_token, one_token, 0, rate=5.0)
     arrivals = [job.arrival for job in jobs]
     gaps = [late - early for early, late in zip([0.0, *arrivals], arrivals, strict=False)]
     mean = sum(gaps) / len(gaps)
@@ -156,14 +156,14 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_one() -> None:
 
 
 def test_lognormal_lengths_have_the_median_and_the_p95_that_were_asked_for() -> None:
-    chance, asked = random.Random(1), parse_lengths("-", "lognormal:400:1600")  # noqa: S311
-    found = sorted(asked.draw(chance) for _ in range(20_000))
-    assert found[10_000] == pytest.approx(400, rel=0.05)
-    assert found[19_000] == pytest.approx(1600, rel=0.05)
+    rng, distribution = random.Random(1), parse_lengths("-", "lognormal:400:1600")  # noqa: S311
+    lengths = sorted(distribution.draw(rng) for _ in range(20_000))
+    assert lengths[10_000] == pytest.approx(400, rel=0.05)
+    assert lengths[19_000] == pytest.approx(1600, rel=0.05)
 
 
 def test_longer_loads_of_a_sweep_begin_with_the_lengths_of_shorter_ones() -> None:
-    few, many = planned(URL, "--sweep", "1,64", "--input-tokens", "uniform:10:900").loads
+    few, many = bench_plan(URL, "--sweep", "1,64", "--input-tokens", "uniform:10:900").loads
     assert len(many.requests) == 512
     assert [job.input_tokens for job in many.requests[:100]] == [
         job.input_tokens for job in few.requests
@@ -177,15 +177,15 @@ def test_two_probes_show_how_many_words_a_prompt_needs(
     def tokens(count: int) -> int:
         return round(overhead + per_word * count)
 
-    learned = token_ratio((32, tokens(32)), (288, tokens(288)))
-    assert tokens(learned.word_count(wanted)) == pytest.approx(wanted, rel=0.03, abs=3)
+    ratio = token_ratio((32, tokens(32)), (288, tokens(288)))
+    assert tokens(ratio.word_count(wanted)) == pytest.approx(wanted, rel=0.03, abs=3)
 
 
 def test_a_server_whose_tokens_do_not_grow_with_words_is_taken_at_a_word_each() -> None:
     assert token_ratio((32, 5), (288, 5)) == TokenRatio()
 
 
-def test_fewer_words_of_a_seed_are_the_begin_of_more() -> None:
+def test_fewer_words_of_a_seed_are_the_beginning_of_more() -> None:
     assert random_words("x", 300).startswith(random_words("x", 20) + " ")
 
 
@@ -196,20 +196,20 @@ def test_rounds_of_a_sweep_have_prompts_of_their_own() -> None:
 
 @given(st.floats(1e-6, 1e9))
 def test_ticks_reach_the_greatest_value_in_few_even_steps(top: float) -> None:
-    found = ticks(top)
-    assert found[0] == 0
-    assert found[-1] >= top * (1 - 1e-9)
-    assert 3 <= len(found) <= 8
+    positions = ticks(top)
+    assert positions[0] == 0
+    assert positions[-1] >= top * (1 - 1e-9)
+    assert 3 <= len(positions) <= 8
 
 
 def test_a_thinned_line_keeps_its_ends() -> None:
     points = [(float(x), float(x)) for x in range(10_000)]
-    found = thin_out(points)
-    assert (len(found), found[0], found[-1]) == (600, points[0], points[-1])
+    thinned = thin_out(points)
+    assert (len(thinned), thinned[0], thinned[-1]) == (600, points[0], points[-1])
 
 
 def test_what_servers_call_themselves_is_no_markup() -> None:
-    drawn = svg(
+    picture = svg(
         Plot(
             title="<b>",
             x_label="x",
@@ -217,6 +217,6 @@ def test_what_servers_call_themselves_is_no_markup() -> None:
             series=[PlotSeries(name="<script>", points=[(0.0, 0.0), (1.0, 0.0)])],
         )
     )
-    assert "<script>" not in drawn
-    assert "<b>" not in drawn
+    assert "<script>" not in picture
+    assert "<b>" not in picture
     assert svg(Plot(title="", x_label="", y_label="", series=[])) == ""
