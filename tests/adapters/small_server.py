@@ -1,4 +1,4 @@
-"""A small server that stands in for the API server."""
+"""A small server that takes the place of the API server."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -8,13 +8,13 @@ from aiohttp import web
 
 from tessera.adapters.kube import Connection, KubeCluster
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(answer: Answer, **options: Any) -> AsyncIterator[KubeCluster]:
+async def connected_cluster(handler: RequestHandler, **options: Any) -> AsyncIterator[KubeCluster]:
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,4 +1,4 @@
-"""The Secret and the trust of admission, at a real API server."""
+"""The Secret and the CA bundle of admission, at a real API server."""
 
 import base64
 import itertools
@@ -31,7 +31,7 @@ def a_pair() -> certificates.IssuedPair:
 
 
 async def a_configuration(cluster: KubeCluster, name: str) -> None:
-    """Two webhooks without a bundle, of a kind that does not exist, so that nobody is judged."""
+    """Apply two webhooks without a bundle for kinds that do not exist: no request is affected."""
     hooks = [
         {
             "name": f"{kind}.tessera.dev",
@@ -64,21 +64,23 @@ async def a_configuration(cluster: KubeCluster, name: str) -> None:
     assert status < 300, answer
 
 
-async def test_nothing_is_held_before_something_was_written(cluster: KubeCluster) -> None:
+async def test_nothing_is_stored_before_the_first_write(cluster: KubeCluster) -> None:
     assert await objects(cluster, a_name()).read() == CertificateSecret()
 
 
-async def test_what_was_written_is_read_and_what_is_left_out_goes(cluster: KubeCluster) -> None:
+async def test_what_was_written_is_read_and_what_is_left_out_is_removed(
+    cluster: KubeCluster,
+) -> None:
     store, first, second = objects(cluster, a_name()), a_pair(), a_pair()
     both = (first.authority, second.authority)
     await store.write(CertificateSecret(serving=first.pair, pending=second.pair, authorities=both))
-    held = await store.read()
-    assert (held.serving, held.pending, held.authorities) == (first.pair, second.pair, both)
+    secret = await store.read()
+    assert (secret.serving, secret.pending, secret.authorities) == (first.pair, second.pair, both)
     await store.write(
-        CertificateSecret(serving=second.pair, authorities=both, version=held.version)
+        CertificateSecret(serving=second.pair, authorities=both, version=secret.version)
     )
-    held = await store.read()
-    assert (held.serving, held.pending) == (second.pair, None)
+    secret = await store.read()
+    assert (secret.serving, secret.pending) == (second.pair, None)
 
 
 async def test_of_two_writers_who_read_the_same_the_second_is_refused(
@@ -87,27 +89,32 @@ async def test_of_two_writers_who_read_the_same_the_second_is_refused(
     store, first, second = objects(cluster, a_name()), a_pair(), a_pair()
     await store.write(CertificateSecret(serving=first.pair, authorities=(first.authority,)))
     version = (await store.read()).version
-    mine = CertificateSecret(serving=second.pair, authorities=(second.authority,), version=version)
-    await store.write(mine)
+    update = CertificateSecret(
+        serving=second.pair, authorities=(second.authority,), version=version
+    )
+    await store.write(update)
     with pytest.raises(ClusterError, match="409"):
         await store.write(CertificateSecret(serving=first.pair, authorities=(), version=version))
     assert (await store.read()).serving == second.pair
 
 
 async def test_every_webhook_gets_the_bundle_and_keeps_the_rest(cluster: KubeCluster) -> None:
-    name, made = a_name(), a_pair()
+    name, pair = a_name(), a_pair()
     store = objects(cluster, name)
     with pytest.raises(ClusterError, match="404"):
-        await store.trust(made.authority)
+        await store.trust(pair.authority)
     await a_configuration(cluster, name)
-    await store.trust(made.authority)
+    await store.trust(pair.authority)
     _, first = await cluster.request("GET", f"{CONFIGURATIONS}/{name}")
-    wanted = base64.b64encode(made.authority.encode()).decode()
-    assert [one["clientConfig"]["caBundle"] for one in first["webhooks"]] == [wanted, wanted]
+    bundle = base64.b64encode(pair.authority.encode()).decode()
+    assert [webhook["clientConfig"]["caBundle"] for webhook in first["webhooks"]] == [
+        bundle,
+        bundle,
+    ]
     assert first["webhooks"][0]["rules"][0]["resources"] == ["ones"]
-    await store.trust(made.authority)
-    _, again = await cluster.request("GET", f"{CONFIGURATIONS}/{name}")
-    assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+    await store.trust(pair.authority)
+    _, unchanged = await cluster.request("GET", f"{CONFIGURATIONS}/{name}")
+    assert unchanged["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
     # Helm applies its own fields again at every upgrade; the bundle stays.
     await a_configuration(cluster, name)
     _, upgraded = await cluster.request("GET", f"{CONFIGURATIONS}/{name}")

@@ -32,11 +32,11 @@ SHAPE = {
 }
 
 
-def served(**spec: Any) -> dict[str, Any]:
+def a_service_spec(**spec: Any) -> dict[str, Any]:
     return {"model": {"uri": URI}, **spec}
 
 
-def pooled(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
+def a_pool_spec(*prices: dict[str, str], **spec: Any) -> dict[str, Any]:
     return {"nodeSelector": {"a": "b"}, "prices": list(prices), **spec}
 
 
@@ -46,17 +46,17 @@ RULES = [
     # kind, spec, words of the message
     (
         INFERENCE_SERVICES,
-        served(replicas=1, scaling={}),
+        a_service_spec(replicas=1, scaling={}),
         "spec.replicas and spec.scaling are mutually exclusive",
     ),
     (
         INFERENCE_SERVICES,
-        served(scaling={"minReplicas": 9}),
+        a_service_spec(scaling={"minReplicas": 9}),
         "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas",
     ),
     (
         INFERENCE_SERVICES,
-        served(scaling={"activity": {"target": "1.5"}}),
+        a_service_spec(scaling={"activity": {"target": "1.5"}}),
         "spec.scaling.activity.target is a share",
     ),
     (
@@ -82,37 +82,37 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
-        served(podTemplate={"env": [{"name": "A"}]}),
+        a_service_spec(podTemplate={"env": [{"name": "A"}]}),
         "needs exactly 1 of value and valueFrom",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, {"from": "2026-02-01", "perGPUHour": "2", "currency": "EUR"}),
+        a_pool_spec(PRICE, {"from": "2026-02-01", "perGPUHour": "2", "currency": "EUR"}),
         "spec.prices must all have 1 currency",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
+        a_pool_spec(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
         "spec.prices has 2 prices with the same first day",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+        a_pool_spec(PRICE, tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
         "with operator Exists, which matches any value",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, tolerations=[{"value": "b"}]),
+        a_pool_spec(PRICE, tolerations=[{"value": "b"}]),
         "spec.tolerations[] needs 1 key, or operator Exists",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, tolerations=[{"key": "a", "tolerationSeconds": 5}]),
+        a_pool_spec(PRICE, tolerations=[{"key": "a", "tolerationSeconds": 5}]),
         "spec.tolerations[].tolerationSeconds needs",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, mig={"mode": "Auto", "layout": {"3g.40gb": 2}}),
+        a_pool_spec(PRICE, mig={"mode": "Auto", "layout": {"3g.40gb": 2}}),
         "spec.mig.layout sets 1 layout for all GPUs and needs spec.mig.mode Static",
     ),
 ]
@@ -213,28 +213,28 @@ BOUNDS = [
     ),
     (INFERENCE_SERVICES, {"model": {"uri": "ftp://x"}}, "spec.model.uri"),
     (INFERENCE_SERVICES, {}, "spec.model"),
-    (INFERENCE_SERVICES, served(replicas=-1), "spec.replicas"),
-    (INFERENCE_SERVICES, served(drain={"timeout": "a minute"}), "spec.drain.timeout"),
-    (INFERENCE_SERVICES, served(engine={"version": "latest"}), "spec.engine.version"),
-    (INFERENCE_SERVICES, served(scaling={"minReplicas": 0}), "spec.scaling.minReplicas"),
+    (INFERENCE_SERVICES, a_service_spec(replicas=-1), "spec.replicas"),
+    (INFERENCE_SERVICES, a_service_spec(drain={"timeout": "a minute"}), "spec.drain.timeout"),
+    (INFERENCE_SERVICES, a_service_spec(engine={"version": "latest"}), "spec.engine.version"),
+    (INFERENCE_SERVICES, a_service_spec(scaling={"minReplicas": 0}), "spec.scaling.minReplicas"),
     (
         INFERENCE_SERVICES,
-        served(precision={"variants": [{"precision": "int1"}]}),
+        a_service_spec(precision={"variants": [{"precision": "int1"}]}),
         "spec.precision.variants[0].precision",
     ),
-    (ACCELERATOR_POOLS, pooled(), "spec.prices"),
-    (ACCELERATOR_POOLS, pooled(PRICE, tier="free"), "spec.tier"),
-    (ACCELERATOR_POOLS, pooled(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
-    (ACCELERATOR_POOLS, pooled(PRICE | {"from": "soon"}), "spec.prices[0].from"),
-    (ACCELERATOR_POOLS, pooled(PRICE, mig={"backend": "nobody"}), "spec.mig.backend"),
+    (ACCELERATOR_POOLS, a_pool_spec(), "spec.prices"),
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE, tier="free"), "spec.tier"),
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE | {"perGPUHour": "-1"}), "spec.prices[0].perGPUHour"),
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE | {"from": "soon"}), "spec.prices[0].from"),
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE, mig={"backend": "nobody"}), "spec.mig.backend"),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, mig={"mode": "Static", "layout": {"3g.40gb": 9}}),
+        a_pool_spec(PRICE, mig={"mode": "Static", "layout": {"3g.40gb": 9}}),
         "spec.mig.layout.3g.40gb",
     ),
     (
         ACCELERATOR_POOLS,
-        pooled(PRICE, mig={"maintenanceWindow": {"start": "25:00", "end": "06:00"}}),
+        a_pool_spec(PRICE, mig={"maintenanceWindow": {"start": "25:00", "end": "06:00"}}),
         "spec.mig.maintenanceWindow.start",
     ),
 ]
@@ -280,9 +280,9 @@ def test_every_rule_has_a_manifest() -> None:
 async def test_what_answers_depend_on_cannot_change(
     cluster: KubeCluster, change: dict[str, Any]
 ) -> None:
-    status, made = await create(cluster, BATCH_INFERENCES, BATCH)
+    status, batch = await create(cluster, BATCH_INFERENCES, BATCH)
     assert status == 201
-    path = BATCH_INFERENCES.path("default", made["metadata"]["name"])
+    path = BATCH_INFERENCES.path("default", batch["metadata"]["name"])
     body = {"spec": change}
     status, answer = await cluster.request("PATCH", path, {}, body, "application/merge-patch+json")
     assert status == 422
@@ -290,14 +290,14 @@ async def test_what_answers_depend_on_cannot_change(
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:
-    spec = served(scaling={"minReplica": 1})
+    spec = a_service_spec(scaling={"minReplica": 1})
     status, answer = await create(cluster, INFERENCE_SERVICES, spec, fieldValidation="Strict")
     assert status == 400
     assert 'unknown field "spec.scaling.minReplica"' in answer["message"]
 
 
-async def test_the_defaults_are_written_into_what_is_there(cluster: KubeCluster) -> None:
-    _, answer = await create(cluster, INFERENCE_SERVICES, served(scaling={"scaleUp": {}}))
+async def test_the_defaults_are_written_into_given_objects(cluster: KubeCluster) -> None:
+    _, answer = await create(cluster, INFERENCE_SERVICES, a_service_spec(scaling={"scaleUp": {}}))
     assert answer["spec"]["scaling"]["minReplicas"] == 2
     assert answer["spec"]["scaling"]["scaleUp"] == {
         "stabilizationWindow": "60s",
@@ -308,8 +308,8 @@ async def test_the_defaults_are_written_into_what_is_there(cluster: KubeCluster)
 
 
 async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -> None:
-    _, made = await create(cluster, INFERENCE_SERVICES, served(scaling={}))
-    path = f"{INFERENCE_SERVICES.path('default', made['metadata']['name'])}/scale"
+    _, service = await create(cluster, INFERENCE_SERVICES, a_service_spec(scaling={}))
+    path = f"{INFERENCE_SERVICES.path('default', service['metadata']['name'])}/scale"
     status, answer = await cluster.request(
         "PATCH", path, body={"spec": {"replicas": 3}}, content_type="application/merge-patch+json"
     )
@@ -326,12 +326,12 @@ async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -
         ("inferenceservice.status.variant.source", "Roofline"),
     ],
 )
-async def test_explain_tells_what_a_field_means(
+async def test_explain_says_what_a_field_means(
     cluster: KubeCluster, world: World, path: str, words: str
 ) -> None:
     del cluster
 
-    async def explained() -> str:
+    async def explain_output() -> str:
         process = await asyncio.create_subprocess_exec(
             str(world.binary("kubectl")),
             *("--kubeconfig", str(world.kubeconfig), "explain", path),
@@ -342,4 +342,4 @@ async def test_explain_tells_what_a_field_means(
         return output.decode()
 
     # The API server publishes the schema of a new CRD a moment after it serves the kind.
-    await eventually(explained, lambda text: words in text)
+    await eventually(explain_output, lambda text: words in text)

@@ -19,7 +19,7 @@ def lease(holder: str | None, seconds: int = 15) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("holder", "stood_still", "free"),
+    ("holder", "idle_seconds", "free"),
     [
         ("me", 0, True),
         ("other", 14.9, False),
@@ -29,10 +29,10 @@ def lease(holder: str | None, seconds: int = 15) -> dict[str, Any]:
     ],
 )
 def test_a_lease_is_free_when_released_own_or_not_renewed_for_its_duration(
-    holder: str | None, stood_still: float, free: bool
+    holder: str | None, idle_seconds: float, free: bool
 ) -> None:
     watched = ObservedLease(version="1", observed_at=1000.0)
-    assert can_acquire(lease(holder), "me", watched, 1000.0 + stood_still) is free
+    assert can_acquire(lease(holder), "me", watched, 1000.0 + idle_seconds) is free
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What pods answer is read within a time and a size, whatever they send."""
+"""Responses of pods are read within a time and a size, whatever they send."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 @asynccontextmanager
 async def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AsyncIterator[str]:
-    """The address of one that answers, and then sends `again` without end."""
+    """Yield the address of a server that answers, and then sends `again` without end."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -39,29 +39,29 @@ async def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AsyncIte
 
 @pytest.fixture
 async def engines() -> AsyncIterator[HttpEngines]:
-    made = HttpEngines(EngineTimeouts(completion_seconds=0.5, load_seconds=0.5))
-    yield made
-    await made.close()
+    client = HttpEngines(EngineTimeouts(completion_seconds=0.5, load_seconds=0.5))
+    yield client
+    await client.close()
 
 
-Question = Callable[[HttpEngines, str], Awaitable[object]]
-QUESTIONS: list[Question] = [
+EngineCall = Callable[[HttpEngines, str], Awaitable[object]]
+CALLS: list[EngineCall] = [
     lambda engines, address: engines.progress(address),
     lambda engines, address: engines.in_flight(address),
     lambda engines, address: engines.probe(f"http://{address}", "small"),
 ]
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("again", "every"), [(b" " * 2**16, 0), (b" ", 0.05)], ids=["fast", "slowly"]
 )
 async def test_an_answer_without_end_is_not_read_to_its_end(
-    engines: HttpEngines, question: Question, again: bytes, every: float
+    engines: HttpEngines, call: EngineCall, again: bytes, every: float
 ) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS), a_pod(OK + b"\r\n{", again, every) as address:
-        got = await question(engines, address)
-    assert got is None or "POST" in str(got)
+        outcome = await call(engines, address)
+    assert outcome is None or "POST" in str(outcome)
 
 
 async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines) -> None:
@@ -73,16 +73,16 @@ async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines)
 async def test_answers_are_read() -> None:
     engines = HttpEngines()
 
-    def told(body: bytes) -> bytes:
+    def ok_response(body: bytes) -> bytes:
         return OK + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
-    async with a_pod(told(b'{"attempt": 3, "done": 5}')) as address:
-        shown = await engines.progress(address)
-    assert shown is not None
-    assert (shown.attempt, shown.done) == (3, 5)
-    async with a_pod(told(b'{"server_load": 2}')) as address:
+    async with a_pod(ok_response(b'{"attempt": 3, "done": 5}')) as address:
+        progress = await engines.progress(address)
+    assert progress is not None
+    assert (progress.attempt, progress.done) == (3, 5)
+    async with a_pod(ok_response(b'{"server_load": 2}')) as address:
         assert await engines.in_flight(address) == 2
-    async with a_pod(told(b'{"usage": {"completion_tokens": 1}}')) as address:
+    async with a_pod(ok_response(b'{"usage": {"completion_tokens": 1}}')) as address:
         assert await engines.probe(f"http://{address}", "small") is None
     async with a_pod(b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\nwho") as address:
         assert str(await engines.probe(f"http://{address}", "small")).endswith(

@@ -1,4 +1,4 @@
-"""What a hub answers becomes a commit, or a reason why there is none."""
+"""A hub's response becomes a commit, or a reason why there is none."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @asynccontextmanager
 async def a_hub(handler: Handler, seconds: float = 5) -> AsyncIterator[HttpHub]:
-    """A real server on an address of its own, and the adapter that asks it."""
+    """Start a server on its own address, and yield the client that asks it."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -26,22 +26,22 @@ async def a_hub(handler: Handler, seconds: float = 5) -> AsyncIterator[HttpHub]:
     site = web.TCPSite(runner, "127.0.0.9", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    made = HttpHub(Platform(hub_endpoint=f"http://{host}:{port}/"), seconds)
+    hub = HttpHub(Platform(hub_endpoint=f"http://{host}:{port}/"), seconds)
     try:
-        yield made
+        yield hub
     finally:
-        await made.close()
+        await hub.close()
         await runner.cleanup()
 
 
-def says(status: int = 200, body: object = None, **headers: str) -> Handler:
+def respond_with(status: int = 200, body: object = None, **headers: str) -> Handler:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status, text=json.dumps(body), headers=headers)
 
     return answer
 
 
-async def asked(handler: Handler, revision: str = "main", seconds: float = 5) -> Resolution:
+async def resolve(handler: Handler, revision: str = "main", seconds: float = 5) -> Resolution:
     async with a_hub(handler, seconds) as hub:
         return await hub.resolve(RevisionQuery("org/name", revision))
 
@@ -53,8 +53,8 @@ async def test_the_commit_is_the_sha_of_the_revision() -> None:
         seen.append((request.raw_path, "Authorization" in request.headers))
         return web.json_response({"id": "org/name", "sha": COMMIT, "siblings": []})
 
-    got = await asked(answer, "refs/pr/1")
-    assert (got.commit, got.reason) == (COMMIT, "RevisionResolved")
+    resolution = await resolve(answer, "refs/pr/1")
+    assert (resolution.commit, resolution.reason) == (COMMIT, "RevisionResolved")
     assert seen == [("/api/models/org/name/revision/refs%2Fpr%2F1", False)]
 
 
@@ -69,15 +69,15 @@ async def test_the_commit_is_the_sha_of_the_revision() -> None:
     ],
 )
 async def test_a_refusal_has_its_reason_and_its_number(status: int, reason: str) -> None:
-    got = await asked(says(status, {"error": "no"}))
-    assert (got.commit, got.reason) == (None, reason)
-    assert str(status) in got.message
+    resolution = await resolve(respond_with(status, {"error": "no"}))
+    assert (resolution.commit, resolution.reason) == (None, reason)
+    assert str(status) in resolution.message
 
 
 @pytest.mark.parametrize("body", [{}, [], "text", {"sha": None}, {"sha": "main"}, {"sha": 7}])
 async def test_an_answer_without_a_commit_is_none(body: object) -> None:
-    got = await asked(says(200, body))
-    assert (got.commit, got.reason) == (None, "HubUnreachable")
+    resolution = await resolve(respond_with(200, body))
+    assert (resolution.commit, resolution.reason) == (None, "HubUnreachable")
 
 
 async def test_a_model_that_was_renamed_is_followed() -> None:
@@ -86,7 +86,7 @@ async def test_a_model_that_was_renamed_is_followed() -> None:
             raise web.HTTPTemporaryRedirect("/api/models/org/renamed/revision/main")
         return web.json_response({"sha": COMMIT})
 
-    assert (await asked(answer)).commit == COMMIT
+    assert (await resolve(answer)).commit == COMMIT
 
 
 async def test_a_silent_hub_is_given_up() -> None:
@@ -95,8 +95,8 @@ async def test_a_silent_hub_is_given_up() -> None:
         return web.Response()
 
     async with asyncio.timeout(5):
-        got = await asked(answer, seconds=0.3)
-    assert (got.commit, got.reason) == (None, "HubUnreachable")
+        resolution = await resolve(answer, seconds=0.3)
+    assert (resolution.commit, resolution.reason) == (None, "HubUnreachable")
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
@@ -110,13 +110,13 @@ async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
             return stream
 
     async with asyncio.timeout(20):
-        got = await asked(answer)
-    assert got.commit is None
+        resolution = await resolve(answer)
+    assert resolution.commit is None
 
 
-async def test_a_hub_that_is_not_there_is_told() -> None:
+async def test_an_unreachable_hub_is_reported() -> None:
     hub = HttpHub(Platform(hub_endpoint="http://127.0.0.9:1"), seconds=2)
-    got = await hub.resolve(RevisionQuery("org/name", "main"))
+    resolution = await hub.resolve(RevisionQuery("org/name", "main"))
     await hub.close()
-    assert (got.commit, got.reason) == (None, "HubUnreachable")
-    assert "/api/models/org/name" in got.message
+    assert (resolution.commit, resolution.reason) == (None, "HubUnreachable")
+    assert "/api/models/org/name" in resolution.message

@@ -1,4 +1,4 @@
-"""The planner of layouts in its own process."""
+"""The layout solver in its own process."""
 
 import asyncio
 import os
@@ -14,52 +14,52 @@ from tessera.ports import LayoutPlanningError
 from tests.layout_builders import a_fleet, a_wishing, asked, empty
 
 
-def a_question() -> LayoutProblem:
+def a_problem() -> LayoutProblem:
     grounds = [empty(2)]
     return asked(a_fleet(a_wishing("chat"), grounds=grounds), grounds)
 
 
-async def test_the_worker_answers_as_the_planner_does_and_is_kept() -> None:
-    layouts, question = LayoutSolverProcess(), a_question()
+async def test_the_worker_answers_as_the_planner_does_and_is_reused() -> None:
+    solver, problem = LayoutSolverProcess(), a_problem()
     try:
-        assert await layouts.solve(question) == solve(question)
-        worker = layouts.worker_pid
-        assert await layouts.solve(question) == solve(question)
-        assert layouts.worker_pid == worker
+        assert await solver.solve(problem) == solve(problem)
+        worker = solver.worker_pid
+        assert await solver.solve(problem) == solve(problem)
+        assert solver.worker_pid == worker
     finally:
-        layouts.close()
+        solver.close()
 
 
-async def test_a_worker_that_is_killed_is_told_and_replaced() -> None:
-    layouts, question = LayoutSolverProcess(), a_question()
+async def test_a_worker_that_is_killed_is_reported_and_replaced() -> None:
+    solver, problem = LayoutSolverProcess(), a_problem()
     try:
-        await layouts.solve(question)
-        assert layouts.worker_pid is not None
-        os.kill(layouts.worker_pid, signal.SIGSTOP)
-        waiting = asyncio.create_task(layouts.solve(question))
+        await solver.solve(problem)
+        assert solver.worker_pid is not None
+        os.kill(solver.worker_pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(solver.solve(problem))
         await asyncio.sleep(0)
-        os.kill(layouts.worker_pid, signal.SIGKILL)
+        os.kill(solver.worker_pid, signal.SIGKILL)
         with pytest.raises(LayoutPlanningError, match="exited with code -9"):
             await waiting
-        assert await layouts.solve(question) == solve(question)
+        assert await solver.solve(problem) == solve(problem)
     finally:
-        layouts.close()
+        solver.close()
 
 
 async def test_a_worker_that_takes_too_long_is_ended() -> None:
-    layouts = LayoutSolverProcess(timeout=timedelta(milliseconds=1))
+    solver = LayoutSolverProcess(timeout=timedelta(milliseconds=1))
     with pytest.raises(LayoutPlanningError, match=r"exceeded 0\.001 s"):
-        await layouts.solve(a_question())
-    assert layouts.worker_pid is None
+        await solver.solve(a_problem())
+    assert solver.worker_pid is None
 
 
 async def test_closing_ends_a_worker_in_the_middle() -> None:
-    layouts, question = LayoutSolverProcess(), a_question()
-    await layouts.solve(question)
-    worker = layouts.worker_pid
+    solver, problem = LayoutSolverProcess(), a_problem()
+    await solver.solve(problem)
+    worker = solver.worker_pid
     assert worker is not None
     os.kill(worker, signal.SIGSTOP)
-    waiting = asyncio.create_task(layouts.solve(question))
+    waiting = asyncio.create_task(solver.solve(problem))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

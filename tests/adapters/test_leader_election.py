@@ -1,4 +1,4 @@
-"""Two electors at a real API server, with clocks of their own that tests turn."""
+"""Two electors at a real API server, with their own clocks that tests advance."""
 
 import asyncio
 import itertools
@@ -17,8 +17,8 @@ from world import World
 _numbers = itertools.count(1)
 
 
-class Turned:
-    """A monotonic clock that stands still until it is turned."""
+class ManualClock:
+    """A monotonic clock that stands still until a test advances it."""
 
     def __init__(self, start: float) -> None:
         self.now = start
@@ -27,8 +27,8 @@ class Turned:
         return self.now
 
 
-class Line(KubeCluster):
-    """A connection that can be made to fail, or to wait for ever."""
+class FailingConnection(KubeCluster):
+    """A connection that fails, or waits for ever, when a test says so."""
 
     hangs = False
     silent = False
@@ -45,16 +45,20 @@ class Line(KubeCluster):
 class Electors:
     """Two candidates for one lease, whose clocks differ by eleven days."""
 
-    def __init__(self, line_of_a: Line, line_of_b: Line) -> None:
+    def __init__(
+        self, connection_of_a: FailingConnection, connection_of_b: FailingConnection
+    ) -> None:
         self._name = f"lease-{next(_numbers)}"
-        self.line_of_a = line_of_a
-        self.clocks = (Turned(5.0), Turned(1e6))
-        self.a = self.elector("a", self.clocks[0], line_of_a)
-        self.b = self.elector("b", self.clocks[1], line_of_b)
+        self.connection_of_a = connection_of_a
+        self.clocks = (ManualClock(5.0), ManualClock(1e6))
+        self.a = self.elector("a", self.clocks[0], connection_of_a)
+        self.b = self.elector("b", self.clocks[1], connection_of_b)
 
-    def elector(self, identity: str, clock: Turned, line: Line) -> LeaderElector:
+    def elector(
+        self, identity: str, clock: ManualClock, connection: FailingConnection
+    ) -> LeaderElector:
         return LeaderElector(
-            line,
+            connection,
             namespace="default",
             name=self._name,
             identity=identity,
@@ -62,20 +66,20 @@ class Electors:
             monotonic=clock,
         )
 
-    def turn(self, seconds: float) -> None:
+    def advance_clocks(self, seconds: float) -> None:
         for clock in self.clocks:
             clock.now += seconds
 
     def leaders(self) -> list[str]:
-        return [name for name, one in (("a", self.a), ("b", self.b)) if one.is_leader()]
+        return [name for name, candidate in (("a", self.a), ("b", self.b)) if candidate.is_leader()]
 
 
 @pytest.fixture
 async def electors(world: World) -> AsyncIterator[Electors]:
-    lines = [Line(await connect(str(world.kubeconfig))) for _ in range(2)]
-    yield Electors(*lines)
-    for line in lines:
-        await line.close()
+    connections = [FailingConnection(await connect(str(world.kubeconfig))) for _ in range(2)]
+    yield Electors(*connections)
+    for connection in connections:
+        await connection.close()
 
 
 async def test_the_first_leads_and_the_second_waits(electors: Electors) -> None:
@@ -87,7 +91,7 @@ async def test_the_first_leads_and_the_second_waits(electors: Electors) -> None:
 async def test_a_renewed_lease_is_never_taken(electors: Electors) -> None:
     await electors.a.try_acquire_or_renew()
     for _ in range(10):
-        electors.turn(4)
+        electors.advance_clocks(4)
         assert await electors.a.try_acquire_or_renew()
         assert not await electors.b.try_acquire_or_renew()
     assert electors.leaders() == ["a"]
@@ -101,7 +105,7 @@ async def test_at_no_moment_do_two_lead_while_a_silent_leader_is_replaced(
     for _ in range(12):
         await electors.b.try_acquire_or_renew()
         seen.append(electors.leaders())
-        electors.turn(2)
+        electors.advance_clocks(2)
     assert all(len(leaders) <= 1 for leaders in seen)
     assert seen[0] == ["a"]
     assert seen[int(RENEW_DEADLINE / 2)] == []
@@ -117,39 +121,45 @@ async def test_a_released_lease_is_taken_at_once(electors: Electors) -> None:
 
 async def test_the_same_pod_leads_again_at_once_after_a_crash(electors: Electors) -> None:
     await electors.a.try_acquire_or_renew()
-    assert await electors.elector("a", Turned(77.0), electors.line_of_a).try_acquire_or_renew()
+    assert await electors.elector(
+        "a", ManualClock(77.0), electors.connection_of_a
+    ).try_acquire_or_renew()
 
 
 async def test_of_two_at_the_same_moment_one_wins(electors: Electors) -> None:
-    got = await asyncio.gather(electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew())
-    assert sorted(got) == [False, True]
-    electors.turn(LEASE_DURATION + 1)
+    outcomes = await asyncio.gather(
+        electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew()
+    )
+    assert sorted(outcomes) == [False, True]
+    electors.advance_clocks(LEASE_DURATION + 1)
     await electors.a.try_acquire_or_renew()
     await electors.b.try_acquire_or_renew()
-    electors.turn(LEASE_DURATION + 1)
-    got = await asyncio.gather(electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew())
+    electors.advance_clocks(LEASE_DURATION + 1)
+    outcomes = await asyncio.gather(
+        electors.a.try_acquire_or_renew(), electors.b.try_acquire_or_renew()
+    )
     assert len(electors.leaders()) == 1
-    assert True in got
+    assert True in outcomes
 
 
 async def test_a_leader_whose_api_server_hangs_stops_leading_in_time(
     electors: Electors,
 ) -> None:
     await electors.a.try_acquire_or_renew()
-    electors.line_of_a.hangs = True
-    electors.turn(RENEW_DEADLINE - 1)
+    electors.connection_of_a.hangs = True
+    electors.advance_clocks(RENEW_DEADLINE - 1)
     assert not await electors.a.try_acquire_or_renew()
     assert electors.leaders() == ["a"]
-    electors.turn(1.5)
+    electors.advance_clocks(1.5)
     assert electors.leaders() == []
 
 
 async def test_a_leader_keeps_half_of_its_time_for_another_attempt(electors: Electors) -> None:
     await electors.a.try_acquire_or_renew()
-    electors.line_of_a.silent = True
-    electors.turn(RENEW_DEADLINE - 0.2)
+    electors.connection_of_a.silent = True
+    electors.advance_clocks(RENEW_DEADLINE - 0.2)
     async with asyncio.timeout(RENEW_DEADLINE / 2):
         assert not await electors.a.try_acquire_or_renew()
-    electors.line_of_a.silent = False
+    electors.connection_of_a.silent = False
     assert await electors.a.try_acquire_or_renew()
     assert electors.leaders() == ["a"]

@@ -1,4 +1,4 @@
-"""The API server takes what is built, field by field: nothing unknown, nothing it would refuse."""
+"""The API server accepts every field of the manifests under strict validation."""
 
 import pytest
 
@@ -51,30 +51,30 @@ def fleet(uri: str, **model: object) -> Snapshot:
     return a_snapshot(service, pools=(POOL,), claims=BOUND)
 
 
-def planned(uri: str, **model: object) -> ServicePlan:
+def service_plan_of(uri: str, **model: object) -> ServicePlan:
     return allotted(fleet(uri, **model), config=Config(platform=PLATFORM))
 
 
-def job(allotment: ServicePlan) -> ObjectManifest:
-    made = allotment.preparation
-    assert made is not None
-    assert made.job_to_create is not None
+def job(service_plan: ServicePlan) -> ObjectManifest:
+    preparation = service_plan.preparation
+    assert preparation is not None
+    assert preparation.job_to_create is not None
     return model_job_manifest(
-        allotment.service,
-        made.job_to_create,
-        allotment.choice,
+        service_plan.service,
+        preparation.job_to_create,
+        service_plan.choice,
         RunnerImage("tessera/batch:1"),
         PodTemplateVersion(platform=PLATFORM),
     )
 
 
-CACHED = planned(SMALL, cache={"type": "PersistentVolumeClaim"})
+CACHED = service_plan_of(SMALL, cache={"type": "PersistentVolumeClaim"})
 MANIFESTS = {
-    "adapters": children.service_manifests(planned(SMALL, adapters=ADAPTERS)),
-    "image": children.service_manifests(planned("oci://registry.acme/own:1", shape=SHAPE)),
+    "adapters": children.service_manifests(service_plan_of(SMALL, adapters=ADAPTERS)),
+    "image": children.service_manifests(service_plan_of("oci://registry.acme/own:1", shape=SHAPE)),
     "claim": (*children.service_manifests(CACHED), job(CACHED)),
-    "read": (job(planned("hf://acme/own", tokenSecretRef={"name": "hub"})),),
-    "read-image": (job(planned("oci://registry.acme/own:1")),),
+    "read": (job(service_plan_of("hf://acme/own", tokenSecretRef={"name": "hub"})),),
+    "read-image": (job(service_plan_of("oci://registry.acme/own:1")),),
     "prepull": prepull_daemon_sets(plan_of(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
 }
 

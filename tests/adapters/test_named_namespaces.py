@@ -1,4 +1,4 @@
-"""A cluster that is held to named namespaces lists nothing else."""
+"""A cluster that is restricted to named namespaces lists nothing else."""
 
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.resources.api_resources import (
@@ -25,19 +25,19 @@ async def test_only_the_named_namespaces_are_listed_and_what_has_none(
         }
         status, answer = await cluster.request("POST", INFERENCE_SERVICES.path(name), body=body)
         assert status == 201, answer
-    wanted = ("named-one", "named-two", "not-there")
-    held = KubeCluster(await connect(str(world.kubeconfig)), wanted, "unnamed")
+    namespaces = ("named-one", "named-two", "not-there")
+    restricted = KubeCluster(await connect(str(world.kubeconfig)), namespaces, "unnamed")
     try:
-        services = await held.list(INFERENCE_SERVICES)
+        services = await restricted.list(INFERENCE_SERVICES)
         assert services is not None
         assert [seen.key.namespace for seen in services.items] == ["named-one", "named-two"]
         assert services.version > 0
-        nodes = await held.list(NODES)
+        nodes = await restricted.list(NODES)
         assert nodes is not None
         assert nodes.items
-        assert await held.list(ACCELERATOR_POOLS) is not None
-        assert await held.list(POD_MONITORS) is None
-        assert (held.scopes(NODES), held.scopes(DAEMON_SETS)) == ((None,), ("unnamed",))
-        assert await held.list(DAEMON_SETS) is not None
+        assert await restricted.list(ACCELERATOR_POOLS) is not None
+        assert await restricted.list(POD_MONITORS) is None
+        assert (restricted.scopes(NODES), restricted.scopes(DAEMON_SETS)) == ((None,), ("unnamed",))
+        assert await restricted.list(DAEMON_SETS) is not None
     finally:
-        await held.close()
+        await restricted.close()

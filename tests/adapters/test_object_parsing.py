@@ -1,4 +1,4 @@
-"""Objects as the API server sends them, and what they become."""
+"""Objects of the API server are parsed into values."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such fl
 WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
 
 
-def test_a_service_on_its_way_out_is_not_planned() -> None:
+def test_a_service_that_is_being_deleted_is_not_planned() -> None:
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
     body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
-    leaving = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
+    terminating = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
     assert wire.parse_object(INFERENCE_SERVICES, body).value is not None
-    assert wire.parse_object(INFERENCE_SERVICES, leaving).value is None
+    assert wire.parse_object(INFERENCE_SERVICES, terminating).value is None
 
 
 def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
@@ -94,11 +94,13 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
         "reason": "FailedCreate",
         "message": 'pods "chat-0" is forbidden: exceeded quota: small',
     }
-    refused = wire.parse_workload({"metadata": meta, "status": {"conditions": [failure]}})
-    assert refused.replica_failure == 'pods "chat-0" is forbidden: exceeded quota: small'
-    over = failure | {"status": "False"}
+    workload = wire.parse_workload({"metadata": meta, "status": {"conditions": [failure]}})
+    assert workload.replica_failure == 'pods "chat-0" is forbidden: exceeded quota: small'
+    resolved = failure | {"status": "False"}
     assert (
-        wire.parse_workload({"metadata": meta, "status": {"conditions": [over]}}).replica_failure
+        wire.parse_workload(
+            {"metadata": meta, "status": {"conditions": [resolved]}}
+        ).replica_failure
         is None
     )
 
@@ -106,13 +108,13 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:
     annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}
-    found = wire.parse_service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
-    assert found is not None
-    assert found.update == "2026-11-20T12:00:00Z"
+    service = wire.parse_service({"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}})
+    assert service is not None
+    assert service.update == "2026-11-20T12:00:00Z"
 
 
 def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
-    kept = {
+    template_version = {
         "builderVersion": 7,
         "platform": {"hubEndpoint": "https://hub.example.org", "later": True},
         "templateHash": "digest",
@@ -127,33 +129,33 @@ def test_of_a_status_of_another_version_is_read_what_can_be_read() -> None:
         },
     }
     status = {
-        "podTemplateVersion": kept,
+        "podTemplateVersion": template_version,
         "scaling": {"desiredReplicas": "many"},
         "later": {},
         "replicas": 2,
     }
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat"}
-    found = wire.parse_service({"metadata": meta, "spec": {}, "status": status})
-    assert found is not None
-    assert found.status.pod_template_version is not None
+    service = wire.parse_service({"metadata": meta, "spec": {}, "status": status})
+    assert service is not None
+    assert service.status.pod_template_version is not None
     assert (
-        found.status.pod_template_version.builder_version,
-        found.status.pod_template_version.effective_values.max_num_seqs,
+        service.status.pod_template_version.builder_version,
+        service.status.pod_template_version.effective_values.max_num_seqs,
     ) == (7, 3)
-    assert found.status.pod_template_version.platform.hub_endpoint == "https://hub.example.org"
-    assert (found.status.replicas, found.status.scaling) == (2, None)
+    assert service.status.pod_template_version.platform.hub_endpoint == "https://hub.example.org"
+    assert (service.status.replicas, service.status.scaling) == (2, None)
 
 
 def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_them() -> None:
     unit = {"node": "a100-0", "gpus": [0], "phase": "Draining", "since": "2026-11-20T12:00:00Z"}
     status = {"mig": {"units": [{**unit, "later": 1}], "later": {}}, "later": True}
-    found = wire.parse_pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
-    assert found.status.mig is not None
-    assert [(one.node, one.gpus) for one in found.status.mig.units] == [("a100-0", (0,))]
+    pool = wire.parse_pool({"metadata": {"name": "a100"}, "spec": {}, "status": status})
+    assert pool.status.mig is not None
+    assert [(unit.node, unit.gpus) for unit in pool.status.mig.units] == [("a100-0", (0,))]
 
 
 @pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
-def test_the_manner_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
+def test_the_surge_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
     meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
     assert wire.parse_workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read

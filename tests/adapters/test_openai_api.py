@@ -1,4 +1,4 @@
-"""How a load test reads servers, down to the pieces in which their bytes arrive."""
+"""How a load test reads responses, whatever the packets in which their bytes arrive."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: clo
 
 
 @asynccontextmanager
-async def saying(*pieces: bytes) -> AsyncIterator[OpenAiClient]:
-    """A server that answers anything with these pieces, each as a packet of its own."""
+async def server_sending(*pieces: bytes) -> AsyncIterator[OpenAiClient]:
+    """Start a server that answers any request with these pieces, each in its own packet."""
     done = asyncio.Event()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,45 +48,47 @@ def chunk(text: str, end: str | None = None) -> bytes:
 
 async def test_a_body_that_comes_in_pieces_is_read_whole() -> None:
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
-    async with saying(head, b"first ", b"second ", b"third") as api:
+    async with server_sending(head, b"first ", b"second ", b"third") as api:
         assert await api.get(f"{api.base}/metrics") == (200, b"first second third")
 
 
 async def test_events_that_are_cut_anywhere_are_put_together() -> None:
-    told = chunk("a") + chunk("b") + chunk("c", "length")
-    async with saying(STREAM, told[:30], told[30:-20], told[-20:], b"data: [DONE]\n\n") as api:
-        got = await api.send(CHAT, {}, a_job())
-    assert (got.failure, got.chunks) == ("", 3)
-    assert got.first_token_at is not None
-    assert got.sent_at <= got.first_token_at <= got.ended_at
+    events = chunk("a") + chunk("b") + chunk("c", "length")
+    async with server_sending(
+        STREAM, events[:30], events[30:-20], events[-20:], b"data: [DONE]\n\n"
+    ) as api:
+        outcome = await api.send(CHAT, {}, a_job())
+    assert (outcome.failure, outcome.chunks) == ("", 3)
+    assert outcome.first_token_at is not None
+    assert outcome.sent_at <= outcome.first_token_at <= outcome.ended_at
 
 
 async def test_a_stream_without_lines_is_not_collected_for_ever() -> None:
-    async with saying(STREAM, *[b"x" * 600_000] * 2) as api:
-        got = await api.send(CHAT, {}, a_job())
-    assert got.failure == "NotAStream"
+    async with server_sending(STREAM, *[b"x" * 600_000] * 2) as api:
+        outcome = await api.send(CHAT, {}, a_job())
+    assert outcome.failure == "NotAStream"
 
 
 async def test_what_is_no_http_is_an_error_and_a_failure() -> None:
-    async with saying(b"SSH-2.0-OpenSSH_9\r\n") as api:
+    async with server_sending(b"SSH-2.0-OpenSSH_9\r\n") as api:
         with pytest.raises(ServerError):
             await api.get(f"{api.base}/v1/models")
-    async with saying(b"SSH-2.0-OpenSSH_9\r\n") as api:
+    async with server_sending(b"SSH-2.0-OpenSSH_9\r\n") as api:
         assert (await api.send(CHAT, {}, a_job())).failure == "CutOff"
 
 
 async def test_an_answer_that_is_no_stream_is_said_to_be_none() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
-    async with saying(head, b"<html>") as api:
-        got = await api.send(CHAT, {}, a_job())
-    assert (got.failure, got.detail) == ("NotAStream", "it sends text/html")
+    async with server_sending(head, b"<html>") as api:
+        outcome = await api.send(CHAT, {}, a_job())
+    assert (outcome.failure, outcome.detail) == ("NotAStream", "it sends text/html")
 
 
-async def test_nobody_there_is_no_connection() -> None:
-    async with saying(b"") as api:
+async def test_a_missing_server_is_no_connection() -> None:
+    async with server_sending(b"") as api:
         away = OpenAiClient("http://127.0.0.1:9", None, timeout_seconds=5)
-        got = await away.send(CHAT, {}, a_job())
+        outcome = await away.send(CHAT, {}, a_job())
         await away.close()
-        assert got.failure == "NoConnection"
+        assert outcome.failure == "NoConnection"
         with pytest.raises(ServerError):
             await api.get(f"{api.base}/v1/models")

@@ -8,20 +8,24 @@ from tessera.ports import KubeletError
 
 
 def test_the_messages_are_those_of_the_kubelet() -> None:
-    """Bytes as a kubelet sends them, with fields that are not read: topology and CPUs."""
+    """The bytes are those of a kubelet, with fields that are not read: topology and CPUs."""
     devices = b"\x0a\x16nvidia.com/mig-3g.40gb\x12\x05MIG-1\x12\x05MIG-2\x1a\x04\x0a\x02\x08\x01"
     container = b"\x0a\x06engine\x12" + bytes([len(devices)]) + devices + b"\x1a\x02\x00\x01"
     pod = b"\x0a\x06chat-0\x12\x06team-a\x1a" + bytes([len(container)]) + container
-    told = message_classes()["ListPodResourcesResponse"].FromString(
+    response = message_classes()["ListPodResourcesResponse"].FromString(
         b"\x0a" + bytes([len(pod)]) + pod
     )
-    (found,) = told.pod_resources
-    assert (found.namespace, found.name, found.containers[0].name) == ("team-a", "chat-0", "engine")
-    assert found.containers[0].devices[0].resource_name == "nvidia.com/mig-3g.40gb"
-    assert list(found.containers[0].devices[0].device_ids) == ["MIG-1", "MIG-2"]
+    (pod_resources,) = response.pod_resources
+    assert (pod_resources.namespace, pod_resources.name, pod_resources.containers[0].name) == (
+        "team-a",
+        "chat-0",
+        "engine",
+    )
+    assert pod_resources.containers[0].devices[0].resource_name == "nvidia.com/mig-3g.40gb"
+    assert list(pod_resources.containers[0].devices[0].device_ids) == ["MIG-1", "MIG-2"]
 
 
-async def test_holders_are_told_by_device(tmp_path: Path) -> None:
+async def test_holders_are_listed_by_device(tmp_path: Path) -> None:
     granted = [
         Grant(namespace="a", pod="two", resource="nvidia.com/gpu", devices=("GPU-1::0",)),
         Grant(namespace="a", pod="one", resource="nvidia.com/gpu.shared", devices=("GPU-1::1",)),

@@ -1,4 +1,4 @@
-"""Answers of Prometheus -> readings, without a server."""
+"""Responses of Prometheus become readings; no server runs."""
 
 from tessera.adapters.prometheus import engines_of, loads_of, pods_of
 from tessera.adapters.prometheus_queries import SERVICE
@@ -41,7 +41,7 @@ def test_a_value_that_is_no_number_is_not_known() -> None:
 
 
 def now(pod: str, value: float) -> dict[str, object]:
-    """A row of an instant answer."""
+    """Build a row of the response to an instant query."""
     return {"metric": {"namespace": "team-a", "pod": pod}, "value": [NOW.timestamp(), str(value)]}
 
 
@@ -54,12 +54,12 @@ def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
 
 def test_steps_are_known_with_the_time_at_which_they_were_counted_or_not_at_all() -> None:
     scraped = at(-3).timestamp()
-    got = engines_of(
+    readings = engines_of(
         [now("a", 123), now("b", 5), now("c", 6)],
         [now("a", scraped), now("b", scraped)],
         [now("a", 0)],
     )
-    assert got == {
+    assert readings == {
         Ref("team-a", "a"): EngineReading(steps=123, scraped_at=at(-3), awake=False),
         Ref("team-a", "b"): EngineReading(steps=5, scraped_at=at(-3), awake=None),
     }

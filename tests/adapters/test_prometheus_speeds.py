@@ -1,4 +1,4 @@
-"""Answers of Prometheus about speed -> readings, without a server."""
+"""Responses of Prometheus about speed become readings; no server runs."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def row(value: float, variant: str = "a100-1gpu", **labels: str) -> dict[str, An
 
 
 def test_rates_become_means_of_steps_requests_and_gaps() -> None:
-    told = {
+    rates = {
         "requests": [row(600)],
         "tokens": [row(200)],
         "steps": [row(25)],
@@ -25,7 +25,7 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
         "read": [row(5e11)],
         "written": [row(1e11)],
     }
-    assert speeds_of(told) == {
+    assert speeds_of(rates) == {
         CHAT: (
             SpeedReading(
                 variant="a100-1gpu",
@@ -42,9 +42,14 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
 
 
 def test_where_nothing_happened_there_is_no_mean() -> None:
-    told = {"tokens": [row(0)], "steps": [row(0)], "worked": [row(0)], "gaps": [row(0)]}
-    ((got,),) = speeds_of(told).values()
-    assert (got.tokens_per_second, got.sequences, got.prompt_tokens, got.itl_seconds) == (
+    rates = {"tokens": [row(0)], "steps": [row(0)], "worked": [row(0)], "gaps": [row(0)]}
+    ((reading,),) = speeds_of(rates).values()
+    assert (
+        reading.tokens_per_second,
+        reading.sequences,
+        reading.prompt_tokens,
+        reading.itl_seconds,
+    ) == (
         0,
         None,
         None,
@@ -53,9 +58,9 @@ def test_where_nothing_happened_there_is_no_mean() -> None:
 
 
 def test_each_variant_has_a_reading_of_its_own() -> None:
-    told = {"requests": [row(5, "b"), row(3, "a"), row(1, "")]}
-    ((first, second, third),) = speeds_of(told).values()
-    assert [(one.variant, one.requests) for one in (first, second, third)] == [
+    rates = {"requests": [row(5, "b"), row(3, "a"), row(1, "")]}
+    ((first, second, third),) = speeds_of(rates).values()
+    assert [(reading.variant, reading.requests) for reading in (first, second, third)] == [
         (None, 1),
         ("a", 3),
         ("b", 5),
@@ -67,8 +72,8 @@ def cache(size: str, blocks: str = "None", block: str = "None") -> dict[str, Any
 
 
 def tokens(*rows: dict[str, Any]) -> int | None:
-    ((got,),) = speeds_of({"cache": rows, "requests": [row(1)]}).values()
-    return got.kv_tokens
+    ((reading,),) = speeds_of({"cache": rows, "requests": [row(1)]}).values()
+    return reading.kv_tokens
 
 
 def test_the_smallest_cache_of_several_replicas_counts() -> None:

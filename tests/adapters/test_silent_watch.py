@@ -1,4 +1,4 @@
-"""A watch that stays open and tells nothing more; a small server stands in for the API server."""
+"""A watch that stays open and sends nothing more; a small server takes the API server's place."""
 
 import asyncio
 import json
@@ -8,12 +8,12 @@ from aiohttp import web
 
 from tessera.ports import ClusterError, WatchEvent
 from tessera.resources.api_resources import NODES
-from tests.adapters.small_server import served
+from tests.adapters.small_server import connected_cluster
 
 SILENCE_SECONDS = 0.3
 
 
-async def test_a_watch_that_goes_silent_is_given_up_and_what_it_told_is_kept() -> None:
+async def test_a_watch_that_goes_silent_is_closed_and_its_events_stay() -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         stream = web.StreamResponse()
         await stream.prepare(request)
@@ -22,7 +22,10 @@ async def test_a_watch_that_goes_silent_is_given_up_and_what_it_told_is_kept() -
         await asyncio.Event().wait()
         return stream
 
-    async with served(answer, idle_seconds=SILENCE_SECONDS) as cluster, asyncio.timeout(10):
+    async with (
+        connected_cluster(answer, idle_seconds=SILENCE_SECONDS) as cluster,
+        asyncio.timeout(10),
+    ):
         watch = cluster.watch(NODES, 7)
         assert await anext(watch) == WatchEvent(version=8)
         with pytest.raises(ClusterError, match="watch nodes"):

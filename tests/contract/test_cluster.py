@@ -1,4 +1,4 @@
-"""What every `Cluster` must do: the in-memory one of the turn tests, and the real API server."""
+"""The contract of `Cluster`: for the in-memory one of the cycle tests, and the real API server."""
 
 import contextlib
 import itertools
@@ -27,8 +27,8 @@ from tests.memory_cluster import MemoryCluster
 _numbers = itertools.count(1)
 
 
-class Side(Protocol):
-    """A cluster, and what somebody else does to it."""
+class ClusterHarness(Protocol):
+    """A cluster, and the actions of other clients on it."""
 
     cluster: Cluster
 
@@ -37,13 +37,13 @@ class Side(Protocol):
     async def read(self, key: ObjectKey) -> dict[str, Any]: ...
 
     async def node(self) -> ObjectKey:
-        """A new node with a taint of somebody else."""
+        """Create a node with a taint of another client."""
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
-        """A new one that runs, with its uid; its budget lets none go, or it has none."""
+        """Create a running pod and return its uid; a `guarded` one has a budget of zero disruptions."""
 
 
-class MemorySide:
+class MemoryHarness:
     def __init__(self) -> None:
         self._memory = MemoryCluster()
         self.cluster: Cluster = self._memory
@@ -66,13 +66,13 @@ class MemorySide:
         return Ref("default", key.name), self._memory.objects[key]["metadata"]["uid"]
 
 
-class RealSide:
+class RealHarness:
     def __init__(self, cluster: KubeCluster) -> None:
         self._real = cluster
         self.cluster: Cluster = cluster
 
     async def write(self, key: ObjectKey, body: dict[str, Any], manager: str) -> None:
-        """As `kubectl apply --server-side --force-conflicts` of another manager."""
+        """Write as `kubectl apply --server-side --force-conflicts` of another manager does."""
         kind = INFERENCE_SERVICES if key.plural == INFERENCE_SERVICES.plural else SERVICES
         path = kind.path(key.namespace, key.name)
         query = {"fieldManager": manager, "force": "true"}
@@ -83,18 +83,18 @@ class RealSide:
 
     async def read(self, key: ObjectKey) -> dict[str, Any]:
         kind = next(kind for kind in KINDS if kind.plural == key.plural)
-        return await self._asked("GET", kind.path(key.namespace or None, key.name))
+        return await self._request("GET", kind.path(key.namespace or None, key.name))
 
     async def node(self) -> ObjectKey:
         name = f"contract-{next(_numbers)}"
-        await self._asked("POST", NODES.path(None), _node(name))
+        await self._request("POST", NODES.path(None), _node(name))
         return ObjectKey(NODES.plural, "", name)
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
-        """Bound to a node without a kubelet, so that it stays as it is said to be."""
+        """Bind the pod to a node without a kubelet, so that its status stays as it is written."""
         name = f"contract-{next(_numbers)}"
         body = _pod(name, nodeName=(await self.node()).name)
-        made = await self._asked("POST", PODS.path("default"), body)
+        pod = await self._request("POST", PODS.path("default"), body)
         budget = {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
@@ -102,13 +102,13 @@ class RealSide:
             "spec": {"minAvailable": 1, "selector": {"matchLabels": {"pod": name}}},
         }
         if guarded:
-            await self._asked("POST", DISRUPTION_BUDGETS.path("default"), budget)
+            await self._request("POST", DISRUPTION_BUDGETS.path("default"), budget)
         ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
         path = f"{PODS.path('default', name)}/status"
-        await self._asked("PATCH", path, {"status": ready}, "application/merge-patch+json")
-        return Ref("default", name), made["metadata"]["uid"]
+        await self._request("PATCH", path, {"status": ready}, "application/merge-patch+json")
+        return Ref("default", name), pod["metadata"]["uid"]
 
-    async def _asked(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -117,8 +117,8 @@ class RealSide:
     ) -> dict[str, Any]:
         status, answer = await self._real.request(method, path, None, body, content_type)
         assert status < 300, answer
-        found: dict[str, Any] = answer
-        return found
+        response: dict[str, Any] = answer
+        return response
 
 
 def _node(name: str) -> dict[str, Any]:
@@ -146,10 +146,10 @@ def _pod(name: str, **spec: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.world)])
-def side(request: pytest.FixtureRequest) -> Side:
+def harness(request: pytest.FixtureRequest) -> ClusterHarness:
     if request.param == "memory":
-        return MemorySide()
-    return RealSide(request.getfixturevalue("cluster"))
+        return MemoryHarness()
+    return RealHarness(request.getfixturevalue("cluster"))
 
 
 def a_service(name: str | None = None, **spec: Any) -> ObjectManifest:
@@ -171,133 +171,147 @@ def a_service(name: str | None = None, **spec: Any) -> ObjectManifest:
     return ObjectManifest(kind=SERVICES, namespace="default", name=name, body=body)
 
 
-async def owned(side: Side, key: ObjectKey) -> str | None:
-    return (await listed(side))[key].owned_fields_digest
+async def owned_digest(harness: ClusterHarness, key: ObjectKey) -> str | None:
+    return (await list_objects(harness))[key].owned_fields_digest
 
 
-async def listed(side: Side, kind: ApiResource = SERVICES) -> dict[ObjectKey, ClusterObject]:
-    found = await side.cluster.list(kind)
-    assert found is not None
-    return {seen.key: seen for seen in found.items}
+async def list_objects(
+    harness: ClusterHarness, kind: ApiResource = SERVICES
+) -> dict[ObjectKey, ClusterObject]:
+    object_list = await harness.cluster.list(kind)
+    assert object_list is not None
+    return {seen.key: seen for seen in object_list.items}
 
 
-async def test_what_is_applied_is_listed_with_the_same_digest(side: Side) -> None:
-    wanted = a_service()
-    made = await side.cluster.apply(wanted)
-    assert made.key == wanted.key
-    assert made.owned_fields_digest is not None
-    assert await owned(side, wanted.key) == made.owned_fields_digest
+async def test_what_is_applied_is_listed_with_the_same_digest(harness: ClusterHarness) -> None:
+    manifest = a_service()
+    applied = await harness.cluster.apply(manifest)
+    assert applied.key == manifest.key
+    assert applied.owned_fields_digest is not None
+    assert await owned_digest(harness, manifest.key) == applied.owned_fields_digest
 
 
-async def test_applying_again_changes_nothing(side: Side) -> None:
-    wanted = a_service()
-    first = await side.cluster.apply(wanted)
-    before = await side.read(wanted.key)
-    again = await side.cluster.apply(wanted)
-    assert again == first
-    assert (await side.read(wanted.key))["metadata"].get("resourceVersion") == before[
+async def test_applying_again_changes_nothing(harness: ClusterHarness) -> None:
+    manifest = a_service()
+    first = await harness.cluster.apply(manifest)
+    before = await harness.read(manifest.key)
+    second = await harness.cluster.apply(manifest)
+    assert second == first
+    assert (await harness.read(manifest.key))["metadata"].get("resourceVersion") == before[
         "metadata"
     ].get("resourceVersion")
 
 
 async def test_a_field_that_somebody_takes_changes_the_digest_and_is_taken_back(
-    side: Side,
+    harness: ClusterHarness,
 ) -> None:
-    wanted = a_service()
-    made = await side.cluster.apply(wanted)
-    edit = {**wanted.body, "metadata": {"name": wanted.name, "namespace": "default"}}
+    manifest = a_service()
+    applied = await harness.cluster.apply(manifest)
+    edit = {**manifest.body, "metadata": {"name": manifest.name, "namespace": "default"}}
     edit["spec"] = {"selector": {"app": "two"}}
-    await side.write(wanted.key, edit, "kubectl-edit")
-    assert await owned(side, wanted.key) != made.owned_fields_digest
-    assert (await side.cluster.apply(wanted)).owned_fields_digest == made.owned_fields_digest
-    assert (await side.read(wanted.key))["spec"]["selector"] == {"app": "one"}
+    await harness.write(manifest.key, edit, "kubectl-edit")
+    assert await owned_digest(harness, manifest.key) != applied.owned_fields_digest
+    assert (
+        await harness.cluster.apply(manifest)
+    ).owned_fields_digest == applied.owned_fields_digest
+    assert (await harness.read(manifest.key))["spec"]["selector"] == {"app": "one"}
 
 
-async def test_fields_of_others_stay(side: Side) -> None:
-    wanted = a_service()
-    made = await side.cluster.apply(wanted)
+async def test_fields_of_others_stay(harness: ClusterHarness) -> None:
+    manifest = a_service()
+    applied = await harness.cluster.apply(manifest)
     extra = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": wanted.name, "namespace": "default", "annotations": {"team": "own"}},
+        "metadata": {"name": manifest.name, "namespace": "default", "annotations": {"team": "own"}},
     }
-    await side.write(wanted.key, extra, "kubectl-annotate")
-    assert await owned(side, wanted.key) == made.owned_fields_digest
-    await side.cluster.apply(wanted)
-    assert (await side.read(wanted.key))["metadata"]["annotations"] == {"team": "own"}
+    await harness.write(manifest.key, extra, "kubectl-annotate")
+    assert await owned_digest(harness, manifest.key) == applied.owned_fields_digest
+    await harness.cluster.apply(manifest)
+    assert (await harness.read(manifest.key))["metadata"]["annotations"] == {"team": "own"}
 
 
-async def test_an_object_of_somebody_else_is_refused_with_its_owner(side: Side) -> None:
-    theirs = a_service()
-    await side.write(theirs.key, dict(theirs.body), "helm")
+async def test_an_object_of_somebody_else_is_refused_with_its_owner(
+    harness: ClusterHarness,
+) -> None:
+    foreign = a_service()
+    await harness.write(foreign.key, dict(foreign.body), "helm")
     with pytest.raises(ClusterError, match=r"already exists and is managed by helm; rename"):
-        await side.cluster.apply(a_service(theirs.name, selector={"app": "ours"}))
-    assert (await side.read(theirs.key))["spec"]["selector"] == {"app": "one"}
+        await harness.cluster.apply(a_service(foreign.name, selector={"app": "ours"}))
+    assert (await harness.read(foreign.key))["spec"]["selector"] == {"app": "one"}
 
 
-async def test_deleting_twice_is_no_error(side: Side) -> None:
-    wanted = a_service()
-    await side.cluster.apply(wanted)
+async def test_deleting_twice_is_no_error(harness: ClusterHarness) -> None:
+    manifest = a_service()
+    await harness.cluster.apply(manifest)
     for _ in range(2):
-        await side.cluster.delete(SERVICES, wanted.key)
-    assert wanted.key not in await listed(side)
+        await harness.cluster.delete(SERVICES, manifest.key)
+    assert manifest.key not in await list_objects(harness)
 
 
-async def test_only_the_object_that_is_meant_is_deleted_and_no_namesake(side: Side) -> None:
-    wanted = a_service()
-    await side.cluster.apply(wanted)
-    uid = (await side.read(wanted.key))["metadata"]["uid"]
-    await side.cluster.delete(SERVICES, wanted.key, uid="another")
-    assert wanted.key in await listed(side)
-    await side.cluster.delete(SERVICES, wanted.key, uid=uid, grace_seconds=0)
-    assert wanted.key not in await listed(side)
+async def test_only_the_object_that_is_meant_is_deleted_and_no_namesake(
+    harness: ClusterHarness,
+) -> None:
+    manifest = a_service()
+    await harness.cluster.apply(manifest)
+    uid = (await harness.read(manifest.key))["metadata"]["uid"]
+    await harness.cluster.delete(SERVICES, manifest.key, uid="another")
+    assert manifest.key in await list_objects(harness)
+    await harness.cluster.delete(SERVICES, manifest.key, uid=uid, grace_seconds=0)
+    assert manifest.key not in await list_objects(harness)
 
 
-async def test_only_what_the_selector_takes_is_listed(side: Side) -> None:
-    theirs = a_service()
-    plain = {**theirs.body, "metadata": {"name": theirs.name, "namespace": "default"}}
-    await side.write(theirs.key, plain, "helm")
-    assert theirs.key not in await listed(side)
+async def test_only_what_the_selector_takes_is_listed(harness: ClusterHarness) -> None:
+    foreign = a_service()
+    plain = {**foreign.body, "metadata": {"name": foreign.name, "namespace": "default"}}
+    await harness.write(foreign.key, plain, "helm")
+    assert foreign.key not in await list_objects(harness)
 
 
-async def test_a_kind_that_does_not_exist_is_told_from_an_empty_one(side: Side) -> None:
-    assert await side.cluster.list(POD_MONITORS) is None
+async def test_a_kind_that_does_not_exist_is_distinguished_from_an_empty_one(
+    harness: ClusterHarness,
+) -> None:
+    assert await harness.cluster.list(POD_MONITORS) is None
 
 
-async def test_a_status_is_applied_beside_the_spec(side: Side) -> None:
-    key = await _a_model(side)
+async def test_a_status_is_applied_beside_the_spec(harness: ClusterHarness) -> None:
+    key = await _a_model(harness)
     body = _status(key, {"replicas": 3})
-    applied = ObjectManifest(
+    manifest = ObjectManifest(
         kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
     )
-    await side.cluster.apply(applied, subresource="status")
-    got = await side.read(key)
-    assert (got["status"]["replicas"], got["spec"]["model"]["uri"]) == (3, SMALL)
+    await harness.cluster.apply(manifest, subresource="status")
+    body = await harness.read(key)
+    assert (body["status"]["replicas"], body["spec"]["model"]["uri"]) == (3, SMALL)
 
 
-async def test_a_part_of_a_status_that_is_not_told_again_is_gone_as_a_whole(side: Side) -> None:
-    key = await _a_model(side)
-    for told in ({"replicas": 3, "tenant": {"reason": "NoBudget"}}, {"replicas": 3}):
-        body = _status(key, told)
-        applied = ObjectManifest(
+async def test_a_part_of_a_status_that_is_not_applied_again_is_removed_as_a_whole(
+    harness: ClusterHarness,
+) -> None:
+    key = await _a_model(harness)
+    for status in ({"replicas": 3, "tenant": {"reason": "NoBudget"}}, {"replicas": 3}):
+        body = _status(key, status)
+        manifest = ObjectManifest(
             kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
         )
-        await side.cluster.apply(applied, subresource="status")
-    assert "tenant" not in (await side.read(key))["status"]
+        await harness.cluster.apply(manifest, subresource="status")
+    assert "tenant" not in (await harness.read(key))["status"]
 
 
-async def test_the_status_of_what_is_gone_makes_nothing_anew(side: Side) -> None:
+async def test_applying_the_status_of_a_deleted_object_creates_nothing(
+    harness: ClusterHarness,
+) -> None:
     key = ObjectKey(INFERENCE_SERVICES.plural, "default", f"contract-{next(_numbers)}")
     body = _status(key, {"replicas": 3})
-    gone = ObjectManifest(
+    manifest = ObjectManifest(
         kind=INFERENCE_SERVICES, namespace=key.namespace, name=key.name, body=body
     )
     with pytest.raises(NotFoundError):
-        await side.cluster.apply(gone, subresource="status")
-    assert key not in await listed(side, INFERENCE_SERVICES)
+        await harness.cluster.apply(manifest, subresource="status")
+    assert key not in await list_objects(harness, INFERENCE_SERVICES)
 
 
-async def _a_model(side: Side) -> ObjectKey:
+async def _a_model(harness: ClusterHarness) -> ObjectKey:
     name = f"contract-{next(_numbers)}"
     key = ObjectKey(INFERENCE_SERVICES.plural, "default", name)
     body = {
@@ -306,7 +320,7 @@ async def _a_model(side: Side) -> ObjectKey:
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"model": {"uri": SMALL}},
     }
-    await side.write(key, body, "kubectl")
+    await harness.write(key, body, "kubectl")
     return key
 
 
@@ -319,77 +333,81 @@ def _status(key: ObjectKey, status: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def test_a_watch_tells_what_came_and_went_since_a_version(side: Side) -> None:
-    begun = await side.cluster.list(SERVICES)
-    assert begun is not None
-    wanted = a_service()
-    await side.write(wanted.key, dict(wanted.body), "kubectl")
-    await side.cluster.delete(SERVICES, wanted.key)
-    told = []
-    async with contextlib.aclosing(side.cluster.watch(SERVICES, begun.version)) as changes:
+async def test_a_watch_reports_changes_since_a_version(harness: ClusterHarness) -> None:
+    before = await harness.cluster.list(SERVICES)
+    assert before is not None
+    manifest = a_service()
+    await harness.write(manifest.key, dict(manifest.body), "kubectl")
+    await harness.cluster.delete(SERVICES, manifest.key)
+    events = []
+    async with contextlib.aclosing(harness.cluster.watch(SERVICES, before.version)) as changes:
         async for change in changes:
-            if change.cluster_object is not None and change.cluster_object.key == wanted.key:
-                told.append((change.deleted, change.version > begun.version))
-            if len(told) == 2:
+            if change.cluster_object is not None and change.cluster_object.key == manifest.key:
+                events.append((change.deleted, change.version > before.version))
+            if len(events) == 2:
                 break
-    assert told == [(False, True), (True, True)]
+    assert events == [(False, True), (True, True)]
 
 
 TAINT = "tessera.dev/repartition"
 
 
-async def test_a_node_is_marked_in_one_write_and_what_others_said_of_it_stays(side: Side) -> None:
-    key = await side.node()
-    before = await side.read(key)
-    seen = await side.cluster.patch_node(key.name, {"mig": "one", "zone": None}, {TAINT: True})
-    got = await side.read(key)
-    assert got["metadata"]["labels"].get("mig") == "one"
-    assert "zone" not in got["metadata"]["labels"]
-    assert {TAINT, "team"} <= {taint["key"] for taint in got["spec"]["taints"]}
-    assert isinstance(seen.value, Node)
-    assert (seen.value.labels["mig"], TAINT in seen.value.taints) == ("one", True)
-    assert before["metadata"]["uid"] == got["metadata"]["uid"]
+async def test_a_node_is_patched_in_one_write_and_fields_of_others_stay(
+    harness: ClusterHarness,
+) -> None:
+    key = await harness.node()
+    before = await harness.read(key)
+    patched = await harness.cluster.patch_node(
+        key.name, {"mig": "one", "zone": None}, {TAINT: True}
+    )
+    node = await harness.read(key)
+    assert node["metadata"]["labels"].get("mig") == "one"
+    assert "zone" not in node["metadata"]["labels"]
+    assert {TAINT, "team"} <= {taint["key"] for taint in node["spec"]["taints"]}
+    assert isinstance(patched.value, Node)
+    assert (patched.value.labels["mig"], TAINT in patched.value.taints) == ("one", True)
+    assert before["metadata"]["uid"] == node["metadata"]["uid"]
 
 
-async def test_marking_again_writes_nothing(side: Side) -> None:
-    key = await side.node()
-    await side.cluster.patch_node(key.name, {"mig": "one"}, {TAINT: True})
-    before = (await side.read(key))["metadata"].get("resourceVersion")
-    await side.cluster.patch_node(
+async def test_patching_again_writes_nothing(harness: ClusterHarness) -> None:
+    key = await harness.node()
+    await harness.cluster.patch_node(key.name, {"mig": "one"}, {TAINT: True})
+    before = (await harness.read(key))["metadata"].get("resourceVersion")
+    await harness.cluster.patch_node(
         key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False}
     )
-    assert (await side.read(key))["metadata"].get("resourceVersion") == before
+    assert (await harness.read(key))["metadata"].get("resourceVersion") == before
 
 
-async def test_a_taint_goes_alone(side: Side) -> None:
-    key = await side.node()
-    await side.cluster.patch_node(key.name, {}, {TAINT: True})
-    await side.cluster.patch_node(key.name, {}, {TAINT: False})
-    left = {taint["key"] for taint in (await side.read(key))["spec"]["taints"]}
+async def test_only_the_named_taint_is_removed(harness: ClusterHarness) -> None:
+    key = await harness.node()
+    await harness.cluster.patch_node(key.name, {}, {TAINT: True})
+    await harness.cluster.patch_node(key.name, {}, {TAINT: False})
+    left = {taint["key"] for taint in (await harness.read(key))["spec"]["taints"]}
     assert TAINT not in left
     assert "team" in left
 
 
-async def test_a_node_that_is_gone_is_not_marked(side: Side) -> None:
+async def test_a_deleted_node_is_not_patched(harness: ClusterHarness) -> None:
     with pytest.raises(NotFoundError):
-        await side.cluster.patch_node("nowhere", {"mig": "one"}, {})
+        await harness.cluster.patch_node("nowhere", {"mig": "one"}, {})
 
 
-async def test_a_budget_keeps_a_pod_and_says_so(side: Side) -> None:
-    pod, uid = await side.pod(guarded=True)
+async def test_a_budget_keeps_a_pod_and_says_so(harness: ClusterHarness) -> None:
+    pod, uid = await harness.pod(guarded=True)
     with pytest.raises(DisruptionBudgetError, match="disruption budget"):
-        await side.cluster.evict(pod, uid)
+        await harness.cluster.evict(pod, uid)
 
 
-async def test_neither_a_namesake_nor_what_is_gone_is_evicted(side: Side) -> None:
-    pod, _ = await side.pod(guarded=False)
-    await side.cluster.evict(pod, "another")
-    await side.cluster.evict(Ref("default", "nobody"), "another")
-    assert (await side.read(ObjectKey(PODS.plural, *pod)))["metadata"]["name"] == pod.name
+async def test_neither_a_namesake_nor_a_deleted_pod_is_evicted(harness: ClusterHarness) -> None:
+    pod, _ = await harness.pod(guarded=False)
+    await harness.cluster.evict(pod, "another")
+    await harness.cluster.evict(Ref("default", "nobody"), "another")
+    assert (await harness.read(ObjectKey(PODS.plural, *pod)))["metadata"]["name"] == pod.name
 
 
-async def test_a_pod_is_evicted_where_no_budget_keeps_it(side: Side) -> None:
-    pod, uid = await side.pod(guarded=False)
-    await side.cluster.evict(pod, uid)
-    found = (await listed(side, PODS)).get(ObjectKey(PODS.plural, *pod))
-    assert found is None or (isinstance(found.value, Pod) and found.value.terminating)
+async def test_a_pod_is_evicted_where_no_budget_keeps_it(harness: ClusterHarness) -> None:
+    pod, uid = await harness.pod(guarded=False)
+    await harness.cluster.evict(pod, uid)
+    current = (await list_objects(harness, PODS)).get(ObjectKey(PODS.plural, *pod))
+    assert current is None or (isinstance(current.value, Pod) and current.value.terminating)

@@ -1,4 +1,4 @@
-"""What every `Gpus` must do: over the silicon of the tests, and over a driver that is here."""
+"""The contract of `Gpus`: over the simulated silicon, and over the driver of this machine."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ A100 = "NVIDIA-A100-SXM4-80GB"
 
 
 def driver() -> ModuleType:
-    """The real one of this machine; skips where there is none."""
+    """Return the NVML of this machine; skip the test where there is none."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         pytest.skip(f"no driver here: {error}")
     pynvml.nvmlShutdown()
-    found: ModuleType = pynvml
-    return found
+    module: ModuleType = pynvml
+    return module
 
 
 @pytest.fixture(params=["silicon", "silicon without mig mode", "driver"])
@@ -39,19 +39,22 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Gpus]:
 
 
 async def test_what_is_read_is_whole_and_read_again_the_same(gpus: Gpus) -> None:
-    found = await gpus.read()
-    assert found.driver
-    assert [gpu.index for gpu in found.gpus] == list(range(len(found.gpus)))
-    for gpu in found.gpus:
+    inventory = await gpus.read()
+    assert inventory.driver
+    assert [gpu.index for gpu in inventory.gpus] == list(range(len(inventory.gpus)))
+    for gpu in inventory.gpus:
         assert gpu.uuid.startswith("GPU-")
         assert " " not in gpu.product
         assert gpu.memory_mib > 1024
         if gpu.mode == "Enabled":
             assert gpu.gpu_model is not None
-            assert layout_error(gpu.gpu_model, [one.placement for one in gpu.instances]) is None
+            assert (
+                layout_error(gpu.gpu_model, [instance.placement for instance in gpu.instances])
+                is None
+            )
         else:
             assert gpu.instances == ()
-    assert await gpus.read() == found
+    assert await gpus.read() == inventory
 
 
 async def test_one_gpu_is_read_by_its_uuid(gpus: Gpus) -> None:
@@ -61,20 +64,20 @@ async def test_one_gpu_is_read_by_its_uuid(gpus: Gpus) -> None:
         await gpus.read("GPU-00000000-0000-0000-0000-000000000000")
 
 
-async def test_instances_come_and_go_twice_told_or_not() -> None:
+async def test_creating_and_destroying_an_instance_twice_is_no_error() -> None:
     silicon = Silicon(A100, 1)
     gpus: Gpus = NvmlGpus(nvml(silicon))
-    uuid, spot = silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb")
+    uuid, placement = silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb")
     for _ in range(2):
-        await gpus.create(uuid, spot)
-        (made,) = (await gpus.read()).gpus[0].instances
-        assert (made.placement, made.uuid) == (spot, silicon.gpus[0].instances[0].uuid)
+        await gpus.create(uuid, placement)
+        (instance,) = (await gpus.read()).gpus[0].instances
+        assert (instance.placement, instance.uuid) == (placement, silicon.gpus[0].instances[0].uuid)
     for _ in range(2):
-        await gpus.destroy(uuid, spot)
+        await gpus.destroy(uuid, placement)
         assert (await gpus.read()).gpus[0].instances == ()
 
 
-async def test_what_computes_is_not_taken_away() -> None:
+async def test_an_instance_in_use_is_not_destroyed() -> None:
     silicon = Silicon(A100, 1, layouts=[[("3g.40gb", 4)]])
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.attach(silicon.gpus[0].instances[0].uuid, 4711)
@@ -95,41 +98,41 @@ async def test_what_computes_is_not_taken_away() -> None:
         (Code.TIMEOUT, "QueryFailed"),
     ],
 )
-async def test_every_refusal_has_its_word_and_the_next_attempt_is_a_new_session(
+async def test_every_refusal_has_its_fault_and_the_next_attempt_is_a_new_session(
     code: Code, fault: str
 ) -> None:
     silicon = Silicon(A100, 1)
     gpus: Gpus = NvmlGpus(nvml(silicon))
     silicon.fail("nvmlDeviceCreateGpuInstanceWithPlacement", code)
-    spot = SlicePlacement(4, "3g.40gb")
-    with pytest.raises(GpuError, match=f"create 3g.40gb@4: NVML error {code.name}") as told:
-        await gpus.create(silicon.gpus[0].uuid, spot)
-    assert told.value.fault == fault
+    placement = SlicePlacement(4, "3g.40gb")
+    with pytest.raises(GpuError, match=f"create 3g.40gb@4: NVML error {code.name}") as error:
+        await gpus.create(silicon.gpus[0].uuid, placement)
+    assert error.value.fault == fault
     silicon.stale()
     with contextlib.suppress(GpuError):
         await gpus.read()
-    await gpus.create(silicon.gpus[0].uuid, spot)
+    await gpus.create(silicon.gpus[0].uuid, placement)
 
 
-@pytest.mark.parametrize("board", gpu_models())
-async def test_what_the_driver_tells_of_a_board_is_what_the_table_says(board: str) -> None:
-    for product in gpu_models()[board].products:
-        found = (await NvmlGpus(nvml(Silicon(product, 1))).read()).gpus[0].gpu_model
-        assert found is not None
-        table = gpu_models()[board]
+@pytest.mark.parametrize("model_name", gpu_models())
+async def test_the_driver_reports_of_a_gpu_model_what_the_table_says(model_name: str) -> None:
+    for product in gpu_models()[model_name].products:
+        gpu_model = (await NvmlGpus(nvml(Silicon(product, 1))).read()).gpus[0].gpu_model
+        assert gpu_model is not None
+        table = gpu_models()[model_name]
         assert {
-            cut.name: (cut.starts, cut.memory_slices, cut.has_media_engines)
-            for cut in found.profiles
+            profile.name: (profile.starts, profile.memory_slices, profile.has_media_engines)
+            for profile in gpu_model.profiles
         } == {
-            cut.name: (cut.starts, cut.memory_slices, cut.has_media_engines)
-            for cut in table.profiles
+            profile.name: (profile.starts, profile.memory_slices, profile.has_media_engines)
+            for profile in table.profiles
         }
-        assert (found.compute_slices, found.memory_slices) == (
+        assert (gpu_model.compute_slices, gpu_model.memory_slices) == (
             table.compute_slices,
             table.memory_slices,
         )
         for spelling, _ in table.aliases:
-            assert found.find_profile(spelling) is not None
+            assert gpu_model.find_profile(spelling) is not None
 
 
 async def test_a_profile_is_found_by_any_of_its_names() -> None:
@@ -137,23 +140,23 @@ async def test_a_profile_is_found_by_any_of_its_names() -> None:
     gpus: Gpus = NvmlGpus(nvml(silicon))
     await gpus.create(silicon.gpus[0].uuid, SlicePlacement(4, "3g.39gb"))
     assert (await gpus.read()).gpus[0].instances[0].placement == SlicePlacement(4, "3g.40gb")
-    with pytest.raises(GpuError, match=r"has no profile 3g\.50gb") as told:
+    with pytest.raises(GpuError, match=r"has no profile 3g\.50gb") as error:
         await gpus.create(silicon.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
-    assert told.value.fault == "UnknownProfile"
+    assert error.value.fault == "UnknownProfile"
 
 
-@pytest.mark.parametrize("board", sorted(gpu_models()))
-async def test_names_that_an_old_driver_does_not_tell_are_derived(board: str) -> None:
-    """Without the newer call, and for a product that no table has."""
-    for product in gpu_models()[board].products[:1]:
+@pytest.mark.parametrize("model_name", sorted(gpu_models()))
+async def test_names_that_an_old_driver_does_not_report_are_derived(model_name: str) -> None:
+    """The driver lacks the newer call, and no table has its product."""
+    for product in gpu_models()[model_name].products[:1]:
         silicon = Silicon(product, 1)
         module = nvml(silicon)
         library = vars(module)["nvmlLib"]
         del library.nvmlDeviceGetGpuInstanceProfileInfoV
         vars(module)["nvmlDeviceGetName"] = lambda _handle: "NVIDIA Unheard Of"
-        found = (await NvmlGpus(module).read()).gpus[0].gpu_model
-        assert found is not None
-        assert find_gpu_model(found.name) is None
-        table = gpu_models()[board]
-        known = {cut.name for cut in table.profiles} | {name for name, _ in table.aliases}
-        assert {cut.name for cut in found.profiles} <= known, product
+        gpu_model = (await NvmlGpus(module).read()).gpus[0].gpu_model
+        assert gpu_model is not None
+        assert find_gpu_model(gpu_model.name) is None
+        table = gpu_models()[model_name]
+        known = {profile.name for profile in table.profiles} | {name for name, _ in table.aliases}
+        assert {profile.name for profile in gpu_model.profiles} <= known, product

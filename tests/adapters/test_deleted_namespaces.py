@@ -1,4 +1,4 @@
-"""What a namespace refuses that is being deleted, or is gone, is as good as gone."""
+"""Writes into a namespace that is being deleted, or is deleted, report objects as not found."""
 
 import pytest
 
@@ -22,21 +22,21 @@ async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(
 ) -> None:
     spaces = "/api/v1/namespaces"
     maps = f"{spaces}/{NAMESPACE}/configmaps"
-    held = {"metadata": {"name": "held", "finalizers": ["tests.tessera.dev/hold"]}}
+    config_map = {"metadata": {"name": "held", "finalizers": ["tests.tessera.dev/hold"]}}
     await cluster.request("POST", spaces, body={"metadata": {"name": NAMESPACE}})
-    assert (await cluster.request("POST", maps, body=held))[0] == 201
+    assert (await cluster.request("POST", maps, body=config_map))[0] == 201
     await cluster.request("DELETE", f"{spaces}/{NAMESPACE}")
     try:
         with pytest.raises(NotFoundError, match="namespace terminating or not found"):
             await cluster.apply(an_account(NAMESPACE))
     finally:
-        let_go = {"metadata": {"finalizers": None}}
+        release = {"metadata": {"finalizers": None}}
         kind = "application/merge-patch+json"
-        await cluster.request("PATCH", f"{maps}/held", body=let_go, content_type=kind)
+        await cluster.request("PATCH", f"{maps}/held", body=release, content_type=kind)
 
-    async def left() -> int:
+    async def namespace_status() -> int:
         return (await cluster.request("GET", f"{spaces}/{NAMESPACE}"))[0]
 
-    await eventually(left, lambda status: status == 404, within=30)
+    await eventually(namespace_status, lambda status: status == 404, within=30)
     with pytest.raises(NotFoundError, match="namespace terminating or not found"):
         await cluster.apply(an_account(NAMESPACE))
