@@ -1,10 +1,20 @@
 """Golden manifests, and what is true of each of them."""
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tessera.domain.names import (
+    APP_INSTANCE,
+    APP_NAME,
+    APP_VERSION,
+    COMPONENT,
+    MANAGED_BY,
+    PART_OF,
+)
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
@@ -27,6 +37,32 @@ def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
         ingress_namespaces=("tessera-system", "monitoring"), monitored=True
     )
     golden("namespace", [dict(manifest.body) for manifest in manifests])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_object_has_the_recommended_labels_and_no_selector_a_version(name: str) -> None:
+    (shared,) = children.namespace_owners(plan_service(SPECS[name]).service_plans, {})
+    namespaced = shared.manifests(ingress_namespaces=("tessera-system",), monitored=True)
+    template = deployment(SPECS[name])["spec"]["template"]
+    for body in (template, *(manifest.body for manifest in (*objects(SPECS[name]), *namespaced))):
+        labels, spec = body["metadata"]["labels"], body.get("spec", {})
+        assert {APP_NAME, APP_INSTANCE, COMPONENT, PART_OF, MANAGED_BY} <= set(labels)
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]{1,63}", value) for value in labels.values())
+        assert APP_VERSION not in str([spec.get("selector"), spec.get("podSelector")])
+
+
+def test_the_version_is_that_of_the_engines_also_where_a_newer_tessera_has_another() -> None:
+    """The pinned default stays in the pod's labels, so an upgrade restarts no engine."""
+    service_plan = plan_service(SPECS["slice"]).service_plans[Ref("team-a", "chat")]
+    assert service_plan.template is not None
+    record = service_plan.template.record
+    values = record.effective_values.model_copy(update={"engine_version": "0.31.0"})
+    record = record.model_copy(update={"effective_values": values})
+    pinned = replace(service_plan, template=replace(service_plan.template, record=record))
+    manifests = children.service_manifests(pinned)
+    (body,) = [manifest.body for manifest in manifests if manifest.kind.kind == "Deployment"]
+    for metadata in (body["metadata"], body["spec"]["template"]["metadata"]):
+        assert metadata["labels"][APP_VERSION] == "0.31.0"
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -8,11 +8,18 @@ from tessera.api.meta import GROUP
 
 SERVICE_LABEL = f"{GROUP}/service"
 VARIANT_LABEL = f"{GROUP}/variant"
+APP_NAME = "app.kubernetes.io/name"
+APP_INSTANCE = "app.kubernetes.io/instance"
+APP_VERSION = "app.kubernetes.io/version"
 PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
 TESSERA = "tessera"
 ENGINE = "engine"
+# Value of `APP_NAME` on objects of engines; their `APP_VERSION` is the version of vLLM.
+VLLM = "vllm"
+# Value of `APP_NAME` on Jobs of the batch runner's image, which run no vLLM.
+RUNNER_APP = "tessera-batch"
 # Name of the objects that the engines of a namespace share.
 ENGINE_ACCOUNT = "tessera-engine"
 # The ConfigMap with the configurations of mig-manager.

@@ -12,7 +12,7 @@ from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.recipe import PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
-from tessera.domain.names import PORT, VARIANT_LABEL
+from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.resources import engine
@@ -56,7 +56,7 @@ def batch_job_manifest(
     template_version: PodTemplateVersion,
 ) -> ObjectManifest:
     """Return the manifest of the Job to create."""
-    job_labels = labels() | {
+    job_labels = labels(RUNNER_APP, batch.ref.name) | {
         names.BATCH_LABEL: batch.ref.name,
         names.BATCH_UID_LABEL: batch.uid,
         names.ATTEMPT_LABEL: names.attempt_label(request.attempt),
@@ -64,6 +64,8 @@ def batch_job_manifest(
     annotations = None
     pod = _check_pod(batch, spec, image, template_version)
     if request.attempt is not None and request.choice is not None:
+        version = request.source.spec.engine.version
+        job_labels |= labels(VLLM, batch.ref.name, version=version)
         job_labels |= {VARIANT_LABEL: request.choice.variant}
         annotations = _NO_EVICTION
         pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)

@@ -23,13 +23,13 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     choice, spec = service_plan.choice, service_plan.effective_spec
     if choice is None or spec is None:
         return ()
-    manifests = [service_manifest(service_plan.service)]
+    manifests = [service_manifest(service_plan.service, spec)]
     if spec.model.cache.type == "PersistentVolumeClaim":
         manifests.append(model_claim_manifest(service_plan.service, spec))
     if not _is_waiting(service_plan):
         manifests.append(deployment(service_plan, spec, choice))
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
-        manifests.append(disruption_budget(service_plan.service))
+        manifests.append(disruption_budget(service_plan.service, spec))
     return tuple(manifests)
 
 

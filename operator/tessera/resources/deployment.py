@@ -11,7 +11,13 @@ from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import HEALTH, engine, restricted_pod, start_seconds, volumes
-from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.manifest import (
+    ObjectManifest,
+    manifest,
+    owner_of,
+    owner_reference,
+    service_labels,
+)
 from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
@@ -23,7 +29,7 @@ def deployment(
     service = service_plan.service
     name = names.deployment_name(service.ref.name, choice.variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
-    all_labels = labels(service.ref.name) | identity
+    all_labels = service_labels(service, spec) | identity
     model = client.V1Deployment(
         metadata=client.V1ObjectMeta(
             name=name,

@@ -6,7 +6,19 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from tessera.domain.names import COMPONENT, ENGINE, MANAGED_BY, PART_OF, SERVICE_LABEL, TESSERA
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.names import (
+    APP_INSTANCE,
+    APP_NAME,
+    APP_VERSION,
+    COMPONENT,
+    ENGINE,
+    MANAGED_BY,
+    PART_OF,
+    SERVICE_LABEL,
+    TESSERA,
+    VLLM,
+)
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import ObservedService, Ref
 from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
@@ -48,10 +60,29 @@ def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> 
     )
 
 
-def labels(service: str | None = None) -> dict[str, str]:
-    """Return the labels of every managed object; those of one service carry its name too."""
-    common = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: ENGINE}
-    return common if service is None else {**common, SERVICE_LABEL: service}
+def labels(
+    name: str, instance: str, *, component: str = ENGINE, version: str | None = None
+) -> dict[str, str]:
+    """Return the recommended labels of a managed object.
+
+    `version` is the version of vLLM; objects that run none have no version. Tessera's own version
+    is on no object, since an upgrade of the operator would then restart pods.
+    """
+    versions = {} if version is None else {APP_VERSION: version}
+    return {
+        APP_NAME: name,
+        APP_INSTANCE: instance,
+        **versions,
+        COMPONENT: component,
+        PART_OF: TESSERA,
+        MANAGED_BY: TESSERA,
+    }
+
+
+def service_labels(service: ObservedService, spec: InferenceServiceSpec) -> dict[str, str]:
+    """Return the labels of objects of one service; `spec` has the version of its engines."""
+    common = labels(VLLM, service.ref.name, version=spec.engine.version)
+    return {**common, SERVICE_LABEL: service.ref.name}
 
 
 @dataclass(frozen=True, slots=True)

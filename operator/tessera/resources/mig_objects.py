@@ -5,11 +5,11 @@ from textwrap import indent
 
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.mig_backends.backend import BackendRequest
-from tessera.domain.names import COMPONENT, MANAGED_BY, MIG_CONFIG, PART_OF, TESSERA
+from tessera.domain.names import MIG_CONFIG
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS
-from tessera.resources.manifest import ObjectManifest
+from tessera.resources.manifest import ObjectManifest, labels
 
-_LABELS = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "mig"}
+_LABELS = labels(MIG_CONFIG, MIG_CONFIG, component="mig")
 # Configurations that the GPU operator itself may name in node labels.
 _ENTRIES: Mapping[str, str] = {
     "all-disabled": '- devices: "all"\n  mig-enabled: false\n',

@@ -6,7 +6,7 @@ from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
 from tessera.domain.model import names
-from tessera.domain.names import ENGINE_ACCOUNT, PORT
+from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.footprint import weight_bytes
 from tessera.domain.placement.checks import shape_of
@@ -36,7 +36,7 @@ def model_job_manifest(
     template_version: PodTemplateVersion,
 ) -> ObjectManifest:
     """Return the manifest of the Job to create."""
-    job_labels = labels() | {
+    job_labels = labels(RUNNER_APP, service.ref.name) | {
         names.MODEL_JOB_LABEL: model_job.task,
         names.MODEL_JOB_SERVICE_LABEL: service.ref.name,
     }
@@ -72,7 +72,7 @@ def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -
         metadata=client.V1ObjectMeta(
             name=name,
             namespace=service.ref.namespace,
-            labels=labels(),
+            labels=labels(VLLM, service.ref.name),
             owner_references=[owner_reference(owner_of(service), controller=True)],
         ),
         spec=client.V1PersistentVolumeClaimSpec(

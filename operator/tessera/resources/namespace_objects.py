@@ -124,7 +124,7 @@ def _metadata(owners: Owners, name: str) -> client.V1ObjectMeta:
     return client.V1ObjectMeta(
         name=name,
         namespace=_namespace(owners),
-        labels=labels(),
+        labels=labels(name, _namespace(owners)),
         owner_references=[
             owner_reference(owner, controller=False)
             for owner in sorted(owners, key=lambda entry: (entry.ref, entry.uid))

@@ -10,15 +10,16 @@ from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
 from tessera.api.recipe import Platform, PodTemplateVersion
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.names import COMPONENT, MANAGED_BY, PART_OF, TESSERA, deployment_name
+from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
 from tessera.domain.service_plan import ServicePlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.defaults import defaults
-from tessera.resources.manifest import ObjectManifest, manifest
+from tessera.resources.manifest import ObjectManifest, labels, manifest
 
+_NAME = "tessera-prepull"
 _POOL_LABEL = f"{GROUP}/pool"
 # A program of the image itself, so that no other image has to be pulled.
 _WAIT_COMMAND = ["sleep", "infinity"]
@@ -59,13 +60,13 @@ def _images(
 def _daemon_set(
     pool: Pool, spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform, namespace: str
 ) -> ObjectManifest:
-    name = deployment_name("tessera-prepull", pool.name)
-    labels = {PART_OF: TESSERA, MANAGED_BY: TESSERA, COMPONENT: "prepull", _POOL_LABEL: pool.name}
+    name = deployment_name(_NAME, pool.name)
+    all_labels = labels(_NAME, pool.name, component="prepull") | {_POOL_LABEL: pool.name}
     model = client.V1DaemonSet(
         metadata=client.V1ObjectMeta(
             name=name,
             namespace=namespace,
-            labels=labels,
+            labels=all_labels,
             owner_references=[
                 {
                     "api_version": ACCELERATOR_POOLS.api_version,
@@ -79,7 +80,8 @@ def _daemon_set(
         spec=client.V1DaemonSetSpec(
             selector=client.V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
             template=client.V1PodTemplateSpec(
-                metadata=client.V1ObjectMeta(labels=labels), spec=_pod_spec(spec, images, platform)
+                metadata=client.V1ObjectMeta(labels=all_labels),
+                spec=_pod_spec(spec, images, platform),
             ),
         ),
     )

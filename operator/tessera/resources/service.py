@@ -2,17 +2,24 @@
 
 from kubernetes import client
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.names import PORT, SERVICE_LABEL
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.resources.api_resources import DISRUPTION_BUDGETS, SERVICES
-from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.manifest import (
+    ObjectManifest,
+    manifest,
+    owner_of,
+    owner_reference,
+    service_labels,
+)
 
 
-def service_manifest(service: ObservedService) -> ObjectManifest:
+def service_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
     """Return the Service that selects the replicas of all variants."""
     name = service.ref.name
     model = client.V1Service(
-        metadata=_metadata(service),
+        metadata=_metadata(service, spec),
         spec=client.V1ServiceSpec(
             type="ClusterIP",
             selector={SERVICE_LABEL: name},
@@ -24,11 +31,11 @@ def service_manifest(service: ObservedService) -> ObjectManifest:
     return manifest(SERVICES, service.ref.namespace, name, model)
 
 
-def disruption_budget(service: ObservedService) -> ObjectManifest:
+def disruption_budget(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
     """Return a PodDisruptionBudget of one unavailable replica; unready pods never block a drain."""
     name = service.ref.name
     model = client.V1PodDisruptionBudget(
-        metadata=_metadata(service),
+        metadata=_metadata(service, spec),
         spec=client.V1PodDisruptionBudgetSpec(
             max_unavailable=1,
             unhealthy_pod_eviction_policy="AlwaysAllow",
@@ -38,10 +45,10 @@ def disruption_budget(service: ObservedService) -> ObjectManifest:
     return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
 
 
-def _metadata(service: ObservedService) -> client.V1ObjectMeta:
+def _metadata(service: ObservedService, spec: InferenceServiceSpec) -> client.V1ObjectMeta:
     return client.V1ObjectMeta(
         name=service.ref.name,
         namespace=service.ref.namespace,
-        labels=labels(service.ref.name),
+        labels=service_labels(service, spec),
         owner_references=[owner_reference(owner_of(service), controller=True)],
     )

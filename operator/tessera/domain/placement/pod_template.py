@@ -5,10 +5,21 @@ from collections.abc import Iterator
 
 from tessera.api.inference_service import PodTemplate
 from tessera.api.meta import GROUP
-from tessera.domain.names import COMPONENT, COST_ANNOTATION, MANAGED_BY, PART_OF
+from tessera.domain.names import (
+    APP_INSTANCE,
+    APP_NAME,
+    APP_VERSION,
+    COMPONENT,
+    COST_ANNOTATION,
+    MANAGED_BY,
+    PART_OF,
+)
 
 # Reserved labels, and who sets them.
 LABELS = {
+    APP_INSTANCE: "Tessera",
+    APP_NAME: "Tessera",
+    APP_VERSION: "Tessera",
     COMPONENT: "Tessera",
     MANAGED_BY: "Tessera",
     PART_OF: "Tessera",
