@@ -86,9 +86,9 @@ async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> N
     status = await place.status()
     for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
         assert told[topic]["reason"] == condition({"status": status}, kind)["reason"]
-        assert told[topic]["replayed"] is None
+        assert told[topic]["recomputed"] is None
     assert told["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
-    why = {one["name"]: one["why"] for one in told["placed"]["alternatives"]}
+    why = {one["name"]: one["message"] for one in told["placed"]["alternatives"]}
     assert why["a100-reserved-1g-10gb"] == "chosen"
     assert why["a100-spot-3g-40gb"].startswith("Spot: spec.class Interactive never")
     assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
@@ -125,7 +125,7 @@ async def test_an_unplaceable_service_is_explained_by_every_hardware(place: Plac
     told = await explained(place)
     assert told["placed"]["reason"] == "TooLarge"
     assert "sizing" not in told
-    whys = {one["name"]: one["why"] for one in told["placed"]["alternatives"]}
+    whys = {one["name"]: one["message"] for one in told["placed"]["alternatives"]}
     assert all("too small" in why or "Spot" in why for why in whys.values()), whys
     found = (await findings(place.stage))[f"service {place.namespace}/chat"]
     assert found["state"] == "problem"
@@ -207,10 +207,10 @@ async def test_a_snapshot_is_planned_anew_to_the_decisions_of_the_statuses(
 
     def same(pairs: list[tuple[Json, Json]]) -> bool:
         return all(
-            row[one["type"].lower()] == one["reason"]
+            row[key] == one["reason"]
             for row, status in pairs
             for one in status["conditions"]
-            if one["type"].lower() in row
+            if (key := one["type"][0].lower() + one["type"][1:]) in row
         ) and all(
             row["scaling"] == status["scaling"]["reason"]
             for row, status in pairs
@@ -219,7 +219,7 @@ async def test_a_snapshot_is_planned_anew_to_the_decisions_of_the_statuses(
 
     for row, status in await eventually(rows, same, within=40):
         assert row["replicas"] == status["scaling"]["desiredReplicas"]
-        assert row["hardware"] == status.get("variant", {}).get("name")
+        assert row["variant"] == status.get("variant", {}).get("name")
 
 
 async def test_top_ranks_the_services_and_counts_free_devices(place: Place) -> None:
@@ -233,11 +233,15 @@ async def test_top_ranks_the_services_and_counts_free_devices(place: Place) -> N
 
     def read(told: Json) -> bool:
         (row,) = (one for one in told["services"] if one["namespace"] == place.namespace)
-        return row["readyReplicas"] == 2 and row["waiting"] == 0.0 and row["activity"] is not None
+        return (
+            row["readyReplicas"] == 2
+            and row["waitingRequests"] == 0.0
+            and row["activity"] is not None
+        )
 
     told = await eventually(top, read, within=60)
     pool = next(one for one in told["pools"] if one["name"] == "a100-reserved")
-    assert pool["devices"]["1g.10gb"] == {"free": 2, "all": 4}
+    assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
     table = (await tessera(stage, "top", "-n", place.namespace)).output
     assert table.splitlines()[0].startswith("SERVICE")
     assert table.splitlines()[1].startswith(f"{place.namespace}/chat")

@@ -74,7 +74,7 @@ async def test_what_is_no_http_is_an_error_and_a_failure() -> None:
         with pytest.raises(ServerError):
             await api.get(f"{api.base}/v1/models")
     async with server_sending(b"SSH-2.0-OpenSSH_9\r\n") as api:
-        assert (await api.send(CHAT, {}, a_job())).failure == "CutOff"
+        assert (await api.send(CHAT, {}, a_job())).failure == "ConnectionClosed"
 
 
 async def test_an_answer_that_is_no_stream_is_said_to_be_none() -> None:

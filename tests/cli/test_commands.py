@@ -127,7 +127,7 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert busy.per_million == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
-    assert pool["devices"] == {"1g.10gb": {"free": 5, "all": 7}}
+    assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
 
 
 async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> None:
@@ -191,7 +191,7 @@ async def test_a_hub_is_asked_again_where_a_branch_may_mean_another_commit(
 async def test_without_an_available_update_nothing_is_written() -> None:
     _, api = await a_served_cluster()
     output = await update(Reader(api, "team-a"), TEAM_CHAT, "json")
-    assert json.loads(output.text)["asked"] is None
+    assert json.loads(output.text)["requestedAt"] is None
     assert "no update available" in output.text
     assert (output.exit_code, api.sent) == (0, [])
 

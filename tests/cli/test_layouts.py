@@ -109,15 +109,15 @@ async def test_a_plan_in_progress_is_shown_with_its_order_moves_price_and_reason
         "  Plan 3f2a91c0 of 2026-11-20 11:59:20 UTC:\n"
         "    3 -> 2 GPUs in use, 6.00 -> 4.00 USD per hour (2.00 less)\n"
         "    lower bound 3.90 USD per hour (gap 2.5 %); 1 replica to move\n"
-        "    SERVICE      SLICES      WAS\n"
+        "    SERVICE      SLICES      PREVIOUS\n"
         "    team-a/chat  1x 2g.20gb  1g.10gb\n"
         "    team-a/code  2x 3g.40gb  -\n"
-        "    why team-a/chat: 310 tokens/s on 2g.20gb serve 300\n"
+        "    reason for team-a/chat: 310 tokens/s on 2g.20gb serve 300\n"
         "    1 GPU to repartition, 2 of 3 as planned; at most 1 node at a time, in this order as "
         "capacity allows:\n"
         "      1. a100-0\n"
         "         GPU 0: 7x 1g.10gb -> 1x 2g.20gb, 1x 3g.40gb\n"
-        "           leaving: chat-0 of team-a/chat\n"
+        "           displaced: chat-0 of team-a/chat\n"
         "  Repartitioning now:\n"
         "    a100-0 GPU 0: Draining since 40s: waiting for replacements of team-a/chat-0 to become "
         "Ready\n"
@@ -133,10 +133,10 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
     assert "Proposed plan 3f2a91c0" in text
     assert text.endswith(f"waits for your approval:\n    {approve}\n")
     [body] = json.loads(planned(await read_inputs(api), None, "json").text)["pools"]
-    assert (body["approve"], body["target"]) == (approve, None)
+    assert (body["approvalCommand"], body["target"]) == (approve, None)
     assert body["layoutReady"]["reason"] == "AwaitingApproval"
     assert body["proposed"]["perHourAfter"] == "4"
-    assert body["begins"] is None
+    assert body["adoptionTime"] is None
     text_before_approval = render_mosaic(await read_inputs(api), None, "text", 110).text
     assert "After plan 3f2a91c0, which waits until it is approved:" in text_before_approval
     assert body["proposed"]["changes"] == [
@@ -145,7 +145,7 @@ async def test_a_proposed_plan_comes_with_the_command_that_approves_it() -> None
             "gpu": 0,
             "before": [{"profile": "1g.10gb", "start": start} for start in range(7)],
             "after": [{"profile": "2g.20gb", "start": 0}, {"profile": "3g.40gb", "start": 4}],
-            "leaving": ["team-a/chat-0", "team-a/code-0"],
+            "displacedPods": ["team-a/chat-0", "team-a/code-0"],
         }
     ]
 
@@ -159,7 +159,7 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
     assert "it is adopted at 2026-11-20 12:04:20 UTC" in text
     assert "approve" not in text
     [body] = json.loads(planned(fleet, None, "json").text)["pools"]
-    assert (body["approve"], body["begins"]) == (None, "2026-11-20T12:04:20+00:00")
+    assert (body["approvalCommand"], body["adoptionTime"]) == (None, "2026-11-20T12:04:20+00:00")
     waits = "plan 3f2a91c0, which waits until 2026-11-20 12:04:20 UTC"
     assert f"After {waits}:" in render_mosaic(fleet, None, "text", 110).text
     assert f"after {waits}</text>" in drawn_svg(fleet, tmp_path)
@@ -183,7 +183,7 @@ async def test_who_leaves_depends_on_what_the_backend_can(backend: str, leaving:
     put_layout(api, "a100-0", [small, [a_slice("3g.40gb", 4, "code-0")]])
     put_layout(api, "a100-1", [[a_slice("2g.20gb", start) for start in (0, 2, 4)]])
     [body] = json.loads(planned(await read_inputs(api), None, "json").text)["pools"]
-    assert [change["leaving"] for change in body["target"]["changes"]] == [leaving]
+    assert [change["displacedPods"] for change in body["target"]["changes"]] == [leaving]
 
 
 async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
@@ -355,8 +355,8 @@ async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None
             "state": "used",
             "service": "team-a/code",
             "pods": ["team-a/code-0"],
-            "load": 0.5,
-            "pricePerHour": "0.9286",
+            "activity": 0.5,
+            "perHour": "0.9286",
         }
     ]
     assert first["after"][0] == {"profile": "2g.20gb", "start": 0, "service": "team-a/chat"}

@@ -230,8 +230,9 @@ def test_every_program_of_the_package_has_its_function(name: str) -> None:
 def test_an_object_that_cannot_be_read_is_a_sentence_on_stderr(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text(
-        '{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", "at": "2026-11-20T12:00:00Z", '
-        '"objects": {"nodes": [{"metadata": {"name": "odd"}, "spec": 5}]}}'
+        '{"kind": "TesseraSnapshot", "formatVersion": 2, "tessera": "0.1.0", '
+        '"at": "2026-11-20T12:00:00Z", "objects": '
+        '{"nodes": [{"metadata": {"name": "odd"}, "spec": 5}]}}'
     )
     done = tessera("snapshot", "plan", str(file))
     assert done.returncode == 0

@@ -19,7 +19,7 @@ from tessera.cli.parser import build_parser
 from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
 
-DEMAND = "service,demand,floor\nchat,700,1\nsearch,300,2\n"
+DEMAND = "service,demand,minReplicas\nchat,700,1\nsearch,300,2\n"
 THROUGHPUT = """\
 service,profile,throughput
 chat,3g.40gb,350
@@ -89,7 +89,7 @@ def test_a_move_is_shown_with_both_its_places(files: PlanFiles) -> None:
     assert report["gpus"] == 1
     [move] = report["moves"]
     assert {move["from"]["gpu"], move["to"]["gpu"]} == {"b", "c"}
-    assert [step["do"] for step in report["steps"]] == ["create", "start", "stop"]
+    assert [step["operation"] for step in report["steps"]] == ["create", "start", "stop"]
     text = files.plan(*files.current(current)).text
     assert "1 replica moved:" in text
     with_few_moves = files.fields(*files.current(current), "--moves-per-gpu", "0.5")
@@ -147,7 +147,7 @@ def test_a_service_that_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_pl
 def test_500_services_are_planned_by_the_command(files: PlanFiles) -> None:
     demands = fleet(500, 4, [A100])
     rows = [f"{demand.name},{demand.demand},{demand.min_replicas}" for demand in demands]
-    files.write("demand.csv", "\n".join(["service,demand,floor", *rows]))
+    files.write("demand.csv", "\n".join(["service,demand,minReplicas", *rows]))
     rows = [
         f"{demand.name},{kind.profile},{speed}"
         for demand in demands
@@ -163,7 +163,9 @@ def test_columns_and_rows_are_read_in_any_order_and_other_columns_are_ignored(
     files: PlanFiles,
 ) -> None:
     expected = files.fields()
-    files.write("demand.csv", "\ufeffFLOOR, demand ,service,flavor\n\n2,300,search,a\n,700,chat\n")
+    files.write(
+        "demand.csv", "\ufeffMINREPLICAS, demand ,service,flavor\n\n2,300,search,a\n,700,chat\n"
+    )
     assert files.fields() == expected
 
 
@@ -182,7 +184,10 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: PlanFiles) -> None
 @pytest.mark.parametrize(
     ("demand", "fix"),
     [
-        ("", "has no column service, demand; its first line must name service,demand,[floor]"),
+        (
+            "",
+            "has no column service, demand; its first line must name service,demand,[minReplicas]",
+        ),
         ("service,demand\n", "has no services; write one row for each"),
         ("service,demand\nchat,many\n", "line 2: demand is many; write a number"),
         ("service,demand\nchat,-1\n", "line 2: demand is -1; write a number"),
@@ -190,16 +195,19 @@ def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: PlanFiles) -> None
         ("service,demand\nchat,1e11\n", "write demand and throughput in the same unit"),
         ("service,demand\nchat,inf\n", "line 2: demand is inf; write a number"),
         ("service,demand\nchat,\n", "line 2: demand is empty"),
-        ("service,demand,floor\nchat,1,1.5\n", "floor is 1.5; write a whole number"),
+        ("service,demand,minReplicas\nchat,1,1.5\n", "minReplicas is 1.5; write a whole number"),
         ("service,demand\nchat,1\nchat,2\n", "line 3: duplicate row for chat"),
         ("service,demand\nchat,1,2\n", "line 2: 3 cells for 2 columns"),
         ('service,demand\n"chat,1\n', "line 2: not CSV: unexpected end"),
         ("service,demand\n\nchat,1_000\n", "line 3: demand is 1_000; write a number"),
         ("service,demand\nchat,\u0661\n", "write a number"),
-        ("service,demand,floor\nchat,1," + "9" * 5000, "999...; write a whole number"),
+        ("service,demand,minReplicas\nchat,1," + "9" * 5000, "999...; write a whole number"),
         ("service,demand\nchat\x1b[2J,1\n", "service is 'chat\\x1b[2J'; remove"),
         ("service,demand,demand\nchat,1,2\n", "has the column demand twice"),
-        ("service,demand,floors\nchat,1,2\n", "has the column floors; write floor"),
+        (
+            "service,demand,min_replicas\nchat,1,2\n",
+            "has the column min_replicas; write minReplicas",
+        ),
         ('service,demand\n"a\nb",1\n', "line 2: service is 'a\\nb'; remove"),
         ("service,demand\na\x0c,1\nb,x\n", "line 3: demand is x"),
     ],

@@ -46,7 +46,7 @@ def write_file(folder: Path, name: str, content: object) -> str:
 def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
     text = as_table(size_report(B8, "--gpu", f"{A100},{H100}"))
     assert f"{B8}: 8.0 billion weights" in text
-    assert "bf16       fits" in text
+    assert "bf16       Fits" in text
     assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in text
     assert "Simplest instance that fits: 1g.20gb" in text
     assert "Prices are assumed" in text
@@ -54,7 +54,7 @@ def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
 
 def test_an_slo_finds_the_simplest_instance_within_it() -> None:
     report = size_report(
-        B8, "--gpu", A100, "--precision", "own", "--slo", "ttft=1s,inter-token=15ms"
+        B8, "--gpu", A100, "--precision", "checkpoint", "--slo", "ttft=1s,itl=15ms"
     )
     assert report.simplest is not None
     assert report.simplest.hardware.name == "1x whole"
@@ -71,7 +71,7 @@ def test_compare_ranks_every_instance_against_the_cheapest() -> None:
     lines = as_table(size_report(B8, "--gpu", A100, "--compare")).splitlines()
     head = next(line for line in lines if line.startswith("GPU"))
     first = lines[lines.index(head) + 1]
-    assert "AGAINST BEST" in head
+    assert "VS BEST" in head
     assert "1.00x" in first
     assert any("8x whole" in line for line in lines)
     assert any("2 replicas on 1x" in line for line in lines)
@@ -79,16 +79,16 @@ def test_compare_ranks_every_instance_against_the_cheapest() -> None:
 
 def test_an_api_price_shows_where_serving_breaks_even() -> None:
     report = size_report(
-        B8, "--gpu", H100, "--precision", "own", "--compare", "--api-price", "1.00"
+        B8, "--gpu", H100, "--precision", "checkpoint", "--compare", "--api-price", "1.00"
     )
     assert "BREAK-EVEN" in as_table(report)
     rows = json.loads(as_json(report))["rows"]
-    whole = next(row for row in rows if row["form"] == "1x whole")
+    whole = next(row for row in rows if row["instance"] == "1x whole")
     assert whole["breakEvenTokensPerSecond"] == pytest.approx(6.88 / 3600 * 1e6, abs=0.01)
 
 
 def test_json_has_every_row_with_amounts_as_strings() -> None:
-    report = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "own,fp8")))
+    report = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "checkpoint,fp8")))
     assert [row["precision"] for row in report["rows"]] == ["bf16", "fp8"]
     explicit = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "bf16,fp8")))
     assert explicit == report
@@ -111,7 +111,7 @@ def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
 
 def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> None:
     path = write_file(tmp_path, "prices.json", PRICES)
-    report = size_report(B8, "--prices", path, "--compare", "--precision", "own")
+    report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")
     assert {row.hardware.product for row in report.rows} == {H100}
     assert f"No price ({path}) for" in as_table(report)
     whole = next(row for row in report.rows if row.hardware.name == "1x whole")
@@ -119,7 +119,7 @@ def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> 
 
 
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
-    small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "own")
+    small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "checkpoint")
     text = as_table(size_report(*small, "--tensor-parallel", "1"))
     assert "OversizedAccelerator: 1x whole" in text
     assert "1g.10gb slice is enough" in text
@@ -145,15 +145,15 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
         (["meta-llama/Lama-3.1-8B-Instruct"], B8),
         (["TheBloke/Llama-2-7B-GGUF"], "take the safetensors files"),
         ([B8, "--gpu", "H100"], "similar: NVIDIA-H100"),
-        ([B8, "--precision", "fp4"], "write one or more of own, fp8"),
+        ([B8, "--precision", "fp4"], "write one or more of checkpoint, fp8"),
         ([B8, "--precision", "bitsandbytes"], "take an FP8 or AWQ checkpoint"),
         (["Qwen/Qwen2.5-7B-Instruct-AWQ", "--precision", "fp8"], "remove fp8"),
         ([B8, "--context", "200000"], "use at most 131072"),
         ([B8, "--context", "0"], "write a number from 16 to"),
         ([B8, "--input-tokens", "0"], "write a number from 1 to"),
         ([B8, "--tensor-parallel", "3"], "use one of 1, 2, 4, 8"),
-        ([B8, "--slo", "1s"], "write ttft=1s,inter-token=33ms"),
-        ([B8, "--slo", "ttft=soon"], "write ttft=1s,inter-token=33ms"),
+        ([B8, "--slo", "1s"], "write ttft=1s,itl=33ms"),
+        ([B8, "--slo", "ttft=soon"], "write ttft=1s,itl=33ms"),
         ([B8, "--api-price", "0"], "write an amount above 0"),
         ([B8, "--api-price", "much"], "write an amount above 0"),
         ([B8, "--rank", "1000"], "supports at most 512"),

@@ -76,10 +76,13 @@ async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) ->
     save(str(tmp_path / "f"), serialize(fleet))
     report = json.loads(plan_text(tmp_path, "--json"))
     status = operator.body(CHAT)["status"]
-    words = {condition["type"].lower(): condition["reason"] for condition in status["conditions"]}
+    words = {
+        condition["type"][0].lower() + condition["type"][1:]: condition["reason"]
+        for condition in status["conditions"]
+    }
     (row,) = report["services"]
     assert {name: row[name] for name in words} == words
-    assert row["hardware"] == status["variant"]["name"]
+    assert row["variant"] == status["variant"]["name"]
     assert row["replicas"] == status["scaling"]["desiredReplicas"]
     assert report["notes"] == ["No readings saved: no replica count changes."]
 
@@ -151,10 +154,10 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
         (b"\xff\xfe", "not a snapshot file, or damaged"),
         (b"[]", "not a snapshot file"),
         (b'{"kind": "List"}', "not a snapshot file"),
-        (b'{"kind": "TesseraSnapshot", "form": 2, "tessera": "9.0.0"}', "tessera 9.0.0"),
-        (b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0"}', "damaged: at"),
+        (b'{"kind": "TesseraSnapshot", "formatVersion": 3, "tessera": "9.0.0"}', "tessera 9.0.0"),
+        (b'{"kind": "TesseraSnapshot", "formatVersion": 2, "tessera": "0.1.0"}', "damaged: at"),
         (
-            b'{"kind": "TesseraSnapshot", "form": 1, "tessera": "0.1.0", '
+            b'{"kind": "TesseraSnapshot", "formatVersion": 2, "tessera": "0.1.0", '
             b'"at": "2026-11-20T12:00:00Z", "objects": {}, "readings": {}}',
             "damaged: readings",
         ),

@@ -27,6 +27,11 @@ def indent_lines(lines: Iterator[str], prefix: str) -> Iterator[str]:
     return (f"{prefix}{line}".rstrip() for line in lines)
 
 
+def column_head(key: str) -> str:
+    """Return the head of a column for a camelCase key: `WARM IDLE` for `warmIdle`."""
+    return "".join(f" {letter}" if letter.isupper() else letter for letter in key).upper()
+
+
 def format_time(at: datetime) -> str:
     """Return a UTC time with seconds."""
     return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -13,11 +13,11 @@ class RequestFailure(StrEnum):
 
     TIMEOUT = "Timeout"
     NO_CONNECTION = "NoConnection"
-    CUT_OFF = "CutOff"
+    CUT_OFF = "ConnectionClosed"
     """The connection ended before the response did."""
     ABORTED = "Aborted"
     """The server ended the response, as an engine does that stops."""
-    ERROR = "ErrorInAnswer"
+    ERROR = "ErrorResponse"
     EMPTY = "NoTokens"
     NO_STREAM = "NotAStream"
 

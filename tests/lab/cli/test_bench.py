@@ -317,8 +317,8 @@ async def test_prompts_that_the_server_has_seen_get_a_warning() -> None:
     ("answer", "kind"),
     [
         (refusing, "Http503"),
-        (cutting, "CutOff"),
-        (failing, "ErrorInAnswer"),
+        (cutting, "ConnectionClosed"),
+        (failing, "ErrorResponse"),
         (hanging, "Timeout"),
     ],
 )

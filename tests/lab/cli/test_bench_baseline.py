@@ -42,7 +42,7 @@ async def test_the_difference_to_an_earlier_report_is_reported_load_by_load(tmp_
     assert re.search(r"^2 +TTFT P95 +80\.00 s +\S+ ms +-(99\.9|100\.0)%$", text, re.MULTILINE)
     assert f"SINCE {before['at'][:16]}" in page.read_text()
     changes = {
-        (change["load"], change["figure"]): change for change in report["baseline"]["changes"]
+        (change["load"], change["metric"]): change for change in report["baseline"]["changes"]
     }
     assert {load for load, _ in changes} == {"1", "2"}
     assert {figure for _, figure in changes} == {
@@ -53,7 +53,7 @@ async def test_the_difference_to_an_earlier_report_is_reported_load_by_load(tmp_
     quicker = changes["1", "outputTokensPerSecond"]
     assert quicker["before"] == 1.0
     assert quicker["now"] == report["levels"][0]["outputTokensPerSecond"]
-    assert quicker["share"] == pytest.approx(quicker["now"] - 1)
+    assert quicker["change"] == pytest.approx(quicker["now"] - 1)
     assert report["baseline"]["caveats"] == []
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from tessera.cli.text import column_head
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import Statement
 from tessera.domain.money import Money
@@ -96,12 +97,7 @@ def table(report: CostReport) -> str:
     """Return a table for people, with amounts in units and notes on the covered time."""
     cost_rows, totals = rows(report)
     states = [state for state in CostState if any(row.states.get(state) for row in totals)]
-    # `warmIdle` is shown as `WARM IDLE`.
-    columns = [
-        "".join(f" {letter}" if letter.isupper() else letter for letter in state)
-        for state in states
-    ]
-    head = [report.group_by, *columns, "total", "currency", "share"]
+    head = [report.group_by, *states, "total", "currency", "share"]
     body = [
         [
             row.name,
@@ -113,7 +109,7 @@ def table(report: CostReport) -> str:
         for row in (*cost_rows, *totals)
     ]
     return "\n".join(
-        [*_align([[heading.upper() for heading in head], *body]), "", *_notes(report), ""]
+        [*_align([[column_head(key) for key in head], *body]), "", *_notes(report), ""]
     )
 
 
@@ -145,8 +141,8 @@ def as_json(report: CostReport) -> str:
     cost_rows, totals = rows(report)
     statement = report.statement
     body = {
-        "by": report.group_by,
-        "asked": report.requested_from.isoformat(),
+        "groupBy": report.group_by,
+        "requestedFrom": report.requested_from.isoformat(),
         "from": statement.begin.isoformat(),
         "to": statement.end.isoformat(),
         "gaps": [

@@ -117,12 +117,12 @@ def _as_json(
                     {
                         "name": alternative.name,
                         "price": alternative.price,
-                        "why": alternative.message,
+                        "message": alternative.message,
                     }
                     for alternative in decision.alternatives
                 ],
                 "wouldChange": list(decision.would_change),
-                "replayed": decision.replayed or None,
+                "recomputed": decision.replayed or None,
             }
             for decision in decisions
         ],

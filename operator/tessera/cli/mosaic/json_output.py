@@ -21,7 +21,7 @@ def pool_json(pool: PoolSnapshot) -> Json:
     return {
         "name": pool.name,
         "reason": pool.layout_condition.reason if pool.layout_condition is not None else None,
-        "placesKnown": pool.placements_known,
+        "placementsKnown": pool.placements_known,
         "currency": price.currency if price is not None else None,
         "perGPUHour": _amount(Decimal(1), gpu_hour_price),
         "idlePerHour": _amount(usage.idle, gpu_hour_price),
@@ -33,7 +33,7 @@ def pool_json(pool: PoolSnapshot) -> Json:
                 "node": mig_node.name,
                 "gpu": mig_gpu.index,
                 "uuid": mig_gpu.uuid or None,
-                "board": mig_node.gpu_model.name,
+                "gpuModel": mig_node.gpu_model.name,
                 "fault": mig_gpu.fault,
                 "slices": [
                     _slice_json(pool, mig_slice, gpu_hour_price, start_known=mig_node.reports_pods)
@@ -71,8 +71,8 @@ def _slice_json(
         "state": mig_slice.state,
         "service": pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None,
         "pods": [str(pod) for pod in mig_slice.holders],
-        "load": pool.slice_load(mig_slice),
-        "pricePerHour": _amount(mig_slice.share, gpu_hour_price),
+        "activity": pool.slice_load(mig_slice),
+        "perHour": _amount(mig_slice.share, gpu_hour_price),
     }
 
 

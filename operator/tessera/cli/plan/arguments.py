@@ -29,9 +29,7 @@ def plan(commands: Commands) -> None:
 
 
 def _add_demand_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--demand", metavar="FILE", help="CSV: service,demand[,floor], the floor in replicas"
-    )
+    group.add_argument("--demand", metavar="FILE", help="CSV: service,demand[,minReplicas]")
     group.add_argument(
         "--throughput",
         metavar="FILE",

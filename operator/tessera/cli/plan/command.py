@@ -164,9 +164,9 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
             ]
             for assignment in plan.services
         ]
-        yield from indent_lines(table(("SERVICE", "SLICES", "WAS"), rows), "  ")
+        yield from indent_lines(table(("SERVICE", "SLICES", "PREVIOUS"), rows), "  ")
     yield from (
-        f"  why {assignment.service}: {assignment.message}"
+        f"  reason for {assignment.service}: {assignment.message}"
         for assignment in plan.services
         if assignment.message
     )
@@ -194,7 +194,7 @@ def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) ->
             before, after = change.descriptions
             yield f"     GPU {change.gpu}: {before} -> {after}"
             if change.leaving_pods:
-                yield f"       leaving: {', '.join(_leaving_pods(pool, change))}"
+                yield f"       displaced: {', '.join(_leaving_pods(pool, change))}"
 
 
 def _in_rollout_order(
@@ -252,8 +252,8 @@ def _pool_json(pool: PoolSnapshot) -> Json:
         "units": [unit.model_dump(mode="json", by_alias=True) for unit in pool.status.units],
         "done": pool.status.done,
         "total": pool.status.total,
-        "approve": approval_command(pool),
-        "begins": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
+        "approvalCommand": approval_command(pool),
+        "adoptionTime": pool.adoption_time.isoformat() if pool.adoption_time is not None else None,
         "skippedNodes": {
             mig_node.name: mig_node.inconsistency
             for mig_node in pool.nodes
@@ -272,7 +272,7 @@ def _plan_json(pool: PoolSnapshot, plan: MigPlan | None) -> Json | None:
             "gpu": change.gpu,
             "before": [_placement_json(placement) for placement in change.before],
             "after": [_placement_json(placement) for placement in change.after],
-            "leaving": [str(pod) for pod in change.leaving_pods],
+            "displacedPods": [str(pod) for pod in change.leaving_pods],
         }
         for change in _in_rollout_order(pool, layout_changes(pool, plan))
     ]

@@ -125,11 +125,11 @@ def _plan_json(
         ],
         "steps": [
             {
-                "do": operation.kind,
-                "at": _location_json(operation.location),
+                "operation": operation.kind,
+                "placement": _location_json(operation.location),
                 "service": operation.service,
                 "temporary": operation.temporary,
-                "short": operation.below_minimum,
+                "belowMinReplicas": operation.below_minimum,
             }
             for operation in operations
         ],

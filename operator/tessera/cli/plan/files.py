@@ -20,7 +20,7 @@ from tessera.domain.mig.layouts import layout_error
 
 # Largest demand or throughput; floats are exact enough below.
 _MAX_NUMBER = 1e12
-# Most replicas that a floor or a demand may need.
+# Most replicas that minReplicas or a demand may need.
 _MAX_REPLICAS = 100_000
 # Characters of a wrong cell that a message repeats.
 _MAX_CELL_SHOWN = 60
@@ -87,14 +87,14 @@ def read_services(demand: str, throughput: str, gpu_model: GpuModel) -> tuple[Se
     """
     throughputs = _read_throughput(throughput, gpu_model)
     services_by_name: dict[str, ServiceDemand] = {}
-    for row in _read_rows(demand, ("service", "demand"), ("floor",)):
+    for row in _read_rows(demand, ("service", "demand"), ("minReplicas",)):
         name = row.text("service")
         if name in services_by_name:
             raise CommandError(f"{row.location}: duplicate row for {name}; keep one")
         services_by_name[name] = ServiceDemand(
             name=name,
             demand=row.number("demand"),
-            min_replicas=row.count("floor"),
+            min_replicas=row.count("minReplicas"),
             throughput=throughputs.get(name, {}),
         )
         _require_plausible(row.location, services_by_name[name])
@@ -136,7 +136,9 @@ def _read_rows(
     reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
     line = 1
     try:
-        header = [cell.strip().lower() for cell in next(reader, [])]
+        columns = {column.lower(): column for column in (*required, *optional)}
+        names = [cell.strip() for cell in next(reader, [])]
+        header = [columns.get(name.lower(), name) for name in names]
         _check_columns(file, header, required, optional)
         line = reader.line_num + 1
         for cells in reader:
@@ -164,13 +166,14 @@ def _check_columns(
         )
     if duplicates := [column for column in known if header.count(column) > 1]:
         raise CommandError(f"{file} has the column {duplicates[0]} twice; keep one")
+    given = {name.lower(): name for name in header}
     for column in optional:
         if column not in header and (
-            similar := difflib.get_close_matches(column, header, cutoff=0.8)
+            similar := difflib.get_close_matches(column.lower(), given, cutoff=0.8)
         ):
             raise CommandError(
-                f"{file} has the column {_shorten(similar[0])}; write {column} if that is meant, "
-                "or rename it"
+                f"{file} has the column {_shorten(given[similar[0]])}; write {column} if that is "
+                "meant, or rename it"
             )
 
 

@@ -13,7 +13,7 @@ def size(commands: Commands) -> None:
         "size",
         "what a model fits on, what it then gives, and what that costs",
         "Sizes a model on all hardware that has a price, in every precision, without any cluster: "
-        "for each the smallest form that serves it, and why. Speeds are predicted and prices "
+        "for each the smallest instance that serves it, and why. Speeds are predicted and prices "
         "assumed, unless a file gives them.",
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", help="its name on the hub")
@@ -34,7 +34,9 @@ def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
         help="only these, named as the label nvidia.com/gpu.product has them",
     )
     parser.add_argument(
-        "--precision", metavar="NAME,...", help="only these: own, fp8, int8, awq-int4, gptq-int4"
+        "--precision",
+        metavar="NAME,...",
+        help="only these: checkpoint, fp8, int8, awq-int4, gptq-int4",
     )
     parser.add_argument(
         "--tensor-parallel", metavar="N", type=int, help="only replicas over N whole GPUs"
@@ -53,11 +55,11 @@ def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_load_options(parser: argparse.ArgumentParser) -> None:
-    """For which load and promise."""
+    """For which load and SLO."""
     parser.add_argument(
         "--slo",
-        metavar="ttft=1s,inter-token=33ms",
-        help="the promise to keep; finds the simplest form that does",
+        metavar="ttft=1s,itl=33ms",
+        help="the SLO to meet; finds the simplest instance that does",
     )
     parser.add_argument(
         "--context",

@@ -14,8 +14,8 @@ from tessera.domain.sizing.prices import ASSUMED
 from tessera.domain.sizing.table import SizeRow, SizeVerdict, break_even, replicas_before_parallel
 
 _HEADERS = (
-    "GPU", "FORM", "PRECISION", "FITS", "KV TOKENS", "FULL", "TOK/S", "TTFT", "GAP", "PER HOUR",
-    "PER M TOK",
+    "GPU", "INSTANCE", "PRECISION", "RESULT", "KV TOKENS", "MAX CONCURRENCY", "TOK/S", "TTFT",
+    "ITL", "PER HOUR", "PER M TOK",
 )  # fmt: skip
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
@@ -74,7 +74,7 @@ def _cells(row: SizeRow) -> list[str]:
 
 
 def _optional_headers(report: SizeReport) -> list[str]:
-    comparison = ["AGAINST BEST"] if report.request.compare else []
+    comparison = ["VS BEST"] if report.request.compare else []
     return [*comparison, *(["BREAK-EVEN"] if report.request.api_price else [])]
 
 
@@ -134,8 +134,9 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
     if any(row.can_serve and row.precision not in (None, ONLINE_QUANTIZED) for row in report.rows):
         yield "int8 and int4 need other files of the model; the engine quantizes to fp8 at load."
     yield (
-        "TOK/S, TTFT and GAP are predicted at full load; PER M TOK is the price of 1M output "
-        "tokens at full load; FULL is the number of concurrent requests of the whole context."
+        "TOK/S, TTFT and ITL are predicted at full load; PER M TOK is the price of 1M output "
+        "tokens at full load; MAX CONCURRENCY is the number of concurrent requests of the whole "
+        "context."
     )
     if request.book.name == ASSUMED:
         yield (
@@ -165,7 +166,7 @@ def as_json(report: SizeReport) -> str:
         "outputTokens": demand.output_tokens,
         "ttftMs": demand.ttft.total_seconds() * 1e3,
         "itlMs": demand.inter_token.total_seconds() * 1e3,
-        "promised": request.has_slo,
+        "sloSet": request.has_slo,
         "prices": request.book.name,
         "currency": request.book.currency,
         "unpriced": list(request.unpriced),
@@ -183,11 +184,11 @@ def _fields(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
     )
     return {
         "gpu": row.hardware.product,
-        "form": row.hardware.name,
+        "instance": row.hardware.name,
         "gpus": row.hardware.devices,
         "precision": row.label,
-        "verdict": row.verdict,
-        "why": row.message,
+        "result": row.verdict,
+        "message": row.message,
         "kvTokens": row.kv_tokens,
         "maxConcurrency": _rounded(row.max_concurrency),
         "tokensPerSecond": _rounded(row.tokens_per_second),

@@ -30,7 +30,7 @@ from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 # TTFT and ITL that bound the batch without --slo: users would not wait longer.
 _DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
 _PRECISIONS = (None, "fp8", "awq-int4")
-_SLO_KEYS = ("ttft", "inter-token")
+_SLO_KEYS = ("ttft", "itl")
 _INDEX = "model.safetensors.index.json"
 _SHAPE_HINT = (
     "use the name from the Hugging Face Hub, or pass its config.json with --config FILE; similar "
@@ -192,9 +192,9 @@ def _slo(text: str | None) -> tuple[timedelta, timedelta]:
         except ValidationError:
             span = timedelta()
         if key not in objectives or span <= timedelta():
-            raise CommandError(f"--slo {text}: write ttft=1s,inter-token=33ms, or only one of them")
+            raise CommandError(f"--slo {text}: write ttft=1s,itl=33ms, or only one of them")
         objectives[key] = span
-    return objectives["ttft"], objectives["inter-token"]
+    return objectives["ttft"], objectives["itl"]
 
 
 def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:

@@ -10,6 +10,7 @@ from types import GenericAlias
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
 
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
@@ -18,25 +19,27 @@ from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.autoscale import ScalingHistory
 
 # Raised when older files can no longer be read.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class SnapshotFile(BaseModel):
     """The JSON document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
+    )
 
     kind: Literal["TesseraSnapshot"] = "TesseraSnapshot"
-    form: int = FORMAT_VERSION
+    format_version: int = FORMAT_VERSION
     tessera: str
     """The version that wrote it."""
     at: AwareDatetime
     objects: Mapping[str, tuple[Mapping[str, Any], ...]]
-    unread: tuple[str, ...] = ()
+    read_errors: tuple[str, ...] = ()
     readings: Mapping[str, Any] | None = None
     """All fields of `Readings`; mappings as pairs, since JSON keys are strings."""
-    memory: tuple[tuple[Ref, ScalingHistory], ...] = ()
+    scaling_history: tuple[tuple[Ref, ScalingHistory], ...] = ()
 
 
 def tessera_version() -> str:
@@ -50,11 +53,11 @@ def serialize(fleet: FleetInputs) -> str:
         tessera=tessera_version(),
         at=fleet.at,
         objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
-        unread=fleet.read_errors,
+        read_errors=fleet.read_errors,
         readings=None if fleet.readings is None else _dump_readings(fleet.readings),
-        memory=tuple(sorted(fleet.scaling_history.items())),
+        scaling_history=tuple(sorted(fleet.scaling_history.items())),
     )
-    return json.dumps(document.model_dump(mode="json"), indent=1) + "\n"
+    return json.dumps(document.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
 
 # By type hints, so that fields that the domain adds are saved too.
@@ -122,9 +125,9 @@ def read(name: str) -> tuple[FleetInputs, str]:
 def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
     if not isinstance(body, dict) or body.get("kind") != "TesseraSnapshot":
         raise CommandError(f"{name}: not a snapshot file; tessera snapshot save writes one")
-    if body.get("form") != FORMAT_VERSION:
+    if (format_version := body.get("formatVersion", 1)) != FORMAT_VERSION:
         raise CommandError(
-            f"{name}: format {body.get('form')} of tessera {body.get('tessera')}, but tessera "
+            f"{name}: format {format_version} of tessera {body.get('tessera')}, but tessera "
             f"{tessera_version()} reads format {FORMAT_VERSION}; use that version"
         )
     try:
@@ -145,7 +148,7 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         objects={
             plural: [dict(body) for body in bodies] for plural, bodies in document.objects.items()
         },
-        read_errors=document.unread,
+        read_errors=document.read_errors,
         readings=None if document.readings is None else _parse_readings(document.readings),
-        scaling_history=dict(document.memory),
+        scaling_history=dict(document.scaling_history),
     )

@@ -10,7 +10,7 @@ from tessera.cli.explain.command import explanation
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import read, tessera_version
-from tessera.cli.text import format_time, table
+from tessera.cli.text import column_head, format_time, table
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import Plan
 from tessera.domain.status.service import service_status
@@ -44,7 +44,7 @@ def _plan_lines(
         if rows:
             yield ""
             yield from table(
-                (name.upper(), *(column.upper() for column in rows[0] if column != "name")),
+                (name.upper(), *(column_head(key) for key in rows[0] if key != "name")),
                 [[str("-" if value is None else value) for value in row.values()] for row in rows],
             )
 
@@ -56,6 +56,10 @@ def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
         yield "No readings saved: no replica count changes."
     for read_error in fleet.read_errors:
         yield f"Incomplete, so decisions may differ: {read_error}"
+
+
+def _key(condition_type: str) -> str:
+    return condition_type[0].lower() + condition_type[1:]
 
 
 def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
@@ -76,15 +80,15 @@ def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]
             snapshot, service_plan, fleet_plan.budgets_by_namespace.get(ref.namespace), None
         )
         condition_reasons = {
-            condition.type.lower(): condition.reason for condition in status.conditions
+            _key(condition.type): condition.reason for condition in status.conditions
         }
         services.append(
             {
                 "name": str(ref),
                 **condition_reasons,
-                "hardware": service_plan.choice.variant if service_plan.choice else None,
+                "variant": service_plan.choice.variant if service_plan.choice else None,
                 "replicas": service_plan.scale.replicas,
-                "hourly": str(service_plan.choice.hourly.times(service_plan.scale.replicas))
+                "perHour": str(service_plan.choice.hourly.times(service_plan.scale.replicas))
                 if service_plan.choice
                 else None,
                 "scaling": str(service_plan.scale.reason),
@@ -113,7 +117,7 @@ def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]
             {
                 "name": view.budget.name,
                 "accepted": str(view.accepted.reason),
-                "funded": str(view.within_budget.reason),
+                "withinBudget": str(view.within_budget.reason),
                 "message": view.within_budget.message,
             }
             for view in fleet_plan.budgets

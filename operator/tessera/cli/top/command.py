@@ -89,7 +89,8 @@ def _service_cells(row: TopRow) -> list[str]:
 
 def _pool_cells(pool: Json) -> list[str]:
     devices = ", ".join(
-        f"{count['free']} of {count['all']} {name}" for name, count in pool["devices"].items()
+        f"{count['free']} of {count['allocatable']} {name}"
+        for name, count in pool["devices"].items()
     )
     price = f"{pool['perGPUHour']} {pool['currency']}" if pool["perGPUHour"] else UNKNOWN_CELL
     nodes = f"{pool['readyNodes']}/{pool['nodes']}"
@@ -109,7 +110,7 @@ def _row_json(row: TopRow) -> Json:
         "predictedTokensPerSecond": row.predicted_tokens_per_second,
         "itlMs": _round_or_none(row.itl_ms),
         "predictedItlMs": _round_or_none(row.predicted_itl_ms),
-        "waiting": row.waiting_requests,
+        "waitingRequests": row.waiting_requests,
         "activity": row.activity,
         "perMillionTokens": None if row.per_million is None else str(row.per_million),
         "variant": None if row.instance == UNKNOWN_CELL else row.instance,

@@ -126,7 +126,7 @@ def pools_json(snapshot: Snapshot) -> list[Json]:
                 "devices": {
                     offer.hardware.profile or "whole": {
                         "free": free_replicas(snapshot, view, offer),
-                        "all": offer.replicas,
+                        "allocatable": offer.replicas,
                     }
                     for offer in offers
                 },

@@ -89,7 +89,7 @@ def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | N
     fields = {
         "namespace": ref.namespace,
         "service": ref.name,
-        "asked": requested_at,
+        "requestedAt": requested_at,
         "message": text,
     }
     return Output(json.dumps(fields, indent=2) + "\n")

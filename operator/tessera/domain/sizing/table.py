@@ -23,11 +23,11 @@ GPU_COUNTS = (1, 2, 4, 8)
 class SizeVerdict(StrEnum):
     """The result of sizing a model on hardware, best first."""
 
-    FITS = "fits"
-    LOW_CONCURRENCY = "toy"
-    TOO_SLOW = "too slow"
-    TOO_LARGE = "too large"
-    REFUSED = "refused"
+    FITS = "Fits"
+    LOW_CONCURRENCY = "LowConcurrency"
+    TOO_SLOW = "TooSlow"
+    TOO_LARGE = "TooLarge"
+    REFUSED = "Unsupported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
