@@ -9,6 +9,7 @@ from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
+from tessera.resources.manifest import partial_manifest, wire_format
 
 _FIELD_MANAGER = "tessera-node"
 _MERGE = "application/merge-patch+json"
@@ -35,13 +36,9 @@ class KubeOwnLayout:
         return layout
 
     async def write(self, status: NodeLayoutStatus) -> None:
-        status_body = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        path, patch = f"{self._path}/status", {"status": wire_format(status)}
         code, body = await self._cluster.request(
-            "PATCH",
-            f"{self._path}/status",
-            {"fieldManager": _FIELD_MANAGER},
-            {"status": status_body},
-            _MERGE,
+            "PATCH", path, {"fieldManager": _FIELD_MANAGER}, patch, _MERGE
         )
         if code == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"NodeLayout/{self._node} does not exist")
@@ -67,11 +64,8 @@ class KubeOwnLayout:
             "name": self._node,
             "uid": node["metadata"]["uid"],
         }
-        body = {
-            "apiVersion": NODE_LAYOUTS.api_version,
-            "kind": NODE_LAYOUTS.kind,
-            "metadata": {"name": self._node, "ownerReferences": [owner]},
-        }
+        metadata = {"name": self._node, "ownerReferences": [owner]}
+        body = partial_manifest(NODE_LAYOUTS, metadata).body
         query = {"fieldManager": _FIELD_MANAGER}
         status, created = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)
         # Another agent of the node created the same object first.

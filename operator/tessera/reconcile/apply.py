@@ -5,6 +5,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
 
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
@@ -34,11 +37,21 @@ from tessera.reconcile.work import (
     outdated_marks,
     run_all,
 )
-from tessera.resources import children, prepull, statuses
-from tessera.resources.api_resources import DAEMON_SETS, DEPLOYMENTS, JOBS, PODS, ApiResource
+from tessera.resources import children, prepull
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    JOBS,
+    PODS,
+    TENANT_BUDGETS,
+    ApiResource,
+)
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.defaults import defaults
-from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest, wire_format
 from tessera.resources.model_job import model_job_manifest
 
 log = logging.getLogger("tessera")
@@ -197,10 +210,9 @@ class Applier:
         refused = set[str]()
         for view in plan.pools:
             status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
-            if status != view.pool.status:
-                write = self._write(statuses.pool_status_manifest(view.pool, status), "status")
-                if await self._attempt(write):
-                    refused.add(view.pool.name)
+            metadata, changed = {"name": view.pool.name}, status != view.pool.status
+            if changed and await self._attempt_status(ACCELERATOR_POOLS, metadata, status):
+                refused.add(view.pool.name)
         return frozenset(refused)
 
     async def _apply_shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
@@ -286,8 +298,9 @@ class Applier:
         status = service_status(snapshot, applied, view, problem or None)
         if status == work.status:
             return True
-        manifest = statuses.service_status_manifest(work.service_plan.service, status)
-        refused = await self._attempt(self._write(manifest, "status"))
+        ref = work.service_plan.service.ref
+        metadata = {"name": ref.name, "namespace": ref.namespace}
+        refused = await self._attempt_status(INFERENCE_SERVICES, metadata, status)
         work.problems += refused
         if not refused:
             work.status = status
@@ -364,8 +377,7 @@ class Applier:
             return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE]]
         if status == view.budget.status:
             return []
-        applied = statuses.budget_status_manifest(view.budget, status)
-        return await self._attempt(self._write(applied, "status"))
+        return await self._attempt_status(TENANT_BUDGETS, {"name": view.budget.name}, status)
 
     async def _apply_batch(self, snapshot: Snapshot, batch_plan: BatchPlan) -> None:
         """Write the status of a batch, then its other objects."""
@@ -374,8 +386,9 @@ class Applier:
         status = batch_status(batch_plan, snapshot.at, self._batch_errors.get(batch.ref))
         problems: list[str] = []
         if status != batch.status:
-            applied = statuses.batch_status_manifest(batch, status)
-            problems += await self._attempt(self._write(applied, "status"))
+            # The uid keeps the status off a new batch of the same name.
+            metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
+            problems += await self._attempt_status(BATCH_INFERENCES, metadata, status)
         if not problems:
             for ref in batch_plan.delete:
                 key = ObjectKey(JOBS.plural, ref.namespace, ref.name)
@@ -400,6 +413,12 @@ class Applier:
         except ClusterError as error:
             return [str(error)]
         return []
+
+    async def _attempt_status(
+        self, kind: ApiResource, metadata: dict[str, Any], status: BaseModel
+    ) -> list[str]:
+        manifest = partial_manifest(kind, metadata, status=wire_format(status))
+        return await self._attempt(self._write(manifest, "status"))
 
     async def _apply_if_changed(self, manifest: ObjectManifest) -> None:
         observed = self._store.all(manifest.kind).get(manifest.key)

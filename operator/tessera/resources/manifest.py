@@ -49,15 +49,22 @@ class ObjectManifest:
         return ObjectKey(self.kind.plural, self.namespace, self.name)
 
 
+def wire_format(model: BaseModel) -> dict[str, Any]:
+    """Return a type of the API as the API server writes it, without unset fields."""
+    return model.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+
 def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> ObjectManifest:
     """Return a typed object in wire format, without unset fields."""
-    body = model.model_dump(by_alias=True, exclude_none=True, mode="json")
-    return ObjectManifest(
-        kind=kind,
-        namespace=namespace,
-        name=name,
-        body={"apiVersion": kind.api_version, "kind": kind.kind, **body},
-    )
+    body = {"apiVersion": kind.api_version, "kind": kind.kind, **wire_format(model)}
+    return ObjectManifest(kind=kind, namespace=namespace, name=name, body=body)
+
+
+def partial_manifest(kind: ApiResource, metadata: dict[str, Any], **fields: Any) -> ObjectManifest:
+    """Return some fields of an object, in wire format; without a namespace it is cluster-scoped."""
+    body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **fields}
+    namespace = metadata.get("namespace", "")
+    return ObjectManifest(kind=kind, namespace=namespace, name=metadata["name"], body=body)
 
 
 def labels(

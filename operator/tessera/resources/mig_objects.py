@@ -7,7 +7,7 @@ from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.names import MIG_CONFIG
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS
-from tessera.resources.manifest import ObjectManifest, labels
+from tessera.resources.manifest import ObjectManifest, labels, partial_manifest, wire_format
 
 _LABELS = labels(MIG_CONFIG, MIG_CONFIG, component="mig")
 # Configurations that the GPU operator itself may name in node labels.
@@ -25,21 +25,11 @@ def configuration(
     for request in requests:
         entries |= request.configs
     parts = (f"  {name}:\n{indent(entry, '    ')}" for name, entry in sorted(entries.items()))
-    body = {
-        "apiVersion": CONFIG_MAPS.api_version,
-        "kind": CONFIG_MAPS.kind,
-        "metadata": {"name": MIG_CONFIG, "namespace": namespace, "labels": _LABELS},
-        "data": {"config.yaml": "version: v1\nmig-configs:\n" + "".join(parts)},
-    }
-    return ObjectManifest(kind=CONFIG_MAPS, namespace=namespace, name=MIG_CONFIG, body=body)
+    metadata = {"name": MIG_CONFIG, "namespace": namespace, "labels": _LABELS}
+    data = {"config.yaml": "version: v1\nmig-configs:\n" + "".join(parts)}
+    return partial_manifest(CONFIG_MAPS, metadata, data=data)
 
 
 def node_layout(node: str, spec: NodeLayoutSpec) -> ObjectManifest:
     """Return the fields of a NodeLayout that the operator owns."""
-    body = {
-        "apiVersion": NODE_LAYOUTS.api_version,
-        "kind": NODE_LAYOUTS.kind,
-        "metadata": {"name": node},
-        "spec": spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
-    }
-    return ObjectManifest(kind=NODE_LAYOUTS, namespace="", name=node, body=body)
+    return partial_manifest(NODE_LAYOUTS, {"name": node}, spec=wire_format(spec))

@@ -12,7 +12,15 @@ from tessera.resources.api_resources import (
     ROLE_BINDINGS,
     SERVICE_ACCOUNTS,
 )
-from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
+from tessera.resources.manifest import (
+    ObjectManifest,
+    Owner,
+    labels,
+    manifest,
+    owner_reference,
+    partial_manifest,
+    wire_format,
+)
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
 # All owners of a shared object in the namespace; never empty.
@@ -46,22 +54,13 @@ def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
     """Return the PodMonitor for the engines' metrics."""
-    metadata = _metadata(owners, names.ENGINE_ACCOUNT).model_dump(
-        by_alias=True, exclude_none=True, mode="json"
-    )
-    body = {
-        "apiVersion": POD_MONITORS.api_version,
-        "kind": POD_MONITORS.kind,
-        "metadata": metadata,
-        "spec": {
-            "selector": {"matchLabels": {names.COMPONENT: names.ENGINE}},
-            "podTargetLabels": [names.SERVICE_LABEL, names.VARIANT_LABEL],
-            "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
-        },
+    spec = {
+        "selector": {"matchLabels": {names.COMPONENT: names.ENGINE}},
+        "podTargetLabels": [names.SERVICE_LABEL, names.VARIANT_LABEL],
+        "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
     }
-    return ObjectManifest(
-        kind=POD_MONITORS, namespace=_namespace(owners), name=names.ENGINE_ACCOUNT, body=body
-    )
+    metadata = wire_format(_metadata(owners, names.ENGINE_ACCOUNT))
+    return partial_manifest(POD_MONITORS, metadata, spec=spec)
 
 
 def batch_service_account(batches: Owners) -> ObjectManifest:
