@@ -59,42 +59,35 @@ class Prober:
             self._start_service_probes(ref, service_plan)
         for ref in plan.services_to_probe & snapshot.addresses.keys():
             address = _host_port(snapshot.addresses[ref], PORT)
-            probe = partial(self._probe_completion, plan.service_plans[ref].service, address)
-            self._start_once(f"service {ref}", probe)
+            complete = partial(self._probe_completion, plan.service_plans[ref].service, address)
+            self._start_once(f"service {ref}", complete)
         for suspect in plan.suspects:
             if suspect.pod.address:
                 count = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
                 self._start_once(f"pod {suspect.pod.uid}", count)
         for batch_plan in plan.batches.values():
-            uid = batch_plan.batch.uid
-            if batch_plan.progress_probe is not None and self._is_batch_due(uid):
-                address = _host_port(batch_plan.progress_probe.address, RUNNER_PORT)
-                self._start_once(
-                    f"batch {uid} {batch_plan.progress_probe.attempt}",
-                    partial(self._fetch_progress, uid, address),
-                )
+            uid, probe = batch_plan.batch.uid, batch_plan.progress_probe
+            answer = self._observations.runner_answers.get(uid)
+            if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
+                fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
+                self._start_once(f"batch {uid} {probe.attempt}", fetch)
         self._forget(plan)
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
         if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
             self._start_once(f"model {query}", partial(self._resolve, self._hub, query))
-        if (
-            (preparation := service_plan.preparation)
-            and preparation.progress_address
-            and self._is_fetch_due(ref)
-        ):
-            self._start_once(
-                f"fetch {ref}",
-                partial(self._fetch_status, ref, _host_port(preparation.progress_address, PORT)),
-            )
+        fetching = service_plan.preparation and service_plan.preparation.progress_address
+        if fetching and self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
+            fetch = partial(self._fetch_status, ref, _host_port(fetching, PORT))
+            self._start_once(f"fetch {ref}", fetch)
         if not (draining := service_plan.drain.draining):
             return
         for pod in service_plan.pods:
-            if pod.ref in draining and pod.address and self._is_pod_due(pod):
-                self._start_once(
-                    f"pod {pod.uid}",
-                    partial(self._count_requests, pod, _host_port(pod.address, PORT)),
-                )
+            load = self._observations.in_flight.get(pod.ref)
+            due = self._is_due(load.at if load else None, _DRAIN_INTERVAL)
+            if pod.ref in draining and pod.address and due:
+                count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
+                self._start_once(f"pod {pod.uid}", count)
 
     async def stop(self) -> None:
         """Cancel all probes."""
@@ -162,17 +155,8 @@ class Prober:
             self._observations.fetch_progress[service] = progress
             self._wake()
 
-    def _is_fetch_due(self, service: Ref) -> bool:
-        last = self._fetch_times.get(service)
-        return last is None or self._clock() - last >= _RUNNER_INTERVAL
-
-    def _is_batch_due(self, batch: str) -> bool:
-        last = self._observations.runner_answers.get(batch)
-        return last is None or self._clock() - last.at >= _RUNNER_INTERVAL
-
-    def _is_pod_due(self, pod: Pod) -> bool:
-        last = self._observations.in_flight.get(pod.ref)
-        return last is None or self._clock() - last.at >= _DRAIN_INTERVAL
+    def _is_due(self, last: datetime | None, interval: timedelta) -> bool:
+        return last is None or self._clock() - last >= interval
 
     def _forget(self, plan: Plan) -> None:
         for ref in self._observations.probe_results.keys() - plan.service_plans.keys():
