@@ -1,6 +1,6 @@
 """The report of a load test as one self-contained HTML file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 
 from tessera.api.text import counted
@@ -22,6 +22,12 @@ from tessera_lab.load.responses import BenchResponse
 # Loads in one plot; more lines cannot be distinguished.
 _MAX_LINES = 8
 _BINS = 50
+# Title and unit of each plot, units per second, and seconds of a response, None if it has none.
+_LATENCIES: Sequence[tuple[str, str, float, Callable[[BenchResponse], float | None]]] = (
+    ("Time to first token (TTFT)", "seconds", 1, lambda response: response.ttft),
+    ("Time per output token (TPOT)", "milliseconds", 1e3, lambda response: response.tpot),
+    ("End-to-end latency", "seconds", 1, lambda response: response.ended_at - response.due_at),
+)
 _STYLE = """
 :root { color-scheme: light dark; --fore: #1c1917; --back: #fff; --soft: #e7e5e4; }
 @media (prefers-color-scheme: dark) { :root { --fore: #e7e5e4; --back: #1c1917; --soft: #44403c; } }
@@ -71,27 +77,19 @@ def plots(report: BenchReport) -> Iterator[Plot]:
         (result, f"{result.measurement.name} concurrent" if report.is_sweep else "")
         for result in report.results[:_MAX_LINES]
     ]
-    yield Plot(
-        title="Time to first token (TTFT)",
-        x_label="seconds",
-        y_label="share of responses, %",
-        series=[_cumulative(_ttfts(result), name) for result, name in named_results],
-        legend_below=True,
-    )
-    yield Plot(
-        title="Time per output token (TPOT)",
-        x_label="milliseconds",
-        y_label="share of responses, %",
-        series=[_cumulative(_tpots(result), name) for result, name in named_results],
-        legend_below=True,
-    )
-    yield Plot(
-        title="End-to-end latency",
-        x_label="seconds",
-        y_label="share of responses, %",
-        series=[_cumulative(_end_to_end(result), name) for result, name in named_results],
-        legend_below=True,
-    )
+    for title, unit, scale, latency in _LATENCIES:
+        series = []
+        for result, name in named_results:
+            complete = (response for response in result.measurement.responses if response.complete)
+            values = [value * scale for value in map(latency, complete) if value is not None]
+            series.append(_cumulative(values, name))
+        yield Plot(
+            title=title,
+            x_label=unit,
+            y_label="share of responses, %",
+            series=series,
+            legend_below=True,
+        )
     if len(report.results) == 1:
         yield from _over_time(report.results[0])
 
@@ -105,15 +103,11 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
         x_label="concurrent requests",
         y_label="tokens/s",
         series=[
-            PlotSeries(
-                name="whole load",
-                points=_line(concurrencies, [result.output_per_second for result in results]),
-            ),
-            PlotSeries(
-                name="saturated",
-                points=_line(
-                    concurrencies, [result.saturated_output_per_second for result in results]
-                ),
+            _line("whole load", concurrencies, [result.output_per_second for result in results]),
+            _line(
+                "saturated",
+                concurrencies,
+                [result.saturated_output_per_second for result in results],
             ),
         ],
         mark=mark,
@@ -223,59 +217,19 @@ def _cumulative(values: Sequence[float], name: str) -> PlotSeries:
     return PlotSeries(name=name, points=thin_out(steps))
 
 
-def _ttfts(result: LoadMetrics) -> list[float]:
-    return [
-        response.ttft
-        for response in result.measurement.responses
-        if response.complete and response.ttft is not None
-    ]
-
-
-def _tpots(result: LoadMetrics) -> list[float]:
-    return [
-        response.tpot * 1e3
-        for response in result.measurement.responses
-        if response.complete and response.tpot is not None
-    ]
-
-
-def _end_to_end(result: LoadMetrics) -> list[float]:
-    return [
-        response.ended_at - response.due_at
-        for response in result.measurement.responses
-        if response.complete
-    ]
-
-
 def _percentiles(
     concurrencies: list[float], distributions: Sequence[Distribution | None], unit: float
 ) -> list[PlotSeries]:
+    points = [(x, y) for x, y in zip(concurrencies, distributions, strict=True) if y is not None]
     return [
-        PlotSeries(
-            name="P50",
-            points=_line(
-                concurrencies,
-                [
-                    distribution.p50 * unit if distribution else None
-                    for distribution in distributions
-                ],
-            ),
-        ),
-        PlotSeries(
-            name="P95",
-            points=_line(
-                concurrencies,
-                [
-                    distribution.p95 * unit if distribution else None
-                    for distribution in distributions
-                ],
-            ),
-        ),
+        PlotSeries(name="P50", points=[(x, distribution.p50 * unit) for x, distribution in points]),
+        PlotSeries(name="P95", points=[(x, distribution.p95 * unit) for x, distribution in points]),
     ]
 
 
-def _line(across: Sequence[float], up: Sequence[float | None]) -> Points:
-    return [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
+def _line(name: str, across: Sequence[float], up: Sequence[float | None]) -> PlotSeries:
+    points = [(x, y) for x, y in zip(across, up, strict=True) if y is not None]
+    return PlotSeries(name=name, points=points)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
