@@ -6,13 +6,8 @@ from dataclasses import dataclass, replace
 
 from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
-from tessera.domain.batch.decide import (
-    BatchProposal,
-    apply_funding,
-    planner_error_plan,
-    propose_batch,
-)
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.batch.situation import Situation
 from tessera.domain.budget.meter import SpendMeter
@@ -29,7 +24,7 @@ class ProposedBatch:
     """A batch with its situation and its proposal, before the budget decides."""
 
     situation: Situation
-    proposal: BatchProposal
+    proposal: decide.BatchProposal
 
     @property
     def claims(self) -> tuple[GrantRequest, ...]:
@@ -76,9 +71,9 @@ def propose_batches(
             else index.situation(batch.ref, used_devices)
         )
         try:
-            proposal = propose_batch(situation)
+            proposal = decide.propose_batch(situation)
         except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
-            proposal = BatchProposal(plan=planner_error_plan(situation, error))
+            proposal = decide.BatchProposal(plan=decide.planner_error_plan(situation, error))
         proposals[batch.ref] = ProposedBatch(situation, proposal)
         if (choice := proposal.plan.choice) is not None:
             hardware = choice.offer.hardware
@@ -96,7 +91,7 @@ def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
 def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
     """Return the plan of one batch after the decision of the budget."""
     shortage = funding.shortage if funding is not None else None
-    return apply_funding(proposed.proposal, shortage)
+    return decide.apply_funding(proposed.proposal, shortage)
 
 
 class _SnapshotIndex:

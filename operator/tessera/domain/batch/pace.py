@@ -6,13 +6,8 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
+from tessera.domain import perf
 from tessera.domain.batch.spec import BatchModelSource
-from tessera.domain.perf import (
-    MIN_LOAD_MIB_PER_SECOND,
-    MeasurementKey,
-    SpeedMeasurement,
-    measurement_key,
-)
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 
@@ -32,7 +27,7 @@ def rows_per_second(
     choice: HardwareChoice,
     source: BatchModelSource,
     progress: ProgressStatus,
-    measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
+    measured: Mapping[perf.MeasurementKey, perf.SpeedMeasurement] = MappingProxyType({}),
 ) -> float:
     """Return the rows per second that the schedule assumes for the hardware.
 
@@ -49,12 +44,14 @@ def rows_per_second(
 def _speed_share(
     choice: HardwareChoice,
     source: BatchModelSource,
-    measured: Mapping[MeasurementKey, SpeedMeasurement],
+    measured: Mapping[perf.MeasurementKey, perf.SpeedMeasurement],
 ) -> float:
     shape = shape_of(source.spec)
     if shape is None:
         return UNMEASURED_SPEED_SHARE
-    measurement = measured.get(measurement_key(shape, choice.fit.precision, choice.fit.hardware))
+    measurement = measured.get(
+        perf.measurement_key(shape, choice.fit.precision, choice.fit.hardware)
+    )
     return (
         UNMEASURED_SPEED_SHARE if measurement is None else MEASURED_SPEED_SHARE / measurement.ratio
     )
@@ -65,7 +62,7 @@ def start_duration(choice: HardwareChoice, progress: ProgressStatus) -> timedelt
     if progress.startup_seconds is not None:
         return timedelta(seconds=progress.startup_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _BASE_START_DURATION + timedelta(seconds=weights // MIN_LOAD_MIB_PER_SECOND)
+    return _BASE_START_DURATION + timedelta(seconds=weights // perf.MIN_LOAD_MIB_PER_SECOND)
 
 
 def with_measured_pace(
