@@ -43,7 +43,7 @@ async def test_the_doctor_finds_a_served_cluster_fine(place: Place) -> None:
 
     told = await eventually(found, lambda one: not states(one, "problem"), within=60)
     assert states(told, "skipped") == set()
-    for check in ("kubernetes", "resource types", "operator", "leader", "webhook", "gpu nodes"):
+    for check in ("kubernetes", "crds", "operator", "leader", "webhook", "gpu nodes"):
         assert told[check]["state"] == "ok", told[check]
     assert told["services"]["message"].startswith("1 service,")
     assert "scraped" in told["engine metrics"]["message"]

@@ -103,13 +103,13 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         lambda _, api: api.pages["/version"].update(minor="37+"),
     ),
     "no crd": (
-        "resource types",
+        "crds",
         FindingState.PROBLEM,
         "crds/",
         lambda _, api: api.pages.pop(crd_path("tenantbudgets")),
     ),
     "another crd": (
-        "resource types",
+        "crds",
         FindingState.PROBLEM,
         "helm upgrade",
         lambda _, api: api.pages[crd_path("tenantbudgets")]["spec"]["versions"][0].update(
@@ -285,8 +285,8 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
     for check in ("operator", "pools", "gpu nodes", "budgets", "services", "pods", "webhook"):
         assert findings[check].state is FindingState.SKIPPED, findings[check]
         assert "permission denied" in findings[check].message
-    assert findings["rights"].state is FindingState.WARNING
-    assert "list nodes" in findings["rights"].message
+    assert findings["permissions"].state is FindingState.WARNING
+    assert "list nodes" in findings["permissions"].message
 
 
 async def test_without_an_api_server_nothing_else_is_checked() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import open_reader
-from tessera.cli.doctor.control import kserve, kubernetes, resource_types, rights
+from tessera.cli.doctor.control import crds, kserve, kubernetes, permissions
 from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
 from tessera.cli.doctor.hardware import gpu_nodes, pools
 from tessera.cli.doctor.metrics import pod_monitors, prometheus
@@ -23,8 +23,8 @@ from tessera.cli.snapshot.file import tessera_version
 
 CHECKS: tuple[Check, ...] = (
     kubernetes,
-    rights,
-    resource_types,
+    permissions,
+    crds,
     kserve,
     operator,
     webhook,

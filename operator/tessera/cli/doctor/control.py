@@ -33,7 +33,7 @@ async def kubernetes(context: CheckContext) -> Sequence[Finding]:
     return [Finding("kubernetes", FindingState.OK, message)]
 
 
-async def resource_types(context: CheckContext) -> Sequence[Finding]:
+async def crds(context: CheckContext) -> Sequence[Finding]:
     """Check that the CRDs are installed, in this version."""
     installed = await asyncio.gather(
         *(context.reader.get(f"{_CRD_PATH}/{crd(kind)['metadata']['name']}") for kind in KINDS)
@@ -42,7 +42,7 @@ async def resource_types(context: CheckContext) -> Sequence[Finding]:
     if missing:
         return [
             Finding(
-                "resource types",
+                "crds",
                 FindingState.PROBLEM,
                 f"not installed: {', '.join(missing)}",
                 "helm upgrade --install tessera charts/tessera, or kubectl apply -f crds/",
@@ -56,17 +56,13 @@ async def resource_types(context: CheckContext) -> Sequence[Finding]:
     if differing:
         return [
             Finding(
-                "resource types",
+                "crds",
                 FindingState.PROBLEM,
                 f"differ from tessera {context.version}: {', '.join(differing)}",
                 "use the tessera command of the installed version, or helm upgrade to this one",
             )
         ]
-    return [
-        Finding(
-            "resource types", FindingState.OK, f"{len(KINDS)} CRDs of tessera {context.version}"
-        )
-    ]
+    return [Finding("crds", FindingState.OK, f"{len(KINDS)} CRDs of tessera {context.version}")]
 
 
 def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
@@ -92,24 +88,22 @@ async def kserve(context: CheckContext) -> Sequence[Finding]:
     ]
 
 
-async def rights(context: CheckContext) -> Sequence[Finding]:
+async def permissions(context: CheckContext) -> Sequence[Finding]:
     """Check that the user may read the input of a plan."""
-    permissions = [("list", kind.group, kind.plural) for kind in PLAN_INPUT_KINDS]
-    permissions.append(("patch", INFERENCE_SERVICES.group, INFERENCE_SERVICES.plural))
-    allowed = await asyncio.gather(
-        *(_is_allowed(context, *permission) for permission in permissions)
-    )
+    requests = [("list", kind.group, kind.plural) for kind in PLAN_INPUT_KINDS]
+    requests.append(("patch", INFERENCE_SERVICES.group, INFERENCE_SERVICES.plural))
+    allowed = await asyncio.gather(*(_is_allowed(context, *request) for request in requests))
     if None in allowed:
-        return [Finding("rights", FindingState.SKIPPED, "no permission to review permissions")]
+        return [Finding("permissions", FindingState.SKIPPED, "no permission to review permissions")]
     denied = [
         f"{verb} {plural}"
-        for (verb, _, plural), granted in zip(permissions, allowed, strict=True)
+        for (verb, _, plural), granted in zip(requests, allowed, strict=True)
         if not granted
     ]
     if denied:
         return [
             Finding(
-                "rights",
+                "permissions",
                 FindingState.WARNING,
                 f"you may not {join_names(denied)}",
                 "ask the platform team: without it explain and top show less, snapshot saves less, "
@@ -117,7 +111,9 @@ async def rights(context: CheckContext) -> Sequence[Finding]:
             )
         ]
     return [
-        Finding("rights", FindingState.OK, "you may read the whole input of a plan, and update")
+        Finding(
+            "permissions", FindingState.OK, "you may read the whole input of a plan, and update"
+        )
     ]
 
 

@@ -123,4 +123,4 @@ async def webhook(context: CheckContext) -> Sequence[Finding]:
         reason = f"namespace {context.reader.namespace} not found"
         return [Finding("webhook", FindingState.SKIPPED, reason, "-n NAMESPACE")]
     reason = f"dry run failed: {status} {message}"
-    return [Finding("webhook", FindingState.PROBLEM, reason, "see resource types and operator")]
+    return [Finding("webhook", FindingState.PROBLEM, reason, "see crds and operator")]
