@@ -82,7 +82,7 @@ def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
     assert (plan.lower_bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
     assert plan.services[0].message == (
         "2057 tokens/s and at least 2 replicas: 2 x 1g.10gb of a100 at 1029 tokens/s; 2 x 1g.20gb "
-        "would cost 0.79 USD an hour by share of GPU, but not in this mix of layouts"
+        "would cost 0.79 USD per hour by share of GPU, but not in this mix of layouts"
     )
 
 
@@ -93,7 +93,7 @@ def test_isolation_keeps_others_off_and_tells_its_price() -> None:
     assert given(got)["team-a/chat"] == ("7g.80gb", 2)
     plan = got.status.target
     assert plan is not None
-    assert "costs 4.00 USD an hour, where 2 x 1g.10gb would cost 0.54 USD" in (
+    assert "costs 4.00 USD per hour, where 2 x 1g.10gb would cost 0.54 USD" in (
         plan.services[0].message
     )
 

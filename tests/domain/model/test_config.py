@@ -196,8 +196,8 @@ def told(found: ModelShape | UnsupportedConfig) -> str:
         ({**MIXTRAL, "layer_types": ["full_attention"]}, "layer_types names 1 layers"),
         ({**MIXTRAL, "quantization_config": {"quant_method": "bitsandbytes"}}, "FP8 or AWQ"),
         ({**MIXTRAL, "quantization_config": {"quant_method": "gguf"}}, "safetensors"),
-        ({**MIXTRAL, "quantization_config": {"quant_method": "hqq"}}, "hqq is not foreseen"),
-        ({**MIXTRAL, "quantization_config": {"bits": 4}}, "is missing and is not foreseen"),
+        ({**MIXTRAL, "quantization_config": {"quant_method": "hqq"}}, "hqq is not supported"),
+        ({**MIXTRAL, "quantization_config": {"bits": 4}}, "is missing and is not supported"),
         (
             {**MIXTRAL, "quantization_config": {"quant_method": "gptq", "bits": 3}},
             "has 3 bits; engines serve 4 and 8",

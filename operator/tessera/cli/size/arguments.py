@@ -11,14 +11,16 @@ def size(commands: Commands) -> None:
     parser = add_command(
         commands,
         "size",
-        "what a model fits on, what it then gives, and what that costs",
+        "the hardware that a model fits on, with speed and cost",
         "Sizes a model on all hardware that has a price, in every precision, without any cluster: "
         "for each the smallest instance that serves it, and why. Speeds are predicted and prices "
         "assumed, unless a file gives them.",
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="its name on the hub")
     parser.add_argument(
-        "--config", metavar="FILE", help="the config.json of a model not known here"
+        "model", metavar="MODEL", nargs="?", help="its name on the Hugging Face Hub"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="the config.json of a model outside the catalog"
     )
     _add_hardware_options(parser)
     _add_load_options(parser)
@@ -46,7 +48,7 @@ def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="every slice and number of GPUs, cheapest tokens first, against the cheapest",
     )
-    parser.add_argument("--prices", metavar="FILE", help="JSON with prices of GPUs and their days")
+    parser.add_argument("--prices", metavar="FILE", help="JSON with dated prices of GPUs")
     parser.add_argument(
         "--api-price",
         metavar="AMOUNT",
@@ -65,21 +67,21 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
         "--context",
         metavar="N",
         type=int,
-        help="longest prompt plus answer (default: 8192, or the model's if smaller)",
+        help="maximum tokens of prompt and response (default: 8192, or the model's if smaller)",
     )
     parser.add_argument(
         "--input-tokens",
         metavar="N",
         type=int,
         default=1200,
-        help="of a usual prompt (default: %(default)s)",
+        help="tokens of a typical prompt (default: %(default)s)",
     )
     parser.add_argument(
         "--output-tokens",
         metavar="N",
         type=int,
         default=250,
-        help="of a usual answer (default: %(default)s)",
+        help="tokens of a typical response (default: %(default)s)",
     )
 
 

@@ -46,7 +46,7 @@ def _summary(report: SizeReport) -> Iterator[str]:
     yield f"{request.name}: {shape.parameters / 1e9:.1f} billion weights{active}"
     source = "--slo" if request.has_slo else "defaults, as no --slo is given"
     yield (
-        f"context {demand.max_model_len}, prompts of {demand.input_tokens} and answers of "
+        f"context {demand.max_model_len}, prompts of {demand.input_tokens} and responses of "
         f"{counted(demand.output_tokens, 'token')}; TTFT at most "
         f"{_format_seconds(demand.ttft.total_seconds())}, ITL at most "
         f"{_format_seconds(demand.inter_token.total_seconds())} ({source})"

@@ -56,9 +56,9 @@ def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not list the pool"
     if offer.needs_repartition and spec.placement.mig != "Auto":
-        return "no such slice exists; spec.placement.mig auto would let Tessera partition GPUs"
+        return "no such slice exists; spec.placement.mig Auto would let Tessera partition GPUs"
     if spec.placement.isolation == "Gpu" and not offer.hardware.exclusive:
-        return "spec.placement.isolation gpu: other pods may share the GPU"
+        return "spec.placement.isolation Gpu: other pods may share the GPU"
     return tier_exclusion(spec, offer)
 
 

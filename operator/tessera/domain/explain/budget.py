@@ -90,7 +90,7 @@ def _would_change(
         window for window in budget_state.next_windows if window.field_path in shortfalls
     ]
     if all(_shortfall(window, tariff, begin, always=always) <= 0 for window in next_windows):
-        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the present limits pay it"
+        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the current limits pay it"
     else:
         yield "the next windows do not pay it either while everything else keeps running"
 

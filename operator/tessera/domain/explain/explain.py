@@ -128,7 +128,7 @@ def _from_status(service: ObservedService) -> tuple[Decision, ...]:
         if status.variant is not None:
             numbers.append(("hardware", status.variant.name))
         if status.cost is not None:
-            numbers.append(("price", f"{status.cost.per_hour} {status.cost.currency} an hour"))
+            numbers.append(("price", f"{status.cost.per_hour} {status.cost.currency} per hour"))
         decisions.append(
             Decision(
                 topic="scaling",

@@ -110,7 +110,7 @@ def _adopt_layout(
         verdict=StatusVerdict(
             LayoutReady.AWAITING_APPROVAL,
             f"plan {plan.name} repartitions {counted(pool_layout.repartitioned_gpus, 'GPU')} and "
-            f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} an "
+            f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
             f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
             f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
         ),

@@ -271,7 +271,7 @@ def _explain_choice(
     if alternatives:
         nearest = _nearest_alternative(demand, alternatives, terms)
         # By its share of a GPU it may be cheaper; what counts is the whole GPUs that a mix takes.
-        text += f"; {nearest} an hour by share of GPU, but not in this mix of layouts"
+        text += f"; {nearest} per hour by share of GPU, but not in this mix of layouts"
     # Isolation leaves only options that fill their GPU; the others would be cheaper.
     shared_options = [
         option for option in demand.options if option.instance_type not in service.throughput
@@ -284,8 +284,8 @@ def _explain_choice(
             * count
         )
         text += (
-            f"; spec.placement.isolation gpu costs {_format_price(exclusive_cost, terms)} an hour, "
-            f"where {_nearest_alternative(demand, shared_options, terms)}"
+            f"; spec.placement.isolation Gpu costs {_format_price(exclusive_cost, terms)} per "
+            f"hour, where {_nearest_alternative(demand, shared_options, terms)}"
         )
     return text
 

@@ -63,7 +63,7 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
         )
     for key, feature in _UNSUPPORTED_CACHES.items():
         if whole.get(key):
-            raise UnsupportedConfigError(f"{key} means {feature}, whose cache is not foreseen")
+            raise UnsupportedConfigError(f"{key} means {feature}, whose cache is not supported")
     model_type = whole.get("model_type", config.get("model_type"))
     if not model_type:
         raise UnsupportedConfigError(
@@ -72,8 +72,7 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
     family = FAMILIES.get(ALIASES.get(str(model_type), str(model_type)))
     if family is None:
         raise UnsupportedConfigError(
-            f"model_type {model_type} is none of the {len(FAMILIES)} architectures that are "
-            "understood "
+            f"model_type {model_type} is none of the {len(FAMILIES)} supported architectures "
             f"({', '.join(sorted(FAMILIES))})"
         )
     renamed = {usual: whole[old] for old, usual in OLD_NAMES.items() if old in whole}

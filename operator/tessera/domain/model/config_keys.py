@@ -25,8 +25,8 @@ class Keys:
         value = self.get(key)
         if value is None or value < 1:
             raise UnsupportedConfigError(
-                f"{key} is missing or no positive number; take the config.json of the repository "
-                "as it is"
+                f"{key} is missing or not a positive number; take the config.json of the "
+                "repository as it is"
             )
         return value
 

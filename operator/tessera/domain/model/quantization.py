@@ -42,8 +42,8 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
     reader = _READERS.get(method)
     if reader is None:
         raise UnsupportedConfigError(
-            f"quantization_config.quant_method {method or 'is missing and'} is not foreseen; known "
-            f"are {', '.join(_READERS)}: take a checkpoint in one of these"
+            f"quantization_config.quant_method {method or 'is missing and'} is not supported; "
+            f"known are {', '.join(_READERS)}: take a checkpoint in one of these"
         )
     return reader(section)
 
@@ -73,7 +73,7 @@ def _modelopt(section: Mapping[str, Any]) -> Quantization:
     if "fp8" in algorithm:
         return Quantization(format="fp8", bits=8)
     raise UnsupportedConfigError(
-        f"quantization_config.quant_algo {algorithm or 'is missing and'} is not foreseen; known "
+        f"quantization_config.quant_algo {algorithm or 'is missing and'} is not supported; known "
         "are FP8 and NVFP4"
     )
 

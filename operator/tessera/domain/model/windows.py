@@ -27,7 +27,7 @@ def _layers_from_types(keys: Keys, layers: int) -> int | None:
     unknown = sorted({str(kind) for kind in kinds} - _BOUNDED - {_UNBOUNDED})
     if unknown:
         raise UnsupportedConfigError(
-            f"layer_types has {unknown[0]}, whose cache is not foreseen; give spec.model.shape"
+            f"layer_types has {unknown[0]}, whose cache is not supported; give spec.model.shape"
         )
     if len(kinds) != layers:
         raise UnsupportedConfigError(
