@@ -1,4 +1,4 @@
-"""An in-memory `Cluster`: objects, and who owns which of their fields."""
+"""An in-memory `Cluster`: objects, and the field managers that own their fields."""
 
 import copy
 import itertools
@@ -30,7 +30,7 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Path = tuple[str, ...]
 
-# What names an object is owned by nobody.
+# No field manager owns the identity of an object.
 _IDENTITY: tuple[Path, ...] = (
     ("apiVersion",),
     ("kind",),
@@ -41,7 +41,7 @@ _IDENTITY: tuple[Path, ...] = (
 
 
 class MemoryCluster:
-    """Server-side apply as far as the operator depends on it; lists are single fields here."""
+    """Implements server-side apply as far as the operator depends on it; a list is one field."""
 
     def __init__(self, *, monitored: bool = False) -> None:
         self._kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
@@ -60,8 +60,8 @@ class MemoryCluster:
     async def list(self, kind: ApiResource) -> ObjectList | None:
         if kind.plural in self._unknown:
             return None
-        found = (key for key in sorted(self.objects) if key.plural == kind.plural)
-        items = tuple(self.seen(key) for key in found if self._selected(kind, key))
+        keys = (key for key in sorted(self.objects) if key.plural == kind.plural)
+        items = tuple(self.seen(key) for key in keys if self._selected(kind, key))
         return ObjectList(items, self.version)
 
     def scopes(self, kind: ApiResource) -> tuple[None]:
@@ -71,7 +71,7 @@ class MemoryCluster:
     async def watch(
         self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
-        """All that changed since then; the stream ends there."""
+        """Yield all changes since `version`, then end the stream."""
         del scope
         if version < self.forgotten:
             raise ResourceExpiredError(f"watch {kind.plural}: 410 too old resource version")
@@ -93,10 +93,10 @@ class MemoryCluster:
         live = self.objects.get(key, {"metadata": {}})["metadata"].get("uid")
         if (subresource is not None and live is None) or uid not in (None, live):
             raise NotFoundError(f"{key.describe()} not found")
-        ours = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
+        manager = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
-            self._must_be_ours(key)
-        self._set(key, manifest.body, ours)
+            self._require_ownership(key)
+        self._set(key, manifest.body, manager)
         return self.seen(key)
 
     async def delete(
@@ -150,7 +150,7 @@ class MemoryCluster:
         await self.delete(PODS, key)
 
     def forget_the_past(self) -> None:
-        """No watch can ask for it any more."""
+        """Forget all past changes, so that no watch can resume from them."""
         self._changes.clear()
         self.applied.clear()
         self.forgotten = self.version
@@ -158,7 +158,7 @@ class MemoryCluster:
     def put(
         self, kind: ApiResource, body: Mapping[str, Any], manager: str = "somebody"
     ) -> ObjectKey:
-        """What another client writes: it owns these fields afterwards."""
+        """Write as another client, which owns these fields afterwards."""
         meta = body["metadata"]
         key = ObjectKey(kind.plural, meta.get("namespace", ""), meta["name"])
         self._set(key, body, manager)
@@ -216,7 +216,7 @@ class MemoryCluster:
             self.objects[key]["metadata"]["resourceVersion"] = str(self.version)
         self._changes.append((self.version, key, self.seen(key) if key in self.objects else None))
 
-    def _must_be_ours(self, key: ObjectKey) -> None:
+    def _require_ownership(self, key: ObjectKey) -> None:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}
         if FIELD_MANAGER not in managers:
             raise ClusterError(
@@ -246,7 +246,7 @@ def _put(live: dict[str, Any], path: Path, value: Any) -> None:
 
 
 def _drop(live: dict[str, Any], path: Path) -> None:
-    """What was only around it goes with it."""
+    """Remove a field, and the parents that become empty."""
     first, rest = path[0], path[1:]
     if rest and isinstance(live.get(first), dict):
         _drop(live[first], rest)

@@ -40,7 +40,7 @@ class ClusterHarness(Protocol):
         """Create a node with a taint of another client."""
 
     async def pod(self, *, guarded: bool) -> tuple[Ref, str]:
-        """Create a running pod and return its uid; a `guarded` one has a budget of zero disruptions."""
+        """Create a running pod; a `guarded` one has a budget that allows no disruption."""
 
 
 class MemoryHarness:

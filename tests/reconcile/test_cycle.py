@@ -1,4 +1,4 @@
-"""Whole turns against an in-memory cluster."""
+"""Whole cycles against an in-memory cluster."""
 
 import asyncio
 import gc
@@ -48,23 +48,26 @@ from tests.memory_operator import (
 
 @pytest.fixture
 def operator() -> MemoryOperator:
-    made = MemoryOperator()
-    add_pool_and_node(made)
-    return made
+    memory_operator = MemoryOperator()
+    add_pool_and_node(memory_operator)
+    return memory_operator
 
 
 def _named(name: str) -> dict[str, Any]:
     return {"metadata": {"name": name, "namespace": "team-a"}}
 
 
-async def test_a_service_gets_all_its_objects_in_one_turn(operator: MemoryOperator) -> None:
+async def test_a_service_gets_all_its_objects_in_one_cycle(operator: MemoryOperator) -> None:
     operator.serve()
     await operator.reconcile()
-    made = {DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTION_BUDGETS}
-    assert {kind.plural for kind in made} <= operator.kinds()
+    expected = {DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTION_BUDGETS}
+    assert {kind.plural for kind in expected} <= operator.kinds()
     assert operator.body(DEPLOYMENT)["spec"]["replicas"] == 2
-    told = {one["type"]: one["reason"] for one in operator.body(CHAT)["status"]["conditions"]}
-    assert told["Placed"] == "Placed"
+    reasons = {
+        condition["type"]: condition["reason"]
+        for condition in operator.body(CHAT)["status"]["conditions"]
+    }
+    assert reasons["Placed"] == "Placed"
 
 
 async def test_an_unchanged_fleet_costs_no_write(operator: MemoryOperator) -> None:
@@ -88,7 +91,7 @@ async def test_an_unchanged_fleet_costs_no_write(operator: MemoryOperator) -> No
         ),
     ],
 )
-async def test_a_field_removed_by_hand_is_back_after_a_turn(
+async def test_a_field_removed_by_hand_is_back_after_a_cycle(
     operator: MemoryOperator, key: ObjectKey, path: tuple[str, ...]
 ) -> None:
     operator.serve()
@@ -99,22 +102,22 @@ async def test_a_field_removed_by_hand_is_back_after_a_turn(
     assert operator.body(key) == before
 
 
-async def test_what_is_spoiled_again_in_the_same_way_right_after_its_repair_is_repaired_again(
+async def test_a_field_removed_again_right_after_its_repair_is_repaired_again(
     operator: MemoryOperator,
 ) -> None:
-    """No turn sees the Service as repaired, so one turn after another meets the same."""
+    """No cycle sees the Service as repaired, so each cycle finds the same damage."""
     operator.serve(replicas=0)
 
-    async def turn() -> None:
+    async def next_cycle() -> None:
         operator.at += timedelta(seconds=5)
         await operator.reconcile()
 
-    for _ in range(3):  # nothing moves any more, so its plan is kept
-        await turn()
+    for _ in range(3):  # nothing changes any more, so its plan is cached
+        await next_cycle()
     before = dict(operator.body(SERVICE)["spec"])
     for _ in range(3):
         operator.cluster.remove(SERVICE, "spec", "selector")
-        await turn()
+        await next_cycle()
         assert operator.body(SERVICE)["spec"] == before
 
 
@@ -134,7 +137,7 @@ async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(
 
 
 @pytest.mark.parametrize("kind", [DEPLOYMENTS, SERVICES, NETWORK_POLICIES, DISRUPTION_BUDGETS])
-async def test_a_deleted_child_is_back_after_a_turn(
+async def test_a_deleted_child_is_back_after_a_cycle(
     operator: MemoryOperator, kind: ApiResource
 ) -> None:
     operator.serve()
@@ -196,8 +199,8 @@ async def test_after_a_restart_what_was_edited_meanwhile_comes_first(
     )
     operator.restart()
     await operator.reconcile()
-    made = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
-    assert operator.body(made)["spec"]["replicas"] == 2
+    deployment = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name(last.name, VARIANT))
+    assert operator.body(deployment)["spec"]["replicas"] == 2
 
 
 async def test_an_object_that_somebody_else_made_is_left_alone_and_named(
@@ -209,8 +212,10 @@ async def test_an_object_that_somebody_else_made_is_left_alone_and_named(
     outcome = await operator.reconcile()
     assert operator.body(SERVICE)["spec"]["selector"] == {"app": "theirs"}
     assert "is managed by helm" in outcome.problems[Ref("team-a", "chat")]
-    told = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
-    assert told["Progressing"]["reason"] == "ApplyFailed"
+    conditions = {
+        condition["type"]: condition for condition in operator.body(CHAT)["status"]["conditions"]
+    }
+    assert conditions["Progressing"]["reason"] == "ApplyFailed"
 
 
 async def test_the_refusal_of_one_service_stops_no_other(operator: MemoryOperator) -> None:
@@ -260,8 +265,8 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOp
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
 
 
-def frozen(operator: MemoryOperator) -> ObjectKey:
-    """The only replica of a service holds requests, and its engine takes no step."""
+def add_stalled_replica(operator: MemoryOperator) -> ObjectKey:
+    """Add the only replica of a service, with requests in flight and no engine steps."""
     operator.serve(replicas=1)
     labels = {"tessera.dev/service": "chat", "tessera.dev/variant": VARIANT}
     meta = {
@@ -289,19 +294,22 @@ def frozen(operator: MemoryOperator) -> ObjectKey:
 async def test_a_stalled_replica_is_deleted_once_the_status_says_so(
     operator: MemoryOperator,
 ) -> None:
-    pod = frozen(operator)
+    pod = add_stalled_replica(operator)
     outcome = await operator.reconcile()
     assert pod not in operator.cluster.objects
     record = operator.body(CHAT)["status"]["replacement"]
     assert (record["pod"], record["at"]) == ("chat-0", "2026-11-20T12:00:00Z")
     assert "replaced with 2 requests in flight" in record["message"]
-    told = {one["type"]: one["reason"] for one in operator.body(CHAT)["status"]["conditions"]}
-    assert told["Progressing"] == "EngineStalled"
+    reasons = {
+        condition["type"]: condition["reason"]
+        for condition in operator.body(CHAT)["status"]["conditions"]
+    }
+    assert reasons["Progressing"] == "EngineStalled"
     assert outcome.problems == {}
 
 
 async def test_without_its_status_no_replica_is_deleted(operator: MemoryOperator) -> None:
-    pod = frozen(operator)
+    pod = add_stalled_replica(operator)
     operator.cluster.refusals[CHAT] = "the API server says no"
     await operator.reconcile()
     assert pod in operator.cluster.objects
@@ -310,13 +318,15 @@ async def test_without_its_status_no_replica_is_deleted(operator: MemoryOperator
 async def test_a_new_leader_replaces_no_second_one_within_ten_minutes(
     operator: MemoryOperator,
 ) -> None:
-    frozen(operator)
+    add_stalled_replica(operator)
     await operator.reconcile()
     operator.restart()
-    pod = frozen(operator)
+    pod = add_stalled_replica(operator)
     await operator.reconcile()
     assert pod in operator.cluster.objects
-    conditions = {one["type"]: one for one in operator.body(CHAT)["status"]["conditions"]}
+    conditions = {
+        condition["type"]: condition for condition in operator.body(CHAT)["status"]["conditions"]
+    }
     assert conditions["Progressing"]["reason"] == "EngineStalled"
     assert "chat-0 was replaced recently" in conditions["Progressing"]["message"]
 
@@ -334,7 +344,7 @@ async def test_two_namespaces_share_nothing(operator: MemoryOperator) -> None:
     operator.serve(namespace="team-b")
     await operator.reconcile()
     owners = operator.body(ObjectKey("networkpolicies", "team-b", "tessera-engine"))["metadata"]
-    assert [one["name"] for one in owners["ownerReferences"]] == ["chat"]
+    assert [owner["name"] for owner in owners["ownerReferences"]] == ["chat"]
     assert ObjectKey("serviceaccounts", "team-b", "tessera-engine") in operator.cluster.objects
 
 
@@ -350,8 +360,8 @@ async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_servic
         del operator.cluster.objects[key]
     operator.cluster.put(SERVICE_ACCOUNTS, {"metadata": {"name": "theirs", "namespace": "team-a"}})
     await operator.reconcile()
-    left = {key.name for key in operator.cluster.objects if key.namespace == "team-a"}
-    assert left == {"theirs"}
+    names = {key.name for key in operator.cluster.objects if key.namespace == "team-a"}
+    assert names == {"theirs"}
 
 
 async def test_what_was_spent_is_recorded_before_anything_that_costs(
@@ -412,7 +422,7 @@ async def test_shared_objects_go_when_the_last_batch_of_a_namespace_is_over(
     assert operator.cluster.applied == []
 
 
-async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -> None:
+async def test_a_refused_job_is_explained_by_the_next_cycle(operator: MemoryOperator) -> None:
     batch = add_batch(operator)
     await operator.reconcile()
     body = operator.body(batch)
@@ -434,22 +444,22 @@ async def test_a_refused_job_tells_the_next_turn_why(operator: MemoryOperator) -
     assert operator.cluster.applied == []
 
 
-async def test_a_change_during_a_turn_costs_exactly_one_more() -> None:
-    changed, turns = asyncio.Event(), list[int]()
+async def test_a_change_during_a_cycle_costs_exactly_one_more() -> None:
+    changed, cycles = asyncio.Event(), list[int]()
 
-    async def turn() -> None:
-        turns.append(len(turns))
-        if len(turns) == 1:
+    async def count_cycle() -> None:
+        cycles.append(len(cycles))
+        if len(cycles) == 1:
             changed.set()
             changed.set()
-        if len(turns) == 3:
+        if len(cycles) == 3:
             raise RuntimeError("enough")
 
     changed.set()
     with pytest.raises(RuntimeError, match="enough"):
         async with asyncio.timeout(5):
-            await run_loop(changed, turn, period=0.02, min_interval=0.001)
-    assert turns == [0, 1, 2]
+            await run_loop(changed, count_cycle, period=0.02, min_interval=0.001)
+    assert cycles == [0, 1, 2]
 
 
 def _meta(key: ObjectKey) -> dict[str, str]:
@@ -472,7 +482,7 @@ async def test_an_unknown_model_is_read_by_a_job_and_placed_by_what_it_left(
     assert (await operator.reconcile()).writes == 0
 
 
-async def test_a_job_that_was_lost_before_it_was_done_is_made_anew(
+async def test_a_job_that_was_lost_before_it_was_done_is_created_again(
     operator: MemoryOperator,
 ) -> None:
     operator.serve(model={"uri": "hf://acme/own"})
@@ -485,7 +495,7 @@ async def test_a_job_that_was_lost_before_it_was_done_is_made_anew(
     assert job in operator.cluster.objects
 
 
-async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(
+async def test_a_refused_model_job_is_reported_and_tried_again(
     operator: MemoryOperator,
 ) -> None:
     own = operator.serve(model={"uri": "hf://acme/own"})
@@ -504,12 +514,16 @@ async def test_a_job_of_a_model_that_was_refused_is_told_and_tried_again(
 
 
 def _progressing(body: dict[str, Any]) -> tuple[str, str]:
-    (found,) = [one for one in body["status"]["conditions"] if one["type"] == "Progressing"]
-    return found["reason"], found["message"]
+    (condition,) = [
+        condition
+        for condition in body["status"]["conditions"]
+        if condition["type"] == "Progressing"
+    ]
+    return condition["reason"], condition["message"]
 
 
 def _read_pod(key: ObjectKey, job: dict[str, Any]) -> dict[str, Any]:
-    """The pod of a Job that has read a small model."""
+    """Return the pod of a Job that has read a small model."""
     shape = {
         "parameters": 8_000_000,
         "layers": 2,
@@ -535,8 +549,8 @@ def _read_pod(key: ObjectKey, job: dict[str, Any]) -> dict[str, Any]:
 PULLS = ObjectKey("daemonsets", "tessera-system", "tessera-prepull-a100")
 
 
-def pull_ahead(operator: MemoryOperator, *, wanted: bool) -> None:
-    """The platform team edits the pool."""
+def set_pre_pull(operator: MemoryOperator, *, wanted: bool) -> None:
+    """Edit the pool as the platform team."""
     pool = ObjectKey("acceleratorpools", "", "a100")
     spec = {**operator.body(pool)["spec"], "prePull": wanted}
     operator.cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec})
@@ -545,11 +559,11 @@ def pull_ahead(operator: MemoryOperator, *, wanted: bool) -> None:
 async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(
     operator: MemoryOperator,
 ) -> None:
-    pull_ahead(operator, wanted=True)
+    set_pre_pull(operator, wanted=True)
     operator.serve(engine={"image": "acme/vllm:1"})
     await operator.reconcile()
     pod = operator.body(PULLS)["spec"]["template"]["spec"]
-    assert [one["image"] for one in pod["containers"]] == ["acme/vllm:1"]
+    assert [container["image"] for container in pod["containers"]] == ["acme/vllm:1"]
     assert pod["nodeSelector"] == {"pool": "a100"}
     await operator.reconcile()
     assert (await operator.reconcile()).writes == 0
@@ -558,15 +572,15 @@ async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(
 async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(
     operator: MemoryOperator,
 ) -> None:
-    pull_ahead(operator, wanted=True)
+    set_pre_pull(operator, wanted=True)
     await operator.reconcile()
     assert PULLS in operator.cluster.objects
-    pull_ahead(operator, wanted=False)
+    set_pre_pull(operator, wanted=False)
     await operator.reconcile()
     assert PULLS not in operator.cluster.objects
 
 
-async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
+async def test_in_a_hurry_objects_come_before_statuses_and_no_service_is_forgotten(
     operator: MemoryOperator,
 ) -> None:
     names = [f"chat-{index:03}" for index in range(200)]
@@ -575,25 +589,25 @@ async def test_in_a_hurry_objects_come_before_statuses_and_nobody_is_forgotten(
     for name in names:
         operator.serve(name, replicas=2)
 
-    def told() -> int:
+    def updated_statuses() -> int:
         statuses = [operator.body(key)["status"] for key in keys]
-        return sum(one["scaling"]["desiredReplicas"] == 2 for one in statuses)
+        return sum(status["scaling"]["desiredReplicas"] == 2 for status in statuses)
 
     await operator.reconcile(hurried=True)
     deployments = [
-        one for key, one in operator.cluster.objects.items() if key.plural == "deployments"
+        body for key, body in operator.cluster.objects.items() if key.plural == "deployments"
     ]
-    assert [one["spec"]["replicas"] for one in deployments] == [2] * len(names)
-    first = told()
+    assert [body["spec"]["replicas"] for body in deployments] == [2] * len(names)
+    first = updated_statuses()
     assert 0 < first < len(keys)
     await operator.reconcile(hurried=True)
-    assert first < told() < len(keys)
+    assert first < updated_statuses() < len(keys)
     for _ in range(10):
         await operator.reconcile(hurried=True)
-    assert told() == len(keys)
+    assert updated_statuses() == len(keys)
 
 
-async def test_what_services_were_made_of_is_forgotten_with_them(operator: MemoryOperator) -> None:
+async def test_inputs_of_deleted_services_are_forgotten(operator: MemoryOperator) -> None:
     async def come_and_go(name: str) -> None:
         operator.serve(name)
         await operator.reconcile()

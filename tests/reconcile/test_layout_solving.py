@@ -1,4 +1,4 @@
-"""When layouts are planned, and what becomes of the answer."""
+"""When layouts are solved, and how the solution is used."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,91 +18,91 @@ TWO = asked(a_fleet(a_wishing("code"), grounds=GROUNDS), GROUNDS)
 
 
 @dataclass
-class Planner:
-    """Answers when it is let, or fails."""
+class ControlledPlanner:
+    """Answers when a test allows it, or fails."""
 
     fails: bool = False
-    asked: list[LayoutProblem] = field(default_factory=list)
-    let: asyncio.Event = field(default_factory=asyncio.Event)
+    problems: list[LayoutProblem] = field(default_factory=list)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def solve(self, question: LayoutProblem) -> LayoutSolution:
-        self.asked.append(question)
-        await self.let.wait()
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
+        self.problems.append(problem)
+        await self.may_answer.wait()
         if self.fails:
             raise LayoutPlanningError("no solver")
-        return LayoutSolution(problem=question, pools={})
+        return LayoutSolution(problem=problem, pools={})
 
 
 @dataclass
-class Scene:
-    planner: Planner = field(default_factory=Planner)
-    senses: Observations = field(default_factory=Observations)
+class PlannerHarness:
+    planner: ControlledPlanner = field(default_factory=ControlledPlanner)
+    observations: Observations = field(default_factory=Observations)
     seconds: float = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def planning(self) -> BackgroundPlanner:
+    def background_planner(self) -> BackgroundPlanner:
         clock: Callable[[], datetime] = lambda: at(self.seconds)  # noqa: E731 - it is one line
-        return BackgroundPlanner(self.planner, self.senses, clock, self.woken.set)
+        return BackgroundPlanner(self.planner, self.observations, clock, self.woken.set)
 
-    async def answered(self) -> None:
-        self.planner.let.set()
+    async def wait_for_solution(self) -> None:
+        self.planner.may_answer.set()
         async with asyncio.timeout(5):
             await self.woken.wait()
         self.woken.clear()
 
 
-async def test_a_question_is_asked_once_and_its_answer_wakes_the_loop() -> None:
-    scene = Scene()
-    planning = scene.planning()
-    planning.start(ONE)
-    planning.start(ONE)
-    await scene.answered()
-    planning.start(replace(ONE))
-    assert scene.planner.asked == [ONE]
-    assert scene.senses.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
+async def test_a_problem_is_solved_once_and_its_solution_wakes_the_loop() -> None:
+    harness = PlannerHarness()
+    background = harness.background_planner()
+    background.start(ONE)
+    background.start(ONE)
+    await harness.wait_for_solution()
+    background.start(replace(ONE))
+    assert harness.planner.problems == [ONE]
+    assert harness.observations.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
 
 
-async def test_a_new_question_is_asked_after_the_one_under_way() -> None:
-    scene = Scene()
-    planning = scene.planning()
-    planning.start(ONE)
-    planning.start(TWO)
-    await scene.answered()
-    planning.start(TWO)
-    await scene.answered()
-    assert scene.planner.asked == [ONE, TWO]
+async def test_a_new_problem_is_solved_after_the_current_one() -> None:
+    harness = PlannerHarness()
+    background = harness.background_planner()
+    background.start(ONE)
+    background.start(TWO)
+    await harness.wait_for_solution()
+    background.start(TWO)
+    await harness.wait_for_solution()
+    assert harness.planner.problems == [ONE, TWO]
 
 
-async def test_a_failure_is_told_keeps_the_last_answer_and_is_tried_again_later() -> None:
-    scene = Scene()
-    planning = scene.planning()
-    planning.start(ONE)
-    await scene.answered()
-    scene.planner.fails = True
-    planning.start(TWO)
-    await scene.answered()
-    assert scene.senses.memory.layouts.solver_error == "no solver"
-    assert scene.senses.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
-    planning.start(TWO)
-    assert scene.planner.asked == [ONE, TWO]
-    scene.seconds, scene.planner.fails = 31, False
-    planning.start(TWO)
-    await scene.answered()
-    assert scene.planner.asked == [ONE, TWO, TWO]
-    assert not scene.senses.memory.layouts.solver_error
+async def test_a_failure_is_reported_keeps_the_last_solution_and_is_tried_again_later() -> None:
+    harness = PlannerHarness()
+    background = harness.background_planner()
+    background.start(ONE)
+    await harness.wait_for_solution()
+    harness.planner.fails = True
+    background.start(TWO)
+    await harness.wait_for_solution()
+    assert harness.observations.memory.layouts.solver_error == "no solver"
+    assert harness.observations.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
+    background.start(TWO)
+    assert harness.planner.problems == [ONE, TWO]
+    harness.seconds, harness.planner.fails = 31, False
+    background.start(TWO)
+    await harness.wait_for_solution()
+    assert harness.planner.problems == [ONE, TWO, TWO]
+    assert not harness.observations.memory.layouts.solver_error
 
 
-async def test_nothing_is_asked_without_pools_to_plan() -> None:
-    scene = Scene()
-    scene.planning().start(LayoutProblem(layouts={}))
-    scene.planning().start(None)
-    assert scene.planner.asked == []
+async def test_nothing_is_solved_without_pools_to_plan() -> None:
+    harness = PlannerHarness()
+    harness.background_planner().start(LayoutProblem(layouts={}))
+    harness.background_planner().start(None)
+    assert harness.planner.problems == []
 
 
-async def test_stopping_ends_what_is_under_way() -> None:
-    scene = Scene()
-    planning = scene.planning()
-    planning.start(ONE)
+async def test_stopping_ends_the_current_solve() -> None:
+    harness = PlannerHarness()
+    background = harness.background_planner()
+    background.start(ONE)
     await asyncio.sleep(0)
-    await planning.stop()
-    assert scene.senses.memory.layouts.solution is None
+    await background.stop()
+    assert harness.observations.memory.layouts.solution is None

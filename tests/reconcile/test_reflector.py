@@ -1,4 +1,4 @@
-"""The store stays true: from lists and from watches that go on where these ended."""
+"""The store follows the cluster: through lists, and watches that resume where these ended."""
 
 import asyncio
 from typing import Any
@@ -20,30 +20,30 @@ def a_body(name: str, label: str = "x") -> dict[str, Any]:
     return {"metadata": {"name": name, "labels": {"pool": label}}}
 
 
-class Watching:
-    """A mirror with its store, counting wake-ups."""
+class ReflectorHarness:
+    """A reflector with its store, which counts wake-ups."""
 
     def __init__(self) -> None:
         self.cluster = MemoryCluster()
         self.store = Store(KINDS)
         self.woken = 0
-        self.mirror = Reflector(self.cluster, self.store, Observations(), self._wake)
+        self.reflector = Reflector(self.cluster, self.store, Observations(), self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
 
     async def put(self, body: dict[str, Any]) -> None:
-        """Somebody writes, and the watch tells it."""
+        """Write as another client, and read the event."""
         self.cluster.put(NODES, body)
-        await self.mirror.watch(NODES)
+        await self.reflector.watch(NODES)
 
     async def remove(self, name: str) -> None:
-        """Somebody deletes; nothing is told yet."""
+        """Delete as another client; no event is sent yet."""
         (key,) = [key for key in self.cluster.objects if key.name == name]
         await self.cluster.delete(NODES, key)
 
-    def seen(self, name: str, version: int, label: str = "x") -> bool:
-        """An answer to a write of ours; True when it is news."""
+    def apply_response(self, name: str, version: int, label: str = "x") -> bool:
+        """Store the response to an own write; return whether it changed anything."""
         body = a_body(name, label)
         meta = body["metadata"] | {"resourceVersion": str(version)}
         return self.store.put(NODES, wire.parse_object(NODES, body | {"metadata": meta}))
@@ -52,109 +52,109 @@ class Watching:
         return sorted(key.name for key in self.store.all(NODES))
 
 
-async def watching() -> Watching:
-    found = Watching()
-    await found.mirror.list_all()
-    return found
+async def listed_reflector() -> ReflectorHarness:
+    harness = ReflectorHarness()
+    await harness.reflector.list_all()
+    return harness
 
 
 async def test_nothing_is_complete_before_every_kind_was_listed() -> None:
-    found = Watching()
-    assert not found.store.complete
-    await found.mirror.list_all()
-    assert found.store.complete
+    harness = ReflectorHarness()
+    assert not harness.store.complete
+    await harness.reflector.list_all()
+    assert harness.store.complete
 
 
-async def test_an_event_without_news_wakes_nobody_and_keeps_the_identity() -> None:
-    found = await watching()
-    await found.put(a_body("one"))
-    (first,) = found.store.all(NODES).values()
+async def test_an_event_without_changes_wakes_no_cycle_and_keeps_the_identity() -> None:
+    harness = await listed_reflector()
+    await harness.put(a_body("one"))
+    (first,) = harness.store.all(NODES).values()
     heartbeat = {"status": {"conditions": [{"type": "Other", "status": "True"}]}}
-    await found.put(a_body("one") | heartbeat)
-    (second,) = found.store.all(NODES).values()
-    assert found.woken == 1
+    await harness.put(a_body("one") | heartbeat)
+    (second,) = harness.store.all(NODES).values()
+    assert harness.woken == 1
     assert first.value is second.value
 
 
 async def test_what_is_older_than_what_is_known_changes_nothing() -> None:
-    found = await watching()
-    assert found.seen("one", 7, "new")
-    assert not found.seen("one", 6, "old")
-    (seen,) = found.store.all(NODES).values()
-    assert isinstance(seen.value, Node)
-    assert (seen.value.labels, seen.version) == ({"pool": "new"}, 7)
+    harness = await listed_reflector()
+    assert harness.apply_response("one", 7, "new")
+    assert not harness.apply_response("one", 6, "old")
+    (node_object,) = harness.store.all(NODES).values()
+    assert isinstance(node_object.value, Node)
+    assert (node_object.value.labels, node_object.version) == ({"pool": "new"}, 7)
 
 
 async def test_an_old_answer_does_not_bring_back_what_was_deleted() -> None:
-    found = await watching()
-    await found.put(a_body("one"))
-    await found.remove("one")
-    await found.mirror.watch(NODES)
-    gone_at = found.cluster.version
-    assert not found.seen("one", gone_at - 1)
-    assert found.names() == []
-    assert found.seen("one", gone_at + 1)
+    harness = await listed_reflector()
+    await harness.put(a_body("one"))
+    await harness.remove("one")
+    await harness.reflector.watch(NODES)
+    deletion_version = harness.cluster.version
+    assert not harness.apply_response("one", deletion_version - 1)
+    assert harness.names() == []
+    assert harness.apply_response("one", deletion_version + 1)
 
 
 async def test_a_deletion_is_taken_from_the_watch() -> None:
-    found = await watching()
-    await found.put(a_body("one"))
-    await found.remove("one")
-    await found.mirror.watch(NODES)
-    assert (found.names(), found.woken) == ([], 2)
+    harness = await listed_reflector()
+    await harness.put(a_body("one"))
+    await harness.remove("one")
+    await harness.reflector.watch(NODES)
+    assert (harness.names(), harness.woken) == ([], 2)
 
 
-async def test_a_watch_that_was_cut_goes_on_where_it_stopped() -> None:
-    found = await watching()
-    await found.put(a_body("one"))
-    await found.remove("one")
-    found.cluster.put(NODES, a_body("two"))
-    await found.mirror.watch(NODES)
-    assert found.names() == ["two"]
-    await found.mirror.watch(NODES)
-    assert found.woken == 3
+async def test_an_interrupted_watch_resumes_where_it_ended() -> None:
+    harness = await listed_reflector()
+    await harness.put(a_body("one"))
+    await harness.remove("one")
+    harness.cluster.put(NODES, a_body("two"))
+    await harness.reflector.watch(NODES)
+    assert harness.names() == ["two"]
+    await harness.reflector.watch(NODES)
+    assert harness.woken == 3
 
 
 async def test_a_new_list_forgets_what_vanished_while_the_watch_was_blind() -> None:
-    found = await watching()
+    harness = await listed_reflector()
     for name in ("one", "two"):
-        await found.put(a_body(name))
-    await found.remove("two")
-    found.cluster.forgotten = found.cluster.version
+        await harness.put(a_body(name))
+    await harness.remove("two")
+    harness.cluster.forgotten = harness.cluster.version
 
     async def names() -> list[str]:
-        return found.names()
+        return harness.names()
 
-    keeping = asyncio.create_task(found.mirror.run())
+    task = asyncio.create_task(harness.reflector.run())
     try:
-        await eventually(names, lambda told: told == ["one"])
+        await eventually(names, lambda names: names == ["one"])
     finally:
-        keeping.cancel()
+        task.cancel()
 
 
 async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -> None:
-    found = Watching()
-    found.seen("later", 12)
+    harness = ReflectorHarness()
+    harness.apply_response("later", 12)
     early = wire.parse_object(NODES, a_body("early"))
-    found.store.replace(NODES, ObjectList((early,), version=10))
-    assert found.names() == ["early", "later"]
+    harness.store.replace(NODES, ObjectList((early,), version=10))
+    assert harness.names() == ["early", "later"]
 
 
-async def test_an_api_server_that_knows_less_than_it_told_ends_the_mirror() -> None:
-    found = await watching()
-    await found.put(a_body("one"))
-    await found.put(a_body("two"))
-    found.cluster.version = 1  # etcd was restored from a snapshot
+async def test_an_api_server_that_went_back_to_an_older_version_ends_the_reflector() -> None:
+    harness = await listed_reflector()
+    await harness.put(a_body("one"))
+    await harness.put(a_body("two"))
+    harness.cluster.version = 1  # etcd was restored from a snapshot
     with pytest.raises(VersionRollbackError, match="nodes went back from version 2 to 1"):
-        await found.mirror.list_all()
+        await harness.reflector.list_all()
 
 
 async def test_a_watch_that_is_stale_again_and_again_pauses_between_lists() -> None:
-    found = await watching()
-    found.cluster.forgotten = 10**9
-    keeping = asyncio.create_task(found.mirror.run())
+    harness = await listed_reflector()
+    harness.cluster.forgotten = 10**9
+    task = asyncio.create_task(harness.reflector.run())
     for _ in range(1000):
         await asyncio.sleep(0)
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    assert found.woken <= len(KINDS)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert harness.woken <= len(KINDS)
