@@ -1,11 +1,11 @@
-"""How often somebody was killed is said at the end of a run."""
+"""Prints at the end of a run how often processes were killed."""
 
 import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each course that was played with a death at every moment."""
+    """Print one line for each scenario that ran with a kill at every moment."""
     for report in terminalreporter.getreports("passed"):
-        for name, told in report.user_properties:
+        for name, value in report.user_properties:
             if name == "killed":
-                terminalreporter.write_line(str(told))
+                terminalreporter.write_line(str(value))

@@ -17,71 +17,73 @@ State: TypeAlias = tuple[object, ...]
 
 
 class KilledError(BaseException):
-    """The process is gone, as after a kill -9."""
+    """The process ends here, as after a kill -9."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class CrashPoint:
     """A moment at which a process may be killed."""
 
     number: int
     moment: Moment
-    who: str
+    process: str
     what: str
     state: State
-    """Who it is, in which turn, and all that was changed until then: of two points with the same
-    one the later kill leaves the same behind."""
+    """The process, its cycle, and all changes until then: kills at two points with an equal state
+    leave the same behind."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Fuse:
-    """Counts the calls of all processes, and ends the caller at those that are chosen."""
+class CrashInjector:
+    """Counts the calls of all processes, and kills the caller at the selected ones."""
 
     state: Callable[[], State]
     armed: bool = False
-    burns: Callable[[Point], bool] = lambda _point: False
+    selects: Callable[[CrashPoint], bool] = lambda _point: False
     count: int = 0
-    points: list[Point] = field(default_factory=list)
+    points: list[CrashPoint] = field(default_factory=list)
 
-    def pass_by(self, who: str, what: str, moment: Moment) -> bool:
-        """Is it here that the caller ends?"""
+    def should_crash(self, process: str, what: str, moment: Moment) -> bool:
+        """Count a call, and return whether the caller is killed at it."""
         if not self.armed:
             return False
         if moment == "before":
             self.count += 1
-        state = (who, *self.state())
-        point = Point(number=self.count, moment=moment, who=who, what=what, state=state)
+        state = (process, *self.state())
+        point = CrashPoint(
+            number=self.count, moment=moment, process=process, what=what, state=state
+        )
         self.points.append(point)
-        return self.burns(point)
+        return self.selects(point)
 
 
 @dataclass(slots=True)
-class Life:
-    """That of one process: what is killed does nothing any more, not even in its other tasks."""
+class KillableProcess:
+    """One process: after its kill it does nothing more, not even in its other tasks."""
 
     name: str
-    fuse: Fuse
-    over: bool = False
+    injector: CrashInjector
+    killed: bool = False
 
-    def call(self, what: str, moment: Moment) -> None:
-        if not self.over:
-            self.over = self.fuse.pass_by(self.name, what, moment)
-        if self.over:
+    def check(self, what: str, moment: Moment) -> None:
+        if not self.killed:
+            self.killed = self.injector.should_crash(self.name, what, moment)
+        if self.killed:
             raise KilledError(f"{self.name}, {moment} {what}")
 
     @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        self.call(what, "before")
+    def around_write(self, what: str) -> Iterator[None]:
+        self.check(what, "before")
         yield
-        self.call(what, "after")
+        self.check(what, "after")
 
 
 @dataclass(frozen=True, slots=True)
-class MortalCluster:
-    """The cluster as a process sees it that may be killed at any write."""
+class KillableCluster:
+    """The cluster for a process that can be killed at any write."""
 
     cluster: Cluster
-    life: Life
+    process: KillableProcess
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         return await self.cluster.list(kind)
@@ -97,7 +99,7 @@ class MortalCluster:
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None
     ) -> ClusterObject:
-        with self.life.writing(f"apply {manifest.key.describe()} {subresource or ''}"):
+        with self.process.around_write(f"apply {manifest.key.describe()} {subresource or ''}"):
             return await self.cluster.apply(manifest, subresource=subresource)
 
     async def delete(
@@ -108,36 +110,36 @@ class MortalCluster:
         uid: str | None = None,
         grace_seconds: int | None = None,
     ) -> None:
-        with self.life.writing(f"delete {key.describe()}"):
+        with self.process.around_write(f"delete {key.describe()}"):
             await self.cluster.delete(kind, key, uid=uid, grace_seconds=grace_seconds)
 
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
     ) -> ClusterObject:
-        with self.life.writing(f"mark {node} {labels} {taints}"):
+        with self.process.around_write(f"mark {node} {labels} {taints}"):
             return await self.cluster.patch_node(node, labels, taints)
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
-        with self.life.writing(f"resize {deployment} {replicas}"):
+        with self.process.around_write(f"resize {deployment} {replicas}"):
             return await self.cluster.scale(deployment, replicas)
 
     async def evict(self, pod: Ref, uid: str) -> None:
-        with self.life.writing(f"evict {pod}"):
+        with self.process.around_write(f"evict {pod}"):
             await self.cluster.evict(pod, uid)
 
 
 @dataclass(frozen=True, slots=True)
-class MortalLayout:
-    """`OwnLayout` of an agent, likewise."""
+class KillableLayout:
+    """`OwnLayout` of an agent that can be killed at any write."""
 
     layout: OwnLayout
-    life: Life
+    process: KillableProcess
 
     async def read(self) -> ObservedNodeLayout:
         return await self.layout.read()
 
     async def write(self, status: NodeLayoutStatus) -> None:
-        with self.life.writing("write the status of a NodeLayout"):
+        with self.process.around_write("write the status of a NodeLayout"):
             await self.layout.write(status)
 
     async def wait_for_change(self) -> None:

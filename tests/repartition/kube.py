@@ -34,9 +34,9 @@ class Kube(MemoryCluster):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.at: datetime = NOW
-        self.lot = random.Random(seed)  # noqa: S311 - no secret
-        self._made = self._addressed = 0
-        self._read: dict[ObjectKey, tuple[str, Pod]] = {}
+        self.rng = random.Random(seed)  # noqa: S311 - no secret
+        self._pods_created = self._addresses_given = 0
+        self._parsed: dict[ObjectKey, tuple[str, Pod]] = {}
 
     # The API server
 
@@ -45,19 +45,19 @@ class Kube(MemoryCluster):
         self, kind: ApiResource, version: int, scope: str | None = None
     ) -> AsyncGenerator[WatchEvent, None]:
         del scope
-        late = []
+        events = []
         for at, key, seen in reversed(self._changes):
             if at <= version:
                 break
             if key.plural == kind.plural:
-                late.append(
+                events.append(
                     WatchEvent(
                         version=at,
                         cluster_object=seen or ClusterObject(key=key),
                         deleted=seen is None,
                     )
                 )
-        for change in reversed(late):
+        for change in reversed(events):
             yield change
         yield WatchEvent(version=self.version)
 
@@ -72,7 +72,7 @@ class Kube(MemoryCluster):
             raise NotFoundError(f"{key.describe()} not found")
         for condition in manifest.body["status"]["conditions"]:
             self.condition(key, **condition)
-        self.condition(key, "Ready", _said(_ready(self.objects[key])))
+        self.condition(key, "Ready", _status_of(_ready(self.objects[key])))
         return self.seen(key)
 
     @override
@@ -87,17 +87,17 @@ class Kube(MemoryCluster):
         if kind.plural != PODS.plural:
             await super().delete(kind, key, uid=uid, grace_seconds=grace_seconds)
         elif key in self.objects and uid in (None, self._uid(key)):
-            self.end(key)
+            self.begin_deletion(key)
 
     @override
     async def evict(self, pod: Ref, uid: str) -> None:
         key = ObjectKey(PODS.plural, pod.namespace, pod.name)
         if self._uid(key) != uid or self.pod(key).terminating:
             return
-        found = self.pod(key)
-        if found.takes_requests and not self._may_be_disrupted(found.service):
+        parsed_pod = self.pod(key)
+        if parsed_pod.takes_requests and not self._may_be_disrupted(parsed_pod.service):
             raise DisruptionBudgetError(f"evict pod {pod}: the disruption budget allows none")
-        self.end(key)
+        self.begin_deletion(key)
 
     def _may_be_disrupted(self, service: Ref) -> bool:
         budget = self.objects[ObjectKey(DISRUPTION_BUDGETS.plural, service.namespace, service.name)]
@@ -108,25 +108,25 @@ class Kube(MemoryCluster):
             and body["metadata"]["labels"][SERVICE_LABEL] == service.name
         )
         healthy = sum(
-            one.takes_requests for _, one in self.pods() if one.service.name == service.name
+            pod.takes_requests for _, pod in self.pods() if pod.service.name == service.name
         )
-        most = int(budget["spec"]["maxUnavailable"])
-        return healthy + most > int(expected)
+        max_unavailable = int(budget["spec"]["maxUnavailable"])
+        return healthy + max_unavailable > int(expected)
 
     def _uid(self, key: ObjectKey) -> str | None:
         uid: str | None = self.objects.get(key, {}).get("metadata", {}).get("uid")
         return uid
 
     @override
-    def _must_be_ours(self, key: ObjectKey) -> None:
-        """Nobody else owns the spec of a NodeLayout."""
+    def _require_ownership(self, key: ObjectKey) -> None:
+        """Accept any NodeLayout: no other client owns its spec."""
         if key.plural != NODE_LAYOUTS.plural:
-            super()._must_be_ours(key)
+            super()._require_ownership(key)
 
-    # What its parts write
+    # Writes of its parts
 
     def set(self, key: ObjectKey, *path: str, **values: object) -> None:
-        """Fields of one part of an object, where they differ."""
+        """Set fields of one part of an object, where they differ."""
         part = self.objects[key]
         for step in path:
             part = part[step]
@@ -134,19 +134,19 @@ class Kube(MemoryCluster):
             part.update(values)
             self._changed(key)
 
-    def end(self, key: ObjectKey) -> None:
-        """It has been told to stop; its kubelet takes it away."""
+    def begin_deletion(self, key: ObjectKey) -> None:
+        """Mark a pod as terminating; its kubelet removes it later."""
 
         if not self.pod(key).terminating:
             self.set(key, "metadata", deletionTimestamp=self.moment)
 
     async def drop(self, key: ObjectKey) -> None:
-        """It is gone."""
+        """Remove a pod."""
         await super().delete(PODS, key)
 
     @property
     def history(self) -> Sequence[tuple[int, ObjectKey, ClusterObject | None]]:
-        """Every change since the beginning, with the object afterwards."""
+        """Every change since the start, with the object after it."""
         return self._changes
 
     @property
@@ -154,25 +154,25 @@ class Kube(MemoryCluster):
         return self.at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def condition(self, key: ObjectKey, type: str, status: str, **more: str) -> None:
-        """Written where it differs; the time is that of the last change."""
+        """Set a condition where it differs, with the time of its last transition."""
 
         conditions = self.objects[key].setdefault("status", {}).setdefault("conditions", [])
-        old: Body = next((one for one in conditions if one["type"] == type), {})
+        old: Body = next((condition for condition in conditions if condition["type"] == type), {})
         since = self.moment if old.get("status") != status else old["lastTransitionTime"]
         new = {"type": type, "status": status, "lastTransitionTime": since, **more}
         if new != old:
-            kept = [one for one in conditions if one is not old]
-            self.set(key, "status", conditions=[*kept, new])
+            others = [condition for condition in conditions if condition is not old]
+            self.set(key, "status", conditions=[*others, new])
 
     def address(self, key: ObjectKey) -> None:
-        """It gets one of its own."""
-        self._addressed += 1
-        text = f"10.1.{self._addressed // 250}.{self._addressed % 250}"
+        """Give a pod its own address."""
+        self._addresses_given += 1
+        text = f"10.1.{self._addresses_given // 250}.{self._addresses_given % 250}"
         self.set(key, "status", podIP=text)
 
     def ready(self, key: ObjectKey, *, up: bool) -> None:
-        self.condition(key, "ContainersReady", _said(up))
-        self.condition(key, "Ready", _said(_ready(self.objects[key])))
+        self.condition(key, "ContainersReady", _status_of(up))
+        self.condition(key, "Ready", _status_of(_ready(self.objects[key])))
 
     def pods(self) -> Iterator[tuple[ObjectKey, Pod]]:
         for key in sorted(self.objects):
@@ -182,14 +182,14 @@ class Kube(MemoryCluster):
     def pod(self, key: ObjectKey) -> Pod:
         body = self.objects[key]
         version = body["metadata"]["resourceVersion"]
-        if self._read.get(key, ("",))[0] != version:
-            self._read[key] = version, wire.parse_pod(body)
-        return self._read[key][1]
+        if self._parsed.get(key, ("",))[0] != version:
+            self._parsed[key] = version, wire.parse_pod(body)
+        return self._parsed[key][1]
 
     # Controllers
 
     async def step(self) -> None:
-        """All controllers and the scheduler, once."""
+        """Run all controllers and the scheduler once."""
         self._addresses()
         self._deployments()
         for key, pod in list(self.pods()):
@@ -205,19 +205,19 @@ class Kube(MemoryCluster):
         for key in sorted(key for key in self.objects if key.plural == DEPLOYMENTS.plural):
             body = self.objects[key]
             labels = body["spec"]["selector"]["matchLabels"]
-            mine = [(at, pod) for at, pod in self.pods() if self._carries(at, labels)]
-            alive = [(at, pod) for at, pod in mine if not pod.terminating]
+            pods = [(at, pod) for at, pod in self.pods() if self._carries(at, labels)]
+            alive = [(at, pod) for at, pod in pods if not pod.terminating]
             count = int(body["spec"]["replicas"])
             for _ in range(count - len(alive)):
                 self._create(key, body)
-            self.lot.shuffle(alive)
-            alive.sort(key=lambda one: _worth(one[1]))
+            self.rng.shuffle(alive)
+            alive.sort(key=lambda key_and_pod: _deletion_order(key_and_pod[1]))
             for at, pod in alive:
                 if pod.node is None and self._resources(at) != _resources(body):
-                    self.end(at)
+                    self.begin_deletion(at)
             for at, _ in alive[: max(0, len(alive) - count)]:
-                self.end(at)
-            self.set(key, status=_settled(body, count))
+                self.begin_deletion(at)
+            self.set(key, status=_rollout_status(body, count))
         self._orphans()
 
     def _orphans(self) -> None:
@@ -227,22 +227,24 @@ class Kube(MemoryCluster):
             if key.plural == DEPLOYMENTS.plural
         }
         for key, pod in list(self.pods()):
-            if not pod.terminating and not any(self._carries(key, dict(one)) for one in owners):
-                self.end(key)
+            if not pod.terminating and not any(
+                self._carries(key, dict(labels)) for labels in owners
+            ):
+                self.begin_deletion(key)
 
     def _resources(self, pod: ObjectKey) -> Body:
-        found: Body = self.objects[pod]["spec"]["containers"][0]["resources"]
-        return found
+        resources: Body = self.objects[pod]["spec"]["containers"][0]["resources"]
+        return resources
 
     def _carries(self, key: ObjectKey, labels: Mapping[str, str]) -> bool:
-        there: dict[str, str] = self.objects[key]["metadata"]["labels"]
-        return labels.items() <= there.items()
+        pod_labels: dict[str, str] = self.objects[key]["metadata"]["labels"]
+        return labels.items() <= pod_labels.items()
 
     def _create(self, deployment: ObjectKey, body: Body) -> None:
-        self._made += 1
+        self._pods_created += 1
         template = body["spec"]["template"]
         meta = {
-            "name": f"{deployment.name}-{self._made}",
+            "name": f"{deployment.name}-{self._pods_created}",
             "namespace": deployment.namespace,
             "creationTimestamp": self.moment,
             "labels": template["metadata"]["labels"] | {"pod-template-hash": "one"},
@@ -257,14 +259,14 @@ class Kube(MemoryCluster):
 
     def _schedule(self) -> None:
         waiting = [key for key, pod in self.pods() if pod.node is None and not pod.terminating]
-        self.lot.shuffle(waiting)
+        self.rng.shuffle(waiting)
         for key in waiting:
             fits = [node for node in self.nodes() if self._fits(key, node)]
             if not fits:
-                told = {"reason": "Unschedulable", "message": "0 nodes are available"}
-                self.condition(key, "PodScheduled", "False", **told)
+                unschedulable = {"reason": "Unschedulable", "message": "0 nodes are available"}
+                self.condition(key, "PodScheduled", "False", **unschedulable)
                 continue
-            node = self.lot.choice(fits)
+            node = self.rng.choice(fits)
             self.set(key, "spec", nodeName=node)
             self.condition(key, "PodScheduled", "True")
 
@@ -274,38 +276,40 @@ class Kube(MemoryCluster):
     def _fits(self, key: ObjectKey, name: str) -> bool:
         node = wire.parse_node(self.objects[ObjectKey(NODES.plural, "", name)])
         selector = self.objects[key]["spec"]["nodeSelector"]
-        held = [pod.devices for _, pod in self.pods() if pod.node == name]
+        devices_in_use = [pod.devices for _, pod in self.pods() if pod.node == name]
         return (
             node.schedulable
             and not node.taints
             and selector.items() <= node.labels.items()
             and all(
-                sum(one.get(resource, 0) for one in held) + count
+                sum(devices.get(resource, 0) for devices in devices_in_use) + count
                 <= node.allocatable.get(resource, 0)
                 for resource, count in self.pod(key).devices.items()
             )
         )
 
 
-def _said(holds: bool) -> str:
+def _status_of(holds: bool) -> str:
     return "True" if holds else "False"
 
 
 def _ready(body: Body) -> bool:
-    holds = {one["type"]: one["status"] for one in body["status"]["conditions"]}
-    return holds.get("ContainersReady") == holds.get(SERVING_GATE) == "True"
+    statuses = {
+        condition["type"]: condition["status"] for condition in body["status"]["conditions"]
+    }
+    return statuses.get("ContainersReady") == statuses.get(SERVING_GATE) == "True"
 
 
-def _worth(pod: Pod) -> tuple[bool, bool, int]:
-    """The order in which a ReplicaSet deletes."""
+def _deletion_order(pod: Pod) -> tuple[bool, bool, int]:
+    """Return the sort key by which a ReplicaSet deletes pods."""
     return pod.node is not None, pod.takes_requests, pod.deletion_cost
 
 
 def _resources(deployment: Body) -> Body:
-    found: Body = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
-    return found
+    resources: Body = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]
+    return resources
 
 
-def _settled(body: Body, count: int) -> Body:
+def _rollout_status(body: Body, count: int) -> Body:
     seen = body["metadata"]["generation"]
     return {"observedGeneration": seen, "replicas": count, "updatedReplicas": count}

@@ -1,4 +1,4 @@
-"""A node with GPUs: its kubelet, its device plugin, and who cuts."""
+"""A node with GPUs: its kubelet, its device plugin, and what partitions the GPUs."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,33 +21,35 @@ from tessera.node_agent.reconcile import NodeAgent
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey
 from tests.node_agent.nodes import A100, MemoryLocks
-from tests.repartition.fuse import Fuse, KilledError, Life, MortalLayout
+from tests.repartition.crashes import CrashInjector, KillableLayout, KillableProcess, KilledError
 from tests.repartition.kube import Kube
 from world.mig_manager import MigManager
 
-# Ticks that an engine needs from its device to its readiness.
+# Ticks from the device of an engine to its readiness.
 STARTING = 5
-# Seconds until a node has what was written to a ConfigMap.
+# Seconds until a node sees a write to a ConfigMap.
 LAG = 60.0
-# Seconds until the device plugin is back once it may.
+# Seconds from the device plugin's permission to start until it runs.
 RETURN = 10.0
 
 
-class HarmError(AssertionError):
-    """Somebody was hurt."""
+class InvariantError(AssertionError):
+    """A service lost a replica or a slice that it must keep."""
 
 
-class WatchedSilicon(Silicon):
-    """Remembers who tried to destroy what is in use, which the driver refuses."""
+class RecordingSilicon(Silicon):
+    """Records attempts to destroy an instance in use, which the driver refuses."""
 
     def __init__(self, node: str, layouts: Sequence[Sequence[Placement]]) -> None:
-        self.tried: list[str] = []
+        self.refused_destructions: list[str] = []
         super().__init__(A100, len(layouts), node=node, layouts=layouts)
 
     @override
     def destroy(self, gpu_index: int, which: int | str) -> None:
-        found = next(one for one in self.gpus[gpu_index].instances if which == one.start)
-        self._note(found.attached)
+        instance = next(
+            instance for instance in self.gpus[gpu_index].instances if which == instance.start
+        )
+        self._note(instance.attached)
         super().destroy(gpu_index, which)
 
     @override
@@ -56,7 +58,9 @@ class WatchedSilicon(Silicon):
         super().destroy_compute_instance(gpu_index, instance_id, compute_id)
 
     def _note(self, attached: Collection[int | str]) -> None:
-        self.tried += [f"the slice of {one} on {self.node}" for one in sorted(map(str, attached))]
+        self.refused_destructions += [
+            f"the slice of {holder} on {self.node}" for holder in sorted(map(str, attached))
+        ]
 
 
 @cache
@@ -81,36 +85,36 @@ class ClusterLayout:
         return wire.parse_layout(self.kube.objects[self.key])
 
     async def write(self, status: NodeLayoutStatus) -> None:
-        told = status.model_dump(by_alias=True, exclude_none=True, mode="json")
-        self.kube.set(self.key, status=told)
+        status_body = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+        self.kube.set(self.key, status=status_body)
 
     async def wait_for_change(self) -> None:
         raise NotImplementedError
 
 
 @dataclass(slots=True, kw_only=True)
-class Machine:
-    """One node; `manager` is NVIDIA's, and an agent runs where `looks`."""
+class SimulatedNode:
+    """One node, with NVIDIA's mig-manager as `manager`, or an agent if `has_agent`."""
 
     name: str
     kube: Kube
-    silicon: WatchedSilicon
-    fuse: Fuse
+    silicon: RecordingSilicon
+    injector: CrashInjector
     manager: MigManager | None = None
-    looks: bool = False
-    cuts: bool = False
+    has_agent: bool = False
+    agent_partitions: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
-    """What the device plugin calls profiles, where that is not their usual name."""
-    held: dict[ObjectKey, str] = field(default_factory=dict)
-    """Devices of pods."""
+    """Names of profiles in the device plugin that differ from the usual ones."""
+    device_by_pod: dict[ObjectKey, str] = field(default_factory=dict)
+    """Devices by the pod that uses them."""
     deaths: int = 0
     _since: dict[ObjectKey, int] = field(default_factory=dict)
     _devices: dict[str, str] | None = None
     """Profiles of the devices that the plugin found when it started, by UUID."""
-    _due: float = 0.0
+    _plugin_due: float = 0.0
     _now: float = 0.0
     _files: list[tuple[float, str]] = field(default_factory=list)
-    _agent: tuple[NodeAgent, Life] | None = None
+    _agent: tuple[NodeAgent, KillableProcess] | None = None
     _seen: object = None
     _locks: MemoryLocks = field(default_factory=MemoryLocks)
 
@@ -127,8 +131,8 @@ class Machine:
         status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {}}
         body = {"metadata": {"name": self.name, "labels": labels}, "status": status}
         self.kube.put(NODES, body, "kubelet")
-        self.silicon.watch(self._must_be_there)
-        self._look()
+        self.silicon.watch(self._check_devices_exist)
+        self._discover_devices()
 
     @property
     def key(self) -> ObjectKey:
@@ -136,24 +140,26 @@ class Machine:
 
     @property
     def labels(self) -> dict[str, str]:
-        found: dict[str, str] = self.kube.objects[self.key]["metadata"]["labels"]
-        return found
+        labels: dict[str, str] = self.kube.objects[self.key]["metadata"]["labels"]
+        return labels
 
     def layouts(self) -> dict[int, Layout]:
         return {
             gpu.index: tuple(
-                sorted(SlicePlacement(one.start, one.profile) for one in gpu.instances)
+                sorted(
+                    SlicePlacement(instance.start, instance.profile) for instance in gpu.instances
+                )
             )
             for gpu in self.silicon.gpus
         }
 
     async def step(self, seconds: float) -> None:
-        """Everybody on the node does what is due, but the agent."""
+        """Step every process of the node, except the agent."""
         self._now += seconds
-        self._refresh()
-        self._manage()
+        self._run_device_plugin()
+        self._run_mig_manager()
         await self._run_pods()
-        self._refresh()
+        self._run_device_plugin()
 
     # The kubelet
 
@@ -162,121 +168,127 @@ class Machine:
             if pod.node != self.name:
                 continue
             if pod.terminating:
-                await self._ended(key)
-            elif key in self.held:
+                await self._finish_pod(key)
+            elif key in self.device_by_pod:
                 self._since[key] += 1
                 self.kube.ready(key, up=self._since[key] >= STARTING)
             elif self._devices is not None:
                 self._admit(key, pod)
 
-    async def _ended(self, key: ObjectKey) -> None:
-        """Told to stop in one tick, gone in the next."""
+    async def _finish_pod(self, key: ObjectKey) -> None:
+        """End a pod over two ticks: it terminates in one and is removed in the next."""
         if self._since.get(key, -1) >= 0:
             self._since[key] = -1
             return
-        uuid = self.held.pop(key, None)
+        uuid = self.device_by_pod.pop(key, None)
         if uuid is not None:
             self.silicon.detach(uuid, key.name)
         await self.kube.drop(key)
 
     def _admit(self, key: ObjectKey, pod: Pod) -> None:
-        """Any free device will do; the process begins at once."""
+        """Give a pod any free device; its process starts at once."""
         (resource,) = pod.devices
         free = [
             uuid
             for uuid, profile in (self._devices or {}).items()
-            if self._resource(profile) == resource and uuid not in self.held.values()
+            if self._resource(profile) == resource and uuid not in self.device_by_pod.values()
         ]
         if not free:
             return
-        uuid = self.kube.lot.choice(sorted(free))
-        if uuid not in self._there():
-            raise HarmError(f"{key.name} got a device of {self.name} that is not there any more")
-        self.held[key], self._since[key] = uuid, 0
+        uuid = self.kube.rng.choice(sorted(free))
+        if uuid not in self._profiles_by_uuid():
+            raise InvariantError(
+                f"{key.name} got a device of {self.name} that is not there any more"
+            )
+        self.device_by_pod[key], self._since[key] = uuid, 0
         self.silicon.attach(uuid, key.name)
 
         self.kube.address(key)
 
-    def _there(self) -> Mapping[str, str]:
-        return {one.uuid: one.profile for gpu in self.silicon.gpus for one in gpu.instances}
+    def _profiles_by_uuid(self) -> Mapping[str, str]:
+        return {
+            instance.uuid: instance.profile
+            for gpu in self.silicon.gpus
+            for instance in gpu.instances
+        }
 
-    def _must_be_there(self) -> None:
-        lost = set(self.held.values()) - self._there().keys()
+    def _check_devices_exist(self) -> None:
+        lost = set(self.device_by_pod.values()) - self._profiles_by_uuid().keys()
         if lost:
-            pods = sorted(key.name for key, uuid in self.held.items() if uuid in lost)
-            raise HarmError(f"the slices of {', '.join(pods)} on {self.name} were destroyed")
+            pods = sorted(key.name for key, uuid in self.device_by_pod.items() if uuid in lost)
+            raise InvariantError(f"the slices of {', '.join(pods)} on {self.name} were destroyed")
 
     # The device plugin and feature discovery
 
-    def _refresh(self) -> None:
+    def _run_device_plugin(self) -> None:
         if self.labels[DEVICE_PLUGIN_LABEL] != "true":
-            self._devices, self._due = None, self._now + RETURN
-            self._offer(Counter())
-        elif self._devices is None and self._now >= self._due:
-            self._look()
+            self._devices, self._plugin_due = None, self._now + RETURN
+            self._set_allocatable(Counter())
+        elif self._devices is None and self._now >= self._plugin_due:
+            self._discover_devices()
 
-    def _look(self) -> None:
-        self._devices = dict(self._there())
-        found = Counter(self._resource(profile) for profile in self._devices.values())
-        self._offer(found)
-        counts = {f"{name}.count": str(count) for name, count in found.items()}
-        kept = {
+    def _discover_devices(self) -> None:
+        self._devices = dict(self._profiles_by_uuid())
+        resources = Counter(self._resource(profile) for profile in self._devices.values())
+        self._set_allocatable(resources)
+        counts = {f"{name}.count": str(count) for name, count in resources.items()}
+        other_labels = {
             key: value
             for key, value in self.labels.items()
             if not (key.startswith("nvidia.com/mig-") and key.endswith(".count"))
         }
         discovered = {"nvidia.com/gfd.timestamp": str(int(self.kube.at.timestamp()))}
-        self.kube.set(self.key, "metadata", labels=kept | counts | discovered)
+        self.kube.set(self.key, "metadata", labels=other_labels | counts | discovered)
 
     def _resource(self, profile: str) -> str:
         return f"nvidia.com/mig-{self.names.get(profile, profile).replace('+', '.')}"
 
-    def _offer(self, found: Mapping[str, int]) -> None:
+    def _set_allocatable(self, resources: Mapping[str, int]) -> None:
         known = dict.fromkeys(self.kube.objects[self.key]["status"]["allocatable"], "0")
-        offered = known | {name: str(count) for name, count in found.items()}
+        offered = known | {name: str(count) for name, count in resources.items()}
         self.kube.set(self.key, "status", allocatable=offered)
 
     # NVIDIA's mig-manager
 
-    def _manage(self) -> None:
+    def _run_mig_manager(self) -> None:
         if self.manager is None:
             return
         file = self._file()
-        while told := self._told(file):
-            self.kube.set(self.key, "metadata", "labels", **told)
+        while labels := self._next_labels(file):
+            self.kube.set(self.key, "metadata", "labels", **labels)
 
-    def _told(self, file: str | None) -> Mapping[str, str] | None:
-        """An empty answer is one, too: then it goes on."""
+    def _next_labels(self, file: str | None) -> Mapping[str, str] | None:
+        """Return the next labels that mig-manager writes; an empty step continues."""
         assert self.manager is not None
-        while (told := self.manager.step(self.labels, file, self.silicon, self._now)) is not None:
-            if told:
-                return told
+        while (labels := self.manager.step(self.labels, file, self.silicon, self._now)) is not None:
+            if labels:
+                return labels
         return None
 
     def _file(self) -> str | None:
-        found = [
+        config_maps = [
             body for key, body in self.kube.objects.items() if key.plural == CONFIG_MAPS.plural
         ]
-        text = found[0]["data"]["config.yaml"] if found else ""
+        text = config_maps[0]["data"]["config.yaml"] if config_maps else ""
         if text and (not self._files or self._files[-1][1] != text):
             self._files.append((self._now, text))
-        here = [text for written, text in self._files if written <= self._now - LAG]
-        return here[-1] if here else None
+        visible = [text for written, text in self._files if written <= self._now - LAG]
+        return visible[-1] if visible else None
 
     # The agent
 
-    async def look(self) -> None:
-        """A turn of the agent, where anything changed or is unfinished."""
-        if not self.looks:
+    async def run_agent(self) -> None:
+        """Run a cycle of the agent if anything changed or is unfinished."""
+        if not self.has_agent:
             return
         layout = ClusterLayout(self.kube, self.name)
-        found = await layout.read()
-        seen = (self.silicon.version, dict(self.held), found.generation)
-        status = found.status
+        node_layout = await layout.read()
+        seen = (self.silicon.version, dict(self.device_by_pod), node_layout.generation)
+        status = node_layout.status
         unfinished = status is None or (
-            self.cuts
+            self.agent_partitions
             and (
-                status.observed_generation != found.generation
+                status.observed_generation != node_layout.generation
                 or any(gpu.fault for gpu in status.gpus)
             )
         )
@@ -284,17 +296,20 @@ class Machine:
             return
         self._seen = seen
         if self._agent is None:
-            life = Life(f"agent of {self.name}", self.fuse)
+            process = KillableProcess(f"agent of {self.name}", self.injector)
             gpus = NvmlGpus(nvml(self.silicon, _module(self.name)))
-            own = MortalLayout(layout, life)
-            self._agent = NodeAgent(gpus, self, own, self._locks, can_partition=self.cuts), life
-        await self._agent_turn(*self._agent)
+            own = KillableLayout(layout, process)
+            self._agent = (
+                NodeAgent(gpus, self, own, self._locks, can_partition=self.agent_partitions),
+                process,
+            )
+        await self._reconcile_agent(*self._agent)
 
-    async def _agent_turn(self, agent: NodeAgent, life: Life) -> None:
-        def called(_number: int, name: str, moment: Moment) -> None:
-            life.call(name, moment)
+    async def _reconcile_agent(self, agent: NodeAgent, process: KillableProcess) -> None:
+        def on_call(_number: int, name: str, moment: Moment) -> None:
+            process.check(name, moment)
 
-        self.silicon.on_call = called
+        self.silicon.on_call = on_call
         try:
             agent.invalidate_layout()
             await agent.reconcile()
@@ -306,4 +321,4 @@ class Machine:
 
     async def holders(self) -> Mapping[str, tuple[str, ...]]:
         """`PodDevices` of the kubelet."""
-        return {uuid: (f"{key.namespace}/{key.name}",) for key, uuid in self.held.items()}
+        return {uuid: (f"{key.namespace}/{key.name}",) for key, uuid in self.device_by_pod.items()}

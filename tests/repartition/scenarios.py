@@ -1,4 +1,4 @@
-"""Repartitions that are played with and without deaths."""
+"""Repartitions that run with and without kills."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from functools import partial
 
 from fakegpu.silicon import Placement
 from tests.builders import MEDIUM, SMALL
-from tests.repartition.fleet import Backend, World
-from tests.repartition.fuse import Point
+from tests.repartition.crashes import CrashPoint
+from tests.repartition.simulation import PartitionBackend, RepartitionSimulation
 
 Gpu = list[Placement]
 _WHOLE: Gpu = [("7g.80gb", 0)]
@@ -16,62 +16,65 @@ _SEVEN: Gpu = [("1g.10gb", at) for at in range(7)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """A fleet at rest, and what somebody does to it."""
+class RepartitionScenario:
+    """A quiet fleet, and the change that somebody makes."""
 
     nodes: Sequence[Sequence[Gpu]]
-    begin: Callable[[World], None]
-    change: Callable[[World], None]
-    roomless: Collection[str] = ()
-    """Backends with which there is no room for it, which is said."""
+    begin: Callable[[RepartitionSimulation], None]
+    change: Callable[[RepartitionSimulation], None]
+    backends_without_capacity: Collection[str] = ()
+    """Backends with too little capacity for the change, which the pool reports."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Tally:
-    """How often it was killed, and how many moments these stand for."""
+class KillTally:
+    """The number of kills, and of the moments that they represent."""
 
-    courses: int = 0
+    scenarios: int = 0
     points: int = 0
     """Moments before and after every write and every NVML call."""
     kills: int = 0
-    """Of these, those that leave something different behind."""
+    """Kills at moments that leave something different behind."""
 
 
-async def played(
-    course: Course,
-    backend: Backend,
-    burns: Callable[[Point], bool] = lambda _point: False,
+async def run_scenario(
+    scenario: RepartitionScenario,
+    backend: PartitionBackend,
+    selects: Callable[[CrashPoint], bool] = lambda _point: False,
     *,
-    away: int = 0,
+    restart_ticks: int = 0,
     seed: int = 0,
-) -> World:
-    """To its end, with everything that has to hold; who is killed by the fuse is away for so many
-    ticks."""
-    world = World.of(backend, course.nodes, seed=seed)
-    world.away = away
+) -> RepartitionSimulation:
+    """Run a scenario to its end and check it; a killed operator restarts after `restart_ticks`."""
+    simulation = RepartitionSimulation.of(backend, scenario.nodes, seed=seed)
+    simulation.restart_ticks = restart_ticks
     try:
-        course.begin(world)
-        await world.settle()
-        course.change(world)
-        world.fuse.armed, world.fuse.burns = True, burns
-        await world.settle()
-        world.check("NoSurgeCapacity" if backend.name in course.roomless else "AsPlanned")
+        scenario.begin(simulation)
+        await simulation.run_until_quiet()
+        scenario.change(simulation)
+        simulation.injector.armed, simulation.injector.selects = True, selects
+        await simulation.run_until_quiet()
+        simulation.check(
+            "NoSurgeCapacity" if backend.name in scenario.backends_without_capacity else "AsPlanned"
+        )
     finally:
-        await world.close()
-    return world
+        await simulation.close()
+    return simulation
 
 
-async def killed(course: Course, backend: Backend, *, every: int = 1, first: int = 0) -> Tally:
-    """Once without a death, then again for every so many of its points; what fails is named."""
-    whole = await played(course, backend)
-    points = distinct(whole.fuse.points)
-    tally = Tally(courses=1, points=len(whole.fuse.points))
+async def run_with_kills(
+    scenario: RepartitionScenario, backend: PartitionBackend, *, every: int = 1, first: int = 0
+) -> KillTally:
+    """Run a scenario without kills, then once for every n-th of its crash points."""
+    undisturbed = await run_scenario(scenario, backend)
+    points = distinct_points(undisturbed.injector.points)
+    tally = KillTally(scenarios=1, points=len(undisturbed.injector.points))
     failures = []
     for point in points[first::every]:
         try:
-            world = await played(course, backend, partial(_is, point))
-            assert world.deaths == 1
-            assert point in world.fuse.points, "it is not played the same again"
+            simulation = await run_scenario(scenario, backend, partial(_is_same_moment, point))
+            assert simulation.deaths == 1
+            assert point in simulation.injector.points, "the run is not deterministic"
         except AssertionError as error:
             failures.append(f"killed {point.moment} {point.number} {point.what}: {error}")
         tally.kills += 1
@@ -79,70 +82,76 @@ async def killed(course: Course, backend: Backend, *, every: int = 1, first: int
     return tally
 
 
-def _is(point: Point, other: Point) -> bool:
+def _is_same_moment(point: CrashPoint, other: CrashPoint) -> bool:
     return (other.number, other.moment) == (point.number, point.moment)
 
 
-def distinct(points: Sequence[Point]) -> list[Point]:
-    """One of those that leave the same behind: a process forgets everything else."""
+def distinct_points(points: Sequence[CrashPoint]) -> list[CrashPoint]:
+    """Return one of the points with an equal state: a process forgets everything else."""
     return list({point.state: point for point in points}.values())
 
 
-def _three(world: World) -> None:
-    world.serve("chat", SMALL, 2)
-    world.serve("mail", SMALL, 1)
-    world.serve("code", MEDIUM, 1)
+def _serve_three(simulation: RepartitionSimulation) -> None:
+    simulation.serve("chat", SMALL, 2)
+    simulation.serve("mail", SMALL, 1)
+    simulation.serve("code", MEDIUM, 1)
 
 
-def _planned(world: World) -> None:
-    world.pool(mode="Auto")
-    _three(world)
+def _serve_three_planned(simulation: RepartitionSimulation) -> None:
+    simulation.pool(mode="Auto")
+    _serve_three(simulation)
 
 
-def _auto(world: World) -> None:
-    world.pool(mode="Auto")
+def _set_auto_mode(simulation: RepartitionSimulation) -> None:
+    simulation.pool(mode="Auto")
 
 
-def _comes(world: World) -> None:
-    world.serve("news", MEDIUM, 2)
+def _add_service(simulation: RepartitionSimulation) -> None:
+    simulation.serve("news", MEDIUM, 2)
 
 
-def _alone(world: World) -> None:
-    world.serve("mail", SMALL, 1, placement={"mig": "Auto", "isolation": "Gpu"})
+def _isolate_service(simulation: RepartitionSimulation) -> None:
+    simulation.serve("mail", SMALL, 1, placement={"mig": "Auto", "isolation": "Gpu"})
 
 
-def _small(world: World) -> None:
-    world.pool(mode="Auto")
-    world.serve("chat", SMALL, 4)
-    world.serve("mail", SMALL, 3)
+def _serve_small(simulation: RepartitionSimulation) -> None:
+    simulation.pool(mode="Auto")
+    simulation.serve("chat", SMALL, 4)
+    simulation.serve("mail", SMALL, 3)
 
 
-def _two_alone(world: World) -> None:
-    world.serve("news", SMALL, 2, placement={"mig": "Auto", "isolation": "Gpu"})
+def _add_two_isolated(simulation: RepartitionSimulation) -> None:
+    simulation.serve("news", SMALL, 2, placement={"mig": "Auto", "isolation": "Gpu"})
 
 
-def _crowd(world: World) -> None:
-    world.serve("chat", SMALL, 4)
-    world.serve("code", MEDIUM, 3)
+def _serve_many(simulation: RepartitionSimulation) -> None:
+    simulation.serve("chat", SMALL, 4)
+    simulation.serve("code", MEDIUM, 3)
 
 
-COURSES = {
-    "GPUs in use are cut": Course(nodes=[[_SEVEN, _SEVEN]] * 2, begin=_small, change=_two_alone),
-    "one slice is free": Course(
+SCENARIOS = {
+    "GPUs in use are cut": RepartitionScenario(
+        nodes=[[_SEVEN, _SEVEN]] * 2, begin=_serve_small, change=_add_two_isolated
+    ),
+    "one slice is free": RepartitionScenario(
         nodes=[[_HALVES, _HALVES]] * 2,
-        begin=_crowd,
-        change=_auto,
-        roomless=("mig-manager", "mig-manager, with agents that look"),
+        begin=_serve_many,
+        change=_set_auto_mode,
+        backends_without_capacity=("mig-manager", "mig-manager, with agents that look"),
     ),
-    "every slice is too large": Course(nodes=[[_WHOLE, _WHOLE]] * 3, begin=_three, change=_auto),
-    "a service comes": Course(nodes=[[_WHOLE, _WHOLE]] * 2, begin=_planned, change=_comes),
-    "a service wants a GPU for itself": Course(
-        nodes=[[_WHOLE, _WHOLE]] * 2, begin=_planned, change=_alone
+    "every slice is too large": RepartitionScenario(
+        nodes=[[_WHOLE, _WHOLE]] * 3, begin=_serve_three, change=_set_auto_mode
     ),
-    "little room": Course(
+    "a service comes": RepartitionScenario(
+        nodes=[[_WHOLE, _WHOLE]] * 2, begin=_serve_three_planned, change=_add_service
+    ),
+    "a service wants a GPU for itself": RepartitionScenario(
+        nodes=[[_WHOLE, _WHOLE]] * 2, begin=_serve_three_planned, change=_isolate_service
+    ),
+    "little room": RepartitionScenario(
         nodes=[[_WHOLE, _WHOLE], [_WHOLE, [("3g.40gb", 0), ("3g.40gb", 4)]]],
-        begin=_three,
-        change=_auto,
-        roomless=("mig-manager",),
+        begin=_serve_three,
+        change=_set_auto_mode,
+        backends_without_capacity=("mig-manager",),
     ),
 }

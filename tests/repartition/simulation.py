@@ -1,4 +1,4 @@
-"""The whole operator over a cluster in memory, and what has to hold whatever was killed."""
+"""The whole operator over a cluster in memory, and the invariants that hold despite kills."""
 
 import asyncio
 from collections import Counter
@@ -36,36 +36,36 @@ from tessera.resources.api_resources import (
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
 from tests.mig_builders import A100
-from tests.repartition.fuse import Fuse, KilledError, Life, MortalCluster
+from tests.repartition.crashes import CrashInjector, KillableCluster, KillableProcess, KilledError
 from tests.repartition.kube import Kube
-from tests.repartition.machine import HarmError, Machine, WatchedSilicon
+from tests.repartition.machine import InvariantError, RecordingSilicon, SimulatedNode
 from world.mig_manager import MigManager
 
 TICK = 5.0
-# Ticks without a write after which a fleet has come to rest.
+# Ticks without a write after which a fleet counts as quiet.
 QUIET = 8
 _POOL = ObjectKey(ACCELERATOR_POOLS.plural, "", "a100")
-_known: list[LayoutSolution] = []
+_solutions: list[LayoutSolution] = []
 
 
-class Planner:
-    """Answers at once, and equal questions with the same answer."""
+class CachedSolver:
+    """Answers at once, and equal problems with the same solution."""
 
-    async def solve(self, question: LayoutProblem) -> LayoutSolution:
-        for known in _known:
-            if known.problem == question:
-                return known
-        _known.append(solve(question))
-        return _known[-1]
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
+        for solution in _solutions:
+            if solution.problem == problem:
+                return solution
+        _solutions.append(solve(problem))
+        return _solutions[-1]
 
 
-# So long the last requests of a replica take that gets no new ones.
+# How long the last requests of a draining replica take.
 DRAINED = timedelta(seconds=12)
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
-    """Engines that answer."""
+class AnsweringEngines:
+    """Engines that answer every probe."""
 
     kube: Kube
 
@@ -74,10 +74,10 @@ class Engines:
         return None
 
     async def in_flight(self, address: str) -> int | None:
-        """One request until it has ended."""
+        """Return 1 request until the replica is drained."""
         pod = next(pod for _, pod in self.kube.pods() if f"{pod.address}:{PORT}" == address)
-        over = pod.draining_since is not None and self.kube.at - pod.draining_since >= DRAINED
-        return 0 if over or not pod.containers_ready else 1
+        drained = pod.draining_since is not None and self.kube.at - pod.draining_since >= DRAINED
+        return 0 if drained or not pod.containers_ready else 1
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
         del address
@@ -88,29 +88,29 @@ class Engines:
         return None
 
 
-class Operator:
-    """One process; what it knows goes with it."""
+class KillableOperator:
+    """One process of the operator; its memory is lost with it."""
 
-    def __init__(self, kube: Kube, fuse: Fuse) -> None:
-        cluster = MortalCluster(kube, Life("operator", fuse))
-        store, senses = Store(KINDS), Observations()
-        self.senses = senses
+    def __init__(self, kube: Kube, injector: CrashInjector) -> None:
+        cluster = KillableCluster(kube, KillableProcess("operator", injector))
+        store, observations = Store(KINDS), Observations()
+        self.observations = observations
 
         def now() -> datetime:
             return kube.at
 
         def wake() -> None:
-            """It takes a turn in every tick."""
+            """Do nothing: a cycle runs in every tick."""
 
-        self._asker = Prober(Engines(kube), senses, now, wake)
-        self._planning = BackgroundPlanner(Planner(), senses, now, wake)
-        self._mirror = Reflector(cluster, store, senses, wake)
-        self._seeded = False
+        self._prober = Prober(AnsweringEngines(kube), observations, now, wake)
+        self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
+        self._reflector = Reflector(cluster, store, observations, wake)
+        self._listed = False
         config = Config(mig_backends=frozenset({"Agent", "MigManager"}))
-        self._fleet = FleetReconciler(
+        self._reconciler = FleetReconciler(
             config,
             store,
-            senses,
+            observations,
             Applier(
                 config,
                 cluster,
@@ -120,131 +120,137 @@ class Operator:
                 mig_namespace="gpu-operator",
                 is_leader=lambda: True,
             ),
-            self._asker,
+            self._prober,
             now,
-            background_planner=self._planning,
+            background_planner=self._background_planner,
         )
 
-    async def turn(self) -> int:
-        """Its writes."""
-        if not self._seeded:
-            await self._mirror.list_all()
-            self._seeded = True
+    async def reconcile(self) -> int:
+        """Run a cycle, and return its writes."""
+        if not self._listed:
+            await self._reflector.list_all()
+            self._listed = True
         for kind in WATCHED:
-            await self._mirror.watch(kind)
-        outcome = await self._fleet.reconcile()
+            await self._reflector.watch(kind)
+        outcome = await self._reconciler.reconcile()
         assert not outcome.problems, outcome.problems
-        for _ in range(3):  # questions to engines and to the planner are answered
+        for _ in range(3):  # probes of engines and the planner are answered
             await asyncio.sleep(0)
         return outcome.writes
 
     async def stop(self) -> None:
-        await self._asker.stop()
-        await self._planning.stop()
+        await self._prober.stop()
+        await self._background_planner.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """Who cuts, and who tells of it."""
+class PartitionBackend:
+    """Who partitions GPUs, and whether an agent reports."""
 
     name: str
-    looks: bool = False
-    cuts: bool = False
+    has_agent: bool = False
+    agent_partitions: bool = False
 
 
 BACKENDS = {
-    one.name: one
-    for one in (
-        Backend(name="mig-manager"),
-        Backend(name="mig-manager, with agents that look", looks=True),
-        Backend(name="agent", looks=True, cuts=True),
+    backend.name: backend
+    for backend in (
+        PartitionBackend(name="mig-manager"),
+        PartitionBackend(name="mig-manager, with agents that look", has_agent=True),
+        PartitionBackend(name="agent", has_agent=True, agent_partitions=True),
     )
 }
 
 
 @dataclass(slots=True, kw_only=True)
-class World:
-    """The cluster, its nodes, and the operator that runs now."""
+class RepartitionSimulation:
+    """The cluster, its nodes, and the running operator."""
 
     kube: Kube
-    machines: list[Machine]
-    fuse: Fuse
-    backend: Backend
-    operator: Operator | None = None
+    machines: list[SimulatedNode]
+    injector: CrashInjector
+    backend: PartitionBackend
+    operator: KillableOperator | None = None
     ticks: int = 0
-    away: int = 0
-    """Ticks until a new operator begins."""
-    _killed: int = 0
-    _due: int = 0
-    floors: dict[Ref, int] = field(default_factory=dict)
+    restart_ticks: int = 0
+    """Ticks between the end of an operator and the start of the next."""
+    _operator_kills: int = 0
+    _next_start: int = 0
+    min_replicas: dict[Ref, int] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        backend: Backend,
+        backend: PartitionBackend,
         nodes: Sequence[Sequence[list[tuple[str, int]]]],
         seed: int = 0,
         names: Mapping[str, str] | None = None,
-    ) -> "World":
+    ) -> "RepartitionSimulation":
         kube = Kube(seed)
-        fuse = Fuse(state=lambda: ())
+        injector = CrashInjector(state=lambda: ())
         machines = [
-            Machine(
+            SimulatedNode(
                 name=f"a100-{at}",
                 kube=kube,
-                silicon=WatchedSilicon(f"a100-{at}", layouts),
-                fuse=fuse,
-                manager=None if backend.cuts else MigManager(),
-                looks=backend.looks,
-                cuts=backend.cuts,
+                silicon=RecordingSilicon(f"a100-{at}", layouts),
+                injector=injector,
+                manager=None if backend.agent_partitions else MigManager(),
+                has_agent=backend.has_agent,
+                agent_partitions=backend.agent_partitions,
                 names=names or {},
             )
             for at, layouts in enumerate(nodes)
         ]
-        made = cls(kube=kube, machines=machines, fuse=fuse, backend=backend)
-        fuse.state = made.state
-        made.pool()
-        return made
+        simulation = cls(kube=kube, machines=machines, injector=injector, backend=backend)
+        injector.state = simulation.state
+        simulation.pool()
+        return simulation
 
     def state(self) -> tuple[object, ...]:
-        """Changes with every change of anything outside of processes."""
-        return (self.ticks, self.kube.version, *(one.silicon.version for one in self.machines))
+        """Return a value that changes with everything outside of processes."""
+        return (
+            self.ticks,
+            self.kube.version,
+            *(machine.silicon.version for machine in self.machines),
+        )
 
-    # What users do
+    # Users
 
     def pool(self, **mig: str) -> None:
-        cut = {"mig": {"backend": "Agent" if self.backend.cuts else "MigManager", **mig}}
+        mig_field = {
+            "mig": {"backend": "Agent" if self.backend.agent_partitions else "MigManager", **mig}
+        }
         spec = {
             "nodeSelector": {"pool": "a100"},
             "tier": "Reserved",
             "prices": [{"from": "2026-01-01", "perGPUHour": "2.00"}],
-            **(cut if mig else {}),
+            **(mig_field if mig else {}),
         }
         self.kube.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": spec}, "kubectl")
 
-    def serve(self, name: str, uri: str, floor: int, **spec: Any) -> None:
-        """With so many replicas at every moment, and next to nothing to do."""
+    def serve(self, name: str, uri: str, min_replicas: int, **spec: Any) -> None:
+        """Apply a service with this number of replicas and almost no load."""
         body = {
             "metadata": {"name": name, "namespace": "team-a"},
             "spec": {
                 "model": {"uri": uri},
                 "placement": {"mig": "Auto"},
-                "scaling": {"minReplicas": floor, "maxReplicas": floor},
+                "scaling": {"minReplicas": min_replicas, "maxReplicas": min_replicas},
                 **spec,
             },
         }
-        self.floors[Ref("team-a", name)] = floor
+        self.min_replicas[Ref("team-a", name)] = min_replicas
         self.kube.put(INFERENCE_SERVICES, body, "kubectl")
 
-    # What happens
+    # Time
 
     async def tick(self) -> int:
-        """Everybody once; the writes of the operator, with those who were killed or are away."""
+        """Step every process once; return the operator's writes plus the kills."""
         self.ticks += 1
         deaths = self.deaths
         writes = await self._operate()
         for machine in self.machines:
-            await machine.look()
+            await machine.run_agent()
         self.kube.at += timedelta(seconds=TICK)
         await self.kube.step()
         for machine in self.machines:
@@ -252,12 +258,12 @@ class World:
         return writes + self.deaths - deaths
 
     async def _operate(self) -> int:
-        if self.ticks < self._due:
+        if self.ticks < self._next_start:
             return 1
-        self.operator = self.operator or Operator(self.kube, self.fuse)
+        self.operator = self.operator or KillableOperator(self.kube, self.injector)
         try:
-            writes = await self.operator.turn()
-            self.operator.senses.readings = self._readings()
+            writes = await self.operator.reconcile()
+            self.operator.observations.readings = self._readings()
             return writes
         except BaseExceptionGroup as group:
             if group.split(KilledError)[1] is not None:
@@ -266,38 +272,41 @@ class World:
             pass
         await self.operator.stop()
         self.operator = None
-        self._killed, self._due = self._killed + 1, self.ticks + self.away + 1
+        self._operator_kills, self._next_start = (
+            self._operator_kills + 1,
+            self.ticks + self.restart_ticks + 1,
+        )
         return 1
 
     @property
     def deaths(self) -> int:
-        return self._killed + sum(one.deaths for one in self.machines)
+        return self._operator_kills + sum(machine.deaths for machine in self.machines)
 
     def _readings(self) -> Readings:
-        """What Prometheus says until the next turn; of a new operator the first knows nothing."""
+        """Return the readings for the next cycle; the first cycle of a new operator has none."""
         serving = [pod for _, pod in self.kube.pods() if pod.takes_requests]
         return Readings(
             at=self.kube.at,
             pods={pod.ref: PodReading(waiting=0.0, running=0.5, activity=0.5) for pod in serving},
         )
 
-    async def settle(self, ticks: int = 500) -> None:
-        """Until nothing changes any more, in so many ticks with an operator."""
+    async def run_until_quiet(self, ticks: int = 500) -> None:
+        """Step until nothing changes; fail after this number of ticks with an operator."""
         quiet, end = 0, self.ticks + ticks
-        while self.ticks < end + self._killed * self.away:
+        while self.ticks < end + self._operator_kills * self.restart_ticks:
             before = self.kube.version
             writes = await self.tick()
             busy = writes or before != self.kube.version or self.mig.units or self.mig.proposed
             quiet = 0 if busy else quiet + 1
             if quiet >= QUIET:
                 return
-        raise HarmError(f"no rest after {ticks} ticks: {self.told()}")
+        raise InvariantError(f"not quiet after {ticks} ticks: {self.describe()}")
 
     async def close(self) -> None:
         if self.operator is not None:
             await self.operator.stop()
 
-    # What is seen
+    # Observations
 
     @property
     def mig(self) -> MigStatus:
@@ -306,65 +315,73 @@ class World:
 
     @property
     def reason(self) -> str:
-        """What is said of the layouts."""
+        """The reason of the condition LayoutReady."""
         conditions = self.kube.objects[_POOL].get("status", {}).get("conditions", ())
-        return next((one["reason"] for one in conditions if one["type"] == "LayoutReady"), "")
+        return next(
+            (condition["reason"] for condition in conditions if condition["type"] == "LayoutReady"),
+            "",
+        )
 
-    def told(self) -> list[str]:
-        """Of the pool, and what is not in order."""
+    def describe(self) -> list[str]:
+        """Describe the pool, its units and its pods."""
         conditions = self.kube.objects[_POOL].get("status", {}).get("conditions", ())
         pods = [
             f"{key.name} on {pod.node}, {'ready' if pod.takes_requests else 'not ready'}"
             for key, pod in self.kube.pods()
         ]
-        units = [f"{one.node} {one.phase}: {one.message}" for one in self.mig.units]
+        units = [f"{unit.node} {unit.phase}: {unit.message}" for unit in self.mig.units]
         return [
-            *(f"{one['type']} {one['reason']}: {one['message']}" for one in conditions),
+            *(
+                f"{condition['type']} {condition['reason']}: {condition['message']}"
+                for condition in conditions
+            ),
             *units,
             *pods,
         ]
 
-    # What has to hold
+    # Invariants
 
     def check(self, reason: str) -> None:
-        """It ended with this word, and nobody was hurt on the way."""
-        assert self.reason == reason, self.told()
-        assert not self.mig.units, self.told()
+        """Check the final reason, and that no invariant was broken on the way."""
+        assert self.reason == reason, self.describe()
+        assert not self.mig.units, self.describe()
         if reason == "AsPlanned":
             self._check_layouts()
             self._check_services()
         for machine in self.machines:
             taints = self.kube.objects[machine.key]["spec"].get("taints", [])
-            assert TAINT not in [one["key"] for one in taints], machine.name
-            assert not machine.silicon.tried, machine.silicon.tried
+            assert TAINT not in [taint["key"] for taint in taints], machine.name
+            assert not machine.silicon.refused_destructions, machine.silicon.refused_destructions
         self.replay()
 
     def _check_layouts(self) -> None:
         target = self.mig.target
-        assert target is not None, self.told()
+        assert target is not None, self.describe()
         planned = {(node.node, gpu.gpu): gpu.slices for node in target.nodes for gpu in node.gpus}
         for machine in self.machines:
             for index, layout in machine.layouts().items():
                 wanted = planned[machine.name, index]
-                if self.backend.cuts:
-                    found = Counter(f"{spot.profile}@{spot.start}" for spot in layout)
+                if self.backend.agent_partitions:
+                    actual = Counter(
+                        f"{placement.profile}@{placement.start}" for placement in layout
+                    )
                 else:
-                    found = Counter(dict(geometry(layout)))
-                assert found == Counter(wanted), (machine.name, index, self.told())
+                    actual = Counter(dict(geometry(layout)))
+                assert actual == Counter(wanted), (machine.name, index, self.describe())
 
     def _check_services(self) -> None:
         target = self.mig.target
         assert target is not None
-        given = {one.service: one for one in target.services}
-        for service, floor in self.floors.items():
+        targets = {target_service.service: target_service for target_service in target.services}
+        for service, min_replicas in self.min_replicas.items():
             pods = [pod for _, pod in self.kube.pods() if pod.service == service]
-            profiles = {profile_of(A100, name) for pod in pods for name in pod.devices}
-            assert profiles == {given[str(service)].profile}, (service, self.told())
-            assert len(pods) >= floor, (service, self.told())
-            assert all(pod.takes_requests for pod in pods), (service, self.told())
+            profiles = {profile_of(A100, device) for pod in pods for device in pod.devices}
+            assert profiles == {targets[str(service)].profile}, (service, self.describe())
+            assert len(pods) >= min_replicas, (service, self.describe())
+            assert all(pod.takes_requests for pod in pods), (service, self.describe())
 
     def replay(self) -> None:
-        """Every version of the cluster: who had its floor once has it ever after."""
+        """Check every version of the cluster: a service that once had its minimum keeps it."""
         pods: dict[ObjectKey, Pod] = {}
         had: Counter[Ref] = Counter()
         for version, key, seen in self.kube.history:
@@ -375,9 +392,9 @@ class World:
             else:
                 pods[key] = seen.value
             ready = Counter(pod.service for pod in pods.values() if pod.takes_requests)
-            for service, floor in self.floors.items():
-                had[service] = max(had[service], min(floor, ready[service]))
+            for service, min_replicas in self.min_replicas.items():
+                had[service] = max(had[service], min(min_replicas, ready[service]))
                 if ready[service] < had[service]:
-                    raise HarmError(
+                    raise InvariantError(
                         f"at version {version} {service} has {ready[service]} of {had[service]}"
                     )

@@ -1,4 +1,4 @@
-"""Whoever is killed while GPUs are cut: nobody is hurt, and it ends as planned."""
+"""Whatever is killed while GPUs are partitioned: no service is disrupted, and the plan is kept."""
 
 import itertools
 import random
@@ -6,48 +6,54 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.repartition.courses import COURSES, Tally, killed, played
-from tests.repartition.fleet import BACKENDS
-from tests.repartition.fuse import Point
+from tests.repartition.crashes import CrashPoint
+from tests.repartition.scenarios import SCENARIOS, KillTally, run_scenario, run_with_kills
+from tests.repartition.simulation import BACKENDS
 
 FIRST = "GPUs in use are cut"
-CELLS = list(itertools.product(BACKENDS, COURSES))
+CELLS = list(itertools.product(BACKENDS, SCENARIOS))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-async def test_whoever_is_killed_at_some_write_the_plan_is_carried_out(backend: str) -> None:
-    tally = await killed(COURSES[FIRST], BACKENDS[backend], every=90, first=40)
+async def test_a_plan_is_carried_out_when_a_process_is_killed_at_some_write(backend: str) -> None:
+    tally = await run_with_kills(SCENARIOS[FIRST], BACKENDS[backend], every=90, first=40)
     assert tally.kills >= 1
 
 
 @pytest.mark.full
 @pytest.mark.long
-@pytest.mark.parametrize(("backend", "course"), CELLS)
-async def test_so_it_is_before_and_after_every_write_and_every_nvml_call(
-    backend: str, course: str, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize(("backend", "scenario"), CELLS)
+async def test_a_plan_is_carried_out_with_a_kill_at_every_write_and_every_nvml_call(
+    backend: str, scenario: str, record_property: Callable[[str, object], None]
 ) -> None:
-    tally: Tally = await killed(COURSES[course], BACKENDS[backend])
-    told = f"{backend}, {course}: killed {tally.kills} times for {tally.points} moments"
-    record_property("killed", told)
+    tally: KillTally = await run_with_kills(SCENARIOS[scenario], BACKENDS[backend])
+    summary = f"{backend}, {scenario}: killed {tally.kills} times for {tally.points} moments"
+    record_property("killed", summary)
     assert tally.kills > 20
 
 
-def _lot(seed: int) -> Callable[[Point], bool]:
-    """The operator dies at one of forty moments, an agent, which has many more, at one of 800."""
-    lot = random.Random(seed)  # noqa: S311 - no secret
+def _random_kills(seed: int) -> Callable[[CrashPoint], bool]:
+    """Kill the operator at one of 40 moments, an agent, which has many more, at one of 800."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
 
-    def burns(point: Point) -> bool:
-        return lot.random() < (1 / 40 if point.who == "operator" else 1 / 800)
+    def selects(point: CrashPoint) -> bool:
+        return rng.random() < (1 / 40 if point.process == "operator" else 1 / 800)
 
-    return burns
+    return selects
 
 
 @pytest.mark.full
 @pytest.mark.long
-@pytest.mark.parametrize(("backend", "course"), CELLS)
-async def test_so_it_is_when_many_are_killed_and_the_operator_is_away_for_minutes(
-    backend: str, course: str
+@pytest.mark.parametrize(("backend", "scenario"), CELLS)
+async def test_a_plan_is_carried_out_with_many_kills_and_an_operator_away_for_minutes(
+    backend: str, scenario: str
 ) -> None:
     for seed in range(10):
-        away = seed % 3 * 15
-        await played(COURSES[course], BACKENDS[backend], _lot(seed), away=away, seed=seed)
+        restart_ticks = seed % 3 * 15
+        await run_scenario(
+            SCENARIOS[scenario],
+            BACKENDS[backend],
+            _random_kills(seed),
+            restart_ticks=restart_ticks,
+            seed=seed,
+        )

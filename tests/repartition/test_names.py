@@ -1,24 +1,26 @@
-"""A driver that calls a profile otherwise than the tables do, as R535 does on an A100-80GB."""
+"""A driver whose name of a profile differs from the tables, as R535 on an A100-80GB."""
 
 import pytest
 
-from tests.repartition.courses import COURSES
-from tests.repartition.fleet import BACKENDS, World
+from tests.repartition.scenarios import SCENARIOS
+from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 
 NAMES = {"3g.40gb": "3g.39gb"}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("course", ["one slice is free", "a service comes"])
-async def test_pods_ask_for_what_the_device_plugin_offers(backend: str, course: str) -> None:
-    played = COURSES[course]
-    world = World.of(BACKENDS[backend], played.nodes, names=NAMES)
-    played.begin(world)
-    await world.settle()
-    played.change(world)
-    await world.settle()
-    world.check("NoSurgeCapacity" if backend in played.roomless else "AsPlanned")
+@pytest.mark.parametrize("scenario", ["one slice is free", "a service comes"])
+async def test_pods_ask_for_what_the_device_plugin_offers(backend: str, scenario: str) -> None:
+    changes = SCENARIOS[scenario]
+    simulation = RepartitionSimulation.of(BACKENDS[backend], changes.nodes, names=NAMES)
+    changes.begin(simulation)
+    await simulation.run_until_quiet()
+    changes.change(simulation)
+    await simulation.run_until_quiet()
+    simulation.check(
+        "NoSurgeCapacity" if backend in changes.backends_without_capacity else "AsPlanned"
+    )
     assert "nvidia.com/mig-3g.39gb" in {
-        name for _, pod in world.kube.pods() for name in pod.devices
+        name for _, pod in simulation.kube.pods() for name in pod.devices
     }
-    await world.close()
+    await simulation.close()

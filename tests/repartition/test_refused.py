@@ -1,24 +1,24 @@
-"""What the API server refuses while GPUs are cut is said on the pool, and asked for again."""
+"""Writes that the API server refuses during a repartition are reported and repeated."""
 
 from tessera.api.reasons import LayoutReady
 from tessera.domain.names import MIG_CONFIG
 from tessera.resources.api_resources import CONFIG_MAPS
 from tessera.resources.manifest import ObjectKey
-from tests.repartition.courses import COURSES
-from tests.repartition.fleet import BACKENDS, World
+from tests.repartition.scenarios import SCENARIOS
+from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 
 
-async def test_a_refused_write_is_said_on_the_pool_until_it_is_made() -> None:
-    course = COURSES["a service wants a GPU for itself"]
-    world = World.of(BACKENDS["mig-manager"], course.nodes)
-    course.begin(world)
+async def test_a_refused_write_is_reported_on_the_pool_until_it_succeeds() -> None:
+    scenario = SCENARIOS["a service wants a GPU for itself"]
+    simulation = RepartitionSimulation.of(BACKENDS["mig-manager"], scenario.nodes)
+    scenario.begin(simulation)
     key = ObjectKey(CONFIG_MAPS.plural, "gpu-operator", MIG_CONFIG)
-    world.kube.refusals[key] = "apply configmap tessera-mig: 403 forbidden"
+    simulation.kube.refusals[key] = "apply configmap tessera-mig: 403 forbidden"
     for _ in range(20):
-        await world.tick()
-    assert world.reason == LayoutReady.APPLY_FAILED
-    assert "403 forbidden" in world.told()[2]
-    del world.kube.refusals[key]
-    await world.settle()
-    world.check("AsPlanned")
-    await world.close()
+        await simulation.tick()
+    assert simulation.reason == LayoutReady.APPLY_FAILED
+    assert "403 forbidden" in simulation.describe()[2]
+    del simulation.kube.refusals[key]
+    await simulation.run_until_quiet()
+    simulation.check("AsPlanned")
+    await simulation.close()

@@ -1,23 +1,23 @@
-"""Services that come while GPUs are cut for others."""
+"""Services that are created while GPUs are partitioned for others."""
 
 from tests.builders import SMALL
-from tests.repartition.courses import COURSES
-from tests.repartition.fleet import BACKENDS, World
+from tests.repartition.scenarios import SCENARIOS
+from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 
 
-async def test_a_plan_that_takes_the_place_of_another_under_way_takes_no_replica_away() -> None:
-    course = COURSES["one slice is free"]
-    world = World.of(BACKENDS["agent"], course.nodes)
-    course.begin(world)
-    await world.settle()
-    course.change(world)
-    while not world.mig.units:
-        await world.tick()
-    first = world.mig.target
-    world.serve("mail", SMALL, 1)
-    await world.settle()
+async def test_a_plan_that_replaces_another_in_progress_removes_no_replica() -> None:
+    scenario = SCENARIOS["one slice is free"]
+    simulation = RepartitionSimulation.of(BACKENDS["agent"], scenario.nodes)
+    scenario.begin(simulation)
+    await simulation.run_until_quiet()
+    scenario.change(simulation)
+    while not simulation.mig.units:
+        await simulation.tick()
+    first = simulation.mig.target
+    simulation.serve("mail", SMALL, 1)
+    await simulation.run_until_quiet()
     assert first is not None
-    assert world.mig.target is not None
-    assert world.mig.target.name != first.name
-    world.check("AsPlanned")
-    await world.close()
+    assert simulation.mig.target is not None
+    assert simulation.mig.target.name != first.name
+    simulation.check("AsPlanned")
+    await simulation.close()
