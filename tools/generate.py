@@ -214,7 +214,7 @@ def _page(resource: Resource) -> str:
         schema["description"],
         "",
         f"`{GROUP}/{VERSION}`, scope: {scope}. The same texts: "
-        f"`kubectl explain {resource.name.lower()}.spec`.",
+        f"`kubectl explain {next(iter(resource.short_names), resource.name.lower())}.spec`.",
     ]
     for part in ("spec", "status"):
         lines += ["", f"## {part}", "", *_table("field", "type", "default", "meaning")]

@@ -77,7 +77,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     # Without an operator whoever wants the model gone gets that: nothing waits for a finalizer.
     await release.apply(namespace, "late", replicas=1)
     await asyncio.wait_for(
-        release.kubectl("delete", "inferenceservices", "late", "-n", namespace), 20
+        release.kubectl("delete", "tsvc", "late", "-n", namespace), 20
     )
 
     await release.install()

@@ -11,7 +11,7 @@ from docs_tests.blocks import Command, File, Step, Untried
 from docs_tests.output import matches
 
 PATIENCE_SECONDS = 300
-_OURS = "inferenceservices,batchinferences,tenantbudgets,acceleratorpools,pods"
+_OURS = "inferenceservices.tessera.dev,batchinferences,tenantbudgets,acceleratorpools,pods"
 _AFTERWARDS = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
 
 

@@ -48,9 +48,9 @@ class Told:
 
 
 async def printed(place: Place, jsonpath: str, name: str = "chat") -> str:
-    """What `kubectl get inferenceservice -o jsonpath=...` prints."""
+    """What `kubectl get tsvc -o jsonpath=...` prints."""
     return await place.stage.run(
-        *("kubectl", "--namespace", place.namespace, "get", "inferenceservice", name),
+        *("kubectl", "--namespace", place.namespace, "get", "tsvc", name),
         *("--output", f"jsonpath={jsonpath}"),
     )
 

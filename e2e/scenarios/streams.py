@@ -34,7 +34,7 @@ async def stream(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str 
 async def kubectl_scale(stage: Stage, ref: Ref, replicas: int) -> None:
     await stage.run(
         "kubectl", "--namespace", ref.namespace, "scale",
-        f"inferenceservice/{ref.name}", f"--replicas={replicas}",
+        f"tsvc/{ref.name}", f"--replicas={replicas}",
     )  # fmt: skip
 
 

@@ -78,6 +78,81 @@ async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
     await eventually(healed, lambda one: not states(one, "problem"), within=90)
 
 
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_KSERVE: Json = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "inferenceservices.serving.kserve.io"},
+    "spec": {
+        "group": "serving.kserve.io",
+        "scope": "Namespaced",
+        "names": {
+            "kind": "InferenceService",
+            "listKind": "InferenceServiceList",
+            "plural": "inferenceservices",
+            "singular": "inferenceservice",
+            "shortNames": ["isvc"],
+        },
+        "versions": [
+            {
+                "name": "v1beta1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "x-kubernetes-preserve-unknown-fields": True,
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+@asynccontextmanager
+async def kserve(place: Place) -> AsyncIterator[None]:
+    """Install the CRD of KServe with one object named `chat`, as long as the block runs."""
+    api, path = place.stage.api, f"{_CRDS}/{_KSERVE['metadata']['name']}"
+    service: Json = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "chat", "namespace": place.namespace},
+        "spec": {},
+    }
+    objects = f"/apis/serving.kserve.io/v1beta1/namespaces/{place.namespace}/inferenceservices"
+    await api.create(_CRDS, _KSERVE)
+    try:
+        # The API server serves a new kind a moment after it accepts the CRD.
+        await eventually(lambda: api.apply(f"{objects}/chat", service, "kubectl"), bool, within=30)
+        yield
+    finally:
+        await api.delete(path)
+
+        async def is_installed() -> bool:
+            return await api.exists(path)
+
+        await eventually(is_installed, lambda installed: not installed, within=30)
+
+
+async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
+    place: Place, tmp_path: Path
+) -> None:
+    await place.serve(replicas=0)
+    # A cache of its own: the one in the home directory was filled before KServe was installed.
+    get = ("kubectl", "--cache-dir", str(tmp_path), "-n", place.namespace, "get", "-o", "name")
+    async with kserve(place):
+        for name in ("tsvc", "inferenceservices.tessera.dev", "tessera"):
+            listed = await place.stage.run(*get, name)
+            services = [line for line in listed.split() if line.startswith("inferenceservice")]
+            assert services == ["inferenceservice.tessera.dev/chat"], name
+        listed = await place.stage.run(*get, "inferenceservices.serving.kserve.io")
+        assert listed.split() == ["inferenceservice.serving.kserve.io/chat"]
+        finding = (await findings(place.stage))["kserve"]
+        assert (finding["state"], "tsvc" in finding["fix"]) == ("warning", True)
+    assert "kserve" not in await findings(place.stage)
+
+
 async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> None:
     await place.serve(scaling={"minReplicas": 1, "maxReplicas": 3})
     await place.until_ready()

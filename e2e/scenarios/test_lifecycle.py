@@ -78,7 +78,7 @@ async def test_an_unknown_flag_is_told_in_the_words_of_the_engine(place: Place) 
     assert "exit code 2: " in told.message
     assert told.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
     wide = await place.stage.run(
-        *("kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide")
+        *("kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide")
     )
     assert "InvalidEngineArguments: spec.engine.extraArgs: " in wide
     assert "unrecognized arguments: --no-such-flag" in wide

@@ -87,9 +87,7 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
     assert abs((reading.kv_tokens or 0) / variant["kvCacheTokens"] - 1) < 0.01
     condition = await place.until_known("chat", "SpeedAsPredicted")
     assert condition["reason"] == speed["reason"]
-    table = await place.stage.run(
-        "kubectl", "--namespace", place.namespace, "get", "inferenceservices"
-    )
+    table = await place.stage.run("kubectl", "--namespace", place.namespace, "get", "tsvc")
     assert gap["predicted"] in table
     assert gap["measured"] in table
     own = f'{{exported_namespace="{place.namespace}",service="chat",kind="measured"}} > 0'

@@ -102,7 +102,7 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     assert "builder version 2 instead of 1" in told.message
     assert "kubectl tessera update chat" in told.message
     wide = await place.stage.run(
-        "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
+        "kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide"
     )
     assert "UPDATE" in wide
     assert await uids(place) == before

@@ -88,7 +88,7 @@ async def test_one_look_answers_the_first_questions(place: Place) -> None:
     await place.serve(replicas=1)
     await place.until_ready()
     table = await place.stage.run(
-        "kubectl", "--namespace", place.namespace, "get", "inferenceservices", "-o", "wide"
+        "kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide"
     )
     head, row = table.splitlines()
     names = (

@@ -320,10 +320,10 @@ async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("inferenceservice.spec.scaling.queue.target", "Waiting requests per replica"),
-        ("inferenceservice.spec.model.shape", "num_key_value_heads"),
+        ("tsvc.spec.scaling.queue.target", "Waiting requests per replica"),
+        ("tsvc.spec.model.shape", "num_key_value_heads"),
         ("acceleratorpool.spec.prices", "perGPUHour"),
-        ("inferenceservice.status.variant.source", "Roofline"),
+        ("tsvc.status.variant.source", "Roofline"),
     ],
 )
 async def test_explain_says_what_a_field_means(

@@ -75,7 +75,7 @@ async def test_a_user_who_may_not_list_services_gets_an_error() -> None:
     [
         (Ref("team-a", "caht"), "did you mean chat"),
         (Ref("team-b", "chat"), "did you mean team-a/chat"),
-        (Ref("team-b", "other"), "kubectl get inferenceservices -A"),
+        (Ref("team-b", "other"), "kubectl get tsvc -A"),
     ],
 )
 async def test_an_unknown_service_is_answered_with_near_names(ref: Ref, hint: str) -> None:

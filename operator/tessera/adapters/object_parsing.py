@@ -331,7 +331,7 @@ def owned_fields_digest(body: JsonObject) -> str | None:
 @lru_cache(maxsize=4096)
 def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
     """Parse a spec; cached, since specs seldom change and many services have the same."""
-    return _validate(InferenceServiceSpec, "inferenceservice", json.loads(text))
+    return _validate(InferenceServiceSpec, "tsvc", json.loads(text))
 
 
 def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT | None, str | None]:

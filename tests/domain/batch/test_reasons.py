@@ -104,7 +104,7 @@ CASES = [
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat")),
         field="spec.service",
-        says=("InferenceService/chat does not exist", "kubectl get inferenceservices -n team-a"),
+        says=("InferenceService/chat does not exist", "kubectl get tsvc -n team-a"),
     ),
     Case(
         reason=BatchAccepted.SERVICE_NOT_FOUND,

@@ -83,7 +83,7 @@ async def kserve(context: CheckContext) -> Sequence[Finding]:
             "kserve",
             FindingState.WARNING,
             f"{_KSERVE_CRD} is installed too: `kubectl get inferenceservices` may list its objects",
-            "write inferenceservices.tessera.dev, or the short name tsvc",
+            "use kubectl get tsvc, and inferenceservices.tessera.dev in scripts",
         )
     ]
 

@@ -54,11 +54,7 @@ def require_service(ref: Ref, known: Sequence[Ref]) -> None:
         or difflib.get_close_matches(ref.name, same_namespace)
         or sorted(same_namespace)[:_MAX_SUGGESTIONS]
     )
-    hint = (
-        f"did you mean {', '.join(suggestions)}?"
-        if suggestions
-        else "kubectl get inferenceservices -A"
-    )
+    hint = f"did you mean {', '.join(suggestions)}?" if suggestions else "kubectl get tsvc -A"
     raise CommandError(f"InferenceService/{ref.name} not found in {ref.namespace}; {hint}")
 
 

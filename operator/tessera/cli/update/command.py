@@ -56,7 +56,7 @@ async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
         raise CommandError(f"{ref}: API server returned {status}: {answer.get('message', '')}")
     text = (
         f"{ref}: update requested at {at}: {change}, replicas are drained and replaced one by one; "
-        f"watch it with kubectl get inferenceservices.tessera.dev {ref.name} -n {ref.namespace} -w"
+        f"watch it with kubectl get tsvc {ref.name} -n {ref.namespace} -w"
     )
     return _build_output(output_format, ref, text, requested_at=at)
 

@@ -90,7 +90,7 @@ def _model_source(
         return StatusVerdict(
             BatchAccepted.SERVICE_NOT_FOUND,
             f"spec.service: InferenceService/{spec.service} {problem}; see kubectl get "
-            f"inferenceservices -n {namespace} ({len(situation.services)} listed)",
+            f"tsvc -n {namespace} ({len(situation.services)} listed)",
         )
     return _batch_source(spec.service, service, spec)
 

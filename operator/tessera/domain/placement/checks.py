@@ -102,7 +102,7 @@ def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial 
         field="spec.model.shape",
         message=(
             f"{cause or unknown}; give {_SHAPE_FIELDS} from its config.json "
-            "(kubectl explain inferenceservice.spec.model.shape)"
+            "(kubectl explain tsvc.spec.model.shape)"
         ),
     )
 

@@ -234,7 +234,7 @@ def _planner_error(error: Exception) -> StatusVerdict[Accepted]:
     return StatusVerdict(
         Accepted.PLANNER_ERROR,
         f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
-        "of kubectl get inferenceservice -o yaml",
+        "of kubectl get tsvc -o yaml",
     )
 
 
