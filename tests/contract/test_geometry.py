@@ -12,7 +12,7 @@ from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
-from tessera.domain.mig_backends.static import StaticBackend
+from tessera.domain.mig_backends.by_name import StaticBackend
 from tests.contract.geometry_sides import (
     HALVES,
     MIXED,

@@ -37,18 +37,7 @@ from tessera.reconcile.work import (
     outdated_marks,
     run_all,
 )
-from tessera.resources import children, prepull
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    DAEMON_SETS,
-    DEPLOYMENTS,
-    INFERENCE_SERVICES,
-    JOBS,
-    PODS,
-    TENANT_BUDGETS,
-    ApiResource,
-)
+from tessera.resources import api_resources, children, prepull
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest, wire_format
@@ -211,7 +200,9 @@ class Applier:
         for view in plan.pools:
             status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
             metadata, changed = {"name": view.pool.name}, status != view.pool.status
-            if changed and await self._attempt_status(ACCELERATOR_POOLS, metadata, status):
+            if changed and await self._attempt_status(
+                api_resources.ACCELERATOR_POOLS, metadata, status
+            ):
                 refused.add(view.pool.name)
         return frozenset(refused)
 
@@ -300,7 +291,7 @@ class Applier:
             return True
         ref = work.service_plan.service.ref
         metadata = {"name": ref.name, "namespace": ref.namespace}
-        refused = await self._attempt_status(INFERENCE_SERVICES, metadata, status)
+        refused = await self._attempt_status(api_resources.INFERENCE_SERVICES, metadata, status)
         work.problems += refused
         if not refused:
             work.status = status
@@ -324,8 +315,8 @@ class Applier:
         if preparation is None:
             return problems
         for ref in preparation.obsolete_jobs:
-            key = ObjectKey(JOBS.plural, ref.namespace, ref.name)
-            problems += await self._attempt(self._remove(JOBS, key))
+            key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
+            problems += await self._attempt(self._remove(api_resources.JOBS, key))
         if preparation.job_to_create is not None:
             manifest = model_job_manifest(
                 service_plan.service,
@@ -362,8 +353,8 @@ class Applier:
         if service_plan.workload is None:
             return service_plan
         ref = service_plan.workload.ref
-        observed = self._store.all(DEPLOYMENTS).get(
-            ObjectKey(DEPLOYMENTS.plural, ref.namespace, ref.name)
+        observed = self._store.all(api_resources.DEPLOYMENTS).get(
+            ObjectKey(api_resources.DEPLOYMENTS.plural, ref.namespace, ref.name)
         )
         workload = observed.value if observed is not None else None
         if workload is service_plan.workload:
@@ -377,7 +368,9 @@ class Applier:
             return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE]]
         if status == view.budget.status:
             return []
-        return await self._attempt_status(TENANT_BUDGETS, {"name": view.budget.name}, status)
+        return await self._attempt_status(
+            api_resources.TENANT_BUDGETS, {"name": view.budget.name}, status
+        )
 
     async def _apply_batch(self, snapshot: Snapshot, batch_plan: BatchPlan) -> None:
         """Write the status of a batch, then its other objects."""
@@ -388,11 +381,11 @@ class Applier:
         if status != batch.status:
             # The uid keeps the status off a new batch of the same name.
             metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
-            problems += await self._attempt_status(BATCH_INFERENCES, metadata, status)
+            problems += await self._attempt_status(api_resources.BATCH_INFERENCES, metadata, status)
         if not problems:
             for ref in batch_plan.delete:
-                key = ObjectKey(JOBS.plural, ref.namespace, ref.name)
-                problems += await self._attempt(self._remove(JOBS, key))
+                key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
+                problems += await self._attempt(self._remove(api_resources.JOBS, key))
         if not problems and batch_plan.create is not None and spec is not None:
             manifest = batch_job_manifest(
                 batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
@@ -415,7 +408,7 @@ class Applier:
         return []
 
     async def _attempt_status(
-        self, kind: ApiResource, metadata: dict[str, Any], status: BaseModel
+        self, kind: api_resources.ApiResource, metadata: dict[str, Any], status: BaseModel
     ) -> list[str]:
         manifest = partial_manifest(kind, metadata, status=wire_format(status))
         return await self._attempt(self._write(manifest, "status"))
@@ -448,7 +441,7 @@ class Applier:
         self._store.put(manifest.kind, observed)
         return observed
 
-    async def _remove(self, kind: ApiResource, key: ObjectKey) -> None:
+    async def _remove(self, kind: api_resources.ApiResource, key: ObjectKey) -> None:
         self._begin_write()
         await self._cluster.delete(kind, key)
         self._store.drop(kind, key)
@@ -456,15 +449,17 @@ class Applier:
 
     async def _resize(self, deployment: Ref, replicas: int) -> None:
         self._begin_write()
-        self._store.put(DEPLOYMENTS, await self._cluster.scale(deployment, replicas))
+        self._store.put(api_resources.DEPLOYMENTS, await self._cluster.scale(deployment, replicas))
 
     async def _replace(self, replacement: Replacement, grace: int) -> None:
         """Delete a stalled replica's pod."""
         # Only after the status was written: it keeps the next leader from replacing more than
         # allowed.
-        key = ObjectKey(PODS.plural, replacement.pod.namespace, replacement.pod.name)
+        key = ObjectKey(api_resources.PODS.plural, replacement.pod.namespace, replacement.pod.name)
         self._begin_write()
-        await self._cluster.delete(PODS, key, uid=replacement.uid, grace_seconds=grace)
+        await self._cluster.delete(
+            api_resources.PODS, key, uid=replacement.uid, grace_seconds=grace
+        )
 
     def _manifests(self, service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
         """Return the manifests of a service, rebuilt only when one of their inputs changed."""
@@ -484,7 +479,7 @@ class Applier:
         plan: Plan,
         existing: Mapping[Ref | None, tuple[ClusterObject, ...]],
         pulls: Collection[ObjectKey],
-    ) -> list[tuple[ApiResource, ObjectKey]]:
+    ) -> list[tuple[api_resources.ApiResource, ObjectKey]]:
         """Return the shared objects of namespaces and pools that no longer need them.
 
         Their owners may end together. While the garbage collector removes one owner from an object,
@@ -497,7 +492,8 @@ class Applier:
             (KINDS[observed.key.plural], observed.key)
             for observed in existing.get(None, ())
             if observed.owned_fields_digest and observed.key not in pulls
-            if observed.key.plural == DAEMON_SETS.plural or observed.key.namespace not in used
+            if observed.key.plural == api_resources.DAEMON_SETS.plural
+            or observed.key.namespace not in used
         ]
 
     def _forget(self, plan: Plan) -> None:

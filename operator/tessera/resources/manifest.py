@@ -7,18 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.names import (
-    APP_INSTANCE,
-    APP_NAME,
-    APP_VERSION,
-    COMPONENT,
-    ENGINE,
-    MANAGED_BY,
-    PART_OF,
-    SERVICE_LABEL,
-    TESSERA,
-    VLLM,
-)
+from tessera.domain import names
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import ObservedService, Ref
 from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, ApiResource
@@ -68,28 +57,28 @@ def partial_manifest(kind: ApiResource, metadata: dict[str, Any], **fields: Any)
 
 
 def labels(
-    name: str, instance: str, *, component: str = ENGINE, version: str | None = None
+    name: str, instance: str, *, component: str = names.ENGINE, version: str | None = None
 ) -> dict[str, str]:
     """Return the recommended labels of a managed object.
 
     `version` is the version of vLLM; objects that run none have no version. Tessera's own version
     is on no object, since an upgrade of the operator would then restart pods.
     """
-    versions = {} if version is None else {APP_VERSION: version}
+    versions = {} if version is None else {names.APP_VERSION: version}
     return {
-        APP_NAME: name,
-        APP_INSTANCE: instance,
+        names.APP_NAME: name,
+        names.APP_INSTANCE: instance,
         **versions,
-        COMPONENT: component,
-        PART_OF: TESSERA,
-        MANAGED_BY: TESSERA,
+        names.COMPONENT: component,
+        names.PART_OF: names.TESSERA,
+        names.MANAGED_BY: names.TESSERA,
     }
 
 
 def service_labels(service: ObservedService, spec: InferenceServiceSpec) -> dict[str, str]:
     """Return the labels of objects of one service; `spec` has the version of its engines."""
-    common = labels(VLLM, service.ref.name, version=spec.engine.version)
-    return {**common, SERVICE_LABEL: service.ref.name}
+    common = labels(names.VLLM, service.ref.name, version=spec.engine.version)
+    return {**common, names.SERVICE_LABEL: service.ref.name}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,29 +5,21 @@ from collections.abc import Iterator
 
 from tessera.api.inference_service import PodTemplate
 from tessera.api.meta import GROUP
-from tessera.domain.names import (
-    APP_INSTANCE,
-    APP_NAME,
-    APP_VERSION,
-    COMPONENT,
-    COST_ANNOTATION,
-    MANAGED_BY,
-    PART_OF,
-)
+from tessera.domain import names
 
 # Reserved labels, and who sets them.
 LABELS = {
-    APP_INSTANCE: "Tessera",
-    APP_NAME: "Tessera",
-    APP_VERSION: "Tessera",
-    COMPONENT: "Tessera",
-    MANAGED_BY: "Tessera",
-    PART_OF: "Tessera",
+    names.APP_INSTANCE: "Tessera",
+    names.APP_NAME: "Tessera",
+    names.APP_VERSION: "Tessera",
+    names.COMPONENT: "Tessera",
+    names.MANAGED_BY: "Tessera",
+    names.PART_OF: "Tessera",
     "pod-template-hash": "the Deployment",
 }
 
 # Reserved annotations, and who sets them.
-ANNOTATIONS = {COST_ANNOTATION: "Tessera"}
+ANNOTATIONS = {names.COST_ANNOTATION: "Tessera"}
 
 # Reserved environment variables of the engine, and who sets them.
 ENVIRONMENT = {
