@@ -181,7 +181,8 @@ class PrometheusMetrics:
         try:
             rows: list[QueryRow] = await asyncio.to_thread(function, *arguments)
         except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
-            raise MetricsError(f"Prometheus at {self._url}: {_error_summary(error)}") from error
+            summary = f"{type(error).__name__}: {error}"[:300]
+            raise MetricsError(f"Prometheus at {self._url}: {summary}") from error
         return rows
 
 
@@ -315,7 +316,3 @@ def _service(row: QueryRow) -> Ref:
 
 def _value(row: QueryRow) -> float:
     return float(row["value"][1])
-
-
-def _error_summary(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]

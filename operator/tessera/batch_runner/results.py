@@ -66,7 +66,8 @@ def _success(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome
         return RequestOutcome.FAILED, failure(line_id, custom_id, fault)
     request_id = reply.request_id or str(body.get("id") or line_id)
     # Keep the response byte for byte where it fits in one line.
-    response_body = reply.body if _one_line(reply.body) else _json(body)
+    several_lines = b"\n" in reply.body or b"\r" in reply.body
+    response_body = _json(body) if several_lines else reply.body
     values = (_json(line_id), _json(custom_id), reply.status, _json(request_id), response_body)
     usage = body.get("usage")
     return RequestOutcome.ANSWERED, RowResult(
@@ -96,10 +97,6 @@ def _object(body: bytes) -> dict[str, Any] | None:
 def _count(usage: object, name: str) -> int:
     count = usage.get(name) if isinstance(usage, Mapping) else None
     return count if isinstance(count, int) and count > 0 else 0
-
-
-def _one_line(body: bytes) -> bool:
-    return b"\n" not in body and b"\r" not in body
 
 
 def _json(value: object) -> bytes:

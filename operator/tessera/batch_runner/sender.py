@@ -166,9 +166,10 @@ class RowSender:
         self._journal.append(request.shard, parts.encode_sent(*request.sent))
         self._progress.in_flight += 1
         try:
-            reply = await self._engine.send_row(
-                epoch, request.path, request.body, self._request_id(request)
-            )
+            # The engine may still process a request that timed out, so that no id repeats.
+            number = next(self._request_numbers)
+            request_id = f"{request.line_id}-{self._progress.attempt}-{number}"
+            reply = await self._engine.send_row(epoch, request.path, request.body, request_id)
         finally:
             self._progress.in_flight -= 1
         outcome, result = results.row_outcome(request.line_id, request.custom_id, reply)
@@ -177,10 +178,6 @@ class RowSender:
         elif outcome not in (retry.RequestOutcome.ANSWERED, retry.RequestOutcome.REFUSED):
             self._paid_unanswered.add(row)
         return outcome, result
-
-    def _request_id(self, request: RowRequest) -> str:
-        # The engine may still process a request that timed out, so that no id repeats.
-        return f"{request.line_id}-{self._progress.attempt}-{next(self._request_numbers)}"
 
     def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
         line = parts.encode_answered(

@@ -90,7 +90,9 @@ def review_batch(
     body: Mapping[str, Any], store: Store, at: datetime
 ) -> tuple[list[str], list[str]]:
     """Return refusals and warnings for a BatchInference; waiting for an object is a warning."""
-    batch = wire.parse_batch({**body, "metadata": _with_defaults(body, at)})
+    # A new object has neither time nor uid yet.
+    metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
+    batch = wire.parse_batch({**body, "metadata": metadata})
     if batch is None:
         return [], []
     snapshot = replace(observe(store, Observations(), at), batches=(batch,))
@@ -100,11 +102,6 @@ def review_batch(
     if verdict.reason in _TRANSIENT or model_pending:
         return [], [verdict.message]
     return ([] if verdict.reason.is_true else [verdict.message]), []
-
-
-def _with_defaults(body: Mapping[str, Any], at: datetime) -> Mapping[str, Any]:
-    """Return metadata with the time and UID that a new object does not have yet."""
-    return {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
 
 
 def _deletion_warnings(budget: Budget, store: Store) -> list[str]:

@@ -43,14 +43,11 @@ class BackgroundPlanner:
         if (
             self._failed is not None
             and self._failed[0] == problem
-            and self._failed_recently(self._failed[1])
+            and self._clock() - self._failed[1] < _RETRY_AFTER
         ):
             return
         self._task = asyncio.create_task(self._solve(problem), name="layouts")
         self._task.add_done_callback(self._done)
-
-    def _failed_recently(self, failed_at: datetime) -> bool:
-        return self._clock() - failed_at < _RETRY_AFTER
 
     async def stop(self) -> None:
         """Cancel the task and wait for its end."""

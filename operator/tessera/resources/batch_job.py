@@ -59,7 +59,7 @@ def batch_job_manifest(
     job_labels = labels(RUNNER_APP, batch.ref.name) | {
         names.BATCH_LABEL: batch.ref.name,
         names.BATCH_UID_LABEL: batch.uid,
-        names.ATTEMPT_LABEL: names.attempt_label(request.attempt),
+        names.ATTEMPT_LABEL: names.CHECK if request.attempt is None else str(request.attempt),
     }
     annotations = None
     pod = _check_pod(batch, spec, image, template_version)

@@ -43,7 +43,8 @@ def bind_to_pool(
 def tolerations(pool_tolerations: Iterable[Toleration], *, on_spot: bool) -> list[V1Toleration]:
     """Return the tolerations that allow a pod on the nodes of a pool."""
     return [
-        _gpu_toleration(),
+        # The taint that usually keeps other pods off GPU nodes.
+        V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),
         *(V1Toleration.model_validate(toleration.manifest) for toleration in pool_tolerations),
         *(spot.tolerations() if on_spot else ()),
     ]
@@ -63,8 +64,3 @@ def spread_constraints(service: str) -> list[V1TopologySpreadConstraint]:
         )
         for key in _SPREAD_KEYS
     ]
-
-
-def _gpu_toleration() -> V1Toleration:
-    """Return the toleration of the taint that usually keeps other pods off GPU nodes."""
-    return V1Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")

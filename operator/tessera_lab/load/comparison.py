@@ -1,6 +1,6 @@
 """The difference between a load test and an earlier one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # Figures of one load by their names; what is not known is absent.
@@ -42,8 +42,3 @@ def compare_loads(
         for figure, value in figures.items():
             if figure in earlier:
                 yield MetricChange(load=load, figure=figure, before=earlier[figure], now=value)
-
-
-def new_loads(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Sequence[str]:
-    """Return the present loads that the earlier test did not have."""
-    return [load for load in now if load not in before]

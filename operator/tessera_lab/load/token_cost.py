@@ -6,7 +6,6 @@ from decimal import Decimal
 from tessera.domain.money import Money, per_million_tokens
 
 _HOUR = 3600
-_MILLION = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

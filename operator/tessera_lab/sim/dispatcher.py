@@ -11,7 +11,7 @@ from aiohttp import web
 from tessera_lab.engine.requests import EngineRequest, RejectionReason
 from tessera_lab.sim.encoders import Envelope, ResponseEncoder
 from tessera_lab.sim.engine_state import EngineState
-from tessera_lab.sim.errors import engine_dead, queue_limit_error, shutting_down
+from tessera_lab.sim.errors import engine_dead, internal_error, queue_limit_error
 from tessera_lab.sim.generation import ActiveGeneration, whole_response, write_stream
 from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
@@ -81,7 +81,7 @@ class GenerationDispatcher:
         """Submit all samples of a request, or none when a limit rejects one of them."""
         if self._closing:
             await self.wait_idle()
-            raise shutting_down()
+            raise internal_error("cannot schedule new futures after shutdown")
         if not self.state.alive:
             raise engine_dead()
         changed, streams = asyncio.Event(), list[TokenStream]()

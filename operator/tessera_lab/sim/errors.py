@@ -52,10 +52,6 @@ def internal_error(message: str) -> EngineApiError:
     return EngineApiError(500, message, "InternalServerError")
 
 
-def shutting_down() -> EngineApiError:
-    return internal_error("cannot schedule new futures after shutdown")
-
-
 def engine_dead() -> EngineApiError:
     """Return the error of every generation after the engine behind the API server has died."""
     return internal_error(

@@ -126,7 +126,8 @@ def _sample_spec(
     _check_min_tokens(body.min_tokens, max_tokens)
     generated = text.generate_text(prompt.text, sample_index)
     tokens, finish_reason = _natural_end(body, generated, max_tokens)
-    stop = generated.first_stop(_stop_strings(body), tokens)
+    stop_strings = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    stop = generated.first_stop(stop_strings, tokens)
     if stop is not None and stop.tokens >= body.min_tokens:
         tokens, finish_reason = stop.tokens, FinishReason.STOP
     else:
@@ -163,10 +164,6 @@ def _natural_end(
     if body.ignore_eos or natural_length > max_tokens:
         return max_tokens, FinishReason.LENGTH
     return natural_length, FinishReason.STOP
-
-
-def _stop_strings(body: GenerationBody) -> tuple[str, ...]:
-    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
 
 
 def _usage_options(body: GenerationBody, *, force: bool) -> tuple[bool, bool]:

@@ -78,7 +78,9 @@ class EngineServer:
         response = await self._handle(request, handler)
         seconds = time.monotonic() - started
         sizes = (request.content_length or 0, response.content_length or 0)
-        self._meters.observe(_route_name(request), request.method, response.status, seconds, sizes)
+        resource = request.match_info.route.resource
+        route = UNKNOWN_ROUTE if resource is None else resource.canonical
+        self._meters.observe(route, request.method, response.status, seconds, sizes)
         return response
 
     async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -118,8 +120,3 @@ class UntypedResponse(web.Response):
 
     def __init__(self, text: str) -> None:
         super().__init__(body=text.encode())
-
-
-def _route_name(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return UNKNOWN_ROUTE if resource is None else resource.canonical

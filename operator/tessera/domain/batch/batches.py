@@ -34,15 +34,12 @@ class ProposedBatch:
 
     def charge_live_pods(self, meter: SpendMeter, budget_state: BudgetState) -> None:
         """Reserve the budget of live pods for which the proposal claims no grant."""
-        live_uids = self._live_pod_uids()
+        live_uids = {pod.uid for pod in self.situation.pods if pod.ended is None}
         if self.proposal.claim is not None or not live_uids:
             return
         for uid, running in meter.running.items():
             if uid in live_uids:
                 budget_state.reserve_min_replicas(running.tariff, 1)
-
-    def _live_pod_uids(self) -> set[str]:
-        return {pod.uid for pod in self.situation.pods if pod.ended is None}
 
 
 def propose_batches(

@@ -11,7 +11,7 @@ from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, CheckReport, check_report
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, check_report
 
 # Delay before a check with a transient failure is retried.
 _RETRY_DELAY = timedelta(seconds=30)
@@ -38,7 +38,13 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
     pods = [pod for pod in situation.pods if pod.attempt is None]
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
         if report is not None and report.ok:
-            return _passed_check(report)
+            message = f"spec.input: {counted(report.rows, 'row')} checked"
+            return InputCheck(
+                running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message),
+                passed=CheckStatus(
+                    rows=report.rows, url=report.url, input_tokens=report.input_tokens
+                ),
+            )
     job_pods = [pod for pod in pods if job is not None and pod.owner == job.uid]
     pod = max(job_pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
     if pod is not None and pod.exit_code == REFUSED_EXIT_CODE:
@@ -48,16 +54,6 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
     running = _running_verdict(spec, name, pod)
     return InputCheck(
         running=running, create=job is None, recreate=_is_lost(situation, job, pod, now)
-    )
-
-
-def _passed_check(report: CheckReport) -> InputCheck:
-    return InputCheck(
-        running=StatusVerdict(
-            BatchRunning.VALIDATION_JOB_RUNNING,
-            f"spec.input: {counted(report.rows, 'row')} checked",
-        ),
-        passed=CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens),
     )
 
 

@@ -26,11 +26,6 @@ def job_name(batch: str, attempt: int | None) -> str:
     return deployment_name(batch, CHECK if attempt is None else f"a{attempt}")
 
 
-def attempt_label(attempt: int | None) -> str:
-    """Return the value of `ATTEMPT_LABEL`."""
-    return CHECK if attempt is None else str(attempt)
-
-
 def parse_attempt_label(label: str) -> int | None:
     """Return the attempt that a label names; None for the check."""
     return int(label) if label.isdecimal() and label.isascii() else None

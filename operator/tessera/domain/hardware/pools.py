@@ -76,17 +76,15 @@ class PoolView:
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
     """Return every pool with its nodes, devices and price of the day, in the order of names."""
     nodes_by_pool = {
-        pool.name: tuple(node for node in nodes if _selects(pool.spec, node))
+        pool.name: tuple(
+            node for node in nodes if pool.spec.node_selector.items() <= node.labels.items()
+        )
         for pool in pools
         if pool.spec is not None
     }
     return tuple(
         _pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
     )
-
-
-def _selects(spec: AcceleratorPoolSpec, node: Node) -> bool:
-    return all(node.labels.get(key) == value for key, value in spec.node_selector.items())
 
 
 def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:

@@ -35,7 +35,8 @@ def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float
     """
     if service.single_type:
         options = (
-            (_pattern_price(pattern, prices), pattern) for pattern in single_type_patterns(service)
+            (sum(prices[instance_type] * count for instance_type, count in pattern), pattern)
+            for pattern in single_type_patterns(service)
         )
         cost, pattern = min(options)
         return PricedPattern(cost, cost, pattern)
@@ -58,10 +59,6 @@ def single_type_patterns(service: ServiceDemand) -> list[ReplicaPattern]:
         for instance_type, speed in speeds
         if speed > 0
     ]
-
-
-def _pattern_price(pattern: ReplicaPattern, prices: Mapping[InstanceType, float]) -> float:
-    return sum(prices[instance_type] * count for instance_type, count in pattern)
 
 
 class _PatternSearch:

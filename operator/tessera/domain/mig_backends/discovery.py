@@ -11,7 +11,7 @@ from tessera.api.text import counted
 from tessera.domain.cache import KeyedCache
 from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
-from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, layout_error
+from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
 from tessera.domain.mig_backends import devices
 from tessera.domain.mig_backends.format import parse_layout
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
@@ -203,18 +203,13 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
                 "(chart value node.enabled=true)"
             ),
         )
-    layouts = layouts_for_counts(
-        base.gpu_model, _geometry(counts), int(text), _target_layouts(target, base.gpu_model)
-    )
+    geometry, preferred = tuple(sorted(counts.items())), _target_layouts(target, base.gpu_model)
+    layouts = layouts_for_counts(base.gpu_model, geometry, int(text), preferred)
     if layouts is None:
-        slices_text = ", ".join(f"{count}x {name}" for name, count in sorted(counts.items()))
-        return replace(
-            base,
-            inconsistency=(
-                f"{counted(int(text), f'{base.gpu_model.name} GPU')} cannot be partitioned into "
-                f"{slices_text}"
-            ),
-        )
+        gpus_text = counted(int(text), f"{base.gpu_model.name} GPU")
+        slices_text = ", ".join(f"{count}x {name}" for name, count in geometry)
+        problem = f"{gpus_text} cannot be partitioned into {slices_text}"
+        return replace(base, inconsistency=problem)
     return replace(
         base,
         gpus=tuple(
@@ -225,10 +220,6 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
             for index, layout in enumerate(layouts)
         ),
     )
-
-
-def _geometry(counts: Mapping[str, int]) -> Geometry:
-    return tuple(sorted(counts.items()))
 
 
 def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:

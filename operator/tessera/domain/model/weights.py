@@ -75,7 +75,7 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
     tied = keys.flag("tie_word_embeddings", family.tied)
     attention, other_weights = (
         _latent_attention(keys, heads)
-        if _is_latent(keys)
+        if keys.get("kv_lora_rank")
         else _standard_attention(keys, family, heads)
     )
     sparse = _sparse_layers(keys, layers)
@@ -106,10 +106,6 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
         embedding=rows * hidden,
         output=0 if tied else rows * hidden,
     )
-
-
-def _is_latent(keys: Keys) -> bool:
-    return bool(keys.get("kv_lora_rank"))
 
 
 def _latent_attention(keys: Keys, heads: Heads) -> tuple[int, int]:

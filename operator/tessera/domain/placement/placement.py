@@ -283,14 +283,11 @@ def _placed_decision(
             f"; {cheapest.variant} at {cheapest.hourly} is cheaper, but was full or added later"
         )
     elif len(choices) > 1:
-        message += f"; the cheapest of {len(choices)} that fit, next {_name_and_price(choices[1])}"
+        message += f"; the cheapest of {len(choices)} that fit, next "
+        message += f"{choices[1].variant} at {choices[1].hourly}"
     else:
         message += "; no other hardware fits"
     return PlacementDecision(verdict=StatusVerdict(PlacementReason.PLACED, message), choice=choice)
-
-
-def _name_and_price(choice: HardwareChoice) -> str:
-    return f"{choice.variant} at {choice.hourly}"
 
 
 def _not_placed(reason: PlacementReason, message: str) -> PlacementDecision:

@@ -6,7 +6,7 @@ is touched: only GPUs without users count, and with a sibling-safe backend the u
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -70,7 +70,7 @@ def find_temporary_layout(
             layouts = layouts_for(index, tuple(sorted(needs.items())))
             # Undoing a planned layout is only worth it when it can be restored afterwards.
             if layouts is None or not (
-                _only_mismatched(goal, layouts)
+                all(gpu in goal.mismatched for gpu in layouts)
                 or _can_revert(unit.repartition, capacity, capabilities)
             ):
                 continue
@@ -84,11 +84,6 @@ def find_temporary_layout(
                 targets = tuple(_gpu_target(gpu, layouts[gpu]) for gpu in sorted(layouts))
                 return TemporaryLayout(goal=goal, gpus=tuple(gpus), targets=targets)
     return None
-
-
-def _only_mismatched(goal: NodeGoal, gpus: Collection[int]) -> bool:
-    """Return whether no GPU with its planned layout would lose it."""
-    return all(gpu in goal.mismatched for gpu in gpus)
 
 
 def _can_revert(

@@ -98,7 +98,9 @@ def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> b
 
 
 def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) -> SchedulerLimits:
-    share = _share_of_full_steps(demand, sequences, tokens)
+    # Steps that carry prompts at a steady rate, 1 at most by the bound: while all requests get one
+    # answer, the prompts of as many have to be read.
+    share = sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
     mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
     return SchedulerLimits(
@@ -114,9 +116,3 @@ def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: in
         prefill_tokens=tokens - sequences,
         prefill_pairs=(tokens - sequences) * demand.input_tokens,
     )
-
-
-def _share_of_full_steps(demand: Demand, sequences: int, tokens: int) -> float:
-    """Return the share of steps that carry prompts at a steady rate, 1 at most by the bound."""
-    # While all requests get one answer, the prompts of as many have to be read.
-    return sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)

@@ -68,7 +68,7 @@ def known_versions() -> tuple[str, ...]:
         for name in names
         if name.startswith("vllm-")
     ]
-    return tuple(sorted(versions, key=_version_key))
+    return tuple(sorted(versions, key=lambda version: [int(part) for part in version.split(".")]))
 
 
 @cache
@@ -91,7 +91,3 @@ def version_facts(version: str) -> EngineFacts | None:
 
 def _data_directory() -> Traversable:
     return resources.files("tessera.domain").joinpath("data")
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.bench.json import FORMAT_VERSION, KIND, Json, report_json
 from tessera_lab.cli.bench.report import BenchReport
-from tessera_lab.load.comparison import BaselineComparison, Measures, compare_loads, new_loads
+from tessera_lab.load.comparison import BaselineComparison, Measures, compare_loads
 
 _LATENCIES = ("ttft", "tpot", "e2eLatency")
 _PERCENTILES = ("p50", "p95")
@@ -81,7 +81,7 @@ def _differences(before: Json, now: Json) -> Iterator[str]:
 
 
 def _missing_loads(before: Mapping[str, Measures], now: Mapping[str, Measures]) -> Iterator[str]:
-    if missing := new_loads(before, now):
+    if missing := [load for load in now if load not in before]:
         yield f"the baseline has no load {', '.join(missing)}; it has {', '.join(before)}"
 
 

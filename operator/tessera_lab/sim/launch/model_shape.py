@@ -40,7 +40,9 @@ def _from_json(text: str) -> ModelShape:
     try:
         return ModelShape.model_validate_json(text)
     except ValidationError as error:
-        raise EngineExit(1, f"{SHAPE}: {_first_error(error)}") from error
+        detail = error.errors()[0]
+        location = ".".join(map(str, detail["loc"]))
+        raise EngineExit(1, f"{SHAPE}: {location}: {detail['msg']}") from error
 
 
 def _from_config(path: Path) -> ModelShape:
@@ -61,8 +63,3 @@ def _total_size(folder: Path) -> int | None:
         return None
     size: int = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
     return size
-
-
-def _first_error(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    return f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
