@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from fakegpu.silicon import Gpu, Instance, Silicon
+from fakegpu.gpu_driver import FakeGpu, FakeGpuInstance, GpuDriver
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.gpu_models import find_gpu_model
@@ -36,7 +36,7 @@ TURN = 5.0
 class FarEnd:
     """One node: its kubelet, device plugin and feature discovery, and who cuts its GPUs."""
 
-    silicon: Silicon
+    gpu_driver: GpuDriver
     manager: MigManager | None = None
     tells: bool = False
     """An agent looks."""
@@ -57,7 +57,7 @@ class FarEnd:
         self.labels |= {
             "pool": "a100",
             "nvidia.com/gpu.product": A100,
-            "nvidia.com/gpu.count": str(len(self.silicon.gpus)),
+            "nvidia.com/gpu.count": str(len(self.gpu_driver.gpus)),
             "nvidia.com/gpu.replicas": "0",
             "nvidia.com/mig.capable": "true",
             DEVICE_PLUGIN_LABEL: "true",
@@ -102,16 +102,16 @@ class FarEnd:
             here = [text for written, text in self._files if written <= self.now - self.lag]
             file = here[-1] if here else None
             while (
-                told := self.manager.step(self.labels, file, self.silicon, self.now)
+                told := self.manager.step(self.labels, file, self.gpu_driver, self.now)
             ) is not None:
                 self.labels |= told
         if self.cuts:
             for gpu in self.spec.gpus:
-                self._cut(next(one for one in self.silicon.gpus if one.uuid == gpu.uuid))
+                self._cut(next(one for one in self.gpu_driver.gpus if one.uuid == gpu.uuid))
         self._refresh()
 
     def layouts(self) -> Mapping[int, Layout]:
-        return {gpu.index: _layout(gpu.instances) for gpu in self.silicon.gpus}
+        return {gpu.index: _layout(gpu.instances) for gpu in self.gpu_driver.gpus}
 
     def _wish(self, spec: NodeLayoutSpec) -> None:
         self.spec = spec
@@ -135,7 +135,7 @@ class FarEnd:
 
     def _look(self) -> None:
         self._plugin = True
-        found = Counter(one.profile for gpu in self.silicon.gpus for one in gpu.instances)
+        found = Counter(one.profile for gpu in self.gpu_driver.gpus for one in gpu.instances)
         self.allocatable = dict.fromkeys(self.allocatable, 0)
         self.allocatable |= {
             f"nvidia.com/mig-{name.replace('+', '.')}": count for name, count in found.items()
@@ -147,18 +147,18 @@ class FarEnd:
             f"nvidia.com/mig-{name.replace('+', '.')}.count": str(count)
             for name, count in found.items()
         }
-        self.labels["nvidia.com/gpu.count"] = str(len(self.silicon.gpus))
+        self.labels["nvidia.com/gpu.count"] = str(len(self.gpu_driver.gpus))
         self.labels["nvidia.com/gfd.timestamp"] = str(int(self.at.timestamp()))
 
-    def _cut(self, gpu: Gpu) -> None:
+    def _cut(self, gpu: FakeGpu) -> None:
         """One round of the agent."""
         for deed in plan_partitioning(_readout(gpu), self._wanted(gpu), {}).operations:
             if deed.action == "destroy":
-                self.silicon.destroy(gpu.index, deed.placement.start)
+                self.gpu_driver.destroy(gpu.index, deed.placement.start)
             else:
-                self.silicon.create(gpu.index, deed.placement.profile, deed.placement.start)
+                self.gpu_driver.create(gpu.index, deed.placement.profile, deed.placement.start)
 
-    def _wanted(self, gpu: Gpu) -> DesiredGpu:
+    def _wanted(self, gpu: FakeGpu) -> DesiredGpu:
         return next(one for one in self.spec.gpus if one.uuid == gpu.uuid)
 
     def _status(self) -> NodeLayoutStatus:
@@ -168,16 +168,16 @@ class FarEnd:
             partitioning_enabled=self.cuts,
             gpus=tuple(
                 gpu_status(found, {}, self._trouble(gpu) if gpu.uuid in asked else None)
-                for gpu in self.silicon.gpus
+                for gpu in self.gpu_driver.gpus
                 if (found := _readout(gpu))
             ),
         )
 
-    def _trouble(self, gpu: Gpu) -> GpuProblem | None:
+    def _trouble(self, gpu: FakeGpu) -> GpuProblem | None:
         return plan_partitioning(_readout(gpu), self._wanted(gpu), {}).problem
 
 
-def _readout(gpu: Gpu) -> SeenByDriver:
+def _readout(gpu: FakeGpu) -> SeenByDriver:
     return SeenByDriver(
         index=gpu.index,
         uuid=gpu.uuid,
@@ -196,7 +196,7 @@ def _readout(gpu: Gpu) -> SeenByDriver:
     )
 
 
-def _layout(instances: Sequence[Instance]) -> Layout:
+def _layout(instances: Sequence[FakeGpuInstance]) -> Layout:
     return tuple(sorted(SlicePlacement(one.start, one.profile) for one in instances))
 
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pynvml
 
-from fakegpu.driver import Plain
-from fakegpu.silicon import Code, RefusedError
+from fakegpu.gpu_driver import Code, RefusedError
+from fakegpu.nvml_session import Plain
 
 # `call(name, *plain arguments)`; RefusedError for an error code.
 Call = Callable[..., Plain]
@@ -127,10 +127,10 @@ def _handle(name: str) -> Callable[..., None]:
 def _text(name: str) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
         *given, out, length = arguments
-        told = cast(str, call(name, *_plain(given))).encode() + b"\0"
-        if len(told) > length.value:
+        text = cast(str, call(name, *_plain(given))).encode() + b"\0"
+        if len(text) > length.value:
             raise RefusedError(Code.INSUFFICIENT_SIZE)
-        ctypes.memmove(_address(out), told, len(told))
+        ctypes.memmove(_address(out), text, len(text))
 
     return function
 
@@ -138,15 +138,15 @@ def _text(name: str) -> Callable[..., None]:
 def _struct(name: str, kind: type[ctypes.Structure]) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
         *given, out = arguments
-        found = kind.from_address(_address(out))
-        told = cast(dict[str, Any], call(name, *_plain(given)))
-        for key, value in told.items():
+        structure = kind.from_address(_address(out))
+        values = cast(dict[str, Any], call(name, *_plain(given)))
+        for key, value in values.items():
             if key == "placement":
-                found.placement.start, found.placement.size = value
+                structure.placement.start, structure.placement.size = value
             elif key in _HANDLE:
-                _write_handle(ctypes.addressof(found) + getattr(kind, key).offset, value)
+                _write_handle(ctypes.addressof(structure) + getattr(kind, key).offset, value)
             elif hasattr(kind, key):
-                setattr(found, key, value.encode() if isinstance(value, str) else value)
+                setattr(structure, key, value.encode() if isinstance(value, str) else value)
 
     return function
 
@@ -156,17 +156,17 @@ def _handles(name: str) -> Callable[..., None]:
 
     def function(call: Call, *arguments: Any) -> None:
         *given, out, count = arguments
-        found = cast(list[int], call(name, *_plain(given)))
-        _uint(count).value = len(found)
-        for number, handle in enumerate(found):
+        handles = cast(list[int], call(name, *_plain(given)))
+        _uint(count).value = len(handles)
+        for number, handle in enumerate(handles):
             _write_handle(_address(out) + number * _POINTER, handle)
 
     return function
 
 
 def _mode(call: Call, device: Any, current: Any, pending: Any) -> None:
-    found = cast(list[int], call("nvmlDeviceGetMigMode", *_plain([device])))
-    _uint(current).value, _uint(pending).value = found
+    modes = cast(list[int], call("nvmlDeviceGetMigMode", *_plain([device])))
+    _uint(current).value, _uint(pending).value = modes
 
 
 def _create_with_placement(call: Call, device: Any, profile: Any, placement: Any, out: Any) -> None:
@@ -178,32 +178,34 @@ def _create_with_placement(call: Call, device: Any, profile: Any, placement: Any
 
 def _placements(call: Call, device: Any, profile: Any, out: Any, count: Any) -> None:
     name = "nvmlDeviceGetGpuInstancePossiblePlacements"
-    found = cast(list[list[int]], call(name, *_plain([device, profile])))
+    placements = cast(list[list[int]], call(name, *_plain([device, profile])))
     if out is not None:
         kind = pynvml.c_nvmlGpuInstancePlacement_t
-        if _uint(count).value < len(found):
+        if _uint(count).value < len(placements):
             raise RefusedError(Code.INSUFFICIENT_SIZE)
-        for place, (start, size) in zip(_array(out, kind, len(found)), found, strict=True):
+        for place, (start, size) in zip(
+            _array(out, kind, len(placements)), placements, strict=True
+        ):
             place.start, place.size = start, size
-    _uint(count).value = len(found)
+    _uint(count).value = len(placements)
 
 
 def _processes(call: Call, device: Any, count: Any, out: Any) -> None:
     name = "nvmlDeviceGetComputeRunningProcesses"
-    found = cast(list[dict[str, int]], call(name, *_plain([device])))
-    room = _uint(count).value
-    _uint(count).value = len(found)
-    if room < len(found):
+    processes = cast(list[dict[str, int]], call(name, *_plain([device])))
+    capacity = _uint(count).value
+    _uint(count).value = len(processes)
+    if capacity < len(processes):
         raise RefusedError(Code.INSUFFICIENT_SIZE)
     if out is not None:
         kind = pynvml.c_nvmlProcessInfo_v2_t
-        for process, told in zip(_array(out, kind, len(found)), found, strict=True):
-            for key, value in told.items():
+        for process, values in zip(_array(out, kind, len(processes)), processes, strict=True):
+            for key, value in values.items():
                 setattr(process, key, value)
 
 
 def _plain(arguments: Sequence[Any]) -> list[int | str]:
-    return [_value(one) for one in arguments]
+    return [_value(argument) for argument in arguments]
 
 
 def _value(argument: Any) -> int | str:

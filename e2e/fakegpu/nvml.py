@@ -7,36 +7,36 @@ from functools import cache
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from fakegpu.driver import Session
+from fakegpu.gpu_driver import GpuDriver
 from fakegpu.library import Call, Library
-from fakegpu.silicon import Silicon
+from fakegpu.nvml_session import NvmlSession
 
 _numbers = itertools.count(1)
 
 
-def nvml(silicon: Silicon, module: ModuleType | None = None) -> ModuleType:
-    """What `import pynvml` would give on a node with this silicon, in a process of its own.
+def nvml(driver: GpuDriver, module: ModuleType | None = None) -> ModuleType:
+    """What `import pynvml` would give on a node with these GPUs, in a process of its own.
 
-    A module that was given for another silicon, and is used no more, saves time.
+    Reusing a module that was given for other GPUs saves time.
     """
     if module is None:
-        return bound(Session(silicon).call)
-    bind(module, Session(silicon).call)
+        return load_pynvml(NvmlSession(driver).call)
+    bind(module, NvmlSession(driver).call)
     return module
 
 
-def bound(call: Call) -> ModuleType:
+def load_pynvml(call: Call) -> ModuleType:
     """The package over these calls; a copy, since it keeps its state in globals."""
     path, code = _source()
-    found = ModuleType(f"pynvml_{next(_numbers)}")
-    found.__file__ = path
-    sys.modules[found.__name__] = found  # pynvml looks itself up there for its exceptions
+    module = ModuleType(f"pynvml_{next(_numbers)}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # pynvml looks itself up there for its exceptions
     try:
-        exec(code, found.__dict__)  # noqa: S102  # the package that is installed
+        exec(code, module.__dict__)  # noqa: S102  # the package that is installed
     finally:
-        del sys.modules[found.__name__]
-    bind(found, call)
-    return found
+        del sys.modules[module.__name__]
+    bind(module, call)
+    return module
 
 
 def bind(module: ModuleType, call: Call) -> None:

@@ -1,6 +1,6 @@
-"""What the driver knows of a board: its profiles, their NVML numbers, and where they may begin.
+"""What the driver knows of a GPU model: its profiles, their NVML numbers, and their placements.
 
-Names and memory come from the product's tables; sizes and places are derived here on their own.
+Names and memory come from the product's tables; sizes and placements are derived here again.
 """
 
 import re
@@ -19,7 +19,7 @@ _IDS_SEVEN = {
     "1_SLICE": 19,
     "1_SLICE_REV1": 20,
 }
-# The numbers that `nvidia-smi mig -lgip` prints; they differ by board, so nothing may rely on
+# The numbers that `nvidia-smi mig -lgip` prints; they differ by model, so nothing may rely on
 # them.
 _IDS_FOUR = {
     "4_SLICE": 0,
@@ -40,8 +40,8 @@ _MEDIA = ("1_SLICE_REV1", "2_SLICE_REV1", "1_SLICE_ALL_ME", "2_SLICE_ALL_ME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """One profile of a board."""
+class FakeGpuProfile:
+    """One profile of a GPU model."""
 
     name: str
     constant: str
@@ -57,7 +57,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class FakeGpuModel:
     """A kind of GPU."""
 
     product: str
@@ -67,57 +67,63 @@ class Model:
     memory_slices: int
     mode_needs_reset: bool
     """A change of MIG mode waits for a reset: Ampere."""
-    profiles: tuple[Profile, ...]
+    profiles: tuple[FakeGpuProfile, ...]
 
     @property
     def name(self) -> str:
-        """As NVML tells it."""
+        """The name that NVML returns."""
         return self.product.replace("-", " ", 1)
 
-    def named(self, profile: str) -> Profile | None:
-        return next((one for one in self.profiles if one.name == profile), None)
+    def by_name(self, profile: str) -> FakeGpuProfile | None:
+        return next(
+            (gpu_profile for gpu_profile in self.profiles if gpu_profile.name == profile), None
+        )
 
-    def by_id(self, profile_id: int) -> Profile | None:
-        return next((one for one in self.profiles if one.id == profile_id), None)
+    def by_id(self, profile_id: int) -> FakeGpuProfile | None:
+        return next(
+            (gpu_profile for gpu_profile in self.profiles if gpu_profile.id == profile_id), None
+        )
 
-    def starts(self, kind: Profile) -> range:
+    def starts(self, kind: FakeGpuProfile) -> range:
         """Multiples of its size, as far as there are compute slices."""
         return range(0, self.compute_slices - kind.compute_slices + 1, kind.memory_slices)
 
-    def instance_id(self, kind: Profile, start: int) -> int:
+    def instance_id(self, kind: FakeGpuProfile, start: int) -> int:
         """As drivers number them: the whole, halves, quarters, eighths."""
         return self.memory_slices // kind.memory_slices - 1 + start // kind.memory_slices
 
 
 @cache
-def model_of(product: str) -> Model:
+def model_of(product: str) -> FakeGpuModel:
     """KeyError for a product that no table has; one without MIG has no profiles."""
-    board = find_gpu_model(product)
+    gpu_model = find_gpu_model(product)
     known = products().get(product)
-    if board is None:
-        return _uncut(products()[product])
-    seven = board.compute_slices == 7
+    if gpu_model is None:
+        return _without_mig(products()[product])
+    seven = gpu_model.compute_slices == 7
     profiles = []
-    for cut in board.profiles:
-        compute = int(cut.constant[0])
-        slice_ = known.mig_profile(cut.name.partition("+")[0]) if known else None
+    for gpu_profile in gpu_model.profiles:
+        compute = int(gpu_profile.constant[0])
+        slice_ = known.mig_profile(gpu_profile.name.partition("+")[0]) if known else None
         profiles.append(
-            Profile(
-                name=cut.name,
-                constant=cut.constant,
-                value=nvml_profile_constants()[cut.constant],
-                id=(_IDS_SEVEN if seven else _IDS_FOUR)[cut.constant],
+            FakeGpuProfile(
+                name=gpu_profile.name,
+                constant=gpu_profile.constant,
+                value=nvml_profile_constants()[gpu_profile.constant],
+                id=(_IDS_SEVEN if seven else _IDS_FOUR)[gpu_profile.constant],
                 compute_slices=compute,
-                memory_slices=_MEMORY_OF_SEVEN.get(cut.constant, compute) if seven else compute,
-                # A little less than the name says, where nobody has shown it.
-                memory_mib=slice_.memory_mib if slice_ else 992 * _gigabytes(cut.name),
+                memory_slices=_MEMORY_OF_SEVEN.get(gpu_profile.constant, compute)
+                if seven
+                else compute,
+                # A little less than the name says, where it is not known.
+                memory_mib=slice_.memory_mib if slice_ else 992 * _gigabytes(gpu_profile.name),
                 multiprocessors=slice_.multiprocessors if slice_ else 14 * compute,
-                media=cut.constant in _MEDIA,
+                media=gpu_profile.constant in _MEDIA,
             )
         )
-    return Model(
+    return FakeGpuModel(
         product=product,
-        memory_mib=1024 * _gigabytes(board.profiles[-1].name),
+        memory_mib=1024 * _gigabytes(gpu_model.profiles[-1].name),
         compute_slices=7 if seven else 4,
         memory_slices=8 if seven else 4,
         mode_needs_reset="A100" in product or "A30" in product,
@@ -125,8 +131,8 @@ def model_of(product: str) -> Model:
     )
 
 
-def _uncut(product: Product) -> Model:
-    return Model(
+def _without_mig(product: Product) -> FakeGpuModel:
+    return FakeGpuModel(
         product=product.product,
         memory_mib=product.memory_mib,
         compute_slices=0,
@@ -137,6 +143,6 @@ def _uncut(product: Product) -> Model:
 
 
 def _gigabytes(profile: str) -> int:
-    found = re.search(r"\.(\d+)gb", profile)
-    assert found is not None, profile
-    return int(found[1])
+    match = re.search(r"\.(\d+)gb", profile)
+    assert match is not None, profile
+    return int(match[1])

@@ -1,4 +1,4 @@
-"""The driver across processes: a server beside the silicon, and what calls it from elsewhere.
+"""The driver across processes: a server in the process with the GPUs, and its client in others.
 
 A process that finds `fakegpu/shim` first on its PYTHONPATH, and e2e somewhere, gets this by
 `import pynvml`; FAKE_NVML_SOCKET names the server's socket. One line of JSON each way.
@@ -10,21 +10,21 @@ import socket
 import threading
 from pathlib import Path
 
-from fakegpu.driver import Plain, Session
-from fakegpu.silicon import Code, RefusedError, Silicon
+from fakegpu.gpu_driver import Code, GpuDriver, RefusedError
+from fakegpu.nvml_session import NvmlSession, Plain
 
 SHIM = Path(__file__).parent / "shim"
 SOCKET = "FAKE_NVML_SOCKET"
 
 
-async def serve(silicon: Silicon, path: Path) -> asyncio.Server:
+async def serve(driver: GpuDriver, path: Path) -> asyncio.Server:
     """Listening when it returns; every connection is a process with its own handles."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        session = Session(silicon)
+        session = NvmlSession(driver)
         try:
             while line := await reader.readline():
-                writer.write(_answered(session, line))
+                writer.write(_reply(session, line))
                 await writer.drain()
         except ConnectionError:
             pass  # the process is gone
@@ -34,17 +34,17 @@ async def serve(silicon: Silicon, path: Path) -> asyncio.Server:
     return await asyncio.start_unix_server(connected, path)
 
 
-def _answered(session: Session, line: bytes) -> bytes:
+def _reply(session: NvmlSession, line: bytes) -> bytes:
     name, *arguments = json.loads(line)
     try:
-        told = {"result": session.call(name, *arguments)}
+        reply = {"result": session.call(name, *arguments)}
     except RefusedError as refused:
-        told = {"code": refused.code}
-    return json.dumps(told).encode() + b"\n"
+        reply = {"code": refused.code}
+    return json.dumps(reply).encode() + b"\n"
 
 
-class Client:
-    """Calls a server; GPU_IS_LOST when nobody is there."""
+class NvmlClient:
+    """Calls a server; GPU_IS_LOST when it does not answer."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -64,11 +64,11 @@ class Client:
             if not line:
                 self._file = None
                 raise RefusedError(Code.GPU_IS_LOST)
-        told = json.loads(line)
-        if "code" in told:
-            raise RefusedError(told["code"])
-        found: Plain = told["result"]
-        return found
+        reply = json.loads(line)
+        if "code" in reply:
+            raise RefusedError(reply["code"])
+        result: Plain = reply["result"]
+        return result
 
     def _stream(self) -> "socket.SocketIO":
         if self._file is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from fakegpu.silicon import Code, Gpu, RefusedError, Silicon
+from fakegpu.gpu_driver import Code, FakeGpu, GpuDriver, RefusedError
 
 CONFIG = "nvidia.com/mig.config"
 STATE = "nvidia.com/mig.config.state"
@@ -73,7 +73,7 @@ class _Part:
     enabled: bool
     slices: Counter[str]
 
-    def names(self, gpu: Gpu) -> bool:
+    def names(self, gpu: FakeGpu) -> bool:
         return self.devices is None or gpu.index in self.devices
 
 
@@ -95,7 +95,7 @@ class MigManager:
     _next: Mapping[str, str] | None = None
 
     def step(
-        self, labels: Mapping[str, str], config: str | None, silicon: Silicon, now: float
+        self, labels: Mapping[str, str], config: str | None, gpu_driver: GpuDriver, now: float
     ) -> Mapping[str, str] | None:
         """The labels to write now; None while there is nothing to do.
 
@@ -105,17 +105,17 @@ class MigManager:
             if now < self._due:
                 return None
             next_labels, self._next = self._next, None
-            self._go_on(now)
+            self._advance(now)
             return {key: value for key, value in next_labels.items() if _is_deployed(key, labels)}
         name = labels.get(CONFIG)
         if self.edges.deaf or name is None or name == self._seen or not _capable(labels):
             return None
         self._seen = name
-        self._steps = self._apply(name, config, silicon)
-        self._go_on(now)
-        return self.step(labels, config, silicon, now) if self._next is not None else None
+        self._steps = self._apply(name, config, gpu_driver)
+        self._advance(now)
+        return self.step(labels, config, gpu_driver, now) if self._next is not None else None
 
-    def _go_on(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         """The next part begins: its labels are due when its time is over."""
         if self._steps is None:
             return
@@ -127,14 +127,14 @@ class MigManager:
             self._due = now + seconds
 
     def _apply(
-        self, name: str, config: str | None, silicon: Silicon
+        self, name: str, config: str | None, gpu_driver: GpuDriver
     ) -> Iterator[tuple[float, Mapping[str, str]]]:
         """Seconds to wait, and the labels after them; what stands between is done then."""
         parts = _entry(config, name)
         if parts is None:
             yield self.pace.notice, {STATE: "failed"}
             return
-        if not any(_differs(part, gpu) for part in parts for gpu in silicon.gpus):
+        if not any(_differs(part, gpu) for part in parts for gpu in gpu_driver.gpus):
             yield self.pace.notice, {STATE: "success"}
             return
         yield self.pace.notice, {STATE: "pending"}
@@ -145,45 +145,45 @@ class MigManager:
             yield self.pace.pausing, {STATE: "rebooting"}
             yield self.pace.rebooting, {STATE: "pending"}
         yield self.pace.pausing + self.pace.cutting, {}
-        done = self._repartition(parts, silicon)
+        done = self._repartition(parts, gpu_driver)
         yield 0.0, dict.fromkeys(CLIENTS, "true")
         yield self.pace.resuming, {STATE: "success" if done else "failed"}
 
-    def _repartition(self, parts: Sequence[_Part], silicon: Silicon) -> bool:
+    def _repartition(self, parts: Sequence[_Part], gpu_driver: GpuDriver) -> bool:
         if self.edges.lies:
             return True
-        named = [(part, gpu) for part in parts for gpu in silicon.gpus if part.names(gpu)]
+        named = [(part, gpu) for part in parts for gpu in gpu_driver.gpus if part.names(gpu)]
         try:
             if any(part.enabled != gpu.mig for part, gpu in named):
                 self.mode_changes += 1
                 for _, gpu in named:
-                    _clear(gpu, silicon)
+                    _clear(gpu, gpu_driver)
                 return False  # without a reboot the mode stays, and the slices cannot be made
             for part, gpu in named:
                 if _differs(part, gpu):
-                    _clear(gpu, silicon)
-                    self._create_slices(part, gpu, silicon)
+                    _clear(gpu, gpu_driver)
+                    self._create_slices(part, gpu, gpu_driver)
         except RefusedError:
             return False
         return True
 
-    def _create_slices(self, part: _Part, gpu: Gpu, silicon: Silicon) -> None:
+    def _create_slices(self, part: _Part, gpu: FakeGpu, gpu_driver: GpuDriver) -> None:
         if self.edges.fails:
             self.edges.fails -= 1
             raise RefusedError(Code.UNKNOWN)
         # The large ones first: the driver chooses the places, and not every order fits.
         for profile in sorted(part.slices.elements(), key=partial(_size, gpu), reverse=True):
-            silicon.create(gpu.index, profile)
+            gpu_driver.create(gpu.index, profile)
 
 
-def _clear(gpu: Gpu, silicon: Silicon) -> None:
+def _clear(gpu: FakeGpu, gpu_driver: GpuDriver) -> None:
     """One after the other: what went before one that is in use stays gone."""
     for instance in tuple(gpu.instances):
-        silicon.destroy(gpu.index, instance.start)
+        gpu_driver.destroy(gpu.index, instance.start)
 
 
-def _size(gpu: Gpu, profile: str) -> tuple[int, int]:
-    kind = gpu.model.named(profile)
+def _size(gpu: FakeGpu, profile: str) -> tuple[int, int]:
+    kind = gpu.model.by_name(profile)
     return (kind.memory_slices, kind.compute_slices) if kind else (0, 0)
 
 
@@ -218,7 +218,7 @@ def _part(spec: Mapping[str, Any]) -> _Part:
     )
 
 
-def _differs(part: _Part, gpu: Gpu) -> bool:
+def _differs(part: _Part, gpu: FakeGpu) -> bool:
     """Profiles count, whatever their places."""
     if not part.names(gpu):
         return False

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fakegpu.silicon import RefusedError, Silicon
+from fakegpu.gpu_driver import GpuDriver, RefusedError
 from world.api import Json
 from world.fleet import read
 from world.gpus.configs import MountedConfig
@@ -36,9 +36,9 @@ def a_machine(tmp_path: Path, gpus: str, **fields: str) -> Hardware:
     return hardware(node)
 
 
-def get_silicon(machine: Hardware) -> Silicon:
-    assert machine.silicon is not None
-    return machine.silicon
+def get_gpu_driver(machine: Hardware) -> GpuDriver:
+    assert machine.gpu_driver is not None
+    return machine.gpu_driver
 
 
 def a_plugin(machine: Hardware) -> Plugin:
@@ -61,7 +61,7 @@ def test_a_gpu_in_mig_mode_is_offered_by_its_slices_alone(machine: Hardware) -> 
 
 def test_a_plugin_sees_new_slices_only_after_a_restart(machine: Hardware) -> None:
     plugin = a_plugin(machine)
-    get_silicon(machine).create(1, "7g.80gb")
+    get_gpu_driver(machine).create(1, "7g.80gb")
 
     plugin.step("true", 10)
     before = plugin.offered
@@ -136,9 +136,9 @@ def test_what_runs_holds_its_slice_against_the_driver(machine: Hardware) -> None
     process = machine.begin(devices)
 
     with pytest.raises(RefusedError, match="IN_USE"):
-        get_silicon(machine).clear(0)
+        get_gpu_driver(machine).clear(0)
     machine.end(devices, process)
-    get_silicon(machine).clear(0)
+    get_gpu_driver(machine).clear(0)
 
     assert machine.layouts()[0] == ()
     machine.end(devices, process)  # its slice is gone, and nobody minds
@@ -148,12 +148,12 @@ def test_a_container_cannot_start_on_a_slice_that_does_not_exist_any_more(
     machine: Hardware,
 ) -> None:
     half, *others = (device for device in machine.devices() if device.gpu == 0)
-    get_silicon(machine).destroy(0, half.id)
+    get_gpu_driver(machine).destroy(0, half.id)
 
     with pytest.raises(DeviceNotFoundError, match=f"{half.id}: unknown device"):
         machine.begin([*others, half])
 
-    get_silicon(machine).clear(0)  # it holds none of the others either
+    get_gpu_driver(machine).clear(0)  # it holds none of the others either
 
 
 def test_discovery_looks_when_it_begins_and_every_minute() -> None:
@@ -178,7 +178,7 @@ def test_discovery_looks_when_it_begins_and_every_minute() -> None:
 
 def test_labels_of_destroyed_slices_are_removed_and_those_of_others_stay(machine: Hardware) -> None:
     before = labels(machine.node)
-    get_silicon(machine).clear(0)
+    get_gpu_driver(machine).clear(0)
     now = discovery_labels(replace(machine.node, gpus=machine.layouts()))
     discovery = Discovery(look=lambda: now, start_seconds=0)
 

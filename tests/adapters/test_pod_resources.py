@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fakegpu.pods import Grant, serve_pods
+from fakegpu.pod_resources import DeviceGrant, serve_pod_resources
 from tessera.adapters.pod_resources import KubeletPods, message_classes
 from tessera.ports import KubeletError
 
@@ -27,12 +27,16 @@ def test_the_messages_are_those_of_the_kubelet() -> None:
 
 async def test_holders_are_listed_by_device(tmp_path: Path) -> None:
     granted = [
-        Grant(namespace="a", pod="two", resource="nvidia.com/gpu", devices=("GPU-1::0",)),
-        Grant(namespace="a", pod="one", resource="nvidia.com/gpu.shared", devices=("GPU-1::1",)),
-        Grant(namespace="b", pod="nic", resource="rdma/hca", devices=("mlx5_0",)),
-        Grant(namespace="b", pod="mig", resource="nvidia.com/mig-1g.10gb", devices=("M1", "M2")),
+        DeviceGrant(namespace="a", pod="two", resource="nvidia.com/gpu", devices=("GPU-1::0",)),
+        DeviceGrant(
+            namespace="a", pod="one", resource="nvidia.com/gpu.shared", devices=("GPU-1::1",)
+        ),
+        DeviceGrant(namespace="b", pod="nic", resource="rdma/hca", devices=("mlx5_0",)),
+        DeviceGrant(
+            namespace="b", pod="mig", resource="nvidia.com/mig-1g.10gb", devices=("M1", "M2")
+        ),
     ]
-    server = await serve_pods(lambda: granted, tmp_path / "kubelet.sock")
+    server = await serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock")
     pods = KubeletPods(tmp_path / "kubelet.sock")
     assert await pods.holders() == {
         "GPU-1": ("a/one", "a/two"),

@@ -1,6 +1,6 @@
 """Backends of MIG layouts, each with the far end that carries out what it asks for."""
 
-from fakegpu.silicon import Silicon
+from fakegpu.gpu_driver import GpuDriver
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
@@ -16,11 +16,11 @@ Side = tuple[GeometryBackend, FarEnd]
 
 def a_side(name: str, *layouts: Layout) -> Side:
     made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
-    silicon = Silicon(A100, len(layouts), layouts=made)
+    gpu_driver = GpuDriver(A100, len(layouts), layouts=made)
     if name == "agent":
-        return AgentBackend(), FarEnd(silicon=silicon, tells=True, cuts=True)
+        return AgentBackend(), FarEnd(gpu_driver=gpu_driver, tells=True, cuts=True)
     tells = name != "mig-manager"
-    far = FarEnd(silicon=silicon, manager=Manager(), tells=tells)
+    far = FarEnd(gpu_driver=gpu_driver, manager=Manager(), tells=tells)
     return MigManagerBackend(knows_pods=tells), far
 
 

@@ -48,7 +48,7 @@ def of_unit(side: Side, gpu: int, layout: Layout) -> dict[int, Layout]:
 
 
 def uuids(far: FarEnd, gpu: int) -> Sequence[str]:
-    return [one.uuid for one in far.silicon.gpus[gpu].instances]
+    return [one.uuid for one in far.gpu_driver.gpus[gpu].instances]
 
 
 def test_a_gpu_becomes_as_it_is_wanted_and_pods_are_offered_it(side: Side) -> None:
@@ -83,8 +83,8 @@ def test_equal_input_asks_for_the_same_and_what_is_done_asks_for_nothing_more(si
 
 def test_a_slice_that_computes_outlives_every_attempt(side: Side) -> None:
     backend, far = side
-    used = far.silicon.gpus[0].instances[0]
-    far.silicon.attach(used.uuid, "engine")
+    used = far.gpu_driver.gpus[0].instances[0]
+    far.gpu_driver.attach(used.uuid, "engine")
     heard = Course(backend=backend, far=far, wanted=of_unit(side, 0, MIXED)).run()
     assert not heard.done
     assert used.uuid in uuids(far, 0)
@@ -97,8 +97,8 @@ def test_a_slice_that_computes_outlives_every_attempt(side: Side) -> None:
 
 def test_only_a_sibling_safe_backend_cuts_beside_a_slice_that_computes(side: Side) -> None:
     backend, far = side
-    used = far.silicon.gpus[0].instances[0]
-    far.silicon.attach(used.uuid, "engine")
+    used = far.gpu_driver.gpus[0].instances[0]
+    far.gpu_driver.attach(used.uuid, "engine")
     wanted = a_layout("3g@0 2g@4 1g@6")
     heard = Course(backend=backend, far=far, wanted=of_unit(side, 0, wanted)).run()
     assert heard.done is backend.capabilities.sibling_safe

@@ -1,4 +1,4 @@
-"""The contract of `Gpus`: over the simulated silicon, and over the driver of this machine."""
+"""The contract of `Gpus`: over simulated GPUs, and over the driver of this machine."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from types import ModuleType
 import pynvml
 import pytest
 
+from fakegpu.gpu_driver import Code, GpuDriver
 from fakegpu.nvml import nvml
-from fakegpu.silicon import Code, Silicon
 from tessera.adapters.nvml import NvmlGpus
 from tessera.domain.mig.gpu_models import find_gpu_model, gpu_models
 from tessera.domain.mig.layouts import SlicePlacement, layout_error
@@ -35,7 +35,7 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[Gpus]:
     else:
         mig = request.param == "silicon"
         layouts = [[("3g.40gb", 4), ("1g.10gb", 0)]] if mig else []
-        yield NvmlGpus(nvml(Silicon(A100, 2, mig=mig, layouts=layouts)))
+        yield NvmlGpus(nvml(GpuDriver(A100, 2, mig=mig, layouts=layouts)))
 
 
 async def test_what_is_read_is_whole_and_read_again_the_same(gpus: Gpus) -> None:
@@ -65,26 +65,29 @@ async def test_one_gpu_is_read_by_its_uuid(gpus: Gpus) -> None:
 
 
 async def test_creating_and_destroying_an_instance_twice_is_no_error() -> None:
-    silicon = Silicon(A100, 1)
-    gpus: Gpus = NvmlGpus(nvml(silicon))
-    uuid, placement = silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb")
+    gpu_driver = GpuDriver(A100, 1)
+    gpus: Gpus = NvmlGpus(nvml(gpu_driver))
+    uuid, placement = gpu_driver.gpus[0].uuid, SlicePlacement(4, "3g.40gb")
     for _ in range(2):
         await gpus.create(uuid, placement)
         (instance,) = (await gpus.read()).gpus[0].instances
-        assert (instance.placement, instance.uuid) == (placement, silicon.gpus[0].instances[0].uuid)
+        assert (instance.placement, instance.uuid) == (
+            placement,
+            gpu_driver.gpus[0].instances[0].uuid,
+        )
     for _ in range(2):
         await gpus.destroy(uuid, placement)
         assert (await gpus.read()).gpus[0].instances == ()
 
 
 async def test_an_instance_in_use_is_not_destroyed() -> None:
-    silicon = Silicon(A100, 1, layouts=[[("3g.40gb", 4)]])
-    gpus: Gpus = NvmlGpus(nvml(silicon))
-    silicon.attach(silicon.gpus[0].instances[0].uuid, 4711)
+    gpu_driver = GpuDriver(A100, 1, layouts=[[("3g.40gb", 4)]])
+    gpus: Gpus = NvmlGpus(nvml(gpu_driver))
+    gpu_driver.attach(gpu_driver.gpus[0].instances[0].uuid, 4711)
     with pytest.raises(GpuError, match=r"3g\.40gb@4 is in use by 1 process") as refused:
-        await gpus.destroy(silicon.gpus[0].uuid, SlicePlacement(4, "3g.40gb"))
+        await gpus.destroy(gpu_driver.gpus[0].uuid, SlicePlacement(4, "3g.40gb"))
     assert refused.value.fault == "InUse"
-    assert silicon.gpus[0].instances[0].computes
+    assert gpu_driver.gpus[0].instances[0].computes
 
 
 @pytest.mark.parametrize(
@@ -101,23 +104,23 @@ async def test_an_instance_in_use_is_not_destroyed() -> None:
 async def test_every_refusal_has_its_fault_and_the_next_attempt_is_a_new_session(
     code: Code, fault: str
 ) -> None:
-    silicon = Silicon(A100, 1)
-    gpus: Gpus = NvmlGpus(nvml(silicon))
-    silicon.fail("nvmlDeviceCreateGpuInstanceWithPlacement", code)
+    gpu_driver = GpuDriver(A100, 1)
+    gpus: Gpus = NvmlGpus(nvml(gpu_driver))
+    gpu_driver.fail("nvmlDeviceCreateGpuInstanceWithPlacement", code)
     placement = SlicePlacement(4, "3g.40gb")
     with pytest.raises(GpuError, match=f"create 3g.40gb@4: NVML error {code.name}") as error:
-        await gpus.create(silicon.gpus[0].uuid, placement)
+        await gpus.create(gpu_driver.gpus[0].uuid, placement)
     assert error.value.fault == fault
-    silicon.stale()
+    gpu_driver.invalidate_handles()
     with contextlib.suppress(GpuError):
         await gpus.read()
-    await gpus.create(silicon.gpus[0].uuid, placement)
+    await gpus.create(gpu_driver.gpus[0].uuid, placement)
 
 
 @pytest.mark.parametrize("model_name", gpu_models())
 async def test_the_driver_reports_of_a_gpu_model_what_the_table_says(model_name: str) -> None:
     for product in gpu_models()[model_name].products:
-        gpu_model = (await NvmlGpus(nvml(Silicon(product, 1))).read()).gpus[0].gpu_model
+        gpu_model = (await NvmlGpus(nvml(GpuDriver(product, 1))).read()).gpus[0].gpu_model
         assert gpu_model is not None
         table = gpu_models()[model_name]
         assert {
@@ -136,12 +139,12 @@ async def test_the_driver_reports_of_a_gpu_model_what_the_table_says(model_name:
 
 
 async def test_a_profile_is_found_by_any_of_its_names() -> None:
-    silicon = Silicon(A100, 1)
-    gpus: Gpus = NvmlGpus(nvml(silicon))
-    await gpus.create(silicon.gpus[0].uuid, SlicePlacement(4, "3g.39gb"))
+    gpu_driver = GpuDriver(A100, 1)
+    gpus: Gpus = NvmlGpus(nvml(gpu_driver))
+    await gpus.create(gpu_driver.gpus[0].uuid, SlicePlacement(4, "3g.39gb"))
     assert (await gpus.read()).gpus[0].instances[0].placement == SlicePlacement(4, "3g.40gb")
     with pytest.raises(GpuError, match=r"has no profile 3g\.50gb") as error:
-        await gpus.create(silicon.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
+        await gpus.create(gpu_driver.gpus[0].uuid, SlicePlacement(0, "3g.50gb"))
     assert error.value.fault == "UnknownProfile"
 
 
@@ -149,8 +152,8 @@ async def test_a_profile_is_found_by_any_of_its_names() -> None:
 async def test_names_that_an_old_driver_does_not_report_are_derived(model_name: str) -> None:
     """The driver lacks the newer call, and no table has its product."""
     for product in gpu_models()[model_name].products[:1]:
-        silicon = Silicon(product, 1)
-        module = nvml(silicon)
+        gpu_driver = GpuDriver(product, 1)
+        module = nvml(gpu_driver)
         library = vars(module)["nvmlLib"]
         del library.nvmlDeviceGetGpuInstanceProfileInfoV
         vars(module)["nvmlDeviceGetName"] = lambda _handle: "NVIDIA Unheard Of"

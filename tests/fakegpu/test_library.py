@@ -11,16 +11,16 @@ import pynvml
 import pytest
 
 from fakegpu import remote
+from fakegpu.gpu_driver import GpuDriver
 from fakegpu.library import Library
 from fakegpu.nvml import nvml
-from fakegpu.silicon import Silicon
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 E2E = Path(remote.__file__).parents[1]
 
 
-def begun(silicon: Silicon) -> tuple[ModuleType, Any]:
-    module = nvml(silicon)
+def open_device(driver: GpuDriver) -> tuple[ModuleType, Any]:
+    module = nvml(driver)
     module.nvmlInit()
     return module, module.nvmlDeviceGetHandleByIndex(0)
 
@@ -37,46 +37,46 @@ def test_every_function_is_one_that_the_package_calls() -> None:
     assert [name for name in names if f'GetFunctionPointer("{name}")' not in text] == []
 
 
-def test_an_instance_lives_through_the_calls_of_the_package() -> None:
-    silicon = Silicon(A100, 1)
-    module, device = begun(silicon)
+def test_an_instance_is_created_used_and_destroyed_by_the_calls_of_the_package() -> None:
+    driver = GpuDriver(A100, 1)
+    module, device = open_device(driver)
     info = profile(module, device, "3_SLICE")
     assert (info.name, info.sliceCount, info.memorySizeMB) == ("MIG 3g.40gb", 3, 40192)
     place = module.c_nvmlGpuInstancePlacement_t(start=4, size=4)
     gi = module.nvmlDeviceCreateGpuInstanceWithPlacement(device, info.id, byref(place))
     ci = module.nvmlGpuInstanceCreateComputeInstance(gi, 2)
     mig = module.nvmlComputeInstanceGetInfo(ci).device
-    assert module.nvmlDeviceGetUUID(mig) == silicon.gpus[0].instances[0].uuid
+    assert module.nvmlDeviceGetUUID(mig) == driver.gpus[0].instances[0].uuid
 
-    silicon.attach(module.nvmlDeviceGetUUID(mig), 4711)
-    assert [one.pid for one in module.nvmlDeviceGetComputeRunningProcesses(mig)] == [4711]
+    driver.attach(module.nvmlDeviceGetUUID(mig), 4711)
+    assert [process.pid for process in module.nvmlDeviceGetComputeRunningProcesses(mig)] == [4711]
     with pytest.raises(module.NVMLError_InUse):
         module.nvmlComputeInstanceDestroy(ci)
     with pytest.raises(module.NVMLError_InUse):
         module.nvmlGpuInstanceDestroy(gi)
 
-    silicon.detach(module.nvmlDeviceGetUUID(mig))
+    driver.detach(module.nvmlDeviceGetUUID(mig))
     module.nvmlComputeInstanceDestroy(ci)
     module.nvmlGpuInstanceDestroy(gi)
     with pytest.raises(module.NVMLError_NotFound):
         module.nvmlGpuInstanceGetInfo(gi)
 
 
-def test_half_made_instances_are_listed_though_no_mig_device_shows_them() -> None:
-    silicon = Silicon(A100, 1)
-    module, device = begun(silicon)
+def test_instances_without_compute_instances_are_listed_though_no_mig_device_shows_them() -> None:
+    driver = GpuDriver(A100, 1)
+    module, device = open_device(driver)
     info = profile(module, device, "1_SLICE")
     module.nvmlDeviceCreateGpuInstance(device, info.id)
-    found, count = (module.c_nvmlGpuInstance_t * info.instanceCount)(), c_uint(0)
-    module.nvmlDeviceGetGpuInstances(device, info.id, found, byref(count))
+    handles, count = (module.c_nvmlGpuInstance_t * info.instanceCount)(), c_uint(0)
+    module.nvmlDeviceGetGpuInstances(device, info.id, handles, byref(count))
     assert count.value == 1
-    assert module.nvmlGpuInstanceGetInfo(found[0]).placement.start == 6
+    assert module.nvmlGpuInstanceGetInfo(handles[0]).placement.start == 6
     with pytest.raises(module.NVMLError_NotFound):
         module.nvmlDeviceGetMigDeviceHandleByIndex(device, 0)
 
 
-def test_an_occupied_place_and_a_wrong_one_have_different_codes() -> None:
-    module, device = begun(Silicon(A100, 1, layouts=[[("3g.40gb", 4)]]))
+def test_an_occupied_placement_and_an_invalid_one_have_different_codes() -> None:
+    module, device = open_device(GpuDriver(A100, 1, layouts=[[("3g.40gb", 4)]]))
     info = profile(module, device, "3_SLICE")
     for start, error in (
         (4, module.NVMLError_InsufficientResources),
@@ -87,26 +87,26 @@ def test_an_occupied_place_and_a_wrong_one_have_different_codes() -> None:
             module.nvmlDeviceCreateGpuInstanceWithPlacement(device, info.id, byref(place))
 
 
-def test_handles_from_before_are_worth_nothing_until_it_begins_anew() -> None:
-    silicon = Silicon(A100, 1)
-    module, device = begun(silicon)
-    silicon.stale()
+def test_earlier_handles_are_invalid_until_the_library_is_initialized_again() -> None:
+    driver = GpuDriver(A100, 1)
+    module, device = open_device(driver)
+    driver.invalidate_handles()
     with pytest.raises(module.NVMLError_InvalidArgument):
         module.nvmlDeviceGetUUID(device)
     module.nvmlShutdown()
     module.nvmlInit()
-    assert module.nvmlDeviceGetUUID(module.nvmlDeviceGetHandleByIndex(0)) == silicon.gpus[0].uuid
+    assert module.nvmlDeviceGetUUID(module.nvmlDeviceGetHandleByIndex(0)) == driver.gpus[0].uuid
 
 
 def test_a_gpu_without_mig_says_so() -> None:
-    module, device = begun(Silicon("NVIDIA-L4", 1))
+    module, device = open_device(GpuDriver("NVIDIA-L4", 1))
     with pytest.raises(module.NVMLError_NotSupported):
         module.nvmlDeviceGetMigMode(device)
 
 
-async def test_another_process_reaches_the_silicon_by_importing_the_package(tmp_path: Path) -> None:
-    silicon = Silicon(A100, 2, layouts=[[], [("7g.80gb", 0)]])
-    server = await remote.serve(silicon, tmp_path / "nvml")
+async def test_another_process_reaches_the_gpus_by_importing_the_package(tmp_path: Path) -> None:
+    driver = GpuDriver(A100, 2, layouts=[[], [("7g.80gb", 0)]])
+    server = await remote.serve(driver, tmp_path / "nvml")
     script = (
         "import pynvml as n; n.nvmlInit(); d = n.nvmlDeviceGetHandleByIndex(1);"
         "m = n.nvmlDeviceGetMigDeviceHandleByIndex(d, 0); print(n.nvmlDeviceGetUUID(m));"
@@ -124,5 +124,5 @@ async def test_another_process_reaches_the_silicon_by_importing_the_package(tmp_
             stdout=subprocess.PIPE,
         )
         out, _ = await process.communicate()
-    assert out.decode().split() == [silicon.gpus[1].instances[0].uuid, "full"]
-    assert [one.start for one in silicon.gpus[0].instances] == [4]
+    assert out.decode().split() == [driver.gpus[1].instances[0].uuid, "full"]
+    assert [instance.start for instance in driver.gpus[0].instances] == [4]

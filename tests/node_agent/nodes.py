@@ -1,4 +1,4 @@
-"""A node whose silicon, kubelet and NodeLayout are in memory, and agents on it."""
+"""A node whose GPUs, kubelet and NodeLayout are in memory, and agents on it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import cache
 from types import ModuleType
 
+from fakegpu.gpu_driver import GpuDriver, ProfilePlacement
 from fakegpu.nvml import nvml
-from fakegpu.silicon import Placement, Silicon
 from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
@@ -76,20 +76,23 @@ class MemoryLocks:
 
 @cache
 def _module() -> ModuleType:
-    return nvml(Silicon(A100, 1))
+    return nvml(GpuDriver(A100, 1))
 
 
 class GpuNode:
     """The node; only the last one that was made has a driver."""
 
     def __init__(
-        self, *layouts: Sequence[Placement], product: str = A100, mig: bool | Sequence[bool] = True
+        self,
+        *layouts: Sequence[ProfilePlacement],
+        product: str = A100,
+        mig: bool | Sequence[bool] = True,
     ) -> None:
-        self.silicon = Silicon(product, max(1, len(layouts)), mig=mig, layouts=layouts)
+        self.gpu_driver = GpuDriver(product, max(1, len(layouts)), mig=mig, layouts=layouts)
         self.own = MemoryLayout()
         self.pods = MemoryPods()
         self.locks = MemoryLocks()
-        self._module = nvml(self.silicon, _module())
+        self._module = nvml(self.gpu_driver, _module())
 
     def agent(self, *, cuts: bool = True) -> NodeAgent:
         """A new process."""
@@ -97,7 +100,7 @@ class GpuNode:
             NvmlGpus(self._module), self.pods, self.own, self.locks, can_partition=cuts
         )
 
-    def want(self, *layouts: Sequence[Placement] | None) -> None:
+    def want(self, *layouts: Sequence[ProfilePlacement] | None) -> None:
         """The operator writes the spec; None leaves a GPU out of it."""
         spec = NodeLayoutSpec(
             gpus=tuple(
@@ -105,7 +108,7 @@ class GpuNode:
                     uuid=gpu.uuid,
                     slices=tuple(PlacedSlice(profile=name, start=start) for name, start in layout),
                 )
-                for gpu, layout in zip(self.silicon.gpus, layouts, strict=True)
+                for gpu, layout in zip(self.gpu_driver.gpus, layouts, strict=True)
                 if layout is not None
             )
         )
@@ -113,13 +116,13 @@ class GpuNode:
         self.own.layout = replace(self.own.layout, generation=generation, spec=spec)
 
     def layout(self, gpu: int = 0) -> Layout:
-        found = self.silicon.gpus[gpu].instances
+        found = self.gpu_driver.gpus[gpu].instances
         assert all(one.uuid for one in found), "half made"
         return tuple(SlicePlacement(one.start, one.profile) for one in found)
 
     def hold(self, start: int, pod: str, gpu: int = 0) -> str:
         """A pod gets the slice there, and begins no process yet; the slice's UUID."""
-        uuid = next(one.uuid for one in self.silicon.gpus[gpu].instances if one.start == start)
+        uuid = next(one.uuid for one in self.gpu_driver.gpus[gpu].instances if one.start == start)
         self.pods.found[uuid] = (pod,)
         return uuid
 

@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 
-from fakegpu.silicon import Placement
+from fakegpu.gpu_driver import ProfilePlacement
 from tests.node_agent.nodes import GpuNode
 
-Layout = Sequence[Placement]
+Layout = Sequence[ProfilePlacement]
 
 TRANSITIONS: dict[str, tuple[Layout, Layout]] = {
     "one goes": ([("3g.40gb", 4)], []),
@@ -49,7 +49,7 @@ def a_node(before: Layout, after: Layout) -> tuple[GpuNode, str | None]:
     for name, start in before:
         if (name, start) in after:
             kept = node.hold(start, "team-a/chat-0")
-            node.silicon.attach(kept, 4711)
+            node.gpu_driver.attach(kept, 4711)
     node.want(after)
     return node, kept
 
@@ -68,7 +68,7 @@ def killer(number: int, moment: str) -> Callable[[str], None]:
     return called
 
 
-def _silicon_call(called: Callable[[str], None], _number: int, _name: str, when: str) -> None:
+def _driver_call(called: Callable[[str], None], _number: int, _name: str, when: str) -> None:
     called(when)
 
 
@@ -85,7 +85,7 @@ async def killed_everywhere(before: Layout, after: Layout) -> int:
             number += 1
             node, kept = a_node(before, after)
             called = killer(number, moment)
-            node.silicon.on_call = partial(_silicon_call, called)
+            node.gpu_driver.on_call = partial(_driver_call, called)
             node.own.on_call = partial(_api_call, called)
             try:
                 await settled(node)
@@ -93,12 +93,12 @@ async def killed_everywhere(before: Layout, after: Layout) -> int:
                 kills += 1
             else:
                 break
-            node.silicon.on_call = lambda _number, _name, _when: None
+            node.gpu_driver.on_call = lambda _number, _name, _when: None
             node.own.on_call = lambda _name, _when: None
             await settled(node)
             spots = {(spot.profile, spot.start) for spot in node.layout()}
             assert spots == set(after), (moment, number)
-            uuids = [one.uuid for one in node.silicon.gpus[0].instances]
+            uuids = [one.uuid for one in node.gpu_driver.gpus[0].instances]
             assert kept is None or kept in uuids, (moment, number)
     return kills
 

@@ -1,4 +1,4 @@
-"""`tessera-node` as a process: the real API server, a kubelet's socket, and silicon behind NVML."""
+"""`tessera-node` as a process: the real API server, a kubelet's socket, and simulated GPUs."""
 
 import asyncio
 import os
@@ -14,8 +14,8 @@ import pytest
 
 import world as worlds
 from fakegpu import remote
-from fakegpu.pods import Grant, serve_pods
-from fakegpu.silicon import Silicon
+from fakegpu.gpu_driver import GpuDriver
+from fakegpu.pod_resources import DeviceGrant, serve_pod_resources
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.api.node_layout import NodeLayoutStatus
@@ -81,11 +81,11 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
     made = await a_node(cluster, NODE)
     await rights.grant(cluster)
     config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, NODE), tmp_path)
-    silicon = Silicon(A100, 1, layouts=[[("3g.40gb", 4), ("4g.40gb", 0)]])
-    held = silicon.gpus[0].instances[1].uuid
-    granted = [Grant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(held,))]
-    kubelet = await serve_pods(lambda: granted, tmp_path / "kubelet.sock")
-    driver = await remote.serve(silicon, tmp_path / "nvml")
+    gpu_driver = GpuDriver(A100, 1, layouts=[[("3g.40gb", 4), ("4g.40gb", 0)]])
+    held = gpu_driver.gpus[0].instances[1].uuid
+    granted = [DeviceGrant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(held,))]
+    kubelet = await serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock")
+    driver = await remote.serve(gpu_driver, tmp_path / "nvml")
     async with driver:
         async with agent(config, tmp_path) as process:
             await eventually(
@@ -97,7 +97,7 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
             spec = {
                 "gpus": [
                     {
-                        "uuid": silicon.gpus[0].uuid,
+                        "uuid": gpu_driver.gpus[0].uuid,
                         "slices": [
                             {"profile": "3g.40gb", "start": 4},
                             {"profile": "3g.40gb", "start": 0},
@@ -111,7 +111,7 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
                 if (name, moment) == ("nvmlGpuInstanceDestroy", "after"):
                     process.kill()
 
-            silicon.on_call = die
+            gpu_driver.on_call = die
             await cluster.request(
                 "PATCH",
                 NODE_LAYOUTS.path(None, NODE),
@@ -120,7 +120,7 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
             )
             async with asyncio.timeout(20):
                 assert await process.wait() == -signal.SIGKILL
-        silicon.on_call = lambda _number, _name, _moment: None
+        gpu_driver.on_call = lambda _number, _name, _moment: None
         async with agent(config, tmp_path):
             body = await eventually(
                 lambda: read(cluster),
@@ -129,7 +129,7 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
                 ),
             )
     assert await tiles(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
-    assert silicon.gpus[0].instances[1].uuid == held
+    assert gpu_driver.gpus[0].instances[1].uuid == held
     await kubelet.stop(None)
 
 

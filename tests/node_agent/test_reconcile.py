@@ -1,6 +1,6 @@
 import pytest
 
-from fakegpu.silicon import Code
+from fakegpu.gpu_driver import Code
 from tessera.domain.mig.layouts import SlicePlacement
 from tests.node_agent.nodes import GpuNode
 
@@ -8,7 +8,7 @@ from tests.node_agent.nodes import GpuNode
 async def test_the_status_has_the_slices_and_the_pods_on_them() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)], [])
     uuid = node.hold(4, "team-a/chat-0")
-    node.silicon.attach(uuid, 4711)
+    node.gpu_driver.attach(uuid, 4711)
     await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
     assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "Enabled")
@@ -52,7 +52,7 @@ async def test_it_partitions_as_the_spec_says_and_keeps_matching_instances() -> 
         SlicePlacement(4, "3g.40gb"),
     )
     assert node.layout(1) == (SlicePlacement(0, "7g.80gb"),)
-    assert node.silicon.gpus[0].instances[2].uuid == retained
+    assert node.gpu_driver.gpus[0].instances[2].uuid == retained
     assert node.status.observed_generation == 2
     assert [gpu.fault for gpu in node.status.gpus] == [None, None]
 
@@ -75,7 +75,7 @@ async def test_an_instance_in_use_stays_and_the_others_are_repartitioned() -> No
 
 async def test_a_process_outside_of_pods_blocks_destruction_too() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.silicon.attach(node.silicon.gpus[0].instances[0].uuid, 4711)
+    node.gpu_driver.attach(node.gpu_driver.gpus[0].instances[0].uuid, 4711)
     node.want([])
     await node.agent().reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -85,8 +85,8 @@ async def test_a_process_outside_of_pods_blocks_destruction_too() -> None:
 async def test_an_instance_without_a_mig_device_is_completed_or_destroyed() -> None:
     for wanted, expected in (([("3g.40gb", 4)], (SlicePlacement(4, "3g.40gb"),)), ([], ())):
         node = GpuNode([("3g.40gb", 4)])
-        instance = node.silicon.gpus[0].instances[0]
-        node.silicon.destroy_compute_instance(0, instance.id, 0)
+        instance = node.gpu_driver.gpus[0].instances[0]
+        node.gpu_driver.destroy_compute_instance(0, instance.id, 0)
         node.want(wanted)
         await node.agent().reconcile()
         assert node.layout() == expected
@@ -94,18 +94,18 @@ async def test_an_instance_without_a_mig_device_is_completed_or_destroyed() -> N
 
 async def test_an_instance_with_partial_devices_is_created_again() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    instance = node.silicon.gpus[0].instances[0]
-    node.silicon.destroy_compute_instance(0, instance.id, 0)
-    part = node.silicon.create_compute_instance(0, instance.id, 1)
+    instance = node.gpu_driver.gpus[0].instances[0]
+    node.gpu_driver.destroy_compute_instance(0, instance.id, 0)
+    part = node.gpu_driver.create_compute_instance(0, instance.id, 1)
     node.pods.found[part.uuid] = ("team-a/chat-0",)
     node.want([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
-    assert node.silicon.gpus[0].instances[0].computes == [part]
+    assert node.gpu_driver.gpus[0].instances[0].computes == [part]
     assert node.status.gpus[0].fault == "InUse"
     node.pods.found.clear()
     await agent.reconcile()
-    assert [observed.slices for observed in node.silicon.gpus[0].instances[0].computes] == [3]
+    assert [observed.slices for observed in node.gpu_driver.gpus[0].instances[0].computes] == [3]
 
 
 async def test_nothing_is_partitioned_while_the_kubelet_does_not_answer() -> None:
@@ -142,7 +142,7 @@ async def test_a_layout_that_no_gpu_can_have_changes_nothing(
 
 async def test_a_pending_mig_mode_is_reported_and_nothing_is_partitioned() -> None:
     node = GpuNode([("1g.10gb", 6)])
-    node.silicon.set_mode(0, enabled=False)
+    node.gpu_driver.set_mode(0, enabled=False)
     node.want([])
     await node.agent().reconcile()
     gpu = node.status.gpus[0]
@@ -165,15 +165,15 @@ async def test_mig_mode_is_never_changed() -> None:
 
 async def test_a_refusal_is_reported_and_retried_with_backoff() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.silicon.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
+    node.gpu_driver.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
     node.want([])
     agent = node.agent()
     seen: list[int] = []
-    while node.silicon.gpus[0].instances:
+    while node.gpu_driver.gpus[0].instances:
         await agent.reconcile()
-        seen.append(len(node.silicon.gpus[0].instances))
+        seen.append(len(node.gpu_driver.gpus[0].instances))
         assert len(seen) < 30
-        if node.silicon.gpus[0].instances:
+        if node.gpu_driver.gpus[0].instances:
             assert node.status.gpus[0].fault == "InUse"
             assert "restart DCGM" in node.status.gpus[0].message
     assert len(seen) == 1 + (1 + 1) + (2 + 1) + (4 + 1)
@@ -182,7 +182,7 @@ async def test_a_refusal_is_reported_and_retried_with_backoff() -> None:
 
 async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)])
-    node.silicon.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
+    node.gpu_driver.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
     node.want([])
     agent = node.agent()
     for _ in range(1 + (1 + 1) + (2 + 1)):
@@ -195,11 +195,11 @@ async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
 
 async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
     node = GpuNode([])
-    node.silicon.fail("nvmlGpuInstanceCreateComputeInstance", Code.UNKNOWN)
+    node.gpu_driver.fail("nvmlGpuInstanceCreateComputeInstance", Code.UNKNOWN)
     node.want([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
-    assert node.silicon.gpus[0].instances == []
+    assert node.gpu_driver.gpus[0].instances == []
     assert node.status.gpus[0].fault == "QueryFailed"
     await agent.reconcile()
     await agent.reconcile()
@@ -208,7 +208,7 @@ async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
 
 async def test_a_success_without_an_effect_is_a_fault() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.silicon.shadow(0, 4)
+    node.gpu_driver.ignore_destroy(0, 4)
     node.want([])
     agent = node.agent()
     await agent.reconcile()
@@ -223,7 +223,7 @@ async def test_stale_handles_are_looked_up_again() -> None:
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
-    node.silicon.stale()
+    node.gpu_driver.invalidate_handles()
     await agent.reconcile()
     assert node.status.problem == ""
     assert node.status.gpus[0].slices[0].start == 4
@@ -231,7 +231,7 @@ async def test_stale_handles_are_looked_up_again() -> None:
 
 async def test_an_unreadable_driver_is_a_problem_in_the_status() -> None:
     node = GpuNode([])
-    node.silicon.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
+    node.gpu_driver.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
     agent = node.agent()
     await agent.reconcile()
     assert node.status.problem == "read the GPUs: NVML error UNKNOWN"
@@ -241,7 +241,7 @@ async def test_an_unreadable_driver_is_a_problem_in_the_status() -> None:
 
 async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
     node = GpuNode([("3g.40gb", 4)], [("7g.80gb", 0)])
-    node.silicon.fail("nvmlDeviceGetGpuInstances", Code.NO_PERMISSION)
+    node.gpu_driver.fail("nvmlDeviceGetGpuInstances", Code.NO_PERMISSION)
     node.want([], [])
     await node.agent(cuts=False).reconcile()
     first, second = node.status.gpus
@@ -253,7 +253,7 @@ async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
 async def test_two_agents_never_partition_the_same_gpu() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.want([])
-    node.locks.held.add(node.silicon.gpus[0].uuid)
+    node.locks.held.add(node.gpu_driver.gpus[0].uuid)
     agent = node.agent()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -267,10 +267,10 @@ async def test_a_spec_that_changed_meanwhile_is_not_carried_out_any_more() -> No
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
     node.want([])
-    node.silicon.attach(node.silicon.gpus[0].instances[0].uuid, 4711)
+    node.gpu_driver.attach(node.gpu_driver.gpus[0].instances[0].uuid, 4711)
     await agent.reconcile()
     node.want([("3g.40gb", 4)])
-    node.silicon.detach(node.silicon.gpus[0].instances[0].uuid)
+    node.gpu_driver.detach(node.gpu_driver.gpus[0].instances[0].uuid)
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 2
@@ -289,7 +289,7 @@ async def test_after_a_stop_no_operation_is_started() -> None:
 
 async def test_a_gpu_that_the_node_does_not_have_is_reported() -> None:
     other, node = GpuNode([], []), GpuNode([])
-    other.silicon.gpus[0].uuid = "GPU-elsewhere"
+    other.gpu_driver.gpus[0].uuid = "GPU-elsewhere"
     other.want([], None)
     node.own.layout = other.own.layout
     await node.agent().reconcile()
@@ -301,6 +301,6 @@ async def test_instances_that_a_reset_destroyed_are_created_again() -> None:
     node.want([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
-    node.silicon.reset(0)
+    node.gpu_driver.reset(0)
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)

@@ -8,8 +8,8 @@ from types import ModuleType
 
 from typing_extensions import override
 
+from fakegpu.gpu_driver import GpuDriver, Moment, ProfilePlacement
 from fakegpu.nvml import nvml
-from fakegpu.silicon import Moment, Placement, Silicon
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
@@ -37,10 +37,10 @@ class InvariantError(AssertionError):
     """A service lost a replica or a slice that it must keep."""
 
 
-class RecordingSilicon(Silicon):
+class RecordingGpuDriver(GpuDriver):
     """Records attempts to destroy an instance in use, which the driver refuses."""
 
-    def __init__(self, node: str, layouts: Sequence[Sequence[Placement]]) -> None:
+    def __init__(self, node: str, layouts: Sequence[Sequence[ProfilePlacement]]) -> None:
         self.refused_destructions: list[str] = []
         super().__init__(A100, len(layouts), node=node, layouts=layouts)
 
@@ -65,7 +65,7 @@ class RecordingSilicon(Silicon):
 
 @cache
 def _module(node: str) -> ModuleType:
-    return nvml(Silicon(A100, 1, node=node))
+    return nvml(GpuDriver(A100, 1, node=node))
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class SimulatedNode:
 
     name: str
     kube: Kube
-    silicon: RecordingSilicon
+    gpu_driver: RecordingGpuDriver
     injector: CrashInjector
     manager: MigManager | None = None
     has_agent: bool = False
@@ -122,7 +122,7 @@ class SimulatedNode:
         labels = {
             "pool": "a100",
             "nvidia.com/gpu.product": A100,
-            "nvidia.com/gpu.count": str(len(self.silicon.gpus)),
+            "nvidia.com/gpu.count": str(len(self.gpu_driver.gpus)),
             "nvidia.com/gpu.replicas": "0",
             "nvidia.com/mig.capable": "true",
             DEVICE_PLUGIN_LABEL: "true",
@@ -131,7 +131,7 @@ class SimulatedNode:
         status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {}}
         body = {"metadata": {"name": self.name, "labels": labels}, "status": status}
         self.kube.put(NODES, body, "kubelet")
-        self.silicon.watch(self._check_devices_exist)
+        self.gpu_driver.watch(self._check_devices_exist)
         self._discover_devices()
 
     @property
@@ -150,7 +150,7 @@ class SimulatedNode:
                     SlicePlacement(instance.start, instance.profile) for instance in gpu.instances
                 )
             )
-            for gpu in self.silicon.gpus
+            for gpu in self.gpu_driver.gpus
         }
 
     async def step(self, seconds: float) -> None:
@@ -182,7 +182,7 @@ class SimulatedNode:
             return
         uuid = self.device_by_pod.pop(key, None)
         if uuid is not None:
-            self.silicon.detach(uuid, key.name)
+            self.gpu_driver.detach(uuid, key.name)
         await self.kube.drop(key)
 
     def _admit(self, key: ObjectKey, pod: Pod) -> None:
@@ -201,14 +201,14 @@ class SimulatedNode:
                 f"{key.name} got a device of {self.name} that is not there any more"
             )
         self.device_by_pod[key], self._since[key] = uuid, 0
-        self.silicon.attach(uuid, key.name)
+        self.gpu_driver.attach(uuid, key.name)
 
         self.kube.address(key)
 
     def _profiles_by_uuid(self) -> Mapping[str, str]:
         return {
             instance.uuid: instance.profile
-            for gpu in self.silicon.gpus
+            for gpu in self.gpu_driver.gpus
             for instance in gpu.instances
         }
 
@@ -260,7 +260,9 @@ class SimulatedNode:
     def _next_labels(self, file: str | None) -> Mapping[str, str] | None:
         """Return the next labels that mig-manager writes; an empty step continues."""
         assert self.manager is not None
-        while (labels := self.manager.step(self.labels, file, self.silicon, self._now)) is not None:
+        while (
+            labels := self.manager.step(self.labels, file, self.gpu_driver, self._now)
+        ) is not None:
             if labels:
                 return labels
         return None
@@ -283,7 +285,7 @@ class SimulatedNode:
             return
         layout = ClusterLayout(self.kube, self.name)
         node_layout = await layout.read()
-        seen = (self.silicon.version, dict(self.device_by_pod), node_layout.generation)
+        seen = (self.gpu_driver.version, dict(self.device_by_pod), node_layout.generation)
         status = node_layout.status
         unfinished = status is None or (
             self.agent_partitions
@@ -297,7 +299,7 @@ class SimulatedNode:
         self._seen = seen
         if self._agent is None:
             process = KillableProcess(f"agent of {self.name}", self.injector)
-            gpus = NvmlGpus(nvml(self.silicon, _module(self.name)))
+            gpus = NvmlGpus(nvml(self.gpu_driver, _module(self.name)))
             own = KillableLayout(layout, process)
             self._agent = (
                 NodeAgent(gpus, self, own, self._locks, can_partition=self.agent_partitions),
@@ -309,7 +311,7 @@ class SimulatedNode:
         def on_call(_number: int, name: str, moment: Moment) -> None:
             process.check(name, moment)
 
-        self.silicon.on_call = on_call
+        self.gpu_driver.on_call = on_call
         try:
             agent.invalidate_layout()
             await agent.reconcile()
@@ -317,7 +319,7 @@ class SimulatedNode:
             self.deaths += 1
             self._agent = None
         finally:
-            self.silicon.on_call = lambda _number, _name, _moment: None
+            self.gpu_driver.on_call = lambda _number, _name, _moment: None
 
     async def holders(self) -> Mapping[str, tuple[str, ...]]:
         """`PodDevices` of the kubelet."""

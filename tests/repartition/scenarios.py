@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fakegpu.silicon import Placement
+from fakegpu.gpu_driver import ProfilePlacement
 from tests.builders import MEDIUM, SMALL
 from tests.repartition.crashes import CrashPoint
 from tests.repartition.simulation import PartitionBackend, RepartitionSimulation
 
-Gpu = list[Placement]
+Gpu = list[ProfilePlacement]
 _WHOLE: Gpu = [("7g.80gb", 0)]
 _HALVES: Gpu = [("4g.40gb", 0), ("3g.40gb", 4)]
 _SEVEN: Gpu = [("1g.10gb", at) for at in range(7)]

@@ -38,7 +38,7 @@ from tessera.resources.manifest import ObjectKey
 from tests.mig_builders import A100
 from tests.repartition.crashes import CrashInjector, KillableCluster, KillableProcess, KilledError
 from tests.repartition.kube import Kube
-from tests.repartition.machine import InvariantError, RecordingSilicon, SimulatedNode
+from tests.repartition.machine import InvariantError, RecordingGpuDriver, SimulatedNode
 from world.mig_manager import MigManager
 
 TICK = 5.0
@@ -192,7 +192,7 @@ class RepartitionSimulation:
             SimulatedNode(
                 name=f"a100-{at}",
                 kube=kube,
-                silicon=RecordingSilicon(f"a100-{at}", layouts),
+                gpu_driver=RecordingGpuDriver(f"a100-{at}", layouts),
                 injector=injector,
                 manager=None if backend.agent_partitions else MigManager(),
                 has_agent=backend.has_agent,
@@ -211,7 +211,7 @@ class RepartitionSimulation:
         return (
             self.ticks,
             self.kube.version,
-            *(machine.silicon.version for machine in self.machines),
+            *(machine.gpu_driver.version for machine in self.machines),
         )
 
     # Users
@@ -351,7 +351,9 @@ class RepartitionSimulation:
         for machine in self.machines:
             taints = self.kube.objects[machine.key]["spec"].get("taints", [])
             assert TAINT not in [taint["key"] for taint in taints], machine.name
-            assert not machine.silicon.refused_destructions, machine.silicon.refused_destructions
+            assert not machine.gpu_driver.refused_destructions, (
+                machine.gpu_driver.refused_destructions
+            )
         self.replay()
 
     def _check_layouts(self) -> None:

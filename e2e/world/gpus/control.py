@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from fakegpu.silicon import Code, Gpu, RefusedError, Silicon
+from fakegpu.gpu_driver import Code, FakeGpu, GpuDriver, RefusedError
 from world.gpus.operands import Operands
 from world.mig_manager import Pace
 
@@ -18,18 +18,18 @@ class GpuControl:
 
     async def look(self, request: web.Request) -> web.Response:
         """The GPUs by index: mode, and slices with their places."""
-        return web.json_response([_gpu_body(gpu) for gpu in self._silicon(request).gpus])
+        return web.json_response([_gpu_body(gpu) for gpu in self._gpu_driver(request).gpus])
 
     async def act(self, request: web.Request) -> web.Response:
-        silicon, wanted = self._silicon(request), await request.json()
+        gpu_driver, wanted = self._gpu_driver(request), await request.json()
         try:
             match request.match_info["act"]:
                 case "fail":
-                    silicon.fail(wanted["call"], Code[wanted["code"]], times=wanted["times"])
+                    gpu_driver.fail(wanted["call"], Code[wanted["code"]], times=wanted["times"])
                 case "attach":
-                    silicon.attach(wanted["device"], wanted["process"])
+                    gpu_driver.attach(wanted["device"], wanted["process"])
                 case _:
-                    silicon.detach(wanted["device"], wanted["process"])
+                    gpu_driver.detach(wanted["device"], wanted["process"])
         except (KeyError, RefusedError) as error:
             raise web.HTTPNotFound(text=f"there is no {error}") from error
         return web.Response()
@@ -62,14 +62,14 @@ class GpuControl:
             raise web.HTTPNotFound(text=f"no live node with GPUs is named {name}")
         return self.operands[name]
 
-    def _silicon(self, request: web.Request) -> Silicon:
-        silicon = self._operands(request).host.hardware.silicon
-        if silicon is None:
+    def _gpu_driver(self, request: web.Request) -> GpuDriver:
+        gpu_driver = self._operands(request).host.hardware.gpu_driver
+        if gpu_driver is None:
             raise web.HTTPNotFound(text=f"{request.match_info['node']} has no GPU with MIG")
-        return silicon
+        return gpu_driver
 
 
-def _gpu_body(gpu: Gpu) -> dict[str, Any]:
+def _gpu_body(gpu: FakeGpu) -> dict[str, Any]:
     return {
         "uuid": gpu.uuid,
         "mig": gpu.mig,

@@ -10,10 +10,10 @@ from world.kubelet.host import Host
 @contextlib.asynccontextmanager
 async def serve_driver(host: Host) -> AsyncIterator[None]:
     """On a socket of the node, for processes that import pynvml."""
-    if host.hardware.silicon is None:
+    if host.hardware.gpu_driver is None:
         yield
         return
-    server = await serve(host.hardware.silicon, host.driver)
+    server = await serve(host.hardware.gpu_driver, host.driver)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fakegpu.silicon import Gpu, Instance, RefusedError, Silicon
+from fakegpu.gpu_driver import FakeGpu, FakeGpuInstance, GpuDriver, RefusedError
 from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
 from world.fleet import GpuLayout as Layout
 from world.fleet import Node
@@ -23,17 +23,17 @@ class Hardware:
     """The GPUs of one node."""
 
     node: Node
-    silicon: Silicon | None
+    gpu_driver: GpuDriver | None
     """None without GPUs."""
     _processes: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_PROCESS))
 
     def devices(self) -> tuple[Device, ...]:
         """What a container could be given, by GPU and start; a GPU in MIG mode only by slices."""
         product = self.node.product
-        if product is None or self.silicon is None:
+        if product is None or self.gpu_driver is None:
             return ()
         devices: list[Device] = []
-        for gpu in self.silicon.gpus:
+        for gpu in self.gpu_driver.gpus:
             if gpu.mig:
                 devices += [
                     self._slice(product, gpu, instance)
@@ -46,23 +46,23 @@ class Hardware:
 
     def layouts(self) -> tuple[Layout, ...]:
         """The same in the form of a fleet file."""
-        if self.silicon is None:
+        if self.gpu_driver is None:
             return self.node.gpus
         slices: dict[int, list[PlacedSlice]] = {
-            gpu.index: [] for gpu in self.silicon.gpus if gpu.mig
+            gpu.index: [] for gpu in self.gpu_driver.gpus if gpu.mig
         }
         for device in self.devices():
             if device.placed is not None:
                 slices[device.gpu].append(device.placed)
-        return tuple(tuple(slices[gpu.index]) if gpu.mig else None for gpu in self.silicon.gpus)
+        return tuple(tuple(slices[gpu.index]) if gpu.mig else None for gpu in self.gpu_driver.gpus)
 
     def begin(self, devices: Sequence[Device]) -> int:
         """A new process computes on them; its number."""
         process = next(self._processes)
         for device in devices:
             try:
-                if self.silicon is not None:
-                    self.silicon.attach(device.id, process)
+                if self.gpu_driver is not None:
+                    self.gpu_driver.attach(device.id, process)
             except RefusedError:
                 self.end(devices, process)
                 raise DeviceNotFoundError(
@@ -74,10 +74,10 @@ class Hardware:
     def end(self, devices: Sequence[Device], process: int) -> None:
         """The process is gone, and perhaps a device of it before."""
         for device in devices:
-            if self.silicon is not None:
-                self.silicon.detach(device.id, process)
+            if self.gpu_driver is not None:
+                self.gpu_driver.detach(device.id, process)
 
-    def _whole(self, product: Product, gpu: Gpu) -> Device:
+    def _whole(self, product: Product, gpu: FakeGpu) -> Device:
         return Device(
             id=gpu.uuid,
             node=self.node.name,
@@ -88,7 +88,7 @@ class Hardware:
             memory_mib=product.memory_mib,
         )
 
-    def _slice(self, product: Product, gpu: Gpu, instance: Instance) -> Device:
+    def _slice(self, product: Product, gpu: FakeGpu, instance: FakeGpuInstance) -> Device:
         kind = instance.kind
         mig_profile = ProductMigProfile(
             profile=kind.name.removesuffix(MEDIA),
@@ -112,11 +112,11 @@ def hardware(node: Node) -> Hardware:
     """Create the GPUs of the fleet file: those with a list of slices are in MIG mode."""
     if node.product is None or not node.gpus:
         return Hardware(node, None)
-    silicon = Silicon(
+    gpu_driver = GpuDriver(
         node.product.product,
         len(node.gpus),
         node=node.name,
         mig=[gpu is not None for gpu in node.gpus],
         layouts=[[(placed.profile, placed.start) for placed in gpu or ()] for gpu in node.gpus],
     )
-    return Hardware(node, silicon)
+    return Hardware(node, gpu_driver)

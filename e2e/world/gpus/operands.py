@@ -98,11 +98,11 @@ class Operands:
 
     def _manager_labels(self, labels: dict[str, str], now: float) -> dict[str, str]:
         """Return the labels of mig-manager, which does not start without its ConfigMap."""
-        config, silicon = self.config(), self.host.hardware.silicon
+        config, gpu_driver = self.config(), self.host.hardware.gpu_driver
         deployed = labels.get(MANAGER) == "true"
-        if self.manager is None or silicon is None or config is None or not deployed:
+        if self.manager is None or gpu_driver is None or config is None or not deployed:
             return {}
-        return dict(self.manager.step(labels, config, silicon, now) or {})
+        return dict(self.manager.step(labels, config, gpu_driver, now) or {})
 
     def _discovery_labels(self) -> dict[str, str]:
         """Return the labels of feature discovery without those that the fleet file sets."""
@@ -124,6 +124,6 @@ class Operands:
 
 def _manager(host: Host) -> MigManager | None:
     entry = host.node.mig_manager
-    if entry is None or host.hardware.silicon is None:
+    if entry is None or host.hardware.gpu_driver is None:
         return None
     return MigManager(pace=Pace().times(entry.pace))

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from fakegpu.silicon import Silicon
+from fakegpu.gpu_driver import GpuDriver
 from tessera.api.node_layout import GpuFault
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
@@ -22,8 +22,8 @@ SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))
 
 def a_node(*layouts: Layout, cuts: bool = True) -> FarEnd:
     made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
-    silicon = Silicon(A100, len(layouts), layouts=made)
-    return FarEnd(silicon=silicon, tells=True, cuts=cuts)
+    gpu_driver = GpuDriver(A100, len(layouts), layouts=made)
+    return FarEnd(gpu_driver=gpu_driver, tells=True, cuts=cuts)
 
 
 def heard(ground: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fakegpu.silicon import Silicon
+from fakegpu.gpu_driver import GpuDriver
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
@@ -31,10 +31,10 @@ BACKEND = MigManagerBackend(knows_pods=True)
 def a_node(*layouts: Layout, cut: int | None = None, **edges: Any) -> FarEnd:
     """With an agent that looks, and mig-manager with these edges; `cut` GPUs are in MIG mode."""
     made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
-    silicon = Silicon(A100, len(layouts), layouts=made)
-    for gpu in silicon.gpus[len(layouts) if cut is None else cut :]:
+    gpu_driver = GpuDriver(A100, len(layouts), layouts=made)
+    for gpu in gpu_driver.gpus[len(layouts) if cut is None else cut :]:
         gpu.mig = gpu.pending = False
-    return FarEnd(silicon=silicon, manager=Manager(edges=Edges(**edges)), tells=True)
+    return FarEnd(gpu_driver=gpu_driver, manager=Manager(edges=Edges(**edges)), tells=True)
 
 
 def a_course(far: FarEnd, wanted: Layout = WHOLE) -> Course:
@@ -148,11 +148,11 @@ def test_a_mode_is_never_asked_to_change_and_gpus_out_of_mig_mode_are_never_name
 
 def test_a_gpu_with_a_slice_in_use_keeps_it_and_the_attempt_fails() -> None:
     far = a_node(HALVES)
-    used = far.silicon.gpus[0].instances[1]
-    far.silicon.attach(used.uuid, "engine")
+    used = far.gpu_driver.gpus[0].instances[1]
+    far.gpu_driver.attach(used.uuid, "engine")
     course = a_course(far)
     assert not course.run().done
-    assert [one.uuid for one in far.silicon.gpus[0].instances] == [used.uuid]
+    assert [one.uuid for one in far.gpu_driver.gpus[0].instances] == [used.uuid]
 
 
 def test_first_the_gpus_of_the_unit_are_named_and_in_the_end_all_of_the_node() -> None:
@@ -174,12 +174,12 @@ def test_first_the_gpus_of_the_unit_are_named_and_in_the_end_all_of_the_node() -
 def test_after_a_reboot_the_entry_that_the_label_names_restores_the_node() -> None:
     far = a_node(HALVES, SMALL)
     assert a_course(far).run().done
-    for gpu in far.silicon.gpus:
-        far.silicon.clear(gpu.index)
+    for gpu in far.gpu_driver.gpus:
+        far.gpu_driver.clear(gpu.index)
     far.manager = Manager()
     for _ in range(60):
         far.pass_time()
-    assert [len(gpu.instances) for gpu in far.silicon.gpus] == [1, 2]
+    assert [len(gpu.instances) for gpu in far.gpu_driver.gpus] == [1, 2]
 
 
 def test_a_node_that_nobody_takes_for_capable_is_told_of_with_the_label_that_it_lacks() -> None:

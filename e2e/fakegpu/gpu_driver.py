@@ -1,18 +1,19 @@
-"""The GPUs of one node with their driver: what may be cut, who sits on it, what goes wrong.
+"""The GPUs of one node with their driver: MIG instances, processes on them, and faults.
 
-    silicon = Silicon("NVIDIA-A100-SXM4-80GB", 8, node="gpu-1", layouts=[[("3g.40gb", 4)], []])
-    silicon.gpus[0].instances[0]          # profile, start, uuid, attached
-    made = silicon.create(0, "1g.10gb")   # at the start that the driver chooses; or start=2
-    silicon.attach(made.uuid, 4711)       # from now on it is IN_USE
-    silicon.destroy(0, made.start)        # by start or by UUID; RefusedError(Code.IN_USE) here
-    silicon.clear(0)                      # all instances of the GPU, or none when one is in use
-    silicon.watch(callback)               # after every change; `silicon.version` counts them
+    driver = GpuDriver("NVIDIA-A100-SXM4-80GB", 8, node="gpu-1", layouts=[[("3g.40gb", 4)], []])
+    driver.gpus[0].instances[0]           # profile, start, uuid, attached
+    instance = driver.create(0, "1g.10gb")    # at the start that the driver chooses; or start=2
+    driver.attach(instance.uuid, 4711)    # from now on it is IN_USE
+    driver.destroy(0, instance.start)     # by start or by UUID; RefusedError(Code.IN_USE) here
+    driver.clear(0)                       # all instances of the GPU, or none when one is in use
+    driver.watch(callback)                # after every change; `driver.version` counts them
 
-The rules are written down anew and not taken from the planner, so that the two can be held against
-each other: an instance begins at a multiple of its size in memory, every compute slice stands at
-the memory slice of its number, nothing overlaps, and there is one set of media engines.
+The rules are written here again and not taken from the planner, so that the two can be compared:
+an instance begins at a multiple of its size in memory, every compute slice stands at the memory
+slice of its number, nothing overlaps, and there is one set of media engines.
 
-Faults: `fail`, `shadow`, `stale` and `on_call`. Everything may be called from any thread.
+Faults: `fail`, `ignore_destroy`, `invalidate_handles` and `on_call`. Everything may be called from
+any thread.
 """
 
 import threading
@@ -23,12 +24,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
-from fakegpu.profiles import Model, Profile, model_of
+from fakegpu.profiles import FakeGpuModel, FakeGpuProfile, model_of
 
 _NAMESPACE = uuid.UUID("7d1f9f3c-0c47-4f5e-8a52-3a4c1f7b2a90")
 
 Moment = Literal["before", "after"]
-Placement = tuple[str, int]
+ProfilePlacement = tuple[str, int]
 
 
 class Code(IntEnum):
@@ -57,7 +58,7 @@ class RefusedError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Compute:
+class FakeComputeInstance:
     """A compute instance: what a MIG device is."""
 
     id: int
@@ -68,13 +69,13 @@ class Compute:
 
 
 @dataclass(slots=True, kw_only=True)
-class Instance:
-    """A GPU instance; half made while it has no compute instance."""
+class FakeGpuInstance:
+    """A GPU instance; incomplete while it has no compute instance."""
 
     id: int
-    kind: Profile
+    kind: FakeGpuProfile
     start: int
-    computes: list[Compute] = field(default_factory=list)
+    computes: list[FakeComputeInstance] = field(default_factory=list)
 
     @property
     def profile(self) -> str:
@@ -82,13 +83,13 @@ class Instance:
 
     @property
     def uuid(self) -> str:
-        """Of its MIG device; empty while it is half made."""
+        """The UUID of its MIG device; empty while it has no compute instance."""
         return self.computes[0].uuid if self.computes else ""
 
     @property
     def attached(self) -> frozenset[int | str]:
         """Process ids or names of what computes on it."""
-        return frozenset(one for compute in self.computes for one in compute.attached)
+        return frozenset(process for compute in self.computes for process in compute.attached)
 
     @property
     def memory(self) -> range:
@@ -96,22 +97,22 @@ class Instance:
 
 
 @dataclass(slots=True, kw_only=True)
-class Gpu:
+class FakeGpu:
     """One GPU."""
 
     index: int
     uuid: str
-    model: Model
+    model: FakeGpuModel
     mig: bool
     pending: bool
     """The mode that it has after the next reset."""
-    instances: list[Instance] = field(default_factory=list)
+    instances: list[FakeGpuInstance] = field(default_factory=list)
     attached: set[int | str] = field(default_factory=set)
     """What computes on the whole GPU."""
 
     @property
     def busy(self) -> bool:
-        return bool(self.attached) or any(one.attached for one in self.instances)
+        return bool(self.attached) or any(instance.attached for instance in self.instances)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,7 +123,7 @@ class _Fault:
     moment: Moment
 
 
-class Silicon:
+class GpuDriver:
     """See the head of this module."""
 
     def __init__(
@@ -132,26 +133,26 @@ class Silicon:
         *,
         node: str = "node",
         mig: bool | Sequence[bool] = True,
-        layouts: Sequence[Sequence[Placement]] = (),
+        layouts: Sequence[Sequence[ProfilePlacement]] = (),
     ) -> None:
         self.model = model_of(product)
         modes = [mig] * count if isinstance(mig, bool) else list(mig)
         modes = [mode and bool(self.model.profiles) for mode in modes]
         self.node = node
-        self.driver = "580.95.05"
+        self.driver_version = "580.95.05"
         self.version = 0
         self.epoch = 0
-        """Handles that were given out in an earlier one are worth nothing."""
+        """Handles of an earlier epoch are invalid."""
         self.on_call: Callable[[int, str, Moment], None] = lambda _number, _name, _moment: None
-        """Told of every call of the driver by its number; what it raises ends the caller."""
+        """Called with the number of every call of the driver; what it raises ends the caller."""
         self.calls = 0
         self._lock = threading.RLock()
         self._faults: list[_Fault] = []
-        self._shadows: list[tuple[int, int]] = []
+        self._ignored_destroys: list[tuple[int, int]] = []
         self._watchers: list[Callable[[], None]] = []
-        self._made = 0
+        self._created_count = 0
         self.gpus = [
-            Gpu(
+            FakeGpu(
                 index=index,
                 uuid=f"GPU-{uuid.uuid5(_NAMESPACE, f'{node}/{index}')}",
                 model=self.model,
@@ -164,38 +165,40 @@ class Silicon:
             for profile, start in layout:
                 self.create(index, profile, start)
 
-    def create(self, gpu_index: int, profile: str, start: int | None = None) -> Instance:
+    def create(self, gpu_index: int, profile: str, start: int | None = None) -> FakeGpuInstance:
         """A GPU instance with the compute instance that fills it; neither when one is refused."""
-        kind = self.model.named(profile)
+        kind = self.model.by_name(profile)
         if kind is None:
             raise RefusedError(Code.INVALID_ARGUMENT)
-        made = self.create_gpu_instance(gpu_index, kind.id, start)
+        instance = self.create_gpu_instance(gpu_index, kind.id, start)
         try:
-            self.create_compute_instance(gpu_index, made.id, kind.compute_slices)
+            self.create_compute_instance(gpu_index, instance.id, kind.compute_slices)
         except RefusedError:
-            self.destroy_gpu_instance(gpu_index, made.id)
+            self.destroy_gpu_instance(gpu_index, instance.id)
             raise
-        return made
+        return instance
 
     def destroy(self, gpu_index: int, which: int | str) -> None:
         """By start or UUID: its compute instances, then itself."""
-        found = [
-            one for one in self.gpus[gpu_index].instances if which in (one.start, one.uuid or None)
+        matches = [
+            instance
+            for instance in self.gpus[gpu_index].instances
+            if which in (instance.start, instance.uuid or None)
         ]
-        if not found:
+        if not matches:
             raise RefusedError(Code.NOT_FOUND)
-        if found[0].attached:
+        if matches[0].attached:
             raise RefusedError(Code.IN_USE)
-        for compute in tuple(found[0].computes):
-            self.destroy_compute_instance(gpu_index, found[0].id, compute.id)
-        self.destroy_gpu_instance(gpu_index, found[0].id)
+        for compute in tuple(matches[0].computes):
+            self.destroy_compute_instance(gpu_index, matches[0].id, compute.id)
+        self.destroy_gpu_instance(gpu_index, matches[0].id)
 
     def clear(self, gpu_index: int) -> None:
         """Every instance of the GPU; none where one is in use."""
-        if any(one.attached for one in self.gpus[gpu_index].instances):
+        if any(instance.attached for instance in self.gpus[gpu_index].instances):
             raise RefusedError(Code.IN_USE)
-        for one in tuple(self.gpus[gpu_index].instances):
-            self.destroy(gpu_index, one.start)
+        for instance in tuple(self.gpus[gpu_index].instances):
+            self.destroy(gpu_index, instance.start)
 
     def attach(self, which: str, process: int | str) -> None:
         """A process or a pod begins to compute on a MIG device or a whole GPU, by UUID."""
@@ -204,7 +207,7 @@ class Silicon:
             self._changed()
 
     def detach(self, which: str, process: int | str | None = None) -> None:
-        """It ends; all of them without a name. What is gone already is no error."""
+        """End a process, or all of them without a name; an unknown device is no error."""
         with self._lock:
             try:
                 attached = self._attached(which)
@@ -224,12 +227,12 @@ class Silicon:
         """
         self._faults.append(_Fault(name=name, code=code, times=times, moment=moment))
 
-    def shadow(self, gpu_index: int, start: int) -> None:
-        """The next time that the instance there is destroyed, the driver only says so."""
-        self._shadows.append((gpu_index, start))
+    def ignore_destroy(self, gpu_index: int, start: int) -> None:
+        """Let the next destruction of this instance report success without doing it."""
+        self._ignored_destroys.append((gpu_index, start))
 
-    def stale(self) -> None:
-        """Every handle that was given out is worth nothing, until the library is begun anew."""
+    def invalidate_handles(self) -> None:
+        """Invalidate all handles until the library is initialized again."""
         self.epoch += 1
 
     def reset(self, gpu_index: int) -> None:
@@ -242,7 +245,7 @@ class Silicon:
             gpu.mig = gpu.pending if gpu.model.mode_needs_reset else False
             gpu.pending = gpu.mig
             gpu.instances.clear()
-            self.stale()
+            self.invalidate_handles()
             self._changed()
 
     # What follows are the calls of the driver, each under the name that NVML gives it.
@@ -267,43 +270,59 @@ class Silicon:
 
     def create_gpu_instance(
         self, gpu_index: int, profile_id: int, start: int | None = None
-    ) -> Instance:
+    ) -> FakeGpuInstance:
         placed = "" if start is None else "WithPlacement"
         with self.call(f"nvmlDeviceCreateGpuInstance{placed}"):
-            gpu = self._cuttable(gpu_index)
+            gpu = self._mig_gpu(gpu_index)
             kind = gpu.model.by_id(profile_id)
             if kind is None or (start is not None and start not in gpu.model.starts(kind)):
                 raise RefusedError(Code.INVALID_ARGUMENT)
-            starts = [one for one in self.free(gpu_index, kind) if start in (None, one)]
+            starts = [
+                candidate for candidate in self.free(gpu_index, kind) if start in (None, candidate)
+            ]
             if not starts:
                 raise RefusedError(Code.INSUFFICIENT_RESOURCES)
-            made = Instance(id=gpu.model.instance_id(kind, starts[-1]), kind=kind, start=starts[-1])
-            gpu.instances.append(made)
-            gpu.instances.sort(key=lambda one: one.start)
+            instance = FakeGpuInstance(
+                id=gpu.model.instance_id(kind, starts[-1]), kind=kind, start=starts[-1]
+            )
+            gpu.instances.append(instance)
+            gpu.instances.sort(key=lambda known_instance: known_instance.start)
             self._changed()
-            return made
+            return instance
 
-    def create_compute_instance(self, gpu_index: int, instance_id: int, slices: int) -> Compute:
+    def create_compute_instance(
+        self, gpu_index: int, instance_id: int, slices: int
+    ) -> FakeComputeInstance:
         with self.call("nvmlGpuInstanceCreateComputeInstance"):
             instance = self.instance(gpu_index, instance_id)
-            used = {one.id for one in instance.computes}
-            if sum(one.slices for one in instance.computes) + slices > instance.kind.compute_slices:
+            used = {known_compute.id for known_compute in instance.computes}
+            if (
+                sum(known_compute.slices for known_compute in instance.computes) + slices
+                > instance.kind.compute_slices
+            ):
                 raise RefusedError(Code.INSUFFICIENT_RESOURCES)
-            self._made += 1
-            own = f"{self.node}/{gpu_index}/{self._made}"
-            made = Compute(
+            self._created_count += 1
+            own = f"{self.node}/{gpu_index}/{self._created_count}"
+            compute = FakeComputeInstance(
                 id=min(set(range(len(used) + 1)) - used),
                 slices=slices,
                 uuid=f"MIG-{uuid.uuid5(_NAMESPACE, own)}",
             )
-            instance.computes.append(made)
+            instance.computes.append(compute)
             self._changed()
-            return made
+            return compute
 
     def destroy_compute_instance(self, gpu_index: int, instance_id: int, compute_id: int) -> None:
         with self.call("nvmlComputeInstanceDestroy"):
             instance = self.instance(gpu_index, instance_id)
-            compute = next((one for one in instance.computes if one.id == compute_id), None)
+            compute = next(
+                (
+                    known_compute
+                    for known_compute in instance.computes
+                    if known_compute.id == compute_id
+                ),
+                None,
+            )
             if compute is None:
                 raise RefusedError(Code.NOT_FOUND)
             if compute.attached:
@@ -316,24 +335,24 @@ class Silicon:
             instance = self.instance(gpu_index, instance_id)
             if instance.computes:
                 raise RefusedError(Code.IN_USE)
-            if (gpu_index, instance.start) in self._shadows:
-                self._shadows.remove((gpu_index, instance.start))
+            if (gpu_index, instance.start) in self._ignored_destroys:
+                self._ignored_destroys.remove((gpu_index, instance.start))
                 return
             self.gpus[gpu_index].instances.remove(instance)
             self._changed()
 
-    def instance(self, gpu_index: int, instance_id: int) -> Instance:
+    def instance(self, gpu_index: int, instance_id: int) -> FakeGpuInstance:
         """By its id on the GPU."""
-        for found in self.gpus[gpu_index].instances:
-            if found.id == instance_id:
-                return found
+        for instance in self.gpus[gpu_index].instances:
+            if instance.id == instance_id:
+                return instance
         raise RefusedError(Code.NOT_FOUND)
 
-    def free(self, gpu_index: int, kind: Profile) -> list[int]:
+    def free(self, gpu_index: int, kind: FakeGpuProfile) -> list[int]:
         """Where another instance of the profile may begin now, ascending."""
         gpu = self.gpus[gpu_index]
-        taken = {slot for one in gpu.instances for slot in one.memory}
-        if kind.media and any(one.kind.media for one in gpu.instances):
+        taken = {slot for instance in gpu.instances for slot in instance.memory}
+        if kind.media and any(instance.kind.media for instance in gpu.instances):
             return []
         return [
             start
@@ -361,7 +380,7 @@ class Silicon:
                     self._faults.remove(fault)
                 raise RefusedError(fault.code)
 
-    def _cuttable(self, gpu_index: int) -> Gpu:
+    def _mig_gpu(self, gpu_index: int) -> FakeGpu:
         gpu = self.gpus[gpu_index]
         if not gpu.mig:
             raise RefusedError(Code.NOT_SUPPORTED)

@@ -1,4 +1,4 @@
-"""The kubelet's word on who holds which device: PodResources v1 on a unix socket."""
+"""The kubelet's PodResources v1 on a unix socket: which container holds which device."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from tessera.adapters.pod_resources import message_classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
+class DeviceGrant:
     """Devices of one resource that a container holds."""
 
     namespace: str
@@ -21,21 +21,23 @@ class Grant:
     devices: tuple[str, ...]
 
 
-async def serve_pods(granted: Callable[[], Iterable[Grant]], path: Path) -> "grpc.aio.Server":
-    """Listening when it returns; every question is answered with what is granted then."""
+async def serve_pod_resources(
+    granted: Callable[[], Iterable[DeviceGrant]], path: Path
+) -> "grpc.aio.Server":
+    """Listen from now on; every request is answered with what is granted at its time."""
     known = message_classes()
 
-    async def answered(_request: Any, _context: Any) -> Any:
-        told = known["ListPodResourcesResponse"]()
+    async def list_pods(_request: Any, _context: Any) -> Any:
+        response = known["ListPodResourcesResponse"]()
         for grant in granted():
-            pod = told.pod_resources.add(name=grant.pod, namespace=grant.namespace)
+            pod = response.pod_resources.add(name=grant.pod, namespace=grant.namespace)
             container = pod.containers.add(name=grant.container)
             container.devices.add(resource_name=grant.resource, device_ids=grant.devices)
-        return told
+        return response
 
     server = grpc.aio.server()
     handler = grpc.unary_unary_rpc_method_handler(
-        answered,
+        list_pods,
         request_deserializer=known["ListPodResourcesRequest"].FromString,
         response_serializer=known["ListPodResourcesResponse"].SerializeToString,
     )
