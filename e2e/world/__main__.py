@@ -80,7 +80,7 @@ def _down(options: argparse.Namespace) -> None:
     elif not folder.exists():
         raise WorldError(f"no world is named {options.name}")
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"The world {options.name} is gone.")
+    print(f"The world {options.name} has ended.")
 
 
 def _end(pid: int) -> None:

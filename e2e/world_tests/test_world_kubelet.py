@@ -11,11 +11,11 @@ from world.gpus.hardware import hardware
 from world.kubelet import backoff, images, logs, payload
 from world.kubelet.devices import Devices, NoDeviceError, device_environment
 from world.kubelet.environment import MissingReferenceError, PodFacts, expand, field, resolve
-from world.kubelet.images import Image, UnknownEntrypointError
+from world.kubelet.images import ImageEntry, UnknownEntrypointError
 from world.kubelet.instances import Call
 from world.kubelet.mount_paths import Rewriter, mount_path
 from world.kubelet.payload import VolumeFile
-from world.kubelet.probes import Rhythm, Streak
+from world.kubelet.probes import ProbeTiming, Streak
 from world.kubelet.quantities import divided, number
 from world.testing import a_container, a_pod
 
@@ -177,7 +177,7 @@ def test_a_container_that_ran_long_enough_resets_its_backoff() -> None:
 def test_a_verdict_needs_enough_equal_answers_in_a_row(
     answers: str, verdicts: list[bool | None]
 ) -> None:
-    timing = Rhythm(delay=0, period=1, timeout=1, successes=1, failures=3)
+    timing = ProbeTiming(delay=0, period=1, timeout=1, successes=1, failures=3)
     streak, actual_verdicts = Streak(), []
     for answer in answers:
         streak = streak.then(answer == "+")
@@ -310,7 +310,7 @@ def test_a_coroutine_gets_the_arguments_after_its_entry_point(
 
 
 def test_a_command_that_a_stand_in_does_not_have_is_refused() -> None:
-    engine = Image(pattern="e:*", serve=_nothing, entrypoints=(("engine",),))
+    engine = ImageEntry(pattern="e:*", serve=_nothing, entrypoints=(("engine",),))
 
     with pytest.raises(UnknownEntrypointError, match="bash: the stand-in for e:"):
         images.command_line(engine, ["bash"], [])

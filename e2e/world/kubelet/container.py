@@ -14,7 +14,7 @@ from world import clock
 from world.api import ApiError, Json
 from world.kubelet import backoff, images, launch, logs
 from world.kubelet.environment import MissingReferenceError
-from world.kubelet.images import Image, UnknownEntrypointError
+from world.kubelet.images import ImageEntry, UnknownEntrypointError
 from world.kubelet.launch import ContainerContext, Launch
 from world.kubelet.running import Start
 from world.kubelet.states import Running, State, Terminated, View, Waiting
@@ -56,12 +56,16 @@ class Container:
     async def run(self) -> None:
         image = await self._image()
         while image is not None and not self._stopping.is_set():
-            code = await self._once(image)
-            if code is None or self._stopping.is_set() or not self._again(code):
+            code = await self._run_once(image)
+            if code is None or self._stopping.is_set() or not self._restarts(code):
                 return
             pause = backoff.pause(self._failures)
-            self._say("BackOff", f"Back-off restarting failed container {self.context.name}")
-            self._show(Waiting("CrashLoopBackOff", f"back-off {pause:g}s restarting container"))
+            self._record_event(
+                "BackOff", f"Back-off restarting failed container {self.context.name}"
+            )
+            self._set_state(
+                Waiting("CrashLoopBackOff", f"back-off {pause:g}s restarting container")
+            )
             await self._wait(pause)
 
     def stop(self, grace: float) -> None:
@@ -85,21 +89,21 @@ class Container:
             folder = self._start.launch.rewrite.mounts[MOUNT]
             self.context.host.machine.tokens.kubeconfig(config, folder)
 
-    async def _image(self) -> Image | None:
+    async def _image(self) -> ImageEntry | None:
         """The row of the image table; without one, the container waits until it is stopped."""
         reference = self.context.container["image"]
         image = images.find(self.context.host.machine.images, reference)
         problem = images.absent(reference) if image is None else image.missing
         if not problem:
             return image
-        self._show(Waiting("ErrImagePull", problem))
-        self._say("Failed", f"Failed to pull image: {problem}")
+        self._set_state(Waiting("ErrImagePull", problem))
+        self._record_event("Failed", f"Failed to pull image: {problem}")
         await self._wait(AGAIN_SECONDS)
-        self._show(Waiting("ImagePullBackOff", problem))
+        self._set_state(Waiting("ImagePullBackOff", problem))
         await self._stopping.wait()
         return None
 
-    async def _once(self, image: Image) -> int | None:
+    async def _run_once(self, image: ImageEntry) -> int | None:
         """One start to its end, or None when it came to none."""
         prepared = await self._prepare(image)
         if prepared is None:
@@ -118,11 +122,11 @@ class Container:
                 self._failures += 1
                 self._end(128, "StartError", str(error), since)
                 return 128
-            self._show(Running(since))
+            self._set_state(Running(since))
             self._start = Start(
                 pod=self.pod, context=self.context, launch=prepared, instance=instance
             )
-            code = await self._live(self._start)
+            code = await self._run_instance(self._start)
         self._start = None
         ran = (clock.now() - since).total_seconds()
         self._failures = backoff.failures_after(self._failures, ran)
@@ -141,22 +145,22 @@ class Container:
         finally:
             host.hardware.end(devices, process)
 
-    async def _prepare(self, image: Image) -> Launch | None:
+    async def _prepare(self, image: ImageEntry) -> Launch | None:
         """Everything for a start; waits for references that do not exist yet."""
         while not self._stopping.is_set():
             try:
                 return await launch.prepare(self.context, image, self.pod)
             except NOT_YET as error:
-                self._show(Waiting("CreateContainerConfigError", str(error)))
-                self._say("Failed", f"Error: {error}")
+                self._set_state(Waiting("CreateContainerConfigError", str(error)))
+                self._record_event("Failed", f"Error: {error}")
             await self._wait(AGAIN_SECONDS)
         return None
 
-    async def _live(self, start: Start) -> int:
+    async def _run_instance(self, start: Start) -> int:
         """From the start to the end of one instance, with hooks and probes beside it."""
-        start.say("Started", f"Started container {self.context.name}")
+        start.record_event("Started", f"Started container {self.context.name}")
         async with asyncio.TaskGroup() as group:
-            beside = group.create_task(start.watch_over(self._show_ready))
+            beside = group.create_task(start.run_hooks_and_probes(self._set_ready))
             await first(start.instance.ended(), self._stopping.wait())
             if self._stopping.is_set():
                 beside.cancel()
@@ -164,14 +168,14 @@ class Container:
             beside.cancel()
         return await start.instance.ended()
 
-    def _again(self, code: int) -> bool:
+    def _restarts(self, code: int) -> bool:
         return self.policy == "Always" or (self.policy == "OnFailure" and code != 0)
 
     async def _wait(self, seconds: float) -> None:
         """Cut short by `stop`."""
         await first(asyncio.sleep(seconds), self._stopping.wait())
 
-    def _say(self, reason: str, message: str) -> None:
+    def _record_event(self, reason: str, message: str) -> None:
         self.context.host.machine.events.record(self.pod, reason, message, warning=True)
 
     def _end(self, code: int, reason: str, message: str, since: datetime.datetime) -> None:
@@ -183,7 +187,7 @@ class Container:
             finished=clock.now(),
             container_id=self.view.container_id,
         )
-        self._show(ended)
+        self._set_state(ended)
 
     def _last_words(self, code: int) -> str:
         words = self.context.termination_log.read_bytes()[: logs.MESSAGE_BYTES]
@@ -192,13 +196,13 @@ class Container:
         policy = self.context.container.get("terminationMessagePolicy")
         return logs.last_words(self.log()) if code and policy == "FallbackToLogsOnError" else ""
 
-    def _show(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         before = self.view.state
         last = before if isinstance(before, Terminated) else self.view.last
         self.view = replace(self.view, state=state, last=last, started=False, ready=False)
         self.changed()
 
-    def _show_ready(self, ready: bool) -> None:
+    def _set_ready(self, ready: bool) -> None:
         self.view = replace(self.view, started=True, ready=ready)
         self.begun.set()
         self.changed()

@@ -37,14 +37,14 @@ async def run(handler: Json, target: Target, seconds: float) -> str | None:
     """Do what a probe or hook says; returns what went wrong, None if nothing did."""
     try:
         async with asyncio.timeout(seconds):
-            return await _do(handler, target)
+            return await _run_handler(handler, target)
     except TimeoutError:
         return f"no answer within {seconds:g} s"
     except (OSError, aiohttp.ClientError) as error:
         return str(error) or type(error).__name__
 
 
-async def _do(handler: Json, target: Target) -> str | None:
+async def _run_handler(handler: Json, target: Target) -> str | None:
     match handler:
         case {"exec": wanted}:
             return await _exec(wanted["command"], target)

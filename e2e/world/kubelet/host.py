@@ -14,7 +14,7 @@ from world.folders import sockets
 from world.gpus.hardware import Hardware
 from world.kubelet.devices import Devices
 from world.kubelet.events import EventRecorder
-from world.kubelet.images import Image
+from world.kubelet.images import ImageEntry
 from world.kubelet.instances import Sessions
 from world.kubelet.tokens import Tokens
 from world.labels import basic_resources
@@ -30,7 +30,7 @@ class Machine:
     folder: Path
     tools: Path
     """The folder of the world's programs, kubectl among them."""
-    images: Sequence[Image]
+    images: Sequence[ImageEntry]
     tokens: Tokens
     events: EventRecorder
     session: aiohttp.ClientSession

@@ -25,7 +25,7 @@ VLLM_ENTRYPOINTS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
+class ImageEntry:
     """One row: the first entry point is the image's own, `command` may name any of them."""
 
     pattern: str
@@ -48,14 +48,14 @@ class UnknownEntrypointError(Exception):
     """A command that the stand-in of an image does not have."""
 
 
-def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
-    operator = Image(
+def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
+    operator = ImageEntry(
         pattern="*/tessera-operator:*",
         entrypoints=((str(SCRIPTS / "tessera-operator"),), ("tessera-operator",)),
         env={"PYTHONUNBUFFERED": "1"},
         binds_host=True,
     )
-    agent = Image(
+    agent = ImageEntry(
         pattern="*/tessera-node:*",
         entrypoints=((str(SCRIPTS / "tessera-node"),), ("tessera-node",)),
         env={
@@ -66,17 +66,17 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         binds_host=True,
         reaches_driver=True,
     )
-    runner = Image(
+    runner = ImageEntry(
         pattern="*/tessera-batch:*",
         entrypoints=((str(SCRIPTS / "tessera-batch"),), ("tessera-batch",)),
         env={"PYTHONUNBUFFERED": "1"},
     )
-    engine = Image(
+    engine = ImageEntry(
         pattern="vllm/vllm-openai:*",
         serve=_run_simulator,
         entrypoints=(*VLLM_ENTRYPOINTS, ("tessera-sim",)),
     )
-    next_operator = Image(
+    next_operator = ImageEntry(
         pattern="tessera/operator-next:*",
         entrypoints=((sys.executable, str(NEXT_OPERATOR)),),
         env={"PYTHONUNBUFFERED": "1"},
@@ -93,18 +93,18 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[Image, ...]:
         engine,
         _named(engine, "*/tessera-sim:*"),
         _real_vllm(vllm),
-        Image(
+        ImageEntry(
             pattern="nvcr.io/nvidia/k8s/dcgm-exporter:*",
             entrypoints=((), ("dcgm-exporter",)),
             serve=exporter,
         ),
-        Image(pattern="world/sh:*", entrypoints=(("sh", "-c"),)),
-        Image(pattern="world/http:*", serve=serve_http),
-        Image(pattern="world/stand-in:*", serve=serve_stand_in),
+        ImageEntry(pattern="world/sh:*", entrypoints=(("sh", "-c"),)),
+        ImageEntry(pattern="world/http:*", serve=serve_http),
+        ImageEntry(pattern="world/stand-in:*", serve=serve_stand_in),
     )
 
 
-def find(images: Sequence[Image], reference: str) -> Image | None:
+def find(images: Sequence[ImageEntry], reference: str) -> ImageEntry | None:
     """The row for an image reference; a missing tag is `latest`, a digest counts as a tag."""
     name, _, digest = reference.removeprefix("docker.io/").partition("@")
     if ":" not in name.rpartition("/")[2]:
@@ -116,7 +116,9 @@ def absent(reference: str) -> str:
     return f"{reference} is not in the image table of the world: {TABLE}"
 
 
-def command_line(image: Image, command: Sequence[str], arguments: Sequence[str]) -> tuple[str, ...]:
+def command_line(
+    image: ImageEntry, command: Sequence[str], arguments: Sequence[str]
+) -> tuple[str, ...]:
     """The command line of a process, or the arguments of a coroutine."""
     if image.serve is None:
         return (*(command or image.entrypoints[0]), *arguments, *image.extra)
@@ -129,20 +131,20 @@ def command_line(image: Image, command: Sequence[str], arguments: Sequence[str])
     )
 
 
-def _named(image: Image, pattern: str) -> Image:
+def _named(image: ImageEntry, pattern: str) -> ImageEntry:
     return replace(image, pattern=pattern)
 
 
-def _real_vllm(venv: Path | None) -> Image:
+def _real_vllm(venv: Path | None) -> ImageEntry:
     """A real vLLM server on the CPU, small enough for a laptop."""
     pattern = "tessera.dev/vllm-cpu:*"
     if venv is None:
-        return Image(
+        return ImageEntry(
             pattern=pattern,
             missing="no vLLM on this machine: install it into a virtual environment of its own "
             "and start the world with --vllm PATH_TO_VENV",
         )
-    return Image(
+    return ImageEntry(
         pattern=pattern,
         entrypoints=((str(venv / "bin" / "vllm"), "serve"), *VLLM_ENTRYPOINTS),
         extra=("--enforce-eager", "--num-gpu-blocks-override", "64"),

@@ -9,7 +9,7 @@ from world.api import CONFIG_MAPS, SECRETS, ApiError, Json
 from world.kubelet.devices import device_environment
 from world.kubelet.environment import PodFacts, SourceRef, expand, references, resolve
 from world.kubelet.host import Host
-from world.kubelet.images import SCRIPTS, Image, command_line
+from world.kubelet.images import SCRIPTS, ImageEntry, command_line
 from world.kubelet.instances import Call, ContainerInstance, CoroutineInstance, start_process
 from world.kubelet.mount_paths import Rewriter, mount_path
 from world.kubelet.tokens import MOUNT
@@ -52,7 +52,7 @@ class Launch:
     rewrite: Rewriter
 
 
-async def prepare(context: ContainerContext, image: Image, pod: Json) -> Launch:
+async def prepare(context: ContainerContext, image: ImageEntry, pod: Json) -> Launch:
     """Environment and command line; `MissingReferenceError` when something is not there (yet)."""
     context.home.mkdir(parents=True, exist_ok=True)
     context.termination_log.touch()
@@ -91,7 +91,7 @@ async def prepare(context: ContainerContext, image: Image, pod: Json) -> Launch:
 
 
 async def start(
-    launch: Launch, image: Image, context: ContainerContext, log: Path
+    launch: Launch, image: ImageEntry, context: ContainerContext, log: Path
 ) -> ContainerInstance:
     if image.serve is None:
         return await start_process(

@@ -67,7 +67,7 @@ class PodWorker:
         reporting = asyncio.create_task(self.reporter.run())
         try:
             if self._admitted():
-                await self._live()
+                await self._run_containers()
             self._release()
             self.reporter.changed()
             await self._deleted.wait()
@@ -88,12 +88,12 @@ class PodWorker:
         self.pod = pod
         self.reporter.changed()
         if "deletionTimestamp" in pod["metadata"]:
-            self._end_within(pod["metadata"].get("deletionGracePeriodSeconds", DEFAULT_GRACE))
+            self._end_after(pod["metadata"].get("deletionGracePeriodSeconds", DEFAULT_GRACE))
 
     def abandon(self) -> None:
         """The pod is gone from the API, or its node is dead: end it at once, without a status."""
         self._abandoned = True
-        self._end_within(0)
+        self._end_after(0)
 
     def containers(self) -> Iterator[Container]:
         yield from self.init
@@ -126,14 +126,14 @@ class PodWorker:
     def _release(self) -> None:
         self.host.devices.release(self.uid)
 
-    async def _live(self) -> None:
+    async def _run_containers(self) -> None:
         if await self._mount():
             async with asyncio.TaskGroup() as group:
-                fresh = group.create_task(self._keep_fresh())
-                await self._work()
+                fresh = group.create_task(self._refresh_volumes())
+                await self._run_in_order()
                 fresh.cancel()
 
-    async def _work(self) -> None:
+    async def _run_in_order(self) -> None:
         """Init containers one after the other, then all others side by side; sidecars last."""
         sidecars: list[tuple[Container, asyncio.Task[None]]] = []
         for container in self.init:
@@ -167,7 +167,7 @@ class PodWorker:
                 return True
         return False
 
-    async def _keep_fresh(self) -> None:
+    async def _refresh_volumes(self) -> None:
         """ConfigMaps, Secrets and tokens of a running pod follow the API after a while."""
         while True:
             await asyncio.sleep(REFRESH_SECONDS)
@@ -180,7 +180,7 @@ class PodWorker:
             for container in self.containers():
                 container.renew_identity()
 
-    def _end_within(self, seconds: float) -> None:
+    def _end_after(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         if not self._deleted.is_set():

@@ -11,7 +11,7 @@ FIRST_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rhythm:
+class ProbeTiming:
     """The timing of one probe."""
 
     delay: float
@@ -21,8 +21,8 @@ class Rhythm:
     failures: int
 
 
-def rhythm(probe: Json) -> Rhythm:
-    return Rhythm(
+def probe_timing(probe: Json) -> ProbeTiming:
+    return ProbeTiming(
         delay=probe.get("initialDelaySeconds", 0),
         period=probe.get("periodSeconds", 10),
         timeout=probe.get("timeoutSeconds", 1),
@@ -41,13 +41,13 @@ class Streak:
     def then(self, passed: bool) -> "Streak":
         return Streak(passed, self.length + 1 if passed == self.passed else 1)
 
-    def verdict(self, timing: Rhythm) -> bool | None:
+    def verdict(self, timing: ProbeTiming) -> bool | None:
         """What the streak proves; None while it is too short."""
         enough = timing.successes if self.passed else timing.failures
         return self.passed if self.length >= enough else None
 
 
-async def verdicts(timing: Rhythm, ask: Callable[[], Awaitable[bool]]) -> AsyncIterator[bool]:
+async def verdicts(timing: ProbeTiming, ask: Callable[[], Awaitable[bool]]) -> AsyncIterator[bool]:
     """Ask for ever; tells each verdict that differs from the one before."""
     streak, known = Streak(), None
     await asyncio.sleep(max(timing.delay, FIRST_SECONDS))

@@ -57,7 +57,7 @@ class Reporter:
         options: Json = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
         path = PODS.path(meta["namespace"], meta["name"])
         while True:
-            if await self._attempt(self.host.machine.api.delete(path, options)):
+            if await self._send(self.host.machine.api.delete(path, options)):
                 return
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -74,11 +74,11 @@ class Reporter:
         # With its uid in the patch, the status of a pod never lands on one of the same name.
         body = {"metadata": {"uid": meta["uid"]}, "status": pod_status}
         path = PODS.path(meta["namespace"], meta["name"], "status")
-        accepted = await self._attempt(self.host.machine.api.patch(path, body, STRATEGIC))
+        accepted = await self._send(self.host.machine.api.patch(path, body, STRATEGIC))
         self._sent = pod_status if accepted else None
         return accepted
 
-    async def _attempt(self, request: Awaitable[Json]) -> bool:
+    async def _send(self, request: Awaitable[Json]) -> bool:
         """Whether the API has taken it, or has no such pod any more."""
         try:
             await request

@@ -25,7 +25,7 @@ class Start:
     launch: Launch
     instance: ContainerInstance
 
-    async def watch_over(self, ready: Callable[[bool], None]) -> None:
+    async def run_hooks_and_probes(self, ready: Callable[[bool], None]) -> None:
         """Hook and probes for as long as the instance lives.
 
         `ready` is called first when the container counts as started, and on each change after.
@@ -43,7 +43,7 @@ class Start:
         """Run the preStop hook, then SIGTERM, and SIGKILL when the grace is over."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        self.say("Killing", f"Stopping container {self.context.name}")
+        self.record_event("Killing", f"Stopping container {self.context.name}")
         if grace and (hook := self._hook("preStop")):
             await first(handlers.run(hook, self.target, grace), self.instance.ended())
         self.instance.terminate()
@@ -52,7 +52,7 @@ class Start:
         self.instance.kill()
         await self.instance.ended()
 
-    def say(self, reason: str, message: str, *, warning: bool = False) -> None:
+    def record_event(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.context.host.machine.events.record(self.pod, reason, message, warning=warning)
 
     @property
@@ -73,7 +73,7 @@ class Start:
         hook = self._hook("postStart")
         problem = await handlers.run(hook, self.target, HOOK_SECONDS) if hook else None
         if problem:
-            self.say("FailedPostStartHook", problem, warning=True)
+            self.record_event("FailedPostStartHook", problem, warning=True)
             await self.end(self.grace)
         return not problem
 
@@ -97,13 +97,13 @@ class Start:
                 ready(passed)
 
     def _verdicts(self, kind: str, probe: Json) -> AsyncIterator[bool]:
-        timing, target = probes.rhythm(probe), self.target
+        timing, target = probes.probe_timing(probe), self.target
         label = kind.removesuffix("Probe").capitalize()
 
         async def ask() -> bool:
             problem = await handlers.run(handlers.probe_handler(probe), target, timing.timeout)
             if problem:
-                self.say("Unhealthy", f"{label} probe failed: {problem}", warning=True)
+                self.record_event("Unhealthy", f"{label} probe failed: {problem}", warning=True)
             return problem is None
 
         return probes.verdicts(timing, ask)
