@@ -16,19 +16,19 @@ help: ## Show what there is to make.
 	@touch $@
 
 .PHONY: demo
-demo: .venv/made ## Set up everything and play the main job (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 runs all shows).
+demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 runs all demos).
 	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep)
 
 .PHONY: demo-budget
-demo-budget: .venv/made ## Play how money is counted, a scale-up refused, and a raised limit lifts it.
+demo-budget: .venv/made ## Show that money is counted, a scale-up is refused, and a raised limit allows it.
 	@$(RUN) -m demo budget $(if $(KEEP),--keep)
 
 .PHONY: demo-batch
-demo-batch: .venv/made ## Play a batch whose spot node dies in the middle.
+demo-batch: .venv/made ## Show a batch whose spot node dies in the middle.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: demo-mig
-demo-mig: .venv/made ## Play how wrongly cut GPUs are repartitioned under running streams (BACKEND=MigManager lets NVIDIA's mig-manager cut).
+demo-mig: .venv/made ## Show how GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test

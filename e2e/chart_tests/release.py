@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from demo.stage import CHART, EXAMPLES, NAMESPACE, Json, SceneError, Stage
+from demo.stage import CHART, EXAMPLES, NAMESPACE, Json, Stage, StepError
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
@@ -77,7 +77,7 @@ class Release:
         """What kubectl says when it is refused; it must be."""
         try:
             told = await self.stage.run("kubectl", *arguments)
-        except SceneError as error:
+        except StepError as error:
             return str(error)
         raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {told}")
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
-from demo.stage import CHART, NAMESPACE, SceneError
+from demo.stage import CHART, NAMESPACE, StepError
 from tessera.api.schema import KINDS
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
@@ -43,7 +43,7 @@ async def test_helm_test_says_what_works_and_what_does_not(release: Release) -> 
     await release.install(prometheus={"url": "http://127.0.0.1:1"})
     try:
         failed = await helm(release, "test", "tessera", "--logs")
-    except SceneError as error:
+    except StepError as error:
         failed = str(error)
     assert "FAIL: Prometheus at http://127.0.0.1:1" in failed
 

@@ -1,1 +1,1 @@
-"""The main job, played: serve, scale, and say where everything runs and what it costs."""
+"""The main job in steps: serve, scale, and show where everything runs and what it costs."""

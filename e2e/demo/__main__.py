@@ -1,4 +1,4 @@
-"""`python -m demo [show]`: start the world, install the chart, play the scenes of a show."""
+"""`python -m demo [NAME]`: start the world, install the chart, run the steps of a demo."""
 
 import argparse
 import asyncio
@@ -14,34 +14,37 @@ from demo import batch, budget, engine, mig, scale, serve, table
 from demo.stage import (
     EXAMPLES,
     Say,
-    SceneError,
     Stage,
+    StepError,
     all_ready,
     apply_examples,
-    cleared,
+    clear,
     install,
 )
 from world.api import connect
 
 FLEET = Path(__file__).parent / "fleet.yaml"
-Scene: TypeAlias = Callable[[Stage], Awaitable[None]]
-SHOWS: dict[str, tuple[tuple[str, Scene], ...]] = {
-    "main": (("serve", serve.play), ("scale", scale.play), ("table", table.play)),
-    "budget": (("budget", budget.play),),
-    "batch": (("batch", batch.play),),
+Step: TypeAlias = Callable[[Stage], Awaitable[None]]
+DEMOS: dict[str, tuple[tuple[str, Step], ...]] = {
+    "main": (("serve", serve.run), ("scale", scale.run), ("table", table.run)),
+    "budget": (("budget", budget.run),),
+    "batch": (("batch", batch.run),),
 }
 ALL, MIG = "all", "mig"
 MIG_FLEET = Path(__file__).parent / "mig.yaml"
 
 
 def main() -> int:
-    """Exit 1 when a scene fails, naming it."""
+    """Run a demo; exit with 1 when a step fails, naming it."""
     parser = argparse.ArgumentParser(prog="demo")
-    parser.add_argument("show", nargs="?", choices=(*SHOWS, MIG, ALL), default="main")
+    parser.add_argument("demo", nargs="?", choices=(*DEMOS, MIG, ALL), default="main")
     parser.add_argument("--keep", action="store_true", help="keep the world afterwards")
     parser.add_argument("--engine", choices=("sim", "vllm"), default="sim")
     parser.add_argument(
-        "--backend", choices=mig.BACKENDS, default="Agent", help="who cuts GPUs in the show mig"
+        "--backend",
+        choices=mig.BACKENDS,
+        default="Agent",
+        help="what partitions GPUs in the demo mig",
     )
     options = parser.parse_args()
     begun = time.monotonic()
@@ -51,75 +54,75 @@ def main() -> int:
 
     try:
         name = "world" if options.keep else None
-        vllm = engine.installed() if options.engine == "vllm" else None
+        vllm = engine.engine_environment() if options.engine == "vllm" else None
         with worlds.start(
-            fleet=MIG_FLEET if options.show == MIG else FLEET,
+            fleet=MIG_FLEET if options.demo == MIG else FLEET,
             name=name,
             keep=options.keep,
             progress=say,
             vllm=vllm,
         ) as world:
-            if options.show == MIG:
-                asyncio.run(play_mig(world, say, options.backend))
+            if options.demo == MIG:
+                asyncio.run(run_mig(world, say, options.backend))
             else:
-                asyncio.run(play(world, say, options.show, vllm))
+                asyncio.run(run_demo(world, say, options.demo, vllm))
             if options.keep:
-                _what_to_try(world)
-    except (SceneError, worlds.WorldError) as error:
+                _print_commands(world)
+    except (StepError, worlds.WorldError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("demo: interrupted; the world is gone", file=sys.stderr)
+        print("demo: interrupted; the world has ended", file=sys.stderr)
         return 130
-    say("all scenes came out as they must")
+    say("all steps succeeded")
     return 0
 
 
-async def play(world: worlds.World, say: Say, show: str, vllm: Path | None) -> None:
-    """Everything between the start and the end of the world."""
+async def run_demo(world: worlds.World, say: Say, demo: str, vllm: Path | None) -> None:
+    """Install the chart in the world, and run the steps of a demo or of all."""
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
         say("installing the chart with Helm")
         await install(stage)
-        for index, name in enumerate(SHOWS if show == ALL else (show,)):
+        for index, name in enumerate(DEMOS if demo == ALL else (demo,)):
             if index:
-                await cleared(stage)
-            await _play(stage, name)
+                await clear(stage)
+            await _run_steps(stage, name)
         if vllm is not None:
-            await _scene(stage, "engine", functools.partial(engine.play, venv=vllm))
+            await _run_step(stage, "engine", functools.partial(engine.run, venv=vllm))
 
 
-async def play_mig(world: worlds.World, say: Say, backend: mig.Backend) -> None:
-    """The show whose nodes are cut anew."""
+async def run_mig(world: worlds.World, say: Say, backend: mig.Backend) -> None:
+    """Run the demo whose GPUs are repartitioned."""
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
         say("installing the chart with Helm")
         await mig.install(stage, backend)
-        await _scene(stage, MIG, functools.partial(mig.play, backend=backend))
+        await _run_step(stage, MIG, functools.partial(mig.run, backend=backend))
 
 
-async def _play(stage: Stage, show: str) -> None:
-    if show == "main":
+async def _run_steps(stage: Stage, demo: str) -> None:
+    if demo == "main":
         stage.say("applying examples/")
         await apply_examples(stage)
         await all_ready(stage)
     else:
         await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
-    for name, scene in SHOWS[show]:
-        await _scene(stage, name, scene)
+    for name, step in DEMOS[demo]:
+        await _run_step(stage, name, step)
 
 
-async def _scene(stage: Stage, name: str, scene: Scene) -> None:
-    stage.say(f"scene {name}")
+async def _run_step(stage: Stage, name: str, step: Step) -> None:
+    stage.say(f"step {name}")
     try:
-        await scene(stage)
-    except SceneError as error:
-        raise SceneError(f"scene {name}: {error}") from error
+        await step(stage)
+    except StepError as error:
+        raise StepError(f"step {name}: {error}") from error
 
 
-def _what_to_try(world: worlds.World) -> None:
+def _print_commands(world: worlds.World) -> None:
     print(
-        f"\nThe world is kept. Try:\n\n"
+        f"\nThe world stays up. Try:\n\n"
         f"  export KUBECONFIG={world.kubeconfig}\n"
         f"  export PATH={world.binaries}:$PATH\n"
         f"  kubectl get tsvc -A -o wide\n"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from demo.stage import Json, SceneError, Stage, condition, until
+from demo.stage import Json, Stage, StepError, condition, until
 
 NAMESPACE = "team-batch"
 NAME = "night"
@@ -17,14 +17,14 @@ _CLAIM = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/data"
 _BAD_ROW = 41
 
 
-async def play(stage: Stage) -> None:
-    """Refuse a broken file for nothing, lose a node in the middle, and publish every row once."""
-    folder = await _claimed(stage)
-    await _refused(stage, folder)
+async def run(stage: Stage) -> None:
+    """Refuse an invalid file, lose a node in the middle, and publish every row once."""
+    folder = await _create_claim(stage)
+    await _expect_refusal(stage, folder)
     (folder / "questions.jsonl").write_text("".join(map(_row, range(ROWS))), encoding="utf-8")
     await _submit(stage, NAME, "questions.jsonl", "answers.jsonl")
     done = await until(
-        lambda: asyncio.to_thread(_answered, folder),
+        lambda: asyncio.to_thread(_count_answers, folder),
         lambda rows: rows >= ROWS // 10,
         "a tenth of the rows is answered",
         90,
@@ -33,16 +33,16 @@ async def play(stage: Stage) -> None:
     node = await _node(stage, attempt["job"])
     stage.say(f"{done} rows are done by attempt {attempt['number']} on {node} ({attempt['tier']})")
     stage.world.end_node(node)
-    stage.say(f"{node} is gone without a notice")
-    batch = await _until(stage, _completed, "the batch is completed", 150)
+    stage.say(f"{node} ended without a notice")
+    batch = await _wait_for_batch(stage, _is_completed, "the batch is completed", 150)
     stage.world.wake(node)
-    _judge(stage, batch, folder)
+    _check_results(stage, batch, folder)
     stage.say("\n" + (await stage.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
     await stage.run("kubectl", "delete", "--wait", "namespace", NAMESPACE)
 
 
-async def _claimed(stage: Stage) -> Path:
-    """A claim that all nodes share, and the folder that stands for it on this machine."""
+async def _create_claim(stage: Stage) -> Path:
+    """Create a claim that all nodes share; return its folder on this machine."""
     await stage.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     claim = {
         "apiVersion": "v1",
@@ -57,7 +57,7 @@ async def _claimed(stage: Stage) -> Path:
     await stage.api.apply(_CLAIM, claim, "kubectl")
     bound = await until(
         lambda: stage.api.get(_CLAIM),
-        lambda one: one.get("status", {}).get("phase") == "Bound",
+        lambda body: body.get("status", {}).get("phase") == "Bound",
         "the claim is bound",
         20,
     )
@@ -65,24 +65,24 @@ async def _claimed(stage: Stage) -> Path:
     return Path(volume["spec"]["hostPath"]["path"])
 
 
-async def _refused(stage: Stage, folder: Path) -> None:
-    """A broken file costs nothing and says where it is broken."""
+async def _expect_refusal(stage: Stage, folder: Path) -> None:
+    """Submit an invalid file, which costs nothing and names its invalid lines."""
     rows = [_row(0), "not json\n", _row(0)]
     (folder / "broken.jsonl").write_text("".join(rows), encoding="utf-8")
     await _submit(stage, "broken", "broken.jsonl", "broken-answers.jsonl")
     broken = BATCH.replace(f"/{NAME}", "/broken")
-    found = await until(
+    broken_batch = await until(
         lambda: stage.api.get(broken),
-        lambda one: condition(one, "Complete").get("reason") == "InvalidInput",
+        lambda body: condition(body, "Complete").get("reason") == "InvalidInput",
         "the broken file is refused",
         30,
     )
-    message = condition(found, "Complete")["message"]
+    message = condition(broken_batch, "Complete")["message"]
     stage.say(f"refused: {message}")
     if "line 2" not in message or "line 3" not in message:
-        raise SceneError(f"the refusal does not name lines 2 and 3: {message}")
-    if found["status"].get("attempt") is not None:
-        raise SceneError("an attempt was started for a broken file")
+        raise StepError(f"the refusal does not name lines 2 and 3: {message}")
+    if broken_batch["status"].get("attempt") is not None:
+        raise StepError("an attempt was started for a broken file")
 
 
 def _row(number: int) -> str:
@@ -111,18 +111,20 @@ async def _submit(stage: Stage, name: str, source: str, target: str) -> None:
     await stage.api.apply(BATCH.replace(f"/{NAME}", f"/{name}"), body, "kubectl")
 
 
-async def _until(stage: Stage, holds: Callable[[Json], bool], what: str, within: float) -> Json:
-    found: Json = await until(lambda: stage.api.get(BATCH), holds, what, within)
-    return found
+async def _wait_for_batch(
+    stage: Stage, holds: Callable[[Json], bool], what: str, within: float
+) -> Json:
+    batch: Json = await until(lambda: stage.api.get(BATCH), holds, what, within)
+    return batch
 
 
-def _answered(folder: Path) -> int:
-    """Rows that have an answer, as the runner's files have it; the status tells it later."""
-    found = folder.rglob("shard-*.attempt-*.jsonl")
-    return sum(path.read_bytes().count(b'"good":') for path in found)
+def _count_answers(folder: Path) -> int:
+    """Count the rows with an answer in the runner's files; the status follows later."""
+    parts = folder.rglob("shard-*.attempt-*.jsonl")
+    return sum(path.read_bytes().count(b'"good":') for path in parts)
 
 
-def _completed(batch: Json) -> bool:
+def _is_completed(batch: Json) -> bool:
     return bool(batch.get("status", {}).get("state") == "completed")
 
 
@@ -132,23 +134,23 @@ async def _node(stage: Stage, job: str) -> str:
     return str(pod["spec"]["nodeName"])
 
 
-def _judge(stage: Stage, batch: Json, folder: Path) -> None:
+def _check_results(stage: Stage, batch: Json, folder: Path) -> None:
     answers = _ids(folder / "answers.jsonl")
     errors = _ids(folder / "answers.errors.jsonl")
     expected = Counter(f"row-{number}" for number in range(ROWS))
     if answers + errors != expected:
         missing, extra = expected - (answers + errors), (answers + errors) - expected
-        raise SceneError(f"{len(missing)} rows are missing, {len(extra)} stand twice")
+        raise StepError(f"{len(missing)} rows are missing, {len(extra)} are duplicates")
     if set(errors) != {f"row-{_BAD_ROW}"}:
-        raise SceneError(f"row {_BAD_ROW} alone is bad, and these failed: {sorted(errors)}")
+        raise StepError(f"row {_BAD_ROW} alone is bad, and these failed: {sorted(errors)}")
     status = batch["status"]
     if status["attempt"]["number"] < 2:
-        raise SceneError("the node died, and nobody began a second attempt")
+        raise StepError("the node died, and no second attempt was started")
     progress = status["progress"]
     stage.say(
         f"attempt {status['attempt']['number']} on {status['attempt']['variant']} published "
         f"{len(answers)} answers and {len(errors)} error, each row once; "
-        f"{progress['resentRows']} rows were in flight at the loss and paid again "
+        f"{progress['resentRows']} rows were in flight at the loss and were sent again "
         f"(about {progress['resentTokens']} tokens)"
     )
 

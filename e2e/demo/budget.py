@@ -7,8 +7,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
-from demo.load import steady
-from demo.stage import Json, Ref, SceneError, Stage, condition, until
+from demo.load import steady_load
+from demo.stage import Json, Ref, Stage, StepError, condition, until
 
 SERVICE = Ref("team-a", "chat")
 BUDGET = "/apis/tessera.dev/v1alpha1/tenantbudgets/team-a"
@@ -21,17 +21,17 @@ SCALING = {
     "scaleDown": {"stabilizationWindow": "8s"},
 }
 PLENTY = "100000"
-# Ten minutes, which the operator sets aside for every replica beyond the floor.
+# Ten minutes, which the operator commits for every replica beyond minReplicas.
 _HOLD_HOURS = Decimal(1) / 6
-_TURN_SECONDS = 5.0
+_RECONCILE_SECONDS = 5.0
 
 
-async def play(stage: Stage) -> None:
-    """Spend shows, one replica is granted and the next refused, and a raised limit lifts it."""
+async def run(stage: Stage) -> None:
+    """Show spend, grant one replica and refuse the next, and raise the limit."""
     await _serve(stage)
     await _limit(stage, PLENTY)
-    budget = await _funded(stage, {"WithinLimits"})
-    await _show(stage)
+    budget = await _wait_for_budget(stage, {"WithinLimits"})
+    await _show_budgets(stage)
     (window,) = budget["status"]["spend"]["windows"]
     hourly = Decimal((await stage.service(SERVICE))["status"]["cost"]["perHour"])
     enough_for_two = (
@@ -39,30 +39,32 @@ async def play(stage: Stage) -> None:
         + Decimal(window["committed"])
         + hourly * (_HOLD_HOURS * Decimal("1.5"))
     )
-    stage.say(f"the floor takes {hourly:.4f} an hour; the limit falls to {enough_for_two:.4f}")
+    stage.say(f"minReplicas costs {hourly:.4f} per hour; the limit is now {enough_for_two:.4f}")
     await _limit(stage, f"{enough_for_two:.9f}")
     base = await stage.address(SERVICE)
-    async with steady(base, SERVICE.name, clients=160, tokens=200) as load:
-        await _funded(stage, {"BudgetExhausted"})
-        scaling = await _scaling(stage, lambda one: one["reason"] == "BudgetExhausted")
+    async with steady_load(base, SERVICE.name, clients=160, tokens=200) as load:
+        await _wait_for_budget(stage, {"BudgetExhausted"})
+        scaling = await _wait_for_scaling(
+            stage, lambda status: status["reason"] == "BudgetExhausted"
+        )
         if scaling["desiredReplicas"] != 2:
-            raise SceneError(f"2 replicas can be paid, {scaling['desiredReplicas']} are wanted")
-        stage.say(f"{scaling['desiredReplicas']} wanted: BudgetExhausted: {scaling['message']}")
-        await _show(stage)
+            raise StepError(f"2 replicas are affordable, {scaling['desiredReplicas']} are desired")
+        stage.say(f"{scaling['desiredReplicas']} desired: BudgetExhausted: {scaling['message']}")
+        await _show_budgets(stage)
         await _limit(stage, PLENTY)
         raised = time.monotonic()
-        await _scaling(stage, lambda one: one["desiredReplicas"] == 3)
+        await _wait_for_scaling(stage, lambda status: status["desiredReplicas"] == 3)
         waited = time.monotonic() - raised
         stage.say(f"the limit was raised, and the third replica granted after {waited:.1f} s")
-        if waited > _TURN_SECONDS:
-            raise SceneError(f"a raised limit took {waited:.1f} s, longer than 1 turn")
-    await _bill(stage)
+        if waited > _RECONCILE_SECONDS:
+            raise StepError(f"a raised limit took {waited:.1f} s, longer than 1 reconcile")
+    await _show_bill(stage)
     if load.failures:
-        raise SceneError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
+        raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
     stage.say(await stage.run("kubectl", "delete", "tenantbudget", "team-a"))
     await until(
         lambda: stage.service(SERVICE),
-        lambda one: one["status"]["tenant"]["reason"] == "NoBudget",
+        lambda body: body["status"]["tenant"]["reason"] == "NoBudget",
         "the service says that it has no budget",
         10,
     )
@@ -82,7 +84,7 @@ async def _serve(stage: Stage) -> None:
     await stage.api.apply(path, body, "kubectl")
     await until(
         lambda: stage.service(SERVICE),
-        lambda one: condition(one, "Ready").get("status") == "True",
+        lambda body: condition(body, "Ready").get("status") == "True",
         "the service is Ready",
         60,
     )
@@ -103,31 +105,31 @@ async def _limit(stage: Stage, amount: str) -> None:
     await stage.api.apply(BUDGET, body, "kubectl")
 
 
-async def _funded(stage: Stage, reasons: set[str]) -> Json:
-    found: Json = await until(
+async def _wait_for_budget(stage: Stage, reasons: set[str]) -> Json:
+    budget: Json = await until(
         lambda: stage.api.get(BUDGET),
-        lambda one: condition(one, "WithinBudget").get("reason") in reasons,
+        lambda body: condition(body, "WithinBudget").get("reason") in reasons,
         f"the budget says {' or '.join(sorted(reasons))}",
         30,
     )
-    return found
+    return budget
 
 
-async def _scaling(stage: Stage, holds: Callable[[Json], bool]) -> Json:
-    async def scaling() -> Json:
-        found: Json = (await stage.service(SERVICE))["status"]["scaling"]
-        return found
+async def _wait_for_scaling(stage: Stage, holds: Callable[[Json], bool]) -> Json:
+    async def read_scaling() -> Json:
+        status: Json = (await stage.service(SERVICE))["status"]["scaling"]
+        return status
 
-    found: Json = await until(scaling, holds, "the scaling that the money allows", 30)
-    return found
+    status: Json = await until(read_scaling, holds, "the scaling that the money allows", 30)
+    return status
 
 
-async def _show(stage: Stage) -> None:
+async def _show_budgets(stage: Stage) -> None:
     stage.say("\n" + (await stage.run("kubectl", "get", "tenantbudgets", "-o", "wide")).rstrip())
 
 
-async def _bill(stage: Stage) -> None:
-    """What the command says of it."""
+async def _show_bill(stage: Stage) -> None:
+    """Print the costs that the command reports."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "tessera"),
         *("cost", "--by", "service", "--since", "5m", "--prometheus", stage.world.prometheus_url),
@@ -137,4 +139,4 @@ async def _bill(stage: Stage) -> None:
     output, _ = await process.communicate()
     stage.say(f"tessera cost --by service --since 5m\n{output.decode().rstrip()}")
     if process.returncode or "team-a/chat" not in output.decode():
-        raise SceneError("the bill does not show team-a/chat")
+        raise StepError("the bill does not show team-a/chat")

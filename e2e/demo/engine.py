@@ -7,7 +7,7 @@ from pathlib import Path
 
 import environments
 from demo.serve import chat
-from demo.stage import Json, Ref, SceneError, Stage, until
+from demo.stage import Json, Ref, Stage, StepError, until
 from world.api import CLAIMS, VOLUMES
 
 VERSION = "0.32.0"
@@ -18,7 +18,7 @@ CLAIM = "weights"
 _START_SECONDS = 240
 
 
-def installed() -> Path:
+def engine_environment() -> Path:
     """The environment of the real engine; the first time it takes minutes and 6.5 GB."""
     folder = environments.environment("engine", with_dependencies=False)
     _name_distribution(folder)
@@ -35,21 +35,25 @@ def _name_distribution(folder: Path) -> None:
     (about / "METADATA").write_text(text)
 
 
-async def play(stage: Stage, venv: Path) -> None:
-    """Scene 4, with ENGINE=vllm: a streamed chat whose text a real engine generated."""
+async def run(stage: Stage, venv: Path) -> None:
+    """Step 4, with ENGINE=vllm: a streamed chat whose text a real engine generated."""
     await _serve(stage, venv)
     command = _command(stage)
     if str(venv) not in command:
-        raise SceneError(f"{SERVICE} is served by {command or 'no process'}, not from {venv}")
+        raise StepError(f"{SERVICE} is served by {command or 'no process'}, not from {venv}")
     stage.say(f"{SERVICE} is a process of its own: {command[:120]} ...")
     await chat(stage, SERVICE, SERVICE.name)
 
 
 def _command(stage: Stage) -> str:
     """The command line of the engine's process; empty for one that is not a process."""
-    for one in stage.world.containers():
-        if one.namespace == SERVICE.namespace and one.pod.startswith(f"{SERVICE.name}-"):
-            arguments = Path(f"/proc/{one.pid}/cmdline").read_bytes() if one.pid else b""
+    for container in stage.world.containers():
+        if container.namespace == SERVICE.namespace and container.pod.startswith(
+            f"{SERVICE.name}-"
+        ):
+            arguments = (
+                Path(f"/proc/{container.pid}/cmdline").read_bytes() if container.pid else b""
+            )
             return arguments.replace(b"\0", b" ").decode()
     return ""
 
@@ -59,27 +63,27 @@ async def _serve(stage: Stage, venv: Path) -> None:
     await stage.run("kubectl", "apply", "-f", str(MANIFEST))
     claim = CLAIMS.path(SERVICE.namespace, CLAIM)
 
-    async def bound() -> str:
-        found: Json = await stage.api.get(claim)
-        return str(found["spec"].get("volumeName", ""))
+    async def volume_name() -> str:
+        body: Json = await stage.api.get(claim)
+        return str(body["spec"].get("volumeName", ""))
 
-    volume = await until(bound, bool, "the claim is bound", 20)
+    volume = await until(volume_name, bool, "the claim is bound", 20)
     path = (await stage.api.get(VOLUMES.path(name=volume)))["spec"]["hostPath"]["path"]
     stage.say("making a tiny random model: a configuration and a tokenizer, no weights")
-    made = await asyncio.to_thread(_make_model, venv, Path(path) / "tiny")
-    if made.returncode:
-        raise SceneError(f"the model could not be made: {made.stderr[-1000:]}")
+    process = await asyncio.to_thread(_make_model, venv, Path(path) / "tiny")
+    if process.returncode:
+        raise StepError(f"the model could not be created: {process.stderr[-1000:]}")
     stage.say("starting the real engine on the CPU; this takes half a minute")
 
-    async def condition() -> Json:
-        found = await stage.service(SERVICE)
-        conditions = found.get("status", {}).get("conditions", [])
-        return {one["type"]: one for one in conditions}
+    async def read_conditions() -> Json:
+        service = await stage.service(SERVICE)
+        conditions = service.get("status", {}).get("conditions", [])
+        return {condition["type"]: condition for condition in conditions}
 
-    def answered(conditions: Json) -> bool:
+    def is_ready(conditions: Json) -> bool:
         return bool(conditions.get("Ready", {}).get("status") == "True")
 
-    await until(condition, answered, f"{SERVICE} is Ready", _START_SECONDS)
+    await until(read_conditions, is_ready, f"{SERVICE} is Ready", _START_SECONDS)
 
 
 def _make_model(venv: Path, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import httpx
 
-# The look-alike engine counts four characters as a token.
+# The simulator counts four characters as a token.
 _WORD = "tile"
 _NUMBER_TOKENS = 2
 
 
-class Load:
-    """Counts what became of the requests."""
+class LoadCounts:
+    """The outcomes of the requests of a load."""
 
     def __init__(self) -> None:
         self.finished = 0
@@ -22,7 +22,7 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def steady(
+async def steady_load(
     base: str,
     model: str,
     *,
@@ -30,12 +30,12 @@ async def steady(
     tokens: int,
     prompt_tokens: int = 250,
     pause: float = 0.0,
-) -> AsyncIterator[Load]:
-    """`clients` that each ask again as soon as they were answered, for the time of the block.
+) -> AsyncIterator[LoadCounts]:
+    """Run `clients` that each send the next request after an answer, for the time of the block.
 
     Every prompt begins with a number of its own, so that no prefix cache takes the load away.
     """
-    load, numbers = Load(), itertools.count()
+    load, numbers = LoadCounts(), itertools.count()
     body = {
         "model": model,
         "max_tokens": tokens,
@@ -44,13 +44,13 @@ async def steady(
     limits = httpx.Limits(max_keepalive_connections=0, max_connections=None)
     async with httpx.AsyncClient(base_url=base, limits=limits, timeout=120) as http:
 
-        async def one() -> None:
+        async def run_client() -> None:
             while True:
                 prompt = f"{next(numbers):>8}{_WORD * (prompt_tokens - _NUMBER_TOKENS)}"
-                await _ask(http, {**body, "prompt": prompt}, load)
+                await _send_request(http, {**body, "prompt": prompt}, load)
                 await asyncio.sleep(pause)
 
-        tasks = [asyncio.create_task(one()) for _ in range(clients)]
+        tasks = [asyncio.create_task(run_client()) for _ in range(clients)]
         try:
             yield load
         finally:
@@ -59,11 +59,11 @@ async def steady(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ask(http: httpx.AsyncClient, body: dict[str, object], load: Load) -> None:
+async def _send_request(http: httpx.AsyncClient, body: dict[str, object], load: LoadCounts) -> None:
     try:
-        answer = await http.post("/v1/completions", json=body)
-        answer.raise_for_status()
-        load.tokens += answer.json()["usage"]["completion_tokens"]
+        response = await http.post("/v1/completions", json=body)
+        response.raise_for_status()
+        load.tokens += response.json()["usage"]["completion_tokens"]
         load.finished += 1
     except (httpx.HTTPError, ValueError, KeyError) as error:
         load.failures.append(f"{type(error).__name__}: {error}")

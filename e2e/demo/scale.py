@@ -1,12 +1,12 @@
-"""Scene 2: load until the queue grows; replicas rise, and fall again when little load is left."""
+"""Step 2: load until the queue grows; replicas rise, and fall again when little load is left."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from demo.load import steady
-from demo.stage import Json, Ref, SceneError, Stage, until
+from demo.load import steady_load
+from demo.stage import Json, Ref, Stage, StepError, until
 
 SERVICE = Ref("team-a", "chat")
 OPERATOR = "tessera-operator"
@@ -20,42 +20,42 @@ SCALING = {
 }
 
 # The defaults again, under which a load of seconds changes nothing.
-CALM = {"queue": None, "scaleUp": None, "scaleDown": None}
+DEFAULT_SCALING = {"queue": None, "scaleUp": None, "scaleDown": None}
 
 _ROSE = {"QueueAboveTarget", "ActivityAboveTargetWithQueue"}
 _FELL = {"LoadBelowTarget"}
 _LOOK_SECONDS = 0.2
-# Waiting requests for which three replicas are wished, and no more.
+# Waiting requests for which three replicas are desired, and no more.
 _MORE_THAN_TWO_TAKE = 12
 
 
 @dataclass(slots=True)
-class Seen:
-    """Every number of replicas with who wrote it, and every reason with its message."""
+class ScalingRecord:
+    """Every number of replicas with its writer, and every reason with its message."""
 
     replicas: list[tuple[int, str | None]] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-async def play(stage: Stage) -> None:
+async def run(stage: Stage) -> None:
     """Replicas must rise and fall by the operator's own patches, with both reasons in status."""
     await stage.patch(SERVICE, {"scaling": SCALING})
     base = await stage.address(SERVICE)
-    async with _watching(stage) as seen:
-        seats = (await stage.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
-        clients = 2 * seats + _MORE_THAN_TWO_TAKE
-        stage.say(f"{clients} clients ask; a replica takes {seats} at a time")
-        async with steady(base, SERVICE.name, clients=clients, tokens=150) as load:
+    async with _record_scaling(stage) as seen:
+        max_num_seqs = (await stage.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
+        clients = 2 * max_num_seqs + _MORE_THAN_TWO_TAKE
+        stage.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
+        async with steady_load(base, SERVICE.name, clients=clients, tokens=150) as load:
             await _replicas(stage, SCALING["maxReplicas"], 40)
         stage.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:
-            raise SceneError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
-        async with steady(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
+            raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
+        async with steady_load(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
             await _replicas(stage, SCALING["minReplicas"], 60)
         if small.failures:
-            raise SceneError(f"a request failed while replicas left: {small.failures[0]}")
-    _judge(seen)
-    await stage.patch(SERVICE, {"scaling": CALM})
+            raise StepError(f"a request failed while replicas left: {small.failures[0]}")
+    _check_record(seen)
+    await stage.patch(SERVICE, {"scaling": DEFAULT_SCALING})
 
 
 async def _replicas(stage: Stage, count: object, within: float) -> None:
@@ -63,27 +63,29 @@ async def _replicas(stage: Stage, count: object, within: float) -> None:
         status: Json = (await stage.service(SERVICE)).get("status", {})
         return {key: status.get(key) for key in ("replicas", "readyReplicas", "scaling")}
 
-    def there(one: Json) -> bool:
-        return bool(one["replicas"] == one["readyReplicas"] == count)
+    def reached(status: Json) -> bool:
+        return bool(status["replicas"] == status["readyReplicas"] == count)
 
-    await until(replicas, there, f"{count} replicas", within)
+    await until(replicas, reached, f"{count} replicas", within)
 
 
-def _judge(seen: Seen) -> None:
+def _check_record(seen: ScalingRecord) -> None:
     counts = [count for count, _ in seen.replicas]
     if not counts or max(counts) <= counts[0] or counts[-1] >= max(counts):
-        raise SceneError(f"replicas did not rise and fall: {counts}")
-    strangers = {manager for _, manager in seen.replicas if manager != OPERATOR}
-    if strangers:
-        raise SceneError(f"replicas were not written by the operator's patches alone: {strangers}")
+        raise StepError(f"replicas did not rise and fall: {counts}")
+    other_writers = {manager for _, manager in seen.replicas if manager != OPERATOR}
+    if other_writers:
+        raise StepError(
+            f"replicas were not written by the operator's patches alone: {other_writers}"
+        )
     if not _ROSE & set(seen.reasons) or not _FELL & set(seen.reasons):
-        raise SceneError(f"a reason is missing in status: {sorted(seen.reasons)}")
+        raise StepError(f"a reason is missing in status: {sorted(seen.reasons)}")
 
 
 @contextlib.asynccontextmanager
-async def _watching(stage: Stage) -> AsyncIterator[Seen]:
-    """Look at the Deployment and the status all the time, and print every new reason."""
-    seen = Seen()
+async def _record_scaling(stage: Stage) -> AsyncIterator[ScalingRecord]:
+    """Poll the Deployment and the status, and print every new reason."""
+    seen = ScalingRecord()
 
     async def look() -> None:
         variant = (await stage.service(SERVICE))["status"]["variant"]["name"]
@@ -94,7 +96,7 @@ async def _watching(stage: Stage) -> AsyncIterator[Seen]:
             reason = scaling.get("reason")
             if reason and reason not in seen.reasons:
                 seen.reasons[reason] = scaling["message"]
-                stage.say(f"{scaling['desiredReplicas']} wanted: {reason}: {scaling['message']}")
+                stage.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
             await asyncio.sleep(_LOOK_SECONDS)
 
     task = asyncio.create_task(look())
@@ -107,7 +109,7 @@ async def _watching(stage: Stage) -> AsyncIterator[Seen]:
         raise error
 
 
-def _note_replicas(deployment: Json, seen: Seen) -> None:
+def _note_replicas(deployment: Json, seen: ScalingRecord) -> None:
     count = deployment["spec"]["replicas"]
     if not seen.replicas or seen.replicas[-1][0] != count:
         seen.replicas.append((count, _writer_of_replicas(deployment)))

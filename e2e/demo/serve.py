@@ -1,16 +1,16 @@
-"""Scene 1: a streamed chat with every service, by the `openai` client."""
+"""Step 1: a streamed chat with every service, by the `openai` client."""
 
 import time
 
 import openai
 
-from demo.stage import Ref, SceneError, Stage
+from demo.stage import Ref, Stage, StepError
 
 QUESTION = "What does a tessera do in a mosaic?"
 _TOKENS = 24
 
 
-async def play(stage: Stage) -> None:
+async def run(stage: Stage) -> None:
     """Every service must stream a non-empty answer in more than one piece."""
     for ref, service in await stage.services():
         model = service["spec"]["model"].get("servedName", ref.name)
@@ -18,7 +18,7 @@ async def play(stage: Stage) -> None:
 
 
 async def chat(stage: Stage, ref: Ref, model: str) -> None:
-    """Stream one answer; SceneError when it is empty or came in one piece."""
+    """Stream one answer; StepError when it is empty or came in one piece."""
     base = f"{await stage.address(ref)}/v1"
     begun = time.monotonic()
     pieces: list[str] = []
@@ -38,11 +38,11 @@ async def chat(stage: Stage, ref: Ref, model: str) -> None:
                 pieces.append(chunk.choices[0].delta.content)
     text = "".join(pieces)
     if not text.strip() or first is None:
-        raise SceneError(f"{ref} answered nothing")
+        raise StepError(f"{ref} answered nothing")
     if len(pieces) < 2:
-        raise SceneError(f"{ref} did not stream: the answer came in {len(pieces)} piece")
+        raise StepError(f"{ref} did not stream: the answer came in {len(pieces)} piece")
     if usage is None or not usage.completion_tokens:
-        raise SceneError(f"{ref} did not say what the answer used")
+        raise StepError(f"{ref} did not say what the answer used")
     stage.say(
         f"{ref}: first token after {(first - begun) * 1e3:.0f} ms, {usage.completion_tokens} "
         f"tokens in {len(pieces)} pieces: {text.strip()[:60]!r}"

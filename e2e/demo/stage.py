@@ -1,4 +1,4 @@
-"""What the scenes play on: a world, the installed chart, the applied examples."""
+"""What the steps of a demo use: a world, the installed chart, the applied examples."""
 
 import asyncio
 import json
@@ -27,8 +27,8 @@ Json = dict[str, Any]
 Say = Callable[[str], None]
 
 
-class SceneError(Exception):
-    """A scene did not come out as it must; the text says what was seen."""
+class StepError(Exception):
+    """A step of a demo failed; the text says what was observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,16 @@ class Stage:
 
     async def services(self) -> list[tuple[Ref, Json]]:
         listed = await self.api.get("/apis/tessera.dev/v1alpha1/inferenceservices")
-        found = [
-            (Ref(one["metadata"]["namespace"], one["metadata"]["name"]), one)
-            for one in listed["items"]
+        services = [
+            (Ref(service["metadata"]["namespace"], service["metadata"]["name"]), service)
+            for service in listed["items"]
         ]
-        return sorted(found, key=lambda pair: str(pair[0]))
+        return sorted(services, key=lambda pair: str(pair[0]))
 
     async def address(self, ref: Ref) -> str:
         """Base URL of a service: its cluster IP, since there is no DNS in a world."""
-        found = await self.api.get(f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}")
-        return f"http://{found['spec']['clusterIP']}:{PORT}"
+        body = await self.api.get(f"/api/v1/namespaces/{ref.namespace}/services/{ref.name}")
+        return f"http://{body['spec']['clusterIP']}:{PORT}"
 
     async def patch(self, ref: Ref, spec: Json) -> None:
         await self.api.patch(_path("inferenceservices", ref), {"spec": spec})
@@ -94,7 +94,7 @@ class Stage:
         )
         output, _ = await process.communicate()
         if process.returncode:
-            raise SceneError(f"{program.name} {' '.join(arguments)}: {output.decode().strip()}")
+            raise StepError(f"{program.name} {' '.join(arguments)}: {output.decode().strip()}")
         return output.decode()
 
 
@@ -119,8 +119,8 @@ async def apply_examples(stage: Stage) -> None:
     await stage.run("kubectl", "apply", "-f", str(EXAMPLES))
 
 
-async def cleared(stage: Stage) -> None:
-    """Take everything away that a show served, and wait until its hardware is free."""
+async def clear(stage: Stage) -> None:
+    """Delete all services and batches, and wait until their hardware is free."""
     for kind in ("inferenceservices", "batchinferences"):
         await stage.run("kubectl", "delete", kind, "--all", "--all-namespaces", "--wait")
 
@@ -129,37 +129,37 @@ async def cleared(stage: Stage) -> None:
         pods = await stage.api.get("/api/v1/pods", labelSelector=engines)
         return [pod["metadata"]["name"] for pod in pods["items"]]
 
-    await until(left, lambda names: not names, "all engines are gone", 90)
+    await until(left, lambda names: not names, "all engines have ended", 90)
 
 
 async def until(
     read: Callable[[], Any], holds: Callable[[Any], object], what: str, within: float
 ) -> Any:
-    """Look until it holds; the failure shows what was seen last."""
+    """Poll until it holds; the failure shows the last state."""
     seen: Any = None
     try:
         async with asyncio.timeout(within):
             while not holds(seen := await read()):
                 await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError:
-        told = json.dumps(seen, indent=1, default=str)[-3000:]
-        raise SceneError(f"not within {within:g} s: {what}; seen last: {told}") from None
+        shown = json.dumps(seen, indent=1, default=str)[-3000:]
+        raise StepError(f"not within {within:g} s: {what}; seen last: {shown}") from None
     return seen
 
 
 async def all_ready(stage: Stage, within: float = 60) -> None:
-    """Wait until every service answered; say each as it does."""
-    begun, told = time.monotonic(), set()
+    """Wait until every service is Ready; report each once."""
+    begun, reported = time.monotonic(), set()
 
     async def waiting() -> list[str]:
         left = []
-        for ref, one in await stage.services():
-            status = condition(one, "Ready")
+        for ref, service in await stage.services():
+            status = condition(service, "Ready")
             if status.get("status") == "True":
-                if ref not in told:
-                    where = one["status"]["variant"]["name"]
+                if ref not in reported:
+                    where = service["status"]["variant"]["name"]
                     stage.say(f"{ref} answers on {where} after {time.monotonic() - begun:.0f} s")
-                    told.add(ref)
+                    reported.add(ref)
             else:
                 left.append(f"{ref}: {status.get('reason')}: {status.get('message')}")
         return left
@@ -170,7 +170,7 @@ async def all_ready(stage: Stage, within: float = 60) -> None:
 def condition(service: Json, kind: str) -> Json:
     """One condition of a service; empty when there is none yet."""
     conditions = service.get("status", {}).get("conditions", [])
-    return next((one for one in conditions if one["type"] == kind), {})
+    return next((entry for entry in conditions if entry["type"] == kind), {})
 
 
 def _path(plural: str, ref: Ref) -> str:

@@ -1,4 +1,4 @@
-"""Clients that stream for as long as a block lasts, and what became of every stream."""
+"""Clients that stream for the time of a block, and the outcome of every stream."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import httpx
 
 @dataclass(slots=True)
 class Streams:
-    """Whole streams and broken ones."""
+    """Complete streams and broken ones."""
 
     whole: int = 0
     tokens: int = 0
@@ -20,17 +20,19 @@ class Streams:
 
 @contextlib.asynccontextmanager
 async def streaming(bases: Mapping[str, str], *, tokens: int) -> AsyncIterator[Streams]:
-    """One client for each model, which asks again as soon as its last token came."""
+    """Run one client for each model, which sends the next request after its last token."""
     seen = Streams()
     end = asyncio.Event()
     limits = httpx.Limits(max_keepalive_connections=0, max_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=120) as http:
 
-        async def one(model: str, base: str) -> None:
+        async def run_client(model: str, base: str) -> None:
             while not end.is_set():
                 await _stream(http, base, model, tokens, seen)
 
-        tasks = [asyncio.create_task(one(model, base)) for model, base in sorted(bases.items())]
+        tasks = [
+            asyncio.create_task(run_client(model, base)) for model, base in sorted(bases.items())
+        ]
         try:
             yield seen
         finally:
@@ -51,13 +53,13 @@ async def _stream(
     }
     counted, ended = 0, False
     try:
-        async with http.stream("POST", f"{base}/v1/completions", json=body) as answer:
-            answer.raise_for_status()
-            async for line in answer.aiter_lines():
+        async with http.stream("POST", f"{base}/v1/completions", json=body) as response:
+            response.raise_for_status()
+            async for line in response.aiter_lines():
                 ended |= line == "data: [DONE]"
                 if line.startswith("data: {"):
-                    told = json.loads(line.removeprefix("data: "))
-                    counted = (told.get("usage") or {}).get("completion_tokens", counted)
+                    chunk = json.loads(line.removeprefix("data: "))
+                    counted = (chunk.get("usage") or {}).get("completion_tokens", counted)
     except (httpx.HTTPError, ValueError) as error:
         seen.broken.append(f"{model}: {type(error).__name__}: {error}")
         await asyncio.sleep(0.1)

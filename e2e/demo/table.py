@@ -1,4 +1,4 @@
-"""Scene 3: where everything runs, what it gives, what it costs, and why there."""
+"""Step 3: where everything runs, what it gives, what it costs, and why there."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ import textwrap
 import urllib.parse
 import urllib.request
 
-from demo.load import Load, steady
-from demo.stage import Json, Ref, SceneError, Stage, condition
+from demo.load import LoadCounts, steady_load
+from demo.stage import Json, Ref, Stage, StepError, condition
 
 COLUMNS = (
     "service",
@@ -29,8 +29,8 @@ _LOAD_SECONDS = 12.0
 _WHY_WIDTH = 60
 
 
-async def play(stage: Stage) -> None:
-    """Load every service as its expected speed assumes, and draw the table: no cell is empty."""
+async def run(stage: Stage) -> None:
+    """Load every service as its expected speed assumes, and print the table: no cell is empty."""
     services = await stage.services()
     stage.say(
         f"every service gets {_FILLED:.0%} of the load that its price assumes, "
@@ -40,20 +40,20 @@ async def play(stage: Stage) -> None:
         for ref, service in services:
             await loads.enter_async_context(await _assumed_load(stage, ref, service))
         await asyncio.sleep(_LOAD_SECONDS)
-        measured = await _measured(stage)
+        measured = await _measured_rates(stage)
     rows = [await _row(stage, ref, service, measured) for ref, service in await stage.services()]
     for row in rows:
         empty = [name for name, cell in zip(COLUMNS, row, strict=True) if not cell]
         if empty:
-            raise SceneError(f"{row[0]} has empty cells: {', '.join(empty)}")
-    stage.say("\n" + _drawn(rows))
+            raise StepError(f"{row[0]} has empty cells: {', '.join(empty)}")
+    stage.say("\n" + _format_table(rows))
 
 
 async def _assumed_load(
     stage: Stage, ref: Ref, service: Json
-) -> contextlib.AbstractAsyncContextManager[Load]:
+) -> contextlib.AbstractAsyncContextManager[LoadCounts]:
     status = service["status"]
-    return steady(
+    return steady_load(
         await stage.address(ref),
         service["spec"]["model"].get("servedName", ref.name),
         clients=int(_FILLED * status["variant"]["maxNumSeqs"] * status["readyReplicas"]),
@@ -86,14 +86,14 @@ async def _nodes(stage: Stage, ref: Ref) -> list[str]:
     return sorted({pod["spec"].get("nodeName", "") for pod in pods["items"]})
 
 
-async def _measured(stage: Stage) -> dict[Ref, float]:
+async def _measured_rates(stage: Stage) -> dict[Ref, float]:
     query = urllib.parse.urlencode({"query": MEASURED})
     url = f"{stage.world.prometheus_url}/api/v1/query?{query}"
 
     def ask() -> Json:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own Prometheus
-            found: Json = json.load(answer)
-            return found
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - our own Prometheus
+            body: Json = json.load(response)
+            return body
 
     rows = (await asyncio.to_thread(ask))["data"]["result"]
     return {
@@ -104,7 +104,7 @@ async def _measured(stage: Stage) -> dict[Ref, float]:
     }
 
 
-def _drawn(rows: list[tuple[str, ...]]) -> str:
+def _format_table(rows: list[tuple[str, ...]]) -> str:
     """Columns side by side; the last one wraps."""
     head = COLUMNS[:-1]
     widths = [max(len(row[index]) for row in (COLUMNS, *rows)) for index in range(len(head))]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import CHART, EXAMPLES, Json, Stage
 from scenarios.actions import Place
 from scenarios.kills import kill_operator
@@ -109,7 +109,7 @@ async def test_the_bill_of_a_fleet_is_what_its_nodes_cost_and_survives_a_killed_
         return await billed_states(stage, name, *since)
 
     await eventually(states, lambda found: found["warmIdle"] > 0, within=BILLED_WITHIN)
-    async with steady(await stage.address(ref), ref.name, clients=20, tokens=100):
+    async with steady_load(await stage.address(ref), ref.name, clients=20, tokens=100):
         await eventually(states, lambda found: found["serving"] > 0, within=BILLED_WITHIN)
     before = await cost(stage, *since)
     await kill_operator(stage)

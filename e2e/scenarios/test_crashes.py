@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import Json
 from scenarios.actions import Place
 from scenarios.kills import kill_operator
@@ -155,7 +155,7 @@ async def test_killed_while_a_wish_waits_nothing_moves_early_and_the_wish_is_kep
     await place.until_ready()
     base = await place.stage.address(ref)
     moves = Moves(place)
-    async with steady(base, ref.name, clients=70, tokens=200):
+    async with steady_load(base, ref.name, clients=70, tokens=200):
         await _until_reason(place, "ScaleUpStabilized")
         await kill_operator(place.stage)
         await moves.until(2, within=60)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Json, SceneError, Stage
+from demo.stage import Json, Stage, StepError
 from scenarios.actions import SMALL, Place
 from scenarios.commands import explained
 from scenarios.kills import kill_operator
@@ -190,7 +190,7 @@ async def _until_in_force(stage: Stage, namespace: str) -> None:
     async def refusal() -> str:
         try:
             return await stage.run("kubectl", "--namespace", namespace, *pod)
-        except SceneError as error:
+        except StepError as error:
             return str(error)
 
     await eventually(refusal, lambda text: "hostPID" in text, within=30)

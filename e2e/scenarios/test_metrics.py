@@ -4,7 +4,7 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import NAMESPACE, Json
 from scenarios.actions import Place
 from scenarios.commands import tessera
@@ -22,7 +22,7 @@ async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> 
     (pod,) = await place.all(PODS)
     asked = Ref(place.namespace, pod["metadata"]["name"])
     metrics = PrometheusMetrics(place.stage.world.prometheus_url, now)
-    async with steady(await place.stage.address(ref), ref.name, clients=60, tokens=100):
+    async with steady_load(await place.stage.address(ref), ref.name, clients=60, tokens=100):
 
         async def read() -> PodReading:
             return (await metrics.read()).pods.get(asked, PodReading())
@@ -55,7 +55,7 @@ async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
         PrometheusMetrics(place.stage.world.prometheus_url, now),
         Ref(place.namespace, "chat"),
     )
-    async with steady(await place.stage.address(ref), ref.name, clients=12, tokens=40):
+    async with steady_load(await place.stage.address(ref), ref.name, clients=12, tokens=40):
 
         async def told() -> Json | None:
             return (await place.status()).get("speed")

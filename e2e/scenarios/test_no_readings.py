@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import Json
 from scenarios.actions import Place
 from world.testing import eventually
@@ -33,7 +33,7 @@ async def test_without_prometheus_replicas_are_held_past_the_quiet_period(place:
     world = place.stage.world
     ref = await place.serve(scaling=SCALING)
     await place.until_ready()
-    async with steady(await place.stage.address(ref), ref.name, clients=70, tokens=200):
+    async with steady_load(await place.stage.address(ref), ref.name, clients=70, tokens=200):
         await until(desiredReplicas=2)
         world.end_program("prometheus")
         await until(desiredReplicas=2, reason="FailedGetMetrics")

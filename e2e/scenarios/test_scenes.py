@@ -2,8 +2,8 @@
 
 import pytest
 
-from demo.__main__ import SHOWS
-from demo.stage import Stage, all_ready, apply_examples, cleared
+from demo.__main__ import DEMOS
+from demo.stage import Stage, all_ready, apply_examples, clear
 
 
 @pytest.fixture
@@ -15,13 +15,13 @@ async def examples(stage: Stage) -> Stage:
 
 
 async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
-    for _, scene in SHOWS["main"]:
+    for _, scene in DEMOS["main"]:
         await scene(examples)
-    await cleared(examples)
+    await clear(examples)
 
 
 @pytest.mark.parametrize("show", ["budget", pytest.param("batch", marks=pytest.mark.full)])
 async def test_the_other_shows_come_out_as_they_must(stage: Stage, show: str) -> None:
-    for _, scene in SHOWS[show]:
+    for _, scene in DEMOS[show]:
         await scene(stage)
-    await cleared(stage)
+    await clear(stage)

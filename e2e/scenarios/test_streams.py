@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import Json, condition
 from scenarios.actions import Place
 from scenarios.commands import explained
@@ -152,7 +152,7 @@ async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
     old = {one["metadata"]["uid"] for one in await place.all(PODS)}
     base = await place.stage.address(ref)
     streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(8)]
-    async with steady(base, ref.name, clients=4, tokens=40) as load:
+    async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
         assert not any(one.done() for one in streams)
         await place.serve(replicas=replicas, engine={"extraArgs": ["--max-logprobs=5"]})

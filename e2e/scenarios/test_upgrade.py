@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
-from demo.load import steady
+from demo.load import steady_load
 from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import SMALL, Place
 from scenarios.commands import tessera
@@ -115,7 +115,7 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -
     old = await uids(place)
     base = await place.stage.address(ref)
     streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(6)]
-    async with steady(base, ref.name, clients=4, tokens=40) as load:
+    async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
         await update(place, "chat")
         await place.until_condition("chat", "UpdateAvailable", "UpToDate", within=60)
@@ -136,7 +136,7 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: 
     await until_replicas(place, 2)
     assert await pre_stops(place) == [6]
     base = await place.stage.address(ref)
-    async with steady(base, ref.name, clients=4, tokens=40) as load:
+    async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await release(place)
         told = await until_both_tell(place, "Downgraded", "UpdateAvailable", within=60)
         await place.until_condition("chat", "Progressing", "RolloutComplete", within=120)

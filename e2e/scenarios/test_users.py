@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from demo.stage import NAMESPACE, SceneError, Stage
+from demo.stage import NAMESPACE, Stage, StepError
 from scenarios.actions import SMALL, Place
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
@@ -140,6 +140,6 @@ async def test_the_operator_may_do_its_work_and_nothing_else(
             *("kubectl", "auth", "can-i", verb, kind, f"--subresource={subresource}"),
             *("--all-namespaces", f"--as={OPERATOR}"),
         )
-    except SceneError as error:  # kubectl exits with 1 on a no
+    except StepError as error:  # kubectl exits with 1 on a no
         answer = str(error)
     assert answer.split()[-1] == allowed

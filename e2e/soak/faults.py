@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from demo.stage import NAMESPACE, Json, Stage
-from soak.user import HOME, User, delete, persist
+from soak.user import HOME, User, delete, retry_until_accepted
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -24,12 +24,12 @@ _CHILDREN = (DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTI
 
 
 @dataclass(frozen=True, slots=True)
-class Harm:
+class FaultTarget:
     """What faults act on."""
 
     stage: Stage
     user: User
-    chance: random.Random
+    rng: random.Random
 
     @property
     def world(self) -> World:
@@ -37,183 +37,187 @@ class Harm:
 
     async def operators(self) -> tuple[str, list[str]]:
         """The pod that holds the lease, and the others."""
-        api, found = self.stage.api, dict[str, Json]()
+        api, objects = self.stage.api, dict[str, Json]()
 
         async def look() -> None:
-            found["lease"] = await api.get(LEASE)
+            objects["lease"] = await api.get(LEASE)
             pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
-            found["pods"] = await api.get(pods, labelSelector=OPERATORS)
+            objects["pods"] = await api.get(pods, labelSelector=OPERATORS)
 
-        await persist(look)
-        leader = found["lease"]["spec"].get("holderIdentity", "")
-        names = sorted(one["metadata"]["name"] for one in found["pods"]["items"])
+        await retry_until_accepted(look)
+        leader = objects["lease"]["spec"].get("holderIdentity", "")
+        names = sorted(pod["metadata"]["name"] for pod in objects["pods"]["items"])
         return leader, [name for name in names if name != leader]
 
     def kill(self, namespace: str, pod: str, container: str) -> None:
-        """SIGKILL; one that is just not running is dead already."""
+        """Send SIGKILL; a container that is not running is skipped."""
         try:
             self.world.kill(namespace, pod, container)
         except WorldError as error:
             print(f"   {error}")
 
-    async def away(self, seconds: float) -> None:
-        """How long a fault lasts."""
+    async def wait(self, seconds: float) -> None:
+        """Wait for as long as a fault lasts."""
         await asyncio.sleep(seconds)
 
 
-async def leader_killed(harm: Harm) -> None:
-    leader, _ = await harm.operators()
-    harm.kill(NAMESPACE, leader, "operator")
+async def kill_leader(target: FaultTarget) -> None:
+    leader, _ = await target.operators()
+    target.kill(NAMESPACE, leader, "operator")
 
 
-async def standby_killed(harm: Harm) -> None:
-    _, others = await harm.operators()
-    harm.kill(NAMESPACE, harm.chance.choice(others), "operator")
+async def kill_standby(target: FaultTarget) -> None:
+    _, others = await target.operators()
+    target.kill(NAMESPACE, target.rng.choice(others), "operator")
 
 
-async def etcd_paused(harm: Harm) -> None:
-    harm.world.pause_program("etcd")
+async def pause_etcd(target: FaultTarget) -> None:
+    target.world.pause_program("etcd")
     try:
-        await harm.away(10)
+        await target.wait(10)
     finally:
-        harm.world.resume_program("etcd")
+        target.world.resume_program("etcd")
 
 
-async def engine_killed(harm: Harm) -> None:
+async def kill_engine(target: FaultTarget) -> None:
     engines = [
-        one
-        for one in await asyncio.to_thread(harm.world.containers)
-        if (one.namespace, one.container) == (HOME, "engine")
+        container
+        for container in await asyncio.to_thread(target.world.containers)
+        if (container.namespace, container.container) == (HOME, "engine")
     ]
     if engines:
-        one = harm.chance.choice(sorted(engines))
-        harm.kill(one.namespace, one.pod, one.container)
+        container = target.rng.choice(sorted(engines))
+        target.kill(container.namespace, container.pod, container.container)
 
 
-async def node_silenced(harm: Harm) -> None:
-    node = harm.chance.choice(NODES)
-    harm.world.silence(node)
-    await harm.away(harm.chance.uniform(4, 16))
-    await asyncio.to_thread(harm.world.wake, node)
+async def silence_node(target: FaultTarget) -> None:
+    node = target.rng.choice(NODES)
+    target.world.silence(node)
+    await target.wait(target.rng.uniform(4, 16))
+    await asyncio.to_thread(target.world.wake, node)
 
 
-async def node_rebooted(harm: Harm) -> None:
-    node = harm.chance.choice(NODES)
-    await asyncio.to_thread(harm.world.end_node, node)
-    await harm.away(harm.chance.uniform(1, 12))
-    await asyncio.to_thread(harm.world.wake, node)
+async def reboot_node(target: FaultTarget) -> None:
+    node = target.rng.choice(NODES)
+    await asyncio.to_thread(target.world.end_node, node)
+    await target.wait(target.rng.uniform(1, 12))
+    await asyncio.to_thread(target.world.wake, node)
 
 
-async def api_server_restarted(harm: Harm) -> None:
-    await asyncio.to_thread(harm.world.end_program, "kube-apiserver")
-    await harm.away(harm.chance.uniform(0, 2))
-    harm.world.start_program("kube-apiserver")
+async def restart_api_server(target: FaultTarget) -> None:
+    await asyncio.to_thread(target.world.end_program, "kube-apiserver")
+    await target.wait(target.rng.uniform(0, 2))
+    target.world.start_program("kube-apiserver")
 
 
-async def controllers_restarted(harm: Harm) -> None:
-    await asyncio.to_thread(harm.world.end_program, "kube-controller-manager")
-    harm.world.start_program("kube-controller-manager")
+async def restart_controllers(target: FaultTarget) -> None:
+    await asyncio.to_thread(target.world.end_program, "kube-controller-manager")
+    target.world.start_program("kube-controller-manager")
 
 
-async def prometheus_away(harm: Harm) -> None:
-    await asyncio.to_thread(harm.world.end_program, "prometheus")
-    await harm.away(12)
-    harm.world.start_program("prometheus")
+async def stop_prometheus(target: FaultTarget) -> None:
+    await asyncio.to_thread(target.world.end_program, "prometheus")
+    await target.wait(12)
+    target.world.start_program("prometheus")
 
 
-async def webhook_broken(harm: Harm) -> None:
-    """The API server finds nobody to ask; what is wrong is then found in the turn."""
+async def break_webhook(target: FaultTarget) -> None:
+    """Break the webhook, so that an invalid spec is found by the reconcile instead."""
     path = SERVICES.path(NAMESPACE, "tessera-webhook")
-    await persist(lambda: harm.stage.api.patch(path, {"spec": {"selector": {"soak": "nobody"}}}))
-    await edits(harm)
-    await persist(lambda: harm.stage.api.patch(path, {"spec": {"selector": {"soak": None}}}))
+    await retry_until_accepted(
+        lambda: target.stage.api.patch(path, {"spec": {"selector": {"soak": "nobody"}}})
+    )
+    await edit_services(target)
+    await retry_until_accepted(
+        lambda: target.stage.api.patch(path, {"spec": {"selector": {"soak": None}}})
+    )
 
 
-async def namespace_came_and_went(harm: Harm) -> None:
-    name = f"guest-{harm.chance.randrange(3)}"
-    await harm.user.namespace(name)
+async def create_and_delete_namespace(target: FaultTarget) -> None:
+    name = f"guest-{target.rng.randrange(3)}"
+    await target.user.namespace(name)
     for index in range(3):
-        await harm.user.serve(f"guest-{index}", name, replicas=index % 2)
-    await harm.away(harm.chance.uniform(0, 4))
-    await harm.user.end_namespace(name)
+        await target.user.serve(f"guest-{index}", name, replicas=index % 2)
+    await target.wait(target.rng.uniform(0, 4))
+    await target.user.end_namespace(name)
 
 
-async def edits(harm: Harm) -> None:
+async def edit_services(target: FaultTarget) -> None:
     for _ in range(6):
-        name = harm.chance.choice(EDITED)
-        await harm.user.serve(
+        name = target.rng.choice(EDITED)
+        await target.user.serve(
             name,
             replicas=0,
-            context={"maxModelLen": harm.chance.choice((2048, 4096, 8192))},
-            drain={"timeout": harm.chance.choice(("30s", "60s"))},
+            context={"maxModelLen": target.rng.choice((2048, 4096, 8192))},
+            drain={"timeout": target.rng.choice(("30s", "60s"))},
         )
 
 
-async def scale_burst(harm: Harm) -> None:
+async def scale_burst(target: FaultTarget) -> None:
     for _ in range(8):
-        await harm.user.scale("scaled", harm.chance.randrange(4))
+        await target.user.scale("scaled", target.rng.randrange(4))
 
 
-async def pool_edited(harm: Harm) -> None:
-    await harm.user.pool(harm.chance.choice(("1.50", "1.79", "2.10")))
+async def edit_pool(target: FaultTarget) -> None:
+    await target.user.pool(target.rng.choice(("1.50", "1.79", "2.10")))
 
 
-async def children_deleted(harm: Harm) -> None:
-    """By hand; the Service that the load goes to would get another address."""
+async def delete_children(target: FaultTarget) -> None:
+    """Delete children by hand, but not the load's Service: it would get another address."""
     for kind in _CHILDREN:
-        listed = await _listed(harm, kind.path(HOME))
-        names = sorted(one["metadata"]["name"] for one in listed if _is_ours(one))
+        listed = await _list(target, kind.path(HOME))
+        names = sorted(item["metadata"]["name"] for item in listed if _is_managed(item))
         names = [name for name in names if (kind, name) != (SERVICES, "chat")]
         if names:
-            path = kind.path(HOME, harm.chance.choice(names))
-            await persist(lambda path=path: delete(harm.stage.api, path))  # type: ignore[misc]
+            path = kind.path(HOME, target.rng.choice(names))
+            await retry_until_accepted(lambda path=path: delete(target.stage.api, path))  # type: ignore[misc]
 
 
-async def _listed(harm: Harm, path: str) -> list[Json]:
-    found: list[Json] = []
+async def _list(target: FaultTarget, path: str) -> list[Json]:
+    items: list[Json] = []
 
     async def look() -> None:
-        found[:] = (await harm.stage.api.get(path))["items"]
+        items[:] = (await target.stage.api.get(path))["items"]
 
-    await persist(look)
-    return found
+    await retry_until_accepted(look)
+    return items
 
 
-def _is_ours(item: Json) -> bool:
+def _is_managed(item: Json) -> bool:
     labels = item["metadata"].get("labels", {})
     return bool(labels.get("app.kubernetes.io/managed-by") == "tessera")
 
 
-Fault = Callable[[Harm], Awaitable[None]]
-# They end processes of the operator, the last one by the loss of the lease.
-ENDING: tuple[Fault, ...] = (leader_killed, standby_killed, etcd_paused)
+Fault = Callable[[FaultTarget], Awaitable[None]]
+# These end processes of the operator, the last one by the loss of the lease.
+ENDING: tuple[Fault, ...] = (kill_leader, kill_standby, pause_etcd)
 OTHERS: tuple[Fault, ...] = (
-    engine_killed,
-    node_silenced,
-    node_rebooted,
-    api_server_restarted,
-    controllers_restarted,
-    prometheus_away,
-    webhook_broken,
-    namespace_came_and_went,
-    edits,
+    kill_engine,
+    silence_node,
+    reboot_node,
+    restart_api_server,
+    restart_controllers,
+    stop_prometheus,
+    break_webhook,
+    create_and_delete_namespace,
+    edit_services,
     scale_burst,
-    pool_edited,
-    children_deleted,
+    edit_pool,
+    delete_children,
 )
 # Afterwards the processes are left alone, so that one lives long enough to judge its memory.
 ENDING_SHARE = 0.6
 
 
-def schedule(count: int, chance: random.Random) -> list[Fault]:
+def schedule(count: int, rng: random.Random) -> list[Fault]:
     """`count` faults, every kind about as often as every other."""
     kinds = ENDING + OTHERS
     times, rest = divmod(count, len(kinds))
-    drawn = [kind for kind in kinds for _ in range(times)] + chance.sample(kinds, rest)
+    drawn = [kind for kind in kinds for _ in range(times)] + rng.sample(kinds, rest)
     early = [kind for kind in drawn if kind in ENDING]
     late = [kind for kind in drawn if kind not in ENDING]
-    chance.shuffle(late)
+    rng.shuffle(late)
     with_early = max(len(early), round(count * ENDING_SHARE))
     first = early + late[: with_early - len(early)]
-    chance.shuffle(first)
+    rng.shuffle(first)
     return first + late[with_early - len(early) :]

@@ -16,7 +16,7 @@ _TEN_MINUTES = 600.0
 
 
 @dataclass(slots=True)
-class Life:
+class ProcessMemory:
     """One process from its start to its end."""
 
     pod: str
@@ -28,35 +28,38 @@ class Life:
         return self.samples[-1][0] - self.samples[0][0]
 
     @property
-    def warm(self) -> list[tuple[float, float]]:
+    def warm_samples(self) -> list[tuple[float, float]]:
         begun = self.samples[0][0]
-        return [one for one in self.samples if one[0] - begun >= WARM_UP_SECONDS]
+        return [sample for sample in self.samples if sample[0] - begun >= WARM_UP_SECONDS]
 
     def slope(self) -> float | None:
         """MiB in ten minutes by least squares; None for a life too short to say."""
-        if len(self.warm) < 3:
+        if len(self.warm_samples) < 3:
             return None
-        moments, sizes = zip(*self.warm, strict=True)
+        moments, sizes = zip(*self.warm_samples, strict=True)
         return float(statistics.linear_regression(moments, sizes).slope) * _TEN_MINUTES
 
 
-async def watch(world: World, lives: dict[int, Life]) -> None:
+async def sample_memory(world: World, processes: dict[int, ProcessMemory]) -> None:
     """Sample every process of the operator, by its pid, until cancelled."""
     while True:
         running = await asyncio.to_thread(world.containers)
-        for one in running:
-            if (one.namespace, one.container) == (NAMESPACE, "operator") and one.pid:
-                size = _resident(one.pid)
+        for container in running:
+            if (container.namespace, container.container) == (
+                NAMESPACE,
+                "operator",
+            ) and container.pid:
+                size = _resident_mib(container.pid)
                 if size is not None:
-                    life = lives.setdefault(one.pid, Life(one.pod))
-                    life.samples.append((time.monotonic(), size))
+                    process = processes.setdefault(container.pid, ProcessMemory(container.pod))
+                    process.samples.append((time.monotonic(), size))
         await asyncio.sleep(EVERY_SECONDS)
 
 
-def _resident(pid: int) -> float | None:
+def _resident_mib(pid: int) -> float | None:
     try:
-        told = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    lines = (line.split() for line in told.splitlines() if line.startswith("VmRSS"))
+    lines = (line.split() for line in status.splitlines() if line.startswith("VmRSS"))
     return next((int(kilobytes) / 1024 for _, kilobytes, _ in lines), None)

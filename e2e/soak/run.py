@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
-from demo.load import Load, steady
+from demo.load import LoadCounts, steady_load
 from demo.stage import NAMESPACE, Json, Ref, Stage, condition, install
-from soak.faults import EDITED, OPERATORS, Harm, schedule
-from soak.memory import Life, watch
+from soak.faults import EDITED, OPERATORS, FaultTarget, schedule
+from soak.memory import ProcessMemory, sample_memory
 from soak.user import HOME, User
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
@@ -26,7 +26,7 @@ from world.object_comparison import comparable_objects, differences
 from world.testing import eventually
 
 HEAL_SECONDS = 240.0
-STILL_SECONDS = 6.0
+UNCHANGED_SECONDS = 6.0
 CLIENTS = 8
 SCALING = {
     "minReplicas": 1,
@@ -63,19 +63,19 @@ class Soak:
             stage = Stage(self._world, api, print)
             await install(stage, *VALUES)
             user = User(api)
-            await begin(user)
-            await healed(api)
-            lives: dict[int, Life] = {}
-            sampling = asyncio.create_task(watch(self._world, lives))
+            await create_objects(user)
+            await wait_until_healed(api)
+            processes: dict[int, ProcessMemory] = {}
+            sampling = asyncio.create_task(sample_memory(self._world, processes))
             base = await stage.address(Ref(HOME, "chat"))
-            harm = Harm(stage, user, self._chance)
-            async with steady(base, "chat", clients=CLIENTS, tokens=100, pause=0.2) as load:
-                faults = await self._harm(harm)
+            fault_target = FaultTarget(stage, user, self._chance)
+            async with steady_load(base, "chat", clients=CLIENTS, tokens=100, pause=0.2) as load:
+                faults = await self._inject_faults(fault_target)
             sampling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sampling
             begun = time.monotonic()
-            disturbed = await healed(api)
+            disturbed = await wait_until_healed(api)
             got = {
                 "seed": self._seed,
                 "minutes": round(self._seconds / 60, 1),
@@ -84,26 +84,26 @@ class Soak:
                 "heal_seconds": round(time.monotonic() - begun, 1),
                 "operator_restarts": await _restarts(api),
                 **_answers(load),
-                **_memory(lives),
+                **_memory(processes),
             }
             print(f"healed: {got}", flush=True)
             clean = await _clean_run(api, user)
         return got | {"objects": len(clean), "different": differences(clean, disturbed)}
 
-    async def _harm(self, harm: Harm) -> Counter[str]:
+    async def _inject_faults(self, fault_target: FaultTarget) -> Counter[str]:
         count = max(1, int(self._seconds / self._period))
         begun, done = time.monotonic(), Counter[str]()
         for index, fault in enumerate(schedule(count, self._chance)):
             await asyncio.sleep(max(0.0, begun + index * self._period - time.monotonic()))
             print(f"{time.monotonic() - begun:7.1f} s  {fault.__name__}", flush=True)
-            await fault(harm)
+            await fault(fault_target)
             done[fault.__name__] += 1
         await asyncio.sleep(max(0.0, begun + self._seconds - time.monotonic()))
         return done
 
 
-async def begin(user: User) -> None:
-    """What is there before the first fault."""
+async def create_objects(user: User) -> None:
+    """Create what exists before the first fault."""
     await user.namespace(HOME)
     await user.pool("1.79")
     await user.budget()
@@ -116,42 +116,42 @@ async def begin(user: User) -> None:
 
 
 async def _clean_run(api: Api, user: User) -> dict[str, Any]:
-    """Everything goes, and the same actions are done anew without any fault."""
+    """Delete everything, and repeat the same actions without any fault."""
     actions = list(user.done)
     await user.end_namespace(HOME)
 
-    async def gone() -> bool:
+    async def is_deleted() -> bool:
         return not await api.exists(f"/api/v1/namespaces/{HOME}")
 
-    await eventually(gone, bool, within=90)
+    await eventually(is_deleted, bool, within=90)
     await user.replay(actions)
-    return await healed(api)
+    return await wait_until_healed(api)
 
 
-async def healed(api: Api) -> dict[str, Any]:
-    """Every object once all is as it should be and nothing moves any more."""
+async def wait_until_healed(api: Api) -> dict[str, Any]:
+    """Return every object once all services are in order and nothing changes."""
 
     async def waiting() -> list[str]:
         services = (await api.get(INFERENCE_SERVICES.path(None)))["items"]
-        return [reason for one in services if (reason := _not_yet(one))]
+        return [reason for service in services if (reason := _waiting_reason(service))]
 
-    async def still() -> bool:
+    async def is_unchanged() -> bool:
         before = await _objects(api)
-        await asyncio.sleep(STILL_SECONDS)
+        await asyncio.sleep(UNCHANGED_SECONDS)
         return before == await _objects(api)
 
     async with asyncio.timeout(HEAL_SECONDS):
         while True:
             await eventually(waiting, lambda left: not left, within=HEAL_SECONDS)
-            if await still() and not await waiting():
+            if await is_unchanged() and not await waiting():
                 return await _objects(api)
 
 
-def _not_yet(service: Json) -> str | None:
+def _waiting_reason(service: Json) -> str | None:
     """What the service still waits for."""
     name, status = service["metadata"]["name"], service.get("status", {})
     if service["metadata"].get("deletionTimestamp"):
-        return f"{name} is still going"
+        return f"{name} is still being deleted"
     if status.get("observedGeneration") != service["metadata"]["generation"]:
         return f"{name}: its last edit was not yet seen"
     wanted = service["spec"].get("replicas", SCALING["minReplicas"])
@@ -166,8 +166,8 @@ def _not_yet(service: Json) -> str | None:
 
 
 async def _objects(api: Api) -> dict[str, Any]:
-    """All that users wrote and the operator made, without history."""
-    found = [
+    """Return all objects of users and the operator, without history."""
+    objects = [
         *(await api.get(ACCELERATOR_POOLS.path(None)))["items"],
         *(await api.get(TENANT_BUDGETS.path(None)))["items"],
         *(await api.get(INFERENCE_SERVICES.path(None)))["items"],
@@ -175,30 +175,35 @@ async def _objects(api: Api) -> dict[str, Any]:
     for kind in CHILDREN:
         if kind.watched:
             listed = await api.get(kind.path(None), labelSelector=kind.selector or "")
-            found += [one | {"kind": kind.kind} for one in listed["items"]]
+            objects += [item | {"kind": kind.kind} for item in listed["items"]]
     pods = (await api.get(PODS.path(None), labelSelector=PODS.selector or ""))["items"]
-    running = Counter(one["metadata"]["labels"]["tessera.dev/service"] for one in pods)
-    return comparable_objects(found) | {f"pods of {name}": count for name, count in running.items()}
+    running = Counter(pod["metadata"]["labels"]["tessera.dev/service"] for pod in pods)
+    return comparable_objects(objects) | {
+        f"pods of {name}": count for name, count in running.items()
+    }
 
 
 async def _restarts(api: Api) -> int:
     path = f"/api/v1/namespaces/{NAMESPACE}/pods"
     pods = (await api.get(path, labelSelector=OPERATORS))["items"]
-    return sum(one["status"]["containerStatuses"][0]["restartCount"] for one in pods)
+    return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods)
 
 
-def _answers(load: Load) -> dict[str, int]:
+def _answers(load: LoadCounts) -> dict[str, int]:
     return {"answers": load.finished, "failed_answers": len(load.failures)}
 
 
-def _memory(lives: dict[int, Life]) -> dict[str, Any]:
+def _memory(processes: dict[int, ProcessMemory]) -> dict[str, Any]:
     """Of the process that lived longest."""
-    if not lives:
+    if not processes:
         return {}
-    longest = max(lives.values(), key=lambda life: life.seconds)
-    slope, sizes = longest.slope(), [size for life in lives.values() for _, size in life.samples]
+    longest = max(processes.values(), key=lambda process: process.seconds)
+    slope, sizes = (
+        longest.slope(),
+        [size for process in processes.values() for _, size in process.samples],
+    )
     return {
-        "processes": len(lives),
+        "processes": len(processes),
         "longest_life_minutes": round(longest.seconds / 60, 1),
         "rss_mib_every_half_minute": [round(size, 1) for _, size in longest.samples[::3]],
         "rss_mib_max": round(max(sizes), 1),

@@ -4,7 +4,7 @@ import pytest
 
 import world as worlds
 from soak.faults import ENDING, OTHERS
-from soak.memory import Life
+from soak.memory import ProcessMemory
 from soak.run import Soak
 
 SEED = 20261120
@@ -26,5 +26,5 @@ async def test_after_every_kind_of_fault_once_all_is_as_if_there_had_been_none()
 def test_the_growth_of_memory_is_that_of_the_line_through_its_warm_samples() -> None:
     steady = [(float(second), 100 + second / 600) for second in range(0, 1200, 10)]
     young = [(moment, size + (500 if moment < 120 else 0)) for moment, size in steady]
-    assert Life("operator-0", young).slope() == pytest.approx(1.0)
-    assert Life("operator-0", young[:10]).slope() is None
+    assert ProcessMemory("operator-0", young).slope() == pytest.approx(1.0)
+    assert ProcessMemory("operator-0", young[:10]).slope() is None

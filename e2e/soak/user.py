@@ -20,7 +20,7 @@ _RETRY_SECONDS = 0.3
 
 @dataclass(slots=True)
 class User:
-    """Repeats what the API server does not take, as people at a terminal do."""
+    """Retries what the API server refuses, as people at a terminal do."""
 
     api: Api
     done: list[tuple[str, str, Json]] = field(default_factory=list)
@@ -67,21 +67,21 @@ class User:
         self.done.append((verb, path, body))
         match verb:
             case "apply":
-                await persist(lambda: self._apply(path, body))
+                await retry_until_accepted(lambda: self._apply(path, body))
             case "patch":
-                await persist(lambda: self.api.patch(path, body))
+                await retry_until_accepted(lambda: self.api.patch(path, body))
             case _:
-                await persist(lambda: delete(self.api, path))
+                await retry_until_accepted(lambda: delete(self.api, path))
 
     async def _apply(self, path: str, body: Json) -> None:
-        """A namespace that is going takes an apply, and goes nevertheless."""
-        found = await self.api.apply(path, body, "kubectl")
-        if found["metadata"].get("deletionTimestamp"):
-            raise ApiError(409, "Terminating", f"{path} is still going")
+        """Apply an object; a terminating namespace accepts it and deletes it nevertheless."""
+        applied = await self.api.apply(path, body, "kubectl")
+        if applied["metadata"].get("deletionTimestamp"):
+            raise ApiError(409, "Terminating", f"{path} is still being deleted")
 
 
-async def persist(act: Callable[[], Awaitable[object]]) -> None:
-    """Until it is taken: a namespace of that name may still be going, the server be away."""
+async def retry_until_accepted(act: Callable[[], Awaitable[object]]) -> None:
+    """Retry until it is accepted: a namespace may be terminating, the server may be down."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
@@ -95,7 +95,7 @@ async def persist(act: Callable[[], Awaitable[object]]) -> None:
 
 
 async def delete(api: Api, path: str) -> None:
-    """What is gone already is no error."""
+    """Delete an object; one that does not exist is no error."""
     try:
         await api.delete(path)
     except ApiError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.engine import MAKE_MODEL, VERSION, installed
+from demo.engine import MAKE_MODEL, VERSION, engine_environment
 from tests.conformance import adapter, comparison, confined, engines, recording, scenarios, talk
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
 from tests.conformance.confined import Confinement
@@ -18,7 +18,7 @@ UPDATE = bool(os.environ.get("UPDATE"))
 
 @pytest.fixture(scope="module")
 def venv() -> Path:
-    return installed()
+    return engine_environment()
 
 
 @pytest.fixture(scope="module")

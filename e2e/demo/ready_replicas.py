@@ -1,4 +1,4 @@
-"""How many replicas of each service were Ready and not told to stop, at every moment of a watch."""
+"""Counts the replicas of each service that are Ready and not terminating, over a watch."""
 
 import asyncio
 import contextlib
@@ -14,43 +14,43 @@ _SERVICE = "tessera.dev/service"
 
 
 @dataclass(slots=True)
-class Least:
-    """The fewest Ready replicas that each service ever had, and how many events were looked at."""
+class MinimumReady:
+    """The fewest Ready replicas that each service had, and the number of events."""
 
     replicas: dict[str, int] = field(default_factory=dict)
     events: int = 0
-    moved: int = 0
+    started: int = 0
     """Replicas that became Ready meanwhile."""
     _ready: dict[str, str] = field(default_factory=dict)
 
     def begin(self, pods: list[Json]) -> None:
         for pod in pods:
-            self._take("ADDED", pod)
-        self.replicas, self.moved = dict(Counter(self._ready.values())), 0
+            self._update("ADDED", pod)
+        self.replicas, self.started = dict(Counter(self._ready.values())), 0
 
-    def take(self, kind: str, pod: Json) -> None:
+    def apply_event(self, kind: str, pod: Json) -> None:
         """One event of the watch, in its order."""
         self.events += 1
-        self._take(kind, pod)
+        self._update(kind, pod)
         now = Counter(self._ready.values())
-        for service, least in self.replicas.items():
-            self.replicas[service] = min(least, now[service])
+        for service, minimum in self.replicas.items():
+            self.replicas[service] = min(minimum, now[service])
 
-    def _take(self, kind: str, pod: Json) -> None:
+    def _update(self, kind: str, pod: Json) -> None:
         uid = pod["metadata"]["uid"]
         if kind == "DELETED" or not _is_ready(pod):
             self._ready.pop(uid, None)
         elif uid not in self._ready:
             self._ready[uid] = pod["metadata"]["labels"][_SERVICE]
-            self.moved += 1
+            self.started += 1
 
 
 @contextlib.asynccontextmanager
-async def watched(stage: Stage) -> AsyncIterator[Least]:
-    """Every change of every engine's pod, from the list on without a gap."""
+async def watch_minimum_ready(stage: Stage) -> AsyncIterator[MinimumReady]:
+    """Follow every change of every engine's pod, from the list on without a gap."""
     listed = await stage.api.get(_PODS, labelSelector=_ENGINES)
-    least = Least()
-    least.begin(listed["items"])
+    minimum = MinimumReady()
+    minimum.begin(listed["items"])
 
     async def follow() -> None:
         version = listed["metadata"]["resourceVersion"]
@@ -60,11 +60,11 @@ async def watched(stage: Stage) -> AsyncIterator[Least]:
                 async for kind, pod in changes:
                     version = pod["metadata"]["resourceVersion"]
                     if kind != "BOOKMARK":
-                        least.take(kind, pod)
+                        minimum.apply_event(kind, pod)
 
     task = asyncio.create_task(follow())
     try:
-        yield least
+        yield minimum
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -73,5 +73,7 @@ async def watched(stage: Stage) -> AsyncIterator[Least]:
 
 def _is_ready(pod: Json) -> bool:
     conditions: list[Mapping[str, str]] = pod.get("status", {}).get("conditions", [])
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    ready = any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
     return ready and "deletionTimestamp" not in pod["metadata"]
