@@ -13,8 +13,8 @@ from typing import Any
 
 import world as worlds
 from bench.audit import Audit
-from bench.bare import apply_all, children
-from bench.control import Bench, Times
+from bench.bare_client import apply_all, children
+from bench.control import ControlPlaneBench, Times
 from bench.fleet import Size, fleet_file, pool
 from demo.stage import ROOT, Stage
 from tessera.api.schema import KINDS, crd
@@ -93,7 +93,7 @@ async def _operator(
 ) -> dict[str, Any]:
     async with connect(world.kubeconfig) as api:
         stage = Stage(world, api, say)
-        return await Bench(stage, size, times, Audit(world.audit_log)).run(bare)
+        return await ControlPlaneBench(stage, size, times, Audit(world.audit_log)).run(bare)
 
 
 def _table(figures: dict[str, Any]) -> None:

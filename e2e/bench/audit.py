@@ -26,14 +26,16 @@ class Audit:
             text = file.read()
         end = text.rfind(b"\n") + 1
         self._offset += end
-        return [told for line in text[:end].splitlines() if (told := _told(line)) is not None]
+        return [
+            write for line in text[:end].splitlines() if (write := _parse_write(line)) is not None
+        ]
 
 
 def kinds(writes: list[tuple[datetime, str, str]]) -> Counter[str]:
     return Counter(what for _, what, _ in writes)
 
 
-def _told(line: bytes) -> tuple[datetime, str, str] | None:
+def _parse_write(line: bytes) -> tuple[datetime, str, str] | None:
     if OPERATOR.encode() not in line:
         return None
     event = json.loads(line)

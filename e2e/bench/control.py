@@ -14,7 +14,7 @@ import aiohttp
 
 from bench.audit import Audit, kinds
 from bench.fleet import REPLICAS, Size, each, pool, service
-from bench.process import Operator, quantile, running
+from bench.process import OperatorProcess, quantile, running
 from demo.stage import NAMESPACE, Stage, install, until
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
 from world.api import Json
@@ -40,7 +40,7 @@ class Times:
 
 
 @dataclass(slots=True)
-class Bench:
+class ControlPlaneBench:
     """One operator on one world."""
 
     stage: Stage
@@ -57,7 +57,7 @@ class Bench:
         await self._edit_alone()
         await self._edits()
         await self._moving()
-        await self._cold()
+        await self._cold_start()
         return self.figures
 
     async def _begin(self) -> None:
@@ -69,11 +69,13 @@ class Bench:
             await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         await api.create(PODS.path("default"), _stand_in())
 
-        async def answers() -> Json:
+        async def read_status() -> Json:
             status: Json = (await api.get(PODS.path("default", "stand-in")))["status"]
             return status
 
-        await until(answers, lambda one: one.get("phase") == "Running", "the stand-in runs", 20)
+        await until(
+            read_status, lambda status: status.get("phase") == "Running", "the stand-in runs", 20
+        )
 
     async def _create(self, bare_seconds: float) -> None:
         """Create all services; from the first one to the last child, and until all answer."""
@@ -104,7 +106,7 @@ class Bench:
             "loop_lag_p999_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.999) * 1e3,
         }
         self._say(f"writes: {dict(kinds(writes))}")
-        self._tell()
+        self._say_figures()
 
     async def _settle(self) -> None:
         """Wait until nothing is written for a while."""
@@ -124,7 +126,7 @@ class Bench:
         await asyncio.sleep(self.times.quiet)
         share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
         after, writes = await operator.metrics(), self.audit.writes()
-        turns = (
+        reconciles = (
             after["tessera_reconcile_duration_seconds_count"]
             - before["tessera_reconcile_duration_seconds_count"]
         )
@@ -135,10 +137,10 @@ class Bench:
         self.figures |= {
             "idle_core_share": round(share, 4),
             "steady_writes": len(writes),
-            "turn_cpu_ms_unchanged": round(spent / turns * 1e3, 1),
+            "turn_cpu_ms_unchanged": round(spent / reconciles * 1e3, 1),
             "rss_mib": round(operator.rss_mib()),
         }
-        self._tell()
+        self._say_figures()
 
     async def _edit_alone(self) -> None:
         took = []
@@ -169,10 +171,10 @@ class Bench:
             "edits_lag_p99_ms": quantile(before, after, "tessera_event_loop_lag_seconds", 0.99)
             * 1e3,
         }
-        self._tell()
+        self._say_figures()
         await self._settle()
 
-    async def _edit(self, index: int, replicas: int, applied: "_Applied") -> float:
+    async def _edit(self, index: int, replicas: int, applied: "_ReplicaWaits") -> float:
         namespace, name = self.size.names[index % self.size.services]
         path = INFERENCE_SERVICES.path(namespace, name)
         done = applied.awaited(namespace, name, replicas)
@@ -183,9 +185,9 @@ class Bench:
         return time.monotonic() - begun
 
     @asynccontextmanager
-    async def _watched(self) -> AsyncIterator["_Applied"]:
+    async def _watched(self) -> AsyncIterator["_ReplicaWaits"]:
         """What the Deployments say, as a watch tells it."""
-        api, applied = self.stage.api, _Applied()
+        api, applied = self.stage.api, _ReplicaWaits()
         listed = await api.get(DEPLOYMENTS.path(None), limit="1")
 
         async def follow() -> None:
@@ -205,11 +207,11 @@ class Bench:
         names = self.size.names[: min(200, self.size.services)]
         pods = await self.stage.api.get(PODS.path(None), labelSelector="tessera.dev/service")
         of_service: dict[tuple[str, str], list[str]] = {}
-        for one in pods["items"]:
-            meta = one["metadata"]
+        for pod in pods["items"]:
+            meta = pod["metadata"]
             key = meta["namespace"], meta["labels"]["tessera.dev/service"]
             of_service.setdefault(key, []).append(meta["name"])
-        for space, name in names:  # numbers that an autoscaler holds have readings to say
+        for space, name in names:  # a status with readings needs a number that the autoscaler sets
             path = INFERENCE_SERVICES.path(space, name)
             bounds = {"minReplicas": REPLICAS, "maxReplicas": REPLICAS + 1}
             await self.stage.api.patch(path, {"spec": {"replicas": None, "scaling": bounds}})
@@ -233,7 +235,7 @@ class Bench:
             "moving_status_writes": sum(wrote.values()),
             "moving_core_share": round(share, 4),
         }
-        self._tell()
+        self._say_figures()
 
     async def _gauges(
         self,
@@ -242,19 +244,19 @@ class Bench:
         second: int,
     ) -> None:
         address = (await self.stage.api.get(PODS.path("default", "stand-in")))["status"]["podIP"]
-        told = [
+        gauges = [
             {"namespace": space, "pod": pod, "service": name, "waiting": (second + index) % 20}
             for index, (space, name) in enumerate(names)
             for pod in pods.get((space, name), ())
         ]
         async with (
             aiohttp.ClientSession() as session,
-            session.put(f"http://{address}:8000/gauges", json=told) as answer,
+            session.put(f"http://{address}:8000/gauges", json=gauges) as response,
         ):
-            answer.raise_for_status()
+            response.raise_for_status()
 
-    async def _cold(self) -> None:
-        """Killed and started anew: until it leads and its first turn is done."""
+    async def _cold_start(self) -> None:
+        """Kill the operator, and measure until the new one has done its first reconcile."""
         old = self._operator()
         world = self.stage.world
         pods = await self.stage.api.get(
@@ -262,47 +264,49 @@ class Bench:
         )
         world.kill(NAMESPACE, pods["items"][0]["metadata"]["name"], "operator")
 
-        async def reborn() -> Operator | None:
-            found = running(world)
-            return found if found is not None and found.pid != old.pid else None
+        async def restarted_operator() -> OperatorProcess | None:
+            operator = running(world)
+            return operator if operator is not None and operator.pid != old.pid else None
 
-        new = await until(reborn, lambda found: found is not None, "the operator is back", 60)
+        new = await until(
+            restarted_operator, lambda operator: operator is not None, "the operator is back", 60
+        )
         begun = time.monotonic()
 
-        async def turned() -> object:
+        async def reconcile_count() -> object:
             return (await new.metrics()).get("tessera_reconcile_duration_seconds_count", 0.0)
 
-        await until(turned, bool, "the first turn", 120)
+        await until(reconcile_count, bool, "the first reconcile", 120)
         self.figures["cold_sync_s"] = round(time.monotonic() - begun, 1)
         self.figures["cold_cpu_s"] = round(new.cpu_seconds(), 1)
-        self._tell()
+        self._say_figures()
 
     async def _unready(self) -> int:
         await asyncio.sleep(_LOOK_SECONDS)
         listed = await self.stage.api.get(INFERENCE_SERVICES.path(None))
         return sum(
             not any(
-                one["type"] == "Ready" and one["status"] == "True"
-                for one in body.get("status", {}).get("conditions", ())
+                condition["type"] == "Ready" and condition["status"] == "True"
+                for condition in body.get("status", {}).get("conditions", ())
             )
             for body in listed["items"]
         )
 
-    def _operator(self) -> Operator:
-        found = running(self.stage.world)
-        assert found is not None, "no operator runs"
-        return found
+    def _operator(self) -> OperatorProcess:
+        operator = running(self.stage.world)
+        assert operator is not None, "no operator runs"
+        return operator
 
     def _say(self, text: str) -> None:
         self.stage.say(text)
 
-    def _tell(self) -> None:
+    def _say_figures(self) -> None:
         self._say(", ".join(f"{name} {value}" for name, value in self.figures.items()))
 
 
 @dataclass(slots=True)
-class _Applied:
-    """Who waits for which number of replicas to stand in the Deployment."""
+class _ReplicaWaits:
+    """The waits for a number of replicas in a Deployment."""
 
     _waiting: dict[tuple[str, str], tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
 

@@ -16,7 +16,7 @@ METRICS_PORT = 8080
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Operator:
+class OperatorProcess:
     """One operator's process, with those that it started."""
 
     pid: int
@@ -29,11 +29,11 @@ class Operator:
         return sum(_rss_kib(pid) for pid in self._pids()) / 1024
 
     async def metrics(self) -> dict[str, float]:
-        """Samples by name, with the labels where there are any; empty while nobody answers."""
+        """Samples by name, with the labels where there are any; empty while it does not answer."""
         url = f"http://{self.address}:{METRICS_PORT}/metrics"
         try:
-            async with aiohttp.ClientSession() as session, session.get(url) as answer:
-                text = await answer.text()
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                text = await response.text()
         except aiohttp.ClientError:
             return {}
         return {
@@ -47,11 +47,11 @@ class Operator:
         yield from map(int, children.read_text().split() if children.exists() else ())
 
 
-def running(world: World) -> Operator | None:
+def running(world: World) -> OperatorProcess | None:
     """The operator that runs now."""
-    for one in world.containers():
-        if one.container == "operator" and one.pid is not None:
-            return Operator(pid=one.pid, address=one.address)
+    for container in world.containers():
+        if container.container == "operator" and container.pid is not None:
+            return OperatorProcess(pid=container.pid, address=container.address)
     return None
 
 
@@ -59,9 +59,9 @@ def quantile(before: dict[str, float], after: dict[str, float], name: str, share
     """Upper bound of the histogram's bucket that holds the quantile of what came in between."""
     pattern = re.compile(rf'{name}_bucket{{le="([^"]+)"}}')
     counts = sorted(
-        (float(told[1]), value - before.get(key, 0.0))
+        (float(match[1]), value - before.get(key, 0.0))
         for key, value in after.items()
-        if (told := pattern.fullmatch(key))
+        if (match := pattern.fullmatch(key))
     )
     total = counts[-1][1]
     return next(bound for bound, count in counts if count >= share * total)

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from demo.engine import VERSION, installed
+from demo.engine import VERSION, engine_environment
 from fit import pages
-from fit.course import Course, Outcome
+from fit.comparison import EngineComparison, Outcome
 from fit.engines import LIMITS, cores, ticks
 from fit.figures import flat, knee, missed
-from fit.model import NAME, SIZES, make
+from fit.model import NAME, SIZES, make_model
 from fit.pages import FOLDER, table
 from tessera_lab.cli.bench.html import render_html
 from tessera_lab.cli.bench.json import as_json
@@ -41,18 +41,18 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:4.0f} s] {text}", flush=True)
 
-    venv = installed()
+    venv = engine_environment()
     with tempfile.TemporaryDirectory() as folder:
-        course = Course(
+        course = EngineComparison(
             venv=venv,
-            model=make(venv, Path(folder) / NAME),
+            model=make_model(venv, Path(folder) / NAME),
             on=on,
             runs=options.runs,
             seconds=options.seconds,
             say=say,
         )
         os.sched_setaffinity(0, {on.client})
-        outcome = asyncio.run(course.whole())
+        outcome = asyncio.run(course.run())
     figures = _figures(outcome) | _about(counted, options.seconds)
     print(*table(figures["loads"]), sep="\n")
     for line in figures["missed"]:

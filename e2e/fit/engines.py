@@ -73,7 +73,7 @@ def arguments(folder: Path, kind: str) -> list[str]:
     return [str(folder), *named, *LIMITS]
 
 
-class Running:
+class RunningEngine:
     """An engine that answers, and what others take from it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -81,32 +81,32 @@ class Running:
 
     def others_seconds(self) -> float:
         """Time of all cores that neither the engine nor this process used, nor was idle."""
-        own_seconds = sum(_used(pid) for pid in _session_of(self._process.pid))
+        own_seconds = sum(_cpu_seconds(pid) for pid in _session_of(self._process.pid))
         return busy_seconds() - own_seconds - time.process_time()
 
 
 @contextmanager
-def real(venv: Path, folder: Path, on: Cores) -> Iterator[Running]:
+def real(venv: Path, folder: Path, on: Cores) -> Iterator[RunningEngine]:
     """The real one on the CPU with one thread; its API server shares the client's core."""
     environment = {**os.environ, **_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": str(on.engine)}
     command = [str(venv / "bin" / "vllm"), "serve", *arguments(folder, "vllm"), *_REAL]
-    with _started(command, environment) as process:
+    with _start(command, environment) as process:
         for pid in _session_of(process.pid):
             _pin(pid, on.engine if _name(pid).startswith(_COMPUTES) else on.client)
-        yield Running(process)
+        yield RunningEngine(process)
 
 
 @contextmanager
-def simulator(folder: Path, speed: StepTime, on: Cores) -> Iterator[Running]:
+def simulator(folder: Path, speed: StepTime, on: Cores) -> Iterator[RunningEngine]:
     """tessera-sim with a fitted speed."""
     command = [sys.executable, "-m", "tessera_lab.sim.main", *arguments(folder, "tessera-sim")]
-    with _started(command, {**os.environ, SPEED: as_json(speed)}) as process:
+    with _start(command, {**os.environ, SPEED: as_json(speed)}) as process:
         _pin(process.pid, on.engine)
-        yield Running(process)
+        yield RunningEngine(process)
 
 
 @contextmanager
-def _started(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _start(command: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """From the first answer to the end of all its processes."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -164,7 +164,7 @@ def _name(pid: int) -> str:
         return ""
 
 
-def _used(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     """Seconds of processor; 0 of one that has ended."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

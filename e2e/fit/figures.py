@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fit.loads import Load, Measured
+from fit.loads import Load, MeasuredRun
 from tessera_lab.cli.bench.report import BenchReport
 from tessera_lab.fit.speed_fit import LatencyPercentiles, latency_percentiles
 
@@ -15,13 +15,13 @@ GOAL = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class LoadComparison:
     """One load on the engine, on the simulator, and on the engine model without a clock."""
 
     load: Load
     rate: float
-    real: Sequence[Measured]
-    sim: Sequence[Measured]
+    real: Sequence[MeasuredRun]
+    sim: Sequence[MeasuredRun]
     machine: LatencyPercentiles
 
     def figures(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def _seconds(runs: Sequence[Measured]) -> tuple[float, ...]:
+def _seconds(runs: Sequence[MeasuredRun]) -> tuple[float, ...]:
     percentiles = latency_percentiles([run.run for run in runs], SHOWN)
     return (*percentiles.ttft, *percentiles.tpot)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fit.engines import URL, Running
+from fit.engines import URL, RunningEngine
 from tessera.cli.parser import build_parser
 from tessera_lab.cli.bench.command import run_load_test
 from tessera_lab.cli.bench.plan import parse_plan
@@ -44,7 +44,7 @@ LOADS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredRun:
     """One run."""
 
     seed: int
@@ -65,12 +65,12 @@ class Tally:
 
     load: Load
     rate: float
-    runs: list[Measured] = field(default_factory=list)
+    runs: list[MeasuredRun] = field(default_factory=list)
 
     def missing(self, wanted: int) -> bool:
         return sum(run.quiet for run in self.runs) < wanted
 
-    def quietest(self, wanted: int) -> list[Measured]:
+    def quietest(self, wanted: int) -> list[MeasuredRun]:
         """So many runs in which others took least, in the order of their seeds."""
         chosen = sorted(self.runs, key=lambda run: (run.late > LATE, run.others, run.seed))[:wanted]
         return sorted(chosen, key=lambda run: run.seed)
@@ -81,7 +81,9 @@ async def sweep() -> BenchReport:
     return await _bench((*_SWEEP, *LENGTHS))
 
 
-async def once(engine: Running, load: Load, rate: float, seed: int, seconds: float) -> Measured:
+async def run_once(
+    engine: RunningEngine, load: Load, rate: float, seed: int, seconds: float
+) -> MeasuredRun:
     """One run; the same seed brings the same requests at the same moments."""
     count = max(20, math.ceil(rate * seconds))
     words = ("--rate", f"{rate:.4f}", "--prompts", str(count), "--seed", str(seed), "--warmup", "4")
@@ -89,12 +91,12 @@ async def once(engine: Running, load: Load, rate: float, seed: int, seconds: flo
     (level,) = (await _bench((*words, *load.lengths))).results
     passed = (time.monotonic() - begun) * (os.cpu_count() or 1)
     others = (engine.others_seconds() - before) / passed
-    return Measured(seed=seed, run=_run(level), others=others, late=level.client.late_seconds)
+    return MeasuredRun(seed=seed, run=_run(level), others=others, late=level.client.late_seconds)
 
 
 async def _bench(words: Sequence[str]) -> BenchReport:
-    asked = build_parser().parse_args(["bench", URL, *words])
-    report = await run_load_test(asked, parse_plan(asked, asked.seed))
+    arguments = build_parser().parse_args(["bench", URL, *words])
+    report = await run_load_test(arguments, parse_plan(arguments, arguments.seed))
     failed = [result.failures for result in report.results if result.failures]
     if failed or report.interrupted:
         raise SystemExit(f"not all were answered: {failed or 'interrupted'}")
@@ -104,16 +106,16 @@ async def _bench(words: Sequence[str]) -> BenchReport:
 def _run(level: LoadMetrics) -> ObservedRun:
     began = level.measurement.started_at
     ordered = sorted(level.measurement.responses, key=lambda answer: answer.due_at)
-    return [_seen(answer, began) for answer in ordered]
+    return [_observed_request(answer, began) for answer in ordered]
 
 
-def _seen(answer: BenchResponse, began: float) -> ObservedRequest:
-    if answer.ttft is None or answer.prompt_tokens is None:
+def _observed_request(response: BenchResponse, began: float) -> ObservedRequest:
+    if response.ttft is None or response.prompt_tokens is None:
         raise SystemExit("an answer without tokens, or without usage")
     return ObservedRequest(
-        arrival=answer.due_at - began,
-        prompt_tokens=answer.prompt_tokens,
-        output_tokens=answer.output_tokens,
-        ttft_seconds=answer.ttft,
-        tpot_seconds=answer.tpot,
+        arrival=response.due_at - began,
+        prompt_tokens=response.prompt_tokens,
+        output_tokens=response.output_tokens,
+        ttft_seconds=response.ttft,
+        tpot_seconds=response.tpot,
     )

@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-def make(venv: Path, folder: Path) -> Path:
+def make_model(venv: Path, folder: Path) -> Path:
     """The tiny model's tokenizer with these sizes; the engine fills in the weights itself."""
     process = subprocess.run(
         [str(venv / "bin" / "python"), str(MAKE_MODEL), str(folder)],
@@ -29,14 +29,14 @@ def make(venv: Path, folder: Path) -> Path:
         check=False,
     )
     if process.returncode:
-        raise SystemExit(f"the model could not be process: {process.stderr[-1000:]}")
-    _changed(folder / "config.json", SIZES)
-    _changed(
+        raise SystemExit(f"the model could not be created: {process.stderr[-1000:]}")
+    _update_json(folder / "config.json", SIZES)
+    _update_json(
         folder / "tokenizer_config.json", {"model_max_length": SIZES["max_position_embeddings"]}
     )
     return folder
 
 
-def _changed(file: Path, values: dict[str, Any]) -> None:
+def _update_json(file: Path, values: dict[str, Any]) -> None:
     content = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(content | values, indent=1), encoding="utf-8")

@@ -67,7 +67,7 @@ def _pairs(
         yield seconds[0] * 1e3, seconds[1] * 1e3, 0 if seconds[0] > 0.1 else 1, " ms"
 
 
-def kept(name: str, folder: Path = FOLDER) -> Any:
+def committed(name: str, folder: Path = FOLDER) -> Any:
     """A committed file of figures."""
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -79,8 +79,8 @@ def _error(share: float) -> str:
 def with_tables(page: str) -> str:
     """The page's text with both tables as the committed figures tell them."""
     tables = {
-        "fit": table(kept("fit")["loads"]),
-        "sweep": side_by_side(kept("bench-vllm"), kept("bench-tessera-sim")),
+        "fit": table(committed("fit")["loads"]),
+        "sweep": side_by_side(committed("bench-vllm"), committed("bench-tessera-sim")),
     }
 
     def filled(mark: re.Match[str]) -> str:

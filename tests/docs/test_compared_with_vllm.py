@@ -1,7 +1,7 @@
 """The page on the real engine says what the committed figures say."""
 
 from fit.figures import GOAL, missed
-from fit.pages import FOLDER, PAGE, kept, with_tables
+from fit.pages import FOLDER, PAGE, committed, with_tables
 
 
 def test_the_tables_of_the_page_are_those_of_the_figures() -> None:
@@ -11,7 +11,7 @@ def test_the_tables_of_the_page_are_those_of_the_figures() -> None:
 
 
 def test_every_miss_is_stated() -> None:
-    figures, page = kept("fit"), PAGE.read_text(encoding="utf-8")
+    figures, page = committed("fit"), PAGE.read_text(encoding="utf-8")
     assert figures["missed"] == missed(figures["loads"])
     assert page.count("%, missed |") == sum(
         abs(one[error]) > GOAL
@@ -22,7 +22,7 @@ def test_every_miss_is_stated() -> None:
 
 
 def test_both_reports_are_of_one_load_and_name_no_place_of_a_machine() -> None:
-    real, sim = kept("bench-vllm"), kept("bench-tessera-sim")
+    real, sim = committed("bench-vllm"), committed("bench-tessera-sim")
     assert [real[key] for key in ("load", "seed", "warmup")] == [
         sim[key] for key in ("load", "seed", "warmup")
     ]

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fit.engines import Cores, Running, arguments, real, simulator
-from fit.figures import SHOWN, Compared, knee
-from fit.loads import LATE, LOADS, Load, Measured, Tally, once, sweep
+from fit.engines import Cores, RunningEngine, arguments, real, simulator
+from fit.figures import SHOWN, LoadComparison, knee
+from fit.loads import LATE, LOADS, Load, MeasuredRun, Tally, run_once, sweep
 from tessera_lab.cli.bench.report import BenchReport
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fit.speed_fit import (
@@ -31,11 +31,11 @@ class Outcome:
     real: BenchReport
     sim: BenchReport
     fit: EngineSpeedFit
-    loads: Sequence[Compared]
+    loads: Sequence[LoadComparison]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class EngineComparison:
     """Both engines under the same loads."""
 
     venv: Path
@@ -47,46 +47,48 @@ class Course:
     """Of each run."""
     say: Callable[[str], None]
 
-    async def whole(self) -> Outcome:
+    async def run(self) -> Outcome:
         """The real engine, the fit, the simulator."""
         self.say("starting vLLM on the CPU; this takes half a minute")
         with real(self.venv, self.model, self.on) as engine:
-            first = await self._swept()
-            tallies = await self._loaded(engine, knee(first)["requests_per_second"])
+            first = await self._sweep()
+            tallies = await self._run_loads(engine, knee(first)["requests_per_second"])
         chosen = [tally.quietest(self.runs) for tally in tallies]
         limits = load_config(arguments(self.model, "tessera-sim"), {}).limits
         known = zip(tallies, chosen, strict=True)
-        fit = fit_engine_speed([_seen(got) for tally, got in known if tally.load.fitted], limits)
+        fit = fit_engine_speed(
+            [_observed_runs(got) for tally, got in known if tally.load.fitted], limits
+        )
         self.say(f"fitted, off by {fit.error:.1%}: {speeds.as_json(fit.speed)}")
         compared = []
         with simulator(self.model, fit.speed, self.on) as engine:
-            second = await self._swept()
+            second = await self._sweep()
             for tally, got in zip(tallies, chosen, strict=True):
-                compared.append(await self._again(engine, tally, got, fit, limits))
+                compared.append(await self._compare_load(engine, tally, got, fit, limits))
         return Outcome(real=first, sim=second, fit=fit, loads=compared)
 
-    async def _loaded(self, engine: Running, top: float) -> list[Tally]:
+    async def _run_loads(self, engine: RunningEngine, top: float) -> list[Tally]:
         """All loads by turns, so that what disturbs for a while disturbs all of them."""
         tallies = [Tally(load=load, rate=load.share * top) for load in LOADS]
         for attempt in range(self.runs + _EXTRA):
             for tally in tallies:
                 if tally.missing(self.runs):
-                    got = await self._once(engine, tally.load, tally.rate, _SEED + attempt)
+                    got = await self._run_once(engine, tally.load, tally.rate, _SEED + attempt)
                     tally.runs.append(got)
         return tallies
 
-    async def _again(
+    async def _compare_load(
         self,
-        engine: Running,
+        engine: RunningEngine,
         tally: Tally,
-        real: Sequence[Measured],
+        real: Sequence[MeasuredRun],
         fit: EngineSpeedFit,
         limits: EngineLimits,
-    ) -> Compared:
+    ) -> LoadComparison:
         """The requests of these runs, on the simulator and on the engine model alone."""
-        sim = [await self._undisturbed(engine, tally, run.seed) for run in real]
+        sim = [await self._repeat_disturbed(engine, tally, run.seed) for run in real]
         machine = [replay(run.run, limits, fit.speed, fit.frontend_seconds) for run in real]
-        return Compared(
+        return LoadComparison(
             load=tally.load,
             rate=tally.rate,
             real=real,
@@ -94,14 +96,16 @@ class Course:
             machine=latency_percentiles(machine, SHOWN),
         )
 
-    async def _undisturbed(self, engine: Running, tally: Tally, seed: int) -> Measured:
+    async def _repeat_disturbed(
+        self, engine: RunningEngine, tally: Tally, seed: int
+    ) -> MeasuredRun:
         """The same requests once or twice more where the whole machine stood still."""
-        runs = list[Measured]()
+        runs = list[MeasuredRun]()
         while len(runs) <= _EXTRA and all(run.late > LATE for run in runs):
-            runs.append(await self._once(engine, tally.load, tally.rate, seed))
+            runs.append(await self._run_once(engine, tally.load, tally.rate, seed))
         return min(runs, key=lambda run: run.late)
 
-    async def _swept(self) -> BenchReport:
+    async def _sweep(self) -> BenchReport:
         report = await sweep()
         lines = [
             f"{result.measurement.name}: {result.requests_per_second:.2f}/s"
@@ -111,8 +115,10 @@ class Course:
         self.say(f"closed loops {', '.join(lines)}; knee {at}")
         return report
 
-    async def _once(self, engine: Running, load: Load, rate: float, seed: int) -> Measured:
-        got = await once(engine, load, rate, seed, self.seconds)
+    async def _run_once(
+        self, engine: RunningEngine, load: Load, rate: float, seed: int
+    ) -> MeasuredRun:
+        got = await run_once(engine, load, rate, seed, self.seconds)
         percentiles = latency_percentiles([got.run], SHOWN)
         latencies = " ".join(
             f"{value * 1e3:.1f}" for value in (*percentiles.ttft, *percentiles.tpot)
@@ -122,5 +128,5 @@ class Course:
         return got
 
 
-def _seen(got: Sequence[Measured]) -> list[ObservedRun]:
+def _observed_runs(got: Sequence[MeasuredRun]) -> list[ObservedRun]:
     return [run.run for run in got]

@@ -26,43 +26,46 @@ Children = Mapping[str, tuple[ObjectManifest, ...]]
 def children(size: Size, nodes: Iterable[Json]) -> Children:
     """The manifests that the operator applies for these services on these nodes."""
     named = {"uid": _UID, "generation": 1}
-    bodies = [service(*one) for one in size.names]
-    found = [wire.parse_service(body | {"metadata": body["metadata"] | named}) for body in bodies]
-    decided = plan(
+    bodies = [service(*name) for name in size.names]
+    services = [
+        wire.parse_service(body | {"metadata": body["metadata"] | named}) for body in bodies
+    ]
+    fleet_plan = plan(
         Config(),
         Snapshot(
             at=datetime.now(UTC),  # noqa: TID251 - the benchmark is an entry point
-            services=tuple(one for one in found if one is not None),
+            services=tuple(parsed for parsed in services if parsed is not None),
             pools=(wire.parse_pool(pool()),),
             nodes=tuple(wire.parse_node(node) for node in nodes),
         ),
         PlanMemory(),
     )
-    told: dict[str, tuple[ObjectManifest, ...]] = {
-        str(ref): service_manifests(one) for ref, one in decided.service_plans.items()
+    children_by_service: dict[str, tuple[ObjectManifest, ...]] = {
+        str(ref): service_manifests(service_plan)
+        for ref, service_plan in fleet_plan.service_plans.items()
     }
-    assert all(told.values()), "a service was not placed"
+    assert all(children_by_service.values()), "a service was not placed"
     shared = {
-        one.namespace: one.manifests(ingress_namespaces=_VISITORS, monitored=False)
-        for one in namespace_owners(decided.service_plans, {})
+        owners.namespace: owners.manifests(ingress_namespaces=_VISITORS, monitored=False)
+        for owners in namespace_owners(fleet_plan.service_plans, {})
     }
-    return told | shared
+    return children_by_service | shared
 
 
 async def apply_all(api: Api, size: Size, wanted: Children) -> float:
     """Seconds from the first service created to the last child applied."""
-    texts = {key: [_text(one) for one in manifests] for key, manifests in wanted.items()}
+    texts = {key: [_text(manifest) for manifest in manifests] for key, manifests in wanted.items()}
     uids: dict[str, str] = {}
     begun = time.monotonic()
 
-    async def make(namespace: str, name: str) -> None:
-        made = await api.create(INFERENCE_SERVICES.path(namespace), service(namespace, name))
+    async def create_service(namespace: str, name: str) -> None:
+        created = await api.create(INFERENCE_SERVICES.path(namespace), service(namespace, name))
         shared = () if namespace in uids else texts[namespace]
-        uids[namespace] = uid = made["metadata"]["uid"]
+        uids[namespace] = uid = created["metadata"]["uid"]
         for path, text in (*shared, *texts[str(Ref(namespace, name))]):
             await api.apply(path, _owned(json.loads(text.replace(_UID, uid))), FIELD_MANAGER)
 
-    await each(size.names, make)
+    await each(size.names, create_service)
     return time.monotonic() - begun
 
 
