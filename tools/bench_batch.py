@@ -1,6 +1,6 @@
 """What the batch runner costs: CPU for a row, memory with a million rows, and chaos.
 
-The engine is a look-alike in another process, so that its time is not counted. Chaos comes twice:
+The engine is the simulator in another process, so that its time is not counted. Chaos comes twice:
 around a runner alone, and in a world with the installed chart, where runner, engine, node and
 operator are killed. The last line is `BENCH` and the figures as JSON.
 """
@@ -91,13 +91,13 @@ def main() -> None:
 
 
 def _cpu() -> dict[str, float]:
-    _said(f"{ROWS} rows of 1 KiB with answers of 1 KiB, 64 in flight")
+    _log(f"{ROWS} rows of 1 KiB with answers of 1 KiB, 64 in flight")
     with _stage() as stage:
         stage.claim.write(a_row(number, prompt=f"{number} {PROMPT}") for number in range(ROWS))
-        checked = _good(stage.check())
+        checked = _require_success(stage.check())
         stage.start_engine("--words", str(ANSWER_WORDS))
         begun = time.monotonic()
-        ran = _good(stage.start(1, "--concurrency", "64").ended())
+        ran = _require_success(stage.start(1, "--concurrency", "64").ended())
         wall = time.monotonic() - begun
     return {
         "check_row_cpu_ms": _milliseconds(checked, ROWS),
@@ -110,16 +110,16 @@ def _cpu() -> dict[str, float]:
 def _memory() -> dict[str, float]:
     """Peak memory of check and of the second attempt, which finds 990,000 answers of the first."""
     answered = MANY_ROWS - MANY_ROWS // OPEN_EVERY
-    _said(f"{MANY_ROWS} rows of 0.2 KiB, {answered} of them answered by an earlier attempt")
+    _log(f"{MANY_ROWS} rows of 0.2 KiB, {answered} of them answered by an earlier attempt")
     with _stage() as stage:
         stage.claim.write(map(a_row, range(MANY_ROWS)))
-        checked = _good(stage.check())
-        _said(f"checked: {checked.rss_mib:.0f} MiB, {checked.cpu_seconds:.1f} s CPU")
+        checked = _require_success(stage.check())
+        _log(f"checked: {checked.rss_mib:.0f} MiB, {checked.cpu_seconds:.1f} s CPU")
         _first_attempt(stage.claim)
         stage.current(2)
         stage.start_engine("--words", "20")
-        ran = _good(stage.start(2, "--concurrency", "256").ended())
-        _said(f"ran: {ran.rss_mib:.0f} MiB, {ran.cpu_seconds:.1f} s CPU")
+        ran = _require_success(stage.start(2, "--concurrency", "256").ended())
+        _log(f"ran: {ran.rss_mib:.0f} MiB, {ran.cpu_seconds:.1f} s CPU")
         if ran.report["completed"] != MANY_ROWS:
             sys.exit(f"rows are missing: {ran.report}")
     return {
@@ -133,30 +133,32 @@ def _memory() -> dict[str, float]:
 
 def _first_attempt(claim: Claim) -> None:
     """Parts as an attempt leaves them that lost every hundredth row."""
-    found = manifest.load(claim.work)
+    input_manifest = manifest.load(claim.work)
     parts.parts_folder(claim.work).mkdir()
     body = json.dumps({"choices": [{"message": {"content": "word " * 20}}]})
-    for number, shard in enumerate(found.shards):
+    for number, shard in enumerate(input_manifest.shards):
         with parts.part_path(claim.work, number, 1).open("wb") as part:
             for row in range(shard.first_row, shard.first_row + shard.rows):
                 part.write(parts.encode_sent(row, 10, 20))
                 if row % OPEN_EVERY:
-                    line = _line(parts.line_id(found.input_id, row), f"row-{row}", body)
+                    line = _line(parts.line_id(input_manifest.input_id, row), f"row-{row}", body)
                     part.write(parts.encode_answered(row, line, good=True, prompt=7, output=11))
 
 
 def _line(line_id: str, custom_id: str, body: str) -> bytes:
     response = f'{{"status_code":200,"request_id":"r","body":{body}}}'
-    told = f'{{"id":"{line_id}","custom_id":"{custom_id}","response":{response},"error":null}}'
-    return told.encode()
+    line = f'{{"id":"{line_id}","custom_id":"{custom_id}","response":{response},"error":null}}'
+    return line.encode()
 
 
 def _chaos() -> dict[str, float]:
-    told = f"batches of {CHAOS_ROWS} rows, {CONCURRENCY} in flight, each harmed up to 6 times"
-    _said(f"{len(KILL_SEEDS)} {told} by kill -9 of runner, engine or both, or SIGTERM")
-    killed = [_told(seed, KILLS) for seed in KILL_SEEDS]
-    _said(f"{len(STALE_SEEDS)} {told}, also by freezing a runner that later works on")
-    stale = [_told(seed, HARMS) for seed in STALE_SEEDS]
+    description = (
+        f"batches of {CHAOS_ROWS} rows, {CONCURRENCY} in flight, each harmed up to 6 times"
+    )
+    _log(f"{len(KILL_SEEDS)} {description} by kill -9 of runner, engine or both, or SIGTERM")
+    killed = [_run_chaos(seed, KILLS) for seed in KILL_SEEDS]
+    _log(f"{len(STALE_SEEDS)} {description}, also by freezing a runner that later works on")
+    stale = [_run_chaos(seed, HARMS) for seed in STALE_SEEDS]
     harms, repaid = (sum(len(story.harms) for story in killed), _repaid(killed))
     return {
         "chaos_seeds": len(killed),
@@ -179,10 +181,10 @@ def _repaid(stories: Sequence[Story]) -> int:
     return sum(story.repaid for story in stories)
 
 
-def _told(seed: int, harms: Sequence[Harm]) -> Story:
+def _run_chaos(seed: int, harms: Sequence[Harm]) -> Story:
     with tempfile.TemporaryDirectory() as folder:
         story = suffered(Path(folder) / "stage", seed, CHAOS_ROWS, harms)
-    _said(
+    _log(
         f"seed {seed:2}: {story.attempts} attempts, lost {story.lost}, twice {story.twice}, repaid "
         f"{story.repaid} ({', '.join(story.harms)})"
     )
@@ -191,16 +193,16 @@ def _told(seed: int, harms: Sequence[Harm]) -> Story:
 
 async def _world(seeds: int) -> dict[str, float]:
     """Batches in a world, harmed at random by -9 of runner, engine, node and operator."""
-    _said(
+    _log(
         f"{seeds} batches of {CHAOS_ROWS} rows in a world, {IN_FLIGHT} in flight, {AT_ONCE} at a "
         "time, each harmed 2 to 4 times"
     )
     begun, operator = time.monotonic(), asyncio.Lock()
 
     async def suffered(seed: int) -> Course:
-        batch = await place.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
+        batch = await batch_world.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
         story = await suffer(batch, seed, codes, operator)
-        _said(
+        _log(
             f"seed {seed:2}: {story.seconds:3.0f} s, {story.attempts} attempts, "
             f"lost {story.rows.lost}, twice {story.rows.twice}, wrong {len(story.rows.wrong)}, "
             f"repaid {dict(story.repaid)}, exit codes {dict(story.codes)} "
@@ -208,9 +210,12 @@ async def _world(seeds: int) -> dict[str, float]:
         )
         return story
 
-    async with _shelf(spot=4 * AT_ONCE) as place, exits(place.stage, place.namespace) as codes:
+    async with (
+        _batch_world(spot=4 * AT_ONCE) as batch_world,
+        exits(batch_world.stage, batch_world.namespace) as codes,
+    ):
         stories = await _some_at_a_time(suffered, range(1, seeds + 1), AT_ONCE)
-        repeated = sum(count - 1 for count in jobs_created(place).values())
+        repeated = sum(count - 1 for count in jobs_created(batch_world).values())
     _print_harms(stories)
     repaid = sum(story.repaid.total() for story in stories)
     hits = sum(len(story.hits) for story in stories)
@@ -231,11 +236,11 @@ async def _world(seeds: int) -> dict[str, float]:
 
 def _print_harms(stories: Sequence[Course]) -> None:
     """What each kind of harm cost."""
-    found = [hit for story in stories for hit in story.hits]
+    hits = [hit for story in stories for hit in story.hits]
     repaid = sum((story.repaid for story in stories), Counter[str]())
     print(f"{'harm':>10} {'times':>6} {'rows paid again':>16} {'each':>6} {'s until rows':>13}")
     for kind in (*KINDS, "other"):
-        spans = [hit.seconds for hit in found if hit.kind == kind]
+        spans = [hit.seconds for hit in hits if hit.kind == kind]
         if spans or repaid[kind]:
             each = repaid[kind] / max(1, len(spans))
             span = mean(spans) if spans else 0
@@ -244,61 +249,73 @@ def _print_harms(stories: Sequence[Course]) -> None:
 
 async def _losses(seeds: int) -> dict[str, float]:
     """Both ways to lose a node, each with as many seeds."""
-    told = f"batches of {LOSS_ROWS} rows, {IN_FLIGHT} in flight, {LOSSES_AT_ONCE} at a time"
-    _said(f"2 times {seeds} {told}, each of which loses its node")
+    description = f"batches of {LOSS_ROWS} rows, {IN_FLIGHT} in flight, {LOSSES_AT_ONCE} at a time"
+    _log(f"2 times {seeds} {description}, each of which loses its node")
 
     async def noticed(seed: int) -> Survival:
-        batch = await place.submit(f"notice-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS // 3)
-        await batch.until_done(_moment(seed, LOSS_ROWS // 2))
+        batch = await batch_world.submit(f"notice-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS // 3)
+        await batch.until_done(_rows_before_loss(seed, LOSS_ROWS // 2))
         taint = CLOUD_TAINTS[seed % len(CLOUD_TAINTS)] if seed % 3 else None
         grace = GRACES[seed % len(GRACES)]
-        return _shown(
+        return _log_survival(
             f"notice of {grace} s by {taint or 'a drain'}",
             seed,
             await survive_notice(batch, codes, taint=taint, grace_seconds=grace, dies_after=grace),
         )
 
     async def silent(seed: int) -> Survival:
-        batch = await place.submit(f"silence-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS)
-        await batch.until_done(_moment(seed, LOSS_ROWS // 15))
+        batch = await batch_world.submit(f"silence-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS)
+        await batch.until_done(_rows_before_loss(seed, LOSS_ROWS // 15))
         deaf = seed % 2 == 0
         survival = await survive_silence(batch, codes, deaf=deaf)
-        return _shown(f"silence{', void token' if deaf else ''}", seed, survival)
+        return _log_survival(f"silence{', void token' if deaf else ''}", seed, survival)
 
-    async with _shelf(2 * LOSSES_AT_ONCE) as place, exits(place.stage, place.namespace) as codes:
+    async with (
+        _batch_world(2 * LOSSES_AT_ONCE) as batch_world,
+        exits(batch_world.stage, batch_world.namespace) as codes,
+    ):
         notices = await _some_at_a_time(noticed, range(1, seeds + 1), LOSSES_AT_ONCE)
         silences = await _some_at_a_time(silent, range(1, seeds + 1), LOSSES_AT_ONCE)
-    figures = _of_losses("notice", notices) | _of_losses("silence", silences)
+    figures = _loss_figures("notice", notices) | _loss_figures("silence", silences)
     both = (*notices, *silences)
     return figures | {
-        "silence_least_seconds_of_writing": round(min(one.wrote_seconds for one in silences), 1),
-        "rows_lost": sum(one.rows.lost for one in both),
-        "rows_twice": sum(one.rows.twice for one in both),
-        "rows_wrong": sum(len(one.rows.wrong) for one in both),
-        "published_by_a_stale_runner": sum(one.publisher != one.number for one in both),
+        "silence_least_seconds_of_writing": round(
+            min(survival.wrote_seconds for survival in silences), 1
+        ),
+        "rows_lost": sum(survival.rows.lost for survival in both),
+        "rows_twice": sum(survival.rows.twice for survival in both),
+        "rows_wrong": sum(len(survival.rows.wrong) for survival in both),
+        "published_by_a_stale_runner": sum(
+            survival.publisher != survival.number for survival in both
+        ),
     }
 
 
-def _of_losses(kind: str, found: Sequence[Survival]) -> dict[str, float]:
+def _loss_figures(kind: str, survivals: Sequence[Survival]) -> dict[str, float]:
     return {
-        f"{kind}_seeds": len(found),
-        f"{kind}_runners_fenced": sum(one.code == FENCED for one in found),
-        f"{kind}_seconds_to_next_number": round(mean(one.noticed_seconds for one in found), 1),
-        f"{kind}_repaid_share": round(sum(one.repaid for one in found) / LOSS_ROWS / len(found), 4),
+        f"{kind}_seeds": len(survivals),
+        f"{kind}_runners_fenced": sum(survival.code == FENCED for survival in survivals),
+        f"{kind}_seconds_to_next_number": round(
+            mean(survival.noticed_seconds for survival in survivals), 1
+        ),
+        f"{kind}_repaid_share": round(
+            sum(survival.repaid for survival in survivals) / LOSS_ROWS / len(survivals), 4
+        ),
     }
 
 
-def _shown(kind: str, seed: int, one: Survival) -> Survival:
-    _said(
-        f"{kind}, seed {seed}: lost {one.rows.lost}, twice {one.rows.twice}, "
-        f"wrong {len(one.rows.wrong)}, attempt {one.publisher} published and {one.number} is in "
-        f"the status; after {one.noticed_seconds:.1f} s the next had its number, the old runner "
-        f"wrote for {one.wrote_seconds:.1f} s and ended with {one.code}; repaid {one.repaid}"
+def _log_survival(kind: str, seed: int, survival: Survival) -> Survival:
+    _log(
+        f"{kind}, seed {seed}: lost {survival.rows.lost}, twice {survival.rows.twice}, "
+        f"wrong {len(survival.rows.wrong)}, attempt {survival.publisher} published and "
+        f"{survival.number} is in the status; after {survival.noticed_seconds:.1f} s the next had "
+        f"its number, the old runner wrote for {survival.wrote_seconds:.1f} s and ended with "
+        f"{survival.code}; repaid {survival.repaid}"
     )
-    return one
+    return survival
 
 
-def _moment(seed: int, most: int) -> int:
+def _rows_before_loss(seed: int, most: int) -> int:
     """After how many rows the loss comes."""
     return 1 + random.Random(seed).randrange(most)  # noqa: S311 - a seeded course, no secret
 
@@ -306,10 +323,10 @@ def _moment(seed: int, most: int) -> int:
 async def _some_at_a_time(
     do: Callable[[int], Awaitable[T]], seeds: Sequence[int], at_once: int
 ) -> list[T]:
-    room = asyncio.Semaphore(at_once)
+    limit = asyncio.Semaphore(at_once)
 
     async def done(seed: int) -> T:
-        async with room:
+        async with limit:
             return await do(seed)
 
     async with asyncio.TaskGroup() as group:
@@ -318,14 +335,14 @@ async def _some_at_a_time(
 
 
 @asynccontextmanager
-async def _shelf(spot: int) -> AsyncIterator[Shelf]:
+async def _batch_world(spot: int) -> AsyncIterator[Shelf]:
     """A world with the installed chart, and a namespace for batches in it."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        world.start(fleet=fleet(Path(folder), spot), progress=_said) as found,
+        world.start(fleet=fleet(Path(folder), spot), progress=_log) as running_world,
     ):
-        async with connect(found.kubeconfig) as api:
-            cluster = Cluster(found, api, _said)
+        async with connect(running_world.kubeconfig) as api:
+            cluster = Cluster(running_world, api, _log)
             await install(cluster)
             await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
@@ -342,7 +359,7 @@ def _stage() -> Iterator[Stage]:
             stage.close()
 
 
-def _good(ended: Ended) -> Ended:
+def _require_success(ended: Ended) -> Ended:
     if ended.code:
         sys.exit(f"exit code {ended.code}: {ended.report}\n{ended.said}")
     return ended
@@ -352,7 +369,7 @@ def _milliseconds(ended: Ended, rows: int) -> float:
     return round(ended.cpu_seconds / rows * 1e3, 3)
 
 
-def _said(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

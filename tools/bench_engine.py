@@ -40,7 +40,7 @@ FAMILIES = 2_000
 
 
 @dataclass
-class Lived:
+class DayCounts:
     """What is kept of the day."""
 
     served: int = 0
@@ -91,10 +91,10 @@ def engine() -> EngineCore:
     return EngineCore(limits, perf.step_time(catalog.models()[MODEL], None, place))
 
 
-def live(count: int, seed: int) -> dict[str, Any]:
+def simulate_day(count: int, seed: int) -> dict[str, Any]:
     """The day, and what it cost."""
     fleet = [Timeline(engine()) for _ in range(ENGINES)]
-    lived, spent, sizes = Lived(), 0.0, list[float]()
+    lived, spent, sizes = DayCounts(), 0.0, list[float]()
     coming = requests(count, seed)
     while arrived := list(itertools.islice(coming, SLICE)):
         begun = time.process_time()
@@ -133,7 +133,7 @@ def _fleet(fleet: list[Timeline]) -> dict[str, Any]:
     }
 
 
-def _latencies(lived: Lived) -> dict[str, Any]:
+def _latencies(lived: DayCounts) -> dict[str, Any]:
     return {
         "sim_ttft_mean_ms": round(lived.first_token_seconds / lived.served * 1e3, 1),
         "sim_ttft_over_2s_share": round(lived.slow_first_tokens / lived.served, 4),
@@ -141,7 +141,7 @@ def _latencies(lived: Lived) -> dict[str, Any]:
     }
 
 
-def _note(lived: Lived, left: list[ServedRequest]) -> None:
+def _note(lived: DayCounts, left: list[ServedRequest]) -> None:
     for served in left:
         lived.served += 1
         waited = served.ttft_seconds or 0.0
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    got = live(given.requests, given.seed) | _speeds() | _live_sim() | _sizing()
+    got = simulate_day(given.requests, given.seed) | _speeds() | _live_sim() | _sizing()
     for name, value in got.items():
         print(f"{name:>28} {value}")
     print(f"BENCH {json.dumps(got)}")

@@ -1,9 +1,9 @@
-"""CPU time of a turn over a fleet whose GPUs are cut as planned: `make bench-layouts`.
+"""CPU time of a reconcile over a fleet whose GPUs are partitioned as planned: `make bench-layouts`.
 
-What plans layouts is measured alone, with all that a turn remembers of the one before: first
-nothing changes, then every GPU differs from its plan, a few nodes are in work, and in every turn
-one node tells something new; at last every slice has a replica, so that nothing can begin. The
-last line is `BENCH {json}`.
+What plans layouts is measured alone, with all that a reconcile remembers of the one before: first
+nothing changes, then every GPU differs from its plan, a few nodes are being repartitioned, and in
+every reconcile one node reports something new; at last every slice has a replica, so that nothing
+can begin. The last line is `BENCH {json}`.
 """
 
 import argparse
@@ -48,7 +48,7 @@ SEATS = 7
 TURNS = 30
 PERIOD = timedelta(seconds=5)
 VARIANT = "a100-1g-10gb"
-THERE = tuple(f"1g.10gb@{start}" for start in range(SEATS))
+CURRENT = tuple(f"1g.10gb@{start}" for start in range(SEATS))
 OTHER = ("3g.40gb@4", "2g.20gb@0", "1g.10gb@2", "1g.10gb@3")
 
 
@@ -84,8 +84,7 @@ def _node(at: int) -> str:
 def _fleet(
     nodes: int, services: int, tiles: tuple[str, ...] | None, replicas: int = REPLICAS
 ) -> Snapshot:
-    """Replicas are dealt out over the nodes one after the other; without `tiles` nothing is cut
-    by Tessera."""
+    """Replicas are spread over the nodes in turn; without `tiles` Tessera plans no layouts."""
     names = [f"chat-{at:03}" for at in range(services)]
     seats = itertools.product(range(GPUS), range(SEATS), range(nodes))
     pods, on = [], {}
@@ -155,28 +154,32 @@ def _layout(node: int, on: dict[tuple[int, int, int], str]) -> ObservedNodeLayou
     )
 
 
-def _next(snapshot: Snapshot, memory: PlanMemory, told: Plan) -> tuple[Snapshot, PlanMemory]:
-    """A turn later, with what the last one wrote down."""
+def _next_snapshot(
+    snapshot: Snapshot, memory: PlanMemory, fleet_plan: Plan
+) -> tuple[Snapshot, PlanMemory]:
+    """Return the snapshot of the next reconcile, with what the last one wrote."""
     at = snapshot.at + PERIOD
     (pool,) = snapshot.pools
-    orders = told.repartitions.actions.get(pool.name)
-    if orders is not None and orders.status != pool.status.mig:
-        pool = replace(pool, status=pool.status.model_copy(update={"mig": orders.status}))
-    asked = told.repartitions.layout_problem
-    target = orders.status.target if orders is not None and orders.status is not None else None
+    actions = fleet_plan.repartitions.actions.get(pool.name)
+    if actions is not None and actions.status != pool.status.mig:
+        pool = replace(pool, status=pool.status.model_copy(update={"mig": actions.status}))
+    problem = fleet_plan.repartitions.layout_problem
+    target = actions.status.target if actions is not None and actions.status is not None else None
     solved = memory.layouts.solution
-    if asked is not None and solved is None and target is not None:
-        solved = LayoutSolution(problem=asked, pools={pool.name: PoolLayout(plan=target)})
-    tainted = orders.tainted_nodes if orders is not None else frozenset[str]()
-    nodes = tuple(_tainted(node, node.name in tainted) for node in snapshot.nodes)
+    if problem is not None and solved is None and target is not None:
+        solved = LayoutSolution(problem=problem, pools={pool.name: PoolLayout(plan=target)})
+    tainted = actions.tainted_nodes if actions is not None else frozenset[str]()
+    nodes = tuple(_with_taint(node, node.name in tainted) for node in snapshot.nodes)
     layouts = snapshot.layouts
-    if orders is not None and orders.requests:
-        nodes = tuple(_labelled(node, orders.requests.get(node.name)) for node in nodes)
-        layouts = tuple(_asked(one, orders.requests.get(one.name)) for one in layouts)
+    if actions is not None and actions.requests:
+        nodes = tuple(_with_labels(node, actions.requests.get(node.name)) for node in nodes)
+        layouts = tuple(
+            _with_request(layout, actions.requests.get(layout.name)) for layout in layouts
+        )
     same = all(new is old for new, old in zip(nodes, snapshot.nodes, strict=True))
     readings = snapshot.readings and replace(snapshot.readings, at=at)
     pools = snapshot.pools if pool is snapshot.pools[0] else (pool,)
-    memory = memory.after(told)
+    memory = memory.after(fleet_plan)
     return replace(
         snapshot,
         at=at,
@@ -187,25 +190,25 @@ def _next(snapshot: Snapshot, memory: PlanMemory, told: Plan) -> tuple[Snapshot,
     ), replace(memory, layouts=replace(memory.layouts, solution=solved))
 
 
-def _labelled(node: Node, ask: BackendRequest | None) -> Node:
-    if ask is None or not ask.labels:
+def _with_labels(node: Node, request: BackendRequest | None) -> Node:
+    if request is None or not request.labels:
         return node
-    changed = {**node.labels, **ask.labels}
+    changed = {**node.labels, **request.labels}
     return replace(node, labels={name: text for name, text in changed.items() if text is not None})
 
 
-def _asked(layout: ObservedNodeLayout, ask: BackendRequest | None) -> ObservedNodeLayout:
-    if ask is None or ask.layout_spec is None or ask.layout_spec == layout.spec:
+def _with_request(layout: ObservedNodeLayout, request: BackendRequest | None) -> ObservedNodeLayout:
+    if request is None or request.layout_spec is None or request.layout_spec == layout.spec:
         return layout
-    return replace(layout, spec=ask.layout_spec, generation=layout.generation + 1)
+    return replace(layout, spec=request.layout_spec, generation=layout.generation + 1)
 
 
-def _tainted(node: Node, wanted: bool) -> Node:
+def _with_taint(node: Node, wanted: bool) -> Node:
     taints = frozenset({TAINT}) if wanted else frozenset[str]()
     return node if node.taints == taints else replace(node, taints=taints)
 
 
-def _news(snapshot: Snapshot, turn: int) -> Snapshot:
+def _with_new_process(snapshot: Snapshot, turn: int) -> Snapshot:
     """One agent saw another process."""
     at = turn % len(snapshot.layouts)
     layouts = list(snapshot.layouts)
@@ -217,28 +220,30 @@ def _news(snapshot: Snapshot, turn: int) -> Snapshot:
     return replace(snapshot, layouts=tuple(layouts))
 
 
-def _turns(snapshot: Snapshot, *, news: bool) -> list[float]:
-    """CPU milliseconds of each turn."""
-    config, memory, kept, spent = Config(), PlanMemory(), PlanCache(), []
+def _reconcile_times(snapshot: Snapshot, *, news: bool) -> list[float]:
+    """Return the CPU milliseconds of each reconcile."""
+    config, memory, cache, spent = Config(), PlanMemory(), PlanCache(), []
     for turn in range(TURNS + 5):
         begun = time.process_time()
-        told = plan(config, snapshot, memory, kept)
+        fleet_plan = plan(config, snapshot, memory, cache)
         spent.append((time.process_time() - begun) * 1e3)
-        snapshot, memory = _next(snapshot, memory, told)
+        snapshot, memory = _next_snapshot(snapshot, memory, fleet_plan)
         if news:
-            snapshot = _news(snapshot, turn)
+            snapshot = _with_new_process(snapshot, turn)
     return spent
 
 
-def _question(snapshot: Snapshot) -> float:
-    """CPU milliseconds of a question of which nothing is known yet, the median of five."""
+def _problem_time(snapshot: Snapshot) -> float:
+    """Return the CPU milliseconds of a new layout problem, the median of five."""
     views, spent = discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), []
     drafts = drafts_of(snapshot)
-    there = {view.pool.name: mig_nodes(view, snapshot.nodes, snapshot.layouts) for view in views}
-    can = {view.pool.name: AgentBackend().capabilities for view in views}
+    nodes_by_pool = {
+        view.pool.name: mig_nodes(view, snapshot.nodes, snapshot.layouts) for view in views
+    }
+    capabilities = {view.pool.name: AgentBackend().capabilities for view in views}
     for _ in range(5):
         begun = time.process_time()
-        layout_problem(views, there, can, drafts, snapshot)
+        layout_problem(views, nodes_by_pool, capabilities, drafts, snapshot)
         spent.append((time.process_time() - begun) * 1e3)
     return round(statistics.median(spent), 2)
 
@@ -249,23 +254,23 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=125)
     parser.add_argument("--services", type=int, default=400)
     chosen = parser.parse_args()
-    found = {}
+    figures = {}
     every = -(-chosen.nodes * GPUS * SEATS // chosen.services)
     for name, tiles, replicas, news in (
         ("turn_without", None, REPLICAS, False),
-        ("layout_turn_settled", THERE, REPLICAS, False),
-        ("layout_turn_news", THERE, REPLICAS, True),
+        ("layout_turn_settled", CURRENT, REPLICAS, False),
+        ("layout_turn_news", CURRENT, REPLICAS, True),
         ("layout_turn_working", OTHER, REPLICAS, True),
         ("layout_turn_full", OTHER, every, True),
     ):
-        spent = _turns(_fleet(chosen.nodes, chosen.services, tiles, replicas), news=news)
-        found[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
-        found[f"{name}_ms_max"] = round(max(spent[5:]), 2)
-        found[f"{name}_ms_first"] = round(spent[0], 2)
-    found["question_ms"] = _question(_fleet(chosen.nodes, chosen.services, THERE))
-    for name, value in found.items():
+        spent = _reconcile_times(_fleet(chosen.nodes, chosen.services, tiles, replicas), news=news)
+        figures[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
+        figures[f"{name}_ms_max"] = round(max(spent[5:]), 2)
+        figures[f"{name}_ms_first"] = round(spent[0], 2)
+    figures["question_ms"] = _problem_time(_fleet(chosen.nodes, chosen.services, CURRENT))
+    for name, value in figures.items():
         print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(found)}")
+    print(f"BENCH {json.dumps(figures)}")
 
 
 if __name__ == "__main__":

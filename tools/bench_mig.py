@@ -47,18 +47,18 @@ Figures = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class Timing:
     """Seconds of one call."""
 
     wall: float
     cpu: float
 
 
-def timed(work: Callable[[], T]) -> tuple[T, Timed]:
+def measure(work: Callable[[], T]) -> tuple[T, Timing]:
     """The result, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     got = work()
-    return got, Timed(time.perf_counter() - wall, time.process_time() - cpu)
+    return got, Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def main() -> None:
@@ -66,13 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench_mig")
     parser.add_argument("--fleets", type=int, default=204, help="compared with simpler planners")
     parser.add_argument("--events", type=int, default=1000, help="of the churn trace")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
     got: Figures = {"solver": f"HiGHS {version('highspy')}"}
-    for part in (_whole_fleets, _three_boards, _full_pool, _replans):
+    for part in (_whole_fleets, _three_gpu_models, _full_pool, _replans):
         got |= part()
-    got |= _compared(asked.fleets)
-    got |= _churn(asked.events)
+    got |= _compare_planners(options.fleets)
+    got |= _churn(options.events)
     for name, value in got.items():
         print(f"{name:>28} {value}")
     print(f"BENCH {json.dumps(got)}")
@@ -83,7 +83,7 @@ def _whole_fleets() -> Figures:
     plans = []
     for seed in SEEDS:
         services = fleet(500, seed, [A100])
-        plans.append(timed(partial(cheapest_mix, services, ONE)))
+        plans.append(measure(partial(cheapest_mix, services, ONE)))
     return {
         "plan_500_services_s": _rounded(statistics.median(took.wall for _, took in plans)),
         "plan_500_services_s_max": _rounded(max(took.wall for _, took in plans)),
@@ -100,17 +100,19 @@ def _solver_share(services: Sequence[ServiceDemand]) -> float:
     profile.runcall(cheapest_mix, services, ONE)
     rows = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined] # it has them
     total = sum(own for _, (_, _, own, _, _) in rows)
-    inside = sum(whole for (file, _, name), (_, _, _, whole, _) in rows if _solves(file, name))
+    inside = sum(
+        whole for (file, _, name), (_, _, _, whole, _) in rows if _is_solver_call(file, name)
+    )
     return float(inside / total)
 
 
-def _solves(file: str, name: str) -> bool:
+def _is_solver_call(file: str, name: str) -> bool:
     return file.endswith("mig/solver.py") and name in ("relaxed", "whole")
 
 
-def _three_boards() -> Figures:
+def _three_gpu_models() -> Figures:
     services = fleet(500, 0, [offer.gpu_model for offer in THREE])
-    mix, took = timed(partial(cheapest_mix, services, THREE))
+    mix, took = measure(partial(cheapest_mix, services, THREE))
     return {
         "plan_three_boards_s": _rounded(took.wall),
         "plan_three_boards_cpu_s": _rounded(took.cpu),
@@ -121,13 +123,14 @@ def _three_boards() -> Figures:
 def _full_pool() -> Figures:
     """150 services of one kind of slice each, and nine tenths of the GPUs that they need."""
     services = [
-        replace(one, single_type=True) for one in fleet(150, 0, [one.gpu_model for one in THREE])
+        replace(service, single_type=True)
+        for service in fleet(150, 0, [offer.gpu_model for offer in THREE])
     ]
     needed = Counter[str]()
-    for (board, _), count in cheapest_mix(services, THREE).gpus.items():
-        needed[board] += count
-    offers = [replace(one, max_gpus=needed[one.gpu_model.name] * 9 // 10) for one in THREE]
-    chosen, took = timed(partial(select_services, services, offers, [], {}, None))
+    for (gpu_model, _), count in cheapest_mix(services, THREE).gpus.items():
+        needed[gpu_model] += count
+    offers = [replace(offer, max_gpus=needed[offer.gpu_model.name] * 9 // 10) for offer in THREE]
+    chosen, took = measure(partial(select_services, services, offers, [], {}, None))
     return {
         "full_pool_cpu_s": _rounded(took.cpu),
         "full_pool_served": len(chosen.mix.replicas),
@@ -146,12 +149,12 @@ def _replans() -> Figures:
         changed = replace(services[at], demand=services[at].demand * draw.choice((0.3, 1.3, 2, 3)))
         wanted = [*services[:at], changed, *services[at + 1 :]]
         full = cheapest_mix(wanted, ONE).cost
-        there = MigFleet(services=wanted, offers=ONE, gpus=gpus)
-        got, one = timed(partial(repair_fleet, there, int(full * 1.005)))
-        sitting = replicas_by_service(got)
-        assert all(meets_demand(service, sitting[service.name]) for service in wanted)  # noqa: S101
-        took.append(one.wall * 1e3)
-        ratios.append(there.cost(got) / full)
+        mig_fleet = MigFleet(services=wanted, offers=ONE, gpus=gpus)
+        got, timing = measure(partial(repair_fleet, mig_fleet, int(full * 1.005)))
+        counts = replicas_by_service(got)
+        assert all(meets_demand(service, counts[service.name]) for service in wanted)  # noqa: S101
+        took.append(timing.wall * 1e3)
+        ratios.append(mig_fleet.cost(got) / full)
         moved.append(len(layout_changes(gpus, got).moves))
     return {
         "replan_gpus": len(gpus),
@@ -162,15 +165,15 @@ def _replans() -> Figures:
     }
 
 
-def _compared(count: int) -> Figures:
-    """GPUs of simpler planners for each of ours, and whether one ever needed fewer."""
-    ours, bounds, proven, worse, exact = 0, 0, 0, 0, [0, 0]
+def _compare_planners(count: int) -> Figures:
+    """Compare with the GPUs of simpler planners, and count where one needed fewer."""
+    cost, bounds, proven, worse, exact = 0, 0, 0, 0, [0, 0]
     others = dict.fromkeys(PLANNERS, 0)
     for at in range(count):
         size, scale = SIZES[at % len(SIZES)], SCALES[at // len(SIZES) % len(SCALES)]
         services = fleet(size, 1000 + at, [A100], scale)
         mix = cheapest_mix(services, ONE)
-        ours, bounds = ours + mix.cost, bounds + mix.bound
+        cost, bounds = cost + mix.cost, bounds + mix.bound
         if mix.cost == mix.bound:
             proven += 1
             exact = [exact[0] + mix.cost, exact[1] + mix.bound]
@@ -183,11 +186,11 @@ def _compared(count: int) -> Figures:
         "fleets_proven": proven,
         "fleets_worse": worse,
         "gpus_vs_exact": exact[0] / exact[1] if proven else None,
-        "gpus_vs_bound": round(ours / bounds, 5),
-        "gpus_vs_ffd": round(ours / others["first_fit_decreasing"], 4),
-        "gpus_vs_best_fit": round(ours / others["best_fit"], 4),
-        "gpus_vs_homogeneous": round(ours / others["homogeneous"], 4),
-        "gpus_vs_request_driven": round(ours / others["request_driven"], 4),
+        "gpus_vs_bound": round(cost / bounds, 5),
+        "gpus_vs_ffd": round(cost / others["first_fit_decreasing"], 4),
+        "gpus_vs_best_fit": round(cost / others["best_fit"], 4),
+        "gpus_vs_homogeneous": round(cost / others["homogeneous"], 4),
+        "gpus_vs_request_driven": round(cost / others["request_driven"], 4),
     }
 
 

@@ -1,4 +1,4 @@
-"""CPU time of a turn in which nothing changed: `make bench-turn`.
+"""CPU time of a reconcile in which nothing changed: `make bench-turn`.
 
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
 planning, comparing. The last line is `BENCH {json}`.
@@ -68,7 +68,7 @@ class _Engines:
 
 
 class _Clock:
-    """Moves on by the period of turns."""
+    """Advances by the period of reconciles."""
 
     def __init__(self) -> None:
         self.at = NOW
@@ -142,7 +142,7 @@ def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
 
 
 async def _measure(services: int) -> dict[str, float]:
-    cluster, store, senses, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
+    cluster, store, observations, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
     _stock(cluster, services)
     config = Config()
     applier = Applier(
@@ -153,14 +153,14 @@ async def _measure(services: int) -> dict[str, float]:
         batch_image=RunnerImage("tessera/batch:test"),
         is_leader=lambda: True,
     )
-    asker = Prober(_Engines(), senses, clock, lambda: None)
-    fleet = FleetReconciler(config, store, senses, applier, asker, clock)
-    mirror = Reflector(cluster, store, senses, lambda: None)
-    await mirror.list_all()
+    prober = Prober(_Engines(), observations, clock, lambda: None)
+    fleet = FleetReconciler(config, store, observations, applier, prober, clock)
+    reflector = Reflector(cluster, store, observations, lambda: None)
+    await reflector.list_all()
     pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
     engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
-    senses.readings = Readings(
+    observations.readings = Readings(
         at=NOW,
         pods={pod.ref: reading for pod in pods},
         engines={pod.ref: engine for pod in pods},
@@ -168,19 +168,19 @@ async def _measure(services: int) -> dict[str, float]:
     await fleet.reconcile()
     _settle(cluster)
     for _ in range(4):
-        await mirror.list_all()
+        await reflector.list_all()
         clock.at += PERIOD
         await fleet.reconcile()
         await asyncio.sleep(0.1)  # the answers to the first completions
     spent, writes = [], 0
     for _ in range(TURNS):
         clock.at += PERIOD
-        senses.readings = replace(senses.readings, at=clock.at)
+        observations.readings = replace(observations.readings, at=clock.at)
         begun = time.process_time()
         writes += (await fleet.reconcile()).writes
         spent.append((time.process_time() - begun) * 1e3)
-    measured, told = await _with_speeds(fleet, senses, clock)
-    await asker.stop()
+    measured, speed_writes = await _with_speeds(fleet, observations, clock)
+    await prober.stop()
     return {
         "services": services,
         "pods": len(pods),
@@ -188,26 +188,26 @@ async def _measure(services: int) -> dict[str, float]:
         "turn_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
         "speeds_turn_cpu_ms": measured,
-        "speeds_writes_per_service": round(told / services, 2),
+        "speeds_writes_per_service": round(speed_writes / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
 async def _with_speeds(
-    fleet: FleetReconciler, senses: Observations, clock: _Clock
+    fleet: FleetReconciler, observations: Observations, clock: _Clock
 ) -> tuple[float, int]:
-    """Ten minutes with measured speeds that move in every reading: the CPU time of a turn that
-    finds a new one, and the writes after the first, which tells of all services."""
+    """Ten minutes with measured speeds that move in every reading: the CPU time of a reconcile
+    that finds a new one, and the writes after the first, which writes all services."""
     spent, writes = [], 0
-    refs = {one.service for one in (await fleet.reconcile()).snapshot.pods}
-    known = senses.readings or Readings(at=clock.at)
+    refs = {pod.service for pod in (await fleet.reconcile()).snapshot.pods}
+    known = observations.readings or Readings(at=clock.at)
     for turn in range(_SPEED_TURNS):
         clock.at += _SPEEDS
         share = 1 + 0.08 * math.sin(turn)
         reading = a_speed_reading(
             itl_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
         )
-        senses.readings = replace(
+        observations.readings = replace(
             known,
             at=clock.at,
             speeds={ref: (reading,) for ref in refs},

@@ -26,18 +26,18 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _leaves(place: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """The commands that do something, in the order of the help."""
-    below = [one for one in place._actions if isinstance(one, argparse._SubParsersAction)]
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not below:
-        yield place
+        yield parser
     for action in below:
         for command in action.choices.values():
             yield from _leaves(command)
 
 
 def _usage(command: argparse.ArgumentParser) -> Iterator[str]:
-    words = [_value(one) for one in command._actions if not one.option_strings]
+    words = [_value(action) for action in command._actions if not action.option_strings]
     yield "    " + " ".join([command.prog, *words, "[OPTIONS]"])
 
 
@@ -45,10 +45,10 @@ def _row(action: argparse.Action) -> str:
     if _HELP in action.option_strings:
         return ""
     value = _value(action)
-    names = ", ".join(f"`{one}`" for one in action.option_strings)
-    told = f"{names} `{value}`".strip() if value else names
+    names = ", ".join(f"`{option}`" for option in action.option_strings)
+    argument = f"{names} `{value}`".strip() if value else names
     meaning = str(action.help).replace("%(default)s", str(action.default)).replace("|", "\\|")
-    return f"| {told} | {meaning} |"
+    return f"| {argument} | {meaning} |"
 
 
 def _value(action: argparse.Action) -> str:

@@ -35,12 +35,12 @@ def build(root: Path) -> str:
         # mkdocs counts warnings only where it may print them, so it may always print.
         return f"mkdocs ended with {done.returncode}:\n{done.stdout.decode()}"
     site = root / "site"
-    found = [
+    tags = [
         f"{page.relative_to(site)}: {tag}"
         for page in sorted(site.rglob("*.html"))
         for tag in _FOREIGN.findall(page.read_text(encoding="utf-8"))
     ]
-    return "fetched from other hosts:\n" + "\n".join(found) if found else ""
+    return "fetched from other hosts:\n" + "\n".join(tags) if tags else ""
 
 
 def _mkdocs(

@@ -21,19 +21,26 @@ USERLAND = (
 )
 COMMANDS = ("make demo", "make test")
 # How this machine reaches its package registries; a fresh machine of its kind has the same.
-KEPT = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "GOPROXY", "GOFLAGS", "PIP_INDEX_URL")
+INHERITED = (
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "GOPROXY",
+    "GOFLAGS",
+    "PIP_INDEX_URL",
+)
 
 
 def main() -> None:
     """Run both commands cold, then both warm, and say how long each took."""
-    with tempfile.TemporaryDirectory(prefix="tessera-fresh-", dir=_roomy()) as folder:
-        place = Path(folder)
-        clone, home, path = place / "tessera", place / "home", place / "bin"
+    with tempfile.TemporaryDirectory(prefix="tessera-fresh-", dir=_temporary_folder()) as folder:
+        work = Path(folder)
+        clone, home, path = work / "tessera", work / "home", work / "bin"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         home.mkdir()
         _link_tools(path)
         environment = {"HOME": str(home), "PATH": str(path), "LANG": "C.UTF-8"}
-        environment |= {name: os.environ[name] for name in KEPT if name in os.environ}
+        environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
         lines = [
             _timed(command, clone, environment, state)
             for state in ("cold", "warm")
@@ -50,18 +57,18 @@ def main() -> None:
         subprocess.run(["chmod", "-R", "u+w", folder], check=False)
 
 
-def _roomy() -> str | None:
+def _temporary_folder() -> str | None:
     return os.environ.get("TMPDIR")
 
 
 def _link_tools(path: Path) -> None:
     path.mkdir()
     for name in (*ASSUMED, *USERLAND):
-        found = sys.executable if name == "python3" else shutil.which(name)
-        if found is None:
+        executable = sys.executable if name == "python3" else shutil.which(name)
+        if executable is None:
             sys.exit(f"fresh: {name} is not on this machine")
         # An interpreter behind a launcher script must be linked itself.
-        (path / name).symlink_to(Path(found).resolve() if name in ASSUMED else found)
+        (path / name).symlink_to(Path(executable).resolve() if name in ASSUMED else executable)
 
 
 def _timed(command: str, clone: Path, environment: dict[str, str], state: str) -> str:

@@ -201,8 +201,8 @@ def _value_rows(model: BaseModel, prefix: str) -> Iterator[str]:
         if isinstance(value, BaseModel):
             yield from _value_rows(value, f"{path}.")
         else:
-            told = " ".join((field.description or "").split())
-            yield f"| `{path}` | `{json.dumps(value)}` | {told} |"
+            description = " ".join((field.description or "").split())
+            yield f"| `{path}` | `{json.dumps(value)}` | {description} |"
 
 
 def _page(resource: Resource) -> str:
@@ -228,7 +228,7 @@ def _rows(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
     required = node.get("required", ())
     for name, child in node.get("properties", {}).items():
         path = f"{prefix}{name}"
-        default = "required" if name in required else _told(child.get("default"))
+        default = "required" if name in required else _default_cell(child.get("default"))
         yield f"| `{path}` | {_type(child)} | {default} | {child.get('description', '')} |"
         yield from _rows(child, f"{path}.")
         if "items" in child:
@@ -245,7 +245,7 @@ def _type(node: Mapping[str, Any]) -> str:
     return str(node["type"])
 
 
-def _told(default: Any) -> str:
+def _default_cell(default: Any) -> str:
     return "" if default in (None, [], ()) else f"`{default}`"
 
 

@@ -16,7 +16,7 @@ SKIPPED = {
     "CKV_K8S_11": "no CPU limit: throttling the leader would delay its lease",
     "CKV_K8S_15": "the image is released by version, so it need not be pulled every time",
     "CKV_K8S_38": "the operator needs its ServiceAccount token",
-    "CKV_K8S_43": "a digest is set by whoever mirrors the image",
+    "CKV_K8S_43": "a digest is set by those who mirror the image",
     "CKV_K8S_155": "of webhooks the operator may patch one configuration by name: its own",
     "CKV_DOCKER_7": "the base is pinned by a variable, which checkov does not follow",
 }
@@ -39,8 +39,8 @@ def main() -> None:
 
 def _checkov(tools: Path, framework: str, *files: Path) -> list[str]:
     named = [argument for file in files for argument in ("--file", str(file))]
-    told = ["--quiet", "--compact", "--skip-download", "--skip-check", ",".join(SKIPPED)]
-    return [str(tools / "checkov"), "--framework", framework, *told, *named]
+    options = ["--quiet", "--compact", "--skip-download", "--skip-check", ",".join(SKIPPED)]
+    return [str(tools / "checkov"), "--framework", framework, *options, *named]
 
 
 def _run(command: list[str], into: Path | None = None) -> None:

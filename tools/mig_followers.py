@@ -21,7 +21,7 @@ Follower: TypeAlias = Callable[
 ]
 
 
-def planned(
+def follow_with_planner(
     services: Sequence[ServiceDemand], gpus: tuple[FleetGpu, ...]
 ) -> tuple[tuple[FleetGpu, ...], int]:
     """Tessera's planner."""
@@ -29,60 +29,64 @@ def planned(
     return got.gpus, len(got.changes.moves)
 
 
-def cleared(
+def follow_with_clearing(
     services: Sequence[ServiceDemand], gpus: tuple[FleetGpu, ...]
 ) -> tuple[tuple[FleetGpu, ...], int]:
-    """The same layouts, but a GPU that is cut anew loses everybody who sits on it."""
+    """The same layouts, but a GPU that is repartitioned loses all its replicas."""
     got = plan_layouts(services, ONE, gpus)
-    cut = {seat.gpu for seat in (*got.changes.created, *got.changes.destroyed)}
+    repartitioned = {seat.gpu for seat in (*got.changes.created, *got.changes.destroyed)}
     moved = {move.source for move in got.changes.moves}
     lost = sum(
-        one.service is not None
+        slice_.service is not None
         for gpu in gpus
-        for one in gpu.slices
-        if gpu.name in cut and (gpu.name, one.start, one.profile) not in moved
+        for slice_ in gpu.slices
+        if gpu.name in repartitioned and (gpu.name, slice_.start, slice_.profile) not in moved
     )
-    stopped = sum(one.location.gpu in cut for one in got.changes.stops)
+    stopped = sum(stop.location.gpu in repartitioned for stop in got.changes.stops)
     return got.gpus, len(moved) + lost - stopped
 
 
-def never(
+def follow_without_moves(
     services: Sequence[ServiceDemand], gpus: tuple[FleetGpu, ...]
 ) -> tuple[tuple[FleetGpu, ...], int]:
-    """Nobody moves: instances stop where they are too many and start where there is room."""
-    for service in sorted(services, key=lambda one: one.name):
-        gpus = _started(service, _stopped(service, gpus))
+    """No instance moves: instances stop where there are too many and start on free slices."""
+    for service in sorted(services, key=lambda demand: demand.name):
+        gpus = _start_missing(service, _stop_spare(service, gpus))
     return tuple(gpu for gpu in gpus if gpu.used), 0
 
 
-def _stopped(service: ServiceDemand, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
+def _stop_spare(service: ServiceDemand, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
     """Without instances that can be spared, the last ones first."""
     for at in range(len(gpus) - 1, -1, -1):
-        for one in reversed(gpus[at].slices):
-            if one.service != service.name:
+        for slice_ in reversed(gpus[at].slices):
+            if slice_.service != service.name:
                 continue
-            rest = tuple(other for other in gpus[at].slices if other != one)
+            rest = tuple(other for other in gpus[at].slices if other != slice_)
             fewer = (*gpus[:at], replace(gpus[at], slices=rest), *gpus[at + 1 :])
             if meets_demand(service, replicas_by_service(fewer).get(service.name, Counter())):
                 gpus = fewer
     return gpus
 
 
-def _started(service: ServiceDemand, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
+def _start_missing(service: ServiceDemand, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
     """With instances on the smallest slices that do what is left, each on the first GPU."""
-    while not meets_demand(service, held := replicas_by_service(gpus).get(service.name, Counter())):
-        left = service.demand - _speed(service, held)
+    while not meets_demand(
+        service, counts := replicas_by_service(gpus).get(service.name, Counter())
+    ):
+        left = service.demand - _speed(service, counts)
         kinds = sorted(service.throughput, key=lambda kind: (service.throughput[kind], kind))
-        kind = next((one for one in kinds if service.throughput[one] >= left), kinds[-1])
-        gpus = _seated(service.name, kind.profile, gpus)
+        kind = next(
+            (candidate for candidate in kinds if service.throughput[candidate] >= left), kinds[-1]
+        )
+        gpus = _add_instance(service.name, kind.profile, gpus)
     return gpus
 
 
-def _speed(service: ServiceDemand, held: Mapping[InstanceType, int]) -> float:
-    return sum(service.throughput[kind] * count for kind, count in held.items())
+def _speed(service: ServiceDemand, counts: Mapping[InstanceType, int]) -> float:
+    return sum(service.throughput[kind] * count for kind, count in counts.items())
 
 
-def _seated(service: str, profile: str, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
+def _add_instance(service: str, profile: str, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
     fresh = FleetGpu(
         name=f"gpu-{max((int(gpu.name[4:]) for gpu in gpus), default=0) + 1:04}",
         gpu_model=A100.name,
@@ -94,10 +98,16 @@ def _seated(service: str, profile: str, gpus: tuple[FleetGpu, ...]) -> tuple[Fle
         )
         if grown is None or (profile == WHOLE_GPU and layout):
             continue
-        spot = next(spot for spot in grown if spot not in layout)
-        slices = tuple(sorted((*gpu.slices, FleetSlice(spot.start, spot.profile, service))))
+        placement = next(placement for placement in grown if placement not in layout)
+        slices = tuple(
+            sorted((*gpu.slices, FleetSlice(placement.start, placement.profile, service)))
+        )
         return (*gpus[:at], replace(gpu, slices=slices), *gpus[at + 1 :])
     raise AssertionError(profile)
 
 
-FOLLOWERS: Mapping[str, Follower] = {"planned": planned, "clearing": cleared, "never": never}
+FOLLOWERS: Mapping[str, Follower] = {
+    "planned": follow_with_planner,
+    "clearing": follow_with_clearing,
+    "never": follow_without_moves,
+}

@@ -36,7 +36,7 @@ torchcodec ; sys_platform == 'never'
 
 
 def main() -> None:
-    """Resolve every file anew."""
+    """Resolve every file again."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"

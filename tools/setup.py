@@ -16,7 +16,7 @@ OLDEST = (3, 11)
 
 def main() -> None:
     """Create the environment; every missing piece is named with what to install."""
-    _must_have()
+    _check_requirements()
     begun = time.monotonic()
     print("setup: making .venv", file=sys.stderr)
     try:
@@ -32,7 +32,7 @@ def main() -> None:
     print(f"setup: done in {time.monotonic() - begun:.0f} s", file=sys.stderr)
 
 
-def _must_have() -> None:
+def _check_requirements() -> None:
     missing = []
     if sys.version_info < OLDEST:
         missing.append(f"Python {OLDEST[0]}.{OLDEST[1]}+ (this is {sys.version.split()[0]})")

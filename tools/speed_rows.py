@@ -70,12 +70,12 @@ class Row:
 
     @property
     def group(self) -> str:
-        name, place = self.model.rpartition("/")[2], self.hardware
-        return f"{name} {self.kind} {place.devices}x {place.product}"
+        name, hardware = self.model.rpartition("/")[2], self.hardware
+        return f"{name} {self.kind} {hardware.devices}x {hardware.product}"
 
-    def predicted(self, found: SpeedTable) -> float:
+    def predicted(self, speed_table: SpeedTable) -> float:
         """What a table says of it, in seconds."""
-        step = predict_step_time(found, self.shape, self.precision, self.hardware)
+        step = predict_step_time(speed_table, self.shape, self.precision, self.hardware)
         tokens = self.batch * self.context
         if self.phase == "decode":
             return step.seconds(decoding=self.batch, kv_tokens=tokens)
@@ -84,27 +84,27 @@ class Row:
             decoding=0, kv_tokens=tokens, prefill_tokens=tokens, prefill_pairs=pairs
         )
 
-    def off(self, found: SpeedTable) -> float:
+    def relative_error(self, speed_table: SpeedTable) -> float:
         """Relative error."""
-        return self.predicted(found) / self.seconds - 1
+        return self.predicted(speed_table) / self.seconds - 1
 
 
 def read(path: Path) -> list[Row]:
     """All rows, in the file's order."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
-        return [_row(found) for found in csv.DictReader(text)]
+        return [_row(fields) for fields in csv.DictReader(text)]
 
 
-def _row(found: dict[str, str]) -> Row:
-    one = SYSTEMS[found["system"]]
+def _row(fields: dict[str, str]) -> Row:
+    hardware = SYSTEMS[fields["system"]]
     return Row(
-        model=found["model"],
-        hardware=replace(one, devices=int(found["tp"])),
-        precision="fp8" if found["gemm_dtype"] == "fp8" else None,
-        phase=found["phase"],
-        batch=int(found["batch"]),
-        context=int(found["context_tokens"]),
-        seconds=float(found["ms_per_step"]) / 1e3,
+        model=fields["model"],
+        hardware=replace(hardware, devices=int(fields["tp"])),
+        precision="fp8" if fields["gemm_dtype"] == "fp8" else None,
+        phase=fields["phase"],
+        batch=int(fields["batch"]),
+        context=int(fields["context_tokens"]),
+        seconds=float(fields["ms_per_step"]) / 1e3,
     )
 
 

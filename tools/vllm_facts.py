@@ -94,7 +94,7 @@ def recorded_facts(version: str, known: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def written(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
+def encode(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
     """The file: one line for each flag and each metric."""
     source = (
         f"vllm serve {version}: options of its argument parser, bounds of its config classes, "
@@ -117,15 +117,15 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 def main(capture: Path) -> None:
-    found = json.loads((capture / "flags.json").read_text(encoding="utf-8"))
+    options = json.loads((capture / "flags.json").read_text(encoding="utf-8"))
     seen = json.loads((capture / "metrics.json").read_text(encoding="utf-8"))
-    version = found["vllm"]
-    flags = sorted((flag_facts(option) for option in found["options"]), key=lambda f: f["dest"])
+    version = options["vllm"]
+    flags = sorted((flag_facts(option) for option in options["options"]), key=lambda f: f["dest"])
     metrics = [metric_facts(metric) for metric in seen["metrics"]]
     metrics += recorded_facts(version, {metric["name"] for metric in metrics})
     metrics.sort(key=lambda metric: metric["name"])
     path = DATA / f"vllm-{version}.json"
-    path.write_text(written(version, flags, metrics), encoding="utf-8")
+    path.write_text(encode(version, flags, metrics), encoding="utf-8")
     print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics")
 
 

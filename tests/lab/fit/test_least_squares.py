@@ -69,10 +69,10 @@ def test_the_shipped_table_has_the_errors_that_it_states() -> None:
 
 @rows_needed
 def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
-    assert max(abs(row.off(shipped_speed_table())) for row in read(ROWS)) < 1 / 7
+    assert max(abs(row.relative_error(shipped_speed_table())) for row in read(ROWS)) < 1 / 7
 
 
 @pytest.mark.long
 @rows_needed
 def test_fitting_anew_gives_the_shipped_table() -> None:
-    assert calibrate.calibrated(read(ROWS)) == shipped_speed_table()
+    assert calibrate.calibrate(read(ROWS)) == shipped_speed_table()
