@@ -107,7 +107,7 @@ def _solver_share(services: Sequence[ServiceDemand]) -> float:
 
 
 def _is_solver_call(file: str, name: str) -> bool:
-    return file.endswith("mig/solver.py") and name in ("relaxed", "whole")
+    return file.endswith("mig/integer_program.py") and name in ("solve_relaxed", "solve_integer")
 
 
 def _three_gpu_models() -> Figures:
