@@ -23,7 +23,7 @@ DEMAND = "service,demand,minReplicas\nchat,700,1\nsearch,300,2\n"
 THROUGHPUT = """\
 service,profile,throughput
 chat,3g.40gb,350
-chat,full,800
+chat,whole,800
 search,1g.10gb,160
 search,2g.20gb,300
 """
@@ -106,7 +106,7 @@ def test_a_move_is_shown_with_both_its_places(files: PlanFiles) -> None:
 def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
     small = [f"1g.10gb@{start}=chat" for start in range(7)]
     lines = list(
-        strip_lines(A100, (a_gpu("a", *small), a_gpu("b", "3g.40gb@4"), a_gpu("c", "full@0=x")))
+        strip_lines(A100, (a_gpu("a", *small), a_gpu("b", "3g.40gb@4"), a_gpu("c", "whole@0=x")))
     )
     assert len({len(line) for line in lines}) == 1
     assert lines[0].endswith("|1g chat    |///////////|")
@@ -224,7 +224,7 @@ def test_a_wrong_demand_is_a_sentence_with_its_fix(files: PlanFiles, demand: str
     [
         ("chat,9g.90gb,1", "A100-80GB has no profile 9g.90gb; supported: 1g.10gb"),
         ("chat,1g.10gb,x", "throughput is x; write a number"),
-        ("chat,full,2", "duplicate row for chat on full"),
+        ("chat,whole,2", "duplicate row for chat on whole"),
         ("chat,3g.39gb,2", "duplicate row for chat on 3g.39gb"),
     ],
 )

@@ -258,7 +258,7 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
     other = a_wishing("code", MEDIUM)
     fleet = a_fleet(alone, other, grounds=[ground])
     got = adopted(fleet, [ground])
-    assert given(got)["team-a/chat"][0] == "full"
+    assert given(got)["team-a/chat"][0] == "whole"
     assert given(got)["team-a/code"][0] == "3g.40gb"
     choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None

@@ -100,7 +100,7 @@ def test_every_board_of_seven_slices_has_the_same_geometry(name: str) -> None:
         ("A30-24GB", "3g.24gb@0", "has no profile"),
         ("A30-24GB", "2g.12gb@1", "cannot start at 1"),
         ("RTX-PRO-6000-96GB", "7g.96gb@0", "has no profile"),
-        ("A100-80GB", "full@0 1g.10gb@6", "leaves no room"),
+        ("A100-80GB", "whole@0 1g.10gb@6", "leaves no room"),
     ],
 )
 def test_what_hardware_refuses_is_refused_with_the_reason(board: str, wrong: str, why: str) -> None:

@@ -209,7 +209,7 @@ def test_who_is_no_longer_wanted_stops_and_its_gpu_is_free() -> None:
 
 
 def test_added_gpus_get_names_that_are_free() -> None:
-    there = (a_gpu("gpu-0002", "full@0=chat"),)
+    there = (a_gpu("gpu-0002", "whole@0=chat"),)
     got = plan_layouts([a_service("chat", 3, {WHOLE_GPU: 1})], ONE, there)
     assert [gpu.name for gpu in got.gpus] == ["gpu-0001", "gpu-0002", "gpu-0003"]
 

@@ -13,7 +13,7 @@ DEMAND_TOLERANCE = 1e-9
 
 
 class InstanceType(NamedTuple):
-    """What one replica runs on: a profile of a GPU model, or the whole GPU (`full`)."""
+    """What one replica runs on: a profile of a GPU model, or the whole GPU (`whole`)."""
 
     gpu_model: str
     profile: str

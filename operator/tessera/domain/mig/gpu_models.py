@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tessera.api.meta import Wire
 
 # Takes the place of a profile's name for a GPU without MIG mode.
-WHOLE_GPU = "full"
+WHOLE_GPU = "whole"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ class SlicePlacement(NamedTuple):
     profile: str
 
 
-# Placements on one GPU by start. A GPU without MIG mode has one placement, of the profile `full`.
+# Placements on one GPU by start. A GPU without MIG mode has one placement, of the profile `whole`.
 Layout: TypeAlias = tuple[SlicePlacement, ...]
 
 # Profiles by name with their counts.

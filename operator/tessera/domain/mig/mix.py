@@ -63,7 +63,7 @@ class Mix:
 
 @cache
 def gpu_geometries(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
-    """Return the maximal geometries of these profiles on an empty GPU; `full` is one of them."""
+    """Return the maximal geometries of these profiles on an empty GPU; `whole` is one of them."""
     partitions = tuple(profile for profile in profiles if profile != WHOLE_GPU)
     whole: tuple[Geometry, ...] = (((WHOLE_GPU, 1),),) if WHOLE_GPU in profiles else ()
     return (*maximal_fillings(gpu_model, partitions), *whole) if partitions else whole

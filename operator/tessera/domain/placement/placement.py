@@ -34,7 +34,7 @@ class SliceAssignment(NamedTuple):
 
     pool: str
     profile: str
-    """`full` for the whole GPU."""
+    """`whole` for the whole GPU."""
     replicas: int
 
 
