@@ -1,8 +1,8 @@
-"""The blocks of a page, as somebody who follows it would take them.
+"""The blocks of a page, as a reader who follows it would run them.
 
-A ```sh block is typed in, and a ```text block right after it is what one sees then. A titled block
-is written to a file of that name. Blocks in other languages are only looked at.
-`<!-- not run: reason -->` above a block says why nobody tries it.
+A ```sh block is typed in, and a ```text block right after it is its output. A titled block
+is written to a file of that name. Blocks in other languages are not run.
+`<!-- not run: reason -->` above a block says why it is skipped.
 """
 
 import re
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 SHELL = "sh"
-SEEN = "text"
+OUTPUT = "text"
 _FENCE = re.compile(r"^```(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")?$")
 _COMMENT = re.compile(r"^<!-- not run: (?P<reason>.+) -->$")
 
 
 class PageError(Exception):
-    """A page that cannot be tried as it is written; the text says where."""
+    """A page that cannot be run as it is written; the text says where."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """Something to type, and what one sees then, where the page shows it."""
+    """A command to type, and its output where the page shows it."""
 
     line: int
     section: str
@@ -41,8 +41,8 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Untried:
-    """A block to type that nobody tries, with the reason."""
+class SkippedBlock:
+    """A block to type that is not run, with the reason."""
 
     line: int
     section: str
@@ -50,7 +50,7 @@ class Untried:
     reason: str
 
 
-Step: TypeAlias = Command | File | Untried
+Step: TypeAlias = Command | File | SkippedBlock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,34 +67,34 @@ class Block:
     """Nothing but empty lines stands between the block before and this one."""
 
 
-def steps(page: str) -> list[Step]:
-    """Everything on a page that one would do, in order."""
-    found: list[Step] = []
+def read_steps(page: str) -> list[Step]:
+    """Return everything that a reader of the page does, in order."""
+    steps: list[Step] = []
     before: Block | None = None
-    for block in blocks(page):
+    for block in read_blocks(page):
         if block.reason is not None:
-            found.append(_untried(block, block.reason))
+            steps.append(_skipped_block(block, block.reason))
         elif block.title is not None:
-            found.append(
+            steps.append(
                 File(line=block.line, section=block.section, name=block.title, text=block.text)
             )
         elif block.language == SHELL:
-            found.append(Command(line=block.line, section=block.section, text=block.text))
-        elif block.language == SEEN:
+            steps.append(Command(line=block.line, section=block.section, text=block.text))
+        elif block.language == OUTPUT:
             if not _is_output(block, before):
                 raise PageError(f"line {block.line}: no command stands right before this output")
-            found.append(_seen(found.pop(), block.text))
+            steps.append(_command_with_output(steps.pop(), block.text))
         before = block
-    return found
+    return steps
 
 
-def blocks(page: str) -> Iterator[Block]:
-    """All fenced blocks; PageError where a block is only indented, since it would be overlooked."""
+def read_blocks(page: str) -> Iterator[Block]:
+    """Yield the fenced blocks; PageError for an indented block, since it would be overlooked."""
     lines = enumerate(page.splitlines(), 1)
     section, reason, follows, previous = "", None, False, ""
     for number, line in lines:
         if (fence := _FENCE.match(line)) is not None:
-            text = _until_closed(lines, number)
+            text = _block_text(lines, number)
             yield Block(
                 line=number,
                 section=section,
@@ -109,7 +109,7 @@ def blocks(page: str) -> Iterator[Block]:
         if line.startswith("```"):
             raise PageError(f"line {number}: this fence is not understood: {line}")
         if line.startswith("    ") and not previous.strip():
-            raise PageError(f"line {number}: an indented block; fence it, so that it is tried")
+            raise PageError(f"line {number}: an indented block; fence it, so that it is run")
         if line.startswith("#"):
             section = line.lstrip("#").strip()
         if (comment := _COMMENT.match(line)) is not None:
@@ -119,7 +119,7 @@ def blocks(page: str) -> Iterator[Block]:
         previous = line
 
 
-def _until_closed(lines: Iterator[tuple[int, str]], opened: int) -> str:
+def _block_text(lines: Iterator[tuple[int, str]], opened: int) -> str:
     text: list[str] = []
     for _, line in lines:
         if line == "```":
@@ -138,10 +138,10 @@ def _is_output(block: Block, before: Block | None) -> bool:
     )
 
 
-def _untried(block: Block, reason: str) -> Untried:
-    return Untried(line=block.line, section=block.section, text=block.text, reason=reason)
+def _skipped_block(block: Block, reason: str) -> SkippedBlock:
+    return SkippedBlock(line=block.line, section=block.section, text=block.text, reason=reason)
 
 
-def _seen(step: Step, output: str) -> Command:
+def _command_with_output(step: Step, output: str) -> Command:
     assert isinstance(step, Command)
     return Command(line=step.line, section=step.section, text=step.text, output=output)

@@ -10,14 +10,21 @@ from pathlib import Path
 import pytest
 
 from demo.stage import ROOT
-from docs_tests.blocks import Untried
-from docs_tests.pages import INSTALLED, TUTORIAL, not_tried, page_of, shell_blocks, steps_of
+from docs_tests.blocks import SkippedBlock
+from docs_tests.pages import (
+    INSTALLED,
+    TUTORIAL,
+    count_shell_blocks,
+    page_of,
+    read_page_steps,
+    skip_reasons,
+)
 from docs_tests.reader import Reader
 from world import binaries
 
 _RAN = pytest.StashKey[Counter[str]]()
-_UNTRIED = pytest.StashKey[dict[str, list[Untried]]]()
-# What removes all that a task page may have made.
+_SKIPPED = pytest.StashKey[dict[str, list[SkippedBlock]]]()
+# Removes everything that a task page may have created.
 _LEFT_OVER = """
 kubectl delete namespace team-a --ignore-not-found
 kubectl delete tenantbudgets,acceleratorpools --all
@@ -44,25 +51,25 @@ def _empty_machine(folder: Path) -> Iterator[Reader]:
     try:
         yield reader
     finally:
-        reader.leave("make", "down")
+        reader.clean_up("make", "down")
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def tutorial_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """A reader who has started a cluster and installed Tessera as the tutorial says."""
     with _empty_machine(tmp_path_factory.mktemp("installed")) as reader:
-        reader.follow(TUTORIAL, steps_of(TUTORIAL, INSTALLED))
+        reader.follow(TUTORIAL, read_page_steps(TUTORIAL, INSTALLED))
         yield reader
 
 
 @pytest.fixture
-def reader(installed: Reader) -> Iterator[Reader]:
+def reader(tutorial_reader: Reader) -> Iterator[Reader]:
     """A reader of a task page; what the page left over is removed."""
-    reader = Reader(installed.folder, installed.variables)
+    reader = Reader(tutorial_reader.folder, tutorial_reader.variables)
     try:
         yield reader
     finally:
-        reader.leave("bash", "-c", _LEFT_OVER)
+        reader.clean_up("bash", "-c", _LEFT_OVER)
 
 
 @pytest.fixture
@@ -79,7 +86,7 @@ def tally(request: pytest.FixtureRequest) -> Callable[[Reader], None]:
     def add(reader: Reader) -> None:
         stash, name = request.config.stash, request.node.name
         stash.setdefault(_RAN, Counter())[name] = reader.ran
-        stash.setdefault(_UNTRIED, {})[name] = reader.untried
+        stash.setdefault(_SKIPPED, {})[name] = reader.skipped_blocks
 
     return add
 
@@ -87,17 +94,17 @@ def tally(request: pytest.FixtureRequest) -> Callable[[Reader], None]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """How many blocks were run, and why the others were not."""
+    """Print how many blocks were run, and why the others were not."""
     if _RAN not in config.stash:
         return
-    ran, untried = config.stash[_RAN], config.stash[_UNTRIED]
+    ran, skipped = config.stash[_RAN], config.stash[_SKIPPED]
     terminalreporter.section("blocks of the documentation")
     for name in ran:
-        terminalreporter.line(f"{name}: {ran[name]} run, {len(untried[name])} not run")
-        for one in untried[name]:
-            terminalreporter.line(f"  line {one.line}: not run: {one.reason}")
-    left = sum(map(len, untried.values()))
-    for task, reason in not_tried().items():
-        left += (blocks := shell_blocks(page_of(task)))
+        terminalreporter.line(f"{name}: {ran[name]} run, {len(skipped[name])} not run")
+        for block in skipped[name]:
+            terminalreporter.line(f"  line {block.line}: not run: {block.reason}")
+    skipped_count = sum(map(len, skipped.values()))
+    for task, reason in skip_reasons().items():
+        skipped_count += (blocks := count_shell_blocks(page_of(task)))
         terminalreporter.line(f"{page_of(task)}: {blocks} not run: {reason}")
-    terminalreporter.line(f"all: {ran.total()} blocks run, {left} not run")
+    terminalreporter.line(f"all: {ran.total()} blocks run, {skipped_count} not run")

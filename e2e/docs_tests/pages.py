@@ -1,16 +1,16 @@
-"""Which pages are tried, after what, and which are not."""
+"""The pages that are run, the steps before each, and the pages that are not run."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from demo.stage import ROOT
-from docs_tests.blocks import Step, steps
+from docs_tests.blocks import Step, read_steps
 
 TUTORIAL = "docs/tutorial.md"
 # The sections of the tutorial after which all tasks begin; done once for all of them.
 INSTALLED = ("Start a cluster", "Install Tessera")
 SERVED = ("Say what hardware there is", "Serve a model")
-# Each task that is tried, and the further sections of the tutorial that come before it.
+# Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "load-test": SERVED,
     "pools": (),
@@ -23,32 +23,32 @@ TASKS: Mapping[str, Sequence[str]] = {
     # The last one, since its traffic is measured, and later pages would show the speed.
     "scale": SERVED,
 }
-_NOT_TRIED = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
+_NOT_TRIED_COMMENT = re.compile(r"^<!-- not tried: (?P<reason>.+) -->$", re.MULTILINE)
 
 
 def page_of(task: str) -> str:
     return f"docs/tasks/{task}.md"
 
 
-def steps_of(page: str, sections: Iterable[str] | None = None) -> list[Step]:
-    """The steps of a page, or those of some sections, which must be there."""
-    found = steps((ROOT / page).read_text(encoding="utf-8"))
+def read_page_steps(page: str, sections: Iterable[str] | None = None) -> list[Step]:
+    """Return the steps of a page, or those of some sections, all of which must exist."""
+    steps = read_steps((ROOT / page).read_text(encoding="utf-8"))
     if sections is None:
-        return found
-    wanted = set(sections)
-    assert wanted <= {step.section for step in found}, f"{page} has lost a section"
-    return [step for step in found if step.section in wanted]
+        return steps
+    names = set(sections)
+    assert names <= {step.section for step in steps}, f"{page} has lost a section"
+    return [step for step in steps if step.section in names]
 
 
-def not_tried() -> dict[str, str]:
-    """Task pages that say why nobody tries them."""
-    found = {}
+def skip_reasons() -> dict[str, str]:
+    """Return the task pages that say why they are not run, with the reason."""
+    reasons = {}
     for path in sorted((ROOT / "docs" / "tasks").glob("*.md")):
-        if (told := _NOT_TRIED.search(path.read_text(encoding="utf-8"))) is not None:
-            found[path.stem] = told["reason"]
-    return found
+        if (comment := _NOT_TRIED_COMMENT.search(path.read_text(encoding="utf-8"))) is not None:
+            reasons[path.stem] = comment["reason"]
+    return reasons
 
 
-def shell_blocks(page: str) -> int:
-    """How many blocks to type a page has, tried or not."""
+def count_shell_blocks(page: str) -> int:
+    """Count the blocks to type of a page, run or not."""
     return len(re.findall(r"^```sh$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Somebody who sits at a terminal and follows pages to the letter."""
+"""A reader at a terminal who follows pages to the letter."""
 
 import itertools
 import os
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from docs_tests.blocks import Command, File, Step, Untried
+from docs_tests.blocks import Command, File, SkippedBlock, Step
 from docs_tests.output import matches
 
 PATIENCE_SECONDS = 300
-_OURS = "inferenceservices.tessera.dev,batchinferences,tenantbudgets,acceleratorpools,pods"
-_AFTERWARDS = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
+_TESSERA_KINDS = "inferenceservices.tessera.dev,batchinferences,tenantbudgets,acceleratorpools,pods"
+_SAVE_VARIABLES = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
 
 
 class TrialError(AssertionError):
-    """A page did not keep its word; the text says where and what was seen."""
+    """A page is not correct; the text says where and what was printed."""
 
 
 @dataclass(slots=True)
@@ -27,25 +27,25 @@ class Reader:
     """Where the reader is; files of the page are written here."""
     variables: Mapping[str, str]
     ran: int = 0
-    untried: list[Untried] = field(default_factory=list)
+    skipped_blocks: list[SkippedBlock] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def follow(self, page: str, todo: Iterable[Step]) -> None:
+    def follow(self, page: str, steps: Iterable[Step]) -> None:
         """Do everything in order; TrialError at the first thing that is not as the page says."""
-        for step in todo:
+        for step in steps:
             match step:
                 case File(name=name, text=text):
                     (self.folder / name).write_text(text, encoding="utf-8")
-                case Untried():
-                    self.untried.append(step)
+                case SkippedBlock():
+                    self.skipped_blocks.append(step)
                 case Command():
                     self._type(f"{page}:{step.line}", step)
 
-    def begin(self) -> None:
+    def reset_counts(self) -> None:
         """Count from here: what was done before belongs to another page."""
-        self.ran, self.untried = 0, []
+        self.ran, self.skipped_blocks = 0, []
 
-    def leave(self, *command: str) -> None:
+    def clean_up(self, *command: str) -> None:
         """Clean up as far as there is anything to clean up."""
         subprocess.run(
             command, cwd=self.folder, env=dict(self.variables), capture_output=True, check=False
@@ -56,7 +56,7 @@ class Reader:
         if code:
             raise TrialError(
                 f"{where}: failed with {code}:\n{command.text}\nprinted:\n{printed}\n"
-                f"how things stand:\n{self._looked()}"
+                f"state of the cluster:\n{self._cluster_state()}"
             )
         if command.output is not None and not matches(command.output, printed):
             raise TrialError(
@@ -64,9 +64,9 @@ class Reader:
             )
         self.ran += 1
 
-    def _looked(self) -> str:
+    def _cluster_state(self) -> str:
         """The state of the cluster, as far as there is one."""
-        return self._run(f"kubectl get {_OURS} --all-namespaces --output wide")[0]
+        return self._run(f"kubectl get {_TESSERA_KINDS} --all-namespaces --output wide")[0]
 
     def _run(self, text: str) -> tuple[str, int]:
         """Run a block in bash; it ends at the first command that fails."""
@@ -74,9 +74,9 @@ class Reader:
         output = self.folder / f".reader-output-{next(self._numbers)}"
         state = self.folder / ".reader-state"
         # All variables are exported, so that the next block finds them.
-        script = f"set -a -e -o pipefail\n{text}{_AFTERWARDS}"
+        script = f"set -a -e -o pipefail\n{text}{_SAVE_VARIABLES}"
         with output.open("wb") as file:
-            done = subprocess.run(
+            process = subprocess.run(
                 ["bash", "-c", script],
                 cwd=self.folder,
                 env={**self.variables, "READER_STATE": str(state)},
@@ -86,7 +86,7 @@ class Reader:
                 timeout=PATIENCE_SECONDS,
                 check=False,
             )
-        if not done.returncode:
+        if not process.returncode:
             pairs = os.fsdecode(state.read_bytes()).rstrip("\0").split("\0")
             self.variables = dict(pair.split("=", 1) for pair in pairs)
-        return output.read_text(encoding="utf-8", errors="replace"), done.returncode
+        return output.read_text(encoding="utf-8", errors="replace"), process.returncode

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from docs_tests.pages import TASKS, TUTORIAL, page_of, steps_of
+from docs_tests.pages import TASKS, TUTORIAL, page_of, read_page_steps
 from docs_tests.reader import Reader
 
 pytestmark = pytest.mark.world
@@ -14,7 +14,7 @@ Tally = Callable[[Reader], None]
 def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
     newcomer: Reader, tally: Tally
 ) -> None:
-    newcomer.follow(TUTORIAL, steps_of(TUTORIAL))
+    newcomer.follow(TUTORIAL, read_page_steps(TUTORIAL))
     assert newcomer.ran
     tally(newcomer)
 
@@ -22,8 +22,8 @@ def test_the_tutorial_leads_from_an_empty_machine_to_its_end(
 @pytest.mark.full
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_comes_out_as_its_page_says(reader: Reader, tally: Tally, task: str) -> None:
-    reader.follow(TUTORIAL, steps_of(TUTORIAL, TASKS[task]))
-    reader.begin()
-    reader.follow(page_of(task), steps_of(page_of(task)))
+    reader.follow(TUTORIAL, read_page_steps(TUTORIAL, TASKS[task]))
+    reader.reset_counts()
+    reader.follow(page_of(task), read_page_steps(page_of(task)))
     assert reader.ran
     tally(reader)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from docs_tests.blocks import Command, File
-from docs_tests.pages import page_of, steps_of
+from docs_tests.pages import page_of, read_page_steps
 from mig_fleets import fleet
 from tessera.cli.errors import CommandError
 from tessera.cli.mosaic.drawing import gpu_tiles, strip_lines
@@ -291,7 +291,7 @@ def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m tessera.cli.main "$@"\n')
     program.chmod(0o755)
     tried = 0
-    for step in steps_of(page_of("plan-layouts")):
+    for step in read_page_steps(page_of("plan-layouts")):
         if isinstance(step, File):
             (tmp_path / step.name).write_text(step.text, encoding="utf-8")
         elif isinstance(step, Command):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from docs_tests.blocks import Command, File, PageError, Untried, steps
+from docs_tests.blocks import Command, File, PageError, SkippedBlock, read_steps
 from docs_tests.reader import Reader, TrialError
 
 PAGE = """\
@@ -37,14 +37,14 @@ kind: Shown
 
 def follow(folder: Path, page: str) -> Reader:
     reader = Reader(folder, {"PATH": "/usr/bin:/bin"})
-    reader.follow("page.md", steps(page))
+    reader.follow("page.md", read_steps(page))
     return reader
 
 
 def test_commands_files_and_reasons_are_taken_in_order() -> None:
-    assert steps(PAGE) == [
+    assert read_steps(PAGE) == [
         Command(line=3, section="Serve", text="make world\n", output="up\n"),
-        Untried(line=12, section="Serve", text="nvidia-smi\n", reason="needs a GPU"),
+        SkippedBlock(line=12, section="Serve", text="nvidia-smi\n", reason="needs a GPU"),
         File(line=18, section="More", name="chat.yaml", text="kind: InferenceService\n"),
     ]
 
@@ -60,7 +60,7 @@ def test_commands_files_and_reasons_are_taken_in_order() -> None:
 )
 def test_a_block_that_would_be_overlooked_is_an_error(page: str) -> None:
     with pytest.raises(PageError):
-        steps(page)
+        read_steps(page)
 
 
 def test_variables_and_files_stay_from_block_to_block(tmp_path: Path) -> None:
@@ -99,4 +99,4 @@ def test_a_page_that_does_not_keep_its_word_fails_the_trial(tmp_path: Path, page
 def test_what_is_not_run_is_kept_with_its_reason(tmp_path: Path) -> None:
     page = "<!-- not run: needs a GPU -->\n```sh\nfalse\n```\n"
     reader = follow(tmp_path, page)
-    assert (reader.ran, [one.reason for one in reader.untried]) == (0, ["needs a GPU"])
+    assert (reader.ran, [one.reason for one in reader.skipped_blocks]) == (0, ["needs a GPU"])
