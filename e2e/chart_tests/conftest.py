@@ -15,8 +15,8 @@ FLEET = Path(__file__).parent / "fleet.yaml"
 
 @pytest.fixture(scope="package")
 def world() -> Iterator[World]:
-    with start(fleet=FLEET) as found:
-        yield found
+    with start(fleet=FLEET) as world:
+        yield world
 
 
 @pytest.fixture

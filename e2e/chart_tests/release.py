@@ -31,8 +31,8 @@ class Release:
 
     async def install(self, **values: object) -> None:
         """Install or upgrade to exactly these values, and wait until every process is ready."""
-        told = self.stage.world.folder / "values.json"
-        told.write_text(
+        values_file = self.stage.world.folder / "values.json"
+        values_file.write_text(
             json.dumps({"prometheus": {"url": self.stage.world.prometheus_url}, **values})
         )
         await self.stage.run(
@@ -45,41 +45,41 @@ class Release:
                 "--reset-values",
                 "--force-conflicts",
             ),
-            *("--namespace", NAMESPACE, "--create-namespace", "--values", str(told)),
+            *("--namespace", NAMESPACE, "--create-namespace", "--values", str(values_file)),
         )
-        await self.rolled_out()
+        await self.wait_until_rolled_out()
         await self.stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
 
-    async def rolled_out(self, within: float = 90) -> None:
-        """Wait until the present spec of the operator runs, and no process that is going either."""
+    async def wait_until_rolled_out(self, within: float = 90) -> None:
+        """Wait until the current spec of the operator runs, and no terminating process besides."""
 
-        async def read() -> tuple[Json, int]:
+        async def read_rollout() -> tuple[Json, int]:
             pods = await self.stage.api.get(PODS, labelSelector=SELECTOR)
             return await self.stage.api.get(DEPLOYMENT), len(pods["items"])
 
-        await eventually(read, lambda found: _is_rolled_out(*found), within=within)
+        await eventually(read_rollout, lambda rollout: _is_rolled_out(*rollout), within=within)
 
     async def set_env(self, **env: str) -> None:
         """Change the environment of the operator, as no value of the chart does."""
-        told = [f"{name}={value}" for name, value in env.items()]
-        await self.kubectl("set", "env", "deployment/tessera-operator", "-n", NAMESPACE, *told)
-        await self.rolled_out()
+        variables = [f"{name}={value}" for name, value in env.items()]
+        await self.kubectl("set", "env", "deployment/tessera-operator", "-n", NAMESPACE, *variables)
+        await self.wait_until_rolled_out()
 
     async def scale(self, replicas: int) -> None:
         """Change how many processes run."""
         await self.stage.api.patch(DEPLOYMENT, {"spec": {"replicas": replicas}})
-        await self.rolled_out()
+        await self.wait_until_rolled_out()
 
     async def kubectl(self, *arguments: str) -> str:
         return await self.stage.run("kubectl", *arguments)
 
-    async def refused(self, *arguments: str) -> str:
-        """What kubectl says when it is refused; it must be."""
+    async def expect_refusal(self, *arguments: str) -> str:
+        """Return what kubectl prints when the API server refuses; fail if it does not."""
         try:
-            told = await self.stage.run("kubectl", *arguments)
+            output = await self.stage.run("kubectl", *arguments)
         except StepError as error:
             return str(error)
-        raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {told}")
+        raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {output}")
 
     async def namespace(self, name: str | None = None) -> str:
         """A new namespace."""
@@ -88,13 +88,13 @@ class Release:
         return name
 
     async def apply(self, namespace: str, name: str, **spec: Any) -> str:
-        """Apply an InferenceService with kubectl; what it says, warnings included."""
+        """Apply an InferenceService with kubectl; return its output, warnings included."""
         path = self.stage.world.folder / f"{namespace}-{name}.json"
         path.write_text(json.dumps(a_service(namespace, name, **spec)))
         return await self.kubectl("apply", "-f", str(path))
 
     async def dry_run(self, **spec: Any) -> str:
-        """What admission says to a service that is not kept: empty when it is admitted."""
+        """Return how admission rejects a service in a dry run; empty when it admits it."""
         body = a_service("default", f"dry-{next(_numbers)}", **spec)
         try:
             await self.stage.api.create(INFERENCE_SERVICES.path("default") + "?dryRun=All", body)
@@ -102,19 +102,24 @@ class Release:
             return str(error)
         return ""
 
-    async def until_reason(
+    async def wait_for_reason(
         self, namespace: str, name: str, kind: str, reason: str, within: float = 90
     ) -> Json:
         """Wait for the reason of a condition; the failure shows all of them."""
 
-        async def read() -> dict[str, Json]:
-            found = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
-            return {one["type"]: one for one in found.get("status", {}).get("conditions", ())}
+        async def read_conditions() -> dict[str, Json]:
+            service = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
+            return {
+                condition["type"]: condition
+                for condition in service.get("status", {}).get("conditions", ())
+            }
 
-        told = await eventually(
-            read, lambda all_told: all_told.get(kind, {}).get("reason") == reason, within=within
+        conditions = await eventually(
+            read_conditions,
+            lambda conditions: conditions.get(kind, {}).get("reason") == reason,
+            within=within,
         )
-        return told[kind]
+        return conditions[kind]
 
 
 def a_service(namespace: str, name: str, **spec: Any) -> Json:
@@ -127,10 +132,10 @@ def a_service(namespace: str, name: str, **spec: Any) -> Json:
 
 
 def _is_rolled_out(deployment: Json, pods: int) -> bool:
-    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    status, replicas = deployment.get("status", {}), deployment["spec"]["replicas"]
     counts = ("replicas", "updatedReplicas", "availableReplicas")
     return bool(
         status.get("observedGeneration") == deployment["metadata"]["generation"]
-        and pods == wanted
-        and all(status.get(name, 0) == wanted for name in counts)
+        and pods == replicas
+        and all(status.get(name, 0) == replicas for name in counts)
     )

@@ -1,4 +1,4 @@
-"""Admission answers through every renewal of its certificate, and nobody waits for it."""
+"""Admission answers without a pause through every renewal of its certificate."""
 
 import asyncio
 import base64
@@ -13,7 +13,7 @@ from tessera.adapters import certificates
 from world import clock
 from world.testing import eventually
 
-# Admission refuses it; when nobody answers, the API server lets it pass.
+# Admission rejects it; when no webhook answers, the API server admits it.
 BAD = {"engine": {"extraArgs": ["--port=1"]}}
 REFUSED = "remove --port"
 SHORT = {
@@ -23,41 +23,41 @@ SHORT = {
 
 
 @asynccontextmanager
-async def asked_all_the_time(release: Release) -> AsyncIterator[list[str]]:
-    """What admission said to a bad service, several times a second."""
-    said: list[str] = []
+async def ask_continuously(release: Release) -> AsyncIterator[list[str]]:
+    """Collect what admission answers to a bad service, several times a second."""
+    answers: list[str] = []
 
     async def ask() -> None:
         while True:
-            said.append(await release.dry_run(**BAD))
+            answers.append(await release.dry_run(**BAD))
 
-    asking = asyncio.create_task(ask())
+    task = asyncio.create_task(ask())
     try:
-        yield said
+        yield answers
     finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def serving(release: Release) -> str:
-    """The certificate that is served by now."""
+async def served_certificate(release: Release) -> str:
+    """Return the certificate that the webhook serves now."""
     data = (await release.stage.api.get(SECRET))["data"]
     return base64.b64decode(data["tls.crt"]).decode()
 
 
-async def bundle(release: Release) -> tuple[str, ...]:
-    """The authorities that the API server trusts for admission."""
-    found = (await release.stage.api.get(WEBHOOKS))["webhooks"]
-    (told,) = {one["clientConfig"].get("caBundle", "") for one in found}
-    return certificates.split_bundle(base64.b64decode(told).decode())
+async def trusted_authorities(release: Release) -> tuple[str, ...]:
+    """Return the authorities that the API server trusts for admission."""
+    webhooks = (await release.stage.api.get(WEBHOOKS))["webhooks"]
+    (ca_bundle,) = {webhook["clientConfig"].get("caBundle", "") for webhook in webhooks}
+    return certificates.split_bundle(base64.b64decode(ca_bundle).decode())
 
 
-async def starts(release: Release) -> dict[str, int]:
-    """How often each process of the operator began anew."""
-    found = await release.stage.api.get(PODS, labelSelector=SELECTOR)
+async def restart_counts(release: Release) -> dict[str, int]:
+    """Count the restarts of each process of the operator."""
+    pods = await release.stage.api.get(PODS, labelSelector=SELECTOR)
     return {
         pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
-        for pod in found["items"]
+        for pod in pods["items"]
         if "deletionTimestamp" not in pod["metadata"]
     }
 
@@ -68,66 +68,68 @@ async def test_admission_answers_all_the_time_while_short_certificates_follow_ea
 ) -> None:
     await release.install(replicaCount=2)
     await release.set_env(**SHORT)
-    await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=30)
-    before, seen, widest = await starts(release), set(), 0
-    async with asked_all_the_time(release) as said:
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=30)
+    before, seen, widest = await restart_counts(release), set(), 0
+    async with ask_continuously(release) as answers:
 
-        async def renewed() -> int:
+        async def count_certificates() -> int:
             nonlocal widest
-            seen.add(await serving(release))
-            widest = max(widest, len(await bundle(release)))
+            seen.add(await served_certificate(release))
+            widest = max(widest, len(await trusted_authorities(release)))
             return len(seen)
 
-        await eventually(renewed, lambda count: count >= 4, within=120)
-    print(f"{len(seen)} certificates, {len(said)} questions, at most {widest} authorities")
-    assert len(said) > 100
-    assert [told for told in said if REFUSED not in told] == []
+        await eventually(count_certificates, lambda count: count >= 4, within=120)
+    print(f"{len(seen)} certificates, {len(answers)} questions, at most {widest} authorities")
+    assert len(answers) > 100
+    assert [answer for answer in answers if REFUSED not in answer] == []
     assert widest >= 2
-    assert await starts(release) == before
+    assert await restart_counts(release) == before
 
 
 @pytest.mark.full
-async def test_a_certificate_that_ended_while_nobody_ran_is_replaced_at_the_start(
+async def test_a_certificate_that_expired_while_no_operator_ran_is_replaced_at_the_start(
     release: Release,
 ) -> None:
     await release.install()
     await release.set_env(**SHORT)
 
-    async def left() -> float:
-        ends = x509.load_pem_x509_certificate((await serving(release)).encode())
-        return (ends.not_valid_after_utc - clock.now()).total_seconds()
+    async def seconds_left() -> float:
+        certificate = x509.load_pem_x509_certificate((await served_certificate(release)).encode())
+        return (certificate.not_valid_after_utc - clock.now()).total_seconds()
 
-    await eventually(left, lambda seconds: seconds < 60, within=60)
+    await eventually(seconds_left, lambda seconds: seconds < 60, within=60)
     await release.scale(0)
-    short = await serving(release)
-    await eventually(left, lambda seconds: seconds < 0, within=60)
+    short = await served_certificate(release)
+    await eventually(seconds_left, lambda seconds: seconds < 0, within=60)
     assert "remove" not in await release.dry_run(**BAD)
     await release.scale(1)
-    await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=30)
-    assert await serving(release) != short
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=30)
+    assert await served_certificate(release) != short
 
 
-async def test_a_deleted_secret_and_a_broken_bundle_are_made_anew(release: Release) -> None:
+async def test_a_deleted_secret_and_a_broken_bundle_are_recreated(release: Release) -> None:
     await release.install()
-    old = await serving(release)
+    old = await served_certificate(release)
     await release.stage.api.delete(SECRET)
-    await eventually(lambda: serving(release), lambda now: now != old, within=40)
-    await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=40)
+    await eventually(
+        lambda: served_certificate(release), lambda certificate: certificate != old, within=40
+    )
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
     count = len((await release.stage.api.get(WEBHOOKS))["webhooks"])
     broken = [
         {"op": "remove", "path": f"/webhooks/{index}/clientConfig/caBundle"}
         for index in range(count)
     ]
     await release.stage.api.patch(WEBHOOKS, broken, "application/json-patch+json")
-    await eventually(lambda: release.dry_run(**BAD), lambda told: REFUSED in told, within=40)
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
 
 
-async def test_without_admission_the_turn_judges(release: Release) -> None:
+async def test_without_admission_the_reconcile_rejects_the_spec(release: Release) -> None:
     await release.install()
     namespace = await release.namespace()
     await release.scale(0)
     assert "created" in await release.apply(namespace, "chat", **BAD)
     await release.scale(1)
-    told = await release.until_reason(namespace, "chat", "Accepted", "ReservedFlag")
-    assert REFUSED in told["message"]
+    condition = await release.wait_for_reason(namespace, "chat", "Accepted", "ReservedFlag")
+    assert REFUSED in condition["message"]
     await release.kubectl("delete", "namespace", namespace)

@@ -1,4 +1,4 @@
-"""Installed, asked, upgraded, removed: models outlive the chart, and nothing is left hanging."""
+"""The life of an installation: models outlive the chart, and its removal leaves nothing."""
 
 import asyncio
 import re
@@ -23,29 +23,29 @@ async def helm(release: Release, *arguments: str) -> str:
     return await release.stage.run("helm", *arguments, "--namespace", NAMESPACE)
 
 
-async def uids(release: Release, namespace: str) -> dict[str, str]:
-    """The engines that run, by name."""
-    found = (await release.stage.api.get(PODS.path(namespace)))["items"]
-    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in found}
+async def engine_uids(release: Release, namespace: str) -> dict[str, str]:
+    """Return the uids of the engines that run, by name."""
+    pods = (await release.stage.api.get(PODS.path(namespace)))["items"]
+    return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
 
 
 async def test_helm_test_says_what_works_and_what_does_not(release: Release) -> None:
     await release.install()
-    said = await helm(release, "test", "tessera", "--logs")
+    output = await helm(release, "test", "tessera", "--logs")
     for line in (
         r"ok: all \d+ kinds can be listed",
         r"ok: the leader is tessera-operator-\S+",
         r"ok: the webhook certificate is valid for (89|90) days",
         r"ok: Prometheus has metrics of ",
     ):
-        assert re.search(line, said), said
-    assert "FAIL" not in said
+        assert re.search(line, output), output
+    assert "FAIL" not in output
     await release.install(prometheus={"url": "http://127.0.0.1:1"})
     try:
-        failed = await helm(release, "test", "tessera", "--logs")
+        failed_output = await helm(release, "test", "tessera", "--logs")
     except StepError as error:
-        failed = str(error)
-    assert "FAIL: Prometheus at http://127.0.0.1:1" in failed
+        failed_output = str(error)
+    assert "FAIL: Prometheus at http://127.0.0.1:1" in failed_output
 
 
 async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command_removes_all(
@@ -54,54 +54,58 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     await release.install()
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=2)
-    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
-    engines = await uids(release, namespace)
+    await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
+    engines = await engine_uids(release, namespace)
 
     url = f"prometheus.url={release.stage.world.prometheus_url}"
-    told = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
-    await helm(release, "upgrade", "tessera", str(CHART), *told)
-    await release.rolled_out()
+    options = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
+    await helm(release, "upgrade", "tessera", str(CHART), *options)
+    await release.wait_until_rolled_out()
     budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/tessera-operator"
     assert (await release.stage.api.get(DEPLOYMENT))["spec"]["replicas"] == 2
     assert (await release.stage.api.get(budget))["spec"]["maxUnavailable"] == 1
-    assert await uids(release, namespace) == engines
+    assert await engine_uids(release, namespace) == engines
 
     await helm(release, "uninstall", "tessera", "--wait")
     for path in (DEPLOYMENT, WEBHOOKS, budget):
         assert not await release.stage.api.exists(path)
     for kind in CLUSTER_WIDE:
         assert "tessera" not in await release.kubectl("get", kind, "-o", "name")
-    assert await uids(release, namespace) == engines
-    for known in KINDS:
-        assert known.plural in await release.kubectl("api-resources", "-o", "name")
-    # Without an operator whoever wants the model gone gets that: nothing waits for a finalizer.
+    assert await engine_uids(release, namespace) == engines
+    for crd in KINDS:
+        assert crd.plural in await release.kubectl("api-resources", "-o", "name")
+    # A model can be deleted without an operator too: nothing waits for a finalizer.
     await release.apply(namespace, "late", replicas=1)
-    await asyncio.wait_for(
-        release.kubectl("delete", "tsvc", "late", "-n", namespace), 20
-    )
+    await asyncio.wait_for(release.kubectl("delete", "tsvc", "late", "-n", namespace), 20)
 
     await release.install()
-    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
-    assert await uids(release, namespace) == engines
+    await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
+    assert await engine_uids(release, namespace) == engines
 
     await helm(release, "uninstall", "tessera", "--wait")
-    for command in commands_of_removal():
+    for command in read_removal_commands():
         await asyncio.wait_for(release.kubectl(*command), 60)
 
-    async def left() -> list[str]:
-        found = [await release.stage.api.get(kind.path(namespace)) for kind in (DEPLOYMENTS, PODS)]
-        return [one["metadata"]["name"] for listed in found for one in listed["items"]]
+    async def remaining_names() -> list[str]:
+        object_lists = [
+            await release.stage.api.get(kind.path(namespace)) for kind in (DEPLOYMENTS, PODS)
+        ]
+        return [
+            body["metadata"]["name"]
+            for object_list in object_lists
+            for body in object_list["items"]
+        ]
 
-    await eventually(left, lambda names: not names, within=90)
+    await eventually(remaining_names, lambda names: not names, within=90)
     assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
     assert not await release.stage.api.exists(SECRET)
     await release.kubectl("delete", "namespace", namespace)
 
 
-def commands_of_removal() -> list[list[str]]:
-    """What docs/tasks/uninstall.md says, so that the page stays true."""
+def read_removal_commands() -> list[list[str]]:
+    """Read the commands of docs/tasks/uninstall.md, so that the page stays correct."""
     page = CHART.parents[1] / "docs" / "tasks" / "uninstall.md"
     lines = page.read_text(encoding="utf-8").splitlines()
-    found = [line.split() for line in lines if line.startswith("    kubectl delete ")]
-    assert found
-    return [words[1:] for words in found]
+    commands = [line.split() for line in lines if line.startswith("    kubectl delete ")]
+    assert commands
+    return [words[1:] for words in commands]

@@ -8,8 +8,8 @@ from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KIN
 from world.testing import eventually
 
 
-async def may(release: Release, verb: str, resource: str, namespace: str | None) -> bool:
-    """What the API server itself says of the operator's rights."""
+async def is_allowed(release: Release, verb: str, resource: str, namespace: str | None) -> bool:
+    """Ask the API server itself for the operator's rights."""
     group, _, plural = resource.rpartition("/")
     plural, _, sub = plural.partition(":")
     attributes = {"verb": verb, "group": group, "resource": plural, "subresource": sub}
@@ -30,11 +30,11 @@ async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Re
     named, other = await release.namespace(), await release.namespace()
     await release.install(watch={"namespaces": [named]})
     assert "Warning" not in await release.apply(named, "chat", replicas=2)
-    told = await release.apply(other, "chat", replicas=2)
-    assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in told
-    await release.until_reason(named, "chat", "Ready", "CompletionSucceeded")
-    left = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
-    assert "status" not in left
+    output = await release.apply(other, "chat", replicas=2)
+    assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in output
+    await release.wait_for_reason(named, "chat", "Ready", "CompletionSucceeded")
+    service = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
+    assert "status" not in service
     assert (await release.stage.api.get(DEPLOYMENTS.path(other)))["items"] == []
     for namespace in (named, other):
         await release.kubectl("delete", "namespace", namespace)
@@ -51,23 +51,23 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
         ]:
             checked += 1
             if not kind.namespaced:
-                assert await may(release, verb, resource, None)
+                assert await is_allowed(release, verb, resource, None)
                 assert verb in ("get", "list", "watch")
                 continue
             if kind.in_operator_namespace:
-                assert await may(release, verb, resource, NAMESPACE)
-                assert not await may(release, verb, resource, named)
+                assert await is_allowed(release, verb, resource, NAMESPACE)
+                assert not await is_allowed(release, verb, resource, named)
                 continue
-            assert await may(release, verb, resource, named)
-            assert not await may(release, verb, resource, other)
-            assert not await may(release, verb, resource, None)
+            assert await is_allowed(release, verb, resource, named)
+            assert not await is_allowed(release, verb, resource, other)
+            assert not await is_allowed(release, verb, resource, None)
     print(f"{checked} rights checked")
-    assert not await may(release, "get", "/secrets", named)
-    assert not await may(release, "get", "/secrets", NAMESPACE)  # any but its own by name
-    written = await release.refused(
+    assert not await is_allowed(release, "get", "/secrets", named)
+    assert not await is_allowed(release, "get", "/secrets", NAMESPACE)  # any but its own by name
+    message = await release.expect_refusal(
         *("create", "service", "clusterip", "x", "--tcp=80", "-n", other, "--as", OPERATOR)
     )
-    assert "cannot create resource" in written
+    assert "cannot create resource" in message
     for namespace in (named, other):
         await release.kubectl("delete", "namespace", namespace)
 
@@ -78,15 +78,15 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
     await release.install(watch={"namespaces": [first]})
     await release.apply(second, "chat", replicas=1)
     await release.install(watch={"namespaces": [first, second]})
-    await release.until_reason(second, "chat", "Ready", "CompletionSucceeded")
+    await release.wait_for_reason(second, "chat", "Ready", "CompletionSucceeded")
 
     async def roles() -> list[str]:
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{first}/roles"
-        return [one["metadata"]["name"] for one in (await release.stage.api.get(path))["items"]]
+        return [role["metadata"]["name"] for role in (await release.stage.api.get(path))["items"]]
 
     assert await roles() == [f"tessera-operator-{NAMESPACE}"]
     await release.install()
-    await eventually(roles, lambda found: not found)
+    await eventually(roles, lambda names: not names)
     for namespace in (first, second):
         await release.kubectl("delete", "namespace", namespace)
 
@@ -97,9 +97,9 @@ async def test_a_named_namespace_that_is_deleted_holds_up_no_other(release: Rele
     await release.install(watch={"namespaces": [staying, going]})
     await release.kubectl("delete", "namespace", going)
     await release.kubectl("rollout", "restart", "deployment/tessera-operator", "-n", NAMESPACE)
-    await release.rolled_out()
+    await release.wait_until_rolled_out()
     await release.apply(staying, "chat", replicas=1)
-    await release.until_reason(staying, "chat", "Ready", "CompletionSucceeded")
-    # The next upgrade has to leave it out: Helm cannot make a Role in a namespace that is gone.
+    await release.wait_for_reason(staying, "chat", "Ready", "CompletionSucceeded")
+    # The next upgrade has to omit it: Helm cannot create a Role in a deleted namespace.
     await release.install(watch={"namespaces": [staying]})
     await release.kubectl("delete", "namespace", staying)

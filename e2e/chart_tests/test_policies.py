@@ -11,7 +11,7 @@ from world.testing import eventually
 
 AS_OPERATOR = ("--as", OPERATOR)
 GATE = "tessera.dev/serving"
-# Labels of the GPU Operator by which its own parts are called, sent away and told to cut.
+# Labels of the GPU Operator that start, pause and configure its own components.
 OF_NVIDIA = (
     "nvidia.com/mig.config",
     "nvidia.com/mig.config.state",
@@ -32,7 +32,7 @@ MORE_RIGHTS: Json = {
         }
     ],
 }
-BOUND: Json = {
+MORE_RIGHTS_BINDING: Json = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
     "kind": "ClusterRoleBinding",
     "metadata": {"name": "test-more-rights"},
@@ -46,10 +46,10 @@ BOUND: Json = {
 
 
 async def an_engine_pod(release: Release) -> tuple[str, str]:
-    """Namespace and name of a replica that serves."""
+    """Return the namespace and the name of a replica that serves."""
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=1)
-    await release.until_reason(namespace, "chat", "Ready", "CompletionSucceeded")
+    await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
     (pod,) = (await release.stage.api.get(PODS.path(namespace)))["items"]
     return namespace, str(pod["metadata"]["name"])
 
@@ -60,7 +60,7 @@ async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: 
     patch = ("patch", "pod", name, "-n", namespace, *AS_OPERATOR, "-p")
     cost = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
     await release.kubectl(*patch, json.dumps({"metadata": {"annotations": cost}}))
-    for harm, words in (
+    for change, words in (
         ({"metadata": {"annotations": {"other": "x"}}}, "pod-deletion-cost alone"),
         ({"metadata": {"labels": {"tessera.dev/service": "stolen"}}}, "no labels"),
         ({"metadata": {"finalizers": ["tessera.dev/held"]}}, "no labels, owners or finalizers"),
@@ -69,17 +69,20 @@ async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: 
             "no field of a pod's spec",
         ),
     ):
-        assert words in await release.refused(*patch, json.dumps(harm))
-    for granted in (MORE_RIGHTS, BOUND):  # kubectl reads a status before it patches it
-        await release.stage.api.apply_manifest(granted)
+        assert words in await release.expect_refusal(*patch, json.dumps(change))
+    # kubectl reads a status before it patches it.
+    for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
+        await release.stage.api.apply_manifest(manifest)
     status = (*patch[:-1], "--subresource=status", "-p")
     gate = {"status": {"conditions": [{"type": GATE, "status": "True", "reason": "Serving"}]}}
     await release.kubectl(*status, json.dumps(gate))
     for kind in ("Ready", "PodScheduled"):
-        harm = {"status": {"conditions": [{"type": kind, "status": "False"}]}}
-        told = await release.refused(*status, json.dumps(harm))
-        assert f"the condition {GATE} alone" in told
-    assert f"{GATE} alone" in await release.refused(*status, '{"status": {"phase": "Failed"}}')
+        change = {"status": {"conditions": [{"type": kind, "status": "False"}]}}
+        message = await release.expect_refusal(*status, json.dumps(change))
+        assert f"the condition {GATE} alone" in message
+    assert f"{GATE} alone" in await release.expect_refusal(
+        *status, '{"status": {"phase": "Failed"}}'
+    )
     # Everybody else is left alone.
     await release.kubectl("annotate", "pod", name, "-n", namespace, "other=x")
     await release.kubectl("delete", "namespace", namespace)
@@ -90,14 +93,14 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
 ) -> None:
     await release.install()
     await release.scale(0)  # it would take the taint away itself
-    for granted in (BOUND, MORE_RIGHTS):
-        if await release.stage.api.exists(path := await release.stage.api.path_of(granted)):
+    for manifest in (MORE_RIGHTS_BINDING, MORE_RIGHTS):
+        if await release.stage.api.exists(path := await release.stage.api.path_of(manifest)):
             await release.stage.api.delete(path)
     patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
-    ours = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
-    assert "Forbidden" in await release.refused(*patch, ours)
-    for granted in (MORE_RIGHTS, BOUND):
-        await release.stage.api.apply_manifest(granted)
+    label_patch = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
+    assert "Forbidden" in await release.expect_refusal(*patch, label_patch)
+    for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
+        await release.stage.api.apply_manifest(manifest)
     taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
     await release.kubectl(*taint, *AS_OPERATOR)
     for fine in (
@@ -107,7 +110,7 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     ):
         await release.kubectl(*patch, json.dumps(fine))
     await release.kubectl(*taint[:-1], f"{taint[-1]}-", *AS_OPERATOR)
-    for harm, words in (
+    for change, words in (
         ({"metadata": {"labels": {"team": "stolen"}}}, "labels"),
         ({"metadata": {"labels": {"nvidia.com/gpu.product": None}}}, "labels"),
         ({"metadata": {"labels": {"nvidia.com/gpu.deploy.driver": "false"}}}, "labels"),
@@ -115,10 +118,12 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
         ({"spec": {"unschedulable": True}}, "spec"),
         ({"spec": {"taints": [{"key": "other", "effect": "NoExecute"}]}}, "taints"),
     ):
-        told = await release.refused(*patch, json.dumps(harm))
-        assert "ValidatingAdmissionPolicy" in told
-        assert words in told
-    assert "deletes no nodes" in await release.refused("delete", "node", "a100-0", *AS_OPERATOR)
+        message = await release.expect_refusal(*patch, json.dumps(change))
+        assert "ValidatingAdmissionPolicy" in message
+        assert words in message
+    assert "deletes no nodes" in await release.expect_refusal(
+        "delete", "node", "a100-0", *AS_OPERATOR
+    )
 
 
 @pytest.mark.parametrize("name", ["pods", "nodes"])
@@ -129,8 +134,10 @@ async def test_the_api_server_finds_nothing_wrong_with_the_policies(
     path = f"{POLICIES}/tessera-operator-{NAMESPACE}-{name}"
 
     async def status() -> Json:
-        found: Json = (await release.stage.api.get(path)).get("status", {})
-        return found
+        policy_status: Json = (await release.stage.api.get(path)).get("status", {})
+        return policy_status
 
-    told = await eventually(status, lambda one: one.get("observedGeneration"))
-    assert told.get("typeChecking", {}).get("expressionWarnings", []) == []
+    policy_status = await eventually(
+        status, lambda policy_status: policy_status.get("observedGeneration")
+    )
+    assert policy_status.get("typeChecking", {}).get("expressionWarnings", []) == []

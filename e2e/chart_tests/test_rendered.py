@@ -19,13 +19,13 @@ GOLDEN = Path(__file__).parent / "golden"
 Objects = dict[tuple[str, str], dict[str, Any]]
 
 
-def rendered(*arguments: str) -> Objects:
+def render(*arguments: str) -> Objects:
     helm = binaries.ensure(print) / "helm"
-    done = subprocess.run([str(helm), *RELEASE, *arguments], check=True, capture_output=True)
-    found = [one for one in yaml.safe_load_all(done.stdout) if one]
-    told = {(one["kind"], _name(one)): one for one in found}
-    assert len(told) == len(found)
-    return told
+    process = subprocess.run([str(helm), *RELEASE, *arguments], check=True, capture_output=True)
+    bodies = [body for body in yaml.safe_load_all(process.stdout) if body]
+    objects = {(body["kind"], _name(body)): body for body in bodies}
+    assert len(objects) == len(bodies)
+    return objects
 
 
 def _name(body: dict[str, Any]) -> str:
@@ -34,11 +34,11 @@ def _name(body: dict[str, Any]) -> str:
     return f"{inside}{meta['name']}"
 
 
-def refused(*arguments: str) -> str:
+def render_error(*arguments: str) -> str:
     helm = binaries.ensure(print) / "helm"
-    done = subprocess.run([str(helm), *RELEASE, *arguments], check=False, capture_output=True)
-    assert done.returncode
-    return done.stderr.decode()
+    process = subprocess.run([str(helm), *RELEASE, *arguments], check=False, capture_output=True)
+    assert process.returncode
+    return process.stderr.decode()
 
 
 def plurals(rules: list[dict[str, Any]]) -> set[str]:
@@ -46,26 +46,30 @@ def plurals(rules: list[dict[str, Any]]) -> set[str]:
 
 
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
-    everywhere = rendered()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
-    at_home = {kind.plural for kind in KINDS if kind.in_operator_namespace}
-    assert plurals(everywhere) == {kind.plural for kind in KINDS} - at_home
-    named = rendered("--set", "watch.namespaces={a,b}")
+    everywhere = render()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
+    operator_plurals = {kind.plural for kind in KINDS if kind.in_operator_namespace}
+    assert plurals(everywhere) == {kind.plural for kind in KINDS} - operator_plurals
+    named = render("--set", "watch.namespaces={a,b}")
     cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     assert plurals(cluster) == {kind.plural for kind in KINDS if not kind.namespaced}
     for namespace in ("a", "b"):
         rules = named["Role", f"{namespace}/tessera-operator-tessera-system"]["rules"]
-        assert plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced} - at_home
+        assert (
+            plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced} - operator_plurals
+        )
         bound = named["RoleBinding", f"{namespace}/tessera-operator-tessera-system"]
         assert bound["subjects"][0]["namespace"] == "tessera-system"
         for rule in rules:
             assert rule in everywhere
-    for told in (rendered(), named):
-        assert at_home <= plurals(told["Role", "tessera-system/tessera-operator"]["rules"])
+    for objects in (render(), named):
+        assert operator_plurals <= plurals(
+            objects["Role", "tessera-system/tessera-operator"]["rules"]
+        )
 
 
 def test_two_releases_share_no_object_of_the_cluster_but_the_crds() -> None:
-    first = rendered()
-    second = rendered("--namespace", "another")
+    first = render()
+    second = render("--namespace", "another")
     shared = {
         key
         for key in first.keys() & second.keys()
@@ -75,39 +79,39 @@ def test_two_releases_share_no_object_of_the_cluster_but_the_crds() -> None:
 
 
 def test_the_operator_never_writes_the_secret_that_cert_manager_owns() -> None:
-    told = rendered("--set", "webhook.certManager.enabled=true")
-    assert told["Certificate", "tessera-webhook"]["spec"]["dnsNames"] == [
+    objects = render("--set", "webhook.certManager.enabled=true")
+    assert objects["Certificate", "tessera-webhook"]["spec"]["dnsNames"] == [
         "tessera-webhook.tessera-system.svc"
     ]
-    assert ("Issuer", "tessera-webhook") in told
-    rules = told["Role", "tessera-system/tessera-operator"]["rules"]
+    assert ("Issuer", "tessera-webhook") in objects
+    rules = objects["Role", "tessera-system/tessera-operator"]["rules"]
     (secrets,) = [rule for rule in rules if rule["resources"] == ["secrets"]]
     assert secrets["verbs"] == ["get"]
-    hooks = told["ValidatingWebhookConfiguration", "tessera-operator-tessera-system"]
+    hooks = objects["ValidatingWebhookConfiguration", "tessera-operator-tessera-system"]
     injected = hooks["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
     assert injected == "tessera-system/tessera-webhook"
-    assert not any(kind == "ClusterRole" and "admission" in name for kind, name in told)
-    own = rendered("--set", "webhook.certManager.enabled=true,webhook.certManager.issuerRef.name=x")
+    assert not any(kind == "ClusterRole" and "admission" in name for kind, name in objects)
+    own = render("--set", "webhook.certManager.enabled=true,webhook.certManager.issuerRef.name=x")
     assert ("Issuer", "tessera-webhook") not in own
 
 
 def test_without_admission_nothing_of_it_is_left() -> None:
-    told = rendered("--set", "webhook.enabled=false")
-    assert not any("webhook" in name or "admission" in name for _, name in told)
-    assert "secrets" not in plurals(told["Role", "tessera-system/tessera-operator"]["rules"])
+    objects = render("--set", "webhook.enabled=false")
+    assert not any("webhook" in name or "admission" in name for _, name in objects)
+    assert "secrets" not in plurals(objects["Role", "tessera-system/tessera-operator"]["rules"])
 
 
 def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
-    told = rendered("--values", str(CHART / "values-production.yaml"))
-    spec = told["Deployment", "tessera-operator"]["spec"]
+    objects = render("--values", str(CHART / "values-production.yaml"))
+    spec = objects["Deployment", "tessera-operator"]["spec"]
     assert spec["replicas"] == 2
     assert "podAntiAffinity" in spec["template"]["spec"]["affinity"]
-    assert told["PodDisruptionBudget", "tessera-operator"]["spec"]["maxUnavailable"] == 1
-    assert ("PodDisruptionBudget", "tessera-operator") not in rendered()
+    assert objects["PodDisruptionBudget", "tessera-operator"]["spec"]["maxUnavailable"] == 1
+    assert ("PodDisruptionBudget", "tessera-operator") not in render()
 
 
 def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> None:
-    objects = rendered(
+    objects = render(
         *("--set", "serviceAccount.name=fleet", "--set", "serviceAccount.annotations.role=gpu"),
         *("--set", "podAnnotations.team=ml", "--set", "podLabels.cost=lab"),
         *("--set", "extraEnv[0].name=HTTPS_PROXY", "--set", "extraEnv[0].value=http://proxy"),
@@ -128,7 +132,7 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
         if subject.get("namespace") == "tessera-system"
     ]
     assert set(bound) == {"fleet"}
-    assert ("ServiceAccount", "shared") not in rendered(
+    assert ("ServiceAccount", "shared") not in render(
         "--set", "serviceAccount.create=false,serviceAccount.name=shared"
     )
 
@@ -143,41 +147,44 @@ def test_the_usual_values_reach_the_operators_pod_and_its_service_account() -> N
     ],
 )
 def test_every_variable_that_the_chart_sets_is_one_that_the_operator_reads(values: str) -> None:
-    told = rendered("--set", values)
+    objects = render("--set", values)
     pods = (
-        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
-        told["Pod", "tessera-operator-test"]["spec"],
+        objects["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        objects["Pod", "tessera-operator-test"]["spec"],
     )
     for pod in pods:
-        found = {
-            one["name"].removeprefix("TESSERA_").lower(): one.get("value")
-            for one in pod["containers"][0]["env"]
-            if one["name"].startswith("TESSERA_")
+        variables = {
+            variable["name"].removeprefix("TESSERA_").lower(): variable.get("value")
+            for variable in pod["containers"][0]["env"]
+            if variable["name"].startswith("TESSERA_")
         }
-        assert set(found) <= set(Settings.model_fields)
-        spoken = {
+        assert set(variables) <= set(Settings.model_fields)
+        settings_values = {
             name: json.loads(text) if text.startswith(("[", "{")) else text
-            for name, text in found.items()
+            for name, text in variables.items()
             if text is not None
         }
-        Settings.model_validate(spoken)
+        Settings.model_validate(settings_values)
 
 
 def test_every_pod_of_the_chart_comes_from_the_mirror_if_there_is_one() -> None:
-    told = rendered("--set", "platform.imageRegistry=registry.acme/mirror")
+    objects = render("--set", "platform.imageRegistry=registry.acme/mirror")
     pods = (
-        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
-        told["Pod", "tessera-operator-test"]["spec"],
+        objects["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        objects["Pod", "tessera-operator-test"]["spec"],
     )
     for pod in pods:
-        assert all(one["image"].startswith("registry.acme/mirror/") for one in pod["containers"])
+        assert all(
+            container["image"].startswith("registry.acme/mirror/")
+            for container in pod["containers"]
+        )
 
 
 def test_every_pod_of_the_chart_is_restricted() -> None:
-    told = rendered()
+    objects = render()
     pods = (
-        told["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
-        told["Pod", "tessera-operator-test"]["spec"],
+        objects["Deployment", "tessera-operator"]["spec"]["template"]["spec"],
+        objects["Pod", "tessera-operator-test"]["spec"],
     )
     for pod in pods:
         security = pod["containers"][0]["securityContext"]
@@ -189,7 +196,7 @@ def test_every_pod_of_the_chart_is_restricted() -> None:
 
 
 def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.FixtureRequest) -> None:
-    policy = rendered()["NetworkPolicy", "tessera-operator"]
+    policy = render()["NetworkPolicy", "tessera-operator"]
     path = GOLDEN / "networkpolicy.yaml"
     text = yaml.safe_dump(policy, sort_keys=False, width=100)
     if request.config.getoption("--update-golden"):
@@ -208,18 +215,18 @@ def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.Fixtu
     ],
 )
 def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
-    assert value.partition("=")[0].rpartition(".")[2] in refused("--set", value)
+    assert value.partition("=")[0].rpartition(".")[2] in render_error("--set", value)
 
 
-def test_agents_run_only_where_they_are_asked_for_and_privileged_only_to_cut() -> None:
-    assert not [name for kind, name in rendered() if name.startswith("tessera-node")]
-    for cut in (False, True):
-        found = rendered(
-            "--set", "node.enabled=true", "--set", f"node.partition={str(cut).lower()}"
+def test_agents_run_only_where_they_are_enabled_and_privileged_only_to_partition() -> None:
+    assert not [name for kind, name in render() if name.startswith("tessera-node")]
+    for partition in (False, True):
+        objects = render(
+            "--set", "node.enabled=true", "--set", f"node.partition={str(partition).lower()}"
         )
-        pod = found["DaemonSet", "tessera-node"]["spec"]["template"]["spec"]
+        pod = objects["DaemonSet", "tessera-node"]["spec"]["template"]["spec"]
         (agent,) = pod["containers"]
-        assert agent["securityContext"].get("privileged", False) == cut
+        assert agent["securityContext"].get("privileged", False) == partition
         assert agent["securityContext"]["readOnlyRootFilesystem"]
         names = {variable["name"] for variable in agent["env"]}
         assert {
@@ -227,13 +234,13 @@ def test_agents_run_only_where_they_are_asked_for_and_privileged_only_to_cut() -
         } <= set(NodeSettings.model_fields)
         mounts = {mount["mountPath"]: mount.get("readOnly") for mount in agent["volumeMounts"]}
         assert mounts.pop("/var/lib/kubelet/pod-resources")
-        assert ("/run/tessera" in mounts) == cut
+        assert ("/run/tessera" in mounts) == partition
         assert {"key": "tessera.dev/repartition", "operator": "Exists"} in pod["tolerations"]
 
 
 def test_an_agent_may_write_nothing_but_the_status_of_node_layouts() -> None:
-    found = rendered("--set", "node.enabled=true")
-    rules = found["ClusterRole", "tessera-node-tessera-system"]["rules"]
+    objects = render("--set", "node.enabled=true")
+    rules = objects["ClusterRole", "tessera-node-tessera-system"]["rules"]
     writes = {
         (resource, verb)
         for rule in rules

@@ -1,4 +1,4 @@
-"""The chart's recording rules and alerts, as Prometheus itself evaluates them on made-up series."""
+"""The chart's recording rules and alerts, as Prometheus itself evaluates them on test series."""
 
 import json
 import re
@@ -15,11 +15,11 @@ import yaml
 from demo.stage import CHART, ROOT
 from world import binaries
 
-OURS = 'namespace="team-a",tessera_dev_service="chat"'
-POD = f'{OURS},pod="chat-0",tessera_dev_variant="a100-1g-10gb"'
-OTHER = f'{OURS},pod="chat-1",tessera_dev_variant="a100-1g-10gb"'
+SERVICE = 'namespace="team-a",tessera_dev_service="chat"'
+POD = f'{SERVICE},pod="chat-0",tessera_dev_variant="a100-1g-10gb"'
+OTHER = f'{SERVICE},pod="chat-1",tessera_dev_variant="a100-1g-10gb"'
 # The labels of the operator's own metrics, as its PodMonitor leaves them.
-TOLD = 'namespace="tessera-system",exported_namespace="team-a",service="chat"'
+EXPORTED = 'namespace="tessera-system",exported_namespace="team-a",service="chat"'
 HONORED = 'namespace="team-a",service="chat"'
 CHAT = {"namespace": "team-a", "tessera_dev_service": "chat"}
 PEAK = 'tessera_service_peak_flops{%s,variant="a100-1g-10gb"}'
@@ -39,7 +39,7 @@ def growing(a_second: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fires:
-    """A state of which an alert tells, after so many minutes and not a minute earlier."""
+    """A state in which an alert fires, after so many minutes and not a minute earlier."""
 
     alert: str
     series: Series
@@ -54,9 +54,9 @@ BUSY = {
     'DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"}': always(0.95),
     f"vllm:num_requests_running{{{POD}}}": always(1),
     f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(4e12),
-    PEAK % TOLD: always(40e12),
+    PEAK % EXPORTED: always(40e12),
     f"vllm:generation_tokens_total{{{POD}}}": growing(300),
-    PREDICTED % TOLD: always(1000),
+    PREDICTED % EXPORTED: always(1000),
 }
 
 FIRES = [
@@ -98,7 +98,7 @@ FIRES = [
         alert="OverProvisioned",
         series={
             f"vllm:generation_tokens_total{{{POD}}}": growing(100),
-            PREDICTED % TOLD: always(1000),
+            PREDICTED % EXPORTED: always(1000),
         },
         minutes=61,
         severity="info",
@@ -107,7 +107,7 @@ FIRES = [
     Fires(
         alert="SpeedNotAsPredicted",
         series={
-            f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
+            f'tessera_service_condition{{{EXPORTED},condition="SpeedAsPredicted",'
             'reason="SlowerThanPredicted"}': always(0)
         },
         minutes=10,
@@ -189,20 +189,20 @@ QUIET: list[tuple[str, str, Series]] = [
         "OverProvisioned",
         {
             f"vllm:generation_tokens_total{{{POD}}}": growing(330),
-            PREDICTED % TOLD: always(1000),
+            PREDICTED % EXPORTED: always(1000),
         },
     ),
     (
         "a service without replicas",
         "OverProvisioned",
-        {f"vllm:generation_tokens_total{{{POD}}}": always(5), PREDICTED % TOLD: always(0)},
+        {f"vllm:generation_tokens_total{{{POD}}}": always(5), PREDICTED % EXPORTED: always(0)},
     ),
     *(
         (
             f"the reason {reason}",
             "SpeedNotAsPredicted",
             {
-                f'tessera_service_condition{{{TOLD},condition="SpeedAsPredicted",'
+                f'tessera_service_condition{{{EXPORTED},condition="SpeedAsPredicted",'
                 f'reason="{reason}"}}': always(value)
             },
         )
@@ -234,98 +234,103 @@ QUIET: list[tuple[str, str, Series]] = [
 
 
 @cache
-def groups() -> dict[str, Any]:
-    """What Helm renders where there is a Prometheus operator."""
+def rule_file() -> dict[str, Any]:
+    """Render the PrometheusRule for a cluster with a Prometheus operator; return its spec."""
     helm = binaries.ensure(print) / "helm"
     kind = "monitoring.coreos.com/v1/PrometheusRule"
     command = (str(helm), "template", "tessera", str(CHART), "--api-versions", kind)
-    told = subprocess.run(
+    process = subprocess.run(
         [*command, "--show-only", "templates/rules.yaml"], check=True, capture_output=True
     )
-    found: dict[str, Any] = yaml.safe_load(told.stdout)["spec"]
-    return found
+    spec: dict[str, Any] = yaml.safe_load(process.stdout)["spec"]
+    return spec
 
 
-def rule(alert: str) -> dict[str, Any]:
-    found = [one for group in groups()["groups"] for one in group["rules"]]
-    (told,) = [one for one in found if one.get("alert") == alert]
-    return dict(told)
+def get_alert_rule(alert: str) -> dict[str, Any]:
+    rules = [rule for group in rule_file()["groups"] for rule in group["rules"]]
+    (alert_rule,) = [rule for rule in rules if rule.get("alert") == alert]
+    return dict(alert_rule)
 
 
 def promtool(folder: Path, *tests: dict[str, Any]) -> None:
     """Run tests of rules; the failure shows what Prometheus found."""
-    (folder / "rules.yaml").write_text(json.dumps(groups()))  # JSON is YAML
-    told = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    (folder / "tests.yaml").write_text(json.dumps(told))
+    (folder / "rules.yaml").write_text(json.dumps(rule_file()))  # JSON is YAML
+    config = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (folder / "tests.yaml").write_text(json.dumps(config))
     tool = binaries.ensure(print) / "promtool"
     command = [str(tool), "test", "rules", str(folder / "tests.yaml")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
-def series(values: Series) -> dict[str, Any]:
-    told = [{"series": name, "values": found} for name, found in values.items()]
-    return {"interval": "1m", "input_series": told}
+def input_series(values: Series) -> dict[str, Any]:
+    rows = [{"series": name, "values": samples} for name, samples in values.items()]
+    return {"interval": "1m", "input_series": rows}
 
 
-def expressed(expr: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
+def expression_test(expr: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
     samples = [{"labels": labels, "value": value} for labels, value in values]
     return {"expr": expr, "eval_time": f"{minute}m", "exp_samples": samples}
 
 
-def firing(alert: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
+def firing_test(alert: str, minute: int, *values: tuple[str, float]) -> dict[str, Any]:
     expr = f'count by (alertname) (ALERTS{{alertname="{alert}",alertstate="firing"}})'
-    return expressed(expr, minute, *values)
+    return expression_test(expr, minute, *values)
 
 
 @pytest.mark.parametrize("case", FIRES, ids=lambda case: case.alert)
 def test_an_alert_fires_when_its_time_is_over_and_not_before(case: Fires, tmp_path: Path) -> None:
     once = (f'{{alertname="{case.alert}"}}', 1)
     tests = [
-        firing(case.alert, case.minutes - 1),
-        firing(case.alert, case.minutes + 1, once),
-        firing(case.alert, 150, once),
+        firing_test(case.alert, case.minutes - 1),
+        firing_test(case.alert, case.minutes + 1, once),
+        firing_test(case.alert, 150, once),
     ]
-    told = rule(case.alert)
-    words = {name: filled(text, case) for name, text in told["annotations"].items()}
+    alert_rule = get_alert_rule(case.alert)
+    words = {name: fill_template(text, case) for name, text in alert_rule["annotations"].items()}
     assert case.says in words["description"]
     expected = {
         "exp_labels": {**case.labels, "severity": case.severity},
         "exp_annotations": words,
     }
     alerts = [{"eval_time": "150m", "alertname": case.alert, "exp_alerts": [expected]}]
-    promtool(tmp_path, series(case.series) | {"promql_expr_test": tests, "alert_rule_test": alerts})
+    promtool(
+        tmp_path, input_series(case.series) | {"promql_expr_test": tests, "alert_rule_test": alerts}
+    )
 
 
-def filled(text: str, case: Fires) -> str:
-    """What the template comes to; the value is the first number that the case says."""
-    told = re.sub(r"{{ \$labels\.(\w+) }}", lambda found: case.labels[found[1]], text)
+def fill_template(text: str, case: Fires) -> str:
+    """Fill the template of an annotation; the value is the first number of the case's text."""
+    text_with_labels = re.sub(r"{{ \$labels\.(\w+) }}", lambda match: case.labels[match[1]], text)
     number = re.search(r"\d+%?", case.says)
-    return re.sub(r"{{ \$value \| \w+ }}", number[0] if number else "", told)
+    return re.sub(r"{{ \$value \| \w+ }}", number[0] if number else "", text_with_labels)
 
 
-@pytest.mark.parametrize(("state", "alert", "values"), QUIET, ids=[one[0] for one in QUIET])
+@pytest.mark.parametrize(("state", "alert", "values"), QUIET, ids=[case[0] for case in QUIET])
 def test_an_alert_stays_quiet(state: str, alert: str, values: Series, tmp_path: Path) -> None:
     del state
-    tests = [firing(alert, minute) for minute in range(10, 180, 10)]
-    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+    tests = [firing_test(alert, minute) for minute in range(10, 180, 10)]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 
 def test_every_alert_is_seen_to_fire_and_to_stay_quiet() -> None:
     alerts = {
-        one["alert"] for group in groups()["groups"] for one in group["rules"] if "alert" in one
+        rule["alert"]
+        for group in rule_file()["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
     }
     assert {case.alert for case in FIRES} == {alert for _, alert, _ in QUIET} == alerts
 
 
 def test_every_alert_says_what_to_do() -> None:
-    for group in groups()["groups"]:
-        for one in group["rules"]:
-            if "alert" in one:
-                page, _, anchor = one["annotations"]["runbook"].partition("#")
+    for group in rule_file()["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                page, _, anchor = rule["annotations"]["runbook"].partition("#")
                 text = (ROOT / page).read_text(encoding="utf-8")
-                assert f"\n## {one['alert']}\n" in text
-                assert anchor == one["alert"].lower()
+                assert f"\n## {rule['alert']}\n" in text
+                assert anchor == rule["alert"].lower()
 
 
 def test_busy_devices_of_engines_without_an_exporter_are_those_that_hold_requests(
@@ -337,11 +342,11 @@ def test_busy_devices_of_engines_without_an_exporter_are_those_that_hold_request
     once = ('{alertname="BusyButInefficient"}', 1)
     promtool(
         tmp_path,
-        series(without) | {"promql_expr_test": [firing("BusyButInefficient", 60, once)]},
+        input_series(without) | {"promql_expr_test": [firing_test("BusyButInefficient", 60, once)]},
     )
 
 
-@pytest.mark.parametrize("labels", [TOLD, HONORED])
+@pytest.mark.parametrize("labels", [EXPORTED, HONORED])
 def test_shares_of_the_peak_are_those_of_the_slice_whatever_the_scrape_calls_its_labels(
     labels: str, tmp_path: Path
 ) -> None:
@@ -351,27 +356,27 @@ def test_shares_of_the_peak_are_those_of_the_slice_whatever_the_scrape_calls_its
         PEAK % labels: always(40e12),
     }
     tests = [
-        expressed(
+        expression_test(
             "tessera:service_mfu:rate5m",
             20,
-            (f"tessera:service_mfu:rate5m{{{OURS}}}", 0.5),
+            (f"tessera:service_mfu:rate5m{{{SERVICE}}}", 0.5),
         )
     ]
-    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 
 def test_replicas_of_another_variant_are_not_measured_by_the_peak_of_this_one(
     tmp_path: Path,
 ) -> None:
-    old = f'{OURS},pod="chat-1",tessera_dev_variant="h100-1gpu"'
+    old = f'{SERVICE},pod="chat-1",tessera_dev_variant="h100-1gpu"'
     values = {
         f"vllm:estimated_flops_per_gpu_total{{{POD}}}": growing(10e12),
         f"vllm:estimated_flops_per_gpu_total{{{old}}}": growing(300e12),
-        PEAK % TOLD: always(40e12),
+        PEAK % EXPORTED: always(40e12),
     }
-    share = (f"tessera:service_mfu:rate5m{{{OURS}}}", 0.25)
-    tests = [expressed("tessera:service_mfu:rate5m", 20, share)]
-    promtool(tmp_path, series(values) | {"promql_expr_test": tests})
+    share = (f"tessera:service_mfu:rate5m{{{SERVICE}}}", 0.25)
+    tests = [expression_test("tessera:service_mfu:rate5m", 20, share)]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 
 def test_without_a_prometheus_operator_or_when_turned_off_there_is_no_rule() -> None:
@@ -379,5 +384,5 @@ def test_without_a_prometheus_operator_or_when_turned_off_there_is_no_rule() -> 
     kind = "monitoring.coreos.com/v1/PrometheusRule"
     for more in ((), ("--api-versions", kind, "--set", "rules.enabled=false")):
         command = (str(helm), "template", "tessera", str(CHART), *more)
-        told = subprocess.run(command, check=True, capture_output=True, text=True)
-        assert "PrometheusRule" not in told.stdout
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert "PrometheusRule" not in process.stdout

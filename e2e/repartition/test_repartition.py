@@ -1,4 +1,4 @@
-"""GPUs are cut anew under running streams, by either backend, and nobody is hurt."""
+"""GPUs are repartitioned under running streams, by either backend, and no stream breaks."""
 
 import asyncio
 

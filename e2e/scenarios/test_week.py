@@ -43,10 +43,10 @@ async def hub(stage: Stage) -> AsyncIterator[Hub]:
             *("--reuse-values", "--set", f"platform.hubEndpoint={made.url}"),
         )
         # A former operator would give jobs the address of a hub that is gone.
-        await Release(stage).rolled_out()
+        await Release(stage).wait_until_rolled_out()
         yield made
     await install(stage)
-    await Release(stage).rolled_out()
+    await Release(stage).wait_until_rolled_out()
 
 
 async def test_a_model_that_nobody_described_is_read_and_served(place: Place, hub: Hub) -> None:
