@@ -22,19 +22,19 @@ from typing import TypeVar
 import world
 from demo.stage import EXAMPLES, install
 from demo.stage import Stage as Cluster
-from scenarios.batches import IN_FLIGHT, Shelf, fleet, shelf
+from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim, write_fleet
 from scenarios.chaos import (
     CLOUD_TAINTS,
-    KINDS,
-    Survival,
-    exits,
-    jobs_created,
-    suffer,
-    survive_notice,
-    survive_silence,
+    FAULT_KINDS,
+    NodeLossResult,
+    count_created_jobs,
+    lose_node_with_notice,
+    lose_silent_node,
+    record_exit_codes,
+    run_with_faults,
 )
 from scenarios.chaos import (
-    Story as Course,
+    ChaosResult as Course,
 )
 from tessera.batch_runner import manifest, parts
 from tests.batch_runner.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
@@ -201,24 +201,25 @@ async def _world(seeds: int) -> dict[str, float]:
 
     async def suffered(seed: int) -> Course:
         batch = await batch_world.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
-        story = await suffer(batch, seed, codes, operator)
+        story = await run_with_faults(batch, seed, codes, operator)
         _log(
             f"seed {seed:2}: {story.seconds:3.0f} s, {story.attempts} attempts, "
-            f"lost {story.rows.lost}, twice {story.rows.twice}, wrong {len(story.rows.wrong)}, "
-            f"repaid {dict(story.repaid)}, exit codes {dict(story.codes)} "
-            f"({', '.join(hit.kind for hit in story.hits)})"
+            f"lost {story.rows.lost}, twice {story.rows.duplicates}, "
+            f"wrong {len(story.rows.wrong)}, repaid {dict(story.resent_rows)}, "
+            f"exit codes {dict(story.codes)} "
+            f"({', '.join(hit.kind for hit in story.faults)})"
         )
         return story
 
     async with (
         _batch_world(spot=4 * AT_ONCE) as batch_world,
-        exits(batch_world.stage, batch_world.namespace) as codes,
+        record_exit_codes(batch_world.stage, batch_world.name) as codes,
     ):
         stories = await _some_at_a_time(suffered, range(1, seeds + 1), AT_ONCE)
-        repeated = sum(count - 1 for count in jobs_created(batch_world).values())
+        repeated = sum(count - 1 for count in count_created_jobs(batch_world).values())
     _print_harms(stories)
-    repaid = sum(story.repaid.total() for story in stories)
-    hits = sum(len(story.hits) for story in stories)
+    repaid = sum(story.resent_rows.total() for story in stories)
+    hits = sum(len(story.faults) for story in stories)
     return {
         "world_seeds": len(stories),
         "world_seconds": round(time.monotonic() - begun),
@@ -227,7 +228,7 @@ async def _world(seeds: int) -> dict[str, float]:
         "world_numbers_repeated": repeated,
         "world_runners_fenced": sum(story.codes[FENCED] for story in stories),
         "rows_lost": sum(story.rows.lost for story in stories),
-        "rows_twice": sum(story.rows.twice for story in stories),
+        "rows_twice": sum(story.rows.duplicates for story in stories),
         "rows_wrong": sum(len(story.rows.wrong) for story in stories),
         "repaid_share": round(repaid / (CHAOS_ROWS * len(stories)), 4),
         "repaid_rows_per_harm": round(repaid / max(1, hits), 1),
@@ -236,10 +237,10 @@ async def _world(seeds: int) -> dict[str, float]:
 
 def _print_harms(stories: Sequence[Course]) -> None:
     """What each kind of harm cost."""
-    hits = [hit for story in stories for hit in story.hits]
-    repaid = sum((story.repaid for story in stories), Counter[str]())
+    hits = [hit for story in stories for hit in story.faults]
+    repaid = sum((story.resent_rows for story in stories), Counter[str]())
     print(f"{'harm':>10} {'times':>6} {'rows paid again':>16} {'each':>6} {'s until rows':>13}")
-    for kind in (*KINDS, "other"):
+    for kind in (*FAULT_KINDS, "other"):
         spans = [hit.seconds for hit in hits if hit.kind == kind]
         if spans or repaid[kind]:
             each = repaid[kind] / max(1, len(spans))
@@ -252,27 +253,29 @@ async def _losses(seeds: int) -> dict[str, float]:
     description = f"batches of {LOSS_ROWS} rows, {IN_FLIGHT} in flight, {LOSSES_AT_ONCE} at a time"
     _log(f"2 times {seeds} {description}, each of which loses its node")
 
-    async def noticed(seed: int) -> Survival:
+    async def noticed(seed: int) -> NodeLossResult:
         batch = await batch_world.submit(f"notice-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS // 3)
-        await batch.until_done(_rows_before_loss(seed, LOSS_ROWS // 2))
+        await batch.wait_for_rows(_rows_before_loss(seed, LOSS_ROWS // 2))
         taint = CLOUD_TAINTS[seed % len(CLOUD_TAINTS)] if seed % 3 else None
         grace = GRACES[seed % len(GRACES)]
         return _log_survival(
             f"notice of {grace} s by {taint or 'a drain'}",
             seed,
-            await survive_notice(batch, codes, taint=taint, grace_seconds=grace, dies_after=grace),
+            await lose_node_with_notice(
+                batch, codes, taint=taint, grace_seconds=grace, dies_after=grace
+            ),
         )
 
-    async def silent(seed: int) -> Survival:
+    async def silent(seed: int) -> NodeLossResult:
         batch = await batch_world.submit(f"silence-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS)
-        await batch.until_done(_rows_before_loss(seed, LOSS_ROWS // 15))
+        await batch.wait_for_rows(_rows_before_loss(seed, LOSS_ROWS // 15))
         deaf = seed % 2 == 0
-        survival = await survive_silence(batch, codes, deaf=deaf)
+        survival = await lose_silent_node(batch, codes, delete_pod=deaf)
         return _log_survival(f"silence{', void token' if deaf else ''}", seed, survival)
 
     async with (
         _batch_world(2 * LOSSES_AT_ONCE) as batch_world,
-        exits(batch_world.stage, batch_world.namespace) as codes,
+        record_exit_codes(batch_world.stage, batch_world.name) as codes,
     ):
         notices = await _some_at_a_time(noticed, range(1, seeds + 1), LOSSES_AT_ONCE)
         silences = await _some_at_a_time(silent, range(1, seeds + 1), LOSSES_AT_ONCE)
@@ -283,34 +286,34 @@ async def _losses(seeds: int) -> dict[str, float]:
             min(survival.wrote_seconds for survival in silences), 1
         ),
         "rows_lost": sum(survival.rows.lost for survival in both),
-        "rows_twice": sum(survival.rows.twice for survival in both),
+        "rows_twice": sum(survival.rows.duplicates for survival in both),
         "rows_wrong": sum(len(survival.rows.wrong) for survival in both),
         "published_by_a_stale_runner": sum(
-            survival.publisher != survival.number for survival in both
+            survival.publisher != survival.final_attempt for survival in both
         ),
     }
 
 
-def _loss_figures(kind: str, survivals: Sequence[Survival]) -> dict[str, float]:
+def _loss_figures(kind: str, survivals: Sequence[NodeLossResult]) -> dict[str, float]:
     return {
         f"{kind}_seeds": len(survivals),
-        f"{kind}_runners_fenced": sum(survival.code == FENCED for survival in survivals),
+        f"{kind}_runners_fenced": sum(survival.exit_code == FENCED for survival in survivals),
         f"{kind}_seconds_to_next_number": round(
             mean(survival.noticed_seconds for survival in survivals), 1
         ),
         f"{kind}_repaid_share": round(
-            sum(survival.repaid for survival in survivals) / LOSS_ROWS / len(survivals), 4
+            sum(survival.resent_rows for survival in survivals) / LOSS_ROWS / len(survivals), 4
         ),
     }
 
 
-def _log_survival(kind: str, seed: int, survival: Survival) -> Survival:
+def _log_survival(kind: str, seed: int, survival: NodeLossResult) -> NodeLossResult:
     _log(
-        f"{kind}, seed {seed}: lost {survival.rows.lost}, twice {survival.rows.twice}, "
+        f"{kind}, seed {seed}: lost {survival.rows.lost}, twice {survival.rows.duplicates}, "
         f"wrong {len(survival.rows.wrong)}, attempt {survival.publisher} published and "
-        f"{survival.number} is in the status; after {survival.noticed_seconds:.1f} s the next had "
-        f"its number, the old runner wrote for {survival.wrote_seconds:.1f} s and ended with "
-        f"{survival.code}; repaid {survival.repaid}"
+        f"{survival.final_attempt} is in the status; after {survival.noticed_seconds:.1f} s the "
+        f"next had its number, the old runner wrote for {survival.wrote_seconds:.1f} s and "
+        f"ended with {survival.exit_code}; repaid {survival.resent_rows}"
     )
     return survival
 
@@ -335,18 +338,18 @@ async def _some_at_a_time(
 
 
 @asynccontextmanager
-async def _batch_world(spot: int) -> AsyncIterator[Shelf]:
+async def _batch_world(spot: int) -> AsyncIterator[BatchNamespace]:
     """A world with the installed chart, and a namespace for batches in it."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        world.start(fleet=fleet(Path(folder), spot), progress=_log) as running_world,
+        world.start(fleet=write_fleet(Path(folder), spot), progress=_log) as running_world,
     ):
         async with connect(running_world.kubeconfig) as api:
             cluster = Cluster(running_world, api, _log)
             await install(cluster)
             await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-            yield await shelf(cluster, NAMESPACE)
+            yield await create_shared_claim(cluster, NAMESPACE)
 
 
 @contextmanager

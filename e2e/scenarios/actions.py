@@ -1,4 +1,4 @@
-"""What scenarios do in a namespace of their own."""
+"""A namespace for one scenario, and what users do in it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,92 +14,98 @@ _SERVICES = INFERENCE_SERVICES
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """One namespace."""
+class ScenarioNamespace:
+    """The namespace of one scenario: users apply services in it and read their state."""
 
     stage: Stage
-    namespace: str
+    name: str
 
     def ref(self, name: str) -> Ref:
-        return Ref(self.namespace, name)
+        return Ref(self.name, name)
 
-    async def serve(self, name: str = "chat", **spec: Any) -> Ref:
+    async def apply_service(self, name: str = "chat", **spec: Any) -> Ref:
         """Apply an InferenceService, as a user would."""
         body = {
             "apiVersion": _SERVICES.api_version,
             "kind": _SERVICES.kind,
-            "metadata": {"name": name, "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": self.name},
             "spec": {"model": {"uri": SMALL}, **spec},
         }
-        await self.stage.api.apply(_SERVICES.path(self.namespace, name), body, "kubectl")
+        await self.stage.api.apply(_SERVICES.path(self.name, name), body, "kubectl")
         return self.ref(name)
 
-    async def unserve(self, name: str = "chat") -> None:
-        await self.stage.api.delete(_SERVICES.path(self.namespace, name))
+    async def delete_service(self, name: str = "chat") -> None:
+        await self.stage.api.delete(_SERVICES.path(self.name, name))
 
-    async def status(self, name: str = "chat") -> Json:
-        found = await self.stage.api.get(_SERVICES.path(self.namespace, name))
-        status: Json = found.get("status", {})
+    async def service_status(self, name: str = "chat") -> Json:
+        service = await self.stage.api.get(_SERVICES.path(self.name, name))
+        status: Json = service.get("status", {})
         return status
 
-    async def until_condition(self, name: str, kind: str, reason: str, within: float = 30) -> Json:
-        """Wait for a condition's reason; the condition."""
+    async def wait_for_condition(
+        self, name: str, kind: str, reason: str, within: float = 30
+    ) -> Json:
+        """Wait for a condition's reason; return the condition."""
 
-        async def told() -> Json:
-            return condition(await self.stage.api.get(_SERVICES.path(self.namespace, name)), kind)
-
-        return await eventually(told, lambda one: one.get("reason") == reason, within=within)
-
-    async def until_known(self, name: str, kind: str, within: float = 30) -> Json:
-        """Wait until a condition is not Unknown; the condition."""
-
-        async def told() -> Json:
-            return condition(await self.stage.api.get(_SERVICES.path(self.namespace, name)), kind)
+        async def read_condition() -> Json:
+            return condition(await self.stage.api.get(_SERVICES.path(self.name, name)), kind)
 
         return await eventually(
-            told, lambda one: one.get("status") in ("True", "False"), within=within
+            read_condition, lambda condition: condition.get("reason") == reason, within=within
         )
 
-    async def asked(self, query: str) -> list[Json]:
-        """What Prometheus answers now."""
+    async def wait_for_known_condition(self, name: str, kind: str, within: float = 30) -> Json:
+        """Wait until a condition is not Unknown; return the condition."""
+
+        async def read_condition() -> Json:
+            return condition(await self.stage.api.get(_SERVICES.path(self.name, name)), kind)
+
+        return await eventually(
+            read_condition,
+            lambda condition: condition.get("status") in ("True", "False"),
+            within=within,
+        )
+
+    async def query_prometheus(self, query: str) -> list[Json]:
+        """Return what Prometheus answers now."""
         url = f"{self.stage.world.prometheus_url}/api/v1/query"
         async with httpx.AsyncClient() as http:
-            answer = await http.get(url, params={"query": query})
-        found: list[Json] = answer.json()["data"]["result"]
-        return found
+            response = await http.get(url, params={"query": query})
+        samples: list[Json] = response.json()["data"]["result"]
+        return samples
 
-    async def until_ready(self, name: str = "chat", within: float = 30) -> None:
-        await self.until_condition(name, "Ready", "CompletionSucceeded", within)
+    async def wait_until_ready(self, name: str = "chat", within: float = 30) -> None:
+        await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
 
-    async def all(self, kind: ApiResource) -> list[Json]:
-        listed = await self.stage.api.get(kind.path(self.namespace))
-        found: list[Json] = listed["items"]
-        return found
+    async def list_objects(self, kind: ApiResource) -> list[Json]:
+        object_list = await self.stage.api.get(kind.path(self.name))
+        objects: list[Json] = object_list["items"]
+        return objects
 
-    async def children(self) -> dict[str, Json]:
-        """Every object that the operator applied here, by kind and name."""
-        found = {}
+    async def list_children(self) -> dict[str, Json]:
+        """Return every object that the operator applied here, by kind and name."""
+        children = {}
         for kind in CHILDREN:
-            if kind.watched or await self.stage.api.exists(kind.path(self.namespace)):
-                for one in await self.all(kind):
-                    if one["metadata"].get("labels", {}).get(MANAGED) == "tessera":
-                        found[f"{kind.kind}/{one['metadata']['name']}"] = one
-        return found
+            if kind.watched or await self.stage.api.exists(kind.path(self.name)):
+                for body in await self.list_objects(kind):
+                    if body["metadata"].get("labels", {}).get(MANAGED) == "tessera":
+                        children[f"{kind.kind}/{body['metadata']['name']}"] = body
+        return children
 
-    async def clear(self) -> None:
-        """Delete the namespace, and wait until nothing in it holds hardware any more.
+    async def delete(self) -> None:
+        """Delete the namespace, and wait until nothing in it uses hardware any more.
 
-        What lets others wait goes by name: the cluster takes its time with all that is in one.
+        Services and pods are deleted explicitly: the cluster empties a namespace slowly.
         """
-        await self.stage.api.delete(f"/api/v1/namespaces/{self.namespace}")
-        await self.stage.api.delete(_SERVICES.path(self.namespace))
-        await self.stage.api.delete(PODS.path(self.namespace), {"gracePeriodSeconds": 0})
+        await self.stage.api.delete(f"/api/v1/namespaces/{self.name}")
+        await self.stage.api.delete(_SERVICES.path(self.name))
+        await self.stage.api.delete(PODS.path(self.name), {"gracePeriodSeconds": 0})
 
-        async def left() -> list[str]:
-            found = [*await self.all(_SERVICES), *await self.all(PODS)]
-            return [one["metadata"]["name"] for one in found]
+        async def remaining_names() -> list[str]:
+            objects = [*await self.list_objects(_SERVICES), *await self.list_objects(PODS)]
+            return [body["metadata"]["name"] for body in objects]
 
-        await eventually(left, lambda names: not names, within=90)
+        await eventually(remaining_names, lambda names: not names, within=90)
 
 
 MANAGED = "app.kubernetes.io/managed-by"

@@ -1,4 +1,4 @@
-"""What is done to batches, and what becomes of them: lost nodes, and random harm."""
+"""Faults for batches, and their results: lost nodes, and random faults."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from demo.stage import Json, Stage
-from scenarios.batches import Batch, Rows, Shelf, is_over, number_in
+from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, is_finished
 from scenarios.kills import kill_operator
 from tessera.batch_runner import parts
 from tessera.domain.batch.names import RUNNER
@@ -24,140 +24,144 @@ from world.client import RunningContainer
 from world.informer import Informer, Key
 from world.testing import eventually
 
-# Those that a cloud or its tools set; the others are Kubernetes' own.
+# The taints that a cloud or its tools set; the others are Kubernetes' own.
 CLOUD_TAINTS = tuple(sorted(key for key in DISRUPTION_TAINTS if "node.kubernetes.io/" not in key))
 # What is killed with -9, or cut off from the API.
-KINDS = ("runner", "engine", "node", "silence", "operator")
+FAULT_KINDS = ("runner", "engine", "node", "silence", "operator")
 _LONGEST_WAIT = 180.0
 # Exit codes of runners by their pods.
-Codes = dict[str, int]
+ExitCodes = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survival:
+class NodeLossResult:
     """A batch that lost the node of an attempt, once it is completed and the node is back."""
 
-    rows: Rows
-    old: int
+    rows: RowCounts
+    lost_attempt: int
     """The attempt whose node was lost."""
-    number: int
+    final_attempt: int
     """The attempt that the status names at the end."""
     publisher: int
     """The attempt whose files are published, as the record on the claim says."""
-    code: int | None
-    """Exit code of the old runner; None when it was killed, and its pod gone before."""
+    exit_code: int | None
+    """Exit code of the old runner; None when its pod was deleted before it ended."""
     noticed_seconds: float
     """From the first sign to the number of the next attempt."""
     wrote_seconds: float
     """From the loss to the last line of the old runner."""
-    wrote_late: int
+    late_bytes: int
     """Bytes that it wrote after the next attempt had its number."""
-    repaid: int
-    """Rows sent in vain."""
+    resent_rows: int
+    """Rows that were sent again."""
 
 
 @asynccontextmanager
-async def exits(stage: Stage, namespace: str) -> AsyncIterator[Codes]:
-    """Exit codes of all runners of a namespace that are told meanwhile, also of those that went."""
-    codes: Codes = {}
+async def record_exit_codes(stage: Stage, namespace: str) -> AsyncIterator[ExitCodes]:
+    """Record the exit codes of all runners of a namespace, also of pods that are deleted."""
+    codes: ExitCodes = {}
 
-    def changed(key: Key, pod: Json | None) -> None:
-        for one in (pod or {}).get("status", {}).get("containerStatuses", []):
-            if one["name"] == RUNNER and "terminated" in one["state"]:
-                codes[key[1]] = one["state"]["terminated"]["exitCode"]
+    def record(key: Key, pod: Json | None) -> None:
+        for container in (pod or {}).get("status", {}).get("containerStatuses", []):
+            if container["name"] == RUNNER and "terminated" in container["state"]:
+                codes[key[1]] = container["state"]["terminated"]["exitCode"]
 
-    mirror = Informer(stage.api, PODS.path(namespace), changed)
-    following = asyncio.create_task(mirror.follow())
+    informer = Informer(stage.api, PODS.path(namespace), record)
+    task = asyncio.create_task(informer.follow())
     try:
         yield codes
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def survive_notice(
-    batch: Batch, codes: Codes, *, taint: str | None, grace_seconds: int, dies_after: float
-) -> Survival:
-    """The cloud announces the end by a taint, its tool deletes the pod, and the node dies.
+async def lose_node_with_notice(
+    batch: Batch, codes: ExitCodes, *, taint: str | None, grace_seconds: int, dies_after: float
+) -> NodeLossResult:
+    """Announce the end of the node by a taint, delete the pod as its tool does, and end the node.
 
     Without a taint the node is drained: it is cordoned, which is no notice, and the pod evicted.
     """
-    world, old = batch.shelf.stage.world, await _victim(batch)
+    world, runner = batch.namespace.stage.world, await _find_runner(batch)
 
-    async def die() -> None:
+    async def end_node() -> None:
         await asyncio.sleep(dies_after)
-        world.end_node(old.node)
+        world.end_node(runner.node)
 
     try:
-        await old.announce(taint, grace_seconds)
-        await asyncio.gather(old.until_next(), die())
-        status = await batch.completed(_LONGEST_WAIT)
+        await runner.announce_end(taint, grace_seconds)
+        await asyncio.gather(runner.wait_for_next_attempt(), end_node())
+        status = await batch.wait_until_completed(_LONGEST_WAIT)
     finally:
-        world.wake(old.node)
-        await old.forgive(taint)
-    return await _survival(old, status, await _code_of(codes, old.pod))
+        world.wake(runner.node)
+        await runner.allow_pods(taint)
+    return await _node_loss_result(runner, status, await _wait_for_exit_code(codes, runner.pod))
 
 
-async def survive_silence(batch: Batch, codes: Codes, *, deaf: bool) -> Survival:
-    """The node is not heard of any more; its runner goes on, and wants to publish at its end.
+async def lose_silent_node(batch: Batch, codes: ExitCodes, *, delete_pod: bool) -> NodeLossResult:
+    """Cut the node off from the API; its runner goes on, and tries to publish at its end.
 
-    When its pod was forced out of the API, its token is void: it is `deaf` and cannot ask either
-    whether it is still the current attempt.
+    With `delete_pod` its pod is forced out of the API, and its token becomes invalid: then it
+    cannot ask either whether it is still the current attempt.
     """
-    stage, old = batch.shelf.stage, await _victim(batch)
-    stage.world.silence(old.node)
+    stage, runner = batch.namespace.stage, await _find_runner(batch)
+    stage.world.silence(runner.node)
     try:
-        await old.until_next()
-        if deaf:
+        await runner.wait_for_next_attempt()
+        if delete_pod:
             force: Json = {"gracePeriodSeconds": 0}
-            await stage.api.delete(PODS.path(batch.shelf.namespace, old.pod), force)
-        status = await batch.completed(_LONGEST_WAIT)
-        if deaf:
-            await eventually(old.said, lambda log: "attempt is not known yet" in log, within=90)
+            await stage.api.delete(PODS.path(batch.namespace.name, runner.pod), force)
+        status = await batch.wait_until_completed(_LONGEST_WAIT)
+        if delete_pod:
+            await eventually(
+                runner.read_log, lambda log: "attempt is not known yet" in log, within=90
+            )
         else:
-            await until_gone(batch, old.attempt)
+            await wait_until_runner_ends(batch, runner.attempt)
     finally:
-        stage.world.wake(old.node)
-    code = None if deaf else await _code_of(codes, old.pod)
-    await until_gone(batch, old.attempt)
-    return await _survival(old, status, code)
+        stage.world.wake(runner.node)
+    code = None if delete_pod else await _wait_for_exit_code(codes, runner.pod)
+    await wait_until_runner_ends(batch, runner.attempt)
+    return await _node_loss_result(runner, status, code)
 
 
-async def at_work(batch: Batch) -> tuple[int, RunningContainer]:
-    """The attempt in the status and its runner, once it runs."""
+async def wait_for_runner(batch: Batch) -> tuple[int, RunningContainer]:
+    """Wait until the attempt of the status has a runner; return both."""
 
-    async def found() -> tuple[int, RunningContainer | None]:
-        attempt = await batch.number()
-        return attempt, batch.running(RUNNER, attempt)
+    async def read_runner() -> tuple[int, RunningContainer | None]:
+        attempt = await batch.current_attempt()
+        return attempt, batch.running_container(RUNNER, attempt)
 
-    attempt, runner = await eventually(found, lambda it: it[1] is not None, within=60)
+    attempt, runner = await eventually(
+        read_runner, lambda attempt_and_runner: attempt_and_runner[1] is not None, within=60
+    )
     assert runner is not None
     return attempt, runner
 
 
-async def until_gone(batch: Batch, attempt: int, within: float = 90) -> None:
+async def wait_until_runner_ends(batch: Batch, attempt: int, within: float = 90) -> None:
     """Wait until no runner of the attempt runs, on whatever node."""
 
-    async def left() -> RunningContainer | None:
-        return batch.running(RUNNER, attempt)
+    async def read_runner() -> RunningContainer | None:
+        return batch.running_container(RUNNER, attempt)
 
-    await eventually(left, lambda runner: runner is None, within=within)
+    await eventually(read_runner, lambda runner: runner is None, within=within)
 
 
-def jobs_created(shelf: Shelf) -> Counter[str]:
-    """How often each Job of the namespace was created, as the audit log has it."""
-    found: Counter[str] = Counter()
-    for line in shelf.stage.world.audit_log.read_text(encoding="utf-8").splitlines():
+def count_created_jobs(namespace: BatchNamespace) -> Counter[str]:
+    """Count how often each Job of the namespace was created, by the audit log."""
+    counts: Counter[str] = Counter()
+    for line in namespace.stage.world.audit_log.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         target = entry.get("objectRef", {})
-        if (target.get("resource"), target.get("namespace")) != (JOBS.plural, shelf.namespace):
+        if (target.get("resource"), target.get("namespace")) != (JOBS.plural, namespace.name):
             continue
-        found[target["name"]] += entry["responseStatus"]["code"] == HTTPStatus.CREATED
-    return +found
+        counts[target["name"]] += entry["responseStatus"]["code"] == HTTPStatus.CREATED
+    return +counts
 
 
 @dataclass(slots=True)
-class _Victim:
+class _LostRunner:
     """The runner whose node is lost."""
 
     batch: Batch
@@ -166,11 +170,11 @@ class _Victim:
     node: str
     lost_at: float = field(default_factory=time.time)
     noticed_seconds: float = 0
-    written: int = 0
+    noticed_size: int = 0
 
-    async def announce(self, taint: str | None, grace_seconds: int) -> None:
+    async def announce_end(self, taint: str | None, grace_seconds: int) -> None:
         """Taint the node and delete the pod, or drain the node."""
-        stage, namespace = self.batch.shelf.stage, self.batch.shelf.namespace
+        stage, namespace = self.batch.namespace.stage, self.batch.namespace.name
         if taint is not None:
             await stage.run("kubectl", "taint", "node", self.node, f"{taint}=now:NoSchedule")
             await stage.run(
@@ -187,204 +191,210 @@ class _Victim:
         }
         await stage.api.create(f"{PODS.path(namespace, self.pod)}/eviction", body)
 
-    async def forgive(self, taint: str | None) -> None:
-        """Nothing keeps pods away from the node any more."""
-        run = self.batch.shelf.stage.run
+    async def allow_pods(self, taint: str | None) -> None:
+        """Remove the taint, or uncordon the node."""
+        run = self.batch.namespace.stage.run
         if taint is not None:
             await run("kubectl", "taint", "node", self.node, f"{taint}-")
         else:
             await run("kubectl", "uncordon", self.node)
 
-    async def until_next(self) -> None:
-        await self.batch.until_attempt(self.attempt + 1)
+    async def wait_for_next_attempt(self) -> None:
+        await self.batch.wait_for_attempt(self.attempt + 1)
         self.noticed_seconds = time.time() - self.lost_at
-        self.written = self.size
+        self.noticed_size = self.size
 
     @property
     def size(self) -> int:
         return sum(path.stat().st_size for path in self.parts)
 
     @property
-    def wrote_until(self) -> float:
+    def last_write(self) -> float:
         return max((path.stat().st_mtime for path in self.parts), default=self.lost_at)
 
     @property
     def parts(self) -> list[Path]:
-        folder = parts.parts_folder(self.batch.work)
+        folder = parts.parts_folder(self.batch.work_folder)
         return sorted(folder.glob(f"*.attempt-{self.attempt:05}.jsonl"))
 
-    async def said(self) -> str:
-        """The log of the runner."""
-        logs = self.batch.shelf.stage.world.folder / "logs" / "pods"
-        (log,) = logs.glob(f"{self.batch.shelf.namespace}_{self.pod}_*/{RUNNER}/0.log")
+    async def read_log(self) -> str:
+        """Return the log of the runner."""
+        logs = self.batch.namespace.stage.world.folder / "logs" / "pods"
+        (log,) = logs.glob(f"{self.batch.namespace.name}_{self.pod}_*/{RUNNER}/0.log")
         return log.read_text(encoding="utf-8")
 
 
-async def _victim(batch: Batch) -> _Victim:
-    attempt, runner = await at_work(batch)
-    return _Victim(batch, attempt, runner.pod, runner.node)
+async def _find_runner(batch: Batch) -> _LostRunner:
+    attempt, runner = await wait_for_runner(batch)
+    return _LostRunner(batch, attempt, runner.pod, runner.node)
 
 
-async def _code_of(codes: Codes, pod: str) -> int:
-    async def told() -> int | None:
+async def _wait_for_exit_code(codes: ExitCodes, pod: str) -> int:
+    async def read_code() -> int | None:
         return codes.get(pod)
 
-    code = await eventually(told, lambda one: one is not None)
+    code = await eventually(read_code, lambda code: code is not None)
     assert code is not None
     return code
 
 
-async def _survival(old: _Victim, status: Json, code: int | None) -> Survival:
-    record = old.batch.published()
+async def _node_loss_result(runner: _LostRunner, status: Json, code: int | None) -> NodeLossResult:
+    record = runner.batch.publication_record()
     assert record is not None
-    return Survival(
-        rows=old.batch.judged(),
-        old=old.attempt,
-        number=number_in(status),
+    return NodeLossResult(
+        rows=runner.batch.count_rows(),
+        lost_attempt=runner.attempt,
+        final_attempt=attempt_number(status),
         publisher=record.attempt,
-        code=code,
-        noticed_seconds=old.noticed_seconds,
-        wrote_seconds=max(0.0, old.wrote_until - old.lost_at),
-        wrote_late=old.size - old.written,
-        repaid=old.batch.paid_again().total(),
+        exit_code=code,
+        noticed_seconds=runner.noticed_seconds,
+        wrote_seconds=max(0.0, runner.last_write - runner.lost_at),
+        late_bytes=runner.size - runner.noticed_size,
+        resent_rows=runner.batch.count_resent_rows().total(),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """One harm."""
+class InjectedFault:
+    """One fault that was injected."""
 
     kind: str
     attempt: int
     seconds: float
-    """Until rows came again; of the operator, until the next process ran."""
+    """Time until rows were completed again; for the operator, until its next process ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """How a batch ended that was harmed at random."""
+class ChaosResult:
+    """How a batch with random faults ended."""
 
     seed: int
-    hits: tuple[Hit, ...]
+    faults: tuple[InjectedFault, ...]
     attempts: int
-    rows: Rows
-    repaid: Counter[str]
-    """Rows sent in vain, by the harm that took them."""
+    rows: RowCounts
+    resent_rows: Counter[str]
+    """Rows that were sent again, by the fault that lost their first request."""
     codes: Counter[int]
     """Exit codes of its runners."""
     seconds: float
 
 
-async def suffer(batch: Batch, seed: int, codes: Codes, operator: asyncio.Lock) -> Story:
-    """Do two to four harms to a batch at moments of the seed, and see it to its end.
+async def run_with_faults(
+    batch: Batch, seed: int, codes: ExitCodes, operator: asyncio.Lock
+) -> ChaosResult:
+    """Inject two to four faults into a batch at times of the seed, and wait for its end.
 
-    One harm at a time is done to the `operator`, which all batches share.
+    The lock `operator` allows one fault at a time of the operator, which all batches share.
     """
-    chance, begun = random.Random(seed), time.monotonic()  # noqa: S311 - a seeded course
-    course = _Course(batch, chance, operator)
+    rng, started_at = random.Random(seed), time.monotonic()  # noqa: S311 - a seeded course
+    injector = _FaultInjector(batch, rng, operator)
     try:
-        for _ in range(chance.randint(2, 4)):
-            if await course.moment():
-                await course.harm(chance.choice(KINDS))
-        status = await batch.completed(_LONGEST_WAIT)
+        for _ in range(rng.randint(2, 4)):
+            if await injector.wait_for_moment():
+                await injector.inject(rng.choice(FAULT_KINDS))
+        status = await batch.wait_until_completed(_LONGEST_WAIT)
     finally:
-        course.wake()
-    seconds = time.monotonic() - begun
-    for attempt in range(1, number_in(status) + 1):
-        await until_gone(batch, attempt)
-    for pod in course.cut_off:
-        await _code_of(codes, pod)
-    own = [pod for pod in codes if pod.startswith(f"{batch.name}-a")]
-    return Story(
+        injector.wake_nodes()
+    seconds = time.monotonic() - started_at
+    for attempt in range(1, attempt_number(status) + 1):
+        await wait_until_runner_ends(batch, attempt)
+    for pod in injector.silenced_pods:
+        await _wait_for_exit_code(codes, pod)
+    pods = [pod for pod in codes if pod.startswith(f"{batch.name}-a")]
+    return ChaosResult(
         seed=seed,
-        hits=tuple(course.hits),
-        attempts=number_in(status),
-        rows=batch.judged(),
-        repaid=course.repaid(),
-        codes=Counter(codes[pod] for pod in own),
+        faults=tuple(injector.faults),
+        attempts=attempt_number(status),
+        rows=batch.count_rows(),
+        resent_rows=injector.count_resent_rows(),
+        codes=Counter(codes[pod] for pod in pods),
         seconds=seconds,
     )
 
 
-class _Course:
-    """The harms of one batch, one after another."""
+class _FaultInjector:
+    """Injects the faults of one batch, one after another."""
 
-    def __init__(self, batch: Batch, chance: random.Random, operator: asyncio.Lock) -> None:
+    def __init__(self, batch: Batch, rng: random.Random, operator: asyncio.Lock) -> None:
         self._batch = batch
-        self._chance = chance
+        self._rng = rng
         self._operator = operator
-        self._silent: list[str] = []
-        self.cut_off: list[str] = []
+        self._silent_nodes: list[str] = []
+        self.silenced_pods: list[str] = []
         """Pods that were on silent nodes."""
-        self.hits: list[Hit] = []
+        self.faults: list[InjectedFault] = []
 
-    async def moment(self) -> bool:
-        """Some seconds or some rows after rows come; is the batch still at work?"""
-        done = await self._rows_after(0)
-        if self._chance.random() < 0.5:
-            await asyncio.sleep(self._chance.uniform(0, 3))
+    async def wait_for_moment(self) -> bool:
+        """Wait some seconds or some rows; return whether the batch is still running."""
+        done = await self._wait_for_rows(0)
+        if self._rng.random() < 0.5:
+            await asyncio.sleep(self._rng.uniform(0, 3))
         else:
-            await self._rows_after(done + (self._batch.rows - done) * self._chance.uniform(0, 0.4))
-        return not is_over((await self._batch.get())["status"])
+            await self._wait_for_rows(done + (self._batch.rows - done) * self._rng.uniform(0, 0.4))
+        return not is_finished((await self._batch.get())["status"])
 
-    async def harm(self, kind: str) -> None:
-        """Do it, unless what it is about is just gone, and wait until rows come again."""
-        batch, world = self._batch, self._batch.shelf.stage.world
-        attempt, begun = await batch.number(), time.monotonic()
-        runner, engine = (batch.running(one, attempt) for one in (RUNNER, ENGINE))
+    async def inject(self, kind: str) -> None:
+        """Inject a fault unless its target is gone, and wait until rows are completed again."""
+        batch, world = self._batch, self._batch.namespace.stage.world
+        attempt, started_at = await batch.current_attempt(), time.monotonic()
+        runner, engine = (
+            batch.running_container(container, attempt) for container in (RUNNER, ENGINE)
+        )
         if runner is None or engine is None:
             return
         done = (await batch.progress(attempt)).get("done", 0)
         try:
             match kind:
                 case "runner" | "engine":
-                    world.kill(batch.shelf.namespace, runner.pod, kind)
+                    world.kill(batch.namespace.name, runner.pod, kind)
                 case "node":
                     world.end_node(runner.node)
                 case "silence":
                     world.silence(runner.node)
-                    self._silent.append(runner.node)
-                    self.cut_off.append(runner.pod)
+                    self._silent_nodes.append(runner.node)
+                    self.silenced_pods.append(runner.pod)
                 case _:
                     async with self._operator:
-                        await kill_operator(batch.shelf.stage)
+                        await kill_operator(batch.namespace.stage)
         except WorldError:
             return
         if kind in ("runner", "node", "silence"):
-            await batch.until_attempt(attempt + 1, _LONGEST_WAIT)
+            await batch.wait_for_attempt(attempt + 1, _LONGEST_WAIT)
         if kind != "operator":
-            await self._rows_after(done)
-        self.hits.append(Hit(kind, attempt, time.monotonic() - begun))
+            await self._wait_for_rows(done)
+        self.faults.append(InjectedFault(kind, attempt, time.monotonic() - started_at))
         if kind == "node":
             world.wake(runner.node)
-        elif kind == "silence" and self._chance.random() < 0.5:
-            self.wake()
+        elif kind == "silence" and self._rng.random() < 0.5:
+            self.wake_nodes()
 
-    def wake(self) -> None:
-        """Silent nodes are back; what still runs there is ended."""
-        for node in self._silent:
-            self._batch.shelf.stage.world.wake(node)
-        self._silent.clear()
+    def wake_nodes(self) -> None:
+        """Connect the silent nodes again; what still runs there ends."""
+        for node in self._silent_nodes:
+            self._batch.namespace.stage.world.wake(node)
+        self._silent_nodes.clear()
 
-    def repaid(self) -> Counter[str]:
-        """Who sends a row again tells what took it: the same attempt, or one that came after."""
-        engines_first = sorted(self.hits, key=lambda hit: hit.kind != "engine")
-        ends = {hit.attempt: hit.kind for hit in engines_first if hit.kind != "operator"}
-        found: Counter[str] = Counter()
-        for (attempt, by_itself), count in self._batch.paid_again().items():
-            found["engine" if by_itself else ends.get(attempt, "other")] += count
-        return found
+    def count_resent_rows(self) -> Counter[str]:
+        """Count rows sent again by their fault: an engine's if the same attempt sent them again."""
+        engines_first = sorted(self.faults, key=lambda fault: fault.kind != "engine")
+        ends = {fault.attempt: fault.kind for fault in engines_first if fault.kind != "operator"}
+        counts: Counter[str] = Counter()
+        for (attempt, same_attempt), count in self._batch.count_resent_rows().items():
+            counts["engine" if same_attempt else ends.get(attempt, "other")] += count
+        return counts
 
-    async def _rows_after(self, rows: float) -> int:
-        """Wait until the current attempt has more rows than that, or the batch is over."""
+    async def _wait_for_rows(self, rows: float) -> int:
+        """Wait until the current attempt has more rows than that, or the batch is finished."""
 
-        async def seen() -> tuple[bool, Json]:
+        async def read_state() -> tuple[bool, Json]:
             status = (await self._batch.get()).get("status", {})
-            return is_over(status), await self._batch.progress(number_in(status))
+            return is_finished(status), await self._batch.progress(attempt_number(status))
 
         _, progress = await eventually(
-            seen,
-            lambda it: it[0] or (it[1].get("state") == "running" and it[1]["done"] > rows),
+            read_state,
+            lambda state: (
+                state[0] or (state[1].get("state") == "running" and state[1]["done"] > rows)
+            ),
             within=_LONGEST_WAIT,
         )
         return int(progress.get("done", 0))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.stage import Json, Stage
-from scenarios.actions import Place
+from scenarios.actions import ScenarioNamespace
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended."""
+class CommandResult:
+    """The exit code and the output of a command."""
 
     code: int
     output: str
@@ -22,12 +22,14 @@ class Ended:
 
     @property
     def json(self) -> Json:
-        found: Json = json.loads(self.output)
-        return found
+        body: Json = json.loads(self.output)
+        return body
 
 
-async def tessera(stage: Stage, *arguments: str, kubeconfig: Path | None = None) -> Ended:
-    """A command as a user runs it."""
+async def run_tessera(
+    stage: Stage, *arguments: str, kubeconfig: Path | None = None
+) -> CommandResult:
+    """Run a command as a user does."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tessera.cli.main", *arguments),
         env=os.environ | {"KUBECONFIG": str(kubeconfig or stage.world.kubeconfig)},
@@ -37,13 +39,15 @@ async def tessera(stage: Stage, *arguments: str, kubeconfig: Path | None = None)
     output, errors = await process.communicate()
     assert process.returncode is not None
     assert "Traceback" not in errors.decode()
-    return Ended(process.returncode, output.decode(), errors.decode())
+    return CommandResult(process.returncode, output.decode(), errors.decode())
 
 
-async def explained(place: Place, *arguments: str, name: str = "chat") -> Mapping[str, Json]:
-    """The decisions about a service, by topic."""
-    told = await tessera(
-        place.stage, "explain", name, "-n", place.namespace, "-o", "json", *arguments
+async def explain(
+    namespace: ScenarioNamespace, *arguments: str, name: str = "chat"
+) -> Mapping[str, Json]:
+    """Return the decisions about a service, by topic."""
+    result = await run_tessera(
+        namespace.stage, "explain", name, "-n", namespace.name, "-o", "json", *arguments
     )
-    assert told.code == 0, told.errors
-    return {one["topic"]: one for one in told.json["decisions"]}
+    assert result.code == 0, result.errors
+    return {decision["topic"]: decision for decision in result.json["decisions"]}

@@ -6,24 +6,24 @@ from typing import Any
 
 from tessera.domain.names import FIELD_MANAGER
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 
 
-def owned(body: Mapping[str, Any]) -> dict[str, Path]:
-    """All leaves that were applied by the operator: their name by keys -> where they are now."""
+def owned_fields(body: Mapping[str, Any]) -> dict[str, FieldPath]:
+    """Return all leaves that the operator applied: their name by keys -> their current path."""
     for entry in body["metadata"].get("managedFields", ()):
         if entry["manager"] == FIELD_MANAGER and "subresource" not in entry:
             return dict(_leaves(entry["fieldsV1"], body, (), ""))
     return {}
 
 
-def projection(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all these leaves."""
-    return {name: value_at(body, path) for name, path in owned(body).items()}
+def owned_values(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of all these leaves."""
+    return {name: value_at(body, path) for name, path in owned_fields(body).items()}
 
 
-def value_at(body: Any, path: Path) -> Any:
-    """The value at a path; None when there is none."""
+def value_at(body: Any, path: FieldPath) -> Any:
+    """Return the value at a path; None when there is none."""
     for step in path:
         try:
             body = body[step]
@@ -32,22 +32,22 @@ def value_at(body: Any, path: Path) -> Any:
     return body
 
 
-def pointer(path: Path) -> str:
-    """A JSON pointer."""
+def pointer(path: FieldPath) -> str:
+    """Return the path as a JSON pointer."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
 
 
 def _leaves(
-    fields: Mapping[str, Any], node: Any, path: Path, named: str
-) -> Iterator[tuple[str, Path]]:
-    for name, below in fields.items():
+    fields: Mapping[str, Any], node: Any, path: FieldPath, prefix: str
+) -> Iterator[tuple[str, FieldPath]]:
+    for name, children in fields.items():
         step = None if name == "." else _step(name, node)
         if step is None:
             continue
-        if below and set(below) != {"."}:
-            yield from _leaves(below, node[step], (*path, step), f"{named}/{name}")
+        if children and set(children) != {"."}:
+            yield from _leaves(children, node[step], (*path, step), f"{prefix}/{name}")
         else:
-            yield f"{named}/{name}", (*path, step)
+            yield f"{prefix}/{name}", (*path, step)
 
 
 def _step(name: str, node: Any) -> str | int | None:

@@ -1,4 +1,4 @@
-"""What is done to engines, and what kubectl and `tessera explain` tell of it."""
+"""Faults of engines, and the conditions that kubectl and `tessera explain` print."""
 
 import asyncio
 import json
@@ -8,21 +8,21 @@ from pathlib import Path
 import httpx
 
 from demo.stage import NAMESPACE, Json, Stage
-from scenarios.actions import Place
-from scenarios.commands import explained
+from scenarios.actions import ScenarioNamespace
+from scenarios.commands import explain
 from tessera.domain.names import PORT
 from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
-# How long an engine may stand still here; two minutes by default.
+# How long an engine may make no step here; two minutes by default.
 STALL_SECONDS = 8
-# Under which topic a condition is explained, where it is not its own.
+# The topic that explains a condition, where it is not the condition's own name.
 _TOPICS = {"Progressing": "rollout", "Placed": "placed", "Ready": "ready"}
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 
-def fleet(folder: Path) -> Path:
-    """A fleet file: a node for the operator, and two with four small slices each."""
+def write_fleet(folder: Path) -> Path:
+    """Write a fleet file: a node for the operator, and two with four small slices each."""
     gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
     path = folder / "fleet.yaml"
@@ -30,96 +30,108 @@ def fleet(folder: Path) -> Path:
     return path
 
 
-async def be_impatient(stage: Stage) -> None:
-    """The operator waits for a stalled engine as long as a test can."""
-    where = ("kubectl", "--namespace", NAMESPACE)
+async def shorten_stall_timeout(stage: Stage) -> None:
+    """Let the operator replace a stalled engine within the time of a test."""
+    command = ("kubectl", "--namespace", NAMESPACE)
     deployment = "deployment/tessera-operator"
-    await stage.run(*where, "set", "env", deployment, f"TESSERA_STALL_SECONDS={STALL_SECONDS}")
-    await stage.run(*where, "rollout", "status", deployment, "--timeout=60s")
+    await stage.run(*command, "set", "env", deployment, f"TESSERA_STALL_SECONDS={STALL_SECONDS}")
+    await stage.run(*command, "rollout", "status", deployment, "--timeout=60s")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One condition as it is printed."""
+class PrintedCondition:
+    """One condition as kubectl prints it."""
 
     status: str
     reason: str
     message: str
 
 
-async def printed(place: Place, jsonpath: str, name: str = "chat") -> str:
-    """What `kubectl get tsvc -o jsonpath=...` prints."""
-    return await place.stage.run(
-        *("kubectl", "--namespace", place.namespace, "get", "tsvc", name),
+async def read_jsonpath(namespace: ScenarioNamespace, jsonpath: str, name: str = "chat") -> str:
+    """Return what `kubectl get tsvc -o jsonpath=...` prints."""
+    return await namespace.stage.run(
+        *("kubectl", "--namespace", namespace.name, "get", "tsvc", name),
         *("--output", f"jsonpath={jsonpath}"),
     )
 
 
-async def until_told(
-    place: Place, reason: str, kind: str = "Progressing", within: float = 40
-) -> Told:
+async def wait_for_printed_reason(
+    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 40
+) -> PrintedCondition:
     """Wait until kubectl prints a condition with this reason."""
     return await eventually(
-        lambda: told_now(place, kind), lambda told: told.reason == reason, within=within
+        lambda: read_printed_condition(namespace, kind),
+        lambda condition: condition.reason == reason,
+        within=within,
     )
 
 
-async def until_both_tell(
-    place: Place, reason: str, kind: str = "Progressing", within: float = 40
-) -> Told:
-    """The same, and `tessera explain` says it in the same words."""
-    await until_told(place, reason, kind, within)
+async def wait_for_explained_reason(
+    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 40
+) -> PrintedCondition:
+    """Wait as above, and until `tessera explain` has the same reason and message."""
+    await wait_for_printed_reason(namespace, reason, kind, within)
 
-    async def both() -> tuple[Told, Json]:
-        decisions = await explained(place)
-        return await told_now(place, kind), decisions[_TOPICS.get(kind, kind)]
+    async def read_both() -> tuple[PrintedCondition, Json]:
+        decisions = await explain(namespace)
+        return await read_printed_condition(namespace, kind), decisions[_TOPICS.get(kind, kind)]
 
-    def alike(told: Told, decision: Json) -> bool:
-        said = decision["reason"], decision["message"]
-        return (reason, told.message) == said and told.reason == reason
+    def agree(condition: PrintedCondition, decision: Json) -> bool:
+        explanation = decision["reason"], decision["message"]
+        return (reason, condition.message) == explanation and condition.reason == reason
 
-    told, _ = await eventually(both, lambda found: alike(*found), within=20)
-    return told
-
-
-async def told_now(place: Place, kind: str = "Progressing") -> Told:
-    """A condition as kubectl prints it at this moment."""
-    one = f'.status.conditions[?(@.type=="{kind}")]'
-    path = "{'\\n'}".join(f"{{{one}.{field}}}" for field in ("status", "reason", "message"))
-    status, reason, message = [*(await printed(place, path)).split("\n", 2), "", ""][:3]
-    return Told(status, reason, message)
+    condition, _ = await eventually(read_both, lambda pair: agree(*pair), within=20)
+    return condition
 
 
-async def until_printed(place: Place, jsonpath: str, wanted: str, within: float = 60) -> None:
-    await eventually(lambda: printed(place, jsonpath), lambda text: text == wanted, within=within)
+async def read_printed_condition(
+    namespace: ScenarioNamespace, kind: str = "Progressing"
+) -> PrintedCondition:
+    """Return a condition as kubectl prints it now."""
+    prefix = f'.status.conditions[?(@.type=="{kind}")]'
+    path = "{'\\n'}".join(f"{{{prefix}.{field}}}" for field in ("status", "reason", "message"))
+    status, reason, message = [*(await read_jsonpath(namespace, path)).split("\n", 2), "", ""][:3]
+    return PrintedCondition(status, reason, message)
 
 
-async def replicas(place: Place) -> list[Json]:
-    """The pods that are not on their way out, in the order of their names."""
-    found = [one for one in await place.all(PODS) if "deletionTimestamp" not in one["metadata"]]
-    return sorted(found, key=lambda one: str(one["metadata"]["name"]))
+async def wait_until_printed(
+    namespace: ScenarioNamespace, jsonpath: str, expected: str, within: float = 60
+) -> None:
+    await eventually(
+        lambda: read_jsonpath(namespace, jsonpath), lambda text: text == expected, within=within
+    )
 
 
-async def freeze(pod: Json, model: str) -> "asyncio.Task[str]":
-    """Let an engine stand still that has taken steps, and send it a request, which will hang.
+async def list_replicas(namespace: ScenarioNamespace) -> list[Json]:
+    """Return the pods that are not terminating, by name."""
+    pods = [
+        pod
+        for pod in await namespace.list_objects(PODS)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+    return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
-    The task is over once the request's connection is cut; its result says how.
+
+async def freeze_engine(pod: Json, model: str) -> "asyncio.Task[str]":
+    """Freeze an engine that has made steps, and send it a request, which will hang.
+
+    The task ends once the request's connection is closed; its result says how.
     """
     base = f"http://{pod['status']['podIP']}:{PORT}"
     async with httpx.AsyncClient(base_url=base, timeout=10) as http:
-        answer = await http.post("/v1/completions", json=_request(model))
-        answer.raise_for_status()
+        response = await http.post("/v1/completions", json=_request(model))
+        response.raise_for_status()
         (await http.post("/sim/freeze")).raise_for_status()
-    return asyncio.create_task(_hang(base, model))
+    return asyncio.create_task(_send_hanging_request(base, model))
 
 
-async def _hang(base: str, model: str) -> str:
+async def _send_hanging_request(base: str, model: str) -> str:
     async with httpx.AsyncClient(base_url=base, timeout=180) as http:
         try:
-            answer = await http.post("/v1/completions", json=_request(model))
+            response = await http.post("/v1/completions", json=_request(model))
         except httpx.HTTPError as error:
             return type(error).__name__
-    return answer.text
+    return response.text
 
 
 def _request(model: str) -> Json:

@@ -3,14 +3,14 @@
 import httpx
 
 from demo.stage import Json, Ref, Stage
-from scenarios.actions import Place
+from scenarios.actions import ScenarioNamespace
 from world.testing import eventually
 
 TOKENS = 300
 
 
-async def stream(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str | None]:
-    """One long streamed answer: its pieces and how it ended."""
+async def stream_completion(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str | None]:
+    """Stream one long completion; return the number of its pieces and its finish reason."""
     body = {
         "model": model,
         "prompt": "tell me everything",
@@ -21,9 +21,9 @@ async def stream(base: str, model: str, tokens: int = TOKENS) -> tuple[int, str 
     pieces, reason = 0, None
     async with (
         httpx.AsyncClient(base_url=base, timeout=60) as http,
-        http.stream("POST", "/v1/completions", json=body) as answer,
+        http.stream("POST", "/v1/completions", json=body) as response,
     ):
-        async for line in answer.aiter_lines():
+        async for line in response.aiter_lines():
             if line.startswith("data: {"):
                 pieces += line.count('"text":')
                 if '"finish_reason":"' in line:
@@ -38,8 +38,8 @@ async def kubectl_scale(stage: Stage, ref: Ref, replicas: int) -> None:
     )  # fmt: skip
 
 
-async def until_replicas(place: Place, count: int, within: float = 40) -> Json:
-    def there(status: Json) -> bool:
+async def wait_for_replicas(namespace: ScenarioNamespace, count: int, within: float = 40) -> Json:
+    def all_ready(status: Json) -> bool:
         return bool(status.get("replicas") == status.get("readyReplicas") == count)
 
-    return await eventually(place.status, there, within=within)
+    return await eventually(namespace.service_status, all_ready, within=within)

@@ -1,4 +1,4 @@
-"""The bill of a real fleet, asked of the real Prometheus."""
+"""The bill of a real fleet, from the real Prometheus."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import yaml
 
 from demo.load import steady_load
 from demo.stage import CHART, EXAMPLES, Json, Stage
-from scenarios.actions import Place
+from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
@@ -22,42 +22,42 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.money import price_on
 from world.testing import eventually
 
-# What stands in `e2e/demo/fleet.yaml`.
+# The GPUs of `e2e/demo/fleet.yaml`, by pool.
 GPUS = {"a100-reserved": 1, "a100-spot": 2, "h100-ondemand": 2}
-# Seconds: while nothing changes it is charged at the first turn after 15 s, and then scraped.
+# Seconds: while nothing changes the first reconcile after 15 s charges, and is scraped then.
 BILLED_WITHIN = 40
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
 
-async def billed_until(stage: Stage) -> datetime:
-    """Until when was billed, at a scrape of a turn that is still to come."""
-    metrics, begun = PrometheusMetrics(stage.world.prometheus_url, now), now()
-    found = await eventually(
+async def wait_for_bill(stage: Stage) -> datetime:
+    """Wait for a reconcile that charges, and its scrape; return until when it charged."""
+    metrics, started_at = PrometheusMetrics(stage.world.prometheus_url, now), now()
+    charged_until = await eventually(
         metrics.billed_until,
-        lambda told: told is not None and told > begun,
+        lambda charged_until: charged_until is not None and charged_until > started_at,
         within=BILLED_WITHIN,
     )
-    assert found is not None
-    return found
+    assert charged_until is not None
+    return charged_until
 
 
-async def cost(stage: Stage, *arguments: str) -> Json:
-    """`tessera cost` as a user runs it; its JSON."""
+async def read_bill(stage: Stage, *arguments: str) -> Json:
+    """Run `tessera cost` as a user does; return its JSON."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tessera.cli.main", "cost", "-o", "json"),
         *("--prometheus", stage.world.prometheus_url, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, told = await process.communicate()
-    assert process.returncode == 0, told.decode()
-    found: Json = json.loads(output)
-    return found
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    bill: Json = json.loads(output)
+    return bill
 
 
-def nodes_cost(told: Json) -> Fraction:
-    """Price x GPUs x time, for the time that a bill names, in nano-units."""
-    begin, end = (datetime.fromisoformat(told[key]) for key in ("from", "to"))
+def nodes_cost(bill: Json) -> Fraction:
+    """Return price x GPUs x time, for the time that a bill names, in nano-units."""
+    begin, end = (datetime.fromisoformat(bill[key]) for key in ("from", "to"))
     hours = Fraction((end - begin) // timedelta(microseconds=1), 3600 * 10**6)
     cost_of_an_hour = Fraction(0)
     for pool in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text(encoding="utf-8")):
@@ -72,93 +72,93 @@ def nanos(amount: str) -> int:
     return int(Decimal(amount) * 10**9)
 
 
-def total(told: Json) -> int:
-    return sum(nanos(row["total"]) for row in told["totals"])
+def total(bill: Json) -> int:
+    return sum(nanos(row["total"]) for row in bill["totals"])
 
 
-def row(told: Json, name: str) -> Json:
-    found: Json = next((one for one in told["rows"] if one["name"] == name), {})
-    return found
+def find_row(bill: Json, name: str) -> Json:
+    row: Json = next((row for row in bill["rows"] if row["name"] == name), {})
+    return row
 
 
-def filled(query: str) -> str:
-    """A query as Grafana asks it."""
+def fill_variables(query: str) -> str:
+    """Fill in the variables of a query, as Grafana does."""
     for name, value in VARIABLES.items():
         query = query.replace(name, value)
     return query
 
 
-async def billed_states(stage: Stage, name: str, *since: str) -> Mapping[str, int]:
-    """What a service has been billed, by state."""
-    fields = row(await cost(stage, *since), name)
+async def read_charges_by_state(stage: Stage, name: str, *since: str) -> Mapping[str, int]:
+    """Return the charges of a service, by state."""
+    fields = find_row(await read_bill(stage, *since), name)
     states = ("serving", "warmIdle", "loading")
     return {state: nanos(fields.get(state, "0")) for state in states}
 
 
 @pytest.mark.full
 async def test_the_bill_of_a_fleet_is_what_its_nodes_cost_and_survives_a_killed_operator(
-    place: Place,
+    namespace: ScenarioNamespace,
 ) -> None:
-    stage, name = place.stage, f"{place.namespace}/chat"
-    ref = await place.serve(replicas=1)
-    await place.until_ready()
-    since = ("--since", (await billed_until(stage)).isoformat())
-    await billed_until(stage)
+    stage, name = namespace.stage, f"{namespace.name}/chat"
+    ref = await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    since = ("--since", (await wait_for_bill(stage)).isoformat())
+    await wait_for_bill(stage)
 
-    async def states() -> Mapping[str, int]:
-        return await billed_states(stage, name, *since)
+    async def read_charges() -> Mapping[str, int]:
+        return await read_charges_by_state(stage, name, *since)
 
-    await eventually(states, lambda found: found["warmIdle"] > 0, within=BILLED_WITHIN)
+    await eventually(read_charges, lambda charges: charges["warmIdle"] > 0, within=BILLED_WITHIN)
     async with steady_load(await stage.address(ref), ref.name, clients=20, tokens=100):
-        await eventually(states, lambda found: found["serving"] > 0, within=BILLED_WITHIN)
-    before = await cost(stage, *since)
+        await eventually(read_charges, lambda charges: charges["serving"] > 0, within=BILLED_WITHIN)
+    bill_before = await read_bill(stage, *since)
     await kill_operator(stage)
 
-    async def since_then() -> Json:
-        return await cost(stage, *since)
+    async def read_bill_since() -> Json:
+        return await read_bill(stage, *since)
 
-    told = await eventually(since_then, lambda found: found["to"] > before["to"], within=60)
-    assert told["gaps"] == []
-    assert told["from"] == before["from"]
+    bill = await eventually(read_bill_since, lambda bill: bill["to"] > bill_before["to"], within=60)
+    assert bill["gaps"] == []
+    assert bill["from"] == bill_before["from"]
     for by in ("service", "tenant", "pool"):
-        told = await cost(stage, *since, "--by", by)
-        # Of each of two processes two looks are subtracted, each rounded down once in each pool.
-        assert abs(nodes_cost(told) - total(told)) < 2 * len(GPUS)
-    assert {one["name"] for one in told["rows"]} == set(GPUS)
+        bill = await read_bill(stage, *since, "--by", by)
+        # Two readings of each of two processes are subtracted, each rounded down in each pool.
+        assert abs(nodes_cost(bill) - total(bill)) < 2 * len(GPUS)
+    assert {row["name"] for row in bill["rows"]} == set(GPUS)
 
 
-async def test_an_operator_that_starts_finds_until_when_was_billed(stage: Stage) -> None:
-    told = await billed_until(stage)
-    assert timedelta(0) < now() - told < timedelta(seconds=30)
+async def test_a_new_operator_finds_until_when_costs_were_charged(stage: Stage) -> None:
+    charged_until = await wait_for_bill(stage)
+    assert timedelta(0) < now() - charged_until < timedelta(seconds=30)
 
 
-async def test_every_query_of_the_dashboard_is_answered(place: Place) -> None:
-    """Prometheus takes all of them, and those of the bill have data.
+async def test_every_query_of_the_dashboard_is_answered(namespace: ScenarioNamespace) -> None:
+    """Prometheus accepts all of them, and those of the bill have data.
 
-    Nobody has a budget here, and no pool is cut: the show of that asks for its slices.
+    There is no budget here, and no partitioned pool: those queries may be empty.
     """
-    await place.serve(replicas=1)
-    await place.until_ready()
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
     dashboard = json.loads((CHART / "dashboards" / "cost.json").read_text(encoding="utf-8"))
-    asked = [
-        (panel["title"], filled(target["expr"]))
+    queries = [
+        (panel["title"], fill_variables(target["expr"]))
         for panel in dashboard["panels"]
         for target in panel["targets"]
     ]
-    url = f"{place.stage.world.prometheus_url}/api/v1/query"
+    url = f"{namespace.stage.world.prometheus_url}/api/v1/query"
     async with httpx.AsyncClient() as http:
 
-        async def answers() -> dict[str, str]:
-            """What every query came to, of those without data."""
+        async def find_empty_queries() -> dict[str, str]:
+            """Return the queries without data, with the titles of their panels."""
             empty = {}
-            for title, query in asked:
-                answer = (await http.get(url, params={"query": query})).json()
-                assert answer["status"] == "success", f"{title}: {answer.get('error')}: {query}"
-                if not answer["data"]["result"]:
+            for title, query in queries:
+                response = (await http.get(url, params={"query": query})).json()
+                assert response["status"] == "success", f"{title}: {response.get('error')}: {query}"
+                if not response["data"]["result"]:
                     empty[query] = title
             return empty
 
-        await eventually(answers, lambda empty: all(map(may_be_empty, empty.values())))
+        await eventually(find_empty_queries, lambda empty: all(map(may_be_empty, empty.values())))
 
 
 def may_be_empty(title: str) -> bool:
@@ -170,8 +170,8 @@ async def test_the_chart_renders_the_dashboard_for_the_sidecar(stage: Stage) -> 
         *("helm", "template", "tessera", str(CHART), "--show-only", "templates/dashboard.yaml"),
         *("--set", "dashboard.enabled=true", "--set", "dashboard.labels.team=ml"),
     )
-    (rendered,) = yaml.safe_load_all(text)
-    assert rendered["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert rendered["metadata"]["labels"]["team"] == "ml"
-    shipped = (CHART / "dashboards" / "cost.json").read_text(encoding="utf-8")
-    assert json.loads(rendered["data"]["cost.json"]) == json.loads(shipped)
+    (manifest,) = yaml.safe_load_all(text)
+    assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert manifest["metadata"]["labels"]["team"] == "ml"
+    dashboard = (CHART / "dashboards" / "cost.json").read_text(encoding="utf-8")
+    assert json.loads(manifest["data"]["cost.json"]) == json.loads(dashboard)

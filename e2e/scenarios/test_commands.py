@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from demo.stage import EXAMPLES, NAMESPACE, Json, Stage, condition
-from scenarios.actions import SMALL, Place
-from scenarios.commands import explained, tessera
+from scenarios.actions import SMALL, ScenarioNamespace
+from scenarios.commands import explain, run_tessera
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from world.testing import eventually
 
@@ -22,32 +22,36 @@ OPERATOR = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 PRODUCT = "nvidia.com/gpu.product"
 
 
-async def findings(stage: Stage, *arguments: str, **fields: Any) -> Mapping[str, Json]:
-    """What the doctor finds, by check."""
-    told = await tessera(stage, "doctor", "--json", *arguments, **fields)
-    found = {one["check"]: one for one in told.json["findings"]}
-    assert told.code == any(one["state"] == "problem" for one in found.values())
-    return found
+async def run_doctor(stage: Stage, *arguments: str, **fields: Any) -> Mapping[str, Json]:
+    """Run the doctor; return its findings by check."""
+    result = await run_tessera(stage, "doctor", "--json", *arguments, **fields)
+    findings = {finding["check"]: finding for finding in result.json["findings"]}
+    assert result.code == any(finding["state"] == "problem" for finding in findings.values())
+    return findings
 
 
-def states(found: Mapping[str, Json], state: str) -> set[str]:
-    return {check for check, one in found.items() if one["state"] == state}
+def checks_in_state(findings: Mapping[str, Json], state: str) -> set[str]:
+    return {check for check, finding in findings.items() if finding["state"] == state}
 
 
-async def test_the_doctor_finds_a_served_cluster_fine(place: Place) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
+async def test_the_doctor_finds_no_problem_in_a_served_cluster(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
 
-    async def found() -> Mapping[str, Json]:
-        return await findings(place.stage)
+    async def read_findings() -> Mapping[str, Json]:
+        return await run_doctor(namespace.stage)
 
-    told = await eventually(found, lambda one: not states(one, "problem"), within=60)
-    assert states(told, "skipped") == set()
+    findings = await eventually(
+        read_findings, lambda findings: not checks_in_state(findings, "problem"), within=60
+    )
+    assert checks_in_state(findings, "skipped") == set()
     for check in ("kubernetes", "crds", "operator", "leader", "webhook", "gpu nodes"):
-        assert told[check]["state"] == "ok", told[check]
-    assert told["services"]["message"].startswith("1 service,")
-    assert "scraped" in told["engine metrics"]["message"]
-    assert place.namespace in told["budgets"]["message"]
+        assert findings[check]["state"] == "ok", findings[check]
+    assert findings["services"]["message"].startswith("1 service,")
+    assert "scraped" in findings["engine metrics"]["message"]
+    assert namespace.name in findings["budgets"]["message"]
 
 
 async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
@@ -58,24 +62,30 @@ async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
     await stage.api.patch(OPERATOR, {"spec": {"replicas": 0}})
     try:
 
-        async def found() -> Mapping[str, Json]:
-            return await findings(stage)
+        async def read_findings() -> Mapping[str, Json]:
+            return await run_doctor(stage)
 
-        wrong = {"pools", "gpu labels", "operator", "leader"}
-        told = await eventually(found, lambda one: wrong <= states(one, "problem"), within=90)
-        assert told["pools"]["fix"].endswith("examples/00-pools.yaml")
-        assert "a100-0" in told["gpu labels"]["message"]
-        assert "--replicas=1" in told["operator"]["fix"]
-        assert told["webhook"]["state"] == "warning"
+        broken = {"pools", "gpu labels", "operator", "leader"}
+        findings = await eventually(
+            read_findings,
+            lambda findings: broken <= checks_in_state(findings, "problem"),
+            within=90,
+        )
+        assert findings["pools"]["fix"].endswith("examples/00-pools.yaml")
+        assert "a100-0" in findings["gpu labels"]["message"]
+        assert "--replicas=1" in findings["operator"]["fix"]
+        assert findings["webhook"]["state"] == "warning"
     finally:
         await stage.api.patch(OPERATOR, {"spec": {"replicas": 1}})
         await stage.api.patch(NODE, {"metadata": {"labels": {PRODUCT: product}}})
         await stage.run("kubectl", "apply", "-f", pools)
 
-    async def healed() -> Mapping[str, Json]:
-        return await findings(stage)
+    async def read_repaired_findings() -> Mapping[str, Json]:
+        return await run_doctor(stage)
 
-    await eventually(healed, lambda one: not states(one, "problem"), within=90)
+    await eventually(
+        read_repaired_findings, lambda findings: not checks_in_state(findings, "problem"), within=90
+    )
 
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -111,16 +121,16 @@ _KSERVE: Json = {
 
 
 @asynccontextmanager
-async def kserve(place: Place) -> AsyncIterator[None]:
+async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     """Install the CRD of KServe with one object named `chat`, as long as the block runs."""
-    api, path = place.stage.api, f"{_CRDS}/{_KSERVE['metadata']['name']}"
+    api, path = namespace.stage.api, f"{_CRDS}/{_KSERVE['metadata']['name']}"
     service: Json = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {"name": "chat", "namespace": place.namespace},
+        "metadata": {"name": "chat", "namespace": namespace.name},
         "spec": {},
     }
-    objects = f"/apis/serving.kserve.io/v1beta1/namespaces/{place.namespace}/inferenceservices"
+    objects = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace.name}/inferenceservices"
     await api.create(_CRDS, _KSERVE)
     try:
         # The API server serves a new kind a moment after it accepts the CRD.
@@ -136,57 +146,66 @@ async def kserve(place: Place) -> AsyncIterator[None]:
 
 
 async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
-    place: Place, tmp_path: Path
+    namespace: ScenarioNamespace, tmp_path: Path
 ) -> None:
-    await place.serve(replicas=0)
+    await namespace.apply_service(replicas=0)
     # A cache of its own: the one in the home directory was filled before KServe was installed.
-    get = ("kubectl", "--cache-dir", str(tmp_path), "-n", place.namespace, "get", "-o", "name")
-    async with kserve(place):
+    get = ("kubectl", "--cache-dir", str(tmp_path), "-n", namespace.name, "get", "-o", "name")
+    async with kserve(namespace):
         for name in ("tsvc", "inferenceservices.tessera.dev", "tessera"):
-            listed = await place.stage.run(*get, name)
-            services = [line for line in listed.split() if line.startswith("inferenceservice")]
+            output = await namespace.stage.run(*get, name)
+            services = [line for line in output.split() if line.startswith("inferenceservice")]
             assert services == ["inferenceservice.tessera.dev/chat"], name
-        listed = await place.stage.run(*get, "inferenceservices.serving.kserve.io")
-        assert listed.split() == ["inferenceservice.serving.kserve.io/chat"]
-        finding = (await findings(place.stage))["kserve"]
+        output = await namespace.stage.run(*get, "inferenceservices.serving.kserve.io")
+        assert output.split() == ["inferenceservice.serving.kserve.io/chat"]
+        finding = (await run_doctor(namespace.stage))["kserve"]
         assert (finding["state"], "tsvc" in finding["fix"]) == ("warning", True)
-    assert "kserve" not in await findings(place.stage)
+    assert "kserve" not in await run_doctor(namespace.stage)
 
 
-async def test_a_ready_service_is_explained_with_its_readings(place: Place) -> None:
-    await place.serve(scaling={"minReplicas": 1, "maxReplicas": 3})
-    await place.until_ready()
-    await eventually(place.status, lambda one: one["scaling"]["reason"] == "Steady", within=40)
-    told = await explained(place, "--prometheus", place.stage.world.prometheus_url)
-    status = await place.status()
+async def test_a_ready_service_is_explained_with_its_readings(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(scaling={"minReplicas": 1, "maxReplicas": 3})
+    await namespace.wait_until_ready()
+    await eventually(
+        namespace.service_status, lambda status: status["scaling"]["reason"] == "Steady", within=40
+    )
+    decisions = await explain(namespace, "--prometheus", namespace.stage.world.prometheus_url)
+    status = await namespace.service_status()
     for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
-        assert told[topic]["reason"] == condition({"status": status}, kind)["reason"]
-        assert told[topic]["recomputed"] is None
-    assert told["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
-    why = {one["name"]: one["message"] for one in told["placed"]["alternatives"]}
-    assert why["a100-reserved-1g-10gb"] == "chosen"
-    assert why["a100-spot-3g-40gb"].startswith("Spot: spec.class Interactive never")
-    assert "h100-ondemand (now 2.99)" in " ".join(told["placed"]["wouldChange"])
-    assert told["scaling"]["reason"] == status["scaling"]["reason"]
-    assert told["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
-    assert "for 60s would add 1" in told["scaling"]["wouldChange"][0]
+        assert decisions[topic]["reason"] == condition({"status": status}, kind)["reason"]
+        assert decisions[topic]["recomputed"] is None
+    assert decisions["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
+    reasons = {
+        alternative["name"]: alternative["message"]
+        for alternative in decisions["placed"]["alternatives"]
+    }
+    assert reasons["a100-reserved-1g-10gb"] == "chosen"
+    assert reasons["a100-spot-3g-40gb"].startswith("Spot: spec.class Interactive never")
+    assert "h100-ondemand (now 2.99)" in " ".join(decisions["placed"]["wouldChange"])
+    assert decisions["scaling"]["reason"] == status["scaling"]["reason"]
+    assert decisions["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
+    assert "for 60s would add 1" in decisions["scaling"]["wouldChange"][0]
 
 
-async def test_layouts_are_shown_where_they_are_known_and_said_where_not(place: Place) -> None:
-    told = await tessera(place.stage, "mosaic", "--json")
-    pools = {one["name"]: one for one in told.json["pools"]}
-    assert told.json["notes"] == []
+async def test_layouts_are_shown_where_they_are_known_and_reported_as_missing_elsewhere(
+    namespace: ScenarioNamespace,
+) -> None:
+    result = await run_tessera(namespace.stage, "mosaic", "--json")
+    pools = {pool["name"]: pool for pool in result.json["pools"]}
+    assert result.json["notes"] == []
     assert "a100-reserved" in pools
     for pool in pools.values():
         assert pool["strandedPerHour"] is not None
-    shown = await tessera(place.stage, "mosaic", "a100-reserved")
-    assert shown.code == 0, shown
-    planned = await tessera(place.stage, "plan")
-    assert planned.code == 1
-    assert "no AcceleratorPool has spec.mig" in planned.errors
+    mosaic = await run_tessera(namespace.stage, "mosaic", "a100-reserved")
+    assert mosaic.code == 0, mosaic
+    plan = await run_tessera(namespace.stage, "plan")
+    assert plan.code == 1
+    assert "no AcceleratorPool has spec.mig" in plan.errors
 
 
-async def test_an_unplaceable_service_is_explained_by_every_hardware(place: Place) -> None:
+async def test_an_unplaceable_service_is_explained_by_every_hardware(
+    namespace: ScenarioNamespace,
+) -> None:
     shape = {
         "parameters": 700_000_000_000,
         "layers": 80,
@@ -195,164 +214,170 @@ async def test_an_unplaceable_service_is_explained_by_every_hardware(place: Plac
         "headDim": 128,
         "maxPositionEmbeddings": 8192,
     }
-    await place.serve(model={"uri": "hf://acme/giant", "shape": shape})
-    await place.until_condition("chat", "Placed", "TooLarge")
-    told = await explained(place)
-    assert told["placed"]["reason"] == "TooLarge"
-    assert "sizing" not in told
-    whys = {one["name"]: one["message"] for one in told["placed"]["alternatives"]}
-    assert all("too small" in why or "Spot" in why for why in whys.values()), whys
-    found = (await findings(place.stage))[f"service {place.namespace}/chat"]
-    assert found["state"] == "problem"
-    assert found["fix"] == f"tessera explain chat -n {place.namespace}"
+    await namespace.apply_service(model={"uri": "hf://acme/giant", "shape": shape})
+    await namespace.wait_for_condition("chat", "Placed", "TooLarge")
+    decisions = await explain(namespace)
+    assert decisions["placed"]["reason"] == "TooLarge"
+    assert "sizing" not in decisions
+    reasons = {
+        alternative["name"]: alternative["message"]
+        for alternative in decisions["placed"]["alternatives"]
+    }
+    assert all("too small" in reason or "Spot" in reason for reason in reasons.values()), reasons
+    finding = (await run_doctor(namespace.stage))[f"service {namespace.name}/chat"]
+    assert finding["state"] == "problem"
+    assert finding["fix"] == f"tessera explain chat -n {namespace.name}"
 
 
 @asynccontextmanager
-async def a_budget(place: Place, amount: str) -> AsyncIterator[None]:
-    path = TENANT_BUDGETS.path(None, place.namespace)
+async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[None]:
+    path = TENANT_BUDGETS.path(None, namespace.name)
     body = {
         "apiVersion": TENANT_BUDGETS.api_version,
         "kind": TENANT_BUDGETS.kind,
-        "metadata": {"name": place.namespace},
+        "metadata": {"name": namespace.name},
         "spec": {
             "owner": "team@example.org",
-            "tenant": {"namespaces": [place.namespace]},
+            "tenant": {"namespaces": [namespace.name]},
             "limits": [{"window": "Month", "amount": amount}],
         },
     }
-    await place.stage.api.apply(path, body, "kubectl")
+    await namespace.stage.api.apply(path, body, "kubectl")
     try:
         yield
     finally:
-        await place.stage.api.delete(path)
+        await namespace.stage.api.delete(path)
 
 
-async def test_a_service_without_money_is_explained_with_the_limit_that_would_do(
-    place: Place,
+async def test_a_service_without_budget_is_explained_with_the_limit_that_it_needs(
+    namespace: ScenarioNamespace,
 ) -> None:
-    async with a_budget(place, "0.0100"):
-        await place.serve(replicas=2)
+    async with a_budget(namespace, "0.0100"):
+        await namespace.apply_service(replicas=2)
 
-        async def reason() -> object:
-            return (await place.status()).get("scaling", {}).get("reason")
+        async def read_reason() -> object:
+            return (await namespace.service_status()).get("scaling", {}).get("reason")
 
-        async def wanted() -> object:
-            return (await place.status()).get("scaling", {}).get("desiredReplicas")
+        async def read_desired_replicas() -> object:
+            return (await namespace.service_status()).get("scaling", {}).get("desiredReplicas")
 
-        await eventually(reason, lambda told: told == "BudgetExhausted", within=30)
-        told = await explained(place)
-        assert told["scaling"]["reason"] == "BudgetExhausted"
-        assert told["scaling"]["numbers"]["replicas"].startswith("0 desired")
-        assert told["budget"]["reason"] == "MinReplicasExceedBudget"
-        assert "0.01 USD" in told["budget"]["numbers"]["month"].replace("0.0100", "0.01")
-        said, later = told["budget"]["wouldChange"]
+        await eventually(read_reason, lambda reason: reason == "BudgetExhausted", within=30)
+        decisions = await explain(namespace)
+        assert decisions["scaling"]["reason"] == "BudgetExhausted"
+        assert decisions["scaling"]["numbers"]["replicas"].startswith("0 desired")
+        assert decisions["budget"]["reason"] == "MinReplicasExceedBudget"
+        assert "0.01 USD" in decisions["budget"]["numbers"]["month"].replace("0.0100", "0.01")
+        limit_change, later = decisions["budget"]["wouldChange"]
         assert later.startswith("the next windows do not pay it either")
-        assert said.startswith("spec.limits[0].amount of ")
-        # The one that always runs, at 0.2397 an hour, for any whole month.
+        assert limit_change.startswith("spec.limits[0].amount of ")
+        # Enough for one replica at 0.2397 an hour in any whole month.
         limits = [{"window": "Month", "amount": "200.00"}]
-        path = TENANT_BUDGETS.path(None, place.namespace)
-        await place.stage.api.patch(path, {"spec": {"limits": limits}})
-        await eventually(wanted, bool, within=30)
+        path = TENANT_BUDGETS.path(None, namespace.name)
+        await namespace.stage.api.patch(path, {"spec": {"limits": limits}})
+        await eventually(read_desired_replicas, bool, within=30)
 
 
 @pytest.mark.parametrize("readings", [False, True])
-async def test_a_snapshot_is_planned_anew_to_the_decisions_of_the_statuses(
-    place: Place, tmp_path: Path, readings: bool
+async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
+    namespace: ScenarioNamespace, tmp_path: Path, readings: bool
 ) -> None:
-    stage = place.stage
-    await place.serve(replicas=1)
-    await place.serve("scaled", scaling={"minReplicas": 1, "maxReplicas": 2})
-    await place.serve("giant", model={"uri": "hf://meta-llama/Llama-3.1-70B-Instruct"},
-                      placement={"pools": ["a100-reserved"]})  # fmt: skip
-    await place.until_ready()
-    await place.until_ready("scaled")
-    await place.until_condition("giant", "Placed", "TooLarge")
+    stage = namespace.stage
+    await namespace.apply_service(replicas=1)
+    await namespace.apply_service("scaled", scaling={"minReplicas": 1, "maxReplicas": 2})
+    giant = {"uri": "hf://meta-llama/Llama-3.1-70B-Instruct"}
+    placement = {"pools": ["a100-reserved"]}
+    await namespace.apply_service("giant", model=giant, placement=placement)
+    await namespace.wait_until_ready()
+    await namespace.wait_until_ready("scaled")
+    await namespace.wait_for_condition("giant", "Placed", "TooLarge")
     file = tmp_path / "fleet.json.gz"
     metrics = ("--prometheus", stage.world.prometheus_url) if readings else ()
 
-    async def rows() -> list[tuple[Json, Json]]:
-        """Of every service what was decided anew, and what its status said when it was saved."""
-        assert (await tessera(stage, "snapshot", "save", str(file), *metrics)).code == 0
-        told = (await tessera(stage, "snapshot", "plan", str(file), "--json")).json
-        decided = {one["name"]: one for one in told["services"]}
+    async def read_rows() -> list[tuple[Json, Json]]:
+        """Return for every service its plan from the snapshot, and its status."""
+        assert (await run_tessera(stage, "snapshot", "save", str(file), *metrics)).code == 0
+        fleet_plan = (await run_tessera(stage, "snapshot", "plan", str(file), "--json")).json
+        planned_services = {service["name"]: service for service in fleet_plan["services"]}
         return [
-            (decided[f"{place.namespace}/{name}"], await place.status(name))
+            (planned_services[f"{namespace.name}/{name}"], await namespace.service_status(name))
             for name in ("chat", "scaled", "giant")
         ]
 
-    def same(pairs: list[tuple[Json, Json]]) -> bool:
+    def agree(pairs: list[tuple[Json, Json]]) -> bool:
         return all(
-            row[key] == one["reason"]
+            row[key] == condition["reason"]
             for row, status in pairs
-            for one in status["conditions"]
-            if (key := one["type"][0].lower() + one["type"][1:]) in row
+            for condition in status["conditions"]
+            if (key := condition["type"][0].lower() + condition["type"][1:]) in row
         ) and all(
             row["scaling"] == status["scaling"]["reason"]
             for row, status in pairs
             if readings or row["scaling"] != "FailedGetMetrics"
         )
 
-    for row, status in await eventually(rows, same, within=40):
+    for row, status in await eventually(read_rows, agree, within=40):
         assert row["replicas"] == status["scaling"]["desiredReplicas"]
         assert row["variant"] == status.get("variant", {}).get("name")
 
 
-async def test_top_ranks_the_services_and_counts_free_devices(place: Place) -> None:
-    stage = place.stage
-    await place.serve(replicas=2)
-    await place.until_ready()
+async def test_top_ranks_the_services_and_counts_free_devices(namespace: ScenarioNamespace) -> None:
+    stage = namespace.stage
+    await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
     url = stage.world.prometheus_url
 
-    async def top() -> Json:
-        return (await tessera(stage, "top", "--json", "--prometheus", url)).json
+    async def run_top() -> Json:
+        return (await run_tessera(stage, "top", "--json", "--prometheus", url)).json
 
-    def read(told: Json) -> bool:
-        (row,) = (one for one in told["services"] if one["namespace"] == place.namespace)
+    def has_readings(top: Json) -> bool:
+        (row,) = (service for service in top["services"] if service["namespace"] == namespace.name)
         return (
             row["readyReplicas"] == 2
             and row["waitingRequests"] == 0.0
             and row["activity"] is not None
         )
 
-    told = await eventually(top, read, within=60)
-    pool = next(one for one in told["pools"] if one["name"] == "a100-reserved")
+    top = await eventually(run_top, has_readings, within=60)
+    pool = next(pool for pool in top["pools"] if pool["name"] == "a100-reserved")
     assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
-    table = (await tessera(stage, "top", "-n", place.namespace)).output
+    table = (await run_tessera(stage, "top", "-n", namespace.name)).output
     assert table.splitlines()[0].startswith("SERVICE")
-    assert table.splitlines()[1].startswith(f"{place.namespace}/chat")
+    assert table.splitlines()[1].startswith(f"{namespace.name}/chat")
 
 
-async def test_an_update_that_is_not_available_changes_nothing(place: Place) -> None:
+async def test_an_update_that_is_not_available_changes_nothing(
+    namespace: ScenarioNamespace,
+) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    await place.serve(replicas=1, model={"uri": SMALL, "revision": commit})
-    await place.until_ready()
-    told = await tessera(place.stage, "update", "chat", "-n", place.namespace)
-    assert (told.code, told.errors) == (0, "")
-    assert "no update available" in told.output
-    found = await place.stage.api.get(INFERENCE_SERVICES.path(place.namespace, "chat"))
-    assert "tessera.dev/update" not in found["metadata"].get("annotations", {})
+    await namespace.apply_service(replicas=1, model={"uri": SMALL, "revision": commit})
+    await namespace.wait_until_ready()
+    result = await run_tessera(namespace.stage, "update", "chat", "-n", namespace.name)
+    assert (result.code, result.errors) == (0, "")
+    assert "no update available" in result.output
+    service = await namespace.stage.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
+    assert "tessera.dev/update" not in service["metadata"].get("annotations", {})
 
 
-async def a_tenant(place: Place, folder: Path) -> Path:
-    """The kubeconfig of somebody who may only look at one namespace."""
-    run, namespace = place.stage.run, place.namespace
-    await run("kubectl", "-n", namespace, "create", "serviceaccount", "tenant")
+async def create_tenant_kubeconfig(namespace: ScenarioNamespace, folder: Path) -> Path:
+    """Write the kubeconfig of a tenant who may only read one namespace."""
+    run, name = namespace.stage.run, namespace.name
+    await run("kubectl", "-n", name, "create", "serviceaccount", "tenant")
     await run(
-        *("kubectl", "-n", namespace, "create", "role", "look"),
+        *("kubectl", "-n", name, "create", "role", "look"),
         *("--verb=get,list", "--resource=inferenceservices.tessera.dev,pods"),
     )
     await run(
-        *("kubectl", "-n", namespace, "create", "rolebinding", "look"),
-        *("--role=look", f"--serviceaccount={namespace}:tenant"),
+        *("kubectl", "-n", name, "create", "rolebinding", "look"),
+        *("--role=look", f"--serviceaccount={name}:tenant"),
     )
-    token = await run("kubectl", "-n", namespace, "create", "token", "tenant")
-    config = yaml.safe_load(place.stage.world.kubeconfig.read_text(encoding="utf-8"))
+    token = await run("kubectl", "-n", name, "create", "token", "tenant")
+    config = yaml.safe_load(namespace.stage.world.kubeconfig.read_text(encoding="utf-8"))
     config["users"] = [{"name": "tenant", "user": {"token": token.strip()}}]
     (cluster,) = config["clusters"]
     config["contexts"] = [
         {
             "name": "tenant",
-            "context": {"cluster": cluster["name"], "user": "tenant", "namespace": namespace},
+            "context": {"cluster": cluster["name"], "user": "tenant", "namespace": name},
         }
     ]
     config["current-context"] = "tenant"
@@ -362,30 +387,30 @@ async def a_tenant(place: Place, folder: Path) -> Path:
 
 
 async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
-    place: Place, tmp_path: Path
+    namespace: ScenarioNamespace, tmp_path: Path
 ) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
-    kubeconfig = await a_tenant(place, tmp_path)
-    told = await tessera(place.stage, "explain", "chat", kubeconfig=kubeconfig)
-    assert told.code == 0
-    assert "from the status alone, since reads failed: permission denied: list" in told.output
-    assert "READY: CompletionSucceeded" in told.output
-    found = await findings(place.stage, kubeconfig=kubeconfig)
-    assert states(found, "problem") == set()
-    assert {"operator", "pools", "gpu nodes", "services"} <= states(found, "skipped")
-    wrong = kubeconfig.read_text(encoding="utf-8").replace("token: ", "token: x")
-    kubeconfig.write_text(wrong, encoding="utf-8")
-    refused = await tessera(place.stage, "explain", "chat", kubeconfig=kubeconfig)
-    assert refused.code == 1
-    assert "rejected the credentials" in refused.errors
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    kubeconfig = await create_tenant_kubeconfig(namespace, tmp_path)
+    result = await run_tessera(namespace.stage, "explain", "chat", kubeconfig=kubeconfig)
+    assert result.code == 0
+    assert "from the status alone, since reads failed: permission denied: list" in result.output
+    assert "READY: CompletionSucceeded" in result.output
+    findings = await run_doctor(namespace.stage, kubeconfig=kubeconfig)
+    assert checks_in_state(findings, "problem") == set()
+    assert {"operator", "pools", "gpu nodes", "services"} <= checks_in_state(findings, "skipped")
+    wrong_config = kubeconfig.read_text(encoding="utf-8").replace("token: ", "token: x")
+    kubeconfig.write_text(wrong_config, encoding="utf-8")
+    rejected = await run_tessera(namespace.stage, "explain", "chat", kubeconfig=kubeconfig)
+    assert rejected.code == 1
+    assert "rejected the credentials" in rejected.errors
 
 
-async def test_near_names_are_offered(place: Place) -> None:
-    await place.serve(replicas=0, model={"uri": SMALL})
-    told = await tessera(place.stage, "explain", "caht", "-n", place.namespace)
-    assert (told.code, told.output) == (1, "")
-    assert "did you mean chat?" in told.errors
+async def test_similar_names_are_suggested(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(replicas=0, model={"uri": SMALL})
+    result = await run_tessera(namespace.stage, "explain", "caht", "-n", namespace.name)
+    assert (result.code, result.output) == (1, "")
+    assert "did you mean chat?" in result.errors
 
 
 _PLUGINS = {
@@ -394,16 +419,18 @@ _PLUGINS = {
 }
 
 
-async def test_kubectl_runs_and_completes_it_as_a_plugin(place: Place, tmp_path: Path) -> None:
+async def test_kubectl_runs_and_completes_it_as_a_plugin(
+    namespace: ScenarioNamespace, tmp_path: Path
+) -> None:
     for name, line in _PLUGINS.items():
         script = tmp_path / name
         script.write_text(f"#!{sys.executable}\n{line}\nmain()\n", encoding="utf-8")
         script.chmod(0o755)
-    kubectl = str(place.stage.world.binary("kubectl"))
+    kubectl = str(namespace.stage.world.binary("kubectl"))
     environment = {
         **os.environ,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "KUBECONFIG": str(place.stage.world.kubeconfig),
+        "KUBECONFIG": str(namespace.stage.world.kubeconfig),
     }
 
     async def run(*arguments: str) -> str:
@@ -413,7 +440,7 @@ async def test_kubectl_runs_and_completes_it_as_a_plugin(place: Place, tmp_path:
         output, _ = await process.communicate()
         return output.decode()
 
-    assert "POOL" in await run("tessera", "top", "-n", place.namespace)
+    assert "POOL" in await run("tessera", "top", "-n", namespace.name)
     assert "usage: kubectl tessera explain" in await run("tessera", "explain", "--help")
-    completed = await run("__complete", "tessera", "snapshot", "s")
-    assert completed.splitlines()[:2] == ["save", ":4"]
+    completions = await run("__complete", "tessera", "snapshot", "s")
+    assert completions.splitlines()[:2] == ["save", ":4"]

@@ -1,8 +1,7 @@
-"""The operator is killed with -9 at ten seeded moments; the fleet ends as if it never was.
+"""The operator is killed with SIGKILL at ten seeded times; the fleet ends as without a kill.
 
-Two courses of the same actions are played, one undisturbed and one with kills. The moments come
-from a seed; two are aimed: one between two writes of one turn, one while a wish waits in its
-window.
+The same actions run twice, once undisturbed and once with kills. The times come from a seed; two
+are aimed: one between two writes of one reconcile, one within a stabilization window.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ import pytest
 
 from demo.load import steady_load
 from demo.stage import Json
-from scenarios.actions import Place
+from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
 from world.object_comparison import comparable, differences
@@ -34,175 +33,186 @@ SCALING = {
 }
 
 
-async def act(place: Place, kill: Kill, moments: random.Random) -> None:
-    """Twelve services come, some change, some go; after every action a kill may follow."""
+async def apply_changes(namespace: ScenarioNamespace, kill: Kill, moments: random.Random) -> None:
+    """Create twelve services, change some, delete some; after every action a kill may follow."""
 
-    async def perhaps() -> None:
+    async def maybe_kill() -> None:
         await asyncio.sleep(moments.uniform(0, 0.4))
         await kill()
 
     for index in range(FLEET):
-        await place.serve(f"svc-{index:02d}", replicas=0)
-    await perhaps()
+        await namespace.apply_service(f"svc-{index:02d}", replicas=0)
+    await maybe_kill()
     for index in range(FLEET):
-        await _until_deployed(place, f"svc-{index:02d}", 0)
-    await place.serve("svc-00", replicas=0, drain={"timeout": "90s"})
-    await perhaps()
-    await place.serve("svc-01", replicas=0, context={"maxModelLen": 4096})
-    await place.serve("svc-02", replicas=2)
-    await perhaps()
-    await place.unserve("svc-03")
-    await perhaps()
-    await _until_deployed(place, "svc-02", 2)
-    await place.serve("svc-02", replicas=1)
-    await place.serve("svc-04", replicas=0, engine={"extraArgs": ["--max-logprobs=5"]})
-    await perhaps()
-    await place.serve("svc-05", replicas=0, model={"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"})
-    await perhaps()
-    await place.stage.api.delete(SERVICES.path(place.namespace, "svc-06"))
-    await perhaps()
+        await _wait_until_deployed(namespace, f"svc-{index:02d}", 0)
+    await namespace.apply_service("svc-00", replicas=0, drain={"timeout": "90s"})
+    await maybe_kill()
+    await namespace.apply_service("svc-01", replicas=0, context={"maxModelLen": 4096})
+    await namespace.apply_service("svc-02", replicas=2)
+    await maybe_kill()
+    await namespace.delete_service("svc-03")
+    await maybe_kill()
+    await _wait_until_deployed(namespace, "svc-02", 2)
+    await namespace.apply_service("svc-02", replicas=1)
+    await namespace.apply_service("svc-04", replicas=0, engine={"extraArgs": ["--max-logprobs=5"]})
+    await maybe_kill()
+    await namespace.apply_service(
+        "svc-05", replicas=0, model={"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"}
+    )
+    await maybe_kill()
+    await namespace.stage.api.delete(SERVICES.path(namespace.name, "svc-06"))
+    await maybe_kill()
 
 
-async def _until_deployed(place: Place, name: str, replicas: int) -> None:
-    """Wait until a number was carried over, so that both courses take the same steps."""
+async def _wait_until_deployed(namespace: ScenarioNamespace, name: str, replicas: int) -> None:
+    """Wait until a Deployment has its replicas, so that both runs take the same steps."""
 
-    async def counts() -> list[int]:
-        return [one["spec"]["replicas"] for one in _of(await place.children(), name)]
+    async def read_counts() -> list[int]:
+        return [
+            deployment["spec"]["replicas"]
+            for deployment in _deployments_of(await namespace.list_children(), name)
+        ]
 
-    await eventually(counts, lambda found: found == [replicas], within=60)
+    await eventually(read_counts, lambda counts: counts == [replicas], within=60)
 
 
-def _of(children: dict[str, Json], name: str) -> list[Json]:
-    return [one for key, one in children.items() if key.startswith(f"Deployment/{name}-")]
+def _deployments_of(children: dict[str, Json], name: str) -> list[Json]:
+    return [body for key, body in children.items() if key.startswith(f"Deployment/{name}-")]
 
 
-async def settled(place: Place) -> dict[str, Any]:
-    """Every object of the place once nothing moves any more, without what may differ."""
+async def wait_until_settled(namespace: ScenarioNamespace) -> dict[str, Any]:
+    """Wait until no object changes any more; return all of them, without what may differ."""
     for index in range(FLEET):
         if index != 3:
             reason = "RolloutComplete"
-            await place.until_condition(f"svc-{index:02d}", "Progressing", reason, within=90)
-    await place.until_ready("svc-02", within=60)
-    await eventually(place.children, lambda all_made: not _of(all_made, "svc-03"), within=60)
+            await namespace.wait_for_condition(f"svc-{index:02d}", "Progressing", reason, within=90)
+    await namespace.wait_until_ready("svc-02", within=60)
+    await eventually(
+        namespace.list_children, lambda children: not _deployments_of(children, "svc-03"), within=60
+    )
 
-    async def all_objects() -> dict[str, Any]:
+    async def read_objects() -> dict[str, Any]:
         services = {
-            f"InferenceService/{one['metadata']['name']}": one
-            for one in await place.all(INFERENCE_SERVICES)
+            f"InferenceService/{service['metadata']['name']}": service
+            for service in await namespace.list_objects(INFERENCE_SERVICES)
         }
         return {
-            name: comparable(one, {place.namespace: "<place>"})
-            for name, one in (services | await place.children()).items()
+            name: comparable(body, {namespace.name: "<namespace>"})
+            for name, body in (services | await namespace.list_children()).items()
         }
 
-    last: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
 
-    async def unchanged() -> bool:
-        nonlocal last
-        before, last = last, await all_objects()
-        return before == last
+    async def are_unchanged() -> bool:
+        nonlocal objects
+        previous, objects = objects, await read_objects()
+        return previous == objects
 
-    await eventually(unchanged, bool)
-    return last
+    await eventually(are_unchanged, bool)
+    return objects
 
 
 @pytest.mark.full
-async def test_killed_at_any_moment_all_objects_end_equal(place: Place) -> None:
+async def test_killed_at_any_moment_all_objects_end_equal(namespace: ScenarioNamespace) -> None:
     kills = 0
 
-    async def nothing() -> None:
-        """The undisturbed course."""
+    async def do_nothing() -> None:
+        """Stand in for a kill in the undisturbed run."""
 
     async def kill() -> None:
         nonlocal kills
-        await kill_operator(place.stage)
+        await kill_operator(namespace.stage)
         kills += 1
 
-    await act(place, nothing, random.Random(SEED))  # noqa: S311 - a seeded course, no secret
-    undisturbed = await settled(place)
-    for one in await place.all(INFERENCE_SERVICES):
-        await place.unserve(one["metadata"]["name"])
-    await eventually(place.children, lambda left: not left, within=60)
-    await act(place, kill, random.Random(SEED))  # noqa: S311
-    disturbed = await settled(place)
+    await apply_changes(namespace, do_nothing, random.Random(SEED))  # noqa: S311 - a seeded course, no secret
+    undisturbed = await wait_until_settled(namespace)
+    for service in await namespace.list_objects(INFERENCE_SERVICES):
+        await namespace.delete_service(service["metadata"]["name"])
+    await eventually(namespace.list_children, lambda children: not children, within=60)
+    await apply_changes(namespace, kill, random.Random(SEED))  # noqa: S311
+    disturbed = await wait_until_settled(namespace)
     assert kills == 7
     different = differences(undisturbed, disturbed)
     assert not different, "\n".join(different)
 
 
-async def test_killed_between_two_writes_of_one_turn_the_rest_follows(place: Place) -> None:
-    """Many services at once make a turn of many writes; the kill falls into its midst."""
+async def test_killed_between_two_writes_of_one_reconcile_the_rest_follows(
+    namespace: ScenarioNamespace,
+) -> None:
+    """Many services at once make a reconcile of many writes; the kill interrupts it."""
     for index in range(3 * FLEET):
-        await place.serve(f"svc-{index:02d}", replicas=0)
+        await namespace.apply_service(f"svc-{index:02d}", replicas=0)
 
-    async def made() -> int:
-        return len(await place.all(DEPLOYMENTS))
+    async def count_deployments() -> int:
+        return len(await namespace.list_objects(DEPLOYMENTS))
 
-    await eventually(made, lambda count: count > 0)
-    await kill_operator(place.stage)
-    at_kill = _writes_before_last_start(place)
+    await eventually(count_deployments, lambda count: count > 0)
+    await kill_operator(namespace.stage)
+    at_kill = _count_writes_before_last_start(namespace)
     assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
-    await eventually(made, lambda count: count == 3 * FLEET, within=30)
+    await eventually(count_deployments, lambda count: count == 3 * FLEET, within=30)
     for index in range(3 * FLEET):
-        await place.until_condition(f"svc-{index:02d}", "Progressing", "RolloutComplete", within=30)
+        await namespace.wait_for_condition(
+            f"svc-{index:02d}", "Progressing", "RolloutComplete", within=30
+        )
 
 
 @pytest.mark.full
-async def test_killed_while_a_wish_waits_nothing_moves_early_and_the_wish_is_kept(
-    place: Place,
+async def test_killed_during_a_stabilization_window_nothing_moves_early_and_the_scaling_follows(
+    namespace: ScenarioNamespace,
 ) -> None:
-    ref = await place.serve(scaling=SCALING)
-    await place.until_ready()
-    base = await place.stage.address(ref)
-    moves = Moves(place)
+    ref = await namespace.apply_service(scaling=SCALING)
+    await namespace.wait_until_ready()
+    base = await namespace.stage.address(ref)
+    changes = ReplicaChanges(namespace)
     async with steady_load(base, ref.name, clients=70, tokens=200):
-        await _until_reason(place, "ScaleUpStabilized")
-        await kill_operator(place.stage)
-        await moves.until(2, within=60)
-    quiet_since = await _until_reason(place, "ScaleDownStabilized")
-    await kill_operator(place.stage)
-    await moves.until(1, within=90)
-    assert moves.seen == [1, 2, 1]
-    assert moves.at - quiet_since >= 15 - 2.5, "replicas left before the window was over"
+        await _wait_for_reason(namespace, "ScaleUpStabilized")
+        await kill_operator(namespace.stage)
+        await changes.wait_for(2, within=60)
+    quiet_since = await _wait_for_reason(namespace, "ScaleDownStabilized")
+    await kill_operator(namespace.stage)
+    await changes.wait_for(1, within=90)
+    assert changes.counts == [1, 2, 1]
+    assert changes.at - quiet_since >= 15 - 2.5, "replicas left before the window was over"
 
 
-class Moves:
-    """The numbers of replicas that were wanted, and when the last one came."""
+class ReplicaChanges:
+    """The desired numbers of replicas in their order, and the time of the last change."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self.seen: list[int] = [1]
+    def __init__(self, namespace: ScenarioNamespace) -> None:
+        self._namespace = namespace
+        self.counts: list[int] = [1]
         self.at = 0.0
 
-    async def until(self, count: int, within: float) -> None:
-        async def wanted() -> int:
-            now = int((await self._place.status())["scaling"]["desiredReplicas"])
-            if now != self.seen[-1]:
-                self.seen.append(now)
+    async def wait_for(self, count: int, within: float) -> None:
+        async def read_desired() -> int:
+            replicas = int((await self._namespace.service_status())["scaling"]["desiredReplicas"])
+            if replicas != self.counts[-1]:
+                self.counts.append(replicas)
                 self.at = asyncio.get_running_loop().time()
-            return now
+            return replicas
 
-        await eventually(wanted, lambda now: now == count, within=within)
+        await eventually(read_desired, lambda replicas: replicas == count, within=within)
 
 
-async def _until_reason(place: Place, reason: str) -> float:
-    async def told() -> str:
-        return str((await place.status()).get("scaling", {}).get("reason"))
+async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> float:
+    async def read_reason() -> str:
+        return str((await namespace.service_status()).get("scaling", {}).get("reason"))
 
-    await eventually(told, lambda now: now == reason, within=60)
+    await eventually(read_reason, lambda current: current == reason, within=60)
     return asyncio.get_running_loop().time()
 
 
-def _writes_before_last_start(place: Place) -> int:
-    """Deployments of this place that the audit log has before the operator listed anew."""
+def _count_writes_before_last_start(namespace: ScenarioNamespace) -> int:
+    """Count the writes of Deployments in the audit log before the operator's last start."""
     written, at_last_start = 0, 0
-    for line in place.stage.world.audit_log.read_text().splitlines():
+    for line in namespace.stage.world.audit_log.read_text().splitlines():
         entry = json.loads(line)
         if "tessera-operator" not in entry["user"]["username"]:
             continue
         target = entry.get("objectRef", {})
         if target.get("resource") == "leases":
             at_last_start = written
-        if target.get("resource") == "deployments" and target["namespace"] == place.namespace:
+        if target.get("resource") == "deployments" and target["namespace"] == namespace.name:
             written += 1
     return at_last_start or written

@@ -1,4 +1,4 @@
-"""Any field that the operator applies, on any kind of child, is back within five seconds."""
+"""The operator restores any field that it applies, on any kind of child, within five seconds."""
 
 import time
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from demo.stage import Json
-from scenarios.actions import Place
-from scenarios.fields import owned, pointer, projection, value_at
+from scenarios.actions import ScenarioNamespace
+from scenarios.fields import owned_fields, owned_values, pointer, value_at
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
@@ -21,7 +21,7 @@ from world.api import ApiError
 from world.testing import eventually
 
 WITHIN = 5.0
-# What the API server says to edits that make no valid object.
+# The API server's answers to edits that make no valid object.
 REFUSALS = (400, 403, 409, 422)
 KINDS = pytest.mark.parametrize(
     "kind",
@@ -65,66 +65,66 @@ POD_MONITOR_CRD: Json = {
 }
 
 
-async def child(place: Place, kind: ApiResource) -> Json:
-    """The object of a kind that the operator made here; PodMonitors need their CRD first."""
+async def create_child(namespace: ScenarioNamespace, kind: ApiResource) -> Json:
+    """Let the operator create an object of a kind; PodMonitors need their CRD first."""
     if kind is POD_MONITORS:
-        await place.stage.api.apply_manifest(POD_MONITOR_CRD)
+        await namespace.stage.api.apply_manifest(POD_MONITOR_CRD)
     # A template that is edited must not start pods: the Deployment is one without replicas.
-    await place.serve(replicas=2 if kind is DISRUPTION_BUDGETS else 0)
+    await namespace.apply_service(replicas=2 if kind is DISRUPTION_BUDGETS else 0)
 
-    async def made() -> list[Json]:
-        found = await place.children()
-        return [one for name, one in found.items() if name.startswith(f"{kind.kind}/")]
+    async def list_matching() -> list[Json]:
+        children = await namespace.list_children()
+        return [child for name, child in children.items() if name.startswith(f"{kind.kind}/")]
 
-    (found,) = await eventually(made, lambda all_made: len(all_made) == 1)
-    return found
+    (child,) = await eventually(list_matching, lambda children: len(children) == 1)
+    return child
 
 
 @KINDS
 async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_stay(
-    place: Place, kind: ApiResource
+    namespace: ScenarioNamespace, kind: ApiResource
 ) -> None:
-    body = await child(place, kind)
-    path = kind.path(place.namespace, body["metadata"]["name"])
-    await place.stage.api.patch(path, {"metadata": {"annotations": {"team": "own"}}})
-    wanted = projection(body)
-    done, slowest = 0, 0.0
-    for field in wanted:
-        for operation in _edits(await place.stage.api.get(path), field):
-            taken = await _repaired(place, path, wanted, operation)
-            if taken is not None:
-                done, slowest = done + 1, max(slowest, taken)
-    print(f"{kind.kind}: {len(wanted)} fields, {done} edits taken, slowest back in {slowest:.2f} s")
-    assert done >= len(wanted) // 2
+    body = await create_child(namespace, kind)
+    path = kind.path(namespace.name, body["metadata"]["name"])
+    await namespace.stage.api.patch(path, {"metadata": {"annotations": {"team": "own"}}})
+    expected = owned_values(body)
+    edit_count, slowest = 0, 0.0
+    for field in expected:
+        for operation in _edits(await namespace.stage.api.get(path), field):
+            seconds = await _measure_repair(namespace, path, expected, operation)
+            if seconds is not None:
+                edit_count, slowest = edit_count + 1, max(slowest, seconds)
+    print(f"{kind.kind}: {len(expected)} fields, {edit_count} edits, slowest {slowest:.2f} s")
+    assert edit_count >= len(expected) // 2
     assert slowest <= WITHIN
-    after = await place.stage.api.get(path)
+    after = await namespace.stage.api.get(path)
     assert after["metadata"]["annotations"]["team"] == "own"
 
 
 @KINDS
-async def test_a_deleted_object_is_back(place: Place, kind: ApiResource) -> None:
-    body = await child(place, kind)
-    path = kind.path(place.namespace, body["metadata"]["name"])
-    await place.stage.api.delete(path)
+async def test_a_deleted_object_is_back(namespace: ScenarioNamespace, kind: ApiResource) -> None:
+    body = await create_child(namespace, kind)
+    path = kind.path(namespace.name, body["metadata"]["name"])
+    await namespace.stage.api.delete(path)
 
-    async def uid() -> str:
-        return str((await place.stage.api.get(path))["metadata"]["uid"])
+    async def read_uid() -> str:
+        return str((await namespace.stage.api.get(path))["metadata"]["uid"])
 
-    await eventually(uid, lambda now: now != body["metadata"]["uid"], within=WITHIN)
+    await eventually(read_uid, lambda uid: uid != body["metadata"]["uid"], within=WITHIN)
 
 
 def _edits(body: Json, field: str) -> list[Json]:
-    """JSON patches: one that removes the field, one that changes it."""
-    path = owned(body)[field]
+    """Return JSON patches: one that removes the field, one that changes it."""
+    path = owned_fields(body)[field]
     edits: list[Json] = [{"op": "remove", "path": pointer(path)}]
-    changed = _changed(value_at(body, path))
-    if changed is not None:
-        edits.append({"op": "replace", "path": pointer(path), "value": changed})
+    new_value = _change(value_at(body, path))
+    if new_value is not None:
+        edits.append({"op": "replace", "path": pointer(path), "value": new_value})
     return edits
 
 
-def _changed(value: Any) -> Any:
-    """Another value of the same type, as far as one can be told without the schema."""
+def _change(value: Any) -> Any:
+    """Return another value of the same type, as far as that is known without the schema."""
     match value:
         case bool():
             return not value
@@ -140,25 +140,25 @@ def _changed(value: Any) -> Any:
             return None
 
 
-async def _repaired(
-    place: Place, path: str, wanted: dict[str, Any], operation: Json
+async def _measure_repair(
+    namespace: ScenarioNamespace, path: str, expected: dict[str, Any], operation: Json
 ) -> float | None:
-    """Make an edit; the seconds until all is as wanted, None when the API server refuses it."""
+    """Make an edit; return the seconds until it is undone, None when the API server refuses it."""
     try:
-        edited = await place.stage.api.patch(path, [operation], "application/json-patch+json")
+        body = await namespace.stage.api.patch(path, [operation], "application/json-patch+json")
     except ApiError as error:
         if error.status not in REFUSALS:
             raise
         return None
-    if projection(edited) == wanted:
+    if owned_values(body) == expected:
         return None
-    begun = time.monotonic()
+    started_at = time.monotonic()
 
-    async def present() -> dict[str, Any]:
-        return projection(await place.stage.api.get(path))
+    async def read_values() -> dict[str, Any]:
+        return owned_values(await namespace.stage.api.get(path))
 
     try:
-        await eventually(present, lambda now: now == wanted, within=4 * WITHIN)
+        await eventually(read_values, lambda values: values == expected, within=4 * WITHIN)
     except AssertionError as error:
         raise AssertionError(f"{operation} was not undone") from error
-    return time.monotonic() - begun
+    return time.monotonic() - started_at

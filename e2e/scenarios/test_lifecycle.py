@@ -1,4 +1,4 @@
-"""Whatever keeps an engine from serving is told by kubectl, in the words of whoever refused."""
+"""kubectl shows what keeps an engine from serving, with the message of the one that refused."""
 
 import contextlib
 import time
@@ -8,27 +8,27 @@ from typing import Any
 import pytest
 
 from demo.stage import Json, Stage, StepError
-from scenarios.actions import SMALL, Place
-from scenarios.commands import explained
+from scenarios.actions import SMALL, ScenarioNamespace
+from scenarios.commands import explain
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import (
-    Told,
-    be_impatient,
-    fleet,
-    freeze,
-    printed,
-    replicas,
-    told_now,
-    until_both_tell,
-    until_printed,
-    until_told,
+    PrintedCondition,
+    freeze_engine,
+    list_replicas,
+    read_jsonpath,
+    read_printed_condition,
+    shorten_stall_timeout,
+    wait_for_explained_reason,
+    wait_for_printed_reason,
+    wait_until_printed,
+    write_fleet,
 )
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import NODES, PODS
 from world import World, WorldError, start
 from world.testing import eventually
 
-# A version without a flag table: whatever stands in extraArgs reaches the engine.
+# A version without a flag table: all of extraArgs reaches the engine.
 UNCHECKED = "0.99.0"
 READY = "{.status.readyReplicas}"
 # A replica on a dead node is replaced so soon after its taint.
@@ -37,85 +37,93 @@ GIVEN_UP_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with start(fleet=fleet(tmp_path_factory.mktemp("fleet"))) as found:
-        yield found
+    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
+        yield world
 
 
 @pytest.mark.full
 async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_knows_it(
-    place: Place,
+    namespace: ScenarioNamespace,
 ) -> None:
-    await be_impatient(place.stage)
-    ref = await place.serve(replicas=2)
-    await place.until_ready()
-    await until_printed(place, READY, "2")
-    first, second = await replicas(place)
+    await shorten_stall_timeout(namespace.stage)
+    ref = await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
+    await wait_until_printed(namespace, READY, "2")
+    first, second = await list_replicas(namespace)
     name = first["metadata"]["name"]
-    hanging = await freeze(first, ref.name)
-    told = await until_told(place, "EngineStalled", within=90)
-    assert told.status == "False"
-    assert f"{name} holds requests, and its engine made no step since" in told.message
-    await until_told(place, "RolloutComplete", within=90)
-    assert await printed(place, "{.status.replacement.pod}") == name
-    assert name not in {one["metadata"]["name"] for one in await replicas(place)}
-    assert await hanging in ("RemoteProtocolError", "ReadError")
+    request = await freeze_engine(first, ref.name)
+    condition = await wait_for_printed_reason(namespace, "EngineStalled", within=90)
+    assert condition.status == "False"
+    assert f"{name} holds requests, and its engine made no step since" in condition.message
+    await wait_for_printed_reason(namespace, "RolloutComplete", within=90)
+    assert await read_jsonpath(namespace, "{.status.replacement.pod}") == name
+    assert name not in {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
+    assert await request in ("RemoteProtocolError", "ReadError")
 
-    await kill_operator(place.stage)
-    again = await freeze(second, ref.name)
-    told = await until_both_tell(place, "EngineStalled", within=90)
-    assert f"{second['metadata']['name']} holds" in told.message
-    assert f"{name} was replaced recently, the next replacement is allowed from" in told.message
-    left = {one["metadata"]["name"] for one in await replicas(place)}
-    assert second["metadata"]["name"] in left
-    again.cancel()
+    await kill_operator(namespace.stage)
+    second_request = await freeze_engine(second, ref.name)
+    condition = await wait_for_explained_reason(namespace, "EngineStalled", within=90)
+    assert f"{second['metadata']['name']} holds" in condition.message
+    assert (
+        f"{name} was replaced recently, the next replacement is allowed from" in condition.message
+    )
+    names = {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
+    assert second["metadata"]["name"] in names
+    second_request.cancel()
 
 
-async def test_an_unknown_flag_is_told_in_the_words_of_the_engine(place: Place) -> None:
+async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
+    namespace: ScenarioNamespace,
+) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--no-such-flag"]}
-    await place.serve(replicas=1, engine=engine)
-    told = await until_both_tell(place, "InvalidEngineArguments")
-    assert "correct or remove --no-such-flag; chat-" in told.message
-    assert "exit code 2: " in told.message
-    assert told.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
-    wide = await place.stage.run(
-        *("kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide")
+    await namespace.apply_service(replicas=1, engine=engine)
+    condition = await wait_for_explained_reason(namespace, "InvalidEngineArguments")
+    assert "correct or remove --no-such-flag; chat-" in condition.message
+    assert "exit code 2: " in condition.message
+    assert condition.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
+    wide = await namespace.stage.run(
+        *("kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide")
     )
     assert "InvalidEngineArguments: spec.engine.extraArgs: " in wide
     assert "unrecognized arguments: --no-such-flag" in wide
 
 
-async def test_a_configuration_out_of_range_is_told_in_the_words_of_the_engine(
-    place: Place,
+async def test_a_configuration_out_of_range_is_reported_with_the_message_of_the_engine(
+    namespace: ScenarioNamespace,
 ) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--block-size=0"]}
-    await place.serve(replicas=1, engine=engine)
-    told = await until_both_tell(place, "EngineStartFailed")
-    assert "exit code 1: " in told.message
-    assert "--block-size" in told.message
+    await namespace.apply_service(replicas=1, engine=engine)
+    condition = await wait_for_explained_reason(namespace, "EngineStartFailed")
+    assert "exit code 1: " in condition.message
+    assert "--block-size" in condition.message
 
 
-async def test_an_engine_that_takes_too_much_memory_of_its_node_is_told(place: Place) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
-    (pod,) = await replicas(place)
+async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    (pod,) = await list_replicas(namespace)
     name = pod["metadata"]["name"]
 
-    async def killed_again() -> tuple[Told, str]:
-        """As soon as it runs it is killed again, as for an engine that never gets enough."""
+    async def kill_and_read() -> tuple[PrintedCondition, str]:
+        """Kill the engine again as soon as it runs, as if it always took too much memory."""
         with contextlib.suppress(WorldError):  # while it waits for its next start
-            place.stage.world.run_out_of_memory(place.namespace, name, ENGINE)
-        return await told_now(place), str((await explained(place))["rollout"]["reason"])
+            namespace.stage.world.run_out_of_memory(namespace.name, name, ENGINE)
+        return await read_printed_condition(namespace), str(
+            (await explain(namespace))["rollout"]["reason"]
+        )
 
-    told, _ = await eventually(
-        killed_again,
-        lambda found: found[0].reason == found[1] == "OOMKilled",
+    condition, _ = await eventually(
+        kill_and_read,
+        lambda pair: pair[0].reason == pair[1] == "OOMKilled",
         within=60,
     )
-    assert told.message.startswith(f"{name}: exit code 137")
-    await until_told(place, "RolloutComplete", within=60)
+    assert condition.message.startswith(f"{name}: exit code 137")
+    await wait_for_printed_reason(namespace, "RolloutComplete", within=60)
 
 
-async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
+async def test_an_exceeded_quota_is_reported_word_for_word(namespace: ScenarioNamespace) -> None:
     slices = "requests.nvidia.com/mig-1g.10gb"
     quota = {
         "apiVersion": "v1",
@@ -123,32 +131,35 @@ async def test_an_exceeded_quota_is_told_word_by_word(place: Place) -> None:
         "metadata": {"name": "small"},
         "spec": {"hard": {slices: "1"}},
     }
-    await place.stage.api.create(f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
-    await place.serve(replicas=2)
-    told = await until_both_tell(place, "QuotaExceeded")
+    await namespace.stage.api.create(f"/api/v1/namespaces/{namespace.name}/resourcequotas", quota)
+    await namespace.apply_service(replicas=2)
+    condition = await wait_for_explained_reason(namespace, "QuotaExceeded")
     for words in ('pods "chat-', "exceeded quota: small", f"limited: {slices}=1"):
-        assert words in told.message
-    await until_printed(place, READY, "1")
+        assert words in condition.message
+    await wait_until_printed(namespace, READY, "1")
 
 
-@pytest.mark.usefixtures("nosy_mesh")
-async def test_what_pod_security_refuses_is_told_word_by_word(place: Place) -> None:
+@pytest.mark.usefixtures("host_pid_policy")
+async def test_a_pod_security_violation_is_reported_word_for_word(
+    namespace: ScenarioNamespace,
+) -> None:
     """Our own pods are restricted; what others add to them may not be."""
-    await place.serve(replicas=1)
-    told = await until_both_tell(place, "PodSecurityViolation")
+    await namespace.apply_service(replicas=1)
+    condition = await wait_for_explained_reason(namespace, "PodSecurityViolation")
     assert (
-        'violates PodSecurity "restricted:latest": host namespaces (hostPID=true)' in told.message
+        'violates PodSecurity "restricted:latest": host namespaces (hostPID=true)'
+        in condition.message
     )
-    ready = await until_both_tell(place, "NoReplicaReady", "Ready")
+    ready = await wait_for_explained_reason(namespace, "NoReplicaReady", "Ready")
     assert "PodSecurityViolation: pods " in ready.message
 
 
 @pytest.fixture
-async def nosy_mesh(place: Place) -> AsyncIterator[None]:
+async def host_pid_policy(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     """A policy that adds to the pods of a restricted namespace what is not allowed there."""
-    stage, name = place.stage, f"nosy-{place.namespace}"
+    stage, name = namespace.stage, f"nosy-{namespace.name}"
     level = {"pod-security.kubernetes.io/enforce": "restricted"}
-    await stage.api.patch(f"/api/v1/namespaces/{place.namespace}", {"metadata": {"labels": level}})
+    await stage.api.patch(f"/api/v1/namespaces/{namespace.name}", {"metadata": {"labels": level}})
     version = "admissionregistration.k8s.io/v1"
     pods = {
         "apiGroups": [""],
@@ -168,38 +179,40 @@ async def nosy_mesh(place: Place) -> AsyncIterator[None]:
             "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": added}],
         },
     }
-    here = {"matchLabels": {"kubernetes.io/metadata.name": place.namespace}}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}
     binding: Json = {
         "apiVersion": version,
         "kind": "MutatingAdmissionPolicyBinding",
         "metadata": {"name": name},
-        "spec": {"policyName": name, "matchResources": {"namespaceSelector": here}},
+        "spec": {"policyName": name, "matchResources": {"namespaceSelector": selector}},
     }
-    for one in (policy, binding):
-        await stage.api.apply_manifest(one)
-    await _until_in_force(stage, place.namespace)
+    for manifest in (policy, binding):
+        await stage.api.apply_manifest(manifest)
+    await _wait_until_in_force(stage, namespace.name)
     yield
     for plural in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
         await stage.run("kubectl", "delete", plural, name)
 
 
-async def _until_in_force(stage: Stage, namespace: str) -> None:
+async def _wait_until_in_force(stage: Stage, namespace: str) -> None:
     """Policies take effect a moment after they were written."""
     pod = ("run", "probe", "--image=world/http:1", "--dry-run=server")
 
-    async def refusal() -> str:
+    async def read_refusal() -> str:
         try:
             return await stage.run("kubectl", "--namespace", namespace, *pod)
         except StepError as error:
             return str(error)
 
-    await eventually(refusal, lambda text: "hostPID" in text, within=30)
+    await eventually(read_refusal, lambda text: "hostPID" in text, within=30)
 
 
-async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place) -> None:
-    await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
-    told = await until_both_tell(place, "ImagePullFailed")
-    assert "nowhere/engine:1 is not in the image table" in told.message
+async def test_an_image_that_cannot_be_pulled_is_reported_word_for_word(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=1, engine={"image": "nowhere/engine:1"})
+    condition = await wait_for_explained_reason(namespace, "ImagePullFailed")
+    assert "nowhere/engine:1 is not in the image table" in condition.message
 
 
 @pytest.mark.parametrize(
@@ -225,57 +238,66 @@ async def test_an_image_that_cannot_be_pulled_is_told_word_by_word(place: Place)
     ],
     ids=["token", "variable"],
 )
-async def test_a_secret_that_is_missing_is_told_word_by_word(
-    place: Place, spec: dict[str, Any], reason: str
+async def test_a_secret_that_is_missing_is_reported_word_for_word(
+    namespace: ScenarioNamespace, spec: dict[str, Any], reason: str
 ) -> None:
-    await place.serve(replicas=1, **spec)
-    told = await until_both_tell(place, reason)
-    assert 'secret "hub" not found' in told.message
+    await namespace.apply_service(replicas=1, **spec)
+    condition = await wait_for_explained_reason(namespace, reason)
+    assert 'secret "hub" not found' in condition.message
 
 
-async def test_what_the_scheduler_cannot_place_is_told_word_by_word(place: Place) -> None:
-    await place.serve(replicas=9)
-    told = await until_both_tell(place, "Unschedulable", "Placed")
-    assert "1 of 9 replicas unschedulable, no free 1g.10gb" in told.message
-    assert "0/3 nodes are available: " in told.message
+async def test_what_the_scheduler_cannot_place_is_reported_word_for_word(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=9)
+    condition = await wait_for_explained_reason(namespace, "Unschedulable", "Placed")
+    assert "1 of 9 replicas unschedulable, no free 1g.10gb" in condition.message
+    assert "0/3 nodes are available: " in condition.message
 
 
 @pytest.mark.full
 async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint(
-    place: Place,
+    namespace: ScenarioNamespace,
 ) -> None:
     """The pod on the dead node hangs in Terminating, and is no replica any more."""
-    await place.serve(replicas=2)
-    await until_printed(place, READY, "2")
-    before = await replicas(place)
-    node = before[0]["spec"]["nodeName"]
-    lost = {one["metadata"]["uid"] for one in before if one["spec"]["nodeName"] == node}
-    place.stage.world.end_node(node)
+    await namespace.apply_service(replicas=2)
+    await wait_until_printed(namespace, READY, "2")
+    pods_before = await list_replicas(namespace)
+    node = pods_before[0]["spec"]["nodeName"]
+    lost_uids = {pod["metadata"]["uid"] for pod in pods_before if pod["spec"]["nodeName"] == node}
+    namespace.stage.world.end_node(node)
     try:
-        tainted = await _until_tainted(place.stage, node)
+        tainted_at = await _wait_until_tainted(namespace.stage, node)
 
-        async def made() -> list[Json]:
-            return [one for one in await replicas(place) if one["metadata"]["uid"] not in lost]
+        async def list_new_replicas() -> list[Json]:
+            return [
+                pod
+                for pod in await list_replicas(namespace)
+                if pod["metadata"]["uid"] not in lost_uids
+            ]
 
-        await eventually(made, lambda found: len(found) == 2, within=GIVEN_UP_SECONDS)
-        taken = time.monotonic() - tainted
-        await until_printed(place, READY, "2")
-        await until_both_tell(place, "RolloutComplete")
-        assert (await explained(place))["ready"]["numbers"]["replicas"] == "2 take requests"
-        assert await printed(place, "{.status.replicas}") == "2"
-        hanging = {one["metadata"]["uid"] for one in await place.all(PODS)} & lost
-        print(f"{node}: {len(lost)} replaced {taken:.0f} s after the taint, {len(hanging)} hang")
-        assert hanging == lost
+        await eventually(list_new_replicas, lambda pods: len(pods) == 2, within=GIVEN_UP_SECONDS)
+        seconds = time.monotonic() - tainted_at
+        await wait_until_printed(namespace, READY, "2")
+        await wait_for_explained_reason(namespace, "RolloutComplete")
+        assert (await explain(namespace))["ready"]["numbers"]["replicas"] == "2 take requests"
+        assert await read_jsonpath(namespace, "{.status.replicas}") == "2"
+        hanging_uids = {
+            pod["metadata"]["uid"] for pod in await namespace.list_objects(PODS)
+        } & lost_uids
+        print(f"{node}: {len(lost_uids)} pods replaced {seconds:.0f} s after the taint")
+        print(f"{len(hanging_uids)} pods hang in Terminating")
+        assert hanging_uids == lost_uids
     finally:
-        place.stage.world.wake(node)
+        namespace.stage.world.wake(node)
 
 
-async def _until_tainted(stage: Stage, node: str) -> float:
-    async def taints() -> set[str]:
-        found = await stage.api.get(NODES.path(None, node))
-        return {f"{taint['key']}:{taint['effect']}" for taint in found["spec"].get("taints", ())}
+async def _wait_until_tainted(stage: Stage, node: str) -> float:
+    async def read_taints() -> set[str]:
+        body = await stage.api.get(NODES.path(None, node))
+        return {f"{taint['key']}:{taint['effect']}" for taint in body["spec"].get("taints", ())}
 
     await eventually(
-        taints, lambda found: "node.kubernetes.io/unreachable:NoExecute" in found, within=60
+        read_taints, lambda taints: "node.kubernetes.io/unreachable:NoExecute" in taints, within=60
     )
     return time.monotonic()

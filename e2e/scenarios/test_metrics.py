@@ -1,4 +1,4 @@
-"""The real Prometheus: what the operator asks it, and what it exports itself."""
+"""The real Prometheus: what the operator queries, and what it exports itself."""
 
 from dataclasses import fields
 from datetime import timedelta
@@ -6,8 +6,8 @@ from functools import partial
 
 from demo.load import steady_load
 from demo.stage import NAMESPACE, Json
-from scenarios.actions import Place
-from scenarios.commands import tessera
+from scenarios.actions import ScenarioNamespace
+from scenarios.commands import run_tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
@@ -16,83 +16,85 @@ from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
 
-async def test_every_reading_of_a_loaded_replica_comes_through(place: Place) -> None:
-    ref = await place.serve(replicas=1)
-    await place.until_ready()
-    (pod,) = await place.all(PODS)
-    asked = Ref(place.namespace, pod["metadata"]["name"])
-    metrics = PrometheusMetrics(place.stage.world.prometheus_url, now)
-    async with steady_load(await place.stage.address(ref), ref.name, clients=60, tokens=100):
+async def test_every_reading_of_a_loaded_replica_comes_through(
+    namespace: ScenarioNamespace,
+) -> None:
+    ref = await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    (pod,) = await namespace.list_objects(PODS)
+    pod_ref = Ref(namespace.name, pod["metadata"]["name"])
+    metrics = PrometheusMetrics(namespace.stage.world.prometheus_url, now)
+    async with steady_load(await namespace.stage.address(ref), ref.name, clients=60, tokens=100):
 
-        async def read() -> PodReading:
-            return (await metrics.read()).pods.get(asked, PodReading())
+        async def read_pod() -> PodReading:
+            return (await metrics.read()).pods.get(pod_ref, PodReading())
 
-        def loaded(one: PodReading) -> bool:
-            known = (one.waiting, one.running, one.activity)
-            return all(known) and one.activity is not None and one.activity > 0.5
+        def is_loaded(reading: PodReading) -> bool:
+            known = (reading.waiting, reading.running, reading.activity)
+            return all(known) and reading.activity is not None and reading.activity > 0.5
 
-        reading = await eventually(read, loaded)
+        reading = await eventually(read_pod, is_loaded)
 
-        async def longest_queue() -> float:
-            past = await metrics.load_history(timedelta(seconds=30))
-            loads = past.get(Ref(place.namespace, "chat"), ())
+        async def read_longest_queue() -> float:
+            history = await metrics.load_history(timedelta(seconds=30))
+            loads = history.get(Ref(namespace.name, "chat"), ())
             return max((load.waiting or 0 for load in loads), default=0)
 
-        async def finished() -> float:
-            return (await metrics.read()).finished.get(Ref(place.namespace, "chat"), 0)
+        async def read_finished() -> float:
+            return (await metrics.read()).finished.get(Ref(namespace.name, "chat"), 0)
 
-        await eventually(longest_queue, lambda waiting: waiting > 0)
-        await eventually(finished, lambda requests: requests > 0)
-    assert 0 < (reading.running or 0) <= (await place.status())["variant"]["maxNumSeqs"]
+        await eventually(read_longest_queue, lambda waiting: waiting > 0)
+        await eventually(read_finished, lambda requests: requests > 0)
+    assert 0 < (reading.running or 0) <= (await namespace.service_status())["variant"]["maxNumSeqs"]
 
 
-async def test_the_speed_of_a_loaded_replica_is_told_beside_the_predicted_one(
-    place: Place,
+async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_speed(
+    namespace: ScenarioNamespace,
 ) -> None:
-    ref = await place.serve(replicas=1)
-    await place.until_ready()
-    metrics, who = (
-        PrometheusMetrics(place.stage.world.prometheus_url, now),
-        Ref(place.namespace, "chat"),
-    )
-    async with steady_load(await place.stage.address(ref), ref.name, clients=12, tokens=40):
+    ref = await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    metrics = PrometheusMetrics(namespace.stage.world.prometheus_url, now)
+    service_ref = Ref(namespace.name, "chat")
+    async with steady_load(await namespace.stage.address(ref), ref.name, clients=12, tokens=40):
 
-        async def told() -> Json | None:
-            return (await place.status()).get("speed")
+        async def read_speed() -> Json | None:
+            return (await namespace.service_status()).get("speed")
 
-        speed = await eventually(told, lambda found: found is not None, within=150)
-        reading = (await metrics.read()).speeds[who][0]
-        told_now = await tessera(
-            place.stage,
-            *("explain", "chat", "-n", place.namespace),
-            *("--prometheus", place.stage.world.prometheus_url),
+        speed = await eventually(read_speed, lambda speed: speed is not None, within=150)
+        reading = (await metrics.read()).speeds[service_ref][0]
+        result = await run_tessera(
+            namespace.stage,
+            *("explain", "chat", "-n", namespace.name),
+            *("--prometheus", namespace.stage.world.prometheus_url),
         )
     assert speed is not None
-    variant, gap = (await place.status())["variant"], speed["itlMs"]
-    about = told_now.output.partition("\nSPEED: ")[2].partition("\n\n")[0]
+    variant, itl = (await namespace.service_status())["variant"], speed["itlMs"]
+    explanation = result.output.partition("\nSPEED: ")[2].partition("\n\n")[0]
     for part in (
         "output tok/s",
         "mean batch size",
         "MFU and MBU",
         "reported by the engine",
     ):
-        assert part in about
-    print(about)
-    # The look-alike steps by the same model of speed; what it adds is the machine's own delay.
-    assert 0.8 < float(gap["measured"]) / float(gap["predicted"]) < 2
+        assert part in explanation
+    print(explanation)
+    # The simulator steps by the same model of speed; the machine adds its own delay.
+    assert 0.8 < float(itl["measured"]) / float(itl["predicted"]) < 2
     assert speed["requests"] >= 100
     assert (reading.variant, reading.requests is not None) == (variant["name"], True)
-    missing = [one.name for one in fields(reading) if getattr(reading, one.name) is None]
+    missing = [field.name for field in fields(reading) if getattr(reading, field.name) is None]
     assert missing == []
     assert abs((reading.kv_tokens or 0) / variant["kvCacheTokens"] - 1) < 0.01
-    condition = await place.until_known("chat", "SpeedAsPredicted")
+    condition = await namespace.wait_for_known_condition("chat", "SpeedAsPredicted")
     assert condition["reason"] == speed["reason"]
-    table = await place.stage.run("kubectl", "--namespace", place.namespace, "get", "tsvc")
-    assert gap["predicted"] in table
-    assert gap["measured"] in table
-    own = f'{{exported_namespace="{place.namespace}",service="chat",kind="measured"}} > 0'
+    table = await namespace.stage.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
+    assert itl["predicted"] in table
+    assert itl["measured"] in table
+    selector = f'{{exported_namespace="{namespace.name}",service="chat",kind="measured"}} > 0'
     for name in ("output_tokens_per_second", "itl_seconds", "cost_per_million_tokens"):
-        await eventually(partial(place.asked, f"tessera_service_{name}{own}"), bool)
+        await eventually(
+            partial(namespace.query_prometheus, f"tessera_service_{name}{selector}"), bool
+        )
 
 
 async def test_a_prometheus_that_is_away_is_a_reading_with_a_problem() -> None:
@@ -101,12 +103,14 @@ async def test_a_prometheus_that_is_away_is_a_reading_with_a_problem() -> None:
     assert "Prometheus at http://127.0.0.1:9: ConnectionError" in (readings.problem or "")
 
 
-async def test_an_engine_is_asked_for_a_token_and_for_its_load(place: Place) -> None:
-    ref = await place.serve(replicas=1)
-    await place.until_ready()
+async def test_an_engine_is_asked_for_a_token_and_for_its_load(
+    namespace: ScenarioNamespace,
+) -> None:
+    ref = await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
     engines = HttpEngines()
     try:
-        base = await place.stage.address(ref)
+        base = await namespace.stage.address(ref)
         assert await engines.probe(base, ref.name) is None
         assert "404" in str(await engines.probe(base, "another"))
         assert "Cannot connect" in str(await engines.probe("http://127.0.0.1:9", ref.name))
@@ -116,11 +120,15 @@ async def test_an_engine_is_asked_for_a_token_and_for_its_load(place: Place) -> 
         await engines.close()
 
 
-async def test_the_operator_exports_its_own_metrics(place: Place) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
-    where = f'namespace="{NAMESPACE}"'
-    assert await eventually(partial(place.asked, f"tessera_leader{{{where}}} == 1"), bool)
-    ready = f'tessera_service_ready_replicas{{exported_namespace="{place.namespace}"}} == 1'
-    assert await eventually(partial(place.asked, ready), bool)
-    assert await place.asked(f"tessera_reconcile_duration_seconds_count{{{where}}}")
+async def test_the_operator_exports_its_own_metrics(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    selector = f'namespace="{NAMESPACE}"'
+    assert await eventually(
+        partial(namespace.query_prometheus, f"tessera_leader{{{selector}}} == 1"), bool
+    )
+    query = f'tessera_service_ready_replicas{{exported_namespace="{namespace.name}"}} == 1'
+    assert await eventually(partial(namespace.query_prometheus, query), bool)
+    assert await namespace.query_prometheus(
+        f"tessera_reconcile_duration_seconds_count{{{selector}}}"
+    )

@@ -1,4 +1,4 @@
-"""Prometheus is gone: the numbers of replicas are held, the reason is said, and then it goes on."""
+"""Without Prometheus the replicas do not change and the reason says so; later scaling resumes."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from demo.load import steady_load
 from demo.stage import Json
-from scenarios.actions import Place
+from scenarios.actions import ScenarioNamespace
 from world.testing import eventually
 
 SCALING = {
@@ -17,33 +17,35 @@ SCALING = {
     "scaleUp": {"stabilizationWindow": "3s", "pods": 1, "period": "5s"},
     "scaleDown": {"stabilizationWindow": "8s"},
 }
-# Longer than the quiet period after which a replica would leave.
+# Longer than the stabilization window after which a replica would be removed.
 GONE_SECONDS = 20
 
 
 @pytest.mark.full
-async def test_without_prometheus_replicas_are_held_past_the_quiet_period(place: Place) -> None:
-    async def scaling() -> Json:
-        found: Json = (await place.status())["scaling"]
-        return found
+async def test_without_prometheus_replicas_do_not_change_past_the_stabilization_window(
+    namespace: ScenarioNamespace,
+) -> None:
+    async def read_scaling() -> Json:
+        scaling: Json = (await namespace.service_status())["scaling"]
+        return scaling
 
-    async def until(**fields: Any) -> None:
-        await eventually(scaling, lambda one: one.items() >= fields.items(), within=60)
+    async def wait_for_scaling(**fields: Any) -> None:
+        await eventually(read_scaling, lambda scaling: scaling.items() >= fields.items(), within=60)
 
-    world = place.stage.world
-    ref = await place.serve(scaling=SCALING)
-    await place.until_ready()
-    async with steady_load(await place.stage.address(ref), ref.name, clients=70, tokens=200):
-        await until(desiredReplicas=2)
+    world = namespace.stage.world
+    ref = await namespace.apply_service(scaling=SCALING)
+    await namespace.wait_until_ready()
+    async with steady_load(await namespace.stage.address(ref), ref.name, clients=70, tokens=200):
+        await wait_for_scaling(desiredReplicas=2)
         world.end_program("prometheus")
-        await until(desiredReplicas=2, reason="FailedGetMetrics")
+        await wait_for_scaling(desiredReplicas=2, reason="FailedGetMetrics")
     try:
         await asyncio.sleep(GONE_SECONDS)  # the fault itself, not a wait for a state
-        assert (await scaling()).items() >= {
+        assert (await read_scaling()).items() >= {
             "desiredReplicas": 2,
             "reason": "FailedGetMetrics",
         }.items()
     finally:
         world.start_program("prometheus")
-    await until(desiredReplicas=1)
-    assert (await scaling())["reason"] != "FailedGetMetrics"
+    await wait_for_scaling(desiredReplicas=1)
+    assert (await read_scaling())["reason"] != "FailedGetMetrics"

@@ -1,4 +1,4 @@
-"""Scaling down loses no stream; `kubectl scale` works; a dead engine shows."""
+"""Scaling down loses no stream, `kubectl scale` works, and a dead engine is reported."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,127 +8,148 @@ import pytest
 
 from demo.load import steady_load
 from demo.stage import Json, condition
-from scenarios.actions import Place
-from scenarios.commands import explained
-from scenarios.streams import TOKENS, kubectl_scale, stream, until_replicas
+from scenarios.actions import ScenarioNamespace
+from scenarios.commands import explain
+from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
 from world.testing import eventually
 
 
-async def test_scaling_down_lets_every_stream_end(place: Place) -> None:
-    ref = await place.serve()
-    await place.until_ready()
-    await kubectl_scale(place.stage, ref, 2)
-    await until_replicas(place, 2)
-    base = await place.stage.address(ref)
-    streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(8)]
+async def test_scaling_down_lets_every_stream_end(namespace: ScenarioNamespace) -> None:
+    ref = await namespace.apply_service()
+    await namespace.wait_until_ready()
+    await kubectl_scale(namespace.stage, ref, 2)
+    await wait_for_replicas(namespace, 2)
+    base = await namespace.stage.address(ref)
+    streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(8)]
     await asyncio.wait(streams, timeout=1)
-    assert not any(one.done() for one in streams)
-    await kubectl_scale(place.stage, ref, 1)
-    await until_replicas(place, 1)
+    assert not any(task.done() for task in streams)
+    await kubectl_scale(namespace.stage, ref, 1)
+    await wait_for_replicas(namespace, 1)
     ends = await asyncio.gather(*streams)
     assert ends == [(TOKENS, "length")] * 8
-    scaling = (await place.status())["scaling"]
+    scaling = (await namespace.service_status())["scaling"]
     assert (scaling["desiredReplicas"], scaling["reason"]) == (1, "SetByUser")
 
 
-async def test_the_emptiest_replica_leaves(place: Place) -> None:
-    ref = await place.serve(replicas=2)
-    await place.until_ready()
-    await until_replicas(place, 2)
-    pods = {one["metadata"]["name"]: one["status"]["podIP"] for one in await place.all(PODS)}
+async def test_the_replica_with_the_fewest_requests_is_removed(
+    namespace: ScenarioNamespace,
+) -> None:
+    ref = await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
+    await wait_for_replicas(namespace, 2)
+    pods = {
+        pod["metadata"]["name"]: pod["status"]["podIP"]
+        for pod in await namespace.list_objects(PODS)
+    }
     busy, idle = sorted(pods)
     long = 3 * TOKENS
     base = f"http://{pods[busy]}:8000"
-    streams = [asyncio.create_task(stream(base, ref.name, long)) for _ in range(4)]
-    prometheus = f"{place.stage.world.prometheus_url}/api/v1/query"
+    streams = [asyncio.create_task(stream_completion(base, ref.name, long)) for _ in range(4)]
+    prometheus = f"{namespace.stage.world.prometheus_url}/api/v1/query"
 
-    async def running() -> list[str]:
+    async def read_running_counts() -> list[str]:
         query = f'vllm:num_requests_running{{pod="{busy}"}}'
         async with httpx.AsyncClient() as http:
             rows = (await http.get(prometheus, params={"query": query})).json()["data"]["result"]
         return [row["value"][1] for row in rows]
 
-    await eventually(running, lambda values: values == ["4"])
+    await eventually(read_running_counts, lambda values: values == ["4"])
     # The operator reads every five seconds; the streams outlast that.
     await asyncio.wait(streams, timeout=5.5)
-    await kubectl_scale(place.stage, ref, 1)
+    await kubectl_scale(namespace.stage, ref, 1)
 
-    async def names() -> list[str]:
-        found = await place.all(PODS)
+    async def list_names() -> list[str]:
+        current_pods = await namespace.list_objects(PODS)
         return [
-            one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]
+            pod["metadata"]["name"]
+            for pod in current_pods
+            if "deletionTimestamp" not in pod["metadata"]
         ]
 
-    assert await eventually(names, lambda left: len(left) == 1, within=30) == [busy]
-    assert idle not in await names()
+    assert await eventually(list_names, lambda names: len(names) == 1, within=30) == [busy]
+    assert idle not in await list_names()
     assert await asyncio.gather(*streams) == [(long, "length")] * 4
 
 
-async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(place: Place) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
-    (pod,) = await place.all(PODS)
-    place.stage.world.kill(place.namespace, pod["metadata"]["name"], "engine")
-    await place.until_condition("chat", "Ready", "NoReplicaReady", within=20)
-    await place.until_ready(within=40)
+async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    (pod,) = await namespace.list_objects(PODS)
+    namespace.stage.world.kill(namespace.name, pod["metadata"]["name"], "engine")
+    await namespace.wait_for_condition("chat", "Ready", "NoReplicaReady", within=20)
+    await namespace.wait_until_ready(within=40)
 
 
-async def test_an_engine_that_cannot_start_is_told_with_its_last_words(place: Place) -> None:
-    await place.serve(replicas=1, engine={"image": "world/sh:1", "extraArgs": []})
-    told = await place.until_condition("chat", "Progressing", "EngineFailed", within=40)
-    assert "chat-" in told["message"]
+async def test_an_engine_that_cannot_start_is_reported_with_its_termination_message(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(replicas=1, engine={"image": "world/sh:1", "extraArgs": []})
+    progressing = await namespace.wait_for_condition(
+        "chat", "Progressing", "EngineFailed", within=40
+    )
+    assert "chat-" in progressing["message"]
 
 
-async def test_a_missing_image_is_told(place: Place) -> None:
-    await place.serve(replicas=1, engine={"image": "nowhere/engine:1"})
-    told = await place.until_condition("chat", "Progressing", "ImagePullFailed", within=30)
-    assert "nowhere/engine:1" in told["message"]
+async def test_a_missing_image_is_reported(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(replicas=1, engine={"image": "nowhere/engine:1"})
+    progressing = await namespace.wait_for_condition(
+        "chat", "Progressing", "ImagePullFailed", within=30
+    )
+    assert "nowhere/engine:1" in progressing["message"]
 
 
 @dataclass(slots=True)
-class Course:
-    """What was seen of a rollout, look by look."""
+class RolloutObservation:
+    """What was observed of a rollout, over all readings."""
 
     alive: set[int] = field(default_factory=set)
-    """Replicas that were not told to stop."""
+    """Counts of replicas that were not terminating."""
     ready: set[int] = field(default_factory=set)
     messages: set[str] = field(default_factory=set)
 
 
-async def until_rolled(place: Place, old: set[str], count: int) -> Course:
-    """Wait until none of the old pods is left and the service is settled."""
-    seen = Course()
+async def wait_until_rolled_out(
+    namespace: ScenarioNamespace, old: set[str], count: int
+) -> RolloutObservation:
+    """Wait until no old pod exists and the rollout is complete; return what was observed."""
+    observation = RolloutObservation()
 
-    async def look() -> tuple[bool, str]:
-        pods = await place.all(PODS)
-        alive = [one for one in pods if "deletionTimestamp" not in one["metadata"]]
-        service = await place.stage.api.get(INFERENCE_SERVICES.path(place.namespace, "chat"))
-        told = condition(service, "Progressing")
-        if told.get("reason") == "RollingOut":
-            seen.messages.add(told["message"].partition("; ")[2])
-        seen.alive.add(len(alive))
-        seen.ready.add(sum(_is_ready(one) for one in alive))
-        left = old & {one["metadata"]["uid"] for one in pods}
-        return not left and len(alive) == count, str(told.get("reason"))
+    async def observe() -> tuple[bool, str]:
+        pods = await namespace.list_objects(PODS)
+        alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        service = await namespace.stage.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
+        progressing = condition(service, "Progressing")
+        if progressing.get("reason") == "RollingOut":
+            observation.messages.add(progressing["message"].partition("; ")[2])
+        observation.alive.add(len(alive))
+        observation.ready.add(sum(_is_ready(pod) for pod in alive))
+        remaining_old_uids = old & {pod["metadata"]["uid"] for pod in pods}
+        return not remaining_old_uids and len(alive) == count, str(progressing.get("reason"))
 
-    await eventually(look, lambda one: one == (True, "RolloutComplete"), within=150)
-    return seen
+    await eventually(observe, lambda state: state == (True, "RolloutComplete"), within=150)
+    return observation
 
 
-async def until_explained(place: Place) -> Json:
-    """What `tessera explain` says of the rollout."""
+async def wait_until_explained(namespace: ScenarioNamespace) -> Json:
+    """Wait until `tessera explain` reports the rollout; return its decision."""
 
-    async def rollout() -> Json:
-        found: Json = (await explained(place))["rollout"]
-        return found
+    async def read_rollout() -> Json:
+        rollout: Json = (await explain(namespace))["rollout"]
+        return rollout
 
-    return await eventually(rollout, lambda told: told["reason"] == "RollingOut", within=60)
+    return await eventually(
+        read_rollout, lambda rollout: rollout["reason"] == "RollingOut", within=60
+    )
 
 
 def _is_ready(pod: Json) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,28 +164,33 @@ def _is_ready(pod: Json) -> bool:
     ids=["surge", "in place"],
 )
 async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
-    place: Place, replicas: int, words: str, manner: str, alive: set[int], ready: set[int]
+    namespace: ScenarioNamespace,
+    replicas: int,
+    words: str,
+    manner: str,
+    alive: set[int],
+    ready: set[int],
 ) -> None:
     """There are four slices: three replicas leave room for just one more, four leave none."""
-    ref = await place.serve(replicas=replicas)
-    await place.until_ready()
-    await until_replicas(place, replicas)
-    old = {one["metadata"]["uid"] for one in await place.all(PODS)}
-    base = await place.stage.address(ref)
-    streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(8)]
+    ref = await namespace.apply_service(replicas=replicas)
+    await namespace.wait_until_ready()
+    await wait_for_replicas(namespace, replicas)
+    old = {pod["metadata"]["uid"] for pod in await namespace.list_objects(PODS)}
+    base = await namespace.stage.address(ref)
+    streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(8)]
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
-        assert not any(one.done() for one in streams)
-        await place.serve(replicas=replicas, engine={"extraArgs": ["--max-logprobs=5"]})
-        seen, told = await asyncio.gather(
-            until_rolled(place, old, replicas), until_explained(place)
+        assert not any(task.done() for task in streams)
+        await namespace.apply_service(replicas=replicas, engine={"extraArgs": ["--max-logprobs=5"]})
+        observation, rollout = await asyncio.gather(
+            wait_until_rolled_out(namespace, old, replicas), wait_until_explained(namespace)
         )
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 8
     assert load.failures == []
     assert load.finished > 50
-    assert len(seen.messages) == 1
-    assert words in next(iter(seen.messages))
-    assert seen.alive <= alive
-    assert seen.ready <= ready
-    assert words in told["message"]
-    assert told["numbers"]["strategy"].startswith(manner)
+    assert len(observation.messages) == 1
+    assert words in next(iter(observation.messages))
+    assert observation.alive <= alive
+    assert observation.ready <= ready
+    assert words in rollout["message"]
+    assert rollout["numbers"]["strategy"].startswith(manner)

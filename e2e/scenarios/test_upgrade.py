@@ -1,4 +1,4 @@
-"""A new Tessera leaves what runs alone, says what it would change, and changes it when asked."""
+"""A new Tessera does not restart pods; it says what it would change, and changes it on request."""
 
 import asyncio
 import json
@@ -11,10 +11,10 @@ from aiohttp import web
 
 from demo.load import steady_load
 from demo.stage import NAMESPACE, Json, install
-from scenarios.actions import SMALL, Place
-from scenarios.commands import tessera
-from scenarios.lifecycle import until_both_tell
-from scenarios.streams import TOKENS, kubectl_scale, stream, until_replicas
+from scenarios.actions import SMALL, ScenarioNamespace
+from scenarios.commands import run_tessera
+from scenarios.lifecycle import wait_for_explained_reason
+from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
 
@@ -23,130 +23,143 @@ NEXT = "image.repository=tessera/operator-next"
 
 
 @pytest.fixture
-async def upgraded(place: Place) -> AsyncIterator[Place]:
-    """A place on which the operator may be upgraded; afterwards the usual one is back."""
+async def upgradable_namespace(namespace: ScenarioNamespace) -> AsyncIterator[ScenarioNamespace]:
+    """A namespace for tests that upgrade the operator; afterwards the usual release is back."""
     try:
-        yield place
+        yield namespace
     finally:
-        await surroundings(place, None)
-        await release(place)
+        await set_platform(namespace, None)
+        await install_release(namespace)
 
 
-async def release(place: Place, *values: str) -> None:
+async def install_release(namespace: ScenarioNamespace, *values: str) -> None:
     """Install with Helm, and wait until the operator of this release leads."""
-    await install(place.stage, *values)
+    await install(namespace.stage, *values)
     image = f"{values[0].partition('=')[2]}:" if values else "tessera/operator:"
-    await until_led(place, lambda container: container["image"].startswith(image))
+    await wait_for_leader(namespace, lambda container: container["image"].startswith(image))
 
 
-async def until_led(place: Place, wanted: Callable[[Json], bool]) -> None:
-    """Wait until an operator leads whose container is as wanted."""
-    api = place.stage.api
+async def wait_for_leader(namespace: ScenarioNamespace, matches: Callable[[Json], bool]) -> None:
+    """Wait until an operator leads whose container matches."""
+    api = namespace.stage.api
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/tessera-operator"
 
-    async def leader() -> Json | None:
+    async def read_leader_container() -> Json | None:
         pods = await api.get(
             f"/api/v1/namespaces/{NAMESPACE}/pods",
             labelSelector="app.kubernetes.io/component=operator",
         )
         containers = {
-            one["metadata"]["name"]: one["spec"]["containers"][0] for one in pods["items"]
+            pod["metadata"]["name"]: pod["spec"]["containers"][0] for pod in pods["items"]
         }
         return containers.get((await api.get(lease))["spec"].get("holderIdentity"))
 
-    await eventually(leader, lambda found: found is not None and wanted(found), within=60)
+    await eventually(
+        read_leader_container,
+        lambda container: container is not None and matches(container),
+        within=60,
+    )
 
 
-async def uids(place: Place) -> set[str]:
+async def list_pod_uids(namespace: ScenarioNamespace) -> set[str]:
     return {
-        one["metadata"]["uid"]
-        for one in await place.all(PODS)
-        if "deletionTimestamp" not in one["metadata"]
+        pod["metadata"]["uid"]
+        for pod in await namespace.list_objects(PODS)
+        if "deletionTimestamp" not in pod["metadata"]
     }
 
 
-async def pre_stops(place: Place) -> list[int]:
-    """Of the Deployments: 5 is by builder version 1, 6 by version 2."""
-    found: list[Json] = [
-        one["spec"]["template"]["spec"]["containers"][0] for one in await place.all(DEPLOYMENTS)
+async def list_pre_stop_seconds(namespace: ScenarioNamespace) -> list[int]:
+    """Return the preStop seconds of the Deployments: 5 by builder version 1, 6 by version 2."""
+    containers: list[Json] = [
+        deployment["spec"]["template"]["spec"]["containers"][0]
+        for deployment in await namespace.list_objects(DEPLOYMENTS)
     ]
-    return [one["lifecycle"]["preStop"]["sleep"]["seconds"] for one in found]
+    return [container["lifecycle"]["preStop"]["sleep"]["seconds"] for container in containers]
 
 
-async def surroundings(place: Place, platform: Json | None) -> None:
-    """What the platform team says of engines, as the operator gets it."""
+async def set_platform(namespace: ScenarioNamespace, platform: Json | None) -> None:
+    """Set the platform team's settings of engines in the operator's environment."""
     value = "-" if platform is None else f"={json.dumps(platform)}"
-    await place.stage.run(
+    await namespace.stage.run(
         *("kubectl", "--namespace", NAMESPACE, "set", "env", "deployment/tessera-operator"),
         f"TESSERA_PLATFORM{value}",
     )
 
 
-async def update(place: Place, name: str) -> None:
-    """As its owner does who has read what would change."""
-    done = await tessera(place.stage, "update", name, "--namespace", place.namespace)
-    assert done.code == 0, done.errors
+async def run_update(namespace: ScenarioNamespace, name: str) -> None:
+    """Request the update of a service, as its owner does."""
+    result = await run_tessera(namespace.stage, "update", name, "--namespace", namespace.name)
+    assert result.code == 0, result.errors
 
 
-async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(upgraded: Place) -> None:
-    place = upgraded
-    ref = await place.serve(replicas=2)
-    await place.until_ready()
-    await until_replicas(place, 2)
-    await place.until_condition("chat", "UpdateAvailable", "UpToDate")
-    before = await uids(place)
+async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(
+    upgradable_namespace: ScenarioNamespace,
+) -> None:
+    namespace = upgradable_namespace
+    ref = await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
+    await wait_for_replicas(namespace, 2)
+    await namespace.wait_for_condition("chat", "UpdateAvailable", "UpToDate")
+    uids_before = await list_pod_uids(namespace)
 
-    await release(place, NEXT)
-    told = await until_both_tell(place, "NewTemplateAvailable", "UpdateAvailable", within=60)
-    assert told.status == "True"
-    assert "builder version 2 instead of 1" in told.message
-    assert "kubectl tessera update chat" in told.message
-    wide = await place.stage.run(
-        "kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide"
+    await install_release(namespace, NEXT)
+    condition = await wait_for_explained_reason(
+        namespace, "NewTemplateAvailable", "UpdateAvailable", within=60
+    )
+    assert condition.status == "True"
+    assert "builder version 2 instead of 1" in condition.message
+    assert "kubectl tessera update chat" in condition.message
+    wide = await namespace.stage.run(
+        "kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide"
     )
     assert "UPDATE" in wide
-    assert await uids(place) == before
+    assert await list_pod_uids(namespace) == uids_before
 
-    await kubectl_scale(place.stage, ref, 3)
-    await until_replicas(place, 3)
-    assert before < await uids(place)
-    assert await pre_stops(place) == [5]
+    await kubectl_scale(namespace.stage, ref, 3)
+    await wait_for_replicas(namespace, 3)
+    assert uids_before < await list_pod_uids(namespace)
+    assert await list_pre_stop_seconds(namespace) == [5]
 
-    old = await uids(place)
-    base = await place.stage.address(ref)
-    streams = [asyncio.create_task(stream(base, ref.name)) for _ in range(6)]
+    old_uids = await list_pod_uids(namespace)
+    base = await namespace.stage.address(ref)
+    streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(6)]
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
-        await update(place, "chat")
-        await place.until_condition("chat", "UpdateAvailable", "UpToDate", within=60)
-        await place.until_condition("chat", "Progressing", "RolloutComplete", within=120)
+        await run_update(namespace, "chat")
+        await namespace.wait_for_condition("chat", "UpdateAvailable", "UpToDate", within=60)
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=120)
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 6
     assert load.failures == []
     assert load.finished > 50
-    assert not old & await uids(place)
-    assert await pre_stops(place) == [6]
+    assert not old_uids & await list_pod_uids(namespace)
+    assert await list_pre_stop_seconds(namespace) == [6]
 
 
 @pytest.mark.full
-async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(upgraded: Place) -> None:
-    place = upgraded
-    await release(place, NEXT)
-    ref = await place.serve(replicas=2)
-    await place.until_ready(within=60)
-    await until_replicas(place, 2)
-    assert await pre_stops(place) == [6]
-    base = await place.stage.address(ref)
+async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
+    upgradable_namespace: ScenarioNamespace,
+) -> None:
+    namespace = upgradable_namespace
+    await install_release(namespace, NEXT)
+    ref = await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready(within=60)
+    await wait_for_replicas(namespace, 2)
+    assert await list_pre_stop_seconds(namespace) == [6]
+    base = await namespace.stage.address(ref)
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
-        await release(place)
-        told = await until_both_tell(place, "Downgraded", "UpdateAvailable", within=60)
-        await place.until_condition("chat", "Progressing", "RolloutComplete", within=120)
-    assert "builder version 2" in told.message
-    assert await pre_stops(place) == [5]
+        await install_release(namespace)
+        condition = await wait_for_explained_reason(
+            namespace, "Downgraded", "UpdateAvailable", within=60
+        )
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=120)
+    assert "builder version 2" in condition.message
+    assert await list_pre_stop_seconds(namespace) == [5]
     assert load.failures == []
 
 
 @dataclass(slots=True)
-class Hub:
+class OneCommitHub:
     """A hub that knows one commit."""
 
     commit: str
@@ -154,67 +167,75 @@ class Hub:
 
 
 @asynccontextmanager
-async def a_hub(commit: str) -> AsyncIterator[Hub]:
-    made = Hub(commit)
+async def serve_hub(commit: str) -> AsyncIterator[OneCommitHub]:
+    hub = OneCommitHub(commit)
 
-    async def answer(_: web.Request) -> web.Response:
-        return web.json_response({"sha": made.commit})
+    async def respond(_: web.Request) -> web.Response:
+        return web.json_response({"sha": hub.commit})
 
     app = web.Application()
-    app.router.add_get("/api/models/{org}/{name}/revision/{revision}", answer)
+    app.router.add_get("/api/models/{org}/{name}/revision/{revision}", respond)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.77", 0).start()
     host, port = runner.addresses[0][:2]
-    made.url = f"http://{host}:{port}"
+    hub.url = f"http://{host}:{port}"
     try:
-        yield made
+        yield hub
     finally:
         await runner.cleanup()
 
 
-async def revisions(place: Place, name: str) -> set[str]:
-    """Which weights the replicas of a service load."""
+async def list_revisions(namespace: ScenarioNamespace, name: str) -> set[str]:
+    """Return the revisions of the weights that the replicas of a service load."""
     return {
         argument.partition("=")[2]
-        for one in await place.all(PODS)
-        if one["metadata"]["labels"]["tessera.dev/service"] == name
-        and "deletionTimestamp" not in one["metadata"]
-        for argument in one["spec"]["containers"][0]["args"]
+        for pod in await namespace.list_objects(PODS)
+        if pod["metadata"]["labels"]["tessera.dev/service"] == name
+        and "deletionTimestamp" not in pod["metadata"]
+        for argument in pod["spec"]["containers"][0]["args"]
         if argument.startswith("--revision=")
     }
 
 
-async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(upgraded: Place) -> None:
-    place, first, second = upgraded, "1" * 40, "2" * 40
-    await surroundings(place, {"hubEndpoint": NO_HUB})
-    await until_led(place, lambda one: NO_HUB in json.dumps(one["env"]))
-    await place.serve("before", replicas=1)
-    await place.until_ready("before")
-    told = (await place.status("before"))["model"]
-    assert (told["reason"], "revision" in told) == ("HubUnreachable", False)
-    async with a_hub(first) as hub:
-        await surroundings(place, {"hubEndpoint": hub.url})
-        await until_led(place, lambda one: hub.url in json.dumps(one["env"]))
-        told = await place.until_condition(
+async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(
+    upgradable_namespace: ScenarioNamespace,
+) -> None:
+    namespace, first, second = upgradable_namespace, "1" * 40, "2" * 40
+    await set_platform(namespace, {"hubEndpoint": NO_HUB})
+    await wait_for_leader(namespace, lambda container: NO_HUB in json.dumps(container["env"]))
+    await namespace.apply_service("before", replicas=1)
+    await namespace.wait_until_ready("before")
+    model = (await namespace.service_status("before"))["model"]
+    assert (model["reason"], "revision" in model) == ("HubUnreachable", False)
+    async with serve_hub(first) as hub:
+        await set_platform(namespace, {"hubEndpoint": hub.url})
+        await wait_for_leader(namespace, lambda container: hub.url in json.dumps(container["env"]))
+        condition = await namespace.wait_for_condition(
             "before", "UpdateAvailable", "NewTemplateAvailable", within=30
         )
-        assert "hubEndpoint of the platform" in told["message"]
+        assert "hubEndpoint of the platform" in condition["message"]
 
-        await place.serve(replicas=1, model={"uri": SMALL, "revision": "main"})
-        await place.until_ready()
-        assert (await place.status())["model"]["revision"] == first
-        assert await revisions(place, "chat") == {first}
+        await namespace.apply_service(replicas=1, model={"uri": SMALL, "revision": "main"})
+        await namespace.wait_until_ready()
+        assert (await namespace.service_status())["model"]["revision"] == first
+        assert await list_revisions(namespace, "chat") == {first}
 
         hub.commit = second
-        (pod,) = [one for one in await place.all(PODS) if one["metadata"]["name"][:5] == "chat-"]
-        await place.stage.api.delete(PODS.path(place.namespace, pod["metadata"]["name"]))
-        await place.until_condition("chat", "Progressing", "Starting")
-        await place.until_condition("chat", "Progressing", "RolloutComplete", within=60)
-        assert await revisions(place, "chat") == {first}
+        (pod,) = [
+            pod
+            for pod in await namespace.list_objects(PODS)
+            if pod["metadata"]["name"][:5] == "chat-"
+        ]
+        await namespace.stage.api.delete(PODS.path(namespace.name, pod["metadata"]["name"]))
+        await namespace.wait_for_condition("chat", "Progressing", "Starting")
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=60)
+        assert await list_revisions(namespace, "chat") == {first}
 
-        await update(place, "chat")
-        await eventually(place.status, lambda one: one["model"].get("revision") == second)
-        await place.until_condition("chat", "Progressing", "RolloutComplete", within=60)
-        assert await revisions(place, "chat") == {second}
-        assert await revisions(place, "before") == set()
+        await run_update(namespace, "chat")
+        await eventually(
+            namespace.service_status, lambda status: status["model"].get("revision") == second
+        )
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=60)
+        assert await list_revisions(namespace, "chat") == {second}
+        assert await list_revisions(namespace, "before") == set()

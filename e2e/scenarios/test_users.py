@@ -5,7 +5,7 @@ import json
 import pytest
 
 from demo.stage import NAMESPACE, Stage, StepError
-from scenarios.actions import SMALL, Place
+from scenarios.actions import SMALL, ScenarioNamespace
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
@@ -30,37 +30,41 @@ OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
         ),
     ],
 )
-async def test_admission_refuses_what_only_an_edit_can_mend(
-    place: Place, spec: dict[str, object], words: tuple[str, ...]
+async def test_admission_refuses_what_only_an_edit_can_fix(
+    namespace: ScenarioNamespace, spec: dict[str, object], words: tuple[str, ...]
 ) -> None:
     body = {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,
-        "metadata": {"name": "chat", "namespace": place.namespace},
+        "metadata": {"name": "chat", "namespace": namespace.name},
         "spec": spec,
     }
-    with pytest.raises(ApiError) as refused:
-        await place.stage.api.create(INFERENCE_SERVICES.path(place.namespace), body)
-    assert refused.value.status == 422
+    with pytest.raises(ApiError) as raised:
+        await namespace.stage.api.create(INFERENCE_SERVICES.path(namespace.name), body)
+    assert raised.value.status == 422
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(raised.value)
 
 
-async def test_a_pool_that_is_still_to_come_is_warned_of_and_waited_for(place: Place) -> None:
+async def test_a_pool_that_is_still_to_come_is_warned_of_and_waited_for(
+    namespace: ScenarioNamespace,
+) -> None:
     manifest = {
         "apiVersion": INFERENCE_SERVICES.api_version,
         "kind": INFERENCE_SERVICES.kind,
-        "metadata": {"name": "chat", "namespace": place.namespace},
+        "metadata": {"name": "chat", "namespace": namespace.name},
         "spec": {"model": {"uri": SMALL}, "placement": {"pools": ["b200"]}, "replicas": 1},
     }
-    path = place.stage.world.folder / "waiting.json"
+    path = namespace.stage.world.folder / "waiting.json"
     path.write_text(json.dumps(manifest))
-    output = await place.stage.run("kubectl", "apply", "-f", str(path))
+    output = await namespace.stage.run("kubectl", "apply", "-f", str(path))
     assert "Warning: spec.placement.pools[0]: AcceleratorPool/b200 not found" in output
-    await place.until_condition("chat", "Accepted", "PoolNotFound")
+    await namespace.wait_for_condition("chat", "Accepted", "PoolNotFound")
 
 
-async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(place: Place) -> None:
+async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(
+    namespace: ScenarioNamespace,
+) -> None:
     shape = {
         "parameters": 700_000_000_000,
         "layers": 80,
@@ -69,26 +73,26 @@ async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(place: Plac
         "headDim": 128,
         "maxPositionEmbeddings": 8192,
     }
-    await place.serve(model={"uri": "hf://acme/giant", "shape": shape})
-    told = await place.until_condition("chat", "Placed", "TooLarge")
-    assert "spec.model.uri" in told["message"]
-    assert "Choose" in told["message"]
+    await namespace.apply_service(model={"uri": "hf://acme/giant", "shape": shape})
+    condition = await namespace.wait_for_condition("chat", "Placed", "TooLarge")
+    assert "spec.model.uri" in condition["message"]
+    assert "Choose" in condition["message"]
 
 
-async def test_more_replicas_than_slices_are_told_with_the_schedulers_words(
-    place: Place,
+async def test_more_replicas_than_slices_are_reported_with_the_message_of_the_scheduler(
+    namespace: ScenarioNamespace,
 ) -> None:
-    await place.serve(replicas=9)
-    told = await place.until_condition("chat", "Placed", "Unschedulable", within=40)
-    assert "spec.placement.pools" in told["message"]
-    assert "nodes are available" in told["message"]
+    await namespace.apply_service(replicas=9)
+    condition = await namespace.wait_for_condition("chat", "Placed", "Unschedulable", within=40)
+    assert "spec.placement.pools" in condition["message"]
+    assert "nodes are available" in condition["message"]
 
 
-async def test_one_look_answers_the_first_questions(place: Place) -> None:
-    await place.serve(replicas=1)
-    await place.until_ready()
-    table = await place.stage.run(
-        "kubectl", "--namespace", place.namespace, "get", "tsvc", "-o", "wide"
+async def test_one_table_answers_the_first_questions(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready()
+    table = await namespace.stage.run(
+        "kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide"
     )
     head, row = table.splitlines()
     names = (
@@ -108,11 +112,11 @@ async def test_one_look_answers_the_first_questions(place: Place) -> None:
         assert cell in row
 
 
-async def test_deleting_a_service_leaves_nothing(place: Place) -> None:
-    await place.serve(replicas=2)
-    await place.until_ready()
-    await place.unserve()
-    await eventually(place.children, lambda left: not left, within=60)
+async def test_deleting_a_service_leaves_nothing(namespace: ScenarioNamespace) -> None:
+    await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
+    await namespace.delete_service()
+    await eventually(namespace.list_children, lambda children: not children, within=60)
 
 
 @pytest.mark.parametrize(
