@@ -37,8 +37,15 @@ from scenarios.chaos import (
     ChaosResult as Course,
 )
 from tessera.batch_runner import manifest, parts
-from tests.batch_runner.chaos import CONCURRENCY, HARMS, KILLS, Harm, Story, suffered
-from tests.batch_runner.running import Claim, Ended, Stage, a_row
+from tests.batch_runner.chaos import (
+    CONCURRENCY,
+    FAULTS,
+    KILLS,
+    BatchFault,
+    BatchOutcome,
+    run_with_batch_faults,
+)
+from tests.batch_runner.harness import Claim, RunnerExit, RunnerHarness, a_row
 from world.api import connect
 
 ROWS = 20_000
@@ -97,7 +104,7 @@ def _cpu() -> dict[str, float]:
         checked = _require_success(stage.check())
         stage.start_engine("--words", str(ANSWER_WORDS))
         begun = time.monotonic()
-        ran = _require_success(stage.start(1, "--concurrency", "64").ended())
+        ran = _require_success(stage.start(1, "--concurrency", "64").wait_for_exit())
         wall = time.monotonic() - begun
     return {
         "check_row_cpu_ms": _milliseconds(checked, ROWS),
@@ -116,9 +123,9 @@ def _memory() -> dict[str, float]:
         checked = _require_success(stage.check())
         _log(f"checked: {checked.rss_mib:.0f} MiB, {checked.cpu_seconds:.1f} s CPU")
         _first_attempt(stage.claim)
-        stage.current(2)
+        stage.set_current_attempt(2)
         stage.start_engine("--words", "20")
-        ran = _require_success(stage.start(2, "--concurrency", "256").ended())
+        ran = _require_success(stage.start(2, "--concurrency", "256").wait_for_exit())
         _log(f"ran: {ran.rss_mib:.0f} MiB, {ran.cpu_seconds:.1f} s CPU")
         if ran.report["completed"] != MANY_ROWS:
             sys.exit(f"rows are missing: {ran.report}")
@@ -158,8 +165,8 @@ def _chaos() -> dict[str, float]:
     _log(f"{len(KILL_SEEDS)} {description} by kill -9 of runner, engine or both, or SIGTERM")
     killed = [_run_chaos(seed, KILLS) for seed in KILL_SEEDS]
     _log(f"{len(STALE_SEEDS)} {description}, also by freezing a runner that later works on")
-    stale = [_run_chaos(seed, HARMS) for seed in STALE_SEEDS]
-    harms, repaid = (sum(len(story.harms) for story in killed), _repaid(killed))
+    stale = [_run_chaos(seed, FAULTS) for seed in STALE_SEEDS]
+    harms, repaid = (sum(len(story.faults) for story in killed), _repaid(killed))
     return {
         "chaos_seeds": len(killed),
         "chaos_harms": harms,
@@ -177,16 +184,16 @@ def _chaos() -> dict[str, float]:
     }
 
 
-def _repaid(stories: Sequence[Story]) -> int:
-    return sum(story.repaid for story in stories)
+def _repaid(stories: Sequence[BatchOutcome]) -> int:
+    return sum(story.resent_rows for story in stories)
 
 
-def _run_chaos(seed: int, harms: Sequence[Harm]) -> Story:
+def _run_chaos(seed: int, harms: Sequence[BatchFault]) -> BatchOutcome:
     with tempfile.TemporaryDirectory() as folder:
-        story = suffered(Path(folder) / "stage", seed, CHAOS_ROWS, harms)
+        story = run_with_batch_faults(Path(folder) / "stage", seed, CHAOS_ROWS, harms)
     _log(
         f"seed {seed:2}: {story.attempts} attempts, lost {story.lost}, twice {story.twice}, repaid "
-        f"{story.repaid} ({', '.join(story.harms)})"
+        f"{story.resent_rows} ({', '.join(story.faults)})"
     )
     return story
 
@@ -353,22 +360,22 @@ async def _batch_world(spot: int) -> AsyncIterator[BatchNamespace]:
 
 
 @contextmanager
-def _stage() -> Iterator[Stage]:
+def _stage() -> Iterator[RunnerHarness]:
     with tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder) / "stage")
+        stage = RunnerHarness(Path(folder) / "stage")
         try:
             yield stage
         finally:
             stage.close()
 
 
-def _require_success(ended: Ended) -> Ended:
+def _require_success(ended: RunnerExit) -> RunnerExit:
     if ended.code:
-        sys.exit(f"exit code {ended.code}: {ended.report}\n{ended.said}")
+        sys.exit(f"exit code {ended.code}: {ended.report}\n{ended.log_text}")
     return ended
 
 
-def _milliseconds(ended: Ended, rows: int) -> float:
+def _milliseconds(ended: RunnerExit, rows: int) -> float:
     return round(ended.cpu_seconds / rows * 1e3, 3)
 
 

@@ -1,7 +1,7 @@
-"""Batches under random kills: what was lost, what came twice, what was paid again.
+"""Batches under random faults: lost, duplicate and resent rows.
 
-`Harm` is anything that may be done to a batch while it runs; kills of nodes or of the operator are
-more of them.
+`BatchFault` is anything that can be done to a running batch; kills of nodes or of the operator
+are further kinds.
 """
 
 import json
@@ -13,160 +13,164 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.batch_runner.running import Runner, Stage, a_row
+from tests.batch_runner.harness import Runner, RunnerHarness, a_row
 
-# From a row to its answer.
+# From a row to its response.
 DELAY_SECONDS = 0.02
 CONCURRENCY = 32
-# From the start of an attempt to the harm that is done to it.
+# From the start of an attempt to the fault.
 _LONGEST_SECONDS = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """How a batch ended that was harmed."""
+class BatchOutcome:
+    """The result of a batch with injected faults."""
 
     rows: int
     attempts: int
-    harms: tuple[str, ...]
+    faults: tuple[str, ...]
     lost: int
     twice: int
     wrong: int
     """Rows with another row's answer."""
     sent: int
     """Requests that reached an engine."""
-    repaid: int
-    """Rows paid more than once, as the last report says."""
+    resent_rows: int
+    """Rows that were sent more than once, as the last report says."""
     stale_codes: tuple[int, ...]
-    """Exit codes of attempts that woke up after another had taken over."""
+    """Exit codes of attempts that resumed after another had taken over."""
 
 
-class Victim:
-    """A batch with its present runner."""
+class BatchUnderFaults:
+    """A batch with its current runner."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, harness: RunnerHarness) -> None:
+        self.harness = harness
         self.attempt = 0
-        self.frozen: list[Runner] = []
+        self.suspended: list[Runner] = []
         self.runner = self.next_attempt()
 
     def next_attempt(self) -> Runner:
-        """What the operator does when an attempt is gone."""
+        """Start the next attempt, as the operator does when one has ended."""
         self.attempt += 1
-        self.stage.current(self.attempt)
+        self.harness.set_current_attempt(self.attempt)
         options = ("--concurrency", str(CONCURRENCY), "--engine-seconds", "30")
-        self.runner = self.stage.start(self.attempt, *options)
+        self.runner = self.harness.start(self.attempt, *options)
         return self.runner
 
 
-Harm: TypeAlias = Callable[[Victim], None]
+BatchFault: TypeAlias = Callable[[BatchUnderFaults], None]
 
 
-def kill_runner(victim: Victim) -> None:
-    victim.runner.signal(signal.SIGKILL)
-    victim.runner.ended()
-    victim.next_attempt()
+def kill_runner(batch: BatchUnderFaults) -> None:
+    batch.runner.signal(signal.SIGKILL)
+    batch.runner.wait_for_exit()
+    batch.next_attempt()
 
 
-def kill_engine(victim: Victim) -> None:
-    victim.stage.kill_engine()
-    victim.stage.start_engine()
+def kill_engine(batch: BatchUnderFaults) -> None:
+    batch.harness.kill_engine()
+    batch.harness.start_engine()
 
 
-def kill_both(victim: Victim) -> None:
-    """As when the node is lost, but its page cache is not."""
-    victim.stage.kill_engine()
-    victim.runner.signal(signal.SIGKILL)
-    victim.runner.ended()
-    victim.stage.start_engine()
-    victim.next_attempt()
+def kill_both(batch: BatchUnderFaults) -> None:
+    """Kill engine and runner, as when the node is lost but its page cache is not."""
+    batch.harness.kill_engine()
+    batch.runner.signal(signal.SIGKILL)
+    batch.runner.wait_for_exit()
+    batch.harness.start_engine()
+    batch.next_attempt()
 
 
-def cut_off_runner(victim: Victim) -> None:
-    """The node vanishes from sight; its runner comes back later and works on."""
-    victim.runner.signal(signal.SIGSTOP)
-    victim.frozen.append(victim.runner)
-    victim.next_attempt()
+def cut_off_runner(batch: BatchUnderFaults) -> None:
+    """Suspend the runner, as when its node is unreachable; it resumes later."""
+    batch.runner.signal(signal.SIGSTOP)
+    batch.suspended.append(batch.runner)
+    batch.next_attempt()
 
 
-def stop_runner(victim: Victim) -> None:
-    victim.runner.signal(signal.SIGTERM)
-    victim.runner.ended()
-    victim.next_attempt()
+def stop_runner(batch: BatchUnderFaults) -> None:
+    batch.runner.signal(signal.SIGTERM)
+    batch.runner.wait_for_exit()
+    batch.next_attempt()
 
 
-# Each of them costs at most the rows in flight.
-KILLS: tuple[Harm, ...] = (kill_runner, kill_engine, kill_both, stop_runner)
-HARMS: tuple[Harm, ...] = (*KILLS, cut_off_runner)
+# Each of these costs at most the rows in flight.
+KILLS: tuple[BatchFault, ...] = (kill_runner, kill_engine, kill_both, stop_runner)
+FAULTS: tuple[BatchFault, ...] = (*KILLS, cut_off_runner)
 
 
-def suffered(
-    folder: Path, seed: int, rows: int, harms: Sequence[Harm] = HARMS, most: int = 6
-) -> Story:
-    """Run a batch to its end while up to `most` harms are done to it, chosen by the seed."""
-    stage = Stage(folder)
+def run_with_batch_faults(
+    folder: Path, seed: int, rows: int, faults: Sequence[BatchFault] = FAULTS, max_faults: int = 6
+) -> BatchOutcome:
+    """Run a batch to its end with up to `max_faults` faults, chosen by the seed."""
+    harness = RunnerHarness(folder)
     try:
-        return _suffered(stage, random.Random(seed), rows, harms, most)  # noqa: S311 - no secret
+        return _inject_faults(harness, random.Random(seed), rows, faults, max_faults)  # noqa: S311 - no secret
     finally:
-        stage.close()
+        harness.close()
 
 
-def _suffered(
-    stage: Stage, chance: random.Random, rows: int, harms: Sequence[Harm], most: int
-) -> Story:
-    stage.checked(*map(a_row, range(rows)))
-    stage.start_engine("--delay", str(DELAY_SECONDS))
-    victim, done = Victim(stage), list[str]()
-    while len(done) < most and _moment(victim.runner, chance, rows):
-        harm = chance.choice(harms)
-        done.append(harm.__name__)
-        harm(victim)
-        if victim.frozen and chance.random() < 0.5:
-            victim.frozen[-1].signal(signal.SIGCONT)
-    end = victim.runner.ended()
-    assert (end.code, end.report["state"]) == (0, "completed"), end.said
-    for runner in victim.frozen:
+def _inject_faults(
+    harness: RunnerHarness,
+    rng: random.Random,
+    rows: int,
+    faults: Sequence[BatchFault],
+    max_faults: int,
+) -> BatchOutcome:
+    harness.write_checked_input(*map(a_row, range(rows)))
+    harness.start_engine("--delay", str(DELAY_SECONDS))
+    batch, done = BatchUnderFaults(harness), list[str]()
+    while len(done) < max_faults and _wait_for_moment(batch.runner, rng, rows):
+        fault = rng.choice(faults)
+        done.append(fault.__name__)
+        fault(batch)
+        if batch.suspended and rng.random() < 0.5:
+            batch.suspended[-1].signal(signal.SIGCONT)
+    end = batch.runner.wait_for_exit()
+    assert (end.code, end.report["state"]) == (0, "completed"), end.log_text
+    for runner in batch.suspended:
         runner.signal(signal.SIGCONT)
-    stale = tuple(runner.ended().code for runner in victim.frozen)
-    return _told(stage, rows, victim.attempt, tuple(done), end.report["resentRows"], stale)
+    stale = tuple(runner.wait_for_exit().code for runner in batch.suspended)
+    return _outcome(harness, rows, batch.attempt, tuple(done), end.report["resentRows"], stale)
 
 
-def _moment(runner: Runner, chance: random.Random, rows: int) -> bool:
-    """Some time later, or some rows later; does the runner still run?"""
-    if chance.random() < 0.5:
-        return runner.runs_for(chance.uniform(0, _LONGEST_SECONDS))
-    seen = runner.until(lambda seen: seen["state"] == "running", "a runner that runs")
+def _wait_for_moment(runner: Runner, rng: random.Random, rows: int) -> bool:
+    """Wait for some time or some rows; return whether the runner still runs."""
+    if rng.random() < 0.5:
+        return runner.runs_for(rng.uniform(0, _LONGEST_SECONDS))
+    seen = runner.wait_until(lambda seen: seen["state"] == "running", "a runner that runs")
     done = seen.get("done", 0)
-    enough = done + (rows - done) * chance.uniform(0, 0.5)
-    runner.until(lambda seen: seen["done"] >= enough, f"{enough} rows")
+    enough = done + (rows - done) * rng.uniform(0, 0.5)
+    runner.wait_until(lambda seen: seen["done"] >= enough, f"{enough} rows")
     return runner.runs_for(0)
 
 
-def _told(
-    stage: Stage,
+def _outcome(
+    harness: RunnerHarness,
     rows: int,
     attempts: int,
-    harms: tuple[str, ...],
-    repaid: int,
+    faults: tuple[str, ...],
+    resent_rows: int,
     stale: tuple[int, ...],
-) -> Story:
-    found: Counter[str] = Counter()
+) -> BatchOutcome:
+    answers_by_row: Counter[str] = Counter()
     wrong = 0
-    for path in (stage.claim.output, stage.claim.errors):
+    for path in (harness.claim.output, harness.claim.errors):
         with path.open(encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
-                found[row["custom_id"]] += 1
-                said = row["response"]["body"]["choices"][0]["message"]["content"]
-                wrong += not said.startswith(f"{row['custom_id']} ")
-    return Story(
+                answers_by_row[row["custom_id"]] += 1
+                content = row["response"]["body"]["choices"][0]["message"]["content"]
+                wrong += not content.startswith(f"{row['custom_id']} ")
+    return BatchOutcome(
         rows=rows,
         attempts=attempts,
-        harms=harms,
-        lost=rows - len(found),
-        twice=found.total() - len(found),
+        faults=faults,
+        lost=rows - len(answers_by_row),
+        twice=answers_by_row.total() - len(answers_by_row),
         wrong=wrong,
-        sent=len(stage.sent()),
-        repaid=repaid,
+        sent=len(harness.sent_row_ids()),
+        resent_rows=resent_rows,
         stale_codes=stale,
     )

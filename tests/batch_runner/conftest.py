@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch_runner.running import Stage
+from tests.batch_runner.harness import RunnerHarness
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    """A claim, an API server and room for runners."""
-    found = Stage(tmp_path)
+def harness(tmp_path: Path) -> Iterator[RunnerHarness]:
+    """Create a claim and an API server, and start runners on them."""
+    runner_harness = RunnerHarness(tmp_path)
     try:
-        yield found
+        yield runner_harness
     finally:
-        found.close()
+        runner_harness.close()

@@ -10,7 +10,7 @@ from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tests.batch_runner.running import Claim, Stage, a_row
+from tests.batch_runner.harness import Claim, RunnerHarness, a_row
 
 pytestmark = pytest.mark.long
 
@@ -23,8 +23,8 @@ def _claim(folder: Path, rows: int = 3) -> Claim:
 
 def _check(claim: Claim, **paths: Path) -> tuple[int, str]:
     """The exit code, and the message of a refusal."""
-    places = {"input": claim.input, "output": claim.output, "work": claim.work, **paths}
-    code, report = check(BatchPaths(**places), WorkHeartbeat(time.monotonic))
+    path_fields = {"input": claim.input, "output": claim.output, "work": claim.work, **paths}
+    code, report = check(BatchPaths(**path_fields), WorkHeartbeat(time.monotonic))
     assert report["phase"] == "check"
     assert report["ok"] is (code == 0)
     return code, report.get("message", "")
@@ -33,9 +33,9 @@ def _check(claim: Claim, **paths: Path) -> tuple[int, str]:
 def test_a_valid_input_leaves_a_manifest_and_nothing_else(tmp_path: Path) -> None:
     claim = _claim(tmp_path, rows=1500)
     assert _check(claim) == (0, "")
-    found = manifest.load(claim.work)
-    assert (found.rows, found.bytes) == (1500, claim.input.stat().st_size)
-    assert [shard.first_row for shard in found.shards] == [0, 1000]
+    input_manifest = manifest.load(claim.work)
+    assert (input_manifest.rows, input_manifest.bytes) == (1500, claim.input.stat().st_size)
+    assert [shard.first_row for shard in input_manifest.shards] == [0, 1000]
     assert [path.name for path in claim.work.iterdir()] == ["manifest.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".tessera", "in.jsonl"]
 
@@ -77,7 +77,7 @@ def test_an_output_on_another_volume_is_refused(tmp_path: Path) -> None:
     assert (code, "use the same volume" in said) == (3, True)
 
 
-def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path) -> None:
+def test_a_changed_input_is_checked_again_until_rows_were_answered(tmp_path: Path) -> None:
     claim = _claim(tmp_path)
     assert _check(claim)[0] == 0
     claim.write([a_row(7)])
@@ -107,15 +107,15 @@ def test_a_changed_input_is_checked_anew_until_rows_were_answered(tmp_path: Path
 def test_an_error_of_the_volume_says_what_to_do(
     number: int, kind: type[Exception], advice: str
 ) -> None:
-    got = storage_error(OSError(number, os.strerror(number)), Path("/claim/x"), "write")
-    assert type(got) is kind
-    assert advice in str(got)
-    assert str(got).startswith("cannot write /claim/x: ")
+    error = storage_error(OSError(number, os.strerror(number)), Path("/claim/x"), "write")
+    assert type(error) is kind
+    assert advice in str(error)
+    assert str(error).startswith("cannot write /claim/x: ")
 
 
-def test_the_process_reports_faults_with_their_lines(stage: Stage) -> None:
-    stage.claim.write([a_row(1), "{", a_row(1), a_row(3, body={"stream": True}), a_row(4)])
-    ended = stage.check()
+def test_the_process_reports_faults_with_their_lines(harness: RunnerHarness) -> None:
+    harness.claim.write([a_row(1), "{", a_row(1), a_row(3, body={"stream": True}), a_row(4)])
+    ended = harness.check()
     assert ended.code == 3
     report = ended.report
     assert (report["ok"], report["rows"], report["errorCount"]) == (False, 5, 3)
@@ -126,24 +126,24 @@ def test_the_process_reports_faults_with_their_lines(stage: Stage) -> None:
     ]
     assert set(report["errors"][0]) == {"line", "code", "message", "param"}
     assert "3 invalid rows, first line 2" in report["message"]
-    assert "Traceback" not in ended.said
+    assert "Traceback" not in ended.log_text
 
 
-def test_the_report_of_a_valid_file_says_what_it_will_take(stage: Stage) -> None:
-    stage.claim.write(map(a_row, range(4)))
-    ended = stage.check()
+def test_the_report_of_a_valid_file_says_what_it_will_take(harness: RunnerHarness) -> None:
+    harness.claim.write(map(a_row, range(4)))
+    ended = harness.check()
     assert ended.code == 0
     assert ended.report.items() >= {"phase": "check", "ok": True, "rows": 4}.items()
     assert ended.report["url"] == "/v1/chat/completions"
     assert ended.report["inputTokens"] > 0
 
 
-def test_memory_does_not_grow_with_a_row_of_200_megabytes(stage: Stage) -> None:
-    stage.claim.write([a_row(1)])
-    with stage.claim.input.open("r+b") as file:
+def test_memory_does_not_grow_with_a_row_of_200_megabytes(harness: RunnerHarness) -> None:
+    harness.claim.write([a_row(1)])
+    with harness.claim.input.open("r+b") as file:
         file.seek(200 * 10**6)
         file.write(b"\n" + json.dumps(a_row(2)).encode())
-    ended = stage.check()
+    ended = harness.check()
     assert ended.code == 3
     assert [(error["line"], error["code"]) for error in ended.report["errors"]] == [
         (2, "row_too_large")
@@ -151,9 +151,9 @@ def test_memory_does_not_grow_with_a_row_of_200_megabytes(stage: Stage) -> None:
     assert ended.rss_mib < 150
 
 
-def test_a_full_volume_is_trouble_that_may_pass(stage: Stage) -> None:
-    stage.claim.write(map(a_row, range(20_000)))
-    ended = stage.check(fsize=1000)
+def test_a_full_volume_is_a_transient_error(harness: RunnerHarness) -> None:
+    harness.claim.write(map(a_row, range(20_000)))
+    ended = harness.check(fsize=1000)
     assert (ended.code, ended.report["ok"]) == (1, False)
     assert "raise the limit" in ended.report["message"]
-    assert "Traceback" not in ended.said
+    assert "Traceback" not in ended.log_text

@@ -16,66 +16,68 @@ from tessera.batch_runner.run import (
 )
 from tessera.batch_runner.sender import SendOptions
 from tessera.ports import NotFoundError
-from tests.batch_runner.look_alikes import the_object
-from tests.batch_runner.running import BATCH, DEADLINE_SECONDS, UID, Stage, a_row, free_port
+from tests.batch_runner.harness import BATCH, DEADLINE_SECONDS, UID, RunnerHarness, a_row, free_port
+from tests.batch_runner.simulated_servers import batch_object
 
 AT_ONCE = FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
 
 
 @pytest.fixture
-async def fence(stage: Stage) -> AsyncIterator[KubeFence]:
+async def fence(harness: RunnerHarness) -> AsyncIterator[KubeFence]:
     namespace, _, name = BATCH.partition("/")
-    async with kube_fence(str(stage.kubeconfig), namespace, name, UID) as found:
-        yield found
+    async with kube_fence(str(harness.kubeconfig), namespace, name, UID) as client:
+        yield client
 
 
-async def test_the_status_says_which_attempt_is_current(stage: Stage, fence: KubeFence) -> None:
-    stage.current(3)
+async def test_the_status_says_which_attempt_is_current(
+    harness: RunnerHarness, fence: KubeFence
+) -> None:
+    harness.set_current_attempt(3)
     assert await fence.current() == 3
-    stage.current(4)
+    harness.set_current_attempt(4)
     assert await fence.current() == 4
 
 
 @pytest.mark.parametrize("status", ["401", "403", "429", "500", "503"])
 async def test_without_an_answer_nothing_is_known(
-    stage: Stage, fence: KubeFence, status: str
+    harness: RunnerHarness, fence: KubeFence, status: str
 ) -> None:
-    stage.api_shows(status)
+    harness.set_api_response(status)
     assert await fence.current() is None
 
 
-@pytest.mark.parametrize("found", [{}, {"attempt": {}}, {"attempt": {"number": None}}])
+@pytest.mark.parametrize("attempts", [{}, {"attempt": {}}, {"attempt": {"number": None}}])
 async def test_a_status_without_attempts_is_not_known(
-    stage: Stage, fence: KubeFence, found: dict[str, object]
+    harness: RunnerHarness, fence: KubeFence, attempts: dict[str, object]
 ) -> None:
-    stage.api_shows(json.dumps({"metadata": {"uid": UID}, "status": found}))
+    harness.set_api_response(json.dumps({"metadata": {"uid": UID}, "status": attempts}))
     assert await fence.current() is None
 
 
-@pytest.mark.parametrize("shown", ["404", the_object(1, "another")])
-async def test_an_object_that_is_gone_or_another_one_has_no_attempts(
-    stage: Stage, fence: KubeFence, shown: str
+@pytest.mark.parametrize("shown", ["404", batch_object(1, "another")])
+async def test_a_deleted_or_replaced_object_has_no_attempts(
+    harness: RunnerHarness, fence: KubeFence, shown: str
 ) -> None:
-    stage.api_shows(shown)
+    harness.set_api_response(shown)
     with pytest.raises(NotFoundError, match=r"team-a/night (not found|was replaced)"):
         await fence.current()
 
 
-class Told:
-    """`Fence` that says one thing after the other, and then the last one for ever."""
+class ScriptedFence:
+    """A `Fence` that gives these answers in order, and then the last one for ever."""
 
     def __init__(self, answers: Sequence[int | None]) -> None:
         self._answers = list(answers)
-        self.asked = 0
+        self.calls = 0
 
     async def current(self) -> int | None:
-        self.asked += 1
+        self.calls += 1
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-def options(stage: Stage, **fields: Any) -> RunOptions:
-    """Those of the first attempt, in this process."""
-    claim = stage.claim
+def options(harness: RunnerHarness, **fields: Any) -> RunOptions:
+    """Build the options of the first attempt, in this process."""
+    claim = harness.claim
     return RunOptions(
         **{
             "input": claim.input,
@@ -84,7 +86,7 @@ def options(stage: Stage, **fields: Any) -> RunOptions:
             "work": claim.work,
             "report": claim.folder / "report",
             "attempt": 1,
-            "engine": f"http://127.0.0.1:{stage.engine_port}",
+            "engine": f"http://127.0.0.1:{harness.engine_port}",
             "send_options": SendOptions(model="tiny", concurrency=1, retries=0, seed=""),
             "host": "127.0.0.1",
             "port": free_port(),
@@ -93,68 +95,77 @@ def options(stage: Stage, **fields: Any) -> RunOptions:
     )
 
 
-async def test_an_attempt_that_is_fenced_off_while_it_works_ends_early(stage: Stage) -> None:
-    stage.checked(a_row(1, prompt="please hang"))
-    stage.start_engine()
-    given = options(stage, fence_seconds=0)
+async def test_an_attempt_that_is_fenced_off_while_it_works_ends_early(
+    harness: RunnerHarness,
+) -> None:
+    harness.write_checked_input(a_row(1, prompt="please hang"))
+    harness.start_engine()
+    run_options = options(harness, fence_seconds=0)
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await AttemptRunner(given, Told([1] * 100 + [2]), asyncio.Event()).run() == 4
-    assert json.loads(given.report.read_bytes())["state"] == "fenced"
+        assert (
+            await AttemptRunner(run_options, ScriptedFence([1] * 100 + [2]), asyncio.Event()).run()
+            == 4
+        )
+    assert json.loads(run_options.report.read_bytes())["state"] == "fenced"
 
 
 async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
-    stage: Stage,
+    harness: RunnerHarness,
 ) -> None:
-    stage.checked(a_row(1))
-    stage.start_engine()
-    given = options(stage, start_timeout=FenceTimeout(seconds=0.1, interval=0.01))
+    harness.write_checked_input(a_row(1))
+    harness.start_engine()
+    run_options = options(harness, start_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await AttemptRunner(given, Told([None]), asyncio.Event()).run() == 1
-    told = json.loads(given.report.read_bytes())
+        assert await AttemptRunner(run_options, ScriptedFence([None]), asyncio.Event()).run() == 1
+    report = json.loads(run_options.report.read_bytes())
     for part in ("egress", "the API server", "RoleBinding/tessera-batch"):
-        assert part in told["message"]
-    assert (told["state"], stage.sent()) == ("failed", [])
+        assert part in report["message"]
+    assert (report["state"], harness.sent_row_ids()) == ("failed", [])
 
 
-async def test_a_fence_that_goes_away_is_waited_for_and_every_row_is_kept(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    stage.start_engine()
-    given = options(stage, publish_timeout=FenceTimeout(seconds=0.1, interval=0.01))
+async def test_an_unreachable_fence_is_waited_for_and_every_row_is_retained(
+    harness: RunnerHarness,
+) -> None:
+    harness.write_checked_input(a_row(1))
+    harness.start_engine()
+    run_options = options(harness, publish_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
-        assert await AttemptRunner(given, Told([1, None]), asyncio.Event()).run() == 1
-        told = json.loads(given.report.read_bytes())
-        assert (told["completed"], given.output.exists()) == (1, False)
-        assert "all rows are retained" in told["message"]
-        assert await AttemptRunner(given, Told([1]), asyncio.Event()).run() == 0
-    assert (len(stage.sent()), len(stage.claim.answers())) == (1, 1)
+        assert (
+            await AttemptRunner(run_options, ScriptedFence([1, None]), asyncio.Event()).run() == 1
+        )
+        report = json.loads(run_options.report.read_bytes())
+        assert (report["completed"], run_options.output.exists()) == (1, False)
+        assert "all rows are retained" in report["message"]
+        assert await AttemptRunner(run_options, ScriptedFence([1]), asyncio.Event()).run() == 0
+    assert (len(harness.sent_row_ids()), len(harness.claim.answers())) == (1, 1)
 
 
-class Gone:
-    """`Fence` of a deleted object."""
+class DeletedBatchFence:
+    """The `Fence` of a deleted object."""
 
     async def current(self) -> int | None:
         raise NotFoundError("BatchInference a/b is gone")
 
 
 async def test_publication_waits_until_the_attempt_is_known_to_be_the_current_one() -> None:
-    told = Told([None, None, 1, 2])
+    fence = ScriptedFence([None, None, 1, 2])
     async with asyncio.timeout(DEADLINE_SECONDS):
-        await wait_until_current(told, 2, AT_ONCE)
-    assert told.asked == 4
+        await wait_until_current(fence, 2, AT_ONCE)
+    assert fence.calls == 4
 
 
 async def test_a_newer_attempt_fences_off() -> None:
     with pytest.raises(FencedError, match="attempt 3 is current, so attempt 2 publishes nothing"):
-        await wait_until_current(Told([None, 3]), 2, AT_ONCE)
+        await wait_until_current(ScriptedFence([None, 3]), 2, AT_ONCE)
 
 
 async def test_a_deleted_batch_fences_off() -> None:
     with pytest.raises(FencedError, match="is gone; nothing is published"):
-        await wait_until_current(Gone(), 1, AT_ONCE)
+        await wait_until_current(DeletedBatchFence(), 1, AT_ONCE)
 
 
 @pytest.mark.parametrize(("answer", "current"), [(None, False), (1, False), (2, True)])
 async def test_an_attempt_may_work_while_it_is_not_known_to_be_stale(
     answer: int | None, current: bool
 ) -> None:
-    assert await refuse_stale(Told([answer]), 2) is current
+    assert await refuse_stale(ScriptedFence([answer]), 2) is current

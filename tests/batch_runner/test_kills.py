@@ -1,4 +1,4 @@
-"""kill -9 at random moments, and attempts that live on after another took over."""
+"""kill -9 at random moments, and attempts that continue after another took over."""
 
 import signal
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tessera.batch_runner.publish import read_record
-from tests.batch_runner.chaos import CONCURRENCY, suffered
-from tests.batch_runner.running import Stage, a_row
+from tests.batch_runner.chaos import CONCURRENCY, run_with_batch_faults
+from tests.batch_runner.harness import RunnerHarness, a_row
 
 pytestmark = pytest.mark.long
 
@@ -17,43 +17,43 @@ pytestmark = pytest.mark.long
     [101, pytest.param(102, marks=pytest.mark.full), pytest.param(103, marks=pytest.mark.full)],
 )
 def test_no_row_is_lost_or_comes_twice_whatever_is_killed(tmp_path: Path, seed: int) -> None:
-    story = suffered(tmp_path / "stage", seed, rows=800, most=4)
-    assert story.harms, "something was killed"
-    assert (story.lost, story.twice, story.wrong) == (0, 0, 0), story
-    assert set(story.stale_codes) <= {0, 4}, "stale attempts see the results or the fence"
-    if "cut_off_runner" not in story.harms:
-        assert story.repaid <= CONCURRENCY * len(story.harms), story
+    outcome = run_with_batch_faults(tmp_path / "stage", seed, rows=800, max_faults=4)
+    assert outcome.faults, "something was killed"
+    assert (outcome.lost, outcome.twice, outcome.wrong) == (0, 0, 0), outcome
+    assert set(outcome.stale_codes) <= {0, 4}, "stale attempts see the results or the fence"
+    if "cut_off_runner" not in outcome.faults:
+        assert outcome.resent_rows <= CONCURRENCY * len(outcome.faults), outcome
 
 
-def test_a_stale_attempt_that_works_on_does_no_harm(stage: Stage) -> None:
-    stage.checked(*map(a_row, range(600)))
-    stage.start_engine("--delay", "0.08")
-    stale = stage.start(1)
-    done = stale.until(lambda seen: seen["done"] > 50, "some rows")["done"]
-    # It stands still until the second one is at work, however long that takes to start.
+def test_a_stale_attempt_that_works_on_changes_no_result(harness: RunnerHarness) -> None:
+    harness.write_checked_input(*map(a_row, range(600)))
+    harness.start_engine("--delay", "0.08")
+    stale = harness.start(1)
+    done = stale.wait_until(lambda seen: seen["done"] > 50, "some rows")["done"]
+    # It is suspended until the second one works, however long that takes to start.
     stale.signal(signal.SIGSTOP)
-    stage.current(2)
-    current = stage.start(2, "--concurrency", "8")
-    current.until(lambda seen: seen.get("done", 0) > done + 50, "rows of the second attempt")
+    harness.set_current_attempt(2)
+    current = harness.start(2, "--concurrency", "8")
+    current.wait_until(lambda seen: seen.get("done", 0) > done + 50, "rows of the second attempt")
     stale.signal(signal.SIGCONT)
-    late = stale.ended()
-    assert (late.code, late.report["state"]) == (4, "fenced"), late.said
-    assert late.report["completed"] == 600, "it finished all rows before it asked"
-    assert "attempt 2 is current" in late.report["message"]
-    ended = current.ended()
-    assert (ended.code, ended.report["completed"]) == (0, 600), ended.said
-    found = [answer["custom_id"] for answer in stage.claim.answers()]
-    assert found == [f"row-{number}" for number in range(600)]
-    record = read_record(stage.claim.work)
+    stale_exit = stale.wait_for_exit()
+    assert (stale_exit.code, stale_exit.report["state"]) == (4, "fenced"), stale_exit.log_text
+    assert stale_exit.report["completed"] == 600, "it finished all rows before it asked"
+    assert "attempt 2 is current" in stale_exit.report["message"]
+    current_exit = current.wait_for_exit()
+    assert (current_exit.code, current_exit.report["completed"]) == (0, 600), current_exit.log_text
+    row_ids = [answer["custom_id"] for answer in harness.claim.answers()]
+    assert row_ids == [f"row-{number}" for number in range(600)]
+    record = read_record(harness.claim.work)
     assert record is not None
     assert record.attempt == 2
-    assert 0 < ended.report["resentRows"] <= len(stage.sent()) - 600
+    assert 0 < current_exit.report["resentRows"] <= len(harness.sent_row_ids()) - 600
 
 
-def test_an_attempt_that_starts_stale_pays_nothing(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    stage.start_engine()
-    stage.current(2)
-    ended = stage.start(1).ended()
-    assert (ended.code, ended.report["state"]) == (4, "fenced")
-    assert (stage.sent(), stage.claim.output.exists()) == ([], False)
+def test_an_attempt_that_starts_stale_pays_nothing(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1))
+    harness.start_engine()
+    harness.set_current_attempt(2)
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["state"]) == (4, "fenced")
+    assert (harness.sent_row_ids(), harness.claim.output.exists()) == ([], False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.batch_runner.model_jobs import fetch, shape
-from tests.batch_runner.running import free_port
+from tests.batch_runner.harness import free_port
 from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.testing import eventually
 
@@ -39,64 +39,64 @@ async def fetch_from(
 
 
 async def test_the_shape_of_an_unknown_model_is_read_at_the_hub() -> None:
-    code, told = await shape_at(a_hub())
-    assert (code, told["ok"], told["commit"]) == (0, True, COMMIT)
-    assert told["shape"]["layers"] == 12
-    assert told["shape"]["headDim"] == 64
+    code, report = await shape_at(a_hub())
+    assert (code, report["ok"], report["commit"]) == (0, True, COMMIT)
+    assert report["shape"]["layers"] == 12
+    assert report["shape"]["headDim"] == 64
 
 
 async def test_the_index_of_large_models_is_read_too() -> None:
     index = json.dumps({"metadata": {"total_size": 1_000_000_000}}).encode()
     hub = a_hub(files={**a_model(), "model.safetensors.index.json": index})
-    _, told = await shape_at(hub)
-    assert told["shape"]["parameters"] == 500_000_000
+    _, report = await shape_at(hub)
+    assert report["shape"]["parameters"] == 500_000_000
 
 
 async def test_a_gated_model_is_read_with_the_token_and_refused_without() -> None:
     assert (await shape_at(a_hub(gated=frozenset({"acme/own"})), token=TOKEN))[0] == 0
-    code, told = await shape_at(a_hub(gated=frozenset({"acme/own"})))
+    code, report = await shape_at(a_hub(gated=frozenset({"acme/own"})))
     assert code == 3
-    assert "401 Client Error" in told["message"]
-    assert "Access to model acme/own is restricted" in told["message"]
+    assert "401 Client Error" in report["message"]
+    assert "Access to model acme/own is restricted" in report["message"]
 
 
-async def test_a_config_that_is_not_understood_is_said() -> None:
-    code, told = await shape_at(a_hub(files=a_model(mamba_d_state=16)))
-    assert (code, told["ok"]) == (3, False)
-    assert "state-space layers" in told["message"]
+async def test_a_config_that_is_not_understood_is_reported() -> None:
+    code, report = await shape_at(a_hub(files=a_model(mamba_d_state=16)))
+    assert (code, report["ok"]) == (3, False)
+    assert "state-space layers" in report["message"]
 
 
 async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:
-    code, told = await shape(OWN, None, None, f"http://127.0.0.1:{free_port()}", None)
+    code, report = await shape(OWN, None, None, f"http://127.0.0.1:{free_port()}", None)
     assert code == 1
-    assert "no response from the hub" in told["message"]
+    assert "no response from the hub" in report["message"]
 
 
 async def test_files_on_a_volume_are_read_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(a_model()["config.json"])
-    code, told = await shape("pvc://weights/own", None, tmp_path, None, None)
-    assert (code, told["shape"]["kvHeads"]) == (0, 4)
-    code, told = await shape("pvc://weights/own", None, tmp_path / "none", None, None)
+    code, report = await shape("pvc://weights/own", None, tmp_path, None, None)
+    assert (code, report["shape"]["kvHeads"]) == (0, 4)
+    code, report = await shape("pvc://weights/own", None, tmp_path / "none", None, None)
     assert code == 3
-    assert "correct spec.model.uri" in told["message"]
+    assert "correct spec.model.uri" in report["message"]
 
 
 async def test_a_model_is_fetched_whole_and_without_what_engines_do_not_read(
     tmp_path: Path,
 ) -> None:
     async with serve_hub(a_hub()) as hub:
-        code, told = await fetch_from(hub, tmp_path / "own")
-    found = {str(one.relative_to(tmp_path / "own")) for one in (tmp_path / "own").rglob("*.*")}
-    assert code == 0, told
-    assert found == {
+        code, report = await fetch_from(hub, tmp_path / "own")
+    files = {str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*.*")}
+    assert code == 0, report
+    assert files == {
         ".tessera-commit",
         "config.json",
         "model.safetensors",
         "tokenizer/tokenizer.json",
     }
     assert (tmp_path / "own/model.safetensors").read_bytes() == a_model()["model.safetensors"]
-    assert told["bytes"] == sum(
-        len(a_model()[name]) for name in found if not name.startswith(".tessera")
+    assert report["bytes"] == sum(
+        len(a_model()[name]) for name in files if not name.startswith(".tessera")
     )
 
 
@@ -104,22 +104,22 @@ async def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     async with serve_hub(a_hub()) as hub:
         await fetch_from(hub, tmp_path)
         hub.requested_paths.clear()
-        code, told = await fetch_from(hub, tmp_path)
-    assert code == 0, told
+        code, report = await fetch_from(hub, tmp_path)
+    assert code == 0, report
     assert hub.requested_paths == ["/api/models/acme/own/revision/main"]
 
 
-async def test_a_broken_download_goes_on_in_the_middle(tmp_path: Path) -> None:
+async def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
     weights = a_model()["model.safetensors"]
     (tmp_path / ".tessera-commit").write_text(COMMIT)
     (tmp_path / f"model.safetensors.{COMMIT[:12]}.part").write_bytes(weights[:1000])
     async with serve_hub(a_hub()) as hub:
-        code, told = await fetch_from(hub, tmp_path)
-    assert code == 0, told
+        code, report = await fetch_from(hub, tmp_path)
+    assert code == 0, report
     assert (tmp_path / "model.safetensors").read_bytes() == weights
 
 
-async def test_another_commit_of_the_same_size_takes_the_place_of_the_former(
+async def test_another_commit_of_the_same_size_replaces_the_previous(
     tmp_path: Path,
 ) -> None:
     (tmp_path / ".tessera-commit").write_text("another")
@@ -133,20 +133,20 @@ async def test_the_token_stays_at_the_hub_when_weights_lie_elsewhere(tmp_path: P
     hub, store = a_hub(gated=frozenset({"acme/own"})), a_hub()
     async with serve_hub(hub), serve_hub(store):
         hub.store = store.url
-        code, told = await fetch_from(hub, tmp_path, token=TOKEN)
-    assert code == 0, told
+        code, report = await fetch_from(hub, tmp_path, token=TOKEN)
+    assert code == 0, report
     assert store.requested_paths == [f"/acme/own/resolve/{COMMIT}/model.safetensors"]
     assert (hub.tokens, store.tokens) == ({f"Bearer {TOKEN}"}, {""})
     assert (tmp_path / "model.safetensors").read_bytes() == a_model()["model.safetensors"]
 
 
-async def test_progress_is_told_while_files_come(tmp_path: Path) -> None:
+async def test_progress_is_reported_while_files_are_fetched(tmp_path: Path) -> None:
     hub, port = a_hub(), free_port()
     hub.open.clear()
-    total = sum(len(a_model()[one]) for one in ("config.json", "model.safetensors")) + 2
+    total = sum(len(a_model()[name]) for name in ("config.json", "model.safetensors")) + 2
     async with serve_hub(hub):
         fetching = asyncio.create_task(fetch_from(hub, tmp_path, port=port))
-        seen = await _until_half(port, total)
+        seen = await _wait_until_half(port, total)
         hub.open.set()
         code, _ = await fetching
     assert code == 0
@@ -156,22 +156,22 @@ async def test_progress_is_told_while_files_come(tmp_path: Path) -> None:
 async def test_a_repository_cannot_write_beside_its_folder(tmp_path: Path) -> None:
     hub = a_hub(files={**a_model(), "../evil.json": b"{}"})
     async with serve_hub(hub):
-        code, told = await fetch_from(hub, tmp_path / "own")
+        code, report = await fetch_from(hub, tmp_path / "own")
     assert code == 3
-    assert "not a path within the repository" in told["message"]
+    assert "not a path within the repository" in report["message"]
     assert not (tmp_path / "evil.json").exists()
 
 
-async def test_a_full_or_forbidden_volume_is_said(tmp_path: Path) -> None:
+async def test_a_full_or_forbidden_volume_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     async with serve_hub(a_hub()) as hub:
-        code, told = await fetch_from(hub, tmp_path / "file")
+        code, report = await fetch_from(hub, tmp_path / "file")
     assert code == 3
-    assert "cannot write" in told["message"]
+    assert "cannot write" in report["message"]
 
 
 @pytest.mark.parametrize("listing", [b"[]", b"{}", b"no"])
-async def test_what_is_no_hub_is_said(tmp_path: Path, listing: bytes) -> None:
+async def test_a_server_that_is_no_hub_is_reported(tmp_path: Path, listing: bytes) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + listing)
@@ -180,19 +180,19 @@ async def test_what_is_no_hub_is_said(tmp_path: Path, listing: bytes) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     async with server:
-        code, told = await fetch_from(Hub(repositories={}, url=f"http://{host}:{port}"), tmp_path)
+        code, report = await fetch_from(Hub(repositories={}, url=f"http://{host}:{port}"), tmp_path)
     assert code in (1, 3)
-    assert "http://" in told["message"]
+    assert "http://" in report["message"]
 
 
-async def _until_half(port: int, total: int) -> dict[str, Any]:
-    """Ask for the progress until the half of the weights is there."""
+async def _wait_until_half(port: int, total: int) -> dict[str, Any]:
+    """Poll the progress until a third of the files is fetched."""
 
-    async def asked() -> dict[str, Any]:
+    async def progress() -> dict[str, Any]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /progress HTTP/1.0\r\n\r\n")
         seen: dict[str, Any] = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
         writer.close()
         return seen
 
-    return await eventually(asked, lambda seen: seen["done"] > total // 3, within=10)
+    return await eventually(progress, lambda seen: seen["done"] > total // 3, within=10)

@@ -34,7 +34,7 @@ def test_lines_are_read_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_that_is_cut_anywhere_does_not_count(line: bytes) -> None:
+def test_a_line_that_is_truncated_anywhere_does_not_count(line: bytes) -> None:
     assert [parts.read_entry(line[:end], STAMP) for end in range(len(line))] == [None] * len(line)
 
 
@@ -42,8 +42,8 @@ def test_a_line_that_is_cut_anywhere_does_not_count(line: bytes) -> None:
 def test_a_line_with_any_wrong_byte_does_not_count(
     line: bytes, data: st.DataObject, byte: int
 ) -> None:
-    place = data.draw(st.integers(0, len(line) - 1))
-    wrong = line[:place] + bytes([byte]) + line[place + 1 :]
+    position = data.draw(st.integers(0, len(line) - 1))
+    wrong = line[:position] + bytes([byte]) + line[position + 1 :]
     assert wrong == line or parts.read_entry(wrong, STAMP) is None
 
 
@@ -63,7 +63,7 @@ def test_part_files_are_found_by_shard_and_attempt(tmp_path: Path) -> None:
     for shard, attempt in ((0, 2), (0, 1), (7, 100_000)):
         parts.part_path(tmp_path, shard, attempt).write_bytes(an_answer(shard))
     (parts.parts_folder(tmp_path) / "shard-00000.attempt-00003.jsonl.swp").touch()
-    found = parts.part_files(tmp_path)
-    assert [list(found.attempts(shard)) for shard in (0, 1, 7)] == [[1, 2], [], [100_000]]
-    with found.open(7, 100_000) as part:
+    part_files = parts.part_files(tmp_path)
+    assert [list(part_files.attempts(shard)) for shard in (0, 1, 7)] == [[1, 2], [], [100_000]]
+    with part_files.open(7, 100_000) as part:
         assert part.read() == an_answer(7)

@@ -25,11 +25,11 @@ def test_a_report_always_fits_and_keeps_its_first_errors(
     errors = error_list(faults)
     content = encode_report({"phase": "check", "errors": errors, "message": message})
     assert len(content) <= MAX_REPORT_BYTES
-    kept = json.loads(content)
-    assert kept["errors"] == errors[: len(kept["errors"])]
+    report = json.loads(content)
+    assert report["errors"] == errors[: len(report["errors"])]
 
 
-def test_a_report_that_fits_is_kept_whole() -> None:
+def test_a_report_that_fits_is_written_whole() -> None:
     whole = {"phase": "run", "state": "completed", "rows": 10**9, "message": "the results are in x"}
     assert json.loads(encode_report(whole)) == whole
 

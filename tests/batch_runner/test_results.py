@@ -7,7 +7,7 @@ from tessera.batch_runner.engine import Reply, outcome_of
 from tessera.batch_runner.results import row_outcome
 from tessera.batch_runner.retry import RequestOutcome
 from tessera.batch_runner.sender import MemoryLimiter
-from tests.batch_runner.running import DEADLINE_SECONDS
+from tests.batch_runner.harness import DEADLINE_SECONDS
 
 BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"choices":[]}'
 
@@ -81,11 +81,11 @@ def test_status_codes_mean_what_they_say(status: int, outcome: RequestOutcome) -
     assert outcome_of(status) is outcome
 
 
-async def test_rows_wait_for_room_and_a_huge_one_goes_alone() -> None:
-    room, inside, most = MemoryLimiter(10), list[int](), list[int]()
+async def test_rows_wait_for_memory_and_a_huge_row_is_sent_alone() -> None:
+    limiter, inside, most = MemoryLimiter(10), list[int](), list[int]()
 
     async def pass_through(size: int) -> None:
-        async with room.reserve(size):
+        async with limiter.reserve(size):
             inside.append(size)
             most.append(sum(inside))
             await asyncio.sleep(0)

@@ -39,7 +39,7 @@ def test_an_absent_engine_costs_a_row_nothing() -> None:
 @pytest.mark.parametrize(
     ("alone", "end"), [(False, RetryVerdict.SET_ASIDE), (True, RetryVerdict.FINISH)]
 )
-def test_a_row_that_was_there_whenever_the_engine_ended_is_suspected(
+def test_a_row_that_was_in_flight_whenever_the_engine_ended_is_suspected(
     alone: bool, end: RetryVerdict
 ) -> None:
     trial, first = judge(Trial(), RequestOutcome.LOST, retries=0, alone=alone)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tessera.batch_runner.rows import BatchRow, RowFault, read_row, request_body
-from tests.batch_runner.running import a_row
+from tests.batch_runner.harness import a_row
 
 
 def _read(**fields: Any) -> BatchRow | RowFault:
@@ -38,9 +38,9 @@ def test_a_row_of_each_kind_is_read(url: str) -> None:
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -> None:
-    got = _read(**fields)
-    assert isinstance(got, RowFault)
-    assert (got.code, got.param) == (code, param)
+    fault = _read(**fields)
+    assert isinstance(fault, RowFault)
+    assert (fault.code, fault.param) == (code, param)
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -
 def test_a_line_that_is_no_json_object_is_refused_with_the_reason(
     content: bytes, words: str
 ) -> None:
-    got = read_row(content)
-    assert isinstance(got, RowFault)
-    assert got.code == "invalid_json"
-    assert words in got.message
-    assert len(got.message) < 300
+    fault = read_row(content)
+    assert isinstance(fault, RowFault)
+    assert fault.code == "invalid_json"
+    assert words in fault.message
+    assert len(fault.message) < 300
 
 
 def test_the_method_may_be_absent_and_stream_may_be_false() -> None:

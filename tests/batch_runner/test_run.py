@@ -1,4 +1,4 @@
-"""One attempt as a process, against look-alikes of the engine and the API server."""
+"""One attempt as a process, against a simulated engine and API server."""
 
 import json
 import signal
@@ -9,39 +9,48 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.batch_runner import parts
 from tessera.batch_runner.publish import read_record
-from tests.batch_runner.running import Stage, a_row, eventually, get
+from tests.batch_runner.harness import RunnerHarness, a_row, eventually, get
 from tests.lab.sim.running import SHAPE
 
 pytestmark = pytest.mark.long
 
 
-def test_every_row_is_answered_in_the_order_of_the_input(stage: Stage) -> None:
-    stage.checked(*map(a_row, range(1200)))
-    stage.start_engine()
-    ended = stage.start(1).ended()
-    assert ended.code == 0, ended.said
-    answers = stage.claim.answers()
+def test_every_row_is_answered_in_the_order_of_the_input(harness: RunnerHarness) -> None:
+    harness.write_checked_input(*map(a_row, range(1200)))
+    harness.start_engine()
+    runner_exit = harness.start(1).wait_for_exit()
+    assert runner_exit.code == 0, runner_exit.log_text
+    answers = harness.claim.answers()
     assert [answer["custom_id"] for answer in answers] == [f"row-{row}" for row in range(1200)]
     assert set(answers[7]) == {"id", "custom_id", "response", "error"}
     assert answers[7]["error"] is None
     assert answers[7]["response"]["status_code"] == 200
     assert answers[7]["response"]["body"]["choices"][0]["message"]["content"] == "row-7 word"
     assert len({answer["id"] for answer in answers}) == 1200
-    assert stage.claim.errors.read_bytes() == b""
+    assert harness.claim.errors.read_bytes() == b""
     figures = {"rows": 1200, "completed": 1200, "failed": 0, "resentRows": 0, "resentTokens": 0}
     tokens = {"promptTokens": 7 * 1200, "outputTokens": 11 * 1200}
     head = {"phase": "run", "attempt": 1, "state": "completed"}
-    assert ended.report == {**head, **figures, **tokens, "message": ended.report["message"]}
+    assert runner_exit.report == {
+        **head,
+        **figures,
+        **tokens,
+        "message": runner_exit.report["message"],
+    }
 
 
-def test_a_bad_row_fails_alone_with_its_reason(stage: Stage) -> None:
+def test_a_bad_row_fails_alone_with_its_reason(harness: RunnerHarness) -> None:
     prompts = ["refuse", "fail", "mumble", "hang"]
     rows = [a_row(number, prompt=f"please {word}") for number, word in enumerate(prompts)]
-    stage.checked(*rows, a_row(4, prompt="fail once echo row-4"), a_row(5))
-    stage.start_engine()
-    ended = stage.start(1, "--retries", "1", "--row-seconds", "0.3").ended()
-    assert (ended.code, ended.report["completed"], ended.report["failed"]) == (0, 2, 4), ended.said
-    failures = stage.claim.failures()
+    harness.write_checked_input(*rows, a_row(4, prompt="fail once echo row-4"), a_row(5))
+    harness.start_engine()
+    runner_exit = harness.start(1, "--retries", "1", "--row-seconds", "0.3").wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"], runner_exit.report["failed"]) == (
+        0,
+        2,
+        4,
+    ), runner_exit.log_text
+    failures = harness.claim.failures()
     assert [(failure["custom_id"], failure["error"]["code"]) for failure in failures] == [
         ("row-0", "request_refused"),
         ("row-1", "engine_error"),
@@ -51,73 +60,81 @@ def test_a_bad_row_fails_alone_with_its_reason(stage: Stage) -> None:
     assert failures[0]["error"]["message"] == "400: the prompt is wrong"
     assert failures[0]["response"]["status_code"] == 400
     assert failures[3]["response"] is None
-    assert [answer["custom_id"] for answer in stage.claim.answers()] == ["row-4", "row-5"]
-    sent = stage.sent()
-    assert sorted(sent.count(one) for one in set(sent)) == [1, 1, 2, 2, 2, 2]
+    assert [answer["custom_id"] for answer in harness.claim.answers()] == ["row-4", "row-5"]
+    sent = harness.sent_row_ids()
+    assert sorted(sent.count(row_id) for row_id in set(sent)) == [1, 1, 2, 2, 2, 2]
 
 
-def test_a_row_that_ends_the_engine_is_found_and_its_neighbours_are_answered(stage: Stage) -> None:
+def test_a_row_that_ends_the_engine_is_found_and_its_neighbours_are_answered(
+    harness: RunnerHarness,
+) -> None:
     rows = [a_row(number) for number in range(60)]
     rows[20] = a_row(20, prompt="please crash")
-    stage.checked(*rows)
-    stage.start_engine("--delay", "0.01")
-    runner = stage.start(1)
+    harness.write_checked_input(*rows)
+    harness.start_engine("--delay", "0.01")
+    runner = harness.start(1)
     while runner.runs_for(0.1):
-        if not stage.engine_runs():
-            stage.start_engine()
-    ended = runner.ended()
-    assert (ended.code, ended.report["completed"], ended.report["failed"]) == (0, 59, 1), ended.said
-    (failure,) = stage.claim.failures()
+        if not harness.engine_runs():
+            harness.start_engine()
+    runner_exit = runner.wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"], runner_exit.report["failed"]) == (
+        0,
+        59,
+        1,
+    ), runner_exit.log_text
+    (failure,) = harness.claim.failures()
     assert (failure["custom_id"], failure["error"]["code"]) == ("row-20", "engine_crashed")
 
 
-def test_an_engine_that_restarts_costs_no_retries(stage: Stage) -> None:
-    stage.checked(*map(a_row, range(300)))
-    stage.start_engine("--delay", "0.05")
-    runner = stage.start(1, "--retries", "0")
-    runner.until(lambda seen: seen["done"] > 50, "some rows")
-    stage.kill_engine()
-    runner.until(lambda seen: seen["state"] == "waiting", "a runner that waits")
-    stage.start_engine()
-    ended = runner.ended()
-    assert (ended.code, ended.report["completed"]) == (0, 300), ended.said
-    assert 1 <= ended.report["resentRows"] <= 16
-    assert ended.report["resentTokens"] > 20 * ended.report["resentRows"]
+def test_an_engine_that_restarts_costs_no_retries(harness: RunnerHarness) -> None:
+    harness.write_checked_input(*map(a_row, range(300)))
+    harness.start_engine("--delay", "0.05")
+    runner = harness.start(1, "--retries", "0")
+    runner.wait_until(lambda seen: seen["done"] > 50, "some rows")
+    harness.kill_engine()
+    runner.wait_until(lambda seen: seen["state"] == "waiting", "a runner that waits")
+    harness.start_engine()
+    runner_exit = runner.wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"]) == (0, 300), runner_exit.log_text
+    assert 1 <= runner_exit.report["resentRows"] <= 16
+    assert runner_exit.report["resentTokens"] > 20 * runner_exit.report["resentRows"]
 
 
-def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(stage: Stage) -> None:
+def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(harness: RunnerHarness) -> None:
     body = {"prompt": "once", "max_tokens": 200, "ignore_eos": True}
-    stage.checked(*(a_row(row, url="/v1/completions", body=body) for row in range(160)))
-    words = ("-m", "tessera_lab.sim.main", "tiny", "--port", str(stage.engine_port))
+    harness.write_checked_input(
+        *(a_row(row, url="/v1/completions", body=body) for row in range(160))
+    )
+    words = ("-m", "tessera_lab.sim.main", "tiny", "--port", str(harness.engine_port))
     shape = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
-    engine = stage.listening(stage.engine_port, words, **shape)
-    runner = stage.start(1, "--retries", "0")
-    runner.until(lambda seen: seen["done"] > 30 and seen["inFlight"] == 16, "some rows")
+    engine = harness.start_server(harness.engine_port, words, **shape)
+    runner = harness.start(1, "--retries", "0")
+    runner.wait_until(lambda seen: seen["done"] > 30 and seen["inFlight"] == 16, "some rows")
     engine.terminate()
     engine.wait()
-    stage.listening(stage.engine_port, words, **shape)
-    ended = runner.ended()
-    assert (ended.code, ended.report["completed"]) == (0, 160), ended.said
-    bodies = [answer["response"]["body"] for answer in stage.claim.answers()]
-    assert {found["choices"][0]["finish_reason"] for found in bodies} == {"length"}
-    assert {found["usage"]["completion_tokens"] for found in bodies} == {200}
-    assert ended.report["resentRows"] > 0
+    harness.start_server(harness.engine_port, words, **shape)
+    runner_exit = runner.wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"]) == (0, 160), runner_exit.log_text
+    bodies = [answer["response"]["body"] for answer in harness.claim.answers()]
+    assert {body["choices"][0]["finish_reason"] for body in bodies} == {"length"}
+    assert {body["usage"]["completion_tokens"] for body in bodies} == {200}
+    assert runner_exit.report["resentRows"] > 0
 
 
-def test_an_engine_that_stays_away_ends_the_attempt(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    ended = stage.start(1, "--engine-seconds", "0.2").ended()
-    assert (ended.code, ended.report["state"]) == (1, "failed")
-    assert "did not answer for 0.2 s" in ended.report["message"]
-    assert "Traceback" not in ended.said
+def test_an_engine_that_stays_away_ends_the_attempt(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1))
+    runner_exit = harness.start(1, "--engine-seconds", "0.2").wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["state"]) == (1, "failed")
+    assert "did not answer for 0.2 s" in runner_exit.report["message"]
+    assert "Traceback" not in runner_exit.log_text
 
 
-def test_it_tells_how_far_it_is(stage: Stage) -> None:
+def test_it_reports_its_progress(harness: RunnerHarness) -> None:
     rows = [a_row(0, prompt="please refuse"), a_row(1), a_row(2, prompt="please hang")]
-    stage.checked(*rows)
-    stage.start_engine()
-    runner = stage.start(1)
-    seen = runner.until(lambda seen: seen["done"] == 2 and seen["inFlight"] == 1, "two rows")
+    harness.write_checked_input(*rows)
+    harness.start_engine()
+    runner = harness.start(1)
+    seen = runner.wait_until(lambda seen: seen["done"] == 2 and seen["inFlight"] == 1, "two rows")
     figures = {"attempt": 1, "rows": 3, "done": 2, "failed": 1, "inFlight": 1, "state": "running"}
     tokens = {"resentRows": 0, "resentTokens": 0, "promptTokens": 7, "outputTokens": 11}
     assert seen == figures | tokens
@@ -137,122 +154,136 @@ def test_it_tells_how_far_it_is(stage: Stage) -> None:
     }
 
 
-def test_at_sigterm_it_ends_at_once_and_the_next_attempt_goes_on(stage: Stage) -> None:
+def test_at_sigterm_it_ends_at_once_and_the_next_attempt_goes_on(harness: RunnerHarness) -> None:
     rows = [a_row(number) for number in range(40)]
     rows[10] = a_row(10, prompt="please hang")
-    stage.checked(*rows)
-    stage.start_engine()
-    runner = stage.start(1)
-    runner.until(lambda seen: seen["done"] == 39, "all rows but one")
-    begun = time.monotonic()
+    harness.write_checked_input(*rows)
+    harness.start_engine()
+    runner = harness.start(1)
+    runner.wait_until(lambda seen: seen["done"] == 39, "all rows but one")
+    started_at = time.monotonic()
     runner.signal(signal.SIGTERM)
-    ended = runner.ended()
-    assert time.monotonic() - begun < 2
-    assert (ended.code, ended.report["state"], ended.report["completed"]) == (0, "stopped", 39)
-    assert not stage.claim.output.exists()
-    stage.current(2)
-    second = stage.start(2, "--row-seconds", "0.2", "--retries", "0").ended()
+    runner_exit = runner.wait_for_exit()
+    assert time.monotonic() - started_at < 2
+    assert (runner_exit.code, runner_exit.report["state"], runner_exit.report["completed"]) == (
+        0,
+        "stopped",
+        39,
+    )
+    assert not harness.claim.output.exists()
+    harness.set_current_attempt(2)
+    second = harness.start(2, "--row-seconds", "0.2", "--retries", "0").wait_for_exit()
     assert (second.code, second.report["failed"], second.report["resentRows"]) == (0, 1, 1)
-    assert len(stage.sent()) == 41
+    assert len(harness.sent_row_ids()) == 41
 
 
-def test_an_input_that_changed_is_refused_before_a_row_is_paid(stage: Stage) -> None:
-    stage.checked(a_row(1), a_row(2))
-    stage.start_engine()
-    stage.claim.write([a_row(1), a_row(3)])
-    ended = stage.start(1).ended()
-    assert (ended.code, ended.report["state"]) == (3, "failed")
-    assert "changed after its check" in ended.report["message"]
-    assert stage.sent() == []
+def test_an_input_that_changed_is_refused_before_a_row_is_paid(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1), a_row(2))
+    harness.start_engine()
+    harness.claim.write([a_row(1), a_row(3)])
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["state"]) == (3, "failed")
+    assert "changed after its check" in runner_exit.report["message"]
+    assert harness.sent_row_ids() == []
 
 
-def test_without_a_check_or_before_another_output_nothing_is_paid(stage: Stage) -> None:
-    stage.claim.write([a_row(1)])
-    stage.start_engine()
-    ended = stage.start(1).ended()
-    assert (ended.code, "the input was not checked" in ended.report["message"]) == (3, True)
-    stage.checked(a_row(1))
-    stage.claim.errors.write_text("mine")
-    ended = stage.start(1).ended()
-    assert (ended.code, "not a result of this batch" in ended.report["message"]) == (3, True)
-    assert stage.claim.errors.read_text() == "mine"
-    assert stage.sent() == []
+def test_without_a_check_or_before_another_output_nothing_is_paid(harness: RunnerHarness) -> None:
+    harness.claim.write([a_row(1)])
+    harness.start_engine()
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, "the input was not checked" in runner_exit.report["message"]) == (
+        3,
+        True,
+    )
+    harness.write_checked_input(a_row(1))
+    harness.claim.errors.write_text("mine")
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, "not a result of this batch" in runner_exit.report["message"]) == (
+        3,
+        True,
+    )
+    assert harness.claim.errors.read_text() == "mine"
+    assert harness.sent_row_ids() == []
 
 
-def test_a_full_volume_ends_the_attempt_and_loses_no_answer(stage: Stage) -> None:
-    stage.checked(*map(a_row, range(400)))
-    stage.start_engine()
-    first = stage.start(1, fsize=40_000).ended()
-    assert (first.code, first.report["state"]) == (1, "failed"), first.said
+def test_a_full_volume_ends_the_attempt_and_loses_no_answer(harness: RunnerHarness) -> None:
+    harness.write_checked_input(*map(a_row, range(400)))
+    harness.start_engine()
+    first = harness.start(1, fsize=40_000).wait_for_exit()
+    assert (first.code, first.report["state"]) == (1, "failed"), first.log_text
     assert "raise the limit" in first.report["message"]
-    assert "Traceback" not in first.said
-    kept = first.report["completed"]
-    assert 0 < kept < 400
-    assert not parts.part_path(stage.claim.work, 0, 1).read_bytes().endswith(b"\n"), "a torn line"
-    before = len(stage.sent())
-    stage.current(2)
-    second = stage.start(2).ended()
+    assert "Traceback" not in first.log_text
+    completed = first.report["completed"]
+    assert 0 < completed < 400
+    assert not parts.part_path(harness.claim.work, 0, 1).read_bytes().endswith(b"\n"), "a torn line"
+    before = len(harness.sent_row_ids())
+    harness.set_current_attempt(2)
+    second = harness.start(2).wait_for_exit()
     assert (second.code, second.report["completed"]) == (0, 400)
-    assert len(stage.sent()) - before == 400 - kept
+    assert len(harness.sent_row_ids()) - before == 400 - completed
 
 
-def test_a_container_that_starts_again_in_its_attempt_goes_on(stage: Stage) -> None:
-    stage.checked(*map(a_row, range(300)))
-    stage.start_engine()
-    assert stage.start(1, fsize=40_000).ended().code == 1
-    ended = stage.start(1).ended()
-    assert (ended.code, ended.report["completed"]) == (0, 300)
-    assert len(stage.claim.answers()) == 300
+def test_a_container_that_starts_again_in_its_attempt_goes_on(harness: RunnerHarness) -> None:
+    harness.write_checked_input(*map(a_row, range(300)))
+    harness.start_engine()
+    assert harness.start(1, fsize=40_000).wait_for_exit().code == 1
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"]) == (0, 300)
+    assert len(harness.claim.answers()) == 300
 
 
-def test_published_results_are_reported_again_without_engine_or_api_server(stage: Stage) -> None:
-    stage.checked(a_row(1), a_row(2, prompt="please refuse"))
-    stage.start_engine()
-    first = stage.start(1).ended()
-    written = stage.claim.output.stat()
-    stage.kill_engine()
-    stage.api_shows("503")
-    again = stage.start(2).ended()
-    assert (first.code, again.code) == (0, 0)
-    assert again.report == first.report | {"attempt": 2}
-    assert stage.claim.output.stat() == written
+def test_published_results_are_reported_again_without_engine_or_api_server(
+    harness: RunnerHarness,
+) -> None:
+    harness.write_checked_input(a_row(1), a_row(2, prompt="please refuse"))
+    harness.start_engine()
+    first = harness.start(1).wait_for_exit()
+    written = harness.claim.output.stat()
+    harness.kill_engine()
+    harness.set_api_response("503")
+    repeated = harness.start(2).wait_for_exit()
+    assert (first.code, repeated.code) == (0, 0)
+    assert repeated.report == first.report | {"attempt": 2}
+    assert harness.claim.output.stat() == written
 
 
-def test_nothing_is_published_while_the_api_server_cannot_be_asked(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    runner = stage.start(1)
-    runner.until(lambda seen: seen["state"] == "waiting", "an attempt without its engine")
-    stage.api_shows("503")
-    stage.start_engine()
-    runner.until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
-    eventually(lambda: "not known yet, retrying" in runner.said(), runner.said)
-    assert not stage.claim.output.exists()
-    assert read_record(stage.claim.work) is None
-    stage.current(1)
-    assert runner.ended().code == 0
-    assert len(stage.claim.answers()) == 1
+def test_nothing_is_published_while_the_api_server_cannot_be_asked(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1))
+    runner = harness.start(1)
+    runner.wait_until(lambda seen: seen["state"] == "waiting", "an attempt without its engine")
+    harness.set_api_response("503")
+    harness.start_engine()
+    runner.wait_until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
+    eventually(lambda: "not known yet, retrying" in runner.log_text(), runner.log_text)
+    assert not harness.claim.output.exists()
+    assert read_record(harness.claim.work) is None
+    harness.set_current_attempt(1)
+    assert runner.wait_for_exit().code == 0
+    assert len(harness.claim.answers()) == 1
 
 
-def test_a_runner_whose_port_is_taken_says_so(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    stage.start_engine()
-    ended = stage.start(1, "--port", str(stage.engine_port)).ended()
-    assert ended.code == 1
-    assert f"cannot listen on 127.0.0.1:{stage.engine_port}" in ended.report["message"]
+def test_a_runner_whose_port_is_taken_says_so(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1))
+    harness.start_engine()
+    runner_exit = harness.start(1, "--port", str(harness.engine_port)).wait_for_exit()
+    assert runner_exit.code == 1
+    assert f"cannot listen on 127.0.0.1:{harness.engine_port}" in runner_exit.report["message"]
 
 
 @pytest.mark.parametrize(
     "options", [("--attempt", "0"), ("--batch", "nameless"), ("--concurrency", "0")]
 )
-def test_wrong_arguments_are_the_operators_fault(stage: Stage, options: tuple[str, str]) -> None:
-    assert stage.start(1, *options).ended().code == 2
+def test_wrong_arguments_are_the_operators_fault(
+    harness: RunnerHarness, options: tuple[str, str]
+) -> None:
+    assert harness.start(1, *options).wait_for_exit().code == 2
 
 
-def test_parts_are_lines_of_json_that_people_can_read(stage: Stage) -> None:
-    stage.checked(a_row(1))
-    stage.start_engine()
-    assert stage.start(1).ended().code == 0
-    part = parts.part_path(stage.claim.work, 0, 1)
+def test_parts_are_lines_of_json_that_people_can_read(harness: RunnerHarness) -> None:
+    harness.write_checked_input(a_row(1))
+    harness.start_engine()
+    assert harness.start(1).wait_for_exit().code == 0
+    part = parts.part_path(harness.claim.work, 0, 1)
     sent, answered = map(json.loads, part.read_text(encoding="utf-8").splitlines())
     assert sent["sent"] == 0
     assert answered["line"]["custom_id"] == "row-1"

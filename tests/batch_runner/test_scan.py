@@ -18,10 +18,10 @@ from tessera.batch_runner.scan import (
     read_lines,
     with_faults,
 )
-from tests.batch_runner.running import a_row
+from tests.batch_runner.harness import a_row
 
 
-def _scanned(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
+def _scan(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
     scan, file = InputScan(mark), io.BytesIO(content)
     for line in read_lines(file, len):
         scan.add(line)
@@ -29,8 +29,8 @@ def _scanned(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindin
     if repeats is None:
         return findings
     file.seek(0)
-    found = [duplicate_fault(repeats, line) for line in read_lines(file, len)]
-    return with_faults(findings, (one for one in found if one is not None))
+    faults = [duplicate_fault(repeats, line) for line in read_lines(file, len)]
+    return with_faults(findings, (fault for fault in faults if fault is not None))
 
 
 def _file(rows: Iterable[Mapping[str, Any] | str]) -> bytes:
@@ -38,62 +38,66 @@ def _file(rows: Iterable[Mapping[str, Any] | str]) -> bytes:
 
 
 def _codes(findings: ScanFindings) -> list[tuple[int, str]]:
-    return [(found.line, found.fault.code) for found in findings.faults]
+    return [(fault.line, fault.fault.code) for fault in findings.faults]
 
 
 def test_a_valid_file_has_no_faults_and_known_sums() -> None:
-    got = _scanned(_file(a_row(number) for number in range(3)))
-    assert (got.rows, got.url, got.fault_count) == (3, "/v1/chat/completions", 0)
-    assert got.max_tokens == 60
+    findings = _scan(_file(a_row(number) for number in range(3)))
+    assert (findings.rows, findings.url, findings.fault_count) == (3, "/v1/chat/completions", 0)
+    assert findings.max_tokens == 60
     body = len(json.dumps(a_row(0)["body"]))
-    assert got.input_tokens == pytest.approx(3 * body / 4, rel=0.3)
+    assert findings.input_tokens == pytest.approx(3 * body / 4, rel=0.3)
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", "  \n"])
 def test_blank_lines_at_the_end_are_no_rows(end: str) -> None:
-    got = _scanned(_file([a_row(1), a_row(2)])[:-1] + end.encode())
-    assert (got.rows, got.fault_count) == (2, 0)
+    findings = _scan(_file([a_row(1), a_row(2)])[:-1] + end.encode())
+    assert (findings.rows, findings.fault_count) == (2, 0)
 
 
 def test_a_blank_line_between_rows_is_a_fault() -> None:
-    got = _scanned(_file([a_row(1), "", a_row(2)]))
-    assert _codes(got) == [(2, "invalid_json")]
+    findings = _scan(_file([a_row(1), "", a_row(2)]))
+    assert _codes(findings) == [(2, "invalid_json")]
 
 
 def test_windows_line_ends_are_fine() -> None:
-    got = _scanned(_file([a_row(1), a_row(2)]).replace(b"\n", b"\r\n"))
-    assert (got.rows, got.fault_count) == (2, 0)
+    findings = _scan(_file([a_row(1), a_row(2)]).replace(b"\n", b"\r\n"))
+    assert (findings.rows, findings.fault_count) == (2, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"  \n\n"])
 def test_a_file_without_rows_is_refused(content: bytes) -> None:
-    got = _scanned(content)
-    assert (got.rows, _codes(got)) == (0, [(1, "empty_file")])
+    findings = _scan(content)
+    assert (findings.rows, _codes(findings)) == (0, [(1, "empty_file")])
 
 
 def test_a_second_url_is_a_fault_in_each_of_its_rows() -> None:
     other = {"url": "/v1/embeddings"}
-    got = _scanned(_file([a_row(1), a_row(2, **other), a_row(3), a_row(4, **other)]))
-    assert _codes(got) == [(2, "mixed_url"), (4, "mixed_url")]
+    findings = _scan(_file([a_row(1), a_row(2, **other), a_row(3), a_row(4, **other)]))
+    assert _codes(findings) == [(2, "mixed_url"), (4, "mixed_url")]
 
 
 @pytest.mark.parametrize("mark", [id_hash, lambda _: 7, len])
 def test_a_repeated_id_is_found_exactly_whatever_its_hash(mark: Callable[[str], int]) -> None:
-    got = _scanned(_file(a_row(number) for number in (1, 2, 3, 2, 4, 1, 2)), mark)
-    assert _codes(got) == [(line, "duplicate_custom_id") for line in (4, 6, 7)]
-    assert [found.fault.message.split("line ")[1][0] for found in got.faults] == ["2", "1", "2"]
+    findings = _scan(_file(a_row(number) for number in (1, 2, 3, 2, 4, 1, 2)), mark)
+    assert _codes(findings) == [(line, "duplicate_custom_id") for line in (4, 6, 7)]
+    assert [fault.fault.message.split("line ")[1][0] for fault in findings.faults] == [
+        "2",
+        "1",
+        "2",
+    ]
 
 
 def test_equal_hashes_of_different_ids_are_no_fault() -> None:
-    assert _scanned(_file(map(a_row, range(50))), lambda _: 7).fault_count == 0
+    assert _scan(_file(map(a_row, range(50))), lambda _: 7).fault_count == 0
 
 
 def test_all_faults_are_counted_and_the_first_ones_shown_by_line() -> None:
     rows = ["{" if number % 3 == 0 else a_row(number // 2) for number in range(90)]
-    got = _scanned(_file(rows))
+    findings = _scan(_file(rows))
     ids = [number // 2 for number in range(90) if number % 3]
-    assert got.fault_count == 30 + len(ids) - len(set(ids))
-    shown = [line for line, _ in _codes(got)]
+    assert findings.fault_count == 30 + len(ids) - len(set(ids))
+    shown = [line for line, _ in _codes(findings)]
     assert len(shown) == 20
     assert shown == sorted(shown)
     assert set(range(1, 30, 3)) <= set(shown)
@@ -108,15 +112,17 @@ def test_ids_that_repeat_too_often_to_remember_are_still_counted() -> None:
 
 def test_a_row_that_is_too_large_is_a_fault_and_the_next_one_is_read() -> None:
     large = json.dumps(a_row(1, prompt="x" * MAX_ROW_BYTES))
-    got = _scanned(_file([a_row(0), large, a_row(2)]))
-    assert (got.rows, _codes(got)) == (3, [(2, "row_too_large")])
+    findings = _scan(_file([a_row(0), large, a_row(2)]))
+    assert (findings.rows, _codes(findings)) == (3, [(2, "row_too_large")])
 
 
-@pytest.mark.parametrize(("size", "kept"), [(MAX_ROW_BYTES, True), (MAX_ROW_BYTES + 1, False)])
+@pytest.mark.parametrize(("size", "accepted"), [(MAX_ROW_BYTES, True), (MAX_ROW_BYTES + 1, False)])
 @pytest.mark.parametrize("end", [b"\n", b""])
-def test_the_largest_row_is_exactly_as_large_as_promised(size: int, kept: bool, end: bytes) -> None:
-    (got,) = read_lines(io.BytesIO(b"x" * size + end), len)
-    assert (got.content is not None) is kept
+def test_the_largest_row_is_exactly_as_large_as_promised(
+    size: int, accepted: bool, end: bytes
+) -> None:
+    (line,) = read_lines(io.BytesIO(b"x" * size + end), len)
+    assert (line.content is not None) is accepted
 
 
 @given(st.lists(st.binary(max_size=30)), st.binary(max_size=5))
@@ -124,18 +130,18 @@ def test_lines_see_every_byte_once_and_know_where_they_begin(
     parts: list[bytes], end: bytes
 ) -> None:
     content, seen = b"\n".join(parts) + end, list[bytes]()
-    got = list(read_lines(io.BytesIO(content), seen.append))
+    lines = list(read_lines(io.BytesIO(content), seen.append))
     assert b"".join(seen) == content
-    assert [line.number for line in got] == list(range(1, len(got) + 1))
-    for line in got:
+    assert [line.number for line in lines] == list(range(1, len(lines) + 1))
+    for line in lines:
         assert line.content is not None
         assert content[line.offset :].startswith(line.content)
 
 
 def test_shards_begin_every_thousand_rows() -> None:
     content = _file(map(a_row, range(2001)))
-    got = _scanned(content)
-    shards = manifest.build_shards(got.offsets, got.rows)
+    findings = _scan(content)
+    shards = manifest.build_shards(findings.offsets, findings.rows)
     assert [(shard.first_row, shard.rows) for shard in shards] == [
         (0, 1000),
         (1000, 1000),

@@ -1,4 +1,4 @@
-"""A claim with a batch, look-alikes of engine and API server, and runners, each a process."""
+"""A claim with a batch, a simulated engine and API server, and runners, each a process."""
 
 import http.client
 import json
@@ -16,13 +16,13 @@ from typing import Any
 
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tests.batch_runner.look_alikes import the_object
+from tests.batch_runner.simulated_servers import batch_object
 
 DEADLINE_SECONDS = 60
 UID = "5f0c1a52-uid"
 BATCH = "team-a/night"
 _ROOT = Path(__file__).resolve().parents[2]
-_LOOK_ALIKES = Path(__file__).with_name("look_alikes.py")
+_SERVERS = Path(__file__).with_name("simulated_servers.py")
 _KUBECONFIG = {
     "apiVersion": "v1",
     "kind": "Config",
@@ -33,7 +33,7 @@ _KUBECONFIG = {
 
 
 def a_row(number: int, **fields: Any) -> dict[str, Any]:
-    """A valid row whose answer repeats its custom_id."""
+    """Return a valid row whose answer repeats its custom_id."""
     prompt = fields.pop("prompt", f"echo row-{number}")
     return {
         "custom_id": f"row-{number}",
@@ -67,7 +67,7 @@ class Claim:
         return self.folder / ".tessera" / UID
 
     def write(self, rows: Iterable[Mapping[str, Any] | str]) -> None:
-        """Row by row: what this process ever had, its children seem to have had as well."""
+        """Write row by row: children inherit the peak memory of this process."""
         with self.input.open("w", encoding="utf-8") as file:
             for row in rows:
                 file.write(f"{row if isinstance(row, str) else json.dumps(row)}\n")
@@ -80,15 +80,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a process ended."""
+class RunnerExit:
+    """The exit of a runner process."""
 
     code: int
     report: dict[str, Any]
-    said: str
+    log_text: str
     cpu_seconds: float
     rss_mib: float
-    """The most that it ever had."""
+    """Peak resident memory."""
 
 
 @dataclass(kw_only=True)
@@ -101,73 +101,73 @@ class Runner:
     port: int
 
     def progress(self) -> dict[str, Any] | None:
-        """What it says of itself; None when it does not answer."""
+        """Return its progress; None when it does not answer."""
         try:
             status, body = get(self.port, "/progress")
         except OSError:
             return None
         return dict(json.loads(body)) if status == 200 else None
 
-    def until(self, reached: Callable[[dict[str, Any]], bool], wanted: str) -> dict[str, Any]:
-        """Wait until its progress is like this, or it has ended."""
+    def wait_until(self, reached: Callable[[dict[str, Any]], bool], wanted: str) -> dict[str, Any]:
+        """Wait until its progress satisfies `reached`, or it has ended."""
         seen: list[dict[str, Any]] = [{}]
 
         def is_reached() -> bool:
             seen.append(self.progress() or seen[-1])
             return (bool(seen[-1]) and reached(seen[-1])) or self.runs_for(0.005) is False
 
-        eventually(is_reached, lambda: f"{wanted}; last seen {seen[-1]}; {self.said()}")
+        eventually(is_reached, lambda: f"{wanted}; last seen {seen[-1]}; {self.log_text()}")
         return seen[-1]
 
     def runs_for(self, seconds: float) -> bool:
-        """Let it run; does it still?"""
+        """Let it run for some time; return whether it still runs."""
         if self.process.returncode is not None:
             return False
-        watched = os.pidfd_open(self.process.pid)
+        pid_descriptor = os.pidfd_open(self.process.pid)
         try:
             poll = select.poll()
-            poll.register(watched, select.POLLIN)
+            poll.register(pid_descriptor, select.POLLIN)
             return not poll.poll(seconds * 1000)
         finally:
-            os.close(watched)
+            os.close(pid_descriptor)
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def signal(self, number: int) -> None:
-        """Not through Popen, which would take the exit code away."""
+        """Send a signal, but not through Popen, which would consume the exit code."""
         os.kill(self.process.pid, number)
 
-    def ended(self) -> Ended:
-        """Wait for the end; its memory is looked at twenty times a second."""
+    def wait_for_exit(self) -> RunnerExit:
+        """Wait for the exit; its memory is sampled twenty times a second."""
         peaks = [0.0]
 
-        def is_over() -> bool:
-            peaks.append(_most_mib(self.process.pid))
+        def has_exited() -> bool:
+            peaks.append(_peak_mib(self.process.pid))
             return not self.runs_for(0.05)
 
-        eventually(is_over, lambda: f"the end of the runner; {self.said()}")
+        eventually(has_exited, lambda: f"the end of the runner; {self.log_text()}")
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        told = self.report.read_bytes() if self.report.exists() else b""
-        return Ended(
+        report_bytes = self.report.read_bytes() if self.report.exists() else b""
+        return RunnerExit(
             code=self.process.returncode,
-            report=json.loads(told or b"{}"),
-            said=self.said(),
+            report=json.loads(report_bytes or b"{}"),
+            log_text=self.log_text(),
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             rss_mib=max(peaks),
         )
 
 
-def _most_mib(pid: int) -> float:
-    """The most that the program had until now; `wait` would count its starter's memory too."""
+def _peak_mib(pid: int) -> float:
+    """Return the peak memory so far; `wait` would count the parent's memory too."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    told = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return int(next(told, 0)) / 1024
+    sizes = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+    return int(next(sizes, 0)) / 1024
 
 
-class Stage:
-    """Everything around a runner; `close` ends all that is left."""
+class RunnerHarness:
+    """Everything that a runner needs; `close` ends all remaining processes."""
 
     def __init__(self, folder: Path) -> None:
         self.claim = Claim(folder / "claim")
@@ -176,14 +176,14 @@ class Stage:
         self._started: list[subprocess.Popen[bytes]] = []
         self._runners = 0
         self._object = folder / "object.json"
-        self.sendings = folder / "sendings.log"
-        """Ids of all rows that reached an engine, one line for each time."""
+        self.request_log = folder / "requests.log"
+        """Ids of all rows that reached an engine, one line for each request."""
         self.engine_port = free_port()
         self._engine: subprocess.Popen[bytes] | None = None
         self._engine_options: tuple[str, ...] = ()
-        self.current(1)
+        self.set_current_attempt(1)
         api_port = free_port()
-        self.listening(api_port, (str(_LOOK_ALIKES), str(api_port), "--object", str(self._object)))
+        self.start_server(api_port, (str(_SERVERS), str(api_port), "--object", str(self._object)))
         self.kubeconfig = folder / "kubeconfig"
         cluster = {"name": "here", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}
         self.kubeconfig.write_text(json.dumps({**_KUBECONFIG, "clusters": [cluster]}))
@@ -193,22 +193,22 @@ class Stage:
             process.kill()
             process.wait()
 
-    def current(self, attempt: int) -> None:
-        """The object says that this attempt is the current one."""
-        self.api_shows(the_object(attempt, UID))
+    def set_current_attempt(self, attempt: int) -> None:
+        """Make this attempt the current one in the batch's status."""
+        self.set_api_response(batch_object(attempt, UID))
 
-    def api_shows(self, text: str) -> None:
-        """What the API server answers; a number is a status code."""
-        beside = self._object.with_suffix(".new")
-        beside.write_text(text)
-        beside.replace(self._object)
+    def set_api_response(self, text: str) -> None:
+        """Set the response of the API server; a number is a status code."""
+        temporary = self._object.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(self._object)
 
     def start_engine(self, *options: str) -> None:
-        """An engine; without options one like the last."""
+        """Start an engine; without options one like the last."""
         self._engine_options = options or self._engine_options
-        told = ("--log", str(self.sendings), *self._engine_options)
-        words = (str(_LOOK_ALIKES), str(self.engine_port), *told)
-        self._engine = self.listening(self.engine_port, words)
+        options_with_log = ("--log", str(self.request_log), *self._engine_options)
+        arguments = (str(_SERVERS), str(self.engine_port), *options_with_log)
+        self._engine = self.start_server(self.engine_port, arguments)
 
     def kill_engine(self) -> None:
         assert self._engine is not None
@@ -218,25 +218,25 @@ class Stage:
     def engine_runs(self) -> bool:
         return self._engine is not None and self._engine.poll() is None
 
-    def sent(self) -> list[str]:
-        """Ids of rows that reached an engine."""
-        return self.sendings.read_text().split() if self.sendings.exists() else []
+    def sent_row_ids(self) -> list[str]:
+        """Return the ids of rows that reached an engine."""
+        return self.request_log.read_text().split() if self.request_log.exists() else []
 
-    def checked(self, *rows: Mapping[str, Any]) -> None:
+    def write_checked_input(self, *rows: Mapping[str, Any]) -> None:
         """Write an input and check it, in this process."""
         claim = self.claim
         claim.write(rows)
-        places = BatchPaths(input=claim.input, output=claim.output, work=claim.work)
-        code, told = check(places, WorkHeartbeat(time.monotonic))
-        assert code == 0, told
+        paths = BatchPaths(input=claim.input, output=claim.output, work=claim.work)
+        code, report = check(paths, WorkHeartbeat(time.monotonic))
+        assert code == 0, report
 
-    def check(self, **limits: int) -> Ended:
-        """Check the input in a process of its own."""
-        return self._command("check", (), limits).ended()
+    def check(self, **limits: int) -> RunnerExit:
+        """Check the input in a separate process."""
+        return self._command("check", (), limits).wait_for_exit()
 
     def start(self, attempt: int, *options: str, **limits: int) -> Runner:
-        """Begin an attempt; `limits` are of the process, as in `resource`."""
-        told = {
+        """Start an attempt; `limits` are those of the process, as in `resource`."""
+        fields = {
             "--errors": self.claim.errors,
             "--attempt": attempt,
             "--batch": BATCH,
@@ -245,9 +245,9 @@ class Stage:
             "--kubeconfig": self.kubeconfig,
             "--host": "127.0.0.1",
         }
-        chosen = [str(word) for option in told.items() for word in option]
-        given = ("--concurrency", "16", "--retries", "2")
-        return self._command("run", (*chosen, *given, *options), limits)
+        chosen = [str(word) for option in fields.items() for word in option]
+        defaults = ("--concurrency", "16", "--retries", "2")
+        return self._command("run", (*chosen, *defaults, *options), limits)
 
     def _command(self, command: str, options: Iterable[str], limits: Mapping[str, int]) -> Runner:
         self._runners += 1
@@ -266,11 +266,11 @@ class Stage:
         words += ["--report", str(report)]
         words += ["--port", str(port)] if command == "run" else []
         words += options
-        with log.open("wb") as said:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 words,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 env={**os.environ, "PYTHONPATH": "operator"},
                 cwd=_ROOT,
             )
@@ -280,29 +280,33 @@ class Stage:
         self._started.append(process)
         return Runner(process=process, report=report, log=log, port=port)
 
-    def listening(self, port: int, words: Iterable[str], **env: str) -> "subprocess.Popen[bytes]":
-        """A process of Python, once its port is open."""
-        given = {**os.environ, "PYTHONPATH": f"{_ROOT / 'operator'}:{_ROOT}", **env}
-        process = subprocess.Popen([sys.executable, *words], env=given, stderr=subprocess.DEVNULL)
+    def start_server(
+        self, port: int, words: Iterable[str], **env: str
+    ) -> "subprocess.Popen[bytes]":
+        """Start a Python process, and return it once its port is open."""
+        environment = {**os.environ, "PYTHONPATH": f"{_ROOT / 'operator'}:{_ROOT}", **env}
+        process = subprocess.Popen(
+            [sys.executable, *words], env=environment, stderr=subprocess.DEVNULL
+        )
         self._started.append(process)
         eventually(lambda: _listens(port), lambda: f"a port of {words}")
         return process
 
 
 def eventually(reached: Callable[[], bool], wanted: Callable[[], str]) -> None:
-    """Look again and again, under a deadline; `wanted` says what did not come."""
+    """Poll until `reached`, under a deadline; `wanted` describes what did not come."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not reached():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain for {wanted()}")
+            raise AssertionError(f"timed out waiting for {wanted()}")
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 
@@ -319,8 +323,8 @@ def _listens(port: int) -> bool:
 
 
 def _objects(path: Path) -> list[Any]:
-    def found() -> Iterator[Any]:
+    def parsed_lines() -> Iterator[Any]:
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
 
-    return list(found())
+    return list(parsed_lines())

@@ -1,7 +1,7 @@
-"""An engine and an API server in a process of its own: python look_alikes.py PORT [options]
+"""A simulated engine and API server in a process: python simulated_servers.py PORT [options]
 
-They do no more than a runner needs, at a fraction of its cost. Words in a request make the engine
-misbehave, and every request that reaches it is logged, which is what a provider would charge for.
+They do no more than a runner needs. Words in a request make the engine misbehave, and every request
+that reaches it is logged: that is what a provider would charge for.
 """
 
 import argparse
@@ -25,14 +25,14 @@ _ANSWER = (
 )
 
 
-class Server(asyncio.Protocol):
-    """One connection; requests of a connection come one after the other."""
+class SimulatedConnection(asyncio.Protocol):
+    """One connection, whose requests are sequential."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self._given = given
-        self._seen: dict[bytes, int] = given.seen
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._seen: dict[bytes, int] = options.seen
         self._read = bytearray()
-        self._filler = b" word" * given.words
+        self._filler = b" word" * options.words
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,15 +59,15 @@ class Server(asyncio.Protocol):
             self._row(head, body)
 
     def _object(self) -> None:
-        text = self._given.object.read_bytes()
+        text = self._options.object.read_bytes()
         self._answer(int(text) if text.isdigit() else 200, text)
 
     def _row(self, head: bytes, body: bytes) -> None:
-        found = _REQUEST_ID.search(head)
-        name = found[1].split(b"-")[0] if found else b""
+        match = _REQUEST_ID.search(head)
+        name = match[1].split(b"-")[0] if match else b""
         self._seen[name] = self._seen.get(name, 0) + 1
-        if self._given.log is not None:
-            os.write(self._given.log, b"%s\n" % name)
+        if self._options.log is not None:
+            os.write(self._options.log, b"%s\n" % name)
         if b"please crash" in body:
             os.kill(os.getpid(), signal.SIGKILL)
         elif b"please hang" in body:
@@ -84,9 +84,9 @@ class Server(asyncio.Protocol):
             self._later(answer)
 
     def _later(self, answer: bytes) -> None:
-        if self._given.delay:
+        if self._options.delay:
             loop = asyncio.get_running_loop()
-            loop.call_later(self._given.delay, self._answer, 200, answer)
+            loop.call_later(self._options.delay, self._answer, 200, answer)
         else:
             self._answer(200, answer)
 
@@ -95,15 +95,17 @@ class Server(asyncio.Protocol):
         self._transport.write(form % (status, len(body), body))
 
 
-def the_object(attempt: int, uid: str) -> str:
-    """A BatchInference, as far as a fence reads it."""
-    found: dict[str, Any] = {"metadata": {"uid": uid}, "status": {"attempt": {"number": attempt}}}
-    return json.dumps(found)
+def batch_object(attempt: int, uid: str) -> str:
+    """Return a BatchInference with the fields that a fence reads."""
+    body: dict[str, Any] = {"metadata": {"uid": uid}, "status": {"attempt": {"number": attempt}}}
+    return json.dumps(body)
 
 
-async def _serve(given: argparse.Namespace) -> None:
+async def _serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Server(given), "127.0.0.1", given.port)
+    server = await loop.create_server(
+        lambda: SimulatedConnection(options), "127.0.0.1", options.port
+    )
     await server.serve_forever()
 
 
@@ -114,11 +116,11 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to an answer")
     parser.add_argument("--words", type=int, default=1, help="of an answer")
     parser.add_argument("--log", type=Path, help="ids of requests that came")
-    given = parser.parse_args()
-    given.seen = {}
-    if given.log is not None:
-        given.log = os.open(given.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    asyncio.run(_serve(given))
+    options = parser.parse_args()
+    options.seen = {}
+    if options.log is not None:
+        options.log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    asyncio.run(_serve(options))
 
 
 if __name__ == "__main__":
