@@ -32,7 +32,7 @@ def make(folder: Path) -> Path:
 
 
 def _weights() -> bytes:
-    """Length of the header, the header, the numbers one after the other."""
+    """Return the length of the header, the header, and the numbers in order."""
     header: dict[str, object] = {}
     numbers, end = [], 0
     draw = random.Random(1)  # noqa: S311 - weights, not secrets

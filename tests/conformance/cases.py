@@ -1,6 +1,6 @@
-"""Requests that both engines get, one after the other; the state of one case is left to the next.
+"""Requests that both engines get in order; the state after one case is that before the next.
 
-The first ones of each list stand for the captured examples, under their headings.
+The first cases of each list are the captured examples, with their headings as names.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Case:
     """JSON, or text that is sent as it is."""
     headers: Mapping[str, str] = field(default_factory=dict)
     key: bool = True
-    """The configuration's API key goes with it."""
+    """Whether the request has the configuration's API key."""
 
 
 def _get(name: str, path: str, *, key: bool = True) -> Case:
@@ -36,13 +36,13 @@ def _get(name: str, path: str, *, key: bool = True) -> Case:
 
 
 def _completion(name: str, **body: Any) -> Case:
-    asked = {"prompt": "A tessera is", "temperature": 0, "max_tokens": 3, **body}
-    return Case(name=name, path=COMPLETION, body=asked)
+    request_body = {"prompt": "A tessera is", "temperature": 0, "max_tokens": 3, **body}
+    return Case(name=name, path=COMPLETION, body=request_body)
 
 
 def _chat(name: str, **body: Any) -> Case:
-    asked = {"messages": HELLO, "temperature": 0, "max_tokens": 3, **body}
-    return Case(name=name, path=CHAT, body=asked)
+    request_body = {"messages": HELLO, "temperature": 0, "max_tokens": 3, **body}
+    return Case(name=name, path=CHAT, body=request_body)
 
 
 # Tokens enough for some to come alone: the engine sends together what a busy client has not read.
@@ -143,7 +143,7 @@ PLAIN_MORE: tuple[Case, ...] = (
 
 
 def rich(adapter: str) -> tuple[Case, ...]:
-    """With every option on; `adapter` is the folder of a LoRA adapter."""
+    """Return cases with every option on; `adapter` is the folder of a LoRA adapter."""
     return (
         Case(name="no key", path=COMPLETION, body={"prompt": "a"}, key=False),
         _get("health no key", "/health", key=False),
@@ -175,7 +175,7 @@ def rich(adapter: str) -> tuple[Case, ...]:
 
 
 def rich_more(adapter: str) -> tuple[Case, ...]:
-    """Routes of development, and what only these options change."""
+    """Return cases for routes of development, and for what only these options change."""
     return (
         _get("unknown route without a key", "/v1/nothing", key=False),
         Case(
@@ -230,8 +230,8 @@ TIGHT: tuple[Case, ...] = (
 
 
 def _load(name: str, path: str, **body: Any) -> Case:
-    asked = {"lora_name": "l1", "lora_path": path, **body}
-    return Case(name=name, path="/v1/load_lora_adapter", body=asked)
+    request_body = {"lora_name": "l1", "lora_path": path, **body}
+    return Case(name=name, path="/v1/load_lora_adapter", body=request_body)
 
 
 def _unload(name: str, adapter: str) -> Case:

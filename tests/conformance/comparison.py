@@ -1,4 +1,4 @@
-"""Compares what two engines were seen to do, case by case."""
+"""Compares the observed behavior of two engines, case by case."""
 
 import tomllib
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from tests.conformance.seen import Facts
+from tests.conformance.observed_facts import Facts
 
 DIFFERENCES = Path(__file__).with_name("differences.toml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How two engines compare."""
+    """The result of the comparison of two engines."""
 
     cases: int
     equal: int
     explained: tuple[str, ...]
-    """Cases that differ, with a reason in the file."""
+    """Cases that differ, with a reason in `differences.toml`."""
     unexplained: tuple[str, ...]
-    """What differs without one, in a sentence each."""
+    """Differences without a reason, one sentence for each case."""
     stale: tuple[str, ...]
     """Cases with a reason that are equal."""
 
@@ -32,18 +32,18 @@ class Comparison:
 
 
 def reasons() -> dict[str, str]:
-    """Why a case may differ, by its name."""
+    """Return the reasons of cases that may differ, by the name of the case."""
     entries = tomllib.loads(DIFFERENCES.read_text(encoding="utf-8"))
     return {entry["case"]: entry["reason"] for entry in entries["difference"]}
 
 
 def compare(
-    wanted: Mapping[str, Facts], got: Mapping[str, Facts], left_out: Mapping[str, str]
+    expected: Mapping[str, Facts], actual: Mapping[str, Facts], left_out: Mapping[str, str]
 ) -> Comparison:
-    """Every case of either side once."""
-    names = sorted({*wanted, *got})
-    differing = [name for name in names if wanted.get(name) != got.get(name)]
-    sentences = (_describe(name, wanted.get(name), got.get(name)) for name in differing)
+    """Compare every case of either engine."""
+    names = sorted({*expected, *actual})
+    differing = [name for name in names if expected.get(name) != actual.get(name)]
+    sentences = (_describe(name, expected.get(name), actual.get(name)) for name in differing)
     return Comparison(
         cases=len(names),
         equal=len(names) - len(differing),
@@ -55,11 +55,15 @@ def compare(
     )
 
 
-def _describe(name: str, wanted: Facts | None, got: Facts | None) -> str:
-    if wanted is None or got is None:
-        return f"{name}: only in the {'second' if wanted is None else 'first'} engine"
+def _describe(name: str, expected: Facts | None, actual: Facts | None) -> str:
+    if expected is None or actual is None:
+        return f"{name}: only in the {'second' if expected is None else 'first'} engine"
     aspects = [
-        aspect for aspect in sorted({*wanted, *got}) if wanted.get(aspect) != got.get(aspect)
+        aspect
+        for aspect in sorted({*expected, *actual})
+        if expected.get(aspect) != actual.get(aspect)
     ]
-    lines = (f"{aspect}: wanted {wanted.get(aspect)}, got {got.get(aspect)}" for aspect in aspects)
+    lines = (
+        f"{aspect}: wanted {expected.get(aspect)}, got {actual.get(aspect)}" for aspect in aspects
+    )
     return f"{name}: {'; '.join(lines)}"

@@ -28,7 +28,7 @@ _CPU = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-_LOOKALIKE = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
+_SIMULATOR_ENV = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
 
 
 class SentRequests:
@@ -39,11 +39,11 @@ class SentRequests:
         self._news = asyncio.Event()
 
     async def watch(self, request: httpx.Request) -> None:
-        """A hook of the client for each request."""
+        """Trace a request; a hook of the client."""
         request.extensions["trace"] = self._trace
 
-    async def until(self, count: int) -> None:
-        """Wait until so many are sent."""
+    async def wait_until_sent(self, count: int) -> None:
+        """Wait until `count` requests are sent."""
         while self.count < count:
             self._news.clear()
             await self._news.wait()
@@ -55,8 +55,8 @@ class SentRequests:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """An engine that answers."""
+class EngineProcess:
+    """A running engine and a client for it."""
 
     url: str
     http: httpx.AsyncClient
@@ -65,7 +65,7 @@ class Running:
     log: Path
 
     def stop(self) -> None:
-        """SIGSTOP to all its processes: requests wait in their sockets."""
+        """Send SIGSTOP to all its processes: requests wait in their sockets."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -76,18 +76,18 @@ class Running:
             os.kill(process, number)
 
     def terminate(self) -> None:
-        """SIGTERM to the API server alone, as a kubelet sends it."""
+        """Send SIGTERM to the API server alone, as a kubelet does."""
         self.process.terminate()
 
-    async def ended(self, seconds: float) -> int:
-        """Wait for its end: the exit code."""
+    async def wait_for_exit(self, seconds: float) -> int:
+        """Wait for its exit, and return the exit code."""
         async with asyncio.timeout(seconds):
             return await asyncio.to_thread(self.process.wait)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What is started, before the arguments."""
+    """The command of an engine, without the arguments."""
 
     words: tuple[str, ...]
     env: Mapping[str, str]
@@ -95,12 +95,12 @@ class Program:
 
 
 def simulator() -> Program:
-    env = {"PYTHONPATH": str(ROOT / "operator"), **_LOOKALIKE}
+    env = {"PYTHONPATH": str(ROOT / "operator"), **_SIMULATOR_ENV}
     return Program(words=(sys.executable, "-m", "tessera_lab.sim.main"), env=env)
 
 
 def real(venv: Path, confined: Confinement | None = None, readable: Sequence[Path] = ()) -> Program:
-    """The engine in its environment; confined it sees the readable folders beside the system."""
+    """Return vLLM in its environment; a confined one sees only the readable folders."""
     path = f"{venv / 'bin'}:{os.environ['PATH']}"
     words = (str(venv / "bin" / "vllm"), "serve")
     env = {"PATH": path, **_CPU}
@@ -112,16 +112,16 @@ def real(venv: Path, confined: Confinement | None = None, readable: Sequence[Pat
 
 @asynccontextmanager
 async def running(
-    program: Program, model: str, given: Configuration, folder: Path
-) -> AsyncIterator[Running]:
-    """The engine from its open port on; with its whole session it is gone afterwards."""
+    program: Program, model: str, configuration: Configuration, folder: Path
+) -> AsyncIterator[EngineProcess]:
+    """Run an engine from its open port on, and kill its whole session afterwards."""
     port = _free_port()
-    argv = [*program.words, model, *given.argv, "--host", "127.0.0.1", "--port", str(port)]
-    log = folder / f"{given.name}-{port}.log"
+    argv = [*program.words, model, *configuration.argv, "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / f"{configuration.name}-{port}.log"
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    process = _started(argv, {**inherited, **program.env, **given.env}, log)
+    process = _start(argv, {**inherited, **program.env, **configuration.env}, log)
     url = f"http://127.0.0.1:{port}"
-    # One connection a request, as probes have them: a kept one may be closed at the wrong moment.
+    # One connection a request, as probes do: an idle connection may be closed at the wrong moment.
     limits = httpx.Limits(max_keepalive_connections=0)
     try:
         sent = SentRequests()
@@ -131,28 +131,28 @@ async def running(
             limits=limits,
             event_hooks={"request": [sent.watch]},
         ) as http:
-            engine = Running(url=url, http=http, sent=sent, process=process, log=log)
+            engine = EngineProcess(url=url, http=http, sent=sent, process=process, log=log)
             await _open(engine)
             yield engine
     finally:
         await asyncio.to_thread(_end, process)
 
 
-def _started(argv: Sequence[str], env: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _start(argv: Sequence[str], env: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
     with log.open("wb") as output:
         return subprocess.Popen(
             argv, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 
-def key(given: Configuration) -> dict[str, str]:
-    """The header that the configuration's requests carry."""
-    guarded = any(word.startswith("--api-key") for word in given.argv)
+def key(configuration: Configuration) -> dict[str, str]:
+    """Return the headers of the configuration's requests."""
+    guarded = any(word.startswith("--api-key") for word in configuration.argv)
     return {"Authorization": f"Bearer {KEY}"} if guarded else {}
 
 
-async def _open(engine: Running) -> None:
-    """Ask until it answers; a process that ends instead shows the end of its log."""
+async def _open(engine: EngineProcess) -> None:
+    """Poll until it answers; fail with the end of its log if its process ends."""
     try:
         async with asyncio.timeout(START_SECONDS):
             while not await _healthy(engine):
@@ -163,7 +163,7 @@ async def _open(engine: Running) -> None:
         raise AssertionError(f"no answer in {START_SECONDS} s: {_tail(engine.log)}") from None
 
 
-async def _healthy(engine: Running) -> bool:
+async def _healthy(engine: EngineProcess) -> bool:
     try:
         return (await engine.http.get("/health")).status_code == 200
     except httpx.TransportError:
@@ -175,7 +175,7 @@ def _tail(log: Path) -> str:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill everything of the session: engine processes outlive their API server."""
+    """Kill all processes of the session: engine processes outlive their API server."""
     for number in members(process.pid):
         try:
             os.kill(number, signal.SIGKILL)
@@ -185,7 +185,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def members(session: int) -> list[int]:
-    """All processes of a session."""
+    """Return all processes of a session."""
     pids = []
     for entry in Path("/proc").iterdir():
         try:

@@ -1,44 +1,46 @@
-"""Asks an engine all cases of a configuration and keeps what is compared."""
+"""Sends all cases of a configuration to an engine, and collects the compared facts."""
 
 import json
 from collections.abc import Sequence
 
 import httpx
 
-from tests.conformance import cases, configurations, seen
+from tests.conformance import cases, configurations, observed_facts
 from tests.conformance.cases import Case
 from tests.conformance.configurations import Configuration
-from tests.conformance.engines import Running, key
-from tests.conformance.seen import Facts
+from tests.conformance.engines import EngineProcess, key
+from tests.conformance.observed_facts import Facts
 
 # Facts by the case: `plain/completion`, or `plain/metric vllm:…`.
 Observed = dict[str, Facts]
 
 
-def cases_of(given: Configuration, adapter: str) -> Sequence[Case]:
-    """All cases of a configuration, in their order."""
+def cases_of(configuration: Configuration, adapter: str) -> Sequence[Case]:
+    """Return all cases of a configuration, in order."""
     cases_by_name = {
         configurations.PLAIN.name: (*cases.PLAIN, *cases.PLAIN_MORE),
         configurations.RICH.name: (*cases.rich(adapter), *cases.rich_more(adapter)),
         configurations.TIGHT.name: cases.TIGHT,
     }
-    return cases_by_name[given.name]
+    return cases_by_name[configuration.name]
 
 
-async def observe(engine: Running, given: Configuration, adapter: str) -> Observed:
-    """What the engine answers to every case, and then the form of its metrics."""
+async def observe(engine: EngineProcess, configuration: Configuration, adapter: str) -> Observed:
+    """Observe the responses to all cases, and then the form of the metrics."""
     observed: Observed = {}
-    for case in cases_of(given, adapter):
-        observed[f"{given.name}/{case.name}"] = seen.answer(await ask(engine, given, case))
+    for case in cases_of(configuration, adapter):
+        observed[f"{configuration.name}/{case.name}"] = observed_facts.answer(
+            await ask(engine, configuration, case)
+        )
     shown = (await engine.http.get("/metrics")).text
-    for name, facts in seen.metrics(shown).items():
-        observed[f"{given.name}/metric {name}"] = facts
+    for name, facts in observed_facts.metrics(shown).items():
+        observed[f"{configuration.name}/metric {name}"] = facts
     return observed
 
 
-async def ask(engine: Running, given: Configuration, case: Case) -> httpx.Response:
-    """One request."""
-    headers = {**(key(given) if case.key else {}), **case.headers}
+async def ask(engine: EngineProcess, configuration: Configuration, case: Case) -> httpx.Response:
+    """Send one case."""
+    headers = {**(key(configuration) if case.key else {}), **case.headers}
     content: str | None = None
     if case.body is not None:
         content = case.body if isinstance(case.body, str) else json.dumps(case.body)

@@ -1,4 +1,4 @@
-"""What of an answer is compared: status, kind of content, keys of JSON; of metrics their form."""
+"""The compared facts: status, content type and keys of a response, and the form of metrics."""
 
 import json
 from collections.abc import Iterator
@@ -7,21 +7,21 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-# What is compared of one case, by its aspect, as JSON.
+# The compared facts of one case, by aspect, as JSON.
 Facts = dict[str, Any]
 
-# Places whose keys are tokens or their numbers, not names of the API.
+# Paths whose keys are tokens or their numbers, not names of the API.
 _MAPS = ("top_logprobs[]", "prompt_logprobs[]")
 _COMMON = {"engine", "model_name"}
 _OWN_SERIES = "vllm:"
-# Infos whose values are texts.
-_TOLD_ELSEWHERE = ("vllm:cache_config_info", "vllm:lora_requests_info")
+# Info metrics, whose label values are texts.
+_INFO_METRICS = ("vllm:cache_config_info", "vllm:lora_requests_info")
 # Headers of the engine's own.
 _ECHOED = ("x-request-id",)
 
 
 def answer(response: httpx.Response) -> Facts:
-    """The facts of one answer."""
+    """Return the facts of one response."""
     kind = response.headers.get("content-type", "").partition(";")[0]
     facts: Facts = {"status": response.status_code, "content": kind}
     echoed = [name for name in _ECHOED if name in response.headers]
@@ -33,24 +33,24 @@ def answer(response: httpx.Response) -> Facts:
         return facts
     body = response.json()
     facts["keys"] = sorted(set(keys(body)))
-    return facts | _said(body)
+    return facts | _error_and_ends(body)
 
 
-def keys(value: Any, place: str = "") -> Iterator[str]:
-    """Paths of all keys in JSON."""
+def keys(value: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the paths of all keys in JSON."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            known = "*" if place.endswith(_MAPS) else name
-            path = f"{place}.{known}" if place else known
+            known = "*" if prefix.endswith(_MAPS) else name
+            path = f"{prefix}.{known}" if prefix else known
             yield path
             yield from keys(inner, path)
     elif isinstance(value, list):
         for inner in value:
-            yield from keys(inner, f"{place}[]")
+            yield from keys(inner, f"{prefix}[]")
 
 
-def _said(body: Any) -> Facts:
-    """Of a refusal who is to blame, and of an answer how it ended."""
+def _error_and_ends(body: Any) -> Facts:
+    """Return the error of a refusal, or the finish reasons of an answer."""
     if not isinstance(body, dict):
         return {}
     error = body.get("error")
@@ -62,7 +62,7 @@ def _said(body: Any) -> Facts:
 
 
 def _events(text: str) -> list[list[str]]:
-    """The kinds of events of a stream in their order; equal neighbours count as one."""
+    """Return the kinds of events of a stream in order; equal neighbors count as one."""
     kinds: list[list[str]] = []
     for block in text.split("\n\n"):
         kind = _event(block)
@@ -85,7 +85,7 @@ def _event(block: str) -> list[str]:
 
 
 def metrics(text: str) -> dict[str, Facts]:
-    """The form of every metric by its name; counters carry their `_total`."""
+    """Return the form of every metric by its name; counters end in `_total`."""
     metrics_by_name: dict[str, Facts] = {}
     for family in text_string_to_metric_families(text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -95,7 +95,7 @@ def metrics(text: str) -> dict[str, Facts]:
         if bounds:
             facts["buckets"] = sorted(bounds - {float("inf")})
         own = labels - _COMMON
-        if name.startswith(_OWN_SERIES) and name not in _TOLD_ELSEWHERE and own:
+        if name.startswith(_OWN_SERIES) and name not in _INFO_METRICS and own:
             series = {
                 ",".join(f"{label}={sample.labels[label]}" for label in sorted(own))
                 for sample in family.samples

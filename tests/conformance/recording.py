@@ -1,33 +1,37 @@
-"""What a real engine was seen to do, kept with its version."""
+"""The observed behavior of a real engine, recorded with its version."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from tests.conformance.configurations import Configuration
-from tests.conformance.seen import Facts
+from tests.conformance.observed_facts import Facts
 
 RECORDED = Path(__file__).with_name("recorded.json")
 
 
 def version() -> object:
-    """The real engine's."""
+    """Return the version of the recorded engine."""
     return _read()["version"]
 
 
-def recorded(given: Configuration) -> dict[str, Facts]:
-    """The facts of one configuration."""
+def recorded_facts(configuration: Configuration) -> dict[str, Facts]:
+    """Return the recorded facts of one configuration."""
     cases: dict[str, Facts] = _read()["cases"]
-    return {name: facts for name, facts in cases.items() if name.startswith(f"{given.name}/")}
+    return {
+        name: facts for name, facts in cases.items() if name.startswith(f"{configuration.name}/")
+    }
 
 
-def record(given: Configuration, engine_version: str, seen: dict[str, Facts]) -> None:
-    """Put these in the place of the configuration's; one case a line."""
+def record(configuration: Configuration, engine_version: str, observed: dict[str, Facts]) -> None:
+    """Replace the recorded facts of a configuration, one case a line."""
     old = _read()["cases"] if RECORDED.exists() else {}
-    others = {name: facts for name, facts in old.items() if not name.startswith(f"{given.name}/")}
+    others = {
+        name: facts for name, facts in old.items() if not name.startswith(f"{configuration.name}/")
+    }
     lines = (
         f"{json.dumps(name)}: {json.dumps(facts, sort_keys=True)}"
-        for name, facts in sorted({**others, **seen}.items())
+        for name, facts in sorted({**others, **observed}.items())
     )
     body = ",\n".join(lines)
     text = f'{{"version": {json.dumps(engine_version)}, "cases": {{\n{body}\n}}}}\n'

@@ -1,4 +1,4 @@
-"""What engines do under load and at their end, as facts that must be the same for both."""
+"""Scenarios under load and at shutdown, as facts that must be equal for both engines."""
 
 import asyncio
 import json
@@ -13,16 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conformance.cases import COMPLETION
 from tests.conformance.configurations import QUEUE_LIMIT, Configuration
-from tests.conformance.engines import Running, key, members
-from tests.conformance.seen import Facts
+from tests.conformance.engines import EngineProcess, key, members
+from tests.conformance.observed_facts import Facts
 
 DEADLINE_SECONDS = 240
 # Requests that keep an engine busy.
 _MANY = 12
-# Rounds of the event loop, many times what the longest stream takes to be read from its socket.
+# Rounds of the event loop, many more than the longest stream needs to be read from its socket.
 _ROUNDS = 1000
-# For so long a client waits for an engine that has done all its work.
-_PATIENCE_SECONDS = 20
+# How long a client waits for an engine that has done all its work.
+_CLIENT_TIMEOUT_SECONDS = 20
 # Requests beyond the queue limit.
 _OVER = 12
 # A prompt in tokens, so that both engines count it alike.
@@ -30,8 +30,8 @@ _TEXT = list(range(10, 310))
 
 
 @dataclass(slots=True)
-class Heard:
-    """What a client heard of its stream."""
+class StreamResult:
+    """What a client received of its stream."""
 
     status: int = 0
     tokens: int = 0
@@ -39,40 +39,47 @@ class Heard:
     end: str | None = None
     done: bool = False
     failed: bool = False
-    """An event told an error."""
+    """Whether an event was an error."""
     begun: asyncio.Event = field(default_factory=asyncio.Event)
-    """It has had a token."""
+    """Set at the first token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Asks one engine."""
+    """Sends requests to one engine."""
 
-    engine: Running
-    given: Configuration
+    engine: EngineProcess
+    configuration: Configuration
 
     async def post(self, path: str, body: Any = None) -> httpx.Response:
-        return await self.engine.http.post(path, json=body, headers=key(self.given))
+        return await self.engine.http.post(path, json=body, headers=key(self.configuration))
 
     async def ask(self, tokens: int, **body: Any) -> httpx.Response:
-        asked = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, **body}
-        return await self.post(COMPLETION, asked)
+        request_body = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, **body}
+        return await self.post(COMPLETION, request_body)
 
-    async def stream(self, tokens: int, heard: Heard | None = None, **body: Any) -> Heard:
-        """A stream as long as asked for."""
-        stream = heard or Heard()
-        asked = {"prompt": _TEXT[:20], "max_tokens": tokens, "ignore_eos": True, "stream": True}
-        asked |= {"temperature": 0, **body}
+    async def stream(
+        self, tokens: int, result: StreamResult | None = None, **body: Any
+    ) -> StreamResult:
+        """Stream a completion of the requested length."""
+        stream = result or StreamResult()
+        request_body = {
+            "prompt": _TEXT[:20],
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        request_body |= {"temperature": 0, **body}
         async with self.engine.http.stream(
-            "POST", COMPLETION, json=asked, headers=key(self.given)
+            "POST", COMPLETION, json=request_body, headers=key(self.configuration)
         ) as answer:
             stream.status = answer.status_code
             async for line in answer.aiter_lines():
-                _listen(stream, line.removeprefix("data: "))
+                _record_event(stream, line.removeprefix("data: "))
         return stream
 
     async def metrics(self) -> dict[str, float]:
-        """Samples by name and value of the label that is theirs alone."""
+        """Return samples by name and the values of their own labels."""
         shown = (await self.engine.http.get("/metrics")).text
         samples: dict[str, float] = {}
         for family in text_string_to_metric_families(shown):
@@ -83,31 +90,31 @@ class Client:
         return samples
 
 
-def _listen(heard: Heard, data: str) -> None:
+def _record_event(result: StreamResult, data: str) -> None:
     if data == "[DONE]":
-        heard.done = True
+        result.done = True
     elif data:
         event = json.loads(data)
-        heard.failed |= "error" in event
+        result.failed |= "error" in event
         for choice in event.get("choices", ()):
-            heard.first = heard.first or asyncio.get_running_loop().time()
-            heard.tokens += 1
-            heard.begun.set()
-            heard.end = choice["finish_reason"] or heard.end
+            result.first = result.first or asyncio.get_running_loop().time()
+            result.tokens += 1
+            result.begun.set()
+            result.end = choice["finish_reason"] or result.end
 
 
-Asked = list["asyncio.Task[httpx.Response]"]
+CompletionTasks = list["asyncio.Task[httpx.Response]"]
 
 
 def _end(answer: httpx.Response) -> str:
-    """How an answer ended that is no stream."""
+    """Return the finish reason of a response, or its error status."""
     if answer.status_code != 200:
         return str(answer.status_code)
     return str(answer.json()["choices"][0]["finish_reason"])
 
 
 async def prefix_hits(client: Client) -> Facts:
-    """Tokens that came from the cache: of a new prompt, again, of a longer one, of another."""
+    """Count cached tokens: of a new prompt, of the same, of a longer one, of another."""
     prompts = (_TEXT, _TEXT, [*_TEXT, *range(10, 110)], _TEXT[1:])
     await client.post("/reset_prefix_cache")
     usages = [(await client.ask(2, prompt=prompt)).json()["usage"] for prompt in prompts]
@@ -116,12 +123,12 @@ async def prefix_hits(client: Client) -> Facts:
 
 
 async def priorities(client: Client) -> Facts:
-    """Four seats are taken at once; of those that wait the urgent ones, who came last, are next."""
+    """Of waiting requests, the urgent ones are scheduled first although they arrived last."""
     await client.post("/pause")
     later = [asyncio.create_task(client.stream(100, priority=10)) for _ in range(8)]
-    await _loaded(client, 8)
+    await _wait_for_load(client, 8)
     urgent = [asyncio.create_task(client.stream(100, priority=-10)) for _ in range(4)]
-    await _loaded(client, 12)
+    await _wait_for_load(client, 12)
     await client.post("/resume")
     served = max(stream.first or 0 for stream in await asyncio.gather(*urgent))
     after = [stream for stream in await asyncio.gather(*later) if (stream.first or 0) > served]
@@ -129,7 +136,7 @@ async def priorities(client: Client) -> Facts:
 
 
 async def queue_limit(client: Client) -> Facts:
-    """More than the queue takes, all at once: how many are refused, and what counts them."""
+    """Send more than the queue limit at once; count the refusals."""
     before = await client.metrics()
     tasks = [asyncio.create_task(client.ask(200)) for _ in range(QUEUE_LIMIT + _OVER)]
     answers = await asyncio.gather(*tasks)
@@ -146,11 +153,11 @@ async def queue_limit(client: Client) -> Facts:
 
 
 async def asleep(client: Client) -> Facts:
-    """A request to a sleeping engine waits unseen, and is answered once it wakes."""
+    """A request to a sleeping engine waits uncounted, and is answered once the engine wakes."""
     slept = (await client.post("/sleep?level=1")).status_code
     states = await client.metrics()
     task = asyncio.create_task(client.ask(5))
-    load = await _loaded(client, 1)
+    load = await _wait_for_load(client, 1)
     seen = await client.metrics()
     health = (await client.engine.http.get("/health")).status_code
     waits = not task.done()
@@ -166,11 +173,11 @@ async def asleep(client: Client) -> Facts:
 
 
 async def paused(client: Client) -> Facts:
-    """Who is kept over a pause goes on after it; who is aborted ends."""
+    """Requests continue after a pause that keeps them, and end at a pause that aborts them."""
     facts: Facts = {}
     for mode in ("keep", "abort"):
         await client.post("/pause?mode=keep")
-        stream, tasks = await _held(client)
+        stream, tasks = await _queue_on_paused_engine(client)
         await client.post("/resume")
         stopped = (await client.post(f"/pause?mode={mode}")).status_code
         state = (await client.engine.http.get("/is_paused")).json()
@@ -182,7 +189,7 @@ async def paused(client: Client) -> Facts:
 
 
 async def preemption(client: Client) -> Facts:
-    """More than the KV blocks hold: some lose their place, and all get their whole answer."""
+    """With too few KV blocks some requests are preempted, and all get their whole answer."""
     before = (await client.metrics())["num_preemptions_total"]
     answers = await asyncio.gather(*(client.ask(800) for _ in range(8)))
     after = (await client.metrics())["num_preemptions_total"]
@@ -191,14 +198,14 @@ async def preemption(client: Client) -> Facts:
 
 
 async def drain(client: Client) -> Facts:
-    """SIGTERM with work to do: all of it is done, nothing new is taken, health says nothing."""
+    """After SIGTERM running requests complete, new ones are refused, and health does not change."""
     engine = client.engine
-    stream, tasks = await _stopped_at_work(client)
-    engine.terminate()  # it arrives once the engine goes on
+    stream, tasks = await _stop_at_work(client)
+    engine.terminate()  # it is delivered once the engine resumes
     before = engine.sent.count
     late = asyncio.create_task(_refused(client))
     health = asyncio.create_task(engine.http.get("/health"))
-    await engine.sent.until(before + 2)
+    await engine.sent.wait_until_sent(before + 2)
     engine.resume()
     status = (await health).status_code
     engine.stop()
@@ -206,11 +213,11 @@ async def drain(client: Client) -> Facts:
     refused_early = late.done() and not all(task.done() for task in (stream, *tasks))
     engine.resume()
     answers = await asyncio.gather(*tasks)
-    heard = await stream
+    result = await stream
     served = await _served(late)
-    code = await engine.ended(DEADLINE_SECONDS)
+    code = await engine.wait_for_exit(DEADLINE_SECONDS)
     return {
-        "stream": [heard.end, heard.done, heard.tokens],
+        "stream": [result.end, result.done, result.tokens],
         "ends": sorted({_end(answer) for answer in answers}),
         "tokens": [answer.json()["usage"]["completion_tokens"] for answer in answers],
         "late one served": served,
@@ -221,16 +228,16 @@ async def drain(client: Client) -> Facts:
 
 
 async def crash(client: Client) -> Facts:
-    """The engine behind the API server dies: everybody is told, and the whole process ends."""
+    """The engine behind the API server dies: all requests end, and the process exits."""
     await client.post("/pause?mode=keep")
-    stream, tasks = await _held(client)
+    stream, tasks = await _queue_on_paused_engine(client)
     if (await client.engine.http.post("/sim/crash")).status_code != 200:
         _kill_engine_process(client.engine)
     answers = await asyncio.gather(*tasks)
-    heard = await stream
-    code = await client.engine.ended(DEADLINE_SECONDS)
+    result = await stream
+    code = await client.engine.wait_for_exit(DEADLINE_SECONDS)
     return {
-        "stream": [heard.end, heard.done, heard.failed],
+        "stream": [result.end, result.done, result.failed],
         "ends": sorted({_end(answer) for answer in answers}),
         "exit": code,
     }
@@ -245,31 +252,31 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
 }
 
 
-async def play(engine: Running, given: Configuration) -> dict[str, Facts]:
-    """All scenarios of a configuration, one after the other."""
-    client, observed = Client(engine, given), dict[str, Facts]()
-    for scenario in SCENARIOS[given.name]:
+async def play(engine: EngineProcess, configuration: Configuration) -> dict[str, Facts]:
+    """Run all scenarios of a configuration in order."""
+    client, observed = Client(engine, configuration), dict[str, Facts]()
+    for scenario in SCENARIOS[configuration.name]:
         facts = await scenario(client)
-        observed[f"{given.name}/scenario {scenario.__name__.replace('_', ' ')}"] = facts
+        observed[f"{configuration.name}/scenario {scenario.__name__.replace('_', ' ')}"] = facts
     return observed
 
 
-async def _stopped_at_work(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
-    """A stopped engine that has begun a stream and other requests, and has answered none of them.
+async def _stop_at_work(client: Client) -> "tuple[asyncio.Task[StreamResult], CompletionTasks]":
+    """Return a stopped engine's unfinished stream and requests, after the first token.
 
     Only signals decide how far it is, so it does not matter how slow the machine is: the requests
-    reach it all at once, and where it was faster than this client it is given the same again.
+    reach it all at once, and where it was faster than this client it gets the same again.
     """
     engine = client.engine
     async with asyncio.timeout(DEADLINE_SECONDS):
         while True:
             engine.stop()
-            before, heard = engine.sent.count, Heard()
-            stream = asyncio.create_task(client.stream(900, heard))
+            before, result = engine.sent.count, StreamResult()
+            stream = asyncio.create_task(client.stream(900, result))
             tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
-            await engine.sent.until(before + 1 + _MANY)
+            await engine.sent.wait_until_sent(before + 1 + _MANY)
             engine.resume()
-            await heard.begun.wait()
+            await result.begun.wait()
             engine.stop()
             await _everything_read()
             if not any(task.done() for task in (stream, *tasks)):
@@ -279,7 +286,7 @@ async def _stopped_at_work(client: Client) -> "tuple[asyncio.Task[Heard], Asked]
 
 
 async def _everything_read() -> None:
-    """Let all tasks go on until they wait for an engine that is stopped.
+    """Let all tasks run until they wait for the stopped engine.
 
     Rounds of the loop are counted, not seconds: each reads whatever has arrived.
     """
@@ -287,16 +294,18 @@ async def _everything_read() -> None:
         await asyncio.sleep(0)
 
 
-async def _held(client: Client) -> "tuple[asyncio.Task[Heard], Asked]":
-    """A stream and other requests before a paused engine, where nothing is too late."""
+async def _queue_on_paused_engine(
+    client: Client,
+) -> "tuple[asyncio.Task[StreamResult], CompletionTasks]":
+    """Send a stream and other requests to a paused engine, where all of them wait."""
     stream = asyncio.create_task(client.stream(900))
     tasks = [asyncio.create_task(client.ask(900)) for _ in range(_MANY)]
-    await _loaded(client, 1 + _MANY)
+    await _wait_for_load(client, 1 + _MANY)
     return stream, tasks
 
 
-async def _loaded(client: Client, requests: int) -> int:
-    """Wait until so many requests have arrived."""
+async def _wait_for_load(client: Client, requests: int) -> int:
+    """Wait until `requests` requests have arrived."""
     load = 0
     async with asyncio.timeout(DEADLINE_SECONDS):
         while load < requests:
@@ -305,24 +314,24 @@ async def _loaded(client: Client, requests: int) -> int:
 
 
 async def _served(late: "asyncio.Task[int]") -> bool:
-    """Whether the late request was: a real engine refuses it when it ends, or forgets it."""
+    """Return whether the late request was served: vLLM refuses it at its end, or drops it."""
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_CLIENT_TIMEOUT_SECONDS):
             return await late == 200
     except (TimeoutError, httpx.TransportError):
         return False
 
 
 async def _refused(client: Client) -> int:
-    """The status of the first request that is taken no more."""
+    """Send requests until one is refused, and return its status."""
     async with asyncio.timeout(DEADLINE_SECONDS):
         while (answer := await client.ask(1)).status_code == 200:
             pass
     return answer.status_code
 
 
-def _kill_engine_process(engine: Running) -> None:
-    """As the kernel does when memory runs out."""
+def _kill_engine_process(engine: EngineProcess) -> None:
+    """Kill the engine process, as the kernel does when memory runs out."""
     for number in members(engine.process.pid):
         with open(f"/proc/{number}/cmdline", "rb") as read:  # noqa: PTH123
             if b"EngineCore" in read.read():

@@ -3,22 +3,26 @@ from pathlib import Path
 import pytest
 
 from tessera_lab.sim.launch.engine_config import VERSION
-from tests.conformance import adapter, comparison, engines, recording, scenarios, talk
+from tests.conformance import adapter, comparison, engines, observation, recording, scenarios
 from tests.conformance.configurations import CONFIGURATIONS, Configuration
 
 
-@pytest.mark.parametrize("given", CONFIGURATIONS, ids=lambda given: given.name)
+@pytest.mark.parametrize(
+    "configuration", CONFIGURATIONS, ids=lambda configuration: configuration.name
+)
 async def test_the_simulator_does_what_a_real_engine_was_recorded_to_do(
-    given: Configuration, tmp_path: Path
+    configuration: Configuration, tmp_path: Path
 ) -> None:
     lora = str(adapter.make(tmp_path / "lora"))
-    async with engines.running(engines.simulator(), "tiny", given, tmp_path) as engine:
-        seen = await talk.observe(engine, given, lora)
-        seen |= await scenarios.play(engine, given)
-    got = comparison.compare(recording.recorded(given), seen, comparison.reasons())
-    print(f"{given.name}, recorded {recording.version()} and simulator: {got}")
-    assert not got.unexplained, "\n".join(got.unexplained)
-    assert not got.stale
+    async with engines.running(engines.simulator(), "tiny", configuration, tmp_path) as engine:
+        seen = await observation.observe(engine, configuration, lora)
+        seen |= await scenarios.play(engine, configuration)
+    differences = comparison.compare(
+        recording.recorded_facts(configuration), seen, comparison.reasons()
+    )
+    print(f"{configuration.name}, recorded {recording.version()} and simulator: {differences}")
+    assert not differences.unexplained, "\n".join(differences.unexplained)
+    assert not differences.stale
 
 
 def test_the_recording_is_of_the_simulated_version() -> None:
@@ -26,7 +30,9 @@ def test_the_recording_is_of_the_simulated_version() -> None:
 
 
 def test_every_difference_names_a_case_and_its_reason() -> None:
-    known = {name for given in CONFIGURATIONS for name in recording.recorded(given)}
+    known = {
+        name for configuration in CONFIGURATIONS for name in recording.recorded_facts(configuration)
+    }
     reasons = comparison.reasons()
     assert reasons.keys() <= known
     assert all(len(reason.split()) > 5 for reason in reasons.values())
