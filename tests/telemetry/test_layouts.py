@@ -1,4 +1,4 @@
-"""What the operator says of layouts."""
+"""The metrics of layouts."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -31,23 +31,24 @@ def a_unit(node: str = "n", phase: Phase = "Draining", attempt: int = 1) -> Unit
     return Unit(node=node, gpus=(0,), phase=phase, since=NOW, attempt=attempt)
 
 
-def a_laid_pool(
+def a_pool_layout(
     *units: Unit,
     reason: LayoutReady = LayoutReady.REPARTITIONING,
-    doomed: frozenset[Ref] = frozenset(),
+    displaced: frozenset[Ref] = frozenset(),
 ) -> PoolLayoutState:
-    """Two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
+    """Build a pool of two GPUs at 2 USD: 7x 1g.10gb with one in use, and 3g.40gb."""
     price = Price.model_validate({"from": "2026-01-01", "perGPUHour": "2"})
     spec = AcceleratorPoolSpec(node_selector={"a": "b"}, prices=(price,), mig=Mig(backend="Agent"))
     layouts = (a_gpu("0", *(f"1g.10gb@{at}" for at in range(7))), a_gpu("1", "3g.40gb@4"))
-    cards = [
+    gpus = [
         MigGpu(
-            index=index, instances=tuple(GpuInstance(placement=one.placement) for one in gpu.slices)
+            index=index,
+            instances=tuple(GpuInstance(placement=gpu_slice.placement) for gpu_slice in gpu.slices),
         )
         for index, gpu in enumerate(layouts)
     ]
-    occupied = GpuInstance(placement=cards[0].instances[0].placement, holders=(CHAT,))
-    first = MigGpu(index=0, instances=(occupied, *cards[0].instances[1:]))
+    occupied = GpuInstance(placement=gpus[0].instances[0].placement, holders=(CHAT,))
+    first = MigGpu(index=0, instances=(occupied, *gpus[0].instances[1:]))
     plan = MigPlan(
         name="p",
         at=NOW,
@@ -66,33 +67,31 @@ def a_laid_pool(
             price=price,
         ),
         nodes=(
-            MigNode(
-                name="n", gpu_model=A100, ready=True, gpus=(first, cards[1]), reports_pods=True
-            ),
+            MigNode(name="n", gpu_model=A100, ready=True, gpus=(first, gpus[1]), reports_pods=True),
         ),
         actions=PoolActions(
             verdict=StatusVerdict(reason, ""),
             status=MigStatus(target=plan, units=units),
-            displaced=doomed,
+            displaced=displaced,
         ),
     )
 
 
-def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
-    """Name -> labels but that of the pool -> value."""
-    found: dict[str, dict[tuple[str, ...], float]] = {}
+def scrape(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return values by metric and by labels, except that of the pool."""
+    series: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(telemetry.exposition().decode()):
         for sample in family.samples:
             labels = sample.labels
             if labels.pop("pool", "") == "a100":
-                found.setdefault(sample.name, {})[tuple(labels.values())] = sample.value
-    return found
+                series.setdefault(sample.name, {})[tuple(labels.values())] = sample.value
+    return series
 
 
 def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     telemetry = Telemetry()
-    telemetry.record_layouts([a_laid_pool(a_unit(), doomed=frozenset({CHAT}))], ())
-    got = scraped(telemetry)
+    telemetry.record_layouts([a_pool_layout(a_unit(), displaced=frozenset({CHAT}))], ())
+    got = scrape(telemetry)
     assert got["tessera_slices"] == {
         ("1g.10gb", "displaced"): 1,
         ("1g.10gb", "idle"): 6,
@@ -106,18 +105,18 @@ def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     assert got["tessera_pool_layout_ready"] == {("Repartitioning",): 0}
 
 
-def test_a_pool_that_is_as_planned_is_1_and_one_that_is_gone_is_no_more() -> None:
+def test_a_pool_that_is_as_planned_is_1_and_a_deleted_one_has_no_series() -> None:
     telemetry = Telemetry()
-    telemetry.record_layouts([a_laid_pool(reason=LayoutReady.AS_PLANNED)], ())
-    assert scraped(telemetry)["tessera_pool_layout_ready"] == {("AsPlanned",): 1}
+    telemetry.record_layouts([a_pool_layout(reason=LayoutReady.AS_PLANNED)], ())
+    assert scrape(telemetry)["tessera_pool_layout_ready"] == {("AsPlanned",): 1}
     telemetry.record_layouts([], ())
-    assert scraped(telemetry) == {}
+    assert scrape(telemetry) == {}
 
 
 def test_repartitions_are_counted_once_when_they_end() -> None:
     telemetry = Telemetry()
     applying = a_unit(phase="Partitioning")
-    turns = [
+    cycles = [
         (a_unit(), a_unit("m")),
         (applying, a_unit("m")),
         (a_unit(phase="Partitioning", attempt=2),),
@@ -125,9 +124,9 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
         (),
         (),
     ]
-    for units in turns:
-        telemetry.record_layouts([a_laid_pool(*units)], ())
-    assert scraped(telemetry)["tessera_repartitions_total"] == {
+    for units in cycles:
+        telemetry.record_layouts([a_pool_layout(*units)], ())
+    assert scrape(telemetry)["tessera_repartitions_total"] == {
         ("Agent", "succeeded"): 1,
         ("Agent", "failed"): 1,
         ("Agent", "canceled"): 1,

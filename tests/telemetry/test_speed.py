@@ -1,4 +1,4 @@
-"""What the operator exports of speeds."""
+"""The metrics of speeds."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,30 +22,32 @@ CHAT = Ref("team-a", "chat")
 
 
 def outcome(*readings: SpeedReading, when: float = 0) -> ReconcileOutcome:
-    told = readings_of(PODS, speeds={CHAT: readings}, speeds_at=at(when))
-    snapshot = a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),), readings=told)
+    observed_readings = readings_of(PODS, speeds={CHAT: readings}, speeds_at=at(when))
+    snapshot = a_snapshot(
+        a_service(), pods=PODS, workloads=(a_workload(2),), readings=observed_readings
+    )
     return ReconcileOutcome(
         snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0
     )
 
 
-def scraped(telemetry: Telemetry) -> dict[str, float]:
-    """`metric` or `metric kind` -> value, of the service's speeds."""
-    found = {}
+def scrape(telemetry: Telemetry) -> dict[str, float]:
+    """Return the values of the service's speeds by `metric` or `metric kind`."""
+    values = {}
     for family in text_string_to_metric_families(telemetry.exposition().decode()):
         for sample in family.samples:
             name = sample.name.removeprefix("tessera_service_")
-            found[f"{name} {sample.labels.get('kind', '')}".strip()] = sample.value
-    return found
+            values[f"{name} {sample.labels.get('kind', '')}".strip()] = sample.value
+    return values
 
 
-def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
+def test_both_speeds_prices_and_caches_are_exported_side_by_side() -> None:
     telemetry = Telemetry()
     measured = a_speed_reading(
         tokens_per_second=360.0, flops_per_second=4.0444e12, median_itl_seconds=0.015
     )
     telemetry.record_reconcile(outcome(measured), 0.1, 0.1)
-    got = scraped(telemetry)
+    got = scrape(telemetry)
     assert got["output_tokens_per_second measured"] == 360
     assert got["output_tokens_per_second predicted"] > 360
     assert got["itl_seconds measured"] == 0.012
@@ -59,23 +61,23 @@ def test_both_speeds_prices_and_caches_are_told_side_by_side() -> None:
     assert 0 < got["peak_bytes_per_second"] < got["peak_flops"]
 
 
-def test_without_readings_only_predictions_are_told() -> None:
+def test_without_readings_only_predictions_are_exported() -> None:
     telemetry = Telemetry()
     telemetry.record_reconcile(outcome(), 0.1, 0.1)
-    got = scraped(telemetry)
+    got = scrape(telemetry)
     assert "output_tokens_per_second predicted" in got
     assert "peak_flops" in got
     assert not any(name.endswith(" measured") for name in got)
     assert "mfu" not in got
 
 
-def test_what_a_later_reading_says_is_told_though_nothing_is_decided_by_it() -> None:
+def test_a_later_reading_is_exported_though_nothing_is_decided_by_it() -> None:
     telemetry = Telemetry()
     telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1, 0.1)
-    assert scraped(telemetry)["output_tokens_per_second measured"] == 100
+    assert scrape(telemetry)["output_tokens_per_second measured"] == 100
     telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1, 0.1)
-    assert scraped(telemetry)["output_tokens_per_second measured"] == 101
+    assert scrape(telemetry)["output_tokens_per_second measured"] == 101
 
 
-def test_before_the_first_turn_nothing_is_told_of_services() -> None:
-    assert not any(name.startswith("mfu") for name in scraped(Telemetry()))
+def test_before_the_first_cycle_nothing_is_exported_of_services() -> None:
+    assert not any(name.startswith("mfu") for name in scrape(Telemetry()))

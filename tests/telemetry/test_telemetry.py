@@ -1,4 +1,4 @@
-"""What the operator says of the bill."""
+"""The metrics of the bill."""
 
 from datetime import timedelta
 
@@ -22,27 +22,27 @@ CHAT = CostLine(
 COLD = CostLine(currency="USD", pool="a100", profile="1g.10gb", state=CostState.COLD_IDLE)
 
 
-def scraped(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
-    """What a scrape sees of the bill: name -> tenant, service and state -> value."""
-    found: dict[str, dict[tuple[str, ...], float]] = {}
+def scrape(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return the values of the bill by metric and by tenant, service and state."""
+    series: dict[str, dict[tuple[str, ...], float]] = {}
     text = telemetry.exposition().decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.startswith("tessera_cost"):
                 key = tuple(sample.labels.get(name, "") for name in ("tenant", "service", "state"))
-                found.setdefault(sample.name, {})[key] = sample.value
-    return found
+                series.setdefault(sample.name, {})[key] = sample.value
+    return series
 
 
 def test_without_a_bill_there_are_no_series() -> None:
-    assert scraped(Telemetry()) == {}
+    assert scrape(Telemetry()) == {}
 
 
 def test_the_bill_is_exported_with_its_time() -> None:
     telemetry = Telemetry()
     lines = {CHAT: dollars("1.5"), COLD: dollars("0.000000001")}
     telemetry.record_bill(Bill(since=NOW, as_of=at(5.000137), lines=lines), {"team-a": "acme"})
-    assert scraped(telemetry) == {
+    assert scrape(telemetry) == {
         "tessera_cost_nanos_total": {
             ("acme", "chat", "serving"): 1_500_000_000,
             ("", "", "coldIdle"): 1,
@@ -57,19 +57,19 @@ def test_the_bill_is_exported_with_its_time() -> None:
 def test_both_counters_of_cost_agree(serving: int, idle: int) -> None:
     telemetry = Telemetry()
     telemetry.record_bill(Bill(since=NOW, as_of=NOW, lines={CHAT: serving, COLD: idle}), {})
-    figures = scraped(telemetry)
+    figures = scrape(telemetry)
     nanos, cost = figures["tessera_cost_nanos_total"], figures["tessera_cost_total"]
     assert cost == {key: pytest.approx(value / 1e9) for key, value in nanos.items()}
 
 
 def test_what_was_spent_stays_with_the_tenant_of_then() -> None:
     telemetry = Telemetry()
-    for turn, (total, tenants) in enumerate(
+    for cycle, (total, tenants) in enumerate(
         [(10, {"team-a": "acme"}), (15, {"team-a": "globex"}), (18, {}), (18, {"team-a": "late"})]
     ):
-        bill = Bill(since=NOW, as_of=NOW + turn * timedelta(seconds=5), lines={CHAT: total})
+        bill = Bill(since=NOW, as_of=NOW + cycle * timedelta(seconds=5), lines={CHAT: total})
         telemetry.record_bill(bill, tenants)
-    assert scraped(telemetry)["tessera_cost_nanos_total"] == {
+    assert scrape(telemetry)["tessera_cost_nanos_total"] == {
         ("acme", "chat", "serving"): 10,
         ("globex", "chat", "serving"): 5,
         ("", "chat", "serving"): 3,

@@ -45,7 +45,7 @@ CAPTURED_KEYS: dict[str, list[str]] = json.loads(
 
 
 @dataclass(kw_only=True)
-class Running:
+class SimulatedEngine:
     """One engine and a client for it."""
 
     url: str
@@ -80,7 +80,7 @@ class Running:
                 samples[" ".join([sample.name.removeprefix("vllm:"), *own])] = sample.value
         return samples
 
-    async def until(self, **wanted: float) -> None:
+    async def wait_for_metrics(self, **wanted: float) -> None:
         """Wait until these metrics have these values."""
         seen: dict[str, float] = {}
 
@@ -93,7 +93,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
+async def running(*argv: str, **env: str) -> AsyncIterator[SimulatedEngine]:
     """Run an engine from its open port to its end; by default a tiny and fast one."""
     stop, port = asyncio.Event(), free_port()
     arguments = [*(argv or (MODEL,)), "--port", str(port)]
@@ -103,7 +103,7 @@ async def running(*argv: str, **env: str) -> AsyncIterator[Running]:
     process = asyncio.create_task(_exit_of(arguments, environment, stop))
     url = f"http://127.0.0.1:{port}"
     async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_SECONDS) as http:
-        engine = Running(url=url, http=http, process=process, stop=stop)
+        engine = SimulatedEngine(url=url, http=http, process=process, stop=stop)
         try:
             await eventually(lambda: _answers(engine), lambda: "an open port")
             yield engine
@@ -147,7 +147,7 @@ async def _exit_of(
     return None
 
 
-async def _answers(engine: Running) -> bool:
+async def _answers(engine: SimulatedEngine) -> bool:
     if engine.process.done():
         raise AssertionError(f"the engine ended: {engine.process.result()}")
     try:

@@ -25,7 +25,7 @@ async def test_several_answers_of_several_prompts_come_in_order_and_count_prompt
     assert seen["request_params_n_sum"] == 4 * 2 + 1
 
 
-async def test_streamed_answers_are_told_apart_by_their_index() -> None:
+async def test_streamed_answers_are_distinguished_by_their_index() -> None:
     asked = {"messages": HI, "n": 3, "max_tokens": 5}
     async with running() as engine:
         whole = (await engine.post("/v1/chat/completions", **asked)).json()

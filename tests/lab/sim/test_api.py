@@ -1,7 +1,7 @@
 import pytest
 from openai import AsyncOpenAI
 
-from tests.lab.sim.running import CAPTURED_KEYS, MODEL, Running, keys, running
+from tests.lab.sim.running import CAPTURED_KEYS, MODEL, SimulatedEngine, keys, running
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -96,7 +96,7 @@ async def test_continuous_usage_counts_up_from_the_opening_chunk() -> None:
     assert [chunk["usage"]["completion_tokens"] for chunk in chunks[:-1]] == [0, 1, 2, 3, 3]
 
 
-async def test_without_being_asked_a_stream_tells_no_usage_unless_the_server_is_forced() -> None:
+async def test_a_stream_has_usage_only_on_request_or_when_the_server_is_forced() -> None:
     async with running() as engine:
         plain = await engine.stream("/v1/completions", prompt="a", max_tokens=3)
     async with running("--enable-force-include-usage") as engine:
@@ -105,7 +105,7 @@ async def test_without_being_asked_a_stream_tells_no_usage_unless_the_server_is_
     assert forced[-2]["usage"]["completion_tokens"] == 3
 
 
-async def _answer(engine: Running, **body: object) -> tuple[str, str, int]:
+async def _answer(engine: SimulatedEngine, **body: object) -> tuple[str, str, int]:
     """Text, finish reason and tokens."""
     got = (await engine.post("/v1/completions", prompt="hello", **body)).json()
     choice = got["choices"][0]

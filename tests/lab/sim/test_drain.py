@@ -6,42 +6,49 @@ import pytest
 
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.main import serve
-from tests.lab.sim.running import DEADLINE_SECONDS, SHAPE, SLOW, Running, eventually, running
+from tests.lab.sim.running import (
+    DEADLINE_SECONDS,
+    SHAPE,
+    SLOW,
+    SimulatedEngine,
+    eventually,
+    running,
+)
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 ASKED = [{"role": "user", "content": "go on"}]
-SEATS = ("--max-num-seqs", "2")
+TWO_SEQUENCES = ("--max-num-seqs", "2")
 
-# Metrics by which others judge an engine.
-STANDING = ("iteration_tokens_total_count", "num_requests_running", "num_requests_waiting")
+# Metrics by which the operator judges an engine.
+LOAD_METRICS = ("iteration_tokens_total_count", "num_requests_running", "num_requests_waiting")
 
 Streams = list["asyncio.Task[list[Any]]"]
 
 
-async def _busy(engine: Running, **body: Any) -> Streams:
-    """Two streams that have had a token, and three that wait."""
+async def _start_streams(engine: SimulatedEngine, **body: Any) -> Streams:
+    """Start two streams that have a token, and three that wait."""
     wanted = {**LONG, **body}
     tasks = [asyncio.create_task(engine.stream("/v1/completions", **wanted)) for _ in range(5)]
-    await engine.until(
+    await engine.wait_for_metrics(
         num_requests_running=2, num_requests_waiting=3, time_to_first_token_seconds_count=2
     )
     return tasks
 
 
-async def _ended(engine: Running) -> None:
+async def _wait_for_exit(engine: SimulatedEngine) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         await engine.process
 
 
 async def test_without_a_timeout_running_streams_end_aborted_and_waiting_ones_empty() -> None:
-    async with running(*SLOW, *SEATS) as engine:
-        tasks = await _busy(engine)
+    async with running(*SLOW, *TWO_SEQUENCES) as engine:
+        tasks = await _start_streams(engine)
         engine.stop.set()
         streams = await asyncio.gather(*tasks)
-        await _ended(engine)
-    heard = sorted(streams, key=len)
-    assert heard[:3] == [["[DONE]"]] * 3
-    for events in heard[3:]:
+        await _wait_for_exit(engine)
+    sorted_streams = sorted(streams, key=len)
+    assert sorted_streams[:3] == [["[DONE]"]] * 3
+    for events in sorted_streams[3:]:
         assert events[-2]["choices"][0]["finish_reason"] == "abort"
         assert events[-1] == "[DONE]"
 
@@ -49,15 +56,15 @@ async def test_without_a_timeout_running_streams_end_aborted_and_waiting_ones_em
 async def test_an_answer_that_is_no_stream_ends_aborted_as_well() -> None:
     async with running(*SLOW) as engine:
         task = asyncio.create_task(engine.post("/v1/chat/completions", messages=ASKED, **LONG))
-        await engine.until(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=1)
         engine.stop.set()
         got = (await task).json()
     assert got["choices"][0]["finish_reason"] == "abort"
 
 
 async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:
-    async with running(*SEATS, "--shutdown-timeout", "20") as engine:
-        tasks = await _busy(engine, max_tokens=800)
+    async with running(*TWO_SEQUENCES, "--shutdown-timeout", "20") as engine:
+        tasks = await _start_streams(engine, max_tokens=800)
         engine.stop.set()
         late = asyncio.create_task(engine.post("/v1/completions", prompt="a", max_tokens=1))
         health = await engine.http.get("/health")
@@ -65,19 +72,19 @@ async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:
         assert not late.done()
         streams = await asyncio.gather(*tasks)
         refused = await late
-        await _ended(engine)
+        await _wait_for_exit(engine)
     assert [len(events) for events in streams] == [801] * 5
     assert refused.status_code == 500
     assert refused.json()["error"]["message"] == "cannot schedule new futures after shutdown"
     assert health.status_code == 200
 
 
-async def test_at_the_deadline_connections_are_cut() -> None:
-    async with running(*SLOW, *SEATS, "--shutdown-timeout", "1") as engine:
-        tasks = await _busy(engine)
+async def test_at_the_deadline_connections_are_closed() -> None:
+    async with running(*SLOW, *TWO_SEQUENCES, "--shutdown-timeout", "1") as engine:
+        tasks = await _start_streams(engine)
         engine.stop.set()
         streams = await asyncio.gather(*tasks, return_exceptions=True)
-        await _ended(engine)
+        await _wait_for_exit(engine)
     assert all(isinstance(end, httpx.RemoteProtocolError | httpx.ReadError) for end in streams)
 
 
@@ -85,26 +92,26 @@ async def test_an_idle_engine_ends_at_once_whatever_the_timeout() -> None:
     async with running("--shutdown-timeout", "3600") as engine:
         await engine.http.get("/health")
         engine.stop.set()
-        await _ended(engine)
+        await _wait_for_exit(engine)
         with pytest.raises(httpx.ConnectError):
             await engine.http.get("/health")
 
 
-async def test_a_client_that_goes_away_takes_its_request_out_of_the_engine() -> None:
+async def test_a_client_that_disconnects_takes_its_request_out_of_the_engine() -> None:
     async with running(*SLOW) as engine:
         async with engine.http.stream("POST", "/v1/completions", json={**LONG, "stream": True}):
-            await engine.until(num_requests_running=1)
-        await engine.until(num_requests_running=0)
+            await engine.wait_for_metrics(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=0)
         waits = asyncio.create_task(engine.post("/v1/completions", **LONG))
-        await engine.until(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=1)
         waits.cancel()
-        await engine.until(num_requests_running=0, kv_cache_usage_perc=0)
+        await engine.wait_for_metrics(num_requests_running=0, kv_cache_usage_perc=0)
 
 
 async def test_a_cancelled_engine_leaves_no_task_and_no_port_behind() -> None:
     before = asyncio.all_tasks()
-    async with running(*SLOW, *SEATS) as engine:
-        tasks = await _busy(engine)
+    async with running(*SLOW, *TWO_SEQUENCES) as engine:
+        tasks = await _start_streams(engine)
         engine.process.cancel()
         await asyncio.gather(*tasks, engine.process, return_exceptions=True)
         with pytest.raises(httpx.ConnectError):
@@ -151,7 +158,7 @@ async def test_a_port_that_is_taken_ends_the_second_engine() -> None:
 async def test_a_frozen_engine_looks_healthy_while_its_requests_hang() -> None:
     async with running(*SLOW, "--enable-server-load-tracking", "--shutdown-timeout", "1") as engine:
         first = asyncio.create_task(engine.stream("/v1/completions", **LONG))
-        await engine.until(num_requests_running=1, time_to_first_token_seconds_count=1)
+        await engine.wait_for_metrics(num_requests_running=1, time_to_first_token_seconds_count=1)
         await engine.post("/sim/freeze")
         before = await engine.metrics()
         later = asyncio.create_task(engine.stream("/v1/completions", **LONG))
@@ -162,10 +169,10 @@ async def test_a_frozen_engine_looks_healthy_while_its_requests_hang() -> None:
         await eventually(both, lambda: "two requests in flight")
         assert (await engine.http.get("/health")).status_code == 200
         after = await engine.metrics()
-        vllm = [name for name in before if name.split()[0] in STANDING]
+        vllm = [name for name in before if name.split()[0] in LOAD_METRICS]
         assert {name: after[name] for name in vllm} == {name: before[name] for name in vllm}
         assert after["num_requests_waiting"] == 0
         engine.stop.set()
-        await _ended(engine)
+        await _wait_for_exit(engine)
         ends = await asyncio.gather(first, later, return_exceptions=True)
     assert all(isinstance(end, httpx.HTTPError) for end in ends)

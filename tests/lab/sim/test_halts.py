@@ -1,8 +1,8 @@
-"""An engine that stands: paused, asleep, stalled, dead."""
+"""An engine that does not run: paused, asleep, stalled, dead."""
 
 import asyncio
 
-from tests.lab.sim.running import DEADLINE_SECONDS, SLOW, Running, eventually, running
+from tests.lab.sim.running import DEADLINE_SECONDS, SLOW, SimulatedEngine, eventually, running
 
 DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 TRACKED = "--enable-server-load-tracking"
@@ -12,7 +12,7 @@ VISIBLE = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 
 
-async def _under_way(engine: Running, requests: int) -> None:
+async def _wait_for_load(engine: SimulatedEngine, requests: int) -> None:
     async def reached() -> bool:
         return bool((await engine.http.get("/load")).json()["server_load"] == requests)
 
@@ -29,7 +29,7 @@ async def test_a_sleeping_engine_holds_requests_unseen_until_it_wakes() -> None:
     async with running(TRACKED, **DEVELOPMENT) as engine:
         await engine.post("/sleep?level=2")
         task = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _under_way(engine, 1)
+        await _wait_for_load(engine, 1)
         seen = await engine.metrics()
         half = (await engine.post("/wake_up?tags=weights")).json()["status"]
         asleep = (await engine.http.get("/is_sleeping")).json()
@@ -58,29 +58,29 @@ async def test_sleep_empties_the_prefix_cache() -> None:
     assert cached == [96, 0, 0]
 
 
-async def test_a_pause_waits_for_those_who_run_and_holds_those_who_come() -> None:
+async def test_a_pause_waits_for_running_requests_and_queues_new_ones() -> None:
     async with running(*SLOW, TRACKED, **DEVELOPMENT) as engine:
         first = asyncio.create_task(engine.post("/v1/completions", **VISIBLE))
-        await engine.until(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=1)
         pause = asyncio.create_task(engine.post("/pause?mode=wait"))
         assert (await first).json()["usage"]["completion_tokens"] == VISIBLE["max_tokens"]
         await pause
         second = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _under_way(engine, 1)
+        await _wait_for_load(engine, 1)
         waits = not second.done()
         await engine.post("/resume")
         assert (await second).status_code == 200
     assert waits
 
 
-async def test_a_frozen_engine_goes_on_where_it_was_once_it_thaws() -> None:
+async def test_a_frozen_engine_continues_once_it_thaws() -> None:
     async with running(*SLOW, TRACKED) as engine:
         first = asyncio.create_task(engine.stream("/v1/completions", **VISIBLE))
-        await engine.until(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=1)
         await engine.post("/sim/freeze")
         before = await engine.metrics()
         late = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _under_way(engine, 2)
+        await _wait_for_load(engine, 2)
         during = await engine.metrics()
         await engine.post("/sim/thaw")
         events = await first
@@ -106,17 +106,17 @@ async def test_a_stall_needs_its_seconds() -> None:
     assert "number of seconds" in got.json()["error"]["message"]
 
 
-async def test_a_dead_engine_tells_its_streams_answers_503_and_ends() -> None:
+async def test_a_dead_engine_ends_its_streams_with_an_error_answers_503_and_exits() -> None:
     async with running(*SLOW) as engine:
         stream = asyncio.create_task(engine.stream("/v1/completions", **LONG))
         plain = asyncio.create_task(engine.post("/v1/completions", **LONG))
-        await engine.until(num_requests_running=2)
+        await engine.wait_for_metrics(num_requests_running=2)
         await engine.post("/sim/crash")
         health = (await engine.http.get("/health")).status_code
         events, failed = await stream, await plain
         async with asyncio.timeout(DEADLINE_SECONDS):
-            ended = await engine.process
-    assert ended is not None
-    assert (health, failed.status_code, ended.code) == (503, 500, 0)
+            engine_exit = await engine.process
+    assert engine_exit is not None
+    assert (health, failed.status_code, engine_exit.code) == (503, 500, 0)
     assert "error" in events[-2]
     assert events[-1] == "[DONE]"

@@ -29,10 +29,10 @@ def launch(*argv: str, device: str = A100, **env: str) -> EngineConfig:
 
 
 def test_the_environment_names_the_hardware() -> None:
-    one = launch(MEDIUM, "--max-model-len", "4096", device=f"{A100}/3g.40gb")
-    two = launch(MEDIUM, "-tp", "2", device=H100, TESSERA_SIM_DEVICES="8")
-    assert (one.hardware.profile, one.hardware.devices) == ("3g.40gb", 1)
-    assert (two.hardware.product, two.hardware.devices) == (H100, 2)
+    slice_config = launch(MEDIUM, "--max-model-len", "4096", device=f"{A100}/3g.40gb")
+    gpu_config = launch(MEDIUM, "-tp", "2", device=H100, TESSERA_SIM_DEVICES="8")
+    assert (slice_config.hardware.profile, slice_config.hardware.devices) == ("3g.40gb", 1)
+    assert (gpu_config.hardware.product, gpu_config.hardware.devices) == (H100, 2)
     assert load_config([MEDIUM], {}).hardware.product == A100
 
 
@@ -79,7 +79,7 @@ def test_the_model_length_is_the_models_own_or_what_fits() -> None:
     assert fitted.limits.max_model_len == fitted.kv_cache.tokens - 16
 
 
-def test_a_folder_tells_its_models_shape(tmp_path: Path) -> None:
+def test_the_shape_of_a_model_is_read_from_its_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     shape = launch(str(tmp_path)).shape
     assert shape.parameters == pytest.approx(8.03e9, rel=0.001)
@@ -93,14 +93,14 @@ def test_the_index_of_the_weights_counts_better_than_the_configuration(tmp_path:
     assert launch(str(tmp_path)).shape.parameters == 10_000_000
 
 
-def test_a_model_that_nobody_described_gets_a_small_shape_and_a_warning(
+def test_an_unknown_model_gets_a_small_shape_and_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert launch("nobody/knows").shape.parameters == pytest.approx(1.2e9, rel=0.1)
     assert "nobody/knows" in caplog.text
 
 
-def test_eight_bit_weights_leave_more_room_and_read_faster() -> None:
+def test_eight_bit_weights_leave_more_memory_and_read_faster() -> None:
     plain, quantised = launch(MEDIUM), launch(MEDIUM, "--quantization", "fp8")
     assert quantised.kv_cache.blocks > plain.kv_cache.blocks
     # The output layer keeps its 16 bits.
@@ -139,12 +139,12 @@ def test_what_an_engine_would_not_start_with_exits_and_says_why(
     assert end.value.code == code
 
 
-def test_a_measured_speed_takes_the_place_of_the_predicted_one() -> None:
+def test_a_measured_speed_replaces_the_predicted_one() -> None:
     got = launch(MEDIUM, TESSERA_SIM_SPEED='{"kvToken": 1e-6, "fixed": 0.004, "sequence": 0}')
     assert got.speed.seconds(decoding=3, kv_tokens=1000) == pytest.approx(0.005)
-    again = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(got.speed))
-    assert again.speed == got.speed
-    assert again.kv_cache == got.kv_cache == launch(MEDIUM).kv_cache
+    reloaded = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(got.speed))
+    assert reloaded.speed == got.speed
+    assert reloaded.kv_cache == got.kv_cache == launch(MEDIUM).kv_cache
 
 
 @pytest.mark.parametrize(

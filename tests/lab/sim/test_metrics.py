@@ -3,14 +3,14 @@ import asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.vllm.facts import Metric
-from tests.lab.sim.running import FACTS, SLOW, Running, running
+from tests.lab.sim.running import FACTS, SLOW, SimulatedEngine, running
 
 # A histogram with the name of a counter.
 ODD = {"vllm:iteration_tokens_total"}
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True, "stream": True}
 
 
-async def _shown(engine: Running) -> dict[str, Metric]:
+async def _exported_metrics(engine: SimulatedEngine) -> dict[str, Metric]:
     """The engine's own metrics in the terms of the fact table."""
     answer = await engine.http.get("/metrics")
     metrics = {}
@@ -31,7 +31,7 @@ async def _shown(engine: Running) -> dict[str, Metric]:
 
 async def test_metrics_have_the_names_types_labels_and_buckets_of_a_default_server() -> None:
     async with running() as engine:
-        shown = await _shown(engine)
+        shown = await _exported_metrics(engine)
     created = {name for name in shown if name.endswith("_created")}
     counted = {name for name, metric in shown.items() if metric.type in ("counter", "histogram")}
     assert created == {f"{name.removesuffix('_total')}_created" for name in counted - ODD} | {
@@ -46,7 +46,7 @@ async def test_metrics_have_the_names_types_labels_and_buckets_of_a_default_serv
 
 async def test_without_log_stats_the_engine_shows_no_metric_at_all() -> None:
     async with running("--disable-log-stats") as engine:
-        assert await _shown(engine) == {}
+        assert await _exported_metrics(engine) == {}
 
 
 async def test_counters_and_histograms_follow_the_requests() -> None:
@@ -82,15 +82,15 @@ async def test_counters_and_histograms_follow_the_requests() -> None:
     assert abs(parts - seen["e2e_request_latency_seconds_sum"]) < 1e-6
 
 
-async def test_running_and_waiting_requests_are_told_apart_until_they_leave() -> None:
+async def test_running_and_waiting_requests_are_counted_apart_until_they_end() -> None:
     async with running(*SLOW, "--max-num-seqs", "2", "--enable-server-load-tracking") as engine:
         streams = [asyncio.create_task(engine.stream("/v1/completions", **LONG)) for _ in range(5)]
-        await engine.until(num_requests_running=2, num_requests_waiting=3)
+        await engine.wait_for_metrics(num_requests_running=2, num_requests_waiting=3)
         seen = await engine.metrics()
         load = (await engine.http.get("/load")).json()
         for stream in streams:
             stream.cancel()
-        await engine.until(num_requests_running=0, num_requests_waiting=0)
+        await engine.wait_for_metrics(num_requests_running=0, num_requests_waiting=0)
         left = await engine.metrics()
     assert seen["num_requests_waiting_by_reason capacity"] == 3
     assert 0 < seen["kv_cache_usage_perc"] < 0.01
@@ -101,7 +101,7 @@ async def test_running_and_waiting_requests_are_told_apart_until_they_leave() ->
 async def test_the_load_is_zero_unless_it_is_tracked() -> None:
     async with running(*SLOW) as engine:
         stream = asyncio.create_task(engine.stream("/v1/completions", **LONG))
-        await engine.until(num_requests_running=1)
+        await engine.wait_for_metrics(num_requests_running=1)
         load = (await engine.http.get("/load")).json()
         stream.cancel()
     assert load == {"server_load": 0}
@@ -128,7 +128,7 @@ async def test_work_is_counted_in_operations_and_bytes_when_asked() -> None:
     assert seen["estimated_write_bytes_per_gpu_total"] == 12 * token
 
 
-async def test_the_cache_configuration_tells_what_the_operator_planned() -> None:
+async def test_the_cache_configuration_has_what_the_operator_planned() -> None:
     async with running("--num-gpu-blocks-override", "400") as engine:
         answer = await engine.http.get("/metrics")
     [labels] = [

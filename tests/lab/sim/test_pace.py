@@ -25,7 +25,7 @@ def test_a_machine_that_is_too_slow_does_not_wait_and_says_how_far_it_is_behind(
     assert pace.max_late_seconds == pace.lost_seconds == pytest.approx(101 * 0.005)
 
 
-def test_after_a_rest_time_begins_anew() -> None:
+def test_after_a_pause_time_starts_again() -> None:
     pace = StepPacer()
     pace.begin_step(0.010, 0.0)
     pace.end_step(0.011)

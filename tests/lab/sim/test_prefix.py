@@ -1,4 +1,4 @@
-"""The prefix cache as a client and a scrape see it; with the figures of a real server."""
+"""The prefix cache in responses and metrics, with the figures of a real server."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ async def test_a_repeated_prompt_comes_from_the_cache_in_whole_blocks() -> None:
     assert [usage["prompt_tokens_details"] for usage in usages] == [_details(0), _details(384)]
 
 
-async def test_a_stream_tells_what_was_cached_in_its_last_chunk() -> None:
+async def test_a_stream_has_the_cached_tokens_in_its_last_chunk() -> None:
     asked = {"prompt": PROMPT, "max_tokens": 2, "stream_options": {"include_usage": True}}
     async with running(*LIKE_CPU) as engine:
         await engine.stream("/v1/completions", **asked)
@@ -34,7 +34,7 @@ async def test_a_stream_tells_what_was_cached_in_its_last_chunk() -> None:
     assert events[-2]["usage"]["prompt_tokens_details"] == {"cached_tokens": 384}
 
 
-async def test_metrics_tell_cached_from_computed_tokens() -> None:
+async def test_metrics_distinguish_cached_from_computed_tokens() -> None:
     async with running(*LIKE_CPU) as engine:
         for _ in range(2):
             await engine.post("/v1/completions", prompt=PROMPT, max_tokens=2)
@@ -79,7 +79,7 @@ async def test_messages_that_begin_alike_share_their_beginning() -> None:
 
 
 def test_equal_names_mean_equal_beginnings_and_not_only_equal_blocks() -> None:
-    one, other = text.prefix_hashes(["a", "b", "c"]), text.prefix_hashes(["a", "x", "c"])
-    assert one[0] == other[0]
-    assert set(one[1:]).isdisjoint(other[1:])
-    assert one == text.prefix_hashes(["a", "b", "c"])
+    first, second = text.prefix_hashes(["a", "b", "c"]), text.prefix_hashes(["a", "x", "c"])
+    assert first[0] == second[0]
+    assert set(first[1:]).isdisjoint(second[1:])
+    assert first == text.prefix_hashes(["a", "b", "c"])

@@ -15,7 +15,7 @@ async def _process(*argv: str) -> asyncio.subprocess.Process:
 
 
 async def _addresses(process: asyncio.subprocess.Process, count: int) -> list[str]:
-    """Of as many engines as have logged theirs, which they do once their port is open."""
+    """Return the addresses of `count` engines, which log them once their port is open."""
     addresses: list[str] = []
     assert process.stderr is not None
     while len(addresses) < count:

@@ -23,10 +23,10 @@ async def test_a_machine_that_falls_behind_says_by_how_much(
     news = asyncio.Event()
     stream = runner.submit(QueuedRequest(request, max_tokens=3), news, live=False)
     assert isinstance(stream, TokenStream)
-    stepping = asyncio.create_task(runner.run())
+    task = asyncio.create_task(runner.run())
     async with asyncio.timeout(DEADLINE_SECONDS):
         await news.wait()
-    stepping.cancel()
+    task.cancel()
     runner.log_speed()
     assert (stream.tokens, stream.reason) == (3, FinishReason.LENGTH)
     assert caplog.records[-1].levelname == "WARNING"

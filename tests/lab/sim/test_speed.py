@@ -19,10 +19,10 @@ INTER_TOKEN = timedelta(milliseconds=60)
 
 def _fit(product: str, profile: str) -> ReplicaFit:
     gpu = catalog.products()[product]
-    place = (
+    replica_hardware = (
         hardware.slice_hardware(gpu, profile) if profile else hardware.whole_gpu_hardware(gpu, 1)
     )
-    assert place is not None
+    assert replica_hardware is not None
     demand = Demand(
         shape=catalog.models()[MEDIUM],
         precision=None,
@@ -32,38 +32,42 @@ def _fit(product: str, profile: str) -> ReplicaFit:
         ttft=timedelta(seconds=2),
         inter_token=INTER_TOKEN,
     )
-    fit = sizing.size(demand, place)
+    fit = sizing.size(demand, replica_hardware)
     assert isinstance(fit, ReplicaFit)
     return fit
 
 
-def _launched(fit: ReplicaFit) -> EngineConfig:
-    """The engine as the planner would start it."""
-    place = fit.hardware
+def _config_of(fit: ReplicaFit) -> EngineConfig:
+    """Return the configuration with which the planner would start the engine."""
+    replica_hardware = fit.hardware
     argv = [
         MEDIUM,
         f"--max-model-len={fit.max_model_len}",
         f"--max-num-seqs={fit.limits.max_num_seqs}",
         f"--max-num-batched-tokens={fit.limits.max_num_batched_tokens}",
     ]
-    device = place.product if place.profile is None else f"{place.product}/{place.profile}"
+    device = (
+        replica_hardware.product
+        if replica_hardware.profile is None
+        else f"{replica_hardware.product}/{replica_hardware.profile}"
+    )
     return load_config(argv, {"TESSERA_SIM_DEVICE": device})
 
 
-PLACES = [
+HARDWARE = [
     ("NVIDIA-A100-SXM4-80GB", ""),
     ("NVIDIA-A100-SXM4-80GB", "3g.40gb"),
     ("NVIDIA-H100-80GB-HBM3", ""),
 ]
 
 
-@pytest.mark.parametrize(("product", "profile"), PLACES)
+@pytest.mark.parametrize(("product", "profile"), HARDWARE)
 @pytest.mark.parametrize("streams", [1, 8, 32])
 def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
     product: str, profile: str, streams: int
 ) -> None:
     fit = _fit(product, profile)
-    launch = _launched(fit)
+    launch = _config_of(fit)
     engine = EngineCore(launch.limits, launch.speed)
     for number in range(streams):
         engine.submit(EngineRequest(id=number, prompt_tokens=INPUT, output_tokens=OUTPUT))
@@ -74,18 +78,18 @@ def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
     assert got == pytest.approx(predicted, rel=0.01)
 
 
-@pytest.mark.parametrize(("product", "profile"), PLACES)
-def test_a_full_engine_gives_what_the_planner_promises(product: str, profile: str) -> None:
+@pytest.mark.parametrize(("product", "profile"), HARDWARE)
+def test_a_saturated_engine_gives_what_the_planner_predicts(product: str, profile: str) -> None:
     fit = _fit(product, profile)
-    launch = _launched(fit)
-    tokens_per_second, gap = _full(EngineCore(launch.limits, launch.speed))
+    launch = _config_of(fit)
+    tokens_per_second, gap = _measure_saturated(EngineCore(launch.limits, launch.speed))
     assert 0.92 <= tokens_per_second / fit.limits.tokens_per_second <= 1.02
-    # Planned is the mean of what lies in the cache; in one step of twenty there is a little more.
+    # The plan uses the mean cache usage; one step in twenty has a little more.
     assert gap <= 1.005 * INTER_TOKEN.total_seconds()
 
 
-def _full(engine: EngineCore) -> tuple[float, float]:
-    """Tokens per second and the 95th percentile of the steps, always with one more waiting."""
+def _measure_saturated(engine: EngineCore) -> tuple[float, float]:
+    """Measure tokens per second and the P95 of steps, with requests always waiting."""
     arrived, tokens, steps = 0, 0, list[float]()
     for number in range(6 * OUTPUT):
         while engine.waiting < 2:
