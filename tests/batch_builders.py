@@ -1,4 +1,4 @@
-"""Batches for tests, with defaults, and what becomes of them when a decision is carried out."""
+"""Batches for tests, with defaults, and their state after a decision is carried out."""
 
 import json
 from dataclasses import replace
@@ -33,18 +33,18 @@ ROWS = 1000
 
 def a_batch_spec(**fields: Any) -> BatchInferenceSpec:
     """A spec as it stands in a manifest; `model` and `service` may be given as None."""
-    told = {
+    values = {
         "claimName": "results",
         "input": "jobs/questions.jsonl",
         "output": "jobs/answers.jsonl",
         "model": {"uri": SMALL},
         **fields,
     }
-    return BatchInferenceSpec.model_validate({k: v for k, v in told.items() if v is not None})
+    return BatchInferenceSpec.model_validate({k: v for k, v in values.items() if v is not None})
 
 
 def a_batch(spec: BatchInferenceSpec | None = None, **fields: Any) -> Batch:
-    """Created just now."""
+    """Build a batch that was created just now."""
     return Batch(
         **{
             "ref": NIGHT,
@@ -58,7 +58,7 @@ def a_batch(spec: BatchInferenceSpec | None = None, **fields: Any) -> Batch:
 
 
 def a_situation(batch: Batch | None = None, **fields: Any) -> Situation:
-    """An on-demand and a spot pool with seven slices each, all well, and a shared claim."""
+    """Build an on-demand and a spot pool of seven slices each, ready nodes, and a shared claim."""
     pools: tuple[Pool, ...] = fields.pop("pools", POOLS)
     nodes: tuple[Node, ...] = fields.pop("nodes", NODES)
     well = {node.name: NodeHealth(labels=node.labels) for node in nodes}
@@ -75,15 +75,15 @@ def a_situation(batch: Batch | None = None, **fields: Any) -> Situation:
 
 
 def a_checked_situation(batch: Batch | None = None, **fields: Any) -> Situation:
-    """The input has a thousand rows, and no attempt was made yet."""
+    """Build a batch with 1,000 valid rows, before its first attempt."""
     batch = batch or a_batch()
-    told = {
+    status_fields = {
         "state": "in_progress",
         "check": {"rows": ROWS, "url": "/v1/chat/completions", "inputTokens": 50_000},
         "progress": {"rows": ROWS, "at": NOW},
         **fields.pop("status", {}),
     }
-    status = BatchInferenceStatus.model_validate(told)
+    status = BatchInferenceStatus.model_validate(status_fields)
     return a_situation(replace(batch, status=status), **fields)
 
 
@@ -98,10 +98,10 @@ def carried_out(situation: Situation, allotment: BatchPlan, **fields: Any) -> Si
     wire = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
     batch = replace(situation.batch, status=BatchInferenceStatus.model_validate(wire))
     jobs = [job for job in situation.jobs if job.ref not in allotment.delete]
-    gone = {job.attempt for job in situation.jobs if job.ref in allotment.delete}
+    deleted_attempts = {job.attempt for job in situation.jobs if job.ref in allotment.delete}
     if allotment.create is not None:
         jobs.append(a_job(allotment.create.attempt))
-    pods = tuple(pod for pod in situation.pods if pod.attempt not in gone)
+    pods = tuple(pod for pod in situation.pods if pod.attempt not in deleted_attempts)
     return replace(situation, **{"batch": batch, "jobs": tuple(jobs), "pods": pods, **fields})
 
 
@@ -144,21 +144,21 @@ def a_batch_pod(attempt: int | None = 1, node: str | None = SPOT_NODE, **fields:
 
 
 def a_report(attempt: int = 1, state: str = "failed", **fields: Any) -> str:
-    """What a runner leaves behind."""
-    told = {"phase": "run", "attempt": attempt, "state": state, "rows": ROWS, "message": state}
-    return json.dumps({**told, **fields})
+    """Encode the report of a runner."""
+    report = {"phase": "run", "attempt": attempt, "state": state, "rows": ROWS, "message": state}
+    return json.dumps({**report, **fields})
 
 
 def a_check_report(*, ok: bool = True, **fields: Any) -> str:
-    told = {"phase": "check", "ok": ok, "rows": ROWS, "url": "/v1/chat/completions"}
-    return json.dumps({**told, "inputTokens": 50_000, **fields})
+    report = {"phase": "check", "ok": ok, "rows": ROWS, "url": "/v1/chat/completions"}
+    return json.dumps({**report, "inputTokens": 50_000, **fields})
 
 
 def asked(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
-    """The answer of a runner at work, so many seconds from now."""
-    told = {"attempt": 1, "state": "running", "rows": ROWS, "done": done, **fields}
-    told.setdefault("outputTokens", done * 200)
-    return ProgressSample(at(seconds), RunnerProgress.model_validate(told))
+    """Build the progress of a running attempt, `seconds` from now."""
+    progress = {"attempt": 1, "state": "running", "rows": ROWS, "done": done, **fields}
+    progress.setdefault("outputTokens", done * 200)
+    return ProgressSample(at(seconds), RunnerProgress.model_validate(progress))
 
 
 def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:

@@ -1,4 +1,4 @@
-"""Answers and loads for tests of the load test."""
+"""Responses and loads for the tests of the load test."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def an_answer(
     job: BenchRequest | None = None,
     exact: bool = True,
 ) -> BenchResponse:
-    """Whole; `first` counts from when it was due."""
+    """Build a complete response; `first` counts from the due time."""
     return BenchResponse(
         request=job or a_job(),
         due_at=due,

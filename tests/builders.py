@@ -40,7 +40,7 @@ NO_MEMORY = PlanMemory()
 
 
 def at(seconds: float) -> datetime:
-    """A moment, counted from NOW."""
+    """Return the moment `seconds` after NOW."""
     return NOW + timedelta(seconds=seconds)
 
 
@@ -78,7 +78,7 @@ def a_pool(name: str = "a100", per_gpu_hour: str = "2.00", **fields: Any) -> Poo
 def a_budget(
     name: str = "team-a", amount: str = "10.00", window: str = "Hour", **fields: Any
 ) -> Budget:
-    """A budget of one namespace of the same name."""
+    """Build a budget of the namespace with the same name."""
     status = fields.pop("status", TenantBudgetStatus())
     spec = {
         "owner": "team-a@example.org",
@@ -126,7 +126,7 @@ def a_pod(
     variant: str = "a100-1g-10gb",
     **fields: Any,
 ) -> Pod:
-    """A replica that takes requests since a minute, unless said otherwise."""
+    """Build a replica that is ready for a minute, by default."""
     return Pod(
         **{
             "ref": Ref("team-a", name),
@@ -178,14 +178,14 @@ def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str,
 
 
 def readings_of(pods: Iterable[Pod], **fields: Any) -> Readings:
-    """The same reading for every pod, taken just now."""
+    """Build the same reading for every pod, taken just now."""
     known = {"waiting": 0.0, "running": 0.0, "activity": 0.0}
     reading = PodReading(**{**known, **{key: fields.pop(key) for key in known if key in fields}})
     return Readings(**{"at": NOW, "pods": {pod.ref: reading for pod in pods}, **fields})
 
 
 def a_speed_reading(**fields: Any) -> SpeedReading:
-    """Five busy minutes of two replicas, with prompts of 400 tokens and answers of 100."""
+    """Build a reading of five busy minutes: two replicas, prompts of 400 tokens, answers of 100."""
     return SpeedReading(
         **{
             "requests": 1200.0,
@@ -203,7 +203,7 @@ def a_speed_reading(**fields: Any) -> SpeedReading:
 
 
 def a_snapshot(*services: ObservedService, **fields: Any) -> Snapshot:
-    """A fleet with one A100 of seven 1g.10gb slices, unless said otherwise."""
+    """Build a fleet with one A100 of seven 1g.10gb slices by default."""
     return Snapshot(
         **{
             "at": NOW,
@@ -230,17 +230,17 @@ def plan_of(
     *,
     cache: PlanCache | None = None,
 ) -> Plan:
-    """The plan of a snapshot, with the default settings and nothing remembered."""
+    """Plan a snapshot, with default settings and no memory."""
     return plan(config, snapshot, memory, cache)
 
 
 def allotted(
     snapshot: Snapshot, name: str = "chat", config: Config = DEFAULT_CONFIG
 ) -> ServicePlan:
-    """What the plan gives one service."""
+    """Return the plan of one service."""
     return plan_of(snapshot, config).service_plans[Ref("team-a", name)]
 
 
 def dollars(amount: str) -> int:
-    """Nano-units."""
+    """Convert an amount to nano-units."""
     return int(Decimal(amount) * 10**9)

@@ -41,29 +41,29 @@ def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 @pytest.fixture(scope="package")
 def world() -> Iterator[worlds.World]:
-    with worlds.start(fleet=FLEET) as found:
-        yield found
+    with worlds.start(fleet=FLEET) as running_world:
+        yield running_world
 
 
 @pytest.fixture
 async def cluster(world: worlds.World) -> AsyncIterator[KubeCluster]:
-    """The real API server with the CRDs, as its administrator."""
-    made = KubeCluster(await connect(str(world.kubeconfig)))
+    """Connect to the real API server with the CRDs, as its administrator."""
+    kube_cluster = KubeCluster(await connect(str(world.kubeconfig)))
     for kind in KINDS:
         body = crd(kind)
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{body['metadata']['name']}"
         query = {"fieldManager": "helm", "force": "true"}
-        status, answer = await made.request(
+        status, answer = await kube_cluster.request(
             "PATCH", path, query, body, "application/apply-patch+yaml"
         )
         assert status < 300, answer
     for known in (INFERENCE_SERVICES, ACCELERATOR_POOLS):
 
-        async def listed(known: ApiResource = known) -> object:
-            return await made.list(known)
+        async def list_objects(known: ApiResource = known) -> object:
+            return await kube_cluster.list(known)
 
-        await eventually(listed, lambda found: found is not None)
+        await eventually(list_objects, lambda listing: listing is not None)
     try:
-        yield made
+        yield kube_cluster
     finally:
-        await made.close()
+        await kube_cluster.close()

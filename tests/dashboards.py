@@ -1,4 +1,4 @@
-"""The dashboards of the chart, and the metrics that they may ask for."""
+"""The dashboards of the chart, and the metrics that they may query."""
 
 import json
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ Json = dict[str, Any]
 
 
 def read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    dashboard: Json = json.loads(path.read_text(encoding="utf-8"))
+    return dashboard
 
 
 def targets(dashboard: Json) -> Iterator[Json]:
@@ -24,7 +24,7 @@ def targets(dashboard: Json) -> Iterator[Json]:
 
 
 def known_metrics() -> set[str]:
-    """Everything that the operator exports, under the names that Prometheus sees."""
+    """Return all metrics of the operator, under the names that Prometheus sees."""
     names = set[str]()
     for family in Telemetry().families():
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}

@@ -1,4 +1,4 @@
-"""Pools whose GPUs are cut by plan, with defaults."""
+"""Pools whose GPUs are partitioned by plan, with defaults."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,22 +31,24 @@ def a_planned_pool(name: str = "a100", mode: str = "Auto", **fields: Any) -> Poo
 
 
 def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> ObservedService:
-    """A service whose slices are planned."""
+    """Build a service whose slices are planned."""
     placement = {"mig": "Auto", **fields.pop("placement", {})}
     given = {"uri": uri} if uri else {}
     return a_service(name, a_spec(**given, placement=placement, **fields))
 
 
 def a_card(index: int, *tiles: str, fault: str | None = None) -> MigGpu:
-    """`3g.40gb@4=team-a/chat-0`, or without a pod when nobody sits there."""
-    made = []
+    """Build a GPU from instances as `3g.40gb@4=team-a/chat-0`, or `3g.40gb@4` without a pod."""
+    instances = []
     for text in tiles:
-        spot, _, pod = text.partition("=")
-        profile, _, start = spot.partition("@")
+        placement, _, pod = text.partition("=")
+        profile, _, start = placement.partition("@")
         holders = (Ref(*pod.split("/")),) if pod else ()
-        made.append(GpuInstance(placement=SlicePlacement(int(start), profile), holders=holders))
-    made.sort(key=lambda tile: tile.placement)
-    return MigGpu(index=index, uuid=f"GPU-{index}", instances=tuple(made), fault=fault)
+        instances.append(
+            GpuInstance(placement=SlicePlacement(int(start), profile), holders=holders)
+        )
+    instances.sort(key=lambda tile: tile.placement)
+    return MigGpu(index=index, uuid=f"GPU-{index}", instances=tuple(instances), fault=fault)
 
 
 def a_ground(*cards: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
@@ -64,7 +66,7 @@ def a_ground(*cards: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
 
 
 def empty(count: int, name: str = "a100-0", **fields: Any) -> MigNode:
-    """GPUs in MIG mode of which nothing is cut."""
+    """Build a node with GPUs in MIG mode without instances."""
     return a_ground(*(a_card(index) for index in range(count)), name=name, **fields)
 
 
@@ -73,9 +75,9 @@ def node_of(ground: MigNode, pool: str = "a100") -> Node:
     for card in ground.gpus:
         for tile in card.instances:
             slices[tile.placement.profile] = slices.get(tile.placement.profile, 0) + 1
-    made = a_node(pool, slices, whole=ground.whole_gpus, name=ground.name, ready=ground.ready)
+    node = a_node(pool, slices, whole=ground.whole_gpus, name=ground.name, ready=ground.ready)
     count = str(ground.whole_gpus + len(ground.gpus))
-    return replace(made, labels={**made.labels, "nvidia.com/gpu.count": count})
+    return replace(node, labels={**node.labels, "nvidia.com/gpu.count": count})
 
 
 def a_fleet(
@@ -97,21 +99,28 @@ def views_of(snapshot: Snapshot) -> tuple[PoolView, ...]:
 
 
 def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
-    """As a turn makes them."""
-    held = objects_by_service(
+    """Propose as a cycle does."""
+    current_objects = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
     views = views_of(snapshot)
     return {
-        one.ref: propose(snapshot, one, held[one.ref].in_order, views, Counter(), ScalingHistory())
-        for one in snapshot.services
+        service.ref: propose(
+            snapshot,
+            service,
+            current_objects[service.ref].in_order,
+            views,
+            Counter(),
+            ScalingHistory(),
+        )
+        for service in snapshot.services
     }
 
 
 def asked(
     snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
 ) -> LayoutProblem:
-    """Of a fleet with one pool."""
+    """Return the layout problem of a fleet with one pool."""
     views = views_of(snapshot)
     return layout_problem(views, {pool: grounds}, {pool: can}, drafts_of(snapshot), snapshot)
 
@@ -119,14 +128,15 @@ def asked(
 def adopted(
     snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
 ) -> PlanAdoption:
-    """What becomes of the pool when its question is answered at once."""
+    """Adopt the plan of a pool whose problem is solved at once."""
     view = next(view for view in views_of(snapshot) if view.pool.name == pool)
     return adopt(view, solve(asked(snapshot, grounds, can, pool)), grounds, can, NOW)
 
 
 def with_status(snapshot: Snapshot, status: MigStatus) -> Snapshot:
-    """After the status was written."""
+    """Return the snapshot after the status was written."""
     pools = tuple(
-        replace(one, status=one.status.model_copy(update={"mig": status})) for one in snapshot.pools
+        replace(pool, status=pool.status.model_copy(update={"mig": status}))
+        for pool in snapshot.pools
     )
     return replace(snapshot, pools=pools)

@@ -1,4 +1,4 @@
-"""Boards, services and GPUs of the planner of layouts, with defaults."""
+"""GPU models, services and GPUs for the layout planner, with defaults."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ def a_service(
     floor: int = 0,
     like: ServiceDemand | None = None,
 ) -> ServiceDemand:
-    """On slices of an A100; or a namesake of another."""
+    """Build a service on slices of an A100, or one like another with a new name."""
     if like is not None:
         return ServiceDemand(
             name=name,
@@ -31,12 +31,14 @@ def a_service(
 
 
 def a_gpu(name: str, *slices: str) -> FleetGpu:
-    """`3g.40gb@4=chat`, or without a service when it is idle."""
-    made = []
+    """Build a GPU from slices as `3g.40gb@4=chat`, or `3g.40gb@4` for an idle one."""
+    gpu_slices = []
     for text in slices:
         spot, _, service = text.partition("=")
         profile, _, start = spot.partition("@")
-        made.append(FleetSlice(int(start), profile, service or None))
+        gpu_slices.append(FleetSlice(int(start), profile, service or None))
     return FleetGpu(
-        name=name, gpu_model=A100.name, slices=tuple(sorted(made, key=lambda one: one.placement))
+        name=name,
+        gpu_model=A100.name,
+        slices=tuple(sorted(gpu_slices, key=lambda gpu_slice: gpu_slice.placement)),
     )

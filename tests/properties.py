@@ -1,4 +1,4 @@
-"""For properties: how many random cases they are tried on, and apply to."""
+"""The number of random cases on which properties are tried, and to which they apply."""
 
 import functools
 from collections.abc import Callable
@@ -8,14 +8,14 @@ from hypothesis import settings
 
 
 def examples(short: int) -> int:
-    """So many random cases in the short run, and five times as many with `--full`."""
+    """Return the number of cases: `short` in the short run, five times as many with `--full`."""
     return short * settings().max_examples // 100
 
 
 def applies(least: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Fail a property that held in fewer random cases than `least`.
 
-    It stands above `given`. A case that the property skips by `hypothesis.assume` does not count:
+    Decorate above `given`. A case that the property skips by `hypothesis.assume` does not count:
     Hypothesis passes a property as soon as one case applies.
     """
 

@@ -1,4 +1,4 @@
-"""Grafana's dashboards: whole, readable, and asking for nothing that is not exported."""
+"""Grafana's dashboards are complete and readable, and query only exported metrics."""
 
 import itertools
 import re
@@ -32,13 +32,13 @@ def test_ids_and_titles_of_panels_are_unique(path: Path) -> None:
 
 
 @each
-def test_panels_lie_within_the_grid_and_on_no_other(path: Path) -> None:
-    places = [panel["gridPos"] for panel in read(path)["panels"]]
-    assert all(place["x"] >= 0 and place["x"] + place["w"] <= COLUMNS for place in places)
-    for one, other in itertools.combinations(places, 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or above, f"{one} and {other} overlap"
+def test_panels_are_within_the_grid_and_do_not_overlap(path: Path) -> None:
+    positions = [panel["gridPos"] for panel in read(path)["panels"]]
+    assert all(place["x"] >= 0 and place["x"] + place["w"] <= COLUMNS for place in positions)
+    for first, second in itertools.combinations(positions, 2):
+        beside = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        above = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
+        assert beside or above, f"{first} and {second} overlap"
 
 
 @each
@@ -51,12 +51,12 @@ def test_every_panel_says_what_it_shows_and_in_which_unit(path: Path) -> None:
 @each
 def test_every_target_asks_something_of_the_chosen_prometheus(path: Path) -> None:
     dashboard = read(path)
-    variables = {one["name"]: one for one in dashboard["templating"]["list"]}
+    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
     assert variables["datasource"]["type"] == "datasource"
     for panel in dashboard["panels"]:
-        asked = panel["targets"]
-        assert len({target["refId"] for target in asked}) == len(asked) > 0
-        for target in asked:
+        panel_targets = panel["targets"]
+        assert len({target["refId"] for target in panel_targets}) == len(panel_targets) > 0
+        for target in panel_targets:
             assert target["expr"].strip()
             assert target["datasource"]["uid"] == "${datasource}"
             used = set(re.findall(r"\$(?!__)\{?(\w+)", target["expr"]))
@@ -66,10 +66,10 @@ def test_every_target_asks_something_of_the_chosen_prometheus(path: Path) -> Non
 @each
 def test_every_metric_is_exported(path: Path) -> None:
     dashboard = read(path)
-    asked = [target["expr"] for target in targets(dashboard)]
-    asked += [one.get("definition", "") for one in dashboard["templating"]["list"]]
-    # Labels of our pods begin like our metrics.
+    expressions = [target["expr"] for target in targets(dashboard)]
+    expressions += [variable.get("definition", "") for variable in dashboard["templating"]["list"]]
+    # Labels of Tessera's pods begin like its metrics.
     names = r"\b(?:tessera_(?!dev_)|vllm:|DCGM_)\w+"
-    named = {name for text in asked for name in re.findall(names, text)}
+    named = {name for text in expressions for name in re.findall(names, text)}
     assert named
     assert named <= known_metrics()

@@ -23,14 +23,16 @@ FOREIGN = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
 def test_every_metric_is_exported_or_recorded_before() -> None:
     known = known_metrics() | FOREIGN
     for rule in RULES:
-        asked = set(re.findall(r"\b(?:tessera_(?!dev_)|tessera:|vllm:|DCGM_)[\w:]+", rule["expr"]))
-        assert asked
-        assert asked <= known, asked - known
+        metrics = set(
+            re.findall(r"\b(?:tessera_(?!dev_)|tessera:|vllm:|DCGM_)[\w:]+", rule["expr"])
+        )
+        assert metrics
+        assert metrics <= known, metrics - known
         known.add(rule.get("record", ""))
 
 
-def test_layouts_that_wait_for_their_time_or_a_word_are_not_blocked() -> None:
-    [rule] = [one for one in RULES if one.get("alert") == "LayoutBlocked"]
+def test_layouts_that_wait_for_a_window_or_approval_are_not_blocked() -> None:
+    [rule] = [rule for rule in RULES if rule.get("alert") == "LayoutBlocked"]
     [left_out] = re.findall(r'reason!~"([^"]+)"', rule["expr"])
     assert set(left_out.split("|")) == {
         LayoutReady.PLANNING,
@@ -43,18 +45,20 @@ def test_layouts_that_wait_for_their_time_or_a_word_are_not_blocked() -> None:
 def test_every_record_serves_an_alert_or_a_panel() -> None:
     recorded = [rule["record"] for rule in RULES if "record" in rule]
     assert len(set(recorded)) == len(recorded)
-    asked = [rule["expr"] for rule in RULES]
-    asked += [target["expr"] for path in DASHBOARDS for target in targets(read(path))]
-    assert [one for one in recorded if one not in " ".join(asked)] == []
+    expressions = [rule["expr"] for rule in RULES]
+    expressions += [target["expr"] for path in DASHBOARDS for target in targets(read(path))]
+    assert [record for record in recorded if record not in " ".join(expressions)] == []
 
 
 def test_panels_ask_for_what_is_recorded() -> None:
     recorded = {rule["record"] for rule in RULES if "record" in rule}
-    asked = " ".join(target["expr"] for path in DASHBOARDS for target in targets(read(path)))
-    assert set(re.findall(r"tessera:[\w:]+", asked)) <= recorded
+    expressions = " ".join(target["expr"] for path in DASHBOARDS for target in targets(read(path)))
+    assert set(re.findall(r"tessera:[\w:]+", expressions)) <= recorded
 
 
-@pytest.mark.parametrize("rule", [one for one in RULES if "alert" in one], ids=lambda r: r["alert"])
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if "alert" in rule], ids=lambda r: r["alert"]
+)
 def test_an_alert_has_a_time_a_severity_and_words(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d+[mh]", rule["for"])
     assert rule["labels"]["severity"] in ("info", "warning")

@@ -1,4 +1,4 @@
-"""Generated files are as the types say."""
+"""Generated files agree with the types."""
 
 from pathlib import Path
 

@@ -13,8 +13,8 @@ CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
 
 def schema(kind: CustomResourceType) -> dict[str, Any]:
-    found: dict[str, Any] = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return found
+    open_api_schema: dict[str, Any] = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return open_api_schema
 
 
 def nodes(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -71,10 +71,10 @@ def test_every_rule_names_its_field_and_a_number_or_a_command(kind: CustomResour
 
 
 def test_the_scaling_defaults_are_the_promised_ones() -> None:
-    told = InferenceServiceSpec.model_validate(
+    defaults = InferenceServiceSpec.model_validate(
         {"model": {"uri": "hf://a/b"}, "scaling": {}}
     ).model_dump(by_alias=True, mode="json")
-    assert told["scaling"] == {
+    assert defaults["scaling"] == {
         "minReplicas": 2,
         "maxReplicas": 8,
         "queue": {"target": 50},

@@ -1,4 +1,4 @@
-"""Admission refuses what only an edit can mend, and warns of the rest."""
+"""Admission refuses what only an edit can fix, and warns of the rest."""
 
 from typing import Any
 
@@ -42,12 +42,12 @@ def test_a_good_manifest_passes_in_silence() -> None:
     assert review_service(a_body(), a_store()) == ([], [])
 
 
-def test_several_faults_are_told_at_once() -> None:
+def test_several_faults_are_reported_at_once() -> None:
     body = a_body(
         context={"maxModelLen": 10**6}, engine={"extraArgs": ["--port=1", "--max-logprobs=x"]}
     )
     refusals, warnings = review_service(body, a_store())
-    assert [one.partition(":")[0] for one in refusals] == [
+    assert [refusal.partition(":")[0] for refusal in refusals] == [
         "spec.context.maxModelLen",
         "spec.engine.extraArgs",
         "spec.engine.extraArgs",
@@ -95,7 +95,7 @@ def a_budget_body(**spec: Any) -> dict[str, Any]:
     }
 
 
-def test_a_budget_in_a_zone_that_nobody_knows_is_refused() -> None:
+def test_a_budget_in_an_unknown_time_zone_is_refused() -> None:
     refusals, _ = review_budget(a_budget_body(timeZone="Europe/Atlantis"), a_store())
     assert refusals[0].startswith("spec.timeZone: Europe/Atlantis")
 
@@ -140,10 +140,10 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
 
 
 def a_batch_body(**spec: Any) -> dict[str, Any]:
-    wanted = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl"}
+    defaults = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl"}
     return {
         "metadata": {"name": "night", "namespace": "team-a"},
-        "spec": wanted | ({} if "service" in spec else {"model": {"uri": SMALL}}) | spec,
+        "spec": defaults | ({} if "service" in spec else {"model": {"uri": SMALL}}) | spec,
     }
 
 
@@ -171,7 +171,7 @@ SHAPE = {
 
 
 def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], list[str]]:
-    """A batch with the model of a service that nobody described."""
+    """Review a batch that uses a service with an unknown model."""
     store = a_store()
     own = a_spec("hf://acme/own", context={"maxModelLen": 1024})
     service = a_service(spec=own, status=status)
@@ -210,7 +210,7 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     assert review_batch(a_batch_body(), store, NOW) == ([], [])
 
 
-async def test_in_a_namespace_that_is_not_watched_nothing_is_judged_and_that_is_said() -> None:
+async def test_in_an_unwatched_namespace_nothing_is_reviewed_and_a_warning_says_so() -> None:
     bad = a_body(engine={"extraArgs": ["--port=1"]})
     warnings: list[str] = []
     await service_validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)

@@ -1,4 +1,4 @@
-"""Admission's certificate through years of renewals: whoever calls always trusts who answers."""
+"""The certificate of admission through years of renewals: clients always trust the server."""
 
 import itertools
 import ssl
@@ -27,26 +27,26 @@ TERMS = CertificatePolicy(host=HOST, lifetime=timedelta(days=90), trust_delay=ti
 
 @dataclass
 class MemoryStore:
-    """The Secret, and the bundle of the API server, which takes a while to reach everybody."""
+    """The Secret, and the CA bundle of the API server."""
 
     folder: Path
-    held: CertificateSecret = field(default_factory=CertificateSecret)
+    secret: CertificateSecret = field(default_factory=CertificateSecret)
     trusted: str = ""
     refuses: bool = False
-    nobody_trusts: bool = False
+    trust_fails: bool = False
     steps: list[CertificateSecret] = field(default_factory=list)
 
     async def read(self) -> CertificateSecret:
-        return self.held
+        return self.secret
 
-    async def write(self, held: CertificateSecret) -> None:
+    async def write(self, secret: CertificateSecret) -> None:
         if self.refuses:
             raise ClusterError("apply the Secret: 409 the object has been modified")
-        self.held = replace(held, version=str(len(self.steps)))
-        self.steps.append(self.held)
+        self.secret = replace(secret, version=str(len(self.steps)))
+        self.steps.append(self.secret)
 
     async def trust(self, bundle: str) -> None:
-        if self.nobody_trusts:
+        if self.trust_fails:
             raise ClusterError("get the ValidatingWebhookConfiguration: 404")
         self.trusted = bundle
 
@@ -76,26 +76,26 @@ def a_process(store: MemoryStore, clock: Clock, *, leads: bool = True) -> Certif
     )
 
 
-def answers(server: CertificateRotator, bundle: str) -> bool:
-    """A TLS handshake in memory, as the API server makes it, apart from the time of day."""
+def accepts_handshake(server: CertificateRotator, bundle: str) -> bool:
+    """Make a TLS handshake in memory, as the API server does, but without checking times."""
     client = ssl.create_default_context(cadata=bundle)
-    client.verify_flags |= 0x200000  # X509_V_FLAG_NO_CHECK_TIME: these tests turn their own clock
+    client.verify_flags |= 0x200000  # X509_V_FLAG_NO_CHECK_TIME: tests set their own clock
     wires = [ssl.MemoryBIO() for _ in range(4)]
-    ends = [
+    peers = [
         client.wrap_bio(wires[0], wires[1], server_hostname=HOST),
         server.context.wrap_bio(wires[2], wires[3], server_side=True),
     ]
     for _ in range(4):
-        for end in ends:
+        for peer in peers:
             try:
-                end.do_handshake()
+                peer.do_handshake()
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError:
                 return False
             wires[2].write(wires[1].read())
             wires[0].write(wires[3].read())
-    return ends[0].version() is not None
+    return peers[0].version() is not None
 
 
 async def test_the_leader_makes_the_certificate_and_a_stand_by_serves_it_too(
@@ -108,11 +108,11 @@ async def test_the_leader_makes_the_certificate_and_a_stand_by_serves_it_too(
     await leader.sync()
     await stand_by.sync()
     assert stand_by.ready.is_set()
-    assert answers(leader, store.trusted)
-    assert answers(stand_by, store.trusted)
+    assert accepts_handshake(leader, store.trusted)
+    assert accepts_handshake(stand_by, store.trusted)
 
 
-async def test_whoever_trusts_the_bundle_of_a_minute_ago_reaches_every_process_for_a_year(
+async def test_clients_with_the_bundle_of_a_minute_ago_reach_every_process_for_a_year(
     store: MemoryStore,
 ) -> None:
     clock = Clock()
@@ -122,40 +122,40 @@ async def test_whoever_trusts_the_bundle_of_a_minute_ago_reaches_every_process_f
     for day in range(365):
         for second in (0, 30, 61):
             clock.now = NOW + timedelta(days=day, seconds=second)
-            late = store.trusted  # an API server that has not heard of the newest bundle
+            late = store.trusted  # an API server that does not have the newest bundle
             if second == 0:
                 await stand_by.sync()
             await leader.sync()
-            if day % 29 == 0 or len(served) < len({one.serving for one in store.steps}):
-                assert answers(leader, late)
-                assert answers(leader, store.trusted)
-                assert answers(stand_by, store.trusted)
-            assert store.held.serving is not None
-            ends = certificates.expiry(store.held.serving)
-            assert ends is not None
-            assert ends - clock.now >= timedelta(days=29)
-            served.add(store.held.serving)
+            if day % 29 == 0 or len(served) < len({secret.serving for secret in store.steps}):
+                assert accepts_handshake(leader, late)
+                assert accepts_handshake(leader, store.trusted)
+                assert accepts_handshake(stand_by, store.trusted)
+            assert store.secret.serving is not None
+            expires_at = certificates.expiry(store.secret.serving)
+            assert expires_at is not None
+            assert expires_at - clock.now >= timedelta(days=29)
+            served.add(store.secret.serving)
     assert len(served) == 7
-    assert len(store.held.authorities) <= 3
+    assert len(store.secret.authorities) <= 3
 
 
-async def test_a_new_leader_waits_anew_before_it_uses_what_the_last_one_prepared(
+async def test_a_new_leader_waits_again_before_it_uses_a_pending_certificate(
     store: MemoryStore,
 ) -> None:
     clock = Clock()
     await a_process(store, clock).sync()
-    first = store.held.serving
+    first = store.secret.serving
     clock.now += timedelta(days=61)
     await a_process(store, clock).sync()
-    assert store.held.pending is not None
+    assert store.secret.pending is not None
     clock.now += timedelta(hours=1)
     successor = a_process(store, clock)
     await successor.sync()
-    assert store.held.serving == first
+    assert store.secret.serving == first
     clock.now += TERMS.trust_delay
     await successor.sync()
-    assert store.held.serving != first
-    assert store.held.pending is None
+    assert store.secret.serving != first
+    assert store.secret.pending is None
 
 
 async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore) -> None:
@@ -164,7 +164,7 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
     leader = a_process(store, clock)
     with pytest.raises(ClusterError, match="409"):
         await leader.sync()
-    assert store.held == CertificateSecret()
+    assert store.secret == CertificateSecret()
     store.refuses = False
     await leader.sync()
     assert leader.ready.is_set()
@@ -173,11 +173,11 @@ async def test_a_lost_race_changes_nothing_and_is_tried_again(store: MemoryStore
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda held: replace(held, serving=KeyPair("no certificate", held.serving.key)),
-        lambda held: replace(held, serving=KeyPair(held.serving.certificate, "no key")),
-        lambda held: replace(held, authorities=()),
-        lambda held: replace(
-            held, serving=certificates.issue("other.svc", NOW, timedelta(days=90)).pair
+        lambda secret: replace(secret, serving=KeyPair("no certificate", secret.serving.key)),
+        lambda secret: replace(secret, serving=KeyPair(secret.serving.certificate, "no key")),
+        lambda secret: replace(secret, authorities=()),
+        lambda secret: replace(
+            secret, serving=certificates.issue("other.svc", NOW, timedelta(days=90)).pair
         ),
     ],
     ids=["no certificate", "no key", "no authority", "of another name"],
@@ -188,9 +188,9 @@ async def test_what_cannot_serve_is_replaced_at_once(
     clock = Clock()
     leader = a_process(store, clock)
     await leader.sync()
-    store.held = broken(store.held)
+    store.secret = broken(store.secret)
     await leader.sync()
-    assert answers(leader, store.trusted)
+    assert accepts_handshake(leader, store.trusted)
 
 
 async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
@@ -200,21 +200,23 @@ async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
     stand_by = a_process(store, clock, leads=False)
     await a_process(store, clock).sync()
     await stand_by.sync()
-    good = store.held
+    good = store.secret
     assert good.serving is not None
     for broken in (
         KeyPair("no certificate", good.serving.key),
         KeyPair(good.serving.certificate, ""),
     ):
-        store.held = replace(good, serving=broken)
+        store.secret = replace(good, serving=broken)
         with pytest.raises(ClusterError, match="do not match"):
             await stand_by.sync()
-        assert answers(stand_by, store.trusted)
+        assert accepts_handshake(stand_by, store.trusted)
 
 
-async def test_what_cannot_be_made_known_is_served_all_the_same(store: MemoryStore) -> None:
+async def test_a_certificate_is_served_even_if_its_bundle_cannot_be_published(
+    store: MemoryStore,
+) -> None:
     leader = a_process(store, Clock())
-    store.nobody_trusts = True
+    store.trust_fails = True
     with pytest.raises(ClusterError, match="404"):
         await leader.sync()
     assert leader.ready.is_set()
@@ -226,18 +228,18 @@ async def test_an_expired_certificate_is_replaced_at_once(store: MemoryStore) ->
     await leader.sync()
     clock.now += timedelta(days=91)
     await leader.sync()
-    assert store.held.serving is not None
-    assert certificates.expiry(store.held.serving) == (clock.now + TERMS.lifetime).replace(
+    assert store.secret.serving is not None
+    assert certificates.expiry(store.secret.serving) == (clock.now + TERMS.lifetime).replace(
         microsecond=0
     )
-    assert answers(leader, store.trusted)
+    assert accepts_handshake(leader, store.trusted)
 
 
-def test_the_key_of_an_authority_is_kept_nowhere() -> None:
-    made = certificates.issue(HOST, NOW, TERMS.lifetime)
-    assert "PRIVATE" not in made.authority
-    assert made.pair.key.count("PRIVATE KEY") == 2
-    assert "PRIVATE" not in repr(made)
+def test_the_key_of_an_authority_is_stored_nowhere() -> None:
+    issued = certificates.issue(HOST, NOW, TERMS.lifetime)
+    assert "PRIVATE" not in issued.authority
+    assert issued.pair.key.count("PRIVATE KEY") == 2
+    assert "PRIVATE" not in repr(issued)
 
 
 def test_authorities_that_have_ended_leave_the_bundle() -> None:
@@ -247,5 +249,5 @@ def test_authorities_that_have_ended_leave_the_bundle() -> None:
     assert certificates.unexpired(bundle, NOW + timedelta(days=1.5)) == (new.authority,)
 
 
-def test_every_step_has_its_word() -> None:
+def test_every_action_has_its_word() -> None:
     assert [str(step) for step in CertificateAction] == ["Keep", "Issue", "Prepare", "Promote"]

@@ -1,4 +1,4 @@
-"""The collector does not go through what stays again and again."""
+"""The garbage collector does not scan long-lived objects again and again."""
 
 import asyncio
 import gc
@@ -6,23 +6,23 @@ import gc
 from tessera.controller.garbage import freeze_survivors
 
 
-class _Loop:
-    """Refers to itself, so that only the collector finds it."""
+class _ReferenceCycle:
+    """Refers to itself, so that only the collector can free it."""
 
     def __init__(self) -> None:
         self.me = self
 
 
-async def test_what_outlives_a_collection_is_spared_until_the_end() -> None:
+async def test_survivors_of_a_collection_are_frozen_until_the_end() -> None:
     before = gc.get_freeze_count()
-    sparing = asyncio.create_task(freeze_survivors())
+    task = asyncio.create_task(freeze_survivors())
     await asyncio.sleep(0)
-    kept = [_Loop() for _ in range(1000)]
+    survivors = [_ReferenceCycle() for _ in range(1000)]
     gc.collect()
-    assert gc.get_freeze_count() - before >= len(kept)
-    kept.clear()
+    assert gc.get_freeze_count() - before >= len(survivors)
+    survivors.clear()
     assert gc.collect() < 1000
-    sparing.cancel()
-    await asyncio.gather(sparing, return_exceptions=True)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert gc.get_freeze_count() == 0
     assert gc.collect() >= 1000

@@ -1,4 +1,4 @@
-"""What a reader takes from a page, and what happens when the page is wrong."""
+"""How pages are parsed and run, and how a wrong page fails."""
 
 from pathlib import Path
 
@@ -91,12 +91,12 @@ def test_what_still_runs_in_the_background_does_not_disturb_the_next_block(tmp_p
         "```sh\necho one\n```\n\n```text\ntwo\n```\n",
     ],
 )
-def test_a_page_that_does_not_keep_its_word_fails_the_trial(tmp_path: Path, page: str) -> None:
+def test_a_page_that_does_not_do_what_it_says_fails_the_trial(tmp_path: Path, page: str) -> None:
     with pytest.raises(TrialError, match=r"page\.md:1"):
         follow(tmp_path, page)
 
 
-def test_what_is_not_run_is_kept_with_its_reason(tmp_path: Path) -> None:
+def test_a_block_that_is_not_run_is_recorded_with_its_reason(tmp_path: Path) -> None:
     page = "<!-- not run: needs a GPU -->\n```sh\nfalse\n```\n"
     reader = follow(tmp_path, page)
-    assert (reader.ran, [one.reason for one in reader.skipped_blocks]) == (0, ["needs a GPU"])
+    assert (reader.ran, [block.reason for block in reader.skipped_blocks]) == (0, ["needs a GPU"])

@@ -1,4 +1,4 @@
-"""The page on the real engine says what the committed figures say."""
+"""The page that compares with vLLM agrees with the committed figures."""
 
 from fit.figures import GOAL, missed
 from fit.pages import FOLDER, PAGE, committed, with_tables
@@ -14,9 +14,9 @@ def test_every_miss_is_stated() -> None:
     figures, page = committed("fit"), PAGE.read_text(encoding="utf-8")
     assert figures["missed"] == missed(figures["loads"])
     assert page.count("%, missed |") == sum(
-        abs(one[error]) > GOAL
+        abs(latency[error]) > GOAL
         for load in figures["loads"]
-        for one in load["latencies"]
+        for latency in load["latencies"]
         for error in ("tessera_sim_error", "machine_error")
     )
 

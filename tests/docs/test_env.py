@@ -1,4 +1,4 @@
-"""What a terminal is told to work with."""
+"""The environment that `python -m world env` prints for a terminal."""
 
 import os
 import subprocess

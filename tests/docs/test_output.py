@@ -1,4 +1,4 @@
-"""What counts as "the page shows what was printed"."""
+"""The comparison of printed output with the output on a page."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from docs_tests.output import matches
         ("…\nlast\n", "last\n"),
     ],
 )
-def test_what_differs_each_time_is_passed_over(shown: str, printed: str) -> None:
+def test_what_differs_each_time_is_ignored(shown: str, printed: str) -> None:
     assert matches(shown, printed)
 
 

@@ -1,4 +1,4 @@
-"""What holds of all pages without building the site."""
+"""Rules for all pages that need no build of the site."""
 
 import re
 import textwrap
@@ -24,7 +24,7 @@ _MANIFEST = re.compile(
 
 
 def menu(entry: Any) -> Iterator[str]:
-    """The pages of a part of the menu, in order."""
+    """Yield the pages of a part of the menu, in order."""
     match entry:
         case str():
             yield entry
@@ -39,16 +39,16 @@ def menu(entry: Any) -> Iterator[str]:
 
 
 def manifests(text: str) -> Iterator[dict[str, Any]]:
-    """Every whole manifest of our kinds that a page shows: fenced, indented or typed in."""
-    for found in _MANIFEST.finditer(text):
-        body = yaml.safe_load(textwrap.dedent(found[0]))
+    """Yield every whole manifest of Tessera's kinds on a page: fenced, indented or typed in."""
+    for match in _MANIFEST.finditer(text):
+        body = yaml.safe_load(textwrap.dedent(match[0]))
         if body["apiVersion"] == f"{GROUP}/{VERSION}":
             yield body
 
 
 def test_every_page_is_in_the_menu_once() -> None:
-    told = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert sorted(menu(told["nav"])) == PAGES, "add the page to `nav` in mkdocs.yml"
+    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(menu(configuration["nav"])) == PAGES, "add the page to `nav` in mkdocs.yml"
 
 
 def test_every_task_page_is_tried_or_says_why_not() -> None:
@@ -72,8 +72,8 @@ def test_every_manifest_that_a_page_shows_is_valid(page: str) -> None:
 
 
 def test_manifests_are_found() -> None:
-    found = [m for page in PAGES for m in manifests((DOCS / page).read_text(encoding="utf-8"))]
-    assert {manifest["kind"] for manifest in found} == set(TYPES)
+    shown = [m for page in PAGES for m in manifests((DOCS / page).read_text(encoding="utf-8"))]
+    assert {manifest["kind"] for manifest in shown} == set(TYPES)
 
 
 def test_the_example_of_layouts_is_the_file_that_its_page_shows() -> None:
@@ -115,6 +115,6 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     named = set(re.findall(r"`([\w/.-]+\.(?:py|md))`", page))
     files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("[a-z]*/**/*.[pm][yd]")}
     files |= {"README.md"}
-    lost = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)]
+    missing = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)]
     assert len(named) > 30
-    assert lost == []
+    assert missing == []

@@ -1,4 +1,4 @@
-"""The build of the site refuses what it promises to refuse."""
+"""The build of the site refuses planted faults."""
 
 import shutil
 from pathlib import Path
@@ -19,7 +19,7 @@ PLANTED = {
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """What the site is made from."""
+    """Copy the sources of the site."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     (tmp_path / "tools").mkdir()
     for name in ("mkdocs.yml", "README.md", "tools/docs_hooks.py"):
