@@ -338,9 +338,8 @@ class KubeCluster:
         while True:
             retry_at = self._retry_not_before.get((method, path), 0.0)
             if retry_at >= deadline:
-                raise ClusterError(
-                    f"{method} {path}: the API server is busy and asks to retry later"
-                )
+                message = f"{method} {path}: the API server is busy and asks to retry later"
+                raise ClusterError(message)
             await asyncio.sleep(max(0.0, retry_at - loop.time()))
             self._retry_not_before.pop((method, path), None)
             status, text, wait = await self._call(request, deadline)

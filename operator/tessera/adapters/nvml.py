@@ -59,10 +59,8 @@ class _GpuProperties:
         if profile := next(matches, None):
             return profile
         known = ", ".join(supported.name for supported in self.profiles)
-        raise GpuError(
-            "UnknownProfile",
-            f"{self.product} has no profile {placement.profile}; supported: {known}",
-        )
+        message = f"{self.product} has no profile {placement.profile}; supported: {known}"
+        raise GpuError("UnknownProfile", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,11 +193,8 @@ class NvmlGpus:
             properties = _GpuProperties(product=name.replace(" ", "-"), memory_mib=memory // _MIB)
         if partitionable and properties.gpu_model is None:
             profiles = read_profiles(self._nvml, handle, properties.product, properties.memory_mib)
-            properties = replace(
-                properties,
-                profiles=profiles,
-                gpu_model=build_gpu_model(properties.product, profiles),
-            )
+            gpu_model = build_gpu_model(properties.product, profiles)
+            properties = replace(properties, profiles=profiles, gpu_model=gpu_model)
         self._properties_by_uuid[uuid] = properties
         return properties
 

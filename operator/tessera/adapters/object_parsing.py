@@ -306,10 +306,8 @@ def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
     """Parse the Service of the replicas."""
     meta = body["metadata"]
     address = body.get("spec", {}).get("clusterIP")
-    return ServiceEndpoint(
-        Ref(meta["namespace"], meta.get("labels", {}).get(names.SERVICE_LABEL, "")),
-        address if address != "None" else None,
-    )
+    service = Ref(meta["namespace"], meta.get("labels", {}).get(names.SERVICE_LABEL, ""))
+    return ServiceEndpoint(service, address if address != "None" else None)
 
 
 def owned_fields_digest(body: JsonObject) -> str | None:

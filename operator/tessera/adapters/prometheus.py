@@ -69,9 +69,8 @@ class PrometheusMetrics:
     """`Metrics` over the HTTP API of Prometheus."""
 
     def __init__(self, url: str, clock: Clock) -> None:
-        self._client = PrometheusConnect(
-            url=url.rstrip("/"), retry=Retry(total=0), timeout=_TIMEOUT_SECONDS
-        )
+        retry = Retry(total=0)
+        self._client = PrometheusConnect(url=url.rstrip("/"), retry=retry, timeout=_TIMEOUT_SECONDS)
         self._url = url
         self._clock = clock
         self._last_speeds: _TimedSpeeds = None, {}

@@ -42,9 +42,8 @@ class ResultSink:
         self._rows += 1
 
     def result_file(self, name: str) -> ResultFile:
-        return ResultFile(
-            file=name, bytes=self._bytes, rows=self._rows, sha256=self._digest.hexdigest()
-        )
+        sha256 = self._digest.hexdigest()
+        return ResultFile(file=name, bytes=self._bytes, rows=self._rows, sha256=sha256)
 
 
 def assemble(
@@ -128,7 +127,6 @@ def _locate(
             and ledger.winner(entry.row) == attempt
         ):
             span = parts.own_line_span(entry.begin, len(line))
-            positions[entry.row] = LinePosition(
-                attempt, offset + span.start, span.stop - span.start, entry.good
-            )
+            length = span.stop - span.start
+            positions[entry.row] = LinePosition(attempt, offset + span.start, length, entry.good)
         offset += len(line)

@@ -89,9 +89,8 @@ def _prepare(paths: BatchPaths) -> None:
     except OSError as error:
         raise storage_error(error, paths.input, "read the input") from error
     if not stat.S_ISREG(mode):
-        raise RefusedError(
-            f"the input {paths.input} is not a regular file; set spec.input to a JSONL file"
-        )
+        message = f"the input {paths.input} is not a regular file; set spec.input to a JSONL file"
+        raise RefusedError(message)
     try:
         paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:

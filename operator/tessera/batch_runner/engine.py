@@ -56,9 +56,8 @@ class EngineClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_TIMEOUT_SECONDS)
         self._away_timeout = away_timeout
         self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
-        self._session = aiohttp.ClientSession(
-            connector=self._connector, cookie_jar=aiohttp.DummyCookieJar()
-        )
+        cookie_jar = aiohttp.DummyCookieJar()
+        self._session = aiohttp.ClientSession(connector=self._connector, cookie_jar=cookie_jar)
         self._ready, self._away = asyncio.Event(), asyncio.Event()
         self._away.set()
         self._epoch = 0
@@ -80,9 +79,8 @@ class EngineClient:
         """Send one row to the engine; `epoch` is the one that `wait_ready` returned."""
         reply = await self._post(path, body, request_id)
         if await self._is_terminating_reply(reply):
-            reply = Reply(
-                outcome=RequestOutcome.LOST, problem=f"the engine ended with {reply.status}"
-            )
+            problem = f"the engine ended with {reply.status}"
+            reply = Reply(outcome=RequestOutcome.LOST, problem=problem)
         if reply.outcome in (RequestOutcome.LOST, RequestOutcome.UNSENT):
             self._mark_away(epoch, reply.problem)
         elif reply.outcome is RequestOutcome.ANSWERED:

@@ -69,9 +69,8 @@ def line_id(input_id: str, row: int) -> str:
 
 def encode_sent(row: int, prompt_tokens: int, max_tokens: int | None) -> bytes:
     limit = "null" if max_tokens is None else max_tokens
-    return _with_checksum(
-        b'"sent":%d,"in":%d,"max":%s}' % (row, prompt_tokens, str(limit).encode())
-    )
+    rest = b'"sent":%d,"in":%d,"max":%s}' % (row, prompt_tokens, str(limit).encode())
+    return _with_checksum(rest)
 
 
 def encode_unsent(row: int) -> bytes:
@@ -183,9 +182,8 @@ class Journal:
         try:
             write_all(self._descriptor(shard), line)
         except OSError as error:
-            raise storage_error(
-                error, part_path(self._work, shard, self._attempt), "write"
-            ) from error
+            path = part_path(self._work, shard, self._attempt)
+            raise storage_error(error, path, "write") from error
         self._unsynced.add(shard)
 
     def append_answer(self, shard: int, line: bytes) -> None:

@@ -224,9 +224,8 @@ def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | Non
     ) == (line.number):
         return None
     message = f"custom_id {row.custom_id[:60]!r} is already used in line {first}; make it unique"
-    return LineFault(
-        line.number, RowFault(code="duplicate_custom_id", message=message, param="custom_id")
-    )
+    fault = RowFault(code="duplicate_custom_id", message=message, param="custom_id")
+    return LineFault(line.number, fault)
 
 
 def with_faults(findings: ScanFindings, later_faults: Iterable[LineFault]) -> ScanFindings:

@@ -206,9 +206,8 @@ class Runtime:
             self.telemetry.record_failure(errors)
         else:
             self._last_reconcile = time.monotonic()
-            self.telemetry.record_reconcile(
-                outcome, self._last_reconcile - started, time.thread_time() - cpu_started
-            )
+            seconds = self._last_reconcile - started
+            self.telemetry.record_reconcile(outcome, seconds, time.thread_time() - cpu_started)
 
     async def _read_metrics(self) -> None:
         """Query Prometheus beside the cycles, so that a slow query delays nothing."""
@@ -250,9 +249,8 @@ class Runtime:
             ref: rebuild_history(policy, past.get(ref, ()), history)
             for ref, (policy, history) in policies.items()
         }
-        self._observations.memory = replace(
-            memory, scaling_history={**memory.scaling_history, **rebuilt}
-        )
+        scaling_history = {**memory.scaling_history, **rebuilt}
+        self._observations.memory = replace(memory, scaling_history=scaling_history)
 
     async def _restore_spend(self) -> None:
         """Restore until when costs were billed, and when pods deleted since then were last seen."""

@@ -252,9 +252,8 @@ def _plan_services(
         surge_replicas = sum(
             pool_orders.surge_replicas.get(ref, 0) for pool_orders in layouts.actions.values()
         )
-        inputs = ServicePlanInputs(
-            proposal, decisions.grants.get(ref), claim, displacement, has_slices, surge_replicas
-        )
+        grant = decisions.grants.get(ref)
+        inputs = ServicePlanInputs(proposal, grant, claim, displacement, has_slices, surge_replicas)
         service_plan = cache.service_plans.get(ref)
         reused = service_plan is not None and service_plan.pinned_revision.query not in resolutions
         if (

@@ -59,13 +59,8 @@ async def run(settings: NodeSettings, host: str) -> None:
     cluster = KubeCluster(await connect(settings.kubeconfig))
     pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
-    agent = NodeAgent(
-        NvmlGpus(),
-        pods,
-        layout,
-        FileLocks(settings.lock_directory),
-        can_partition=settings.partition,
-    )
+    locks = FileLocks(settings.lock_directory)
+    agent = NodeAgent(NvmlGpus(), pods, layout, locks, can_partition=settings.partition)
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop_signal, agent.stop.set)
     heartbeat = AgentHeartbeat()

@@ -134,9 +134,8 @@ class NodeAgent:
             partition_plan = plan_partitioning(gpu, wanted, pods_by_device) if gpu else None
             if partition_plan is None or not partition_plan.operations:
                 self._backoffs.pop(wanted.uuid, None)
-                outcomes[wanted.uuid] = _GpuOutcome(
-                    partition_plan.problem if partition_plan else None
-                )
+                problem = partition_plan.problem if partition_plan else None
+                outcomes[wanted.uuid] = _GpuOutcome(problem)
             else:
                 outcomes[wanted.uuid] = await self._partition_gpu(wanted, layout)
         return outcomes
@@ -178,9 +177,8 @@ class NodeAgent:
         for _ in range(_MAX_OPERATIONS):
             # A pod may get a device at any time, so the plan is made again before every operation.
             inventory = await self._gpus.read(wanted.uuid)
-            partition_plan = plan_partitioning(
-                inventory.gpus[0], wanted, await self._pods.holders()
-            )
+            gpu = inventory.gpus[0]
+            partition_plan = plan_partitioning(gpu, wanted, await self._pods.holders())
             if not partition_plan.operations:
                 return _GpuOutcome(partition_plan.problem)
             if self.stop.is_set():

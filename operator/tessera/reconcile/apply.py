@@ -368,9 +368,8 @@ class Applier:
             return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE]]
         if status == view.budget.status:
             return []
-        return await self._attempt_status(
-            api_resources.TENANT_BUDGETS, {"name": view.budget.name}, status
-        )
+        metadata = {"name": view.budget.name}
+        return await self._attempt_status(api_resources.TENANT_BUDGETS, metadata, status)
 
     async def _apply_batch(self, snapshot: Snapshot, batch_plan: BatchPlan) -> None:
         """Write the status of a batch, then its other objects."""

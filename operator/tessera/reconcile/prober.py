@@ -104,9 +104,8 @@ class Prober:
 
     async def _probe_completion(self, service: ObservedService, address: str) -> None:
         problem = await self._engines.probe(f"http://{address}", _served_model_name(service))
-        self._observations.probe_results[service.ref] = ProbeResult(
-            at=self._clock(), problem=problem
-        )
+        at = self._clock()
+        self._observations.probe_results[service.ref] = ProbeResult(at=at, problem=problem)
         if problem is not None or not was_ready(service):
             self._wake()
 
@@ -134,9 +133,8 @@ class Prober:
             return
         self._observations.in_flight[suspect.pod.ref] = InFlight(asked_at, requests)
         if requests:
-            self._start_once(
-                f"token {suspect.pod.uid}", partial(self._request_token, suspect, address)
-            )
+            probe = partial(self._request_token, suspect, address)
+            self._start_once(f"token {suspect.pod.uid}", probe)
 
     async def _request_token(self, suspect: Suspect, address: str) -> None:
         await self._engines.probe(f"http://{address}", _served_model_name(suspect.service))

@@ -168,9 +168,8 @@ def _runner(
     ]
     requests = {"cpu": "1", "memory": "512Mi"}
     container = _container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
-    address = client.V1EnvVarSource(
-        field_ref=client.V1ObjectFieldSelector(field_path="status.podIP")
-    )
+    field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
+    address = client.V1EnvVarSource(field_ref=field_ref)
     container.env = [client.V1EnvVar(name="POD_IP", value_from=address)]
     container.ports = [client.V1ContainerPort(name="progress", container_port=names.RUNNER_PORT)]
     token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
@@ -216,9 +215,8 @@ def _scratch_volume() -> client.V1Volume:
 
 def _token_volume() -> client.V1Volume:
     # The runner reads its batch with this token for fencing; the engine does not get it.
-    namespace = client.V1DownwardAPIVolumeFile(
-        path="namespace", field_ref=client.V1ObjectFieldSelector(field_path="metadata.namespace")
-    )
+    field_ref = client.V1ObjectFieldSelector(field_path="metadata.namespace")
+    namespace = client.V1DownwardAPIVolumeFile(path="namespace", field_ref=field_ref)
     sources = [
         client.V1VolumeProjection(
             service_account_token=client.V1ServiceAccountTokenProjection(

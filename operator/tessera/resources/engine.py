@@ -190,9 +190,8 @@ def _to_env_var(variable: EnvVar) -> client.V1EnvVar:
     if variable.value_from is None:
         return client.V1EnvVar(name=variable.name, value=variable.value)
     ref = variable.value_from.secret_key_ref
-    source = client.V1EnvVarSource(
-        secret_key_ref=client.V1SecretKeySelector(name=ref.name, key=ref.key)
-    )
+    secret_key_ref = client.V1SecretKeySelector(name=ref.name, key=ref.key)
+    source = client.V1EnvVarSource(secret_key_ref=secret_key_ref)
     return client.V1EnvVar(name=variable.name, value_from=source)
 
 

@@ -155,9 +155,8 @@ def _arguments(model_job: ModelJob, *, mounted: bool) -> list[str]:
 
 
 def _environment() -> list[client.V1EnvVar]:
-    address = client.V1EnvVarSource(
-        field_ref=client.V1ObjectFieldSelector(field_path="status.podIP")
-    )
+    field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
+    address = client.V1EnvVarSource(field_ref=field_ref)
     return [
         client.V1EnvVar(name="HOME", value="/tmp"),  # noqa: S108 - a mount
         client.V1EnvVar(name="POD_IP", value_from=address),

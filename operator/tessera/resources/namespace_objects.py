@@ -29,9 +29,8 @@ Owners = Sequence[Owner]
 
 def engine_service_account(owners: Owners) -> ObjectManifest:
     """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
-    model = client.V1ServiceAccount(
-        metadata=_metadata(owners, names.ENGINE_ACCOUNT), automount_service_account_token=False
-    )
+    metadata = _metadata(owners, names.ENGINE_ACCOUNT)
+    model = client.V1ServiceAccount(metadata=metadata, automount_service_account_token=False)
     return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, model)
 
 
@@ -65,9 +64,8 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
 
 def batch_service_account(batches: Owners) -> ObjectManifest:
     """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
-    model = client.V1ServiceAccount(
-        metadata=_metadata(batches, BATCH_ACCOUNT), automount_service_account_token=False
-    )
+    metadata = _metadata(batches, BATCH_ACCOUNT)
+    model = client.V1ServiceAccount(metadata=metadata, automount_service_account_token=False)
     return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
 
 
@@ -101,9 +99,8 @@ def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectMani
 
 
 def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:
-    return client.V1NetworkPolicyPeer(
-        namespace_selector=client.V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
-    )
+    namespace_selector = client.V1LabelSelector(match_labels={_NAMESPACE_LABEL: namespace})
+    return client.V1NetworkPolicyPeer(namespace_selector=namespace_selector)
 
 
 def _ingress_rule(

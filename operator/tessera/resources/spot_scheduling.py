@@ -35,6 +35,5 @@ def affinity() -> V1Affinity:
         for key, value in SPOT_LABELS
     ]
     required = V1NodeSelector(node_selector_terms=terms)
-    return V1Affinity(
-        node_affinity=V1NodeAffinity(required_during_scheduling_ignored_during_execution=required)
-    )
+    node_affinity = V1NodeAffinity(required_during_scheduling_ignored_during_execution=required)
+    return V1Affinity(node_affinity=node_affinity)

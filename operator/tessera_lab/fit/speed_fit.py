@@ -74,9 +74,8 @@ def latency_percentiles(
         sorted(request.tpot_seconds for request in run if request.tpot_seconds is not None)
         for run in load
     ]
-    return LatencyPercentiles(
-        ttft=tuple(_medians(ttfts, percentiles)), tpot=tuple(_medians(tpots, percentiles))
-    )
+    ttft = tuple(_medians(ttfts, percentiles))
+    return LatencyPercentiles(ttft=ttft, tpot=tuple(_medians(tpots, percentiles)))
 
 
 def replay(

@@ -54,9 +54,8 @@ class StreamRecorder:
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            self.fail(
-                RequestFailure.NO_STREAM, f"not JSON: {data[:_MAX_DETAIL].decode(errors='replace')}"
-            )
+            detail = f"not JSON: {data[:_MAX_DETAIL].decode(errors='replace')}"
+            self.fail(RequestFailure.NO_STREAM, detail)
             return
         if "error" in body:
             self.fail(RequestFailure.ERROR, json.dumps(body["error"]))

@@ -56,9 +56,5 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
         routes += DevelopmentRoutes(state, runner, sleep_meters).routes()
     routes += FaultRoutes(runner, crash).routes()
     http_meters = HttpMeters(config.facts.metrics, metrics_registry)
-    return AssembledEngine(
-        app=EngineServer(dispatcher, http_meters, routes).app(),
-        dispatcher=dispatcher,
-        runner=runner,
-        crashed=crashed,
-    )
+    app = EngineServer(dispatcher, http_meters, routes).app()
+    return AssembledEngine(app=app, dispatcher=dispatcher, runner=runner, crashed=crashed)

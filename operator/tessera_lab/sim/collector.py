@@ -62,9 +62,8 @@ class EngineCollector(Collector):
             if metric.type == "histogram":
                 yield self._histogram_family(metric, self._meters.histograms[name])
             elif name == "cache_config_info":
-                yield _info_gauge(
-                    metric, {name: "None" for name in metric.labels} | self._cache_labels()
-                )
+                labels = {name: "None" for name in metric.labels} | self._cache_labels()
+                yield _info_gauge(metric, labels)
             elif name == "lora_requests_info":
                 yield self._adapter_family(metric)
             else:

@@ -119,9 +119,8 @@ class ChatEncoder:
         if ending is not None:
             choice["stop_reason"] = ending.stop
         choice["token_ids"] = span.token_ids if self.spec.return_token_ids else None
-        return server_sent_event(
-            self._chunk(choice, usage, last=ending is not None and not self.spec.include_usage)
-        )
+        body = self._chunk(choice, usage, last=ending is not None and not self.spec.include_usage)
+        return server_sent_event(body)
 
     def closing(
         self,
@@ -204,9 +203,8 @@ class CompletionEncoder:
         if spec.return_token_ids:
             choice["token_ids"] = span.token_ids
             choice["prompt_token_ids"] = None if span.start else span.sample.prompt.ids()
-        return server_sent_event(
-            self._chunk(choice, usage, last=ending is not None and not spec.include_usage)
-        )
+        body = self._chunk(choice, usage, last=ending is not None and not spec.include_usage)
+        return server_sent_event(body)
 
     def closing(
         self,

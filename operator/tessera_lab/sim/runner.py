@@ -299,9 +299,8 @@ class EngineRunner:
                 self._end(self._streams[queued.request.id], None)
 
     def _record_arrival(self, queued: QueuedRequest) -> None:
-        self._meters.request_arrived(
-            queued.request, queued.max_tokens, queued.siblings, self._clock()
-        )
+        now = self._clock()
+        self._meters.request_arrived(queued.request, queued.max_tokens, queued.siblings, now)
         self._idle.clear()
         self._work_available.set()
 

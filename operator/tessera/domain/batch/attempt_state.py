@@ -208,10 +208,8 @@ def _ended_state(
     )
     if end.kind == "refused":
         message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
-        return replace(
-            state,
-            completion=StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}"),
-        )
+        completion = StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}")
+        return replace(state, completion=completion)
     if (
         ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
@@ -309,9 +307,8 @@ def _mark_running(
     if sample is None or sample.progress.state != "running" or attempt.running_since is not None:
         return attempt, progress
     since = max(sample.at.replace(microsecond=0), attempt.started_at)
-    running_attempt = attempt.model_copy(
-        update={"running_since": since, "rows_at_start": sample.progress.done}
-    )
+    update = {"running_since": since, "rows_at_start": sample.progress.done}
+    running_attempt = attempt.model_copy(update=update)
     startup_seconds = int((since - attempt.started_at).total_seconds())
     return running_attempt, progress.model_copy(update={"startup_seconds": startup_seconds})
 

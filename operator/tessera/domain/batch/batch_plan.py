@@ -134,19 +134,15 @@ def continue_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -
     attempt = context.attempt_state.attempt
     number = None if attempt is None else attempt.number
     retained = (number,) if attempt is None or context.attempt_state.alive else ()
-    return replace(
-        unchanged_plan(context, running),
-        delete=deletable_jobs(context.situation, retained, attempt),
-    )
+    delete = deletable_jobs(context.situation, retained, attempt)
+    return replace(unchanged_plan(context, running), delete=delete)
 
 
 def idle_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> BatchPlan:
     """Return the plan without a running attempt; the current one is stopped."""
     stopped = _stop_attempt(context, running.reason)
-    return replace(
-        unchanged_plan(stopped, running),
-        delete=deletable_jobs(context.situation, (), stopped.attempt_state.attempt),
-    )
+    delete = deletable_jobs(context.situation, (), stopped.attempt_state.attempt)
+    return replace(unchanged_plan(stopped, running), delete=delete)
 
 
 def closing_plan(context: BatchContext, completion: StatusVerdict[BatchComplete]) -> BatchPlan:

@@ -52,9 +52,8 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
     running = _running_verdict(spec, name, pod)
-    return InputCheck(
-        running=running, create=job is None, recreate=_is_lost(situation, job, pod, now)
-    )
+    recreate = _is_lost(situation, job, pod, now)
+    return InputCheck(running=running, create=job is None, recreate=recreate)
 
 
 def _refusal_verdict(

@@ -109,9 +109,8 @@ def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
     """
     if shortage is None or proposal.unfunded_plan is None:
         return proposal.plan
-    return replace(
-        proposal.unfunded_plan, running=StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage)
-    )
+    running = StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage)
+    return replace(proposal.unfunded_plan, running=running)
 
 
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
@@ -203,9 +202,8 @@ def _propose_attempt(
     if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
         rows = counted(progress.rows, "row")
         text = f"status.attempt: attempt {attempt.number} publishes all results ({rows})"
-        return BatchProposal(
-            plan=continue_plan(context, StatusVerdict(_running_reason(context, attempt), text))
-        )
+        plan = continue_plan(context, StatusVerdict(_running_reason(context, attempt), text))
+        return BatchProposal(plan=plan)
     context = _record_full_pool(context)
     schedule = Schedule(
         start=context.batch.created,
@@ -308,9 +306,8 @@ def _record_full_pool(context: BatchContext) -> BatchContext:
         if context.now - entry.at < FULL_POOL_BACKOFF
     }
     known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=context.now)
-    updated_attempt = attempt.model_copy(
-        update={"unavailable_pools": tuple(known[name] for name in sorted(known))}
-    )
+    update = {"unavailable_pools": tuple(known[name] for name in sorted(known))}
+    updated_attempt = attempt.model_copy(update=update)
     return replace(context, attempt_state=replace(state, attempt=updated_attempt))
 
 
@@ -421,9 +418,8 @@ def _attempt_verdict(
         )
     if not context.attempt_state.started:
         return _starting_verdict(attempt, decision)
-    return StatusVerdict(
-        decision.reason, f"attempt {attempt.number} on {attempt.variant}: {decision.message}"
-    )
+    message = f"attempt {attempt.number} on {attempt.variant}: {decision.message}"
+    return StatusVerdict(decision.reason, message)
 
 
 def _starting_verdict(

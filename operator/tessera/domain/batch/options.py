@@ -217,12 +217,8 @@ def _deadline_rank(query: CapacityQuery) -> Rank:
     """Rank hardware that meets the deadline by price per token, then the rest by speed."""
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
-        estimate = Estimate(
-            rate=pace.rows_per_second(
-                choice, query.source, query.progress, query.situation.measured
-            ),
-            start=pace.start_duration(choice, query.progress),
-        )
+        rate = pace.rows_per_second(choice, query.source, query.progress, query.situation.measured)
+        estimate = Estimate(rate=rate, start=pace.start_duration(choice, query.progress))
         speed = choice.fit.limits.tokens_per_second
         if (
             estimate.time_needed(query.schedule.remaining_rows) - SAFETY_MARGIN

@@ -79,9 +79,8 @@ def with_measured_pace(
         return progress
     measured = rows / (progress.at - attempt.running_since).total_seconds()
     pace = Decimal(f"{measured / _expected_rows_per_second(choice, source, progress):.2f}")
-    return progress.model_copy(
-        update={"speed_ratio": min(max(pace, Decimal("0.01")), Decimal(100))}
-    )
+    update = {"speed_ratio": min(max(pace, Decimal("0.01")), Decimal(100))}
+    return progress.model_copy(update=update)
 
 
 def _expected_rows_per_second(

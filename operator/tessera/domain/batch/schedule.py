@@ -129,11 +129,8 @@ def _decide_near_deadline(
         return CapacityDecision(
             "non-spot", BatchRunning.DEADLINE_AT_RISK, f"{late}; set a later deadline"
         )
-    return CapacityDecision(
-        "non-spot",
-        BatchRunning.DEADLINE_NEAR,
-        f"spec.deadline: {_time_message(schedule, non_spot)}; spot is not used for the rest",
-    )
+    message = f"spec.deadline: {_time_message(schedule, non_spot)}; spot is not used for the rest"
+    return CapacityDecision("non-spot", BatchRunning.DEADLINE_NEAR, message)
 
 
 def _decide_with_slack(
@@ -172,11 +169,8 @@ def _non_spot_only(schedule: Schedule, non_spot: Estimate | None) -> CapacityDec
             "non-spot", BatchRunning.DEADLINE_AT_RISK, f"{late}; set a later deadline"
         )
     capacity_class: CapacityClass | None = None if non_spot is None else "non-spot"
-    return CapacityDecision(
-        capacity_class,
-        BatchRunning.SPOT_DISABLED,
-        f"spec.spot.policy is Never; {_progress_message(schedule)}",
-    )
+    message = f"spec.spot.policy is Never; {_progress_message(schedule)}"
+    return CapacityDecision(capacity_class, BatchRunning.SPOT_DISABLED, message)
 
 
 def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> CapacityDecision:
@@ -192,9 +186,8 @@ def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> Cap
         return CapacityDecision(
             None if spot is None else "spot", BatchRunning.WAITING_FOR_SPOT, message
         )
-    return CapacityDecision(
-        "spot", BatchRunning.DEADLINE_AT_RISK if late else BatchRunning.ON_SPOT, message
-    )
+    reason = BatchRunning.DEADLINE_AT_RISK if late else BatchRunning.ON_SPOT
+    return CapacityDecision("spot", reason, message)
 
 
 def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:

@@ -134,10 +134,8 @@ def _denials(
     for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
-        yield StatusVerdict(
-            BatchAccepted[denial.reason.name],
-            where + (_batch_sentence(denial) if own_field else denial.sentence),
-        )
+        message = where + (_batch_sentence(denial) if own_field else denial.sentence)
+        yield StatusVerdict(BatchAccepted[denial.reason.name], message)
     yield from _claim_denials(situation.claim, spec)
 
 

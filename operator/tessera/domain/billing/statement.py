@@ -100,12 +100,8 @@ def _charge_period(
     else:
         first, process = before[-1] if before else within[0]
         baseline, start = ScrapeRef(process, first.scraped_at), first.as_of
-    return ChargePeriod(
-        begin=start,
-        end=last.as_of,
-        baseline=baseline,
-        latest=ScrapeRef(last_process, last.scraped_at),
-    )
+    latest = ScrapeRef(last_process, last.scraped_at)
+    return ChargePeriod(begin=start, end=last.as_of, baseline=baseline, latest=latest)
 
 
 def build_statement(

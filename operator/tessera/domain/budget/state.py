@@ -218,9 +218,8 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapp
         continued = sum(
             grant(request) for _ in range(request.continuing_extra) if request.ref not in shortages
         )
-        state.reserve_termination(
-            request.tariff, request.termination_time, request.continuing_extra - continued
-        )
+        replicas = request.continuing_extra - continued
+        state.reserve_termination(request.tariff, request.termination_time, replicas)
     for request in requests:
         while request.ref not in shortages and granted[request.ref] < request.min_replicas:
             state.has_new_grants |= record_grant(

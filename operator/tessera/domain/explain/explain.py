@@ -31,9 +31,8 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     if plan is None or ref not in plan.service_plans:
         return _from_status(service)
     allotment = plan.service_plans[ref]
-    current_status = service_status(
-        snapshot, allotment, plan.budgets_by_namespace.get(ref.namespace), None
-    )
+    budget_view = plan.budgets_by_namespace.get(ref.namespace)
+    current_status = service_status(snapshot, allotment, budget_view, None)
     decisions = [
         _accepted(allotment),
         explain_placed(snapshot, plan, allotment, _find_condition(current_status, "Placed")),

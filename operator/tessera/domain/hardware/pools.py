@@ -94,11 +94,8 @@ def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today:
     price = money.price_on(pool.spec.prices, today)
     if price is None:
         first = min(price.from_ for price in pool.spec.prices)
-        return _rejected_view(
-            pool,
-            PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
-            f"spec.prices begins on {first}; add a price that holds on {today}",
-        )
+        message = f"spec.prices begins on {first}; add a price that holds on {today}"
+        return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
     if (overlap := _overlap(pool, nodes_by_pool)) is not None:
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
     return _discovered(pool, pool.spec, nodes, price)
@@ -181,10 +178,8 @@ def _discovery_verdict(
         )
     if names[0] not in products():
         return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(names[0]))
-    return StatusVerdict(
-        Discovered.DEVICES_FOUND,
-        f"{counted(len(nodes), 'node')} with {format_devices(gpus, tuple(slices.items()))}",
-    )
+    message = f"{counted(len(nodes), 'node')} with {format_devices(gpus, tuple(slices.items()))}"
+    return StatusVerdict(Discovered.DEVICES_FOUND, message)
 
 
 def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:

@@ -31,9 +31,8 @@ def assess_readiness(
         return StatusVerdict(Ready.SCALED_TO_ZERO, "spec.replicas is 0")
     if not any(pod.takes_requests for pod in pods):
         cause = f"; {failure.reason}: {failure.message}" if failure is not None else ""
-        return StatusVerdict(
-            Ready.NO_REPLICA_READY, f"0 of {counted(desired, 'replica')} ready{cause}"
-        )
+        message = f"0 of {counted(desired, 'replica')} ready{cause}"
+        return StatusVerdict(Ready.NO_REPLICA_READY, message)
     probe = _current_probe(snapshot, service)
     if probe is not None and probe.problem is not None:
         return StatusVerdict(Ready.COMPLETION_FAILED, probe.problem)

@@ -54,9 +54,8 @@ def adopt(
         return _static_layout(view, spec.mig, status, nodes, capabilities, at)
     pool_layout = solution.pools.get(view.pool.name) if solution else None
     if solution is None or pool_layout is None:
-        return PlanAdoption(
-            status=status, verdict=None if status.target else _planning_verdict(view, nodes)
-        )
+        verdict = None if status.target else _planning_verdict(view, nodes)
+        return PlanAdoption(status=status, verdict=verdict)
     return _adopt_layout(view, spec.mig, solution.problem, pool_layout, at)
 
 
@@ -168,9 +167,8 @@ def _static_layout(
     counts = tuple(sorted(mig.layout.items()))
     for mig_node in mig_nodes:
         if problem := _layout_error(mig_node.gpu_model, mig):
-            return PlanAdoption(
-                status=status, verdict=StatusVerdict(LayoutReady.UNKNOWN_PROFILE, problem)
-            )
+            verdict = StatusVerdict(LayoutReady.UNKNOWN_PROFILE, problem)
+            return PlanAdoption(status=status, verdict=verdict)
     nodes = tuple(
         NodeTarget(
             node=mig_node.name,

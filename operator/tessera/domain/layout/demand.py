@@ -226,9 +226,8 @@ def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOpt
         if not isinstance(candidate.fit, ReplicaFit) or not candidate.offer.layout_profile:
             continue
         hardware, pool = candidate.offer.hardware, candidate.offer.pool
-        instance_type = InstanceType(
-            pool if hardware.profile else whole_gpu_model(pool), candidate.offer.layout_profile
-        )
+        gpu_model = pool if hardware.profile else whole_gpu_model(pool)
+        instance_type = InstanceType(gpu_model, candidate.offer.layout_profile)
         speed = candidate.fit.limits.tokens_per_second
         # Candidates differ in precision as well: keep the fastest per instance type.
         if instance_type not in options or speed > options[instance_type].tokens_per_second:
@@ -297,10 +296,8 @@ def _current_type(proposal: Proposal) -> InstanceType | None:
     if choice is None or not choice.offer.layout_profile:
         return None
     pool = choice.offer.pool
-    return InstanceType(
-        pool if choice.offer.hardware.profile else whole_gpu_model(pool),
-        choice.offer.layout_profile,
-    )
+    gpu_model = pool if choice.offer.hardware.profile else whole_gpu_model(pool)
+    return InstanceType(gpu_model, choice.offer.layout_profile)
 
 
 class _DeviceHolders:
@@ -337,10 +334,8 @@ class _DeviceHolders:
 def _node_gpus(
     pool: str, node: MigNode, knows_pods: bool, device_holders: _DeviceHolders
 ) -> _NodeGpus:
-    return _NodeGpus(
-        tuple(_problem_gpus(pool, node, device_holders, knows_pods=knows_pods)),
-        tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus),
-    )
+    gpus = tuple(_problem_gpus(pool, node, device_holders, knows_pods=knows_pods))
+    return _NodeGpus(gpus, tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus))
 
 
 def _problem_gpus(

@@ -169,9 +169,8 @@ def _target_layouts(
         elif not offer.sibling_safe:
             # The backend rebuilds the whole GPU: fill it now, since one slice more later would
             # displace every pod on it.
-            layout = _fill_gpu(
-                offer.gpu_model, layout, [profile for profile, _ in profiles.most_common()]
-            )
+            preferred = [profile for profile, _ in profiles.most_common()]
+            layout = _fill_gpu(offer.gpu_model, layout, preferred)
         targets[gpu.name] = (gpu, layout)
     return targets
 

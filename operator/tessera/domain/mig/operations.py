@@ -341,11 +341,8 @@ def _apply(state: _FleetState, operation: LayoutOperation) -> _FleetState:
         case OperationKind.CREATE:
             return replace(state, slices=state.slices | {operation.location})
         case OperationKind.START:
-            return replace(
-                state,
-                replicas=state.replicas
-                | {PlacedReplica(operation.service or "", operation.location)},
-            )
+            replicas = state.replicas | {PlacedReplica(operation.service or "", operation.location)}
+            return replace(state, replicas=replicas)
         case OperationKind.STOP:
             return replace(
                 state,

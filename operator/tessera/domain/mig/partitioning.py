@@ -162,13 +162,10 @@ def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
     ]
     if unknown:
         known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
-        return GpuProblem(
-            "UnknownProfile", f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
-        )
-    error = layout_error(
-        gpu.gpu_model,
-        [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices],
-    )
+        message = f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
+        return GpuProblem("UnknownProfile", message)
+    layout = [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices]
+    error = layout_error(gpu.gpu_model, layout)
     return (
         None
         if error is None
@@ -236,6 +233,5 @@ def _in_use_problem(
         processes = counted(instance.processes, "process", "processes")
         users = ", ".join(pods[:_MAX_PODS_SHOWN]) if pods else f"{processes} outside of pods"
         reasons.append(f"{format_placement(instance.placement)} is in use by {users}")
-    return GpuProblem(
-        "InUse", f"{'; '.join(reasons)}. A GPU instance is destroyed as soon as it is idle."
-    )
+    message = f"{'; '.join(reasons)}. A GPU instance is destroyed as soon as it is idle."
+    return GpuProblem("InUse", message)

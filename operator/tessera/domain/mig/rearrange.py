@@ -170,9 +170,8 @@ class _RearrangeProgram:
             for instance_type in sorted(self._current.get(service.name, ()))
             if instance_type in service.throughput
         }
-        self._cost_row = self._add_row(
-            0, INFINITY if self._problem.budget is None else self._problem.budget
-        )
+        high = INFINITY if self._problem.budget is None else self._problem.budget
+        self._cost_row = self._add_row(0, high)
 
     def _add_limit_rows(self, offer: GpuOffer) -> tuple[int, int]:
         """Add and return the rows that limit GPUs in use, and GPUs that are added."""
@@ -329,9 +328,8 @@ class _RearrangeProgram:
             replica_count = sum(
                 mig_slice.service is not None for gpu in node_gpus for mig_slice in gpu.slices
             )
-            self._program.add_column(
-                replica_count + 2 * self._reshape_cost, [(row, len(node_gpus))], 0, 1
-            )
+            cost = replica_count + 2 * self._reshape_cost
+            self._program.add_column(cost, [(row, len(node_gpus))], 0, 1)
 
     def _build_gpus(self, solution: IntegerSolution) -> tuple[FleetGpu, ...]:
         columns = iter(solution.columns)

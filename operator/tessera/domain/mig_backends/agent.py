@@ -55,10 +55,8 @@ class AgentBackend:
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
         if not node.reports_pods or node.node_layout is None:
             return BackendRequest()
-        return BackendRequest(
-            labels={**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt)},
-            layout_spec=_layout_spec(node, desired),
-        )
+        labels = {**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt)}
+        return BackendRequest(labels=labels, layout_spec=_layout_spec(node, desired))
 
     def status(
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
@@ -90,9 +88,8 @@ def _layout_spec(node: MigNode, desired: LayoutsByGpu) -> NodeLayoutSpec:
         for uuid, index in index_by_uuid.items()
         if index in desired
     }
-    return NodeLayoutSpec(
-        gpus=tuple(requested[uuid] for uuid in sorted(requested, key=index_by_uuid.__getitem__))
-    )
+    gpus = tuple(requested[uuid] for uuid in sorted(requested, key=index_by_uuid.__getitem__))
+    return NodeLayoutSpec(gpus=gpus)
 
 
 def _gpu_spec(uuid: str, layout: Layout) -> DesiredGpu:
@@ -153,9 +150,8 @@ def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
             f"node.enabled=true and check kubectl get nodelayouts {node.name}",
         )
     if status.problem:
-        return StatusVerdict(
-            LayoutReady.BACKEND_FAILED, f"tessera-node on Node/{node.name}: {status.problem}"
-        )
+        message = f"tessera-node on Node/{node.name}: {status.problem}"
+        return StatusVerdict(LayoutReady.BACKEND_FAILED, message)
     if not status.partitioning_enabled:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,

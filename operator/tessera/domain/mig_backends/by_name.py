@@ -27,9 +27,8 @@ def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
     # Capabilities hold for the whole pool: one node without an agent makes all of them drain as a
     # whole.
     partitioned = [node for node in nodes if node.gpus]
-    return MigManagerBackend(
-        knows_pods=bool(partitioned) and all(node.reports_pods for node in partitioned)
-    )
+    knows_pods = bool(partitioned) and all(node.reports_pods for node in partitioned)
+    return MigManagerBackend(knows_pods=knows_pods)
 
 
 @dataclass(frozen=True, slots=True)

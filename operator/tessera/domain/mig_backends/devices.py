@@ -77,6 +77,5 @@ def _profile_from_label(gpu_model: GpuModel, text: str) -> str:
         *(gi_profile.name for gi_profile in gpu_model.profiles),
         *(name for name, _ in gpu_model.aliases),
     )
-    return canonical_profile(
-        gpu_model, next((name for name in names if name.replace("+", ".") == text), text)
-    )
+    profile = next((name for name in names if name.replace("+", ".") == text), text)
+    return canonical_profile(gpu_model, profile)

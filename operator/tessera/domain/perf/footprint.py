@@ -72,12 +72,8 @@ def single_token_read_bytes(shape: ModelShape, precision: str | None) -> int:
         return batch_read_bytes(shape, precision)
     embedding = _input_embedding(shape)
     active_weights = shape.active_parameters
-    return _stored_bytes(
-        shape,
-        precision,
-        active_weights - embedding,
-        min(active_weights, _unquantized(shape)) - embedding,
-    )
+    unquantized = min(active_weights, _unquantized(shape)) - embedding
+    return _stored_bytes(shape, precision, active_weights - embedding, unquantized)
 
 
 def _input_embedding(shape: ModelShape) -> int:

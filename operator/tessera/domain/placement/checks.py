@@ -127,11 +127,8 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
         return
     for index, variant in enumerate(spec.precision.variants):
         if (message := mismatch_reason(shape, variant.precision)) is not None:
-            yield Denial(
-                reason=Accepted.PRECISION_MISMATCH,
-                field=f"spec.precision.variants[{index}].precision",
-                message=message,
-            )
+            field = f"spec.precision.variants[{index}].precision"
+            yield Denial(reason=Accepted.PRECISION_MISMATCH, field=field, message=message)
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
@@ -149,11 +146,8 @@ def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
                 f"(1 of {len(RESERVED)} reserved flags)",
             )
     for problem in vllm_flags.check(spec.engine.extra_args, table):
-        yield Denial(
-            reason=Accepted.INVALID_FLAG,
-            field=field,
-            message=f"{problem.message} (vLLM {spec.engine.version})",
-        )
+        message = f"{problem.message} (vLLM {spec.engine.version})"
+        yield Denial(reason=Accepted.INVALID_FLAG, field=field, message=message)
 
 
 def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:

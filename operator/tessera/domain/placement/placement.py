@@ -200,12 +200,8 @@ def _place_as_assigned(
         message = _placed_decision(assigned_choice, [assigned_choice]).verdict.message.removesuffix(
             "; no other hardware fits"
         )
-        return PlacementDecision(
-            verdict=StatusVerdict(
-                PlacementReason.PLACED, f"{message}; assigned by the layout plan"
-            ),
-            choice=assigned_choice,
-        )
+        verdict = StatusVerdict(PlacementReason.PLACED, f"{message}; assigned by the layout plan")
+        return PlacementDecision(verdict=verdict, choice=assigned_choice)
     if current_choices:
         return _placed_decision(current_choices[0], choices)
     command = f"kubectl get acceleratorpool {pools[0]} -o yaml"

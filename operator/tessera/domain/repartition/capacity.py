@@ -152,9 +152,8 @@ class PoolCapacity:
                 )
             )
             lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
-            surge = _previous_profile_replicas(
-                service, replacement_profile(service, lost), required - expected
-            )
+            profile = replacement_profile(service, lost)
+            surge = _previous_profile_replicas(service, profile, required - expected)
             if surge > 0:
                 surges[service.ref] = surge
         return surges

@@ -82,9 +82,8 @@ def advance_rollout(inputs: RolloutInputs) -> PoolActions:
     """
     plan = inputs.status.target
     if plan is None:
-        verdict = StatusVerdict(
-            LayoutReady.PLANNING, f"AcceleratorPool/{inputs.pool} has no layout plan yet"
-        )
+        message = f"AcceleratorPool/{inputs.pool} has no layout plan yet"
+        verdict = StatusVerdict(LayoutReady.PLANNING, message)
         status = inputs.status.model_copy(update={"units": ()})
         displaced, draining = displaced_by_profile(inputs.services)
         return PoolActions(verdict=verdict, status=status, displaced=displaced, draining=draining)
@@ -350,9 +349,8 @@ class _RolloutCycle:
             since=self._at,
             temporary_layout=temporary,
         )
-        self._active[node] = _ActiveUnit(
-            unit=unit, repartition=repartition, surging=self._needs_surge(repartition)
-        )
+        surging = self._needs_surge(repartition)
+        self._active[node] = _ActiveUnit(unit=unit, repartition=repartition, surging=surging)
 
     def _start_temporary(self) -> None:
         available = [goal for goal in self._goals.values() if not node_blocker(goal)]
@@ -418,9 +416,8 @@ class _RolloutCycle:
             elif not chosen.gpus:
                 blocked.append(BlockedUnit(repartition=extended, shortages=shortages))
         if chosen.gpus:
-            yield _Candidate(
-                repartition=chosen, services_with_downtime=self._count_downtime(chosen)
-            )
+            services_with_downtime = self._count_downtime(chosen)
+            yield _Candidate(repartition=chosen, services_with_downtime=services_with_downtime)
             return
         self._blocked_units += blocked
         self._blocked += [
@@ -456,9 +453,8 @@ class _RolloutCycle:
         """
         others = self._nodes_to_taint() - {repartition.node.name}
         excluded = others if use_own_node else {*others, repartition.node.name}
-        return self._capacity.shortages(
-            self._unit_pods() | repartition.pods, self._capacity.supply(excluded)
-        )
+        displaced = self._unit_pods() | repartition.pods
+        return self._capacity.shortages(displaced, self._capacity.supply(excluded))
 
     def _needs_surge(self, repartition: NodeRepartition) -> bool:
         """Return whether the replacements fit on the unit's own node and nowhere else."""
@@ -546,9 +542,8 @@ class _RolloutCycle:
         if problem is not None:
             return StatusVerdict(problem.reason, f"{problem.message}; {progress}")
         if units:
-            return StatusVerdict(
-                LayoutReady.REPARTITIONING, f"{messages.progress_message(units)}; {progress}"
-            )
+            message = f"{messages.progress_message(units)}; {progress}"
+            return StatusVerdict(LayoutReady.REPARTITIONING, message)
         if window_closed and any(goal.mismatched for goal in self._goals.values()):
             return StatusVerdict(
                 LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{window_closed}; {progress}"

@@ -116,9 +116,8 @@ def _can_revert(
 
 
 def _gpu_target(gpu: int, layout: Layout) -> GpuTarget:
-    return GpuTarget(
-        gpu=gpu, slices=tuple(f"{placement.profile}@{placement.start}" for placement in layout)
-    )
+    slices = tuple(f"{placement.profile}@{placement.start}" for placement in layout)
+    return GpuTarget(gpu=gpu, slices=slices)
 
 
 def _free_layouts(

@@ -131,9 +131,8 @@ def blocker(
     place = f"GPU {gpu} of Node/{node.name}"
     if mig_gpu.fault in _FAULT_REASONS:
         message = mig_gpu.message or f"the agent reports {mig_gpu.fault}"
-        return StatusVerdict(
-            _FAULT_REASONS[mig_gpu.fault], f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}"
-        )
+        reason = _FAULT_REASONS[mig_gpu.fault]
+        return StatusVerdict(reason, f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}")
     if not (capabilities.knows_pods and node.reports_pods):
         return None
     for instance in removed_instances(node, mig_gpu, goal.desired, capabilities):

@@ -82,9 +82,8 @@ def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> Sc
     recommendation = _recommend(policy, load, current)
     clamped = _clamp(policy, recommendation.replicas)
     history = _record(policy, load.at, current, clamped, history)
-    history = replace(
-        history, decisions=_recent(history.decisions, load.at, policy.scale_up.period)
-    )
+    decisions = _recent(history.decisions, load.at, policy.scale_up.period)
+    history = replace(history, decisions=decisions)
     replicas, reason, message = _decide(policy, recommendation, clamped, current, history)
     if replicas != current:
         history = replace(

@@ -102,9 +102,8 @@ def with_files(
     asked has said which commit that is."""
     if preparation.spec.model.cache.type == "None" or pinned_revision.query is not None:
         return preparation
-    return _with_files(
-        snapshot, service, preparation, pinned_spec(preparation.spec, pinned_revision)
-    )
+    spec = pinned_spec(preparation.spec, pinned_revision)
+    return _with_files(snapshot, service, preparation, spec)
 
 
 def _known_status(service: ObservedService) -> ModelStatus:
@@ -132,9 +131,8 @@ def _missing_shape(
 ) -> StatusVerdict[Accepted]:
     if job_status.outcome is ModelJobOutcome.REFUSED:
         refusal = hub_refusal(spec.model, words)
-        denial = unknown_model_denial(
-            spec, f"{refusal or words[-600:]} ({job_status.logs_command})"
-        )
+        cause = f"{refusal or words[-600:]} ({job_status.logs_command})"
+        denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
     message = (
@@ -160,9 +158,8 @@ def _with_files(
     volume = snapshot.claims.get(claim)
     model, previous = spec.model, preparation.status.cache
     job_status = assess_model_job(snapshot, service, spec, "fetch")
-    cache = CacheStatus(
-        claim_name=claim.name, claim_uid=volume.uid if volume else "", path=folder_of(model)
-    )
+    claim_uid = volume.uid if volume else ""
+    cache = CacheStatus(claim_name=claim.name, claim_uid=claim_uid, path=folder_of(model))
     if previous is not None and (previous.claim_uid, previous.path) == (
         cache.claim_uid,
         cache.path,
@@ -219,9 +216,8 @@ def _missing_files(
 ) -> StatusVerdict[Progressing]:
     if job_status.outcome is ModelJobOutcome.REFUSED:
         refusal = hub_refusal(spec.model, words) or f"spec.model: {words[-600:]}"
-        return StatusVerdict(
-            Progressing.MODEL_FETCH_FAILED, f"{refusal} ({job_status.logs_command})"
-        )
+        message = f"{refusal} ({job_status.logs_command})"
+        return StatusVerdict(Progressing.MODEL_FETCH_FAILED, message)
     if job_status.message:
         return StatusVerdict(Progressing.FETCHING_MODEL, f"spec.model.cache: {job_status.message}")
     total = cache.bytes_total

@@ -77,11 +77,8 @@ def assess_model_job(
         previous_jobs=tuple(ref for ref in jobs if ref.name != name),
     )
     if job is None:
-        return replace(
-            status,
-            job_to_create=ModelJob(task=task, name=name, spec=spec),
-            obsolete_jobs=status.previous_jobs,
-        )
+        job_to_create = ModelJob(task=task, name=name, spec=spec)
+        return replace(status, job_to_create=job_to_create, obsolete_jobs=status.previous_jobs)
     pods = [
         pod
         for pod in snapshot.pods
@@ -112,9 +109,8 @@ def assess_model_job(
     message = (
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )
-    return replace(
-        status, obsolete_jobs=jobs if retry_due else status.previous_jobs, message=message
-    )
+    obsolete_jobs = jobs if retry_due else status.previous_jobs
+    return replace(status, obsolete_jobs=obsolete_jobs, message=message)
 
 
 def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:

@@ -191,9 +191,8 @@ def _verdict(
             "Tessera is unknown to this one; the "
             f"replicas were recreated by version {newest.builder_version}",
         )
-    return StatusVerdict(
-        UpdateAvailable.UP_TO_DATE, f"the replicas have builder version {record.builder_version}"
-    )
+    message = f"the replicas have builder version {record.builder_version}"
+    return StatusVerdict(UpdateAvailable.UP_TO_DATE, message)
 
 
 def _changes(record: PodTemplateVersionStatus, newest: PodTemplateVersionStatus) -> Iterator[str]:

@@ -190,10 +190,8 @@ def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdic
             f"{counted(len(service_plan.drain.draining), 'replica')} draining, {desired} desired",
         )
     if complete and service_plan.pinned_revision.query is None:
-        return StatusVerdict(
-            Progressing.ROLLOUT_COMPLETE,
-            f"{counted(desired, 'replica')} ready, with the newest template",
-        )
+        message = f"{counted(desired, 'replica')} ready, with the newest template"
+        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, message)
     return _in_progress(service_plan, service_plan.choice)
 
 
@@ -217,9 +215,8 @@ def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVer
     changed = (
         service_plan.workload is not None and not service_plan.workload.rollout_complete and pods
     )
-    return StatusVerdict(
-        Progressing.STARTING, f"{summary}; rolling out: {strategy}" if changed else summary
-    )
+    message = f"{summary}; rolling out: {strategy}" if changed else summary
+    return StatusVerdict(Progressing.STARTING, message)
 
 
 def _rollout_complete(service_plan: ServicePlan) -> bool:

@@ -206,9 +206,8 @@ class _FlagParser:
             self._report_missing_value(name)
         else:
             current_value = self.values.get(flag.dest)
-            self.values[flag.dest] = _with_entry(
-                current_value, str(written.key).split("."), texts[0]
-            )
+            keys = str(written.key).split(".")
+            self.values[flag.dest] = _with_entry(current_value, keys, texts[0])
 
     def _value_texts(self, flag: Flag, written: _WrittenOption) -> list[str]:
         if written.value is not None:

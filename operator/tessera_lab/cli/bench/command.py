@@ -143,9 +143,8 @@ class _LoadTest:
         runner = LoadRunner(api=self._api, meter=MetricsScraper(self._api, ()), stop=self.stop)
         concurrency = min(load.concurrency or len(requests), len(requests))
         if concurrency:
-            await runner.run_closed_loop(
-                "warm-up", requests, concurrency, self._sender(_WARMUP_ROUND)
-            )
+            send = self._sender(_WARMUP_ROUND)
+            await runner.run_closed_loop("warm-up", requests, concurrency, send)
 
     async def run_all(self, loads: Sequence[BenchLoad]) -> list[LoadMetrics]:
         results: list[LoadMetrics] = []

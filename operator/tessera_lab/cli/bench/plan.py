@@ -192,10 +192,8 @@ def _price(arguments: argparse.Namespace) -> HourlyPrice | None:
         amount = Decimal(-1)
     if not amount.is_finite() or not 0 < amount < 10**9:
         raise CommandError(f"--price {arguments.price}: write an amount such as 3.50")
-    return HourlyPrice(
-        per_hour=money(amount * arguments.gpus, arguments.currency),
-        output_input_ratio=Decimal(repr(arguments.price_ratio)),
-    )
+    per_hour = money(amount * arguments.gpus, arguments.currency)
+    return HourlyPrice(per_hour=per_hour, output_input_ratio=Decimal(repr(arguments.price_ratio)))
 
 
 def _writable(file: str | None) -> Path | None:

@@ -143,10 +143,8 @@ class PromptGenerator:
             tokens = min(remaining, TRACE_BLOCK_TOKENS)
             # Only before the first stands the chat's own form.
             plain_words = round(tokens / self._token_ratio.per_word)
-            yield random_words(
-                f"{self._seed} block {block}",
-                plain_words if position else self._token_ratio.word_count(tokens),
-            )
+            count = plain_words if position else self._token_ratio.word_count(tokens)
+            yield random_words(f"{self._seed} block {block}", count)
             remaining -= tokens
             if remaining <= 0:
                 return

@@ -66,9 +66,8 @@ class AdapterRoutes:
         if not name:
             raise _invalid_input("'lora_name' needs to be provided to unload a LoRA adapter.")
         if name not in self._adapter_paths:
-            raise EngineApiError(
-                404, f"The lora adapter '{name}' cannot be found.", "NotFoundError"
-            )
+            message = f"The lora adapter '{name}' cannot be found."
+            raise EngineApiError(404, message, "NotFoundError")
         del self._adapter_paths[name]
 
 

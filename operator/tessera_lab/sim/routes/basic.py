@@ -46,9 +46,8 @@ class BasicRoutes:
 
     async def _models(self, _: web.Request) -> web.Response:
         dispatcher = self._dispatcher
-        return json_reply(
-            _model_list(dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created)
-        )
+        body = _model_list(dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created)
+        return json_reply(body)
 
 
 def _model_list(config: EngineConfig, adapters: Mapping[str, str], created: int) -> dict[str, Any]:
