@@ -146,11 +146,9 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
     """Parse a PersistentVolumeClaim."""
     spec = body.get("spec", {})
     modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
-    return VolumeClaim(
-        access_modes=tuple(modes),
-        storage_class=spec.get("storageClassName"),
-        uid=body["metadata"].get("uid", ""),
-    )
+    storage_class = spec.get("storageClassName")
+    uid = body["metadata"].get("uid", "")
+    return VolumeClaim(access_modes=tuple(modes), storage_class=storage_class, uid=uid)
 
 
 def parse_node(body: JsonObject) -> Node:
@@ -436,11 +434,9 @@ def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
             (state["terminated"] for state in states if state.get("terminated")), None
         )
         if terminated is not None and not container.get("ready"):
-            return ContainerExit(
-                code=terminated.get("exitCode", 0),
-                reason=terminated.get("reason", ""),
-                log_tail=str(terminated.get("message") or "").strip(),
-            )
+            code = terminated.get("exitCode", 0)
+            log_tail = str(terminated.get("message") or "").strip()
+            return ContainerExit(code=code, reason=terminated.get("reason", ""), log_tail=log_tail)
     return None
 
 

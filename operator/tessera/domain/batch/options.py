@@ -118,11 +118,9 @@ def capacity_options(query: CapacityQuery) -> CapacityOptions:
     if attempt is not None and choice is not None and choice.variant == attempt.variant:
         progress = pace.with_measured_pace(query.progress, attempt, choice, query.source)
         query = replace(query, progress=progress)
-    return CapacityOptions(
-        progress=query.progress,
-        spot=_capacity_option(query, "spot"),
-        non_spot=_capacity_option(query, "non-spot"),
-    )
+    spot = _capacity_option(query, "spot")
+    non_spot = _capacity_option(query, "non-spot")
+    return CapacityOptions(progress=query.progress, spot=spot, non_spot=non_spot)
 
 
 def no_capacity_verdict(query: CapacityQuery) -> StatusVerdict[BatchRunning]:

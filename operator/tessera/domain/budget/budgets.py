@@ -160,21 +160,12 @@ def _metered_view(
         if meter.as_of is None:
             return view
         advanced = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
-        return replace(
-            view,
-            meter=replace(
-                advanced, spend_by_window={**meter.spend_by_window, **advanced.spend_by_window}
-            ),
-        )
+        spend_by_window = {**meter.spend_by_window, **advanced.spend_by_window}
+        return replace(view, meter=replace(advanced, spend_by_window=spend_by_window))
     meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
-    return replace(
-        view,
-        meter=meter,
-        state=_budget_state(budget.name, spec, meter, periods, at),
-        hourly_cost=sum(
-            replica.tariff.hourly(at.date()).nanos for replica in meter.running.values()
-        ),
-    )
+    state = _budget_state(budget.name, spec, meter, periods, at)
+    hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
+    return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
 
 
 def _budget_state(

@@ -203,10 +203,8 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapp
         return True
 
     def grant(request: GrantRequest) -> bool:
-        return record_grant(
-            request,
-            state.reserve_replica(request.tariff, max(RESERVED_DURATION, request.termination_time)),
-        )
+        span = max(RESERVED_DURATION, request.termination_time)
+        return record_grant(request, state.reserve_replica(request.tariff, span))
 
     for request in requests:
         state.reserve_min_replicas(request.tariff, request.running_min_replicas)

@@ -88,9 +88,8 @@ def _adopt_layout(
     stable = at - since >= STABILIZATION_WINDOW or mig.mode == "Propose"
     if sufficient and not stable:
         dated_plan = plan.model_copy(update={"at": since})
-        return PlanAdoption(
-            status=status.model_copy(update={"proposed": dated_plan}), verdict=unmet
-        )
+        update = {"proposed": dated_plan}
+        return PlanAdoption(status=status.model_copy(update=update), verdict=unmet)
     # A plan that only changes which service runs on which slice repartitions nothing and needs no
     # approval.
     needs_approval = (

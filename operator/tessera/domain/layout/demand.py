@@ -378,11 +378,8 @@ def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Itera
                 pending = assumed.get(instance.placement.profile)
                 holders = [pending.pop(0)] if pending else []
             services = [device_holders.service_of.get(ref) for ref in holders]
-            slices.append(
-                FleetSlice(
-                    instance.placement.start, instance.placement.profile, next(iter(services), None)
-                )
-            )
+            service = next(iter(services), None)
+            slices.append(FleetSlice(instance.placement.start, instance.placement.profile, service))
             if services and services[0] is None:
                 fixed.append(instance.placement)
         yield FleetGpu(

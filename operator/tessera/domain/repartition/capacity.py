@@ -303,11 +303,9 @@ def _previous_profile_replicas(service: PoolService, profile: str, replicas: int
 
 def _count_replicas(service: PoolService, profile: str) -> _ReplicaCounts:
     matching = [replica for replica in service.replicas if replica.profile == profile]
-    return _ReplicaCounts(
-        total=len(matching),
-        pending=sum(replica.node is None and not replica.draining for replica in matching),
-        starting=sum(not replica.ready and not replica.draining for replica in matching),
-    )
+    pending = sum(replica.node is None and not replica.draining for replica in matching)
+    starting = sum(not replica.ready and not replica.draining for replica in matching)
+    return _ReplicaCounts(total=len(matching), pending=pending, starting=starting)
 
 
 def _profiles(service: PoolService) -> set[str]:

@@ -294,9 +294,8 @@ class _RolloutCycle:
         self._requests[unit.node] = self._backend.request(
             repartition.node, repartition.desired, unit.attempt
         )
-        return _ActiveUnit(
-            unit=unit.model_copy(update={"phase": phase, "since": since}), repartition=repartition
-        )
+        update = {"phase": phase, "since": since}
+        return _ActiveUnit(unit=unit.model_copy(update=update), repartition=repartition)
 
     def _reassert(self) -> None:
         """Repeat the request for nodes that have their layout, where labels or objects differ.

@@ -101,11 +101,9 @@ def is_steady(decision: ScaleDecision, at: datetime) -> bool:
 
 def extend_windows(history: ScalingHistory, at: datetime) -> ScalingHistory:
     """Return the history as if the last recommendation was repeated until `at`."""
-    return replace(
-        history,
-        up_window=_extend_window(history.up_window, at),
-        down_window=_extend_window(history.down_window, at),
-    )
+    up_window = _extend_window(history.up_window, at)
+    down_window = _extend_window(history.down_window, at)
+    return replace(history, up_window=up_window, down_window=down_window)
 
 
 def _extend_window(

@@ -61,9 +61,8 @@ def prepare_model(
 ) -> Preparation:
     """Is the shape known? By what the service remembers and by the Job that was made for it."""
     known = _known_status(service)
-    job_status = assess_model_job(
-        snapshot, service, pinned_spec(spec, PinnedRevision(known)), "shape"
-    )
+    pinned_revision = PinnedRevision(known)
+    job_status = assess_model_job(snapshot, service, pinned_spec(spec, pinned_revision), "shape")
     if shape_of(spec) is not None:
         return Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
     job_report = parse_report(ShapeReport, job_status.report)

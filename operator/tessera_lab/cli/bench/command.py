@@ -156,12 +156,9 @@ class _LoadTest:
 
     async def _run_load(self, load: BenchLoad, round_: int) -> LoadMetrics:
         send = self._sender(round_)
-        runner = LoadRunner(
-            api=self._api,
-            meter=MetricsScraper(self._api, self._bench_plan.metrics),
-            stop=self.stop,
-            progress=_progress(load.name) if sys.stderr.isatty() else None,
-        )
+        meter = MetricsScraper(self._api, self._bench_plan.metrics)
+        progress = _progress(load.name) if sys.stderr.isatty() else None
+        runner = LoadRunner(api=self._api, meter=meter, stop=self.stop, progress=progress)
         if load.concurrency is None:
             measurement = await runner.run_open_loop(load.name, load.requests, send)
         else:
