@@ -125,7 +125,7 @@ class KubeCluster:
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
         self._own_versions: dict[int, None] = {}
         """The resourceVersions that our own writes returned, whose events are still to come."""
-        self._retry_not_before: dict[tuple[str, str], float] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
         """Times, on the event loop's clock, before which the server asked not to retry."""
 
     async def close(self) -> None:
@@ -336,20 +336,18 @@ class KubeCluster:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _TIMEOUT_SECONDS
         while True:
-            retry_at = self._retry_not_before.get((method, path), 0.0)
+            retry_at = self._retry_at.get((method, path), 0.0)
             if retry_at >= deadline:
                 message = f"{method} {path}: the API server is busy and asks to retry later"
                 raise ClusterError(message)
             await asyncio.sleep(max(0.0, retry_at - loop.time()))
-            self._retry_not_before.pop((method, path), None)
+            self._retry_at.pop((method, path), None)
             status, text, wait = await self._call(request, deadline)
             if status not in _RETRYABLE_STATUSES or wait is None:
                 return status, _decode(text)
             now = loop.time()
-            self._retry_not_before = {
-                key: at for key, at in self._retry_not_before.items() if at > now
-            }
-            self._retry_not_before[method, path] = now + wait
+            self._retry_at = {key: at for key, at in self._retry_at.items() if at > now}
+            self._retry_at[method, path] = now + wait
 
     async def _call(
         self, request: "_ApiRequest", deadline: float

@@ -100,10 +100,8 @@ def _iterate_profiles(
 
 @cache
 def _profile_constants(nvml: Any) -> list[tuple[str, int]]:
-    profile_ids = ((name, value) for name, value in vars(nvml).items() if name.startswith(_PREFIX))
-    constants = [
-        (name.removeprefix(_PREFIX), value) for name, value in profile_ids if "SLICE" in name
-    ]
+    ids = ((name, value) for name, value in vars(nvml).items() if name.startswith(_PREFIX))
+    constants = [(name.removeprefix(_PREFIX), value) for name, value in ids if "SLICE" in name]
     return sorted(constants, key=lambda pair: pair[1])
 
 
@@ -146,9 +144,7 @@ def _table_names(table_model: GpuModel | None, constant: str) -> list[str]:
     """Return all names of a profile in the table, the usual one first."""
     if table_model is None:
         return []
-    usual = [
-        gi_profile.name for gi_profile in table_model.profiles if gi_profile.constant == constant
-    ]
+    usual = [profile.name for profile in table_model.profiles if profile.constant == constant]
     return usual + [name for name, usual_name in table_model.aliases if usual_name in usual]
 
 

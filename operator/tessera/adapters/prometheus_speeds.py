@@ -44,16 +44,14 @@ SPEEDS = union_query(
 )
 
 
-def speeds_of(
-    rows_by_query: Mapping[str, Sequence[QueryRow]],
-) -> dict[Ref, tuple[SpeedReading, ...]]:
+def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[SpeedReading, ...]]:
     """Return a reading for each variant of each service, sorted by variant."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
-    for name, rows in rows_by_query.items():
+    for name, rows in by_query.items():
         for row in rows if name != "cache" else ():
             numbers[_key(row)][name] = float(row["value"][1])
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
-    for row in rows_by_query.get("cache", ()):
+    for row in by_query.get("cache", ()):
         caches[_key(row)] += _cache_tokens(row)
     readings_by_service: dict[Ref, list[SpeedReading]] = defaultdict(list)
     for key in sorted(numbers.keys() | caches.keys()):

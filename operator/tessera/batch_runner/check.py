@@ -125,15 +125,13 @@ def _scan_input(path: Path, heartbeat: WorkHeartbeat) -> tuple[ScanFindings, int
                 scan.add(line)
                 heartbeat.beat("%s rows checked", line.number)
             size = file.tell()
-            findings = with_faults(scan.findings(), _duplicate_faults(scan, file, heartbeat))
+            findings = with_faults(scan.findings(), _duplicates(scan, file, heartbeat))
     except OSError as error:
         raise storage_error(error, path, "read the input") from error
     return findings, size, digest.hexdigest()
 
 
-def _duplicate_faults(
-    scan: InputScan, file: BinaryIO, heartbeat: WorkHeartbeat
-) -> Iterator[LineFault]:
+def _duplicates(scan: InputScan, file: BinaryIO, heartbeat: WorkHeartbeat) -> Iterator[LineFault]:
     if (finder := scan.duplicate_finder()) is None:
         return
     file.seek(0)

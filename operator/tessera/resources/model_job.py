@@ -91,12 +91,10 @@ def _claim_size(shape: ModelShape | None) -> str:
     return f"{int(weights * _SIZE_MARGIN / _GIB) + 1}Gi"
 
 
-def _pod(
-    name: str, model_job: ModelJob, image: RunnerImage, platform: Platform
-) -> client.V1PodSpec:
-    fetches = model_job.task == "fetch"
+def _pod(name: str, job: ModelJob, image: RunnerImage, platform: Platform) -> client.V1PodSpec:
+    fetches = job.task == "fetch"
     home = client.V1Volume(name="home", empty_dir=client.V1EmptyDirVolumeSource())
-    files = _claim_volume(name) if fetches else engine.uri_volume(model_job.spec)
+    files = _claim_volume(name) if fetches else engine.uri_volume(job.spec)
     return client.V1PodSpec(
         service_account_name=ENGINE_ACCOUNT,
         automount_service_account_token=False,
@@ -104,7 +102,7 @@ def _pod(
         restart_policy="Never",
         image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
         security_context=engine.restricted_pod(),
-        containers=[_container(model_job, image, platform, mounted=files is not None)],
+        containers=[_container(job, image, platform, mounted=files is not None)],
         volumes=[home, *([files] if files else ()), *surroundings.volumes(platform)],
     )
 

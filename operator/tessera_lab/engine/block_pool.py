@@ -59,15 +59,13 @@ class BlockPool:
             elif name not in self._ref_counts:
                 break
             units += 1
-        private_blocks = 0
+        private = 0
         if sequence.preemptions and units >= sequence.shared_units:
             remaining = self._evictable.get(-sequence.queue_key[1], 0)
             remaining -= (units - sequence.shared_units) * self._unit_blocks
-            private_blocks = max(
-                0, min(remaining, sequence.full_blocks - units * self._unit_blocks)
-            )
-        tokens = units * self._unit_tokens + private_blocks * self._limits.block_size
-        return PrefixHit(units, evictable, private_blocks, tokens)
+            private = max(0, min(remaining, sequence.full_blocks - units * self._unit_blocks))
+        tokens = units * self._unit_tokens + private * self._limits.block_size
+        return PrefixHit(units, evictable, private, tokens)
 
     def cost(self, sequence: SequenceState, hit: PrefixHit) -> int:
         """Return the free blocks that its whole input needs."""

@@ -283,9 +283,7 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
 
 def _run_reports(situation: Situation) -> Iterator[tuple[BatchPod, RunReport]]:
     """Yield the reports of attempts; a report of another attempt than its pod is ignored."""
-    for pod in sorted(
-        situation.pods, key=lambda candidate: (candidate.attempt or 0, candidate.ref)
-    ):
+    for pod in sorted(situation.pods, key=lambda pod: (pod.attempt or 0, pod.ref)):
         if pod.attempt is not None and pod.exit_code is not None:
             report = run_report(pod.report)
             if report is not None and report.attempt == pod.attempt:
@@ -320,7 +318,7 @@ def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | No
         return None
     for _, report in _run_reports(situation):
         counts = report.model_dump(exclude={"phase", "attempt", "state", "rows", "message"})
-        known = _furthest_progress(known, counts, now)
+        known = _furthest(known, counts, now)
     sample = _current_sample(situation)
     if sample is not None:
         progress = sample.progress
@@ -331,13 +329,11 @@ def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | No
             or known.done == 0
             or progress.done >= known.rows
         )
-        known = _furthest_progress(known, counts, sample.at) if due else known
+        known = _furthest(known, counts, sample.at) if due else known
     return known
 
 
-def _furthest_progress(
-    known: ProgressStatus, counts: dict[str, int], at: datetime
-) -> ProgressStatus:
+def _furthest(known: ProgressStatus, counts: dict[str, int], at: datetime) -> ProgressStatus:
     updated = known.model_copy(update={**counts, "at": at.replace(microsecond=0)})
     return updated if _progress_key(updated) > _progress_key(known) else known
 

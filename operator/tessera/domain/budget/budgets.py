@@ -142,7 +142,7 @@ def _metered_view(
         return replace(view, meter=known_meter or SpendMeter())
     zone = zone_of(spec.time_zone)
     enforced = view.accepted.reason.is_true and zone is not None
-    meter = known_meter or _restored_meter(budget, spec, views)
+    meter = known_meter or _restore_meter(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
     periods = (
         [period_at(limit.window, at, zone) for limit in spec.limits] if zone is not None else []
@@ -197,9 +197,7 @@ def _budget_state(
     return BudgetState(name, spec.currency, at, current, upcoming)
 
 
-def _restored_meter(
-    budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]
-) -> SpendMeter:
+def _restore_meter(budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]) -> SpendMeter:
     """Return the meter that an earlier leader recorded in the status, or an empty one."""
     if budget.status.spend is None:
         return SpendMeter()

@@ -57,7 +57,7 @@ def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, budget_state: BudgetState, allotment: ServicePlan
+    snapshot: Snapshot, view: BudgetView, state: BudgetState, allotment: ServicePlan
 ) -> Iterator[str]:
     """Yield what one more replica lacks in the current windows, and whether the next pay it."""
     choice, spec = allotment.choice, allotment.service.spec
@@ -71,7 +71,7 @@ def _would_change(
     always = allotment.scale.replicas < min_replicas
     shortfalls = {
         window.field_path: (window, shortfall)
-        for window in budget_state.current_windows
+        for window in state.current_windows
         if (shortfall := _shortfall(window, tariff, snapshot.at, always=always)) > 0
     }
     minutes = counted(RESERVED_DURATION // timedelta(minutes=1), "minute")
@@ -81,14 +81,12 @@ def _would_change(
         return
     limits = " and ".join(
         # Rounded up by a cent, since the printed amount may be rounded down.
-        f"{window.field_path} of {budget_state.amount(window.limit + shortfall + _CENT)}"
+        f"{window.field_path} of {state.amount(window.limit + shortfall + _CENT)}"
         for window, shortfall in shortfalls.values()
     )
     yield f"{limits} would pay {addition}"
     begin = max(window.period.end for window, _ in shortfalls.values())
-    next_windows = [
-        window for window in budget_state.next_windows if window.field_path in shortfalls
-    ]
+    next_windows = [window for window in state.next_windows if window.field_path in shortfalls]
     if all(_shortfall(window, tariff, begin, always=always) <= 0 for window in next_windows):
         yield f"from {begin:%Y-%m-%d %H:%M} UTC on the current limits pay it"
     else:

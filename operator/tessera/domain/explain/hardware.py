@@ -155,13 +155,11 @@ def _changes_for(
 def _cheaper_message(
     snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other_choice: HardwareChoice
 ) -> str:
-    free_count = free_replicas(
-        snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer
-    )
+    free = free_replicas(snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer)
     required = required_replicas(allotment)
-    if free_count < required:
+    if free < required:
         return (
-            f"{required - free_count} more free {other_choice.offer.hardware.name} in "
+            f"{required - free} more free {other_choice.offer.hardware.name} in "
             f"{other_choice.offer.pool}, at {other_choice.hourly.formatted(4)} per hour, would "
             "be chosen if the service were created again"
         )

@@ -50,15 +50,13 @@ def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
     )
 
 
-def _numbers(
-    choice: HardwareChoice, demand: Demand, measurement: SpeedMeasurement | None
-) -> Numbers:
+def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement | None) -> Numbers:
     fit, shape = choice.fit, demand.shape
     memory, devices = fit.memory, fit.hardware.devices
     bits = footprint.weight_bits(shape, fit.precision)
     limits = fit.limits
     full = full_step_seconds(demand, fit.step, limits.max_num_seqs, limits.max_num_batched_tokens)
-    tokens_per_second = corrected_rate(limits.tokens_per_second, measurement)
+    tokens_per_second = corrected_rate(limits.tokens_per_second, measured)
     per_million = per_million_tokens(choice.hourly, tokens_per_second)
     return (
         (
@@ -87,7 +85,7 @@ def _numbers(
             f"{counted(limits.max_num_batched_tokens, 'token')} in {full * 1e3:.1f} ms, ITL SLO "
             f"{demand.inter_token.total_seconds() * 1e3:.0f} ms",
         ),
-        ("output tok/s", f"{tokens_per_second:.0f}" + _measurement_note(measurement)),
+        ("output tok/s", f"{tokens_per_second:.0f}" + _measurement_note(measured)),
         ("price per 1M tokens", per_million.formatted(4)),
     )
 

@@ -216,10 +216,6 @@ def _layout_error(gpu_model: GpuModel, mig: Mig) -> str | None:
             f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
         )
     if place_geometry(gpu_model, tuple(sorted(mig.layout.items()))) is None:
-        counts_text = ", ".join(
-            f"{count} x {profile}" for profile, count in sorted(mig.layout.items())
-        )
-        return (
-            f"spec.mig.layout: {counts_text} does not fit on 1 {gpu_model.name}; lower the counts"
-        )
+        counts = ", ".join(f"{count} x {profile}" for profile, count in sorted(mig.layout.items()))
+        return f"spec.mig.layout: {counts} does not fit on 1 {gpu_model.name}; lower the counts"
     return None

@@ -331,10 +331,8 @@ class _DeviceHolders:
         return refs_by_profile
 
 
-def _node_gpus(
-    pool: str, node: MigNode, knows_pods: bool, device_holders: _DeviceHolders
-) -> _NodeGpus:
-    gpus = tuple(_problem_gpus(pool, node, device_holders, knows_pods=knows_pods))
+def _node_gpus(pool: str, node: MigNode, knows_pods: bool, holders: _DeviceHolders) -> _NodeGpus:
+    gpus = tuple(_problem_gpus(pool, node, holders, knows_pods=knows_pods))
     return _NodeGpus(gpus, tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus))
 
 

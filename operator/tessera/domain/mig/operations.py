@@ -199,9 +199,7 @@ class _OperationSearch:
                     kind=OperationKind.START, location=replica.location, service=replica.service
                 )
         for location in sorted({replica.location for replica in starts} - state.slices):
-            neighbors = [
-                existing for existing in sorted(state.slices) if existing.gpu == location.gpu
-            ]
+            neighbors = [other for other in sorted(state.slices) if other.gpu == location.gpu]
             if self._fits(location, neighbors):
                 return LayoutOperation(kind=OperationKind.CREATE, location=location)
             removable = [

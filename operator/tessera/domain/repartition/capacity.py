@@ -317,9 +317,7 @@ def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
     """Return the slices that a pod could be scheduled on now, by profile."""
     if not node.ready or node.inconsistency:
         return Counter()
-    known_pods = {
-        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
-    }
+    known = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
     free = Counter(
         instance.placement.profile
         for gpu in node.gpus
@@ -328,6 +326,6 @@ def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
     )
     # A replica whose slice the agent has not reported yet holds one of its profile.
     free.subtract(
-        replica.profile for replica in replicas if replica.profile and replica.pod not in known_pods
+        replica.profile for replica in replicas if replica.profile and replica.pod not in known
     )
     return +free

@@ -150,12 +150,10 @@ def _spare_gpus(
     """
     node = goal.node
     pods = capacity.replicas_by_node.get(node.name, ())
-    known_pods = {
-        pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders
-    }
+    known = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
     pods_known = capabilities.knows_pods and node.reports_pods
     # A pod whose slice is not reported may hold any of them.
-    if any(replica.pod not in known_pods for replica in pods):
+    if any(replica.pod not in known for replica in pods):
         return
     free: list[tuple[MigGpu, Layout]] = []
     for gpu in node.gpus:

@@ -68,13 +68,11 @@ def pin_revision(
     return PinnedRevision(pending_status, query)
 
 
-def pinned_spec(
-    spec: InferenceServiceSpec, pinned_revision: PinnedRevision
-) -> InferenceServiceSpec:
+def pinned_spec(spec: InferenceServiceSpec, pinned: PinnedRevision) -> InferenceServiceSpec:
     """Return the spec with the commit as its revision."""
-    if pinned_revision.status is None or pinned_revision.status.revision is None:
+    if pinned.status is None or pinned.status.revision is None:
         return spec
-    model = spec.model.model_copy(update={"revision": pinned_revision.status.revision})
+    model = spec.model.model_copy(update={"revision": pinned.status.revision})
     return spec.model_copy(update={"model": model})
 
 
