@@ -128,7 +128,8 @@ def load_metrics(
     measurement: LoadMeasurement, peaks: HardwarePeaks | None, price: HourlyPrice | None
 ) -> LoadMetrics:
     """Return all metrics of a measurement."""
-    complete = [response for response in measurement.responses if response.complete]
+    responses = measurement.responses
+    complete = [response for response in responses if response.complete]
     inputs = sum(response.prompt_tokens or 0 for response in complete)
     outputs = sum(response.output_tokens for response in complete)
     activity, client = _activity(measurement, peaks), _client_usage(measurement)
@@ -138,20 +139,14 @@ def load_metrics(
         measurement=measurement,
         completed=len(complete),
         failures=dict(
-            sorted(
-                Counter(
-                    response.failure for response in measurement.responses if response.failure
-                ).items()
-            )
+            sorted(Counter(response.failure for response in responses if response.failure).items())
         ),
         input_tokens=inputs,
         output_tokens=outputs,
         cached_share=_cached_share(complete),
         latencies=latency_summary,
         saturated_output_per_second=_saturated_throughput(measurement, complete),
-        mean_concurrency=sum(
-            response.ended_at - response.sent_at for response in measurement.responses
-        )
+        mean_concurrency=sum(response.ended_at - response.sent_at for response in responses)
         / measurement.seconds,
         activity=activity,
         counters_match=trusted,
@@ -234,11 +229,9 @@ def _saturated_throughput(
 
 
 def _client_usage(measurement: LoadMeasurement) -> ClientUsage:
-    requests, chunks = (
-        len(measurement.responses),
-        sum(response.chunks for response in measurement.responses),
-    )
-    late = distribution([response.sent_at - response.due_at for response in measurement.responses])
+    responses = measurement.responses
+    requests, chunks = (len(responses), sum(response.chunks for response in responses))
+    late = distribution([response.sent_at - response.due_at for response in responses])
     return ClientUsage(
         cpu_share=measurement.cpu_seconds / measurement.seconds,
         cpu_ms_per_request=measurement.cpu_seconds / requests * 1e3 if requests else None,

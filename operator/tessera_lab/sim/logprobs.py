@@ -84,8 +84,5 @@ def _prompt_positions(pieces: Sequence[str], count: int) -> Iterator[dict[str, A
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "token": candidate.piece,
-        "logprob": candidate.logprob,
-        "bytes": list(candidate.piece.encode()),
-    }
+    piece = candidate.piece
+    return {"token": piece, "logprob": candidate.logprob, "bytes": list(piece.encode())}

@@ -33,11 +33,8 @@ def rows_per_second(
 
     The pace of the batch itself comes first, then measurements of services, then the prediction.
     """
-    share = (
-        _speed_share(choice, source, measured)
-        if progress.speed_ratio is None
-        else float(progress.speed_ratio)
-    )
+    speed_ratio = progress.speed_ratio
+    share = _speed_share(choice, source, measured) if speed_ratio is None else float(speed_ratio)
     return _expected_rows_per_second(choice, source, progress) * max(share, 0.01)
 
 

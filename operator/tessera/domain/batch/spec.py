@@ -99,9 +99,9 @@ def _batch_source(
     name: str, spec: InferenceServiceSpec, batch: BatchInferenceSpec
 ) -> BatchModelSource:
     """Return the source of a spec, tuned for throughput and without latency targets."""
+    typical_output_tokens = spec.context.typical_output_tokens
     output_tokens = max(
-        spec.context.typical_output_tokens,
-        -(-spec.context.typical_input_tokens // _PROMPT_PER_TOKEN),
+        typical_output_tokens, -(-spec.context.typical_input_tokens // _PROMPT_PER_TOKEN)
     )
     context: Context = spec.context.model_copy(update={"typical_output_tokens": output_tokens})
     update = {
@@ -115,9 +115,7 @@ def _batch_source(
         "drain": _NO_DRAIN,
     }
     return BatchModelSource(
-        name=name,
-        spec=spec.model_copy(update=update),
-        output_tokens=spec.context.typical_output_tokens,
+        name=name, spec=spec.model_copy(update=update), output_tokens=typical_output_tokens
     )
 
 

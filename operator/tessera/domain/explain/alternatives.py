@@ -91,12 +91,10 @@ def _comparison(
         return "fits"
     if other.variant == chosen.variant:
         return "chosen"
-    free_count = free_replicas(snapshot, pool_view(plan, other.offer.pool), other.offer)
+    offer = other.offer
+    free_count = free_replicas(snapshot, pool_view(plan, offer.pool), offer)
     required = required_replicas(allotment)
-    chosen_nanos, other_nanos = (
-        chosen.offer.comparison_price.nanos,
-        other.offer.comparison_price.nanos,
-    )
+    chosen_nanos, other_nanos = (chosen.offer.comparison_price.nanos, offer.comparison_price.nanos)
     if other_nanos > chosen_nanos:
         price_ratio = (
             f"{other_nanos / chosen_nanos:.1f} times the price" if chosen_nanos else "dearer"

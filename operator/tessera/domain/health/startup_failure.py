@@ -114,15 +114,13 @@ def _exit_reason(
     """Return the reason of an exit: the kernel's, the hub's, or by exit code."""
     if container_exit.reason == _OUT_OF_MEMORY:
         return Progressing.OOM_KILLED, None
-    if (
-        spec is not None
-        and (refusal := hub_refusal(spec.model, container_exit.log_tail)) is not None
-    ):
+    log_tail = container_exit.log_tail
+    if spec is not None and (refusal := hub_refusal(spec.model, log_tail)) is not None:
         return Progressing.HUB_ACCESS_DENIED, refusal
     reason = _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED)
     if spec is None or reason is not Progressing.INVALID_ENGINE_ARGUMENTS:
         return reason, None
-    return reason, _arguments_advice(spec.engine, container_exit.log_tail)
+    return reason, _arguments_advice(spec.engine, log_tail)
 
 
 def _arguments_advice(engine: EngineOptions, log_tail: str) -> str:

@@ -222,15 +222,12 @@ def _free_start(gpu: FleetGpu, profile: str, gpu_model: GpuModel) -> int | None:
 
 
 def _set_service(gpus: list[FleetGpu], ref: _SliceRef, service: str | None) -> list[FleetGpu]:
+    gpu_index = ref.gpu_index
     slices = tuple(
         mig_slice._replace(service=service) if mig_slice == ref.mig_slice else mig_slice
-        for mig_slice in gpus[ref.gpu_index].slices
+        for mig_slice in gpus[gpu_index].slices
     )
-    return [
-        *gpus[: ref.gpu_index],
-        replace(gpus[ref.gpu_index], slices=slices),
-        *gpus[ref.gpu_index + 1 :],
-    ]
+    return [*gpus[:gpu_index], replace(gpus[gpu_index], slices=slices), *gpus[gpu_index + 1 :]]
 
 
 def _keeps_spread(rule: _SpreadRule, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> bool:

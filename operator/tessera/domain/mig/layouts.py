@@ -80,14 +80,9 @@ def _find_conflict(
             return f"{description} needs the media engines, which {other_description} uses"
     if sum(other is gi_profile for other, _ in taken) == gi_profile.max_instances:
         return f"one GPU has at most {gi_profile.max_instances}x {gi_profile.name}"
-    if (
-        sum(other.compute_slices for other, _ in taken) + gi_profile.compute_slices
-        > gpu_model.compute_slices
-    ):
-        return (
-            f"{description} exceeds the {gpu_model.compute_slices} compute slices of "
-            f"{gpu_model.name}"
-        )
+    compute_slices = gpu_model.compute_slices
+    if sum(other.compute_slices for other, _ in taken) + gi_profile.compute_slices > compute_slices:
+        return f"{description} exceeds the {compute_slices} compute slices of {gpu_model.name}"
     return None
 
 

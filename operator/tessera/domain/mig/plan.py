@@ -161,14 +161,12 @@ def _replan_existing(
 
     They stay as they are when no arrangement is possible.
     """
+    cost = mix.cost
     if len(fleet.gpus) > _LARGE_FLEET:
-        repaired_gpus = repair_fleet(fleet, math.floor(mix.cost * (1 + _ACCEPTED_GAP)))
+        repaired_gpus = repair_fleet(fleet, math.floor(cost * (1 + _ACCEPTED_GAP)))
         if serves_all_demand(replace(fleet, gpus=repaired_gpus)):
             return repaired_gpus
-    if (
-        moves_per_gpu is None
-        and (rearranged_gpus := rearrange_all(fleet, mix.cost, None)) is not None
-    ):
+    if moves_per_gpu is None and (rearranged_gpus := rearrange_all(fleet, cost, None)) is not None:
         return rearranged_gpus
     return rearrange_all(fleet, None, moves_per_gpu) or fleet.gpus
 

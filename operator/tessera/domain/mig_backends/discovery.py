@@ -124,17 +124,15 @@ def _inconsistency(
     label = node.labels.get(PRODUCT_LABEL)
     if agent_status is None:
         return None
-    for gpu in agent_status.gpus:
+    gpus = agent_status.gpus
+    for gpu in gpus:
         expected = label or pool_product
         if expected is not None and gpu.product != expected:
             source = f"its label {PRODUCT_LABEL}" if label else "the other nodes of the pool"
             return f"GPU {gpu.index} is {gpu.product} by its driver and {expected} by {source}"
     count = node.labels.get(COUNT_LABEL)
-    if count is not None and count != str(len(agent_status.gpus)):
-        return (
-            f"the driver reports {counted(len(agent_status.gpus), 'GPU')}, its label {COUNT_LABEL} "
-            f"is {count}"
-        )
+    if count is not None and count != str(len(gpus)):
+        return f"the driver reports {counted(len(gpus), 'GPU')}, its label {COUNT_LABEL} is {count}"
     return None
 
 

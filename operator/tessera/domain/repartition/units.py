@@ -108,10 +108,8 @@ def removed_instances(
 def _describe_users(
     node: MigNode, gpu: MigGpu, instance: GpuInstance, capacity: PoolCapacity
 ) -> str:
-    place = (
-        f"{instance.placement.profile}@{instance.placement.start} of GPU {gpu.index} of "
-        f"Node/{node.name}"
-    )
+    placement = instance.placement
+    place = f"{placement.profile}@{placement.start} of GPU {gpu.index} of Node/{node.name}"
     foreign_pods = [f"Pod/{pod}" for pod in instance.holders if pod not in capacity.owner]
     if foreign_pods:
         return f"{', '.join(foreign_pods)} on {place}"

@@ -253,18 +253,15 @@ def _scale_up(
     """Raise to the lowest recommendation of the window, within the step of one period."""
     limit = previous + policy.scale_up.pods
     replicas = max(current, min(target, limit))
+    reason = recommendation.reason
     if replicas == target:
-        return target, recommendation.reason, recommendation.message
+        return target, reason, recommendation.message
     period = int(policy.scale_up.period.total_seconds())
     message = (
         f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
         f"{policy.scale_up.pods} more than {period} s ago ({previous})"
     )
-    return (
-        replicas,
-        recommendation.reason if replicas > current else ScalingReason.SCALE_UP_LIMIT,
-        message,
-    )
+    return (replicas, reason if replicas > current else ScalingReason.SCALE_UP_LIMIT, message)
 
 
 def _hold_reason(recommendation: _Recommendation, clamped: int, current: int) -> ScalingReason:

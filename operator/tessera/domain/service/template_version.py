@@ -62,12 +62,10 @@ def decide_template(
         service, record.observed_update
     ):
         record = newest
-    if record.builder_version > available.builder_version:
+    builder_version = available.builder_version
+    if record.builder_version > builder_version:
         record = record.model_copy(
-            update={
-                "builder_version": available.builder_version,
-                "downgraded_from": record.builder_version,
-            }
+            update={"builder_version": builder_version, "downgraded_from": record.builder_version}
         )
     same = record.effective_values == newest.effective_values
     return TemplateDecision(

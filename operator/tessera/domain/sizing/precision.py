@@ -40,26 +40,24 @@ def unsupported_reason(shape: ModelShape, precision: str | None, product: Produc
     """Return why the product cannot run a precision and what to use instead; None if it can."""
     actual = compute_capability(product)
     format_name = label(shape, precision)
+    capability = product.capability
     if actual < _MIN_CAPABILITY:
         return (
-            f"the engine's images need compute capability 7.5, the GPU has {product.capability}; "
+            f"the engine's images need compute capability 7.5, the GPU has {capability}; "
             "use a newer GPU"
         )
     if format_name == "bf16" and actual < _BF16_CAPABILITY:
         return (
-            f"bfloat16 needs compute capability 8.0, the GPU has {product.capability}; use AWQ or "
+            f"bfloat16 needs compute capability 8.0, the GPU has {capability}; use AWQ or "
             "GPTQ files, or a newer GPU"
         )
     if format_name == "int8" and actual >= _INT8_REMOVED_IN:
-        return (
-            "int8 kernels end before compute capability 10.0, the GPU has "
-            f"{product.capability}; use fp8"
-        )
+        return f"int8 kernels end before compute capability 10.0, the GPU has {capability}; use fp8"
     required = _FORMAT_CAPABILITY.get(format_name, _MIN_CAPABILITY)
     if actual < required:
         return (
             f"{format_name} needs compute capability {required[0]}.{required[1]}, the GPU has "
-            f"{product.capability}; use AWQ or GPTQ files, or a newer GPU"
+            f"{capability}; use AWQ or GPTQ files, or a newer GPU"
         )
     return None
 

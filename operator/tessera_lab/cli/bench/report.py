@@ -249,23 +249,12 @@ _RATES = {
 def _change(change: MetricChange) -> list[str]:
     share = NONE if change.share is None else f"{change.share:+.1%}"
     key, _, percentile = change.figure.partition(".")
+    load = change.load
     if percentile:
         label = f"{_SECONDS[key]} {percentile.upper()}"
-        return [
-            change.load,
-            label,
-            format_seconds(change.before),
-            format_seconds(change.now),
-            share,
-        ]
+        return [load, label, format_seconds(change.before), format_seconds(change.now), share]
     label, format_spec = _RATES[key]
-    return [
-        change.load,
-        label,
-        format(change.before, format_spec),
-        format(change.now, format_spec),
-        share,
-    ]
+    return [load, label, format(change.before, format_spec), format(change.now, format_spec), share]
 
 
 def _format_amount(value: Money | None, digits: int = 4) -> str:

@@ -137,13 +137,10 @@ def _batch_defaults(target: Hardware) -> tuple[int, int]:
 
     They depend on the memory of a whole device; inside a MIG slice the engine cannot read it.
     """
-    if target.profile is None and target.memory_mib >= 160 * _GIB_MIB:
+    profile = target.profile
+    if profile is None and target.memory_mib >= 160 * _GIB_MIB:
         return 16384, 1024
-    if (
-        target.profile is None
-        and target.memory_mib >= 70 * _GIB_MIB
-        and "A100" not in target.product
-    ):
+    if profile is None and target.memory_mib >= 70 * _GIB_MIB and "A100" not in target.product:
         return 8192, 1024
     return 2048, 256
 
