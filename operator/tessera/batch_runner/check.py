@@ -50,18 +50,17 @@ def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, A
 
 
 def _refusal(findings: ScanFindings) -> dict[str, Any]:
-    first = findings.faults[0]
+    faults = findings.faults
+    first = faults[0]
     message = (
         f"the input has {counted(findings.fault_count, 'invalid row')}, first line {first.line}: "
         f"{first.fault.message}"
     )
-    for line_fault in findings.faults:
+    for line_fault in faults:
         log.error(
             "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
         )
-    return _failure(message, findings.rows, findings.fault_count) | {
-        "errors": error_list(findings.faults)
-    }
+    return _failure(message, findings.rows, findings.fault_count) | {"errors": error_list(faults)}
 
 
 def _failure(message: str, rows: int, count: int = 0) -> dict[str, Any]:

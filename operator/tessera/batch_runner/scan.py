@@ -199,15 +199,14 @@ class InputScan:
         return with_faults(findings, [LineFault(1, RowFault(code="empty_file", message=message))])
 
     def _count_row(self, line: int, row: BatchRow, size: int) -> None:
-        self._ids.add(row.custom_id)
+        custom_id = row.custom_id
+        self._ids.add(custom_id)
         self._url = self._url or row.url
         if row.url != self._url:
             message = f"url is {row.url}, but rows above have {self._url}; use one file per url"
             self._refuse(line, RowFault(code="mixed_url", message=message, param="url"))
             return
-        self._input_tokens += rows.estimate_tokens(
-            max(0, size - _ENVELOPE_BYTES - len(row.custom_id))
-        )
+        self._input_tokens += rows.estimate_tokens(max(0, size - _ENVELOPE_BYTES - len(custom_id)))
         self._max_tokens += row.max_tokens or 0
 
     def _refuse(self, line: int, fault: RowFault) -> None:

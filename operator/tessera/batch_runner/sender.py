@@ -180,18 +180,14 @@ class RowSender:
         return outcome, result
 
     def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
+        row = pending_row.row
+        good = result.good
         line = parts.encode_answered(
-            pending_row.row,
-            result.line,
-            good=result.good,
-            prompt=result.prompt_tokens,
-            output=result.output_tokens,
+            row, result.line, good=good, prompt=result.prompt_tokens, output=result.output_tokens
         )
         self._journal.append_answer(pending_row.shard, line)
-        self._paid_unanswered.discard(pending_row.row)
-        entry = AnsweredEntry(
-            pending_row.row, result.good, result.prompt_tokens, result.output_tokens, 0
-        )
+        self._paid_unanswered.discard(row)
+        entry = AnsweredEntry(row, good, result.prompt_tokens, result.output_tokens, 0)
         self._ledger.record_answer(self._progress.attempt, entry)
 
 

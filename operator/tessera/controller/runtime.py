@@ -69,9 +69,8 @@ class Runtime:
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
-        self._metrics = (
-            PrometheusMetrics(settings.prometheus_url, clock) if settings.prometheus_url else None
-        )
+        prometheus_url = settings.prometheus_url
+        self._metrics = PrometheusMetrics(prometheus_url, clock) if prometheus_url else None
         self._prober = Prober(
             self._engines, self._observations, clock, self._changed.set, self._hub
         )

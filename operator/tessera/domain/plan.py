@@ -293,21 +293,20 @@ def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCach
         snapshot.probe_results.get(service_plan.service.ref),
     )
     deferral = cache.probe_deferrals.get(service.ref)
+    pods = service_plan.pods
     if (
         deferral is not None
         and deferral.service is service
-        and deferral.pods is service_plan.pods
+        and deferral.pods is pods
         and deferral.probe_result is probe_result
         and snapshot.at < deferral.until
     ):
         return False
-    if must_probe(snapshot, service, service_plan.pods):
+    if must_probe(snapshot, service, pods):
         cache.probe_deferrals.pop(service.ref, None)
         return True
     until = next_probe_at(snapshot, service)
-    cache.probe_deferrals[service.ref] = _ProbeDeferral(
-        service, service_plan.pods, probe_result, until
-    )
+    cache.probe_deferrals[service.ref] = _ProbeDeferral(service, pods, probe_result, until)
     return False
 
 

@@ -224,9 +224,8 @@ def is_reusable(
 
 def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
     """Tell whether the time alone changes nothing in the plan."""
-    return (
-        service_plan.workload is None or service_plan.workload.rollout_complete
-    ) and stall == service_plan.stall
+    workload = service_plan.workload
+    return (workload is None or workload.rollout_complete) and stall == service_plan.stall
 
 
 def _has_surge_capacity(

@@ -103,15 +103,14 @@ class LayoutApplier:
         self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
 
     async def _send_request(self, node: str, request: BackendRequest) -> None:
-        if request.layout_spec is not None:
+        layout_spec = request.layout_spec
+        if layout_spec is not None:
             key = ObjectKey(NODE_LAYOUTS.plural, "", node)
             observed = self._store.all(NODE_LAYOUTS).get(key)
             current = observed.value if observed is not None else None
-            if isinstance(current, ObservedNodeLayout) and current.spec != request.layout_spec:
+            if isinstance(current, ObservedNodeLayout) and current.spec != layout_spec:
                 self._before_write()
-                applied = await self._cluster.apply(
-                    mig_objects.node_layout(node, request.layout_spec)
-                )
+                applied = await self._cluster.apply(mig_objects.node_layout(node, layout_spec))
                 self._store.put(NODE_LAYOUTS, applied)
         if request.labels:
             await self._patch_node(node, request.labels, {})

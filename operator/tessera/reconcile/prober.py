@@ -157,12 +157,11 @@ class Prober:
         return last is None or self._clock() - last >= interval
 
     def _forget(self, plan: Plan) -> None:
-        for ref in self._observations.probe_results.keys() - plan.service_plans.keys():
+        service_plans = plan.service_plans
+        for ref in self._observations.probe_results.keys() - service_plans.keys():
             del self._observations.probe_results[ref]
         if self._observations.in_flight:
-            pods = {
-                pod.ref for service_plan in plan.service_plans.values() for pod in service_plan.pods
-            }
+            pods = {pod.ref for service_plan in service_plans.values() for pod in service_plan.pods}
             for ref in self._observations.in_flight.keys() - pods:
                 del self._observations.in_flight[ref]
         if self._observations.resolutions:

@@ -232,13 +232,12 @@ def _client_usage(measurement: LoadMeasurement) -> ClientUsage:
     responses = measurement.responses
     requests, chunks = (len(responses), sum(response.chunks for response in responses))
     late = distribution([response.sent_at - response.due_at for response in responses])
+    cpu_seconds = measurement.cpu_seconds
     return ClientUsage(
-        cpu_share=measurement.cpu_seconds / measurement.seconds,
-        cpu_ms_per_request=measurement.cpu_seconds / requests * 1e3 if requests else None,
-        cpu_us_per_chunk=measurement.cpu_seconds / chunks * 1e6 if chunks else None,
-        requests_per_second=requests / measurement.cpu_seconds
-        if measurement.cpu_seconds > 0
-        else None,
+        cpu_share=cpu_seconds / measurement.seconds,
+        cpu_ms_per_request=cpu_seconds / requests * 1e3 if requests else None,
+        cpu_us_per_chunk=cpu_seconds / chunks * 1e6 if chunks else None,
+        requests_per_second=requests / cpu_seconds if cpu_seconds > 0 else None,
         late_seconds=late.p95 if late else 0.0,
     )
 

@@ -83,16 +83,15 @@ def generation_spec(
     if isinstance(body, ChatBody):
         _check_chat(body)
     prompts = _prompts(body)
-    logprobs = _logprob_count(body, config.arguments.max_logprobs)
+    arguments = config.arguments
+    logprobs = _logprob_count(body, arguments.max_logprobs)
     count = body.n or 1
     samples = [
         _sample_spec(body, config.limits, prompt, prompt_index * count + sample_index, sample_index)
         for prompt_index, prompt in enumerate(prompts)
         for sample_index in range(count)
     ]
-    include_usage, continuous = _usage_options(
-        body, force=config.arguments.enable_force_include_usage
-    )
+    include_usage, continuous = _usage_options(body, force=arguments.enable_force_include_usage)
     echo = isinstance(body, CompletionBody) and bool(body.echo)
     return GenerationSpec(
         model=model,

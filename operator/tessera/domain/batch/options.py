@@ -159,9 +159,8 @@ def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> Cap
     choice = _best_choice(query, capacity_class)
     if choice is None or _EXCLUDED_BY_POLICY.get(query.policy) == capacity_class:
         return None
-    attempt = (
-        query.active_attempt if attempt_capacity(query.active_attempt) == capacity_class else None
-    )
+    active_attempt = query.active_attempt
+    attempt = active_attempt if attempt_capacity(active_attempt) == capacity_class else None
     if (
         attempt is not None
         and not query.attempt_state.scheduled
@@ -213,15 +212,13 @@ def _placed_choice(
 
 def _deadline_rank(query: CapacityQuery) -> Rank:
     """Rank hardware that meets the deadline by price per token, then the rest by speed."""
+    schedule = query.schedule
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
         rate = pace.rows_per_second(choice, query.source, query.progress, query.situation.measured)
         estimate = Estimate(rate=rate, start=pace.start_duration(choice, query.progress))
         speed = choice.fit.limits.tokens_per_second
-        if (
-            estimate.time_needed(query.schedule.remaining_rows) - SAFETY_MARGIN
-            <= query.schedule.time_left
-        ):
+        if estimate.time_needed(schedule.remaining_rows) - SAFETY_MARGIN <= schedule.time_left:
             return (0, choice.offer.comparison_price.nanos / speed, choice.variant)
         return (1, -speed, choice.variant)
 

@@ -46,9 +46,8 @@ def _speed_share(
     shape = shape_of(source.spec)
     if shape is None:
         return UNMEASURED_SPEED_SHARE
-    measurement = measured.get(
-        perf.measurement_key(shape, choice.fit.precision, choice.fit.hardware)
-    )
+    fit = choice.fit
+    measurement = measured.get(perf.measurement_key(shape, fit.precision, fit.hardware))
     return (
         UNMEASURED_SPEED_SHARE if measurement is None else MEASURED_SPEED_SHARE / measurement.ratio
     )

@@ -218,7 +218,8 @@ def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:
 def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget]:
     if (refusing := _refusal(view, state)) is not None:
         return refusing
-    tightest = max(state.current_windows, key=_spent_share)
+    current_windows = state.current_windows
+    tightest = max(current_windows, key=_spent_share)
     message = (
         f"{tightest.field_path}: {tightest.period.name.lower()} limit "
         f"{state.amount(tightest.limit)}, spent {state.amount(tightest.spent)}, forecast "
@@ -226,9 +227,7 @@ def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[Within
     )
     if _spent_share(tightest) >= _NEAR_LIMIT_SHARE:
         return StatusVerdict(WithinBudget.NEAR_LIMIT, message)
-    exceeded = next(
-        (window for window in state.current_windows if window.forecast > window.limit), None
-    )
+    exceeded = next((window for window in current_windows if window.forecast > window.limit), None)
     if exceeded is None:
         return StatusVerdict(WithinBudget.WITHIN_LIMITS, message)
     return StatusVerdict(

@@ -48,15 +48,14 @@ def explain_drain(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decisi
 
 
 def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
-    if pod.draining_since is None:
+    draining_since = pod.draining_since
+    if draining_since is None:
         return "about to leave the Service"
     in_flight = snapshot.in_flight.get(pod.ref)
     suffix = (
         "" if in_flight is None else f", {counted(in_flight.requests, 'request')} at the last probe"
     )
-    return (
-        f"{(snapshot.at - pod.draining_since).total_seconds():.0f} s without new requests{suffix}"
-    )
+    return f"{(snapshot.at - draining_since).total_seconds():.0f} s without new requests{suffix}"
 
 
 def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[Decision]:

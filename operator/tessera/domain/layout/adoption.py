@@ -90,12 +90,11 @@ def _adopt_layout(
         dated_plan = plan.model_copy(update={"at": since})
         update = {"proposed": dated_plan}
         return PlanAdoption(status=status.model_copy(update=update), verdict=unmet)
+    repartitioned_gpus = pool_layout.repartitioned_gpus
     # A plan that only changes which service runs on which slice repartitions nothing and needs no
     # approval.
     needs_approval = (
-        mig.mode == "Propose"
-        and pool_layout.repartitioned_gpus
-        and view.pool.approved_plan != plan.name
+        mig.mode == "Propose" and repartitioned_gpus and view.pool.approved_plan != plan.name
     )
     if not needs_approval:
         dated_plan = plan.model_copy(update={"at": at})
@@ -107,7 +106,7 @@ def _adopt_layout(
         status=status.model_copy(update={"proposed": dated_plan}),
         verdict=StatusVerdict(
             LayoutReady.AWAITING_APPROVAL,
-            f"plan {plan.name} repartitions {counted(pool_layout.repartitioned_gpus, 'GPU')} and "
+            f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')} and "
             f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
             f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
             f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",

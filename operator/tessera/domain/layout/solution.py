@@ -74,7 +74,8 @@ def solve(problem: LayoutProblem) -> LayoutSolution:
 def _pool_layout(
     problem: LayoutProblem, terms: PoolTerms, demands: Sequence[SliceDemand], plan: LayoutPlan
 ) -> PoolLayout:
-    model_names = {terms.pool, whole_gpu_model(terms.pool)}
+    pool = terms.pool
+    model_names = {pool, whole_gpu_model(pool)}
     before = [gpu for gpu in problem.gpus if gpu.gpu_model in model_names]
     after = [gpu for gpu in plan.gpus if gpu.gpu_model in model_names]
     pool_demands = [
@@ -82,10 +83,8 @@ def _pool_layout(
         for demand in demands
         if {instance_type.gpu_model for instance_type in demand.service.throughput} & model_names
     ]
-    offer = next(
-        candidate for candidate in problem.offers if candidate.gpu_model.name == terms.pool
-    )
-    layouts = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == terms.pool])
+    offer = next(candidate for candidate in problem.offers if candidate.gpu_model.name == pool)
+    layouts = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == pool])
     nodes = _node_targets(layouts, terms)
     services = tuple(_assignments(pool_demands, after, terms))
     shortfalls = tuple(
@@ -262,9 +261,10 @@ def _explain_choice(
         f"{count} x {instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at "
         f"{speed:.0f} tokens/s"
     )
+    options = demand.options
     alternatives = [
         option
-        for option in demand.options
+        for option in options
         if option.instance_type in service.throughput and option.instance_type != instance_type
     ]
     if alternatives:
@@ -273,13 +273,11 @@ def _explain_choice(
         text += f"; {nearest} per hour by share of GPU, but not in this mix of layouts"
     # Isolation leaves only options that fill their GPU; the others would be cheaper.
     shared_options = [
-        option for option in demand.options if option.instance_type not in service.throughput
+        option for option in options if option.instance_type not in service.throughput
     ]
     if shared_options:
         exclusive_cost = (
-            next(
-                option for option in demand.options if option.instance_type == instance_type
-            ).hourly_nanos
+            next(option for option in options if option.instance_type == instance_type).hourly_nanos
             * count
         )
         text += (

@@ -184,20 +184,19 @@ def _possible_moves(
     """Yield the GPUs after each possible move: to idle slices, to new slices, then by exchange."""
     profile, gpu_model = ref.mig_slice.profile, gpus[ref.gpu_index].gpu_model
     same_model = [index for index in free_gpus if gpus[index].gpu_model == gpu_model]
+    service = ref.mig_slice.service
     for idle in (True, False):
         for index in same_model:
             for other in gpus[index].slices:
                 if other.profile == profile and (other.service is None) == idle:
                     yield _set_service(
-                        _set_service(gpus, ref, other.service),
-                        _SliceRef(index, other),
-                        ref.mig_slice.service,
+                        _set_service(gpus, ref, other.service), _SliceRef(index, other), service
                     )
         for index in same_model if idle else ():
             if (start := _free_start(gpus[index], profile, gpu_models[gpu_model])) is not None:
                 grown = tuple(
                     sorted(
-                        (*gpus[index].slices, FleetSlice(start, profile, ref.mig_slice.service)),
+                        (*gpus[index].slices, FleetSlice(start, profile, service)),
                         key=attrgetter("start"),
                     )
                 )

@@ -333,17 +333,16 @@ def _fleet_state(gpus: Sequence[FleetGpu]) -> _FleetState:
 
 
 def _apply(state: _FleetState, operation: LayoutOperation) -> _FleetState:
+    location = operation.location
     match operation.kind:
         case OperationKind.DESTROY:
-            return replace(state, slices=state.slices - {operation.location})
+            return replace(state, slices=state.slices - {location})
         case OperationKind.CREATE:
-            return replace(state, slices=state.slices | {operation.location})
+            return replace(state, slices=state.slices | {location})
         case OperationKind.START:
-            replicas = state.replicas | {PlacedReplica(operation.service or "", operation.location)}
+            replicas = state.replicas | {PlacedReplica(operation.service or "", location)}
             return replace(state, replicas=replicas)
         case OperationKind.STOP:
             return replace(
-                state,
-                replicas=state.replicas
-                - {PlacedReplica(operation.service or "", operation.location)},
+                state, replicas=state.replicas - {PlacedReplica(operation.service or "", location)}
             )

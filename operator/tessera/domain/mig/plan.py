@@ -134,12 +134,11 @@ def _spread_replicas(fleet: MigFleet, gpus: tuple[FleetGpu, ...]) -> tuple[Fleet
 
 
 def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[FleetGpu, ...]:
-    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
+    offers = fleet.offers
+    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in offers}
     if not fleet.gpus:
         return build_gpus(mix, gpu_models)
-    if any(gpu.sunk for gpu in fleet.gpus) or any(
-        offer.max_gpus is not None for offer in fleet.offers
-    ):
+    if any(gpu.sunk for gpu in fleet.gpus) or any(offer.max_gpus is not None for offer in offers):
         return _replan_existing(fleet, mix, moves_per_gpu)
     if len(fleet.gpus) <= _REARRANGE_LIMIT:
         budget = mix.cost if moves_per_gpu is None else None

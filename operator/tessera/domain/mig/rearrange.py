@@ -86,17 +86,16 @@ class _RearrangeProgram:
         fixed_replicas = replicas_by_service(
             (*problem.fixed_gpus, *problem.open_gpus) if problem.only_adds else problem.fixed_gpus
         )
+        services = problem.services
         self._remaining = {
             service.name: remaining
-            for service in problem.services
+            for service in services
             if any(
                 remaining := _remaining_need(service, fixed_replicas.get(service.name, Counter()))
             )
             or service.name in self._current
         }
-        self._services = [
-            service for service in problem.services if service.name in self._remaining
-        ]
+        self._services = [service for service in services if service.name in self._remaining]
         self._instance_types = sorted(
             {instance_type for service in self._services for instance_type in service.throughput}
         )
@@ -246,15 +245,14 @@ class _RearrangeProgram:
 
         The current layout is always one of them.
         """
-        for reshape in possible_reshapes(
-            offer.gpu_model, self._profiles_of(gpu.gpu_model), gpu.layout
-        ):
-            unchanged = reshape.retained == gpu.layout and not reshape.added
+        layout = gpu.layout
+        for reshape in possible_reshapes(offer.gpu_model, self._profiles_of(gpu.gpu_model), layout):
+            unchanged = reshape.retained == layout and not reshape.added
             if unchanged or (
                 not gpu.locked
                 and set(gpu.foreign_slices) <= set(reshape.retained)
                 and (offer.sibling_safe or not reshape.retained)
-                and (reshape.retained == gpu.layout or not self._problem.only_adds)
+                and (reshape.retained == layout or not self._problem.only_adds)
             ):
                 yield reshape
 

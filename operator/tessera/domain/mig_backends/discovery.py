@@ -48,7 +48,8 @@ def mig_nodes(
     """
     cached_node = cache or new_mig_node_cache()
     layouts_by_node = {layout.name: layout for layout in layouts}
-    status = view.pool.status.mig
+    pool = view.pool
+    status = pool.status.mig
     plan = status.target if status else None
     targets = {target.node: target for target in plan.nodes} if plan else {}
     return tuple(
@@ -57,9 +58,7 @@ def mig_nodes(
         if node.name in view.node_names
         for layout in (layouts_by_node.get(node.name),)
         for target in (None if _agent_status(layout) else targets.get(node.name),)
-        if (
-            mig_node := cached_node((view.pool.name, node.name), view.product, node, layout, target)
-        )
+        if (mig_node := cached_node((pool.name, node.name), view.product, node, layout, target))
     )
 
 

@@ -70,11 +70,10 @@ def roofline(
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
     # A ring all-reduce sends every value twice, less the device's own part.
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
+    weights = shares.weights
     return StepTime(
-        weights=min_read_seconds(single_token_bytes, bandwidth * shares.weights),
-        other_experts=min_read_seconds(
-            batch_bytes - single_token_bytes, bandwidth * shares.weights
-        ),
+        weights=min_read_seconds(single_token_bytes, bandwidth * weights),
+        other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
         unread_share=1 - single_token_bytes / batch_bytes,
         kv_token=footprint.cache_bytes_per_token(shape, size) * size / (bandwidth * shares.cache),
         token=2 * footprint.active_parameters(shape) / flops,

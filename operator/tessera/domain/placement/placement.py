@@ -123,9 +123,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     shape = shape_of(spec)
     if shape is None:
         raise ValueError(f"{spec.model.uri} was placed without a shape")
-    allowed = [
-        view for view in views if not spec.placement.pools or view.pool.name in spec.placement.pools
-    ]
+    pools = spec.placement.pools
+    allowed = [view for view in views if not pools or view.pool.name in pools]
     offers = [
         offer
         for view in allowed

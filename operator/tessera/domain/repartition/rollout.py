@@ -134,10 +134,9 @@ class _RolloutCycle:
         self._own_pods = frozenset(inputs.own_pods)
         self._since = plan.at
         self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
-        self._goals = node_goals(
-            plan, self._units, inputs.nodes, pinned=self._capabilities.pinned_starts
-        )
-        self._capacity = PoolCapacity(inputs.nodes, inputs.services)
+        nodes = inputs.nodes
+        self._goals = node_goals(plan, self._units, nodes, pinned=self._capabilities.pinned_starts)
+        self._capacity = PoolCapacity(nodes, inputs.services)
         self._repartitions: dict[tuple[str, tuple[int, ...]], NodeRepartition] = {}
         self._blockers: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
         self._active: dict[str, _ActiveUnit] = {}

@@ -94,8 +94,9 @@ def _can_revert(
     Otherwise two GPUs could get temporary layouts in turns and never end.
     """
     after = capacity.supply(())
+    desired = repartition.desired
     for gpu in repartition.node.gpus:
-        if gpu.index in repartition.desired:
+        if gpu.index in desired:
             after.subtract(
                 instance.placement.profile for instance in gpu.instances if not instance.holders
             )
@@ -105,9 +106,7 @@ def _can_revert(
                 if instance.holders and capabilities.sibling_safe
             }
             after.update(
-                placement.profile
-                for placement in repartition.desired[gpu.index]
-                if placement not in retained
+                placement.profile for placement in desired[gpu.index] if placement not in retained
             )
     for service in capacity.affected_services(repartition.pods):
         lost = [replica for replica in service.replicas if replica.pod in repartition.pods]

@@ -128,18 +128,17 @@ def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServi
 def _missing_shape(
     spec: InferenceServiceSpec, job_status: ModelJobStatus, words: str
 ) -> StatusVerdict[Accepted]:
+    logs_command = job_status.logs_command
     if job_status.outcome is ModelJobOutcome.REFUSED:
         refusal = hub_refusal(spec.model, words)
-        cause = f"{refusal or words[-600:]} ({job_status.logs_command})"
+        cause = f"{refusal or words[-600:]} ({logs_command})"
         denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
     message = (
         job_status.message or f"Job {job_status.name} reads the config.json of {spec.model.uri}"
     )
-    return StatusVerdict(
-        Accepted.READING_MODEL, f"spec.model.shape: {message}; {job_status.logs_command}"
-    )
+    return StatusVerdict(Accepted.READING_MODEL, f"spec.model.shape: {message}; {logs_command}")
 
 
 def claim_ref(service: Ref) -> Ref:

@@ -114,11 +114,10 @@ def assess_model_job(
 
 
 def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:
-    if pod.waiting_reason is not None:
+    waiting_reason = pod.waiting_reason
+    if waiting_reason is not None:
         advice = missing_secret_advice(spec, pod)
-        words = (
-            f"{pod.ref.name}: {pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
-        )
+        words = f"{pod.ref.name}: {waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
         return f"{advice}; {words}" if advice else words
     if pod.unschedulable is not None:
         return f"{pod.ref.name} waits for a node: {pod.unschedulable}"

@@ -69,9 +69,8 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
 
 def _prefill_bound(demand: Demand, tokens: int) -> int:
     """Return how many requests have their prompts read by steps of `tokens` while others decode."""
-    return min(
-        tokens - 1, tokens * demand.output_tokens // (demand.input_tokens + demand.output_tokens)
-    )
+    output_tokens = demand.output_tokens
+    return min(tokens - 1, tokens * output_tokens // (demand.input_tokens + output_tokens))
 
 
 def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:

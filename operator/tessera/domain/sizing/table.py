@@ -131,10 +131,9 @@ def _rows_until_served(
     if (problem := _precision_problem(demand, product)) is not None:
         yield _refused_row(demand, whole_gpu_hardware(product, 1), book, problem)
         return
-    weights = footprint.resident_bytes(demand.shape, demand.precision)
-    divisible = [
-        option for option in options if tensor_parallel.can_shard(demand.shape, option.devices)
-    ]
+    shape = demand.shape
+    weights = footprint.resident_bytes(shape, demand.precision)
+    divisible = [option for option in options if tensor_parallel.can_shard(shape, option.devices)]
     large_enough = [
         option for option in divisible if weights < option.memory_mib * MIB * option.devices
     ]

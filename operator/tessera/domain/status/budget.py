@@ -70,11 +70,12 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
 
 
 def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
+    current_windows = state.current_windows
     return SpendStatus(
         as_of=state.at,
         windows=tuple(
             _window_status(window, meter.spend_by_window[window.period.name].since)
-            for window in state.current_windows
+            for window in current_windows
         ),
         running=tuple(
             RunningStatus(
@@ -88,9 +89,7 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
             for uid, replica in sorted(meter.running.items())
         ),
         incomplete_windows=tuple(
-            window.period.name
-            for window in state.current_windows
-            if not meter.is_complete(window.period)
+            window.period.name for window in current_windows if not meter.is_complete(window.period)
         ),
     )
 

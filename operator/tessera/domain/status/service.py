@@ -65,6 +65,8 @@ def service_status(
         "UpdateAvailable": _update_available(service_plan),
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
     }
+    choice = service_plan.choice
+    template = service_plan.template
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, previous.conditions, service.generation, snapshot.at),
@@ -72,14 +74,10 @@ def service_status(
         ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
-        variant=_variant(service_plan, service_plan.choice)
-        if service_plan.choice
-        else previous.variant,
+        variant=_variant(service_plan, choice) if choice else previous.variant,
         model=_model(service_plan, previous.model),
-        pod_template_version=service_plan.template.record
-        if service_plan.template
-        else previous.pod_template_version,
-        cost=_cost(service_plan, service_plan.choice) if service_plan.choice else previous.cost,
+        pod_template_version=template.record if template else previous.pod_template_version,
+        cost=_cost(service_plan, choice) if choice else previous.cost,
         speed=service_plan.speed,
         tenant=TenancyStatus(
             budget=budget_view.budget.name if budget_view is not None else None,
@@ -212,9 +210,8 @@ def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVer
         )
     ready_count = sum(pod.takes_requests for pod in pods)
     summary = f"{ready_count} of {counted(desired, 'replica')} ready"
-    changed = (
-        service_plan.workload is not None and not service_plan.workload.rollout_complete and pods
-    )
+    workload = service_plan.workload
+    changed = workload is not None and not workload.rollout_complete and pods
     message = f"{summary}; rolling out: {strategy}" if changed else summary
     return StatusVerdict(Progressing.STARTING, message)
 

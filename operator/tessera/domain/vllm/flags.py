@@ -168,10 +168,9 @@ class _FlagParser:
 
     def _set_switch(self, flag: Flag, written: _WrittenOption) -> None:
         option = written.option
-        if written.value is not None:
-            message = (
-                f"{option} takes no value, but {written.value!r} was given; write only {option}"
-            )
+        value = written.value
+        if value is not None:
+            message = f"{option} takes no value, but {value!r} was given; write only {option}"
             self._report(option, FlagProblemKind.UNEXPECTED_VALUE, message)
         else:
             self.values[flag.dest] = not (
@@ -180,12 +179,11 @@ class _FlagParser:
 
     def _set_value(self, flag: Flag, written: _WrittenOption) -> None:
         texts = self._value_texts(flag, written)
+        option = written.option
         if not texts and flag.nargs != "?":
-            self._report_missing_value(written.option)
+            self._report_missing_value(option)
             return
-        typed_values = [
-            value for text in texts for value in self._typed_value(flag, written.option, text)
-        ]
+        typed_values = [value for text in texts for value in self._typed_value(flag, option, text)]
         if len(typed_values) < len(texts):
             return
         if flag.action == "append":

@@ -159,12 +159,11 @@ class _LoadTest:
         meter = MetricsScraper(self._api, self._bench_plan.metrics)
         progress = _progress(load.name) if sys.stderr.isatty() else None
         runner = LoadRunner(api=self._api, meter=meter, stop=self.stop, progress=progress)
-        if load.concurrency is None:
+        concurrency = load.concurrency
+        if concurrency is None:
             measurement = await runner.run_open_loop(load.name, load.requests, send)
         else:
-            measurement = await runner.run_closed_loop(
-                load.name, load.requests, load.concurrency, send
-            )
+            measurement = await runner.run_closed_loop(load.name, load.requests, concurrency, send)
         if runner.progress is not None:
             sys.stderr.write("\r\x1b[K")
         return load_metrics(measurement, self._bench_plan.peaks, self._bench_plan.price)

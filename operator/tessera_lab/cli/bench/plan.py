@@ -118,16 +118,14 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
     count = arguments.prompts or _PROMPTS
     description = f"input tokens {arguments.input_tokens}, output tokens {arguments.output_tokens}"
     description += f", shared prefix {arguments.shared_prefix}" * bool(arguments.shared_prefix)
-    if arguments.rate:
-        requests = draw_requests(seed, count, *length_pair, arguments.shared_prefix, arguments.rate)
-        load = BenchLoad(name=f"{arguments.rate:g}/s", concurrency=None, requests=requests)
-        return (
-            load,
-        ), f"open loop, {arguments.rate:g} requests/s with Poisson arrivals; {description}"
-    concurrencies = (
-        _sweep(arguments.sweep) if arguments.sweep else [arguments.concurrency or _CONCURRENCY]
-    )
-    minimum = _SWEEP_REQUESTS_PER_SLOT if arguments.sweep else 0
+    rate = arguments.rate
+    if rate:
+        requests = draw_requests(seed, count, *length_pair, arguments.shared_prefix, rate)
+        load = BenchLoad(name=f"{rate:g}/s", concurrency=None, requests=requests)
+        return (load,), f"open loop, {rate:g} requests/s with Poisson arrivals; {description}"
+    sweep = arguments.sweep
+    concurrencies = _sweep(sweep) if sweep else [arguments.concurrency or _CONCURRENCY]
+    minimum = _SWEEP_REQUESTS_PER_SLOT if sweep else 0
     loads = tuple(
         BenchLoad(
             name=str(concurrency),
@@ -138,18 +136,17 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
         )
         for concurrency in concurrencies
     )
-    return loads, f"closed loop, concurrency {arguments.sweep or concurrencies[0]}; {description}"
+    return loads, f"closed loop, concurrency {sweep or concurrencies[0]}; {description}"
 
 
 def _length_distributions(
     arguments: argparse.Namespace,
 ) -> tuple[LengthDistribution, LengthDistribution]:
     inputs = parse_lengths("--input-tokens", arguments.input_tokens)
-    if arguments.shared_prefix < 0 or (
-        arguments.shared_prefix and arguments.shared_prefix >= inputs.low
-    ):
+    shared_prefix = arguments.shared_prefix
+    if shared_prefix < 0 or (shared_prefix and shared_prefix >= inputs.low):
         raise CommandError(
-            f"--shared-prefix {arguments.shared_prefix} leaves prompts of "
+            f"--shared-prefix {shared_prefix} leaves prompts of "
             f"{counted(int(inputs.low), 'token')} no part of their own: take fewer, or more "
             "--input-tokens"
         )
