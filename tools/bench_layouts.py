@@ -45,7 +45,7 @@ from tests.layout_builders import drafts_of
 GPUS = 8
 REPLICAS = 5
 SEATS = 7
-TURNS = 30
+RECONCILES = 30
 PERIOD = timedelta(seconds=5)
 VARIANT = "a100-1g-10gb"
 CURRENT = tuple(f"1g.10gb@{start}" for start in range(SEATS))
@@ -208,13 +208,13 @@ def _with_taint(node: Node, wanted: bool) -> Node:
     return node if node.taints == taints else replace(node, taints=taints)
 
 
-def _with_new_process(snapshot: Snapshot, turn: int) -> Snapshot:
+def _with_new_process(snapshot: Snapshot, index: int) -> Snapshot:
     """One agent saw another process."""
-    at = turn % len(snapshot.layouts)
+    at = index % len(snapshot.layouts)
     layouts = list(snapshot.layouts)
     status = layouts[at].status or NodeLayoutStatus()
     seen = status.gpus[0]
-    slices = (seen.slices[0].model_copy(update={"processes": turn}), *seen.slices[1:])
+    slices = (seen.slices[0].model_copy(update={"processes": index}), *seen.slices[1:])
     gpus = (seen.model_copy(update={"slices": slices}), *status.gpus[1:])
     layouts[at] = replace(layouts[at], status=status.model_copy(update={"gpus": gpus}))
     return replace(snapshot, layouts=tuple(layouts))
@@ -223,13 +223,13 @@ def _with_new_process(snapshot: Snapshot, turn: int) -> Snapshot:
 def _reconcile_times(snapshot: Snapshot, *, news: bool) -> list[float]:
     """Return the CPU milliseconds of each reconcile."""
     config, memory, cache, spent = Config(), PlanMemory(), PlanCache(), []
-    for turn in range(TURNS + 5):
+    for index in range(RECONCILES + 5):
         begun = time.process_time()
         fleet_plan = plan(config, snapshot, memory, cache)
         spent.append((time.process_time() - begun) * 1e3)
         snapshot, memory = _next_snapshot(snapshot, memory, fleet_plan)
         if news:
-            snapshot = _with_new_process(snapshot, turn)
+            snapshot = _with_new_process(snapshot, index)
     return spent
 
 
@@ -257,17 +257,17 @@ def main() -> None:
     figures = {}
     every = -(-chosen.nodes * GPUS * SEATS // chosen.services)
     for name, tiles, replicas, news in (
-        ("turn_without", None, REPLICAS, False),
-        ("layout_turn_settled", CURRENT, REPLICAS, False),
-        ("layout_turn_news", CURRENT, REPLICAS, True),
-        ("layout_turn_working", OTHER, REPLICAS, True),
-        ("layout_turn_full", OTHER, every, True),
+        ("reconcile_without", None, REPLICAS, False),
+        ("layout_reconcile_settled", CURRENT, REPLICAS, False),
+        ("layout_reconcile_news", CURRENT, REPLICAS, True),
+        ("layout_reconcile_working", OTHER, REPLICAS, True),
+        ("layout_reconcile_full", OTHER, every, True),
     ):
         spent = _reconcile_times(_fleet(chosen.nodes, chosen.services, tiles, replicas), news=news)
         figures[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
         figures[f"{name}_ms_max"] = round(max(spent[5:]), 2)
         figures[f"{name}_ms_first"] = round(spent[0], 2)
-    figures["question_ms"] = _problem_time(_fleet(chosen.nodes, chosen.services, CURRENT))
+    figures["problem_ms"] = _problem_time(_fleet(chosen.nodes, chosen.services, CURRENT))
     for name, value in figures.items():
         print(f"{name:>28} {value}")
     print(f"BENCH {json.dumps(figures)}")

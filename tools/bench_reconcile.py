@@ -1,4 +1,4 @@
-"""CPU time of a reconcile in which nothing changed: `make bench-turn`.
+"""CPU time of a reconcile in which nothing changed: `make bench-reconcile`.
 
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
 planning, comparing. The last line is `BENCH {json}`.
@@ -40,11 +40,11 @@ from tests.builders import NOW, SMALL, a_speed_reading
 from tests.memory_cluster import MemoryCluster
 
 REPLICAS = 2
-TURNS = 30
+RECONCILES = 30
 PERIOD = timedelta(seconds=5)
 # As often as the operator asks for speeds.
 _SPEEDS = timedelta(seconds=30)
-_SPEED_TURNS = 20
+_SPEED_RECONCILES = 20
 NAMESPACES = 40
 VARIANT = "a100-1g-10gb"
 
@@ -173,7 +173,7 @@ async def _measure(services: int) -> dict[str, float]:
         await fleet.reconcile()
         await asyncio.sleep(0.1)  # the answers to the first completions
     spent, writes = [], 0
-    for _ in range(TURNS):
+    for _ in range(RECONCILES):
         clock.at += PERIOD
         observations.readings = replace(observations.readings, at=clock.at)
         begun = time.process_time()
@@ -184,10 +184,10 @@ async def _measure(services: int) -> dict[str, float]:
     return {
         "services": services,
         "pods": len(pods),
-        "turn_cpu_ms": round(statistics.median(spent), 2),
-        "turn_cpu_ms_max": round(max(spent), 2),
+        "reconcile_cpu_ms": round(statistics.median(spent), 2),
+        "reconcile_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
-        "speeds_turn_cpu_ms": measured,
+        "speeds_reconcile_cpu_ms": measured,
         "speeds_writes_per_service": round(speed_writes / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
@@ -201,9 +201,9 @@ async def _with_speeds(
     spent, writes = [], 0
     refs = {pod.service for pod in (await fleet.reconcile()).snapshot.pods}
     known = observations.readings or Readings(at=clock.at)
-    for turn in range(_SPEED_TURNS):
+    for index in range(_SPEED_RECONCILES):
         clock.at += _SPEEDS
-        share = 1 + 0.08 * math.sin(turn)
+        share = 1 + 0.08 * math.sin(index)
         reading = a_speed_reading(
             itl_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
         )
@@ -215,7 +215,7 @@ async def _with_speeds(
         )
         begun = time.process_time()
         wrote = (await fleet.reconcile()).writes
-        if turn:
+        if index:
             spent.append((time.process_time() - begun) * 1e3)
             writes += wrote
     return round(statistics.median(spent), 2), writes
@@ -223,7 +223,7 @@ async def _with_speeds(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_turn")
+    parser = argparse.ArgumentParser(prog="bench_reconcile")
     parser.add_argument("--services", type=int, default=50)
     got = asyncio.run(_measure(parser.parse_args().services))
     for name, value in got.items():
