@@ -80,16 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=(*BY_DEFAULT, "losses"))
     parser.add_argument("--seeds", type=int, default=WORLD_SEEDS, help="of world and losses")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     parts_of: dict[str, Callable[[], dict[str, float]]] = {
         "cpu": _cpu,
         "memory": _memory,
         "chaos": _chaos,
-        "world": lambda: asyncio.run(_world(given.seeds)),
-        "losses": lambda: asyncio.run(_losses(given.seeds)),
+        "world": lambda: asyncio.run(_world(arguments.seeds)),
+        "losses": lambda: asyncio.run(_losses(arguments.seeds)),
     }
     figures: dict[str, float] = {}
-    for part in [given.only] if given.only else BY_DEFAULT:
+    for part in [arguments.only] if arguments.only else BY_DEFAULT:
         for name, value in parts_of[part]().items():  # two parts count lost rows
             figures[name] = figures.get(name, 0) + value
     for name, value in figures.items():

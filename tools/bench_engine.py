@@ -63,13 +63,13 @@ def requests(count: int, seed: int) -> Iterator[tuple[float, EngineRequest]]:
         if rng.random() > wave / 1.6:
             continue
         family = rng.choices(range(FAMILIES), cum_weights=weights)[0]
-        own = int(min(4000.0, rng.lognormvariate(5.6, 0.9))) + 1
+        private_tokens = int(min(4000.0, rng.lognormvariate(5.6, 0.9))) + 1
         beginning = lengths[family]
         yield (
             moment,
             EngineRequest(
                 id=number,
-                prompt_tokens=beginning * BLOCK + own,
+                prompt_tokens=beginning * BLOCK + private_tokens,
                 output_tokens=int(min(2000.0, rng.lognormvariate(5.0, 0.8))) + 1,
                 shared_prefixes=tuple(range(family * 100, family * 100 + beginning)),
             ),
@@ -177,8 +177,8 @@ def _elsewhere(module: str, name: str) -> Callable[[], Any] | None:
 def _speeds() -> dict[str, Any]:
     """Errors of `domain/perf` on rows that were not fitted, in percent; unknown without them."""
     errors = _elsewhere("calibrate", "errors")
-    got = errors() if errors else {}
-    return {name: got.get(name) for name in ("decode_mape", "prefill_mape")}
+    figures = errors() if errors else {}
+    return {name: figures.get(name) for name in ("decode_mape", "prefill_mape")}
 
 
 def _sizing() -> dict[str, Any]:
@@ -191,11 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench_engine")
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args()
-    got = simulate_day(given.requests, given.seed) | _speeds() | _live_sim() | _sizing()
-    for name, value in got.items():
+    arguments = parser.parse_args()
+    figures = simulate_day(arguments.requests, arguments.seed) | _speeds() | _live_sim() | _sizing()
+    for name, value in figures.items():
         print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(got)}")
+    print(f"BENCH {json.dumps(figures)}")
 
 
 if __name__ == "__main__":

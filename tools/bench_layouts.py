@@ -203,8 +203,8 @@ def _with_request(layout: ObservedNodeLayout, request: BackendRequest | None) ->
     return replace(layout, spec=request.layout_spec, generation=layout.generation + 1)
 
 
-def _with_taint(node: Node, wanted: bool) -> Node:
-    taints = frozenset({TAINT}) if wanted else frozenset[str]()
+def _with_taint(node: Node, tainted: bool) -> Node:
+    taints = frozenset({TAINT}) if tainted else frozenset[str]()
     return node if node.taints == taints else replace(node, taints=taints)
 
 
@@ -213,9 +213,9 @@ def _with_new_process(snapshot: Snapshot, index: int) -> Snapshot:
     at = index % len(snapshot.layouts)
     layouts = list(snapshot.layouts)
     status = layouts[at].status or NodeLayoutStatus()
-    seen = status.gpus[0]
-    slices = (seen.slices[0].model_copy(update={"processes": index}), *seen.slices[1:])
-    gpus = (seen.model_copy(update={"slices": slices}), *status.gpus[1:])
+    gpu = status.gpus[0]
+    slices = (gpu.slices[0].model_copy(update={"processes": index}), *gpu.slices[1:])
+    gpus = (gpu.model_copy(update={"slices": slices}), *status.gpus[1:])
     layouts[at] = replace(layouts[at], status=status.model_copy(update={"gpus": gpus}))
     return replace(snapshot, layouts=tuple(layouts))
 

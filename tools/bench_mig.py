@@ -57,8 +57,8 @@ class Timing:
 def measure(work: Callable[[], T]) -> tuple[T, Timing]:
     """The result, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
-    got = work()
-    return got, Timing(time.perf_counter() - wall, time.process_time() - cpu)
+    result = work()
+    return result, Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def main() -> None:
@@ -68,14 +68,14 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1000, help="of the churn trace")
     options = parser.parse_args()
     cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
-    got: Figures = {"solver": f"HiGHS {version('highspy')}"}
+    figures: Figures = {"solver": f"HiGHS {version('highspy')}"}
     for part in (_whole_fleets, _three_gpu_models, _full_pool, _replans):
-        got |= part()
-    got |= _compare_planners(options.fleets)
-    got |= _churn(options.events)
-    for name, value in got.items():
+        figures |= part()
+    figures |= _compare_planners(options.fleets)
+    figures |= _churn(options.events)
+    for name, value in figures.items():
         print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(got)}")
+    print(f"BENCH {json.dumps(figures)}")
 
 
 def _whole_fleets() -> Figures:
@@ -99,7 +99,7 @@ def _solver_share(services: Sequence[ServiceDemand]) -> float:
     profile = cProfile.Profile()
     profile.runcall(cheapest_mix, services, ONE)
     rows = pstats.Stats(profile).stats.items()  # type: ignore[attr-defined] # it has them
-    total = sum(own for _, (_, _, own, _, _) in rows)
+    total = sum(own_seconds for _, (_, _, own_seconds, _, _) in rows)
     inside = sum(
         whole for (file, _, name), (_, _, _, whole, _) in rows if _is_solver_call(file, name)
     )
@@ -147,15 +147,15 @@ def _replans() -> Figures:
     for _ in range(20):
         at = draw.randrange(len(services))
         changed = replace(services[at], demand=services[at].demand * draw.choice((0.3, 1.3, 2, 3)))
-        wanted = [*services[:at], changed, *services[at + 1 :]]
-        full = cheapest_mix(wanted, ONE).cost
-        mig_fleet = MigFleet(services=wanted, offers=ONE, gpus=gpus)
-        got, timing = measure(partial(repair_fleet, mig_fleet, int(full * 1.005)))
-        counts = replicas_by_service(got)
-        assert all(meets_demand(service, counts[service.name]) for service in wanted)  # noqa: S101
+        changed_services = [*services[:at], changed, *services[at + 1 :]]
+        full = cheapest_mix(changed_services, ONE).cost
+        mig_fleet = MigFleet(services=changed_services, offers=ONE, gpus=gpus)
+        repaired, timing = measure(partial(repair_fleet, mig_fleet, int(full * 1.005)))
+        counts = replicas_by_service(repaired)
+        assert all(meets_demand(service, counts[service.name]) for service in changed_services)  # noqa: S101
         took.append(timing.wall * 1e3)
-        ratios.append(mig_fleet.cost(got) / full)
-        moved.append(len(layout_changes(gpus, got).moves))
+        ratios.append(mig_fleet.cost(repaired) / full)
+        moved.append(len(layout_changes(gpus, repaired).moves))
     return {
         "replan_gpus": len(gpus),
         "replan_1000_gpus_ms": round(statistics.median(took), 1),

@@ -157,7 +157,7 @@ async def _measure(services: int) -> dict[str, float]:
     fleet = FleetReconciler(config, store, observations, applier, prober, clock)
     reflector = Reflector(cluster, store, observations, lambda: None)
     await reflector.list_all()
-    pods = [seen.value for seen in store.all(PODS).values() if isinstance(seen.value, Pod)]
+    pods = [entry.value for entry in store.all(PODS).values() if isinstance(entry.value, Pod)]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
     engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
     observations.readings = Readings(
@@ -225,10 +225,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench_reconcile")
     parser.add_argument("--services", type=int, default=50)
-    got = asyncio.run(_measure(parser.parse_args().services))
-    for name, value in got.items():
+    figures = asyncio.run(_measure(parser.parse_args().services))
+    for name, value in figures.items():
         print(f"{name:>16} {value}")
-    print(f"BENCH {json.dumps(got)}")
+    print(f"BENCH {json.dumps(figures)}")
 
 
 if __name__ == "__main__":

@@ -71,16 +71,16 @@ def homogeneous(services: Sequence[ServiceDemand], gpu_model: GpuModel) -> int:
 
 def request_driven(services: Sequence[ServiceDemand], gpu_model: GpuModel) -> int:
     """In order of arrival, for every instance the smallest slice that does what is left."""
-    wanted = []
+    profiles = []
     for service in services:
         left, due = service.demand, service.required_replicas
         kinds = sorted(service.throughput, key=lambda kind: (_share(gpu_model, kind.profile), kind))
         while left > 0 or due > 0:
             enough = [kind for kind in kinds if service.throughput[kind] >= left]
             kind = enough[0] if enough else kinds[-1]
-            wanted.append(kind.profile)
+            profiles.append(kind.profile)
             left, due = left - service.throughput[kind], due - 1
-    return _pack(gpu_model, wanted, min)
+    return _pack(gpu_model, profiles, min)
 
 
 def _homogeneous_gpus(
@@ -98,24 +98,26 @@ def _homogeneous_gpus(
 
 def _efficient(services: Sequence[ServiceDemand], gpu_model: GpuModel) -> list[str]:
     """Instances that take the least share of GPUs, each service for itself."""
-    wanted: list[str] = []
+    profiles: list[str] = []
     for service in services:
         shares = {kind: _share(gpu_model, kind.profile) for kind in service.throughput}
         for kind, count in cheapest_pattern(service, shares).pattern:
-            wanted += [kind.profile] * count
-    return wanted
+            profiles += [kind.profile] * count
+    return profiles
 
 
-def _largest_first(gpu_model: GpuModel, wanted: list[str]) -> list[str]:
-    return sorted(wanted, key=lambda profile: (-_share(gpu_model, profile), profile))
+def _largest_first(gpu_model: GpuModel, profiles: list[str]) -> list[str]:
+    return sorted(profiles, key=lambda profile: (-_share(gpu_model, profile), profile))
 
 
 def _pack(
-    gpu_model: GpuModel, wanted: Sequence[str], choose: Callable[[list[tuple[float, int]]], object]
+    gpu_model: GpuModel,
+    profiles: Sequence[str],
+    choose: Callable[[list[tuple[float, int]]], object],
 ) -> int:
     """Count GPUs that are partitioned as instances come; `choose` picks one with free slices."""
     gpus: list[tuple[float, Geometry]] = []
-    for profile in wanted:
+    for profile in profiles:
         candidates = [
             (used if choose is max else 0.0, -at)
             for at, (used, geometry) in enumerate(gpus)

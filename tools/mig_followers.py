@@ -25,25 +25,25 @@ def follow_with_planner(
     services: Sequence[ServiceDemand], gpus: tuple[FleetGpu, ...]
 ) -> tuple[tuple[FleetGpu, ...], int]:
     """Tessera's planner."""
-    got = plan_layouts(services, ONE, gpus)
-    return got.gpus, len(got.changes.moves)
+    mig_plan = plan_layouts(services, ONE, gpus)
+    return mig_plan.gpus, len(mig_plan.changes.moves)
 
 
 def follow_with_clearing(
     services: Sequence[ServiceDemand], gpus: tuple[FleetGpu, ...]
 ) -> tuple[tuple[FleetGpu, ...], int]:
     """The same layouts, but a GPU that is repartitioned loses all its replicas."""
-    got = plan_layouts(services, ONE, gpus)
-    repartitioned = {seat.gpu for seat in (*got.changes.created, *got.changes.destroyed)}
-    moved = {move.source for move in got.changes.moves}
+    mig_plan = plan_layouts(services, ONE, gpus)
+    repartitioned = {seat.gpu for seat in (*mig_plan.changes.created, *mig_plan.changes.destroyed)}
+    moved = {move.source for move in mig_plan.changes.moves}
     lost = sum(
         slice_.service is not None
         for gpu in gpus
         for slice_ in gpu.slices
         if gpu.name in repartitioned and (gpu.name, slice_.start, slice_.profile) not in moved
     )
-    stopped = sum(stop.location.gpu in repartitioned for stop in got.changes.stops)
-    return got.gpus, len(moved) + lost - stopped
+    stopped = sum(stop.location.gpu in repartitioned for stop in mig_plan.changes.stops)
+    return mig_plan.gpus, len(moved) + lost - stopped
 
 
 def follow_without_moves(

@@ -82,10 +82,10 @@ def metric_facts(metric: dict[str, Any]) -> dict[str, Any]:
 
 def recorded_facts(version: str, known: set[str]) -> list[dict[str, Any]]:
     """Metrics that a real engine showed in the conformance tests and the capture has not."""
-    seen = json.loads(RECORDED.read_text(encoding="utf-8"))
-    if seen["version"] != version:
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    if recorded["version"] != version:
         return []
-    named = {case.partition("/metric ")[2]: facts for case, facts in seen["cases"].items()}
+    named = {case.partition("/metric ")[2]: facts for case, facts in recorded["cases"].items()}
     return [
         {"name": name}
         | {key: named[name][key] for key in ("type", "labels", "buckets") if key in named[name]}
@@ -118,10 +118,10 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 def main(capture: Path) -> None:
     options = json.loads((capture / "flags.json").read_text(encoding="utf-8"))
-    seen = json.loads((capture / "metrics.json").read_text(encoding="utf-8"))
+    capture_metrics = json.loads((capture / "metrics.json").read_text(encoding="utf-8"))
     version = options["vllm"]
     flags = sorted((flag_facts(option) for option in options["options"]), key=lambda f: f["dest"])
-    metrics = [metric_facts(metric) for metric in seen["metrics"]]
+    metrics = [metric_facts(metric) for metric in capture_metrics["metrics"]]
     metrics += recorded_facts(version, {metric["name"] for metric in metrics})
     metrics.sort(key=lambda metric: metric["name"])
     path = DATA / f"vllm-{version}.json"

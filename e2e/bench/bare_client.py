@@ -52,9 +52,12 @@ def children(size: Size, nodes: Iterable[Json]) -> Children:
     return children_by_service | shared
 
 
-async def apply_all(api: Api, size: Size, wanted: Children) -> float:
+async def apply_all(api: Api, size: Size, manifests_by_owner: Children) -> float:
     """Seconds from the first service created to the last child applied."""
-    texts = {key: [_text(manifest) for manifest in manifests] for key, manifests in wanted.items()}
+    texts = {
+        key: [_text(manifest) for manifest in manifests]
+        for key, manifests in manifests_by_owner.items()
+    }
     uids: dict[str, str] = {}
     begun = time.monotonic()
 

@@ -320,10 +320,10 @@ class _ReplicaWaits:
     def see(self, body: Json) -> None:
         meta = body["metadata"]
         key = meta["namespace"], meta.get("labels", {}).get("tessera.dev/service", "")
-        wanted = self._waiting.get(key)
-        if wanted is not None and body["spec"].get("replicas") == wanted[0]:
+        wait = self._waiting.get(key)
+        if wait is not None and body["spec"].get("replicas") == wait[0]:
             del self._waiting[key]
-            wanted[1].set_result(None)
+            wait[1].set_result(None)
 
 
 _CHILD_WRITES = {f"patch/{kind.plural}" for kind in (DEPLOYMENTS, SERVICES)} | {

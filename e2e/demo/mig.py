@@ -55,25 +55,27 @@ async def run(stage: Stage, backend: Backend = "Agent") -> None:
     stage.say("\n" + await _mosaic(stage))
     bases = {name: await stage.address(Ref(NAMESPACE, name)) for name in SERVICES}
     async with (
-        streams.streaming(bases, tokens=_TOKENS) as seen,
+        streams.streaming(bases, tokens=_TOKENS) as results,
         ready_replicas.watch_minimum_ready(stage) as minimum,
     ):
-        await until(lambda: _is_scraped(stage, seen), bool, "every service was read under load", 60)
+        await until(
+            lambda: _is_scraped(stage, results), bool, "every service was read under load", 60
+        )
         await stage.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
         stage.say(f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream")
         await _follow_repartition(stage)
-    _check_results(stage, seen, minimum)
+    _check_results(stage, results, minimum)
     await until(lambda: _used_slices(stage), _all_used, "Prometheus knows the slices in use", 30)
     stage.say("\n" + await _mosaic(stage))
     stage.say("\n" + await stage.run("kubectl", "get", "acceleratorpools"))
 
 
-async def _is_scraped(stage: Stage, seen: streams.Streams) -> bool:
+async def _is_scraped(stage: Stage, results: streams.Streams) -> bool:
     """Prometheus scrapes every second, and a new replica has no load at first: an earlier plan
     would be made without measurements."""
     query = f"count(count_over_time(vllm:num_requests_running[1m]) >= {_SCRAPES})"
     read = await _query(stage, query) or 0
-    return seen.whole >= 10 * len(SERVICES) and read >= sum(MIN_REPLICAS.values())
+    return results.whole >= 10 * len(SERVICES) and read >= sum(MIN_REPLICAS.values())
 
 
 async def _begin(stage: Stage) -> None:
@@ -212,15 +214,15 @@ def _all_used(used: float | None) -> bool:
 
 
 def _check_results(
-    stage: Stage, seen: streams.Streams, minimum: ready_replicas.MinimumReady
+    stage: Stage, results: streams.Streams, minimum: ready_replicas.MinimumReady
 ) -> None:
     stage.say(
-        f"{seen.whole} streams of {_TOKENS} tokens, {len(seen.broken)} broken; {minimum.events} "
-        f"events of pods, {minimum.started} replicas started; no service was below "
-        f"{min(minimum.replicas.values())} Ready"
+        f"{results.whole} streams of {_TOKENS} tokens, {len(results.broken)} broken; "
+        f"{minimum.events} events of pods, {minimum.started} replicas started; "
+        f"no service was below {min(minimum.replicas.values())} Ready"
     )
-    if seen.broken:
-        raise StepError(f"{len(seen.broken)} streams broke, first: {seen.broken[0]}")
+    if results.broken:
+        raise StepError(f"{len(results.broken)} streams broke, first: {results.broken[0]}")
     below = {
         name: n for name in SERVICES if (n := minimum.replicas.get(name, 0)) < MIN_REPLICAS[name]
     }

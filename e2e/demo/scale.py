@@ -41,7 +41,7 @@ async def run(stage: Stage) -> None:
     """Replicas must rise and fall by the operator's own patches, with both reasons in status."""
     await stage.patch(SERVICE, {"scaling": SCALING})
     base = await stage.address(SERVICE)
-    async with _record_scaling(stage) as seen:
+    async with _record_scaling(stage) as record:
         max_num_seqs = (await stage.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
         clients = 2 * max_num_seqs + _MORE_THAN_TWO_TAKE
         stage.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
@@ -54,7 +54,7 @@ async def run(stage: Stage) -> None:
             await _replicas(stage, SCALING["minReplicas"], 60)
         if small.failures:
             raise StepError(f"a request failed while replicas left: {small.failures[0]}")
-    _check_record(seen)
+    _check_record(record)
     await stage.patch(SERVICE, {"scaling": DEFAULT_SCALING})
 
 
@@ -69,39 +69,39 @@ async def _replicas(stage: Stage, count: object, within: float) -> None:
     await until(replicas, reached, f"{count} replicas", within)
 
 
-def _check_record(seen: ScalingRecord) -> None:
-    counts = [count for count, _ in seen.replicas]
+def _check_record(record: ScalingRecord) -> None:
+    counts = [count for count, _ in record.replicas]
     if not counts or max(counts) <= counts[0] or counts[-1] >= max(counts):
         raise StepError(f"replicas did not rise and fall: {counts}")
-    other_writers = {manager for _, manager in seen.replicas if manager != OPERATOR}
+    other_writers = {manager for _, manager in record.replicas if manager != OPERATOR}
     if other_writers:
         raise StepError(
             f"replicas were not written by the operator's patches alone: {other_writers}"
         )
-    if not _ROSE & set(seen.reasons) or not _FELL & set(seen.reasons):
-        raise StepError(f"a reason is missing in status: {sorted(seen.reasons)}")
+    if not _ROSE & set(record.reasons) or not _FELL & set(record.reasons):
+        raise StepError(f"a reason is missing in status: {sorted(record.reasons)}")
 
 
 @contextlib.asynccontextmanager
 async def _record_scaling(stage: Stage) -> AsyncIterator[ScalingRecord]:
     """Poll the Deployment and the status, and print every new reason."""
-    seen = ScalingRecord()
+    record = ScalingRecord()
 
     async def look() -> None:
         variant = (await stage.service(SERVICE))["status"]["variant"]["name"]
         path = f"/apis/apps/v1/namespaces/{SERVICE.namespace}/deployments/{SERVICE.name}-{variant}"
         while True:
-            _note_replicas(await stage.api.get(path), seen)
+            _note_replicas(await stage.api.get(path), record)
             scaling = (await stage.service(SERVICE))["status"].get("scaling", {})
             reason = scaling.get("reason")
-            if reason and reason not in seen.reasons:
-                seen.reasons[reason] = scaling["message"]
+            if reason and reason not in record.reasons:
+                record.reasons[reason] = scaling["message"]
                 stage.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
             await asyncio.sleep(_LOOK_SECONDS)
 
     task = asyncio.create_task(look())
     try:
-        yield seen
+        yield record
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -109,10 +109,10 @@ async def _record_scaling(stage: Stage) -> AsyncIterator[ScalingRecord]:
         raise error
 
 
-def _note_replicas(deployment: Json, seen: ScalingRecord) -> None:
+def _note_replicas(deployment: Json, record: ScalingRecord) -> None:
     count = deployment["spec"]["replicas"]
-    if not seen.replicas or seen.replicas[-1][0] != count:
-        seen.replicas.append((count, _writer_of_replicas(deployment)))
+    if not record.replicas or record.replicas[-1][0] != count:
+        record.replicas.append((count, _writer_of_replicas(deployment)))
 
 
 def _writer_of_replicas(deployment: Json) -> str | None:

@@ -136,15 +136,15 @@ async def until(
     read: Callable[[], Any], holds: Callable[[Any], object], what: str, within: float
 ) -> Any:
     """Poll until it holds; the failure shows the last state."""
-    seen: Any = None
+    last_value: Any = None
     try:
         async with asyncio.timeout(within):
-            while not holds(seen := await read()):
+            while not holds(last_value := await read()):
                 await asyncio.sleep(_LOOK_SECONDS)
     except TimeoutError:
-        shown = json.dumps(seen, indent=1, default=str)[-3000:]
+        shown = json.dumps(last_value, indent=1, default=str)[-3000:]
         raise StepError(f"not within {within:g} s: {what}; seen last: {shown}") from None
-    return seen
+    return last_value
 
 
 async def all_ready(stage: Stage, within: float = 60) -> None:

@@ -21,27 +21,27 @@ class Streams:
 @contextlib.asynccontextmanager
 async def streaming(bases: Mapping[str, str], *, tokens: int) -> AsyncIterator[Streams]:
     """Run one client for each model, which sends the next request after its last token."""
-    seen = Streams()
+    results = Streams()
     end = asyncio.Event()
     limits = httpx.Limits(max_keepalive_connections=0, max_connections=None)
     async with httpx.AsyncClient(limits=limits, timeout=120) as http:
 
         async def run_client(model: str, base: str) -> None:
             while not end.is_set():
-                await _stream(http, base, model, tokens, seen)
+                await _stream(http, base, model, tokens, results)
 
         tasks = [
             asyncio.create_task(run_client(model, base)) for model, base in sorted(bases.items())
         ]
         try:
-            yield seen
+            yield results
         finally:
             end.set()
             await asyncio.gather(*tasks)
 
 
 async def _stream(
-    http: httpx.AsyncClient, base: str, model: str, tokens: int, seen: Streams
+    http: httpx.AsyncClient, base: str, model: str, tokens: int, results: Streams
 ) -> None:
     body = {
         "model": model,
@@ -61,11 +61,11 @@ async def _stream(
                     chunk = json.loads(line.removeprefix("data: "))
                     counted = (chunk.get("usage") or {}).get("completion_tokens", counted)
     except (httpx.HTTPError, ValueError) as error:
-        seen.broken.append(f"{model}: {type(error).__name__}: {error}")
+        results.broken.append(f"{model}: {type(error).__name__}: {error}")
         await asyncio.sleep(0.1)
         return
     if not ended or counted != tokens:
-        seen.broken.append(f"{model}: ended after {counted} of {tokens} tokens")
+        results.broken.append(f"{model}: ended after {counted} of {tokens} tokens")
         return
-    seen.whole += 1
-    seen.tokens += counted
+    results.whole += 1
+    results.tokens += counted

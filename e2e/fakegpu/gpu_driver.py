@@ -302,11 +302,11 @@ class GpuDriver:
             ):
                 raise RefusedError(Code.INSUFFICIENT_RESOURCES)
             self._created_count += 1
-            own = f"{self.node}/{gpu_index}/{self._created_count}"
+            name = f"{self.node}/{gpu_index}/{self._created_count}"
             compute = FakeComputeInstance(
                 id=min(set(range(len(used) + 1)) - used),
                 slices=slices,
-                uuid=f"MIG-{uuid.uuid5(_NAMESPACE, own)}",
+                uuid=f"MIG-{uuid.uuid5(_NAMESPACE, name)}",
             )
             instance.computes.append(compute)
             self._changed()

@@ -110,24 +110,24 @@ def _nothing(name: str) -> Callable[..., None]:
 
 def _number(name: str) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
-        *given, out = arguments
-        _uint(out).value = cast(int, call(name, *_plain(given)))
+        *inputs, out = arguments
+        _uint(out).value = cast(int, call(name, *_plain(inputs)))
 
     return function
 
 
 def _handle(name: str) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
-        *given, out = arguments
-        _write_handle(_address(out), cast(int, call(name, *_plain(given))))
+        *inputs, out = arguments
+        _write_handle(_address(out), cast(int, call(name, *_plain(inputs))))
 
     return function
 
 
 def _text(name: str) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
-        *given, out, length = arguments
-        text = cast(str, call(name, *_plain(given))).encode() + b"\0"
+        *inputs, out, length = arguments
+        text = cast(str, call(name, *_plain(inputs))).encode() + b"\0"
         if len(text) > length.value:
             raise RefusedError(Code.INSUFFICIENT_SIZE)
         ctypes.memmove(_address(out), text, len(text))
@@ -137,9 +137,9 @@ def _text(name: str) -> Callable[..., None]:
 
 def _struct(name: str, kind: type[ctypes.Structure]) -> Callable[..., None]:
     def function(call: Call, *arguments: Any) -> None:
-        *given, out = arguments
+        *inputs, out = arguments
         structure = kind.from_address(_address(out))
-        values = cast(dict[str, Any], call(name, *_plain(given)))
+        values = cast(dict[str, Any], call(name, *_plain(inputs)))
         for key, value in values.items():
             if key == "placement":
                 structure.placement.start, structure.placement.size = value
@@ -155,8 +155,8 @@ def _handles(name: str) -> Callable[..., None]:
     """The buffer holds as many as the profile may have; the C function trusts it as well."""
 
     def function(call: Call, *arguments: Any) -> None:
-        *given, out, count = arguments
-        handles = cast(list[int], call(name, *_plain(given)))
+        *inputs, out, count = arguments
+        handles = cast(list[int], call(name, *_plain(inputs)))
         _uint(count).value = len(handles)
         for number, handle in enumerate(handles):
             _write_handle(_address(out) + number * _POINTER, handle)
@@ -171,9 +171,9 @@ def _mode(call: Call, device: Any, current: Any, pending: Any) -> None:
 
 def _create_with_placement(call: Call, device: Any, profile: Any, placement: Any, out: Any) -> None:
     place = pynvml.c_nvmlGpuInstancePlacement_t.from_address(_address(placement))
-    given = [*_plain([device, profile]), place.start, place.size]
+    inputs = [*_plain([device, profile]), place.start, place.size]
     name = "nvmlDeviceCreateGpuInstanceWithPlacement"
-    _write_handle(_address(out), cast(int, call(name, *given)))
+    _write_handle(_address(out), cast(int, call(name, *inputs)))
 
 
 def _placements(call: Call, device: Any, profile: Any, out: Any, count: Any) -> None:

@@ -57,14 +57,14 @@ class EngineComparison:
         limits = load_config(arguments(self.model, "tessera-sim"), {}).limits
         known = zip(tallies, chosen, strict=True)
         fit = fit_engine_speed(
-            [_observed_runs(got) for tally, got in known if tally.load.fitted], limits
+            [_observed_runs(runs) for tally, runs in known if tally.load.fitted], limits
         )
         self.say(f"fitted, off by {fit.error:.1%}: {speeds.as_json(fit.speed)}")
         compared = []
         with simulator(self.model, fit.speed, self.on) as engine:
             second = await self._sweep()
-            for tally, got in zip(tallies, chosen, strict=True):
-                compared.append(await self._compare_load(engine, tally, got, fit, limits))
+            for tally, runs in zip(tallies, chosen, strict=True):
+                compared.append(await self._compare_load(engine, tally, runs, fit, limits))
         return Outcome(real=first, sim=second, fit=fit, loads=compared)
 
     async def _run_loads(self, engine: RunningEngine, top: float) -> list[Tally]:
@@ -73,8 +73,8 @@ class EngineComparison:
         for attempt in range(self.runs + _EXTRA):
             for tally in tallies:
                 if tally.missing(self.runs):
-                    got = await self._run_once(engine, tally.load, tally.rate, _SEED + attempt)
-                    tally.runs.append(got)
+                    run = await self._run_once(engine, tally.load, tally.rate, _SEED + attempt)
+                    tally.runs.append(run)
         return tallies
 
     async def _compare_load(
@@ -118,15 +118,15 @@ class EngineComparison:
     async def _run_once(
         self, engine: RunningEngine, load: Load, rate: float, seed: int
     ) -> MeasuredRun:
-        got = await run_once(engine, load, rate, seed, self.seconds)
-        percentiles = latency_percentiles([got.run], SHOWN)
+        run = await run_once(engine, load, rate, seed, self.seconds)
+        percentiles = latency_percentiles([run.run], SHOWN)
         latencies = " ".join(
             f"{value * 1e3:.1f}" for value in (*percentiles.ttft, *percentiles.tpot)
         )
-        spoilt = f"others took {got.others:.0%}, sent late by {got.late * 1e3:.0f} ms"
+        spoilt = f"others took {run.others:.0%}, sent late by {run.late * 1e3:.0f} ms"
         self.say(f"{load.name}, seed {seed}: {latencies} ms; {spoilt}")
-        return got
+        return run
 
 
-def _observed_runs(got: Sequence[MeasuredRun]) -> list[ObservedRun]:
-    return [run.run for run in got]
+def _observed_runs(runs: Sequence[MeasuredRun]) -> list[ObservedRun]:
+    return [run.run for run in runs]

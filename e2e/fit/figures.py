@@ -39,13 +39,13 @@ class LoadComparison:
             "latencies": [
                 {
                     "name": name,
-                    "vllm_ms": round(wanted * 1e3, 2),
+                    "vllm_ms": round(expected * 1e3, 2),
                     "tessera_sim_ms": round(live * 1e3, 2),
                     "machine_ms": round(pure * 1e3, 2),
-                    "tessera_sim_error": round(live / wanted - 1, 4),
-                    "machine_error": round(pure / wanted - 1, 4),
+                    "tessera_sim_error": round(live / expected - 1, 4),
+                    "machine_error": round(pure / expected - 1, 4),
                 }
-                for name, wanted, live, pure in zip(NAMES, real, sim, machine, strict=True)
+                for name, expected, live, pure in zip(NAMES, real, sim, machine, strict=True)
             ],
         }
 

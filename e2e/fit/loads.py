@@ -67,12 +67,12 @@ class Tally:
     rate: float
     runs: list[MeasuredRun] = field(default_factory=list)
 
-    def missing(self, wanted: int) -> bool:
-        return sum(run.quiet for run in self.runs) < wanted
+    def missing(self, count: int) -> bool:
+        return sum(run.quiet for run in self.runs) < count
 
-    def quietest(self, wanted: int) -> list[MeasuredRun]:
+    def quietest(self, count: int) -> list[MeasuredRun]:
         """So many runs in which others took least, in the order of their seeds."""
-        chosen = sorted(self.runs, key=lambda run: (run.late > LATE, run.others, run.seed))[:wanted]
+        chosen = sorted(self.runs, key=lambda run: (run.late > LATE, run.others, run.seed))[:count]
         return sorted(chosen, key=lambda run: run.seed)
 
 

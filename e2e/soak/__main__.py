@@ -22,14 +22,14 @@ def main() -> int:
     try:
         with start(fleet=Soak.FLEET) as world:
             soak = Soak(world, seed, seconds=options.minutes * 60, period=options.period)
-            got = asyncio.run(soak.run())
+            figures = asyncio.run(soak.run())
     except WorldError as error:
         print(error, file=sys.stderr)
         return 1
-    for line in got["different"]:
+    for line in figures["different"]:
         print(f"differs: {line}")
-    print(f"BENCH {json.dumps(got)}")
-    return 1 if got["different"] else 0
+    print(f"BENCH {json.dumps(figures)}")
+    return 1 if figures["different"] else 0
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class Soak:
                 await sampling
             begun = time.monotonic()
             disturbed = await wait_until_healed(api)
-            got = {
+            figures = {
                 "seed": self._seed,
                 "minutes": round(self._seconds / 60, 1),
                 "faults": dict(sorted(faults.items())),
@@ -86,9 +86,9 @@ class Soak:
                 **_answers(load),
                 **_memory(processes),
             }
-            print(f"healed: {got}", flush=True)
+            print(f"healed: {figures}", flush=True)
             clean = await _clean_run(api, user)
-        return got | {"objects": len(clean), "different": differences(clean, disturbed)}
+        return figures | {"objects": len(clean), "different": differences(clean, disturbed)}
 
     async def _inject_faults(self, fault_target: FaultTarget) -> Counter[str]:
         count = max(1, int(self._seconds / self._period))
@@ -154,13 +154,13 @@ def _waiting_reason(service: Json) -> str | None:
         return f"{name} is still being deleted"
     if status.get("observedGeneration") != service["metadata"]["generation"]:
         return f"{name}: its last edit was not yet seen"
-    wanted = service["spec"].get("replicas", SCALING["minReplicas"])
+    replicas = service["spec"].get("replicas", SCALING["minReplicas"])
     have = status.get("replicas"), status.get("readyReplicas")
-    if have != (wanted, wanted):
-        return f"{name}: {have} replicas instead of {wanted}"
+    if have != (replicas, replicas):
+        return f"{name}: {have} replicas instead of {replicas}"
     progress = condition(service, "Progressing").get("reason")
     ready = condition(service, "Ready").get("reason")
-    if progress != "RolloutComplete" or (wanted and ready != "CompletionSucceeded"):
+    if progress != "RolloutComplete" or (replicas and ready != "CompletionSucceeded"):
         return f"{name}: {progress}, {ready}"
     return None
 

@@ -17,10 +17,10 @@ async def test_after_every_kind_of_fault_once_all_is_as_if_there_had_been_none()
     kinds = [fault.__name__ for fault in ENDING + OTHERS]
     with worlds.start(fleet=Soak.FLEET) as world:
         seconds = PERIOD_SECONDS * len(kinds)
-        got = await Soak(world, SEED, seconds=seconds, period=PERIOD_SECONDS).run()
-    assert got["faults"] == dict.fromkeys(sorted(kinds), 1)
-    assert not got["different"], "\n".join(got["different"][:20])
-    assert got["objects"] > 30
+        figures = await Soak(world, SEED, seconds=seconds, period=PERIOD_SECONDS).run()
+    assert figures["faults"] == dict.fromkeys(sorted(kinds), 1)
+    assert not figures["different"], "\n".join(figures["different"][:20])
+    assert figures["objects"] > 30
 
 
 def test_the_growth_of_memory_is_that_of_the_line_through_its_warm_samples() -> None:

@@ -98,14 +98,14 @@ def _end(pid: int) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    wanted = Options(
+    run_options = Options(
         fleet=options.fleet,
         name=options.name,
         vllm=options.vllm,
         lifeline=options.lifeline,
         quiet=options.quiet,
     )
-    supervisor.run(wanted, partial(print, flush=True))
+    supervisor.run(run_options, partial(print, flush=True))
 
 
 def _build(_: argparse.Namespace) -> None:

@@ -106,14 +106,14 @@ class Api:
 
         A version that is too old raises `ApiError` with status 410.
         """
-        wanted = query | {
+        watch_query = query | {
             "watch": "true",
             "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_read=WATCH_SECONDS + 30)
-        async with self._session.get(path, params=wanted, timeout=timeout) as response:
+        async with self._session.get(path, params=watch_query, timeout=timeout) as response:
             await _raise_for_status(response)
             async for line in _lines(response.content):
                 change = json.loads(line)

@@ -84,8 +84,8 @@ def _only_builder(folder: Path, progress: Progress) -> Iterator[None]:
 
 def _check_go() -> None:
     """Asked inside the module, `go` itself says whether it can satisfy the version in go.mod."""
-    wanted = re.search(r"^go (\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
-    hint = f"install Go {wanted[1] if wanted else ''} or newer from https://go.dev/dl/"
+    go_version = re.search(r"^go (\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    hint = f"install Go {go_version[1] if go_version else ''} or newer from https://go.dev/dl/"
     try:
         answer = subprocess.run(
             ["go", "version"], cwd=MODULE, capture_output=True, text=True, check=False

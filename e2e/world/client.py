@@ -96,9 +96,9 @@ class World:
         """Let the next calls of a function of the driver fail, `IN_USE` or so."""
         self._request("POST", "gpus", node, "fail", call=call, code=code, times=times)
 
-    def mig_manager(self, node: str, **wanted: bool | float) -> None:
+    def mig_manager(self, node: str, **switches: bool | float) -> None:
         """Its pace, where 1 is the real one, and its edges: `stuck=True`, `fails=2`, ..."""
-        self._request("POST", "mig-managers", node, **wanted)
+        self._request("POST", "mig-managers", node, **switches)
 
     def mig_config(self, node: str) -> str:
         """What its mig-manager can read of the ConfigMap by now; empty before it has arrived."""

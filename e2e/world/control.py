@@ -64,14 +64,18 @@ class _Control:
         return web.json_response(running_containers)
 
     async def kill(self, request: web.Request) -> web.Response:
-        wanted = dict(request.match_info)
+        parameters = dict(request.match_info)
         for kubelet in self.kubelets.values():
             for worker, container in kubelet.containers():
                 container_key = (*worker.key, container.context.name)
-                if container_key == (wanted["namespace"], wanted["pod"], wanted["container"]):
-                    container.kill("OOMKilled" if wanted["act"] == "oom" else "")
+                if container_key == (
+                    parameters["namespace"],
+                    parameters["pod"],
+                    parameters["container"],
+                ):
+                    container.kill("OOMKilled" if parameters["act"] == "oom" else "")
                     return web.Response()
-        raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(wanted.values())}")
+        raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(parameters.values())}")
 
     async def node(self, request: web.Request) -> web.Response:
         name, act = request.match_info["node"], request.match_info["act"]

@@ -55,11 +55,13 @@ def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice
     if sum(profile.endswith(MEDIA) for profile in profiles) > 1:
         return None
     slices = [(profile, find_mig_profile(product, profile)) for profile in profiles]
-    wanted = [(profile, mig_profile) for profile, mig_profile in slices if mig_profile is not None]
-    wanted.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
+    required = [
+        (profile, mig_profile) for profile, mig_profile in slices if mig_profile is not None
+    ]
+    required.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
     board = find_gpu_model(product.product)
     seven = board is None or board.memory_slices == 8
-    placed = _search(wanted, _SEVEN if seven else _FOUR, frozenset())
+    placed = _search(required, _SEVEN if seven else _FOUR, frozenset())
     return (
         None
         if placed is None
@@ -68,13 +70,13 @@ def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice
 
 
 def _search(
-    wanted: Sequence[tuple[str, ProductMigProfile]],
+    required: Sequence[tuple[str, ProductMigProfile]],
     starts: Mapping[tuple[int, int], Sequence[int]],
     taken: frozenset[int],
 ) -> list[PlacedSlice] | None:
-    if not wanted:
+    if not required:
         return []
-    (profile, mig_profile), *rest = wanted
+    (profile, mig_profile), *rest = required
     for start in starts[mig_profile.compute_slices, mig_profile.memory_slices]:
         needed = frozenset(range(start, start + mig_profile.memory_slices))
         if needed & taken:

@@ -69,10 +69,10 @@ class Programs:
         self._changed.clear()
         return 0
 
-    def _signal(self, name: str, wanted: signal.Signals) -> None:
+    def _signal(self, name: str, number: signal.Signals) -> None:
         if name not in self._running:
             raise WorldError(f"no program {name} runs")
-        self._running[name].process.send_signal(wanted)
+        self._running[name].process.send_signal(number)
 
 
 @contextlib.asynccontextmanager

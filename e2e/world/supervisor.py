@@ -103,8 +103,8 @@ async def _run_until_signal(
     """Run until a signal or the end of the lifeline; neither is a failure."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(world_coroutine)
-    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(wanted, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
     if lifeline:
         loop.add_reader(STDIN, _end_of_lifeline, loop, task)
     with contextlib.suppress(asyncio.CancelledError):

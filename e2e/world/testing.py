@@ -22,19 +22,19 @@ async def eventually(
     read: Callable[[], Awaitable[T]], holds: Callable[[T], object], *, within: float = 20
 ) -> T:
     """Read until it holds; the failure shows what was read last."""
-    seen: object = None
+    last_value: object = None
     try:
         async with asyncio.timeout(within):
             while True:
                 try:
-                    seen = value = await read()
+                    last_value = value = await read()
                     if holds(value):
                         return value
                 except (ApiError, aiohttp.ClientError, OSError) as error:
-                    seen = str(error) or type(error).__name__
+                    last_value = str(error) or type(error).__name__
                 await asyncio.sleep(LOOK_SECONDS)
     except TimeoutError:
-        shown = json.dumps(seen, indent=1, default=str)[-SHOWN_CHARACTERS:]
+        shown = json.dumps(last_value, indent=1, default=str)[-SHOWN_CHARACTERS:]
         raise AssertionError(f"did not hold within {within:g} s; seen last: {shown}") from None
 
 

@@ -21,15 +21,15 @@ class GpuControl:
         return web.json_response([_gpu_body(gpu) for gpu in self._gpu_driver(request).gpus])
 
     async def act(self, request: web.Request) -> web.Response:
-        gpu_driver, wanted = self._gpu_driver(request), await request.json()
+        gpu_driver, body = self._gpu_driver(request), await request.json()
         try:
             match request.match_info["act"]:
                 case "fail":
-                    gpu_driver.fail(wanted["call"], Code[wanted["code"]], times=wanted["times"])
+                    gpu_driver.fail(body["call"], Code[body["code"]], times=body["times"])
                 case "attach":
-                    gpu_driver.attach(wanted["device"], wanted["process"])
+                    gpu_driver.attach(body["device"], body["process"])
                 case _:
-                    gpu_driver.detach(wanted["device"], wanted["process"])
+                    gpu_driver.detach(body["device"], body["process"])
         except (KeyError, RefusedError) as error:
             raise web.HTTPNotFound(text=f"there is no {error}") from error
         return web.Response()
@@ -46,12 +46,12 @@ class GpuControl:
         manager = self._operands(request).manager
         if manager is None:
             raise web.HTTPNotFound(text=f"no mig-manager on {request.match_info['node']}")
-        wanted: dict[str, Any] = await request.json()
-        pace = wanted.pop("pace", None)
+        switches: dict[str, Any] = await request.json()
+        pace = switches.pop("pace", None)
         if pace is not None:
             manager.pace = Pace().times(pace)
         try:
-            manager.edges = dataclasses.replace(manager.edges, **wanted)
+            manager.edges = dataclasses.replace(manager.edges, **switches)
         except TypeError as error:
             raise web.HTTPNotFound(text=str(error)) from error
         return web.Response()

@@ -90,8 +90,8 @@ def field(path: str, facts: PodFacts) -> str:
 def resource(reference: Json, containers: list[Json], allocatable: Mapping[str, str]) -> str:
     """A `resourceFieldRef`; a limit that is not set is what the node has."""
     kind, _, name = reference["resource"].partition(".")
-    wanted = reference.get("containerName") or containers[0]["name"]
-    container = next(spec for spec in containers if spec["name"] == wanted)
+    name_of_container = reference.get("containerName") or containers[0]["name"]
+    container = next(spec for spec in containers if spec["name"] == name_of_container)
     resources = container.get("resources", {})
     quantity = resources.get(kind, {}).get(name)
     if quantity is None:
@@ -114,12 +114,12 @@ def _referenced_value(reference: Json, container: Json, facts: PodFacts) -> str 
     if "resourceFieldRef" in reference:
         return resource(reference["resourceFieldRef"], [container], facts.allocatable)
     kind = "ConfigMap" if "configMapKeyRef" in reference else "Secret"
-    wanted = reference.get("configMapKeyRef") or reference["secretKeyRef"]
-    values = facts.sources.get((kind, wanted["name"]))
-    value = None if values is None else values.get(wanted["key"])
-    if value is None and not wanted.get("optional"):
-        problem = "not found" if values is None else f"has no key {wanted['key']}"
-        raise MissingReferenceError(f'{kind.lower()} "{wanted["name"]}" {problem}')
+    key_ref = reference.get("configMapKeyRef") or reference["secretKeyRef"]
+    values = facts.sources.get((kind, key_ref["name"]))
+    value = None if values is None else values.get(key_ref["key"])
+    if value is None and not key_ref.get("optional"):
+        problem = "not found" if values is None else f"has no key {key_ref['key']}"
+        raise MissingReferenceError(f'{kind.lower()} "{key_ref["name"]}" {problem}')
     return value
 
 

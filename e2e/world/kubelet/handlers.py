@@ -46,14 +46,14 @@ async def run(handler: Json, target: Target, seconds: float) -> str | None:
 
 async def _run_handler(handler: Json, target: Target) -> str | None:
     match handler:
-        case {"exec": wanted}:
-            return await _exec(wanted["command"], target)
-        case {"httpGet": wanted}:
-            return await _http_get(wanted, target)
-        case {"tcpSocket": wanted}:
-            return await _connect(wanted, target)
-        case {"sleep": wanted}:
-            await asyncio.sleep(wanted["seconds"])
+        case {"exec": action}:
+            return await _exec(action["command"], target)
+        case {"httpGet": action}:
+            return await _http_get(action, target)
+        case {"tcpSocket": action}:
+            return await _connect(action, target)
+        case {"sleep": action}:
+            await asyncio.sleep(action["seconds"])
             return None
         case _:
             return "the world knows exec, httpGet, tcpSocket and sleep only"
@@ -76,11 +76,11 @@ async def _exec(command: list[str], target: Target) -> str | None:
     return f"{command[0]} exited with {code}: {text}" if code else None
 
 
-async def _http_get(wanted: Json, target: Target) -> str | None:
-    scheme = wanted.get("scheme", "HTTP").lower()
-    host = wanted.get("host") or target.address
-    url = f"{scheme}://{host}:{_port(wanted, target)}{wanted.get('path', '/')}"
-    headers = {header["name"]: header["value"] for header in wanted.get("httpHeaders", [])}
+async def _http_get(action: Json, target: Target) -> str | None:
+    scheme = action.get("scheme", "HTTP").lower()
+    host = action.get("host") or target.address
+    url = f"{scheme}://{host}:{_port(action, target)}{action.get('path', '/')}"
+    headers = {header["name"]: header["value"] for header in action.get("httpHeaders", [])}
     # Like the real kubelet: a certificate is not verified, a redirect counts as success.
     async with target.session.get(
         url, headers=headers, ssl=False, allow_redirects=False
@@ -90,13 +90,13 @@ async def _http_get(wanted: Json, target: Target) -> str | None:
         return f"HTTP probe failed with statuscode: {response.status}"
 
 
-async def _connect(wanted: Json, target: Target) -> str | None:
-    host = wanted.get("host") or target.address
-    _, writer = await asyncio.open_connection(host, _port(wanted, target))
+async def _connect(action: Json, target: Target) -> str | None:
+    host = action.get("host") or target.address
+    _, writer = await asyncio.open_connection(host, _port(action, target))
     writer.close()
     return None
 
 
-def _port(wanted: Json, target: Target) -> int:
-    port = wanted["port"]
+def _port(action: Json, target: Target) -> int:
+    port = action["port"]
     return target.ports.get(port, 0) if isinstance(port, str) else int(port)

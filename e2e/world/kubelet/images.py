@@ -122,13 +122,11 @@ def command_line(
     """The command line of a process, or the arguments of a coroutine."""
     if image.serve is None:
         return (*(command or image.entrypoints[0]), *arguments, *image.extra)
-    given = (*command, *arguments) if command else (*image.entrypoints[0], *arguments)
+    line = (*command, *arguments) if command else (*image.entrypoints[0], *arguments)
     for entrypoint in image.entrypoints:
-        if given[: len(entrypoint)] == entrypoint:
-            return given[len(entrypoint) :]
-    raise UnknownEntrypointError(
-        f"{given[0]}: the stand-in for {image.pattern} has no such command"
-    )
+        if line[: len(entrypoint)] == entrypoint:
+            return line[len(entrypoint) :]
+    raise UnknownEntrypointError(f"{line[0]}: the stand-in for {image.pattern} has no such command")
 
 
 def _named(image: ImageEntry, pattern: str) -> ImageEntry:

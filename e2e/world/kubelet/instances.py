@@ -80,9 +80,9 @@ class ProcessInstance:
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 
-    def _signal(self, wanted: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # ended, and perhaps not heard of yet
-            self._process.send_signal(wanted)
+            self._process.send_signal(number)
 
     async def _wait(self) -> int:
         code = await self._process.wait()

@@ -53,13 +53,13 @@ class Tokens:
         meta, spec = pod["metadata"], pod["spec"]
         account = spec.get("serviceAccountName", "default")
         reference = {"kind": "Pod", "apiVersion": "v1", "name": meta["name"], "uid": meta["uid"]}
-        wanted: Json = {"expirationSeconds": seconds, "boundObjectRef": reference}
+        token_spec: Json = {"expirationSeconds": seconds, "boundObjectRef": reference}
         if audience:
-            wanted["audiences"] = [audience]
+            token_spec["audiences"] = [audience]
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": wanted,
+            "spec": token_spec,
         }
         path = SERVICE_ACCOUNTS.path(meta["namespace"], account, "token")
         return str((await self.api.create(path, body))["status"]["token"])

@@ -70,10 +70,10 @@ class Volumes:
 
     async def _files(self, source: Json) -> AsyncIterator[tuple[str, VolumeFile]]:
         if "serviceAccountToken" in source:
-            wanted = source["serviceAccountToken"]
-            seconds = wanted.get("expirationSeconds", 3600)
-            token = await self.tokens.get(self.facts.pod, wanted.get("audience", ""), seconds)
-            yield wanted["path"], VolumeFile(token.encode())
+            projection = source["serviceAccountToken"]
+            seconds = projection.get("expirationSeconds", 3600)
+            token = await self.tokens.get(self.facts.pod, projection.get("audience", ""), seconds)
+            yield projection["path"], VolumeFile(token.encode())
         elif "downwardAPI" in source:
             for item in source["downwardAPI"].get("items", []):
                 mode = _mode(item, source["downwardAPI"])
@@ -85,16 +85,16 @@ class Volumes:
     async def _keys(self, source: Json) -> AsyncIterator[tuple[str, VolumeFile]]:
         """The keys of a ConfigMap or Secret, all of them or the chosen ones."""
         secret = "secret" in source
-        wanted = source["secret"] if secret else source["configMap"]
-        name = wanted.get("name") or wanted["secretName"]
+        reference = source["secret"] if secret else source["configMap"]
+        name = reference.get("name") or reference["secretName"]
         kind, label = (SECRETS, "secret") if secret else (CONFIG_MAPS, "configmap")
-        optional = wanted.get("optional", False)
+        optional = reference.get("optional", False)
         path = kind.path(self.facts.pod["metadata"]["namespace"], name)
         body = await self._read(path, f'{label} "{name}"', optional=optional)
         content = contents(body or {})
-        for item in wanted.get("items") or [{"key": key, "path": key} for key in content]:
+        for item in reference.get("items") or [{"key": key, "path": key} for key in content]:
             if item["key"] in content:
-                yield item["path"], VolumeFile(content[item["key"]], _mode(item, wanted))
+                yield item["path"], VolumeFile(content[item["key"]], _mode(item, reference))
             elif not optional:
                 raise MissingReferenceError(f'{label} "{name}" has no key {item["key"]}')
 

@@ -59,11 +59,11 @@ class ServiceProxy:
         return sorted(endpoints(service, port, self.pods())) or self.stand_in()
 
     async def _settle(self) -> None:
-        wanted = dict(_addresses(self.informer.objects))
-        for address in self._listeners.keys() - wanted.keys():
+        key_by_address = dict(_addresses(self.informer.objects))
+        for address in self._listeners.keys() - key_by_address.keys():
             self._listeners.pop(address).close()
-        for address in wanted.keys() - self._listeners.keys():
-            await self._open(address, wanted[address])
+        for address in key_by_address.keys() - self._listeners.keys():
+            await self._open(address, key_by_address[address])
 
     async def _open(self, address: Address, key: Key) -> None:
         def choose() -> list[Address]:

@@ -46,9 +46,9 @@ class EndpointSliceWriter:
             service = self.services.informer.objects.get(key)
             if service is None:
                 self._written.pop(key, None)
-            elif (wanted := self._slice(key, service)) != self._written.get(key):
-                await self.api.apply_manifest(wanted)
-                self._written[key] = wanted
+            elif (endpoint_slice := self._slice(key, service)) != self._written.get(key):
+                await self.api.apply_manifest(endpoint_slice)
+                self._written[key] = endpoint_slice
 
     def _aggregated(self) -> set[Key]:
         specs = [api_service["spec"].get("service") for api_service in self.informer.values()]
