@@ -20,8 +20,7 @@ from statistics import mean
 from typing import TypeVar
 
 import world
-from demo.stage import EXAMPLES, install
-from demo.stage import Stage as Cluster
+from demo.cluster import EXAMPLES, InstalledCluster, install
 from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim, write_fleet
 from scenarios.chaos import (
     CLOUD_TAINTS,
@@ -220,7 +219,7 @@ async def _world(seeds: int) -> dict[str, float]:
 
     async with (
         _batch_world(spot=4 * AT_ONCE) as batch_world,
-        record_exit_codes(batch_world.stage, batch_world.name) as codes,
+        record_exit_codes(batch_world.cluster, batch_world.name) as codes,
     ):
         stories = await _some_at_a_time(suffered, range(1, seeds + 1), AT_ONCE)
         repeated = sum(count - 1 for count in count_created_jobs(batch_world).values())
@@ -282,7 +281,7 @@ async def _losses(seeds: int) -> dict[str, float]:
 
     async with (
         _batch_world(2 * LOSSES_AT_ONCE) as batch_world,
-        record_exit_codes(batch_world.stage, batch_world.name) as codes,
+        record_exit_codes(batch_world.cluster, batch_world.name) as codes,
     ):
         notices = await _some_at_a_time(noticed, range(1, seeds + 1), LOSSES_AT_ONCE)
         silences = await _some_at_a_time(silent, range(1, seeds + 1), LOSSES_AT_ONCE)
@@ -352,7 +351,7 @@ async def _batch_world(spot: int) -> AsyncIterator[BatchNamespace]:
         world.start(fleet=write_fleet(Path(folder), spot), progress=_log) as running_world,
     ):
         async with connect(running_world.kubeconfig) as api:
-            cluster = Cluster(running_world, api, _log)
+            cluster = InstalledCluster(running_world, api, _log)
             await install(cluster)
             await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
             await api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})

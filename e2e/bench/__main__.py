@@ -16,7 +16,7 @@ from bench.audit import Audit
 from bench.bare_client import apply_all, children
 from bench.control import ControlPlaneBench, Times
 from bench.fleet import Size, fleet_file, pool
-from demo.stage import ROOT, Stage
+from demo.cluster import ROOT, InstalledCluster
 from tessera.api.schema import KINDS, crd
 from world import World
 from world.api import connect
@@ -74,7 +74,7 @@ async def _bare(world: World, size: Size) -> float:
     async with connect(world.kubeconfig) as api:
         for kind in KINDS:
             await api.apply_manifest(crd(kind))
-        await _known(Stage(world, api, print))
+        await _known(InstalledCluster(world, api, print))
         await api.apply_manifest(pool())
         for name in size.namespaces:
             await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
@@ -82,9 +82,9 @@ async def _bare(world: World, size: Size) -> float:
         return await apply_all(api, size, children(size, nodes))
 
 
-async def _known(stage: Stage) -> None:
+async def _known(cluster: InstalledCluster) -> None:
     for kind in KINDS:
-        while not await stage.api.exists(f"/apis/tessera.dev/v1alpha1/{kind.plural}"):
+        while not await cluster.api.exists(f"/apis/tessera.dev/v1alpha1/{kind.plural}"):
             await asyncio.sleep(0.2)
 
 
@@ -92,8 +92,8 @@ async def _operator(
     world: World, size: Size, times: Times, bare: float, say: Any
 ) -> dict[str, Any]:
     async with connect(world.kubeconfig) as api:
-        stage = Stage(world, api, say)
-        return await ControlPlaneBench(stage, size, times, Audit(world.audit_log)).run(bare)
+        cluster = InstalledCluster(world, api, say)
+        return await ControlPlaneBench(cluster, size, times, Audit(world.audit_log)).run(bare)
 
 
 def _table(figures: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import aiohttp
 from bench.audit import Audit, kinds
 from bench.fleet import REPLICAS, Size, each, pool, service
 from bench.process import OperatorProcess, quantile, running
-from demo.stage import NAMESPACE, Stage, install, until
+from demo.cluster import NAMESPACE, InstalledCluster, install, until
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
 from world.api import Json
 from world.kubelet.stand_in import LABEL
@@ -43,7 +43,7 @@ class Times:
 class ControlPlaneBench:
     """One operator on one world."""
 
-    stage: Stage
+    cluster: InstalledCluster
     size: Size
     times: Times
     audit: Audit
@@ -61,9 +61,9 @@ class ControlPlaneBench:
         return self.figures
 
     async def _begin(self) -> None:
-        stage = self.stage
-        await install(stage)
-        api = stage.api
+        cluster = self.cluster
+        await install(cluster)
+        api = cluster.api
         await api.apply_manifest(pool())
         for name in self.size.namespaces:
             await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
@@ -79,7 +79,7 @@ class ControlPlaneBench:
 
     async def _create(self, bare_seconds: float) -> None:
         """Create all services; from the first one to the last child, and until all answer."""
-        api, operator = self.stage.api, self._operator()
+        api, operator = self.cluster.api, self._operator()
         await asyncio.sleep(2)
         cpu, lag = operator.cpu_seconds(), await operator.metrics()
         self.audit.skip()
@@ -181,7 +181,7 @@ class ControlPlaneBench:
         path = INFERENCE_SERVICES.path(namespace, name)
         done = applied.awaited(namespace, name, replicas)
         begun = time.monotonic()
-        await self.stage.api.patch(path, {"spec": {"replicas": replicas}})
+        await self.cluster.api.patch(path, {"spec": {"replicas": replicas}})
         async with asyncio.timeout(60):
             await done
         return time.monotonic() - begun
@@ -189,7 +189,7 @@ class ControlPlaneBench:
     @asynccontextmanager
     async def _watched(self) -> AsyncIterator["_ReplicaWaits"]:
         """What the Deployments say, as a watch tells it."""
-        api, applied = self.stage.api, _ReplicaWaits()
+        api, applied = self.cluster.api, _ReplicaWaits()
         listed = await api.get(DEPLOYMENTS.path(None), limit="1")
 
         async def follow() -> None:
@@ -207,7 +207,7 @@ class ControlPlaneBench:
     async def _moving(self) -> None:
         """The gauges of up to 200 services move each second."""
         names = self.size.names[: min(200, self.size.services)]
-        pods = await self.stage.api.get(PODS.path(None), labelSelector="tessera.dev/service")
+        pods = await self.cluster.api.get(PODS.path(None), labelSelector="tessera.dev/service")
         of_service: dict[tuple[str, str], list[str]] = {}
         for pod in pods["items"]:
             meta = pod["metadata"]
@@ -216,7 +216,7 @@ class ControlPlaneBench:
         for space, name in names:  # a status with readings needs a number that the autoscaler sets
             path = INFERENCE_SERVICES.path(space, name)
             bounds = {"minReplicas": REPLICAS, "maxReplicas": REPLICAS + 1}
-            await self.stage.api.patch(path, {"spec": {"replicas": None, "scaling": bounds}})
+            await self.cluster.api.patch(path, {"spec": {"replicas": None, "scaling": bounds}})
         operator = self._operator()
         await self._gauges(names, of_service, 0)
         await asyncio.sleep(20)
@@ -245,7 +245,7 @@ class ControlPlaneBench:
         pods: dict[tuple[str, str], list[str]],
         second: int,
     ) -> None:
-        address = (await self.stage.api.get(PODS.path("default", "stand-in")))["status"]["podIP"]
+        address = (await self.cluster.api.get(PODS.path("default", "stand-in")))["status"]["podIP"]
         gauges = [
             {"namespace": space, "pod": pod, "service": name, "waiting": (second + index) % 20}
             for index, (space, name) in enumerate(names)
@@ -260,8 +260,8 @@ class ControlPlaneBench:
     async def _cold_start(self) -> None:
         """Kill the operator, and measure until the new one has done its first reconcile."""
         old = self._operator()
-        world = self.stage.world
-        pods = await self.stage.api.get(
+        world = self.cluster.world
+        pods = await self.cluster.api.get(
             PODS.path(NAMESPACE), labelSelector="app.kubernetes.io/component=operator"
         )
         world.kill(NAMESPACE, pods["items"][0]["metadata"]["name"], "operator")
@@ -285,7 +285,7 @@ class ControlPlaneBench:
 
     async def _unready(self) -> int:
         await asyncio.sleep(_LOOK_SECONDS)
-        listed = await self.stage.api.get(INFERENCE_SERVICES.path(None))
+        listed = await self.cluster.api.get(INFERENCE_SERVICES.path(None))
         return sum(
             not any(
                 condition["type"] == "Ready" and condition["status"] == "True"
@@ -295,12 +295,12 @@ class ControlPlaneBench:
         )
 
     def _operator(self) -> OperatorProcess:
-        operator = running(self.stage.world)
+        operator = running(self.cluster.world)
         assert operator is not None, "no operator runs"
         return operator
 
     def _say(self, text: str) -> None:
-        self.stage.say(text)
+        self.cluster.say(text)
 
     def _say_figures(self) -> None:
         self._say(", ".join(f"{name} {value}" for name, value in self.figures.items()))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chart_tests.release import Release
-from demo.stage import Stage
+from demo.cluster import InstalledCluster
 from world import World, start
 from world.api import connect
 
@@ -23,4 +23,4 @@ def world() -> Iterator[World]:
 async def release(world: World) -> AsyncIterator[Release]:
     """Helm on this world; installs nothing yet."""
     async with connect(world.kubeconfig) as api:
-        yield Release(Stage(world, api, print))
+        yield Release(InstalledCluster(world, api, print))

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from demo.stage import CHART, EXAMPLES, NAMESPACE, Json, Stage, StepError
+from demo.cluster import CHART, EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
 from world.testing import eventually
@@ -27,15 +27,15 @@ _numbers = itertools.count(1)
 class Release:
     """One release of the chart on one world."""
 
-    stage: Stage
+    cluster: InstalledCluster
 
     async def install(self, **values: object) -> None:
         """Install or upgrade to exactly these values, and wait until every process is ready."""
-        values_file = self.stage.world.folder / "values.json"
+        values_file = self.cluster.world.folder / "values.json"
         values_file.write_text(
-            json.dumps({"prometheus": {"url": self.stage.world.prometheus_url}, **values})
+            json.dumps({"prometheus": {"url": self.cluster.world.prometheus_url}, **values})
         )
-        await self.stage.run(
+        await self.cluster.run(
             *(
                 "helm",
                 "upgrade",
@@ -48,14 +48,14 @@ class Release:
             *("--namespace", NAMESPACE, "--create-namespace", "--values", str(values_file)),
         )
         await self.wait_until_rolled_out()
-        await self.stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+        await self.cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
 
     async def wait_until_rolled_out(self, within: float = 90) -> None:
         """Wait until the current spec of the operator runs, and no terminating process besides."""
 
         async def read_rollout() -> tuple[Json, int]:
-            pods = await self.stage.api.get(PODS, labelSelector=SELECTOR)
-            return await self.stage.api.get(DEPLOYMENT), len(pods["items"])
+            pods = await self.cluster.api.get(PODS, labelSelector=SELECTOR)
+            return await self.cluster.api.get(DEPLOYMENT), len(pods["items"])
 
         await eventually(read_rollout, lambda rollout: _is_rolled_out(*rollout), within=within)
 
@@ -67,16 +67,16 @@ class Release:
 
     async def scale(self, replicas: int) -> None:
         """Change how many processes run."""
-        await self.stage.api.patch(DEPLOYMENT, {"spec": {"replicas": replicas}})
+        await self.cluster.api.patch(DEPLOYMENT, {"spec": {"replicas": replicas}})
         await self.wait_until_rolled_out()
 
     async def kubectl(self, *arguments: str) -> str:
-        return await self.stage.run("kubectl", *arguments)
+        return await self.cluster.run("kubectl", *arguments)
 
     async def expect_refusal(self, *arguments: str) -> str:
         """Return what kubectl prints when the API server refuses; fail if it does not."""
         try:
-            output = await self.stage.run("kubectl", *arguments)
+            output = await self.cluster.run("kubectl", *arguments)
         except StepError as error:
             return str(error)
         raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {output}")
@@ -84,12 +84,12 @@ class Release:
     async def namespace(self, name: str | None = None) -> str:
         """A new namespace."""
         name = name or f"chart-{next(_numbers)}"
-        await self.stage.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        await self.cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         return name
 
     async def apply(self, namespace: str, name: str, **spec: Any) -> str:
         """Apply an InferenceService with kubectl; return its output, warnings included."""
-        path = self.stage.world.folder / f"{namespace}-{name}.json"
+        path = self.cluster.world.folder / f"{namespace}-{name}.json"
         path.write_text(json.dumps(a_service(namespace, name, **spec)))
         return await self.kubectl("apply", "-f", str(path))
 
@@ -97,7 +97,7 @@ class Release:
         """Return how admission rejects a service in a dry run; empty when it admits it."""
         body = a_service("default", f"dry-{next(_numbers)}", **spec)
         try:
-            await self.stage.api.create(INFERENCE_SERVICES.path("default") + "?dryRun=All", body)
+            await self.cluster.api.create(INFERENCE_SERVICES.path("default") + "?dryRun=All", body)
         except ApiError as error:
             return str(error)
         return ""
@@ -108,7 +108,7 @@ class Release:
         """Wait for the reason of a condition; the failure shows all of them."""
 
         async def read_conditions() -> dict[str, Json]:
-            service = await self.stage.api.get(INFERENCE_SERVICES.path(namespace, name))
+            service = await self.cluster.api.get(INFERENCE_SERVICES.path(namespace, name))
             return {
                 condition["type"]: condition
                 for condition in service.get("status", {}).get("conditions", ())

@@ -41,20 +41,20 @@ async def ask_continuously(release: Release) -> AsyncIterator[list[str]]:
 
 async def served_certificate(release: Release) -> str:
     """Return the certificate that the webhook serves now."""
-    data = (await release.stage.api.get(SECRET))["data"]
+    data = (await release.cluster.api.get(SECRET))["data"]
     return base64.b64decode(data["tls.crt"]).decode()
 
 
 async def trusted_authorities(release: Release) -> tuple[str, ...]:
     """Return the authorities that the API server trusts for admission."""
-    webhooks = (await release.stage.api.get(WEBHOOKS))["webhooks"]
+    webhooks = (await release.cluster.api.get(WEBHOOKS))["webhooks"]
     (ca_bundle,) = {webhook["clientConfig"].get("caBundle", "") for webhook in webhooks}
     return certificates.split_bundle(base64.b64decode(ca_bundle).decode())
 
 
 async def restart_counts(release: Release) -> dict[str, int]:
     """Count the restarts of each process of the operator."""
-    pods = await release.stage.api.get(PODS, labelSelector=SELECTOR)
+    pods = await release.cluster.api.get(PODS, labelSelector=SELECTOR)
     return {
         pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"]
         for pod in pods["items"]
@@ -110,17 +110,17 @@ async def test_a_certificate_that_expired_while_no_operator_ran_is_replaced_at_t
 async def test_a_deleted_secret_and_a_broken_bundle_are_recreated(release: Release) -> None:
     await release.install()
     old = await served_certificate(release)
-    await release.stage.api.delete(SECRET)
+    await release.cluster.api.delete(SECRET)
     await eventually(
         lambda: served_certificate(release), lambda certificate: certificate != old, within=40
     )
     await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
-    count = len((await release.stage.api.get(WEBHOOKS))["webhooks"])
+    count = len((await release.cluster.api.get(WEBHOOKS))["webhooks"])
     broken = [
         {"op": "remove", "path": f"/webhooks/{index}/clientConfig/caBundle"}
         for index in range(count)
     ]
-    await release.stage.api.patch(WEBHOOKS, broken, "application/json-patch+json")
+    await release.cluster.api.patch(WEBHOOKS, broken, "application/json-patch+json")
     await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
 
 

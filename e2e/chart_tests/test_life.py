@@ -4,7 +4,7 @@ import asyncio
 import re
 
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
-from demo.stage import CHART, NAMESPACE, StepError
+from demo.cluster import CHART, NAMESPACE, StepError
 from tessera.api.schema import KINDS
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
@@ -20,12 +20,12 @@ CLUSTER_WIDE = (
 
 
 async def helm(release: Release, *arguments: str) -> str:
-    return await release.stage.run("helm", *arguments, "--namespace", NAMESPACE)
+    return await release.cluster.run("helm", *arguments, "--namespace", NAMESPACE)
 
 
 async def engine_uids(release: Release, namespace: str) -> dict[str, str]:
     """Return the uids of the engines that run, by name."""
-    pods = (await release.stage.api.get(PODS.path(namespace)))["items"]
+    pods = (await release.cluster.api.get(PODS.path(namespace)))["items"]
     return {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods}
 
 
@@ -57,18 +57,18 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
     engines = await engine_uids(release, namespace)
 
-    url = f"prometheus.url={release.stage.world.prometheus_url}"
+    url = f"prometheus.url={release.cluster.world.prometheus_url}"
     options = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
     await helm(release, "upgrade", "tessera", str(CHART), *options)
     await release.wait_until_rolled_out()
     budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/tessera-operator"
-    assert (await release.stage.api.get(DEPLOYMENT))["spec"]["replicas"] == 2
-    assert (await release.stage.api.get(budget))["spec"]["maxUnavailable"] == 1
+    assert (await release.cluster.api.get(DEPLOYMENT))["spec"]["replicas"] == 2
+    assert (await release.cluster.api.get(budget))["spec"]["maxUnavailable"] == 1
     assert await engine_uids(release, namespace) == engines
 
     await helm(release, "uninstall", "tessera", "--wait")
     for path in (DEPLOYMENT, WEBHOOKS, budget):
-        assert not await release.stage.api.exists(path)
+        assert not await release.cluster.api.exists(path)
     for kind in CLUSTER_WIDE:
         assert "tessera" not in await release.kubectl("get", kind, "-o", "name")
     assert await engine_uids(release, namespace) == engines
@@ -88,7 +88,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     async def remaining_names() -> list[str]:
         object_lists = [
-            await release.stage.api.get(kind.path(namespace)) for kind in (DEPLOYMENTS, PODS)
+            await release.cluster.api.get(kind.path(namespace)) for kind in (DEPLOYMENTS, PODS)
         ]
         return [
             body["metadata"]["name"]
@@ -98,7 +98,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     await eventually(remaining_names, lambda names: not names, within=90)
     assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
-    assert not await release.stage.api.exists(SECRET)
+    assert not await release.cluster.api.exists(SECRET)
     await release.kubectl("delete", "namespace", namespace)
 
 

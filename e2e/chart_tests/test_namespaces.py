@@ -3,7 +3,7 @@
 import pytest
 
 from chart_tests.release import OPERATOR, Release
-from demo.stage import NAMESPACE, Json
+from demo.cluster import NAMESPACE, Json
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
 from world.testing import eventually
 
@@ -23,7 +23,7 @@ async def is_allowed(release: Release, verb: str, resource: str, namespace: str 
         },
     }
     path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    return bool((await release.stage.api.create(path, body))["status"]["allowed"])
+    return bool((await release.cluster.api.create(path, body))["status"]["allowed"])
 
 
 async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Release) -> None:
@@ -33,9 +33,9 @@ async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Re
     output = await release.apply(other, "chat", replicas=2)
     assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in output
     await release.wait_for_reason(named, "chat", "Ready", "CompletionSucceeded")
-    service = await release.stage.api.get(INFERENCE_SERVICES.path(other, "chat"))
+    service = await release.cluster.api.get(INFERENCE_SERVICES.path(other, "chat"))
     assert "status" not in service
-    assert (await release.stage.api.get(DEPLOYMENTS.path(other)))["items"] == []
+    assert (await release.cluster.api.get(DEPLOYMENTS.path(other)))["items"] == []
     for namespace in (named, other):
         await release.kubectl("delete", "namespace", namespace)
 
@@ -82,7 +82,7 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
 
     async def roles() -> list[str]:
         path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{first}/roles"
-        return [role["metadata"]["name"] for role in (await release.stage.api.get(path))["items"]]
+        return [role["metadata"]["name"] for role in (await release.cluster.api.get(path))["items"]]
 
     assert await roles() == [f"tessera-operator-{NAMESPACE}"]
     await release.install()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from chart_tests.release import OPERATOR, Release
-from demo.stage import NAMESPACE, Json
+from demo.cluster import NAMESPACE, Json
 from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
@@ -50,7 +50,7 @@ async def an_engine_pod(release: Release) -> tuple[str, str]:
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=1)
     await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
-    (pod,) = (await release.stage.api.get(PODS.path(namespace)))["items"]
+    (pod,) = (await release.cluster.api.get(PODS.path(namespace)))["items"]
     return namespace, str(pod["metadata"]["name"])
 
 
@@ -72,7 +72,7 @@ async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: 
         assert words in await release.expect_refusal(*patch, json.dumps(change))
     # kubectl reads a status before it patches it.
     for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
-        await release.stage.api.apply_manifest(manifest)
+        await release.cluster.api.apply_manifest(manifest)
     status = (*patch[:-1], "--subresource=status", "-p")
     gate = {"status": {"conditions": [{"type": GATE, "status": "True", "reason": "Serving"}]}}
     await release.kubectl(*status, json.dumps(gate))
@@ -94,13 +94,13 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     await release.install()
     await release.scale(0)  # it would take the taint away itself
     for manifest in (MORE_RIGHTS_BINDING, MORE_RIGHTS):
-        if await release.stage.api.exists(path := await release.stage.api.path_of(manifest)):
-            await release.stage.api.delete(path)
+        if await release.cluster.api.exists(path := await release.cluster.api.path_of(manifest)):
+            await release.cluster.api.delete(path)
     patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
     label_patch = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
     assert "Forbidden" in await release.expect_refusal(*patch, label_patch)
     for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
-        await release.stage.api.apply_manifest(manifest)
+        await release.cluster.api.apply_manifest(manifest)
     taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
     await release.kubectl(*taint, *AS_OPERATOR)
     for fine in (
@@ -134,7 +134,7 @@ async def test_the_api_server_finds_nothing_wrong_with_the_policies(
     path = f"{POLICIES}/tessera-operator-{NAMESPACE}-{name}"
 
     async def status() -> Json:
-        policy_status: Json = (await release.stage.api.get(path)).get("status", {})
+        policy_status: Json = (await release.cluster.api.get(path)).get("status", {})
         return policy_status
 
     policy_status = await eventually(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from demo.stage import CHART
+from demo.cluster import CHART
 from tessera.resources.api_resources import KINDS
 from tessera.settings import NodeSettings, Settings
 from world import binaries

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from demo.stage import CHART, ROOT
+from demo.cluster import CHART, ROOT
 from world import binaries
 
 SERVICE = 'namespace="team-a",tessera_dev_service="chat"'

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import world as worlds
 from demo import batch, budget, engine, mig, scale, serve, table
-from demo.stage import (
+from demo.cluster import (
     EXAMPLES,
+    InstalledCluster,
     Say,
-    Stage,
     StepError,
     all_ready,
     apply_examples,
@@ -24,7 +24,7 @@ from demo.stage import (
 from world.api import connect
 
 FLEET = Path(__file__).parent / "fleet.yaml"
-Step: TypeAlias = Callable[[Stage], Awaitable[None]]
+Step: TypeAlias = Callable[[InstalledCluster], Awaitable[None]]
 DEMOS: dict[str, tuple[tuple[str, Step], ...]] = {
     "main": (("serve", serve.run), ("scale", scale.run), ("table", table.run)),
     "budget": (("budget", budget.run),),
@@ -81,41 +81,41 @@ def main() -> int:
 async def run_demo(world: worlds.World, say: Say, demo: str, vllm: Path | None) -> None:
     """Install the chart in the world, and run the steps of a demo or of all."""
     async with connect(world.kubeconfig) as api:
-        stage = Stage(world, api, say)
+        cluster = InstalledCluster(world, api, say)
         say("installing the chart with Helm")
-        await install(stage)
+        await install(cluster)
         for index, name in enumerate(DEMOS if demo == ALL else (demo,)):
             if index:
-                await clear(stage)
-            await _run_steps(stage, name)
+                await clear(cluster)
+            await _run_steps(cluster, name)
         if vllm is not None:
-            await _run_step(stage, "engine", functools.partial(engine.run, venv=vllm))
+            await _run_step(cluster, "engine", functools.partial(engine.run, venv=vllm))
 
 
 async def run_mig(world: worlds.World, say: Say, backend: mig.Backend) -> None:
     """Run the demo whose GPUs are repartitioned."""
     async with connect(world.kubeconfig) as api:
-        stage = Stage(world, api, say)
+        cluster = InstalledCluster(world, api, say)
         say("installing the chart with Helm")
-        await mig.install(stage, backend)
-        await _run_step(stage, MIG, functools.partial(mig.run, backend=backend))
+        await mig.install(cluster, backend)
+        await _run_step(cluster, MIG, functools.partial(mig.run, backend=backend))
 
 
-async def _run_steps(stage: Stage, demo: str) -> None:
+async def _run_steps(cluster: InstalledCluster, demo: str) -> None:
     if demo == "main":
-        stage.say("applying examples/")
-        await apply_examples(stage)
-        await all_ready(stage)
+        cluster.say("applying examples/")
+        await apply_examples(cluster)
+        await all_ready(cluster)
     else:
-        await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+        await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
     for name, step in DEMOS[demo]:
-        await _run_step(stage, name, step)
+        await _run_step(cluster, name, step)
 
 
-async def _run_step(stage: Stage, name: str, step: Step) -> None:
-    stage.say(f"step {name}")
+async def _run_step(cluster: InstalledCluster, name: str, step: Step) -> None:
+    cluster.say(f"step {name}")
     try:
-        await step(stage)
+        await step(cluster)
     except StepError as error:
         raise StepError(f"step {name}: {error}") from error
 

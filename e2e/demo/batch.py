@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from demo.stage import Json, Stage, StepError, condition, until
+from demo.cluster import InstalledCluster, Json, StepError, condition, until
 
 NAMESPACE = "team-batch"
 NAME = "night"
@@ -17,33 +17,35 @@ _CLAIM = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/data"
 _BAD_ROW = 41
 
 
-async def run(stage: Stage) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Refuse an invalid file, lose a node in the middle, and publish every row once."""
-    folder = await _create_claim(stage)
-    await _expect_refusal(stage, folder)
+    folder = await _create_claim(cluster)
+    await _expect_refusal(cluster, folder)
     (folder / "questions.jsonl").write_text("".join(map(_row, range(ROWS))), encoding="utf-8")
-    await _submit(stage, NAME, "questions.jsonl", "answers.jsonl")
+    await _submit(cluster, NAME, "questions.jsonl", "answers.jsonl")
     done = await until(
         lambda: asyncio.to_thread(_count_answers, folder),
         lambda rows: rows >= ROWS // 10,
         "a tenth of the rows is answered",
         90,
     )
-    attempt = (await stage.api.get(BATCH))["status"]["attempt"]
-    node = await _node(stage, attempt["job"])
-    stage.say(f"{done} rows are done by attempt {attempt['number']} on {node} ({attempt['tier']})")
-    stage.world.end_node(node)
-    stage.say(f"{node} ended without a notice")
-    batch = await _wait_for_batch(stage, _is_completed, "the batch is completed", 150)
-    stage.world.wake(node)
-    _check_results(stage, batch, folder)
-    stage.say("\n" + (await stage.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
-    await stage.run("kubectl", "delete", "--wait", "namespace", NAMESPACE)
+    attempt = (await cluster.api.get(BATCH))["status"]["attempt"]
+    node = await _node(cluster, attempt["job"])
+    cluster.say(
+        f"{done} rows are done by attempt {attempt['number']} on {node} ({attempt['tier']})"
+    )
+    cluster.world.end_node(node)
+    cluster.say(f"{node} ended without a notice")
+    batch = await _wait_for_batch(cluster, _is_completed, "the batch is completed", 150)
+    cluster.world.wake(node)
+    _check_results(cluster, batch, folder)
+    cluster.say("\n" + (await cluster.run("kubectl", "-n", NAMESPACE, "get", "batchinferences")))
+    await cluster.run("kubectl", "delete", "--wait", "namespace", NAMESPACE)
 
 
-async def _create_claim(stage: Stage) -> Path:
+async def _create_claim(cluster: InstalledCluster) -> Path:
     """Create a claim that all nodes share; return its folder on this machine."""
-    await stage.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -54,31 +56,31 @@ async def _create_claim(stage: Stage) -> Path:
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
-    await stage.api.apply(_CLAIM, claim, "kubectl")
+    await cluster.api.apply(_CLAIM, claim, "kubectl")
     bound = await until(
-        lambda: stage.api.get(_CLAIM),
+        lambda: cluster.api.get(_CLAIM),
         lambda body: body.get("status", {}).get("phase") == "Bound",
         "the claim is bound",
         20,
     )
-    volume = await stage.api.get(f"/api/v1/persistentvolumes/{bound['spec']['volumeName']}")
+    volume = await cluster.api.get(f"/api/v1/persistentvolumes/{bound['spec']['volumeName']}")
     return Path(volume["spec"]["hostPath"]["path"])
 
 
-async def _expect_refusal(stage: Stage, folder: Path) -> None:
+async def _expect_refusal(cluster: InstalledCluster, folder: Path) -> None:
     """Submit an invalid file, which costs nothing and names its invalid lines."""
     rows = [_row(0), "not json\n", _row(0)]
     (folder / "broken.jsonl").write_text("".join(rows), encoding="utf-8")
-    await _submit(stage, "broken", "broken.jsonl", "broken-answers.jsonl")
+    await _submit(cluster, "broken", "broken.jsonl", "broken-answers.jsonl")
     broken = BATCH.replace(f"/{NAME}", "/broken")
     broken_batch = await until(
-        lambda: stage.api.get(broken),
+        lambda: cluster.api.get(broken),
         lambda body: condition(body, "Complete").get("reason") == "InvalidInput",
         "the broken file is refused",
         30,
     )
     message = condition(broken_batch, "Complete")["message"]
-    stage.say(f"refused: {message}")
+    cluster.say(f"refused: {message}")
     if "line 2" not in message or "line 3" not in message:
         raise StepError(f"the refusal does not name lines 2 and 3: {message}")
     if broken_batch["status"].get("attempt") is not None:
@@ -94,7 +96,7 @@ def _row(number: int) -> str:
     return json.dumps(row | {"body": body}) + "\n"
 
 
-async def _submit(stage: Stage, name: str, source: str, target: str) -> None:
+async def _submit(cluster: InstalledCluster, name: str, source: str, target: str) -> None:
     body = {
         "apiVersion": "tessera.dev/v1alpha1",
         "kind": "BatchInference",
@@ -108,13 +110,13 @@ async def _submit(stage: Stage, name: str, source: str, target: str) -> None:
             "deadline": "1h",
         },
     }
-    await stage.api.apply(BATCH.replace(f"/{NAME}", f"/{name}"), body, "kubectl")
+    await cluster.api.apply(BATCH.replace(f"/{NAME}", f"/{name}"), body, "kubectl")
 
 
 async def _wait_for_batch(
-    stage: Stage, holds: Callable[[Json], bool], what: str, within: float
+    cluster: InstalledCluster, holds: Callable[[Json], bool], what: str, within: float
 ) -> Json:
-    batch: Json = await until(lambda: stage.api.get(BATCH), holds, what, within)
+    batch: Json = await until(lambda: cluster.api.get(BATCH), holds, what, within)
     return batch
 
 
@@ -128,13 +130,13 @@ def _is_completed(batch: Json) -> bool:
     return bool(batch.get("status", {}).get("state") == "completed")
 
 
-async def _node(stage: Stage, job: str) -> str:
+async def _node(cluster: InstalledCluster, job: str) -> str:
     path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    (pod,) = (await stage.api.get(path, labelSelector=f"job-name={job}"))["items"]
+    (pod,) = (await cluster.api.get(path, labelSelector=f"job-name={job}"))["items"]
     return str(pod["spec"]["nodeName"])
 
 
-def _check_results(stage: Stage, batch: Json, folder: Path) -> None:
+def _check_results(cluster: InstalledCluster, batch: Json, folder: Path) -> None:
     answers = _ids(folder / "answers.jsonl")
     errors = _ids(folder / "answers.errors.jsonl")
     expected = Counter(f"row-{number}" for number in range(ROWS))
@@ -147,7 +149,7 @@ def _check_results(stage: Stage, batch: Json, folder: Path) -> None:
     if status["attempt"]["number"] < 2:
         raise StepError("the node died, and no second attempt was started")
     progress = status["progress"]
-    stage.say(
+    cluster.say(
         f"attempt {status['attempt']['number']} on {status['attempt']['variant']} published "
         f"{len(answers)} answers and {len(errors)} error, each row once; "
         f"{progress['resentRows']} rows were in flight at the loss and were sent again "

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
+from demo.cluster import InstalledCluster, Json, Ref, StepError, condition, until
 from demo.load import steady_load
-from demo.stage import Json, Ref, Stage, StepError, condition, until
 
 SERVICE = Ref("team-a", "chat")
 BUDGET = "/apis/tessera.dev/v1alpha1/tenantbudgets/team-a"
@@ -26,54 +26,54 @@ _HOLD_HOURS = Decimal(1) / 6
 _RECONCILE_SECONDS = 5.0
 
 
-async def run(stage: Stage) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Show spend, grant one replica and refuse the next, and raise the limit."""
-    await _serve(stage)
-    await _limit(stage, PLENTY)
-    budget = await _wait_for_budget(stage, {"WithinLimits"})
-    await _show_budgets(stage)
+    await _serve(cluster)
+    await _limit(cluster, PLENTY)
+    budget = await _wait_for_budget(cluster, {"WithinLimits"})
+    await _show_budgets(cluster)
     (window,) = budget["status"]["spend"]["windows"]
-    hourly = Decimal((await stage.service(SERVICE))["status"]["cost"]["perHour"])
+    hourly = Decimal((await cluster.service(SERVICE))["status"]["cost"]["perHour"])
     enough_for_two = (
         Decimal(window["spent"])
         + Decimal(window["committed"])
         + hourly * (_HOLD_HOURS * Decimal("1.5"))
     )
-    stage.say(f"minReplicas costs {hourly:.4f} per hour; the limit is now {enough_for_two:.4f}")
-    await _limit(stage, f"{enough_for_two:.9f}")
-    base = await stage.address(SERVICE)
+    cluster.say(f"minReplicas costs {hourly:.4f} per hour; the limit is now {enough_for_two:.4f}")
+    await _limit(cluster, f"{enough_for_two:.9f}")
+    base = await cluster.address(SERVICE)
     async with steady_load(base, SERVICE.name, clients=160, tokens=200) as load:
-        await _wait_for_budget(stage, {"BudgetExhausted"})
+        await _wait_for_budget(cluster, {"BudgetExhausted"})
         scaling = await _wait_for_scaling(
-            stage, lambda status: status["reason"] == "BudgetExhausted"
+            cluster, lambda status: status["reason"] == "BudgetExhausted"
         )
         if scaling["desiredReplicas"] != 2:
             raise StepError(f"2 replicas are affordable, {scaling['desiredReplicas']} are desired")
-        stage.say(f"{scaling['desiredReplicas']} desired: BudgetExhausted: {scaling['message']}")
-        await _show_budgets(stage)
-        await _limit(stage, PLENTY)
+        cluster.say(f"{scaling['desiredReplicas']} desired: BudgetExhausted: {scaling['message']}")
+        await _show_budgets(cluster)
+        await _limit(cluster, PLENTY)
         raised = time.monotonic()
-        await _wait_for_scaling(stage, lambda status: status["desiredReplicas"] == 3)
+        await _wait_for_scaling(cluster, lambda status: status["desiredReplicas"] == 3)
         waited = time.monotonic() - raised
-        stage.say(f"the limit was raised, and the third replica granted after {waited:.1f} s")
+        cluster.say(f"the limit was raised, and the third replica granted after {waited:.1f} s")
         if waited > _RECONCILE_SECONDS:
             raise StepError(f"a raised limit took {waited:.1f} s, longer than 1 reconcile")
-    await _show_bill(stage)
+    await _show_bill(cluster)
     if load.failures:
         raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
-    stage.say(await stage.run("kubectl", "delete", "tenantbudget", "team-a"))
+    cluster.say(await cluster.run("kubectl", "delete", "tenantbudget", "team-a"))
     await until(
-        lambda: stage.service(SERVICE),
+        lambda: cluster.service(SERVICE),
         lambda body: body["status"]["tenant"]["reason"] == "NoBudget",
         "the service says that it has no budget",
         10,
     )
 
 
-async def _serve(stage: Stage) -> None:
+async def _serve(cluster: InstalledCluster) -> None:
     """One small service whose replicas rise at once."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team-a"}}
-    await stage.api.apply("/api/v1/namespaces/team-a", namespace, "kubectl")
+    await cluster.api.apply("/api/v1/namespaces/team-a", namespace, "kubectl")
     body = {
         "apiVersion": "tessera.dev/v1alpha1",
         "kind": "InferenceService",
@@ -81,16 +81,16 @@ async def _serve(stage: Stage) -> None:
         "spec": {"model": {"uri": MODEL}, "scaling": SCALING},
     }
     path = f"/apis/tessera.dev/v1alpha1/namespaces/team-a/inferenceservices/{SERVICE.name}"
-    await stage.api.apply(path, body, "kubectl")
+    await cluster.api.apply(path, body, "kubectl")
     await until(
-        lambda: stage.service(SERVICE),
+        lambda: cluster.service(SERVICE),
         lambda body: condition(body, "Ready").get("status") == "True",
         "the service is Ready",
         60,
     )
 
 
-async def _limit(stage: Stage, amount: str) -> None:
+async def _limit(cluster: InstalledCluster, amount: str) -> None:
     body = {
         "apiVersion": "tessera.dev/v1alpha1",
         "kind": "TenantBudget",
@@ -102,12 +102,12 @@ async def _limit(stage: Stage, amount: str) -> None:
             "limits": [{"window": "Month", "amount": amount}],
         },
     }
-    await stage.api.apply(BUDGET, body, "kubectl")
+    await cluster.api.apply(BUDGET, body, "kubectl")
 
 
-async def _wait_for_budget(stage: Stage, reasons: set[str]) -> Json:
+async def _wait_for_budget(cluster: InstalledCluster, reasons: set[str]) -> Json:
     budget: Json = await until(
-        lambda: stage.api.get(BUDGET),
+        lambda: cluster.api.get(BUDGET),
         lambda body: condition(body, "WithinBudget").get("reason") in reasons,
         f"the budget says {' or '.join(sorted(reasons))}",
         30,
@@ -115,28 +115,30 @@ async def _wait_for_budget(stage: Stage, reasons: set[str]) -> Json:
     return budget
 
 
-async def _wait_for_scaling(stage: Stage, holds: Callable[[Json], bool]) -> Json:
+async def _wait_for_scaling(cluster: InstalledCluster, holds: Callable[[Json], bool]) -> Json:
     async def read_scaling() -> Json:
-        status: Json = (await stage.service(SERVICE))["status"]["scaling"]
+        status: Json = (await cluster.service(SERVICE))["status"]["scaling"]
         return status
 
     status: Json = await until(read_scaling, holds, "the scaling that the money allows", 30)
     return status
 
 
-async def _show_budgets(stage: Stage) -> None:
-    stage.say("\n" + (await stage.run("kubectl", "get", "tenantbudgets", "-o", "wide")).rstrip())
+async def _show_budgets(cluster: InstalledCluster) -> None:
+    cluster.say(
+        "\n" + (await cluster.run("kubectl", "get", "tenantbudgets", "-o", "wide")).rstrip()
+    )
 
 
-async def _show_bill(stage: Stage) -> None:
+async def _show_bill(cluster: InstalledCluster) -> None:
     """Print the costs that the command reports."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "tessera"),
-        *("cost", "--by", "service", "--since", "5m", "--prometheus", stage.world.prometheus_url),
+        *("cost", "--by", "service", "--since", "5m", "--prometheus", cluster.world.prometheus_url),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     output, _ = await process.communicate()
-    stage.say(f"tessera cost --by service --since 5m\n{output.decode().rstrip()}")
+    cluster.say(f"tessera cost --by service --since 5m\n{output.decode().rstrip()}")
     if process.returncode or "team-a/chat" not in output.decode():
         raise StepError("the bill does not show team-a/chat")

@@ -6,8 +6,8 @@ import sysconfig
 from pathlib import Path
 
 import environments
+from demo.cluster import InstalledCluster, Json, Ref, StepError, until
 from demo.serve import chat
-from demo.stage import Json, Ref, Stage, StepError, until
 from world.api import CLAIMS, VOLUMES
 
 VERSION = "0.32.0"
@@ -35,19 +35,19 @@ def _name_distribution(folder: Path) -> None:
     (about / "METADATA").write_text(text)
 
 
-async def run(stage: Stage, venv: Path) -> None:
+async def run(cluster: InstalledCluster, venv: Path) -> None:
     """Step 4, with ENGINE=vllm: a streamed chat whose text a real engine generated."""
-    await _serve(stage, venv)
-    command = _command(stage)
+    await _serve(cluster, venv)
+    command = _command(cluster)
     if str(venv) not in command:
         raise StepError(f"{SERVICE} is served by {command or 'no process'}, not from {venv}")
-    stage.say(f"{SERVICE} is a process of its own: {command[:120]} ...")
-    await chat(stage, SERVICE, SERVICE.name)
+    cluster.say(f"{SERVICE} is a process of its own: {command[:120]} ...")
+    await chat(cluster, SERVICE, SERVICE.name)
 
 
-def _command(stage: Stage) -> str:
+def _command(cluster: InstalledCluster) -> str:
     """The command line of the engine's process; empty for one that is not a process."""
-    for container in stage.world.containers():
+    for container in cluster.world.containers():
         if container.namespace == SERVICE.namespace and container.pod.startswith(
             f"{SERVICE.name}-"
         ):
@@ -58,25 +58,25 @@ def _command(stage: Stage) -> str:
     return ""
 
 
-async def _serve(stage: Stage, venv: Path) -> None:
+async def _serve(cluster: InstalledCluster, venv: Path) -> None:
     """Make the model, put it onto a claim, apply the service, wait until it answered."""
-    await stage.run("kubectl", "apply", "-f", str(MANIFEST))
+    await cluster.run("kubectl", "apply", "-f", str(MANIFEST))
     claim = CLAIMS.path(SERVICE.namespace, CLAIM)
 
     async def volume_name() -> str:
-        body: Json = await stage.api.get(claim)
+        body: Json = await cluster.api.get(claim)
         return str(body["spec"].get("volumeName", ""))
 
     volume = await until(volume_name, bool, "the claim is bound", 20)
-    path = (await stage.api.get(VOLUMES.path(name=volume)))["spec"]["hostPath"]["path"]
-    stage.say("making a tiny random model: a configuration and a tokenizer, no weights")
+    path = (await cluster.api.get(VOLUMES.path(name=volume)))["spec"]["hostPath"]["path"]
+    cluster.say("making a tiny random model: a configuration and a tokenizer, no weights")
     process = await asyncio.to_thread(_make_model, venv, Path(path) / "tiny")
     if process.returncode:
         raise StepError(f"the model could not be created: {process.stderr[-1000:]}")
-    stage.say("starting the real engine on the CPU; this takes half a minute")
+    cluster.say("starting the real engine on the CPU; this takes half a minute")
 
     async def read_conditions() -> Json:
-        service = await stage.service(SERVICE)
+        service = await cluster.service(SERVICE)
         conditions = service.get("status", {}).get("conditions", [])
         return {condition["type"]: condition for condition in conditions}
 

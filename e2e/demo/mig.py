@@ -9,9 +9,9 @@ from typing import Literal, get_args
 
 import httpx
 
+from demo import cluster as installed_cluster
 from demo import ready_replicas, streams
-from demo import stage as stages
-from demo.stage import Json, Ref, Stage, StepError, all_ready, until
+from demo.cluster import InstalledCluster, Json, Ref, StepError, all_ready, until
 
 POOL = "a100"
 NAMESPACE = "team-mig"
@@ -37,11 +37,11 @@ SERVICES = {
 MIN_REPLICAS = {name: 3 if name.startswith(("small", "large")) else 2 for name in SERVICES}
 
 
-async def install(stage: Stage, backend: Backend) -> None:
+async def install(cluster: InstalledCluster, backend: Backend) -> None:
     """Install the chart with MIG permissions, and agents that partition GPUs or only observe."""
     partition = str(backend == "Agent").lower()
-    await stages.install(
-        stage,
+    await installed_cluster.install(
+        cluster,
         "mig.enabled=true",
         f"mig.managerNamespace={_MANAGERS}",
         "node.enabled=true",
@@ -49,49 +49,51 @@ async def install(stage: Stage, backend: Backend) -> None:
     )
 
 
-async def run(stage: Stage, backend: Backend = "Agent") -> None:
+async def run(cluster: InstalledCluster, backend: Backend = "Agent") -> None:
     """Bring the fleet to its planned layout, and check streams and replicas meanwhile."""
-    await _begin(stage)
-    stage.say("\n" + await _mosaic(stage))
-    bases = {name: await stage.address(Ref(NAMESPACE, name)) for name in SERVICES}
+    await _begin(cluster)
+    cluster.say("\n" + await _mosaic(cluster))
+    bases = {name: await cluster.address(Ref(NAMESPACE, name)) for name in SERVICES}
     async with (
         streams.streaming(bases, tokens=_TOKENS) as results,
-        ready_replicas.watch_minimum_ready(stage) as minimum,
+        ready_replicas.watch_minimum_ready(cluster) as minimum,
     ):
         await until(
-            lambda: _is_scraped(stage, results), bool, "every service was read under load", 60
+            lambda: _is_scraped(cluster, results), bool, "every service was read under load", 60
         )
-        await stage.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
-        stage.say(f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream")
-        await _follow_repartition(stage)
-    _check_results(stage, results, minimum)
-    await until(lambda: _used_slices(stage), _all_used, "Prometheus knows the slices in use", 30)
-    stage.say("\n" + await _mosaic(stage))
-    stage.say("\n" + await stage.run("kubectl", "get", "acceleratorpools"))
+        await cluster.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
+        cluster.say(
+            f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream"
+        )
+        await _follow_repartition(cluster)
+    _check_results(cluster, results, minimum)
+    await until(lambda: _used_slices(cluster), _all_used, "Prometheus knows the slices in use", 30)
+    cluster.say("\n" + await _mosaic(cluster))
+    cluster.say("\n" + await cluster.run("kubectl", "get", "acceleratorpools"))
 
 
-async def _is_scraped(stage: Stage, results: streams.Streams) -> bool:
+async def _is_scraped(cluster: InstalledCluster, results: streams.Streams) -> bool:
     """Prometheus scrapes every second, and a new replica has no load at first: an earlier plan
     would be made without measurements."""
     query = f"count(count_over_time(vllm:num_requests_running[1m]) >= {_SCRAPES})"
-    read = await _query(stage, query) or 0
+    read = await _query(cluster, query) or 0
     return results.whole >= 10 * len(SERVICES) and read >= sum(MIN_REPLICAS.values())
 
 
-async def _begin(stage: Stage) -> None:
-    await stage.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    await _apply(stage, "acceleratorpools", _pool())
+async def _begin(cluster: InstalledCluster) -> None:
+    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    await _apply(cluster, "acceleratorpools", _pool())
     for name, model in SERVICES.items():
-        await _apply(stage, f"namespaces/{NAMESPACE}/inferenceservices", _service(name, model))
-    stage.say(
+        await _apply(cluster, f"namespaces/{NAMESPACE}/inferenceservices", _service(name, model))
+    cluster.say(
         f"{len(SERVICES)} services, {sum(MIN_REPLICAS.values())} replicas, each on a GPU of its own"
     )
-    await all_ready(stage, 180)
+    await all_ready(cluster, 180)
 
 
-async def _apply(stage: Stage, where: str, manifest: Json) -> None:
+async def _apply(cluster: InstalledCluster, where: str, manifest: Json) -> None:
     path = f"/apis/tessera.dev/v1alpha1/{where}/{manifest['metadata']['name']}"
-    await stage.api.apply(path, manifest, "kubectl")
+    await cluster.api.apply(path, manifest, "kubectl")
 
 
 def _pool() -> Json:
@@ -124,18 +126,18 @@ def _service(name: str, model: str) -> Json:
     }
 
 
-async def _follow_repartition(stage: Stage) -> None:
+async def _follow_repartition(cluster: InstalledCluster) -> None:
     """Report every step once, until the layout and the slices of all services are as planned."""
     reported: set[str] = set()
 
     async def pool() -> Json:
-        body = await stage.api.get(_POOL)
+        body = await cluster.api.get(_POOL)
         status: Json = body.get("status", {})
         for line in _lines(status):
             if line not in reported:
                 reported.add(line)
-                stage.say(line)
-        return status | {"services": await _misplaced_services(stage, status)}
+                cluster.say(line)
+        return status | {"services": await _misplaced_services(cluster, status)}
 
     await until(pool, _is_done, "the pool is laid out as planned", 600)
 
@@ -163,14 +165,14 @@ def _layout_condition(status: Json) -> Json:
     return next(conditions, {})
 
 
-async def _misplaced_services(stage: Stage, status: Json) -> list[str]:
+async def _misplaced_services(cluster: InstalledCluster, status: Json) -> list[str]:
     """Services that are not on their planned slices yet."""
     planned = {
         assignment["service"]: assignment["profile"]
         for assignment in status.get("mig", {}).get("target", {}).get("services", ())
     }
     left = []
-    for ref, service in await stage.services():
+    for ref, service in await cluster.services():
         service_status = service.get("status", {})
         profile = planned.get(str(ref))
         variant = str(service_status.get("variant", {}).get("name", ""))
@@ -195,15 +197,15 @@ def _is_done(status: Json) -> bool:
     )
 
 
-async def _used_slices(stage: Stage) -> float | None:
+async def _used_slices(cluster: InstalledCluster) -> float | None:
     """Return the slices in use, as the operator counts them."""
-    return await _query(stage, 'sum(tessera_slices{state="used"})')
+    return await _query(cluster, 'sum(tessera_slices{state="used"})')
 
 
-async def _query(stage: Stage, query: str) -> float | None:
+async def _query(cluster: InstalledCluster, query: str) -> float | None:
     async with httpx.AsyncClient() as http:
         response = await http.get(
-            f"{stage.world.prometheus_url}/api/v1/query", params={"query": query}
+            f"{cluster.world.prometheus_url}/api/v1/query", params={"query": query}
         )
     result = response.json()["data"]["result"]
     return float(result[0]["value"][1]) if result else None
@@ -214,9 +216,9 @@ def _all_used(used: float | None) -> bool:
 
 
 def _check_results(
-    stage: Stage, results: streams.Streams, minimum: ready_replicas.MinimumReady
+    cluster: InstalledCluster, results: streams.Streams, minimum: ready_replicas.MinimumReady
 ) -> None:
-    stage.say(
+    cluster.say(
         f"{results.whole} streams of {_TOKENS} tokens, {len(results.broken)} broken; "
         f"{minimum.events} events of pods, {minimum.started} replicas started; "
         f"no service was below {min(minimum.replicas.values())} Ready"
@@ -230,5 +232,5 @@ def _check_results(
         raise StepError(f"services below their minReplicas: {json.dumps(below)}")
 
 
-async def _mosaic(stage: Stage) -> str:
-    return await stage.tessera("mosaic", POOL)
+async def _mosaic(cluster: InstalledCluster) -> str:
+    return await cluster.tessera("mosaic", POOL)

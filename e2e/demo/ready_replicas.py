@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from demo.stage import Json, Stage
+from demo.cluster import InstalledCluster, Json
 
 _PODS = "/api/v1/pods"
 _ENGINES = "app.kubernetes.io/component=engine"
@@ -46,16 +46,16 @@ class MinimumReady:
 
 
 @contextlib.asynccontextmanager
-async def watch_minimum_ready(stage: Stage) -> AsyncIterator[MinimumReady]:
+async def watch_minimum_ready(cluster: InstalledCluster) -> AsyncIterator[MinimumReady]:
     """Follow every change of every engine's pod, from the list on without a gap."""
-    listed = await stage.api.get(_PODS, labelSelector=_ENGINES)
+    listed = await cluster.api.get(_PODS, labelSelector=_ENGINES)
     minimum = MinimumReady()
     minimum.begin(listed["items"])
 
     async def follow() -> None:
         version = listed["metadata"]["resourceVersion"]
         while True:
-            changes = stage.api.watch(_PODS, version, labelSelector=_ENGINES)
+            changes = cluster.api.watch(_PODS, version, labelSelector=_ENGINES)
             async with contextlib.aclosing(changes):
                 async for kind, pod in changes:
                     version = pod["metadata"]["resourceVersion"]

@@ -5,8 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from demo.cluster import InstalledCluster, Json, Ref, StepError, until
 from demo.load import steady_load
-from demo.stage import Json, Ref, Stage, StepError, until
 
 SERVICE = Ref("team-a", "chat")
 OPERATOR = "tessera-operator"
@@ -37,30 +37,30 @@ class ScalingRecord:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-async def run(stage: Stage) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Replicas must rise and fall by the operator's own patches, with both reasons in status."""
-    await stage.patch(SERVICE, {"scaling": SCALING})
-    base = await stage.address(SERVICE)
-    async with _record_scaling(stage) as record:
-        max_num_seqs = (await stage.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
+    await cluster.patch(SERVICE, {"scaling": SCALING})
+    base = await cluster.address(SERVICE)
+    async with _record_scaling(cluster) as record:
+        max_num_seqs = (await cluster.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
         clients = 2 * max_num_seqs + _MORE_THAN_TWO_TAKE
-        stage.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
+        cluster.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
         async with steady_load(base, SERVICE.name, clients=clients, tokens=150) as load:
-            await _replicas(stage, SCALING["maxReplicas"], 40)
-        stage.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
+            await _replicas(cluster, SCALING["maxReplicas"], 40)
+        cluster.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:
             raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
         async with steady_load(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
-            await _replicas(stage, SCALING["minReplicas"], 60)
+            await _replicas(cluster, SCALING["minReplicas"], 60)
         if small.failures:
             raise StepError(f"a request failed while replicas left: {small.failures[0]}")
     _check_record(record)
-    await stage.patch(SERVICE, {"scaling": DEFAULT_SCALING})
+    await cluster.patch(SERVICE, {"scaling": DEFAULT_SCALING})
 
 
-async def _replicas(stage: Stage, count: object, within: float) -> None:
+async def _replicas(cluster: InstalledCluster, count: object, within: float) -> None:
     async def replicas() -> Json:
-        status: Json = (await stage.service(SERVICE)).get("status", {})
+        status: Json = (await cluster.service(SERVICE)).get("status", {})
         return {key: status.get(key) for key in ("replicas", "readyReplicas", "scaling")}
 
     def reached(status: Json) -> bool:
@@ -83,20 +83,20 @@ def _check_record(record: ScalingRecord) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _record_scaling(stage: Stage) -> AsyncIterator[ScalingRecord]:
+async def _record_scaling(cluster: InstalledCluster) -> AsyncIterator[ScalingRecord]:
     """Poll the Deployment and the status, and print every new reason."""
     record = ScalingRecord()
 
     async def look() -> None:
-        variant = (await stage.service(SERVICE))["status"]["variant"]["name"]
+        variant = (await cluster.service(SERVICE))["status"]["variant"]["name"]
         path = f"/apis/apps/v1/namespaces/{SERVICE.namespace}/deployments/{SERVICE.name}-{variant}"
         while True:
-            _note_replicas(await stage.api.get(path), record)
-            scaling = (await stage.service(SERVICE))["status"].get("scaling", {})
+            _note_replicas(await cluster.api.get(path), record)
+            scaling = (await cluster.service(SERVICE))["status"].get("scaling", {})
             reason = scaling.get("reason")
             if reason and reason not in record.reasons:
                 record.reasons[reason] = scaling["message"]
-                stage.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
+                cluster.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
             await asyncio.sleep(_LOOK_SECONDS)
 
     task = asyncio.create_task(look())

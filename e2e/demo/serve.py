@@ -4,22 +4,22 @@ import time
 
 import openai
 
-from demo.stage import Ref, Stage, StepError
+from demo.cluster import InstalledCluster, Ref, StepError
 
 QUESTION = "What does a tessera do in a mosaic?"
 _TOKENS = 24
 
 
-async def run(stage: Stage) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Every service must stream a non-empty answer in more than one piece."""
-    for ref, service in await stage.services():
+    for ref, service in await cluster.services():
         model = service["spec"]["model"].get("servedName", ref.name)
-        await chat(stage, ref, model)
+        await chat(cluster, ref, model)
 
 
-async def chat(stage: Stage, ref: Ref, model: str) -> None:
+async def chat(cluster: InstalledCluster, ref: Ref, model: str) -> None:
     """Stream one answer; StepError when it is empty or came in one piece."""
-    base = f"{await stage.address(ref)}/v1"
+    base = f"{await cluster.address(ref)}/v1"
     begun = time.monotonic()
     pieces: list[str] = []
     async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
@@ -43,7 +43,7 @@ async def chat(stage: Stage, ref: Ref, model: str) -> None:
         raise StepError(f"{ref} did not stream: the answer came in {len(pieces)} piece")
     if usage is None or not usage.completion_tokens:
         raise StepError(f"{ref} did not say what the answer used")
-    stage.say(
+    cluster.say(
         f"{ref}: first token after {(first - begun) * 1e3:.0f} ms, {usage.completion_tokens} "
         f"tokens in {len(pieces)} pieces: {text.strip()[:60]!r}"
     )

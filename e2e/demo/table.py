@@ -7,8 +7,8 @@ import textwrap
 import urllib.parse
 import urllib.request
 
+from demo.cluster import InstalledCluster, Json, Ref, StepError, condition
 from demo.load import LoadCounts, steady_load
-from demo.stage import Json, Ref, Stage, StepError, condition
 
 COLUMNS = (
     "service",
@@ -29,32 +29,34 @@ _LOAD_SECONDS = 12.0
 _WHY_WIDTH = 60
 
 
-async def run(stage: Stage) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Load every service as its expected speed assumes, and print the table: no cell is empty."""
-    services = await stage.services()
-    stage.say(
+    services = await cluster.services()
+    cluster.say(
         f"every service gets {_FILLED:.0%} of the load that its price assumes, "
         f"for {_LOAD_SECONDS:.0f} s"
     )
     async with contextlib.AsyncExitStack() as loads:
         for ref, service in services:
-            await loads.enter_async_context(await _assumed_load(stage, ref, service))
+            await loads.enter_async_context(await _assumed_load(cluster, ref, service))
         await asyncio.sleep(_LOAD_SECONDS)
-        measured = await _measured_rates(stage)
-    rows = [await _row(stage, ref, service, measured) for ref, service in await stage.services()]
+        measured = await _measured_rates(cluster)
+    rows = [
+        await _row(cluster, ref, service, measured) for ref, service in await cluster.services()
+    ]
     for row in rows:
         empty = [name for name, cell in zip(COLUMNS, row, strict=True) if not cell]
         if empty:
             raise StepError(f"{row[0]} has empty cells: {', '.join(empty)}")
-    stage.say("\n" + _format_table(rows))
+    cluster.say("\n" + _format_table(rows))
 
 
 async def _assumed_load(
-    stage: Stage, ref: Ref, service: Json
+    cluster: InstalledCluster, ref: Ref, service: Json
 ) -> contextlib.AbstractAsyncContextManager[LoadCounts]:
     status = service["status"]
     return steady_load(
-        await stage.address(ref),
+        await cluster.address(ref),
         service["spec"]["model"].get("servedName", ref.name),
         clients=int(_FILLED * status["variant"]["maxNumSeqs"] * status["readyReplicas"]),
         tokens=_ANSWER_TOKENS,
@@ -63,14 +65,14 @@ async def _assumed_load(
 
 
 async def _row(
-    stage: Stage, ref: Ref, service: Json, measured: dict[Ref, float]
+    cluster: InstalledCluster, ref: Ref, service: Json, measured: dict[Ref, float]
 ) -> tuple[str, ...]:
     status = service["status"]
     variant, cost = status.get("variant", {}), status.get("cost", {})
     form = variant.get("profile") or f"{variant.get('gpus')} whole GPUs"
     return (
         str(ref),
-        f"{', '.join(await _nodes(stage, ref))}: {form}",
+        f"{', '.join(await _nodes(cluster, ref))}: {form}",
         str(status.get("readyReplicas", "")),
         str(variant["tokensPerSecond"] * status["readyReplicas"] if variant else ""),
         f"{measured[ref]:.0f}" if measured.get(ref) else "",
@@ -80,15 +82,15 @@ async def _row(
     )
 
 
-async def _nodes(stage: Stage, ref: Ref) -> list[str]:
+async def _nodes(cluster: InstalledCluster, ref: Ref) -> list[str]:
     path = f"/api/v1/namespaces/{ref.namespace}/pods"
-    pods = await stage.api.get(path, labelSelector=f"tessera.dev/service={ref.name}")
+    pods = await cluster.api.get(path, labelSelector=f"tessera.dev/service={ref.name}")
     return sorted({pod["spec"].get("nodeName", "") for pod in pods["items"]})
 
 
-async def _measured_rates(stage: Stage) -> dict[Ref, float]:
+async def _measured_rates(cluster: InstalledCluster) -> dict[Ref, float]:
     query = urllib.parse.urlencode({"query": MEASURED})
-    url = f"{stage.world.prometheus_url}/api/v1/query?{query}"
+    url = f"{cluster.world.prometheus_url}/api/v1/query?{query}"
 
     def ask() -> Json:
         with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310 - our own Prometheus

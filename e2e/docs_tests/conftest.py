@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.stage import ROOT
+from demo.cluster import ROOT
 from docs_tests.blocks import SkippedBlock
 from docs_tests.pages import (
     INSTALLED,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from demo.stage import ROOT
+from demo.cluster import ROOT
 from docs_tests.blocks import Step, read_steps
 
 TUTORIAL = "docs/tutorial.md"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from demo.stage import ROOT
+from demo.cluster import ROOT
 from fit.figures import GOAL
 
 FOLDER = ROOT / "docs" / "figures"

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from demo.stage import Json, Ref, Stage, condition
+from demo.cluster import InstalledCluster, Json, Ref, condition
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, PODS, ApiResource
 from world.testing import eventually
 
@@ -17,7 +17,7 @@ _SERVICES = INFERENCE_SERVICES
 class ScenarioNamespace:
     """The namespace of one scenario: users apply services in it and read their state."""
 
-    stage: Stage
+    cluster: InstalledCluster
     name: str
 
     def ref(self, name: str) -> Ref:
@@ -31,14 +31,14 @@ class ScenarioNamespace:
             "metadata": {"name": name, "namespace": self.name},
             "spec": {"model": {"uri": SMALL}, **spec},
         }
-        await self.stage.api.apply(_SERVICES.path(self.name, name), body, "kubectl")
+        await self.cluster.api.apply(_SERVICES.path(self.name, name), body, "kubectl")
         return self.ref(name)
 
     async def delete_service(self, name: str = "chat") -> None:
-        await self.stage.api.delete(_SERVICES.path(self.name, name))
+        await self.cluster.api.delete(_SERVICES.path(self.name, name))
 
     async def service_status(self, name: str = "chat") -> Json:
-        service = await self.stage.api.get(_SERVICES.path(self.name, name))
+        service = await self.cluster.api.get(_SERVICES.path(self.name, name))
         status: Json = service.get("status", {})
         return status
 
@@ -48,7 +48,7 @@ class ScenarioNamespace:
         """Wait for a condition's reason; return the condition."""
 
         async def read_condition() -> Json:
-            return condition(await self.stage.api.get(_SERVICES.path(self.name, name)), kind)
+            return condition(await self.cluster.api.get(_SERVICES.path(self.name, name)), kind)
 
         return await eventually(
             read_condition, lambda condition: condition.get("reason") == reason, within=within
@@ -58,7 +58,7 @@ class ScenarioNamespace:
         """Wait until a condition is not Unknown; return the condition."""
 
         async def read_condition() -> Json:
-            return condition(await self.stage.api.get(_SERVICES.path(self.name, name)), kind)
+            return condition(await self.cluster.api.get(_SERVICES.path(self.name, name)), kind)
 
         return await eventually(
             read_condition,
@@ -68,7 +68,7 @@ class ScenarioNamespace:
 
     async def query_prometheus(self, query: str) -> list[Json]:
         """Return what Prometheus answers now."""
-        url = f"{self.stage.world.prometheus_url}/api/v1/query"
+        url = f"{self.cluster.world.prometheus_url}/api/v1/query"
         async with httpx.AsyncClient() as http:
             response = await http.get(url, params={"query": query})
         samples: list[Json] = response.json()["data"]["result"]
@@ -78,7 +78,7 @@ class ScenarioNamespace:
         await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
 
     async def list_objects(self, kind: ApiResource) -> list[Json]:
-        object_list = await self.stage.api.get(kind.path(self.name))
+        object_list = await self.cluster.api.get(kind.path(self.name))
         objects: list[Json] = object_list["items"]
         return objects
 
@@ -86,7 +86,7 @@ class ScenarioNamespace:
         """Return every object that the operator applied here, by kind and name."""
         children = {}
         for kind in CHILDREN:
-            if kind.watched or await self.stage.api.exists(kind.path(self.name)):
+            if kind.watched or await self.cluster.api.exists(kind.path(self.name)):
                 for body in await self.list_objects(kind):
                     if body["metadata"].get("labels", {}).get(MANAGED) == "tessera":
                         children[f"{kind.kind}/{body['metadata']['name']}"] = body
@@ -97,9 +97,9 @@ class ScenarioNamespace:
 
         Services and pods are deleted explicitly: the cluster empties a namespace slowly.
         """
-        await self.stage.api.delete(f"/api/v1/namespaces/{self.name}")
-        await self.stage.api.delete(_SERVICES.path(self.name))
-        await self.stage.api.delete(PODS.path(self.name), {"gracePeriodSeconds": 0})
+        await self.cluster.api.delete(f"/api/v1/namespaces/{self.name}")
+        await self.cluster.api.delete(_SERVICES.path(self.name))
+        await self.cluster.api.delete(PODS.path(self.name), {"gracePeriodSeconds": 0})
 
         async def remaining_names() -> list[str]:
             objects = [*await self.list_objects(_SERVICES), *await self.list_objects(PODS)]

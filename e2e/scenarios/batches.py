@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from demo.stage import Json, Stage, condition
+from demo.cluster import InstalledCluster, Json, condition
 from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.parts import SentEntry, UnsentEntry
 from tessera.batch_runner.publish import PublicationRecord, read_record
@@ -43,7 +43,7 @@ def write_fleet(folder: Path, spot: int) -> Path:
 class BatchNamespace:
     """A namespace with a claim, where batches have their files."""
 
-    stage: Stage
+    cluster: InstalledCluster
     name: str
     claim_folder: Path
     """What the pods see as the claim."""
@@ -66,22 +66,22 @@ class BatchNamespace:
             },
         }
         path = BATCH_INFERENCES.path(self.name, name)
-        resource = await self.stage.api.apply(path, body, "kubectl")
+        resource = await self.cluster.api.apply(path, body, "kubectl")
         return Batch(self, name, resource["metadata"]["uid"], rows, tokens)
 
 
 CLAIM = "data"
 
 
-async def create_shared_claim(stage: Stage, namespace: str) -> BatchNamespace:
+async def create_shared_claim(cluster: InstalledCluster, namespace: str) -> BatchNamespace:
     """Create a claim that all nodes share."""
     path = CLAIMS.path(namespace, CLAIM)
-    await stage.api.apply(path, a_claim(CLAIM, "ReadWriteMany"), "kubectl")
+    await cluster.api.apply(path, a_claim(CLAIM, "ReadWriteMany"), "kubectl")
     claim = await eventually(
-        lambda: stage.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
+        lambda: cluster.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
     )
-    volume = await stage.api.get(VOLUMES.path(name=claim["spec"]["volumeName"]))
-    return BatchNamespace(stage, namespace, Path(volume["spec"]["hostPath"]["path"]))
+    volume = await cluster.api.get(VOLUMES.path(name=claim["spec"]["volumeName"]))
+    return BatchNamespace(cluster, namespace, Path(volume["spec"]["hostPath"]["path"]))
 
 
 def a_claim(name: str, mode: str) -> Json:
@@ -133,10 +133,10 @@ class Batch:
         return BATCH_INFERENCES.path(self.namespace.name, self.name)
 
     async def get(self) -> Json:
-        return await self.namespace.stage.api.get(self.path)
+        return await self.namespace.cluster.api.get(self.path)
 
     async def patch(self, **spec: Any) -> None:
-        await self.namespace.stage.api.patch(self.path, {"spec": spec})
+        await self.namespace.cluster.api.patch(self.path, {"spec": spec})
 
     async def wait_for_status(self, holds: Callable[[Json], object], within: float = 40) -> Json:
         """Wait for a status; its fields of `attempt` may be missing."""
@@ -170,7 +170,7 @@ class Batch:
         """Return a container that runs now, of one attempt or of the latest that has any."""
         containers = [
             container
-            for container in self.namespace.stage.world.containers()
+            for container in self.namespace.cluster.world.containers()
             if container.namespace == self.namespace.name and container.container == name
         ]
         if attempt is not None:

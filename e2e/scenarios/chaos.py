@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from demo.stage import Json, Stage
+from demo.cluster import InstalledCluster, Json
 from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, is_finished
 from scenarios.kills import kill_operator
 from tessera.batch_runner import parts
@@ -57,7 +57,7 @@ class NodeLossResult:
 
 
 @asynccontextmanager
-async def record_exit_codes(stage: Stage, namespace: str) -> AsyncIterator[ExitCodes]:
+async def record_exit_codes(cluster: InstalledCluster, namespace: str) -> AsyncIterator[ExitCodes]:
     """Record the exit codes of all runners of a namespace, also of pods that are deleted."""
     codes: ExitCodes = {}
 
@@ -66,7 +66,7 @@ async def record_exit_codes(stage: Stage, namespace: str) -> AsyncIterator[ExitC
             if container["name"] == RUNNER and "terminated" in container["state"]:
                 codes[key[1]] = container["state"]["terminated"]["exitCode"]
 
-    informer = Informer(stage.api, PODS.path(namespace), record)
+    informer = Informer(cluster.api, PODS.path(namespace), record)
     task = asyncio.create_task(informer.follow())
     try:
         yield codes
@@ -82,7 +82,7 @@ async def lose_node_with_notice(
 
     Without a taint the node is drained: it is cordoned, which is no notice, and the pod evicted.
     """
-    world, runner = batch.namespace.stage.world, await _find_runner(batch)
+    world, runner = batch.namespace.cluster.world, await _find_runner(batch)
 
     async def end_node() -> None:
         await asyncio.sleep(dies_after)
@@ -104,13 +104,13 @@ async def lose_silent_node(batch: Batch, codes: ExitCodes, *, delete_pod: bool) 
     With `delete_pod` its pod is forced out of the API, and its token becomes invalid: then it
     cannot ask either whether it is still the current attempt.
     """
-    stage, runner = batch.namespace.stage, await _find_runner(batch)
-    stage.world.silence(runner.node)
+    cluster, runner = batch.namespace.cluster, await _find_runner(batch)
+    cluster.world.silence(runner.node)
     try:
         await runner.wait_for_next_attempt()
         if delete_pod:
             force: Json = {"gracePeriodSeconds": 0}
-            await stage.api.delete(PODS.path(batch.namespace.name, runner.pod), force)
+            await cluster.api.delete(PODS.path(batch.namespace.name, runner.pod), force)
         status = await batch.wait_until_completed(_LONGEST_WAIT)
         if delete_pod:
             await eventually(
@@ -119,7 +119,7 @@ async def lose_silent_node(batch: Batch, codes: ExitCodes, *, delete_pod: bool) 
         else:
             await wait_until_runner_ends(batch, runner.attempt)
     finally:
-        stage.world.wake(runner.node)
+        cluster.world.wake(runner.node)
     code = None if delete_pod else await _wait_for_exit_code(codes, runner.pod)
     await wait_until_runner_ends(batch, runner.attempt)
     return await _node_loss_result(runner, status, code)
@@ -151,7 +151,7 @@ async def wait_until_runner_ends(batch: Batch, attempt: int, within: float = 90)
 def count_created_jobs(namespace: BatchNamespace) -> Counter[str]:
     """Count how often each Job of the namespace was created, by the audit log."""
     counts: Counter[str] = Counter()
-    for line in namespace.stage.world.audit_log.read_text(encoding="utf-8").splitlines():
+    for line in namespace.cluster.world.audit_log.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         target = entry.get("objectRef", {})
         if (target.get("resource"), target.get("namespace")) != (JOBS.plural, namespace.name):
@@ -174,26 +174,26 @@ class _LostRunner:
 
     async def announce_end(self, taint: str | None, grace_seconds: int) -> None:
         """Taint the node and delete the pod, or drain the node."""
-        stage, namespace = self.batch.namespace.stage, self.batch.namespace.name
+        cluster, namespace = self.batch.namespace.cluster, self.batch.namespace.name
         if taint is not None:
-            await stage.run("kubectl", "taint", "node", self.node, f"{taint}=now:NoSchedule")
-            await stage.run(
+            await cluster.run("kubectl", "taint", "node", self.node, f"{taint}=now:NoSchedule")
+            await cluster.run(
                 *("kubectl", "--namespace", namespace, "delete", "pod", self.pod),
                 *("--ignore-not-found", "--wait=false", f"--grace-period={grace_seconds}"),
             )
             return
-        await stage.run("kubectl", "cordon", self.node)
+        await cluster.run("kubectl", "cordon", self.node)
         body: Json = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
             "metadata": {"name": self.pod, "namespace": namespace},
             "deleteOptions": {"gracePeriodSeconds": grace_seconds},
         }
-        await stage.api.create(f"{PODS.path(namespace, self.pod)}/eviction", body)
+        await cluster.api.create(f"{PODS.path(namespace, self.pod)}/eviction", body)
 
     async def allow_pods(self, taint: str | None) -> None:
         """Remove the taint, or uncordon the node."""
-        run = self.batch.namespace.stage.run
+        run = self.batch.namespace.cluster.run
         if taint is not None:
             await run("kubectl", "taint", "node", self.node, f"{taint}-")
         else:
@@ -219,7 +219,7 @@ class _LostRunner:
 
     async def read_log(self) -> str:
         """Return the log of the runner."""
-        logs = self.batch.namespace.stage.world.folder / "logs" / "pods"
+        logs = self.batch.namespace.cluster.world.folder / "logs" / "pods"
         (log,) = logs.glob(f"{self.batch.namespace.name}_{self.pod}_*/{RUNNER}/0.log")
         return log.read_text(encoding="utf-8")
 
@@ -335,7 +335,7 @@ class _FaultInjector:
 
     async def inject(self, kind: str) -> None:
         """Inject a fault unless its target is gone, and wait until rows are completed again."""
-        batch, world = self._batch, self._batch.namespace.stage.world
+        batch, world = self._batch, self._batch.namespace.cluster.world
         attempt, started_at = await batch.current_attempt(), time.monotonic()
         runner, engine = (
             batch.running_container(container, attempt) for container in (RUNNER, ENGINE)
@@ -355,7 +355,7 @@ class _FaultInjector:
                     self.silenced_pods.append(runner.pod)
                 case _:
                     async with self._operator:
-                        await kill_operator(batch.namespace.stage)
+                        await kill_operator(batch.namespace.cluster)
         except WorldError:
             return
         if kind in ("runner", "node", "silence"):
@@ -371,7 +371,7 @@ class _FaultInjector:
     def wake_nodes(self) -> None:
         """Connect the silent nodes again; what still runs there ends."""
         for node in self._silent_nodes:
-            self._batch.namespace.stage.world.wake(node)
+            self._batch.namespace.cluster.world.wake(node)
         self._silent_nodes.clear()
 
     def count_resent_rows(self) -> Counter[str]:

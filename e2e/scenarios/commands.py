@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.stage import Json, Stage
+from demo.cluster import InstalledCluster, Json
 from scenarios.actions import ScenarioNamespace
 
 
@@ -27,12 +27,12 @@ class CommandResult:
 
 
 async def run_tessera(
-    stage: Stage, *arguments: str, kubeconfig: Path | None = None
+    cluster: InstalledCluster, *arguments: str, kubeconfig: Path | None = None
 ) -> CommandResult:
     """Run a command as a user does."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tessera.cli.main", *arguments),
-        env=os.environ | {"KUBECONFIG": str(kubeconfig or stage.world.kubeconfig)},
+        env=os.environ | {"KUBECONFIG": str(kubeconfig or cluster.world.kubeconfig)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -47,7 +47,7 @@ async def explain(
 ) -> Mapping[str, Json]:
     """Return the decisions about a service, by topic."""
     result = await run_tessera(
-        namespace.stage, "explain", name, "-n", namespace.name, "-o", "json", *arguments
+        namespace.cluster, "explain", name, "-n", namespace.name, "-o", "json", *arguments
     )
     assert result.code == 0, result.errors
     return {decision["topic"]: decision for decision in result.json["decisions"]}

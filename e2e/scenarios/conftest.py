@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from demo.stage import EXAMPLES, ROOT, Stage, install
+from demo.cluster import EXAMPLES, ROOT, InstalledCluster, install
 from scenarios.actions import ScenarioNamespace
 from world import World, start
 from world.api import connect
@@ -22,23 +22,23 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-async def stage(world: World) -> AsyncIterator[Stage]:
+async def cluster(world: World) -> AsyncIterator[InstalledCluster]:
     """Tessera as Helm installed it, and the pools of the examples."""
     async with connect(world.kubeconfig) as api:
-        stage = Stage(world, api, print)
+        cluster = InstalledCluster(world, api, print)
         if world.pid not in _prepared_pids:
-            await install(stage)
-            await stage.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
+            await install(cluster)
+            await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
             _prepared_pids.add(world.pid)
-        yield stage
+        yield cluster
 
 
 @pytest.fixture
-async def namespace(stage: Stage) -> AsyncIterator[ScenarioNamespace]:
+async def namespace(cluster: InstalledCluster) -> AsyncIterator[ScenarioNamespace]:
     """A namespace for one test, deleted afterwards with everything in it."""
     name = f"scenario-{next(_numbers)}"
-    namespace = ScenarioNamespace(stage, name)
-    await stage.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    namespace = ScenarioNamespace(cluster, name)
+    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     try:
         yield namespace
     finally:

@@ -1,11 +1,11 @@
 """Kills the operator."""
 
-from demo.stage import NAMESPACE, Json, Stage
+from demo.cluster import NAMESPACE, InstalledCluster, Json
 from world.testing import eventually
 
 
-async def read_operator_pod(stage: Stage) -> Json:
-    pods = await stage.api.get(
+async def read_operator_pod(cluster: InstalledCluster) -> Json:
+    pods = await cluster.api.get(
         f"/api/v1/namespaces/{NAMESPACE}/pods",
         labelSelector="app.kubernetes.io/component=operator",
     )
@@ -14,15 +14,15 @@ async def read_operator_pod(stage: Stage) -> Json:
     return body
 
 
-async def kill_operator(stage: Stage) -> None:
+async def kill_operator(cluster: InstalledCluster) -> None:
     """Kill the operator with SIGKILL, and wait until its next process runs, leader or not."""
-    pod = await read_operator_pod(stage)
+    pod = await read_operator_pod(cluster)
     name = pod["metadata"]["name"]
     restarts_before = pod["status"]["containerStatuses"][0]["restartCount"]
-    stage.world.kill(NAMESPACE, name, "operator")
+    cluster.world.kill(NAMESPACE, name, "operator")
 
     async def read_container_status() -> Json:
-        status: Json = (await read_operator_pod(stage))["status"]["containerStatuses"][0]
+        status: Json = (await read_operator_pod(cluster))["status"]["containerStatuses"][0]
         return status
 
     def is_restarted(status: Json) -> bool:

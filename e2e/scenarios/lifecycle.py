@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from demo.stage import NAMESPACE, Json, Stage
+from demo.cluster import NAMESPACE, InstalledCluster, Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
 from tessera.domain.names import PORT
@@ -30,12 +30,12 @@ def write_fleet(folder: Path) -> Path:
     return path
 
 
-async def shorten_stall_timeout(stage: Stage) -> None:
+async def shorten_stall_timeout(cluster: InstalledCluster) -> None:
     """Let the operator replace a stalled engine within the time of a test."""
     command = ("kubectl", "--namespace", NAMESPACE)
     deployment = "deployment/tessera-operator"
-    await stage.run(*command, "set", "env", deployment, f"TESSERA_STALL_SECONDS={STALL_SECONDS}")
-    await stage.run(*command, "rollout", "status", deployment, "--timeout=60s")
+    await cluster.run(*command, "set", "env", deployment, f"TESSERA_STALL_SECONDS={STALL_SECONDS}")
+    await cluster.run(*command, "rollout", "status", deployment, "--timeout=60s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PrintedCondition:
 
 async def read_jsonpath(namespace: ScenarioNamespace, jsonpath: str, name: str = "chat") -> str:
     """Return what `kubectl get tsvc -o jsonpath=...` prints."""
-    return await namespace.stage.run(
+    return await namespace.cluster.run(
         *("kubectl", "--namespace", namespace.name, "get", "tsvc", name),
         *("--output", f"jsonpath={jsonpath}"),
     )

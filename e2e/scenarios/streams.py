@@ -2,7 +2,7 @@
 
 import httpx
 
-from demo.stage import Json, Ref, Stage
+from demo.cluster import InstalledCluster, Json, Ref
 from scenarios.actions import ScenarioNamespace
 from world.testing import eventually
 
@@ -31,8 +31,8 @@ async def stream_completion(base: str, model: str, tokens: int = TOKENS) -> tupl
     return pieces, reason
 
 
-async def kubectl_scale(stage: Stage, ref: Ref, replicas: int) -> None:
-    await stage.run(
+async def kubectl_scale(cluster: InstalledCluster, ref: Ref, replicas: int) -> None:
+    await cluster.run(
         "kubectl", "--namespace", ref.namespace, "scale",
         f"tsvc/{ref.name}", f"--replicas={replicas}",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from demo.stage import Json, Stage
+from demo.cluster import InstalledCluster, Json
 from scenarios.batches import (
     IN_FLIGHT,
     Batch,
@@ -67,11 +67,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture
-async def namespace(stage: Stage) -> BatchNamespace:
+async def namespace(cluster: InstalledCluster) -> BatchNamespace:
     """A namespace for one test. It is not deleted, since the world ends with this module."""
     name = f"batches-{next(_numbers)}"
-    await stage.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    return await create_shared_claim(stage, name)
+    await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+    return await create_shared_claim(cluster, name)
 
 
 def seeded_random(seed: int) -> random.Random:
@@ -98,7 +98,7 @@ async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(
         await batch.wait_for_rows(seeded_random(seed).randint(1, ROWS // 15))
         return await lose_silent_node(batch, codes, delete_pod=seed == DELETED_POD)
 
-    async with record_exit_codes(namespace.stage, namespace.name) as codes:
+    async with record_exit_codes(namespace.cluster, namespace.name) as codes:
         notices, silences = await asyncio.gather(
             asyncio.gather(*map(lose_with_notice, SEEDS)),
             asyncio.gather(*map(lose_silently, SEEDS)),
@@ -120,8 +120,8 @@ async def test_an_operator_killed_while_an_attempt_ends_repeats_no_number_and_lo
     batch = await namespace.submit("night", rows=FEW_ROWS, tokens=FEW_TOKENS)
     await batch.wait_for_rows(seeded_random(1).randint(FEW_ROWS // 3, FEW_ROWS // 2))
     attempt, runner = await wait_for_runner(batch)
-    namespace.stage.world.kill(namespace.name, runner.pod, RUNNER)
-    await kill_operator(namespace.stage)
+    namespace.cluster.world.kill(namespace.name, runner.pod, RUNNER)
+    await kill_operator(namespace.cluster)
     status = await batch.wait_until_completed()
     assert batch.count_rows() == ALL_ONCE
     _assert_published_by(batch, status, attempt + 1)
@@ -151,7 +151,7 @@ async def test_suspend_ends_the_attempt_within_seconds_and_goes_on_with_the_rest
 async def _list_engine_pods(namespace: BatchNamespace) -> list[str]:
     return [
         container.pod
-        for container in namespace.stage.world.containers()
+        for container in namespace.cluster.world.containers()
         if (container.namespace, container.container) == (namespace.name, ENGINE)
     ]
 
@@ -173,7 +173,7 @@ async def test_an_exhausted_budget_holds_a_batch_until_its_limit_is_raised(
             "kind": TENANT_BUDGETS.kind,
             "metadata": {"name": namespace.name},
         }
-        await namespace.stage.api.apply(path, body | {"spec": spec}, "kubectl")
+        await namespace.cluster.api.apply(path, body | {"spec": spec}, "kubectl")
 
     await set_limit("0.000001")
     try:
@@ -185,18 +185,18 @@ async def test_an_exhausted_budget_holds_a_batch_until_its_limit_is_raised(
         await set_limit("1000")
         _assert_published_by(batch, await batch.wait_until_completed(), 1)
     finally:
-        await namespace.stage.api.delete(path)
+        await namespace.cluster.api.delete(path)
 
 
 async def _list_job_names(namespace: BatchNamespace) -> set[str]:
-    job_list = await namespace.stage.api.get(JOBS.path(namespace.name))
+    job_list = await namespace.cluster.api.get(JOBS.path(namespace.name))
     return {job["metadata"]["name"] for job in job_list["items"]}
 
 
 async def test_a_claim_of_one_node_is_rejected_with_its_access_mode(
     namespace: BatchNamespace,
 ) -> None:
-    api = namespace.stage.api
+    api = namespace.cluster.api
     early = await namespace.submit("early", rows=1, tokens=1, claimName="own")
     condition = await early.wait_for_condition("Accepted", "ClaimNotFound")
     assert "does not exist" in condition["message"]
@@ -215,7 +215,7 @@ async def test_a_job_that_is_deleted_by_hand_leads_to_the_next_attempt(
     batch = await namespace.submit("night", rows=FEW_ROWS, tokens=FEW_TOKENS)
     await batch.wait_for_rows(FEW_ROWS // 3)
     job = f"job/night-a{await batch.current_attempt()}"
-    await namespace.stage.run("kubectl", "--namespace", namespace.name, "delete", job)
+    await namespace.cluster.run("kubectl", "--namespace", namespace.name, "delete", job)
     status = await batch.wait_until_completed()
     assert "its Job no longer exists" in status["attempt"]["previousOutcome"]
     assert batch.count_rows() == ALL_ONCE
@@ -242,7 +242,7 @@ async def test_a_runner_may_get_batches_of_its_namespace_and_nothing_else(
 
 async def _list_allowed(namespace: BatchNamespace, account: str) -> set[str]:
     """Return what a ServiceAccount may do in a namespace, a line each."""
-    output = await namespace.stage.run(
+    output = await namespace.cluster.run(
         *("kubectl", "auth", "can-i", "--list", "--no-headers"),
         *("--namespace", namespace.name, "--as", f"system:serviceaccount:{account}"),
     )

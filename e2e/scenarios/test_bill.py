@@ -12,8 +12,8 @@ import httpx
 import pytest
 import yaml
 
+from demo.cluster import CHART, EXAMPLES, InstalledCluster, Json
 from demo.load import steady_load
-from demo.stage import CHART, EXAMPLES, Json, Stage
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.adapters.clock import now
@@ -29,9 +29,9 @@ BILLED_WITHIN = 40
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
 
-async def wait_for_bill(stage: Stage) -> datetime:
+async def wait_for_bill(cluster: InstalledCluster) -> datetime:
     """Wait for a reconcile that charges, and its scrape; return until when it charged."""
-    metrics, started_at = PrometheusMetrics(stage.world.prometheus_url, now), now()
+    metrics, started_at = PrometheusMetrics(cluster.world.prometheus_url, now), now()
     charged_until = await eventually(
         metrics.billed_until,
         lambda charged_until: charged_until is not None and charged_until > started_at,
@@ -41,11 +41,11 @@ async def wait_for_bill(stage: Stage) -> datetime:
     return charged_until
 
 
-async def read_bill(stage: Stage, *arguments: str) -> Json:
+async def read_bill(cluster: InstalledCluster, *arguments: str) -> Json:
     """Run `tessera cost` as a user does; return its JSON."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tessera.cli.main", "cost", "-o", "json"),
-        *("--prometheus", stage.world.prometheus_url, *arguments),
+        *("--prometheus", cluster.world.prometheus_url, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -88,9 +88,11 @@ def fill_variables(query: str) -> str:
     return query
 
 
-async def read_charges_by_state(stage: Stage, name: str, *since: str) -> Mapping[str, int]:
+async def read_charges_by_state(
+    cluster: InstalledCluster, name: str, *since: str
+) -> Mapping[str, int]:
     """Return the charges of a service, by state."""
-    fields = find_row(await read_bill(stage, *since), name)
+    fields = find_row(await read_bill(cluster, *since), name)
     states = ("serving", "warmIdle", "loading")
     return {state: nanos(fields.get(state, "0")) for state in states}
 
@@ -99,36 +101,38 @@ async def read_charges_by_state(stage: Stage, name: str, *since: str) -> Mapping
 async def test_the_bill_of_a_fleet_is_what_its_nodes_cost_and_survives_a_killed_operator(
     namespace: ScenarioNamespace,
 ) -> None:
-    stage, name = namespace.stage, f"{namespace.name}/chat"
+    cluster, name = namespace.cluster, f"{namespace.name}/chat"
     ref = await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
-    since = ("--since", (await wait_for_bill(stage)).isoformat())
-    await wait_for_bill(stage)
+    since = ("--since", (await wait_for_bill(cluster)).isoformat())
+    await wait_for_bill(cluster)
 
     async def read_charges() -> Mapping[str, int]:
-        return await read_charges_by_state(stage, name, *since)
+        return await read_charges_by_state(cluster, name, *since)
 
     await eventually(read_charges, lambda charges: charges["warmIdle"] > 0, within=BILLED_WITHIN)
-    async with steady_load(await stage.address(ref), ref.name, clients=20, tokens=100):
+    async with steady_load(await cluster.address(ref), ref.name, clients=20, tokens=100):
         await eventually(read_charges, lambda charges: charges["serving"] > 0, within=BILLED_WITHIN)
-    bill_before = await read_bill(stage, *since)
-    await kill_operator(stage)
+    bill_before = await read_bill(cluster, *since)
+    await kill_operator(cluster)
 
     async def read_bill_since() -> Json:
-        return await read_bill(stage, *since)
+        return await read_bill(cluster, *since)
 
     bill = await eventually(read_bill_since, lambda bill: bill["to"] > bill_before["to"], within=60)
     assert bill["gaps"] == []
     assert bill["from"] == bill_before["from"]
     for by in ("service", "tenant", "pool"):
-        bill = await read_bill(stage, *since, "--by", by)
+        bill = await read_bill(cluster, *since, "--by", by)
         # Two readings of each of two processes are subtracted, each rounded down in each pool.
         assert abs(nodes_cost(bill) - total(bill)) < 2 * len(GPUS)
     assert {row["name"] for row in bill["rows"]} == set(GPUS)
 
 
-async def test_a_new_operator_finds_until_when_costs_were_charged(stage: Stage) -> None:
-    charged_until = await wait_for_bill(stage)
+async def test_a_new_operator_finds_until_when_costs_were_charged(
+    cluster: InstalledCluster,
+) -> None:
+    charged_until = await wait_for_bill(cluster)
     assert timedelta(0) < now() - charged_until < timedelta(seconds=30)
 
 
@@ -145,7 +149,7 @@ async def test_every_query_of_the_dashboard_is_answered(namespace: ScenarioNames
         for panel in dashboard["panels"]
         for target in panel["targets"]
     ]
-    url = f"{namespace.stage.world.prometheus_url}/api/v1/query"
+    url = f"{namespace.cluster.world.prometheus_url}/api/v1/query"
     async with httpx.AsyncClient() as http:
 
         async def find_empty_queries() -> dict[str, str]:
@@ -165,8 +169,8 @@ def may_be_empty(title: str) -> bool:
     return "Budget" in title or title.startswith(("MIG: ", "Slices, "))
 
 
-async def test_the_chart_renders_the_dashboard_for_the_sidecar(stage: Stage) -> None:
-    text = await stage.run(
+async def test_the_chart_renders_the_dashboard_for_the_sidecar(cluster: InstalledCluster) -> None:
+    text = await cluster.run(
         *("helm", "template", "tessera", str(CHART), "--show-only", "templates/dashboard.yaml"),
         *("--set", "dashboard.enabled=true", "--set", "dashboard.labels.team=ml"),
     )

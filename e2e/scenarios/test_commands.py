@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from demo.stage import EXAMPLES, NAMESPACE, Json, Stage, condition
+from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, condition
 from scenarios.actions import SMALL, ScenarioNamespace
 from scenarios.commands import explain, run_tessera
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
@@ -22,9 +22,11 @@ OPERATOR = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 PRODUCT = "nvidia.com/gpu.product"
 
 
-async def run_doctor(stage: Stage, *arguments: str, **fields: Any) -> Mapping[str, Json]:
+async def run_doctor(
+    cluster: InstalledCluster, *arguments: str, **fields: Any
+) -> Mapping[str, Json]:
     """Run the doctor; return its findings by check."""
-    result = await run_tessera(stage, "doctor", "--json", *arguments, **fields)
+    result = await run_tessera(cluster, "doctor", "--json", *arguments, **fields)
     findings = {finding["check"]: finding for finding in result.json["findings"]}
     assert result.code == any(finding["state"] == "problem" for finding in findings.values())
     return findings
@@ -41,7 +43,7 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
     await namespace.wait_until_ready()
 
     async def read_findings() -> Mapping[str, Json]:
-        return await run_doctor(namespace.stage)
+        return await run_doctor(namespace.cluster)
 
     findings = await eventually(
         read_findings, lambda findings: not checks_in_state(findings, "problem"), within=60
@@ -54,16 +56,16 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
     assert namespace.name in findings["budgets"]["message"]
 
 
-async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
+async def test_the_doctor_names_what_is_broken(cluster: InstalledCluster) -> None:
     pools = str(EXAMPLES / "00-pools.yaml")
-    await stage.run("kubectl", "delete", "-f", pools, "--wait")
-    product = (await stage.api.get(NODE))["metadata"]["labels"][PRODUCT]
-    await stage.api.patch(NODE, {"metadata": {"labels": {PRODUCT: None}}})
-    await stage.api.patch(OPERATOR, {"spec": {"replicas": 0}})
+    await cluster.run("kubectl", "delete", "-f", pools, "--wait")
+    product = (await cluster.api.get(NODE))["metadata"]["labels"][PRODUCT]
+    await cluster.api.patch(NODE, {"metadata": {"labels": {PRODUCT: None}}})
+    await cluster.api.patch(OPERATOR, {"spec": {"replicas": 0}})
     try:
 
         async def read_findings() -> Mapping[str, Json]:
-            return await run_doctor(stage)
+            return await run_doctor(cluster)
 
         broken = {"pools", "gpu labels", "operator", "leader"}
         findings = await eventually(
@@ -76,12 +78,12 @@ async def test_the_doctor_names_what_is_broken(stage: Stage) -> None:
         assert "--replicas=1" in findings["operator"]["fix"]
         assert findings["webhook"]["state"] == "warning"
     finally:
-        await stage.api.patch(OPERATOR, {"spec": {"replicas": 1}})
-        await stage.api.patch(NODE, {"metadata": {"labels": {PRODUCT: product}}})
-        await stage.run("kubectl", "apply", "-f", pools)
+        await cluster.api.patch(OPERATOR, {"spec": {"replicas": 1}})
+        await cluster.api.patch(NODE, {"metadata": {"labels": {PRODUCT: product}}})
+        await cluster.run("kubectl", "apply", "-f", pools)
 
     async def read_repaired_findings() -> Mapping[str, Json]:
-        return await run_doctor(stage)
+        return await run_doctor(cluster)
 
     await eventually(
         read_repaired_findings, lambda findings: not checks_in_state(findings, "problem"), within=90
@@ -123,7 +125,7 @@ _KSERVE: Json = {
 @asynccontextmanager
 async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     """Install the CRD of KServe with one object named `chat`, as long as the block runs."""
-    api, path = namespace.stage.api, f"{_CRDS}/{_KSERVE['metadata']['name']}"
+    api, path = namespace.cluster.api, f"{_CRDS}/{_KSERVE['metadata']['name']}"
     service: Json = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -153,14 +155,14 @@ async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
     get = ("kubectl", "--cache-dir", str(tmp_path), "-n", namespace.name, "get", "-o", "name")
     async with kserve(namespace):
         for name in ("tsvc", "inferenceservices.tessera.dev", "tessera"):
-            output = await namespace.stage.run(*get, name)
+            output = await namespace.cluster.run(*get, name)
             services = [line for line in output.split() if line.startswith("inferenceservice")]
             assert services == ["inferenceservice.tessera.dev/chat"], name
-        output = await namespace.stage.run(*get, "inferenceservices.serving.kserve.io")
+        output = await namespace.cluster.run(*get, "inferenceservices.serving.kserve.io")
         assert output.split() == ["inferenceservice.serving.kserve.io/chat"]
-        finding = (await run_doctor(namespace.stage))["kserve"]
+        finding = (await run_doctor(namespace.cluster))["kserve"]
         assert (finding["state"], "tsvc" in finding["fix"]) == ("warning", True)
-    assert "kserve" not in await run_doctor(namespace.stage)
+    assert "kserve" not in await run_doctor(namespace.cluster)
 
 
 async def test_a_ready_service_is_explained_with_its_readings(namespace: ScenarioNamespace) -> None:
@@ -169,7 +171,7 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
     await eventually(
         namespace.service_status, lambda status: status["scaling"]["reason"] == "Steady", within=40
     )
-    decisions = await explain(namespace, "--prometheus", namespace.stage.world.prometheus_url)
+    decisions = await explain(namespace, "--prometheus", namespace.cluster.world.prometheus_url)
     status = await namespace.service_status()
     for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
         assert decisions[topic]["reason"] == condition({"status": status}, kind)["reason"]
@@ -190,15 +192,15 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
 async def test_layouts_are_shown_where_they_are_known_and_reported_as_missing_elsewhere(
     namespace: ScenarioNamespace,
 ) -> None:
-    result = await run_tessera(namespace.stage, "mosaic", "--json")
+    result = await run_tessera(namespace.cluster, "mosaic", "--json")
     pools = {pool["name"]: pool for pool in result.json["pools"]}
     assert result.json["notes"] == []
     assert "a100-reserved" in pools
     for pool in pools.values():
         assert pool["strandedPerHour"] is not None
-    mosaic = await run_tessera(namespace.stage, "mosaic", "a100-reserved")
+    mosaic = await run_tessera(namespace.cluster, "mosaic", "a100-reserved")
     assert mosaic.code == 0, mosaic
-    plan = await run_tessera(namespace.stage, "plan")
+    plan = await run_tessera(namespace.cluster, "plan")
     assert plan.code == 1
     assert "no AcceleratorPool has spec.mig" in plan.errors
 
@@ -224,7 +226,7 @@ async def test_an_unplaceable_service_is_explained_by_every_hardware(
         for alternative in decisions["placed"]["alternatives"]
     }
     assert all("too small" in reason or "Spot" in reason for reason in reasons.values()), reasons
-    finding = (await run_doctor(namespace.stage))[f"service {namespace.name}/chat"]
+    finding = (await run_doctor(namespace.cluster))[f"service {namespace.name}/chat"]
     assert finding["state"] == "problem"
     assert finding["fix"] == f"tessera explain chat -n {namespace.name}"
 
@@ -242,11 +244,11 @@ async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[N
             "limits": [{"window": "Month", "amount": amount}],
         },
     }
-    await namespace.stage.api.apply(path, body, "kubectl")
+    await namespace.cluster.api.apply(path, body, "kubectl")
     try:
         yield
     finally:
-        await namespace.stage.api.delete(path)
+        await namespace.cluster.api.delete(path)
 
 
 async def test_a_service_without_budget_is_explained_with_the_limit_that_it_needs(
@@ -273,7 +275,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
         # Enough for one replica at 0.2397 an hour in any whole month.
         limits = [{"window": "Month", "amount": "200.00"}]
         path = TENANT_BUDGETS.path(None, namespace.name)
-        await namespace.stage.api.patch(path, {"spec": {"limits": limits}})
+        await namespace.cluster.api.patch(path, {"spec": {"limits": limits}})
         await eventually(read_desired_replicas, bool, within=30)
 
 
@@ -281,7 +283,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
 async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
     namespace: ScenarioNamespace, tmp_path: Path, readings: bool
 ) -> None:
-    stage = namespace.stage
+    cluster = namespace.cluster
     await namespace.apply_service(replicas=1)
     await namespace.apply_service("scaled", scaling={"minReplicas": 1, "maxReplicas": 2})
     giant = {"uri": "hf://meta-llama/Llama-3.1-70B-Instruct"}
@@ -291,12 +293,12 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
     await namespace.wait_until_ready("scaled")
     await namespace.wait_for_condition("giant", "Placed", "TooLarge")
     file = tmp_path / "fleet.json.gz"
-    metrics = ("--prometheus", stage.world.prometheus_url) if readings else ()
+    metrics = ("--prometheus", cluster.world.prometheus_url) if readings else ()
 
     async def read_rows() -> list[tuple[Json, Json]]:
         """Return for every service its plan from the snapshot, and its status."""
-        assert (await run_tessera(stage, "snapshot", "save", str(file), *metrics)).code == 0
-        fleet_plan = (await run_tessera(stage, "snapshot", "plan", str(file), "--json")).json
+        assert (await run_tessera(cluster, "snapshot", "save", str(file), *metrics)).code == 0
+        fleet_plan = (await run_tessera(cluster, "snapshot", "plan", str(file), "--json")).json
         planned_services = {service["name"]: service for service in fleet_plan["services"]}
         return [
             (planned_services[f"{namespace.name}/{name}"], await namespace.service_status(name))
@@ -321,13 +323,13 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
 
 
 async def test_top_ranks_the_services_and_counts_free_devices(namespace: ScenarioNamespace) -> None:
-    stage = namespace.stage
+    cluster = namespace.cluster
     await namespace.apply_service(replicas=2)
     await namespace.wait_until_ready()
-    url = stage.world.prometheus_url
+    url = cluster.world.prometheus_url
 
     async def run_top() -> Json:
-        return (await run_tessera(stage, "top", "--json", "--prometheus", url)).json
+        return (await run_tessera(cluster, "top", "--json", "--prometheus", url)).json
 
     def has_readings(top: Json) -> bool:
         (row,) = (service for service in top["services"] if service["namespace"] == namespace.name)
@@ -340,7 +342,7 @@ async def test_top_ranks_the_services_and_counts_free_devices(namespace: Scenari
     top = await eventually(run_top, has_readings, within=60)
     pool = next(pool for pool in top["pools"] if pool["name"] == "a100-reserved")
     assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
-    table = (await run_tessera(stage, "top", "-n", namespace.name)).output
+    table = (await run_tessera(cluster, "top", "-n", namespace.name)).output
     assert table.splitlines()[0].startswith("SERVICE")
     assert table.splitlines()[1].startswith(f"{namespace.name}/chat")
 
@@ -351,16 +353,16 @@ async def test_an_update_that_is_not_available_changes_nothing(
     commit = "0123456789abcdef0123456789abcdef01234567"
     await namespace.apply_service(replicas=1, model={"uri": SMALL, "revision": commit})
     await namespace.wait_until_ready()
-    result = await run_tessera(namespace.stage, "update", "chat", "-n", namespace.name)
+    result = await run_tessera(namespace.cluster, "update", "chat", "-n", namespace.name)
     assert (result.code, result.errors) == (0, "")
     assert "no update available" in result.output
-    service = await namespace.stage.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
+    service = await namespace.cluster.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
     assert "tessera.dev/update" not in service["metadata"].get("annotations", {})
 
 
 async def create_tenant_kubeconfig(namespace: ScenarioNamespace, folder: Path) -> Path:
     """Write the kubeconfig of a tenant who may only read one namespace."""
-    run, name = namespace.stage.run, namespace.name
+    run, name = namespace.cluster.run, namespace.name
     await run("kubectl", "-n", name, "create", "serviceaccount", "tenant")
     await run(
         *("kubectl", "-n", name, "create", "role", "look"),
@@ -371,7 +373,7 @@ async def create_tenant_kubeconfig(namespace: ScenarioNamespace, folder: Path) -
         *("--role=look", f"--serviceaccount={name}:tenant"),
     )
     token = await run("kubectl", "-n", name, "create", "token", "tenant")
-    config = yaml.safe_load(namespace.stage.world.kubeconfig.read_text(encoding="utf-8"))
+    config = yaml.safe_load(namespace.cluster.world.kubeconfig.read_text(encoding="utf-8"))
     config["users"] = [{"name": "tenant", "user": {"token": token.strip()}}]
     (cluster,) = config["clusters"]
     config["contexts"] = [
@@ -392,23 +394,23 @@ async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
     await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
     kubeconfig = await create_tenant_kubeconfig(namespace, tmp_path)
-    result = await run_tessera(namespace.stage, "explain", "chat", kubeconfig=kubeconfig)
+    result = await run_tessera(namespace.cluster, "explain", "chat", kubeconfig=kubeconfig)
     assert result.code == 0
     assert "from the status alone, since reads failed: permission denied: list" in result.output
     assert "READY: CompletionSucceeded" in result.output
-    findings = await run_doctor(namespace.stage, kubeconfig=kubeconfig)
+    findings = await run_doctor(namespace.cluster, kubeconfig=kubeconfig)
     assert checks_in_state(findings, "problem") == set()
     assert {"operator", "pools", "gpu nodes", "services"} <= checks_in_state(findings, "skipped")
     wrong_config = kubeconfig.read_text(encoding="utf-8").replace("token: ", "token: x")
     kubeconfig.write_text(wrong_config, encoding="utf-8")
-    rejected = await run_tessera(namespace.stage, "explain", "chat", kubeconfig=kubeconfig)
+    rejected = await run_tessera(namespace.cluster, "explain", "chat", kubeconfig=kubeconfig)
     assert rejected.code == 1
     assert "rejected the credentials" in rejected.errors
 
 
 async def test_similar_names_are_suggested(namespace: ScenarioNamespace) -> None:
     await namespace.apply_service(replicas=0, model={"uri": SMALL})
-    result = await run_tessera(namespace.stage, "explain", "caht", "-n", namespace.name)
+    result = await run_tessera(namespace.cluster, "explain", "caht", "-n", namespace.name)
     assert (result.code, result.output) == (1, "")
     assert "did you mean chat?" in result.errors
 
@@ -426,11 +428,11 @@ async def test_kubectl_runs_and_completes_it_as_a_plugin(
         script = tmp_path / name
         script.write_text(f"#!{sys.executable}\n{line}\nmain()\n", encoding="utf-8")
         script.chmod(0o755)
-    kubectl = str(namespace.stage.world.binary("kubectl"))
+    kubectl = str(namespace.cluster.world.binary("kubectl"))
     environment = {
         **os.environ,
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "KUBECONFIG": str(namespace.stage.world.kubeconfig),
+        "KUBECONFIG": str(namespace.cluster.world.kubeconfig),
     }
 
     async def run(*arguments: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from demo.cluster import Json
 from demo.load import steady_load
-from demo.stage import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
@@ -60,7 +60,7 @@ async def apply_changes(namespace: ScenarioNamespace, kill: Kill, moments: rando
         "svc-05", replicas=0, model={"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"}
     )
     await maybe_kill()
-    await namespace.stage.api.delete(SERVICES.path(namespace.name, "svc-06"))
+    await namespace.cluster.api.delete(SERVICES.path(namespace.name, "svc-06"))
     await maybe_kill()
 
 
@@ -121,7 +121,7 @@ async def test_killed_at_any_moment_all_objects_end_equal(namespace: ScenarioNam
 
     async def kill() -> None:
         nonlocal kills
-        await kill_operator(namespace.stage)
+        await kill_operator(namespace.cluster)
         kills += 1
 
     await apply_changes(namespace, do_nothing, random.Random(SEED))  # noqa: S311 - a seeded course, no secret
@@ -147,7 +147,7 @@ async def test_killed_between_two_writes_of_one_reconcile_the_rest_follows(
         return len(await namespace.list_objects(DEPLOYMENTS))
 
     await eventually(count_deployments, lambda count: count > 0)
-    await kill_operator(namespace.stage)
+    await kill_operator(namespace.cluster)
     at_kill = _count_writes_before_last_start(namespace)
     assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
     await eventually(count_deployments, lambda count: count == 3 * FLEET, within=30)
@@ -163,14 +163,14 @@ async def test_killed_during_a_stabilization_window_nothing_moves_early_and_the_
 ) -> None:
     ref = await namespace.apply_service(scaling=SCALING)
     await namespace.wait_until_ready()
-    base = await namespace.stage.address(ref)
+    base = await namespace.cluster.address(ref)
     changes = ReplicaChanges(namespace)
     async with steady_load(base, ref.name, clients=70, tokens=200):
         await _wait_for_reason(namespace, "ScaleUpStabilized")
-        await kill_operator(namespace.stage)
+        await kill_operator(namespace.cluster)
         await changes.wait_for(2, within=60)
     quiet_since = await _wait_for_reason(namespace, "ScaleDownStabilized")
-    await kill_operator(namespace.stage)
+    await kill_operator(namespace.cluster)
     await changes.wait_for(1, within=90)
     assert changes.counts == [1, 2, 1]
     assert changes.at - quiet_since >= 15 - 2.5, "replicas left before the window was over"
@@ -206,7 +206,7 @@ async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> float:
 def _count_writes_before_last_start(namespace: ScenarioNamespace) -> int:
     """Count the writes of Deployments in the audit log before the operator's last start."""
     written, at_last_start = 0, 0
-    for line in namespace.stage.world.audit_log.read_text().splitlines():
+    for line in namespace.cluster.world.audit_log.read_text().splitlines():
         entry = json.loads(line)
         if "tessera-operator" not in entry["user"]["username"]:
             continue

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Json
+from demo.cluster import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.fields import owned_fields, owned_values, pointer, value_at
 from tessera.resources.api_resources import (
@@ -68,7 +68,7 @@ POD_MONITOR_CRD: Json = {
 async def create_child(namespace: ScenarioNamespace, kind: ApiResource) -> Json:
     """Let the operator create an object of a kind; PodMonitors need their CRD first."""
     if kind is POD_MONITORS:
-        await namespace.stage.api.apply_manifest(POD_MONITOR_CRD)
+        await namespace.cluster.api.apply_manifest(POD_MONITOR_CRD)
     # A template that is edited must not start pods: the Deployment is one without replicas.
     await namespace.apply_service(replicas=2 if kind is DISRUPTION_BUDGETS else 0)
 
@@ -86,18 +86,18 @@ async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_st
 ) -> None:
     body = await create_child(namespace, kind)
     path = kind.path(namespace.name, body["metadata"]["name"])
-    await namespace.stage.api.patch(path, {"metadata": {"annotations": {"team": "own"}}})
+    await namespace.cluster.api.patch(path, {"metadata": {"annotations": {"team": "own"}}})
     expected = owned_values(body)
     edit_count, slowest = 0, 0.0
     for field in expected:
-        for operation in _edits(await namespace.stage.api.get(path), field):
+        for operation in _edits(await namespace.cluster.api.get(path), field):
             seconds = await _measure_repair(namespace, path, expected, operation)
             if seconds is not None:
                 edit_count, slowest = edit_count + 1, max(slowest, seconds)
     print(f"{kind.kind}: {len(expected)} fields, {edit_count} edits, slowest {slowest:.2f} s")
     assert edit_count >= len(expected) // 2
     assert slowest <= WITHIN
-    after = await namespace.stage.api.get(path)
+    after = await namespace.cluster.api.get(path)
     assert after["metadata"]["annotations"]["team"] == "own"
 
 
@@ -105,10 +105,10 @@ async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_st
 async def test_a_deleted_object_is_back(namespace: ScenarioNamespace, kind: ApiResource) -> None:
     body = await create_child(namespace, kind)
     path = kind.path(namespace.name, body["metadata"]["name"])
-    await namespace.stage.api.delete(path)
+    await namespace.cluster.api.delete(path)
 
     async def read_uid() -> str:
-        return str((await namespace.stage.api.get(path))["metadata"]["uid"])
+        return str((await namespace.cluster.api.get(path))["metadata"]["uid"])
 
     await eventually(read_uid, lambda uid: uid != body["metadata"]["uid"], within=WITHIN)
 
@@ -145,7 +145,7 @@ async def _measure_repair(
 ) -> float | None:
     """Make an edit; return the seconds until it is undone, None when the API server refuses it."""
     try:
-        body = await namespace.stage.api.patch(path, [operation], "application/json-patch+json")
+        body = await namespace.cluster.api.patch(path, [operation], "application/json-patch+json")
     except ApiError as error:
         if error.status not in REFUSALS:
             raise
@@ -155,7 +155,7 @@ async def _measure_repair(
     started_at = time.monotonic()
 
     async def read_values() -> dict[str, Any]:
-        return owned_values(await namespace.stage.api.get(path))
+        return owned_values(await namespace.cluster.api.get(path))
 
     try:
         await eventually(read_values, lambda values: values == expected, within=4 * WITHIN)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import Json, Stage, StepError
+from demo.cluster import InstalledCluster, Json, StepError
 from scenarios.actions import SMALL, ScenarioNamespace
 from scenarios.commands import explain
 from scenarios.kills import kill_operator
@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_knows_it(
     namespace: ScenarioNamespace,
 ) -> None:
-    await shorten_stall_timeout(namespace.stage)
+    await shorten_stall_timeout(namespace.cluster)
     ref = await namespace.apply_service(replicas=2)
     await namespace.wait_until_ready()
     await wait_until_printed(namespace, READY, "2")
@@ -60,7 +60,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
     assert name not in {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
     assert await request in ("RemoteProtocolError", "ReadError")
 
-    await kill_operator(namespace.stage)
+    await kill_operator(namespace.cluster)
     second_request = await freeze_engine(second, ref.name)
     condition = await wait_for_explained_reason(namespace, "EngineStalled", within=90)
     assert f"{second['metadata']['name']} holds" in condition.message
@@ -81,7 +81,7 @@ async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
     assert "correct or remove --no-such-flag; chat-" in condition.message
     assert "exit code 2: " in condition.message
     assert condition.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
-    wide = await namespace.stage.run(
+    wide = await namespace.cluster.run(
         *("kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide")
     )
     assert "InvalidEngineArguments: spec.engine.extraArgs: " in wide
@@ -109,7 +109,7 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
     async def kill_and_read() -> tuple[PrintedCondition, str]:
         """Kill the engine again as soon as it runs, as if it always took too much memory."""
         with contextlib.suppress(WorldError):  # while it waits for its next start
-            namespace.stage.world.run_out_of_memory(namespace.name, name, ENGINE)
+            namespace.cluster.world.run_out_of_memory(namespace.name, name, ENGINE)
         return await read_printed_condition(namespace), str(
             (await explain(namespace))["rollout"]["reason"]
         )
@@ -131,7 +131,7 @@ async def test_an_exceeded_quota_is_reported_word_for_word(namespace: ScenarioNa
         "metadata": {"name": "small"},
         "spec": {"hard": {slices: "1"}},
     }
-    await namespace.stage.api.create(f"/api/v1/namespaces/{namespace.name}/resourcequotas", quota)
+    await namespace.cluster.api.create(f"/api/v1/namespaces/{namespace.name}/resourcequotas", quota)
     await namespace.apply_service(replicas=2)
     condition = await wait_for_explained_reason(namespace, "QuotaExceeded")
     for words in ('pods "chat-', "exceeded quota: small", f"limited: {slices}=1"):
@@ -157,9 +157,9 @@ async def test_a_pod_security_violation_is_reported_word_for_word(
 @pytest.fixture
 async def host_pid_policy(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     """A policy that adds to the pods of a restricted namespace what is not allowed there."""
-    stage, name = namespace.stage, f"nosy-{namespace.name}"
+    cluster, name = namespace.cluster, f"nosy-{namespace.name}"
     level = {"pod-security.kubernetes.io/enforce": "restricted"}
-    await stage.api.patch(f"/api/v1/namespaces/{namespace.name}", {"metadata": {"labels": level}})
+    await cluster.api.patch(f"/api/v1/namespaces/{namespace.name}", {"metadata": {"labels": level}})
     version = "admissionregistration.k8s.io/v1"
     pods = {
         "apiGroups": [""],
@@ -187,20 +187,20 @@ async def host_pid_policy(namespace: ScenarioNamespace) -> AsyncIterator[None]:
         "spec": {"policyName": name, "matchResources": {"namespaceSelector": selector}},
     }
     for manifest in (policy, binding):
-        await stage.api.apply_manifest(manifest)
-    await _wait_until_in_force(stage, namespace.name)
+        await cluster.api.apply_manifest(manifest)
+    await _wait_until_in_force(cluster, namespace.name)
     yield
     for plural in ("mutatingadmissionpolicybindings", "mutatingadmissionpolicies"):
-        await stage.run("kubectl", "delete", plural, name)
+        await cluster.run("kubectl", "delete", plural, name)
 
 
-async def _wait_until_in_force(stage: Stage, namespace: str) -> None:
+async def _wait_until_in_force(cluster: InstalledCluster, namespace: str) -> None:
     """Policies take effect a moment after they were written."""
     pod = ("run", "probe", "--image=world/http:1", "--dry-run=server")
 
     async def read_refusal() -> str:
         try:
-            return await stage.run("kubectl", "--namespace", namespace, *pod)
+            return await cluster.run("kubectl", "--namespace", namespace, *pod)
         except StepError as error:
             return str(error)
 
@@ -265,9 +265,9 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
     pods_before = await list_replicas(namespace)
     node = pods_before[0]["spec"]["nodeName"]
     lost_uids = {pod["metadata"]["uid"] for pod in pods_before if pod["spec"]["nodeName"] == node}
-    namespace.stage.world.end_node(node)
+    namespace.cluster.world.end_node(node)
     try:
-        tainted_at = await _wait_until_tainted(namespace.stage, node)
+        tainted_at = await _wait_until_tainted(namespace.cluster, node)
 
         async def list_new_replicas() -> list[Json]:
             return [
@@ -289,12 +289,12 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
         print(f"{len(hanging_uids)} pods hang in Terminating")
         assert hanging_uids == lost_uids
     finally:
-        namespace.stage.world.wake(node)
+        namespace.cluster.world.wake(node)
 
 
-async def _wait_until_tainted(stage: Stage, node: str) -> float:
+async def _wait_until_tainted(cluster: InstalledCluster, node: str) -> float:
     async def read_taints() -> set[str]:
-        body = await stage.api.get(NODES.path(None, node))
+        body = await cluster.api.get(NODES.path(None, node))
         return {f"{taint['key']}:{taint['effect']}" for taint in body["spec"].get("taints", ())}
 
     await eventually(

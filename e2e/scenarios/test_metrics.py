@@ -4,8 +4,8 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 
+from demo.cluster import NAMESPACE, Json
 from demo.load import steady_load
-from demo.stage import NAMESPACE, Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
 from tessera.adapters.clock import now
@@ -23,8 +23,8 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
     await namespace.wait_until_ready()
     (pod,) = await namespace.list_objects(PODS)
     pod_ref = Ref(namespace.name, pod["metadata"]["name"])
-    metrics = PrometheusMetrics(namespace.stage.world.prometheus_url, now)
-    async with steady_load(await namespace.stage.address(ref), ref.name, clients=60, tokens=100):
+    metrics = PrometheusMetrics(namespace.cluster.world.prometheus_url, now)
+    async with steady_load(await namespace.cluster.address(ref), ref.name, clients=60, tokens=100):
 
         async def read_pod() -> PodReading:
             return (await metrics.read()).pods.get(pod_ref, PodReading())
@@ -53,9 +53,9 @@ async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_sp
 ) -> None:
     ref = await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
-    metrics = PrometheusMetrics(namespace.stage.world.prometheus_url, now)
+    metrics = PrometheusMetrics(namespace.cluster.world.prometheus_url, now)
     service_ref = Ref(namespace.name, "chat")
-    async with steady_load(await namespace.stage.address(ref), ref.name, clients=12, tokens=40):
+    async with steady_load(await namespace.cluster.address(ref), ref.name, clients=12, tokens=40):
 
         async def read_speed() -> Json | None:
             return (await namespace.service_status()).get("speed")
@@ -63,9 +63,9 @@ async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_sp
         speed = await eventually(read_speed, lambda speed: speed is not None, within=150)
         reading = (await metrics.read()).speeds[service_ref][0]
         result = await run_tessera(
-            namespace.stage,
+            namespace.cluster,
             *("explain", "chat", "-n", namespace.name),
-            *("--prometheus", namespace.stage.world.prometheus_url),
+            *("--prometheus", namespace.cluster.world.prometheus_url),
         )
     assert speed is not None
     variant, itl = (await namespace.service_status())["variant"], speed["itlMs"]
@@ -87,7 +87,7 @@ async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_sp
     assert abs((reading.kv_tokens or 0) / variant["kvCacheTokens"] - 1) < 0.01
     condition = await namespace.wait_for_known_condition("chat", "SpeedAsPredicted")
     assert condition["reason"] == speed["reason"]
-    table = await namespace.stage.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
+    table = await namespace.cluster.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
     assert itl["predicted"] in table
     assert itl["measured"] in table
     selector = f'{{exported_namespace="{namespace.name}",service="chat",kind="measured"}} > 0'
@@ -110,7 +110,7 @@ async def test_an_engine_is_asked_for_a_token_and_for_its_load(
     await namespace.wait_until_ready()
     engines = HttpEngines()
     try:
-        base = await namespace.stage.address(ref)
+        base = await namespace.cluster.address(ref)
         assert await engines.probe(base, ref.name) is None
         assert "404" in str(await engines.probe(base, "another"))
         assert "Cannot connect" in str(await engines.probe("http://127.0.0.1:9", ref.name))

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from demo.cluster import Json
 from demo.load import steady_load
-from demo.stage import Json
 from scenarios.actions import ScenarioNamespace
 from world.testing import eventually
 
@@ -32,10 +32,10 @@ async def test_without_prometheus_replicas_do_not_change_past_the_stabilization_
     async def wait_for_scaling(**fields: Any) -> None:
         await eventually(read_scaling, lambda scaling: scaling.items() >= fields.items(), within=60)
 
-    world = namespace.stage.world
+    world = namespace.cluster.world
     ref = await namespace.apply_service(scaling=SCALING)
     await namespace.wait_until_ready()
-    async with steady_load(await namespace.stage.address(ref), ref.name, clients=70, tokens=200):
+    async with steady_load(await namespace.cluster.address(ref), ref.name, clients=70, tokens=200):
         await wait_for_scaling(desiredReplicas=2)
         world.end_program("prometheus")
         await wait_for_scaling(desiredReplicas=2, reason="FailedGetMetrics")

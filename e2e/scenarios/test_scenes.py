@@ -3,25 +3,25 @@
 import pytest
 
 from demo.__main__ import DEMOS
-from demo.stage import Stage, all_ready, apply_examples, clear
+from demo.cluster import InstalledCluster, all_ready, apply_examples, clear
 
 
 @pytest.fixture
-async def examples(stage: Stage) -> Stage:
+async def examples(cluster: InstalledCluster) -> InstalledCluster:
     """The examples, applied as a newcomer would."""
-    await apply_examples(stage)
-    await all_ready(stage)
-    return stage
+    await apply_examples(cluster)
+    await all_ready(cluster)
+    return cluster
 
 
-async def test_all_scenes_come_out_as_they_must(examples: Stage) -> None:
+async def test_all_scenes_come_out_as_they_must(examples: InstalledCluster) -> None:
     for _, scene in DEMOS["main"]:
         await scene(examples)
     await clear(examples)
 
 
 @pytest.mark.parametrize("show", ["budget", pytest.param("batch", marks=pytest.mark.full)])
-async def test_the_other_shows_come_out_as_they_must(stage: Stage, show: str) -> None:
+async def test_the_other_shows_come_out_as_they_must(cluster: InstalledCluster, show: str) -> None:
     for _, scene in DEMOS[show]:
-        await scene(stage)
-    await clear(stage)
+        await scene(cluster)
+    await clear(cluster)

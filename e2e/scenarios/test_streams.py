@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
+from demo.cluster import Json, condition
 from demo.load import steady_load
-from demo.stage import Json, condition
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
@@ -18,13 +18,13 @@ from world.testing import eventually
 async def test_scaling_down_lets_every_stream_end(namespace: ScenarioNamespace) -> None:
     ref = await namespace.apply_service()
     await namespace.wait_until_ready()
-    await kubectl_scale(namespace.stage, ref, 2)
+    await kubectl_scale(namespace.cluster, ref, 2)
     await wait_for_replicas(namespace, 2)
-    base = await namespace.stage.address(ref)
+    base = await namespace.cluster.address(ref)
     streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(8)]
     await asyncio.wait(streams, timeout=1)
     assert not any(task.done() for task in streams)
-    await kubectl_scale(namespace.stage, ref, 1)
+    await kubectl_scale(namespace.cluster, ref, 1)
     await wait_for_replicas(namespace, 1)
     ends = await asyncio.gather(*streams)
     assert ends == [(TOKENS, "length")] * 8
@@ -46,7 +46,7 @@ async def test_the_replica_with_the_fewest_requests_is_removed(
     long = 3 * TOKENS
     base = f"http://{pods[busy]}:8000"
     streams = [asyncio.create_task(stream_completion(base, ref.name, long)) for _ in range(4)]
-    prometheus = f"{namespace.stage.world.prometheus_url}/api/v1/query"
+    prometheus = f"{namespace.cluster.world.prometheus_url}/api/v1/query"
 
     async def read_running_counts() -> list[str]:
         query = f'vllm:num_requests_running{{pod="{busy}"}}'
@@ -57,7 +57,7 @@ async def test_the_replica_with_the_fewest_requests_is_removed(
     await eventually(read_running_counts, lambda values: values == ["4"])
     # The operator reads every five seconds; the streams outlast that.
     await asyncio.wait(streams, timeout=5.5)
-    await kubectl_scale(namespace.stage, ref, 1)
+    await kubectl_scale(namespace.cluster, ref, 1)
 
     async def list_names() -> list[str]:
         current_pods = await namespace.list_objects(PODS)
@@ -78,7 +78,7 @@ async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(
     await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
     (pod,) = await namespace.list_objects(PODS)
-    namespace.stage.world.kill(namespace.name, pod["metadata"]["name"], "engine")
+    namespace.cluster.world.kill(namespace.name, pod["metadata"]["name"], "engine")
     await namespace.wait_for_condition("chat", "Ready", "NoReplicaReady", within=20)
     await namespace.wait_until_ready(within=40)
 
@@ -120,7 +120,7 @@ async def wait_until_rolled_out(
     async def observe() -> tuple[bool, str]:
         pods = await namespace.list_objects(PODS)
         alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-        service = await namespace.stage.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
+        service = await namespace.cluster.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
         progressing = condition(service, "Progressing")
         if progressing.get("reason") == "RollingOut":
             observation.messages.add(progressing["message"].partition("; ")[2])
@@ -176,7 +176,7 @@ async def test_a_rollout_loses_no_request_and_lets_every_stream_end(
     await namespace.wait_until_ready()
     await wait_for_replicas(namespace, replicas)
     old = {pod["metadata"]["uid"] for pod in await namespace.list_objects(PODS)}
-    base = await namespace.stage.address(ref)
+    base = await namespace.cluster.address(ref)
     streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(8)]
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)

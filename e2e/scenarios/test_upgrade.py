@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
+from demo.cluster import NAMESPACE, Json, install
 from demo.load import steady_load
-from demo.stage import NAMESPACE, Json, install
 from scenarios.actions import SMALL, ScenarioNamespace
 from scenarios.commands import run_tessera
 from scenarios.lifecycle import wait_for_explained_reason
@@ -34,14 +34,14 @@ async def upgradable_namespace(namespace: ScenarioNamespace) -> AsyncIterator[Sc
 
 async def install_release(namespace: ScenarioNamespace, *values: str) -> None:
     """Install with Helm, and wait until the operator of this release leads."""
-    await install(namespace.stage, *values)
+    await install(namespace.cluster, *values)
     image = f"{values[0].partition('=')[2]}:" if values else "tessera/operator:"
     await wait_for_leader(namespace, lambda container: container["image"].startswith(image))
 
 
 async def wait_for_leader(namespace: ScenarioNamespace, matches: Callable[[Json], bool]) -> None:
     """Wait until an operator leads whose container matches."""
-    api = namespace.stage.api
+    api = namespace.cluster.api
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/tessera-operator"
 
     async def read_leader_container() -> Json | None:
@@ -81,7 +81,7 @@ async def list_pre_stop_seconds(namespace: ScenarioNamespace) -> list[int]:
 async def set_platform(namespace: ScenarioNamespace, platform: Json | None) -> None:
     """Set the platform team's settings of engines in the operator's environment."""
     value = "-" if platform is None else f"={json.dumps(platform)}"
-    await namespace.stage.run(
+    await namespace.cluster.run(
         *("kubectl", "--namespace", NAMESPACE, "set", "env", "deployment/tessera-operator"),
         f"TESSERA_PLATFORM{value}",
     )
@@ -89,7 +89,7 @@ async def set_platform(namespace: ScenarioNamespace, platform: Json | None) -> N
 
 async def run_update(namespace: ScenarioNamespace, name: str) -> None:
     """Request the update of a service, as its owner does."""
-    result = await run_tessera(namespace.stage, "update", name, "--namespace", namespace.name)
+    result = await run_tessera(namespace.cluster, "update", name, "--namespace", namespace.name)
     assert result.code == 0, result.errors
 
 
@@ -110,19 +110,19 @@ async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(
     assert condition.status == "True"
     assert "builder version 2 instead of 1" in condition.message
     assert "kubectl tessera update chat" in condition.message
-    wide = await namespace.stage.run(
+    wide = await namespace.cluster.run(
         "kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide"
     )
     assert "UPDATE" in wide
     assert await list_pod_uids(namespace) == uids_before
 
-    await kubectl_scale(namespace.stage, ref, 3)
+    await kubectl_scale(namespace.cluster, ref, 3)
     await wait_for_replicas(namespace, 3)
     assert uids_before < await list_pod_uids(namespace)
     assert await list_pre_stop_seconds(namespace) == [5]
 
     old_uids = await list_pod_uids(namespace)
-    base = await namespace.stage.address(ref)
+    base = await namespace.cluster.address(ref)
     streams = [asyncio.create_task(stream_completion(base, ref.name)) for _ in range(6)]
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
@@ -146,7 +146,7 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
     await namespace.wait_until_ready(within=60)
     await wait_for_replicas(namespace, 2)
     assert await list_pre_stop_seconds(namespace) == [6]
-    base = await namespace.stage.address(ref)
+    base = await namespace.cluster.address(ref)
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await install_release(namespace)
         condition = await wait_for_explained_reason(
@@ -227,7 +227,7 @@ async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(
             for pod in await namespace.list_objects(PODS)
             if pod["metadata"]["name"][:5] == "chat-"
         ]
-        await namespace.stage.api.delete(PODS.path(namespace.name, pod["metadata"]["name"]))
+        await namespace.cluster.api.delete(PODS.path(namespace.name, pod["metadata"]["name"]))
         await namespace.wait_for_condition("chat", "Progressing", "Starting")
         await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=60)
         assert await list_revisions(namespace, "chat") == {first}

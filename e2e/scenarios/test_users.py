@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from demo.stage import NAMESPACE, Stage, StepError
+from demo.cluster import NAMESPACE, InstalledCluster, StepError
 from scenarios.actions import SMALL, ScenarioNamespace
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
@@ -40,7 +40,7 @@ async def test_admission_refuses_what_only_an_edit_can_fix(
         "spec": spec,
     }
     with pytest.raises(ApiError) as raised:
-        await namespace.stage.api.create(INFERENCE_SERVICES.path(namespace.name), body)
+        await namespace.cluster.api.create(INFERENCE_SERVICES.path(namespace.name), body)
     assert raised.value.status == 422
     for word in words:
         assert word in str(raised.value)
@@ -55,9 +55,9 @@ async def test_a_pool_that_is_still_to_come_is_warned_of_and_waited_for(
         "metadata": {"name": "chat", "namespace": namespace.name},
         "spec": {"model": {"uri": SMALL}, "placement": {"pools": ["b200"]}, "replicas": 1},
     }
-    path = namespace.stage.world.folder / "waiting.json"
+    path = namespace.cluster.world.folder / "waiting.json"
     path.write_text(json.dumps(manifest))
-    output = await namespace.stage.run("kubectl", "apply", "-f", str(path))
+    output = await namespace.cluster.run("kubectl", "apply", "-f", str(path))
     assert "Warning: spec.placement.pools[0]: AcceleratorPool/b200 not found" in output
     await namespace.wait_for_condition("chat", "Accepted", "PoolNotFound")
 
@@ -91,7 +91,7 @@ async def test_more_replicas_than_slices_are_reported_with_the_message_of_the_sc
 async def test_one_table_answers_the_first_questions(namespace: ScenarioNamespace) -> None:
     await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
-    table = await namespace.stage.run(
+    table = await namespace.cluster.run(
         "kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide"
     )
     head, row = table.splitlines()
@@ -136,11 +136,11 @@ async def test_deleting_a_service_leaves_nothing(namespace: ScenarioNamespace) -
     ],
 )
 async def test_the_operator_may_do_its_work_and_nothing_else(
-    stage: Stage, verb: str, resource: str, allowed: str
+    cluster: InstalledCluster, verb: str, resource: str, allowed: str
 ) -> None:
     try:
         kind, _, subresource = resource.partition("/")
-        answer = await stage.run(
+        answer = await cluster.run(
             *("kubectl", "auth", "can-i", verb, kind, f"--subresource={subresource}"),
             *("--all-namespaces", f"--as={OPERATOR}"),
         )

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from chart_tests.release import Release
-from demo.stage import CHART, NAMESPACE, Json, Stage, install
+from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, install
 from images import images
 from scenarios.actions import SMALL, ScenarioNamespace
 from tessera.api.inference_service import InferenceServiceSpec
@@ -31,22 +31,22 @@ SECRET = "hf://acme/secret"  # noqa: S105 - a model
 
 
 @pytest.fixture
-async def hub(stage: Stage) -> AsyncIterator[Hub]:
+async def hub(cluster: InstalledCluster) -> AsyncIterator[Hub]:
     """A hub that the installed chart uses during a test."""
     hub = Hub(
         repositories={"acme/own": a_model(), "acme/secret": a_model()},
         gated=frozenset({"acme/secret"}),
     )
     async with serve_hub(hub):
-        await stage.run(
+        await cluster.run(
             *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
             *("--reuse-values", "--set", f"platform.hubEndpoint={hub.url}"),
         )
         # The previous operator would give jobs the address of a hub that has ended.
-        await Release(stage).wait_until_rolled_out()
+        await Release(cluster).wait_until_rolled_out()
         yield hub
-    await install(stage)
-    await Release(stage).wait_until_rolled_out()
+    await install(cluster)
+    await Release(cluster).wait_until_rolled_out()
 
 
 async def test_a_model_without_a_description_is_read_and_served(
@@ -88,7 +88,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
         "metadata": {"name": "hub", "namespace": namespace.name},
         "data": {"token": base64.b64encode(TOKEN.encode()).decode()},
     }
-    await namespace.stage.api.create(SECRETS.path(namespace.name), secret)
+    await namespace.cluster.api.create(SECRETS.path(namespace.name), secret)
     await namespace.wait_until_ready(within=60)
     assert "/acme/secret/resolve/main/config.json" in hub.requested_paths
 
@@ -134,9 +134,9 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
     }
 
 
-async def test_two_values_set_a_mirror_and_priorities(stage: Stage) -> None:
+async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster) -> None:
     mirror = "registry.acme:5000/mirror"
-    manifests = await stage.run(
+    manifests = await cluster.run(
         *("helm", "template", "tessera", str(CHART), "--namespace", NAMESPACE),
         *("--set", f"platform.imageRegistry={mirror},platform.priorityClasses=true"),
         *("--set", "batchImage.repository=ghcr.io/acme/batch"),
@@ -160,7 +160,7 @@ async def test_adapters_answer_by_their_names(namespace: ScenarioNamespace) -> N
     adapters = [{"name": "sql", "uri": "hf://acme/sql-lora"}]
     ref = await namespace.apply_service(model={"uri": SMALL, "adapters": adapters}, replicas=1)
     await namespace.wait_until_ready(within=60)
-    async with httpx.AsyncClient(base_url=await namespace.stage.address(ref)) as client:
+    async with httpx.AsyncClient(base_url=await namespace.cluster.address(ref)) as client:
         models = (await client.get("/v1/models")).json()["data"]
         completion = await client.post(
             "/v1/completions", json={"model": "sql", "prompt": "hi", "max_tokens": 2}

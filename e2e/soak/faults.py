@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from demo.stage import NAMESPACE, Json, Stage
+from demo.cluster import NAMESPACE, InstalledCluster, Json
 from soak.user import HOME, User, delete, retry_until_accepted
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
@@ -27,17 +27,17 @@ _CHILDREN = (DEPLOYMENTS, SERVICES, SERVICE_ACCOUNTS, NETWORK_POLICIES, DISRUPTI
 class FaultTarget:
     """What faults act on."""
 
-    stage: Stage
+    cluster: InstalledCluster
     user: User
     rng: random.Random
 
     @property
     def world(self) -> World:
-        return self.stage.world
+        return self.cluster.world
 
     async def operators(self) -> tuple[str, list[str]]:
         """The pod that holds the lease, and the others."""
-        api, objects = self.stage.api, dict[str, Json]()
+        api, objects = self.cluster.api, dict[str, Json]()
 
         async def look() -> None:
             objects["lease"] = await api.get(LEASE)
@@ -125,11 +125,11 @@ async def break_webhook(target: FaultTarget) -> None:
     """Break the webhook, so that an invalid spec is found by the reconcile instead."""
     path = SERVICES.path(NAMESPACE, "tessera-webhook")
     await retry_until_accepted(
-        lambda: target.stage.api.patch(path, {"spec": {"selector": {"soak": "nobody"}}})
+        lambda: target.cluster.api.patch(path, {"spec": {"selector": {"soak": "nobody"}}})
     )
     await edit_services(target)
     await retry_until_accepted(
-        lambda: target.stage.api.patch(path, {"spec": {"selector": {"soak": None}}})
+        lambda: target.cluster.api.patch(path, {"spec": {"selector": {"soak": None}}})
     )
 
 
@@ -170,14 +170,14 @@ async def delete_children(target: FaultTarget) -> None:
         names = [name for name in names if (kind, name) != (SERVICES, "chat")]
         if names:
             path = kind.path(HOME, target.rng.choice(names))
-            await retry_until_accepted(lambda path=path: delete(target.stage.api, path))  # type: ignore[misc]
+            await retry_until_accepted(lambda path=path: delete(target.cluster.api, path))  # type: ignore[misc]
 
 
 async def _list(target: FaultTarget, path: str) -> list[Json]:
     items: list[Json] = []
 
     async def look() -> None:
-        items[:] = (await target.stage.api.get(path))["items"]
+        items[:] = (await target.cluster.api.get(path))["items"]
 
     await retry_until_accepted(look)
     return items

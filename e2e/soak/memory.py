@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from demo.stage import NAMESPACE
+from demo.cluster import NAMESPACE
 from world import World
 
 EVERY_SECONDS = 10.0

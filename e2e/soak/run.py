@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
 
+from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref, condition, install
 from demo.load import LoadCounts, steady_load
-from demo.stage import NAMESPACE, Json, Ref, Stage, condition, install
 from soak.faults import EDITED, OPERATORS, FaultTarget, schedule
 from soak.memory import ProcessMemory, sample_memory
 from soak.user import HOME, User
@@ -60,15 +60,15 @@ class Soak:
 
     async def run(self) -> dict[str, Any]:
         async with connect(self._world.kubeconfig) as api:
-            stage = Stage(self._world, api, print)
-            await install(stage, *VALUES)
+            cluster = InstalledCluster(self._world, api, print)
+            await install(cluster, *VALUES)
             user = User(api)
             await create_objects(user)
             await wait_until_healed(api)
             processes: dict[int, ProcessMemory] = {}
             sampling = asyncio.create_task(sample_memory(self._world, processes))
-            base = await stage.address(Ref(HOME, "chat"))
-            fault_target = FaultTarget(stage, user, self._chance)
+            base = await cluster.address(Ref(HOME, "chat"))
+            fault_target = FaultTarget(cluster, user, self._chance)
             async with steady_load(base, "chat", clients=CLIENTS, tokens=100, pause=0.2) as load:
                 faults = await self._inject_faults(fault_target)
             sampling.cancel()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from demo.stage import Json
+from demo.cluster import Json
 from tessera.api.meta import GROUP, VERSION
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
 from world.api import Api, ApiError

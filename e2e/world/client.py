@@ -71,7 +71,7 @@ class World:
         self._request("POST", "containers", namespace, pod, container, "oom")
 
     def silence(self, node: str) -> None:
-        """Cut a node's kubelet off from the API; its containers go on."""
+        """Disconnect a node's kubelet from the API; its containers go on."""
         self._request("POST", "nodes", node, "silence")
 
     def wake(self, node: str) -> None:

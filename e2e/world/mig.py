@@ -59,8 +59,8 @@ def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice
         (profile, mig_profile) for profile, mig_profile in slices if mig_profile is not None
     ]
     required.sort(key=lambda pair: (-pair[1].memory_slices, -pair[1].compute_slices, pair[0]))
-    board = find_gpu_model(product.product)
-    seven = board is None or board.memory_slices == 8
+    gpu_model = find_gpu_model(product.product)
+    seven = gpu_model is None or gpu_model.memory_slices == 8
     placed = _search(required, _SEVEN if seven else _FOUR, frozenset())
     return (
         None

@@ -44,7 +44,7 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class InstalledCluster:
     """A world with Tessera in it."""
 
     world: World
@@ -98,35 +98,35 @@ class Stage:
         return output.decode()
 
 
-async def install(stage: Stage, *values: str) -> None:
+async def install(cluster: InstalledCluster, *values: str) -> None:
     """Install or upgrade the chart with Helm, as on any cluster; `values` are `name=value`."""
-    await stage.run(
+    await cluster.run(
         *("helm", "upgrade", "--install", "tessera", str(CHART)),
         *("--namespace", NAMESPACE, "--create-namespace"),
-        *("--set", ",".join((f"prometheus.url={stage.world.prometheus_url}", *values))),
+        *("--set", ",".join((f"prometheus.url={cluster.world.prometheus_url}", *values))),
     )
     path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
 
     async def available() -> Json:
-        status: Json = (await stage.api.get(path)).get("status", {})
+        status: Json = (await cluster.api.get(path)).get("status", {})
         return status
 
     await until(available, lambda status: status.get("availableReplicas"), "the operator is up", 60)
 
 
-async def apply_examples(stage: Stage) -> None:
+async def apply_examples(cluster: InstalledCluster) -> None:
     """`kubectl apply -f examples/`."""
-    await stage.run("kubectl", "apply", "-f", str(EXAMPLES))
+    await cluster.run("kubectl", "apply", "-f", str(EXAMPLES))
 
 
-async def clear(stage: Stage) -> None:
+async def clear(cluster: InstalledCluster) -> None:
     """Delete all services and batches, and wait until their hardware is free."""
     for kind in ("inferenceservices", "batchinferences"):
-        await stage.run("kubectl", "delete", kind, "--all", "--all-namespaces", "--wait")
+        await cluster.run("kubectl", "delete", kind, "--all", "--all-namespaces", "--wait")
 
     async def left() -> list[str]:
         engines = "app.kubernetes.io/component=engine"
-        pods = await stage.api.get("/api/v1/pods", labelSelector=engines)
+        pods = await cluster.api.get("/api/v1/pods", labelSelector=engines)
         return [pod["metadata"]["name"] for pod in pods["items"]]
 
     await until(left, lambda names: not names, "all engines have ended", 90)
@@ -147,18 +147,18 @@ async def until(
     return last_value
 
 
-async def all_ready(stage: Stage, within: float = 60) -> None:
+async def all_ready(cluster: InstalledCluster, within: float = 60) -> None:
     """Wait until every service is Ready; report each once."""
     begun, reported = time.monotonic(), set()
 
     async def waiting() -> list[str]:
         left = []
-        for ref, service in await stage.services():
+        for ref, service in await cluster.services():
             status = condition(service, "Ready")
             if status.get("status") == "True":
                 if ref not in reported:
                     where = service["status"]["variant"]["name"]
-                    stage.say(f"{ref} answers on {where} after {time.monotonic() - begun:.0f} s")
+                    cluster.say(f"{ref} answers on {where} after {time.monotonic() - begun:.0f} s")
                     reported.add(ref)
             else:
                 left.append(f"{ref}: {status.get('reason')}: {status.get('message')}")
