@@ -1,4 +1,4 @@
-"""Nodes with GPUs that exist only here, and what cuts them: the far ends of geometry backends."""
+"""Simulated nodes with fake GPUs, which carry out the requests of geometry backends."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,22 +28,22 @@ from tessera.resources.mig_objects import configuration
 from tests.builders import A100, a_pool, at
 from world.mig_manager import MigManager
 
-# Seconds between two turns.
-TURN = 5.0
+# Seconds between two cycles.
+CYCLE_SECONDS = 5.0
 
 
 @dataclass(slots=True, kw_only=True)
-class FarEnd:
-    """One node: its kubelet, device plugin and feature discovery, and who cuts its GPUs."""
+class SimulatedMigNode:
+    """One node: its kubelet, device plugin and feature discovery, and what partitions its GPUs."""
 
     gpu_driver: GpuDriver
     manager: MigManager | None = None
-    tells: bool = False
-    """An agent looks."""
-    cuts: bool = False
-    """It cuts, too."""
+    has_agent: bool = False
+    """An agent reports the layout."""
+    agent_partitions: bool = False
+    """The agent also partitions."""
     lag: float = 60.0
-    """Until the node has what was written to the ConfigMap."""
+    """Seconds until the node sees a write to the ConfigMap."""
     now: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)
     allocatable: dict[str, int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class FarEnd:
     spec: NodeLayoutSpec = field(default_factory=NodeLayoutSpec)
     _files: list[tuple[float, str]] = field(default_factory=list)
     _plugin: bool = False
-    _due: float = 0.0
+    _plugin_due: float = 0.0
 
     def __post_init__(self) -> None:
         self.labels |= {
@@ -63,14 +63,14 @@ class FarEnd:
             DEVICE_PLUGIN_LABEL: "true",
             FEATURE_DISCOVERY_LABEL: "true",
         }
-        self._look()
+        self._discover_devices()
 
     @property
     def at(self) -> datetime:
         return at(self.now)
 
-    def ground(self, pool: Pool | None = None) -> MigNode:
-        """As the operator sees it."""
+    def observed(self, pool: Pool | None = None) -> MigNode:
+        """Return the node as the operator sees it."""
         node = Node(
             name="a100-0",
             labels=dict(self.labels),
@@ -78,106 +78,112 @@ class FarEnd:
             allocatable=dict(self.allocatable),
         )
         (view,) = discover([pool or a_pool()], [node], date(2026, 11, 20))
-        told = ObservedNodeLayout(
+        node_layout = ObservedNodeLayout(
             name=node.name, generation=self.generation, spec=self.spec, status=self._status()
         )
-        (found,) = mig_nodes(view, [node], [told] if self.tells else [])
-        return found
+        (mig_node,) = mig_nodes(view, [node], [node_layout] if self.has_agent else [])
+        return mig_node
 
-    def writes(self, ask: BackendRequest) -> Iterator[Callable[[], None]]:
-        """What a turn writes, in its order."""
-        if ask.configs:
-            file = configuration("gpu-operator", [ask], {}).body["data"]["config.yaml"]
+    def writes(self, request: BackendRequest) -> Iterator[Callable[[], None]]:
+        """Yield the writes of a cycle, in order."""
+        if request.configs:
+            file = configuration("gpu-operator", [request], {}).body["data"]["config.yaml"]
             yield lambda: self._files.append((self.now, file))
-        if ask.layout_spec is not None and ask.layout_spec != self.spec:
-            yield lambda: self._wish(ask.layout_spec or NodeLayoutSpec())
-        if ask.labels:
-            yield lambda: self._mark(ask.labels)
+        if request.layout_spec is not None and request.layout_spec != self.spec:
+            yield lambda: self._write_spec(request.layout_spec or NodeLayoutSpec())
+        if request.labels:
+            yield lambda: self._write_labels(request.labels)
 
-    def pass_time(self, seconds: float = TURN) -> None:
-        """Everybody on the node does what is due."""
+    def pass_time(self, seconds: float = CYCLE_SECONDS) -> None:
+        """Step every process of the node."""
         self.now += seconds
-        self._refresh()
+        self._run_device_plugin()
         if self.manager is not None:
-            here = [text for written, text in self._files if written <= self.now - self.lag]
-            file = here[-1] if here else None
+            visible = [text for written, text in self._files if written <= self.now - self.lag]
+            file = visible[-1] if visible else None
             while (
-                told := self.manager.step(self.labels, file, self.gpu_driver, self.now)
+                new_labels := self.manager.step(self.labels, file, self.gpu_driver, self.now)
             ) is not None:
-                self.labels |= told
-        if self.cuts:
+                self.labels |= new_labels
+        if self.agent_partitions:
             for gpu in self.spec.gpus:
-                self._cut(next(one for one in self.gpu_driver.gpus if one.uuid == gpu.uuid))
-        self._refresh()
+                self._partition(
+                    next(fake_gpu for fake_gpu in self.gpu_driver.gpus if fake_gpu.uuid == gpu.uuid)
+                )
+        self._run_device_plugin()
 
     def layouts(self) -> Mapping[int, Layout]:
         return {gpu.index: _layout(gpu.instances) for gpu in self.gpu_driver.gpus}
 
-    def _wish(self, spec: NodeLayoutSpec) -> None:
+    def _write_spec(self, spec: NodeLayoutSpec) -> None:
         self.spec = spec
         self.generation += 1
 
-    def _mark(self, labels: Mapping[str, str | None]) -> None:
+    def _write_labels(self, labels: Mapping[str, str | None]) -> None:
         for key, value in labels.items():
             if value is None:
                 self.labels.pop(key, None)
             else:
                 self.labels[key] = value
 
-    def _refresh(self) -> None:
-        """The device plugin sees what there is when it starts, ten seconds after it may."""
+    def _run_device_plugin(self) -> None:
+        """Stop the device plugin, or start it: it discovers devices 10 s after it may start."""
         if self.labels[DEVICE_PLUGIN_LABEL] != "true":
             self._plugin = False
             self.allocatable = dict.fromkeys(self.allocatable, 0)
-            self._due = self.now + 10
-        elif not self._plugin and self.now >= self._due:
-            self._look()
+            self._plugin_due = self.now + 10
+        elif not self._plugin and self.now >= self._plugin_due:
+            self._discover_devices()
 
-    def _look(self) -> None:
+    def _discover_devices(self) -> None:
         self._plugin = True
-        found = Counter(one.profile for gpu in self.gpu_driver.gpus for one in gpu.instances)
+        counts = Counter(
+            instance.profile for gpu in self.gpu_driver.gpus for instance in gpu.instances
+        )
         self.allocatable = dict.fromkeys(self.allocatable, 0)
         self.allocatable |= {
-            f"nvidia.com/mig-{name.replace('+', '.')}": count for name, count in found.items()
+            f"nvidia.com/mig-{name.replace('+', '.')}": count for name, count in counts.items()
         }
         self.labels = {
             key: value for key, value in self.labels.items() if not key.endswith(".count")
         }
         self.labels |= {
             f"nvidia.com/mig-{name.replace('+', '.')}.count": str(count)
-            for name, count in found.items()
+            for name, count in counts.items()
         }
         self.labels["nvidia.com/gpu.count"] = str(len(self.gpu_driver.gpus))
         self.labels["nvidia.com/gfd.timestamp"] = str(int(self.at.timestamp()))
 
-    def _cut(self, gpu: FakeGpu) -> None:
-        """One round of the agent."""
-        for deed in plan_partitioning(_readout(gpu), self._wanted(gpu), {}).operations:
-            if deed.action == "destroy":
-                self.gpu_driver.destroy(gpu.index, deed.placement.start)
+    def _partition(self, gpu: FakeGpu) -> None:
+        """Partition a GPU as the agent does."""
+        for operation in plan_partitioning(_read_gpu(gpu), self._desired(gpu), {}).operations:
+            if operation.action == "destroy":
+                self.gpu_driver.destroy(gpu.index, operation.placement.start)
             else:
-                self.gpu_driver.create(gpu.index, deed.placement.profile, deed.placement.start)
+                self.gpu_driver.create(
+                    gpu.index, operation.placement.profile, operation.placement.start
+                )
 
-    def _wanted(self, gpu: FakeGpu) -> DesiredGpu:
-        return next(one for one in self.spec.gpus if one.uuid == gpu.uuid)
+    def _desired(self, gpu: FakeGpu) -> DesiredGpu:
+        return next(desired for desired in self.spec.gpus if desired.uuid == gpu.uuid)
 
     def _status(self) -> NodeLayoutStatus:
-        asked = {gpu.uuid for gpu in self.spec.gpus} if self.cuts else set()
+        desired_uuids = {gpu.uuid for gpu in self.spec.gpus} if self.agent_partitions else set()
         return NodeLayoutStatus(
             observed_generation=self.generation,
-            partitioning_enabled=self.cuts,
+            partitioning_enabled=self.agent_partitions,
             gpus=tuple(
-                gpu_status(found, {}, self._trouble(gpu) if gpu.uuid in asked else None)
+                gpu_status(reading, {}, self._problem(gpu) if gpu.uuid in desired_uuids else None)
                 for gpu in self.gpu_driver.gpus
-                if (found := _readout(gpu))
+                if (reading := _read_gpu(gpu))
             ),
         )
 
-    def _trouble(self, gpu: FakeGpu) -> GpuProblem | None:
-        return plan_partitioning(_readout(gpu), self._wanted(gpu), {}).problem
+    def _problem(self, gpu: FakeGpu) -> GpuProblem | None:
+        return plan_partitioning(_read_gpu(gpu), self._desired(gpu), {}).problem
 
 
-def _readout(gpu: FakeGpu) -> SeenByDriver:
+def _read_gpu(gpu: FakeGpu) -> SeenByDriver:
     return SeenByDriver(
         index=gpu.index,
         uuid=gpu.uuid,
@@ -187,50 +193,56 @@ def _readout(gpu: FakeGpu) -> SeenByDriver:
         gpu_model=find_gpu_model(A100) if gpu.mig else None,
         instances=tuple(
             SeenInstance(
-                placement=SlicePlacement(one.start, one.profile),
-                uuid=one.uuid,
-                processes=len(one.attached),
+                placement=SlicePlacement(instance.start, instance.profile),
+                uuid=instance.uuid,
+                processes=len(instance.attached),
             )
-            for one in gpu.instances
+            for instance in gpu.instances
         ),
     )
 
 
 def _layout(instances: Sequence[FakeGpuInstance]) -> Layout:
-    return tuple(sorted(SlicePlacement(one.start, one.profile) for one in instances))
+    return tuple(sorted(SlicePlacement(instance.start, instance.profile) for instance in instances))
 
 
 @dataclass(slots=True, kw_only=True)
-class Course:
-    """A unit of a rollout, as far as the backend is concerned; it counts its writes."""
+class BackendRun:
+    """The backend's part of a unit of a rollout; it counts the writes."""
 
     backend: GeometryBackend
-    far: FarEnd
-    wanted: LayoutsByGpu
+    node: SimulatedMigNode
+    desired: LayoutsByGpu
     attempt: int = 1
     since: datetime | None = None
     writes: int = 0
-    heard: BackendStatus = field(default_factory=BackendStatus)
+    status: BackendStatus = field(default_factory=BackendStatus)
 
-    def run(self, turns: int = 400, stop: int | None = None, most: int = 5) -> BackendStatus:
-        """Ask and listen until it is done or no attempt is left; the operator dies before the
-        write of the number `stop`, and another goes on."""
-        self.since = self.since or self.far.at
-        for _ in range(turns):
-            ground = self.far.ground()
-            self.heard = self.backend.status(
-                ground, self.wanted, self.attempt, self.since, self.far.at
+    def run(
+        self, cycles: int = 400, killed_at_write: int | None = None, max_attempts: int = 5
+    ) -> BackendStatus:
+        """Request and poll until it is done or no attempt is left.
+
+        The operator dies before the write number `killed_at_write`, and another one continues.
+        """
+        self.since = self.since or self.node.at
+        for _ in range(cycles):
+            mig_node = self.node.observed()
+            self.status = self.backend.status(
+                mig_node, self.desired, self.attempt, self.since, self.node.at
             )
-            if self.heard.done:
+            if self.status.done:
                 break
-            if self.heard.retry and self.attempt < most:
-                self.attempt, self.since = self.attempt + 1, self.far.at
-            elif self.heard.problem is not None and self.heard.retry:
+            if self.status.retry and self.attempt < max_attempts:
+                self.attempt, self.since = self.attempt + 1, self.node.at
+            elif self.status.problem is not None and self.status.retry:
                 break
-            for write in self.far.writes(self.backend.request(ground, self.wanted, self.attempt)):
+            for write in self.node.writes(
+                self.backend.request(mig_node, self.desired, self.attempt)
+            ):
                 self.writes += 1
-                if self.writes - 1 == stop:
+                if self.writes - 1 == killed_at_write:
                     break
                 write()
-            self.far.pass_time()
-        return self.heard
+            self.node.pass_time()
+        return self.status

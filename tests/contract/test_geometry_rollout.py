@@ -1,4 +1,4 @@
-"""Every backend under a rollout, on a node that nobody uses."""
+"""Every backend in a rollout, on an unused node."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,12 +11,21 @@ from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool
-from tests.contract.geometry_sides import HALVES, MIXED, SIDES, SMALL, Side, a_side
+from tests.contract.geometry_backends import (
+    BACKENDS,
+    HALVES,
+    MIXED,
+    SMALL,
+    BackendAndNode,
+    a_backend_and_node,
+)
 
 
 def a_plan(*layouts: Layout) -> MigPlan:
     gpus = tuple(
-        GpuTarget(gpu=at, slices=tuple(f"{spot.profile}@{spot.start}" for spot in layout))
+        GpuTarget(
+            gpu=at, slices=tuple(f"{placement.profile}@{placement.start}" for placement in layout)
+        )
         for at, layout in enumerate(layouts)
     )
     return MigPlan.model_validate(
@@ -34,48 +43,48 @@ def a_plan(*layouts: Layout) -> MigPlan:
     )
 
 
-def rolled_out(
-    side: Side, status: MigStatus, turns: int = 200
+def roll_out(
+    backend_and_node: BackendAndNode, status: MigStatus, cycles: int = 200
 ) -> tuple[PoolActions, MigStatus, int]:
-    """The orders of the last turn, the status, and how many writes it took."""
-    backend, far = side
+    """Run cycles to the end; return the last actions, the status and the number of writes."""
+    backend, node = backend_and_node
     tainted, writes = False, 0
-    for _ in range(turns):
+    for _ in range(cycles):
         pool = a_pool()
         pool = replace(pool, status=pool.status.model_copy(update={"mig": status}))
-        ground = replace(far.ground(pool), tainted=tainted)
-        orders = advance_rollout(
+        mig_node = replace(node.observed(pool), tainted=tainted)
+        actions = advance_rollout(
             RolloutInputs(
                 pool="a100",
-                mig=Mig(backend="Agent" if far.cuts else "MigManager"),
+                mig=Mig(backend="Agent" if node.agent_partitions else "MigManager"),
                 status=status,
-                nodes=(ground,),
+                nodes=(mig_node,),
                 services=(),
                 backend=backend,
                 own_pods=frozenset(),
-                at=far.at,
+                at=node.at,
             )
         )
-        status = orders.status or status
-        tainted = "a100-0" in orders.tainted_nodes
-        if orders.verdict.reason is LayoutReady.AS_PLANNED and not orders.requests:
+        status = actions.status or status
+        tainted = "a100-0" in actions.tainted_nodes
+        if actions.verdict.reason is LayoutReady.AS_PLANNED and not actions.requests:
             break
-        for ask in orders.requests.values():
-            for write in far.writes(ask):
+        for request in actions.requests.values():
+            for write in node.writes(request):
                 write()
                 writes += 1
-        far.pass_time()
-    return orders, status, writes
+        node.pass_time()
+    return actions, status, writes
 
 
-@pytest.mark.parametrize("name", SIDES)
+@pytest.mark.parametrize("name", BACKENDS)
 def test_a_node_becomes_as_planned_and_then_nothing_is_written_any_more(name: str) -> None:
-    side = a_side(name, HALVES, SMALL)
-    orders, status, _ = rolled_out(side, MigStatus(target=a_plan(MIXED, HALVES)))
-    assert orders.verdict.reason is LayoutReady.AS_PLANNED
-    assert not orders.tainted_nodes
-    got = side[1].layouts()
-    assert sorted(map(geometry, got.values())) == sorted(map(geometry, (MIXED, HALVES)))
-    side[1].now += timedelta(hours=1).total_seconds()
-    _, _, writes = rolled_out(side, status)
+    backend_and_node = a_backend_and_node(name, HALVES, SMALL)
+    actions, status, _ = roll_out(backend_and_node, MigStatus(target=a_plan(MIXED, HALVES)))
+    assert actions.verdict.reason is LayoutReady.AS_PLANNED
+    assert not actions.tainted_nodes
+    layouts = backend_and_node[1].layouts()
+    assert sorted(map(geometry, layouts.values())) == sorted(map(geometry, (MIXED, HALVES)))
+    backend_and_node[1].now += timedelta(hours=1).total_seconds()
+    _, _, writes = roll_out(backend_and_node, status)
     assert writes == 0

@@ -19,7 +19,7 @@ A100 = "NVIDIA-A100-SXM4-80GB"
 
 
 class MemoryLayout:
-    """`OwnLayout`; `on_call` may raise before and after everything that goes over the wire."""
+    """`OwnLayout` in memory; `on_call` may raise before and after each request."""
 
     def __init__(self) -> None:
         self.layout = ObservedNodeLayout(name="gpu-1", generation=1, spec=NodeLayoutSpec())
@@ -30,9 +30,9 @@ class MemoryLayout:
     async def read(self) -> ObservedNodeLayout:
         self.on_call("read", "before")
         self.reads += 1
-        found = self.layout
+        layout = self.layout
         self.on_call("read", "after")
-        return found
+        return layout
 
     async def write(self, status: NodeLayoutStatus) -> None:
         self.on_call("write", "before")
@@ -45,33 +45,33 @@ class MemoryLayout:
 
 
 class MemoryPods:
-    """`PodDevices`."""
+    """`PodDevices` in memory."""
 
     def __init__(self) -> None:
-        self.found: dict[str, tuple[str, ...]] = {}
+        self.holders_by_uuid: dict[str, tuple[str, ...]] = {}
         self.silent = False
 
     async def holders(self) -> Mapping[str, tuple[str, ...]]:
         if self.silent:
             raise KubeletError("the kubelet does not answer")
-        return dict(self.found)
+        return dict(self.holders_by_uuid)
 
 
 class MemoryLocks:
-    """`Locks` of one machine."""
+    """`Locks` of one machine, in memory."""
 
     def __init__(self) -> None:
-        self.held: set[str] = set()
+        self.locked: set[str] = set()
 
     @contextmanager
     def hold(self, name: str) -> Iterator[bool]:
-        ours = name not in self.held
-        self.held.add(name)
+        acquired = name not in self.locked
+        self.locked.add(name)
         try:
-            yield ours
+            yield acquired
         finally:
-            if ours:
-                self.held.remove(name)
+            if acquired:
+                self.locked.remove(name)
 
 
 @cache
@@ -80,7 +80,7 @@ def _module() -> ModuleType:
 
 
 class GpuNode:
-    """The node; only the last one that was made has a driver."""
+    """The node; only the last created one has a driver."""
 
     def __init__(
         self,
@@ -89,19 +89,23 @@ class GpuNode:
         mig: bool | Sequence[bool] = True,
     ) -> None:
         self.gpu_driver = GpuDriver(product, max(1, len(layouts)), mig=mig, layouts=layouts)
-        self.own = MemoryLayout()
+        self.own_layout = MemoryLayout()
         self.pods = MemoryPods()
         self.locks = MemoryLocks()
         self._module = nvml(self.gpu_driver, _module())
 
-    def agent(self, *, cuts: bool = True) -> NodeAgent:
-        """A new process."""
+    def agent(self, *, can_partition: bool = True) -> NodeAgent:
+        """Start a new agent process."""
         return NodeAgent(
-            NvmlGpus(self._module), self.pods, self.own, self.locks, can_partition=cuts
+            NvmlGpus(self._module),
+            self.pods,
+            self.own_layout,
+            self.locks,
+            can_partition=can_partition,
         )
 
-    def want(self, *layouts: Sequence[ProfilePlacement] | None) -> None:
-        """The operator writes the spec; None leaves a GPU out of it."""
+    def set_spec(self, *layouts: Sequence[ProfilePlacement] | None) -> None:
+        """Write the spec as the operator does; None leaves a GPU out of it."""
         spec = NodeLayoutSpec(
             gpus=tuple(
                 DesiredGpu(
@@ -112,21 +116,25 @@ class GpuNode:
                 if layout is not None
             )
         )
-        generation = self.own.layout.generation + 1
-        self.own.layout = replace(self.own.layout, generation=generation, spec=spec)
+        generation = self.own_layout.layout.generation + 1
+        self.own_layout.layout = replace(self.own_layout.layout, generation=generation, spec=spec)
 
     def layout(self, gpu: int = 0) -> Layout:
-        found = self.gpu_driver.gpus[gpu].instances
-        assert all(one.uuid for one in found), "half made"
-        return tuple(SlicePlacement(one.start, one.profile) for one in found)
+        instances = self.gpu_driver.gpus[gpu].instances
+        assert all(instance.uuid for instance in instances), "an instance has no UUID"
+        return tuple(SlicePlacement(instance.start, instance.profile) for instance in instances)
 
-    def hold(self, start: int, pod: str, gpu: int = 0) -> str:
-        """A pod gets the slice there, and begins no process yet; the slice's UUID."""
-        uuid = next(one.uuid for one in self.gpu_driver.gpus[gpu].instances if one.start == start)
-        self.pods.found[uuid] = (pod,)
+    def assign_pod(self, start: int, pod: str, gpu: int = 0) -> str:
+        """Give a slice to a pod, without a process yet; return the slice's UUID."""
+        uuid = next(
+            instance.uuid
+            for instance in self.gpu_driver.gpus[gpu].instances
+            if instance.start == start
+        )
+        self.pods.holders_by_uuid[uuid] = (pod,)
         return uuid
 
     @property
     def status(self) -> NodeLayoutStatus:
-        assert self.own.layout.status is not None
-        return self.own.layout.status
+        assert self.own_layout.layout.status is not None
+        return self.own_layout.layout.status

@@ -24,17 +24,17 @@ _APPLY = "application/apply-patch+yaml"
 
 
 async def apply(cluster: KubeCluster, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The object as it is then."""
+    """Apply an object, and return it."""
     name = f"{path}/{body['metadata']['name']}"
     query = {"fieldManager": "helm", "force": "true"}
-    code, told = await cluster.request("PATCH", name, query, body, _APPLY)
-    assert code < 300, told
-    found: dict[str, Any] = told
-    return found
+    code, response = await cluster.request("PATCH", name, query, body, _APPLY)
+    assert code < 300, response
+    applied: dict[str, Any] = response
+    return applied
 
 
 async def grant(cluster: KubeCluster) -> None:
-    """What the chart makes for agents, without the DaemonSet."""
+    """Create the chart's objects for agents, without the DaemonSet."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     await apply(cluster, "/api/v1/namespaces", namespace)
     helm = binaries.ensure(print) / "helm"
@@ -49,7 +49,7 @@ async def grant(cluster: KubeCluster) -> None:
 
 
 async def token(cluster: KubeCluster, node: str) -> str:
-    """That of an agent's pod on the node, and it says so."""
+    """Create an agent's pod on the node, and return a token that is bound to it."""
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -60,9 +60,9 @@ async def token(cluster: KubeCluster, node: str) -> str:
             "containers": [{"name": "agent", "image": "tessera/node"}],
         },
     }
-    made = await apply(cluster, f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
+    created_pod = await apply(cluster, f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
     bound = {"apiVersion": "v1", "kind": "Pod"} | {
-        key: made["metadata"][key] for key in ("name", "uid")
+        key: created_pod["metadata"][key] for key in ("name", "uid")
     }
     _, answer = await cluster.request(
         "POST",
@@ -73,12 +73,12 @@ async def token(cluster: KubeCluster, node: str) -> str:
             "spec": {"expirationSeconds": 3600, "boundObjectRef": bound},
         },
     )
-    found: str = answer["status"]["token"]
-    return found
+    agent_token: str = answer["status"]["token"]
+    return agent_token
 
 
 def kubeconfig(admin: Path, token: str, folder: Path) -> Path:
-    """The administrator's with a token instead."""
+    """Write the administrator's kubeconfig, with a token as the only credential."""
     body = yaml.safe_load(admin.read_text(encoding="utf-8"))
     for user in body["users"]:
         user["user"] = {"token": token}

@@ -1,4 +1,4 @@
-"""An agent that dies before or after any call is followed by one that brings it to its end."""
+"""An agent that dies before or after any call is followed by one that completes the work."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,45 +27,48 @@ TRANSITIONS: dict[str, tuple[Layout, Layout]] = {
 }
 
 
-class KilledError(BaseException):
-    """The process is gone."""
+class AgentKilledError(BaseException):
+    """The agent process ends here."""
 
 
-async def settled(node: GpuNode) -> int:
-    """Turns that a new agent needs until nothing is left to do."""
+async def reconcile_until_settled(node: GpuNode) -> int:
+    """Run cycles of a new agent until nothing is left to do; return their number."""
     agent = node.agent()
-    for turn in range(1, 8):
+    for cycle in range(1, 8):
         await agent.reconcile()
-        told = node.status
-        if told.observed_generation == node.own.layout.generation and not told.gpus[0].fault:
-            return turn
+        status = node.status
+        if (
+            status.observed_generation == node.own_layout.layout.generation
+            and not status.gpus[0].fault
+        ):
+            return cycle
     raise AssertionError(node.status)
 
 
 def a_node(before: Layout, after: Layout) -> tuple[GpuNode, str | None]:
-    """Whatever is kept is held by a pod that computes on it."""
+    """Create a node on which a pod uses the instance that both layouts have."""
     node = GpuNode(before)
-    kept = None
+    used_uuid = None
     for name, start in before:
         if (name, start) in after:
-            kept = node.hold(start, "team-a/chat-0")
-            node.gpu_driver.attach(kept, 4711)
-    node.want(after)
-    return node, kept
+            used_uuid = node.assign_pod(start, "team-a/chat-0")
+            node.gpu_driver.attach(used_uuid, 4711)
+    node.set_spec(after)
+    return node, used_uuid
 
 
-def killer(number: int, moment: str) -> Callable[[str], None]:
-    """Raises at the given call, whoever makes it."""
+def kill_at(number: int, moment: str) -> Callable[[str], None]:
+    """Return a hook that raises at the given call."""
     calls = 0
 
-    def called(when: str) -> None:
+    def on_call(when: str) -> None:
         nonlocal calls
         if when == "before":
             calls += 1
         if (calls, when) == (number, moment):
-            raise KilledError
+            raise AgentKilledError
 
-    return called
+    return on_call
 
 
 def _driver_call(called: Callable[[str], None], _number: int, _name: str, when: str) -> None:
@@ -76,41 +79,41 @@ def _api_call(called: Callable[[str], None], _name: str, when: str) -> None:
     called(when)
 
 
-async def killed_everywhere(before: Layout, after: Layout) -> int:
-    """How many times the agent was killed, until there was no further call to kill it at."""
+async def kill_everywhere(before: Layout, after: Layout) -> int:
+    """Kill the agent at every call, one per run; return the number of kills."""
     kills = 0
     for moment in ("before", "after"):
         number = 0
         while True:
             number += 1
-            node, kept = a_node(before, after)
-            called = killer(number, moment)
-            node.gpu_driver.on_call = partial(_driver_call, called)
-            node.own.on_call = partial(_api_call, called)
+            node, used_uuid = a_node(before, after)
+            on_call = kill_at(number, moment)
+            node.gpu_driver.on_call = partial(_driver_call, on_call)
+            node.own_layout.on_call = partial(_api_call, on_call)
             try:
-                await settled(node)
-            except KilledError:
+                await reconcile_until_settled(node)
+            except AgentKilledError:
                 kills += 1
             else:
                 break
             node.gpu_driver.on_call = lambda _number, _name, _when: None
-            node.own.on_call = lambda _name, _when: None
-            await settled(node)
-            spots = {(spot.profile, spot.start) for spot in node.layout()}
-            assert spots == set(after), (moment, number)
-            uuids = [one.uuid for one in node.gpu_driver.gpus[0].instances]
-            assert kept is None or kept in uuids, (moment, number)
+            node.own_layout.on_call = lambda _name, _when: None
+            await reconcile_until_settled(node)
+            placements = {(placement.profile, placement.start) for placement in node.layout()}
+            assert placements == set(after), (moment, number)
+            uuids = [instance.uuid for instance in node.gpu_driver.gpus[0].instances]
+            assert used_uuid is None or used_uuid in uuids, (moment, number)
     return kills
 
 
 @pytest.mark.parametrize("name", ["another in its place", "beside one that is held"])
-async def test_wherever_it_dies_the_next_one_ends_in_the_wanted_layout(name: str) -> None:
-    assert await killed_everywhere(*TRANSITIONS[name]) > 100
+async def test_wherever_an_agent_dies_the_next_one_reaches_the_desired_layout(name: str) -> None:
+    assert await kill_everywhere(*TRANSITIONS[name]) > 100
 
 
 @pytest.mark.long
-async def test_so_it_is_with_every_transition() -> None:
+async def test_every_transition_is_completed_after_every_kill() -> None:
     kills = 0
     for before, after in TRANSITIONS.values():
-        kills += await killed_everywhere(before, after)
+        kills += await kill_everywhere(before, after)
     assert kills > 1000

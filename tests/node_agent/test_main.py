@@ -19,16 +19,16 @@ def run(**environment: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({}, "tessera-node: invalid environment: node_name: Field required"),
         ({"TESSERA_NODE_NAME": "gpu-1", "KUBECONFIG": "/nowhere"}, "tessera-node: /nowhere: "),
     ],
 )
 def test_what_is_wrong_with_the_environment_is_said_in_a_line(
-    environment: dict[str, str], told: str
+    environment: dict[str, str], message: str
 ) -> None:
-    ended = run(**environment)
-    assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith(told)
-    assert "Traceback" not in ended.stderr
+    process = run(**environment)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith(message)
+    assert "Traceback" not in process.stderr

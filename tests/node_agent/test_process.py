@@ -32,7 +32,9 @@ pytestmark = pytest.mark.world
 
 
 @asynccontextmanager
-async def agent(kubeconfig: Path, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running_agent(
+    kubeconfig: Path, folder: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": os.pathsep.join(
@@ -69,30 +71,33 @@ async def read(cluster: KubeCluster) -> dict[str, Any]:
     return {"status": {}, **body} if code == HTTPStatus.OK else {"status": {}}
 
 
-async def tiles(cluster: KubeCluster) -> list[tuple[str, int]]:
+async def slices_of_gpu(cluster: KubeCluster) -> list[tuple[str, int]]:
     body = await read(cluster)
     gpus = body["status"].get("gpus", [{}])
-    return [(one["profile"], one["start"]) for one in gpus[0].get("slices", [])]
+    return [(gpu_slice["profile"], gpu_slice["start"]) for gpu_slice in gpus[0].get("slices", [])]
 
 
-async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
+async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill_interrupted(
     cluster: KubeCluster, world: worlds.World, tmp_path: Path
 ) -> None:
-    made = await a_node(cluster, NODE)
+    node = await a_node(cluster, NODE)
     await rights.grant(cluster)
     config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, NODE), tmp_path)
     gpu_driver = GpuDriver(A100, 1, layouts=[[("3g.40gb", 4), ("4g.40gb", 0)]])
-    held = gpu_driver.gpus[0].instances[1].uuid
-    granted = [DeviceGrant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(held,))]
+    used_uuid = gpu_driver.gpus[0].instances[1].uuid
+    granted = [
+        DeviceGrant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(used_uuid,))
+    ]
     kubelet = await serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock")
     driver = await remote.serve(gpu_driver, tmp_path / "nvml")
     async with driver:
-        async with agent(config, tmp_path) as process:
+        async with running_agent(config, tmp_path) as process:
             await eventually(
-                lambda: tiles(cluster), lambda found: found == [("4g.40gb", 0), ("3g.40gb", 4)]
+                lambda: slices_of_gpu(cluster),
+                lambda slices: slices == [("4g.40gb", 0), ("3g.40gb", 4)],
             )
             body = await read(cluster)
-            assert body["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
+            assert body["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"]
             assert body["status"]["gpus"][0]["slices"][1]["pods"] == ["a/chat-0"]
             spec = {
                 "gpus": [
@@ -106,12 +111,12 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
                 ]
             }
 
-            def die(_number: int, name: str, moment: str) -> None:
-                """In the middle: what stood there is gone, and nothing has come yet."""
+            def kill_after_destroy(_number: int, name: str, moment: str) -> None:
+                """Kill the agent after the old instance is destroyed, before the new one exists."""
                 if (name, moment) == ("nvmlGpuInstanceDestroy", "after"):
                     process.kill()
 
-            gpu_driver.on_call = die
+            gpu_driver.on_call = kill_after_destroy
             await cluster.request(
                 "PATCH",
                 NODE_LAYOUTS.path(None, NODE),
@@ -121,15 +126,15 @@ async def test_an_agent_tells_and_cuts_and_an_other_goes_on_where_it_was_killed(
             async with asyncio.timeout(20):
                 assert await process.wait() == -signal.SIGKILL
         gpu_driver.on_call = lambda _number, _name, _moment: None
-        async with agent(config, tmp_path):
+        async with running_agent(config, tmp_path):
             body = await eventually(
                 lambda: read(cluster),
-                lambda found: (
-                    found["status"]["observedGeneration"] == found["metadata"]["generation"]
+                lambda layout: (
+                    layout["status"]["observedGeneration"] == layout["metadata"]["generation"]
                 ),
             )
-    assert await tiles(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
-    assert gpu_driver.gpus[0].instances[1].uuid == held
+    assert await slices_of_gpu(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
+    assert gpu_driver.gpus[0].instances[1].uuid == used_uuid
     await kubelet.stop(None)
 
 
@@ -140,34 +145,36 @@ async def test_an_agent_writes_the_layout_of_its_own_node_and_never_a_spec(
         await a_node(cluster, name)
     await rights.grant(cluster)
     config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, "mig-2"), tmp_path)
-    theirs = KubeCluster(await connect(str(config)))
+    agent_cluster = KubeCluster(await connect(str(config)))
     try:
         await KubeOwnLayout(cluster, "mig-3").read()
 
-        async def other() -> str:
-            """The policy takes a moment until it is in force."""
+        async def write_to_another_node() -> str:
+            """Try to write until the policy is in force, which takes a moment."""
             try:
-                await KubeOwnLayout(theirs, "mig-3").write(NodeLayoutStatus(problem="a lie"))
+                await KubeOwnLayout(agent_cluster, "mig-3").write(NodeLayoutStatus(problem="a lie"))
             except ClusterError as error:
                 return str(error)
             return ""
 
-        await eventually(other, lambda told: "only the NodeLayout of its own node" in told)
-        own = KubeOwnLayout(theirs, "mig-2")
+        await eventually(
+            write_to_another_node, lambda message: "only the NodeLayout of its own node" in message
+        )
+        own = KubeOwnLayout(agent_cluster, "mig-2")
         assert (await own.read()).status is None
         await own.write(NodeLayoutStatus(driver_version="580"))
-        found = (await own.read()).status
-        assert found is not None
-        assert found.driver_version == "580"
-        harm = {"spec": {"gpus": [{"uuid": "GPU-1"}]}}
+        status = (await own.read()).status
+        assert status is not None
+        assert status.driver_version == "580"
+        patch = {"spec": {"gpus": [{"uuid": "GPU-1"}]}}
         merge = "application/merge-patch+json"
         path = NODE_LAYOUTS.path(None, "mig-2")
         for sub in ("", "/status"):
-            code, told = await theirs.request(
-                "PATCH", f"{path}{sub}", body=harm, content_type=merge
+            code, response = await agent_cluster.request(
+                "PATCH", f"{path}{sub}", body=patch, content_type=merge
             )
-            assert code == HTTPStatus.FORBIDDEN or told["metadata"]["generation"] == 1
-        code, _ = await theirs.request("DELETE", path)
+            assert code == HTTPStatus.FORBIDDEN or response["metadata"]["generation"] == 1
+        code, _ = await agent_cluster.request("DELETE", path)
         assert code == HTTPStatus.FORBIDDEN
     finally:
-        await theirs.close()
+        await agent_cluster.close()

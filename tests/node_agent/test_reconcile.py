@@ -7,9 +7,9 @@ from tests.node_agent.nodes import GpuNode
 
 async def test_the_status_has_the_slices_and_the_pods_on_them() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)], [])
-    uuid = node.hold(4, "team-a/chat-0")
+    uuid = node.assign_pod(4, "team-a/chat-0")
     node.gpu_driver.attach(uuid, 4711)
-    await node.agent(cuts=False).reconcile()
+    await node.agent(can_partition=False).reconcile()
     first, second = node.status.gpus
     assert (first.index, first.product, first.mode) == (0, "NVIDIA-A100-SXM4-80GB", "Enabled")
     assert [
@@ -30,21 +30,21 @@ async def test_nothing_is_written_or_read_again_while_nothing_changes() -> None:
     agent = node.agent()
     for _ in range(3):
         await agent.reconcile()
-    assert (node.own.reads, node.own.writes) == (1, 1)
+    assert (node.own_layout.reads, node.own_layout.writes) == (1, 1)
 
 
 async def test_a_read_only_agent_changes_nothing() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.want([("7g.80gb", 0)])
-    await node.agent(cuts=False).reconcile()
+    node.set_spec([("7g.80gb", 0)])
+    await node.agent(can_partition=False).reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 0
 
 
 async def test_it_partitions_as_the_spec_says_and_keeps_matching_instances() -> None:
     node = GpuNode([("3g.40gb", 4), ("4g.40gb", 0)], [("7g.80gb", 0)])
-    retained = node.hold(4, "team-a/chat-0")
-    node.want([("3g.40gb", 4), ("2g.20gb", 0), ("1g.10gb", 3)], None)
+    retained = node.assign_pod(4, "team-a/chat-0")
+    node.set_spec([("3g.40gb", 4), ("2g.20gb", 0), ("1g.10gb", 3)], None)
     await node.agent().reconcile()
     assert node.layout() == (
         SlicePlacement(0, "2g.20gb"),
@@ -59,15 +59,15 @@ async def test_it_partitions_as_the_spec_says_and_keeps_matching_instances() -> 
 
 async def test_an_instance_in_use_stays_and_the_others_are_repartitioned() -> None:
     node = GpuNode([("3g.40gb", 4), ("3g.40gb", 0)])
-    node.hold(4, "team-a/chat-0")
-    node.want([("2g.20gb", 0), ("2g.20gb", 4)])
+    node.assign_pod(4, "team-a/chat-0")
+    node.set_spec([("2g.20gb", 0), ("2g.20gb", 4)])
     agent = node.agent()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "3g.40gb"))
     gpu = node.status.gpus[0]
     assert gpu.fault == "InUse"
     assert "3g.40gb@4 is in use by team-a/chat-0" in gpu.message
-    node.pods.found.clear()
+    node.pods.holders_by_uuid.clear()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(0, "2g.20gb"), SlicePlacement(4, "2g.20gb"))
     assert node.status.gpus[0].fault is None
@@ -76,7 +76,7 @@ async def test_an_instance_in_use_stays_and_the_others_are_repartitioned() -> No
 async def test_a_process_outside_of_pods_blocks_destruction_too() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.gpu_driver.attach(node.gpu_driver.gpus[0].instances[0].uuid, 4711)
-    node.want([])
+    node.set_spec([])
     await node.agent().reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert "1 process outside of pods" in node.status.gpus[0].message
@@ -87,7 +87,7 @@ async def test_an_instance_without_a_mig_device_is_completed_or_destroyed() -> N
         node = GpuNode([("3g.40gb", 4)])
         instance = node.gpu_driver.gpus[0].instances[0]
         node.gpu_driver.destroy_compute_instance(0, instance.id, 0)
-        node.want(wanted)
+        node.set_spec(wanted)
         await node.agent().reconcile()
         assert node.layout() == expected
 
@@ -97,13 +97,13 @@ async def test_an_instance_with_partial_devices_is_created_again() -> None:
     instance = node.gpu_driver.gpus[0].instances[0]
     node.gpu_driver.destroy_compute_instance(0, instance.id, 0)
     part = node.gpu_driver.create_compute_instance(0, instance.id, 1)
-    node.pods.found[part.uuid] = ("team-a/chat-0",)
-    node.want([("3g.40gb", 4)])
+    node.pods.holders_by_uuid[part.uuid] = ("team-a/chat-0",)
+    node.set_spec([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
     assert node.gpu_driver.gpus[0].instances[0].computes == [part]
     assert node.status.gpus[0].fault == "InUse"
-    node.pods.found.clear()
+    node.pods.holders_by_uuid.clear()
     await agent.reconcile()
     assert [observed.slices for observed in node.gpu_driver.gpus[0].instances[0].computes] == [3]
 
@@ -111,7 +111,7 @@ async def test_an_instance_with_partial_devices_is_created_again() -> None:
 async def test_nothing_is_partitioned_while_the_kubelet_does_not_answer() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.pods.silent = True
-    node.want([])
+    node.set_spec([])
     agent = node.agent()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -133,7 +133,7 @@ async def test_a_layout_that_no_gpu_can_have_changes_nothing(
     slices: list[tuple[str, int]], fault: str, words: str
 ) -> None:
     node = GpuNode([("1g.10gb", 6)])
-    node.want(slices)
+    node.set_spec(slices)
     await node.agent().reconcile()
     assert node.layout() == (SlicePlacement(6, "1g.10gb"),)
     assert node.status.gpus[0].fault == fault
@@ -143,7 +143,7 @@ async def test_a_layout_that_no_gpu_can_have_changes_nothing(
 async def test_a_pending_mig_mode_is_reported_and_nothing_is_partitioned() -> None:
     node = GpuNode([("1g.10gb", 6)])
     node.gpu_driver.set_mode(0, enabled=False)
-    node.want([])
+    node.set_spec([])
     await node.agent().reconcile()
     gpu = node.status.gpus[0]
     assert (gpu.mode, gpu.fault) == ("Disabling", "ResetRequired")
@@ -156,7 +156,7 @@ async def test_mig_mode_is_never_changed() -> None:
     agent = node.agent()
     await agent.reconcile()
     assert (node.status.gpus[0].mode, node.status.gpus[0].fault) == ("Disabled", None)
-    node.want([("7g.80gb", 0)])
+    node.set_spec([("7g.80gb", 0)])
     agent.invalidate_layout()
     await agent.reconcile()
     assert node.status.gpus[0].fault == "PartitionFailed"
@@ -166,7 +166,7 @@ async def test_mig_mode_is_never_changed() -> None:
 async def test_a_refusal_is_reported_and_retried_with_backoff() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.gpu_driver.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
-    node.want([])
+    node.set_spec([])
     agent = node.agent()
     seen: list[int] = []
     while node.gpu_driver.gpus[0].instances:
@@ -183,11 +183,11 @@ async def test_a_refusal_is_reported_and_retried_with_backoff() -> None:
 async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
     node = GpuNode([("3g.40gb", 4), ("1g.10gb", 0)])
     node.gpu_driver.fail("nvmlComputeInstanceDestroy", Code.IN_USE, times=3)
-    node.want([])
+    node.set_spec([])
     agent = node.agent()
     for _ in range(1 + (1 + 1) + (2 + 1)):
         await agent.reconcile()
-    node.want([("3g.40gb", 4)])
+    node.set_spec([("3g.40gb", 4)])
     agent.invalidate_layout()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -196,7 +196,7 @@ async def test_another_spec_is_tried_at_once_after_a_refusal() -> None:
 async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
     node = GpuNode([])
     node.gpu_driver.fail("nvmlGpuInstanceCreateComputeInstance", Code.UNKNOWN)
-    node.want([("3g.40gb", 4)])
+    node.set_spec([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
     assert node.gpu_driver.gpus[0].instances == []
@@ -209,7 +209,7 @@ async def test_a_failed_compute_instance_leaves_no_gpu_instance() -> None:
 async def test_a_success_without_an_effect_is_a_fault() -> None:
     node = GpuNode([("3g.40gb", 4)])
     node.gpu_driver.ignore_destroy(0, 4)
-    node.want([])
+    node.set_spec([])
     agent = node.agent()
     await agent.reconcile()
     assert node.status.gpus[0].fault == "PartitionFailed"
@@ -242,8 +242,8 @@ async def test_an_unreadable_driver_is_a_problem_in_the_status() -> None:
 async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
     node = GpuNode([("3g.40gb", 4)], [("7g.80gb", 0)])
     node.gpu_driver.fail("nvmlDeviceGetGpuInstances", Code.NO_PERMISSION)
-    node.want([], [])
-    await node.agent(cuts=False).reconcile()
+    node.set_spec([], [])
+    await node.agent(can_partition=False).reconcile()
     first, second = node.status.gpus
     assert (first.fault, first.slices) == ("QueryFailed", ())
     assert "run as root" in first.message
@@ -252,13 +252,13 @@ async def test_an_unreadable_gpu_does_not_hide_the_others() -> None:
 
 async def test_two_agents_never_partition_the_same_gpu() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.want([])
-    node.locks.held.add(node.gpu_driver.gpus[0].uuid)
+    node.set_spec([])
+    node.locks.locked.add(node.gpu_driver.gpus[0].uuid)
     agent = node.agent()
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
     assert node.status.observed_generation == 0
-    node.locks.held.clear()
+    node.locks.locked.clear()
     await agent.reconcile()
     assert (node.layout(), node.status.observed_generation) == ((), 2)
 
@@ -266,10 +266,10 @@ async def test_two_agents_never_partition_the_same_gpu() -> None:
 async def test_a_spec_that_changed_meanwhile_is_not_carried_out_any_more() -> None:
     node = GpuNode([("3g.40gb", 4)])
     agent = node.agent()
-    node.want([])
+    node.set_spec([])
     node.gpu_driver.attach(node.gpu_driver.gpus[0].instances[0].uuid, 4711)
     await agent.reconcile()
-    node.want([("3g.40gb", 4)])
+    node.set_spec([("3g.40gb", 4)])
     node.gpu_driver.detach(node.gpu_driver.gpus[0].instances[0].uuid)
     await agent.reconcile()
     assert node.layout() == (SlicePlacement(4, "3g.40gb"),)
@@ -280,7 +280,7 @@ async def test_a_spec_that_changed_meanwhile_is_not_carried_out_any_more() -> No
 
 async def test_after_a_stop_no_operation_is_started() -> None:
     node = GpuNode([("3g.40gb", 4)])
-    node.want([])
+    node.set_spec([])
     agent = node.agent()
     agent.stop.set()
     await agent.reconcile()
@@ -290,15 +290,15 @@ async def test_after_a_stop_no_operation_is_started() -> None:
 async def test_a_gpu_that_the_node_does_not_have_is_reported() -> None:
     other, node = GpuNode([], []), GpuNode([])
     other.gpu_driver.gpus[0].uuid = "GPU-elsewhere"
-    other.want([], None)
-    node.own.layout = other.own.layout
+    other.set_spec([], None)
+    node.own_layout.layout = other.own_layout.layout
     await node.agent().reconcile()
     assert node.status.problem == "spec.gpus names GPUs that the node does not have: GPU-elsewhere"
 
 
 async def test_instances_that_a_reset_destroyed_are_created_again() -> None:
     node = GpuNode([])
-    node.want([("3g.40gb", 4)])
+    node.set_spec([("3g.40gb", 4)])
     agent = node.agent()
     await agent.reconcile()
     node.gpu_driver.reset(0)

@@ -14,16 +14,16 @@ from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, REFRESHED_LABEL
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.nodes import MigNode
 from tests.builders import A100
-from tests.simulated_mig_nodes import Course, FarEnd
+from tests.simulated_mig_nodes import BackendRun, SimulatedMigNode
 
 HALVES: Layout = (SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb"))
 SMALL: Layout = (SlicePlacement(0, "1g.10gb"), SlicePlacement(1, "1g.10gb"))
 
 
-def a_node(*layouts: Layout, cuts: bool = True) -> FarEnd:
+def a_node(*layouts: Layout, cuts: bool = True) -> SimulatedMigNode:
     made = [[(spot.profile, spot.start) for spot in layout] for layout in layouts]
     gpu_driver = GpuDriver(A100, len(layouts), layouts=made)
-    return FarEnd(gpu_driver=gpu_driver, tells=True, cuts=cuts)
+    return SimulatedMigNode(gpu_driver=gpu_driver, has_agent=True, agent_partitions=cuts)
 
 
 def heard(ground: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:
@@ -45,13 +45,13 @@ def heard(ground: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:
 def test_a_fault_of_a_gpu_is_told_with_the_agents_words(
     fault: GpuFault, reason: LayoutReady
 ) -> None:
-    ground = a_node(HALVES).ground()
+    ground = a_node(HALVES).observed()
     cards = tuple(replace(card, fault=fault, message="run this") for card in ground.gpus)
     assert heard(replace(ground, gpus=cards)) == (reason, "GPU 0 of Node/a100-0: run this")
 
 
 def test_a_fault_of_another_gpu_keeps_nothing() -> None:
-    ground = a_node(HALVES, HALVES).ground()
+    ground = a_node(HALVES, HALVES).observed()
     first, second = ground.gpus
     assert heard(replace(ground, gpus=(first, replace(second, fault="InUse")))) == (None, "")
 
@@ -60,16 +60,16 @@ def test_a_node_without_an_agent_or_with_one_that_only_looks_says_which_value_is
     None
 ):
     far = a_node(HALVES, cuts=False)
-    reason, message = heard(far.ground())
+    reason, message = heard(far.observed())
     assert (reason, "node.partition" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
-    far.tells = False
-    reason, message = heard(far.ground())
+    far.has_agent = False
+    reason, message = heard(far.observed())
     assert (reason, "node.enabled" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
-    assert AgentBackend().request(far.ground(), {0: SMALL}, 1).layout_spec is None
+    assert AgentBackend().request(far.observed(), {0: SMALL}, 1).layout_spec is None
 
 
 def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
-    ground = a_node(HALVES).ground()
+    ground = a_node(HALVES).observed()
     assert heard(ground, minutes=9) == (None, "")
     reason, message = heard(ground, minutes=10)
     assert (reason, "kubectl get nodelayouts a100-0" in message) == (
@@ -80,17 +80,17 @@ def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
 
 def test_what_was_asked_of_other_gpus_stays_asked() -> None:
     far = a_node(HALVES, HALVES)
-    assert Course(backend=AgentBackend(), far=far, wanted={1: SMALL}).run().done
-    ask = AgentBackend().request(far.ground(), {0: SMALL}, 1)
+    assert BackendRun(backend=AgentBackend(), node=far, desired={1: SMALL}).run().done
+    ask = AgentBackend().request(far.observed(), {0: SMALL}, 1)
     assert ask.layout_spec is not None
     assert [gpu.slices for gpu in ask.layout_spec.gpus] == [far.spec.gpus[0].slices] * 2
 
 
 def test_the_device_plugin_goes_once_and_comes_back_once() -> None:
     far = a_node(HALVES)
-    course = Course(backend=AgentBackend(), far=far, wanted={0: SMALL})
+    course = BackendRun(backend=AgentBackend(), node=far, desired={0: SMALL})
     states = []
-    while not course.run(turns=1).done:
+    while not course.run(cycles=1).done:
         states.append(far.labels[DEVICE_PLUGIN_LABEL])
     changes = [one for one, before in zip(states, [None, *states], strict=False) if one != before]
     assert changes == ["true", PAUSED, "true"]
@@ -99,15 +99,17 @@ def test_the_device_plugin_goes_once_and_comes_back_once() -> None:
 
 def test_a_node_that_had_no_slices_offers_its_first_ones() -> None:
     far = a_node(())
-    assert Course(backend=AgentBackend(), far=far, wanted={0: SMALL}).run().done
+    assert BackendRun(backend=AgentBackend(), node=far, desired={0: SMALL}).run().done
 
 
 def test_devices_that_do_not_come_are_asked_for_again_and_then_told() -> None:
     far = a_node(HALVES)
-    course = Course(backend=AgentBackend(), far=far, wanted={0: SMALL})
-    course.run(turns=3)
+    course = BackendRun(backend=AgentBackend(), node=far, desired={0: SMALL})
+    course.run(cycles=3)
     far.allocatable = {"nvidia.com/mig-3g.40gb": 2}
-    got = AgentBackend().status(far.ground(), {0: SMALL}, 1, far.at - timedelta(minutes=3), far.at)
+    got = AgentBackend().status(
+        far.observed(), {0: SMALL}, 1, far.at - timedelta(minutes=3), far.at
+    )
     assert got.retry
     assert got.problem is not None
     assert got.problem.reason is LayoutReady.DEVICES_MISSING
@@ -121,5 +123,5 @@ def test_mig_manager_goes_where_the_agent_cuts(labels: Mapping[str, str], writte
     far = a_node(HALVES)
     far.labels |= labels
     assert (
-        MIG_MANAGER_LABEL in AgentBackend().request(far.ground(), {0: SMALL}, 1).labels
+        MIG_MANAGER_LABEL in AgentBackend().request(far.observed(), {0: SMALL}, 1).labels
     ) is written
