@@ -59,7 +59,7 @@ def test_panels_ask_for_what_is_recorded() -> None:
 @pytest.mark.parametrize(
     "rule", [rule for rule in RULES if "alert" in rule], ids=lambda r: r["alert"]
 )
-def test_an_alert_has_a_time_a_severity_and_words(rule: dict[str, Any]) -> None:
+def test_an_alert_has_a_time_a_severity_and_annotations(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d+[mh]", rule["for"])
     assert rule["labels"]["severity"] in ("info", "warning")
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}

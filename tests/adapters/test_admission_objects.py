@@ -83,7 +83,7 @@ async def test_what_was_written_is_read_and_what_is_left_out_is_removed(
     assert (secret.serving, secret.pending) == (second.pair, None)
 
 
-async def test_of_two_writers_who_read_the_same_the_second_is_refused(
+async def test_of_two_writers_with_the_same_version_the_second_is_refused(
     cluster: KubeCluster,
 ) -> None:
     store, first, second = objects(cluster, a_name()), a_pair(), a_pair()

@@ -11,7 +11,9 @@ from tests.adapters.small_server import connected_cluster
 
 
 @pytest.mark.parametrize("code", [429, 503])
-async def test_a_busy_server_is_asked_again_when_it_said_and_not_before(code: int) -> None:
+async def test_a_busy_server_is_retried_after_the_time_that_it_names_and_not_before(
+    code: int,
+) -> None:
     request_times: list[float] = []
 
     async def answer(_: web.Request) -> web.Response:
@@ -45,7 +47,7 @@ async def test_a_request_that_must_wait_past_its_deadline_fails_and_sends_nothin
     assert paths == ["/busy", "/other"]
 
 
-async def test_a_refusal_that_says_nothing_of_waiting_is_handed_on_at_once() -> None:
+async def test_a_refusal_without_retry_after_is_returned_at_once() -> None:
     paths: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:

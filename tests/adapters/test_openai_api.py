@@ -52,7 +52,7 @@ async def test_a_body_that_comes_in_pieces_is_read_whole() -> None:
         assert await api.get(f"{api.base}/metrics") == (200, b"first second third")
 
 
-async def test_events_that_are_cut_anywhere_are_put_together() -> None:
+async def test_events_that_are_split_anywhere_are_reassembled() -> None:
     events = chunk("a") + chunk("b") + chunk("c", "length")
     async with server_sending(
         STREAM, events[:30], events[30:-20], events[-20:], b"data: [DONE]\n\n"
@@ -77,7 +77,7 @@ async def test_what_is_no_http_is_an_error_and_a_failure() -> None:
         assert (await api.send(CHAT, {}, a_job())).failure == "ConnectionClosed"
 
 
-async def test_an_answer_that_is_no_stream_is_said_to_be_none() -> None:
+async def test_an_answer_that_is_no_stream_is_a_failure() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n"
     async with server_sending(head, b"<html>") as api:
         outcome = await api.send(CHAT, {}, a_job())

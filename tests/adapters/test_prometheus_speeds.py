@@ -80,7 +80,7 @@ def test_the_smallest_cache_of_several_replicas_counts() -> None:
     assert tokens(cache("48000"), cache("47984")) == 47984
 
 
-def test_an_engine_that_does_not_say_its_tokens_says_its_blocks() -> None:
+def test_the_cache_of_an_engine_without_token_counts_is_computed_from_its_blocks() -> None:
     assert tokens(cache("None", "3000", "16")) == 48000
     assert tokens(cache("", "3000", "16")) == 48000
     assert tokens(cache("None")) is None

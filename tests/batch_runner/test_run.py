@@ -100,7 +100,9 @@ def test_an_engine_that_restarts_costs_no_retries(harness: RunnerHarness) -> Non
     assert runner_exit.report["resentTokens"] > 20 * runner_exit.report["resentRows"]
 
 
-def test_answers_that_an_engine_aborts_at_its_end_are_asked_again(harness: RunnerHarness) -> None:
+def test_answers_that_an_engine_aborts_at_its_end_are_requested_again(
+    harness: RunnerHarness,
+) -> None:
     body = {"prompt": "once", "max_tokens": 200, "ignore_eos": True}
     harness.write_checked_input(
         *(a_row(row, url="/v1/completions", body=body) for row in range(160))
@@ -154,7 +156,7 @@ def test_it_reports_its_progress(harness: RunnerHarness) -> None:
     }
 
 
-def test_at_sigterm_it_ends_at_once_and_the_next_attempt_goes_on(harness: RunnerHarness) -> None:
+def test_at_sigterm_it_ends_at_once_and_the_next_attempt_continues(harness: RunnerHarness) -> None:
     rows = [a_row(number) for number in range(40)]
     rows[10] = a_row(10, prompt="please hang")
     harness.write_checked_input(*rows)
@@ -223,7 +225,7 @@ def test_a_full_volume_ends_the_attempt_and_loses_no_answer(harness: RunnerHarne
     assert len(harness.sent_row_ids()) - before == 400 - completed
 
 
-def test_a_container_that_starts_again_in_its_attempt_goes_on(harness: RunnerHarness) -> None:
+def test_a_container_that_restarts_in_its_attempt_continues(harness: RunnerHarness) -> None:
     harness.write_checked_input(*map(a_row, range(300)))
     harness.start_engine()
     assert harness.start(1, fsize=40_000).wait_for_exit().code == 1
@@ -247,7 +249,7 @@ def test_published_results_are_reported_again_without_engine_or_api_server(
     assert harness.claim.output.stat() == written
 
 
-def test_nothing_is_published_while_the_api_server_cannot_be_asked(harness: RunnerHarness) -> None:
+def test_nothing_is_published_while_the_api_server_does_not_answer(harness: RunnerHarness) -> None:
     harness.write_checked_input(a_row(1))
     runner = harness.start(1)
     runner.wait_until(lambda seen: seen["state"] == "waiting", "an attempt without its engine")
@@ -262,7 +264,7 @@ def test_nothing_is_published_while_the_api_server_cannot_be_asked(harness: Runn
     assert len(harness.claim.answers()) == 1
 
 
-def test_a_runner_whose_port_is_taken_says_so(harness: RunnerHarness) -> None:
+def test_a_runner_whose_port_is_in_use_reports_it(harness: RunnerHarness) -> None:
     harness.write_checked_input(a_row(1))
     harness.start_engine()
     runner_exit = harness.start(1, "--port", str(harness.engine_port)).wait_for_exit()

@@ -161,7 +161,7 @@ def update_available(body: dict[str, object]) -> None:
     body["status"]["conditions"].append(condition)  # type: ignore[index]
 
 
-async def test_an_update_is_asked_for_by_the_annotation() -> None:
+async def test_an_update_is_requested_by_the_annotation() -> None:
     operator, api = await a_served_cluster()
     update_available(operator.body(CHAT))
     text = (await update(Reader(api, "team-a"), TEAM_CHAT, "text")).text

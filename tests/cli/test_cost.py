@@ -145,7 +145,7 @@ def test_a_span_a_day_or_a_moment_is_understood(text: str, expected: datetime) -
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "5", "1.5h", "-3h", "2026-13-01", "99999999d"])
-def test_what_is_not_understood_is_said_with_examples(text: str) -> None:
+def test_an_invalid_span_is_reported_with_examples(text: str) -> None:
     with pytest.raises(CommandError, match="write a span"):
         parse_since(text, NOW)
 

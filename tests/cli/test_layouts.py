@@ -195,7 +195,7 @@ async def test_a_service_that_is_left_out_is_named_with_the_code_3() -> None:
     assert "team-a/giant gets less than it needs: the pool has too few GPUs" in output.text
 
 
-async def test_a_pool_that_is_as_planned_says_so() -> None:
+async def test_a_pool_that_is_as_planned_is_reported_as_such() -> None:
     plan = a_plan(nodes=[{"node": "a100-1", "gpus": [{"gpu": 0, "slices": ["2g.20gb"] * 3}]}])
     fleet = await read_inputs(a_partitioned_cluster({}, {"target": plan}))
     assert "Every GPU has its planned layout." in planned(fleet, None, "text").text
@@ -297,7 +297,7 @@ async def test_equal_names_in_two_namespaces_stay_apart() -> None:
     assert "2g code" in text
 
 
-async def test_what_cannot_be_drawn_and_what_is_broken_is_said() -> None:
+async def test_undrawable_nodes_and_faults_are_reported() -> None:
     api = a_partitioned_cluster(None)
     put_node(api, "a100-1", 1, {"mig-3g.40gb": 3})
     put_layout(api, "a100-0", [[], []], fault="ResetRequired", message="reset it")

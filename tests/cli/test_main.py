@@ -239,7 +239,7 @@ def test_an_object_that_cannot_be_read_is_a_sentence_on_stderr(tmp_path: Path) -
     assert done.stderr == "tessera snapshot plan: nodes odd: parsing failed, ignored\n"
 
 
-def test_a_wrong_option_is_said_with_the_usage() -> None:
+def test_a_wrong_option_is_reported_with_the_usage() -> None:
     done = tessera("top", "--wrong")
     assert done.returncode == 2
     assert "usage: tessera" in done.stderr

@@ -71,7 +71,7 @@ def test_the_plan_has_its_gpus_its_bound_its_layouts_and_no_moves(files: PlanFil
     assert assignments == [("chat", "3g.40gb")] * 2 + [("search", "1g.10gb")] * 2
 
 
-def test_a_plan_goes_in_again_and_nothing_changes(files: PlanFiles) -> None:
+def test_a_plan_as_the_current_layout_changes_nothing(files: PlanFiles) -> None:
     plan = files.fields()
     for current in (plan, plan["layouts"]):
         plan_again = files.fields(*files.current(current))
@@ -170,11 +170,11 @@ def test_columns_and_rows_are_read_in_any_order_and_other_columns_are_ignored(
 
 
 @pytest.mark.parametrize("gpu", ["A100-80GB", "a100-80gb", "NVIDIA-A100-SXM4-80GB"])
-def test_a_gpu_goes_by_its_name_or_that_of_its_product(files: PlanFiles, gpu: str) -> None:
+def test_a_gpu_is_found_by_its_name_or_that_of_its_product(files: PlanFiles, gpu: str) -> None:
     assert files.plan(gpu=gpu).text.startswith("2x A100-80GB; fewer are not possible.")
 
 
-def test_a_gpu_goes_by_the_beginning_that_it_alone_has(files: PlanFiles) -> None:
+def test_a_gpu_is_found_by_an_unambiguous_prefix(files: PlanFiles) -> None:
     with pytest.raises(CommandError, match="H200-141GB has no profile"):
         files.plan(gpu="H200")
     with pytest.raises(CommandError, match="is ambiguous; choose one of A100-40GB, A100-80GB"):

@@ -62,7 +62,7 @@ def test_an_slo_finds_the_simplest_instance_within_it() -> None:
     assert all((row.inter_token_ms or 0) <= 15 for row in report.rows if row.can_serve)
 
 
-def test_nothing_that_serves_is_said_and_not_an_error() -> None:
+def test_a_model_that_fits_nowhere_is_reported_and_no_error() -> None:
     text = as_table(size_report("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"))
     assert "No instance fits" in text
 

@@ -163,7 +163,7 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_is_said_in_a_sentence(
+def test_a_file_that_cannot_be_used_is_reported_in_a_sentence(
     tmp_path: Path, raw: bytes, words: str
 ) -> None:
     (tmp_path / "f").write_bytes(raw)

@@ -393,7 +393,7 @@ async def test_a_deleted_node_is_not_patched(harness: ClusterHarness) -> None:
         await harness.cluster.patch_node("nowhere", {"mig": "one"}, {})
 
 
-async def test_a_budget_keeps_a_pod_and_says_so(harness: ClusterHarness) -> None:
+async def test_a_budget_protects_a_pod_and_the_error_names_it(harness: ClusterHarness) -> None:
     pod, uid = await harness.pod(guarded=True)
     with pytest.raises(DisruptionBudgetError, match="disruption budget"):
         await harness.cluster.evict(pod, uid)

@@ -193,7 +193,7 @@ async def test_what_cannot_serve_is_replaced_at_once(
     assert accepts_handshake(leader, store.trusted)
 
 
-async def test_a_stand_by_serves_on_with_what_it_has_when_the_secret_is_broken(
+async def test_a_stand_by_keeps_its_certificate_when_the_secret_is_broken(
     store: MemoryStore,
 ) -> None:
     clock = Clock()

@@ -21,7 +21,7 @@ def test_every_miss_is_stated() -> None:
     )
 
 
-def test_both_reports_are_of_one_load_and_name_no_place_of_a_machine() -> None:
+def test_both_reports_are_of_one_load_and_name_no_path_of_a_machine() -> None:
     real, sim = committed("bench-vllm"), committed("bench-tessera-sim")
     assert [real[key] for key in ("load", "seed", "warmup")] == [
         sim[key] for key in ("load", "seed", "warmup")

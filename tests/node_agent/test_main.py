@@ -25,7 +25,7 @@ def run(**environment: str) -> "subprocess.CompletedProcess[str]":
         ({"TESSERA_NODE_NAME": "gpu-1", "KUBECONFIG": "/nowhere"}, "tessera-node: /nowhere: "),
     ],
 )
-def test_what_is_wrong_with_the_environment_is_said_in_a_line(
+def test_an_invalid_environment_is_reported_in_a_line(
     environment: dict[str, str], message: str
 ) -> None:
     process = run(**environment)

@@ -135,7 +135,7 @@ async def test_without_an_answer_the_revision_is_used_as_given(
     assert fleet.body(CHAT)["status"]["model"]["reason"] == "HubUnreachable"
 
 
-async def test_an_upgraded_operator_writes_no_deployment_until_it_is_asked(
+async def test_an_upgraded_operator_writes_no_deployment_until_an_update_is_requested(
     fleet: MemoryOperator,
 ) -> None:
     fleet.serve()

@@ -9,7 +9,7 @@ from tessera.resources.mig_objects import configuration, node_layout
 ENTRY = '- devices: [0]\n  mig-enabled: true\n  mig-devices: {"3g.40gb": 2}\n'
 
 
-def test_the_file_of_mig_manager_has_all_that_is_asked_or_named_and_what_new_nodes_get() -> None:
+def test_the_file_of_mig_manager_has_all_requested_and_referenced_configurations() -> None:
     config_map = configuration(
         "gpu-operator", [BackendRequest(configs={"tessera-a-1": ENTRY})], {"old": ENTRY}
     )

@@ -133,7 +133,7 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
     }
 
 
-def test_what_goes_on_has_not_ended() -> None:
+def test_a_unit_that_continues_has_no_outcome() -> None:
     later = a_unit().model_copy(update={"since": NOW + timedelta(seconds=5)})
     assert repartition_outcomes((a_unit(),), (later,)) == {}
     assert repartition_outcomes((), (a_unit(),)) == {}

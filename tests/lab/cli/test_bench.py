@@ -283,7 +283,7 @@ async def never_counting(
     return await stream_events(request, chunk("a"), chunk("b c", "stop"), event(b"[DONE]"))
 
 
-async def test_chunks_are_counted_only_where_there_is_no_usage_and_that_is_said() -> None:
+async def test_chunks_are_counted_only_where_there_is_no_usage_and_a_warning_says_so() -> None:
     async with scripted_server(never_counting, probes=0) as server:
         run = await bench(server.url, *SMALL, "--json", "--natural-end")
     assert (run.level["outputTokens"], run.level["exactTokens"]) == (24, False)
@@ -291,7 +291,7 @@ async def test_chunks_are_counted_only_where_there_is_no_usage_and_that_is_said(
     assert all("ignore_eos" not in body for body in server.bodies)
 
 
-async def test_a_server_that_refuses_stream_options_is_asked_without() -> None:
+async def test_a_server_that_refuses_stream_options_gets_requests_without_them() -> None:
     async def strict(
         server: ScriptedServer, request: web.Request, body: dict[str, Any]
     ) -> web.StreamResponse:

@@ -181,7 +181,7 @@ def test_two_probes_show_how_many_words_a_prompt_needs(
     assert tokens(ratio.word_count(wanted)) == pytest.approx(wanted, rel=0.03, abs=3)
 
 
-def test_a_server_whose_tokens_do_not_grow_with_words_is_taken_at_a_word_each() -> None:
+def test_a_server_whose_tokens_do_not_grow_with_words_counts_one_for_each() -> None:
     assert token_ratio((32, 5), (288, 5)) == TokenRatio()
 
 

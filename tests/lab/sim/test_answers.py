@@ -69,7 +69,7 @@ async def test_the_limit_of_log_probabilities_is_the_flag() -> None:
     assert codes == [200, 400]
 
 
-async def test_an_echoed_prompt_stands_before_the_answer_with_its_log_probabilities() -> None:
+async def test_an_echoed_prompt_precedes_the_answer_with_its_log_probabilities() -> None:
     async with running() as engine:
         asked = {"prompt": "once upon a time", "max_tokens": 2, "echo": True, "logprobs": 1}
         got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
@@ -88,7 +88,7 @@ async def test_per_request_metrics_add_up() -> None:
     assert got["tokens_per_second"] == pytest.approx(9 / seconds)
 
 
-async def test_an_adapter_comes_and_goes_while_the_engine_runs(tmp_path: Any) -> None:
+async def test_an_adapter_is_loaded_and_unloaded_while_the_engine_runs(tmp_path: Any) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     loaded = {"lora_name": "sql", "lora_path": str(tmp_path)}
     asked = {"model": "sql", "prompt": "a", "max_tokens": 1}

@@ -144,7 +144,7 @@ async def test_a_key_guards_the_api_but_not_health_and_metrics(keys_from: str) -
     ("flag", "limit", "text"),
     [("--max-num-queued-reqs", "1", "busy"), ("--max-num-queued-tokens", "1", "backlog")],
 )
-async def test_over_a_queue_limit_requests_are_turned_away_at_once(
+async def test_over_a_queue_limit_requests_are_rejected_at_once(
     flag: str, limit: str, text: str
 ) -> None:
     async with running(*SLOW, flag, limit) as engine:
