@@ -186,13 +186,10 @@ def plan(
     layouts = repartition(
         config.mig_backends, snapshot, memory.layouts, views, proposals, cache.layouts
     )
-    cache.service_plans, inspections = _plan_services(
-        config,
-        snapshot,
-        memory,
-        _FleetDecisions(proposals=proposals, grants=grants, allocated=allocated, layouts=layouts),
-        cache,
+    decisions = _FleetDecisions(
+        proposals=proposals, grants=grants, allocated=allocated, layouts=layouts
     )
+    cache.service_plans, inspections = _plan_services(config, snapshot, memory, decisions, cache)
     cache.proposals.planned_at = snapshot.at
     services_to_probe = (
         ref

@@ -96,11 +96,8 @@ def _replica_container(
     container.readiness_probe = client.V1Probe(
         http_get=HEALTH, period_seconds=5, timeout_seconds=5, failure_threshold=3
     )
-    container.lifecycle = client.V1Lifecycle(
-        pre_stop=client.V1LifecycleHandler(
-            sleep=client.V1SleepAction(
-                seconds=defaults(template_version.builder_version).pre_stop_seconds
-            )
-        )
+    sleep = client.V1SleepAction(
+        seconds=defaults(template_version.builder_version).pre_stop_seconds
     )
+    container.lifecycle = client.V1Lifecycle(pre_stop=client.V1LifecycleHandler(sleep=sleep))
     return container

@@ -29,20 +29,18 @@ def engine(
     """Return a vLLM container for the chosen hardware, with startup and liveness probes."""
     rules = defaults(template_version.builder_version)
     devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
+    requests = {
+        "cpu": str(2 * choice.fit.hardware.devices),
+        "memory": f"{_host_mib(choice, rules)}Mi",
+        **devices,
+    }
     return client.V1Container(
         name=ENGINE,
         image=surroundings.engine_image(spec, template_version),
         args=arguments(name, spec, choice, rules),
         env=_environment(spec, template_version),
         ports=[client.V1ContainerPort(name="http", container_port=PORT)],
-        resources=client.V1ResourceRequirements(
-            requests={
-                "cpu": str(2 * choice.fit.hardware.devices),
-                "memory": f"{_host_mib(choice, rules)}Mi",
-                **devices,
-            },
-            limits=devices,
-        ),
+        resources=client.V1ResourceRequirements(requests=requests, limits=devices),
         security_context=restricted(),
         startup_probe=client.V1Probe(
             http_get=HEALTH,

@@ -40,14 +40,12 @@ def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> 
         client.V1NetworkPolicyPeer(pod_selector=client.V1LabelSelector()),
         *(_namespace_peer(namespace) for namespace in ingress_namespaces),
     ]
-    model = client.V1NetworkPolicy(
-        metadata=_metadata(owners, names.ENGINE_ACCOUNT),
-        spec=client.V1NetworkPolicySpec(
-            pod_selector=client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE}),
-            policy_types=["Ingress"],
-            ingress=[_ingress_rule(peers, names.PORT)],
-        ),
+    spec = client.V1NetworkPolicySpec(
+        pod_selector=client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE}),
+        policy_types=["Ingress"],
+        ingress=[_ingress_rule(peers, names.PORT)],
     )
+    model = client.V1NetworkPolicy(metadata=_metadata(owners, names.ENGINE_ACCOUNT), spec=spec)
     return manifest(NETWORK_POLICIES, _namespace(owners), names.ENGINE_ACCOUNT, model)
 
 
@@ -87,14 +85,12 @@ def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifes
 def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
     """Allow the operator to read the runners' progress."""
     runners = client.V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
-    model = client.V1NetworkPolicy(
-        metadata=_metadata(batches, BATCH_ACCOUNT),
-        spec=client.V1NetworkPolicySpec(
-            pod_selector=client.V1LabelSelector(match_expressions=[runners]),
-            policy_types=["Ingress"],
-            ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
-        ),
+    spec = client.V1NetworkPolicySpec(
+        pod_selector=client.V1LabelSelector(match_expressions=[runners]),
+        policy_types=["Ingress"],
+        ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
     )
+    model = client.V1NetworkPolicy(metadata=_metadata(batches, BATCH_ACCOUNT), spec=spec)
     return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
 
 

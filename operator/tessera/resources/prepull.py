@@ -62,20 +62,18 @@ def _daemon_set(
 ) -> ObjectManifest:
     name = deployment_name(_NAME, pool.name)
     all_labels = labels(_NAME, pool.name, component="prepull") | {_POOL_LABEL: pool.name}
+    owner_references = [
+        {
+            "api_version": ACCELERATOR_POOLS.api_version,
+            "kind": ACCELERATOR_POOLS.kind,
+            "name": pool.name,
+            "uid": pool.uid,
+            "controller": True,
+        }
+    ]
     model = client.V1DaemonSet(
         metadata=client.V1ObjectMeta(
-            name=name,
-            namespace=namespace,
-            labels=all_labels,
-            owner_references=[
-                {
-                    "api_version": ACCELERATOR_POOLS.api_version,
-                    "kind": ACCELERATOR_POOLS.kind,
-                    "name": pool.name,
-                    "uid": pool.uid,
-                    "controller": True,
-                }
-            ],
+            name=name, namespace=namespace, labels=all_labels, owner_references=owner_references
         ),
         spec=client.V1DaemonSetSpec(
             selector=client.V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),

@@ -18,15 +18,10 @@ from tessera.resources.manifest import (
 def service_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
     """Return the Service that selects the replicas of all variants."""
     name = service.ref.name
+    ports = [client.V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")]
     model = client.V1Service(
         metadata=_metadata(service, spec),
-        spec=client.V1ServiceSpec(
-            type="ClusterIP",
-            selector={SERVICE_LABEL: name},
-            ports=[
-                client.V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")
-            ],
-        ),
+        spec=client.V1ServiceSpec(type="ClusterIP", selector={SERVICE_LABEL: name}, ports=ports),
     )
     return manifest(SERVICES, service.ref.namespace, name, model)
 

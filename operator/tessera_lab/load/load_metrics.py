@@ -135,6 +135,7 @@ def load_metrics(
     activity, client = _activity(measurement, peaks), _client_usage(measurement)
     trusted = activity is not None and _counters_match(measurement, activity)
     latency_summary = summarize_latencies(complete)
+    response_seconds = latency_summary.end_to_end.mean if latency_summary.end_to_end else math.inf
     return LoadMetrics(
         measurement=measurement,
         completed=len(complete),
@@ -152,11 +153,7 @@ def load_metrics(
         counters_match=trusted,
         cost=token_cost(price, inputs, outputs, measurement.seconds) if price else None,
         client=client,
-        bottleneck=_bottleneck(
-            client,
-            activity if trusted else None,
-            latency_summary.end_to_end.mean if latency_summary.end_to_end else math.inf,
-        ),
+        bottleneck=_bottleneck(client, activity if trusted else None, response_seconds),
     )
 
 

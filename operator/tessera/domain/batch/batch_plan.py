@@ -162,14 +162,10 @@ def unaccepted_plan(situation: Situation, accepted: StatusVerdict[BatchAccepted]
     """Return the plan of a batch that is not accepted; its objects stay unchanged."""
     status = situation.batch.status
     reason = BatchComplete.VALIDATING if status.check is None else BatchComplete.IN_PROGRESS
-    return _plan_from_status(
-        situation,
-        accepted=accepted,
-        running=NOT_ACCEPTED,
-        complete=_verdict_from_status(
-            situation, "Complete", StatusVerdict(reason, NOT_ACCEPTED.message)
-        ),
+    complete = _verdict_from_status(
+        situation, "Complete", StatusVerdict(reason, NOT_ACCEPTED.message)
     )
+    return _plan_from_status(situation, accepted=accepted, running=NOT_ACCEPTED, complete=complete)
 
 
 def terminal_plan(situation: Situation) -> BatchPlan:

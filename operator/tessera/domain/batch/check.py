@@ -39,11 +39,9 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
         if report is not None and report.ok:
             message = f"spec.input: {counted(report.rows, 'row')} checked"
+            passed = CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens)
             return InputCheck(
-                running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message),
-                passed=CheckStatus(
-                    rows=report.rows, url=report.url, input_tokens=report.input_tokens
-                ),
+                running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message), passed=passed
             )
     job_pods = [pod for pod in pods if job is not None and pod.owner == job.uid]
     pod = max(job_pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)

@@ -246,14 +246,12 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
     option = None if decision.capacity_class is None else options.of(decision.capacity_class)
     if option is None:
         missing = options.spot is None and options.non_spot is None
-        return BatchProposal(
-            plan=idle_plan(
-                context,
-                no_capacity_verdict(query)
-                if missing
-                else StatusVerdict(decision.reason, decision.message),
-            )
+        running = (
+            no_capacity_verdict(query)
+            if missing
+            else StatusVerdict(decision.reason, decision.message)
         )
+        return BatchProposal(plan=idle_plan(context, running))
     if (
         backoff := _backoff_verdict(context)
     ) is not None and decision.capacity_class == attempt_capacity(context.attempt_state.attempt):

@@ -69,15 +69,11 @@ def accrue_spend(
     for uid in sorted(meter.running.keys() - existing_uids):
         vanished = meter.running[uid]
         charge(vanished, min(last_seen.get(vanished.pod, at), at))
-    return replace(
-        meter,
-        as_of=at,
-        spend_by_window={
-            period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
-            for period in periods
-        },
-        running=running,
-    )
+    spend_by_window = {
+        period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
+        for period in periods
+    }
+    return replace(meter, as_of=at, spend_by_window=spend_by_window, running=running)
 
 
 def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredReplica | None:

@@ -238,11 +238,9 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapp
 def _other_currency_grant(state: BudgetState, request: GrantRequest) -> Grant:
     if request.desired <= request.running:
         return Grant(replicas=request.desired)
-    return Grant(
-        replicas=request.running,
-        shortage=state.refuse(
-            f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
-            f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "
-            f"pools priced in {state.currency} in spec.placement.pools, or convert the price."
-        ),
+    shortage = state.refuse(
+        f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
+        f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "
+        f"pools priced in {state.currency} in spec.placement.pools, or convert the price."
     )
+    return Grant(replicas=request.running, shortage=shortage)

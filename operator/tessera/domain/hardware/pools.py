@@ -102,13 +102,10 @@ def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today:
 
 
 def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
-    return PoolView(
-        pool=pool,
-        accepted=StatusVerdict(reason, message),
-        discovered=StatusVerdict(
-            Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
-        ),
+    discovered = StatusVerdict(
+        Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
     )
+    return PoolView(pool=pool, accepted=StatusVerdict(reason, message), discovered=discovered)
 
 
 def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:

@@ -102,16 +102,14 @@ def _adopt_layout(
         return PlanAdoption(status=updated, verdict=unmet)
     dated_plan = plan.model_copy(update={"at": since})
     currency = f" {view.price.currency}" if view.price else ""
-    return PlanAdoption(
-        status=status.model_copy(update={"proposed": dated_plan}),
-        verdict=StatusVerdict(
-            LayoutReady.AWAITING_APPROVAL,
-            f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')} and "
-            f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
-            f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
-            f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
-        ),
+    verdict = StatusVerdict(
+        LayoutReady.AWAITING_APPROVAL,
+        f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')} and "
+        f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
+        f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
+        f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
     )
+    return PlanAdoption(status=status.model_copy(update={"proposed": dated_plan}), verdict=verdict)
 
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:

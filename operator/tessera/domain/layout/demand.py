@@ -194,17 +194,14 @@ def _slice_demand(
     }
     if not speeds:
         return None
-    return SliceDemand(
-        service=ServiceDemand(
-            name=str(proposal.service.ref),
-            demand=_token_demand(proposal, views, options[0], readings),
-            min_replicas=max(1, min_replicas_of(spec)),
-            throughput=speeds,
-            single_type=True,
-        ),
-        options=options,
-        current=_current_type(proposal),
+    service = ServiceDemand(
+        name=str(proposal.service.ref),
+        demand=_token_demand(proposal, views, options[0], readings),
+        min_replicas=max(1, min_replicas_of(spec)),
+        throughput=speeds,
+        single_type=True,
     )
+    return SliceDemand(service=service, options=options, current=_current_type(proposal))
 
 
 def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:

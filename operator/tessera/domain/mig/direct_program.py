@@ -49,13 +49,11 @@ def solve_direct(
     cost_row = len(instance_types) + 2 * len(services)
     program.add_row(low, high)
     for price, slices in gpu_columns:
-        program.add_column(
-            price,
-            [
-                *((type_rows[instance_type], count) for instance_type, count in slices),
-                (cost_row, price),
-            ],
-        )
+        entries = [
+            *((type_rows[instance_type], count) for instance_type, count in slices),
+            (cost_row, price),
+        ]
+        program.add_column(price, entries)
     owners = []
     for index, service in enumerate(services):
         demand_row = len(instance_types) + 2 * index

@@ -324,12 +324,10 @@ def _fleet_state(gpus: Sequence[FleetGpu]) -> _FleetState:
         for gpu in gpus
         for mig_slice in gpu.slices
     }
-    return _FleetState(
-        frozenset(location for _, location in slices),
-        frozenset(
-            PlacedReplica(service, location) for service, location in slices if service is not None
-        ),
+    replicas = frozenset(
+        PlacedReplica(service, location) for service, location in slices if service is not None
     )
+    return _FleetState(frozenset(location for _, location in slices), replicas)
 
 
 def _apply(state: _FleetState, operation: LayoutOperation) -> _FleetState:

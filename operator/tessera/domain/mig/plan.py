@@ -71,12 +71,9 @@ def plan_layouts(
     sorted_offers = sorted(offers, key=lambda offer: offer.gpu_model.name)
     wanted = sorted(services, key=lambda service: service.name)
     existing = tuple(sorted(current, key=lambda gpu: gpu.name))
+    sunk = sunk_capacities(existing, sorted_offers, wanted)
     selection = select_services(
-        wanted,
-        sorted_offers,
-        sunk_capacities(existing, sorted_offers, wanted),
-        replicas_by_service(existing),
-        moves_per_gpu,
+        wanted, sorted_offers, sunk, replicas_by_service(existing), moves_per_gpu
     )
     mix = selection.mix
     fleet = MigFleet(services=selection.services, offers=sorted_offers, gpus=existing)

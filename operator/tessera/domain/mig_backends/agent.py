@@ -93,13 +93,11 @@ def _layout_spec(node: MigNode, desired: LayoutsByGpu) -> NodeLayoutSpec:
 
 
 def _gpu_spec(uuid: str, layout: Layout) -> DesiredGpu:
-    return DesiredGpu(
-        uuid=uuid,
-        slices=tuple(
-            PlacedSlice(profile=placement.profile, start=placement.start)
-            for placement in sorted(layout)
-        ),
+    slices = tuple(
+        PlacedSlice(profile=placement.profile, start=placement.start)
+        for placement in sorted(layout)
     )
+    return DesiredGpu(uuid=uuid, slices=slices)
 
 
 def _mig_manager_labels(node: MigNode) -> Mapping[str, str]:

@@ -192,14 +192,12 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         return replace(base, whole_gpus=whole_gpus)
     if whole_gpus:
         slices = sum(counts.values())
-        return replace(
-            base,
-            inconsistency=(
-                f"it offers {counted(whole_gpus, 'whole GPU')} beside {counted(slices, 'slice')}, "
-                "and it is not known which of its GPUs are in MIG mode: install tessera-node "
-                "(chart value node.enabled=true)"
-            ),
+        inconsistency = (
+            f"it offers {counted(whole_gpus, 'whole GPU')} beside {counted(slices, 'slice')}, "
+            "and it is not known which of its GPUs are in MIG mode: install tessera-node "
+            "(chart value node.enabled=true)"
         )
+        return replace(base, inconsistency=inconsistency)
     geometry, preferred = tuple(sorted(counts.items())), _target_layouts(target, base.gpu_model)
     layouts = layouts_for_counts(base.gpu_model, geometry, int(text), preferred)
     if layouts is None:
@@ -207,16 +205,13 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         slices_text = ", ".join(f"{count}x {name}" for name, count in geometry)
         problem = f"{gpus_text} cannot be partitioned into {slices_text}"
         return replace(base, inconsistency=problem)
-    return replace(
-        base,
-        gpus=tuple(
-            MigGpu(
-                index=index,
-                instances=tuple(GpuInstance(placement=placement) for placement in layout),
-            )
-            for index, layout in enumerate(layouts)
-        ),
+    gpus = tuple(
+        MigGpu(
+            index=index, instances=tuple(GpuInstance(placement=placement) for placement in layout)
+        )
+        for index, layout in enumerate(layouts)
     )
+    return replace(base, gpus=gpus)
 
 
 def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:

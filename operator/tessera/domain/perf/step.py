@@ -64,11 +64,9 @@ class StepTime:
         return sum(self._chunk_seconds(start, min(start + chunk, tokens)) for start in starts)
 
     def _chunk_seconds(self, start: int, end: int) -> float:
+        prefill_pairs = end * end - start * start
         return self.seconds(
-            decoding=0,
-            kv_tokens=end,
-            prefill_tokens=end - start,
-            prefill_pairs=end * end - start * start,
+            decoding=0, kv_tokens=end, prefill_tokens=end - start, prefill_pairs=prefill_pairs
         )
 
     def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":

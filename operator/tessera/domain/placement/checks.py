@@ -97,14 +97,11 @@ def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial 
     if shape_of(spec) is not None:
         return None
     unknown = f"{spec.model.uri} is not among the {len(models())} built-in models"
-    return Denial(
-        reason=Accepted.UNKNOWN_MODEL,
-        field="spec.model.shape",
-        message=(
-            f"{cause or unknown}; give {_SHAPE_FIELDS} from its config.json "
-            "(kubectl explain tsvc.spec.model.shape)"
-        ),
+    message = (
+        f"{cause or unknown}; give {_SHAPE_FIELDS} from its config.json "
+        "(kubectl explain tsvc.spec.model.shape)"
     )
+    return Denial(reason=Accepted.UNKNOWN_MODEL, field="spec.model.shape", message=message)
 
 
 def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:

@@ -212,19 +212,17 @@ def _pool_actions(
     # so the rollout begins with the next one.
     if adoption.status.target != (status.target if status else None):
         return _start_plan(snapshot, adoption, state)
-    actions = _rollout_actions(
-        cache,
-        RolloutInputs(
-            pool=view.pool.name,
-            mig=mig,
-            status=adoption.status,
-            nodes=nodes,
-            services=services,
-            backend=backend,
-            own_pods=cache.own_pods(snapshot.pods),
-            at=snapshot.at,
-        ),
+    inputs = RolloutInputs(
+        pool=view.pool.name,
+        mig=mig,
+        status=adoption.status,
+        nodes=nodes,
+        services=services,
+        backend=backend,
+        own_pods=cache.own_pods(snapshot.pods),
+        at=snapshot.at,
     )
+    actions = _rollout_actions(cache, inputs)
     verdict = _verdict(memory, actions, adoption.verdict, nodes)
     # A skipped node does not have the planned layout, so the pool is not ready.
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None

@@ -158,14 +158,12 @@ def _spare_gpus(
     for gpu in node.gpus:
         if gpu.fault is not None or gpu.index not in goal.desired:
             continue
-        used = canonical_layout(
-            node.gpu_model,
-            tuple(
-                instance.placement
-                for instance in gpu.instances
-                if instance.holders or instance.processes
-            ),
+        layout = tuple(
+            instance.placement
+            for instance in gpu.instances
+            if instance.holders or instance.processes
         )
+        used = canonical_layout(node.gpu_model, layout)
         if pods_known and capabilities.sibling_safe:
             yield gpu, canonical_layout(node.gpu_model, gpu.layout)
         if not used or (pods_known and capabilities.sibling_safe):

@@ -122,11 +122,9 @@ def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> S
     decisions = tuple(count for count in decision.history.decisions if count.at < at)
     if not decisions or decisions[-1].replicas != replicas:
         decisions = (*decisions, TimestampedReplicas(at, replicas))
+    history = replace(decision.history, decisions=decisions)
     return ScaleDecision(
-        replicas=replicas,
-        reason=ScalingReason.BUDGET_EXHAUSTED,
-        message=message,
-        history=replace(decision.history, decisions=decisions),
+        replicas=replicas, reason=ScalingReason.BUDGET_EXHAUSTED, message=message, history=history
     )
 
 

@@ -180,15 +180,11 @@ def _with_files(
             obsolete_jobs=(*preparation.obsolete_jobs, *job_status.previous_jobs),
         )
     cache = _with_progress(snapshot, service, cache)
+    words = job_report.message if job_report else job_status.report
     return replace(
         preparation,
         status=_with_cache(preparation.status, cache),
-        missing_files=_missing_files(
-            preparation.spec,
-            job_status,
-            cache,
-            job_report.message if job_report else job_status.report,
-        ),
+        missing_files=_missing_files(preparation.spec, job_status, cache, words),
         job_to_create=job_status.job_to_create if volume is not None else None,
         obsolete_jobs=(*preparation.obsolete_jobs, *job_status.obsolete_jobs),
         progress_address=job_status.address,

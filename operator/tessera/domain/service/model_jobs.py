@@ -70,11 +70,9 @@ def assess_model_job(
     ]
     jobs = tuple(sorted(job.ref for job in model_jobs))
     job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
+    previous_jobs = tuple(ref for ref in jobs if ref.name != name)
     status = ModelJobStatus(
-        name=name,
-        namespace=service.ref.namespace,
-        jobs=jobs,
-        previous_jobs=tuple(ref for ref in jobs if ref.name != name),
+        name=name, namespace=service.ref.namespace, jobs=jobs, previous_jobs=previous_jobs
     )
     if job is None:
         job_to_create = ModelJob(task=task, name=name, spec=spec)

@@ -270,9 +270,7 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     """Return the history that an earlier leader wrote into the status."""
     if status.scaling is None:
         return ScalingHistory()
-    return ScalingHistory(
-        decisions=tuple(
-            TimestampedReplicas(change.at, change.replicas)
-            for change in status.scaling.recent_changes
-        )
+    decisions = tuple(
+        TimestampedReplicas(change.at, change.replicas) for change in status.scaling.recent_changes
     )
+    return ScalingHistory(decisions=decisions)

@@ -91,18 +91,14 @@ def spec_with_defaults(
 
 def _choice_with_defaults(choice: HardwareChoice, defaults: EffectiveValues) -> HardwareChoice:
     fit = choice.fit
+    limits = replace(
+        fit.limits,
+        max_num_seqs=defaults.max_num_seqs,
+        max_num_batched_tokens=defaults.max_num_batched_tokens,
+    )
+    memory = replace(fit.memory, weights_mib=defaults.weights_mib)
     return replace(
-        choice,
-        fit=replace(
-            fit,
-            max_model_len=defaults.max_model_len,
-            limits=replace(
-                fit.limits,
-                max_num_seqs=defaults.max_num_seqs,
-                max_num_batched_tokens=defaults.max_num_batched_tokens,
-            ),
-            memory=replace(fit.memory, weights_mib=defaults.weights_mib),
-        ),
+        choice, fit=replace(fit, max_model_len=defaults.max_model_len, limits=limits, memory=memory)
     )
 
 

@@ -82,11 +82,9 @@ async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) ->
         loads, notes = _loads_within_context(bench_plan.loads, model)
         request_format, token_ratio = await probe_server(api, request_format, bench_plan.seed)
         started_at = datetime.now(UTC)  # noqa: TID251 - the one look at the time of day
+        prompts = PromptGenerator(bench_plan.seed, token_ratio)
         test = _LoadTest(
-            api=api,
-            request_format=request_format,
-            prompts=PromptGenerator(bench_plan.seed, token_ratio),
-            bench_plan=bench_plan,
+            api=api, request_format=request_format, prompts=prompts, bench_plan=bench_plan
         )
         await test.warm_up(loads[0], arguments.warmup)
         with _stop_on_interrupt(test.stop):

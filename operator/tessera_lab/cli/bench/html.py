@@ -168,16 +168,14 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
             ),
         ],
     )
+    series = [
+        PlotSeries(
+            name="",
+            points=_rates(measurement.responses, measurement.started_at, measurement.seconds),
+        )
+    ]
     yield Plot(
-        title="Throughput over time",
-        x_label="seconds",
-        y_label="output tokens/s",
-        series=[
-            PlotSeries(
-                name="",
-                points=_rates(measurement.responses, measurement.started_at, measurement.seconds),
-            )
-        ],
+        title="Throughput over time", x_label="seconds", y_label="output tokens/s", series=series
     )
     yield Plot(
         title="Engine queue over time",
