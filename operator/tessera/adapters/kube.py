@@ -399,8 +399,6 @@ class KubeCluster:
 
 @dataclass(frozen=True, slots=True)
 class _ApiRequest:
-    """One HTTP request to the API server."""
-
     method: str
     path: str
     query: Mapping[str, str] | None = None

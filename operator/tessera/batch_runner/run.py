@@ -247,7 +247,6 @@ def _replay_parts(work: Path, input_manifest: InputManifest, heartbeat: WorkHear
 def _assemble_record(
     options: RunOptions, input_manifest: InputManifest, ledger: Ledger, heartbeat: WorkHeartbeat
 ) -> PublicationRecord:
-    """Assemble the results and return their record."""
     name = f"attempt-{options.attempt:05}-{unique_name()}"
     output, errors = assemble_files(options.work, input_manifest, ledger, name, heartbeat)
     counts = ledger.counts()

@@ -157,7 +157,6 @@ def _registry(
 def _register_admission(
     registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings
 ) -> None:
-    """Register the webhooks."""
     # Only with a server: kopf ends a process that has webhook handlers and no server.
     store, namespaces = runtime.store, settings.watch_namespaces
     for kind, handler in (

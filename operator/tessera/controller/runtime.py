@@ -180,7 +180,6 @@ class Runtime:
         )
 
     async def _lead(self) -> None:
-        """Reconcile as the leader."""
         # Wait until all kinds are listed: missing TenantBudgets must not mean that there are no
         # limits.
         await self.synced.wait()

@@ -308,7 +308,6 @@ def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCach
 
 
 def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspection:
-    """Inspect the engines of a placed service."""
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return _NO_INSPECTION

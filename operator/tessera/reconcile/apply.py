@@ -244,7 +244,6 @@ class Applier:
             yield service_work
 
     async def _apply_objects(self, snapshot: Snapshot, work: ServiceWork) -> None:
-        """Apply the objects of one service."""
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         self._up_to_date.pop(ref, None)
         if not problems and inputs_unchanged(work.inputs, self._in_place.get(ref)):

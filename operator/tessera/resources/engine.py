@@ -184,7 +184,6 @@ def token(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
 
 
 def _to_env_var(variable: EnvVar) -> client.V1EnvVar:
-    """Convert a variable of the service."""
     if variable.value_from is None:
         return client.V1EnvVar(name=variable.name, value=variable.value)
     ref = variable.value_from.secret_key_ref

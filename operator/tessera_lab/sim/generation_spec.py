@@ -183,7 +183,6 @@ def _served_name(requested: str | None, config: EngineConfig, adapters: Containe
 
 
 def _check_parameters(body: GenerationBody) -> None:
-    """Reject values out of range."""
     if body.stream_options is not None and not body.stream:
         detail = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
         raise _bad_request(detail, "stream_options")
@@ -246,7 +245,6 @@ def _max_answer_tokens(prompt: Prompt, requested: int | None, max_model_len: int
 
 
 def _check_min_tokens(min_tokens: int, max_tokens: int) -> None:
-    """Check `min_tokens` against the limit on the output."""
     if min_tokens > max_tokens:
         detail = (
             f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."

@@ -103,7 +103,6 @@ StreamConnection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _open_stream(host: str) -> StreamConnection:
-    """Open a long stream."""
     body = b'{"prompt":"bench","max_tokens":4000,"ignore_eos":true,"stream":true}'
     content_type = "Content-Type: application/json"
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\n{content_type}\r\n"

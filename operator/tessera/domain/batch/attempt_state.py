@@ -67,8 +67,6 @@ class AttemptState:
 
 @dataclass(frozen=True, slots=True)
 class _AttemptEnd:
-    """How an attempt ended."""
-
     kind: Literal["interrupted", "failed", "deleted", "refused"]
     """`interrupted`: by its node or an eviction; `deleted`: its Job no longer exists."""
     message: str

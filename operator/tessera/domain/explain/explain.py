@@ -99,7 +99,6 @@ def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision
 
 
 def _other_conditions(status: InferenceServiceStatus) -> Iterator[Decision]:
-    """Yield a decision for each further condition of the status."""
     for condition in status.conditions:
         if condition.type not in _CONDITION_BY_TOPIC.values():
             yield _condition_decision(condition.type, condition)

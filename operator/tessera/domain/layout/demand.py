@@ -44,8 +44,6 @@ def whole_gpu_model(pool: str) -> str:
 
 
 class _NodeGpus(NamedTuple):
-    """The GPUs of one node in the layout problem."""
-
     gpus: tuple[FleetGpu, ...]
     layouts: tuple[tuple[str, Layout], ...]
     """Names and layouts of the GPUs in MIG mode."""

@@ -120,7 +120,6 @@ def assign_nodes(gpus: Sequence[FleetGpu], gpus_per_node: int) -> tuple[FleetGpu
 def _replicas_by_domain(
     gpus: Sequence[FleetGpu], topology_key: TopologyKey
 ) -> dict[str, Counter[str]]:
-    """Return the number of replicas of each service in each failure domain."""
     domains: dict[str, Counter[str]] = {}
     for gpu in gpus:
         for mig_slice in gpu.slices:

@@ -271,7 +271,6 @@ class _RearrangeProgram:
         )
 
     def _add_new_gpus(self, offer: GpuOffer) -> None:
-        """Add columns for new GPUs of this model."""
         profiles = self._profiles_of(offer.gpu_model.name)
         for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
             slices = [

@@ -148,7 +148,6 @@ def _window_of(keys: Keys, family: ModelFamily) -> tuple[int, int] | None:
 
 
 def _layers_from_types(keys: Keys, layers: int) -> int | None:
-    """As `layer_types` says, where it is there."""
     kinds = keys.values.get("layer_types")
     if not isinstance(kinds, list):
         return None
@@ -166,7 +165,6 @@ def _layers_from_types(keys: Keys, layers: int) -> int | None:
 
 
 def _layers_from_family(keys: Keys, family: ModelFamily, layers: int) -> int:
-    """As the family has it."""
     if family.window == "all":
         return layers
     if family.window in ("every", "chunk"):

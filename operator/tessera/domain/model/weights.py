@@ -151,7 +151,6 @@ def _experts(keys: Keys) -> int:
 
 
 def _sparse_layers(keys: Keys, layers: int) -> int:
-    """Layers with experts."""
     if not _experts(keys):
         return 0
     first = min(layers, max(0, keys.get("first_k_dense_replace") or 0))

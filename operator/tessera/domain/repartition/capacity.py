@@ -44,8 +44,6 @@ class _ReplicaLosses(NamedTuple):
 
 
 class _ReplicaCounts(NamedTuple):
-    """Numbers of a service's replicas of one profile."""
-
     total: int
     pending: int
     """Not scheduled yet, and not draining."""

@@ -31,8 +31,6 @@ _Backends: TypeAlias = Mapping[str, GeometryBackend]
 
 
 class _PoolState(NamedTuple):
-    """One pool as observed in this cycle."""
-
     view: PoolView
     mig: Mig
     nodes: tuple[MigNode, ...]

@@ -35,8 +35,6 @@ from tessera.domain.service.proposal import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CachedProposal:
-    """A proposal with its inputs."""
-
     service: ObservedService
     proposal: Proposal
     views: Sequence[PoolView]
