@@ -19,7 +19,7 @@ from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources import spot_scheduling as spot
 from tessera.resources.api_resources import JOBS
-from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owned_metadata
 from tessera.resources.scheduling import bind_to_pool
 
 # Mount path of the batch's PersistentVolumeClaim.
@@ -70,12 +70,7 @@ def batch_job_manifest(
         annotations = _NO_EVICTION
         pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)
     model = client.V1Job(
-        metadata=client.V1ObjectMeta(
-            name=request.name,
-            namespace=batch.ref.namespace,
-            labels=job_labels,
-            owner_references=[owner_reference(owner_of(batch), controller=True)],
-        ),
+        metadata=owned_metadata(batch, request.name, job_labels),
         spec=client.V1JobSpec(
             active_deadline_seconds=int(request.active_deadline.total_seconds()),
             backoff_limit=0,

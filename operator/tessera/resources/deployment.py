@@ -11,13 +11,7 @@ from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import HEALTH, engine, restricted_pod, start_seconds, volumes
-from tessera.resources.manifest import (
-    ObjectManifest,
-    manifest,
-    owner_of,
-    owner_reference,
-    service_labels,
-)
+from tessera.resources.manifest import ObjectManifest, manifest, owned_metadata, service_labels
 from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
@@ -31,12 +25,7 @@ def deployment(
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = service_labels(service, spec) | identity
     model = client.V1Deployment(
-        metadata=client.V1ObjectMeta(
-            name=name,
-            namespace=service.ref.namespace,
-            labels=all_labels,
-            owner_references=[owner_reference(owner_of(service), controller=True)],
-        ),
+        metadata=owned_metadata(service, name, all_labels),
         spec=client.V1DeploymentSpec(
             replicas=service_plan.drain.replicas,
             revision_history_limit=3,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from kubernetes import client
 from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -105,3 +106,15 @@ def owner_reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
         "uid": owner.uid,
     }
     return fields | {"controller": True} if controller else fields
+
+
+def owned_metadata(
+    owner: ObservedService | Batch, name: str, object_labels: dict[str, str]
+) -> client.V1ObjectMeta:
+    """Return metadata in the owner's namespace; the object is deleted with its owner."""
+    return client.V1ObjectMeta(
+        name=name,
+        namespace=owner.ref.namespace,
+        labels=object_labels,
+        owner_references=[owner_reference(owner_of(owner), controller=True)],
+    )

@@ -17,7 +17,7 @@ from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import CLAIMS, JOBS
 from tessera.resources.arguments import MODELS, model_path
 from tessera.resources.batch_job import RunnerImage
-from tessera.resources.manifest import ObjectManifest, labels, manifest, owner_of, owner_reference
+from tessera.resources.manifest import ObjectManifest, labels, manifest, owned_metadata
 from tessera.resources.scheduling import bind_to_pool
 
 _REPORT_PATH = "/dev/termination-log"
@@ -46,12 +46,7 @@ def model_job_manifest(
     if model_job.task == "fetch" and choice is not None:
         pod = bind_to_pool(pod, model_job.spec, choice, template_version)
     model = client.V1Job(
-        metadata=client.V1ObjectMeta(
-            name=model_job.name,
-            namespace=service.ref.namespace,
-            labels=job_labels,
-            owner_references=[owner_reference(owner_of(service), controller=True)],
-        ),
+        metadata=owned_metadata(service, model_job.name, job_labels),
         spec=client.V1JobSpec(
             active_deadline_seconds=_ACTIVE_DEADLINE_SECONDS[model_job.task],
             backoff_limit=0,
@@ -69,12 +64,7 @@ def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -
     """Return the claim for the models of a service, which is deleted with the service."""
     name, cache = names.claim_name(service.ref.name), spec.model.cache
     model = client.V1PersistentVolumeClaim(
-        metadata=client.V1ObjectMeta(
-            name=name,
-            namespace=service.ref.namespace,
-            labels=labels(VLLM, service.ref.name),
-            owner_references=[owner_reference(owner_of(service), controller=True)],
-        ),
+        metadata=owned_metadata(service, name, labels(VLLM, service.ref.name)),
         spec=client.V1PersistentVolumeClaimSpec(
             access_modes=[SHARED_ACCESS_MODE],
             storage_class_name=cache.storage_class_name,

@@ -6,13 +6,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.names import PORT, SERVICE_LABEL
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.resources.api_resources import DISRUPTION_BUDGETS, SERVICES
-from tessera.resources.manifest import (
-    ObjectManifest,
-    manifest,
-    owner_of,
-    owner_reference,
-    service_labels,
-)
+from tessera.resources.manifest import ObjectManifest, manifest, owned_metadata, service_labels
 
 
 def service_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
@@ -20,7 +14,7 @@ def service_manifest(service: ObservedService, spec: InferenceServiceSpec) -> Ob
     name = service.ref.name
     ports = [client.V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")]
     model = client.V1Service(
-        metadata=_metadata(service, spec),
+        metadata=owned_metadata(service, name, service_labels(service, spec)),
         spec=client.V1ServiceSpec(type="ClusterIP", selector={SERVICE_LABEL: name}, ports=ports),
     )
     return manifest(SERVICES, service.ref.namespace, name, model)
@@ -30,7 +24,7 @@ def disruption_budget(service: ObservedService, spec: InferenceServiceSpec) -> O
     """Return a PodDisruptionBudget of one unavailable replica; unready pods never block a drain."""
     name = service.ref.name
     model = client.V1PodDisruptionBudget(
-        metadata=_metadata(service, spec),
+        metadata=owned_metadata(service, name, service_labels(service, spec)),
         spec=client.V1PodDisruptionBudgetSpec(
             max_unavailable=1,
             unhealthy_pod_eviction_policy="AlwaysAllow",
@@ -38,12 +32,3 @@ def disruption_budget(service: ObservedService, spec: InferenceServiceSpec) -> O
         ),
     )
     return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
-
-
-def _metadata(service: ObservedService, spec: InferenceServiceSpec) -> client.V1ObjectMeta:
-    return client.V1ObjectMeta(
-        name=service.ref.name,
-        namespace=service.ref.namespace,
-        labels=service_labels(service, spec),
-        owner_references=[owner_reference(owner_of(service), controller=True)],
-    )

@@ -90,7 +90,7 @@ def _shape(
     plain = total_size if quantization is None else None
     window = _window_of(keys, family)
     parameters = weights.total if plain is None else plain * 8 // _stored_bits(config)
-    mixture = weights.experts > 0
+    mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
     return ModelShape(
         parameters=parameters,
@@ -111,7 +111,7 @@ def _shape(
         if mixture
         else None,
         experts_per_token=keys["num_experts_per_tok"] if mixture else None,
-        latent_dim=_latent_dim(keys),
+        latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
         sliding_window=window and window[0],
         sliding_layers=window and window[1],
     )
@@ -121,11 +121,6 @@ def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
     """MXFP4 quantises the experts alone, the other formats every matrix of the layers."""
     dense = weights.dense if quantization is not None and quantization.format == "mxfp4" else 0
     return weights.unquantized + dense
-
-
-def _latent_dim(keys: Keys) -> int | None:
-    rank = keys.get("kv_lora_rank")
-    return rank + keys["qk_rope_head_dim"] if rank else None
 
 
 def _stored_bits(config: Mapping[str, Any]) -> int:

@@ -12,7 +12,7 @@ from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.perf import MIN_REQUESTS
-from tessera.domain.speed.service_speed import InterTokenLatency, ServiceSpeed
+from tessera.domain.speed.service_speed import ServiceSpeed
 
 # Time that a reading covers; the status is not written more often.
 WINDOW = timedelta(minutes=5)
@@ -80,17 +80,11 @@ def speed_reason(speed: ServiceSpeed, previous: SpeedAsPredicted | None) -> Spee
     # Hysteresis: a ratio between both tolerances keeps the previous verdict.
     was_off = previous in (SpeedAsPredicted.SLOWER, SpeedAsPredicted.FASTER)
     tolerance = RECOVERY_TOLERANCE if was_off else OFF_TOLERANCE
-    return _by_bucket(speed.predicted, speed.median_bucket, tolerance) or _by_ratio(
-        speed.ratio, speed.ratio, tolerance
-    )
-
-
-def _by_bucket(
-    predicted: InterTokenLatency, bucket: tuple[float, float] | None, tolerance: float
-) -> SpeedAsPredicted | None:
+    by_mean, bucket = _by_ratio(speed.ratio, speed.ratio, tolerance), speed.median_bucket
     if bucket is None:
-        return None
-    return _by_ratio(bucket[0] / predicted.median, bucket[1] / predicted.median, tolerance)
+        return by_mean
+    median = speed.predicted.median
+    return _by_ratio(bucket[0] / median, bucket[1] / median, tolerance) or by_mean
 
 
 def _by_ratio(lower: float, upper: float, tolerance: float) -> SpeedAsPredicted | None:
