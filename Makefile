@@ -8,7 +8,7 @@ ENGINE ?= sim
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## Show what there is to make.
+help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/made: requirements/dev.txt tools/setup.py
@@ -16,33 +16,33 @@ help: ## Show what there is to make.
 	@touch $@
 
 .PHONY: demo
-demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the world, ENGINE=vllm adds a real engine, ALL=1 runs all demos).
+demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos).
 	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep)
 
 .PHONY: demo-budget
-demo-budget: .venv/made ## Show that money is counted, a scale-up is refused, and a raised limit allows it.
+demo-budget: .venv/made ## Run the budget demo: spend is counted, a scale-up is refused, a higher limit allows it.
 	@$(RUN) -m demo budget $(if $(KEEP),--keep)
 
 .PHONY: demo-batch
-demo-batch: .venv/made ## Show a batch whose spot node dies in the middle.
+demo-batch: .venv/made ## Run the batch demo: a spot node dies during a batch.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep)
 
 .PHONY: demo-mig
-demo-mig: .venv/made ## Show how GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
+demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: those of a night, with all seeds, kill points and pages).
+test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
 	@$(RUN) -m world build
 	@# Tests that share a world run in one worker: see conftest.py.
 	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full)
 
 .PHONY: check
-check: lint ## The quick inner loop: all of lint, and the unit tests.
+check: lint ## Run lint and the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
 .PHONY: lint
-lint: .venv/made ## Format, lint, types, import rules, generated files, names.
+lint: .venv/made ## Check format, lint, types, import rules, generated files and names.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
@@ -59,15 +59,15 @@ generate: .venv/made ## Write CRDs, RBAC, chart values and reference pages from 
 	@$(RUN) tools/generate.py
 
 .PHONY: world
-world: .venv/made ## Start the control plane alone and keep it; prints its KUBECONFIG.
+world: .venv/made ## Start a local control plane without a demo and keep it; print its KUBECONFIG.
 	@$(RUN) -m world up
 
 .PHONY: env
-env: .venv/made ## Print what to export for the kept world: eval "$$(make -s env)".
+env: .venv/made ## Print the exports for the running cluster: eval "$$(make -s env)".
 	@$(RUN) -m world env
 
 .PHONY: down
-down: .venv/made ## End what `make world` and `make demo KEEP=1` kept.
+down: .venv/made ## Stop the cluster of `make world` or `make demo KEEP=1`.
 	@$(RUN) -m world down
 
 .PHONY: fresh
@@ -91,31 +91,31 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 	@$(RUN) tools/images.py $(REGISTRY)
 
 .PHONY: bench-reconcile
-bench-reconcile: .venv/made ## CPU time of an unchanged reconcile with 50 services.
+bench-reconcile: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services.
 	@$(RUN) tools/bench_reconcile.py $(OPTIONS)
 
 .PHONY: bench-layouts
-bench-layouts: .venv/made ## CPU time of a reconcile cycle over 1,000 GPUs that are cut as planned, and while they are cut.
+bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
 .PHONY: bench-control
-bench-control: .venv/made ## The operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
+bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
 	@$(RUN) -m bench $(OPTIONS)
 
 .PHONY: bench-batch
-bench-batch: .venv/made ## CPU time, memory and losses of the batch runner, killed at random.
+bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runner, killed at random.
 	@$(RUN) tools/bench_batch.py
 
 .PHONY: bench-sim
-bench-sim: .venv/made ## Memory and speed of the simulator.
+bench-sim: .venv/made ## Measure memory and speed of the simulator.
 	@$(RUN) -m tessera_lab.sim.self_benchmark
 
 .PHONY: bench-engine
-bench-engine: .venv/made ## The engine's state machine on a day of a million requests, and the errors of predicted speeds.
+bench-engine: .venv/made ## Measure the engine's state machine on a day of a million requests, and the errors of predicted speeds.
 	@$(RUN) tools/bench_engine.py $(OPTIONS)
 
 .PHONY: bench-mig
-bench-mig: .venv/made ## MIG layouts: time and gap of plans, GPUs against simpler planners, what churn moves (about 5 minutes).
+bench-mig: .venv/made ## Measure MIG layouts: time and gap of plans, GPUs compared with simpler planners, moves under churn (about 5 minutes).
 	@$(RUN) tools/bench_mig.py $(OPTIONS)
 
 .PHONY: fit-vllm
@@ -127,11 +127,11 @@ calibrate: .venv/made ## Fit the shipped table of speeds again, and print its er
 	@$(RUN) tools/calibrate.py
 
 .PHONY: bench-client
-bench-client: .venv/made ## What the client of tessera bench takes itself.
+bench-client: .venv/made ## Measure the CPU time of the client of tessera bench.
 	@$(RUN) tools/bench_client.py
 
 .PHONY: soak
-soak: .venv/made ## Faults on the installed chart for MINUTES (30), drawn by SEED; prints the end state's differences and the growth of memory.
+soak: .venv/made ## Inject faults into the installed chart for MINUTES (30), drawn by SEED; print the differences of the end state and the growth of memory.
 	@$(RUN) -m soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: requirements

@@ -38,7 +38,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{/* An image of the chart: from the mirror, unless its repository names a registry already. */}}
+{{/* An image of the chart; it comes from the mirror unless its repository names a registry. */}}
 {{- define "tessera.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index . 1 -}}
