@@ -18,7 +18,7 @@ MIDDLE_TEXT = "tile " * 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class EngineCase:
     """One request."""
 
     name: str
@@ -31,18 +31,18 @@ class Case:
     """Whether the request has the configuration's API key."""
 
 
-def _get(name: str, path: str, *, key: bool = True) -> Case:
-    return Case(name=name, path=path, method="GET", key=key)
+def _get(name: str, path: str, *, key: bool = True) -> EngineCase:
+    return EngineCase(name=name, path=path, method="GET", key=key)
 
 
-def _completion(name: str, **body: Any) -> Case:
+def _completion(name: str, **body: Any) -> EngineCase:
     request_body = {"prompt": "A tessera is", "temperature": 0, "max_tokens": 3, **body}
-    return Case(name=name, path=COMPLETION, body=request_body)
+    return EngineCase(name=name, path=COMPLETION, body=request_body)
 
 
-def _chat(name: str, **body: Any) -> Case:
+def _chat(name: str, **body: Any) -> EngineCase:
     request_body = {"messages": HELLO, "temperature": 0, "max_tokens": 3, **body}
-    return Case(name=name, path=CHAT, body=request_body)
+    return EngineCase(name=name, path=CHAT, body=request_body)
 
 
 # Tokens enough for some to come alone: the engine sends together what a busy client has not read.
@@ -59,7 +59,7 @@ _SCHEMA = {
     "additionalProperties": False,
 }
 
-PLAIN: tuple[Case, ...] = (
+PLAIN: tuple[EngineCase, ...] = (
     _completion("completion", logprobs=2, max_tokens=8, ignore_eos=True),
     _chat("chat", logprobs=True, top_logprobs=3, max_tokens=5, ignore_eos=True),
     _chat("stream", **_RUNNING, ignore_eos=True),
@@ -75,7 +75,7 @@ PLAIN: tuple[Case, ...] = (
     _get("load", "/load"),
     _get("ping", "/ping"),
     _get("sleeping", "/is_sleeping"),
-    Case(
+    EngineCase(
         name="lora load", path="/v1/load_lora_adapter", body={"lora_name": "x", "lora_path": "/x"}
     ),
     _chat(
@@ -87,16 +87,16 @@ PLAIN: tuple[Case, ...] = (
         },
     ),
 )
-PLAIN_MORE: tuple[Case, ...] = (
+PLAIN_MORE: tuple[EngineCase, ...] = (
     _get("version", "/version"),
     _get("health", "/health"),
-    Case(name="ping posted", path="/ping"),
+    EngineCase(name="ping posted", path="/ping"),
     _get("models", "/v1/models"),
     _get("unknown route", "/v1/nothing"),
     _get("wrong method", COMPLETION),
-    Case(name="no json", path=COMPLETION, body="{"),
-    Case(name="no body", path=COMPLETION),
-    Case(
+    EngineCase(name="no json", path=COMPLETION, body="{"),
+    EngineCase(name="no body", path=COMPLETION),
+    EngineCase(
         name="wrong content type", path=COMPLETION, body="a", headers={"Content-Type": "text/plain"}
     ),
     _completion("no prompt", prompt=None),
@@ -142,10 +142,10 @@ PLAIN_MORE: tuple[Case, ...] = (
 )
 
 
-def rich(adapter: str) -> tuple[Case, ...]:
+def rich(adapter: str) -> tuple[EngineCase, ...]:
     """Return cases with every option on; `adapter` is the folder of a LoRA adapter."""
     return (
-        Case(name="no key", path=COMPLETION, body={"prompt": "a"}, key=False),
+        EngineCase(name="no key", path=COMPLETION, body={"prompt": "a"}, key=False),
         _get("health no key", "/health", key=False),
         _get("metrics no key", "/metrics", key=False),
         _get("load nokey", "/load", key=False),
@@ -161,38 +161,38 @@ def rich(adapter: str) -> tuple[Case, ...]:
         _unload("lora unload", "l1"),
         _unload("lora unload missing", "zz"),
         _get("sleeping?", "/is_sleeping"),
-        Case(name="sleep", path="/sleep?level=1"),
+        EngineCase(name="sleep", path="/sleep?level=1"),
         _get("sleeping? asleep", "/is_sleeping"),
-        Case(name="wake", path="/wake_up"),
+        EngineCase(name="wake", path="/wake_up"),
         _get("sleeping? awake", "/is_sleeping"),
-        Case(name="pause", path="/pause"),
+        EngineCase(name="pause", path="/pause"),
         _get("is_paused", "/is_paused"),
-        Case(name="resume", path="/resume"),
+        EngineCase(name="resume", path="/resume"),
         _completion("prompt tok details", prompt=MIDDLE_TEXT, max_tokens=2),
         _completion("prompt tok details 2 (prefix hit)", prompt=MIDDLE_TEXT, max_tokens=2),
         _get("load", "/load"),
     )
 
 
-def rich_more(adapter: str) -> tuple[Case, ...]:
+def rich_more(adapter: str) -> tuple[EngineCase, ...]:
     """Return cases for routes of development, and for what only these options change."""
     return (
         _get("unknown route without a key", "/v1/nothing", key=False),
-        Case(
+        EngineCase(
             name="wrong key",
             path=COMPLETION,
             body={"prompt": "a"},
             headers={"Authorization": "Bearer wrong"},
             key=False,
         ),
-        Case(
+        EngineCase(
             name="lower-case scheme",
             path=COMPLETION,
             body={"prompt": "a", "max_tokens": 1},
             headers={"Authorization": f"bearer {KEY}"},
             key=False,
         ),
-        Case(
+        EngineCase(
             name="own request id",
             path=COMPLETION,
             body={"prompt": "a", "max_tokens": 1},
@@ -205,34 +205,34 @@ def rich_more(adapter: str) -> tuple[Case, ...]:
         _chat("chat streamed with metrics", **_COUNTED),
         _completion("priority", priority=-3),
         _completion("priority no number", priority="x"),
-        Case(name="load without a name", path="/v1/load_lora_adapter", body={}),
+        EngineCase(name="load without a name", path="/v1/load_lora_adapter", body={}),
         _load("load an empty name", adapter, lora_name=""),
         _unload("unload without a name", ""),
-        Case(name="sleep deeper", path="/sleep?level=2"),
-        Case(name="wake tagged", path="/wake_up?tags=weights"),
-        Case(name="wake the rest", path="/wake_up"),
-        Case(name="sleep to no level", path="/sleep?level=x"),
-        Case(name="sleep too deep", path="/sleep?level=7"),
-        Case(name="wake after it", path="/wake_up"),
-        Case(name="pause, keeping", path="/pause?mode=keep"),
-        Case(name="resume after it", path="/resume"),
-        Case(name="pause, waiting", path="/pause?mode=wait"),
-        Case(name="resume once more", path="/resume"),
-        Case(name="pause in no mode", path="/pause?mode=x"),
-        Case(name="reset prefix cache", path="/reset_prefix_cache"),
+        EngineCase(name="sleep deeper", path="/sleep?level=2"),
+        EngineCase(name="wake tagged", path="/wake_up?tags=weights"),
+        EngineCase(name="wake the rest", path="/wake_up"),
+        EngineCase(name="sleep to no level", path="/sleep?level=x"),
+        EngineCase(name="sleep too deep", path="/sleep?level=7"),
+        EngineCase(name="wake after it", path="/wake_up"),
+        EngineCase(name="pause, keeping", path="/pause?mode=keep"),
+        EngineCase(name="resume after it", path="/resume"),
+        EngineCase(name="pause, waiting", path="/pause?mode=wait"),
+        EngineCase(name="resume once more", path="/resume"),
+        EngineCase(name="pause in no mode", path="/pause?mode=x"),
+        EngineCase(name="reset prefix cache", path="/reset_prefix_cache"),
     )
 
 
-TIGHT: tuple[Case, ...] = (
+TIGHT: tuple[EngineCase, ...] = (
     _completion("speculated", max_tokens=20, ignore_eos=True),
     _completion("speculated logprobs", logprobs=1, max_tokens=4, ignore_eos=True),
 )
 
 
-def _load(name: str, path: str, **body: Any) -> Case:
+def _load(name: str, path: str, **body: Any) -> EngineCase:
     request_body = {"lora_name": "l1", "lora_path": path, **body}
-    return Case(name=name, path="/v1/load_lora_adapter", body=request_body)
+    return EngineCase(name=name, path="/v1/load_lora_adapter", body=request_body)
 
 
-def _unload(name: str, adapter: str) -> Case:
-    return Case(name=name, path="/v1/unload_lora_adapter", body={"lora_name": adapter})
+def _unload(name: str, adapter: str) -> EngineCase:
+    return EngineCase(name=name, path="/v1/unload_lora_adapter", body={"lora_name": adapter})

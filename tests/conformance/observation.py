@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import httpx
 
 from tests.conformance import cases, configurations, observed_facts
-from tests.conformance.cases import Case
+from tests.conformance.cases import EngineCase
 from tests.conformance.configurations import Configuration
 from tests.conformance.engines import EngineProcess, key
 from tests.conformance.observed_facts import Facts
@@ -15,7 +15,7 @@ from tests.conformance.observed_facts import Facts
 Observed = dict[str, Facts]
 
 
-def cases_of(configuration: Configuration, adapter: str) -> Sequence[Case]:
+def cases_of(configuration: Configuration, adapter: str) -> Sequence[EngineCase]:
     """Return all cases of a configuration, in order."""
     cases_by_name = {
         configurations.PLAIN.name: (*cases.PLAIN, *cases.PLAIN_MORE),
@@ -38,7 +38,9 @@ async def observe(engine: EngineProcess, configuration: Configuration, adapter: 
     return observed
 
 
-async def ask(engine: EngineProcess, configuration: Configuration, case: Case) -> httpx.Response:
+async def ask(
+    engine: EngineProcess, configuration: Configuration, case: EngineCase
+) -> httpx.Response:
     """Send one case."""
     headers = {**(key(configuration) if case.key else {}), **case.headers}
     content: str | None = None

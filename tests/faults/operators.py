@@ -121,7 +121,7 @@ def _run(options: OperatorOptions, trigger: CrashTrigger) -> None:
     sys.exit(asyncio.run(run()))
 
 
-class OperatorProcess:
+class RestartingOperator:
     """One pod of the operator: when its process ends, the next one starts."""
 
     def __init__(self, options: OperatorOptions) -> None:
@@ -169,11 +169,11 @@ class OperatorProcess:
 
 
 @asynccontextmanager
-async def running_operator(options: OperatorOptions) -> AsyncIterator[OperatorProcess]:
-    operator_process = OperatorProcess(options)
-    task = asyncio.create_task(operator_process.keep_running())
+async def running_operator(options: OperatorOptions) -> AsyncIterator[RestartingOperator]:
+    restarting_operator = RestartingOperator(options)
+    task = asyncio.create_task(restarting_operator.keep_running())
     try:
-        yield operator_process
+        yield restarting_operator
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -18,7 +18,7 @@ from tests.faults.operators import (
     CRASH_EXIT_CODE,
     SENT,
     OperatorOptions,
-    OperatorProcess,
+    RestartingOperator,
     running_operator,
 )
 from tests.faults.user_actions import run_user_actions
@@ -41,7 +41,7 @@ def moments(at: int, *, full: bool) -> tuple[int, ...]:
 
 
 async def end_state_with_crash(
-    operator: OperatorProcess, api: Api, at: int, moment: int
+    operator: RestartingOperator, api: Api, at: int, moment: int
 ) -> dict[str, Any]:
     """Return the end state of the actions when the process ends at that request."""
     namespace = TenantNamespace(api, f"{'sent' if moment == SENT else 'answered'}-{at}")

@@ -10,7 +10,7 @@ import pytest
 
 from tessera.controller.main import LEADERSHIP_LOST
 from tests.faults.namespaces import TenantNamespace
-from tests.faults.operators import OperatorOptions, OperatorProcess, running_operator
+from tests.faults.operators import OperatorOptions, RestartingOperator, running_operator
 from world import World
 from world.api import Api, Json
 from world.fault_proxy import FaultProxy, ProxiedRequest, ProxyFaults, fault_proxy
@@ -26,7 +26,7 @@ class OperatorPair:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self.operators: dict[str, OperatorProcess] = {}
+        self.operators: dict[str, RestartingOperator] = {}
         self.proxies: dict[str, FaultProxy] = {}
 
     async def leader(self) -> str:
