@@ -43,34 +43,36 @@ class WorldNamespace:
     """One namespace of a world, for one test."""
 
     api: Api
-    namespace: str
+    name: str
 
     async def create(self, manifest: Json) -> Json:
-        meta = manifest["metadata"] | {"namespace": self.namespace}
+        meta = manifest["metadata"] | {"namespace": self.name}
         path = (await self.api.path_of(manifest | {"metadata": meta})).rpartition("/")[0]
         return await self.api.create(path, manifest | {"metadata": meta})
 
-    async def pod(self, name: str) -> Json:
-        return await self.api.get(PODS.path(self.namespace, name))
+    async def read_pod(self, name: str) -> Json:
+        return await self.api.get(PODS.path(self.name, name))
 
-    async def pods(self, selector: str = "") -> list[Json]:
-        path = PODS.path(self.namespace)
+    async def list_pods(self, selector: str = "") -> list[Json]:
+        path = PODS.path(self.name)
         pods: list[Json] = (await self.api.get(path, labelSelector=selector))["items"]
         return pods
 
-    async def until(self, name: str, holds: Callable[[Json], object], within: float = 20) -> Json:
+    async def wait_for_pod(
+        self, name: str, holds: Callable[[Json], object], within: float = 20
+    ) -> Json:
         """Wait for a pod."""
-        return await eventually(lambda: self.pod(name), holds, within=within)
+        return await eventually(lambda: self.read_pod(name), holds, within=within)
 
-    async def ready(self, manifest: Json, within: float = 20) -> Json:
+    async def start_pod(self, manifest: Json, within: float = 20) -> Json:
         """Create a pod, and wait until it is ready."""
         await self.create(manifest)
-        return await self.until(manifest["metadata"]["name"], is_ready, within)
+        return await self.wait_for_pod(manifest["metadata"]["name"], is_ready, within)
 
-    async def ended(self, manifest: Json, within: float = 20) -> Json:
+    async def run_pod(self, manifest: Json, within: float = 20) -> Json:
         """Create a pod, and wait for its end."""
         await self.create(manifest)
-        return await self.until(manifest["metadata"]["name"], is_over, within)
+        return await self.wait_for_pod(manifest["metadata"]["name"], is_over, within)
 
 
 @asynccontextmanager
@@ -85,7 +87,7 @@ async def fresh_namespace(api: Api) -> AsyncIterator[WorldNamespace]:
         yield namespace
     finally:
         await api.delete(f"/api/v1/namespaces/{name}")
-        for pod in await namespace.pods():
+        for pod in await namespace.list_pods():
             path = PODS.path(name, pod["metadata"]["name"])
             await api.delete(path, {"gracePeriodSeconds": 0})
 

@@ -19,7 +19,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="package")
 def world() -> Iterator[worlds.World]:
-    """At the end, nothing must have gone wrong inside that no test has noticed."""
+    """A world; at its end its log must have no error."""
     with worlds.start(fleet=FLEET) as world:
         yield world
         log = (world.folder / "logs" / "world.log").read_text()
@@ -33,7 +33,7 @@ async def api(world: worlds.World) -> AsyncIterator[Api]:
 
 
 @pytest.fixture
-async def here(api: Api) -> AsyncIterator[WorldNamespace]:
-    """A namespace of the test's own."""
-    async with fresh_namespace(api) as here:
-        yield here
+async def namespace(api: Api) -> AsyncIterator[WorldNamespace]:
+    """A namespace for one test."""
+    async with fresh_namespace(api) as namespace:
+        yield namespace

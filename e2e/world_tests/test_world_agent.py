@@ -65,14 +65,14 @@ async def get_layout(api: Api) -> Json:
     return await api.get(LAYOUTS.path(name="h100"))
 
 
-def slices(layout: Json, gpu: int) -> list[Json]:
+def observed_slices(layout: Json, gpu: int) -> list[Json]:
     """List the observed slices of a GPU; empty until the agent has reported."""
     gpus = layout.get("status", {}).get("gpus", [])
     return list(gpus[gpu]["slices"]) if gpus else []
 
 
 def reported_placements(layout: Json, gpu: int) -> list[tuple[str, int]]:
-    return [(instance["profile"], instance["start"]) for instance in slices(layout, gpu)]
+    return [(instance["profile"], instance["start"]) for instance in observed_slices(layout, gpu)]
 
 
 def actual_placements(world: worlds.World, gpu: int) -> list[tuple[str, int]]:
@@ -91,34 +91,34 @@ async def label_device_plugin(api: Api, label: str, gpus: str) -> Json:
 
 
 async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
-    await here.ready(a_pod("engine", container))
+    await namespace.start_pod(a_pod("engine", container))
 
-    name = f"{here.namespace}/engine"
+    name = f"{namespace.name}/engine"
     layout = await eventually(
-        lambda: get_layout(here.api),
-        lambda layout: any(name in instance["pods"] for instance in slices(layout, 0)),
+        lambda: get_layout(namespace.api),
+        lambda layout: any(name in instance["pods"] for instance in observed_slices(layout, 0)),
     )
 
     assert [gpu["mode"] for gpu in layout["status"]["gpus"]] == ["Enabled", "Enabled", "Disabled"]
     assert reported_placements(layout, 0) == actual_placements(world, 0)
-    (used_instance,) = (instance for instance in slices(layout, 0) if instance["pods"])
+    (used_instance,) = (instance for instance in observed_slices(layout, 0) if instance["pods"])
     assert (used_instance["profile"], used_instance["processes"]) == ("3g.40gb", 1)
     assert layout["metadata"]["ownerReferences"][0]["name"] == "h100"
 
 
 async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_it_after_a_restart(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
-    engine = await here.ready(a_pod("engine", container))
+    engine = await namespace.start_pod(a_pod("engine", container))
     (used_instance,) = (
         instance for instance in world.gpus("h100")[0]["slices"] if instance["processes"]
     )
     layout = await eventually(
-        lambda: get_layout(here.api), lambda layout: reported_placements(layout, 0)
+        lambda: get_layout(namespace.api), lambda layout: reported_placements(layout, 0)
     )
 
     used_placement = {"profile": used_instance["profile"], "start": used_instance["start"]}
@@ -135,10 +135,10 @@ async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_i
             {"uuid": gpus[1]["uuid"], "slices": [{"profile": "7g.80gb", "start": 0}]},
         ]
     }
-    layout = await here.api.patch(LAYOUTS.path(name="h100"), {"spec": spec})
+    layout = await namespace.api.patch(LAYOUTS.path(name="h100"), {"spec": spec})
     generation = layout["metadata"]["generation"]
     await eventually(
-        lambda: get_layout(here.api),
+        lambda: get_layout(namespace.api),
         lambda layout: layout["status"]["observedGeneration"] == generation,
     )
 
@@ -147,25 +147,25 @@ async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_i
     )
     assert actual_placements(world, 1) == [("7g.80gb", 0)]
     assert used_instance in world.gpus("h100")[0]["slices"]
-    node = await here.api.get(NODES.path(name="h100"))
+    node = await namespace.api.get(NODES.path(name="h100"))
     assert node["status"]["allocatable"]["nvidia.com/mig-1g.10gb"] == "2"  # not seen yet
 
-    await label_device_plugin(here.api, "paused-for-mig-change", gpus="0")
-    node = await label_device_plugin(here.api, "true", gpus="1")
+    await label_device_plugin(namespace.api, "paused-for-mig-change", gpus="0")
+    node = await label_device_plugin(namespace.api, "true", gpus="1")
     counts = {
         name.removeprefix("nvidia.com/mig-"): count
         for name, count in node["status"]["allocatable"].items()
         if "mig" in name
     }
     assert counts == {"1g.10gb": "1", "2g.20gb": "1", "3g.40gb": "1", "7g.80gb": "1"}
-    pod = await here.pod("engine")
+    pod = await namespace.read_pod("engine")
     assert container_status(pod) == container_status(engine)
     assert is_ready(pod)
 
 
-async def test_a_pod_shows_its_node_by_its_token(here: WorldNamespace) -> None:
+async def test_a_pod_shows_its_node_by_its_token(namespace: WorldNamespace) -> None:
     container = a_container("kubectl auth whoami -o json > /dev/termination-log")
-    pod = await here.ended(
+    pod = await namespace.run_pod(
         a_pod("who", container, restartPolicy="Never", automountServiceAccountToken=True)
     )
 

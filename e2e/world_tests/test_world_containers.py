@@ -26,7 +26,7 @@ def termination_message(pod: Json) -> str:
     return str(container_status(pod)["state"]["terminated"].get("message", ""))
 
 
-async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
+async def http_get(pod: Json, path: str) -> aiohttp.ClientResponse:
     """Ask the small web server in a pod."""
     async with aiohttp.ClientSession() as session:
         url = f"http://{pod['status']['podIP']}:8000{path}"
@@ -36,9 +36,9 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
 
 
 async def test_environment_comes_from_values_pods_config_maps_and_secrets(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
-    await here.create(
+    await namespace.create(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -46,7 +46,7 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(
             "data": {"COLOUR": "blue", "SIZE": "large"},
         }
     )
-    await here.create(
+    await namespace.create(
         {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -71,9 +71,9 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(
         resources={"limits": {"cpu": "1500m"}},
     )
 
-    pod = await here.ready(a_pod("web", container))
+    pod = await namespace.start_pod(a_pod("web", container))
 
-    environment = await (await get(pod, "/env")).json()
+    environment = await (await http_get(pod, "/env")).json()
     expected = {
         "COLOUR": "blue",
         "SIZE": "large",
@@ -87,10 +87,12 @@ async def test_environment_comes_from_values_pods_config_maps_and_secrets(
     assert {key: environment[key] for key in expected} == expected
 
 
-async def test_a_process_sees_nothing_of_the_starters_environment(here: WorldNamespace) -> None:
+async def test_a_process_sees_nothing_of_the_starters_environment(
+    namespace: WorldNamespace,
+) -> None:
     script = "env | cut -d= -f1 | sort | tr '\\n' ' ' > /dev/termination-log"
 
-    pod = await here.ended(a_pod("clean", a_container(script), **NEVER))
+    pod = await namespace.run_pod(a_pod("clean", a_container(script), **NEVER))
 
     assert set(termination_message(pod).split()) <= {
         "HOME",
@@ -104,11 +106,11 @@ async def test_a_process_sees_nothing_of_the_starters_environment(here: WorldNam
 
 
 async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
     source = {"configMapRef": {"name": "late"}}
-    await here.create(a_pod("patient", a_container(envFrom=[source])))
-    pod = await here.until(
+    await namespace.create(a_pod("patient", a_container(envFrom=[source])))
+    pod = await namespace.wait_for_pod(
         "patient",
         lambda pod: (
             "waiting" in container_status(pod).get("state", {})
@@ -117,15 +119,15 @@ async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(
     )
     assert 'configmap "late" not found' in container_status(pod)["state"]["waiting"]["message"]
 
-    await here.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}})
+    await namespace.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}})
 
-    await here.until("patient", is_ready)
+    await namespace.wait_for_pod("patient", is_ready)
 
 
 async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
-    await here.create(
+    await namespace.create(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -160,33 +162,35 @@ async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(
         script, env=[{"name": "WHERE", "value": "/etc/app"}], volumeMounts=mounts
     )
 
-    pod = await here.ended(a_pod("reader", container, volumes=volumes, **NEVER))
+    pod = await namespace.run_pod(a_pod("reader", container, volumes=volumes, **NEVER))
 
     assert termination_message(pod) == f"alphaalphabetareader{pod['metadata']['uid']}"
 
 
-async def test_a_changed_secret_arrives_in_a_running_container(here: WorldNamespace) -> None:
+async def test_a_changed_secret_arrives_in_a_running_container(namespace: WorldNamespace) -> None:
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "key"},
         "stringData": {"word": "old"},
     }
-    await here.create(secret)
+    await namespace.create(secret)
     script = "until grep -q new /key/word; do sleep 0.1; done"
     mount = {"name": "key", "mountPath": "/key"}
     volume = {"name": "key", "secret": {"secretName": "key"}}
     container = a_container(script, volumeMounts=[mount])
-    await here.create(a_pod("reader", container, volumes=[volume], **NEVER))
-    await here.until("reader", is_ready)
+    await namespace.create(a_pod("reader", container, volumes=[volume], **NEVER))
+    await namespace.wait_for_pod("reader", is_ready)
 
-    path = f"/api/v1/namespaces/{here.namespace}/secrets/key"
-    await here.api.patch(path, {"stringData": {"word": "new"}})
+    path = f"/api/v1/namespaces/{namespace.name}/secrets/key"
+    await namespace.api.patch(path, {"stringData": {"word": "new"}})
 
-    await here.until("reader", is_over, within=60)
+    await namespace.wait_for_pod("reader", is_over, within=60)
 
 
-async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: WorldNamespace) -> None:
+async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(
+    namespace: WorldNamespace,
+) -> None:
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -196,20 +200,20 @@ async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(here: WorldN
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
-    await here.create(claim)
+    await namespace.create(claim)
     volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
     mount = [{"name": "models", "mountPath": "/models"}]
 
     writer = a_container("echo weights > /models/file", volumeMounts=mount)
-    await here.ended(a_pod("writer", writer, volumes=[volume], **NEVER))
+    await namespace.run_pod(a_pod("writer", writer, volumes=[volume], **NEVER))
     reader = a_container("cat /models/file > /dev/termination-log", volumeMounts=mount)
-    pod = await here.ended(a_pod("reader", reader, volumes=[volume], **NEVER))
+    pod = await namespace.run_pod(a_pod("reader", reader, volumes=[volume], **NEVER))
 
     assert termination_message(pod) == "weights\n"
 
 
 async def test_a_deleted_claim_takes_its_volume_along(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     claim = {
         "apiVersion": "v1",
@@ -220,36 +224,38 @@ async def test_a_deleted_claim_takes_its_volume_along(
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
-    await here.create(claim)
-    path = f"/api/v1/namespaces/{here.namespace}/persistentvolumeclaims/scratch"
+    await namespace.create(claim)
+    path = f"/api/v1/namespaces/{namespace.name}/persistentvolumeclaims/scratch"
     bound = await eventually(
-        lambda: here.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
+        lambda: namespace.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
     )
     volume = bound["spec"]["volumeName"]
 
-    await here.api.delete(path)
+    await namespace.api.delete(path)
 
-    async def volumes() -> list[str]:
-        persistent_volumes = await here.api.get("/api/v1/persistentvolumes")
+    async def list_volumes() -> list[str]:
+        persistent_volumes = await namespace.api.get("/api/v1/persistentvolumes")
         return [
             persistent_volume["metadata"]["name"]
             for persistent_volume in persistent_volumes["items"]
         ]
 
-    await eventually(volumes, lambda names: volume not in names)
+    await eventually(list_volumes, lambda names: volume not in names)
     assert not (world.folder / "claims" / volume).exists()
 
 
-async def test_a_service_account_may_do_what_its_role_binding_says(here: WorldNamespace) -> None:
+async def test_a_service_account_may_do_what_its_role_binding_says(
+    namespace: WorldNamespace,
+) -> None:
     script = (
         "kubectl get configmaps > /dev/null || exit 3;"
         "kubectl auth whoami -o jsonpath='{.status.userInfo.username}' > /dev/termination-log"
     )
     spec = NEVER | {"automountServiceAccountToken": True}
-    before = await here.ended(a_pod("before", a_container(script), **spec))
+    before = await namespace.run_pod(a_pod("before", a_container(script), **spec))
     assert container_status(before)["state"]["terminated"]["exitCode"] == 3
 
-    await here.create(
+    await namespace.create(
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
@@ -260,18 +266,18 @@ async def test_a_service_account_may_do_what_its_role_binding_says(here: WorldNa
                 "name": "view",
             },
             "subjects": [
-                {"kind": "ServiceAccount", "name": "default", "namespace": here.namespace}
+                {"kind": "ServiceAccount", "name": "default", "namespace": namespace.name}
             ],
         }
     )
 
-    after = await here.ended(a_pod("after", a_container(script), **spec))
+    after = await namespace.run_pod(a_pod("after", a_container(script), **spec))
     assert container_status(after)["state"]["terminated"]["exitCode"] == 0
-    assert termination_message(after) == f"system:serviceaccount:{here.namespace}:default"
+    assert termination_message(after) == f"system:serviceaccount:{namespace.name}:default"
 
 
-def kubectl_logs(world: worlds.World, here: WorldNamespace, pod: str, *options: str) -> str:
-    command = [str(world.binary("kubectl")), "logs", pod, "-n", here.namespace, *options]
+def kubectl_logs(world: worlds.World, namespace: WorldNamespace, pod: str, *options: str) -> str:
+    command = [str(world.binary("kubectl")), "logs", pod, "-n", namespace.name, *options]
     env = {"KUBECONFIG": str(world.kubeconfig), "HOME": str(world.folder)}
     return subprocess.run(
         command, env=env, capture_output=True, text=True, check=True, timeout=30
@@ -279,7 +285,7 @@ def kubectl_logs(world: worlds.World, here: WorldNamespace, pod: str, *options: 
 
 
 async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     mount = [{"name": "state", "mountPath": "/state"}]
     script = (
@@ -287,30 +293,36 @@ async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
         "touch /state/ran; echo once; exit 1"
     )
     volumes = [{"name": "state", "emptyDir": {}}]
-    await here.create(a_pod("talker", a_container(script, volumeMounts=mount), volumes=volumes))
-    await here.until(
+    await namespace.create(
+        a_pod("talker", a_container(script, volumeMounts=mount), volumes=volumes)
+    )
+    await namespace.wait_for_pod(
         "talker", lambda pod: container_status(pod).get("restartCount") == 1 and is_ready(pod)
     )
 
-    assert kubectl_logs(world, here, "talker") == "again\nstill\n"
-    assert kubectl_logs(world, here, "talker", "--tail=1") == "still\n"
-    assert kubectl_logs(world, here, "talker", "--previous") == "once\n"
+    assert kubectl_logs(world, namespace, "talker") == "again\nstill\n"
+    assert kubectl_logs(world, namespace, "talker", "--tail=1") == "still\n"
+    assert kubectl_logs(world, namespace, "talker", "--previous") == "once\n"
 
 
-async def test_kubectl_follows_a_log_to_its_end(here: WorldNamespace, world: worlds.World) -> None:
+async def test_kubectl_follows_a_log_to_its_end(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
     script = "echo one; sleep 1; echo two"
-    await here.create(a_pod("talker", a_container(script), restartPolicy="Never"))
-    await here.until("talker", lambda pod: container_status(pod).get("containerID"))
+    await namespace.create(a_pod("talker", a_container(script), restartPolicy="Never"))
+    await namespace.wait_for_pod("talker", lambda pod: container_status(pod).get("containerID"))
 
-    assert kubectl_logs(world, here, "talker", "--follow") == "one\ntwo\n"
+    assert kubectl_logs(world, namespace, "talker", "--follow") == "one\ntwo\n"
 
 
-async def test_the_audit_log_says_who_wrote_what(here: WorldNamespace, world: worlds.World) -> None:
-    await here.ready(a_pod("web"))
+async def test_the_audit_log_says_who_wrote_what(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    await namespace.start_pod(a_pod("web"))
 
     lines = world.audit_log.read_text().splitlines()
 
-    entries = [json.loads(line) for line in lines if here.namespace in line]
+    entries = [json.loads(line) for line in lines if namespace.name in line]
     writes = {
         (entry["user"]["username"], entry["verb"], entry["objectRef"].get("subresource", ""))
         for entry in entries
@@ -321,14 +333,18 @@ async def test_the_audit_log_says_who_wrote_what(here: WorldNamespace, world: wo
 
 
 async def test_what_the_kernel_kills_for_memory_says_so(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    await here.ready(a_pod("greedy"))
-    world.run_out_of_memory(here.namespace, "greedy", "main")
-    pod = await here.until("greedy", lambda pod: container_status(pod)["restartCount"] == 1)
+    await namespace.start_pod(a_pod("greedy"))
+    world.run_out_of_memory(namespace.name, "greedy", "main")
+    pod = await namespace.wait_for_pod(
+        "greedy", lambda pod: container_status(pod)["restartCount"] == 1
+    )
     last_end = container_status(pod)["lastState"]["terminated"]
     assert (last_end["exitCode"], last_end["reason"]) == (137, "OOMKilled")
 
-    world.kill(here.namespace, "greedy", "main")
-    pod = await here.until("greedy", lambda pod: container_status(pod)["restartCount"] == 2)
+    world.kill(namespace.name, "greedy", "main")
+    pod = await namespace.wait_for_pod(
+        "greedy", lambda pod: container_status(pod)["restartCount"] == 2
+    )
     assert container_status(pod)["lastState"]["terminated"]["reason"] == "Error"

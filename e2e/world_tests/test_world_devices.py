@@ -37,9 +37,11 @@ async def query_prometheus(world: worlds.World, query: str) -> list[dict[str, st
 
 
 async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    pods = [await here.ready(a_pod(f"engine-{n}", a_gpu_container(SLICE))) for n in range(2)]
+    pods = [
+        await namespace.start_pod(a_pod(f"engine-{n}", a_gpu_container(SLICE))) for n in range(2)
+    ]
     first, second = [await read_environment(pod) for pod in pods]
 
     assert first["TESSERA_SIM_DEVICE"] == "NVIDIA-A100-SXM4-80GB/1g.10gb"
@@ -47,18 +49,18 @@ async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
     assert first["NVIDIA_VISIBLE_DEVICES"].startswith("MIG-")
     assert first["NVIDIA_VISIBLE_DEVICES"] != second["NVIDIA_VISIBLE_DEVICES"]
 
-    world.kill(here.namespace, "engine-0", "main")
-    pod = await here.until(
+    world.kill(namespace.name, "engine-0", "main")
+    pod = await namespace.wait_for_pod(
         "engine-0", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
     )
     after_restart = await eventually(lambda: read_environment(pod), bool)
     assert after_restart["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
 
 
-async def test_whole_gpus_are_counted(here: WorldNamespace) -> None:
+async def test_whole_gpus_are_counted(namespace: WorldNamespace) -> None:
     toleration = {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"}
 
-    pod = await here.ready(
+    pod = await namespace.start_pod(
         a_pod("engine", a_gpu_container("nvidia.com/gpu", 2), tolerations=[toleration])
     )
 
@@ -68,29 +70,31 @@ async def test_whole_gpus_are_counted(here: WorldNamespace) -> None:
 
 
 async def test_a_pod_that_asks_for_more_than_there_is_fails_its_admission(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
     # Bound by hand, since the scheduler would not.
-    pod = await here.ended(a_pod("greedy", a_gpu_container("nvidia.com/gpu", 2), nodeName="a100"))
+    pod = await namespace.run_pod(
+        a_pod("greedy", a_gpu_container("nvidia.com/gpu", 2), nodeName="a100")
+    )
 
     assert pod["status"]["phase"] == "Failed"
     assert pod["status"]["reason"] == "UnexpectedAdmissionError"
     assert "Requested: 2, Available: 1" in pod["status"]["message"]
 
 
-async def test_the_slice_of_an_ended_pod_is_free_again(here: WorldNamespace) -> None:
+async def test_the_slice_of_an_ended_pod_is_free_again(namespace: WorldNamespace) -> None:
     script = "exit 0"
     for number in range(3):
         container = a_container(script, resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
-        await here.ended(a_pod(f"short-{number}", container, restartPolicy="Never"))
+        await namespace.run_pod(a_pod(f"short-{number}", container, restartPolicy="Never"))
 
 
 async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    await here.ready(a_pod("engine", a_gpu_container(SLICE, args=["--busy"])))
+    await namespace.start_pod(a_pod("engine", a_gpu_container(SLICE, args=["--busy"])))
 
-    query = f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{namespace="{here.namespace}"}} > 0.5'
+    query = f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{namespace="{namespace.name}"}} > 0.5'
     (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
 
     expected = {
@@ -107,7 +111,7 @@ async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
     assert {key: sample.get(key) for key in expected} == expected
     assert re.fullmatch(r"\d+", sample["GPU_I_ID"])
     (memory_used,) = await query_prometheus(
-        world, f'DCGM_FI_DEV_FB_USED{{namespace="{here.namespace}"}}'
+        world, f'DCGM_FI_DEV_FB_USED{{namespace="{namespace.name}"}}'
     )
     assert float(memory_used["value"]) > 8000
 
@@ -122,13 +126,13 @@ async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:
 
 
 async def test_prometheus_scrapes_what_belongs_to_tessera(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     labels = {"app.kubernetes.io/part-of": "tessera", "tessera.dev/service": "chat"}
-    await here.ready(a_pod("engine", labels=labels))
-    await here.ready(a_pod("stranger"))
+    await namespace.start_pod(a_pod("engine", labels=labels))
+    await namespace.start_pod(a_pod("stranger"))
 
-    query = f'world_requests_total{{namespace="{here.namespace}"}}'
+    query = f'world_requests_total{{namespace="{namespace.name}"}}'
     (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
 
     expected = {"pod": "engine", "tessera_dev_service": "chat", "container": "main"}

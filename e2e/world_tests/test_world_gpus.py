@@ -131,7 +131,7 @@ def test_a_pod_keeps_its_slice_while_the_plugin_is_away_and_no_other_pod_gets_it
         devices.admit(a_gpu_pod("c", SMALL))
 
 
-def test_what_runs_holds_its_slice_against_the_driver(machine: Hardware) -> None:
+def test_a_running_process_keeps_the_driver_from_destroying_its_slice(machine: Hardware) -> None:
     devices = [device for device in machine.devices() if device.resource == HALF]
     process = machine.begin(devices)
 

@@ -38,7 +38,7 @@ def test_references_in_text_are_expanded_as_kubernetes_does(text: str, expanded:
     assert expand(text, {"NAME": "world"}) == expanded
 
 
-def facts(pod: Json | None = None, **sources: dict[str, str]) -> PodFacts:
+def pod_facts(pod: Json | None = None, **sources: dict[str, str]) -> PodFacts:
     body = pod or a_pod("p")
     body["metadata"] |= {"namespace": "ns", "uid": "u-1", "annotations": {"note": "x"}}
     return PodFacts(
@@ -61,7 +61,7 @@ def test_later_variables_see_earlier_ones_and_win_over_them() -> None:
         ],
     )
 
-    environment = resolve(container, facts(settings={"x": "theirs"}))
+    environment = resolve(container, pod_facts(settings={"x": "theirs"}))
 
     assert environment == {"P_x": "own", "A": "theirs1", "B": "theirs12 $(C)", "C": "late"}
 
@@ -73,10 +73,10 @@ def test_a_missing_key_matters_unless_it_is_optional(optional: bool) -> None:
     container = a_container(env=[variable])
 
     if optional:
-        assert resolve(container, facts(settings={})) == {}
+        assert resolve(container, pod_facts(settings={})) == {}
     else:
         with pytest.raises(MissingReferenceError, match='configmap "settings" has no key y'):
-            resolve(container, facts(settings={}))
+            resolve(container, pod_facts(settings={}))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_missing_key_matters_unless_it_is_optional(optional: bool) -> None:
     ],
 )
 def test_the_downward_api_tells_a_pod_about_itself(path: str, value: str) -> None:
-    assert field(path, facts()) == value
+    assert field(path, pod_facts()) == value
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_resources_are_given_in_whole_multiples_of_the_divisor(
     limits = {"limits": {"cpu": "1500m"}, "requests": {"memory": "0.5Gi"}}
     container = a_container(env=[{"name": "A", "valueFrom": reference}], resources=limits)
 
-    assert resolve(container, facts()) == {"A": value}
+    assert resolve(container, pod_facts()) == {"A": value}
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def a_gpu_pod(uid: str, resource: str, count: int) -> Json:
     return pod
 
 
-def test_devices_are_given_once_and_come_back(devices: Devices) -> None:
+def test_devices_are_allocated_once_and_released(devices: Devices) -> None:
     devices.admit(a_gpu_pod("a", "nvidia.com/mig-1g.10gb", 2))
     with pytest.raises(NoDeviceError, match="Requested: 1, Available: 0"):
         devices.admit(a_gpu_pod("b", "nvidia.com/mig-1g.10gb", 1))

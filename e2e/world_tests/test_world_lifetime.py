@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def processes_of(folder: Path) -> dict[int, str]:
-    """The command lines of all that has the folder in its command line or its environment."""
+    """Return the command lines of processes with the folder in command line or environment."""
     command_lines = {}
     for process in (path for path in Path("/proc").iterdir() if path.name.isdigit()):
         try:
@@ -63,8 +63,8 @@ def processes_of(folder: Path) -> dict[int, str]:
 
 
 @contextmanager
-def starter(cache: Path) -> Iterator[tuple["subprocess.Popen[str]", worlds.World]]:
-    """A program that starts a world and then waits."""
+def start_in_process(cache: Path) -> Iterator[tuple["subprocess.Popen[str]", worlds.World]]:
+    """Run a program that starts a world and then waits."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(cache), "PYTHONPATH": SOURCES}
     with subprocess.Popen(
         [sys.executable, "-c", STARTER],
@@ -82,10 +82,10 @@ def starter(cache: Path) -> Iterator[tuple["subprocess.Popen[str]", worlds.World
 
 
 async def wait_until_nothing_runs(cache: Path) -> None:
-    async def remaining_processes() -> dict[int, str]:
+    async def read_processes() -> dict[int, str]:
         return processes_of(cache)
 
-    await eventually(remaining_processes, lambda processes: not processes, within=40)
+    await eventually(read_processes, lambda processes: not processes, within=40)
 
 
 async def run_process_family(world: worlds.World) -> None:
@@ -93,11 +93,11 @@ async def run_process_family(world: worlds.World) -> None:
     script = "setsid sleep 1000 & sh -c 'sleep 1000; true' & sleep 1000; true"
     pod = a_pod("family", a_container(script))
     async with connect(world.kubeconfig) as api:
-        await WorldNamespace(api, "default").ready(pod)
+        await WorldNamespace(api, "default").start_pod(pod)
 
 
 async def test_nothing_is_left_when_the_starter_is_killed(cache: Path) -> None:
-    with starter(cache) as (process, world):
+    with start_in_process(cache) as (process, world):
         await run_process_family(world)
         assert len(processes_of(cache)) >= 10
         process.send_signal(signal.SIGKILL)
@@ -108,7 +108,7 @@ async def test_nothing_is_left_when_the_starter_is_killed(cache: Path) -> None:
 
 
 async def test_nothing_is_left_when_the_supervisor_is_killed(cache: Path) -> None:
-    with starter(cache) as (process, world):
+    with start_in_process(cache) as (process, world):
         await run_process_family(world)
         os.kill(world.pid, signal.SIGKILL)
 
@@ -119,19 +119,19 @@ async def test_nothing_is_left_when_the_supervisor_is_killed(cache: Path) -> Non
 
 
 def test_a_world_of_the_command_outlives_its_starter_until_it_is_taken_down(cache: Path) -> None:
-    def command(*words: str) -> str:
+    def run_world(*words: str) -> str:
         line = [sys.executable, "-m", "world", *words]
         environment = os.environ | {"PYTHONPATH": SOURCES}
         return subprocess.run(
             line, env=environment, capture_output=True, text=True, check=True, timeout=120
         ).stdout
 
-    output = command("up", "--name", "kept")
+    output = run_world("up", "--name", "kept")
     assert f"export KUBECONFIG={cache}/tessera/worlds/kept/kubeconfig" in output
     world = client.read(cache / "tessera" / "worlds" / "kept")
     assert world.containers() is not None
 
-    command("down", "--name", "kept")
+    run_world("down", "--name", "kept")
 
     assert processes_of(cache) == {}
     assert not world.folder.exists()
@@ -163,9 +163,9 @@ async def test_two_worlds_run_side_by_side(api: Api, tmp_path: Path) -> None:
     with worlds.start(fleet=fleet) as second:
         print(f"a second world was ready after {time.monotonic() - started_at:.1f} s")
         async with connect(second.kubeconfig) as other_api:
-            other_pod = await WorldNamespace(other_api, "default").ready(a_pod("web"))
-            async with fresh_namespace(api) as here:
-                pod = await here.ready(a_pod("web"))
+            other_pod = await WorldNamespace(other_api, "default").start_pod(a_pod("web"))
+            async with fresh_namespace(api) as namespace:
+                pod = await namespace.start_pod(a_pod("web"))
 
     assert other_pod["spec"]["nodeName"] == "alone"
     network, other_network = (
@@ -174,7 +174,7 @@ async def test_two_worlds_run_side_by_side(api: Api, tmp_path: Path) -> None:
     assert network != other_network
 
 
-def test_a_name_is_given_once(world: worlds.World) -> None:
+def test_a_world_name_is_used_once(world: worlds.World) -> None:
     with (
         pytest.raises(WorldError, match="runs already"),
         worlds.start(name=world.folder.name, progress=lambda _: None),
@@ -224,7 +224,7 @@ async def test_a_real_vllm_is_started_with_what_a_cpu_needs(cache: Path) -> None
 
     with worlds.start(vllm=cache / "venv", progress=lambda _: None) as world:
         async with connect(world.kubeconfig) as api:
-            ended_pod = await WorldNamespace(api, "default").ended(pod)
+            ended_pod = await WorldNamespace(api, "default").run_pod(pod)
 
     address = ended_pod["status"]["podIP"]
     assert container_status(ended_pod)["state"]["terminated"]["message"].splitlines() == [

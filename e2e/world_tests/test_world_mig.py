@@ -146,22 +146,22 @@ async def test_a_new_configuration_is_partitioned_offered_and_labeled(
 
 
 async def test_pods_on_other_gpus_go_on_and_new_ones_get_the_new_slices(
-    partitioner: Partitioner, here: WorldNamespace
+    partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:
-    old = await here.ready(a_pod("old", a_gpu_container(SMALL)))
+    old = await namespace.start_pod(a_pod("old", a_gpu_container(SMALL)))
 
     await partitioner.partition({0: THIRDS})
-    new = await here.ready(a_pod("new", a_gpu_container("nvidia.com/mig-2g.20gb")))
+    new = await namespace.start_pod(a_pod("new", a_gpu_container("nvidia.com/mig-2g.20gb")))
 
     assert is_ready(new)
-    pod = await here.pod("old")
+    pod = await namespace.read_pod("old")
     assert pod["status"]["containerStatuses"] == old["status"]["containerStatuses"]
 
 
 async def test_a_slice_in_use_is_not_destroyed(
-    partitioner: Partitioner, here: WorldNamespace
+    partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:
-    await here.ready(a_pod("engine", a_gpu_container(HALF)))
+    await namespace.start_pod(a_pod("engine", a_gpu_container(HALF)))
     (used_instance,) = (
         instance
         for instance in partitioner.world.gpus("a100")[0]["slices"]
@@ -172,13 +172,13 @@ async def test_a_slice_in_use_is_not_destroyed(
     await partitioner.wait_for_state("failed")
 
     assert used_instance in partitioner.world.gpus("a100")[0]["slices"]
-    assert is_ready(await here.pod("engine"))
+    assert is_ready(await namespace.read_pod("engine"))
 
 
 async def test_a_slice_is_free_once_its_pod_is_gone(
-    partitioner: Partitioner, here: WorldNamespace
+    partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:
-    await here.ended(
+    await namespace.run_pod(
         a_pod("short", a_gpu_container(HALF) | a_container("exit 0"), restartPolicy="Never")
     )
 
@@ -197,15 +197,15 @@ async def test_a_process_outside_of_pods_keeps_its_slice_too(partitioner: Partit
 
 
 async def test_while_the_device_plugin_is_away_no_pod_gets_a_device(
-    partitioner: Partitioner, here: WorldNamespace
+    partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:
-    await here.ready(a_pod("old", a_gpu_container(SMALL)))
+    await namespace.start_pod(a_pod("old", a_gpu_container(SMALL)))
     await partitioner.label({PLUGIN: PAUSED})
     await partitioner.wait_for_resources({})
 
     # Bound by hand, since the scheduler would not.
-    rejected_pod = await here.ended(a_pod("new", a_gpu_container(SMALL), nodeName="a100"))
-    old_is_ready = is_ready(await here.pod("old"))
+    rejected_pod = await namespace.run_pod(a_pod("new", a_gpu_container(SMALL), nodeName="a100"))
+    old_is_ready = is_ready(await namespace.read_pod("old"))
     await partitioner.label({PLUGIN: "true"})
     await partitioner.wait_for_resources(partitioner.current_resources())
 
@@ -334,23 +334,23 @@ async def test_a_node_may_have_gpus_in_mig_mode_without_instances(partitioner: P
 
 
 async def test_the_kubelet_reports_which_pod_uses_which_slice(
-    partitioner: Partitioner, here: WorldNamespace
+    partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:
-    await here.ready(a_pod("engine", a_gpu_container(HALF)))
+    await namespace.start_pod(a_pod("engine", a_gpu_container(HALF)))
     (used_instance,) = (
         instance
         for instance in partitioner.world.gpus("a100")[0]["slices"]
         if instance["processes"]
     )
 
-    message = await pod_resources(partitioner.world.folder / "nodes" / "a100")
+    message = await list_pod_resources(partitioner.world.folder / "nodes" / "a100")
 
-    assert f"{here.namespace}".encode() in message
+    assert f"{namespace.name}".encode() in message
     assert b"engine" in message
     assert used_instance["uuid"].encode() in message
 
 
-async def pod_resources(files: Path) -> bytes:
+async def list_pod_resources(files: Path) -> bytes:
     socket = (files / "var/lib/kubelet/pod-resources").resolve() / "kubelet.sock"
     async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
         list_pods = channel.unary_unary("/v1.PodResourcesLister/List")

@@ -23,11 +23,11 @@ ON_VICTIM: Json = {
 STAYS = [*ON_VICTIM["tolerations"], {"effect": "NoExecute", "operator": "Exists"}]
 
 
-def keys_of_taints(node: Json) -> set[str]:
+def taint_keys(node: Json) -> set[str]:
     return {taint["key"] for taint in node["spec"].get("taints", [])}
 
 
-async def victim(api: Api) -> Json:
+async def read_victim(api: Api) -> Json:
     return await api.get(NODES.path(name="victim"))
 
 
@@ -58,38 +58,38 @@ async def test_a_spot_node_carries_the_taint_of_its_cloud(api: Api) -> None:
         lambda node: condition(node, "Ready") == "True",
     )
 
-    assert "kubernetes.azure.com/scalesetpriority" in keys_of_taints(node)
+    assert "kubernetes.azure.com/scalesetpriority" in taint_keys(node)
 
 
 async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    before = await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
+    before = await namespace.start_pod(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
 
     world.silence("victim")
     try:
         lost_node = await eventually(
-            lambda: victim(here.api),
+            lambda: read_victim(namespace.api),
             lambda node: (
                 condition(node, "Ready") == "Unknown"
-                and "node.kubernetes.io/unreachable" in keys_of_taints(node)
+                and "node.kubernetes.io/unreachable" in taint_keys(node)
             ),
             within=30,
         )
         assert condition(lost_node, "Ready") == "Unknown"
-        await here.until("web", lambda pod: condition(pod, "Ready") == "False")
-        assert here.namespace in {container.namespace for container in world.containers()}
+        await namespace.wait_for_pod("web", lambda pod: condition(pod, "Ready") == "False")
+        assert namespace.name in {container.namespace for container in world.containers()}
     finally:
         world.wake("victim")
 
-    after = await here.until("web", is_ready)
+    after = await namespace.wait_for_pod("web", is_ready)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert container_status(after)["restartCount"] == 0
-    await eventually(lambda: victim(here.api), lambda node: keys_of_taints(node) == {"for"})
+    await eventually(lambda: read_victim(namespace.api), lambda node: taint_keys(node) == {"for"})
 
 
 async def test_pods_of_a_dead_node_are_recreated_elsewhere(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     preferred = {
         "weight": 100,
@@ -99,42 +99,44 @@ async def test_pods_of_a_dead_node_are_recreated_elsewhere(
     }
     affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
     spec = {"affinity": affinity, "tolerations": ON_VICTIM["tolerations"]}
-    await here.create(a_workload("Deployment", "web", replicas=1, template=spec))
+    await namespace.create(a_workload("Deployment", "web", replicas=1, template=spec))
     (before,) = await eventually(
-        lambda: here.pods("app=web"), lambda pods: pods and all(map(is_ready, pods))
+        lambda: namespace.list_pods("app=web"), lambda pods: pods and all(map(is_ready, pods))
     )
     assert before["spec"]["nodeName"] == "victim"
 
     world.end_node("victim")
     try:
-        assert here.namespace not in {container.namespace for container in world.containers()}
+        assert namespace.name not in {container.namespace for container in world.containers()}
         await eventually(
-            lambda: here.pods("app=web"),
+            lambda: namespace.list_pods("app=web"),
             lambda pods: any(is_ready(pod) and pod["spec"]["nodeName"] != "victim" for pod in pods),
             within=60,
         )
     finally:
         world.wake("victim")
 
-    await eventually(lambda: victim(here.api), lambda node: condition(node, "Ready") == "True")
-    await eventually(lambda: here.pods("app=web"), lambda pods: len(pods) == 1)
+    await eventually(
+        lambda: read_victim(namespace.api), lambda node: condition(node, "Ready") == "True"
+    )
+    await eventually(lambda: namespace.list_pods("app=web"), lambda pods: len(pods) == 1)
 
 
 async def test_a_node_that_boots_again_restarts_its_pods(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    await here.ready(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
+    await namespace.start_pod(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
 
     world.end_node("victim")
     world.wake("victim")
 
-    await here.until(
+    await namespace.wait_for_pod(
         "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
     )
 
 
 async def test_a_fake_node_only_says_that_its_pods_run(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     container = a_container() | {"image": "example.org/anything:1"}
     spec: Json = {
@@ -142,10 +144,10 @@ async def test_a_fake_node_only_says_that_its_pods_run(
         "tolerations": [{"key": "for", "value": "fakes"}],
     }
 
-    pod = await here.ready(a_pod("dream", container, **spec))
+    pod = await namespace.start_pod(a_pod("dream", container, **spec))
 
     assert pod["status"]["podIP"].startswith("10.")
-    assert here.namespace not in {container.namespace for container in world.containers()}
+    assert namespace.name not in {container.namespace for container in world.containers()}
 
 
 async def test_an_unknown_node_is_named_in_the_refusal(world: worlds.World) -> None:

@@ -14,19 +14,19 @@ pytestmark = pytest.mark.world
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Path:
+def fleet(tmp_path: Path) -> Path:
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text("nodes:\n- {name: control, kind: cpu}\n")
     return fleet
 
 
 @pytest.mark.full
-async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) -> None:
-    with worlds.start(fleet=alone) as world:
-        async with connect(world.kubeconfig) as api, fresh_namespace(api) as here:
+async def test_a_world_outlives_its_api_server_etcd_and_prometheus(fleet: Path) -> None:
+    with worlds.start(fleet=fleet) as world:
+        async with connect(world.kubeconfig) as api, fresh_namespace(api) as namespace:
             # Under load the node may be unreachable for a moment; its pods have to stay.
-            await here.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
-            await eventually(lambda: here.pod("before"), is_ready)
+            await namespace.create(a_pod("before", tolerations=[{"operator": "Exists"}]))
+            await eventually(lambda: namespace.read_pod("before"), is_ready)
             pids_before = {container.pod: container.pid for container in world.containers()}
 
             for name in ("kube-apiserver", "etcd", "prometheus"):
@@ -39,14 +39,14 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(alone: Path) 
             try:
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(2):
-                        await here.create(a_pod("meanwhile"))
+                        await namespace.create(a_pod("meanwhile"))
             finally:
                 world.resume_program("etcd")
 
             await eventually(lambda: api.exists("/readyz"), bool, within=60)
-            await here.create(a_pod("after"))
+            await namespace.create(a_pod("after"))
             # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
-            await eventually(lambda: here.pod("after"), is_ready, within=90)
-            await eventually(lambda: here.pod("before"), is_ready, within=40)
+            await eventually(lambda: namespace.read_pod("after"), is_ready, within=90)
+            await eventually(lambda: namespace.read_pod("before"), is_ready, within=40)
             pids_after = {container.pod: container.pid for container in world.containers()}
             assert pids_after["before"] == pids_before["before"], "the container was not restarted"

@@ -16,13 +16,13 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def proxied(talk: Talk, *before: Address) -> AsyncIterator[Address]:
-    """The address of a proxy whose backends are some others first, then a server that talks so."""
+async def start_proxy(talk: Talk, *before: Address) -> AsyncIterator[Address]:
+    """Start a proxy whose backends are `before`, then a server with `talk`; yield its address."""
     over = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await talk(reader, writer)
-        await closed(writer)
+        await close(writer)
         over.set()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
@@ -32,21 +32,21 @@ async def proxied(talk: Talk, *before: Address) -> AsyncIterator[Address]:
             await over.wait()
 
 
-async def closed(writer: asyncio.StreamWriter) -> None:
+async def close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
 
 
-async def hear(address: Address, *, say: bytes = b"", chunk: int = 2**16) -> bytes:
-    """Say something, close that direction, and read the other to its end."""
+async def exchange(address: Address, *, say: bytes = b"", chunk: int = 2**16) -> bytes:
+    """Send something, close that direction, and read the other to its end."""
     reader, writer = await asyncio.open_connection(*address, limit=chunk)
     writer.write(say)
     writer.write_eof()
     try:
         pieces = [data async for data in chunks(reader, chunk)]
     finally:
-        await closed(writer)
+        await close(writer)
     return b"".join(pieces)
 
 
@@ -60,8 +60,8 @@ async def test_a_closed_direction_is_passed_on_and_the_other_stays_open() -> Non
         question = await reader.read()  # to its end
         writer.write(question.upper())
 
-    async with proxied(talk) as address:
-        assert await hear(address, say=b"hello") == b"HELLO"
+    async with start_proxy(talk) as address:
+        assert await exchange(address, say=b"hello") == b"HELLO"
 
 
 async def test_a_long_stream_arrives_whole_behind_a_slow_reader() -> None:
@@ -72,22 +72,22 @@ async def test_a_long_stream_arrives_whole_behind_a_slow_reader() -> None:
             writer.write(b"x" * 2**16)
             await writer.drain()
 
-    async with proxied(talk) as address:
-        assert len(await hear(address, chunk=2**12)) == total
+    async with start_proxy(talk) as address:
+        assert len(await exchange(address, chunk=2**12)) == total
 
 
 async def test_the_next_backend_is_tried_when_one_refuses() -> None:
     async def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"here")
 
-    async with proxied(talk, ("127.0.0.1", 1), ("127.0.0.1", 2)) as address:
-        assert await hear(address) == b"here"
+    async with start_proxy(talk, ("127.0.0.1", 1), ("127.0.0.1", 2)) as address:
+        assert await exchange(address) == b"here"
 
 
 async def test_without_backends_the_connection_is_reset() -> None:
     async with await listen(("127.0.0.1", 0), list) as proxy:
         with pytest.raises(ConnectionResetError):
-            await hear(proxy.sockets[0].getsockname()[:2])
+            await exchange(proxy.sockets[0].getsockname()[:2])
 
 
 def a_running_pod(name: str, *, ready: bool = True, deleted: bool = False, **ports: int) -> Json:

@@ -23,8 +23,8 @@ from world.testing import (
 pytestmark = pytest.mark.world
 
 
-async def ask(service: Json) -> str:
-    """The name of the pod that answers; a connection of its own for each question."""
+async def request_pod_name(service: Json) -> str:
+    """Return the name of the pod that answers, over a connection of its own."""
     address, port = service["spec"]["clusterIP"], service["spec"]["ports"][0]["port"]
     connector = aiohttp.TCPConnector(force_close=True)
     async with (
@@ -34,87 +34,87 @@ async def ask(service: Json) -> str:
         return await response.text()
 
 
-async def three_pods(here: WorldNamespace, *arguments: str) -> list[Json]:
+async def create_three_pods(namespace: WorldNamespace, *arguments: str) -> list[Json]:
     container = a_container(args=list(arguments))
     template_spec = {"terminationGracePeriodSeconds": 30}
-    await here.create(
+    await namespace.create(
         a_workload("Deployment", "web", container, replicas=3, template=template_spec)
     )
     return await eventually(
-        lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 3
+        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 3
     )
 
 
-async def test_connections_go_round_all_ready_pods(here: WorldNamespace) -> None:
-    pods = await three_pods(here)
-    service = await here.create(a_service("web"))
-    await eventually(lambda: ask(service), bool)
+async def test_connections_go_round_all_ready_pods(namespace: WorldNamespace) -> None:
+    pods = await create_three_pods(namespace)
+    service = await namespace.create(a_service("web"))
+    await eventually(lambda: request_pod_name(service), bool)
 
-    answers = Counter([await ask(service) for _ in range(30)])
+    answers = Counter([await request_pod_name(service) for _ in range(30)])
 
     assert answers == {pod["metadata"]["name"]: 10 for pod in pods}
 
 
-async def test_a_pod_on_its_way_out_gets_no_new_connection(here: WorldNamespace) -> None:
-    pods = await three_pods(here, "--drain", "20")
-    service = await here.create(a_service("web"))
-    await eventually(lambda: ask(service), bool)
+async def test_a_pod_on_its_way_out_gets_no_new_connection(namespace: WorldNamespace) -> None:
+    pods = await create_three_pods(namespace, "--drain", "20")
+    service = await namespace.create(a_service("web"))
+    await eventually(lambda: request_pod_name(service), bool)
     leaving = pods[0]["metadata"]["name"]
 
-    await here.api.delete(PODS.path(here.namespace, leaving))
-    await here.until(leaving, lambda pod: "deletionTimestamp" in pod["metadata"])
+    await namespace.api.delete(PODS.path(namespace.name, leaving))
+    await namespace.wait_for_pod(leaving, lambda pod: "deletionTimestamp" in pod["metadata"])
 
     # The proxy's watch sees the deletion a moment after ours.
-    await eventually(lambda: answers(service, 6), lambda names: leaving not in names)
-    assert leaving not in await answers(service, 30)
-    assert (await here.pod(leaving))["status"]["phase"] == "Running"
+    await eventually(lambda: request_pod_names(service, 6), lambda names: leaving not in names)
+    assert leaving not in await request_pod_names(service, 30)
+    assert (await namespace.read_pod(leaving))["status"]["phase"] == "Running"
 
 
-async def answers(service: Json, count: int) -> set[str]:
-    return {await ask(service) for _ in range(count)}
+async def request_pod_names(service: Json, count: int) -> set[str]:
+    return {await request_pod_name(service) for _ in range(count)}
 
 
 async def test_a_backend_that_refuses_is_passed_over(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    pods = await three_pods(here)
-    service = await here.create(a_service("web"))
-    await eventually(lambda: ask(service), bool)
+    pods = await create_three_pods(namespace)
+    service = await namespace.create(a_service("web"))
+    await eventually(lambda: request_pod_name(service), bool)
     dead = pods[0]["metadata"]["name"]
 
-    world.kill(here.namespace, dead, "main")
+    world.kill(namespace.name, dead, "main")
 
     # The API does not know yet: the pod is still ready there when these connections are made.
-    assert len([await ask(service) for _ in range(6)]) == 6
+    assert len([await request_pod_name(service) for _ in range(6)]) == 6
 
 
-async def test_a_service_without_ready_pods_refuses(here: WorldNamespace) -> None:
-    service = await here.create(a_service("nobody"))
+async def test_a_service_without_ready_pods_refuses(namespace: WorldNamespace) -> None:
+    service = await namespace.create(a_service("nobody"))
 
     with pytest.raises(aiohttp.ClientConnectionError):
-        await ask(service)
+        await request_pod_name(service)
 
 
-async def test_named_ports_may_differ_from_pod_to_pod(here: WorldNamespace) -> None:
+async def test_named_ports_may_differ_from_pod_to_pod(namespace: WorldNamespace) -> None:
     for number in (8001, 8002):
         port = {"name": "http", "containerPort": number}
         container = a_container(args=["--port", str(number)], ports=[port])
-        await here.ready(a_pod(f"web-{number}", container, labels={"app": "web"}))
-    service = await here.create(a_service("web"))
-    await eventually(lambda: ask(service), bool)
+        await namespace.start_pod(a_pod(f"web-{number}", container, labels={"app": "web"}))
+    service = await namespace.create(a_service("web"))
+    await eventually(lambda: request_pod_name(service), bool)
 
-    assert await answers(service, 4) == {"web-8001", "web-8002"}
+    assert await request_pod_names(service, 4) == {"web-8001", "web-8002"}
 
 
-async def test_prometheus_is_a_service_too(here: WorldNamespace) -> None:
-    service = await here.api.get("/api/v1/namespaces/monitoring/services/prometheus")
+async def test_prometheus_is_a_service_too(namespace: WorldNamespace) -> None:
+    service = await namespace.api.get("/api/v1/namespaces/monitoring/services/prometheus")
     url = f"http://{service['spec']['clusterIP']}:9090/-/ready"
 
-    async def ready() -> int:
+    async def read_status() -> int:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status
 
-    await eventually(ready, lambda status: status == 200)
+    await eventually(read_status, lambda status: status == 200)
 
 
 # Answers every request, as an API without resources does.
@@ -135,7 +135,7 @@ server.serve_forever()
 
 
 async def test_an_api_service_behind_a_service_becomes_available(
-    here: WorldNamespace, tmp_path_factory: pytest.TempPathFactory
+    namespace: WorldNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     pair = Authority(tmp_path_factory.mktemp("tls") / "keys").server("api", "127.0.0.1")
     files = {
@@ -143,7 +143,7 @@ async def test_an_api_service_behind_a_service_becomes_available(
         "tls.crt": pair.certificate.read_text(),
         "tls.key": pair.key.read_text(),
     }
-    await here.create(
+    await namespace.create(
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "files"}, "stringData": files}
     )
     ip = {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
@@ -155,44 +155,44 @@ async def test_an_api_service_behind_a_service_becomes_available(
         readinessProbe={"tcpSocket": {"port": "https"}, "periodSeconds": 1},
     )
     volume = {"name": "files", "secret": {"secretName": "files"}}
-    await here.ready(a_pod("metrics", container, volumes=[volume]))
-    await here.create(
+    await namespace.start_pod(a_pod("metrics", container, volumes=[volume]))
+    await namespace.create(
         a_service("metrics", ports=[{"name": "https", "port": 9443, "targetPort": "https"}])
     )
-    name = f"v1.{here.namespace}.example.org"
+    name = f"v1.{namespace.name}.example.org"
     path = f"/apis/apiregistration.k8s.io/v1/apiservices/{name}"
-    await here.api.apply(
+    await namespace.api.apply(
         path,
         {
             "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
             "metadata": {"name": name},
             "spec": {
-                "group": f"{here.namespace}.example.org",
+                "group": f"{namespace.name}.example.org",
                 "version": "v1",
                 "groupPriorityMinimum": 100,
                 "versionPriority": 100,
                 "insecureSkipTLSVerify": True,
-                "service": {"namespace": here.namespace, "name": "metrics", "port": 9443},
+                "service": {"namespace": namespace.name, "name": "metrics", "port": 9443},
             },
         },
         "test",
     )
     try:
         await eventually(
-            lambda: here.api.get(path),
+            lambda: namespace.api.get(path),
             lambda api_service: condition(api_service, "Available") == "True",
             within=40,
         )
     finally:
-        await here.api.delete(path)
+        await namespace.api.delete(path)
 
 
-async def test_many_connections_at_once_are_all_served(here: WorldNamespace) -> None:
-    await three_pods(here)
-    service = await here.create(a_service("web"))
-    await eventually(lambda: ask(service), bool)
+async def test_many_connections_at_once_are_all_served(namespace: WorldNamespace) -> None:
+    await create_three_pods(namespace)
+    service = await namespace.create(a_service("web"))
+    await eventually(lambda: request_pod_name(service), bool)
 
-    pod_names = await asyncio.gather(*(ask(service) for _ in range(200)))
+    pod_names = await asyncio.gather(*(request_pod_name(service) for _ in range(200)))
 
     assert len(pod_names) == 200

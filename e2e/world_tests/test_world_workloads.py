@@ -18,50 +18,52 @@ pytestmark = pytest.mark.world
 LOOPS = {"name": "main", "image": "world/sh:1", "args": ["exec sleep 1000"]}
 
 
-async def read(here: WorldNamespace, kind: str, name: str) -> Json:
-    return await here.api.get(f"/apis/apps/v1/namespaces/{here.namespace}/{kind}/{name}")
+async def read_workload(namespace: WorldNamespace, kind: str, name: str) -> Json:
+    return await namespace.api.get(f"/apis/apps/v1/namespaces/{namespace.name}/{kind}/{name}")
 
 
-async def test_a_deployment_becomes_available_and_scales(here: WorldNamespace) -> None:
-    await here.create(a_workload("Deployment", "web", replicas=2))
+async def test_a_deployment_becomes_available_and_scales(namespace: WorldNamespace) -> None:
+    await namespace.create(a_workload("Deployment", "web", replicas=2))
     await eventually(
-        lambda: read(here, "deployments", "web"),
+        lambda: read_workload(namespace, "deployments", "web"),
         lambda deployment: deployment["status"].get("readyReplicas") == 2,
     )
 
-    path = f"/apis/apps/v1/namespaces/{here.namespace}/deployments/web/scale"
-    await here.api.patch(path, {"spec": {"replicas": 4}})
+    path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/web/scale"
+    await namespace.api.patch(path, {"spec": {"replicas": 4}})
 
     await eventually(
-        lambda: read(here, "deployments", "web"),
+        lambda: read_workload(namespace, "deployments", "web"),
         lambda deployment: deployment["status"].get("readyReplicas") == 4,
     )
-    addresses = {pod["status"]["podIP"] for pod in await here.pods("app=web")}
+    addresses = {pod["status"]["podIP"] for pod in await namespace.list_pods("app=web")}
     assert len(addresses) == 4
 
 
-async def test_a_rollout_replaces_every_pod(here: WorldNamespace) -> None:
+async def test_a_rollout_replaces_every_pod(namespace: WorldNamespace) -> None:
     manifest = a_workload("Deployment", "web", replicas=2)
-    await here.create(manifest)
-    await eventually(lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2)
-    before = {pod["metadata"]["uid"] for pod in await here.pods("app=web")}
+    await namespace.create(manifest)
+    await eventually(
+        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
+    )
+    before = {pod["metadata"]["uid"] for pod in await namespace.list_pods("app=web")}
 
     template = {"spec": {"template": {"metadata": {"annotations": {"edition": "2"}}}}}
-    path = f"/apis/apps/v1/namespaces/{here.namespace}/deployments/web"
-    await here.api.patch(path, template)
+    path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/web"
+    await namespace.api.patch(path, template)
 
-    def replaced(pods: list[Json]) -> bool:
+    def are_replaced(pods: list[Json]) -> bool:
         return len(pods) == 2 and not before & {pod["metadata"]["uid"] for pod in pods}
 
-    await eventually(lambda: here.pods("app=web"), replaced)
+    await eventually(lambda: namespace.list_pods("app=web"), are_replaced)
 
 
-async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: WorldNamespace) -> None:
+async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(namespace: WorldNamespace) -> None:
     spec = {"tolerations": [{"key": "for", "value": "victims"}]}
-    await here.create(a_workload("DaemonSet", "agent", LOOPS, template=spec))
+    await namespace.create(a_workload("DaemonSet", "agent", LOOPS, template=spec))
 
     pods = await eventually(
-        lambda: here.pods("app=agent"),
+        lambda: namespace.list_pods("app=agent"),
         lambda pods: len(pods) == 3 and all(map(is_ready, pods)),
     )
 
@@ -69,40 +71,40 @@ async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(here: WorldName
     assert {pod["spec"]["nodeName"] for pod in pods} == {"a100", "control", "victim"}
 
 
-async def test_a_job_is_complete_when_its_pods_have_succeeded(here: WorldNamespace) -> None:
+async def test_a_job_is_complete_when_its_pods_have_succeeded(namespace: WorldNamespace) -> None:
     spec = {"restartPolicy": "Never"}
     job = a_workload("Job", "sums", a_container("true"), completions=2, template=spec)
-    await here.create(job)
+    await namespace.create(job)
 
-    path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
+    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/sums"
     completed_job = await eventually(
-        lambda: here.api.get(path), lambda job_now: condition(job_now, "Complete") == "True"
+        lambda: namespace.api.get(path), lambda job_now: condition(job_now, "Complete") == "True"
     )
 
     assert completed_job["status"]["succeeded"] == 2
 
 
-async def test_a_job_whose_pod_fails_has_failed(here: WorldNamespace) -> None:
+async def test_a_job_whose_pod_fails_has_failed(namespace: WorldNamespace) -> None:
     spec = {"restartPolicy": "Never"}
     job = a_workload("Job", "sums", a_container("exit 7"), backoffLimit=0, template=spec)
-    await here.create(job)
+    await namespace.create(job)
 
-    path = f"/apis/batch/v1/namespaces/{here.namespace}/jobs/sums"
+    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/sums"
     await eventually(
-        lambda: here.api.get(path), lambda job_now: condition(job_now, "Failed") == "True"
+        lambda: namespace.api.get(path), lambda job_now: condition(job_now, "Failed") == "True"
     )
 
-    (pod,) = await here.pods("app=sums")
+    (pod,) = await namespace.list_pods("app=sums")
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 7
 
 
-async def test_an_eviction_waits_for_the_disruption_budget(here: WorldNamespace) -> None:
-    await here.create(a_workload("Deployment", "web", replicas=2))
+async def test_an_eviction_waits_for_the_disruption_budget(namespace: WorldNamespace) -> None:
+    await namespace.create(a_workload("Deployment", "web", replicas=2))
     pods = await eventually(
-        lambda: here.pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
+        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
     )
     budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}
-    await here.create(
+    await namespace.create(
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
@@ -110,23 +112,23 @@ async def test_an_eviction_waits_for_the_disruption_budget(here: WorldNamespace)
             "spec": budget,
         }
     )
-    path = f"/apis/policy/v1/namespaces/{here.namespace}/poddisruptionbudgets/web"
+    path = f"/apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets/web"
     await eventually(
-        lambda: here.api.get(path), lambda pdb: pdb["status"].get("currentHealthy") == 2
+        lambda: namespace.api.get(path), lambda pdb: pdb["status"].get("currentHealthy") == 2
     )
 
     with pytest.raises(ApiError) as raised:
-        await evict(here, pods[0])
+        await evict(namespace, pods[0])
     assert raised.value.status == 429
 
-    await here.api.patch(path, {"spec": {"minAvailable": 1}})
+    await namespace.api.patch(path, {"spec": {"minAvailable": 1}})
     await eventually(
-        lambda: here.api.get(path), lambda pdb: pdb["status"].get("disruptionsAllowed") == 1
+        lambda: namespace.api.get(path), lambda pdb: pdb["status"].get("disruptionsAllowed") == 1
     )
-    await evict(here, pods[0])
+    await evict(namespace, pods[0])
     name = pods[0]["metadata"]["name"]
     await eventually(
-        lambda: here.pods("app=web"),
+        lambda: namespace.list_pods("app=web"),
         lambda pods_now: (
             sum(map(is_ready, pods_now)) == 2
             and name not in {pod["metadata"]["name"] for pod in pods_now}
@@ -134,14 +136,14 @@ async def test_an_eviction_waits_for_the_disruption_budget(here: WorldNamespace)
     )
 
 
-async def evict(here: WorldNamespace, pod: Json) -> None:
+async def evict(namespace: WorldNamespace, pod: Json) -> None:
     name = pod["metadata"]["name"]
-    meta = {"name": name, "namespace": here.namespace}
+    meta = {"name": name, "namespace": namespace.name}
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
-    await here.api.create(f"/api/v1/namespaces/{here.namespace}/pods/{name}/eviction", body)
+    await namespace.api.create(f"/api/v1/namespaces/{namespace.name}/pods/{name}/eviction", body)
 
 
-async def test_init_containers_run_in_order_before_the_others(here: WorldNamespace) -> None:
+async def test_init_containers_run_in_order_before_the_others(namespace: WorldNamespace) -> None:
     volume = {"name": "shared", "emptyDir": {}}
     mounts = [{"name": "shared", "mountPath": "/shared"}]
     steps = [
@@ -150,16 +152,16 @@ async def test_init_containers_run_in_order_before_the_others(here: WorldNamespa
     ]
     main = a_container("cat /shared/log > /dev/termination-log", volumeMounts=mounts)
 
-    pod = await here.ended(
+    pod = await namespace.run_pod(
         a_pod("steps", main, initContainers=steps, volumes=[volume], restartPolicy="Never")
     )
 
     assert container_status(pod)["state"]["terminated"]["message"] == "first\nsecond\n"
 
 
-async def test_a_sidecar_is_ended_after_the_main_container(here: WorldNamespace) -> None:
+async def test_a_sidecar_is_ended_after_the_main_container(namespace: WorldNamespace) -> None:
     sidecar = a_container(restartPolicy="Always") | {"name": "sidecar"}
-    pod = await here.ended(
+    pod = await namespace.run_pod(
         a_pod("job", a_container("exit 0"), initContainers=[sidecar], restartPolicy="Never")
     )
 
@@ -168,10 +170,12 @@ async def test_a_sidecar_is_ended_after_the_main_container(here: WorldNamespace)
     assert sidecar_end["finishedAt"] >= container_status(pod)["state"]["terminated"]["finishedAt"]
 
 
-async def test_a_failing_container_is_restarted_with_a_growing_pause(here: WorldNamespace) -> None:
-    await here.create(a_pod("crash", a_container("exit 3")))
+async def test_a_failing_container_is_restarted_with_a_growing_pause(
+    namespace: WorldNamespace,
+) -> None:
+    await namespace.create(a_pod("crash", a_container("exit 3")))
 
-    pod = await here.until(
+    pod = await namespace.wait_for_pod(
         "crash",
         lambda pod: (
             container_status(pod).get("restartCount", 0) >= 2
@@ -185,10 +189,12 @@ async def test_a_failing_container_is_restarted_with_a_growing_pause(here: World
     assert pod["status"]["phase"] == "Running"
 
 
-async def test_an_image_outside_the_table_is_named_with_the_table(here: WorldNamespace) -> None:
-    await here.create(a_pod("strange", {"name": "main", "image": "example.org/nothing:1"}))
+async def test_an_image_outside_the_table_is_named_with_the_table(
+    namespace: WorldNamespace,
+) -> None:
+    await namespace.create(a_pod("strange", {"name": "main", "image": "example.org/nothing:1"}))
 
-    pod = await here.until(
+    pod = await namespace.wait_for_pod(
         "strange",
         lambda pod: (
             container_status(pod).get("state", {}).get("waiting", {}).get("reason")
@@ -201,10 +207,10 @@ async def test_an_image_outside_the_table_is_named_with_the_table(here: WorldNam
     assert "kubelet/images.py" in message
 
 
-async def test_a_forced_deletion_frees_the_name_at_once(here: WorldNamespace) -> None:
+async def test_a_forced_deletion_frees_the_name_at_once(namespace: WorldNamespace) -> None:
     stubborn = a_container("trap '' TERM; sleep 1000")
-    await here.ready(a_pod("stubborn", stubborn, terminationGracePeriodSeconds=600))
+    await namespace.start_pod(a_pod("stubborn", stubborn, terminationGracePeriodSeconds=600))
 
-    path = f"/api/v1/namespaces/{here.namespace}/pods/stubborn"
-    await here.api.delete(path, {"gracePeriodSeconds": 0})
-    await here.ready(a_pod("stubborn"))
+    path = f"/api/v1/namespaces/{namespace.name}/pods/stubborn"
+    await namespace.api.delete(path, {"gracePeriodSeconds": 0})
+    await namespace.start_pod(a_pod("stubborn"))

@@ -25,7 +25,7 @@ def termination_message(pod: Json) -> str:
     return str(container_status(pod)["state"]["terminated"].get("message", ""))
 
 
-async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
+async def http_get(pod: Json, path: str) -> aiohttp.ClientResponse:
     """Ask the small web server in a pod."""
     async with aiohttp.ClientSession() as session:
         url = f"http://{pod['status']['podIP']}:8000{path}"
@@ -34,32 +34,34 @@ async def get(pod: Json, path: str) -> aiohttp.ClientResponse:
             return response
 
 
-async def test_readiness_follows_an_http_probe(here: WorldNamespace) -> None:
+async def test_readiness_follows_an_http_probe(namespace: WorldNamespace) -> None:
     probe = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1}
-    pod = await here.ready(
+    pod = await namespace.start_pod(
         a_pod("web", a_container(readinessProbe=probe | {"failureThreshold": 1}))
     )
 
-    await get(pod, "/fail")
-    await here.until("web", lambda pod: condition(pod, "Ready") == "False")
-    await get(pod, "/heal")
-    pod = await here.until("web", is_ready)
+    await http_get(pod, "/fail")
+    await namespace.wait_for_pod("web", lambda pod: condition(pod, "Ready") == "False")
+    await http_get(pod, "/heal")
+    pod = await namespace.wait_for_pod("web", is_ready)
 
     assert container_status(pod)["restartCount"] == 0
 
 
-async def test_a_failing_liveness_probe_restarts_the_container(here: WorldNamespace) -> None:
+async def test_a_failing_liveness_probe_restarts_the_container(namespace: WorldNamespace) -> None:
     probe = {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 1}
-    pod = await here.ready(a_pod("web", a_container(livenessProbe=probe | {"failureThreshold": 2})))
+    pod = await namespace.start_pod(
+        a_pod("web", a_container(livenessProbe=probe | {"failureThreshold": 2}))
+    )
 
-    await get(pod, "/fail")
+    await http_get(pod, "/fail")
 
-    await here.until(
+    await namespace.wait_for_pod(
         "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
     )
 
 
-async def test_a_startup_probe_holds_back_the_others(here: WorldNamespace) -> None:
+async def test_a_startup_probe_holds_back_the_others(namespace: WorldNamespace) -> None:
     port = {"tcpSocket": {"port": 8000}}
     container = a_container(
         args=["--delay", "2"],
@@ -67,24 +69,26 @@ async def test_a_startup_probe_holds_back_the_others(here: WorldNamespace) -> No
         livenessProbe=port | {"periodSeconds": 1, "failureThreshold": 1},
     )
 
-    pod = await here.ready(a_pod("slow", container))
+    pod = await namespace.start_pod(a_pod("slow", container))
 
     assert container_status(pod)["restartCount"] == 0
     assert container_status(pod)["started"]
 
 
 async def test_a_startup_probe_that_never_passes_restarts_the_container(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
     probe = {"tcpSocket": {"port": 8000}, "periodSeconds": 1, "failureThreshold": 1}
-    await here.create(a_pod("slow", a_container(args=["--delay", "600"], startupProbe=probe)))
+    await namespace.create(a_pod("slow", a_container(args=["--delay", "600"], startupProbe=probe)))
 
-    pod = await here.until("slow", lambda pod: container_status(pod).get("restartCount", 0) >= 1)
+    pod = await namespace.wait_for_pod(
+        "slow", lambda pod: container_status(pod).get("restartCount", 0) >= 1
+    )
 
     assert not is_ready(pod)
 
 
-async def test_an_exec_probe_runs_beside_the_container(here: WorldNamespace) -> None:
+async def test_an_exec_probe_runs_beside_the_container(namespace: WorldNamespace) -> None:
     mount = {"name": "state", "mountPath": "/state"}
     container = a_container(
         "sleep 1; touch /state/ready; sleep 1000",
@@ -95,26 +99,30 @@ async def test_an_exec_probe_runs_beside_the_container(here: WorldNamespace) -> 
         },
     )
 
-    await here.ready(a_pod("worker", container, volumes=[{"name": "state", "emptyDir": {}}]))
+    await namespace.start_pod(
+        a_pod("worker", container, volumes=[{"name": "state", "emptyDir": {}}])
+    )
 
 
 async def test_a_readiness_gate_keeps_a_pod_unready_until_it_is_opened(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
     gate = "tessera.dev/answers"
-    await here.create(a_pod("web", readinessGates=[{"conditionType": gate}]))
-    await here.until("web", lambda pod: condition(pod, "ContainersReady") == "True")
-    assert condition(await here.pod("web"), "Ready") == "False"
+    await namespace.create(a_pod("web", readinessGates=[{"conditionType": gate}]))
+    await namespace.wait_for_pod("web", lambda pod: condition(pod, "ContainersReady") == "True")
+    assert condition(await namespace.read_pod("web"), "Ready") == "False"
 
     status = {"status": {"conditions": [{"type": gate, "status": "True"}]}}
-    path = PODS.path(here.namespace, "web", "status")
-    await here.api.patch(path, status, "application/strategic-merge-patch+json")
+    path = PODS.path(namespace.name, "web", "status")
+    await namespace.api.patch(path, status, "application/strategic-merge-patch+json")
 
-    pod = await here.until("web", is_ready)
+    pod = await namespace.wait_for_pod("web", is_ready)
     assert condition(pod, gate) == "True"
 
 
-async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: WorldNamespace) -> None:
+async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(
+    namespace: WorldNamespace,
+) -> None:
     mount = [{"name": "diary", "mountPath": "/diary"}]
     script = "trap 'echo term >> /diary/log; exit 0' TERM; while true; do sleep 0.05; done"
     hook = {"exec": {"command": ["sh", "-c", "echo hook >> /diary/log"]}}
@@ -128,36 +136,38 @@ async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(here: WorldN
             "resources": {"requests": {"storage": "1Mi"}},
         },
     }
-    await here.create(claim)
+    await namespace.create(claim)
     volumes = [{"name": "diary", "persistentVolumeClaim": {"claimName": "diary"}}]
-    await here.ready(a_pod("writer", container, volumes=volumes))
+    await namespace.start_pod(a_pod("writer", container, volumes=volumes))
 
-    await here.api.delete(PODS.path(here.namespace, "writer"))
-    await eventually(here.pods, lambda pods: not pods)
+    await namespace.api.delete(PODS.path(namespace.name, "writer"))
+    await eventually(namespace.list_pods, lambda pods: not pods)
 
     reader = a_container("cat /diary/log > /dev/termination-log", volumeMounts=mount)
-    pod = await here.ended(a_pod("reader", reader, volumes=volumes, **NEVER))
+    pod = await namespace.run_pod(a_pod("reader", reader, volumes=volumes, **NEVER))
     assert termination_message(pod) == "hook\nterm\n"
 
 
 async def test_what_ignores_term_is_killed_with_all_its_children(
-    here: WorldNamespace, world: worlds.World
+    namespace: WorldNamespace, world: worlds.World
 ) -> None:
     script = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1000' & sleep 1000; sleep 1000"
-    await here.ready(a_pod("stubborn", a_container(script), terminationGracePeriodSeconds=1))
+    await namespace.start_pod(
+        a_pod("stubborn", a_container(script), terminationGracePeriodSeconds=1)
+    )
     (pid,) = [
-        container.pid for container in world.containers() if container.namespace == here.namespace
+        container.pid for container in world.containers() if container.namespace == namespace.name
     ]
     assert pid is not None
     assert len(session_pids(pid)) >= 3
 
-    await here.api.delete(PODS.path(here.namespace, "stubborn"))
-    await eventually(here.pods, lambda pods: not pods)
+    await namespace.api.delete(PODS.path(namespace.name, "stubborn"))
+    await eventually(namespace.list_pods, lambda pods: not pods)
 
-    async def remaining_pids() -> list[str]:
+    async def read_pids() -> list[str]:
         return session_pids(pid)
 
-    await eventually(remaining_pids, lambda pids: not pids)
+    await eventually(read_pids, lambda pids: not pids)
 
 
 def session_pids(leader: int) -> list[str]:
@@ -168,43 +178,45 @@ def session_pids(leader: int) -> list[str]:
     return process.stdout.split()
 
 
-async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(here: WorldNamespace) -> None:
-    pod = await here.ready(a_pod("web", a_container(args=["--drain", "3"])))
-    await here.api.delete(PODS.path(here.namespace, "web"))
-    await here.until("web", lambda pod: "deletionTimestamp" in pod["metadata"])
+async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(namespace: WorldNamespace) -> None:
+    pod = await namespace.start_pod(a_pod("web", a_container(args=["--drain", "3"])))
+    await namespace.api.delete(PODS.path(namespace.name, "web"))
+    await namespace.wait_for_pod("web", lambda pod: "deletionTimestamp" in pod["metadata"])
 
-    assert (await get(pod, "/")).status == 200
-    await eventually(here.pods, lambda pods: not pods)
+    assert (await http_get(pod, "/")).status == 200
+    await eventually(namespace.list_pods, lambda pods: not pods)
 
 
 async def test_the_end_of_the_log_is_the_message_of_a_failed_container(
-    here: WorldNamespace,
+    namespace: WorldNamespace,
 ) -> None:
     script = "for i in $(seq 1 100); do echo line $i; done; exit 4"
     container = a_container(script, terminationMessagePolicy="FallbackToLogsOnError")
 
-    pod = await here.ended(a_pod("wordy", container, **NEVER))
+    pod = await namespace.run_pod(a_pod("wordy", container, **NEVER))
 
     lines = termination_message(pod).splitlines()
     assert (len(lines), lines[-1]) == (80, "line 100")
 
 
-async def test_wrong_arguments_of_a_coroutine_end_in_its_message(here: WorldNamespace) -> None:
+async def test_wrong_arguments_of_a_coroutine_end_in_its_message(namespace: WorldNamespace) -> None:
     container = a_container(args=["--nonsense"], terminationMessagePolicy="FallbackToLogsOnError")
 
-    pod = await here.ended(a_pod("wrong", container, **NEVER))
+    pod = await namespace.run_pod(a_pod("wrong", container, **NEVER))
 
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 2
     assert "unrecognized arguments: --nonsense" in termination_message(pod)
 
 
-async def test_a_killed_container_is_restarted(here: WorldNamespace, world: worlds.World) -> None:
-    await here.ready(a_pod("process", a_container("sleep 1000")))
-    await here.ready(a_pod("coroutine"))
+async def test_a_killed_container_is_restarted(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    await namespace.start_pod(a_pod("process", a_container("sleep 1000")))
+    await namespace.start_pod(a_pod("coroutine"))
 
     for name in ("process", "coroutine"):
-        world.kill(here.namespace, name, "main")
-        pod = await here.until(
+        world.kill(namespace.name, name, "main")
+        pod = await namespace.wait_for_pod(
             name, lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
         )
         assert container_status(pod)["lastState"]["terminated"]["exitCode"] == 137
