@@ -26,11 +26,11 @@ ROOT = Path(__file__).parent
 # share a world, or take long; other tests are handed out file by file.
 GROUPS = (
     (
+        "e2e/scenarios/test_demos.py",
+        "e2e/scenarios/test_models.py",
         "e2e/scenarios/test_no_readings.py",
-        "e2e/scenarios/test_scenes.py",
         "e2e/scenarios/test_streams.py",
         "e2e/scenarios/test_upgrade.py",
-        "e2e/scenarios/test_week.py",
     ),
     (
         "e2e/scenarios/test_bill.py",
@@ -48,10 +48,10 @@ GROUPS = (
     ("e2e/scenarios/test_batches.py",),
     ("e2e/scenarios/test_lifecycle.py",),
     (
+        "e2e/world_tests/test_world_container_lifecycle.py",
         "e2e/world_tests/test_world_containers.py",
         "e2e/world_tests/test_world_devices.py",
         "e2e/world_tests/test_world_lifetime.py",
-        "e2e/world_tests/test_world_lives.py",
         "e2e/world_tests/test_world_nodes.py",
         "e2e/world_tests/test_world_services.py",
         "e2e/world_tests/test_world_workloads.py",

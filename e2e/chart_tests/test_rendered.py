@@ -95,7 +95,7 @@ def test_the_operator_never_writes_the_secret_that_cert_manager_owns() -> None:
     assert ("Issuer", "tessera-webhook") not in own
 
 
-def test_without_admission_nothing_of_it_is_left() -> None:
+def test_without_admission_none_of_its_objects_is_rendered() -> None:
     objects = render("--set", "webhook.enabled=false")
     assert not any("webhook" in name or "admission" in name for _, name in objects)
     assert "secrets" not in plurals(objects["Role", "tessera-system/tessera-operator"]["rules"])

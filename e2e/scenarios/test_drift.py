@@ -81,7 +81,7 @@ async def create_child(namespace: ScenarioNamespace, kind: ApiResource) -> Json:
 
 
 @KINDS
-async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_stay(
+async def test_every_field_that_is_edited_or_removed_is_restored_and_those_of_others_stay(
     namespace: ScenarioNamespace, kind: ApiResource
 ) -> None:
     body = await create_child(namespace, kind)
@@ -102,7 +102,9 @@ async def test_every_field_that_is_edited_or_removed_is_back_and_foreign_ones_st
 
 
 @KINDS
-async def test_a_deleted_object_is_back(namespace: ScenarioNamespace, kind: ApiResource) -> None:
+async def test_a_deleted_object_is_recreated(
+    namespace: ScenarioNamespace, kind: ApiResource
+) -> None:
     body = await create_child(namespace, kind)
     path = kind.path(namespace.name, body["metadata"]["name"])
     await namespace.cluster.api.delete(path)

@@ -93,7 +93,7 @@ async def run_update(namespace: ScenarioNamespace, name: str) -> None:
     assert result.code == 0, result.errors
 
 
-async def test_an_upgrade_leaves_pods_alone_until_it_is_asked(
+async def test_an_upgrade_restarts_no_pod_until_the_update_is_requested(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
     namespace = upgradable_namespace
@@ -198,7 +198,7 @@ async def list_revisions(namespace: ScenarioNamespace, name: str) -> set[str]:
     }
 
 
-async def test_a_revision_is_pinned_through_restarts_until_it_is_asked(
+async def test_a_revision_is_pinned_through_restarts_until_an_update_is_requested(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
     namespace, first, second = upgradable_namespace, "1" * 40, "2" * 40

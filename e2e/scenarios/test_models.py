@@ -1,4 +1,4 @@
-"""The first week: unknown and gated models, a claim that is filled once, adapters.
+"""Models of a new user: unknown and gated ones, a claim that is filled once, adapters.
 
 The hub has a loopback address and is set in the chart as any mirror would be.
 """
@@ -93,7 +93,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
     assert "/acme/secret/resolve/main/config.json" in hub.requested_paths
 
 
-async def test_a_claim_is_filled_once_for_all_replicas_and_shows_how_far_it_is(
+async def test_a_claim_is_filled_once_for_all_replicas_and_shows_its_progress(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:
     hub.open.clear()
