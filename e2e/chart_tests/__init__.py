@@ -1,1 +1,1 @@
-"""The chart itself on a world: certificates, namespaces, policies, and its whole life."""
+"""The chart itself on a world: certificates, namespaces, policies, and its life cycle."""

@@ -1,4 +1,4 @@
-"""What is done with the chart: installed, changed, asked, and removed."""
+"""Installs, changes and queries one release of the chart."""
 
 import itertools
 import json
@@ -82,7 +82,7 @@ class Release:
         raise AssertionError(f"kubectl {' '.join(arguments)} was not refused: {output}")
 
     async def namespace(self, name: str | None = None) -> str:
-        """A new namespace."""
+        """Create a namespace; return its name."""
         name = name or f"chart-{next(_numbers)}"
         await self.cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         return name

@@ -1,4 +1,4 @@
-"""What Helm makes of the chart's values, without a cluster."""
+"""What Helm renders from the chart's values, without a cluster."""
 
 import json
 import subprocess

@@ -28,12 +28,12 @@ Series = Mapping[str, str]
 
 
 def always(value: float) -> str:
-    """A gauge for three hours."""
+    """Return the samples of a constant gauge over three hours, one per minute."""
     return f"{value}x180"
 
 
 def growing(a_second: float) -> str:
-    """A counter for three hours, by samples of each minute."""
+    """Return the samples of a growing counter over three hours, one per minute."""
     return f"0+{a_second * 60:g}x180"
 
 

@@ -55,7 +55,7 @@ Step: TypeAlias = Command | File | SkippedBlock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One fenced block with what stands around it."""
+    """One fenced block and its surroundings on the page."""
 
     line: int
     section: str
@@ -64,7 +64,7 @@ class Block:
     reason: str | None
     text: str
     follows: bool
-    """Nothing but empty lines stands between the block before and this one."""
+    """Only empty lines separate it from the block before."""
 
 
 def read_steps(page: str) -> list[Step]:
@@ -82,7 +82,7 @@ def read_steps(page: str) -> list[Step]:
             steps.append(Command(line=block.line, section=block.section, text=block.text))
         elif block.language == OUTPUT:
             if not _is_output(block, before):
-                raise PageError(f"line {block.line}: no command stands right before this output")
+                raise PageError(f"line {block.line}: there is no command right before this output")
             steps.append(_command_with_output(steps.pop(), block.text))
         before = block
     return steps

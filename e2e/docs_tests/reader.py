@@ -65,7 +65,7 @@ class Reader:
         self.ran += 1
 
     def _cluster_state(self) -> str:
-        """The state of the cluster, as far as there is one."""
+        """Return the state of the cluster, as far as there is one."""
         return self._run(f"kubectl get {_TESSERA_KINDS} --all-namespaces --output wide")[0]
 
     def _run(self, text: str) -> tuple[str, int]:

@@ -48,7 +48,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[worlds.World]:
 
 @pytest.fixture(scope="module")
 def agent(world: worlds.World) -> None:
-    """What the chart installs on GPU nodes, and on the cluster for them."""
+    """Install what the chart renders for GPU nodes."""
     run = partial(
         subprocess.run, env=os.environ | {"KUBECONFIG": str(world.kubeconfig)}, check=True
     )

@@ -171,7 +171,7 @@ async def test_what_ignores_term_is_killed_with_all_its_children(
 
 
 def session_pids(leader: int) -> list[str]:
-    """The processes of a session."""
+    """Return the processes of a session."""
     process = subprocess.run(
         ["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True, text=True, check=False
     )

@@ -141,7 +141,7 @@ def test_a_running_process_keeps_the_driver_from_destroying_its_slice(machine: H
     get_gpu_driver(machine).clear(0)
 
     assert machine.layouts()[0] == ()
-    machine.end(devices, process)  # its slice is gone, and nobody minds
+    machine.end(devices, process)  # no error, although its slice does not exist any more
 
 
 def test_a_container_cannot_start_on_a_slice_that_does_not_exist_any_more(
