@@ -1,6 +1,7 @@
 """Every resource type that the operator reads or writes, with its verbs: the source of the RBAC."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
@@ -17,8 +18,8 @@ ENGINE_SELECTOR = f"{COMPONENT}={ENGINE}"
 class ApiResource:
     """A resource type of the API server."""
 
-    group: str
-    version: str
+    group: str = ""
+    version: str = "v1"
     kind: str
     plural: str
     namespaced: bool = True
@@ -47,55 +48,24 @@ _READ = ("get", "list", "watch")
 _MANAGE = (*_READ, "create", "patch", "delete")
 _STATUS = (("status", ("patch",)),)
 
-INFERENCE_SERVICES = ApiResource(
-    group=GROUP,
-    version=VERSION,
-    kind="InferenceService",
-    plural="inferenceservices",
-    verbs=_READ,
-    subresources=_STATUS,
+# Tessera's own kinds, and those whose objects Tessera creates, repairs and deletes.
+_own_kind = partial(ApiResource, group=GROUP, version=VERSION, verbs=_READ)
+_managed_kind = partial(ApiResource, verbs=_MANAGE, selector=MANAGED_SELECTOR)
+
+INFERENCE_SERVICES = _own_kind(
+    kind="InferenceService", plural="inferenceservices", subresources=_STATUS
 )
-ACCELERATOR_POOLS = ApiResource(
-    group=GROUP,
-    version=VERSION,
-    kind="AcceleratorPool",
-    plural="acceleratorpools",
-    namespaced=False,
-    verbs=_READ,
-    subresources=_STATUS,
+ACCELERATOR_POOLS = _own_kind(
+    kind="AcceleratorPool", plural="acceleratorpools", namespaced=False, subresources=_STATUS
 )
-TENANT_BUDGETS = ApiResource(
-    group=GROUP,
-    version=VERSION,
-    kind="TenantBudget",
-    plural="tenantbudgets",
-    namespaced=False,
-    verbs=_READ,
-    subresources=_STATUS,
+TENANT_BUDGETS = _own_kind(
+    kind="TenantBudget", plural="tenantbudgets", namespaced=False, subresources=_STATUS
 )
-BATCH_INFERENCES = ApiResource(
-    group=GROUP,
-    version=VERSION,
-    kind="BatchInference",
-    plural="batchinferences",
-    verbs=_READ,
-    subresources=_STATUS,
-)
+BATCH_INFERENCES = _own_kind(kind="BatchInference", plural="batchinferences", subresources=_STATUS)
 # Created by the agents, one for each node; the operator writes only the spec.
-NODE_LAYOUTS = ApiResource(
-    group=GROUP,
-    version=VERSION,
-    kind="NodeLayout",
-    plural="nodelayouts",
-    namespaced=False,
-    verbs=_READ,
-)
-NODES = ApiResource(
-    group="", version="v1", kind="Node", plural="nodes", namespaced=False, verbs=_READ
-)
+NODE_LAYOUTS = _own_kind(kind="NodeLayout", plural="nodelayouts", namespaced=False)
+NODES = ApiResource(kind="Node", plural="nodes", namespaced=False, verbs=_READ)
 PODS = ApiResource(
-    group="",
-    version="v1",
     kind="Pod",
     plural="pods",
     verbs=(*_READ, "patch", "delete"),
@@ -104,93 +74,45 @@ PODS = ApiResource(
 )
 # Created for models and never deleted by the operator: they are deleted with their owner.
 CLAIMS = ApiResource(
-    group="",
-    version="v1",
-    kind="PersistentVolumeClaim",
-    plural="persistentvolumeclaims",
-    verbs=(*_READ, "create", "patch"),
+    kind="PersistentVolumeClaim", plural="persistentvolumeclaims", verbs=(*_READ, "create", "patch")
 )
 # Created once and deleted; a Job's template is immutable, so there is nothing to repair.
-JOBS = ApiResource(
-    group="batch", version="v1", kind="Job", plural="jobs", verbs=_MANAGE, selector=MANAGED_SELECTOR
-)
-DEPLOYMENTS = ApiResource(
-    group="apps",
-    version="v1",
-    kind="Deployment",
-    plural="deployments",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
-)
+JOBS = _managed_kind(group="batch", kind="Job", plural="jobs")
+DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment", plural="deployments")
 # The DaemonSets that pre-pull images.
-DAEMON_SETS = ApiResource(
-    group="apps",
-    version="v1",
-    kind="DaemonSet",
-    plural="daemonsets",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
-    in_operator_namespace=True,
+DAEMON_SETS = _managed_kind(
+    group="apps", kind="DaemonSet", plural="daemonsets", in_operator_namespace=True
 )
-SERVICES = ApiResource(
-    group="",
-    version="v1",
-    kind="Service",
-    plural="services",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
+SERVICES = _managed_kind(kind="Service", plural="services")
+SERVICE_ACCOUNTS = _managed_kind(
+    kind="ServiceAccount", plural="serviceaccounts", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT)
 )
-SERVICE_ACCOUNTS = ApiResource(
-    group="",
-    version="v1",
-    kind="ServiceAccount",
-    plural="serviceaccounts",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
-    resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
-)
-NETWORK_POLICIES = ApiResource(
+NETWORK_POLICIES = _managed_kind(
     group="networking.k8s.io",
-    version="v1",
     kind="NetworkPolicy",
     plural="networkpolicies",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
     resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
 )
-DISRUPTION_BUDGETS = ApiResource(
-    group="policy",
-    version="v1",
-    kind="PodDisruptionBudget",
-    plural="poddisruptionbudgets",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
+DISRUPTION_BUDGETS = _managed_kind(
+    group="policy", kind="PodDisruptionBudget", plural="poddisruptionbudgets"
 )
-ROLE_BINDINGS = ApiResource(
+ROLE_BINDINGS = _managed_kind(
     group="rbac.authorization.k8s.io",
-    version="v1",
     kind="RoleBinding",
     plural="rolebindings",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
     resource_names=(BATCH_ACCOUNT,),
 )
 # Polled instead of watched, since its CRD may be installed and removed at any time.
-POD_MONITORS = ApiResource(
+POD_MONITORS = _managed_kind(
     group="monitoring.coreos.com",
-    version="v1",
     kind="PodMonitor",
     plural="podmonitors",
-    verbs=_MANAGE,
-    selector=MANAGED_SELECTOR,
     watched=False,
     resource_names=(ENGINE_ACCOUNT,),
 )
 
 # The configuration of mig-manager, in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(
-    group="",
-    version="v1",
     kind="ConfigMap",
     plural="configmaps",
     verbs=("get", "create", "patch"),
