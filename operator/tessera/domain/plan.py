@@ -239,15 +239,14 @@ def _plan_services(
     same_speeds, cache.speeds = cache.speeds is speeds, speeds
     for ref, proposal in proposals.items():
         claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
+        actions = layouts.actions
         displacement = (
-            displaced_pods(layouts.actions.values(), proposal.objects.pods)
-            if layouts.actions
-            else NO_DISPLACEMENT
+            displaced_pods(actions.values(), proposal.objects.pods) if actions else NO_DISPLACEMENT
         )
         choice = proposal.placement.choice
         has_slices = choice is not None and ref in layouts.services.get(choice.offer.pool, ())
         surge_replicas = sum(
-            pool_orders.surge_replicas.get(ref, 0) for pool_orders in layouts.actions.values()
+            pool_orders.surge_replicas.get(ref, 0) for pool_orders in actions.values()
         )
         grant = decisions.grants.get(ref)
         inputs = ServicePlanInputs(proposal, grant, claim, displacement, has_slices, surge_replicas)

@@ -132,14 +132,15 @@ def plan_service(
         pods=objects.pods,
         workload=objects.workloads[0] if objects.workloads else None,
     )
-    if choice is None or service.spec is None:
+    spec = service.spec
+    if choice is None or spec is None:
         return base_plan
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
-    pinned_revision = pin_revision(service, service.spec, workload, snapshot.resolutions)
-    template = decide_template(newest_template, service, service.spec, choice, workload)
+    pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions)
+    template = decide_template(newest_template, service, spec, choice, workload)
     preparation = proposal.preparation
-    waits_for_slices = service.spec.placement.mig == "Auto" and inputs.has_slices
+    waits_for_slices = spec.placement.mig == "Auto" and inputs.has_slices
     removable = _removable_deployments(
         objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
     )
@@ -158,12 +159,7 @@ def plan_service(
         preparation=preparation and with_files(snapshot, service, preparation, pinned_revision),
         template=template,
         drain=plan_drain(
-            snapshot,
-            workload,
-            scale.replicas,
-            pods,
-            service.spec.drain.timeout,
-            displacement=displacement,
+            snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
         ),
         workload=workload,
         removable_deployments=removable,

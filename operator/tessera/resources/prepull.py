@@ -17,7 +17,7 @@ from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
 from tessera.resources.defaults import defaults
-from tessera.resources.manifest import ObjectManifest, labels, manifest
+from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 
 _NAME = "tessera-prepull"
 _POOL_LABEL = f"{GROUP}/pool"
@@ -62,15 +62,8 @@ def _daemon_set(
 ) -> ObjectManifest:
     name = deployment_name(_NAME, pool.name)
     all_labels = labels(_NAME, pool.name, component="prepull") | {_POOL_LABEL: pool.name}
-    owner_references = [
-        {
-            "api_version": ACCELERATOR_POOLS.api_version,
-            "kind": ACCELERATOR_POOLS.kind,
-            "name": pool.name,
-            "uid": pool.uid,
-            "controller": True,
-        }
-    ]
+    owner = Owner(ACCELERATOR_POOLS, Ref("", pool.name), pool.uid)
+    owner_references = [owner_reference(owner, controller=True)]
     model = client.V1DaemonSet(
         metadata=client.V1ObjectMeta(
             name=name, namespace=namespace, labels=all_labels, owner_references=owner_references

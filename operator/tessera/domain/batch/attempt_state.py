@@ -321,11 +321,10 @@ def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | No
     if sample is not None:
         progress = sample.progress
         counts = progress.model_dump(exclude={"attempt", "state", "rows", "done"})
-        counts["completed"] = max(0, progress.done - progress.failed)
+        done = progress.done
+        counts["completed"] = max(0, done - progress.failed)
         due = (
-            sample.at - known.at >= PROGRESS_WRITE_INTERVAL
-            or known.done == 0
-            or progress.done >= known.rows
+            sample.at - known.at >= PROGRESS_WRITE_INTERVAL or known.done == 0 or done >= known.rows
         )
         known = _furthest(known, counts, sample.at) if due else known
     return known

@@ -62,16 +62,15 @@ def propose_batches(
         key=lambda candidate: (not index.pods[candidate.ref], candidate.created, candidate.ref),
     ):
         terminal = batch.status.state in TERMINAL_STATES
+        ref = batch.ref
         situation = (
-            index.terminal_situation(batch)
-            if terminal
-            else index.situation(batch.ref, used_devices)
+            index.terminal_situation(batch) if terminal else index.situation(ref, used_devices)
         )
         try:
             proposal = decide.propose_batch(situation)
         except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
             proposal = decide.BatchProposal(plan=decide.planner_error_plan(situation, error))
-        proposals[batch.ref] = ProposedBatch(situation, proposal)
+        proposals[ref] = ProposedBatch(situation, proposal)
         if (choice := proposal.plan.choice) is not None:
             hardware = choice.offer.hardware
             used_devices[choice.offer.pool, hardware.resource] += hardware.devices
@@ -115,10 +114,9 @@ class _SnapshotIndex:
         self._services: dict[str, dict[str, InferenceServiceSpec | None]] = defaultdict(dict)
         namespaces = {batch.ref.namespace for batch in snapshot.batches}
         for service in snapshot.services:
-            if service.ref.namespace in namespaces:
-                self._services[service.ref.namespace][service.ref.name] = with_known_shape(
-                    service
-                ).spec
+            namespace = service.ref.namespace
+            if namespace in namespaces:
+                self._services[namespace][service.ref.name] = with_known_shape(service).spec
         self._nodes = {
             node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes

@@ -166,12 +166,11 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
     check = evaluate_check(context.situation, context.spec, context.now)
     if check.refused is not None:
         return BatchProposal(plan=closing_plan(context, check.refused))
-    if check.passed is not None:
-        progress = ProgressStatus(rows=check.passed.rows, at=context.now)
+    passed = check.passed
+    if passed is not None:
+        progress = ProgressStatus(rows=passed.rows, at=context.now)
         checked_context = replace(
-            context,
-            check=check.passed,
-            attempt_state=replace(context.attempt_state, progress=progress),
+            context, check=passed, attempt_state=replace(context.attempt_state, progress=progress)
         )
         return _propose_attempt(checked_context, source, progress)
     name = job_name(context.batch.ref.name, None)

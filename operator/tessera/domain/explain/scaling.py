@@ -24,9 +24,8 @@ def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Deci
         return
     status = allotment.service.status.scaling
     without_readings = not _has_readings(snapshot) and spec.replicas is None
-    status_agrees = status is not None and (
-        without_readings or status.desired_replicas == scale.replicas
-    )
+    replicas = scale.replicas
+    status_agrees = status is not None and (without_readings or status.desired_replicas == replicas)
     if status is None or not status_agrees:
         reason, message, since = str(scale.reason), scale.message, None
     else:
@@ -41,7 +40,7 @@ def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Deci
         reason=reason,
         message=message,
         since=since,
-        numbers=_numbers(snapshot, spec, load, scale.replicas),
+        numbers=_numbers(snapshot, spec, load, replicas),
         would_change=tuple(_would_change(spec, load, allotment)),
         replayed=replayed,
     )

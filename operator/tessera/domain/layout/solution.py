@@ -255,7 +255,8 @@ def _explain_choice(
 ) -> str:
     """Return the arithmetic behind an assignment, with the nearest alternative and its price."""
     service = demand.service
-    speed = service.throughput[instance_type]
+    throughput = service.throughput
+    speed = throughput[instance_type]
     text = (
         f"{service.demand:.0f} tokens/s and at least {counted(service.min_replicas, 'replica')}: "
         f"{count} x {instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at "
@@ -265,16 +266,14 @@ def _explain_choice(
     alternatives = [
         option
         for option in options
-        if option.instance_type in service.throughput and option.instance_type != instance_type
+        if option.instance_type in throughput and option.instance_type != instance_type
     ]
     if alternatives:
         nearest = _nearest_alternative(demand, alternatives, terms)
         # By its share of a GPU it may be cheaper; what counts is the whole GPUs that a mix takes.
         text += f"; {nearest} per hour by share of GPU, but not in this mix of layouts"
     # Isolation leaves only options that fill their GPU; the others would be cheaper.
-    shared_options = [
-        option for option in options if option.instance_type not in service.throughput
-    ]
+    shared_options = [option for option in options if option.instance_type not in throughput]
     if shared_options:
         exclusive_cost = (
             next(option for option in options if option.instance_type == instance_type).hourly_nanos

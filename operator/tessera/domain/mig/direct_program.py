@@ -66,10 +66,9 @@ def solve_direct(
     if solution is None:
         return None
     replicas: dict[str, list[tuple[InstanceType, int]]] = {service.name: [] for service in services}
-    for (name, instance_type), count in zip(
-        owners, solution.columns[len(gpu_columns) :], strict=True
-    ):
+    columns = solution.columns
+    for (name, instance_type), count in zip(owners, columns[len(gpu_columns) :], strict=True):
         if count:
             replicas[name].append((instance_type, count))
     patterns = {name: tuple(counts) for name, counts in replicas.items()}
-    return DirectSolution(solution.columns[: len(gpu_columns)], patterns, solution.bound)
+    return DirectSolution(columns[: len(gpu_columns)], patterns, solution.bound)

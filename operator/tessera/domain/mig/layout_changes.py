@@ -60,14 +60,13 @@ def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> Lay
     moves, starts = [], []
     # A service that leaves slices and takes others moves; the surplus starts or stops.
     for replica in arriving:
-        source = next(
-            (candidate for candidate in leaving if candidate.service == replica.service), None
-        )
+        service = replica.service
+        source = next((candidate for candidate in leaving if candidate.service == service), None)
         if source is None:
             starts.append(replica)
         else:
             leaving.remove(source)
-            moves.append(Move(replica.service, source.location, replica.location))
+            moves.append(Move(service, source.location, replica.location))
     return LayoutChanges(
         moves=tuple(moves),
         starts=tuple(starts),

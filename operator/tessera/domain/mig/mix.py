@@ -330,17 +330,16 @@ class _ColumnGeneration:
             relaxed = self._master.solve_relaxed()
             if relaxed is None:
                 raise ArithmeticError("the solver found no dual prices")
+            duals = relaxed.duals
             prices = {
                 instance_type: max(price, 0.0) * unit
-                for instance_type, price in zip(
-                    self._instance_types, relaxed.duals[:first], strict=True
-                )
+                for instance_type, price in zip(self._instance_types, duals[:first], strict=True)
             }
             limit_prices = [
                 max(-limit_price, 0.0) * unit
-                for limit_price in relaxed.duals[end : end + len(self._limited_offers)]
+                for limit_price in duals[end : end + len(self._limited_offers)]
             ]
-            column_costs = [value * unit for value in relaxed.duals[first:end]]
+            column_costs = [value * unit for value in duals[first:end]]
             bounds_sum, has_new = self._price_services(prices, column_costs)
             self._raise_bound(self._safe_bound(prices, limit_prices, bounds_sum))
             if not has_new or self._round_bound(relaxed.value * unit) <= self._bound:

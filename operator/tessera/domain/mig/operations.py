@@ -138,14 +138,13 @@ class _OperationSearch:
         seen: set[_FleetState] = set()
         while frontier:
             _, node = heapq.heappop(frontier)
-            if node.state.replicas == self._goal.replicas:
+            state = node.state
+            if state.replicas == self._goal.replicas:
                 return node
-            if node.state in seen:
+            if state in seen:
                 continue
-            seen.add(node.state)
-            for successor in self._successors(
-                node, self._possible_stops(node.state, every=True), order
-            ):
+            seen.add(state)
+            for successor in self._successors(node, self._possible_stops(state, every=True), order):
                 shortfalls, temporary = divmod(successor.cost, _SHORTFALL_COST)
                 rank = successor.remaining + temporary + _GREEDY_SHORTFALL_COST * shortfalls
                 heapq.heappush(frontier, (rank, successor))

@@ -205,9 +205,8 @@ class _RearrangeProgram:
                 if not (self._problem.only_adds and service_at[placement])
                 and placement not in gpu.foreign_slices
             )
-            available.update(
-                {InstanceType(gpu.gpu_model, name): count for name, count in reshape.added}
-            )
+            added = reshape.added
+            available.update({InstanceType(gpu.gpu_model, name): count for name, count in added})
             stays = Counter(
                 (service_at[placement], InstanceType(gpu.gpu_model, placement.profile))
                 for placement in reshape.retained
@@ -217,7 +216,7 @@ class _RearrangeProgram:
                 entries.append((self._cost_row, float(offer.price)))
             if not gpu.sunk and (limit := self._limit_rows.get(gpu.gpu_model)):
                 entries.append((limit[0], 1.0))
-            changed = reshape.retained != gpu.layout or bool(reshape.added)
+            changed = reshape.retained != gpu.layout or bool(added)
             if changed and gpu.node in self._node_rows:
                 entries.append((self._node_rows[gpu.node], -1.0))
             entries += [
@@ -232,7 +231,7 @@ class _RearrangeProgram:
             ]
             destroyed = [placement for placement in gpu.layout if placement not in reshape.retained]
             occupied = sum(service_at[placement] is not None for placement in destroyed)
-            cost = self._reshape_cost * bool(reshape.added) + self._destroy_cost * (
+            cost = self._reshape_cost * bool(added) + self._destroy_cost * (
                 len(destroyed) + occupied
             )
             self._reshape_columns.append((index, reshape))
@@ -309,10 +308,8 @@ class _RearrangeProgram:
     def _add_moves(self) -> None:
         """Add columns that count moves: the smaller number of a service's stops and starts."""
         for service in self._services:
-            rows, current = (
-                self._service_rows[service.name],
-                self._current.get(service.name, Counter()),
-            )
+            name = service.name
+            rows, current = (self._service_rows[name], self._current.get(name, Counter()))
             self._program.add_column(1, [(rows.stops, 1), (rows.starts, 1)])
             # A binary column relaxes the row of the larger of the two numbers.
             switch = [(rows.stops, -current.total()), (rows.starts, _max_replicas(service))]

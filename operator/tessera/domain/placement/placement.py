@@ -273,10 +273,9 @@ def _placed_decision(
         f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the KV cache "
         f"holds {counted(memory.kv_tokens, 'token')}"
     )
-    if choice.variant != cheapest.variant:
-        message += (
-            f"; {cheapest.variant} at {cheapest.hourly} is cheaper, but was full or added later"
-        )
+    variant = cheapest.variant
+    if choice.variant != variant:
+        message += f"; {variant} at {cheapest.hourly} is cheaper, but was full or added later"
     elif len(choices) > 1:
         message += f"; the cheapest of {len(choices)} that fit, next "
         message += f"{choices[1].variant} at {choices[1].hourly}"

@@ -245,10 +245,9 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
 def allocate(allocated: AllocatedDevices, proposal: Proposal) -> None:
     choice = proposal.placement.choice
     if choice is not None:
-        hardware = choice.offer.hardware
-        allocated[choice.offer.pool, hardware.resource] += (
-            allocated_replicas(proposal) * hardware.devices
-        )
+        offer = choice.offer
+        hardware = offer.hardware
+        allocated[offer.pool, hardware.resource] += allocated_replicas(proposal) * hardware.devices
 
 
 def allocated_replicas(proposal: Proposal) -> int:

@@ -255,17 +255,16 @@ def _fit_row(
     limits, memory = fit.limits, fit.memory
     max_concurrency = memory.kv_tokens / fit.max_model_len
     low_concurrency = max_concurrency < MIN_CONCURRENCY
+    max_num_seqs = limits.max_num_seqs
     message = (
         f"weights {memory.weights_mib / 1024:.1f}, reserve {memory.reserve_mib / 1024:.1f}, cache "
-        f"{memory.cache_mib / 1024:.1f} GiB; {counted(limits.max_num_seqs, 'concurrent request')}"
+        f"{memory.cache_mib / 1024:.1f} GiB; {counted(max_num_seqs, 'concurrent request')}"
     )
     if low_concurrency:
         message = f"max concurrency only {max_concurrency:.1f} at full context; {message}"
-    chunk = limits.max_num_batched_tokens - limits.max_num_seqs
+    chunk = limits.max_num_batched_tokens - max_num_seqs
     full_seconds = fit.step.seconds(
-        decoding=limits.max_num_seqs,
-        kv_tokens=limits.max_num_seqs * demand.resident_tokens,
-        prefill_tokens=chunk,
+        decoding=max_num_seqs, kv_tokens=max_num_seqs * demand.resident_tokens, prefill_tokens=chunk
     )
     return SizeRow(
         hardware=fit.hardware,
@@ -277,7 +276,7 @@ def _fit_row(
         max_concurrency=max_concurrency,
         tokens_per_second=limits.tokens_per_second,
         ttft_ms=-(-demand.input_tokens // chunk) * full_seconds * 1e3,
-        inter_token_ms=limits.max_num_seqs / limits.tokens_per_second * 1e3,
+        inter_token_ms=max_num_seqs / limits.tokens_per_second * 1e3,
         memory_share=memory_share(demand, fit),
         oversize_message=oversize_message(demand, fit),
         hourly=hourly,

@@ -124,15 +124,12 @@ def conditions(
     updated = []
     for condition_type, verdict in verdicts.items():
         last = before.get(condition_type)
+        reason = verdict.reason
         status: Literal["True", "False", "Unknown"] = (
-            "Unknown"
-            if not verdict.reason.is_known
-            else "True"
-            if verdict.reason.is_true
-            else "False"
+            "Unknown" if not reason.is_known else "True" if reason.is_true else "False"
         )
         message = verdict.message[:_MAX_MESSAGE_LENGTH]
-        content = (status, verdict.reason, message, generation)
+        content = (status, reason, message, generation)
         if last is not None and content == (
             last.status, last.reason, last.message, last.observed_generation,
         ):  # fmt: skip
@@ -143,7 +140,7 @@ def conditions(
             Condition(
                 type=condition_type,
                 status=status,
-                reason=verdict.reason,
+                reason=reason,
                 message=message,
                 observed_generation=generation,
                 last_transition_time=last.last_transition_time
