@@ -91,18 +91,20 @@ def scrape(telemetry: Telemetry) -> dict[str, dict[tuple[str, ...], float]]:
 def test_slices_what_is_stranded_the_gap_and_the_units_are_exported() -> None:
     telemetry = Telemetry()
     telemetry.record_layouts([a_pool_layout(a_unit(), displaced=frozenset({CHAT}))], ())
-    got = scrape(telemetry)
-    assert got["tessera_slices"] == {
+    series = scrape(telemetry)
+    assert series["tessera_slices"] == {
         ("1g.10gb", "displaced"): 1,
         ("1g.10gb", "idle"): 6,
         ("3g.40gb", "idle"): 1,
     }
-    assert got["tessera_stranded_cost_per_hour"][("USD",)] == pytest.approx(4 - 1.875 - 0.928571)
-    assert got["tessera_idle_slices_cost_per_hour"][("USD",)] == pytest.approx(1.607143 + 0.928571)
-    assert got["tessera_layout_gap_ratio"] == {(): 0.025}
-    units = got["tessera_repartition_units"]
+    assert series["tessera_stranded_cost_per_hour"][("USD",)] == pytest.approx(4 - 1.875 - 0.928571)
+    assert series["tessera_idle_slices_cost_per_hour"][("USD",)] == pytest.approx(
+        1.607143 + 0.928571
+    )
+    assert series["tessera_layout_gap_ratio"] == {(): 0.025}
+    units = series["tessera_repartition_units"]
     assert units == {(phase,): float(phase == "Draining") for phase in PHASES}
-    assert got["tessera_pool_layout_ready"] == {("Repartitioning",): 0}
+    assert series["tessera_pool_layout_ready"] == {("Repartitioning",): 0}
 
 
 def test_a_pool_that_is_as_planned_is_1_and_a_deleted_one_has_no_series() -> None:

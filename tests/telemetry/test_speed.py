@@ -47,28 +47,32 @@ def test_both_speeds_prices_and_caches_are_exported_side_by_side() -> None:
         tokens_per_second=360.0, flops_per_second=4.0444e12, median_itl_seconds=0.015
     )
     telemetry.record_reconcile(outcome(measured), 0.1, 0.1)
-    got = scrape(telemetry)
-    assert got["output_tokens_per_second measured"] == 360
-    assert got["output_tokens_per_second predicted"] > 360
-    assert got["itl_seconds measured"] == 0.012
-    assert 0 < got["itl_seconds predicted"] < 0.033
-    assert got["itl_median_seconds measured"] == 0.015
-    assert got["cost_per_million_tokens measured"] > got["cost_per_million_tokens predicted"] > 0
-    assert round(got["mfu"], 2) == 0.1
-    assert got["kv_cache_usage_ratio"] == 0.02
-    assert got["kv_cache_tokens measured"] == 120_000
-    assert got["kv_cache_tokens_error_ratio"] == 120_000 / got["kv_cache_tokens predicted"] - 1
-    assert 0 < got["peak_bytes_per_second"] < got["peak_flops"]
+    values = scrape(telemetry)
+    assert values["output_tokens_per_second measured"] == 360
+    assert values["output_tokens_per_second predicted"] > 360
+    assert values["itl_seconds measured"] == 0.012
+    assert 0 < values["itl_seconds predicted"] < 0.033
+    assert values["itl_median_seconds measured"] == 0.015
+    assert (
+        values["cost_per_million_tokens measured"] > values["cost_per_million_tokens predicted"] > 0
+    )
+    assert round(values["mfu"], 2) == 0.1
+    assert values["kv_cache_usage_ratio"] == 0.02
+    assert values["kv_cache_tokens measured"] == 120_000
+    assert (
+        values["kv_cache_tokens_error_ratio"] == 120_000 / values["kv_cache_tokens predicted"] - 1
+    )
+    assert 0 < values["peak_bytes_per_second"] < values["peak_flops"]
 
 
 def test_without_readings_only_predictions_are_exported() -> None:
     telemetry = Telemetry()
     telemetry.record_reconcile(outcome(), 0.1, 0.1)
-    got = scrape(telemetry)
-    assert "output_tokens_per_second predicted" in got
-    assert "peak_flops" in got
-    assert not any(name.endswith(" measured") for name in got)
-    assert "mfu" not in got
+    values = scrape(telemetry)
+    assert "output_tokens_per_second predicted" in values
+    assert "peak_flops" in values
+    assert not any(name.endswith(" measured") for name in values)
+    assert "mfu" not in values
 
 
 def test_a_later_reading_is_exported_though_nothing_is_decided_by_it() -> None:

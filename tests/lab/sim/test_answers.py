@@ -14,14 +14,14 @@ RUNTIME = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 async def test_several_answers_of_several_prompts_come_in_order_and_count_prompts_once() -> None:
     async with running() as engine:
         asked = {"prompt": ["one", "two"], "n": 2, "max_tokens": 4}
-        got = (await engine.post("/v1/completions", **asked)).json()
+        body = (await engine.post("/v1/completions", **asked)).json()
         single = (await engine.post("/v1/completions", prompt="two", max_tokens=4)).json()
         seen = await engine.metrics()
-    assert [choice["index"] for choice in got["choices"]] == [0, 1, 2, 3]
-    assert len({choice["text"] for choice in got["choices"]}) == 4
-    assert got["choices"][2]["text"] == single["choices"][0]["text"]
-    assert got["usage"]["prompt_tokens"] == 2
-    assert got["usage"]["completion_tokens"] == 16
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+    assert len({choice["text"] for choice in body["choices"]}) == 4
+    assert body["choices"][2]["text"] == single["choices"][0]["text"]
+    assert body["usage"]["prompt_tokens"] == 2
+    assert body["usage"]["completion_tokens"] == 16
     assert seen["request_params_n_sum"] == 4 * 2 + 1
 
 
@@ -42,12 +42,12 @@ async def test_streamed_answers_are_distinguished_by_their_index() -> None:
 async def test_log_probabilities_are_of_the_tokens_and_fall_from_the_chosen_one_on() -> None:
     async with running() as engine:
         asked = {"prompt": "tell", "max_tokens": 6, "logprobs": 3}
-        got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
+        body = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
         again = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
-    logprobs = got["logprobs"]
+    logprobs = body["logprobs"]
     assert logprobs == again["logprobs"]
-    assert "".join(logprobs["tokens"]) == got["text"]
-    assert [got["text"][start:].startswith(t) for start, t in _places(logprobs)] == [True] * 6
+    assert "".join(logprobs["tokens"]) == body["text"]
+    assert [body["text"][start:].startswith(t) for start, t in _places(logprobs)] == [True] * 6
     for token, number, top in zip(
         logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
     ):
@@ -72,20 +72,20 @@ async def test_the_limit_of_log_probabilities_is_the_flag() -> None:
 async def test_an_echoed_prompt_precedes_the_answer_with_its_log_probabilities() -> None:
     async with running() as engine:
         asked = {"prompt": "once upon a time", "max_tokens": 2, "echo": True, "logprobs": 1}
-        got = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
-    assert got["text"].startswith("once upon a time")
-    assert "".join(got["logprobs"]["tokens"]) == got["text"]
-    assert got["logprobs"]["token_logprobs"][0] is None
-    assert len(got["prompt_logprobs"]) == 4
+        body = (await engine.post("/v1/completions", **asked)).json()["choices"][0]
+    assert body["text"].startswith("once upon a time")
+    assert "".join(body["logprobs"]["tokens"]) == body["text"]
+    assert body["logprobs"]["token_logprobs"][0] is None
+    assert len(body["prompt_logprobs"]) == 4
 
 
 async def test_per_request_metrics_add_up() -> None:
     async with running("--enable-per-request-metrics") as engine:
-        got = (await engine.post("/v1/completions", prompt="x", max_tokens=9)).json()["metrics"]
-    assert got["queue_time_ms"] <= got["time_to_first_token_ms"]
-    assert got["mean_itl_ms"] == pytest.approx(got["generation_time_ms"] / 8)
-    seconds = (got["time_to_first_token_ms"] + got["generation_time_ms"]) / 1e3
-    assert got["tokens_per_second"] == pytest.approx(9 / seconds)
+        body = (await engine.post("/v1/completions", prompt="x", max_tokens=9)).json()["metrics"]
+    assert body["queue_time_ms"] <= body["time_to_first_token_ms"]
+    assert body["mean_itl_ms"] == pytest.approx(body["generation_time_ms"] / 8)
+    seconds = (body["time_to_first_token_ms"] + body["generation_time_ms"]) / 1e3
+    assert body["tokens_per_second"] == pytest.approx(9 / seconds)
 
 
 async def test_an_adapter_is_loaded_and_unloaded_while_the_engine_runs(tmp_path: Any) -> None:
@@ -107,5 +107,5 @@ async def test_an_adapter_is_loaded_and_unloaded_while_the_engine_runs(tmp_path:
 
 async def test_adapters_stay_as_they_are_without_the_engine_s_variable() -> None:
     async with running(*LORA) as engine:
-        got = await engine.post("/v1/load_lora_adapter", lora_name="sql", lora_path="acme/sql")
-    assert got.status_code == 404
+        response = await engine.post("/v1/load_lora_adapter", lora_name="sql", lora_path="acme/sql")
+    assert response.status_code == 404

@@ -12,13 +12,16 @@ def captured(name: str) -> set[str]:
 
 async def test_a_chat_answers_as_an_openai_client_expects() -> None:
     async with running() as engine, AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client:
-        got = await client.chat.completions.create(
+        response = await client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": "hi"}], max_tokens=5
         )
-    assert got.choices[0].finish_reason == "length"
-    assert len((got.choices[0].message.content or "").split()) == 5
-    assert got.usage is not None
-    assert (got.usage.completion_tokens, got.usage.total_tokens - got.usage.prompt_tokens) == (5, 5)
+    assert response.choices[0].finish_reason == "length"
+    assert len((response.choices[0].message.content or "").split()) == 5
+    assert response.usage is not None
+    assert (
+        response.usage.completion_tokens,
+        response.usage.total_tokens - response.usage.prompt_tokens,
+    ) == (5, 5)
 
 
 async def test_a_streamed_chat_gives_the_same_text_and_its_usage() -> None:
@@ -43,14 +46,14 @@ async def test_a_streamed_chat_gives_the_same_text_and_its_usage() -> None:
 
 async def test_a_completion_answers_as_an_openai_client_expects() -> None:
     async with running() as engine, AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client:
-        got = await client.completions.create(model=MODEL, prompt="once upon a time")
+        response = await client.completions.create(model=MODEL, prompt="once upon a time")
         stream = await client.completions.create(
             model=MODEL, prompt="once upon a time", stream=True
         )
         parts = [chunk.choices[0].text async for chunk in stream]
-    assert got.usage is not None
-    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (4, 16)
-    assert "".join(parts) == got.choices[0].text
+    assert response.usage is not None
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (4, 16)
+    assert "".join(parts) == response.choices[0].text
 
 
 async def test_the_json_has_exactly_the_keys_of_a_real_server() -> None:
@@ -107,9 +110,9 @@ async def test_a_stream_has_usage_only_on_request_or_when_the_server_is_forced()
 
 async def _answer(engine: SimulatedEngine, **body: object) -> tuple[str, str, int]:
     """Text, finish reason and tokens."""
-    got = (await engine.post("/v1/completions", prompt="hello", **body)).json()
-    choice = got["choices"][0]
-    return choice["text"], choice["finish_reason"], got["usage"]["completion_tokens"]
+    response = (await engine.post("/v1/completions", prompt="hello", **body)).json()
+    choice = response["choices"][0]
+    return choice["text"], choice["finish_reason"], response["usage"]["completion_tokens"]
 
 
 async def test_the_length_of_an_answer_follows_the_request() -> None:
@@ -128,9 +131,9 @@ async def test_a_stop_string_ends_the_answer_before_itself() -> None:
     async with running() as engine:
         text, _, _ = await _answer(engine, max_tokens=20)
         stop = " ".join(text.split()[9:11])
-        got = (await engine.post("/v1/completions", prompt="hello", stop=[stop])).json()
+        response = (await engine.post("/v1/completions", prompt="hello", stop=[stop])).json()
         chunks = await engine.stream("/v1/completions", prompt="hello", stop=stop)
-    choice = got["choices"][0]
+    choice = response["choices"][0]
     assert choice["text"] == text[: text.index(stop)]
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks[:-1]) == choice["text"]
@@ -140,19 +143,19 @@ async def test_a_request_id_becomes_the_id_of_the_answer() -> None:
     body = {"prompt": "a", "max_tokens": 1}
     named = {"X-Request-Id": "abc"}
     async with running("--enable-request-id-headers") as engine:
-        got = await engine.http.post("/v1/completions", json=body, headers=named)
+        response = await engine.http.post("/v1/completions", json=body, headers=named)
         other = await engine.post("/v1/completions", **body)
-    assert (got.json()["id"], got.headers["X-Request-Id"]) == ("cmpl-abc", "abc")
+    assert (response.json()["id"], response.headers["X-Request-Id"]) == ("cmpl-abc", "abc")
     assert other.json()["id"] == f"cmpl-{other.headers['X-Request-Id']}"
 
 
 async def test_every_served_name_is_listed_and_answers() -> None:
     async with running("--served-model-name", "base", "alias") as engine:
         models = (await engine.http.get("/v1/models")).json()["data"]
-        got = await engine.post("/v1/completions", model="alias", prompt="a", max_tokens=1)
+        response = await engine.post("/v1/completions", model="alias", prompt="a", max_tokens=1)
         unnamed = await engine.post("/v1/completions", prompt="a", max_tokens=1)
     assert [(model["id"], model["root"]) for model in models] == [("base", MODEL), ("alias", MODEL)]
-    assert got.json()["model"] == unnamed.json()["model"] == "base"
+    assert response.json()["model"] == unnamed.json()["model"] == "base"
 
 
 async def test_token_numbers_and_message_parts_are_prompts_too() -> None:
@@ -170,8 +173,8 @@ async def test_token_numbers_and_message_parts_are_prompts_too() -> None:
 @pytest.mark.parametrize("path", ["/health", "/ping"])
 async def test_health_is_an_empty_200(path: str) -> None:
     async with running() as engine:
-        got = await engine.http.get(path)
-    assert (got.status_code, got.content) == (200, b"")
+        response = await engine.http.get(path)
+    assert (response.status_code, response.content) == (200, b"")
 
 
 async def test_the_version_is_the_one_that_was_captured() -> None:

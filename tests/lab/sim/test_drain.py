@@ -58,8 +58,8 @@ async def test_an_answer_that_is_no_stream_ends_aborted_as_well() -> None:
         task = asyncio.create_task(engine.post("/v1/chat/completions", messages=ASKED, **LONG))
         await engine.wait_for_metrics(num_requests_running=1)
         engine.stop.set()
-        got = (await task).json()
-    assert got["choices"][0]["finish_reason"] == "abort"
+        body = (await task).json()
+    assert body["choices"][0]["finish_reason"] == "abort"
 
 
 async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:

@@ -63,12 +63,12 @@ async def test_a_bad_request_is_refused_in_the_words_of_a_real_server(
     body: dict[str, Any], status: int, param: str, kind: str, message: str
 ) -> None:
     async with running(*LIMITED) as engine:
-        got = await engine.post("/v1/completions", **body)
-    assert got.status_code == status
-    assert got.json() == {
+        response = await engine.post("/v1/completions", **body)
+    assert response.status_code == status
+    assert response.json() == {
         "error": {"message": message, "type": kind, "param": param, "code": status}
     }
-    assert set(keys(got.json())) == set(CAPTURED_KEYS["too long"])
+    assert set(keys(response.json())) == set(CAPTURED_KEYS["too long"])
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ async def test_other_bad_requests_say_which_parameter_is_wrong(
     body: dict[str, Any], param: str | None, text: str
 ) -> None:
     async with running(*LIMITED) as engine:
-        got = await engine.post("/v1/completions", **body)
-    error = got.json()["error"]
-    assert (got.status_code, error["param"]) == (400, param)
+        response = await engine.post("/v1/completions", **body)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
     assert text in error["message"]
 
 
@@ -99,10 +99,10 @@ async def test_a_body_that_is_no_json_is_a_validation_error() -> None:
     async with running() as engine:
         headers = {"Content-Type": "application/json"}
         path = "/v1/chat/completions"
-        got = await engine.http.post(path, content=b"{messages", headers=headers)
+        response = await engine.http.post(path, content=b"{messages", headers=headers)
         untyped = await engine.http.post(path, content=b"{}")
-    assert (got.status_code, got.json()["error"]["param"]) == (400, "body.1")
-    assert "JSON decode error" in got.json()["error"]["message"]
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "body.1")
+    assert "JSON decode error" in response.json()["error"]["message"]
     assert untyped.status_code == 400
     assert "Unsupported Media Type" in untyped.json()["error"]["message"]
 
@@ -110,8 +110,8 @@ async def test_a_body_that_is_no_json_is_a_validation_error() -> None:
 async def test_an_answer_gets_what_the_prompt_leaves_of_the_context() -> None:
     asked = {"prompt": "x" * 4000, "max_tokens": 50, "ignore_eos": True}
     async with running(*LIMITED) as engine:
-        got = await engine.post("/v1/completions", **asked)
-    assert got.json()["usage"]["completion_tokens"] == 24
+        response = await engine.post("/v1/completions", **asked)
+    assert response.json()["usage"]["completion_tokens"] == 24
 
 
 async def test_an_unknown_route_or_method_is_refused_in_another_form() -> None:
@@ -150,11 +150,11 @@ async def test_over_a_queue_limit_requests_are_rejected_at_once(
     async with running(*SLOW, flag, limit) as engine:
         long = {"prompt": "x" * 20_000, "max_tokens": 3000, "ignore_eos": True}
         async with engine.http.stream("POST", "/v1/completions", json={**long, "stream": True}):
-            got = await engine.post("/v1/completions", prompt="a", priority=-9)
+            response = await engine.post("/v1/completions", prompt="a", priority=-9)
             rejected = await engine.metrics()
-    assert got.status_code == 503
-    assert "retry-after" not in got.headers
-    assert text in got.json()["error"]["message"]
-    assert got.json()["error"]["type"] == "Service Unavailable"
+    assert response.status_code == 503
+    assert "retry-after" not in response.headers
+    assert text in response.json()["error"]["message"]
+    assert response.json()["error"]["type"] == "Service Unavailable"
     counter = f"admission_rejections_total {flag.removeprefix('--').replace('-', '_')}"
     assert rejected[counter] == 1

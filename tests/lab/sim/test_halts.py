@@ -21,8 +21,8 @@ async def _wait_for_load(engine: SimulatedEngine, requests: int) -> None:
 
 async def test_routes_of_development_are_closed_without_its_variable() -> None:
     async with running() as engine:
-        got = await engine.post("/sleep")
-    assert got.status_code == 404
+        response = await engine.post("/sleep")
+    assert response.status_code == 404
 
 
 async def test_a_sleeping_engine_holds_requests_unseen_until_it_wakes() -> None:
@@ -95,15 +95,15 @@ async def test_a_frozen_engine_continues_once_it_thaws() -> None:
 async def test_a_stall_ends_by_itself() -> None:
     async with running() as engine:
         await engine.http.post("/sim/stall", params={"seconds": "0.1"})
-        got = await engine.post("/v1/completions", **SHORT)
-    assert got.json()["usage"]["completion_tokens"] == 5
+        response = await engine.post("/v1/completions", **SHORT)
+    assert response.json()["usage"]["completion_tokens"] == 5
 
 
 async def test_a_stall_needs_its_seconds() -> None:
     async with running() as engine:
-        got = await engine.post("/sim/stall")
-    assert got.status_code == 400
-    assert "number of seconds" in got.json()["error"]["message"]
+        response = await engine.post("/sim/stall")
+    assert response.status_code == 400
+    assert "number of seconds" in response.json()["error"]["message"]
 
 
 async def test_a_dead_engine_ends_its_streams_with_an_error_answers_503_and_exits() -> None:

@@ -37,9 +37,9 @@ def test_the_environment_names_the_hardware() -> None:
 
 
 def test_memory_and_speed_are_those_of_the_planner() -> None:
-    got = launch(MEDIUM)
-    assert got.kv_cache.tokens == 27_103 * 16
-    assert got.speed.weights == pytest.approx(10.6e-3, rel=0.01)
+    config = launch(MEDIUM)
+    assert config.kv_cache.tokens == 27_103 * 16
+    assert config.speed.weights == pytest.approx(10.6e-3, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_batch_limits_default_as_the_engine_chooses_them(
     ],
 )
 def test_the_cache_can_be_set_by_hand(argv: list[str], blocks: int) -> None:
-    got = launch(MEDIUM, "--max-model-len", "4096", *argv)
-    assert got.kv_cache.blocks == got.limits.blocks == blocks
+    config = launch(MEDIUM, "--max-model-len", "4096", *argv)
+    assert config.kv_cache.blocks == config.limits.blocks == blocks
 
 
 def test_the_model_length_is_the_models_own_or_what_fits() -> None:
@@ -108,8 +108,8 @@ def test_eight_bit_weights_leave_more_memory_and_read_faster() -> None:
 
 
 def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_taken() -> None:
-    got = launch("--model", MEDIUM, "--enforce-eager", "--dtype", "bfloat16", "--seed", "7")
-    assert got.names == (MEDIUM,)
+    config = launch("--model", MEDIUM, "--enforce-eager", "--dtype", "bfloat16", "--seed", "7")
+    assert config.names == (MEDIUM,)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_what_an_engine_would_not_start_with_exits_and_says_why(
 
 
 def test_a_measured_speed_replaces_the_predicted_one() -> None:
-    got = launch(MEDIUM, TESSERA_SIM_SPEED='{"kvToken": 1e-6, "fixed": 0.004, "sequence": 0}')
-    assert got.speed.seconds(decoding=3, kv_tokens=1000) == pytest.approx(0.005)
-    reloaded = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(got.speed))
-    assert reloaded.speed == got.speed
-    assert reloaded.kv_cache == got.kv_cache == launch(MEDIUM).kv_cache
+    config = launch(MEDIUM, TESSERA_SIM_SPEED='{"kvToken": 1e-6, "fixed": 0.004, "sequence": 0}')
+    assert config.speed.seconds(decoding=3, kv_tokens=1000) == pytest.approx(0.005)
+    reloaded = launch(MEDIUM, TESSERA_SIM_SPEED=as_json(config.speed))
+    assert reloaded.speed == config.speed
+    assert reloaded.kv_cache == config.kv_cache == launch(MEDIUM).kv_cache
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ async def test_short_memory_shows_as_preemptions() -> None:
         long = {"prompt": "x" * 400, "max_tokens": 450, "ignore_eos": True}
         answers = await asyncio.gather(*(engine.post("/v1/completions", **long) for _ in range(3)))
         seen = await engine.metrics()
-    assert [got.json()["usage"]["completion_tokens"] for got in answers] == [450] * 3
+    assert [response.json()["usage"]["completion_tokens"] for response in answers] == [450] * 3
     assert seen["num_preemptions_total"] == seen["request_num_preemptions_sum"] > 0
     assert seen["inter_token_latency_seconds_count"] == 3 * 449
 

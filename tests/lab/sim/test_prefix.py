@@ -65,8 +65,8 @@ async def test_the_cache_is_on_unless_it_is_switched_off(
 ) -> None:
     async with running("--enable-prompt-tokens-details", *flags) as engine:
         for _ in range(2):
-            got = await engine.post("/v1/completions", prompt=list(range(401)), max_tokens=2)
-    assert got.json()["usage"]["prompt_tokens_details"] == _details(cached)
+            response = await engine.post("/v1/completions", prompt=list(range(401)), max_tokens=2)
+    assert response.json()["usage"]["prompt_tokens_details"] == _details(cached)
 
 
 async def test_messages_that_begin_alike_share_their_beginning() -> None:
@@ -74,8 +74,8 @@ async def test_messages_that_begin_alike_share_their_beginning() -> None:
     async with running("--enable-prompt-tokens-details") as engine:
         for question in ("why?", "how?"):
             messages = [system, {"role": "user", "content": question}]
-            got = await engine.post("/v1/chat/completions", messages=messages, max_tokens=2)
-    assert got.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 160
+            response = await engine.post("/v1/chat/completions", messages=messages, max_tokens=2)
+    assert response.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 160
 
 
 def test_equal_names_mean_equal_beginnings_and_not_only_equal_blocks() -> None:

@@ -74,8 +74,8 @@ def test_decoding_streams_give_the_tokens_per_second_of_the_performance_model(
     steps = [step for step in iter(engine.step, None) if step.decoding == streams]
     middle = streams * (INPUT + OUTPUT // 2)
     predicted = streams / fit.step.seconds(decoding=streams, kv_tokens=middle)
-    got = sum(len(step.emitted) for step in steps) / sum(step.seconds for step in steps)
-    assert got == pytest.approx(predicted, rel=0.01)
+    measured = sum(len(step.emitted) for step in steps) / sum(step.seconds for step in steps)
+    assert measured == pytest.approx(predicted, rel=0.01)
 
 
 @pytest.mark.parametrize(("product", "profile"), HARDWARE)
@@ -107,10 +107,10 @@ def _measure_saturated(engine: EngineCore) -> tuple[float, float]:
 
 async def test_a_served_stream_takes_exactly_the_predicted_engine_time() -> None:
     async with running() as engine:
-        got = await engine.post("/v1/completions", prompt="x" * 400, max_tokens=50)
+        response = await engine.post("/v1/completions", prompt="x" * 400, max_tokens=50)
         busy = (await engine.http.get("/sim/busy")).json()["busy_seconds"]
         launch = load_config(["tiny"], {"TESSERA_SIM_SHAPE": SHAPE})
-    assert got.json()["usage"]["completion_tokens"] == 50
+    assert response.json()["usage"]["completion_tokens"] == 50
     predicted = launch.speed.seconds(
         decoding=0, kv_tokens=100, prefill_tokens=100, prefill_pairs=10_000
     )
