@@ -286,7 +286,7 @@ def _reasons() -> str:
     lines = [
         "# Reasons",
         "",
-        "The same words stand in conditions, in the metrics' labels and in the log.",
+        "Conditions, labels of metrics and logs use the same names.",
     ]
     for kind, title in titles.items():
         lines += ["", f"## {title}", "", str(kind.__doc__), ""]
