@@ -9,7 +9,7 @@ from tests.builders import H100, a_node, a_pod, a_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class RefusalCase:
     """A manifest, the fleet that it meets, and what its condition must say."""
 
     reason: StatusReason
@@ -21,7 +21,7 @@ class Case:
     pods: tuple[Pod, ...] = ()
 
 
-def served(body: str) -> str:
+def service_manifest(body: str) -> str:
     return f"""
 apiVersion: tessera.dev/v1alpha1
 kind: InferenceService
@@ -32,92 +32,96 @@ spec:
 
 
 SERVICES = [
-    Case(
+    RefusalCase(
         reason=Accepted.INVALID_SPEC,
-        manifest=served("  model: {uri: 'ftp://somewhere'}"),
+        manifest=service_manifest("  model: {uri: 'ftp://somewhere'}"),
         field="spec.model.uri",
         says=("hf://", "kubectl explain"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.READING_MODEL,
-        manifest=served("  model: {uri: 'hf://acme/own-model'}"),
+        manifest=service_manifest("  model: {uri: 'hf://acme/own-model'}"),
         field="spec.model.shape",
         says=("hf://acme/own-model", "kubectl logs -n team-a job/chat-shape-"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.CONTEXT_TOO_LONG,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  context: {maxModelLen: 65536}"),
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  context: {maxModelLen: 65536}"
+        ),
         field="spec.context.maxModelLen",
         says=("65536", "40960"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.PRECISION_MISMATCH,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B-FP8'}\n  precision: {variants: [{precision: fp8}]}"
         ),
         field="spec.precision.variants[0].precision",
         says=("quantized to fp8 already", "remove fp8"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.ADAPTER_NAME_CONFLICT,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"
             " adapters: [{name: sql, uri: 'hf://acme/sql'}]}"
         ),
         field="spec.model.adapters[0].name",
         says=("sql", "spec.model.servedName", "rename"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.RESERVED_POD_TEMPLATE_FIELD,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
             "  podTemplate: {labels: {tessera.dev/service: other}}"
         ),
         field="spec.podTemplate.labels",
         says=("tessera.dev/service", "set by Tessera"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.INVALID_POD_TEMPLATE,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  podTemplate: {labels: {'my key': a}}"
         ),
         field="spec.podTemplate.labels",
         says=("'my key'", "63 letters"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.RESERVED_FLAG,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"
         ),
         field="spec.engine.extraArgs",
         says=("--max-model-len", "spec.context.maxModelLen"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.INVALID_FLAG,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-logprobs=x']}"
         ),
         field="spec.engine.extraArgs",
         says=("--max-logprobs", "0.32.0"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.FLAGS_UNCHECKED,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
             "  engine: {version: 0.99.0, extraArgs: ['--anything']}"
         ),
         field="spec.engine.extraArgs",
         says=("0.99.0", "0.32.0"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.POOL_NOT_FOUND,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [a100, b200]}"),
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [a100, b200]}"
+        ),
         field="spec.placement.pools[1]",
         says=("b200", "kubectl get acceleratorpools"),
     ),
-    Case(
+    RefusalCase(
         reason=Accepted.INTERACTIVE_ON_SPOT,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
             "  placement: {pools: [a100, spot]}"
         ),
@@ -125,22 +129,22 @@ SERVICES = [
         says=("tier Spot", "within 15 s", "spec.class"),
         pools=(a_pool(), a_pool("spot", tier="Spot")),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.NOT_ACCEPTED,
-        manifest=served("  model: {uri: 'hf://acme/own-model'}"),
+        manifest=service_manifest("  model: {uri: 'hf://acme/own-model'}"),
         field="Accepted",
         says=("nothing is placed",),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.NO_POOL,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
+        manifest=service_manifest("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
         field="spec.placement.pools",
         says=("kubectl get acceleratorpools", "0"),
         pools=(),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.NO_POOL,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: Standard"
         ),
         field="spec.placement.pools",
@@ -148,24 +152,24 @@ SERVICES = [
         pools=(a_pool("spot", tier="Spot"),),
         nodes=(a_node("spot", {"3g.40gb": 2}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.NO_HARDWARE,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
+        manifest=service_manifest("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
         field="spec.placement.pools",
         says=("a100", "kubectl get nodes -l pool=a100"),
         nodes=(),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.LAYOUT_PENDING,
-        manifest=served("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: Auto}"),
+        manifest=service_manifest("  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {mig: Auto}"),
         field="a100",
         says=("a100",),
         pools=(a_pool(mig={"mode": "Auto"}),),
         nodes=(a_node(slices={"1g.10gb": 7}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.MIXED_CURRENCIES,
-        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
+        manifest=service_manifest("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
         says=("2 currencies (EUR, USD)", "name pools of one"),
         pools=(
@@ -177,31 +181,31 @@ SERVICES = [
         ),
         nodes=(a_node(slices={"1g.10gb": 7}), a_node("h100", whole=1, product=H100)),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.TOO_LARGE,
-        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-70B-Instruct'}"),
+        manifest=service_manifest("  model: {uri: 'hf://meta-llama/Llama-3.1-70B-Instruct'}"),
         field="spec.model.uri",
         says=("9728 MiB", "devices of", "more whole GPUs", "fp8 in spec.precision.variants"),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.TOO_LARGE,
-        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}"),
+        manifest=service_manifest("  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}"),
         field="spec.model.uri",
         says=("2g.20gb", "spec.context.maxModelLen of at most 7616"),
         nodes=(a_node(slices={"2g.20gb": 3}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.TOO_SLOW,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {itlP95: 10ms}"
         ),
         field="spec.slo.itlP95",
         says=("10 ms", "22.6 ms", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.TOO_SLOW,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n"
             "  context: {maxModelLen: 32768, typicalInputTokens: 30000}"
         ),
@@ -209,18 +213,18 @@ SERVICES = [
         says=("30000 tokens", "1000 ms", "spec.context.typicalInputTokens"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.LAYOUT_PENDING,
-        manifest=served(
+        manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  placement: {mig: Auto}"
         ),
         field="spec.placement.mig",
         says=("a100", "6 instance types", "kubectl get acceleratorpool"),
         pools=(a_pool(mig={"mode": "Auto"}),),
     ),
-    Case(
+    RefusalCase(
         reason=PlacementReason.UNSCHEDULABLE,
-        manifest=served("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
+        manifest=service_manifest("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
         says=("1 of 2 replicas", "no free 1g.10gb", "0/1 nodes are available"),
         pods=(

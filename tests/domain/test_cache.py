@@ -53,7 +53,7 @@ SCALING = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class FleetStep:
     """What a turn finds that the one before did not."""
 
     passed: int
@@ -65,7 +65,7 @@ class Step:
 
 
 steps = st.builds(
-    Step,
+    FleetStep,
     passed=st.sampled_from((1, 5, 15, 45)),
     name=st.sampled_from(NAMES),
     waiting=st.sampled_from((0.0, 0.0, 4.0, 12.0, 40.0)),
@@ -80,7 +80,7 @@ steps = st.builds(
 )
 
 
-def begun() -> Snapshot:
+def initial_snapshot() -> Snapshot:
     return a_snapshot(
         *(a_service(name, a_spec(scaling=SCALING)) for name in NAMES),
         nodes=(a_node(slices={"1g.10gb": 7}),),
@@ -92,7 +92,7 @@ def pods_of(name: str, count: int) -> list[Pod]:
     return [a_pod(f"{name}-{index}", name, ready_since=NOW) for index in range(count)]
 
 
-def after(old: Snapshot, step: Step) -> Snapshot:
+def next_snapshot(old: Snapshot, step: FleetStep) -> Snapshot:
     at = old.at + timedelta(seconds=step.passed)
     readings = replace(old.readings, at=at) if old.readings else Readings(at=at)
     new = replace(old, at=at, readings=readings)
@@ -102,76 +102,77 @@ def after(old: Snapshot, step: Step) -> Snapshot:
 Fields = dict[str, Any]
 
 
-def load(old: Snapshot, _: Snapshot, readings: Readings, step: Step) -> Fields:
-    mine = [pod for pod in old.pods if pod.service.name == step.name]
-    told = readings_of(mine, waiting=step.waiting, activity=0.5).pods
-    return {"readings": replace(readings, pods={**readings.pods, **told})}
+def change_load(old: Snapshot, _: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    service_pods = [pod for pod in old.pods if pod.service.name == step.name]
+    pod_readings = readings_of(service_pods, waiting=step.waiting, activity=0.5).pods
+    return {"readings": replace(readings, pods={**readings.pods, **pod_readings})}
 
 
-def spec(old: Snapshot, *rest: Any) -> Fields:
-    step: Step = rest[-1]
+def change_spec(old: Snapshot, *rest: Any) -> Fields:
+    step: FleetStep = rest[-1]
     fixed = {"scaling": SCALING} if step.replicas is None else {"replicas": step.replicas}
     services = [
-        replace(one, spec=a_spec(**fixed), generation=one.generation + 1)
-        if one.ref.name == step.name
-        else one
-        for one in old.services
+        replace(service, spec=a_spec(**fixed), generation=service.generation + 1)
+        if service.ref.name == step.name
+        else service
+        for service in old.services
     ]
     return {"services": tuple(services)}
 
 
-def pods(old: Snapshot, *rest: Any) -> Fields:
-    step: Step = rest[-1]
-    others = [pod for pod in old.pods if pod.service.name != step.name]
-    works = [one for one in old.workloads if one.service.name != step.name]
+def change_pods(old: Snapshot, *rest: Any) -> Fields:
+    step: FleetStep = rest[-1]
+    other_pods = [pod for pod in old.pods if pod.service.name != step.name]
+    other_workloads = [workload for workload in old.workloads if workload.service.name != step.name]
     return {
-        "pods": (*others, *pods_of(step.name, step.pods)),
-        "workloads": (*works, a_workload(step.pods, step.name)),
+        "pods": (*other_pods, *pods_of(step.name, step.pods)),
+        "workloads": (*other_workloads, a_workload(step.pods, step.name)),
     }
 
 
-def answer(old: Snapshot, new: Snapshot, _: Readings, step: Step) -> Fields:
+def change_probe_result(old: Snapshot, new: Snapshot, _: Readings, step: FleetStep) -> Fields:
     problem = None if step.pods else "503"
-    told = ProbeResult(at=new.at, problem=problem)
-    return {"probe_results": {**old.probe_results, Ref("team-a", step.name): told}}
+    probe_result = ProbeResult(at=new.at, problem=problem)
+    return {"probe_results": {**old.probe_results, Ref("team-a", step.name): probe_result}}
 
 
-def model(old: Snapshot, *rest: Any) -> Fields:
+def change_model(old: Snapshot, *rest: Any) -> Fields:
     """A model that nobody described, whose files are to be on a claim."""
-    step: Step = rest[-1]
+    step: FleetStep = rest[-1]
     wanted = a_spec(OWN, model={"cache": {"type": "PersistentVolumeClaim"}}, replicas=2)
     return {
         "services": tuple(
-            replace(one, spec=wanted) if one.ref.name == step.name else one for one in old.services
+            replace(service, spec=wanted) if service.ref.name == step.name else service
+            for service in old.services
         )
     }
 
 
-def model_job(old: Snapshot, *rest: Any) -> Fields:
+def change_model_job(old: Snapshot, *rest: Any) -> Fields:
     """A Job of its model comes, goes on, ends well, or ends for a reason that may pass."""
-    step: Step = rest[-1]
-    (service,) = [one for one in old.services if one.ref.name == step.name]
+    step: FleetStep = rest[-1]
+    (service,) = [candidate for candidate in old.services if candidate.ref.name == step.name]
     task, report = ("shape", READ) if step.pods % 2 else ("fetch", {"ok": True, "bytes": 5})
     code = {0.0: 0, 4.0: None, 12.0: 1}.get(step.waiting, 3)
-    made = a_model_job(task, service, report=report, exit_code=code)
-    mine = {job.uid for job in old.model_jobs if job.service == service.ref}
-    others = [
+    job_objects = a_model_job(task, service, report=report, exit_code=code)
+    job_uids = {job.uid for job in old.model_jobs if job.service == service.ref}
+    other_pods = [
         pod
         for pod in old.pods
-        if pod.model_job_run is None or pod.model_job_run.job_uid not in mine
+        if pod.model_job_run is None or pod.model_job_run.job_uid not in job_uids
     ]
     return {
         "model_jobs": (
-            *(one for one in old.model_jobs if one.uid not in mine),
-            *made["model_jobs"],
+            *(job for job in old.model_jobs if job.uid not in job_uids),
+            *job_objects["model_jobs"],
         ),
-        "pods": (*others, *made["pods"]),
+        "pods": (*other_pods, *job_objects["pods"]),
     }
 
 
-def gone(old: Snapshot, *rest: Any) -> Fields:
+def delete_model_jobs(old: Snapshot, *rest: Any) -> Fields:
     """The Jobs of its model are deleted, and their pods with them."""
-    step: Step = rest[-1]
+    step: FleetStep = rest[-1]
     ref = Ref("team-a", step.name)
     return {
         "model_jobs": tuple(job for job in old.model_jobs if job.service != ref),
@@ -181,57 +182,59 @@ def gone(old: Snapshot, *rest: Any) -> Fields:
     }
 
 
-def claim(old: Snapshot, *rest: Any) -> Fields:
+def change_claim(old: Snapshot, *rest: Any) -> Fields:
     """The claim of its model comes, or is made again."""
-    step: Step = rest[-1]
-    made = VolumeClaim(access_modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
-    return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): made}}
+    step: FleetStep = rest[-1]
+    volume_claim = VolumeClaim(access_modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
+    return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): volume_claim}}
 
 
-def remembered(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
+def record_model_status(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
     """What was found out about its model is written down."""
-    step: Step = rest[-1]
+    step: FleetStep = rest[-1]
     ref = Ref("team-a", step.name)
-    found = service_status(new, plan_of(new).service_plans[ref], None, None).model
+    model_status = service_status(new, plan_of(new).service_plans[ref], None, None).model
     return {
         "services": tuple(
-            replace(one, status=one.status.model_copy(update={"model": found}))
-            if one.ref == ref
-            else one
-            for one in new.services
+            replace(service, status=service.status.model_copy(update={"model": model_status}))
+            if service.ref == ref
+            else service
+            for service in new.services
         )
     }
 
 
-CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, Step], Fields]] = {
+CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] = {
     "nothing": lambda *_: {},
-    "load": load,
-    "spec": spec,
-    "pods": pods,
+    "load": change_load,
+    "spec": change_spec,
+    "pods": change_pods,
     "node": lambda *rest: {"nodes": (a_node(slices={"1g.10gb": 3 + rest[-1].pods}),)},
     "blind": lambda old, *_: {"readings": old.readings},
-    "answer": answer,
-    "model": model,
-    "model job": model_job,
-    "claim": claim,
-    "read": remembered,
-    "gone": gone,
+    "answer": change_probe_result,
+    "model": change_model,
+    "model job": change_model_job,
+    "claim": change_claim,
+    "read": record_model_status,
+    "gone": delete_model_jobs,
     "refused": lambda old, *_: {
         "budgets": () if old.budgets else (a_budget(amount="0.05"),),
     },
 }
 
 
-def told(allotments: Mapping[Ref, ServicePlan]) -> dict[Ref, ServicePlan]:
+def without_history(service_plans: Mapping[Ref, ServicePlan]) -> dict[Ref, ServicePlan]:
     """All but the moments in the memory, which a kept plan brings up to date later."""
     return {
-        ref: replace(one, scale=replace(one.scale, history=ScalingHistory()))
-        for ref, one in allotments.items()
+        ref: replace(service_plan, scale=replace(service_plan.scale, history=ScalingHistory()))
+        for ref, service_plan in service_plans.items()
     }
 
 
-def a_step(change: str, waiting: float = 0, passed: int = 5) -> Step:
-    return Step(passed=passed, name="chat", waiting=waiting, replicas=None, pods=1, change=change)
+def a_step(change: str, waiting: float = 0, passed: int = 5) -> FleetStep:
+    return FleetStep(
+        passed=passed, name="chat", waiting=waiting, replicas=None, pods=1, change=change
+    )
 
 
 SPIKE_AFTER_A_LULL = [
@@ -264,30 +267,30 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
-def test_a_kept_plan_decides_as_one_that_remembers_nothing(course: list[Step]) -> None:
-    kept, plain, quick = PlanCache(), begun(), begun()
+def test_a_plan_with_a_cache_equals_a_plan_without_one(course: list[FleetStep]) -> None:
+    cache, plain, quick = PlanCache(), initial_snapshot(), initial_snapshot()
     plain_memory = quick_memory = NO_MEMORY
     for step in course:
-        plain, quick = after(plain, step), after(quick, step)
+        plain, quick = next_snapshot(plain, step), next_snapshot(quick, step)
         if step.change == "refused":  # a budget of the same name that was never metered
             plain_memory = replace(plain_memory, meters={})
             quick_memory = replace(quick_memory, meters={})
         slow = plan_of(plain, memory=plain_memory)
-        fast = plan_of(quick, memory=quick_memory, cache=kept)
-        assert told(fast.service_plans) == told(slow.service_plans)
+        fast = plan_of(quick, memory=quick_memory, cache=cache)
+        assert without_history(fast.service_plans) == without_history(slow.service_plans)
         plain_memory, quick_memory = plain_memory.after(slow), quick_memory.after(fast)
 
 
-def test_an_unchanged_fleet_is_allotted_the_very_same() -> None:
-    kept, memory, found = PlanCache(), NO_MEMORY, []
-    snapshot = replace(begun(), workloads=tuple(a_workload(1, name) for name in NAMES))
+def test_an_unchanged_fleet_gets_the_very_same_service_plans() -> None:
+    cache, memory, service_plans = PlanCache(), NO_MEMORY, []
+    snapshot = replace(initial_snapshot(), workloads=tuple(a_workload(1, name) for name in NAMES))
     for seconds in (0, 5, 10, 15):
         current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
-        got = plan_of(current, memory=memory, cache=kept)
-        memory = memory.after(got)
-        found.append(got.service_plans)
-    assert found[0] is not found[1]
-    assert found[2] is found[3]
+        decision = plan_of(current, memory=memory, cache=cache)
+        memory = memory.after(decision)
+        service_plans.append(decision.service_plans)
+    assert service_plans[0] is not service_plans[1]
+    assert service_plans[2] is service_plans[3]
 
 
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
@@ -297,18 +300,18 @@ def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     first = a_snapshot(own, **parts)
     status = service_status(first, plan_of(first).service_plans[own.ref], None, None)
     service = replace(own, status=status)
-    kept, memory, found = PlanCache(), NO_MEMORY, []
+    cache, memory, service_plans = PlanCache(), NO_MEMORY, []
     snapshot = a_snapshot(
         service, a_service("code"), workloads=(a_workload(1), a_workload(2, "code"))
     )
     for seconds in (0, 5, 10):
         current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
-        got = plan_of(current, memory=memory, cache=kept)
-        memory = memory.after(got)
-        found.append(got.service_plans)
-    assert found[1] is found[2]
+        decision = plan_of(current, memory=memory, cache=cache)
+        memory = memory.after(decision)
+        service_plans.append(decision.service_plans)
+    assert service_plans[1] is service_plans[2]
     snapshot = replace(snapshot, **parts)
-    over = [plan_of(snapshot, memory=memory, cache=kept).service_plans for _ in range(2)]
+    over = [plan_of(snapshot, memory=memory, cache=cache).service_plans for _ in range(2)]
     preparation = over[0][own.ref].preparation
     assert preparation is not None
     assert preparation.obsolete_jobs == (parts["model_jobs"][0].ref,)
@@ -316,16 +319,17 @@ def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
     assert over[0][Ref("team-a", "code")] is over[1][Ref("team-a", "code")]
 
 
-def test_a_service_that_raises_is_tried_again_in_every_turn() -> None:
-    kept = PlanCache()
+def test_a_service_that_raises_is_planned_again_in_every_cycle() -> None:
+    cache = PlanCache()
     broken = a_service("code", a_spec(uri="hf://meta-llama/Llama-3.2-1B-Instruct"))
     spec = broken.spec.model_copy(update={"context": None}) if broken.spec else None
     snapshot = a_snapshot(replace(broken, spec=spec), a_service("chat"))
     for _ in range(2):
-        found = plan_of(snapshot, cache=kept).service_plans
-        assert found[Ref("team-a", "code")].accepted.reason == "PlannerError"
-        assert found[Ref("team-a", "chat")].accepted.reason == "Valid"
-    mended = replace(snapshot, services=(broken, snapshot.services[1]))
+        service_plans = plan_of(snapshot, cache=cache).service_plans
+        assert service_plans[Ref("team-a", "code")].accepted.reason == "PlannerError"
+        assert service_plans[Ref("team-a", "chat")].accepted.reason == "Valid"
+    repaired = replace(snapshot, services=(broken, snapshot.services[1]))
     assert (
-        plan_of(mended, cache=kept).service_plans[Ref("team-a", "code")].accepted.reason == "Valid"
+        plan_of(repaired, cache=cache).service_plans[Ref("team-a", "code")].accepted.reason
+        == "Valid"
     )

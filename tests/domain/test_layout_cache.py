@@ -35,27 +35,27 @@ NAMES = ("chat", "code")
 SMALL = ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2", "1g.10gb@3")
 MIXED = ("1g.10gb@0", "1g.10gb@1", "3g.40gb@4")
 LARGE = ("3g.40gb@0", "3g.40gb@4")
-WAYS = (SMALL, MIXED, LARGE)
+SLICE_SETS = (SMALL, MIXED, LARGE)
 WINDOW = {"start": "00:00", "end": "12:01"}
 Fields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class PoolStep:
     """What a turn finds that the one before did not."""
 
     passed: int
     name: str
     node: int
-    way: int
+    slice_set: int
     change: str
 
 
-def a_target(way: int) -> MigPlan:
+def a_target(slice_set: int) -> MigPlan:
     nothing = Decimal(0)
-    tiles = WAYS[way]
+    slices = SLICE_SETS[slice_set]
     return MigPlan(
-        name=f"plan-{way}",
+        name=f"plan-{slice_set}",
         at=datetime.fromtimestamp(0, UTC),
         gpus_before=6,
         gpus_after=6,
@@ -64,19 +64,19 @@ def a_target(way: int) -> MigPlan:
         lower_bound=nothing,
         gap=nothing,
         services=tuple(
-            Assignment(service=f"team-a/{name}", profile=tiles[0].partition("@")[0], replicas=2)
+            Assignment(service=f"team-a/{name}", profile=slices[0].partition("@")[0], replicas=2)
             for name in NAMES
         ),
         nodes=tuple(
-            NodeTarget(node=name, gpus=tuple(GpuTarget(gpu=gpu, slices=tiles) for gpu in range(2)))
+            NodeTarget(node=name, gpus=tuple(GpuTarget(gpu=gpu, slices=slices) for gpu in range(2)))
             for name in NODES
         ),
     )
 
 
-def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> ObservedNodeLayout:
+def a_layout(name: str, slices: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> ObservedNodeLayout:
     """Replicas of the node sit on its first slices."""
-    here = iter([f"{pod.ref.namespace}/{pod.ref.name}" for pod in pods if pod.node == name])
+    pod_names = iter([f"{pod.ref.namespace}/{pod.ref.name}" for pod in pods if pod.node == name])
     gpus = tuple(
         ObservedGpu(
             index=gpu,
@@ -85,10 +85,12 @@ def a_layout(name: str, tiles: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> O
             memory_mib=81_920,
             mode="Enabled",
             slices=tuple(
-                ObservedSlice(profile=profile, start=int(start), pods=tuple(filter(None, (held,))))
-                for tile in tiles
-                for profile, _, start in (tile.partition("@"),)
-                for held in (next(here, None),)
+                ObservedSlice(
+                    profile=profile, start=int(start), pods=tuple(filter(None, (pod_name,)))
+                )
+                for slice_name in slices
+                for profile, _, start in (slice_name.partition("@"),)
+                for pod_name in (next(pod_names, None),)
             ),
         )
         for gpu in range(2)
@@ -111,7 +113,7 @@ def pods_of(name: str, count: int) -> list[Pod]:
     ]
 
 
-def begun(backend: str) -> Snapshot:
+def initial_snapshot(backend: str) -> Snapshot:
     pods = tuple(pod for name in NAMES for pod in pods_of(name, 2))
     return a_snapshot(
         *(a_wishing(name, replicas=2) for name in NAMES),
@@ -124,138 +126,151 @@ def begun(backend: str) -> Snapshot:
     )
 
 
-def cut(old: Snapshot, step: Step) -> Fields:
+def change_slices(old: Snapshot, step: PoolStep) -> Fields:
     """Whatever was asked for, the node shows these slices now."""
-    name, tiles = NODES[step.node], WAYS[step.way]
+    name, slice_names = NODES[step.node], SLICE_SETS[step.slice_set]
     slices = {
-        profile: 2 * sum(tile.startswith(f"{profile}@") for tile in tiles)
-        for profile in {tile.partition("@")[0] for tile in tiles}
+        profile: 2 * sum(tile.startswith(f"{profile}@") for tile in slice_names)
+        for profile in {slice_name.partition("@")[0] for slice_name in slice_names}
     }
     return {
         "layouts": tuple(
-            replace(a_layout(name, tiles, old.pods), spec=one.spec, generation=one.generation + 1)
-            if one.name == name
-            else one
-            for one in old.layouts
+            replace(
+                a_layout(name, slice_names, old.pods),
+                spec=layout.spec,
+                generation=layout.generation + 1,
+            )
+            if layout.name == name
+            else layout
+            for layout in old.layouts
         ),
         "nodes": tuple(
-            replace(a_node(slices=slices, cut=2, name=name), taints=one.taints)
-            if one.name == name
-            else one
-            for one in old.nodes
+            replace(a_node(slices=slices, cut=2, name=name), taints=node.taints)
+            if node.name == name
+            else node
+            for node in old.nodes
         ),
     }
 
 
-def silent(old: Snapshot, step: Step) -> Fields:
+def remove_layout(old: Snapshot, step: PoolStep) -> Fields:
     """An agent goes away."""
-    return {"layouts": tuple(one for one in old.layouts if one.name != NODES[step.node])}
+    return {"layouts": tuple(layout for layout in old.layouts if layout.name != NODES[step.node])}
 
 
-def pods(old: Snapshot, step: Step) -> Fields:
-    others = [pod for pod in old.pods if pod.service.name != step.name]
-    works = [one for one in old.workloads if one.service.name != step.name]
+def change_pods(old: Snapshot, step: PoolStep) -> Fields:
+    other_pods = [pod for pod in old.pods if pod.service.name != step.name]
+    other_workloads = [workload for workload in old.workloads if workload.service.name != step.name]
     return {
-        "pods": (*others, *pods_of(step.name, step.node + 1)),
-        "workloads": (*works, a_workload(step.node + 1, step.name)),
+        "pods": (*other_pods, *pods_of(step.name, step.node + 1)),
+        "workloads": (*other_workloads, a_workload(step.node + 1, step.name)),
     }
 
 
-def drains(old: Snapshot, step: Step) -> Fields:
+def drain_pods(old: Snapshot, step: PoolStep) -> Fields:
     return {
         "pods": tuple(
             replace(pod, draining_since=at(step.passed)) if pod.service.name == step.name else pod
             for pod in old.pods
         ),
         "in_flight": {
-            pod.ref: InFlight(old.at + timedelta(seconds=30), step.way) for pod in old.pods
+            pod.ref: InFlight(old.at + timedelta(seconds=30), step.slice_set) for pod in old.pods
         },
     }
 
 
-def window(old: Snapshot, step: Step) -> Fields:
+def change_window(old: Snapshot, step: PoolStep) -> Fields:
     (pool,) = old.pools
     assert pool.spec
     spec = pool.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
     spec["mig"].pop("maintenanceWindow", None)
-    if step.way:
+    if step.slice_set:
         spec["mig"]["maintenanceWindow"] = WINDOW
     return {"pools": (replace(pool, spec=AcceleratorPoolSpec.model_validate(spec)),)}
 
 
-def node(old: Snapshot, step: Step) -> Fields:
+def toggle_node(old: Snapshot, step: PoolStep) -> Fields:
     return {
         "nodes": tuple(
-            replace(one, schedulable=not one.schedulable) if one.name == NODES[step.node] else one
-            for one in old.nodes
+            replace(node, schedulable=not node.schedulable)
+            if node.name == NODES[step.node]
+            else node
+            for node in old.nodes
         )
     }
 
 
-def load(old: Snapshot, step: Step) -> Fields:
-    told = readings_of(old.pods, waiting=0.0, running=float(step.way * 40), activity=0.5)
-    return {"readings": replace(told, at=old.at)}
+def change_load(old: Snapshot, step: PoolStep) -> Fields:
+    readings = readings_of(old.pods, waiting=0.0, running=float(step.slice_set * 40), activity=0.5)
+    return {"readings": replace(readings, at=old.at)}
 
 
-def service(old: Snapshot, step: Step) -> Fields:
-    changed = a_wishing(step.name, replicas=1 + step.way)
+def change_service(old: Snapshot, step: PoolStep) -> Fields:
+    changed = a_wishing(step.name, replicas=1 + step.slice_set)
     return {
-        "services": tuple(changed if one.ref.name == step.name else one for one in old.services)
+        "services": tuple(
+            changed if service.ref.name == step.name else service for service in old.services
+        )
     }
 
 
-CHANGES: dict[str, Callable[[Snapshot, Step], Fields]] = {
+CHANGES: dict[str, Callable[[Snapshot, PoolStep], Fields]] = {
     "nothing": lambda *_: {},
-    "cut": cut,
-    "silent": silent,
-    "pods": pods,
-    "drains": drains,
-    "window": window,
-    "node": node,
-    "load": load,
-    "service": service,
+    "cut": change_slices,
+    "silent": remove_layout,
+    "pods": change_pods,
+    "drains": drain_pods,
+    "window": change_window,
+    "node": toggle_node,
+    "load": change_load,
+    "service": change_service,
     "solved": lambda *_: {},
 }
 
 steps = st.builds(
-    Step,
+    PoolStep,
     passed=st.sampled_from((1, 5, 45, 400)),
     name=st.sampled_from(NAMES),
     node=st.integers(0, 2),
-    way=st.integers(0, 2),
+    slice_set=st.integers(0, 2),
     change=st.sampled_from(("nothing", "nothing", "nothing", "solved", "cut", *sorted(CHANGES))),
 )
 
 
-def _labelled(node: Node, ask: BackendRequest | None) -> Node:
-    changed = {**node.labels, **(ask.labels if ask else {})}
+def _labelled(node: Node, request: BackendRequest | None) -> Node:
+    changed = {**node.labels, **(request.labels if request else {})}
     labels = {name: text for name, text in changed.items() if text is not None}
     return node if labels == node.labels else replace(node, labels=labels)
 
 
-def _asked(layout: ObservedNodeLayout, ask: BackendRequest | None) -> ObservedNodeLayout:
-    if ask is None or ask.layout_spec is None or ask.layout_spec == layout.spec:
+def _with_layout_spec(
+    layout: ObservedNodeLayout, request: BackendRequest | None
+) -> ObservedNodeLayout:
+    if request is None or request.layout_spec is None or request.layout_spec == layout.spec:
         return layout
-    return replace(layout, spec=ask.layout_spec, generation=layout.generation + 1)
+    return replace(layout, spec=request.layout_spec, generation=layout.generation + 1)
 
 
-def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
+def next_snapshot(old: Snapshot, decision: Plan, step: PoolStep) -> Snapshot:
     """What the turn wrote, and what happened then."""
-    orders = told.repartitions.actions["a100"]
-    written = with_status(old, orders.status) if orders.status else old
+    actions = decision.repartitions.actions["a100"]
+    written = with_status(old, actions.status) if actions.status else old
     if written.pools == old.pools:
         written = old
-    if orders.requests:
+    if actions.requests:
         written = replace(
             written,
-            nodes=tuple(_labelled(one, orders.requests.get(one.name)) for one in written.nodes),
-            layouts=tuple(_asked(one, orders.requests.get(one.name)) for one in written.layouts),
+            nodes=tuple(_labelled(node, actions.requests.get(node.name)) for node in written.nodes),
+            layouts=tuple(
+                _with_layout_spec(layout, actions.requests.get(layout.name))
+                for layout in written.layouts
+            ),
         )
     nodes = tuple(
-        one
-        if (TAINT in one.taints) == (one.name in orders.tainted_nodes)
-        else replace(one, taints=frozenset({TAINT} if one.name in orders.tainted_nodes else ()))
-        for one in written.nodes
+        node
+        if (TAINT in node.taints) == (node.name in actions.tainted_nodes)
+        else replace(node, taints=frozenset({TAINT} if node.name in actions.tainted_nodes else ()))
+        for node in written.nodes
     )
     same = all(a is b for a, b in zip(nodes, written.nodes, strict=True))
     moment = old.at + timedelta(seconds=step.passed)
@@ -265,70 +280,79 @@ def after(old: Snapshot, told: Plan, step: Step) -> Snapshot:
         nodes=written.nodes if same else nodes,
         readings=old.readings and replace(old.readings, at=moment),
     )
-    if _solved(told, step) is not None:
+    if _solved(decision, step) is not None:
         return new
     return replace(new, **CHANGES[step.change](new, step))
 
 
-def remembered(old: PlanMemory, told: Plan, step: Step) -> PlanMemory:
-    memory, solution = old.after(told), _solved(told, step)
+def next_memory(old: PlanMemory, decision: Plan, step: PoolStep) -> PlanMemory:
+    memory, solution = old.after(decision), _solved(decision, step)
     if solution is None:
         return memory
     return replace(memory, layouts=replace(memory.layouts, solution=solution))
 
 
-def _solved(told: Plan, step: Step) -> LayoutSolution | None:
-    asked = told.repartitions.layout_problem
-    if step.change != "solved" or asked is None:
+def _solved(decision: Plan, step: PoolStep) -> LayoutSolution | None:
+    problem = decision.repartitions.layout_problem
+    if step.change != "solved" or problem is None:
         return None
-    return LayoutSolution(problem=asked, pools={"a100": PoolLayout(plan=a_target(step.way))})
+    return LayoutSolution(
+        problem=problem, pools={"a100": PoolLayout(plan=a_target(step.slice_set))}
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(("Agent", "MigManager")), st.lists(steps, min_size=4, max_size=25))
-def test_with_layouts_a_kept_plan_decides_as_one_that_remembers_nothing(
-    backend: str, course: list[Step]
+def test_with_layouts_a_plan_with_a_cache_equals_a_plan_without_one(
+    backend: str, course: list[PoolStep]
 ) -> None:
-    kept, plain, quick = PlanCache(), begun(backend), begun(backend)
+    cache, plain, quick = PlanCache(), initial_snapshot(backend), initial_snapshot(backend)
     plain_memory = quick_memory = NO_MEMORY
     for step in course:
         slow = plan_of(plain, memory=plain_memory)
-        fast = plan_of(quick, memory=quick_memory, cache=kept)
+        fast = plan_of(quick, memory=quick_memory, cache=cache)
         assert fast.repartitions == slow.repartitions
-        for ref, allotment in fast.service_plans.items():
-            assert allotment.drain == slow.service_plans[ref].drain
-            assert allotment.previous_deployments == slow.service_plans[ref].previous_deployments
-            assert allotment.placement == slow.service_plans[ref].placement
-        plain, quick = after(plain, slow, step), after(quick, fast, step)
-        plain_memory = remembered(plain_memory, slow, step)
-        quick_memory = remembered(quick_memory, fast, step)
+        for ref, service_plan in fast.service_plans.items():
+            assert service_plan.drain == slow.service_plans[ref].drain
+            assert service_plan.previous_deployments == slow.service_plans[ref].previous_deployments
+            assert service_plan.placement == slow.service_plans[ref].placement
+        plain, quick = next_snapshot(plain, slow, step), next_snapshot(quick, fast, step)
+        plain_memory = next_memory(plain_memory, slow, step)
+        quick_memory = next_memory(quick_memory, fast, step)
 
 
-def settled() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
-    kept, snapshot, memory = PlanCache(), begun("Agent"), NO_MEMORY
+def settle_fleet() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
+    cache, snapshot, memory = PlanCache(), initial_snapshot("Agent"), NO_MEMORY
     course = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
     for change in course:
-        told = plan_of(snapshot, memory=memory, cache=kept)
-        step = Step(passed=5, name="chat", node=0, way=0, change=change)
-        snapshot, memory = after(snapshot, told, step), remembered(memory, told, step)
-    return snapshot, memory, kept, told
+        decision = plan_of(snapshot, memory=memory, cache=cache)
+        step = PoolStep(passed=5, name="chat", node=0, slice_set=0, change=change)
+        snapshot, memory = (
+            next_snapshot(snapshot, decision, step),
+            next_memory(memory, decision, step),
+        )
+    return snapshot, memory, cache, decision
 
 
-def test_an_unchanged_fleet_asks_the_very_same_and_is_ordered_the_very_same() -> None:
-    snapshot, memory, kept, told = settled()
-    before = told.repartitions
+def test_an_unchanged_fleet_gets_the_very_same_problem_and_actions() -> None:
+    snapshot, memory, cache, decision = settle_fleet()
+    before = decision.repartitions
     later = replace(snapshot, at=snapshot.at + timedelta(seconds=5))
-    found = plan_of(later, memory=memory, cache=kept).repartitions
-    assert found.layout_problem is before.layout_problem
-    assert found.nodes is before.nodes
-    assert found.actions["a100"].status is before.actions["a100"].status
+    repartitions = plan_of(later, memory=memory, cache=cache).repartitions
+    assert repartitions.layout_problem is before.layout_problem
+    assert repartitions.nodes is before.nodes
+    assert repartitions.actions["a100"].status is before.actions["a100"].status
 
 
 def test_one_node_that_changes_leaves_the_others_as_they_were() -> None:
-    snapshot, memory, kept, told = settled()
-    step = Step(passed=5, name="chat", node=1, way=1, change="cut")
-    found = plan_of(after(snapshot, told, step), memory=memory, cache=kept).repartitions.nodes[
-        "a100"
+    snapshot, memory, cache, decision = settle_fleet()
+    step = PoolStep(passed=5, name="chat", node=1, slice_set=1, change="cut")
+    nodes = plan_of(
+        next_snapshot(snapshot, decision, step), memory=memory, cache=cache
+    ).repartitions.nodes["a100"]
+    before = decision.repartitions.nodes["a100"]
+    assert [node is previous for node, previous in zip(nodes, before, strict=True)] == [
+        True,
+        False,
+        True,
     ]
-    before = told.repartitions.nodes["a100"]
-    assert [one is other for one, other in zip(found, before, strict=True)] == [True, False, True]

@@ -68,8 +68,8 @@ FLEET = {
 def test_a_service_goes_onto_the_cheapest_hardware_that_fits(
     uri: str, fields: dict[str, object], variant: str
 ) -> None:
-    one = {"scaling": {"minReplicas": 1}}
-    service = a_service(spec=a_spec(uri, **one, **fields))
+    min_replicas = {"scaling": {"minReplicas": 1}}
+    service = a_service(spec=a_spec(uri, **min_replicas, **fields))
     choice = allotted(a_snapshot(service, **FLEET)).choice
     assert choice is not None
     assert choice.variant == variant
@@ -97,7 +97,7 @@ def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
     assert got.removable_deployments == ()
 
 
-def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
+def test_a_previous_variant_is_removed_when_the_new_one_is_ready() -> None:
     service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
     workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
     pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
@@ -105,12 +105,14 @@ def test_a_former_variant_goes_when_the_new_one_is_up() -> None:
     assert [ref.name for ref in got.removable_deployments] == ["chat-zzz-old"]
 
 
-def test_new_services_choose_hardware_with_room_for_their_floor() -> None:
+def test_new_services_choose_hardware_with_capacity_for_their_min_replicas() -> None:
     services = [a_service(name, a_spec(SMALL)) for name in ("one", "two", "three")]
     nodes = (a_node("a100", {"1g.10gb": 4, "3g.40gb": 1}), a_node("h100", whole=2, product=H100))
     got = plan_of(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
     variants = {
-        ref.name: one.choice.variant for ref, one in got.service_plans.items() if one.choice
+        ref.name: service_plan.choice.variant
+        for ref, service_plan in got.service_plans.items()
+        if service_plan.choice
     }
     assert variants == {"one": "a100-1g-10gb", "three": "a100-1g-10gb", "two": "h100-1gpu"}
 
@@ -123,7 +125,7 @@ def test_interactive_services_never_run_on_spot() -> None:
     assert got.choice.offer.pool == "a100"
 
 
-def test_a_node_that_is_away_takes_no_hardware_from_who_runs_there() -> None:
+def test_an_absent_node_takes_no_hardware_from_the_services_on_it() -> None:
     running = {"workloads": (a_workload(2),), "pods": (a_pod("chat-0"), a_pod("chat-1"))}
     away = a_node(slices={"1g.10gb": 7}, ready=False)
     got = allotted(a_snapshot(a_service(), nodes=(away,), **running))
@@ -140,7 +142,7 @@ def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
 def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() -> None:
     broken = a_service("broken", a_spec(SMALL).model_copy(update={"context": None}))
     got = plan_of(a_snapshot(broken, a_service("chat")))
-    by_name = {ref.name: one for ref, one in got.service_plans.items()}
+    by_name = {ref.name: service_plan for ref, service_plan in got.service_plans.items()}
     assert by_name["broken"].accepted.reason == "PlannerError"
     assert "AttributeError" in by_name["broken"].accepted.message
     assert by_name["chat"].choice is not None
@@ -173,14 +175,14 @@ def test_a_rollout_surges_only_where_there_is_room() -> None:
     assert (roomy.surge, full.surge) == (True, False)
 
 
-@given(found=services, hardware=nodes, order=st.randoms(use_true_random=False))
+@given(observed_services=services, hardware=nodes, order=st.randoms(use_true_random=False))
 @settings(max_examples=50)
 def test_the_order_of_input_does_not_matter(
-    found: list[ObservedService], hardware: tuple[Node, ...], order: Random
+    observed_services: list[ObservedService], hardware: tuple[Node, ...], order: Random
 ) -> None:
     pools = [a_pool("a100", "1.60"), a_pool("h100", "2.50")]
-    straight = plan_of(a_snapshot(*found, pools=tuple(pools), nodes=hardware))
-    mixed_services, mixed_pools, mixed_nodes = list(found), list(pools), list(hardware)
+    straight = plan_of(a_snapshot(*observed_services, pools=tuple(pools), nodes=hardware))
+    mixed_services, mixed_pools, mixed_nodes = list(observed_services), list(pools), list(hardware)
     for mixed in (mixed_services, mixed_pools, mixed_nodes):
         order.shuffle(mixed)
     assert straight == plan_of(
@@ -188,31 +190,42 @@ def test_the_order_of_input_does_not_matter(
     )
 
 
-@given(found=services, hardware=nodes)
+@given(observed_services=services, hardware=nodes)
 @settings(max_examples=50)
 def test_planning_again_on_the_planned_state_changes_nothing(
-    found: list[ObservedService], hardware: tuple[Node, ...]
+    observed_services: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
-    first = plan_of(a_snapshot(*found, nodes=hardware))
-    carried_out = _carried_out(a_snapshot(*found, nodes=hardware), first)
-    again = plan_of(carried_out, memory=NO_MEMORY.after(first))
-    for ref, one in first.service_plans.items():
-        other = again.service_plans[ref]
-        assert (one.choice, one.scale.replicas) == (other.choice, other.scale.replicas)
-        assert other.drain.draining == ()
+    first = plan_of(a_snapshot(*observed_services, nodes=hardware))
+    applied = _with_plan_applied(a_snapshot(*observed_services, nodes=hardware), first)
+    again = plan_of(applied, memory=NO_MEMORY.after(first))
+    for ref, service_plan in first.service_plans.items():
+        repeated = again.service_plans[ref]
+        assert (service_plan.choice, service_plan.scale.replicas) == (
+            repeated.choice,
+            repeated.scale.replicas,
+        )
+        assert repeated.drain.draining == ()
 
 
-def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
+def _with_plan_applied(snapshot: Snapshot, decided: Plan) -> Snapshot:
     """The fleet as it is when the plan was done and nothing loads it."""
-    placed = [(one, one.choice) for one in decided.service_plans.values() if one.choice is not None]
+    placed = [
+        (service_plan, service_plan.choice)
+        for service_plan in decided.service_plans.values()
+        if service_plan.choice is not None
+    ]
     pods = tuple(
-        a_pod(f"{one.service.ref.name}-{index}", one.service.ref.name, choice.variant)
-        for one, choice in placed
-        for index in range(one.scale.replicas)
+        a_pod(
+            f"{service_plan.service.ref.name}-{index}",
+            service_plan.service.ref.name,
+            choice.variant,
+        )
+        for service_plan, choice in placed
+        for index in range(service_plan.scale.replicas)
     )
     workloads = tuple(
-        a_workload(one.scale.replicas, one.service.ref.name, choice.variant)
-        for one, choice in placed
+        a_workload(service_plan.scale.replicas, service_plan.service.ref.name, choice.variant)
+        for service_plan, choice in placed
     )
     return a_snapshot(
         *snapshot.services,
@@ -223,18 +236,21 @@ def _carried_out(snapshot: Snapshot, decided: Plan) -> Snapshot:
     )
 
 
-@given(found=services, hardware=nodes)
+@given(observed_services=services, hardware=nodes)
 @settings(max_examples=50)
-def test_where_a_rollout_may_surge_all_floors_have_a_slice_and_one_is_left(
-    found: list[ObservedService], hardware: tuple[Node, ...]
+def test_where_a_rollout_may_surge_all_min_replicas_have_a_slice_and_one_is_left(
+    observed_services: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
-    got = plan_of(a_snapshot(*found, nodes=hardware))
-    held: Counter[str] = Counter()
-    roomy = {}
-    for one in got.service_plans.values():
-        if one.choice is not None:
-            held[one.choice.variant] += one.scale.replicas
-            roomy[one.choice.variant] = (one.surge, one.choice.offer.replicas)
-    for variant, (surge, offered) in roomy.items():
+    got = plan_of(a_snapshot(*observed_services, nodes=hardware))
+    used_slices: Counter[str] = Counter()
+    surge_and_offer = {}
+    for service_plan in got.service_plans.values():
+        if service_plan.choice is not None:
+            used_slices[service_plan.choice.variant] += service_plan.scale.replicas
+            surge_and_offer[service_plan.choice.variant] = (
+                service_plan.surge,
+                service_plan.choice.offer.replicas,
+            )
+    for variant, (surge, offered) in surge_and_offer.items():
         whole = variant.endswith("gpu")  # whole GPUs are shared by several forms
-        assert whole or surge is (held[variant] < offered)
+        assert whole or surge is (used_slices[variant] < offered)

@@ -17,10 +17,10 @@ from tessera.api.reasons import Accepted, Discovered, LayoutReady, PlacementReas
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.status.service import pool_status, service_status
 from tests.builders import A100, H100, NOW, a_node, a_snapshot, a_workload, plan_of, readings_of
-from tests.domain.refused_services import SERVICES, Case
+from tests.domain.refused_services import SERVICES, RefusalCase
 
 
-def pooled(body: str, name: str = "a100") -> str:
+def pool_manifest(body: str, name: str = "a100") -> str:
     return f"""
 apiVersion: tessera.dev/v1alpha1
 kind: AcceleratorPool
@@ -35,55 +35,55 @@ LABELS = "  nodeSelector: {pool: a100}\n"
 PRICES = "  prices: [{from: 2026-01-01, perGPUHour: '1.60'}]\n"
 
 POOLS = [
-    Case(
+    RefusalCase(
         reason=PoolAccepted.INVALID_SPEC,
-        manifest=pooled("  nodeSelector: {pool: a100}\n  prices: [{from: never}]"),
+        manifest=pool_manifest("  nodeSelector: {pool: a100}\n  prices: [{from: never}]"),
         field="spec.prices.0.from",
         says=("kubectl explain",),
     ),
-    Case(
+    RefusalCase(
         reason=PoolAccepted.PRICE_NOT_YET_EFFECTIVE,
-        manifest=pooled(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
+        manifest=pool_manifest(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
         field="spec.prices",
         says=(TOMORROW, "2026-11-20"),
     ),
-    Case(
+    RefusalCase(
         reason=PoolAccepted.OVERLAPPING,
-        manifest=pooled(LABELS + PRICES, "zone-b"),
+        manifest=pool_manifest(LABELS + PRICES, "zone-b"),
         field="spec.nodeSelector",
         says=("1 node of AcceleratorPool/a100", "a100-0"),
     ),
-    Case(
+    RefusalCase(
         reason=Discovered.NOT_ACCEPTED,
-        manifest=pooled(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
+        manifest=pool_manifest(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
         field="Accepted",
         says=("nothing is discovered",),
     ),
-    Case(
+    RefusalCase(
         reason=Discovered.NO_NODES,
-        manifest=pooled("  nodeSelector: {pool: b200}\n" + PRICES, "b200"),
+        manifest=pool_manifest("  nodeSelector: {pool: b200}\n" + PRICES, "b200"),
         field="spec.nodeSelector",
         says=("kubectl get nodes -l pool=b200",),
     ),
-    Case(
+    RefusalCase(
         reason=Discovered.NO_DEVICES,
-        manifest=pooled(LABELS + PRICES),
+        manifest=pool_manifest(LABELS + PRICES),
         field="spec.nodeSelector",
         says=("1 node without an allocatable GPU", "kubectl get nodes"),
         nodes=(a_node(),),
         pools=(),
     ),
-    Case(
+    RefusalCase(
         reason=Discovered.MIXED_PRODUCTS,
-        manifest=pooled(LABELS + PRICES),
+        manifest=pool_manifest(LABELS + PRICES),
         field="spec.nodeSelector",
         says=("2 products", A100, H100, "nvidia.com/gpu.product"),
         nodes=(a_node(whole=1), a_node(whole=1, product=H100, name="a100-1")),
         pools=(),
     ),
-    Case(
+    RefusalCase(
         reason=Discovered.UNKNOWN_PRODUCT,
-        manifest=pooled(LABELS + PRICES),
+        manifest=pool_manifest(LABELS + PRICES),
         field="spec.nodeSelector",
         says=("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "mig.strategy=mixed"),
         nodes=(a_node(whole=7, product=f"{A100}-MIG-1g.10gb"),),
@@ -93,17 +93,17 @@ POOLS = [
 
 MIG = LABELS + PRICES + "  mig: {mode: Static, layout: {3g.40gb: 2}}"
 POOLS += [
-    Case(
+    RefusalCase(
         reason=LayoutReady.INCONSISTENT_LABELS,
-        manifest=pooled(MIG),
+        manifest=pool_manifest(MIG),
         field="a100-0",
         says=("1 A100-80GB GPU cannot be partitioned into 3x 3g.40gb",),
         nodes=(a_node(slices={"3g.40gb": 3}),),
         pools=(),
     ),
-    Case(
+    RefusalCase(
         reason=LayoutReady.UNKNOWN_PROFILE,
-        manifest=pooled(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.71gb: 2}}"),
+        manifest=pool_manifest(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.71gb: 2}}"),
         field="spec.mig.layout",
         says=("3g.71gb", "3g.40gb"),
         pools=(),
@@ -111,23 +111,23 @@ POOLS += [
 ]
 
 
-def fleet(case: Case, **fields: Any) -> Snapshot:
-    found = tuple(a_workload(2) for _ in case.pods[:1])
+def fleet(case: RefusalCase, **fields: Any) -> Snapshot:
+    workloads = tuple(a_workload(2) for _ in case.pods[:1])
     return a_snapshot(
         pools=case.pools,
         nodes=case.nodes,
         pods=case.pods,
-        workloads=found,
+        workloads=workloads,
         readings=readings_of(case.pods),
         **fields,
     )
 
 
-def helps(message: str) -> bool:
+def is_helpful(message: str) -> bool:
     return bool(re.search(r"\d|kubectl \w+", message))
 
 
-def service_messages(case: Case) -> dict[str, str]:
+def service_messages(case: RefusalCase) -> dict[str, str]:
     """The messages of a refused service, by reason."""
     service = wire.parse_service(yaml.safe_load(case.manifest))
     assert service is not None
@@ -141,11 +141,11 @@ def service_messages(case: Case) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: case.reason)
-def test_a_refused_service_says_where_and_what_to_do(case: Case) -> None:
-    _assert_told(case, service_messages(case))
+def test_a_refused_service_says_where_and_what_to_do(case: RefusalCase) -> None:
+    _assert_message(case, service_messages(case))
 
 
-def pool_messages(case: Case) -> dict[str, str]:
+def pool_messages(case: RefusalCase) -> dict[str, str]:
     """The messages of a refused pool, by reason."""
     pool = wire.parse_pool(yaml.safe_load(case.manifest))
     others = tuple(other for other in case.pools if other.name != pool.name)
@@ -157,8 +157,8 @@ def pool_messages(case: Case) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", POOLS, ids=lambda case: case.reason)
-def test_a_refused_pool_says_where_and_what_to_do(case: Case) -> None:
-    _assert_told(case, pool_messages(case))
+def test_a_refused_pool_says_where_and_what_to_do(case: RefusalCase) -> None:
+    _assert_message(case, pool_messages(case))
 
 
 def test_all_messages_of_refusals_read_well_together(golden: Callable[..., None]) -> None:
@@ -168,14 +168,14 @@ def test_all_messages_of_refusals_read_well_together(golden: Callable[..., None]
     golden("messages", [{"services": services, "pools": pools}])
 
 
-def _assert_told(case: Case, told: dict[str, str]) -> None:
-    assert case.reason in told, told
-    message = told[case.reason]
+def _assert_message(case: RefusalCase, messages: dict[str, str]) -> None:
+    assert case.reason in messages, messages
+    message = messages[case.reason]
     assert case.field in message
     for part in case.says:
         assert part in message
     if case.field.startswith("spec"):
-        assert helps(message)
+        assert is_helpful(message)
 
 
 def test_every_reason_that_refuses_has_a_case() -> None:

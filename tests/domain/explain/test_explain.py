@@ -36,14 +36,14 @@ from tests.builders import (
 )
 from tests.cli.partitioned_cluster import a_plan
 from tests.domain.random_fleets import nodes, services
-from tests.domain.refused_services import SERVICES, Case
+from tests.domain.refused_services import SERVICES, RefusalCase
 
 CHAT = Ref("team-a", "chat")
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
 
 
 def decisions(snapshot: Snapshot) -> dict[str, Decision]:
-    return {one.topic: one for one in explain(snapshot, plan_of(snapshot), CHAT)}
+    return {decision.topic: decision for decision in explain(snapshot, plan_of(snapshot), CHAT)}
 
 
 def pods_of(count: int) -> tuple[Pod, ...]:
@@ -80,20 +80,24 @@ def replicas(snapshot: Snapshot) -> int:
 def with_load(snapshot: Snapshot, waiting: float, activity: float) -> Snapshot:
     """All that waits does so in the first replica, so that the sum is exact."""
     first, *others = snapshot.pods
-    told = readings_of(others, activity=activity)
+    readings = readings_of(others, activity=activity)
     waits = readings_of((first,), waiting=waiting, activity=activity)
-    return replace(snapshot, readings=replace(told, pods={**told.pods, **waits.pods}))
+    return replace(snapshot, readings=replace(readings, pods={**readings.pods, **waits.pods}))
 
 
 def numbers_in(text: str) -> list[float]:
-    return [float(one) for one in re.findall(r"\d+(?:\.\d+)?", text)]
+    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
 
 
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
-    told = explain(running(), plan_of(running()), CHAT)
+    explained = explain(running(), plan_of(running()), CHAT)
     topics = ["accepted", "placed", "sizing", "speed", "scaling", "budget", "rollout", "ready"]
-    assert [one.topic for one in told] == topics
-    assert all(one.message and one.would_change for one in told if one.topic != "accepted")
+    assert [decision.topic for decision in explained] == topics
+    assert all(
+        decision.message and decision.would_change
+        for decision in explained
+        if decision.topic != "accepted"
+    )
 
 
 @given(count=st.integers(1, 5), target=st.integers(1, 60), activity=st.floats(0, 1))
@@ -102,8 +106,8 @@ def test_the_queue_that_is_said_to_add_replicas_adds_them_and_one_less_does_not(
 ) -> None:
     scaling = {"queue": {"target": target}, "minReplicas": count}
     now = running(count, activity=activity, scaling=scaling)
-    (said,) = [one for one in decisions(now)["scaling"].would_change if "would add" in one]
-    least, more = numbers_in(said)[0], numbers_in(said)[-1]
+    (condition,) = [hint for hint in decisions(now)["scaling"].would_change if "would add" in hint]
+    least, more = numbers_in(condition)[0], numbers_in(condition)[-1]
     assert replicas(with_load(now, least, activity)) == count + more
     assert replicas(with_load(now, least - 1, activity)) == count
 
@@ -113,16 +117,20 @@ def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_do
     count: int, target: int
 ) -> None:
     now = running(count, waiting=target * 0.9, scaling={"queue": {"target": target}})
-    (said,) = [one for one in decisions(now)["scaling"].would_change if "would remove" in one]
-    waiting, activity = numbers_in(said)[:2]
+    (condition,) = [
+        hint for hint in decisions(now)["scaling"].would_change if "would remove" in hint
+    ]
+    waiting, activity = numbers_in(condition)[:2]
     assert replicas(with_load(now, waiting, activity)) < count
     assert replicas(with_load(now, waiting + 1, 0.0)) == count
     assert replicas(with_load(now, 0, activity + 0.01)) == count
 
 
 def test_at_the_bounds_it_names_them() -> None:
-    told = decisions(running(6, waiting=100, scaling={"minReplicas": 6}))["scaling"].would_change
-    assert told == (
+    would_change = decisions(running(6, waiting=100, scaling={"minReplicas": 6}))[
+        "scaling"
+    ].would_change
+    assert would_change == (
         "spec.scaling.maxReplicas above 6 would let a queue add more",
         "spec.scaling.minReplicas below 6 would allow fewer replicas",
     )
@@ -134,13 +142,13 @@ def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_no
     status = service_status(now, allotment, None, None)
     service = replace(now.services[0], status=status)
     for readings in (None, Readings(at=NOW, problem="refused")):
-        told = decisions(replace(now, services=(service,), readings=readings))["scaling"]
-        assert (told.reason, told.replayed) == (ScalingReason.STEADY, "")
-        assert dict(told.numbers)["waiting requests"].startswith("unknown")
-        assert any("would add" in one for one in told.would_change)
+        decision = decisions(replace(now, services=(service,), readings=readings))["scaling"]
+        assert (decision.reason, decision.replayed) == (ScalingReason.STEADY, "")
+        assert dict(decision.numbers)["waiting requests"].startswith("unknown")
+        assert any("would add" in hint for hint in decision.would_change)
 
 
-def with_rival(price: str, **fields: Any) -> Snapshot:
+def with_second_pool(price: str, **fields: Any) -> Snapshot:
     return a_snapshot(
         a_service(),
         pools=(a_pool(), a_pool("h100", price)),
@@ -150,9 +158,13 @@ def with_rival(price: str, **fields: Any) -> Snapshot:
 
 
 def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None:
-    (said,) = (one for one in decisions(with_rival("3.00"))["placed"].would_change if "h100" in one)
-    limit = numbers_in(said)[0]
-    cheaper, dearer = (plan_of(with_rival(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
+    (condition,) = (
+        hint
+        for hint in decisions(with_second_pool("3.00"))["placed"].would_change
+        if "h100" in hint
+    )
+    limit = numbers_in(condition)[0]
+    cheaper, dearer = (plan_of(with_second_pool(f"{limit + step:.2f}")) for step in (-0.01, 0.01))
     assert cheaper.service_plans[CHAT].choice.variant == "h100-1gpu"  # type: ignore[union-attr]
     assert dearer.service_plans[CHAT].choice.variant == "a100-1g-10gb"  # type: ignore[union-attr]
 
@@ -170,24 +182,24 @@ def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
 
 
 def test_cheaper_hardware_does_not_move_a_running_service_and_it_says_so() -> None:
-    told = decisions(with_rival("0.10", workloads=(a_workload(),)))["placed"]
-    why = {one.name: one.message for one in told.alternatives}
+    decision = decisions(with_second_pool("0.10", workloads=(a_workload(),)))["placed"]
+    why = {option.name: option.message for option in decision.alternatives}
     assert why["a100-1g-10gb"] == "chosen"
     assert "a running service is not moved" in why["h100-1gpu"]
-    assert any("the service would be placed on h100-1gpu" in one for one in told.would_change)
+    assert any("the service would be placed on h100-1gpu" in hint for hint in decision.would_change)
 
 
 def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
     other = a_spec(placement={"pools": ["full"]}, scaling={"minReplicas": 2, "maxReplicas": 2})
-    held = tuple(
-        a_pod(f"other-{one}", "other", "full-1g-10gb", node="full-0", devices=SLICE)
-        for one in range(2)
+    other_pods = tuple(
+        a_pod(f"other-{index}", "other", "full-1g-10gb", node="full-0", devices=SLICE)
+        for index in range(2)
     )
     now = a_snapshot(
         a_service(spec=a_spec(placement={"pools": ["a100", "big", "full", "empty", "spot"]},
                               **{"class": "Standard"})),
         a_service("other", spec=other),
-        pods=held,
+        pods=other_pods,
         workloads=(a_workload(2, "other", "full-1g-10gb"),),
         pools=(
             a_pool(),
@@ -205,29 +217,29 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
             a_node("spot", {"1g.10gb": 7}),
         ),
     )  # fmt: skip
-    told = decisions(now)["placed"]
-    why = {one.name: one.message for one in told.alternatives}
+    decision = decisions(now)["placed"]
+    why = {option.name: option.message for option in decision.alternatives}
     assert why["a100-1g-10gb"] == "chosen"
     assert why["big-1gpu"] == "7.0 times the price, stranded slices included"
     assert why["full-1g-10gb"] == "full: 0 free, 2 required at the start"
     assert why["unnamed-1g-10gb"] == "spec.placement.pools does not list the pool"
     assert why["spot-1g-10gb"] == "Spot: spec.class Standard never runs there"
     assert "matches no node" in why["empty"]
-    assert any("2 more free 1g.10gb in full" in one for one in told.would_change)
+    assert any("2 more free 1g.10gb in full" in hint for hint in decision.would_change)
 
 
 def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() -> None:
     spec = a_spec("hf://meta-llama/Llama-3.1-70B-Instruct")
-    told = decisions(a_snapshot(a_service(spec=spec)))
-    assert told["placed"].reason == PlacementReason.TOO_LARGE
-    (one,) = told["placed"].alternatives
-    assert one.message.startswith("too small: needs devices of ")
-    assert one.message.endswith("these have 9728 MiB")
-    assert "153663 MiB" in told["placed"].would_change[0]
-    assert "sizing" not in told
+    explained = decisions(a_snapshot(a_service(spec=spec)))
+    assert explained["placed"].reason == PlacementReason.TOO_LARGE
+    (option,) = explained["placed"].alternatives
+    assert option.message.startswith("too small: needs devices of ")
+    assert option.message.endswith("these have 9728 MiB")
+    assert "153663 MiB" in explained["placed"].would_change[0]
+    assert "sizing" not in explained
 
 
-def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
+def test_an_objective_that_is_said_to_allow_more_allows_it() -> None:
     said = decisions(running())["sizing"].would_change[0]
     field, requests, tokens = said.split()[0], *numbers_in(said)[-2:]
     assert field == "spec.slo.itlP95"
@@ -239,11 +251,11 @@ def test_a_promise_that_is_said_to_allow_more_allows_it() -> None:
     assert (limits.max_num_seqs, round(limits.tokens_per_second)) == (requests, tokens)
 
 
-def poor(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
+def with_budget(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
     """Replicas of which one is the floor, and a queue that wishes six; an hour and a month."""
     windows = zip(("Hour", "Month"), limits, strict=False)
-    told = [{"window": window, "amount": amount} for window, amount in windows]
-    return running(count, waiting=30, budgets=(a_budget(limits=told),), **fields)
+    budget_limits = [{"window": window, "amount": amount} for window, amount in windows]
+    return running(count, waiting=30, budgets=(a_budget(limits=budget_limits),), **fields)
 
 
 @pytest.mark.parametrize(
@@ -259,107 +271,107 @@ def poor(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
 def test_the_limits_that_are_said_to_pay_one_more_replica_pay_it(
     limits: tuple[str, ...], fields: dict[str, Any]
 ) -> None:
-    told = decisions(poor(*limits, **fields))
-    assert told["budget"].reason in (
+    explained = decisions(with_budget(*limits, **fields))
+    assert explained["budget"].reason in (
         WithinBudget.BUDGET_EXHAUSTED,
         WithinBudget.MIN_REPLICAS_EXCEED_BUDGET,
     )
-    assert told["scaling"].reason == ScalingReason.BUDGET_EXHAUSTED
-    assert told["scaling"].would_change[0] == "budget for more replicas: see budget"
-    said, later = told["budget"].would_change
+    assert explained["scaling"].reason == ScalingReason.BUDGET_EXHAUSTED
+    assert explained["scaling"].would_change[0] == "budget for more replicas: see budget"
+    hint, later = explained["budget"].would_change
     raised = list(limits)
-    for index, amount in re.findall(r"spec\.limits\[(\d)\]\.amount of (\d+\.\d+)", said):
+    for index, amount in re.findall(r"spec\.limits\[(\d)\]\.amount of (\d+\.\d+)", hint):
         raised[int(index)] = amount
-    assert replicas(poor(*limits, **fields)) < replicas(poor(*raised, **fields))
+    assert replicas(with_budget(*limits, **fields)) < replicas(with_budget(*raised, **fields))
     assert later.startswith(("from 2026-", "the next windows do not pay it either"))
 
 
-def test_a_purse_that_has_enough_is_said_to_have() -> None:
-    assert decisions(poor("90.00"))["budget"].would_change == (
+def test_a_budget_with_enough_money_says_so() -> None:
+    assert decisions(with_budget("90.00"))["budget"].would_change == (
         "the limits already pay 1 more replica for 10 minutes",
     )
 
 
 def test_money_of_another_currency_names_the_pools_to_use() -> None:
-    told = decisions(running(budgets=(a_budget(currency="EUR"),)))["budget"]
-    assert told.would_change == ("pools priced in EUR in spec.placement.pools",)
+    decision = decisions(running(budgets=(a_budget(currency="EUR"),)))["budget"]
+    assert decision.would_change == ("pools priced in EUR in spec.placement.pools",)
 
 
-def test_replicas_without_a_node_are_told_with_what_is_missing() -> None:
+def test_replicas_without_a_node_are_explained_with_what_is_missing() -> None:
     now = running(2)
     stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, containers_ready=False)
-    told = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
-    assert told.reason == PlacementReason.UNSCHEDULABLE
-    assert told.would_change[0] == "1 more free 1g.10gb in a100, or 1 replica fewer"
+    decision = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
+    assert decision.reason == PlacementReason.UNSCHEDULABLE
+    assert decision.would_change[0] == "1 more free 1g.10gb in a100, or 1 replica fewer"
 
 
 def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
-    now = with_rival("3.00")
+    now = with_second_pool("3.00")
     now = replace(now, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))
     (said,) = decisions(now)["placed"].would_change
     assert said.startswith("h100 in spec.placement.pools: the model fits there too")
 
 
 def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
-    told = decisions(running())["budget"]
-    assert told.reason == WithinBudget.NO_BUDGET
-    assert told.would_change == ("a TenantBudget with team-a in spec.tenant.namespaces",)
+    decision = decisions(running())["budget"]
+    assert decision.reason == WithinBudget.NO_BUDGET
+    assert decision.would_change == ("a TenantBudget with team-a in spec.tenant.namespaces",)
 
 
-def test_who_leaves_is_named_with_what_would_let_it_go() -> None:
+def test_a_draining_replica_is_named_with_what_would_let_it_end() -> None:
     now = running(3, waiting=0.0, activity=0.0)
     pods = (replace(now.pods[0], serving=False, draining_since=at(-20)), *now.pods[1:])
-    told = decisions(replace(now, pods=pods))["drain"]
-    assert dict(told.numbers)["chat-0"] == "20 s without new requests"
-    assert "spec.drain.timeout of 60s" in told.would_change[0]
+    decision = decisions(replace(now, pods=pods))["drain"]
+    assert dict(decision.numbers)["chat-0"] == "20 s without new requests"
+    assert "spec.drain.timeout of 60s" in decision.would_change[0]
 
 
 def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> None:
     full = running(2, nodes=(a_node(slices={"1g.10gb": 2}),))
-    told = decisions(full)["rollout"]
-    assert dict(told.numbers)["strategy"].startswith("in place")
-    assert told.would_change[0].startswith("with 1 free 1g.10gb in a100")
+    decision = decisions(full)["rollout"]
+    assert dict(decision.numbers)["strategy"].startswith("in place")
+    assert decision.would_change[0].startswith("with 1 free 1g.10gb in a100")
     roomy = decisions(running(2, nodes=(a_node(slices={"1g.10gb": 3}),)))["rollout"]
     assert dict(roomy.numbers)["strategy"].startswith("surge")
 
 
-def test_where_the_status_says_something_else_than_the_plan_both_are_told() -> None:
+def test_where_the_status_differs_from_the_plan_both_are_shown() -> None:
     now = running()
     status = service_status(now, plan_of(now).service_plans[CHAT], None, "the API server said no")
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
     assert decisions(before)["rollout"].replayed.startswith("RolloutComplete: ")
-    told = decisions(replace(before, nodes=()))
-    assert told["placed"].reason == PlacementReason.PLACED
-    assert told["placed"].replayed.startswith("NoHardware: ")
-    assert told["placed"].since == NOW
+    explained = decisions(replace(before, nodes=()))
+    assert explained["placed"].reason == PlacementReason.PLACED
+    assert explained["placed"].replayed.startswith("NoHardware: ")
+    assert explained["placed"].since == NOW
 
 
 def test_without_a_plan_the_status_alone_speaks() -> None:
     now = running()
     status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
     before = replace(now, services=(replace(now.services[0], status=status),))
-    told = {one.topic: one for one in explain(before, None, CHAT)}
-    assert told["ready"].reason == Ready.PROBE_PENDING
-    assert told["scaling"].reason == status.scaling.reason  # type: ignore[union-attr]
-    assert dict(told["scaling"].numbers)["hardware"] == "a100-1g-10gb"
-    assert told["budget"].reason == WithinBudget.NO_BUDGET
+    explained = {decision.topic: decision for decision in explain(before, None, CHAT)}
+    assert explained["ready"].reason == Ready.PROBE_PENDING
+    assert explained["scaling"].reason == status.scaling.reason  # type: ignore[union-attr]
+    assert dict(explained["scaling"].numbers)["hardware"] == "a100-1g-10gb"
+    assert explained["budget"].reason == WithinBudget.NO_BUDGET
     assert explain(running(), None, CHAT) == ()
 
 
-def test_further_conditions_are_told_as_they_are() -> None:
+def test_further_conditions_are_shown_as_they_are() -> None:
     now = running()
     status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
     more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
     before = replace(now, services=(replace(now.services[0], status=status),))
     assert decisions(before)["UpdateAvailable"].message == "new"
-    topics = [one.topic for one in explain(before, None, CHAT)]
+    topics = [decision.topic for decision in explain(before, None, CHAT)]
     assert "UpdateAvailable" in topics
 
 
 @given(
-    found=services,
+    observed_services=services,
     hardware=nodes,
     budget=st.sampled_from(["0.10", "1.00", "50.00"]),
     replicas=st.integers(0, 4),
@@ -367,33 +379,41 @@ def test_further_conditions_are_told_as_they_are() -> None:
 )
 @settings(max_examples=60)
 def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
-    found: list[ObservedService],
+    observed_services: list[ObservedService],
     hardware: tuple[Node, ...],
     budget: str,
     replicas: int,
     waiting: int,
 ) -> None:
     pods = tuple(
-        a_pod(f"{one.ref.name}-{index}", one.ref.name, node="a100-0", devices=SLICE, bound=at(-60))
-        for one in found
+        a_pod(
+            f"{service.ref.name}-{index}",
+            service.ref.name,
+            node="a100-0",
+            devices=SLICE,
+            bound=at(-60),
+        )
+        for service in observed_services
         for index in range(replicas)
     )
     now = a_snapshot(
-        *found,
+        *observed_services,
         pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
         nodes=hardware,
         pods=pods,
-        workloads=tuple(a_workload(replicas, one.ref.name) for one in found),
+        workloads=tuple(a_workload(replicas, service.ref.name) for service in observed_services),
         readings=readings_of(pods, waiting=waiting, activity=0.9),
         budgets=(a_budget(amount=budget),),
     )
     decided = plan_of(now)
-    for ref, allotment in decided.service_plans.items():
-        told = {one.topic: one for one in explain(now, decided, ref)}
-        chosen = [one.name for one in told["placed"].alternatives if one.message == "chosen"]
-        assert chosen == ([allotment.choice.variant] if allotment.choice is not None else [])
-        assert told["scaling"].reason == allotment.scale.reason
-        assert all(one.reason and one.message for one in told.values())
+    for ref, service_plan in decided.service_plans.items():
+        explained = {decision.topic: decision for decision in explain(now, decided, ref)}
+        chosen = [
+            option.name for option in explained["placed"].alternatives if option.message == "chosen"
+        ]
+        assert chosen == ([service_plan.choice.variant] if service_plan.choice is not None else [])
+        assert explained["scaling"].reason == service_plan.scale.reason
+        assert all(decision.reason and decision.message for decision in explained.values())
 
 
 def test_a_service_that_is_not_there_is_a_key_error() -> None:
@@ -402,7 +422,7 @@ def test_a_service_that_is_not_there_is_a_key_error() -> None:
 
 
 @pytest.mark.parametrize("case", SERVICES, ids=lambda case: str(case.reason))
-def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> None:
+def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCase) -> None:
     body = yaml.safe_load(case.manifest)
     service = wire.parse_service(body)
     assert service is not None
@@ -413,14 +433,22 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: Case) -> 
         nodes=case.nodes,
         pods=case.pods,
     )
-    found = {one.topic: one.reason for one in explain(now, plan_of(now), service.ref)}
+    reasons = {
+        decision.topic: decision.reason for decision in explain(now, plan_of(now), service.ref)
+    }
     status: InferenceServiceStatus = service_status(
         now, plan_of(now).service_plans[service.ref], None, None
     )
-    words = {one.type: one.reason for one in status.conditions}
-    told = [found["accepted"], found["placed"], found["ready"]]
-    assert told == [words["Accepted"], words["Placed"], words["Ready"]]
-    assert found.get("rollout", words["Progressing"]) == words["Progressing"]
+    condition_reasons = {condition.type: condition.reason for condition in status.conditions}
+    explained = [reasons["accepted"], reasons["placed"], reasons["ready"]]
+    assert explained == [
+        condition_reasons["Accepted"],
+        condition_reasons["Placed"],
+        condition_reasons["Ready"],
+    ]
+    assert (
+        reasons.get("rollout", condition_reasons["Progressing"]) == condition_reasons["Progressing"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -436,7 +464,9 @@ def test_models_that_are_read_fetched_or_adapted_are_explained(
     uri: str, model: dict[str, Any], words: str
 ) -> None:
     got = decisions(a_snapshot(a_service(spec=a_spec(uri, model=model))))
-    told = [
-        text for one in got.values() for text in (one.message, *(pair[1] for pair in one.numbers))
+    texts = [
+        text
+        for decision in got.values()
+        for text in (decision.message, *(pair[1] for pair in decision.numbers))
     ]
-    assert any(words in text for text in told)
+    assert any(words in text for text in texts)
