@@ -57,7 +57,7 @@ def a_fleet(**fields: Any) -> Snapshot:
 
 
 def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
-    own, former = (
+    own, replaced = (
         a_fleet(
             pods=(a_pod(uid),),
             batch_jobs=(a_job(1, batch_uid=uid),),
@@ -65,22 +65,32 @@ def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
         )
         for uid in ("uid-night", "uid-former")
     )
-    mine = situations(own)[NIGHT]
-    assert (len(mine.pods), len(mine.jobs), mine.progress_sample) == (1, 1, asked(5))
-    none = situations(former)[NIGHT]
-    assert (none.pods, none.jobs, none.progress_sample) == ((), (), None)
+    situation = situations(own)[NIGHT]
+    assert (len(situation.pods), len(situation.jobs), situation.progress_sample) == (1, 1, asked(5))
+    replaced_situation = situations(replaced)[NIGHT]
+    assert (
+        replaced_situation.pods,
+        replaced_situation.jobs,
+        replaced_situation.progress_sample,
+    ) == ((), (), None)
 
 
-def over(**fields: Any) -> Batch:
+def a_completed_batch(**fields: Any) -> Batch:
     status = {"state": "completed", "done": "5/5", "attempt": ATTEMPT}
     return a_batch(status=BatchInferenceStatus.model_validate(status), **fields)
 
 
-def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
-    fleet = a_fleet(batches=(over(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),))
+def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:
+    fleet = a_fleet(
+        batches=(a_completed_batch(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),)
+    )
     views = discover(fleet.pools, fleet.nodes, NOW.date())
-    one = propose_batches(fleet, views, Counter(), {})[NIGHT]
-    assert (one.situation.views, one.situation.nodes, one.situation.services) == ((), {}, {})
+    proposal = propose_batches(fleet, views, Counter(), {})[NIGHT]
+    assert (proposal.situation.views, proposal.situation.nodes, proposal.situation.services) == (
+        (),
+        {},
+        {},
+    )
     got = plan_of(fleet).batches[NIGHT]
     assert (got.state, [ref.name for ref in got.delete]) == ("completed", ["night-a2"])
 
@@ -96,21 +106,21 @@ def test_a_batch_that_is_over_costs_no_look_at_the_fleet() -> None:
 def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
     fields: dict[str, Any], shares: bool
 ) -> None:
-    got = plan_of(a_fleet(batches=(over(),), **fields))
-    found = {
-        one.namespace: one.manifests(ingress_namespaces=("tessera-system",), monitored=True)
-        for one in children.namespace_owners(got.service_plans, got.active_batches)
+    got = plan_of(a_fleet(batches=(a_completed_batch(),), **fields))
+    manifests = {
+        owner.namespace: owner.manifests(ingress_namespaces=("tessera-system",), monitored=True)
+        for owner in children.namespace_owners(got.service_plans, got.active_batches)
     }
-    assert bool(found) is shares
+    assert bool(manifests) is shares
 
 
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
-    got = plan_of(a_fleet(batches=(over(), a_batch(ref=new, uid="uid-next"))))
+    got = plan_of(a_fleet(batches=(a_completed_batch(), a_batch(ref=new, uid="uid-next"))))
     (shared,) = children.namespace_owners(got.service_plans, got.active_batches)
     manifests = shared.manifests(ingress_namespaces=("x",), monitored=True)
-    for one in manifests:
-        owners = one.body["metadata"]["ownerReferences"]
+    for manifest in manifests:
+        owners = manifest.body["metadata"]["ownerReferences"]
         assert [owner["name"] for owner in owners] == ["next"]
 
 

@@ -40,13 +40,13 @@ from tests.builders import H100, NOW, SMALL, a_node, a_pool, a_spec, at
 HOUR = 3600
 
 
-def names(allotment: BatchPlan) -> list[str]:
+def jobs_to_delete(batch_plan: BatchPlan) -> list[str]:
     """Jobs to delete."""
-    return [ref.name for ref in allotment.delete]
+    return [ref.name for ref in batch_plan.delete]
 
 
-def words(allotment: BatchPlan) -> tuple[str, str, str]:
-    return (allotment.state, allotment.running.reason, allotment.complete.reason)
+def state_and_reasons(batch_plan: BatchPlan) -> tuple[str, str, str]:
+    return (batch_plan.state, batch_plan.running.reason, batch_plan.complete.reason)
 
 
 # The check
@@ -57,16 +57,20 @@ def test_the_input_is_checked_before_anything_is_spent() -> None:
     got = draft.plan
     assert got.create is not None
     assert (got.create.name, got.create.choice, draft.claim) == ("night-check", None, None)
-    assert words(got) == ("validating", "ValidationJobRunning", "Validating")
+    assert state_and_reasons(got) == ("validating", "ValidationJobRunning", "Validating")
 
 
-def test_a_valid_input_starts_the_first_attempt_in_the_same_turn() -> None:
+def test_a_valid_input_starts_the_first_attempt_in_the_same_cycle() -> None:
     pod = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())
     got = decided(settled(a_situation(), pods=(pod,)))
     assert got.check is not None
     assert got.create is not None
-    assert (got.check.rows, got.create.name, names(got)) == (ROWS, "night-a1", ["night-check"])
-    assert words(got) == ("in_progress", "Starting", "InProgress")
+    assert (got.check.rows, got.create.name, jobs_to_delete(got)) == (
+        ROWS,
+        "night-a1",
+        ["night-check"],
+    )
+    assert state_and_reasons(got) == ("in_progress", "Starting", "InProgress")
 
 
 def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
@@ -74,19 +78,23 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     report = a_check_report(ok=False, errorCount=1, errors=faults, message="told")
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
     got = decided(settled(a_situation(), pods=(pod,)))
-    assert words(got) == ("failed", "Finished", "InvalidInput")
+    assert state_and_reasons(got) == ("failed", "Finished", "InvalidInput")
     assert "1 of 1000 rows invalid: line 3: no custom_id" in got.complete.message
-    assert names(got) == [], "the log of the check helps"
+    assert jobs_to_delete(got) == [], "the log of the check helps"
 
 
-def test_a_check_that_may_pass_later_is_made_anew_after_a_while() -> None:
+def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
     report = a_check_report(ok=False, message="the volume is full")
     pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
     failed = settled(a_situation(), pods=(pod,))
     soon, then = decided(failed), decided(later(failed, 30))
-    assert (soon.running.reason, names(soon), soon.create) == ("ValidationJobFailed", [], None)
+    assert (soon.running.reason, jobs_to_delete(soon), soon.create) == (
+        "ValidationJobFailed",
+        [],
+        None,
+    )
     assert "the volume is full" in soon.running.message
-    assert names(then) == ["night-check"]
+    assert jobs_to_delete(then) == ["night-check"]
     again = decided(carried_out(later(failed, 30), then))
     assert again.create is not None
     assert again.create.name == "night-check"
@@ -100,8 +108,8 @@ def test_a_check_that_may_pass_later_is_made_anew_after_a_while() -> None:
         a_batch_pod(None, node="gone-0"),
     ],
 )
-def test_a_check_whose_pod_is_lost_is_made_anew(pod: Any) -> None:
-    assert names(decided(settled(a_situation(), pods=(pod,)))) == ["night-check"]
+def test_a_check_whose_pod_is_lost_is_repeated(pod: Any) -> None:
+    assert jobs_to_delete(decided(settled(a_situation(), pods=(pod,)))) == ["night-check"]
 
 
 def test_a_check_that_cannot_start_says_so() -> None:
@@ -111,10 +119,10 @@ def test_a_check_that_cannot_start_says_so() -> None:
     got = decided(settled(a_situation(), pods=(pod,)))
     assert got.running.reason == "ValidationJobFailed"
     assert "no such image" in got.running.message
-    assert names(got) == []
+    assert jobs_to_delete(got) == []
 
 
-def test_a_pod_of_a_former_check_judges_nothing() -> None:
+def test_a_pod_of_an_earlier_check_is_ignored() -> None:
     old = a_batch_pod(None, owner="uid-former", exit_code=3, ended=NOW)
     assert decided(settled(a_situation(), pods=(old,))).state == "validating"
 
@@ -122,7 +130,7 @@ def test_a_pod_of_a_former_check_judges_nothing() -> None:
 # Notice: both ways, and whichever is heard first
 
 
-def gone_with_its_node() -> Situation:
+def on_a_lost_node() -> Situation:
     return on_attempt(health={})
 
 
@@ -131,7 +139,7 @@ def gone_with_its_node() -> Situation:
     [
         (on_attempt(pod={"terminating": True}), "is being deleted"),
         (on_attempt(pod={"disrupted": True}), "DisruptionTarget"),
-        (gone_with_its_node(), "node spot-0 no longer exists"),
+        (on_a_lost_node(), "node spot-0 no longer exists"),
         (on_attempt(health={SPOT_NODE: NodeHealth(ready=False)}), "node spot-0 is not ready"),
         *(
             (on_attempt(health={SPOT_NODE: NodeHealth(taints=frozenset({taint}))}), taint)
@@ -151,7 +159,11 @@ def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
     got = decided(situation)
     assert got.create is not None
     assert got.attempt is not None
-    assert (got.create.name, got.attempt.number, names(got)) == ("night-a2", 2, ["night-a1"])
+    assert (got.create.name, got.attempt.number, jobs_to_delete(got)) == (
+        "night-a2",
+        2,
+        ["night-a1"],
+    )
     assert says in got.attempt.previous_outcome
     assert says in got.running.message
     assert got.attempt.consecutive_failures == 0
@@ -171,7 +183,7 @@ def test_an_old_runner_that_goes_on_writing_holds_nothing_up() -> None:
     old = a_batch_pod(1, terminating=True)
     got = decided(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
     assert got.attempt is not None
-    assert (got.attempt.number, got.create, names(got)) == (2, None, [])
+    assert (got.attempt.number, got.create, jobs_to_delete(got)) == (2, None, [])
 
 
 # Failures of an attempt's own
@@ -190,13 +202,13 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
         got = decided(situation)
         if got.attempt is None or got.attempt.retry_at is None or got.state == "failed":
             break
-        assert words(got) == ("in_progress", "BackingOff", "InProgress")
-        assert names(got) == [], "its log helps until the next one starts"
+        assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
+        assert jobs_to_delete(got) == [], "its log helps until the next one starts"
         pauses.append((got.attempt.retry_at - situation.at).total_seconds())
         situation = carried_out(situation, got, at=got.attempt.retry_at)
         situation = settled(situation)
     assert pauses == [10, 20, 40, 80, 160, *[300] * 23]
-    assert words(decided(situation)) == ("failed", "Finished", "BackoffLimitExceeded")
+    assert state_and_reasons(decided(situation)) == ("failed", "Finished", "BackoffLimitExceeded")
     assert "29 attempts in a row" in decided(situation).complete.message
     assert situation.at >= at(2 * HOUR)
 
@@ -204,7 +216,7 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
 def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
     failed = {"number": 30, "consecutiveFailures": 29, "failingSince": at(-HOUR)}
     got = decided(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
-    assert words(got) == ("in_progress", "BackingOff", "InProgress")
+    assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
     assert got.attempt is not None
     assert got.attempt.retry_at == at(300)
 
@@ -238,7 +250,7 @@ def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() ->
     assert got.attempt.consecutive_interruptions == 0
 
 
-def test_a_failure_after_new_rows_starts_counting_anew() -> None:
+def test_a_failure_after_new_rows_restarts_the_count() -> None:
     report = a_report(state="failed", completed=10, outputTokens=100)
     pod = {"exit_code": 1, "report": report}
     got = decided(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
@@ -272,7 +284,7 @@ def test_a_failure_after_new_rows_starts_counting_anew() -> None:
         ),
     ],
 )
-def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
+def test_an_attempt_that_cannot_go_on_ends_with_its_termination_message(
     pod: dict[str, Any], says: str
 ) -> None:
     got = decided(on_attempt(pod=pod))
@@ -284,7 +296,7 @@ def test_an_attempt_that_cannot_go_on_ends_with_its_last_words(
 
 def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
     got = decided(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
-    assert names(got) == ["night-a1"]
+    assert jobs_to_delete(got) == ["night-a1"]
 
 
 def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
@@ -292,7 +304,7 @@ def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
     fields: dict[str, Any] = {"pod": slow, "attempt": {"runningSince": None}}
     assert decided(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
     got = decided(on_attempt(**fields, at=at(2700)))
-    assert (got.running.reason, names(got)) == ("BackingOff", ["night-a1"])
+    assert (got.running.reason, jobs_to_delete(got)) == ("BackingOff", ["night-a1"])
     assert "45 min" in got.running.message
     assert "MountVolume failed" in got.running.message
 
@@ -353,7 +365,7 @@ def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
     lost = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
     got = decided(lost)
     assert got.create is not None
-    assert (got.create.attempt, names(got)) == (10, ["night-a7"])
+    assert (got.create.attempt, jobs_to_delete(got)) == (10, ["night-a7"])
 
 
 # The end
@@ -367,7 +379,7 @@ def done_by(number: int, **fields: Any) -> Any:
 def test_a_completed_run_completes_the_batch_for_good() -> None:
     situation = on_attempt(pods=(done_by(1),))
     got = decided(situation)
-    assert words(got) == ("completed", "Finished", "Completed")
+    assert state_and_reasons(got) == ("completed", "Finished", "Completed")
     assert (
         "990 of 1000 rows answered in jobs/answers.jsonl on PersistentVolumeClaim/results"
         in got.complete.message
@@ -376,15 +388,15 @@ def test_a_completed_run_completes_the_batch_for_good() -> None:
     then = carried_out(situation, got)
     for moment in (then, later(then, 30 * HOUR), replace(then, pods=(), jobs=())):
         again = decided(moment)
-        assert words(again) == words(got)
+        assert state_and_reasons(again) == state_and_reasons(got)
         assert again.complete == got.complete
         assert again.create is None
 
 
-def test_what_a_former_attempt_published_in_its_last_moment_counts() -> None:
+def test_what_an_earlier_attempt_published_in_its_last_moment_counts() -> None:
     situation = on_attempt(number=2, pods=(done_by(1, terminating=True), a_batch_pod(2)))
     got = decided(situation)
-    assert (got.state, names(got)) == ("completed", ["night-a2"])
+    assert (got.state, jobs_to_delete(got)) == ("completed", ["night-a2"])
 
 
 def test_a_report_that_names_another_attempt_completes_nothing() -> None:
@@ -395,7 +407,7 @@ def test_a_report_that_names_another_attempt_completes_nothing() -> None:
 def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
     report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
     got = decided(on_attempt(pod={"exit_code": 3, "report": report}))
-    assert words(got) == ("failed", "Finished", "UserActionRequired")
+    assert state_and_reasons(got) == ("failed", "Finished", "UserActionRequired")
     for part in (
         "/claim/x changed",
         "400 of 1000",
@@ -409,8 +421,8 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
         at=at(24 * HOUR), status={"progress": {"rows": ROWS, "completed": 812, "at": NOW}}
     )
     got = decided(situation)
-    assert words(got) == ("expired", "Finished", "DeadlineExceeded")
-    assert names(got) == ["night-a1"]
+    assert state_and_reasons(got) == ("expired", "Finished", "DeadlineExceeded")
+    assert jobs_to_delete(got) == ["night-a1"]
     for part in (
         "spec.deadline",
         "812 of 1000 rows",
@@ -422,11 +434,11 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
 def test_a_batch_that_is_publishing_at_its_deadline_may_do_so_for_a_minute() -> None:
     asking = asked(ROWS, 24 * HOUR, state="publishing")
     soon = decided(on_attempt(at=at(24 * HOUR), progress_sample=asking))
-    assert words(soon)[0] == "finalizing"
+    assert state_and_reasons(soon)[0] == "finalizing"
     assert decided(on_attempt(at=at(24 * HOUR + 60), progress_sample=asking)).state == "expired"
 
 
-def test_who_only_has_to_publish_still_looks_for_hardware() -> None:
+def test_a_batch_that_only_has_to_publish_still_looks_for_hardware() -> None:
     stuck = {"node": None, "unschedulable": "0/2"}
     done = {"progress": {"rows": ROWS, "completed": ROWS, "at": NOW}}
     fields: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}, "status": done}
@@ -438,7 +450,7 @@ def test_who_only_has_to_publish_still_looks_for_hardware() -> None:
 
 def test_an_input_that_nobody_could_check_expires_too() -> None:
     got = decided(settled(a_situation(), at=at(24 * HOUR)))
-    assert (got.state, names(got)) == ("expired", ["night-check"])
+    assert (got.state, jobs_to_delete(got)) == ("expired", ["night-check"])
 
 
 # Suspended, unpaid, resumed
@@ -448,8 +460,8 @@ def test_a_suspended_batch_runs_nothing_and_goes_on_later() -> None:
     suspended = a_batch(a_batch_spec(suspend=True))
     situation = on_attempt(batch=suspended)
     got = decided(situation)
-    assert words(got) == ("in_progress", "Suspended", "InProgress")
-    assert (names(got), got.create) == (["night-a1"], None)
+    assert state_and_reasons(got) == ("in_progress", "Suspended", "InProgress")
+    assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
     rested = carried_out(situation, got)
     assert decided(rested).create is None
     resumed = replace(rested, batch=replace(rested.batch, spec=a_batch_spec()))
@@ -461,14 +473,14 @@ def test_a_suspended_batch_runs_nothing_and_goes_on_later() -> None:
 def test_a_suspended_check_ends_too() -> None:
     situation = settled(a_situation())
     suspended = replace(situation.batch, spec=a_batch_spec(suspend=True))
-    assert names(decided(replace(situation, batch=suspended))) == ["night-check"]
+    assert jobs_to_delete(decided(replace(situation, batch=suspended))) == ["night-check"]
 
 
 def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
     shortage = "budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent"
     for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"terminating": True})):
         got = decided(situation, shortage)
-        assert words(got) == ("in_progress", "BudgetExhausted", "InProgress")
+        assert state_and_reasons(got) == ("in_progress", "BudgetExhausted", "InProgress")
         assert (got.create, got.running.message, got.choice) == (None, shortage, None)
         rested = carried_out(situation, got)
         assert decided(rested, shortage) == replace(got, batch=rested.batch, delete=())
@@ -481,7 +493,7 @@ def written_after(situation: Situation, seconds: float, shortage: str | None = N
     return batch_status(decided(then, shortage), then.at) != situation.batch.status
 
 
-def test_a_turn_in_which_nothing_happens_writes_nothing() -> None:
+def test_a_cycle_in_which_nothing_happens_writes_nothing() -> None:
     day, second = "of 5.00 for the day 5.00 are spent", "of 5.00 for the day 5.01 are spent"
     broke = carried_out(on_attempt(), decided(on_attempt(), day))
     assert broke.batch.status.message == day
@@ -510,11 +522,24 @@ def test_a_message_changes_with_progress_and_with_the_spec() -> None:
 
 
 def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> None:
-    new, kept = propose_batch(a_checked_situation()).claim, propose_batch(on_attempt()).claim
-    assert new is not None
-    assert kept is not None
-    assert (new.min_replicas, new.desired, new.existing_pods, new.continuing_extra) == (0, 1, 0, 0)
-    assert (kept.min_replicas, kept.desired, kept.existing_pods, kept.continuing_extra) == (
+    new_claim, running_claim = (
+        propose_batch(a_checked_situation()).claim,
+        propose_batch(on_attempt()).claim,
+    )
+    assert new_claim is not None
+    assert running_claim is not None
+    assert (
+        new_claim.min_replicas,
+        new_claim.desired,
+        new_claim.existing_pods,
+        new_claim.continuing_extra,
+    ) == (0, 1, 0, 0)
+    assert (
+        running_claim.min_replicas,
+        running_claim.desired,
+        running_claim.existing_pods,
+        running_claim.continuing_extra,
+    ) == (
         0,
         1,
         1,
@@ -522,7 +547,7 @@ def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> No
     )
     hourly = money(POOLS[1].spec.prices[0].per_gpu_hour, "USD") if POOLS[1].spec else None
     assert hourly is not None
-    assert new.tariff.hourly(NOW.date()).nanos < hourly.nanos
+    assert new_claim.tariff.hourly(NOW.date()).nanos < hourly.nanos
 
 
 def test_what_costs_nothing_claims_nothing() -> None:
@@ -544,7 +569,7 @@ def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     got = decided(on_attempt(batch=short, at=at(3250), status=half))
     assert got.create is not None
     assert got.create.choice is not None
-    assert (got.create.choice.offer.tier, names(got)) == ("OnDemand", ["night-a1"])
+    assert (got.create.choice.offer.tier, jobs_to_delete(got)) == ("OnDemand", ["night-a1"])
     assert "spec.deadline" in got.running.message
     assert got.attempt is not None
     assert got.attempt.previous_outcome == "attempt 1: replaced: DeadlineNear"
@@ -590,7 +615,7 @@ def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> Non
     got = decided(
         on_attempt(batch=short, at=at(3300), progress_sample=asked(500, 3300), used_devices=full)
     )
-    assert (got.create, names(got)) == (None, [])
+    assert (got.create, jobs_to_delete(got)) == (None, [])
 
 
 def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
@@ -625,9 +650,9 @@ def unbound(number: int, seconds: float) -> dict[str, Any]:
     return {"at": at(seconds), "pods": (pod,)}
 
 
-def pool_of(allotment: BatchPlan) -> str:
-    assert allotment.attempt is not None
-    return allotment.attempt.pool
+def pool_of(batch_plan: BatchPlan) -> str:
+    assert batch_plan.attempt is not None
+    return batch_plan.attempt.pool
 
 
 @pytest.mark.parametrize("policy", ["Only", "Never"])
@@ -638,7 +663,7 @@ def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None
     assert decided(waiting).create is None
     second = replace(first, **unbound(1, 61))
     got = decided(second)
-    assert (pool_of(got), names(got)) == ("two", ["night-a1"])
+    assert (pool_of(got), jobs_to_delete(got)) == ("two", ["night-a1"])
     moved = carried_out(second, got)
     both = decided(replace(moved, **unbound(2, 122)))
     assert (pool_of(both), both.create) == ("two", None), "none is left, so it waits there"
@@ -677,7 +702,7 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
     got = decided(replace(first, views=rest.views, **unbound(1, 5)))
     assert pool_of(got) == "two"
     none = decided(replace(first, views=(), **unbound(1, 5)))
-    assert (none.running.reason, names(none)) == ("NoPool", ["night-a1"])
+    assert (none.running.reason, jobs_to_delete(none)) == ("NoPool", ["night-a1"])
 
 
 @pytest.mark.parametrize(("policy", "tier"), [("Only", "Spot"), ("Never", "OnDemand")])
@@ -698,7 +723,7 @@ def test_a_pool_that_is_not_allowed_any_more_is_left() -> None:
 
 def test_a_pool_that_cannot_be_seen_for_a_moment_is_no_reason_to_leave_it() -> None:
     got = decided(on_attempt(views=()))
-    assert (got.create, names(got), got.running.reason) == (None, [], "OnSpot")
+    assert (got.create, jobs_to_delete(got), got.running.reason) == (None, [], "OnSpot")
 
 
 def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
@@ -784,10 +809,15 @@ def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
     assert first.progress is not None
     assert first.progress.done == 100
     situation = carried_out(situation, first)
-    for seconds, done, told in ((20, 200, 100), (40, 300, 300), (80, 50, 300), (81, ROWS, ROWS)):
+    for seconds, done, reported in (
+        (20, 200, 100),
+        (40, 300, 300),
+        (80, 50, 300),
+        (81, ROWS, ROWS),
+    ):
         got = decided(later(situation, seconds, progress_sample=asked(done, seconds)))
         assert got.progress is not None
-        assert got.progress.done == told
+        assert got.progress.done == reported
         situation = carried_out(situation, got)
 
 
@@ -854,7 +884,7 @@ def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
 
 def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:
     got = decided(on_attempt(claim=None, pod={"terminating": True}))
-    assert (names(got), got.create) == (["night-a1"], None)
+    assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
     assert decided(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
 
 

@@ -30,8 +30,10 @@ def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured()
 
     def rate(own: str | None = None, measured: float | None = None) -> float:
         known = progress.model_copy(update={"speed_ratio": own and Decimal(own)})
-        found = {} if measured is None else {case: SpeedMeasurement(ratio=measured, requests=500)}
-        return pace.rows_per_second(choice, source, known, found)
+        measurements = (
+            {} if measured is None else {case: SpeedMeasurement(ratio=measured, requests=500)}
+        )
+        return pace.rows_per_second(choice, source, known, measurements)
 
     expected = rate() / pace.UNMEASURED_SPEED_SHARE
     assert rate(measured=1.5) == pytest.approx(expected * pace.MEASURED_SPEED_SHARE / 1.5)
@@ -52,7 +54,7 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
     }
     plain = a_snapshot(a_service(), pods=(a_pod(),), workloads=(a_workload(1),))
     status = service_status(plain, plan_of(plain).service_plans[Ref("team-a", "chat")], None, None)
-    told = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
-    fleet = replace(plain, services=(a_service(status=told),), batches=(a_batch(),))
-    (found,) = situations(fleet)[NIGHT].measured.values()
-    assert found == SpeedMeasurement(ratio=1.3, requests=500)
+    measured_status = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
+    fleet = replace(plain, services=(a_service(status=measured_status),), batches=(a_batch(),))
+    (measurement,) = situations(fleet)[NIGHT].measured.values()
+    assert measurement == SpeedMeasurement(ratio=1.3, requests=500)

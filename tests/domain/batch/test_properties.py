@@ -41,7 +41,7 @@ EVENTS = st.sampled_from(
 )  # fmt: skip
 
 
-class Life:
+class BatchSimulation:
     """One batch with whatever befalls it."""
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Life:
 def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
     events: list[str],
 ) -> None:
-    life = Life()
+    life = BatchSimulation()
     life.turn()
     for event in events:
         life.happens(event)
@@ -152,7 +152,7 @@ def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
 @settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=30))
 def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
-    life = Life()
+    life = BatchSimulation()
     life.turn()
     over: str | None = None
     for event in [*events, "completes", *events]:
@@ -164,7 +164,7 @@ def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
 
 
 def test_a_batch_that_is_left_alone_ends_within_its_deadline() -> None:
-    life = Life()
+    life = BatchSimulation()
     for _ in range(40):
         life.turn()
         life.happens("works")

@@ -39,7 +39,7 @@ EUROS = [{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class BatchCase:
     """What a batch meets, and what its condition must say."""
 
     reason: StatusReason
@@ -80,7 +80,7 @@ UNBOUND: Mapping[str, Any] = {
 }
 
 CASES = [
-    Case(
+    BatchCase(
         reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(
             a_batch(problem="spec.claimName: Field required (kubectl explain x)")
@@ -88,37 +88,37 @@ CASES = [
         field="spec.claimName",
         says=("kubectl explain",),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(batch(model=None)),
         field="spec.model",
         says=("spec.service", "exactly 1"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.NAME_TOO_LONG,
         situation=a_situation(replace(a_batch(), ref=Ref("team-a", "n" * 70))),
         field="metadata.name",
         says=("70 characters", "63"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat")),
         field="spec.service",
         says=("InferenceService/chat does not exist", "kubectl get tsvc -n team-a"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat"), services={"chat": None}),
         field="spec.service",
         says=("InferenceService/chat has an invalid spec",),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.UNKNOWN_MODEL,
         situation=of_model("hf://acme/own-model"),
         field="spec.model.shape",
         says=("hf://acme/own-model", "kvHeads"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.UNKNOWN_MODEL,
         situation=a_situation(
             batch(model=None, service="chat"), services={"chat": a_spec("hf://acme/own-model")}
@@ -126,7 +126,7 @@ CASES = [
         field="spec.service",
         says=("InferenceService/chat: spec.model.shape", "hf://acme/own-model"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.ADAPTER_NAME_CONFLICT,
         situation=a_situation(
             batch(
@@ -140,37 +140,37 @@ CASES = [
         field="spec.model.adapters[0].name",
         says=("sql", "spec.model.servedName", "rename"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.CONTEXT_TOO_LONG,
         situation=of_model("hf://Qwen/Qwen3-8B", context={"maxModelLen": 65536}),
         field="spec.context.maxModelLen",
         says=("65536", "40960"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.RESERVED_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-num-seqs=100"]}),
         field="spec.engine.extraArgs",
         says=("--max-num-seqs", "set by Tessera"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.INVALID_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-logprobs=x"]}),
         field="spec.engine.extraArgs",
         says=("--max-logprobs", "0.32.0"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.POOL_NOT_FOUND,
         situation=of_model(SMALL, placement={"pools": ["spot", "b200"]}),
         field="spec.placement.pools[1]",
         says=("b200", "kubectl get acceleratorpools"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.CLAIM_NOT_FOUND,
         situation=a_situation(claim=None),
         field="spec.claimName",
         says=("results", "kubectl get pvc", "ReadWriteMany"),
     ),
-    Case(
+    BatchCase(
         reason=BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
         situation=a_situation(
             claim=VolumeClaim(access_modes=("ReadWriteOnce",), storage_class="gp3")
@@ -178,25 +178,25 @@ CASES = [
         field="spec.claimName",
         says=("ReadWriteOnce", "gp3", "ReadWriteMany", "kubectl get storageclass"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.NOT_ACCEPTED,
         situation=a_situation(claim=None),
         field="Accepted",
         says=("no attempt starts",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.VALIDATION_JOB_RUNNING,
         situation=a_situation(),
         field="spec.input",
         says=("jobs/questions.jsonl on results", "kubectl logs job/night-check"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.VALIDATION_JOB_FAILED,
         situation=failed_check(),
         field="spec.input",
         says=("the volume is full", "30 s"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.VALIDATION_JOB_FAILED,
         situation=settled(
             a_situation(),
@@ -205,56 +205,56 @@ CASES = [
         field="spec.input",
         says=("ErrImagePull: denied", "kubectl describe pod night-check-x"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.STARTING,
         situation=a_checked_situation(),
         field="status.attempt",
         says=("attempt 1", "spot-1g-10gb", "kubectl describe job night-a1"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.WAITING_FOR_SPOT,
         situation=on_attempt(pod=UNBOUND, attempt={"runningSince": None}),
         field="spec.placement.pools",
         says=("no node for attempt 1 on spot-1g-10gb", "0/2 nodes are available"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.WAITING_FOR_SPOT,
         situation=a_checked_situation(nodes=NODES[:1]),
         field="spec.spot.policy",
         says=("waiting for spot capacity", "0 of 1000 rows"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.UNSCHEDULABLE,
         situation=on_attempt("non-spot", pod=UNBOUND, attempt={"runningSince": None}),
         field="spec.placement.pools",
         says=("no node for attempt 1 on a100-1g-10gb", "0/2 nodes are available"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.BACKING_OFF,
         situation=on_attempt(pod={"exit_code": 1, "report": a_report(message="engine is away")}),
         field="status.attempt",
         says=("attempt 1 on spot-1g-10gb", "exit code 1: engine is away", "12:00:10Z"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.SUSPENDED,
         situation=on_attempt(batch=batch(suspend=True)),
         field="spec.suspend",
         says=("2026-11-21T12:00Z",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.BUDGET_EXHAUSTED,
         situation=on_attempt(),
         shortage="budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent",
         field="spec.limits[0].amount",
         says=("5.00",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.NO_POOL,
         situation=a_checked_situation(pools=(), nodes=()),
         field="spec.placement.pools",
         says=("kubectl get acceleratorpools", "0"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.NO_POOL,
         situation=a_checked_situation(
             batch(spot={"policy": "Only"}), pools=POOLS[:1], nodes=NODES[:1]
@@ -262,13 +262,13 @@ CASES = [
         field="spec.spot.policy",
         says=("spec.spot.policy is Only", "1 pool", "a100 is OnDemand"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.NO_HARDWARE,
         situation=a_checked_situation(nodes=()),
         field="spec.placement.pools",
         says=("kubectl get nodes -l pool=spot",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.MIXED_CURRENCIES,
         situation=a_checked_situation(
             batch(spot={"policy": "Never"}),
@@ -278,13 +278,13 @@ CASES = [
         field="spec.placement.pools",
         says=("2 currencies (EUR, USD)",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.TOO_LARGE,
         situation=a_checked_situation(batch(model={"uri": LARGE})),
         field="spec.model.uri",
         says=("9728 MiB", "devices of"),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.TOO_LARGE,
         situation=a_checked_situation(
             batch(model={"uri": MEDIUM}), nodes=(a_node("spot", {"2g.20gb": 3}),)
@@ -292,43 +292,43 @@ CASES = [
         field="spec.model.uri",
         says=("spec.context.maxModelLen of at most 7616",),
     ),
-    Case(
+    BatchCase(
         reason=BatchRunning.FINISHED,
         situation=on_attempt(at=at(86400)),
         field="status.state",
         says=("expired", "0 attempts"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.VALIDATING,
         situation=a_situation(),
         field="spec.input",
         says=("jobs/questions.jsonl on results", "0 rows"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.IN_PROGRESS,
         situation=on_attempt(progress_sample=asked(400, 40, failed=3)),
         field="status.progress",
         says=("400 of 1000 rows done, 3 of them failed",),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.FINALIZING,
         situation=on_attempt(progress_sample=asked(1000, 40, state="publishing")),
         field="status.progress",
         says=("1000 of 1000 rows done", "jobs/answers.jsonl"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.INVALID_INPUT,
         situation=refused_check(errorCount=12, errors=FAULTS, message="the input has 12 faults"),
         field="spec.input",
         says=("12 of 1000 rows", "line 2: not JSON; line 9: custom_id a again", "kubectl logs"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.INVALID_INPUT,
         situation=refused_check(message="cannot read the input: it does not exist; create it"),
         field="spec.input",
         says=("does not exist; create it", "kubectl logs -n team-a night-check-x", "0 tokens"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.USER_ACTION_REQUIRED,
         situation=on_attempt(
             pod={"exit_code": 3, "report": a_report(message="read-only; use another claim")}
@@ -340,7 +340,7 @@ CASES = [
             ".tessera/uid-night",
         ),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.BACKOFF_LIMIT_EXCEEDED,
         situation=on_attempt(
             attempt={"consecutiveFailures": 5, "failingSince": at(-7200)},
@@ -349,7 +349,7 @@ CASES = [
         field="status.attempt",
         says=("6 attempts", "CUDA error", ".tessera/uid-night"),
     ),
-    Case(
+    BatchCase(
         reason=BatchComplete.DEADLINE_EXCEEDED,
         situation=on_attempt(at=at(86400)),
         field="spec.deadline",
@@ -363,11 +363,14 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
-def test_a_batch_that_is_held_up_says_where_and_what_to_do(case: Case) -> None:
+def test_a_blocked_batch_says_where_and_what_to_do(case: BatchCase) -> None:
     got = decided(case.situation, case.shortage)
-    told = {one.reason: one.message for one in batch_status(got, case.situation.at).conditions}
-    assert case.reason in told, told
-    message = told[case.reason]
+    messages = {
+        condition.reason: condition.message
+        for condition in batch_status(got, case.situation.at).conditions
+    }
+    assert case.reason in messages, messages
+    message = messages[case.reason]
     assert case.field in message
     for part in case.says:
         assert part in message
@@ -383,10 +386,10 @@ def test_every_reason_that_refuses_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
-def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: Case) -> None:
+def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: BatchCase) -> None:
     status = batch_status(decided(case.situation, case.shortage), case.situation.at)
-    told = {one.reason: one.message for one in status.conditions}
-    assert told[status.reason] == status.message
+    messages = {condition.reason: condition.message for condition in status.conditions}
+    assert messages[status.reason] == status.message
     assert status.state == "completed" or status.reason not in ("Valid", "InProgress")
 
 

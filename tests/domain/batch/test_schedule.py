@@ -39,7 +39,7 @@ def an_estimate(
 FREE, FULL = an_estimate(), an_estimate(free=False)
 
 
-def chosen(
+def choose(
     schedule: Schedule,
     policy: SpotPolicy = "Preferred",
     *,
@@ -95,41 +95,43 @@ def test_the_capacity_class_follows_the_schedule(
     capacity: CapacityClass | None,
     reason: str,
 ) -> None:
-    got = chosen(schedule, policy, spot=estimates[0], non_spot=estimates[1], current=current)
+    got = choose(schedule, policy, spot=estimates[0], non_spot=estimates[1], current=current)
     assert (got.capacity_class, got.reason) == (capacity, reason)
 
 
 @pytest.mark.parametrize(
     ("got", "says"),
     [
-        (chosen(a_schedule()), ("spec.spot.policy", "500 of 1000 rows", "50%")),
-        (chosen(a_schedule(0.5, 0.4), spot=FULL), ("spec.deadline", "400 of 1000", "10%")),
-        (chosen(a_schedule(0.9905, 0.4)), ("spec.deadline", "600 rows", "14 min left")),
-        (chosen(a_schedule(0.999, 0)), ("spec.deadline", "will be missed", "1000 rows", "later")),
-        (chosen(a_schedule(0.999, 0), "Only"), ("spec.deadline", "spec.spot.policy is Only")),
-        (chosen(a_schedule(), "Never"), ("spec.spot.policy is Never", "50%")),
+        (choose(a_schedule()), ("spec.spot.policy", "500 of 1000 rows", "50%")),
+        (choose(a_schedule(0.5, 0.4), spot=FULL), ("spec.deadline", "400 of 1000", "10%")),
+        (choose(a_schedule(0.9905, 0.4)), ("spec.deadline", "600 rows", "14 min left")),
+        (choose(a_schedule(0.999, 0)), ("spec.deadline", "will be missed", "1000 rows", "later")),
+        (choose(a_schedule(0.999, 0), "Only"), ("spec.deadline", "spec.spot.policy is Only")),
+        (choose(a_schedule(), "Never"), ("spec.spot.policy is Never", "50%")),
     ],
 )
-def test_every_lot_says_its_numbers(got: CapacityDecision, says: tuple[str, ...]) -> None:
+def test_every_capacity_decision_says_its_numbers(
+    got: CapacityDecision, says: tuple[str, ...]
+) -> None:
     for part in says:
         assert part in got.message
 
 
-def test_who_would_have_to_start_anew_too_late_stays() -> None:
+def test_a_batch_that_would_restart_too_late_stays() -> None:
     warm = an_estimate(start=DAY / 4, begun=DAY / 4)
-    assert chosen(a_schedule(0.6, 0.9), non_spot=warm, current="non-spot").capacity_class == "spot"
+    assert choose(a_schedule(0.6, 0.9), non_spot=warm, current="non-spot").capacity_class == "spot"
     assert (
-        chosen(a_schedule(0.7, 0.9), non_spot=warm, current="non-spot").capacity_class == "non-spot"
+        choose(a_schedule(0.7, 0.9), non_spot=warm, current="non-spot").capacity_class == "non-spot"
     )
 
 
 def test_a_batch_that_returns_to_spot_has_time_to_come_back() -> None:
     slow = an_estimate(rate=1000 / (1.05 * DAY))
     assert (
-        chosen(a_schedule(0.1, 0.21), non_spot=slow, current="non-spot").capacity_class
+        choose(a_schedule(0.1, 0.21), non_spot=slow, current="non-spot").capacity_class
         == "non-spot"
     )
-    assert chosen(a_schedule(0.1, 0.21), non_spot=FREE, current="non-spot").capacity_class == "spot"
+    assert choose(a_schedule(0.1, 0.21), non_spot=FREE, current="non-spot").capacity_class == "spot"
 
 
 @given(
@@ -147,12 +149,12 @@ def test_a_policy_is_never_broken(
     free: tuple[bool, bool],
 ) -> None:
     estimates = {"spot": an_estimate(free=free[0]), "non_spot": an_estimate(free=free[1])}
-    got = chosen(a_schedule(passed, share), policy, **estimates, current=current)
+    got = choose(a_schedule(passed, share), policy, **estimates, current=current)
     assert got.capacity_class == ("spot" if policy == "Only" else "non-spot")
 
 
 @dataclass
-class Run:
+class BatchOnSpot:
     """A batch on hardware that comes and goes, followed from decision to decision."""
 
     rows: int
@@ -167,9 +169,9 @@ class Run:
     """When the engine is up."""
     time: float = 0.0
 
-    def turn(self, seconds: float, *, spot: bool) -> None:
+    def advance(self, seconds: float, *, spot: bool) -> None:
         if self.used == "spot" and not spot:
-            self._fall()
+            self._lose_work()
             self.warm = self.time + self.start
         begun = self.start - max(0.0, self.warm - self.time)
         got = choose_capacity(
@@ -186,14 +188,14 @@ class Run:
             current=self.used,
         )
         if got.capacity_class != self.used:
-            self._fall()
+            self._lose_work()
             self.used, self.warm = got.capacity_class, self.time + self.start
         at_work = self.used == "non-spot" or (self.used == "spot" and spot)
         if at_work:
             self.done += self.rate * max(0.0, self.time + seconds - max(self.time, self.warm))
         self.time += seconds
 
-    def _fall(self) -> None:
+    def _lose_work(self) -> None:
         if self.time > self.warm:
             self.done = max(0.0, self.done - self.rate * self.lost)
 
@@ -221,28 +223,28 @@ def test_a_deadline_that_on_demand_hardware_alone_would_make_is_made_whatever_sp
     spells: list[tuple[bool, int]],
 ) -> None:
     alone = rows / rate + start
-    run = Run(rows=rows, window=alone * slack, rate=rate, start=start, lost=20)
+    run = BatchOnSpot(rows=rows, window=alone * slack, rate=rate, start=start, lost=20)
     weather = cycle([spot for spot, turns in spells for _ in range(turns)])
     while run.done < run.rows - 1e-6:
         assert run.time < run.window, "it is late and not even done"
-        run.turn(seconds, spot=next(weather))
+        run.advance(seconds, spot=next(weather))
     assert run.finished <= run.window + 1e-6
 
 
 def test_with_spot_always_there_nothing_else_is_bought() -> None:
-    run = Run(rows=3600, window=2 * 3600, rate=1.0, start=180, lost=20)
+    run = BatchOnSpot(rows=3600, window=2 * 3600, rate=1.0, start=180, lost=20)
     classes = set()
     while run.done < run.rows:
-        run.turn(5, spot=True)
+        run.advance(5, spot=True)
         classes.add(run.used)
     assert classes == {"spot"}
 
 
 def test_the_line_is_kept_by_as_little_on_demand_hardware_as_needed() -> None:
-    run = Run(rows=3600, window=4 * 3600, rate=1.0, start=180, lost=20)
+    run = BatchOnSpot(rows=3600, window=4 * 3600, rate=1.0, start=180, lost=20)
     classes = []
     while run.done < run.rows:
-        run.turn(5, spot=False)
+        run.advance(5, spot=False)
         classes.append(run.used)
     assert run.finished <= run.window
     assert [capacity for capacity, _ in groupby(classes)] == ["spot", "non-spot"]
@@ -251,4 +253,4 @@ def test_the_line_is_kept_by_as_little_on_demand_hardware_as_needed() -> None:
 
 def test_no_rows_are_done_at_once() -> None:
     empty = replace(a_schedule(0.2, 0), rows=0, done=0)
-    assert (empty.done_share, chosen(empty).capacity_class) == (1.0, "spot")
+    assert (empty.done_share, choose(empty).capacity_class) == (1.0, "spot")
