@@ -29,35 +29,35 @@ MIG = "nvidia.com/mig-"
 GPU = "1.12"
 
 
-def billed(bill: Bill, snapshot: Snapshot) -> Bill:
+def charge(bill: Bill, snapshot: Snapshot) -> Bill:
     return accrue(bill, snapshot, discover(snapshot.pools, snapshot.nodes, snapshot.at.date()))
 
 
-def after(
+def bill_after(
     hours: float, *, pods: Sequence[Pod] = (), bill: Bill | None = None, **fields: Any
 ) -> Bill:
     """The bill of some hours in which the fleet was as it is seen at their end."""
     begin = (bill.as_of if bill else None) or NOW
-    seen: dict[str, Any] = {
+    fleet: dict[str, Any] = {
         "at": begin + hours * HOUR,
         "pools": (a_pool(per_gpu_hour=GPU),),
         "nodes": (a_node(slices={"1g.10gb": 7}),),
         "pods": tuple(pods),
         **fields,
     }
-    return billed(bill or Bill(as_of=NOW), Snapshot(**seen))
+    return charge(bill or Bill(as_of=NOW), Snapshot(**fleet))
 
 
-def a_holder(name: str = "chat-0", profile: str = "1g.10gb", **fields: Any) -> Pod:
+def a_loaded_pod(name: str = "chat-0", profile: str = "1g.10gb", **fields: Any) -> Pod:
     """A loaded replica that held one device all the time."""
     resource = "nvidia.com/gpu" if profile == "whole" else MIG + profile
-    kept: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "node": "a100-0",
         "devices": {resource: 1},
         "bound": at(-60),
         "ready_since": at(-60),
     }
-    return a_pod(name, **{**kept, **fields})
+    return a_pod(name, **{**defaults, **fields})
 
 
 def line(state: CostState, profile: str = "1g.10gb", service: str = "chat") -> CostLine:
@@ -67,8 +67,8 @@ def line(state: CostState, profile: str = "1g.10gb", service: str = "chat") -> C
 
 def states(bill: Bill) -> Mapping[CostState, int]:
     totals: Counter[CostState] = Counter()
-    for one, nanos in bill.lines.items():
-        totals[one.state] += nanos
+    for cost_line, nanos in bill.lines.items():
+        totals[cost_line.state] += nanos
     return {state: nanos for state, nanos in totals.items() if nanos}
 
 
@@ -76,33 +76,35 @@ def total(bill: Bill) -> int:
     return sum(bill.lines.values())
 
 
-def test_the_first_turn_charges_nothing_and_begins_to_count() -> None:
-    got = billed(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
+def test_the_first_cycle_charges_nothing_and_begins_to_count() -> None:
+    got = charge(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
     assert (got.as_of, got.since, got.lines) == (NOW, NOW, {})
 
 
-def test_a_bill_that_is_told_until_when_it_was_charged_charges_from_there() -> None:
-    got = after(2, nodes=(a_node(whole=1),))
+def test_a_bill_that_knows_until_when_it_was_charged_charges_from_there() -> None:
+    got = bill_after(2, nodes=(a_node(whole=1),))
     assert (got.since, got.as_of, total(got)) == (NOW, NOW + 2 * HOUR, dollars("2.24"))
 
 
 def test_time_that_goes_back_charges_nothing_and_is_charged_once() -> None:
-    first = after(1)
-    back = after(-0.5, bill=first)
+    first = bill_after(1)
+    back = bill_after(-0.5, bill=first)
     assert back == first
-    again = after(1, bill=back)
+    again = bill_after(1, bill=back)
     assert (again.since, total(again)) == (NOW, dollars("2.24"))
 
 
 def test_a_free_layout_is_cold_and_its_rest_is_stranded() -> None:
-    assert after(1).lines == {
+    assert bill_after(1).lines == {
         line(CostState.COLD_IDLE, service=""): dollars("1.05"),
         line(CostState.STRANDED, "", ""): dollars("0.07"),
     }
 
 
 def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
-    got = after(1, pods=(a_holder(profile="3g.40gb"),), nodes=(a_node(slices={"3g.40gb": 2}),))
+    got = bill_after(
+        1, pods=(a_loaded_pod(profile="3g.40gb"),), nodes=(a_node(slices={"3g.40gb": 2}),)
+    )
     assert got.lines == {
         line(CostState.WARM_IDLE, "3g.40gb"): dollars("0.52"),
         line(CostState.COLD_IDLE, "3g.40gb", ""): dollars("0.52"),
@@ -111,8 +113,8 @@ def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
 
 
 def test_whole_gpus_cost_one_each_and_strand_nothing() -> None:
-    pod = a_holder(profile="whole", devices={"nvidia.com/gpu": 2})
-    got = after(1, pods=(pod,), nodes=(a_node(whole=4),))
+    pod = a_loaded_pod(profile="whole", devices={"nvidia.com/gpu": 2})
+    got = bill_after(1, pods=(pod,), nodes=(a_node(whole=4),))
     assert got.lines == {
         line(CostState.WARM_IDLE, "whole"): dollars("2.24"),
         line(CostState.COLD_IDLE, "whole", ""): dollars("2.24"),
@@ -131,39 +133,39 @@ def test_whole_gpus_cost_one_each_and_strand_nothing() -> None:
 def test_a_replica_serves_while_it_works_on_requests(
     running: float | None, age: float, expected: CostState
 ) -> None:
-    pods = (a_holder(),)
-    told = replace(readings_of(pods, running=running), at=at(20 - age))
-    got = after(20 / 3600, pods=pods, readings=told)
+    pods = (a_loaded_pod(),)
+    readings = replace(readings_of(pods, running=running), at=at(20 - age))
+    got = bill_after(20 / 3600, pods=pods, readings=readings)
     assert got.lines[line(expected)] > 0
-    assert len([one for one in got.lines if one.service]) == 1
+    assert len([cost_line for cost_line in got.lines if cost_line.service]) == 1
 
 
 def test_a_reading_says_nothing_of_a_time_long_before_it() -> None:
-    pods = (a_holder(),)
-    got = after(1, pods=pods, readings=replace(readings_of(pods, running=1.0), at=at(3600)))
+    pods = (a_loaded_pod(),)
+    got = bill_after(1, pods=pods, readings=replace(readings_of(pods, running=1.0), at=at(3600)))
     assert got.lines[line(CostState.WARM_IDLE)] == 119 * got.lines[line(CostState.SERVING)]
 
 
 def test_a_replica_loads_until_it_was_ready() -> None:
-    got = after(1, pods=(a_holder(ready_since=at(900)),))
+    got = bill_after(1, pods=(a_loaded_pod(ready_since=at(900)),))
     assert got.lines[line(CostState.WARM_IDLE)] == 3 * got.lines[line(CostState.LOADING)]
 
 
 def test_a_draining_replica_stays_loaded_and_a_broken_one_loads() -> None:
-    got = after(
+    got = bill_after(
         1,
         pods=(
-            a_holder("drains", ready_since=None, containers_ready=True),
-            a_holder("broken", ready_since=None, containers_ready=False),
+            a_loaded_pod("drains", ready_since=None, containers_ready=True),
+            a_loaded_pod("broken", ready_since=None, containers_ready=False),
         ),
     )
     assert got.lines[line(CostState.WARM_IDLE)] == got.lines[line(CostState.LOADING)] > 0
 
 
 def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -> None:
-    first = a_holder("first", "7g.80gb", service="old", ended=at(900), terminating=True)
-    second = a_holder("second", "7g.80gb", bound=at(1800), ready_since=at(1800))
-    got = after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
+    first = a_loaded_pod("first", "7g.80gb", service="old", ended=at(900), terminating=True)
+    second = a_loaded_pod("second", "7g.80gb", bound=at(1800), ready_since=at(1800))
+    got = bill_after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
     assert got.lines == {
         line(CostState.WARM_IDLE, "7g.80gb", "old"): dollars("0.28"),
         line(CostState.WARM_IDLE, "7g.80gb"): dollars("0.56"),
@@ -172,13 +174,13 @@ def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -
 
 
 def test_a_pod_that_waits_for_a_node_costs_nothing() -> None:
-    got = after(1, pods=(a_holder(node=None, bound=None),))
-    assert not [one for one in got.lines if one.service]
+    got = bill_after(1, pods=(a_loaded_pod(node=None, bound=None),))
+    assert not [cost_line for cost_line in got.lines if cost_line.service]
 
 
 def test_a_node_that_is_not_ready_costs_too_and_its_pods_still_hold_their_slices() -> None:
-    gone = replace(a_node(slices={"1g.10gb": 7}, ready=False), allocatable={})
-    got = after(1, pods=(a_holder(),), nodes=(gone,))
+    not_ready = replace(a_node(slices={"1g.10gb": 7}, ready=False), allocatable={})
+    got = bill_after(1, pods=(a_loaded_pod(),), nodes=(not_ready,))
     assert states(got) == {
         CostState.WARM_IDLE: dollars("0.15"),
         CostState.STRANDED: dollars("0.97"),
@@ -186,8 +188,8 @@ def test_a_node_that_is_not_ready_costs_too_and_its_pods_still_hold_their_slices
 
 
 def test_more_claims_than_a_node_has_never_cost_more_than_the_node() -> None:
-    pods = tuple(a_holder(f"chat-{index:02d}", bound=at(index - 60)) for index in range(9))
-    assert states(after(1, pods=pods)) == {CostState.WARM_IDLE: dollars(GPU)}
+    pods = tuple(a_loaded_pod(f"chat-{index:02d}", bound=at(index - 60)) for index in range(9))
+    assert states(bill_after(1, pods=pods)) == {CostState.WARM_IDLE: dollars(GPU)}
 
 
 def test_a_span_over_midnight_is_split_where_the_price_changes() -> None:
@@ -195,38 +197,40 @@ def test_a_span_over_midnight_is_split_where_the_price_changes() -> None:
         {"from": date(2026, 1, 1), "perGPUHour": "2"},
         {"from": date(2026, 11, 21), "perGPUHour": "3"},
     ]
-    got = after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    got = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
     assert total(got) == dollars("60")
 
 
 def test_days_before_the_first_price_cost_nothing() -> None:
     prices = [{"from": date(2026, 11, 21), "perGPUHour": "3"}]
-    got = after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    got = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
     assert total(got) == dollars("36")
 
 
 def test_every_currency_and_pool_has_its_own_lines() -> None:
     prices = [{"from": date(2026, 1, 1), "perGPUHour": "5", "currency": "EUR"}]
-    got = after(
+    got = bill_after(
         1,
         pools=(a_pool(per_gpu_hour="2"), a_pool("h100", prices=prices)),
         nodes=(a_node(whole=1), a_node("h100", whole=1, product=H100)),
     )
     sums: Counter[tuple[str, str]] = Counter()
-    for one, nanos in got.lines.items():
-        sums[one.currency, one.pool] += nanos
+    for cost_line, nanos in got.lines.items():
+        sums[cost_line.currency, cost_line.pool] += nanos
     assert sums == {("USD", "a100"): dollars("2"), ("EUR", "h100"): dollars("5")}
 
 
 def test_a_node_that_two_pools_claim_costs_once_in_the_first() -> None:
     twin = a_pool("a100-twin", nodeSelector={"pool": "a100"}, per_gpu_hour="9")
-    got = after(1, pools=(twin, a_pool(per_gpu_hour=GPU)), nodes=(a_node(whole=1),))
-    assert {one.pool: nanos for one, nanos in got.lines.items()} == {"a100": dollars(GPU)}
+    got = bill_after(1, pools=(twin, a_pool(per_gpu_hour=GPU)), nodes=(a_node(whole=1),))
+    assert {cost_line.pool: nanos for cost_line, nanos in got.lines.items()} == {
+        "a100": dollars(GPU)
+    }
 
 
 def test_a_node_of_no_pool_or_without_gpus_costs_nothing_here() -> None:
     bare = a_node(name="bare", labels={"nvidia.com/gpu.count": "0"})
-    assert after(1, nodes=(a_node("elsewhere", whole=8), bare)).lines == {}
+    assert bill_after(1, nodes=(a_node("elsewhere", whole=8), bare)).lines == {}
 
 
 @pytest.mark.parametrize(("count", "gpus"), [("8", 8), ("", 3), ("many", 3), ("\u0663", 3)])
@@ -235,18 +239,18 @@ def test_a_node_without_a_usable_label_has_as_many_gpus_as_its_offer_needs(
 ) -> None:
     node = a_node(whole=1, slices={"3g.40gb": 2, "4g.40gb": 1})
     node = replace(node, labels={**node.labels, "nvidia.com/gpu.count": count})
-    assert total(after(1, nodes=(node,))) == gpus * dollars(GPU)
+    assert total(bill_after(1, nodes=(node,))) == gpus * dollars(GPU)
 
 
 def test_slices_of_an_unknown_product_are_stranded() -> None:
-    got = after(1, nodes=(a_node(slices={"1g.10gb": 7}, product="NVIDIA-Z900"),))
+    got = bill_after(1, nodes=(a_node(slices={"1g.10gb": 7}, product="NVIDIA-Z900"),))
     assert states(got) == {CostState.STRANDED: dollars(GPU)}
 
 
 def test_what_does_not_fill_a_nano_unit_is_carried_on() -> None:
     bill = Bill(as_of=NOW)
     for _ in range(60):
-        bill = after(1 / 60, bill=bill, pools=(a_pool(per_gpu_hour="0.000000001"),))
+        bill = bill_after(1 / 60, bill=bill, pools=(a_pool(per_gpu_hour="0.000000001"),))
     assert total(bill) == 1
 
 
@@ -274,7 +278,7 @@ LAYOUTS: tuple[Mapping[str, int], ...] = (
 )
 
 
-class Course:
+class RandomFleet:
     """A fleet that changes at random; `go` moves it on to a moment."""
 
     def __init__(self, seed: int, services: int, nodes: int, pools: Sequence[Pool]) -> None:
@@ -286,9 +290,9 @@ class Course:
         self._running: dict[Ref, float] = {}
         self._numbers = itertools.count()
         for _ in range(nodes):
-            self._node_comes()
+            self._add_node()
 
-    def _node_comes(self) -> None:
+    def _add_node(self) -> None:
         number, pick = next(self._numbers), self._random
         pool, product = pick.choice([("a100", A100), ("h100", H100)])
         layout = pick.choice(LAYOUTS)
@@ -296,30 +300,30 @@ class Course:
         name = f"node-{number}"
         self.nodes[name] = a_node(pool, layout, whole=whole, product=product, name=name)
 
-    def go(self, begin: datetime, end: datetime) -> Snapshot:
+    def advance(self, begin: datetime, end: datetime) -> Snapshot:
         pick = self._random
         if pick.random() < 0.05:
-            self._node_comes()
+            self._add_node()
         if pick.random() < 0.03 and len(self.nodes) > 1:
-            gone = pick.choice(sorted(self.nodes))
-            del self.nodes[gone]
-            self.pods = {key: pod for key, pod in self.pods.items() if pod.node != gone}
+            node = pick.choice(sorted(self.nodes))
+            del self.nodes[node]
+            self.pods = {key: pod for key, pod in self.pods.items() if pod.node != node}
         if pick.random() < 0.05:
             name = pick.choice(sorted(self.nodes))
             self.nodes[name] = replace(
                 self.nodes[name], schedulable=not self.nodes[name].schedulable
             )
         for _ in range(pick.randint(0, 6)):
-            pick.choice((self._replica_comes, self._replica_comes, self._replica_ends))(
+            pick.choice((self._add_replica, self._add_replica, self._end_replica))(
                 begin + (end - begin) * pick.random(), end
             )
         for key, pod in self.pods.items():
             if pod.ready_since is None and not pod.terminating and pick.random() < 0.4:
                 ready = max(pod.bound or begin, begin + (end - begin) * pick.random())
                 self.pods[key] = replace(pod, ready_since=ready, containers_ready=True)
-        return self._seen(end)
+        return self._snapshot(end)
 
-    def _replica_comes(self, moment: datetime, _: datetime) -> None:
+    def _add_replica(self, moment: datetime, _: datetime) -> None:
         pick, number = self._random, next(self._numbers)
         free = [(name, resource) for name in sorted(self.nodes) for resource in self._free(name)]
         node, resource = pick.choice(free) if free and pick.random() < 0.95 else (None, "")
@@ -334,16 +338,16 @@ class Course:
         self.pods[pod.ref.name] = pod
 
     def _free(self, name: str) -> list[str]:
-        held = Counter(
+        used_devices = Counter(
             resource
             for pod in self.pods.values()
             if pod.node == name and pod.ended is None
             for resource in pod.devices
         )
         offered = self.nodes[name].allocatable.items()
-        return [resource for resource, count in sorted(offered) if count > held[resource]]
+        return [resource for resource, count in sorted(offered) if count > used_devices[resource]]
 
-    def _replica_ends(self, moment: datetime, end: datetime) -> None:
+    def _end_replica(self, moment: datetime, end: datetime) -> None:
         alive = [key for key, pod in self.pods.items() if pod.ended is None]
         if not alive:
             return
@@ -357,18 +361,18 @@ class Course:
         else:
             del self.pods[key]
 
-    def _seen(self, moment: datetime) -> Snapshot:
+    def _snapshot(self, moment: datetime) -> Snapshot:
         pods = tuple(self.pods.values())
-        readings = [
+        choices = [
             None,
             Readings(at=moment, problem="away"),
             readings_of(pods, running=self._random.choice([None, 0.0, 2.0])),
         ]
-        told = self._random.choice(readings)
-        if told is not None:
-            told = replace(told, at=moment - timedelta(seconds=self._random.randint(0, 40)))
+        readings = self._random.choice(choices)
+        if readings is not None:
+            readings = replace(readings, at=moment - timedelta(seconds=self._random.randint(0, 40)))
         nodes = tuple(self.nodes.values())
-        return Snapshot(at=moment, pools=self.pools, nodes=nodes, pods=pods, readings=told)
+        return Snapshot(at=moment, pools=self.pools, nodes=nodes, pods=pods, readings=readings)
 
 
 def moments(pick: random.Random, end: datetime, longest: float) -> Iterator[datetime]:
@@ -396,7 +400,9 @@ def node_bill(snapshot: Snapshot, begin: datetime) -> Fraction:
     """What the nodes cost in a span, in nano-units: the arithmetic of a schoolbook."""
     cost = Fraction(0)
     for node in snapshot.nodes:
-        (pool,) = (one for one in snapshot.pools if one.name == node.labels["pool"])
+        (pool,) = (
+            candidate for candidate in snapshot.pools if candidate.name == node.labels["pool"]
+        )
         assert pool.spec is not None
         gpus, moment = int(node.labels["nvidia.com/gpu.count"]), begin
         while moment < snapshot.at:
@@ -411,8 +417,8 @@ def node_bill(snapshot: Snapshot, begin: datetime) -> Fraction:
 
 def by_pool(bill: Bill) -> Mapping[str, int]:
     sums: Counter[str] = Counter()
-    for one, nanos in bill.lines.items():
-        sums[one.pool] += nanos
+    for cost_line, nanos in bill.lines.items():
+        sums[cost_line.pool] += nanos
     return sums
 
 
@@ -421,16 +427,18 @@ def of_pool(snapshot: Snapshot, pool: str) -> Snapshot:
     return replace(snapshot, nodes=nodes)
 
 
-def play(course: Course, turns: Iterable[datetime]) -> tuple[Bill, Mapping[str, Fraction]]:
+def play(fleet: RandomFleet, cycles: Iterable[datetime]) -> tuple[Bill, Mapping[str, Fraction]]:
     """The bill after a course, and what its nodes cost, by pool; looks at every turn."""
     bill, begin = Bill(as_of=NOW), NOW
     costs = dict.fromkeys(("a100", "h100"), Fraction(0))
-    for moment in turns:
-        snapshot = course.go(begin, moment)
-        before, bill = bill, billed(bill, snapshot)
+    for moment in cycles:
+        snapshot = fleet.advance(begin, moment)
+        before, bill = bill, charge(bill, snapshot)
         for pool in costs:
             costs[pool] += node_bill(of_pool(snapshot, pool), begin)
-        assert all(nanos >= before.lines.get(one, 0) for one, nanos in bill.lines.items())
+        assert all(
+            nanos >= before.lines.get(cost_line, 0) for cost_line, nanos in bill.lines.items()
+        )
         begin = moment
     return bill, costs
 
@@ -439,26 +447,26 @@ def play(course: Course, turns: Iterable[datetime]) -> tuple[Bill, Mapping[str, 
 @given(st.integers(0, 10**9))
 def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311
-    course = Course(seed, services=50, nodes=12, pools=two_pools(pick))
-    turns = [*moments(pick, NOW + timedelta(hours=23), 1200), NOW + timedelta(days=1)]
-    bill, costs = play(course, turns)
+    fleet = RandomFleet(seed, services=50, nodes=12, pools=two_pools(pick))
+    cycles = [*moments(pick, NOW + timedelta(hours=23), 1200), NOW + timedelta(days=1)]
+    bill, costs = play(fleet, cycles)
     assert {pool: by_pool(bill).get(pool, 0) for pool in costs} == {
         pool: cost.numerator // cost.denominator for pool, cost in costs.items()
     }
     assert all(nanos >= 0 for nanos in bill.lines.values())
-    assert {one.state for one in bill.lines} == set(CostState)
+    assert {cost_line.state for cost_line in bill.lines} == set(CostState)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 10**9), st.integers(1, 60))
-def test_any_course_sums_exactly_at_every_turn(seed: int, turns: int) -> None:
+def test_any_random_fleet_sums_exactly_in_every_cycle(seed: int, turns: int) -> None:
     pick = random.Random(seed)  # noqa: S311
-    course = Course(seed, services=4, nodes=2, pools=two_pools(pick))
+    course = RandomFleet(seed, services=4, nodes=2, pools=two_pools(pick))
     bill, begin, cost = Bill(as_of=NOW), NOW, Counter[str]()
     exact = dict.fromkeys(("a100", "h100"), Fraction(0))
     for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), turns):
-        snapshot = course.go(begin, moment)
-        bill = billed(bill, snapshot)
+        snapshot = course.advance(begin, moment)
+        bill = charge(bill, snapshot)
         for pool in exact:
             exact[pool] += node_bill(of_pool(snapshot, pool), begin)
             cost[pool] = int(exact[pool])
@@ -470,25 +478,25 @@ def test_any_course_sums_exactly_at_every_turn(seed: int, turns: int) -> None:
 @given(st.integers(0, 10**9))
 def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
     pick = random.Random(seed)  # noqa: S311
-    course = Course(seed, services=4, nodes=3, pools=two_pools(pick))
-    one = other = Bill(as_of=NOW)
+    fleet = RandomFleet(seed, services=4, nodes=3, pools=two_pools(pick))
+    bill = mixed_bill = Bill(as_of=NOW)
     begin = NOW
     for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), 20):
-        seen = course.go(begin, moment)
-        one = billed(one, seen)
+        snapshot = fleet.advance(begin, moment)
+        bill = charge(bill, snapshot)
         mixed = replace(
-            seen,
-            pools=tuple(pick.sample(seen.pools, len(seen.pools))),
-            nodes=tuple(pick.sample(seen.nodes, len(seen.nodes))),
-            pods=tuple(pick.sample(seen.pods, len(seen.pods))),
+            snapshot,
+            pools=tuple(pick.sample(snapshot.pools, len(snapshot.pools))),
+            nodes=tuple(pick.sample(snapshot.nodes, len(snapshot.nodes))),
+            pods=tuple(pick.sample(snapshot.pods, len(snapshot.pods))),
         )
         views = discover(mixed.pools, mixed.nodes, moment.date())
-        other = accrue(other, mixed, tuple(reversed(views)))
-        assert one == other
+        mixed_bill = accrue(mixed_bill, mixed, tuple(reversed(views)))
+        assert bill == mixed_bill
         begin = moment
 
 
-def as_seen(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
+def observed_pods(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
     """Pods with known lives as they look at a moment."""
     return tuple(
         replace(
@@ -510,30 +518,32 @@ lives = st.lists(
 
 @settings(max_examples=100)
 @given(lives, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
-def test_more_turns_move_no_line_by_more_than_the_stated_rounding(
-    found: list[list[int]], cuts: set[int], nanos: int
+def test_more_cycles_move_no_line_by_more_than_the_stated_rounding(
+    pod_times: list[list[int]], cycles: set[int], nanos: int
 ) -> None:
     pods = [
-        a_holder(
+        a_loaded_pod(
             f"p-{index}",
             service=f"s-{index % 3}",
             bound=at(bound),
             ready_since=at(ready),
             ended=at(ended),
         )
-        for index, (bound, ready, ended) in enumerate(found)
+        for index, (bound, ready, ended) in enumerate(pod_times)
     ]
     pools = (a_pool(per_gpu_hour=f"{Decimal(nanos).scaleb(-9):f}"),)
     nodes = (a_node(slices={"1g.10gb": 7}),)
 
-    def played(turns: Iterable[float]) -> Bill:
+    def bill_of(cycles: Iterable[float]) -> Bill:
         bill = Bill(as_of=NOW)
-        for moment in map(at, turns):
-            seen = Snapshot(at=moment, pools=pools, nodes=nodes, pods=as_seen(pods, moment))
-            bill = billed(bill, seen)
+        for moment in map(at, cycles):
+            snapshot = Snapshot(
+                at=moment, pools=pools, nodes=nodes, pods=observed_pods(pods, moment)
+            )
+            bill = charge(bill, snapshot)
         return bill
 
-    coarse, fine = played([200]), played([*sorted(cut / 1e6 for cut in cuts), 200])
+    coarse, fine = bill_of([200]), bill_of([*sorted(cycle / 1e6 for cycle in cycles), 200])
     names = coarse.lines.keys() | fine.lines.keys()
     assert total(coarse) == total(fine)
     for name in names:
@@ -546,10 +556,10 @@ def test_more_turns_move_no_line_by_more_than_the_stated_rounding(
         assert abs(coarse.lines.get(name, 0) - fine.lines.get(name, 0)) < 2 * len(names)
 
 
-def test_no_line_drifts_from_its_exact_value_in_thousands_of_turns() -> None:
+def test_no_line_drifts_from_its_exact_value_in_thousands_of_cycles() -> None:
     """Rounding every turn alone would lose up to a nano-unit a turn and line."""
     slices = {"3g.40gb": 1, "1g.10gb": 4}
-    pods = [a_holder(f"p-{index}", service=f"s-{index}") for index in range(4)]
+    pods = [a_loaded_pod(f"p-{index}", service=f"s-{index}") for index in range(4)]
     pools = (a_pool(per_gpu_hour="1.790000001"),)
     node: Node = a_node(slices=slices)
     bill = Bill(as_of=NOW)

@@ -54,7 +54,7 @@ class Scrapes:
 
     def billed_until(self, moment: float) -> float | None:
         """What the operator asks when it starts."""
-        marks = (mark for found in self.marks.values() for mark in found)
+        marks = (mark for process_marks in self.marks.values() for mark in process_marks)
         seen = [mark.as_of for mark in marks if mark.scraped_at <= at(moment)]
         return (max(seen) - at(0)).total_seconds() if seen else None
 
@@ -62,16 +62,16 @@ class Scrapes:
         return build_statement(charge_periods(self.marks, at(begin)), self.amounts)
 
 
-def exact(told: Statement) -> Mapping[tuple[str, CostLine], int]:
+def exact_amounts(statement: Statement) -> Mapping[tuple[str, CostLine], int]:
     """What the time that a statement names really cost."""
-    ends = [told.begin, *(moment for gap in told.gaps for moment in gap), told.end]
-    found = {}
+    ends = [statement.begin, *(moment for gap in statement.gaps for moment in gap), statement.end]
+    amounts = {}
     for line in LINES:
         pairs = zip(ends[::2], ends[1::2], strict=True)
         total = sum(spent(last, line) - spent(first, line) for first, last in pairs)
         if total:
-            found["", line] = total
-    return found
+            amounts["", line] = total
+    return amounts
 
 
 def test_nothing_scraped_is_no_statement() -> None:
@@ -82,50 +82,54 @@ def test_a_process_that_ran_all_the_time_billed_the_difference_of_two_scrapes() 
     scrapes = Scrapes()
     for scraped in range(100, 1000, 15):
         scrapes.add(ONE, scraped, since=5, as_of=scraped - 3)
-    told = scrapes.statement(500)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(487), at(982), ())
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(500)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(487), at(982), ())
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_a_process_that_began_within_the_time_billed_all_that_it_has() -> None:
     scrapes = Scrapes()
     scrapes.add(ONE, 700, since=600, as_of=690)
-    told = scrapes.statement(500)
-    assert told is not None
-    assert (told.begin, told.end) == (at(600), at(690))
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(500)
+    assert statement is not None
+    assert (statement.begin, statement.end) == (at(600), at(690))
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_of_a_process_that_was_first_scraped_late_only_what_came_since_is_known() -> None:
     scrapes = Scrapes()
     scrapes.add(ONE, 700, since=5, as_of=690)
     scrapes.add(ONE, 800, since=5, as_of=790)
-    told = scrapes.statement(500)
-    assert told is not None
-    assert (told.begin, told.end) == (at(690), at(790))
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(500)
+    assert statement is not None
+    assert (statement.begin, statement.end) == (at(690), at(790))
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_a_restart_under_the_same_name_loses_nothing() -> None:
     scrapes = Scrapes()
     scrapes.add(ONE, 600, since=5, as_of=598)
     scrapes.add(ONE, 700, since=598, as_of=699)
-    told = scrapes.statement(590)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(598), at(699), ())
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(590)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(598), at(699), ())
+    assert statement.amounts == exact_amounts(statement)
 
 
-def test_a_time_that_nobody_billed_is_a_gap() -> None:
+def test_a_time_without_a_bill_is_a_gap() -> None:
     scrapes = Scrapes()
     for scraped in (400, 600):
         scrapes.add(ONE, scraped, since=5, as_of=scraped)
     scrapes.add(TWO, 800, since=700, as_of=800)
-    told = scrapes.statement(500)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(400), at(800), ((at(600), at(700)),))
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(500)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (
+        at(400),
+        at(800),
+        ((at(600), at(700)),),
+    )
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_two_targets_for_one_process_count_once() -> None:
@@ -133,10 +137,10 @@ def test_two_targets_for_one_process_count_once() -> None:
     for scraped in (400, 600, 800):
         scrapes.add(ONE, scraped, since=5, as_of=scraped)
         scrapes.add(TWO, scraped + 7, since=5, as_of=scraped + 5)
-    told = scrapes.statement(500)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(405), at(805), ())
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(500)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(405), at(805), ())
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_a_predecessor_that_is_scraped_once_more_is_not_counted_twice() -> None:
@@ -145,10 +149,10 @@ def test_a_predecessor_that_is_scraped_once_more_is_not_counted_twice() -> None:
     scrapes.add(ONE, 660, since=5, as_of=660)
     scrapes.add(ONE, 670, since=5, as_of=665)
     scrapes.add(TWO, 680, since=660, as_of=680)
-    told = scrapes.statement(600)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(600), at(680), ())
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(600)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(600), at(680), ())
+    assert statement.amounts == exact_amounts(statement)
 
 
 def test_a_loser_that_is_scraped_last_does_not_shorten_the_bill() -> None:
@@ -156,10 +160,10 @@ def test_a_loser_that_is_scraped_last_does_not_shorten_the_bill() -> None:
     scrapes = Scrapes()
     scrapes.add(TWO, 680, since=600, as_of=670)
     scrapes.add(ONE, 690, since=600, as_of=620)
-    told = scrapes.statement(590)
-    assert told is not None
-    assert (told.begin, told.end, told.gaps) == (at(600), at(670), ())
-    assert told.amounts == exact(told)
+    statement = scrapes.statement(590)
+    assert statement is not None
+    assert (statement.begin, statement.end, statement.gaps) == (at(600), at(670), ())
+    assert statement.amounts == exact_amounts(statement)
 
 
 @settings(max_examples=150)
@@ -183,8 +187,12 @@ def test_any_course_of_restarts_is_exact_for_the_time_it_names(
             scrapes.add(process, scraped, since, as_of)
             scraped += every
         begun = lost + pick.choice([0.001, 20, 700])
-    told = scrapes.statement(begin)
-    if told is None:
-        assert all(mark.as_of <= at(begin) for found in scrapes.marks.values() for mark in found)
+    statement = scrapes.statement(begin)
+    if statement is None:
+        assert all(
+            mark.as_of <= at(begin)
+            for process_marks in scrapes.marks.values()
+            for mark in process_marks
+        )
     else:
-        assert told.amounts == exact(told)
+        assert statement.amounts == exact_amounts(statement)

@@ -63,14 +63,16 @@ def scaled(replicas: int, when: datetime = NOW, **scaling: int) -> Snapshot:
     )
 
 
-def of(decision: Plan, name: str = "team-a") -> Budget:
+def budget_in(decision: Plan, name: str = "team-a") -> Budget:
     """The budget with the status that this plan gives it."""
     view = next(view for view in decision.budgets if view.budget.name == name)
     return replace(view.budget, status=budget_status(view, NOW))
 
 
-def told(budget: Budget) -> tuple[str, str]:
-    condition = {one.type: one for one in budget.status.conditions}["WithinBudget"]
+def reason_and_message(budget: Budget) -> tuple[str, str]:
+    condition = {condition.type: condition for condition in budget.status.conditions}[
+        "WithinBudget"
+    ]
     return condition.reason, condition.message
 
 
@@ -88,7 +90,7 @@ def test_a_tenant_without_a_budget_is_shown_as_such() -> None:
 def test_a_budget_with_room_changes_nothing() -> None:
     decision = plan_of(replace(scaled(1), budgets=(a_budget(amount="10"),)))
     assert decision.service_plans[CHAT].scale.replicas == 6
-    assert told(of(decision))[0] == "WithinLimits"
+    assert reason_and_message(budget_in(decision))[0] == "WithinLimits"
 
 
 def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
@@ -98,11 +100,11 @@ def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
     assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
     for fact in ("hour limit 0.3700 USD until 2026-11-20T13:00Z", "raise spec.limits[0].amount"):
         assert fact in scale.message
-    reason, message = told(of(decision))
+    reason, message = reason_and_message(budget_in(decision))
     assert (reason, message) == ("BudgetExhausted", scale.message)
 
 
-def test_a_bigger_budget_lifts_the_cap_in_the_next_turn() -> None:
+def test_a_bigger_budget_lifts_the_cap_in_the_next_cycle() -> None:
     snapshot = replace(scaled(1), budgets=(a_budget(amount="0.37"),))
     decision = plan_of(snapshot)
     later = replace(snapshot, at=at(1), budgets=(a_budget(amount="0.42"),))
@@ -161,12 +163,12 @@ def test_a_number_set_by_the_user_is_capped_too() -> None:
     assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
 
 
-def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
+def test_min_replicas_above_the_limit_are_reported_at_once_and_not_reduced() -> None:
     snapshot = scaled(2, minReplicas=2, maxReplicas=2)
     decision = plan_of(replace(snapshot, budgets=(a_budget(amount="0.30"),)))
     assert decision.service_plans[CHAT].scale.replicas == 2
-    budget = of(decision)
-    reason, message = told(budget)
+    budget = budget_in(decision)
+    reason, message = reason_and_message(budget)
     assert reason == "MinReplicasExceedBudget"
     assert "spec.limits[0].amount" in message
     assert "0.5357 USD" in message
@@ -178,7 +180,7 @@ def test_floors_above_the_limit_are_said_at_once_and_not_cut() -> None:
 def test_all_limits_hold_at_once() -> None:
     limits = [{"window": "Hour", "amount": "10"}, {"window": "Month", "amount": "70"}]
     decision = plan_of(replace(scaled(1), budgets=(a_budget(limits=limits),)))
-    reason, message = told(of(decision))
+    reason, message = reason_and_message(budget_in(decision))
     assert reason == "MinReplicasExceedBudget"
     assert "spec.limits[1].amount" in message
 
@@ -191,7 +193,7 @@ def test_spend_counts_from_the_bind_within_the_window_at_the_billing_weight() ->
         budgets=(a_budget(),),
     )
     hours = Decimal("0.5") + Decimal("0.25")
-    assert abs(spent(of(plan_of(snapshot))) - 2 * WEIGHT * hours) < Decimal("1e-8")
+    assert abs(spent(budget_in(plan_of(snapshot))) - 2 * WEIGHT * hours) < Decimal("1e-8")
 
 
 def test_each_day_has_its_price() -> None:
@@ -206,13 +208,13 @@ def test_each_day_has_its_price() -> None:
         pods=running(1, datetime(2026, 11, 20, 23, tzinfo=UTC)),
         budgets=(a_budget(window="Month", amount="1000"),),
     )
-    assert abs(spent(of(plan_of(snapshot))) - WEIGHT * 6) < Decimal("1e-8")
+    assert abs(spent(budget_in(plan_of(snapshot))) - WEIGHT * 6) < Decimal("1e-8")
 
 
 def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
     """Ten minutes away: one goes on, one ended, one vanished, one is new. Exact to a second."""
     before = replace(scaled(3), at=at(60), budgets=(a_budget(),))
-    recorded = of(plan_of(before))
+    recorded = budget_in(plan_of(before))
     pods = running(3)
     ended = replace(pods[1], ended=at(300), terminating=True)
     new = a_pod("chat-9", node="a100-0", devices=SLICE, bound=at(320))
@@ -232,7 +234,7 @@ def test_a_restarted_operator_adds_the_gap_from_the_pods_times() -> None:
 def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() -> None:
     snapshot = replace(scaled(1, maxReplicas=1), budgets=(a_budget(),))
     decision = plan_of(snapshot)
-    recorded = of(decision)
+    recorded = budget_in(decision)
     memory = PlanMemory(meters=decision.meters)
     quiet = replace(snapshot, at=at(30), budgets=(recorded,))
     assert budget_status(plan_of(quiet, memory=memory).budgets[0], at(30)) is recorded.status
@@ -249,11 +251,11 @@ def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() ->
 
 def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allowed() -> None:
     decision = plan_of(replace(scaled(1), budgets=(a_budget(),)))
-    kept = of(decision)
-    lost = replace(kept, status=kept.status.model_copy(update={"spend": None}))
-    held = plan_of(replace(scaled(1), budgets=(lost,)))
-    assert held.service_plans[CHAT].scale.replicas == 1
-    reason, message = told(of(held))
+    budget = budget_in(decision)
+    lost = replace(budget, status=budget.status.model_copy(update={"spend": None}))
+    unknown_spend = plan_of(replace(scaled(1), budgets=(lost,)))
+    assert unknown_spend.service_plans[CHAT].scale.replicas == 1
+    reason, message = reason_and_message(budget_in(unknown_spend))
     assert reason == "SpendUnknown"
     assert "spec.onSpendUnknown" in message
     allowing = replace(lost, spec=a_budget(onSpendUnknown={"allowUpTo": "0.37"}).spec)
@@ -291,7 +293,7 @@ def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
     assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.currency is EUR" in scale.message
     assert "team-a/chat is priced in USD" in scale.message
-    assert told(of(decision)) == ("BudgetExhausted", scale.message)
+    assert reason_and_message(budget_in(decision)) == ("BudgetExhausted", scale.message)
 
 
 def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others() -> None:
@@ -300,11 +302,11 @@ def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others()
     spec = snapshot.services[0].spec
     assert spec is not None
     other = a_service("off", a_spec(replicas=0, placement={"pools": ["h100"]}))
-    held = a_service(spec=a_spec(scaling=spec.scaling, placement={"pools": ["a100"]}))
+    priced_in_usd = a_service(spec=a_spec(scaling=spec.scaling, placement={"pools": ["a100"]}))
     decision = plan_of(
         replace(
             snapshot,
-            services=(held, other),
+            services=(priced_in_usd, other),
             pools=(a_pool(), a_pool("h100", prices=prices)),
             nodes=(*snapshot.nodes, a_node("h100", whole=2, product=H100)),
             budgets=(a_budget(amount="0.37"),),
@@ -317,28 +319,31 @@ def test_a_pod_that_ended_is_charged_once_whenever_its_object_goes() -> None:
     done = replace(running(1)[0], ended=at(120), terminating=True)
     first = plan_of(replace(scaled(0, at(180)), pods=(done,), budgets=(a_budget(),)))
     memory = PlanMemory(meters=first.meters)
-    gone = replace(scaled(0, at(900)), budgets=(a_budget(),))
-    later = plan_of(gone, memory=memory)
-    again = plan_of(replace(gone, pods=(done,)), memory=memory)
-    costs = [spent(of(one)) for one in (first, later, again)]
+    after_deletion = replace(scaled(0, at(900)), budgets=(a_budget(),))
+    later = plan_of(after_deletion, memory=memory)
+    again = plan_of(replace(after_deletion, pods=(done,)), memory=memory)
+    costs = [spent(budget_in(decision)) for decision in (first, later, again)]
     assert costs == [pytest.approx(Decimal(2 * WEIGHT * 120 / 3600), abs=Decimal("1e-8"))] * 3
 
 
 def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> None:
-    mine = a_budget("zone", tenant={"namespaces": ["team-b"]})
-    before = plan_of(replace(scaled(1, at(600)), budgets=(mine,)))
-    moved = replace(mine, spec=a_budget("zone", tenant={"namespaces": ["team-a"]}).spec)
+    zone_budget = a_budget("zone", tenant={"namespaces": ["team-b"]})
+    before = plan_of(replace(scaled(1, at(600)), budgets=(zone_budget,)))
+    moved = replace(zone_budget, spec=a_budget("zone", tenant={"namespaces": ["team-a"]}).spec)
     after = plan_of(
         replace(scaled(1, at(660)), budgets=(moved,)), memory=PlanMemory(meters=before.meters)
     )
-    seconds = spent(of(after, "zone")) * 3600 / (2 * WEIGHT)
+    seconds = spent(budget_in(after, "zone")) * 3600 / (2 * WEIGHT)
     assert round(seconds) == 60
 
 
 def test_a_budget_that_was_refused_once_has_lost_nothing() -> None:
-    wrong = of(plan_of(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
+    wrong = budget_in(plan_of(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
     mended = replace(wrong, spec=a_budget().spec)
-    assert told(of(plan_of(replace(scaled(1), budgets=(mended,)))))[0] == "WithinLimits"
+    assert (
+        reason_and_message(budget_in(plan_of(replace(scaled(1), budgets=(mended,)))))[0]
+        == "WithinLimits"
+    )
 
 
 def test_a_budget_that_is_not_accepted_counts_on() -> None:
@@ -354,20 +359,20 @@ def test_a_budget_that_is_not_accepted_counts_on() -> None:
         replace(scaled(1, at(3000)), budgets=(a_budget(),)),
         memory=PlanMemory(meters=refused.meters),
     )
-    seconds = spent(of(day)) * 3600 / (2 * WEIGHT)
+    seconds = spent(budget_in(day)) * 3600 / (2 * WEIGHT)
     assert round(seconds) == 2 * 60 + 3000
 
 
-def test_raising_the_floor_is_a_scale_up_like_any_other() -> None:
+def test_raising_min_replicas_is_a_scale_up_like_any_other() -> None:
     decision = plan_of(replace(scaled(1, minReplicas=6), budgets=(a_budget(amount="0.60"),)))
     scale = decision.service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
-    reason, message = told(of(decision))
+    reason, message = reason_and_message(budget_in(decision))
     assert reason == "MinReplicasExceedBudget"
     assert "1 more replica of minReplicas needs 0.2679 USD" in message
 
 
-def test_pods_of_a_former_variant_are_paid_while_they_run() -> None:
+def test_pods_of_a_previous_variant_are_paid_while_they_run() -> None:
     old = tuple(replace(pod, variant="a100-3g-40gb") for pod in running(2))
     snapshot = replace(scaled(1), pods=(*running(1, service="chat"), *old[1:]))
     purse = plan_of(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
@@ -388,9 +393,9 @@ def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
 
 def test_a_warning_comes_at_80_percent_and_with_a_forecast_above() -> None:
     near = replace(scaled(3, at(3000), maxReplicas=3), budgets=(a_budget(amount="0.81"),))
-    assert told(of(plan_of(near)))[0] == "NearLimit"
+    assert reason_and_message(budget_in(plan_of(near)))[0] == "NearLimit"
     above = replace(scaled(2, at(60), maxReplicas=2), budgets=(a_budget(amount="0.50"),))
-    assert told(of(plan_of(above)))[0] == "ForecastAboveLimit"
+    assert reason_and_message(budget_in(plan_of(above)))[0] == "ForecastAboveLimit"
 
 
 def test_the_service_says_how_its_tenant_stands() -> None:

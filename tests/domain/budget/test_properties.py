@@ -41,15 +41,15 @@ PRICES = [
 
 
 @dataclass
-class Game:
+class BudgetSimulation:
     """A fleet that obeys what was granted, and the truth about its spend."""
 
     limit: str
     start: datetime
-    floors: dict[str, int]
+    min_replicas: dict[str, int]
     now: timedelta = timedelta()
     skew: timedelta = timedelta()
-    wishes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
+    desired: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     granted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     pods: dict[str, Pod] = field(default_factory=dict)
     ends: dict[str, timedelta] = field(default_factory=dict)
@@ -84,11 +84,11 @@ class Game:
             cost = self._tariff().cost(self.at, self.start + step)
             self.truth[hour] = self.truth.get(hour, 0) + cost * len(self.pods)
             self.now = step
-            for uid in [uid for uid, gone in self.ends.items() if gone <= step]:
+            for uid in [uid for uid, ended_at in self.ends.items() if ended_at <= step]:
                 self.last_seen[f"team-a/{uid}"] = self.at
                 del self.ends[uid], self.pods[uid]
                 if awake:
-                    self.turn()
+                    self.reconcile()
 
     def _tariff(self) -> Tariff:
         assert self.pool.spec is not None
@@ -113,7 +113,7 @@ class Game:
             del self.pods[uid]
         self.start_missing()
 
-    def turn(self) -> BudgetState:
+    def reconcile(self) -> BudgetState:
         snapshot = a_snapshot(
             at=self.at + self.skew,
             pools=(self.pool,),
@@ -127,26 +127,28 @@ class Game:
             meters={} if self.meter is None else {self.budget.name: self.meter},
             last_seen=self.last_seen if self.meter is None else {},
         )
-        purse = view.state
-        assert purse is not None
-        found = grant_requests(purse, [self._claim(name) for name in NAMES])
+        state = view.state
+        assert state is not None
+        grants = grant_requests(state, [self._claim(name) for name in NAMES])
         self.meter = view.meter
-        self.budget = replace(self.budget, status=budget_status(view, purse.at))
+        self.budget = replace(self.budget, status=budget_status(view, state.at))
         for name in NAMES:
-            self.granted[name] = found[Ref("team-a", name)].replicas
+            self.granted[name] = grants[Ref("team-a", name)].replicas
             for uid in self.staying(name)[self.granted[name] :]:
                 self.ends[uid] = self.now + LEAVING
         self.start_missing()
-        tills = (*purse.current_windows, *purse.next_windows)
-        self.published = {till.period.start: max(till.limit, till.allocated) for till in tills}
-        return purse
+        windows = (*state.current_windows, *state.next_windows)
+        self.published = {
+            window.period.start: max(window.limit, window.allocated) for window in windows
+        }
+        return state
 
     def _claim(self, name: str) -> GrantRequest:
-        wanted = max(self.floors[name], self.wishes[name])
+        wanted = max(self.min_replicas[name], self.desired[name])
         return GrantRequest(
             ref=Ref("team-a", name),
             tariff=self._tariff(),
-            min_replicas=self.floors[name],
+            min_replicas=self.min_replicas[name],
             desired=wanted,
             running=self.granted[name],
             existing_pods=sum(pod.service.name == name for pod in self.pods.values()),
@@ -157,8 +159,8 @@ class Game:
         """What was in memory is gone; the record in the status is not."""
         self.meter = None
 
-    def floors_alone(self, hour: datetime) -> int:
-        return self._tariff().cost(hour, hour + HOUR) * sum(self.floors.values())
+    def min_replicas_cost(self, hour: datetime) -> int:
+        return self._tariff().cost(hour, hour + HOUR) * sum(self.min_replicas.values())
 
 
 def seconds(most: int) -> st.SearchStrategy[timedelta]:
@@ -169,37 +171,37 @@ names = st.sampled_from(NAMES)
 quiet_events = st.one_of(
     st.tuples(st.just("wait"), seconds(int(AWAY.total_seconds()))),
     st.tuples(st.just("wait"), seconds(60)),
-    st.tuples(st.just("wish"), names, st.integers(0, 6)),
+    st.tuples(st.just("demand"), names, st.integers(0, 6)),
     st.tuples(st.just("die"), names),
     st.tuples(st.just("restart")),
 )
 events = st.one_of(
     quiet_events,
     st.tuples(st.just("price"), st.sampled_from(["1", "3", "8"])),
-    st.tuples(st.just("floor"), names, st.integers(0, 3)),
+    st.tuples(st.just("min replicas"), names, st.integers(0, 3)),
     st.tuples(st.just("limit"), st.sampled_from(["0.5", "1", "3"])),
     st.tuples(st.just("outage"), seconds(3600), names),
     st.tuples(st.just("step"), st.integers(-120, 120).map(lambda s: timedelta(seconds=s))),
 )
 games = st.builds(
-    Game,
+    BudgetSimulation,
     limit=st.sampled_from(["0.2", "0.8", "1.5", "4"]),
     start=st.integers(0, 90).map(
         lambda minutes: datetime.fromisoformat("2026-11-20T22:00Z") + timedelta(minutes=minutes)
     ),
-    floors=st.fixed_dictionaries({name: st.integers(0, 2) for name in NAMES}),
+    min_replicas=st.fixed_dictionaries({name: st.integers(0, 2) for name in NAMES}),
 )
 
 
-def play(game: Game, event: tuple[object, ...]) -> bool:
+def play(game: BudgetSimulation, event: tuple[object, ...]) -> bool:
     """Carry out one event; True when the user or an accident changed what was promised."""
     match event:
         case ("wait", timedelta() as span):
             game.pass_time(span)
-        case ("wish", str(name), int(count)):
-            game.wishes[name] = count
+        case ("demand", str(name), int(count)):
+            game.desired[name] = count
         case ("die", str(name)):
-            game.turn()
+            game.reconcile()
             game.die(name)
         case ("restart",):
             game.restart()
@@ -208,14 +210,14 @@ def play(game: Game, event: tuple[object, ...]) -> bool:
             prices = [{"from": "2026-01-01", "perGPUHour": price}]
             game.pool = a_pool(prices=prices)
             return True
-        case ("floor", str(name), int(count)):
-            game.floors[name] = count
+        case ("min replicas", str(name), int(count)):
+            game.min_replicas[name] = count
             return True
         case ("limit", str(limit)):
             game.budget = replace(a_budget(amount=limit), status=game.budget.status)
             return True
         case ("outage", timedelta() as span, str(name)):
-            game.turn()
+            game.reconcile()
             game.restart()
             game.pass_time(span / 2, awake=False)
             game.die(name)
@@ -232,25 +234,25 @@ def play(game: Game, event: tuple[object, ...]) -> bool:
 @pytest.mark.long
 @given(games, st.lists(quiet_events, max_size=25))
 @settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
-def test_no_hour_ends_above_its_limit_unless_the_floors_alone_do(
-    game: Game, course: list[tuple[object, ...]]
+def test_no_hour_ends_above_its_limit_unless_min_replicas_alone_do(
+    game: BudgetSimulation, course: list[tuple[object, ...]]
 ) -> None:
-    game.turn()
+    game.reconcile()
     for event in course:
         play(game, event)
-        game.turn()
+        game.reconcile()
     for hour, spent in game.truth.items():
         limit = int(Decimal(game.limit) * 10**9)
-        assert spent <= max(limit, game.floors_alone(hour)) + ROUNDING, hour
+        assert spent <= max(limit, game.min_replicas_cost(hour)) + ROUNDING, hour
 
 
 @pytest.mark.long
 @given(games, st.lists(events, max_size=25))
 @settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
 def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
-    game: Game, course: list[tuple[object, ...]]
+    game: BudgetSimulation, course: list[tuple[object, ...]]
 ) -> None:
-    game.turn()
+    game.reconcile()
     stepped = False
     for event in course:
         published = game.published
@@ -259,18 +261,18 @@ def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
         spent = game.truth.get(game.hour, 0)
         if not changed and not stepped and game.hour in published:
             assert spent <= published[game.hour] + ROUNDING
-        purse = game.turn()
+        purse = game.reconcile()
         if not stepped:
             assert abs(purse.current_windows[0].spent - spent) <= ROUNDING
 
 
 def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
-    game = Game(limit="4", start=NOW, floors=dict.fromkeys(NAMES, 1))
-    game.wishes["a"] = 3
-    game.turn()
+    game = BudgetSimulation(limit="4", start=NOW, min_replicas=dict.fromkeys(NAMES, 1))
+    game.desired["a"] = 3
+    game.reconcile()
     game.pass_time(timedelta(minutes=7))
-    game.turn()
+    game.reconcile()
     game.restart()
     game.pass_time(timedelta(minutes=10))
     second = game._tariff().cost(game.at, game.at + timedelta(seconds=1)) * len(game.pods)
-    assert abs(game.turn().current_windows[0].spent - game.truth[game.hour]) < second
+    assert abs(game.reconcile().current_windows[0].spent - game.truth[game.hour]) < second
