@@ -18,10 +18,10 @@ ENTRY = '{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": "1.55"}'
 
 def test_twenty_products_and_more_are_known_with_their_peaks() -> None:
     assert len(products()) >= 20
-    for one in products().values():
-        assert one.memory_mib > 10_000
-        assert one.bf16_tflops > 0
-        assert (one.fp8_tflops is None) is (compute_capability(one) < (8, 9))
+    for product in products().values():
+        assert product.memory_mib > 10_000
+        assert product.bf16_tflops > 0
+        assert (product.fp8_tflops is None) is (compute_capability(product) < (8, 9))
 
 
 @pytest.mark.parametrize(
@@ -41,36 +41,36 @@ def test_twenty_products_and_more_are_known_with_their_peaks() -> None:
         ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "1g.24gb", 46, 23.12),
     ],
 )
-def test_slices_have_what_the_boards_show(
+def test_slices_have_what_the_gpus_show(
     product: str, profile: str, multiprocessors: int, gib: float
 ) -> None:
-    found = products()[product].mig_profile(profile)
-    assert found is not None
-    assert found.multiprocessors == multiprocessors
-    assert found.memory_mib / 1024 == pytest.approx(gib, abs=0.01)
+    mig_profile = products()[product].mig_profile(profile)
+    assert mig_profile is not None
+    assert mig_profile.multiprocessors == multiprocessors
+    assert mig_profile.memory_mib / 1024 == pytest.approx(gib, abs=0.01)
 
 
 def test_no_slice_is_more_than_its_gpu() -> None:
-    for one in products().values():
-        for cut in one.slices:
+    for product in products().values():
+        for mig_profile in product.slices:
             # A whole-GPU profile may show some MiB that no engine ever saw.
-            assert cut.memory_mib <= one.memory_mib * 1.001
-            assert cut.multiprocessors <= one.multiprocessors
-            assert cut.compute_slices <= one.compute_slices
-            assert cut.memory_slices <= one.memory_slices
+            assert mig_profile.memory_mib <= product.memory_mib * 1.001
+            assert mig_profile.multiprocessors <= product.multiprocessors
+            assert mig_profile.compute_slices <= product.compute_slices
+            assert mig_profile.memory_slices <= product.memory_slices
 
 
 def test_a_quarter_of_an_a30_has_a_quarter_of_its_bandwidth_and_price() -> None:
-    found = slice_hardware(products()["NVIDIA-A30"], "1g.6gb")
-    assert found is not None
-    assert found.bandwidth == 933e9 / 4
-    assert billing_weight(found) == Decimal("0.25")
+    quarter = slice_hardware(products()["NVIDIA-A30"], "1g.6gb")
+    assert quarter is not None
+    assert quarter.bandwidth == 933e9 / 4
+    assert billing_weight(quarter) == Decimal("0.25")
 
 
-def test_shipped_prices_are_dated_told_apart_and_of_known_products() -> None:
+def test_shipped_prices_are_dated_distinct_and_of_known_products() -> None:
     shipped = prices.list_prices()
-    assert {one.product for one in shipped} <= set(products())
-    assert all(one.source and one.per_gpu_hour > 0 and one.from_ <= DAY for one in shipped)
+    assert {price.product for price in shipped} <= set(products())
+    assert all(price.source and price.per_gpu_hour > 0 and price.from_ <= DAY for price in shipped)
     assert (
         str(price_book(prices.ASSUMED, shipped, DAY).hourly["NVIDIA-H100-80GB-HBM3"]) == "6.88 USD"
     )
@@ -79,8 +79,8 @@ def test_shipped_prices_are_dated_told_apart_and_of_known_products() -> None:
 def test_the_last_price_whose_day_has_come_holds() -> None:
     later = ENTRY.replace("2026-01-01", "2026-11-01").replace("1.55", "1.20")
     latest = ENTRY.replace("2026", "2027").replace("1.55", "0.90")
-    found = parse_prices(f'{{"prices": [{ENTRY}, {later}, {latest}]}}')
-    assert str(price_book("mine", found, DAY).hourly["NVIDIA-L40S"]) == "1.20 USD"
+    parsed = parse_prices(f'{{"prices": [{ENTRY}, {later}, {latest}]}}')
+    assert str(price_book("mine", parsed, DAY).hourly["NVIDIA-L40S"]) == "1.20 USD"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_last_price_whose_day_has_come_holds() -> None:
         (f'{{"prices": [{ENTRY.replace("2026-01", "2027-01")}]}}', "no price before 2027-01-01"),
     ],
 )
-def test_a_price_file_with_a_gap_is_told_where_and_how_to_fill_it(text: str, says: str) -> None:
+def test_a_refused_price_file_names_the_gap_and_how_to_fill_it(text: str, says: str) -> None:
     with pytest.raises(PriceError) as caught:
         price_book("mine", parse_prices(text), DAY)
     assert says in str(caught.value)

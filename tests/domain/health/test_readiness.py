@@ -21,13 +21,13 @@ from tests.builders import NOW, a_pod, a_service, a_snapshot, at
 CHAT = Ref("team-a", "chat")
 
 
-def was(reason: Ready, seconds: float) -> ObservedService:
+def with_ready_condition(reason: Ready, seconds: float) -> ObservedService:
     """A service whose Ready condition was written at a moment."""
-    told = conditions({"Ready": StatusVerdict(reason, "")}, (), 1, at(seconds))
-    return a_service(status=InferenceServiceStatus(conditions=told))
+    ready_conditions = conditions({"Ready": StatusVerdict(reason, "")}, (), 1, at(seconds))
+    return a_service(status=InferenceServiceStatus(conditions=ready_conditions))
 
 
-def judged(service: ObservedService, snapshot: Snapshot, *pods: Any, wanted: int = 1) -> str:
+def ready_reason(service: ObservedService, snapshot: Snapshot, *pods: Any, wanted: int = 1) -> str:
     return assess_readiness(snapshot, service, wanted, pods).reason
 
 
@@ -36,42 +36,44 @@ def with_answer(seconds: float, problem: str | None = None, **fields: Any) -> Sn
 
 
 def test_a_service_is_ready_once_a_completion_was_answered() -> None:
-    service = was(Ready.PROBE_PENDING, -10)
-    assert judged(service, a_snapshot(), a_pod()) == "ProbePending"
-    assert judged(service, with_answer(-1), a_pod()) == "CompletionSucceeded"
+    service = with_ready_condition(Ready.PROBE_PENDING, -10)
+    assert ready_reason(service, a_snapshot(), a_pod()) == "ProbePending"
+    assert ready_reason(service, with_answer(-1), a_pod()) == "CompletionSucceeded"
 
 
 def test_an_answer_from_before_an_outage_does_not_count() -> None:
-    service = was(Ready.NO_REPLICA_READY, -10)
-    assert judged(service, with_answer(-60), a_pod()) == "ProbePending"
+    service = with_ready_condition(Ready.NO_REPLICA_READY, -10)
+    assert ready_reason(service, with_answer(-60), a_pod()) == "ProbePending"
     assert must_probe(with_answer(-60), service, [a_pod()])
 
 
 @pytest.mark.parametrize(
     "pod", [a_pod(ready_since=None), a_pod(terminating=True)], ids=["not ready", "on its way out"]
 )
-def test_without_a_replica_nothing_is_ready_and_its_trouble_is_told(pod: Pod) -> None:
+def test_without_a_replica_nothing_is_ready_and_the_cause_is_named(pod: Pod) -> None:
     trouble = StatusVerdict(Progressing.ENGINE_FAILED, "chat-0: exit code 9: out of memory")
     got = assess_readiness(
-        with_answer(-1), was(Ready.COMPLETION_SUCCEEDED, -600), 2, [pod], trouble
+        with_answer(-1), with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), 2, [pod], trouble
     )
     assert got.reason == "NoReplicaReady"
     assert got.message == (
         "0 of 2 replicas ready; EngineFailed: chat-0: exit code 9: out of memory"
     )
-    assert not must_probe(with_answer(-1), was(Ready.COMPLETION_SUCCEEDED, -600), [pod])
+    assert not must_probe(
+        with_answer(-1), with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), [pod]
+    )
 
 
-def test_a_failed_completion_is_told_and_asked_again_soon() -> None:
-    service = was(Ready.COMPLETION_SUCCEEDED, -600)
-    assert judged(service, with_answer(-1, "500 boom"), a_pod()) == "CompletionFailed"
+def test_a_failed_completion_is_reported_and_probed_again_soon() -> None:
+    service = with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600)
+    assert ready_reason(service, with_answer(-1, "500 boom"), a_pod()) == "CompletionFailed"
     assert not must_probe(with_answer(-1, "500 boom"), service, [a_pod()])
     assert must_probe(with_answer(-6, "500 boom"), service, [a_pod()])
 
 
 def test_a_new_leader_keeps_ready_and_asks_once() -> None:
-    service = was(Ready.COMPLETION_SUCCEEDED, -600)
-    assert judged(service, a_snapshot(), a_pod()) == "CompletionSucceeded"
+    service = with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600)
+    assert ready_reason(service, a_snapshot(), a_pod()) == "CompletionSucceeded"
     assert must_probe(a_snapshot(), service, [a_pod()])
 
 
@@ -80,8 +82,14 @@ def test_a_new_leader_keeps_ready_and_asks_once() -> None:
 )
 def test_only_a_quiet_service_is_asked_again(age: float, finished: float, asked: bool) -> None:
     snapshot = with_answer(-age, readings=Readings(at=NOW, finished={CHAT: finished}))
-    assert must_probe(snapshot, was(Ready.COMPLETION_SUCCEEDED, -600), [a_pod()]) is asked
+    assert (
+        must_probe(snapshot, with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), [a_pod()])
+        is asked
+    )
 
 
 def test_zero_wanted_replicas_are_a_reason_of_their_own() -> None:
-    assert judged(was(Ready.COMPLETION_SUCCEEDED, -600), a_snapshot(), wanted=0) == "ScaledToZero"
+    assert (
+        ready_reason(with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), a_snapshot(), wanted=0)
+        == "ScaledToZero"
+    )

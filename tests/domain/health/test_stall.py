@@ -96,13 +96,13 @@ def stall_of(inputs: PlanInputs) -> Stall:
     return plan_of(*inputs).service_plans[Ref("team-a", "chat")].stall
 
 
-def replaced(inputs: PlanInputs) -> str | None:
-    found = stall_of(inputs).replacement
-    return None if found is None else found.pod.name
+def replaced_pod(inputs: PlanInputs) -> str | None:
+    replacement = stall_of(inputs).replacement
+    return None if replacement is None else replacement.pod.name
 
 
 def suspects(inputs: PlanInputs) -> list[str]:
-    return [one.pod.ref.name for one in plan_of(*inputs).suspects]
+    return [suspect.pod.ref.name for suspect in plan_of(*inputs).suspects]
 
 
 def fit_of(snapshot: Snapshot) -> ReplicaFit:
@@ -118,9 +118,7 @@ def after(seconds: float, **fields: Any) -> ObservedService:
     return a_service(status=status)
 
 
-def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_numbers_are_told() -> (
-    None
-):
+def test_an_engine_with_requests_and_no_steps_is_replaced_and_the_numbers_are_named() -> None:
     got = stall_of(a_fleet()).replacement
     assert got is not None
     assert (got.pod.name, got.uid, got.at) == ("chat-0", "uid-chat-0", NOW)
@@ -151,7 +149,7 @@ def test_an_engine_that_holds_requests_and_takes_no_step_is_replaced_and_the_num
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) -> None:
-    assert (replaced(a_fleet(**fields)), why) == (None, why)
+    assert (replaced_pod(a_fleet(**fields)), why) == (None, why)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) 
     ],
     ids=["starting", "draining", "leaving"],
 )
-def test_who_takes_no_requests_is_not_watched(pod: Pod) -> None:
+def test_a_replica_that_takes_no_requests_is_not_watched(pod: Pod) -> None:
     got = plan_of(*a_fleet(pod, PAIR[1]))
     assert pod.ref not in got.engine_progress
     assert got.service_plans[Ref("team-a", "chat")].stall == Stall()
@@ -188,21 +186,21 @@ def test_the_longest_prompt_of_all_is_waited_for() -> None:
 def test_an_engine_that_never_took_a_step_may_compile_for_five_times_as_long() -> None:
     fresh = replace(FROZEN, steps=0.0)
     none_yet = {"chat-0": reading(0.0)}
-    assert replaced(a_fleet(engine_progress={"chat-0": fresh}, read=none_yet)) is None
+    assert replaced_pod(a_fleet(engine_progress={"chat-0": fresh}, read=none_yet)) is None
     late = EngineProgress(steps=0.0, since=at(-700), busy_since=at(-602))
-    assert replaced(a_fleet(engine_progress={"chat-0": late}, read=none_yet)) == "chat-0"
+    assert replaced_pod(a_fleet(engine_progress={"chat-0": late}, read=none_yet)) == "chat-0"
 
 
 def test_slow_scrapes_prove_nothing_until_one_is_young_enough() -> None:
     """Requests came 140 s ago, and the newest scrape is only 110 s younger than they are."""
-    assert replaced(a_fleet(read={"chat-0": reading(scraped=-30)})) is None
+    assert replaced_pod(a_fleet(read={"chat-0": reading(scraped=-30)})) is None
 
 
 def test_two_replicas_at_once_go_one_after_the_other_the_longest_first() -> None:
     longer = replace(FROZEN, busy_since=at(-145))
     both = {"chat-0": FROZEN, "chat-1": longer}
     load = dict.fromkeys(both, InFlight(at(-5), 1))
-    assert replaced(a_fleet(engine_progress=both, load=load)) == "chat-1"
+    assert replaced_pod(a_fleet(engine_progress=both, load=load)) == "chat-1"
 
 
 def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
@@ -214,7 +212,7 @@ def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
         "chat-9 was replaced recently, the next replacement is allowed from 12:00:01Z. "
         "To replace it now: kubectl delete pod -n team-a chat-0" in got.blocker
     )
-    assert replaced(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
+    assert replaced_pod(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
 
 
 def test_a_replacement_that_was_written_down_and_not_carried_out_is_carried_out() -> None:
@@ -224,22 +222,22 @@ def test_a_replacement_that_was_written_down_and_not_carried_out_is_carried_out(
     assert (got.at, got.message) == (at(-30), "it stood still")
 
 
-def test_none_is_replaced_while_others_of_the_floor_are_missing() -> None:
+def test_none_is_replaced_while_others_of_min_replicas_are_missing() -> None:
     starting = a_pod("chat-1", ready_since=None, containers_ready=False)
     got = stall_of(a_fleet(PAIR[0], starting))
     assert got.replacement is None
     assert got.blocker is not None
     assert "replaced with at least 1 other replica ready, now 0. To replace it" in got.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
-    assert replaced(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
+    assert replaced_pod(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 
 
 def test_the_only_replica_of_a_service_is_replaced_too() -> None:
     alone = a_service(spec=a_spec(replicas=1))
-    assert replaced(a_fleet(PAIR[0], service=alone)) == "chat-0"
+    assert replaced_pod(a_fleet(PAIR[0], service=alone)) == "chat-0"
 
 
-def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> None:
+def test_only_stalled_engines_are_probed_and_busy_ones_more_often() -> None:
     idle = replace(FROZEN, busy_since=None)
 
     def asked(watch: EngineProgress, age: float, **fields: Any) -> bool:
@@ -255,7 +253,7 @@ def test_only_engines_that_stand_still_are_asked_and_busy_ones_more_often() -> N
     assert not asked(idle, 31, read={"chat-0": reading(901.0)})
 
 
-def test_whoever_gets_longer_is_asked_as_often_as_a_judgement_needs_it() -> None:
+def test_an_engine_with_a_longer_timeout_is_probed_as_often_as_a_decision_needs_it() -> None:
     """Else the newest look would be too old whenever it is wanted."""
     late = {"chat-0": EngineProgress(steps=0.0, since=at(-700), busy_since=at(-300))}
     load = {"chat-0": InFlight(at(-11), 3)}
@@ -264,13 +262,13 @@ def test_whoever_gets_longer_is_asked_as_often_as_a_judgement_needs_it() -> None
     ]
 
 
-def test_patience_that_is_shorter_than_a_turn_still_ends() -> None:
+def test_a_timeout_that_is_shorter_than_a_cycle_still_ends() -> None:
     """A look enters the turn after the one that asked for it, five seconds later."""
     seen = {"chat-0": InFlight(at(-5.1), 3)}
-    assert replaced(a_fleet(load=seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
+    assert replaced_pod(a_fleet(load=seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
 
 
-def test_a_look_that_finds_nothing_begins_the_wait_anew() -> None:
+def test_a_reading_without_requests_restarts_the_wait() -> None:
     seen = updated_progress(FROZEN, reading(), InFlight(at(-20), 0))
     assert seen == replace(FROZEN, busy_since=None)
     assert updated_progress(seen, reading(), InFlight(at(-10), 2)) == replace(
@@ -278,12 +276,12 @@ def test_a_look_that_finds_nothing_begins_the_wait_anew() -> None:
     )
 
 
-def test_a_look_from_before_the_last_step_says_nothing() -> None:
+def test_a_reading_from_before_the_last_step_is_ignored() -> None:
     moved = updated_progress(FROZEN, reading(901.0, -10), InFlight(at(-20), 3))
     assert moved == EngineProgress(steps=901.0, since=at(-10))
 
 
-def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
+def test_engine_progress_is_carried_to_the_next_cycle() -> None:
     got = plan_of(*a_fleet())
     assert got.engine_progress == {
         PAIR[0].ref: FROZEN,
@@ -291,26 +289,26 @@ def test_what_is_known_of_the_engines_is_carried_to_the_next_turn() -> None:
     }
 
 
-def test_a_kept_plan_sees_an_engine_stand_still_and_is_else_the_same_object() -> None:
-    kept = PlanCache()
+def test_a_cached_plan_sees_a_stalled_engine_and_is_else_the_same_object() -> None:
+    cache = PlanCache()
     calm = a_fleet(load={}, engine_progress={}, service=a_service(spec=a_spec(replicas=2)))
     for _ in range(2):
-        history = plan_of(*calm, cache=kept).scaling_history
+        history = plan_of(*calm, cache=cache).scaling_history
         calm = PlanInputs(
             replace(calm.snapshot, at=at(5)), memory=PlanMemory(scaling_history=history)
         )
-    assert plan_of(*calm, cache=kept).service_plans is plan_of(*calm, cache=kept).service_plans
+    assert plan_of(*calm, cache=cache).service_plans is plan_of(*calm, cache=cache).service_plans
     frozen = PlanInputs(
         replace(calm.snapshot, in_flight={PAIR[0].ref: InFlight(NOW, 3)}),
         memory=replace(calm.memory, engine_progress={PAIR[0].ref: FROZEN}),
     )
-    got = plan_of(*frozen, cache=kept).service_plans[Ref("team-a", "chat")].stall.replacement
+    got = plan_of(*frozen, cache=cache).service_plans[Ref("team-a", "chat")].stall.replacement
     assert got is not None
     assert got.pod == PAIR[0].ref
-    assert plan_of(*calm, cache=kept).service_plans[Ref("team-a", "chat")].stall == Stall()
+    assert plan_of(*calm, cache=cache).service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
-looks = st.lists(
+readings = st.lists(
     st.tuples(
         st.sampled_from([0] * 9 + [1]),
         st.sampled_from([None, 1, 1, 1, 1, 2, 2, 2, 0]),
@@ -323,8 +321,8 @@ looks = st.lists(
 
 @applies(30)
 @settings(max_examples=50, suppress_health_check=[HealthCheck.filter_too_much])
-@given(seen=looks)
-def test_whoever_is_replaced_held_requests_and_its_count_stood_still_for_the_whole_patience(
+@given(seen=readings)
+def test_a_replaced_engine_had_requests_and_took_no_step_for_the_whole_timeout(
     seen: Sequence[tuple[int, int | None, int]],
 ) -> None:
     """Steps taken, requests found (None: not asked) and seconds passed, look by look."""

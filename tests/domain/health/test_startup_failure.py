@@ -32,20 +32,22 @@ HTTPX = "Client error '401 Unauthorized' for url 'https://hub.acme/meta-llama/x/
 TOKEN = {"tokenSecretRef": {"name": "hub", "key": "key"}}
 
 
-def down(code: int | None = None, reason: str = "Error", words: str = "", **fields: Any) -> Pod:
+def a_failed_pod(
+    code: int | None = None, reason: str = "Error", log: str = "", **fields: Any
+) -> Pod:
     """A replica that is not up, after a run that ended with a code."""
-    ended = None if code is None else ContainerExit(code=code, reason=reason, log_tail=words)
-    return a_pod("chat-0", containers_ready=False, ready_since=None, last_exit=ended, **fields)
+    last_exit = None if code is None else ContainerExit(code=code, reason=reason, log_tail=log)
+    return a_pod("chat-0", containers_ready=False, ready_since=None, last_exit=last_exit, **fields)
 
 
-def unmade(words: str) -> Pod:
+def a_pod_without_container(message: str) -> Pod:
     """A replica whose container the kubelet cannot make."""
-    return down(waiting_reason="CreateContainerConfigError", container_message=words)
+    return a_failed_pod(waiting_reason="CreateContainerConfigError", container_message=message)
 
 
 CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
     (
-        down(2, words="vllm serve: error: unrecognized arguments: --fast"),
+        a_failed_pod(2, log="vllm serve: error: unrecognized arguments: --fast"),
         None,
         Progressing.INVALID_ENGINE_ARGUMENTS,
         "spec.engine.version: correct it, or spec.engine.image; this engine does not accept the "
@@ -53,32 +55,32 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
         "chat-0: exit code 2: vllm serve: error: unrecognized arguments: --fast",
     ),
     (
-        down(1, words="ValueError: block_size"),
+        a_failed_pod(1, log="ValueError: block_size"),
         None,
         Progressing.ENGINE_START_FAILED,
         "chat-0: exit code 1: ValueError: block_size",
     ),
     (
-        down(137, "OOMKilled", "loading weights"),
+        a_failed_pod(137, "OOMKilled", "loading weights"),
         None,
         Progressing.OOM_KILLED,
         "chat-0: exit code 137: loading weights",
     ),
     (
-        down(139, words="Segmentation fault"),
+        a_failed_pod(139, log="Segmentation fault"),
         None,
         Progressing.ENGINE_FAILED,
         "chat-0: exit code 139: Segmentation fault",
     ),
-    (down(0), None, Progressing.ENGINE_FAILED, "chat-0: exit code 0"),
+    (a_failed_pod(0), None, Progressing.ENGINE_FAILED, "chat-0: exit code 0"),
     (
-        down(waiting_reason="ImagePullBackOff", container_message="manifest unknown"),
+        a_failed_pod(waiting_reason="ImagePullBackOff", container_message="manifest unknown"),
         None,
         Progressing.IMAGE_PULL_FAILED,
         "chat-0: manifest unknown",
     ),
     (
-        down(
+        a_failed_pod(
             waiting_reason="CreateContainerConfigError", container_message='secret "hub" not found'
         ),
         None,
@@ -97,17 +99,17 @@ CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
 
 
 @pytest.mark.parametrize(("pod", "workload", "reason", "message"), CASES)
-def test_trouble_is_told_in_the_words_of_whoever_refused(
+def test_a_startup_failure_is_reported_in_the_words_of_its_source(
     pod: Pod, workload: Workload | None, reason: Progressing, message: str
 ) -> None:
     snapshot = a_snapshot(a_service(), pods=(pod,), workloads=(workload or a_workload(2),))
     ref = Ref("team-a", "chat")
     status = service_status(snapshot, plan_of(snapshot).service_plans[ref], None, None)
-    told = {one.type: one for one in status.conditions}
-    assert (told["Progressing"].status, told["Progressing"].reason) == ("False", reason)
-    assert told["Progressing"].message == message
+    conditions = {condition.type: condition for condition in status.conditions}
+    assert (conditions["Progressing"].status, conditions["Progressing"].reason) == ("False", reason)
+    assert conditions["Progressing"].message == message
     if pod.ready_since is None:
-        assert told["Ready"].message == f"0 of 2 replicas ready; {reason}: {message}"
+        assert conditions["Ready"].message == f"0 of 2 replicas ready; {reason}: {message}"
 
 
 def test_every_reason_for_trouble_has_a_case() -> None:
@@ -136,7 +138,7 @@ def test_an_argument_that_the_engine_does_not_know_is_named_with_its_field(
 ) -> None:
     words = "vllm serve: error: unrecognized arguments: --fast"
     spec = a_spec(engine={"extraArgs": list(arguments)})
-    failure = startup_failure(spec, [down(2, words=words)], None)
+    failure = startup_failure(spec, [a_failed_pod(2, log=words)], None)
     assert failure is not None
     assert failure.message == f"spec.engine.extraArgs: {advice}; chat-0: exit code 2: {words}"
 
@@ -144,43 +146,47 @@ def test_an_argument_that_the_engine_does_not_know_is_named_with_its_field(
 def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     """Between two starts a container waits in CrashLoopBackOff, then runs, then ends."""
     for waits in ("CrashLoopBackOff", None):
-        found = startup_failure(None, [down(1, words="no such model", waiting_reason=waits)], None)
-        assert found is not None
-        assert found.reason == Progressing.ENGINE_START_FAILED
+        failure = startup_failure(
+            None, [a_failed_pod(1, log="no such model", waiting_reason=waits)], None
+        )
+        assert failure is not None
+        assert failure.reason == Progressing.ENGINE_START_FAILED
 
 
 @pytest.mark.parametrize(
     "pod",
-    [down(terminating=True, code=143), a_pod("chat-0", last_exit=ContainerExit(code=1))],
+    [a_failed_pod(terminating=True, code=143), a_pod("chat-0", last_exit=ContainerExit(code=1))],
     ids=["leaving", "up"],
 )
-def test_who_leaves_and_who_is_up_again_is_in_no_trouble(pod: Pod) -> None:
+def test_a_terminating_or_recovered_replica_is_no_failure(pod: Pod) -> None:
     assert startup_failure(None, [pod], a_workload()) is None
 
 
-def test_of_a_long_log_the_end_is_told() -> None:
-    found = startup_failure(None, [down(1, words="x" * 5000 + "the cause")], None)
-    assert found is not None
-    assert found.message.endswith("the cause")
-    assert len(found.message) < 2048
+def test_of_a_long_log_the_end_is_reported() -> None:
+    failure = startup_failure(None, [a_failed_pod(1, log="x" * 5000 + "the cause")], None)
+    assert failure is not None
+    assert failure.message.endswith("the cause")
+    assert len(failure.message) < 2048
 
 
-def progressing(pod: Pod, **model: object) -> tuple[str, str]:
+def progressing_condition(pod: Pod, **model: object) -> tuple[str, str]:
     service = a_service(spec=a_spec(MEDIUM, replicas=1, model=model))
     pod = replace(pod, variant="a100-3g-40gb")
     snapshot = a_snapshot(service, nodes=(a_node(slices={"3g.40gb": 1}),), pods=(pod,))
     status = service_status(
         snapshot, plan_of(snapshot).service_plans[Ref("team-a", "chat")], None, None
     )
-    (found,) = [one for one in status.conditions if one.type == "Progressing"]
-    return found.reason, found.message
+    (progressing,) = [
+        condition for condition in status.conditions if condition.type == "Progressing"
+    ]
+    return progressing.reason, progressing.message
 
 
 @pytest.mark.parametrize(
     "words", ['secret "hub" not found', "couldn't find key key in Secret team-a/hub"]
 )
 def test_a_missing_secret_is_named_with_the_command_that_makes_it(words: str) -> None:
-    reason, message = progressing(unmade(words), **TOKEN)
+    reason, message = progressing_condition(a_pod_without_container(words), **TOKEN)
     assert reason == "SecretNotFound"
     assert "kubectl create secret generic hub -n team-a --from-literal=key=<token>" in message
     assert words in message
@@ -195,8 +201,8 @@ def test_a_missing_secret_is_named_with_the_command_that_makes_it(words: str) ->
         "couldn't find key trace in Secret team-a/hub",
     ],
 )
-def test_what_else_the_kubelet_refuses_is_told_in_its_words(words: str) -> None:
-    assert progressing(unmade(words), **TOKEN) == (
+def test_what_else_the_kubelet_refuses_is_reported_in_its_words(words: str) -> None:
+    assert progressing_condition(a_pod_without_container(words), **TOKEN) == (
         "CreateContainerError",
         f"chat-0: {words}",
     )
@@ -204,34 +210,34 @@ def test_what_else_the_kubelet_refuses_is_told_in_its_words(words: str) -> None:
 
 @pytest.mark.parametrize("words", [GATED, HTTPX])
 def test_a_gated_model_without_a_token_asks_for_one(words: str) -> None:
-    reason, message = progressing(down(1, words=words))
+    reason, message = progressing_condition(a_failed_pod(1, log=words))
     assert reason == "HubAccessDenied"
     assert "401" in message
     assert "accept the terms of meta-llama/Llama-3.1-8B-Instruct" in message
     assert "name a Secret" in message
 
 
-def test_a_token_that_the_hub_does_not_know_is_told_apart_from_one_without_access() -> None:
-    _, unknown = progressing(down(1, words=GATED), **TOKEN)
-    _, denied = progressing(down(1, words=FORBIDDEN), **TOKEN)
+def test_an_unknown_token_is_distinguished_from_one_without_access() -> None:
+    _, unknown = progressing_condition(a_failed_pod(1, log=GATED), **TOKEN)
+    _, denied = progressing_condition(a_failed_pod(1, log=FORBIDDEN), **TOKEN)
     assert "does not know the token in Secret hub, key key" in unknown
     assert "the account of the token in Secret hub may not read" in denied
 
 
 @pytest.mark.parametrize("code", [1, 2, 139])
 def test_a_refusal_is_known_by_its_words_whatever_the_exit_code(code: int) -> None:
-    reason, message = progressing(down(code, words=HTTPX))
+    reason, message = progressing_condition(a_failed_pod(code, log=HTTPX))
     assert reason == "HubAccessDenied"
     assert message.endswith(f"chat-0: exit code {code}: {HTTPX}")
 
 
 def test_what_the_kernel_killed_was_not_refused_by_the_hub() -> None:
-    assert progressing(down(137, "OOMKilled", words=HTTPX))[0] == "OOMKilled"
+    assert progressing_condition(a_failed_pod(137, "OOMKilled", log=HTTPX))[0] == "OOMKilled"
 
 
-def test_an_engine_that_fails_for_another_reason_is_told_in_its_last_words() -> None:
+def test_an_engine_that_fails_for_another_reason_is_reported_with_the_end_of_its_log() -> None:
     words = "torch.OutOfMemoryError: tried to allocate 403 MiB"
-    assert progressing(down(1, words=words)) == (
+    assert progressing_condition(a_failed_pod(1, log=words)) == (
         "EngineStartFailed",
         f"chat-0: exit code 1: {words}",
     )

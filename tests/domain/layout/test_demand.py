@@ -41,14 +41,17 @@ CHAT = Ref("team-a", "chat")
 
 def layouts(got: PlanAdoption, node: str = "a100-0") -> dict[int, tuple[str, ...]]:
     assert got.status.target is not None
-    found = next(one for one in got.status.target.nodes if one.node == node)
-    return {gpu.gpu: gpu.slices for gpu in found.gpus}
+    node_target = next(target for target in got.status.target.nodes if target.node == node)
+    return {gpu.gpu: gpu.slices for gpu in node_target.gpus}
 
 
-def given(got: PlanAdoption) -> dict[str, tuple[str, int]]:
+def assignments(got: PlanAdoption) -> dict[str, tuple[str, int]]:
     plan = got.status.target or got.status.proposed
     assert plan is not None
-    return {one.service: (one.profile, one.replicas) for one in plan.services}
+    return {
+        assignment.service: (assignment.profile, assignment.replicas)
+        for assignment in plan.services
+    }
 
 
 def running(name: str, profile: str, count: int) -> tuple[tuple[Pod, ...], Workload]:
@@ -56,25 +59,26 @@ def running(name: str, profile: str, count: int) -> tuple[tuple[Pod, ...], Workl
     variant = f"a100-{profile.replace('.', '-')}"
     devices = {f"nvidia.com/mig-{profile}": 1}
     pods = tuple(
-        a_pod(f"{name}-{at}", name, variant, node="a100-0", devices=devices) for at in range(count)
+        a_pod(f"{name}-{index}", name, variant, node="a100-0", devices=devices)
+        for index in range(count)
     )
     return pods, a_workload(count, name, variant)
 
 
-def test_services_on_uncut_gpus_get_slices_and_run_on_them_as_planned() -> None:
+def test_services_on_unpartitioned_gpus_get_slices_and_run_on_them_as_planned() -> None:
     grounds = [empty(2)]
     fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
     waiting = drafts_of(fleet)[CHAT].placement
     assert waiting.verdict.reason is PlacementReason.LAYOUT_PENDING
     got = adopted(fleet, grounds)
-    assert given(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
+    assert assignments(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
     choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1g-10gb"
     assert slice_assignment(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
 
 
-def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
+def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
     grounds = [empty(2)]
     plan = adopted(a_fleet(a_wishing("chat"), grounds=grounds), grounds).status.target
     assert plan is not None
@@ -86,11 +90,11 @@ def test_a_plan_tells_its_arithmetic_and_what_it_costs() -> None:
     )
 
 
-def test_isolation_keeps_others_off_and_tells_its_price() -> None:
+def test_isolation_keeps_others_off_and_shows_its_price() -> None:
     grounds = [empty(3)]
     alone = a_wishing("chat", placement={"isolation": "Gpu"})
     got = adopted(a_fleet(alone, a_wishing("code"), grounds=grounds), grounds)
-    assert given(got)["team-a/chat"] == ("7g.80gb", 2)
+    assert assignments(got)["team-a/chat"] == ("7g.80gb", 2)
     plan = got.status.target
     assert plan is not None
     assert "costs 4.00 USD per hour, where 2 x 1g.10gb would cost 0.54 USD" in (
@@ -100,15 +104,15 @@ def test_isolation_keeps_others_off_and_tells_its_price() -> None:
 
 @pytest.mark.parametrize("can", [AGENT, MANAGER, replace(MANAGER, knows_pods=False)])
 def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
-    grounds = [empty(3)]
+    nodes = [empty(3)]
     services = (a_wishing("chat", replicas=3), a_wishing("code", MEDIUM))
-    first = adopted(a_fleet(*services, grounds=grounds), grounds, can)
+    first = adopted(a_fleet(*services, grounds=nodes), nodes, can)
     assert first.status.target is not None
-    made = layouts_by_node(first.status.target, {"a100-0": BOARD})["a100-0"]
+    layouts_of_node = layouts_by_node(first.status.target, {"a100-0": BOARD})["a100-0"]
     reached = a_ground(
         *(
-            a_card(index, *(f"{spot.profile}@{spot.start}" for spot in layout))
-            for index, layout in made.items()
+            a_card(index, *(f"{placement.profile}@{placement.start}" for placement in placements))
+            for index, placements in layouts_of_node.items()
         )
     )
     fleet = with_status(a_fleet(*services, grounds=[reached]), first.status)
@@ -117,13 +121,13 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
     assert solve(asked(fleet, [reached], can)).pools["a100"].repartitioned_gpus == 0
 
 
-def test_equal_fleets_ask_equal_questions_in_any_order() -> None:
+def test_equal_fleets_give_equal_problems_in_any_order() -> None:
     grounds = [empty(2, "a100-0"), empty(1, "a100-1")]
     services = [a_wishing(name) for name in ("b", "a", "c")]
-    one = asked(a_fleet(*services, grounds=grounds), grounds)
-    other = asked(a_fleet(*reversed(services), grounds=grounds), list(reversed(grounds)))
-    assert one == other
-    assert solve(one) == solve(other)
+    problem = asked(a_fleet(*services, grounds=grounds), grounds)
+    reordered = asked(a_fleet(*reversed(services), grounds=grounds), list(reversed(grounds)))
+    assert problem == reordered
+    assert solve(problem) == solve(reordered)
 
 
 def test_slices_of_others_stay_as_they_are() -> None:
@@ -145,7 +149,11 @@ def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
     ground = a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
     fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
     got = asked(fleet, [ground], replace(MANAGER, knows_pods=False))
-    assert [one.service for one in got.gpus[0].slices] == ["team-a/chat", "team-a/chat", None]
+    assert [fleet_slice.service for fleet_slice in got.gpus[0].slices] == [
+        "team-a/chat",
+        "team-a/chat",
+        None,
+    ]
 
 
 def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
@@ -158,12 +166,12 @@ def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
     got = adopted(fleet, grounds)
     assert layouts(got) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
     assert layouts(got, "a100-1") == {0: ()}
-    gone = replace(fleet, pods=())
+    without_pods = replace(fleet, pods=())
     lost = [a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1"), ready=False), empty(1, "a100-1")]
-    assert layouts(adopted(gone, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
+    assert layouts(adopted(without_pods, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
 
 
-def test_gpus_that_are_cut_as_a_whole_are_filled_for_those_who_sit_there() -> None:
+def test_gpus_that_are_partitioned_as_a_whole_are_filled_for_the_services_on_them() -> None:
     grounds = [empty(2)]
     fleet = a_fleet(a_wishing("chat"), grounds=grounds)
     assert layouts(adopted(fleet, grounds, MANAGER)) == {0: ("1g.10gb",) * 7, 1: ()}
@@ -186,7 +194,7 @@ def test_a_proposal_waits_for_its_approval() -> None:
     assert (got.status.target.name, got.status.proposed, got.verdict) == (name, None, None)
 
 
-def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> None:
+def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None:
     grounds = [empty(2)]
     fleet = a_fleet(a_wishing("chat"), grounds=grounds)
     first = adopted(fleet, grounds).status
@@ -201,7 +209,7 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
 
 
 @pytest.mark.parametrize(
-    ("layout", "reason", "told"),
+    ("layout", "reason", "words"),
     [
         ({"3g.40gb": 2}, None, ""),
         ({"3g.40gb": 3}, LayoutReady.UNKNOWN_PROFILE, "3 x 3g.40gb does not fit on 1 A100-80GB"),
@@ -214,7 +222,7 @@ def test_while_gpus_are_cut_only_what_cannot_be_served_changes_the_plan() -> Non
     ],
 )
 def test_a_static_layout_is_given_to_every_gpu(
-    layout: dict[str, int], reason: LayoutReady | None, told: str
+    layout: dict[str, int], reason: LayoutReady | None, words: str
 ) -> None:
     pool = a_planned_pool(mode="Static", mig={"layout": layout})
     grounds = [a_ground(a_card(0, "3g.40gb@0", "3g.40gb@4"), a_card(1, "1g.10gb@2"))]
@@ -226,7 +234,7 @@ def test_a_static_layout_is_given_to_every_gpu(
     else:
         assert got.verdict is not None
         assert (got.verdict.reason, got.status.target) == (reason, None)
-        assert told in got.verdict.message
+        assert words in got.verdict.message
 
 
 def test_plans_are_read_as_they_were_written() -> None:
@@ -237,9 +245,13 @@ def test_plans_are_read_as_they_were_written() -> None:
         assert plan is not None
         for layout in layouts_by_node(plan, {"a100-0": BOARD})["a100-0"].values():
             assert layout_error(BOARD, layout) is None
-        written = [tile.partition("@")[0] for gpu in plan.nodes[0].gpus for tile in gpu.slices]
+        written = [
+            slice_name.partition("@")[0] for gpu in plan.nodes[0].gpus for slice_name in gpu.slices
+        ]
         read = layouts_by_node(plan, {"a100-0": BOARD})["a100-0"]
-        assert sorted(written) == sorted(spot.profile for one in read.values() for spot in one)
+        assert sorted(written) == sorted(
+            placement.profile for layout in read.values() for placement in layout
+        )
 
 
 def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
@@ -258,28 +270,28 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
     other = a_wishing("code", MEDIUM)
     fleet = a_fleet(alone, other, grounds=[ground])
     got = adopted(fleet, [ground])
-    assert given(got)["team-a/chat"][0] == "whole"
-    assert given(got)["team-a/code"][0] == "3g.40gb"
+    assert assignments(got)["team-a/chat"][0] == "whole"
+    assert assignments(got)["team-a/code"][0] == "3g.40gb"
     choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1gpu"
 
 
-def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
+def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
     """Moves, and GPU-hours of an hour a step, while demands of six services go up and down."""
     chance = random.Random(7)  # noqa: S311 - a course, no secret
     grounds = [empty(8)]
     names = ["a", "b", "c", "d", "e", "f"]
-    services = [a_wishing(name, MEDIUM if at % 2 else None) for at, name in enumerate(names)]
-    question = asked(a_fleet(*services, grounds=grounds), grounds)
-    wishes = [wish.service for wish in question.demands]
-    gpus, moves, hours = question.gpus, 0, 0
+    services = [a_wishing(name, MEDIUM if index % 2 else None) for index, name in enumerate(names)]
+    problem = asked(a_fleet(*services, grounds=grounds), grounds)
+    demands = [pool_demand.service for pool_demand in problem.demands]
+    gpus, moves, hours = problem.gpus, 0, 0
     for _ in range(steps):
-        at = chance.randrange(len(wishes))
-        least = min(wishes[at].throughput.values())
-        grown = max(least, wishes[at].demand + chance.choice([-1, 1]) * least * chance.random())
-        wishes[at] = replace(wishes[at], demand=grown)
-        got = plan_layouts(wishes, question.offers, gpus, moves_per_gpu=worth)
+        index = chance.randrange(len(demands))
+        least = min(demands[index].throughput.values())
+        grown = max(least, demands[index].demand + chance.choice([-1, 1]) * least * chance.random())
+        demands[index] = replace(demands[index], demand=grown)
+        got = plan_layouts(demands, problem.offers, gpus, moves_per_gpu=worth)
         moves += len(got.changes.moves)
         hours += got.gpus_in_use
         gpus = got.gpus
@@ -288,7 +300,7 @@ def walked(worth: float | None, steps: int = 200) -> tuple[int, int]:
 
 @pytest.mark.long
 def test_small_changes_of_demand_move_little() -> None:
-    calm, hasty = walked(MOVES_PER_SAVED_GPU), walked(None)
+    calm, hasty = random_walk(MOVES_PER_SAVED_GPU), random_walk(None)
     assert calm[0] < hasty[0] * 0.75
     assert calm[1] <= hasty[1] * 1.1
 
@@ -300,10 +312,10 @@ def test_before_there_is_a_plan_a_service_stays_where_it_is() -> None:
     choice = drafts_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-2g-20gb"
-    assert given(adopted(fleet, [ground])) == {"team-a/chat": ("2g.20gb", 2)}
+    assert assignments(adopted(fleet, [ground])) == {"team-a/chat": ("2g.20gb", 2)}
 
 
-def test_slices_that_are_not_cut_are_for_services_that_are_planned_for() -> None:
+def test_slices_that_do_not_exist_yet_are_for_services_with_a_plan() -> None:
     ground = a_ground(a_card(0, "7g.80gb@0"))
     fleet = a_fleet(a_service("chat"), grounds=[ground])
     choice = drafts_of(fleet)[CHAT].placement.choice
@@ -312,7 +324,7 @@ def test_slices_that_are_not_cut_are_for_services_that_are_planned_for() -> None
     assert asked(fleet, [ground]).demands == ()
 
 
-def test_a_service_that_shares_no_gpu_takes_no_small_slice_that_is_there() -> None:
+def test_a_service_that_shares_no_gpu_takes_no_small_existing_slice() -> None:
     ground = a_ground(a_card(0, "1g.10gb@0"), a_card(1, "7g.80gb@0"))
     alone = a_service("chat", a_spec(placement={"isolation": "Gpu"}))
     choice = drafts_of(a_fleet(alone, grounds=[ground]))[CHAT].placement.choice
@@ -340,7 +352,7 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
     fleet = a_snapshot(
         a_wishing("chat"),
         pools=pools,
-        nodes=tuple(node_of(found[0], name) for name, found in grounds.items()),
+        nodes=tuple(node_of(pool_nodes[0], name) for name, pool_nodes in grounds.items()),
     )
     cans = {"a100": AGENT, "b100": AGENT}
     got = layout_problem(views_of(fleet), grounds, cans, drafts_of(fleet), fleet)
@@ -353,7 +365,7 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
 @pytest.mark.parametrize(
     ("can", "moves"), [(AGENT, 0), (MANAGER, 2), (replace(MANAGER, knows_pods=False), 2)]
 )
-def test_a_plan_counts_all_who_have_to_leave(can: Capabilities, moves: int) -> None:
+def test_a_plan_counts_all_displaced_replicas(can: Capabilities, moves: int) -> None:
     pods, workload = running("chat", "1g.10gb", 2)
     ground = a_ground(a_card(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1"))
     services = (a_wishing("chat"), a_wishing("code", MEDIUM, replicas=1))
