@@ -27,7 +27,7 @@ A100 = gpu_models()["A100-80GB"]
 A30 = gpu_models()["A30-24GB"]
 BASE = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb")
 DOUBLE = (*BASE, "1g.20gb")
-SEVENS = sorted(name for name, board in gpu_models().items() if board.memory_slices == 8)
+SEVENS = sorted(name for name, model in gpu_models().items() if model.memory_slices == 8)
 
 
 def layout(text: str) -> Layout:
@@ -64,8 +64,8 @@ def test_the_nineteen_layouts_of_an_a100_are_the_known_ones() -> None:
     known += [f"{half} 3@4" for half in left]
     known += [f"{half} {other}" for half in left for other in right]
     names = dict(zip("12347", BASE, strict=True))
-    written = {" ".join(f"{names[part[0]]}{part[1:]}" for part in one.split()) for one in known}
-    assert {layout(one) for one in written} == set(maximal_layouts(A100, BASE))
+    written = {" ".join(f"{names[part[0]]}{part[1:]}" for part in text.split()) for text in known}
+    assert {layout(text) for text in written} == set(maximal_layouts(A100, BASE))
 
 
 def test_the_twelve_geometries_are_the_known_ones() -> None:
@@ -73,13 +73,16 @@ def test_the_twelve_geometries_are_the_known_ones() -> None:
     known += ["1111111"]
     names = dict(zip("12347", BASE, strict=True))
     got = maximal_geometries(distinct_geometries(enumerate_layouts(A100, BASE)))
-    assert set(got) == {geometry(SlicePlacement(0, names[digit]) for digit in one) for one in known}
+    assert set(got) == {
+        geometry(SlicePlacement(0, names[digit]) for digit in digits) for digits in known
+    }
 
 
 @pytest.mark.parametrize("name", SEVENS)
-def test_every_board_of_seven_slices_has_the_same_geometry(name: str) -> None:
+def test_every_gpu_model_of_seven_slices_has_the_same_geometry(name: str) -> None:
     shapes = [
-        [replace(cut, name="") for cut in gpu_models()[one].profiles] for one in (name, A100.name)
+        [replace(profile, name="") for profile in gpu_models()[model_name].profiles]
+        for model_name in (name, A100.name)
     ]
     assert shapes[0] == shapes[1]
 
@@ -108,23 +111,27 @@ def test_what_hardware_refuses_is_refused_with_the_reason(board: str, wrong: str
 
 
 @pytest.mark.parametrize("board", sorted(gpu_models()))
-def test_an_uncut_gpu_and_an_empty_one_are_legal_everywhere(board: str) -> None:
+def test_a_whole_gpu_and_an_empty_one_are_legal_everywhere(board: str) -> None:
     assert layout_error(gpu_models()[board], WHOLE_GPU_LAYOUT) is None
     assert layout_error(gpu_models()[board], ()) is None
 
 
 @pytest.mark.parametrize("right", ["2g.20gb@0 2g.20gb@2", "1g.10gb@0 1g.10gb@1 2g.20gb@2"])
-def test_three_slices_beside_small_ones_stand_at_the_right(right: str) -> None:
+def test_three_slices_beside_small_ones_are_placed_at_the_right(right: str) -> None:
     assert layout_error(A100, layout(f"{right} 3g.40gb@4")) is None
     wanted = geometry(layout(f"{right} 3g.40gb@4"))
-    holders = [one for one in enumerate_layouts(A100, BASE) if geometry(one) == wanted]
+    holders = [
+        candidate for candidate in enumerate_layouts(A100, BASE) if geometry(candidate) == wanted
+    ]
     assert holders
-    assert all(SlicePlacement(4, "3g.40gb") in one for one in holders)
+    assert all(SlicePlacement(4, "3g.40gb") in candidate for candidate in holders)
 
 
 def test_a_3g_at_the_left_leaves_three_compute_slices_at_the_right() -> None:
-    kept = layout("3g.40gb@0")
-    rest = {geometry(set(one) - set(kept)) for one in maximal_layouts(A100, BASE, kept)}
+    existing = layout("3g.40gb@0")
+    rest = {
+        geometry(set(maximal) - set(existing)) for maximal in maximal_layouts(A100, BASE, existing)
+    }
     assert rest == {
         (("3g.40gb", 1),),
         (("1g.10gb", 1), ("2g.20gb", 1)),
@@ -142,7 +149,7 @@ def test_starts_of_a_profile_are_never_multiples_of_a_wrong_size() -> None:
         assert sizes["1_SLICE_REV2"] == (2, (0, 2, 4, 6))
 
 
-def test_names_that_changed_between_boards_and_drivers_are_the_same_profile() -> None:
+def test_names_that_changed_between_gpu_models_and_drivers_are_the_same_profile() -> None:
     gb200 = gpu_models()["GB200"]
     assert gb200.find_profile("1g.24gb") == gb200.find_profile("1g.23gb")
     assert A100.find_profile("3g.39gb") == A100.find_profile("3g.40gb")
@@ -154,14 +161,14 @@ def test_profiles_are_keyed_by_the_constants_of_nvml() -> None:
     assert known.items() <= nvml_profile_constants().items()
 
 
-def test_no_name_stands_for_two_profiles_or_boards() -> None:
+def test_no_name_means_two_profiles_or_gpu_models() -> None:
     for board in gpu_models().values():
         assert len({cut.name for cut in board.profiles}) == len(board.profiles)
     products_of_all = [product for board in gpu_models().values() for product in board.products]
     assert len(products_of_all) == len(set(products_of_all))
 
 
-def test_the_slices_of_the_hardware_catalogue_are_cuts_of_the_same_size() -> None:
+def test_the_slices_of_the_hardware_catalogue_are_profiles_of_the_same_size() -> None:
     for product in products().values():
         board = find_gpu_model(product.product)
         for known in product.slices if board else ():
@@ -174,14 +181,17 @@ def test_the_slices_of_the_hardware_catalogue_are_cuts_of_the_same_size() -> Non
 
 def test_multiprocessors_are_not_taken_for_sevenths() -> None:
     h100 = products()["NVIDIA-H100-80GB-HBM3"]
-    got = {one.profile: one.multiprocessors for one in h100.slices}
+    got = {mig_profile.profile: mig_profile.multiprocessors for mig_profile in h100.slices}
     assert (got["1g.10gb"], got["1g.20gb"], got["3g.40gb"], got["4g.40gb"]) == (16, 26, 60, 64)
 
 
-WHOLES = [(A100, maximal_layouts(A100, DOUBLE)), (A30, maximal_layouts(A30, ("1g.6gb", "2g.12gb")))]
+MAXIMAL_LAYOUTS = [
+    (A100, maximal_layouts(A100, DOUBLE)),
+    (A30, maximal_layouts(A30, ("1g.6gb", "2g.12gb"))),
+]
 
 
-@given(st.sampled_from(WHOLES), st.data())
+@given(st.sampled_from(MAXIMAL_LAYOUTS), st.data())
 def test_each_part_of_a_legal_layout_is_legal_in_any_order(
     among: tuple[GpuModel, tuple[Layout, ...]], data: st.DataObject
 ) -> None:

@@ -64,16 +64,18 @@ def servable(services: Sequence[ServiceDemand], supply: Counter[InstanceType]) -
     )
 
 
-def fewest(services: Sequence[ServiceDemand], most: int) -> int | None:
+def fewest_gpus(services: Sequence[ServiceDemand], most: int) -> int | None:
     """By trying all combinations of geometries; None when so many GPUs are not enough."""
     if not any(service.required_replicas for service in services):
         return 0
-    found = gpu_geometries(A100, PROFILES)
+    geometries = gpu_geometries(A100, PROFILES)
     for count in range(1, most + 1):
-        for chosen in combinations_with_replacement(found, count):
+        for chosen in combinations_with_replacement(geometries, count):
             supply = Counter[InstanceType]()
-            for way in chosen:
-                supply.update({InstanceType(A100.name, profile): number for profile, number in way})
+            for geometry in chosen:
+                supply.update(
+                    {InstanceType(A100.name, profile): number for profile, number in geometry}
+                )
             if servable(services, supply):
                 return count
     return None
@@ -85,9 +87,9 @@ def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDem
     got = cheapest_mix(services, ONE)
     assert got.bound <= got.cost
     if got.cost <= 3:
-        assert fewest(services, 3) == got.cost
+        assert fewest_gpus(services, 3) == got.cost
     else:
-        assert fewest(services, 2) is None
+        assert fewest_gpus(services, 2) is None
 
 
 @settings(max_examples=40, deadline=None)
@@ -135,23 +137,23 @@ def test_services_share_a_gpu_whatever_their_slices() -> None:
     assert cheapest_mix([chat, search], ONE).cost == 1
 
 
-def test_who_fits_nowhere_is_named_and_the_others_are_served() -> None:
+def test_services_that_fit_nowhere_are_named_and_the_others_are_served() -> None:
     chat, giant = a_service("chat", 1, {"1g.10gb": 1}), a_service("giant", 1, {})
     got = cheapest_mix([chat, giant], ONE)
     assert (got.unmet, got.cost) == (("giant",), 1)
 
 
-def test_a_floor_is_kept_without_any_demand() -> None:
+def test_min_replicas_are_kept_without_any_demand() -> None:
     got = cheapest_mix([a_service(floor=8, speeds={"1g.10gb": 1})], ONE)
     assert got.cost == 2
 
 
-def test_nobody_asking_needs_no_gpu() -> None:
+def test_no_demand_needs_no_gpu() -> None:
     got = cheapest_mix([a_service(demand=0, speeds={"1g.10gb": 1})], ONE)
     assert (got.cost, got.gap, got.gpus) == (0, 0.0, {})
 
 
-def test_the_cheaper_of_two_boards_for_the_work_is_taken() -> None:
+def test_the_cheaper_of_two_gpu_models_for_the_work_is_taken() -> None:
     service = ServiceDemand(
         name="a",
         demand=10,
@@ -177,61 +179,63 @@ def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three:
     assert (got.gap, len(got.replicas)) == (0, 300)
 
 
-def one_kind_each(seed: int) -> list[ServiceDemand]:
+def single_type_services(seed: int) -> list[ServiceDemand]:
     """Services that take one kind each, on three boards."""
-    lot = random.Random(seed)  # noqa: S311 - no secret
-    found = []
-    for at in range(lot.randint(2, 9)):
-        base, least = lot.uniform(5, 60), lot.choice([5, 10, 20, 40])
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    services = []
+    for index in range(rng.randint(2, 9)):
+        base, least = rng.uniform(5, 60), rng.choice([5, 10, 20, 40])
         throughput = {
-            InstanceType(name, cut.name): round(
-                base * faster * cut.compute_slices ** lot.uniform(0.6, 1.1)
+            InstanceType(name, profile.name): round(
+                base * faster * profile.compute_slices ** rng.uniform(0.6, 1.1)
             )
             for name, (_, faster) in BOARDS.items()
-            for cut in gpu_models()[name].profiles
-            if not cut.has_media_engines and float(cut.name.split(".")[1][:-2]) >= least
+            for profile in gpu_models()[name].profiles
+            if not profile.has_media_engines and float(profile.name.split(".")[1][:-2]) >= least
         }
-        demand, floor = lot.uniform(5, 500), lot.randint(0, 3)
-        found.append(
+        demand, floor = rng.uniform(5, 500), rng.randint(0, 3)
+        services.append(
             ServiceDemand(
-                name=f"s{at}",
+                name=f"s{index}",
                 demand=demand,
                 min_replicas=floor,
                 throughput=throughput,
                 single_type=True,
             )
         )
-    return found
+    return services
 
 
 def least_cost(services: Sequence[ServiceDemand], offers: Sequence[GpuOffer]) -> int:
     """By one programme with a choice for every service and kind, solved to the end."""
-    programme, kinds = (
+    program, kinds = (
         IntegerProgram(),
-        sorted({kind for one in services for kind in one.throughput}),
+        sorted({kind for service in services for kind in service.throughput}),
     )
     for _ in kinds:
-        programme.add_row(0)
+        program.add_row(0)
     for _ in services:
-        programme.add_row(1, 1)
+        program.add_row(1, 1)
     for offer in offers:
         name = offer.gpu_model.name
         profiles = tuple(kind.profile for kind in kinds if kind.gpu_model == name)
-        for way in gpu_geometries(offer.gpu_model, profiles):
-            taken = [(kinds.index(InstanceType(name, profile)), count) for profile, count in way]
-            programme.add_column(offer.price, taken)
-    for at, one in enumerate(services):
-        for kind, speed in one.throughput.items():
-            row = kinds.index(kind), -replicas_needed(one, speed)
-            programme.add_column(0, [row, (len(kinds) + at, 1)])
-    found = programme.solve_integer(10**6, step=1)
-    assert found
-    return round(found.value)
+        for geometry in gpu_geometries(offer.gpu_model, profiles):
+            taken = [
+                (kinds.index(InstanceType(name, profile)), count) for profile, count in geometry
+            ]
+            program.add_column(offer.price, taken)
+    for index, service in enumerate(services):
+        for kind, speed in service.throughput.items():
+            row = kinds.index(kind), -replicas_needed(service, speed)
+            program.add_column(0, [row, (len(kinds) + index, 1)])
+    solution = program.solve_integer(10**6, step=1)
+    assert solution
+    return round(solution.value)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) -> None:
-    services = one_kind_each(seed)
+    services = single_type_services(seed)
     offers = [
         GpuOffer(gpu_model=gpu_models()[name], price=price) for name, (price, _) in BOARDS.items()
     ]
@@ -242,21 +246,21 @@ def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int) -> None:
-    services = one_kind_each(seed)
+    services = single_type_services(seed)
     free = [
         GpuOffer(gpu_model=gpu_models()[name], price=price) for name, (price, _) in BOARDS.items()
     ]
     used = Counter[str]()
     for (board, _), count in cheapest_mix(services, free).gpus.items():
         used[board] += count
-    enough = [replace(one, max_gpus=used[one.gpu_model.name]) for one in free]
+    enough = [replace(offer, max_gpus=used[offer.gpu_model.name]) for offer in free]
     got = feasible_mix(services, enough)
     assert got is not None
     assert (got.unmet, len(got.replicas)) == ((), len(services))
     dearest = max(used, key=lambda name: BOARDS[name][0])
     fewer = [
-        replace(one, max_gpus=used[one.gpu_model.name] - (one.gpu_model.name == dearest))
-        for one in free
+        replace(offer, max_gpus=used[offer.gpu_model.name] - (offer.gpu_model.name == dearest))
+        for offer in free
     ]
     short = cheapest_mix(services, fewer).unmet
     assert (feasible_mix(services, fewer) is None) == bool(short)

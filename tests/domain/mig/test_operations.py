@@ -44,132 +44,165 @@ def fleets(draw: st.DrawFn) -> tuple[list[FleetGpu], list[FleetGpu]]:
     """Two states of two GPUs with the same services, one instance of each."""
     states = []
     for _ in range(2):
-        found = [
+        gpus = [
             FleetGpu(
                 name=name,
                 gpu_model=A100.name,
                 slices=tuple(
                     sorted(
                         (FleetSlice(start, profile, None) for profile, start in draw(layouts)),
-                        key=lambda one: one.start,
+                        key=lambda fleet_slice: fleet_slice.start,
                     )
                 ),
             )
             for name in ("g", "h")
         ]
-        states.append(found)
+        states.append(gpus)
     room = min(sum(len(gpu.slices) for gpu in state) for state in states)
     names = "abcd"[: draw(st.integers(0, room))]
-    before, after = (_seated(draw(st.permutations(range(4))), names, one) for one in states)
+    before, after = (
+        _with_services(draw(st.permutations(range(4))), names, state) for state in states
+    )
     return before, after
 
 
-def _seated(order: Sequence[int], names: str, gpus: list[FleetGpu]) -> list[FleetGpu]:
-    seats = [(at, one) for at, gpu in enumerate(gpus) for one in gpu.slices]
-    chosen = [seats[index] for index in order if index < len(seats)][: len(names)]
-    holders = {(at, one.start): name for (at, one), name in zip(chosen, names, strict=True)}
+def _with_services(order: Sequence[int], names: str, gpus: list[FleetGpu]) -> list[FleetGpu]:
+    slots = [(index, fleet_slice) for index, gpu in enumerate(gpus) for fleet_slice in gpu.slices]
+    chosen = [slots[index] for index in order if index < len(slots)][: len(names)]
+    holders = {
+        (index, fleet_slice.start): name
+        for (index, fleet_slice), name in zip(chosen, names, strict=True)
+    }
     return [
         FleetGpu(
             name=gpu.name,
             gpu_model=gpu.gpu_model,
-            slices=tuple(one._replace(service=holders.get((at, one.start))) for one in gpu.slices),
+            slices=tuple(
+                fleet_slice._replace(service=holders.get((index, fleet_slice.start)))
+                for fleet_slice in gpu.slices
+            ),
         )
-        for at, gpu in enumerate(gpus)
+        for index, gpu in enumerate(gpus)
     ]
 
 
-class Played:
+class SimulatedLayout:
     """A fleet to which steps are done, one by one, as hardware would allow them."""
 
     def __init__(self, gpus: Sequence[FleetGpu], services: Sequence[ServiceDemand]) -> None:
-        self.sits: dict[SliceLocation, str | None] = {
-            SliceLocation(gpu.name, one.start, one.profile): one.service
+        self.services_by_location: dict[SliceLocation, str | None] = {
+            SliceLocation(gpu.name, fleet_slice.start, fleet_slice.profile): fleet_slice.service
             for gpu in gpus
-            for one in gpu.slices
+            for fleet_slice in gpu.slices
         }
-        self.services = {one.name: one for one in services}
+        self.services = {service.name: service for service in services}
 
-    def do(self, step: LayoutOperation) -> None:
-        match step.kind:
+    def apply(self, operation: LayoutOperation) -> None:
+        match operation.kind:
             case OperationKind.DESTROY:
-                assert self.sits.pop(step.location) is None
+                assert self.services_by_location.pop(operation.location) is None
             case OperationKind.CREATE:
-                assert step.location not in self.sits
-                self.sits[step.location] = None
+                assert operation.location not in self.services_by_location
+                self.services_by_location[operation.location] = None
                 beside = [
-                    SlicePlacement(one.start, one.profile)
-                    for one in self.sits
-                    if one.gpu == step.location.gpu
+                    SlicePlacement(location.start, location.profile)
+                    for location in self.services_by_location
+                    if location.gpu == operation.location.gpu
                 ]
                 assert layout_error(A100, beside) is None
             case OperationKind.START:
-                assert self.sits[step.location] is None
-                self.sits[step.location] = step.service
+                assert self.services_by_location[operation.location] is None
+                self.services_by_location[operation.location] = operation.service
             case OperationKind.STOP:
-                assert self.sits[step.location] == step.service
-                self.sits[step.location] = None
+                assert self.services_by_location[operation.location] == operation.service
+                self.services_by_location[operation.location] = None
 
     def instances(self, name: str) -> int:
-        return sum(holder == name for holder in self.sits.values())
+        return sum(holder == name for holder in self.services_by_location.values())
 
-    def same(self, gpus: Sequence[FleetGpu]) -> bool:
-        return self.sits == Played(gpus, ()).sits
+    def matches(self, gpus: Sequence[FleetGpu]) -> bool:
+        return self.services_by_location == SimulatedLayout(gpus, ()).services_by_location
 
 
-def fewest_bridges(before: Sequence[FleetGpu], after: Sequence[FleetGpu], names: str) -> int | None:
+def fewest_temporary_replicas(
+    before: Sequence[FleetGpu], after: Sequence[FleetGpu], names: str
+) -> int | None:
     """By trying everything in any order, one deed at a time; None when somebody falls short."""
-    start, goal = (frozenset(Played(gpus, ()).sits.items()) for gpus in (before, after))
-    seated = frozenset((seat, holder) for seat, holder in goal if holder)
-    turn = count()
-    edge = [(0, next(turn), start)]
+    start, goal = (
+        frozenset(SimulatedLayout(gpus, ()).services_by_location.items())
+        for gpus in (before, after)
+    )
+    goal_replicas = frozenset((seat, holder) for seat, holder in goal if holder)
+    sequence = count()
+    frontier = [(0, next(sequence), start)]
     seen = set()
-    while edge:
-        cost, _, state = heapq.heappop(edge)
-        if frozenset((seat, holder) for seat, holder in state if holder) == seated:
+    while frontier:
+        cost, _, state = heapq.heappop(frontier)
+        if frozenset((seat, holder) for seat, holder in state if holder) == goal_replicas:
             return cost
         if state in seen:
             continue
         seen.add(state)
-        for more, following in _deeds(dict(state), seated, names):
-            heapq.heappush(edge, (cost + more, next(turn), frozenset(following.items())))
+        for extra, following in _next_states(dict(state), goal_replicas, names):
+            heapq.heappush(frontier, (cost + extra, next(sequence), frozenset(following.items())))
     return None
 
 
-def _deeds(
-    sits: dict[SliceLocation, str | None],
-    seated: frozenset[tuple[SliceLocation, str | None]],
+def _next_states(
+    holders: dict[SliceLocation, str | None],
+    goal_replicas: frozenset[tuple[SliceLocation, str | None]],
     names: str,
 ) -> Iterator[tuple[int, dict[SliceLocation, str | None]]]:
-    for seat, holder in sits.items():
+    for location, holder in holders.items():
         if holder is None:
-            yield 0, {other: one for other, one in sits.items() if other != seat}
+            yield (
+                0,
+                {
+                    other_location: service
+                    for other_location, service in holders.items()
+                    if other_location != location
+                },
+            )
             for name in names:
-                if (seat, name) in seated or list(sits.values()).count(name) == 1:
-                    yield (seat, name) not in seated, sits | {seat: name}
-        elif list(sits.values()).count(holder) > 1:
-            yield 0, sits | {seat: None}
+                if (location, name) in goal_replicas or list(holders.values()).count(name) == 1:
+                    yield (location, name) not in goal_replicas, holders | {location: name}
+        elif list(holders.values()).count(holder) > 1:
+            yield 0, holders | {location: None}
     for gpu in ("g", "h"):
         for profile, start in HALVES:
-            seat = SliceLocation(gpu, start, profile)
-            beside = [SlicePlacement(one.start, one.profile) for one in sits if one.gpu == gpu]
+            location = SliceLocation(gpu, start, profile)
+            beside = [
+                SlicePlacement(other_location.start, other_location.profile)
+                for other_location in holders
+                if other_location.gpu == gpu
+            ]
             if (
-                seat not in sits
+                location not in holders
                 and layout_error(A100, [*beside, SlicePlacement(start, profile)]) is None
             ):
-                yield 0, sits | {seat: None}
+                yield 0, holders | {location: None}
 
 
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_no_order_needs_fewer_temporary_instances(
-    found: tuple[list[FleetGpu], list[FleetGpu]],
+    states: tuple[list[FleetGpu], list[FleetGpu]],
 ) -> None:
-    before, after = found
-    names = "".join(sorted({one.service for gpu in before for one in gpu.slices if one.service}))
+    before, after = states
+    names = "".join(
+        sorted(
+            {
+                fleet_slice.service
+                for gpu in before
+                for fleet_slice in gpu.slices
+                if fleet_slice.service
+            }
+        )
+    )
     services = [a_service(name, 1, SPEED, floor=1) for name in names]
     steps = order_operations(before, after, services, BOARDS)
     temporary, below_minimum = count_compromises(steps)
-    best = fewest_bridges(before, after, names)
+    best = fewest_temporary_replicas(before, after, names)
     assert (below_minimum > 0) == (best is None)
     if best is not None:
         assert temporary == best
@@ -178,58 +211,63 @@ def test_no_order_needs_fewer_temporary_instances(
 @settings(max_examples=60, deadline=None)
 @given(fleets())
 def test_steps_are_possible_keep_everybody_and_end_where_they_should(
-    found: tuple[list[FleetGpu], list[FleetGpu]],
+    states: tuple[list[FleetGpu], list[FleetGpu]],
 ) -> None:
-    before, after = found
-    names = sorted({one.service for gpu in before for one in gpu.slices if one.service})
+    before, after = states
+    names = sorted(
+        {fleet_slice.service for gpu in before for fleet_slice in gpu.slices if fleet_slice.service}
+    )
     services = [a_service(name, 1, SPEED, floor=1) for name in names]
-    played = Played(before, services)
+    simulated = SimulatedLayout(before, services)
     short: set[str] = set()
-    for step in order_operations(before, after, services, BOARDS):
-        played.do(step)
-        short |= {step.service} if step.below_minimum and step.service else set()
-        assert all(played.instances(name) >= 1 for name in names if name not in short)
-    assert played.same(after)
+    for operation in order_operations(before, after, services, BOARDS):
+        simulated.apply(operation)
+        short |= {operation.service} if operation.below_minimum and operation.service else set()
+        assert all(simulated.instances(name) >= 1 for name in names if name not in short)
+    assert simulated.matches(after)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(2, 10), st.integers(0, 999), st.sampled_from([0.3, 2.0]))
-def test_plans_are_carried_out_without_anybody_below_his_floor(
+def test_plans_are_carried_out_with_every_service_at_its_minimum(
     number: int, seed: int, factor: float
 ) -> None:
-    _assert_carried_out(number, seed, factor)
+    _assert_plan_is_feasible(number, seed, factor)
 
 
 @pytest.mark.long
-def test_a_search_that_is_cut_short_comes_to_an_end_too() -> None:
-    _assert_carried_out(8, 973, 0.3)
+def test_a_search_that_is_stopped_early_ends_too() -> None:
+    _assert_plan_is_feasible(8, 973, 0.3)
 
 
-def _assert_carried_out(number: int, seed: int, factor: float) -> None:
+def _assert_plan_is_feasible(number: int, seed: int, factor: float) -> None:
     services = fleet(number, seed, [A100], 0.2)
     before = plan_layouts(services, ONE).gpus
     wanted = [
         ServiceDemand(
-            name=one.name,
-            demand=one.demand * (factor if at % 2 else 1),
-            min_replicas=one.min_replicas,
-            throughput=one.throughput,
+            name=service.name,
+            demand=service.demand * (factor if index % 2 else 1),
+            min_replicas=service.min_replicas,
+            throughput=service.throughput,
         )
-        for at, one in enumerate(services)
+        for index, service in enumerate(services)
     ]
     after = plan_layouts(wanted, ONE, before).gpus
-    played = Played(before, wanted)
+    simulated = SimulatedLayout(before, wanted)
     short: set[str] = set()
-    for step in order_operations(before, after, wanted, BOARDS):
-        played.do(step)
-        short |= {step.service} if step.below_minimum and step.service else set()
-        for one in wanted:
+    for operation in order_operations(before, after, wanted, BOARDS):
+        simulated.apply(operation)
+        short |= {operation.service} if operation.below_minimum and operation.service else set()
+        for service in wanted:
             assert (
-                one.name in short
-                or played.instances(one.name) >= one.required_replicas
-                or (played.instances(one.name) >= Played(before, ()).instances(one.name))
+                service.name in short
+                or simulated.instances(service.name) >= service.required_replicas
+                or (
+                    simulated.instances(service.name)
+                    >= SimulatedLayout(before, ()).instances(service.name)
+                )
             )
-    assert played.same(after)
+    assert simulated.matches(after)
 
 
 def test_two_services_that_want_each_others_place_need_one_temporary_instance() -> None:
@@ -249,8 +287,8 @@ def test_without_any_room_the_shortest_stop_is_announced() -> None:
 
 
 def test_equal_states_need_no_steps() -> None:
-    there = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4"),)
-    assert order_operations(there, there, [a_service("a", 1, SPEED)], BOARDS) == ()
+    gpus = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4"),)
+    assert order_operations(gpus, gpus, [a_service("a", 1, SPEED)], BOARDS) == ()
 
 
 def test_the_new_instance_starts_before_the_old_one_stops() -> None:
@@ -266,7 +304,7 @@ def test_the_new_instance_starts_before_the_old_one_stops() -> None:
     ]
 
 
-def test_stops_are_told_for_whom_they_are() -> None:
+def test_stops_name_the_service_they_are_for() -> None:
     seat = SliceLocation("g", 0, "3g.40gb")
     steps = order_operations((a_gpu("g", "3g.40gb@0=a"),), (a_gpu("g", "3g.40gb@0"),), [], BOARDS)
     assert steps == (LayoutOperation(kind=OperationKind.STOP, location=seat, service="a"),)

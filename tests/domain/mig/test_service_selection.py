@@ -44,35 +44,37 @@ def limited(most: int, **fields: bool) -> list[GpuOffer]:
 
 
 def empty(count: int) -> list[FleetGpu]:
-    return [a_gpu(f"gpu-{at}") for at in range(count)]
+    return [a_gpu(f"gpu-{index}") for index in range(count)]
 
 
-def fewest(services: list[ServiceDemand], most: int) -> int | None:
+def fewest_gpus(services: list[ServiceDemand], most: int) -> int | None:
     """GPUs for any choice of one kind for each; None when so many are not enough."""
     best = None
-    for kinds in product(*(sorted(one.throughput) for one in services)):
+    for kinds in product(*(sorted(service.throughput) for service in services)):
         supply = Counter[str]()
-        for one, kind in zip(services, kinds, strict=True):
-            supply[kind.profile] += replicas_needed(one, one.throughput[kind])
-        count = next((n for n in range(1, most + 1) if holds(supply, n)), None)
+        for service, kind in zip(services, kinds, strict=True):
+            supply[kind.profile] += replicas_needed(service, service.throughput[kind])
+        count = next((n for n in range(1, most + 1) if is_possible(supply, n)), None)
         best = count if best is None or (count is not None and count < best) else best
     return best
 
 
-def holds(supply: Counter[str], gpus: int) -> bool:
+def is_possible(supply: Counter[str], gpus: int) -> bool:
     """Whether so many GPUs can be cut into these slices."""
     if not +supply:
         return True
     if not gpus:
         return False
     return any(
-        holds(rest, gpus - 1)
-        for way in gpu_geometries(A100, PROFILES)
-        if (rest := +(supply - Counter(dict(way)))) != +supply
+        is_possible(rest, gpus - 1)
+        for geometry in gpu_geometries(A100, PROFILES)
+        if (rest := +(supply - Counter(dict(geometry)))) != +supply
     )
 
 
-def one_kind(name: str, demand: float, speeds: dict[str, float], floor: int = 0) -> ServiceDemand:
+def a_single_type_service(
+    name: str, demand: float, speeds: dict[str, float], floor: int = 0
+) -> ServiceDemand:
     return replace(a_service(name, demand, speeds, floor), single_type=True)
 
 
@@ -82,33 +84,36 @@ def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]
     got = cheapest_mix(services, ONE)
     assert all(len(pattern) == 1 for pattern in got.replicas.values())
     assert got.bound <= got.cost
-    best = fewest(services, 3)
+    best = fewest_gpus(services, 3)
     assert got.cost == best if best is not None else got.cost > 3
 
 
 @settings(max_examples=60, deadline=None)
 @given(alike, alike, st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
-def test_plans_of_one_kind_are_legal_serve_everybody_and_are_not_made_anew(
+def test_plans_of_one_type_are_legal_serve_everybody_and_are_not_repeated(
     before: list[ServiceDemand], wanted: list[ServiceDemand], worth: float, safe: bool
 ) -> None:
     offers = limited(30, sibling_safe=safe)
-    there = plan_layouts(before, offers, empty(30), moves_per_gpu=worth).gpus
-    got = plan_layouts(wanted, offers, there, moves_per_gpu=worth)
+    existing = plan_layouts(before, offers, empty(30), moves_per_gpu=worth).gpus
+    got = plan_layouts(wanted, offers, existing, moves_per_gpu=worth)
     assert [layout_error(A100, gpu.layout) for gpu in got.gpus] == [None] * 30
     assert got.unmet == ()
-    sitting = replicas_by_service(got.gpus)
-    for one in wanted:
-        assert len(sitting[one.name]) == 1
-        assert meets_demand(one, sitting[one.name])
+    replicas = replicas_by_service(got.gpus)
+    for service in wanted:
+        assert len(replicas[service.name]) == 1
+        assert meets_demand(service, replicas[service.name])
     again = plan_layouts(reversed(wanted), offers, reversed(got.gpus), moves_per_gpu=worth)
     assert again.changes.is_empty
 
 
 def test_a_service_keeps_its_kind_unless_another_saves_enough() -> None:
     chat = replace(a_service("chat", 4, {"1g.10gb": 1, "7g.80gb": 4}), single_type=True)
-    there = [a_gpu("one", "7g.80gb@0=chat"), a_gpu("two", "1g.10gb@0=code"), a_gpu("three")]
+    existing = [a_gpu("one", "7g.80gb@0=chat"), a_gpu("two", "1g.10gb@0=code"), a_gpu("three")]
     code = replace(a_service("code", 1, {"1g.10gb": 1}), single_type=True)
-    plans = [plan_layouts([chat, code], limited(3), there, moves_per_gpu=one) for one in (0.5, 6.0)]
+    plans = [
+        plan_layouts([chat, code], limited(3), existing, moves_per_gpu=worth)
+        for worth in (0.5, 6.0)
+    ]
     assert [plan.gpus_in_use for plan in plans] == [2, 1]
     kinds = [next(iter(replicas_by_service(plan.gpus)["chat"])).profile for plan in plans]
     assert kinds == ["7g.80gb", "1g.10gb"]
@@ -116,53 +121,63 @@ def test_a_service_keeps_its_kind_unless_another_saves_enough() -> None:
 
 def test_what_saves_no_gpu_is_left_as_it_is() -> None:
     """Here an instance that is not needed any more, on a GPU that stays in use."""
-    there = plan_layouts(
-        [one_kind("chat", 0.5, {"2g.20gb": 1}), one_kind("code", 6.5, {"1g.10gb": 2.5})],
+    existing = plan_layouts(
+        [
+            a_single_type_service("chat", 0.5, {"2g.20gb": 1}),
+            a_single_type_service("code", 6.5, {"1g.10gb": 2.5}),
+        ],
         limited(30),
         empty(30),
     ).gpus
-    wanted = [one_kind("chat", 6.5, {"1g.10gb": 2.5}), one_kind("code", 0.5, {"1g.10gb": 1}, 2)]
+    wanted = [
+        a_single_type_service("chat", 6.5, {"1g.10gb": 2.5}),
+        a_single_type_service("code", 0.5, {"1g.10gb": 1}, 2),
+    ]
     for safe in (True, False):
         offers = limited(30, sibling_safe=safe)
-        got = plan_layouts(wanted, offers, there, moves_per_gpu=0.5)
+        got = plan_layouts(wanted, offers, existing, moves_per_gpu=0.5)
         assert plan_layouts(wanted, offers, got.gpus, moves_per_gpu=0.5).changes.is_empty
 
 
 def test_instances_on_two_kinds_end_on_one() -> None:
     chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), single_type=True)
-    there = [a_gpu("one", "1g.10gb@0=chat", "1g.10gb@1=chat", "3g.40gb@4=chat")]
-    got = plan_layouts([chat], limited(1), there, moves_per_gpu=6)
+    existing = [a_gpu("one", "1g.10gb@0=chat", "1g.10gb@1=chat", "3g.40gb@4=chat")]
+    got = plan_layouts([chat], limited(1), existing, moves_per_gpu=6)
     assert replicas_by_service(got.gpus)["chat"] == Counter({InstanceType(A100.name, "1g.10gb"): 3})
 
 
-def test_nothing_is_cut_beside_a_slice_in_use_where_the_whole_gpu_would_go() -> None:
-    there = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two"))
+def test_nothing_is_created_beside_a_slice_in_use_where_the_whole_gpu_is_rebuilt() -> None:
+    existing = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two"))
     chat, code = a_service("chat", 3, {"3g.40gb": 3}), a_service("code", 1, {"1g.10gb": 1})
-    beside = plan_layouts([chat, code], limited(2), there, moves_per_gpu=0.5)
-    apart = plan_layouts([chat, code], limited(2, sibling_safe=False), there, moves_per_gpu=0.5)
+    beside = plan_layouts([chat, code], limited(2), existing, moves_per_gpu=0.5)
+    apart = plan_layouts([chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=0.5)
     assert (beside.gpus_in_use, apart.gpus_in_use) == (1, 2)
-    assert apart.gpus[0] == there[0]
-    moved = plan_layouts([chat, code], limited(2, sibling_safe=False), there, moves_per_gpu=6)
+    assert apart.gpus[0] == existing[0]
+    moved = plan_layouts([chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=6)
     assert (moved.gpus_in_use, len(moved.changes.moves)) == (1, 1)
 
 
-def test_slices_in_other_hands_stay_and_nobody_gets_them() -> None:
-    held = replace(
+def test_slices_in_foreign_use_stay_and_no_service_gets_them() -> None:
+    in_foreign_use = replace(
         a_gpu("one", "3g.40gb@0", "1g.10gb@4"), foreign_slices=(SlicePlacement(0, "3g.40gb"),)
     )
     wanted = a_service("chat", 3, {"3g.40gb": 1})
-    got = plan_layouts([wanted], limited(1), (held, a_gpu("two")), moves_per_gpu=6)
-    assert [one.service for one in got.gpus[0].slices] == [None, "chat"]
+    got = plan_layouts([wanted], limited(1), (in_foreign_use, a_gpu("two")), moves_per_gpu=6)
+    assert [fleet_slice.service for fleet_slice in got.gpus[0].slices] == [None, "chat"]
     assert (got.gpus[0].slices[0].placement, got.gpus[0].foreign_slices) == (
         SlicePlacement(0, "3g.40gb"),
-        held.foreign_slices,
+        in_foreign_use.foreign_slices,
     )
     assert (got.unmet, got.cost) == ((), 1)
 
 
 def test_what_is_paid_anyway_is_filled_first() -> None:
-    held = replace(a_gpu("one", "3g.40gb@0"), foreign_slices=(SlicePlacement(0, "3g.40gb"),))
-    got = plan_layouts([a_service("chat", 1, {"3g.40gb": 1})], limited(1), (held, a_gpu("two")))
+    in_foreign_use = replace(
+        a_gpu("one", "3g.40gb@0"), foreign_slices=(SlicePlacement(0, "3g.40gb"),)
+    )
+    got = plan_layouts(
+        [a_service("chat", 1, {"3g.40gb": 1})], limited(1), (in_foreign_use, a_gpu("two"))
+    )
     assert (got.cost, got.bound) == (0, 0)
     assert got.gpus[1] == a_gpu("two")
 
@@ -178,20 +193,22 @@ def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> 
     def on(node: str, gpu: FleetGpu) -> FleetGpu:
         return replace(gpu, node=node)
 
-    there = (
+    existing = (
         on("a", a_gpu("a-0", "3g.40gb@0=chat", "3g.40gb@4=chat")),
         on("a", a_gpu("a-1")),
         on("b", a_gpu("b-0")),
     )
     wanted = [a_service("chat", 2, {"3g.40gb": 1}), a_service("code", 1, {"1g.10gb": 1})]
     offers = limited(3, sibling_safe=False, drains_node=True)
-    got = plan_layouts(wanted, offers, there, moves_per_gpu=6)
+    got = plan_layouts(wanted, offers, existing, moves_per_gpu=6)
     assert [gpu.name for gpu in got.gpus if gpu.used] == ["a-0", "b-0"]
     assert got.changes.moves == ()
 
 
 @pytest.mark.parametrize("one_kind", [False, True])
-def test_what_does_not_fit_is_served_as_far_as_it_goes_large_floors_first(one_kind: bool) -> None:
+def test_what_does_not_fit_is_served_as_far_as_possible_large_minimums_first(
+    one_kind: bool,
+) -> None:
     def asking(name: str, demand: float, floor: int) -> ServiceDemand:
         return replace(a_service(name, demand, {"7g.80gb": 1}, floor), single_type=one_kind)
 
@@ -205,12 +222,12 @@ def test_what_does_not_fit_is_served_as_far_as_it_goes_large_floors_first(one_ki
 
 
 def test_limits_hold_when_a_fleet_is_planned_again() -> None:
-    there = plan_layouts([a_service("a", 2, {WHOLE_GPU: 1})], limited(3)).gpus
-    got = plan_layouts([a_service("a", 5, {WHOLE_GPU: 1})], limited(3), there, moves_per_gpu=6)
+    existing = plan_layouts([a_service("a", 2, {WHOLE_GPU: 1})], limited(3)).gpus
+    got = plan_layouts([a_service("a", 5, {WHOLE_GPU: 1})], limited(3), existing, moves_per_gpu=6)
     assert (len(got.gpus), got.gpus_in_use, got.unmet) == (3, 3, ("a",))
 
 
-def test_unlimited_boards_serve_what_limited_ones_cannot() -> None:
+def test_unlimited_offers_serve_what_limited_ones_cannot() -> None:
     other = replace(A100, name="other")
     offers = [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=other, price=50)]
     both = {InstanceType(A100.name, WHOLE_GPU): 1.0, InstanceType("other", WHOLE_GPU): 1.0}
