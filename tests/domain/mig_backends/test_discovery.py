@@ -23,13 +23,13 @@ from tessera.domain.observed.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 from tests.mig_oracles import enumerate_layouts
 
-BOARD = gpu_models()["A100-80GB"]
+GPU_MODEL = gpu_models()["A100-80GB"]
 LAYOUTS = enumerate_layouts(
-    BOARD, ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb")
+    GPU_MODEL, ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.20gb")
 )
 
 
-def seen(
+def an_observed_gpu(
     *slices: ObservedSlice, index: int = 0, product: str = A100, mode: str = "Enabled"
 ) -> ObservedGpu:
     return ObservedGpu.model_validate(
@@ -44,62 +44,75 @@ def seen(
     )
 
 
-def told(*gpus: ObservedGpu, problem: str = "", cuts: bool = False) -> ObservedNodeLayout:
-    status = NodeLayoutStatus(gpus=gpus, problem=problem, partitioning_enabled=cuts)
+def a_node_layout(
+    *gpus: ObservedGpu, problem: str = "", partitions: bool = False
+) -> ObservedNodeLayout:
+    status = NodeLayoutStatus(gpus=gpus, problem=problem, partitioning_enabled=partitions)
     return ObservedNodeLayout(name="a100-0", generation=1, spec=NodeLayoutSpec(), status=status)
 
 
-def ground(node: Node, *layouts: ObservedNodeLayout, pool: Pool | None = None) -> MigNode:
+def discover_node(node: Node, *layouts: ObservedNodeLayout, pool: Pool | None = None) -> MigNode:
     (view,) = discover([pool or a_pool()], [node], date(2026, 11, 20))
-    (found,) = mig_nodes(view, [node], layouts)
-    return found
+    (mig_node,) = mig_nodes(view, [node], layouts)
+    return mig_node
 
 
-def counts(found: MigNode) -> Counter[str]:
-    return Counter(spot.profile for card in found.gpus for spot in card.layout)
+def profile_counts(mig_node: MigNode) -> Counter[str]:
+    return Counter(placement.profile for gpu in mig_node.gpus for placement in gpu.layout)
 
 
-def test_an_agent_tells_places_pods_and_processes() -> None:
-    one = ObservedSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",), processes=2)
-    gpus = (seen(one), seen(index=1, mode="Disabled"))
+def test_an_agent_reports_placements_pods_and_processes() -> None:
+    observed_slice = ObservedSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",), processes=2)
+    gpus = (an_observed_gpu(observed_slice), an_observed_gpu(index=1, mode="Disabled"))
     node = a_node(slices={"3g.40gb": 1}, whole=1)
-    found = ground(node, told(*gpus, cuts=True))
-    (card,) = found.gpus
-    (tile,) = card.instances
-    assert (card.uuid, tile.placement) == ("GPU-0", SlicePlacement(4, "3g.40gb"))
-    assert (tile.holders, tile.processes) == ((Ref("team-a", "chat-0"),), 2)
-    assert (found.whole_gpus, found.reports_pods, found.can_partition) == (1, True, True)
+    mig_node = discover_node(node, a_node_layout(*gpus, partitions=True))
+    (gpu,) = mig_node.gpus
+    (instance,) = gpu.instances
+    assert (gpu.uuid, instance.placement) == ("GPU-0", SlicePlacement(4, "3g.40gb"))
+    assert (instance.holders, instance.processes) == ((Ref("team-a", "chat-0"),), 2)
+    assert (mig_node.whole_gpus, mig_node.reports_pods, mig_node.can_partition) == (1, True, True)
 
 
-def test_an_agent_that_can_tell_nothing_leaves_labels_and_resources() -> None:
-    found = ground(a_node(slices={"3g.40gb": 2}), told(problem="no driver"))
-    assert (found.reports_pods, counts(found)) == (False, {"3g.40gb": 2})
-    assert found.node_layout is not None
+def test_with_an_agent_that_reports_nothing_labels_and_resources_decide() -> None:
+    mig_node = discover_node(a_node(slices={"3g.40gb": 2}), a_node_layout(problem="no driver"))
+    assert (mig_node.reports_pods, profile_counts(mig_node)) == (False, {"3g.40gb": 2})
+    assert mig_node.node_layout is not None
 
 
-def test_a_gpu_whose_mode_goes_is_told_to_need_a_reset() -> None:
-    found = ground(a_node(slices={"3g.40gb": 1}), told(seen(mode="Disabling")))
-    assert [card.fault for card in found.gpus] == ["ResetRequired"]
+def test_a_gpu_whose_mode_is_being_disabled_needs_a_reset() -> None:
+    mig_node = discover_node(
+        a_node(slices={"3g.40gb": 1}), a_node_layout(an_observed_gpu(mode="Disabling"))
+    )
+    assert [gpu.fault for gpu in mig_node.gpus] == ["ResetRequired"]
 
 
 @pytest.mark.parametrize(
     ("gpus", "words"),
     [
-        ((seen(product=H100),), f"GPU 0 is {H100} by its driver and {A100} by its label"),
-        ((seen(), seen(index=1)), "the driver reports 2 GPUs, its label nvidia.com/gpu.count is 1"),
         (
-            (seen(ObservedSlice(profile="1g.5gb", start=0)),),
+            (an_observed_gpu(product=H100),),
+            f"GPU 0 is {H100} by its driver and {A100} by its label",
+        ),
+        (
+            (an_observed_gpu(), an_observed_gpu(index=1)),
+            "the driver reports 2 GPUs, its label nvidia.com/gpu.count is 1",
+        ),
+        (
+            (an_observed_gpu(ObservedSlice(profile="1g.5gb", start=0)),),
             "GPU 0: A100-80GB has no profile 1g.5gb",
         ),
-        ((seen(ObservedSlice(profile="3g.40gb", start=2)),), "GPU 0: 3g.40gb cannot start at 2"),
+        (
+            (an_observed_gpu(ObservedSlice(profile="3g.40gb", start=2)),),
+            "GPU 0: 3g.40gb cannot start at 2",
+        ),
     ],
 )
 def test_a_node_whose_driver_contradicts_it_is_left_alone(
     gpus: Sequence[ObservedGpu], words: str
 ) -> None:
-    found = ground(a_node(slices={"3g.40gb": 1}), told(*gpus))
-    assert found.gpus == ()
-    assert words in (found.inconsistency or "")
+    mig_node = discover_node(a_node(slices={"3g.40gb": 1}), a_node_layout(*gpus))
+    assert mig_node.gpus == ()
+    assert words in (mig_node.inconsistency or "")
 
 
 @pytest.mark.parametrize(
@@ -113,35 +126,35 @@ def test_a_node_whose_driver_contradicts_it_is_left_alone(
         (a_node(whole=7, product=f"{A100}-MIG-1g.10gb"), "mig.strategy=mixed"),
     ],
 )
-def test_numbers_that_fit_no_layout_are_said(node: Node, words: str) -> None:
-    found = ground(node)
-    assert found.gpus == ()
-    assert words in (found.inconsistency or "")
+def test_numbers_that_fit_no_layout_are_reported(node: Node, words: str) -> None:
+    mig_node = discover_node(node)
+    assert mig_node.gpus == ()
+    assert words in (mig_node.inconsistency or "")
 
 
 def test_a_node_without_slices_has_whole_gpus() -> None:
-    found = ground(a_node(whole=8))
-    assert (found.gpus, found.whole_gpus, found.inconsistency) == ((), 8, None)
+    mig_node = discover_node(a_node(whole=8))
+    assert (mig_node.gpus, mig_node.whole_gpus, mig_node.inconsistency) == ((), 8, None)
 
 
-def test_gpus_in_mig_mode_without_a_slice_are_cards() -> None:
+def test_gpus_in_mig_mode_without_a_slice_are_mig_gpus() -> None:
     node = a_node(labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "0"})
-    assert [card.layout for card in ground(node).gpus] == [(), ()]
+    assert [card.layout for card in discover_node(node).gpus] == [(), ()]
 
 
 def test_keys_with_a_zero_are_no_slices() -> None:
     node = a_node(slices={"3g.40gb": 2, "1g.10gb": 0})
-    assert counts(ground(node)) == {"3g.40gb": 2}
+    assert profile_counts(discover_node(node)) == {"3g.40gb": 2}
 
 
-def test_while_the_device_plugin_is_away_labels_tell() -> None:
+def test_while_the_device_plugin_is_away_labels_decide() -> None:
     node = a_node(slices={"3g.40gb": 0}, labels={"nvidia.com/mig-3g.40gb.count": "2"})
-    assert counts(ground(node)) == {"3g.40gb": 2}
+    assert profile_counts(discover_node(node)) == {"3g.40gb": 2}
 
 
 def test_a_profile_with_media_engines_is_known_by_its_resource() -> None:
     node = a_node(slices={"1g.10gb.me": 1, "1g.10gb": 6})
-    assert counts(ground(node)) == {"1g.10gb+me": 1, "1g.10gb": 6}
+    assert profile_counts(discover_node(node)) == {"1g.10gb+me": 1, "1g.10gb": 6}
 
 
 def test_what_was_planned_is_recognised_in_the_numbers() -> None:
@@ -165,7 +178,7 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
     pool = a_pool()
     pool = replace(pool, status=pool.status.model_copy(update={"mig": MigStatus(target=plan)}))
     node = a_node(slices={"3g.40gb": 3, "1g.10gb": 2}, cut=2)
-    first, second = ground(node, pool=pool).gpus
+    first, second = discover_node(node, pool=pool).gpus
     assert first.layout == (
         SlicePlacement(0, "1g.10gb"),
         SlicePlacement(1, "1g.10gb"),
@@ -176,16 +189,18 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(LAYOUTS), max_size=8), st.booleans())
-def test_the_numbers_of_any_layouts_are_spread_out_again(found: list[Layout], known: bool) -> None:
+def test_the_numbers_of_any_layouts_are_spread_out_again(
+    layouts: list[Layout], known: bool
+) -> None:
     """Not always in the same way, unless it was asked for; another number of slices never."""
-    total = Counter(spot.profile for layout in found for spot in layout)
+    total = Counter(placement.profile for layout in layouts for placement in layout)
     wanted = tuple(sorted(total.items()))
-    got = layouts_for_counts(BOARD, wanted, len(found), tuple(found) if known else ())
+    got = layouts_for_counts(GPU_MODEL, wanted, len(layouts), tuple(layouts) if known else ())
     assert got is not None
-    assert Counter(spot.profile for layout in got for spot in layout) == total
-    assert not known or list(got) == found
+    assert Counter(placement.profile for layout in got for placement in layout) == total
+    assert not known or list(got) == layouts
 
 
 def test_too_many_slices_for_sixteen_gpus_are_refused_quickly() -> None:
     wanted = (("1g.10gb", 40), ("2g.20gb", 20), ("3g.40gb", 16), ("4g.40gb", 9))
-    assert layouts_for_counts(BOARD, wanted, 16) is None
+    assert layouts_for_counts(GPU_MODEL, wanted, 16) is None

@@ -31,15 +31,15 @@ def test_pods_ask_for_a_slice_by_the_name_that_most_of_them_have(
 ) -> None:
     fields: dict[str, Any] = {} if mig is None else {"mig": mig}
     (view,) = discover([a_pool(**fields)], [a_node(slices=slices, cut=2)], date(2026, 11, 20))
-    (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
+    (offer,) = [candidate for candidate in view.offers if candidate.hardware.profile == "3g.40gb"]
     assert (offer.hardware.resource, offer.replicas) == (resource, replicas)
     assert not offer.needs_repartition
 
 
-def test_a_slice_that_is_gone_is_planned_by_the_name_that_it_had() -> None:
+def test_a_slice_that_does_not_exist_any_more_is_planned_by_its_earlier_name() -> None:
     node = a_node(slices={"3g.39gb": 0, "7g.80gb": 1})
     (view,) = discover([a_pool(mig={"mode": "Auto"})], [node], date(2026, 11, 20))
-    (offer,) = [one for one in view.offers if one.hardware.profile == "3g.40gb"]
+    (offer,) = [candidate for candidate in view.offers if candidate.hardware.profile == "3g.40gb"]
     assert (offer.hardware.resource, offer.needs_repartition) == (ODD, True)
 
 
@@ -49,8 +49,8 @@ def test_it_costs_the_same() -> None:
 
 def test_nodes_that_are_away_have_no_say_in_the_name() -> None:
     away = a_node(name="n0", slices={"3g.39gb": 5}, ready=False)
-    there = a_node(name="n1", slices={"3g.40gb": 4})
-    (view,) = discover([a_pool()], [away, there], date(2026, 11, 20))
+    present = a_node(name="n1", slices={"3g.40gb": 4})
+    (view,) = discover([a_pool()], [away, present], date(2026, 11, 20))
     (offer,) = view.offers
     assert (offer.hardware.resource, offer.replicas) == ("nvidia.com/mig-3g.40gb", 4)
 
@@ -62,7 +62,7 @@ def test_it_is_billed_by_the_usual_name() -> None:
 
 def test_every_slice_of_a_product_is_listed_once() -> None:
     for product in products().values():
-        names = [one.name for one in product_slices(product)]
+        names = [hardware.name for hardware in product_slices(product)]
         assert len(set(names)) == len(names), product.product
 
 

@@ -20,50 +20,56 @@ from tests.builders import a_pod
 from tests.mig_builders import A100
 from tests.mig_oracles import enumerate_layouts
 
-LAYOUTS = enumerate_layouts(A100, [cut.name for cut in A100.profiles if not cut.has_media_engines])
+LAYOUTS = enumerate_layouts(
+    A100, [profile.name for profile in A100.profiles if not profile.has_media_engines]
+)
 A_HUNDREDTH = Decimal("0.01")
 
 
-def a_ground(*layouts: Layout, name: str = "n") -> MigNode:
-    cards = (
-        MigGpu(index=index, instances=tuple(GpuInstance(placement=spot) for spot in layout))
+def a_mig_node(*layouts: Layout, name: str = "n") -> MigNode:
+    gpus = (
+        MigGpu(
+            index=index, instances=tuple(GpuInstance(placement=placement) for placement in layout)
+        )
         for index, layout in enumerate(layouts)
     )
-    return MigNode(name=name, gpu_model=A100, ready=True, gpus=tuple(cards))
+    return MigNode(name=name, gpu_model=A100, ready=True, gpus=tuple(gpus))
 
 
 @pytest.mark.parametrize("product", [name for name in sorted(products()) if find_gpu_model(name)])
 def test_a_slice_has_the_share_that_it_is_billed(product: str) -> None:
-    board = find_gpu_model(product)
-    assert board is not None
+    gpu_model = find_gpu_model(product)
+    assert gpu_model is not None
     billed = {
-        one.profile: slice_hardware(products()[product], one.profile)
-        for one in products()[product].slices
+        mig_profile.profile: slice_hardware(products()[product], mig_profile.profile)
+        for mig_profile in products()[product].slices
     }
-    assert {name: share(board, name) for name in billed} == {
-        name: billing_weight(one) for name, one in billed.items() if one is not None
+    assert {name: share(gpu_model, name) for name in billed} == {
+        name: billing_weight(hardware) for name, hardware in billed.items() if hardware is not None
     }
-    assert share(board, WHOLE_GPU) == 1
+    assert share(gpu_model, WHOLE_GPU) == 1
 
 
 @given(st.lists(st.sampled_from(LAYOUTS), max_size=4))
 def test_slices_and_what_is_stranded_make_up_the_gpus(layouts: list[Layout]) -> None:
-    ground = a_ground(*layouts)
-    found = slice_usages([ground], ())
-    told = pool_usage([ground], found)
-    assert told.gpus == len(layouts)
-    assert told.stranded >= 0
-    assert abs(told.stranded + told.idle - told.gpus) < A_HUNDREDTH
-    assert sum(told.slices.values()) == sum(map(len, layouts))
+    node = a_mig_node(*layouts)
+    usages = slice_usages([node], ())
+    usage = pool_usage([node], usages)
+    assert usage.gpus == len(layouts)
+    assert usage.stranded >= 0
+    assert abs(usage.stranded + usage.idle - usage.gpus) < A_HUNDREDTH
+    assert sum(usage.slices.values()) == sum(map(len, layouts))
 
 
 @given(st.lists(st.sampled_from(LAYOUTS), min_size=1, max_size=3), st.data())
 def test_without_an_agent_as_many_slices_are_used_as_engines_hold(
     layouts: list[Layout], data: st.DataObject
 ) -> None:
-    ground = a_ground(*layouts)
-    cut = Counter(spot.profile for layout in layouts for spot in layout)
-    held = {profile: data.draw(st.integers(0, count)) for profile, count in sorted(cut.items())}
+    node = a_mig_node(*layouts)
+    slices = Counter(placement.profile for layout in layouts for placement in layout)
+    used_slices = {
+        profile: data.draw(st.integers(0, count)) for profile, count in sorted(slices.items())
+    }
     pods = [
         replace(
             a_pod(),
@@ -72,31 +78,38 @@ def test_without_an_agent_as_many_slices_are_used_as_engines_hold(
             devices={f"nvidia.com/mig-{profile}": 1},
             ended=None,
         )
-        for profile, count in held.items()
+        for profile, count in used_slices.items()
         for number in range(count)
     ]
-    told = pool_usage([ground], slice_usages([ground], pods))
-    used = {profile: told.slices.get((profile, SliceState.USED), 0) for profile in held}
-    assert used == held
-    assert slice_usages([ground], pods) == slice_usages([ground], pods[::-1])
+    usage = pool_usage([node], slice_usages([node], pods))
+    reported = {profile: usage.slices.get((profile, SliceState.USED), 0) for profile in used_slices}
+    assert reported == used_slices
+    assert slice_usages([node], pods) == slice_usages([node], pods[::-1])
 
 
-def test_who_has_to_leave_is_doomed_and_a_process_without_a_pod_uses_its_slice() -> None:
-    spots = LAYOUTS[-1]
-    leaves = Ref("team-a", "chat-0")
-    tiles = (
-        GpuInstance(placement=spots[0], holders=(leaves,)),
-        *(GpuInstance(placement=one) for one in spots[1:]),
+def test_a_leaving_pod_is_displaced_and_a_process_without_a_pod_uses_its_slice() -> None:
+    placements = LAYOUTS[-1]
+    leaving_pod = Ref("team-a", "chat-0")
+    instances = (
+        GpuInstance(placement=placements[0], holders=(leaving_pod,)),
+        *(GpuInstance(placement=placement) for placement in placements[1:]),
     )
-    ground = replace(a_ground(), gpus=(MigGpu(index=0, instances=tiles),), reports_pods=True)
-    assert slice_usages([ground], (), {leaves})[0].state is SliceState.DISPLACED
+    node = replace(a_mig_node(), gpus=(MigGpu(index=0, instances=instances),), reports_pods=True)
+    assert slice_usages([node], (), {leaving_pod})[0].state is SliceState.DISPLACED
     alone = replace(
-        ground, gpus=(MigGpu(index=0, instances=(GpuInstance(placement=spots[0], processes=1),)),)
+        node,
+        gpus=(MigGpu(index=0, instances=(GpuInstance(placement=placements[0], processes=1),)),),
     )
-    assert [one.state for one in slice_usages([alone], ())] == [SliceState.USED]
+    assert [usage.state for usage in slice_usages([alone], ())] == [SliceState.USED]
 
 
 def test_an_engine_over_two_slices_holds_both() -> None:
-    layout = next(one for one in LAYOUTS if [spot.profile for spot in one] == ["3g.40gb"] * 2)
+    layout = next(
+        candidate
+        for candidate in LAYOUTS
+        if [placement.profile for placement in candidate] == ["3g.40gb"] * 2
+    )
     pod = replace(a_pod(), node="n", devices={"nvidia.com/mig-3g.40gb": 2})
-    assert [one.holders for one in slice_usages([a_ground(layout)], [pod])] == [(pod.ref,)] * 2
+    assert [usage.holders for usage in slice_usages([a_mig_node(layout)], [pod])] == [
+        (pod.ref,)
+    ] * 2
