@@ -37,7 +37,7 @@ TICK = timedelta(seconds=5)
 STARTING, DRAINING, ENDING = 3, 2, 1
 
 
-class HarmError(AssertionError):
+class InvariantError(AssertionError):
     """Somebody was hurt."""
 
 
@@ -48,24 +48,24 @@ class SimPod:
     service: str
     profile: str
     node: str | None = None
-    seat: tuple[int, SlicePlacement] | None = None
+    slice: tuple[int, SlicePlacement] | None = None
     age: int = 0
     """Ticks since it got its device."""
-    told: int | None = None
+    drain_ticks: int | None = None
     """Ticks since it was told to leave."""
     deleted: int | None = None
 
     @property
     def leaving(self) -> bool:
-        return self.told is not None or self.deleted is not None
+        return self.drain_ticks is not None or self.deleted is not None
 
     @property
     def ready(self) -> bool:
-        return self.seat is not None and self.age >= STARTING and not self.leaving
+        return self.slice is not None and self.age >= STARTING and not self.leaving
 
     @property
     def empty(self) -> bool:
-        quiet = self.told is not None and self.told >= DRAINING
+        quiet = self.drain_ticks is not None and self.drain_ticks >= DRAINING
         return self.leaving and (quiet or self.age < STARTING)
 
 
@@ -75,7 +75,7 @@ class SimService:
     profile: str | None
     """The planned one."""
     wanted: int
-    floor: float
+    min_capacity: float
     capacity: Mapping[str, float]
     downtime: bool = False
     protected: bool = False
@@ -95,60 +95,60 @@ class SimNode:
     faults: dict[int, tuple[str, str]] = field(default_factory=dict)
 
 
-class World:
+class PoolSimulation:
     """What the API server and the machines hold; the operator keeps nothing."""
 
     def __init__(
         self,
         nodes: Mapping[str, Sequence[Layout]],
         backend: GeometryBackend,
-        far_end: "FarEnd",
+        executor: "LayoutExecutor",
         *,
         seed: int = 0,
-        board: GpuModel = A100,
+        gpu_model: GpuModel = A100,
         mig: Mig | None = None,
     ) -> None:
         self.nodes = {
             name: SimNode(name, dict(enumerate(layouts))) for name, layouts in nodes.items()
         }
-        self.board, self.backend, self.far_end = board, backend, far_end
+        self.gpu_model, self.backend, self.executor = gpu_model, backend, executor
         self.mig = mig or Mig(layout={})
         self.services: dict[str, SimService] = {}
         self.pods: dict[Ref, SimPod] = {}
         self.scale: dict[tuple[str, str], int] = {}
         self.status = MigStatus()
         self.at = START
-        self.lot = random.Random(seed)  # noqa: S311 - no secret
-        self.made = 0
-        self.written = 0
+        self.rng = random.Random(seed)  # noqa: S311 - no secret
+        self.created_pods = 0
+        self.writes = 0
         self.evictions = 0
-        self.cuts = 0
+        self.layout_changes = 0
 
     # What it is made of
 
     def serve(
-        self, service: SimService, seats: Sequence[tuple[str, int, SlicePlacement]] = ()
+        self, service: SimService, slices: Sequence[tuple[str, int, SlicePlacement]] = ()
     ) -> None:
         """A service with Ready pods on these seats."""
         self.services[service.name] = service
-        for node, gpu, spot in seats:
-            pod = self._pod(service.name, spot.profile)
-            pod.node, pod.seat, pod.age = node, (gpu, spot), STARTING
-        held = Counter(spot.profile for _, _, spot in seats)
-        for profile, count in held.items():
+        for node, gpu, placement in slices:
+            pod = self._pod(service.name, placement.profile)
+            pod.node, pod.slice, pod.age = node, (gpu, placement), STARTING
+        counts = Counter(placement.profile for _, _, placement in slices)
+        for profile, count in counts.items():
             self.scale[service.name, profile] = count
         if service.profile is not None:
             self.scale[service.name, service.profile] = service.wanted
 
-    def foreign(self, name: str, node: str, gpu: int, spot: SlicePlacement) -> Ref:
-        pod = self._pod("", spot.profile, Ref("other", name))
-        pod.node, pod.seat, pod.age = node, (gpu, spot), STARTING
+    def foreign(self, name: str, node: str, gpu: int, placement: SlicePlacement) -> Ref:
+        pod = self._pod("", placement.profile, Ref("other", name))
+        pod.node, pod.slice, pod.age = node, (gpu, placement), STARTING
         return pod.ref
 
     def _pod(self, service: str, profile: str, ref: Ref | None = None) -> SimPod:
-        self.made += 1
-        name = ref or Ref("team", f"{service}-{self.made}")
-        self.pods[name] = SimPod(name, f"uid-{self.made}", service, profile)
+        self.created_pods += 1
+        name = ref or Ref("team", f"{service}-{self.created_pods}")
+        self.pods[name] = SimPod(name, f"uid-{self.created_pods}", service, profile)
         return self.pods[name]
 
     def plan(self, target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") -> None:
@@ -157,24 +157,24 @@ class World:
 
     # What is seen of it
 
-    def grounds(self) -> tuple[MigNode, ...]:
-        return tuple(self._ground(node) for _, node in sorted(self.nodes.items()))
+    def mig_nodes(self) -> tuple[MigNode, ...]:
+        return tuple(self._mig_node(node) for _, node in sorted(self.nodes.items()))
 
-    def _ground(self, node: SimNode) -> MigNode:
+    def _mig_node(self, node: SimNode) -> MigNode:
         knows = self.backend.capabilities.knows_pods
-        at = {(pod.node, pod.seat): pod.ref for pod in self.pods.values() if pod.seat}
-        cards = tuple(
+        at = {(pod.node, pod.slice): pod.ref for pod in self.pods.values() if pod.slice}
+        gpus = tuple(
             MigGpu(
                 index=gpu,
                 uuid=f"GPU-{node.name}-{gpu}" if knows else "",
                 instances=tuple(
                     GpuInstance(
-                        placement=spot,
-                        holders=(at[node.name, (gpu, spot)],)
-                        if knows and (node.name, (gpu, spot)) in at
+                        placement=placement,
+                        holders=(at[node.name, (gpu, placement)],)
+                        if knows and (node.name, (gpu, placement)) in at
                         else (),
                     )
-                    for spot in layout
+                    for placement in layout
                 ),
                 fault=node.faults.get(gpu, (None, ""))[0],
                 message=node.faults.get(gpu, (None, ""))[1],
@@ -183,9 +183,9 @@ class World:
         )
         return MigNode(
             name=node.name,
-            gpu_model=self.board,
+            gpu_model=self.gpu_model,
             ready=node.ready,
-            gpus=cards,
+            gpus=gpus,
             reports_pods=knows,
             can_partition=knows,
             tainted=node.tainted,
@@ -197,12 +197,12 @@ class World:
         )
 
     def _allocatable(self, node: SimNode) -> Counter[str]:
-        return Counter(spot.profile for layout in node.gpus.values() for spot in layout)
+        return Counter(placement.profile for layout in node.gpus.values() for placement in layout)
 
-    def tenants(self) -> tuple[PoolService, ...]:
+    def pool_services(self) -> tuple[PoolService, ...]:
         return tuple(
             PoolService(
-                ref=Ref("team", one.name),
+                ref=Ref("team", service.name),
                 replicas=tuple(
                     Replica(
                         pod=pod.ref,
@@ -215,101 +215,103 @@ class World:
                         terminating=pod.deleted is not None,
                     )
                     for pod in self.pods.values()
-                    if pod.service == one.name
+                    if pod.service == service.name
                 ),
-                min_capacity=one.floor,
-                capacity=one.capacity,
-                desired_replicas=one.wanted,
-                profile=one.profile,
-                allows_downtime=one.downtime,
+                min_capacity=service.min_capacity,
+                capacity=service.capacity,
+                desired_replicas=service.wanted,
+                profile=service.profile,
+                allows_downtime=service.downtime,
             )
-            for one in self.services.values()
+            for service in self.services.values()
         )
 
-    def scene(self) -> RolloutInputs:
+    def rollout_inputs(self) -> RolloutInputs:
         return RolloutInputs(
             pool="mosaic",
             mig=self.mig,
             status=self.status,
-            nodes=self.grounds(),
-            services=self.tenants(),
+            nodes=self.mig_nodes(),
+            services=self.pool_services(),
             backend=self.backend,
             own_pods={pod.ref for pod in self.pods.values() if pod.service},
             at=self.at,
         )
 
-    def served(self) -> dict[str, float]:
-        found = dict.fromkeys(self.services, 0.0)
+    def ready_capacity(self) -> dict[str, float]:
+        capacity = dict.fromkeys(self.services, 0.0)
         for pod in self.pods.values():
             if pod.ready and pod.service:
-                found[pod.service] += self.services[pod.service].capacity[pod.profile]
-        return found
+                capacity[pod.service] += self.services[pod.service].capacity[pod.profile]
+        return capacity
 
     # What happens to it
 
-    def turn(
-        self, until: int | None = None, seen: RolloutInputs | None = None
+    def reconcile(
+        self, until: int | None = None, inputs: RolloutInputs | None = None
     ) -> tuple[PoolActions, int]:
         """One turn of an operator that was just started, killed before its write `until`.
 
         What it sees may be older than what there is.
         """
-        orders = advance_rollout(seen or self.scene())
-        writes = list(self._writes(orders))
+        actions = advance_rollout(inputs or self.rollout_inputs())
+        writes = list(self._pending_writes(actions))
         for write in writes[:until]:
-            with self.nobody_hurt("a write"):
+            with self.checked("a write"):
                 write()
-            self.written += 1
-        return orders, len(writes)
+            self.writes += 1
+        return actions, len(writes)
 
-    def nobody_hurt(self, by: str) -> "_Watch":
-        return _Watch(self, by)
+    def checked(self, by: str) -> "_InvariantCheck":
+        return _InvariantCheck(self, by)
 
-    def _writes(self, orders: PoolActions) -> Iterator[Callable[[], object]]:
+    def _pending_writes(self, actions: PoolActions) -> Iterator[Callable[[], object]]:
         """In the order in which they have to be made; what is so already is not written."""
-        if orders.status is not None and orders.status != self.status:
-            yield partial(setattr, self, "status", orders.status)
+        if actions.status is not None and actions.status != self.status:
+            yield partial(setattr, self, "status", actions.status)
         for name, node in self.nodes.items():
-            if node.tainted != (name in orders.tainted_nodes):
-                yield partial(setattr, node, "tainted", name in orders.tainted_nodes)
-        for key, count in sorted(self._scales(orders).items()):
+            if node.tainted != (name in actions.tainted_nodes):
+                yield partial(setattr, node, "tainted", name in actions.tainted_nodes)
+        for key, count in sorted(self._desired_scale(actions).items()):
             if self.scale.get(key) != count:
                 yield partial(self.scale.__setitem__, key, count)
-        for ref in sorted(orders.draining):
-            if ref in self.pods and self.pods[ref].told is None:
-                yield partial(setattr, self.pods[ref], "told", 0)
-        for ref, uid in sorted(orders.evictions.items()):
+        for ref in sorted(actions.draining):
+            if ref in self.pods and self.pods[ref].drain_ticks is None:
+                yield partial(setattr, self.pods[ref], "drain_ticks", 0)
+        for ref, uid in sorted(actions.evictions.items()):
             if ref in self.pods and self.pods[ref].deleted is None:
                 yield partial(self._evict, ref, uid)
-        yield from self._asked(orders)
+        yield from self._request_writes(actions)
 
-    def _asked(self, orders: PoolActions) -> Iterator[Callable[[], object]]:
-        for name, ask in sorted(orders.requests.items()):
+    def _request_writes(self, actions: PoolActions) -> Iterator[Callable[[], object]]:
+        for name, request in sorted(actions.requests.items()):
             node = self.nodes[name]
-            if any(node.labels.get(key) != value for key, value in ask.labels.items()):
-                yield partial(self._label, node, ask)
-            if ask.layout_spec is not None and ask.layout_spec != node.layout:
-                yield partial(setattr, node, "layout", ask.layout_spec)
+            if any(node.labels.get(key) != value for key, value in request.labels.items()):
+                yield partial(self._label, node, request)
+            if request.layout_spec is not None and request.layout_spec != node.layout:
+                yield partial(setattr, node, "layout", request.layout_spec)
 
     @staticmethod
-    def _label(node: SimNode, ask: BackendRequest) -> None:
-        for key, value in ask.labels.items():
+    def _label(node: SimNode, request: BackendRequest) -> None:
+        for key, value in request.labels.items():
             if value is None:
                 node.labels.pop(key, None)
             else:
                 node.labels[key] = value
 
-    def _scales(self, orders: PoolActions) -> dict[tuple[str, str], int]:
+    def _desired_scale(self, actions: PoolActions) -> dict[tuple[str, str], int]:
         """Every Deployment has what is wanted, and one more for each pod that is to go."""
-        found = {}
+        scale = {}
         going = Counter(
-            (self.pods[ref].service, self.pods[ref].profile) for ref in orders.displaced
+            (self.pods[ref].service, self.pods[ref].profile) for ref in actions.displaced
         )
         for service, profile in {*self.scale, *going}:
-            one = self.services[service]
-            kept = one.profile is None or one.profile == profile
-            found[service, profile] = (one.wanted if kept else 0) + going[service, profile]
-        return found
+            sim_service = self.services[service]
+            has_profile = sim_service.profile is None or sim_service.profile == profile
+            scale[service, profile] = (sim_service.wanted if has_profile else 0) + going[
+                service, profile
+            ]
+        return scale
 
     def _evict(self, ref: Ref, uid: str) -> None:
         pod = self.pods[ref]
@@ -321,24 +323,24 @@ class World:
     def tick(self) -> None:
         """What the cluster does in five seconds."""
         self.at += TICK
-        with self.nobody_hurt("the cluster"):
-            self._ends()
-            self._replicas()
-            self._schedules()
-            self._runs()
+        with self.checked("the cluster"):
+            self._end_pods()
+            self._scale_deployments()
+            self._schedule_pods()
+            self._start_pods()
         for name in sorted(self.nodes):
-            self.far_end(self, self.nodes[name])
+            self.executor(self, self.nodes[name])
 
-    def _ends(self) -> None:
+    def _end_pods(self) -> None:
         for pod in list(self.pods.values()):
-            if pod.told is not None:
-                pod.told += 1
+            if pod.drain_ticks is not None:
+                pod.drain_ticks += 1
             if pod.deleted is not None:
                 pod.deleted += 1
                 if pod.deleted > ENDING:
                     del self.pods[pod.ref]
 
-    def _replicas(self) -> None:
+    def _scale_deployments(self) -> None:
         for (service, profile), count in sorted(self.scale.items()):
             alive = [
                 pod
@@ -347,14 +349,14 @@ class World:
             ]
             for _ in range(count - len(alive)):
                 self._pod(service, profile)
-            self.lot.shuffle(alive)
-            alive.sort(key=lambda pod: (pod.node is not None, pod.seat is not None, pod.ready))
+            self.rng.shuffle(alive)
+            alive.sort(key=lambda pod: (pod.node is not None, pod.slice is not None, pod.ready))
             for pod in alive[: max(0, len(alive) - count)]:
                 pod.deleted = 0
 
-    def _schedules(self) -> None:
+    def _schedule_pods(self) -> None:
         waiting = [pod for pod in self.pods.values() if pod.node is None]
-        self.lot.shuffle(waiting)
+        self.rng.shuffle(waiting)
         for pod in waiting:
             if pod.deleted is not None:
                 continue
@@ -366,74 +368,79 @@ class World:
                 and not node.paused
                 and self._allocatable(node)[pod.profile]
                 > sum(
-                    one.node == node.name and one.profile == pod.profile
-                    for one in self.pods.values()
+                    other.node == node.name and other.profile == pod.profile
+                    for other in self.pods.values()
                 )
             ]
             if fits:
-                pod.node = self.lot.choice(sorted(fits))
+                pod.node = self.rng.choice(sorted(fits))
 
-    def _runs(self) -> None:
+    def _start_pods(self) -> None:
         for pod in self.pods.values():
             if pod.node is None:
                 continue
             node = self.nodes[pod.node]
-            if pod.seat is None and not node.paused and pod.deleted is None:
-                taken = {one.seat for one in self.pods.values() if one.node == pod.node}
+            if pod.slice is None and not node.paused and pod.deleted is None:
+                taken = {other.slice for other in self.pods.values() if other.node == pod.node}
                 free = [
-                    (gpu, spot)
+                    (gpu, placement)
                     for gpu, layout in sorted(node.gpus.items())
-                    for spot in layout
-                    if spot.profile == pod.profile and (gpu, spot) not in taken
+                    for placement in layout
+                    if placement.profile == pod.profile and (gpu, placement) not in taken
                 ]
-                pod.seat = self.lot.choice(free) if free else None
-            elif pod.seat is not None:
+                pod.slice = self.rng.choice(free) if free else None
+            elif pod.slice is not None:
                 pod.age += 1
 
-    def cut(self, node: SimNode, gpu: int, layout: Layout) -> None:
+    def set_layout(self, node: SimNode, gpu: int, layout: Layout) -> None:
         """Slices that stay at their places are left alone."""
-        assert layout_error(self.board, layout) is None
-        gone = set(node.gpus[gpu]) - set(layout)
+        assert layout_error(self.gpu_model, layout) is None
+        removed = set(node.gpus[gpu]) - set(layout)
         for pod in self.pods.values():
-            if pod.node == node.name and pod.seat and pod.seat[0] == gpu and pod.seat[1] in gone:
-                raise HarmError(f"{pod.ref} sat on {pod.seat}")
+            if (
+                pod.node == node.name
+                and pod.slice
+                and pod.slice[0] == gpu
+                and pod.slice[1] in removed
+            ):
+                raise InvariantError(f"{pod.ref} sat on {pod.slice}")
         node.gpus[gpu] = tuple(sorted(layout))
-        self.cuts += 1
+        self.layout_changes += 1
 
     def rebuild(self, node: SimNode, gpu: int, layout: Layout) -> None:
         """The whole GPU is cleared first."""
-        self.cut(node, gpu, ())
-        self.cut(node, gpu, layout)
+        self.set_layout(node, gpu, ())
+        self.set_layout(node, gpu, layout)
 
     # Until it is quiet
 
-    def play(self, ticks: int = 400, killed: int | None = None) -> PoolActions:
+    def play(self, ticks: int = 400, killed_at: int | None = None) -> PoolActions:
         """Until nothing changes any more; the last orders.
 
         The operator is killed before its write number `killed`, and is away for a tick then.
         """
         quiet = 0
         for _ in range(ticks):
-            until = None if killed is None else max(0, killed - self.written)
-            orders, writes = self.turn(until)
+            until = None if killed_at is None else max(0, killed_at - self.writes)
+            actions, writes = self.reconcile(until)
             died = until is not None and until < writes
-            killed = None if died else killed
+            killed_at = None if died else killed_at
             before = self._state()
             self.tick()
             quiet = 0 if writes or died or before != self._state() else quiet + 1
-            if quiet > 5 and orders.status is not None and not orders.status.units:
-                return orders
-        raise HarmError(f"no rest after {ticks} ticks: {orders.verdict}")
+            if quiet > 5 and actions.status is not None and not actions.status.units:
+                return actions
+        raise InvariantError(f"no rest after {ticks} ticks: {actions.verdict}")
 
     def _state(self) -> object:
         pods = sorted(
-            (pod.ref, pod.node, pod.seat, pod.ready, pod.deleted) for pod in self.pods.values()
+            (pod.ref, pod.node, pod.slice, pod.ready, pod.deleted) for pod in self.pods.values()
         )
         return repr((pods, [(node.gpus, node.labels) for node in self.nodes.values()]))
 
     def layouts(self) -> dict[str, list[list[str]]]:
         return {
-            name: [shown(layout) for _, layout in sorted(node.gpus.items())]
+            name: [slice_names(layout) for _, layout in sorted(node.gpus.items())]
             for name, node in sorted(self.nodes.items())
         }
 
@@ -444,35 +451,35 @@ class World:
         }
 
 
-class _Watch:
+class _InvariantCheck:
     """Before and after: nobody may have lost what he has to keep."""
 
-    def __init__(self, world: World, by: str) -> None:
-        self._world, self._by = world, by
+    def __init__(self, simulation: PoolSimulation, by: str) -> None:
+        self._world, self._by = simulation, by
 
     def __enter__(self) -> None:
-        self._before = self._world.served()
+        self._before = self._world.ready_capacity()
 
     def __exit__(self, *_: object) -> None:
-        after = self._world.served()
+        after = self._world.ready_capacity()
         for name, service in self._world.services.items():
-            least = 0.0 if service.downtime else min(self._before[name], service.floor)
-            if after[name] < least - 1e-6:
-                raise HarmError(
+            minimum = 0.0 if service.downtime else min(self._before[name], service.min_capacity)
+            if after[name] < minimum - 1e-6:
+                raise InvariantError(
                     f"{self._by} left {name} with {after[name]} of {self._before[name]}, "
-                    f"its floor is {service.floor}"
+                    f"its floor is {service.min_capacity}"
                 )
 
 
-FarEnd = Callable[[World, SimNode], None]
+LayoutExecutor = Callable[[PoolSimulation, SimNode], None]
 
 
-def shown(layout: Layout) -> list[str]:
-    return [f"{spot.profile}@{spot.start}" for spot in layout]
+def slice_names(layout: Layout) -> list[str]:
+    return [f"{placement.profile}@{placement.start}" for placement in layout]
 
 
-def spots(*tiles: str) -> Layout:
-    parts = [tile.partition("@") for tile in tiles]
+def placements(*names: str) -> Layout:
+    parts = [name.partition("@") for name in names]
     return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
 
 
@@ -498,7 +505,7 @@ def a_plan(target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") 
     )
 
 
-class Whole:
+class WholeGpuBackend:
     """Rebuilds GPUs that nobody uses, by counts, while its node starts nothing."""
 
     def __init__(self, *, knows_pods: bool = False, fails: int = 0) -> None:
@@ -509,16 +516,18 @@ class Whole:
         """Attempts that fail before one succeeds."""
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
-        cut = ";".join(f"{gpu}:{'+'.join(shown(one))}" for gpu, one in sorted(desired.items()))
-        return BackendRequest(labels={"want": cut, "attempt": str(attempt)})
+        wanted_layout = ";".join(
+            f"{gpu}:{'+'.join(slice_names(layout))}" for gpu, layout in sorted(desired.items())
+        )
+        return BackendRequest(labels={"want": wanted_layout, "attempt": str(attempt)})
 
     def status(
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
-        asked = self.request(node, desired, attempt).labels["want"]
-        there = {card.index: geometry(card.layout) for card in node.gpus}
-        if node.labels.get("want", asked) == asked and all(
-            there.get(gpu) == geometry(one) for gpu, one in desired.items()
+        wanted_layout = self.request(node, desired, attempt).labels["want"]
+        current = {gpu.index: geometry(gpu.layout) for gpu in node.gpus}
+        if node.labels.get("want", wanted_layout) == wanted_layout and all(
+            current.get(gpu) == geometry(layout) for gpu, layout in desired.items()
         ):
             return BackendStatus(done=bool(node.allocatable) or not any(desired.values()))
         if node.labels.get("failed") == str(attempt):
@@ -529,9 +538,9 @@ class Whole:
             )
         return BackendStatus()
 
-    def __call__(self, world: World, node: SimNode) -> None:
+    def __call__(self, simulation: PoolSimulation, node: SimNode) -> None:
         """The far end: a tick of notice, then all at once."""
-        if not (want := node.labels.get("want")):
+        if not (wanted_layout := node.labels.get("want")):
             return
         if node.paused:
             node.paused -= 1
@@ -539,28 +548,29 @@ class Whole:
         if int(node.labels["attempt"]) <= self.fails:
             node.labels["failed"] = node.labels["attempt"]
             return
-        for part in want.split(";"):
-            gpu, _, tiles = part.partition(":")
-            layout = spots(*tiles.split("+")) if tiles else ()
+        for part in wanted_layout.split(";"):
+            gpu, _, names = part.partition(":")
+            layout = placements(*names.split("+")) if names else ()
             if geometry(layout) != geometry(node.gpus[int(gpu)]):
-                world.rebuild(node, int(gpu), layout)
+                simulation.rebuild(node, int(gpu), layout)
                 node.paused = 2
 
 
-class Pinned:
+class PinnedBackend:
     """Cuts slice by slice, at exact places, beside neighbours that run."""
 
     capabilities = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
     def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
-        uuids = {card.index: card.uuid for card in node.gpus}
+        uuids = {gpu.index: gpu.uuid for gpu in node.gpus}
         return BackendRequest(
             layout_spec=NodeLayoutSpec(
                 gpus=tuple(
                     DesiredGpu(
                         uuid=uuids[gpu],
                         slices=tuple(
-                            PlacedSlice(profile=spot.profile, start=spot.start) for spot in layout
+                            PlacedSlice(profile=placement.profile, start=placement.start)
+                            for placement in layout
                         ),
                     )
                     for gpu, layout in sorted(desired.items())
@@ -572,21 +582,31 @@ class Pinned:
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
         del since, at
-        asked = self.request(node, desired, attempt).layout_spec or NodeLayoutSpec()
-        there = {card.index: card.layout for card in node.gpus}
-        named = {one.uuid: one for one in node.node_layout.spec.gpus} if node.node_layout else {}
-        still = all(named.get(one.uuid, one) == one for one in asked.gpus)
+        layout_spec = self.request(node, desired, attempt).layout_spec or NodeLayoutSpec()
+        current = {gpu.index: gpu.layout for gpu in node.gpus}
+        named = (
+            {desired_gpu.uuid: desired_gpu for desired_gpu in node.node_layout.spec.gpus}
+            if node.node_layout
+            else {}
+        )
+        unchanged = all(
+            named.get(desired_gpu.uuid, desired_gpu) == desired_gpu
+            for desired_gpu in layout_spec.gpus
+        )
         return BackendStatus(
-            done=still and all(there.get(gpu) == one for gpu, one in desired.items())
+            done=unchanged and all(current.get(gpu) == layout for gpu, layout in desired.items())
         )
 
-    def __call__(self, world: World, node: SimNode) -> None:
+    def __call__(self, simulation: PoolSimulation, node: SimNode) -> None:
         """The far end: one slice of each GPU in a tick."""
-        for wanted in node.layout.gpus if node.layout else ():
-            gpu = int(wanted.uuid.rpartition("-")[2])
-            want = {SlicePlacement(one.start, one.profile) for one in wanted.slices}
-            have = set(node.gpus[gpu])
-            if gone := sorted(have - want):
-                world.cut(node, gpu, tuple(have - {gone[0]}))
-            elif new := sorted(want - have):
-                world.cut(node, gpu, tuple(sorted(have | {new[0]})))
+        for desired_gpu in node.layout.gpus if node.layout else ():
+            gpu = int(desired_gpu.uuid.rpartition("-")[2])
+            wanted_slices = {
+                SlicePlacement(placed_slice.start, placed_slice.profile)
+                for placed_slice in desired_gpu.slices
+            }
+            current_slices = set(node.gpus[gpu])
+            if removed := sorted(current_slices - wanted_slices):
+                simulation.set_layout(node, gpu, tuple(current_slices - {removed[0]}))
+            elif added := sorted(wanted_slices - current_slices):
+                simulation.set_layout(node, gpu, tuple(sorted(current_slices | {added[0]})))

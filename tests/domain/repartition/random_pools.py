@@ -10,7 +10,14 @@ from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import GeometryBackend
-from tests.domain.repartition.pool_simulation import FarEnd, Pinned, SimService, Whole, World, shown
+from tests.domain.repartition.pool_simulation import (
+    LayoutExecutor,
+    PinnedBackend,
+    PoolSimulation,
+    SimService,
+    WholeGpuBackend,
+    slice_names,
+)
 from tests.mig_builders import A100
 from tests.mig_oracles import maximal_layouts
 
@@ -20,115 +27,136 @@ LAYOUTS = maximal_layouts(A100, PROFILES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class RandomPool:
     """Everything by which a world is made anew."""
 
     nodes: dict[str, list[Layout]]
-    seats: dict[str, list[tuple[str, int, SlicePlacement]]]
+    slices_by_service: dict[str, list[tuple[str, int, SlicePlacement]]]
     services: dict[str, SimService]
     target: dict[str, list[list[str]]]
 
-    def world(self, backend: GeometryBackend, far_end: FarEnd, seed: int = 0) -> World:
-        made = World(self.nodes, backend, far_end, seed=seed)
+    def simulate(
+        self, backend: GeometryBackend, executor: LayoutExecutor, seed: int = 0
+    ) -> PoolSimulation:
+        simulation = PoolSimulation(self.nodes, backend, executor, seed=seed)
         for name, service in self.services.items():
-            made.serve(service, self.seats.get(name, []))
-        made.plan(self.target)
-        return made
+            simulation.serve(service, self.slices_by_service.get(name, []))
+        simulation.plan(self.target)
+        return simulation
 
 
-BACKENDS: dict[str, Callable[[], Pinned | Whole]] = {
-    "pinned": Pinned,
-    "whole": Whole,
-    "whole, with an agent": lambda: Whole(knows_pods=True),
+BACKENDS: dict[str, Callable[[], PinnedBackend | WholeGpuBackend]] = {
+    "pinned": PinnedBackend,
+    "whole": WholeGpuBackend,
+    "whole, with an agent": lambda: WholeGpuBackend(knows_pods=True),
 }
 
 
-def a_case(
-    seed: int, *, nodes: int = 3, gpus: int = 2, idle: int = 1, room: bool = False
-) -> Case | None:
+def a_random_pool(
+    seed: int, *, nodes: int = 3, gpus: int = 2, idle: int = 1, whole_node_idle: bool = False
+) -> RandomPool | None:
     """Services on slices by chance; what they should have is planned.
 
     So many GPUs are unused; with `room` those of a whole node.
     """
-    lot = random.Random(seed)  # noqa: S311 - no secret
-    names = [f"n{at}" for at in range(nodes)]
-    cut = {name: [lot.choice(LAYOUTS) for _ in range(gpus)] for name in names}
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    names = [f"n{index}" for index in range(nodes)]
+    layouts = {name: [rng.choice(LAYOUTS) for _ in range(gpus)] for name in names}
     unused = (
-        {("n0", at) for at in range(gpus)}
-        if room
-        else set(lot.sample([(name, at) for name in names for at in range(gpus)], idle))
+        {("n0", index) for index in range(gpus)}
+        if whole_node_idle
+        else set(rng.sample([(name, index) for name in names for index in range(gpus)], idle))
     )
-    seats = [
-        (name, at, spot)
+    used_slices = [
+        (name, gpu, placement)
         for name in names
-        for at in range(gpus)
-        if (name, at) not in unused
-        for spot in cut[name][at]
-        if lot.random() < 0.75
+        for gpu in range(gpus)
+        if (name, gpu) not in unused
+        for placement in layouts[name][gpu]
+        if rng.random() < 0.75
     ]
-    held: dict[str, list[tuple[str, int, SlicePlacement]]] = {}
-    for seat in seats:
-        held.setdefault(f"{seat[2].profile[0]}{lot.choice('ab')}", []).append(seat)
-    asked = [_service(lot, name, held[name]) for name in sorted(held)]
+    slices_by_service: dict[str, list[tuple[str, int, SlicePlacement]]] = {}
+    for used_slice in used_slices:
+        slices_by_service.setdefault(f"{used_slice[2].profile[0]}{rng.choice('ab')}", []).append(
+            used_slice
+        )
+    demands = [_service(rng, name, slices_by_service[name]) for name in sorted(slices_by_service)]
     current = [
-        _gpu(name, at, layout, held) for name in names for at, layout in enumerate(cut[name])
+        _gpu(name, gpu, layout, slices_by_service)
+        for name in names
+        for gpu, layout in enumerate(layouts[name])
     ]
-    plan = plan_layouts(asked, [GpuOffer(gpu_model=A100, price=1, max_gpus=nodes * gpus)], current)
+    plan = plan_layouts(
+        demands, [GpuOffer(gpu_model=A100, price=1, max_gpus=nodes * gpus)], current
+    )
     planned = {gpu.name: gpu for gpu in plan.gpus}
     if plan.unmet or not planned.keys() <= {gpu.name for gpu in current}:
         return None
     wanted = Counter[str]()
     for gpu in planned.values():
-        wanted.update(one.service for one in gpu.slices if one.service)
+        wanted.update(fleet_slice.service for fleet_slice in gpu.slices if fleet_slice.service)
     profile = {
-        one.service: one.profile for gpu in planned.values() for one in gpu.slices if one.service
+        fleet_slice.service: fleet_slice.profile
+        for gpu in planned.values()
+        for fleet_slice in gpu.slices
+        if fleet_slice.service
     }
     services = {
-        one.name: SimService(
-            one.name,
-            profile[one.name],
-            wanted[one.name],
-            SPEED[profile[one.name]] * min(one.min_replicas, wanted[one.name]),
+        demand.name: SimService(
+            demand.name,
+            profile[demand.name],
+            wanted[demand.name],
+            SPEED[profile[demand.name]] * min(demand.min_replicas, wanted[demand.name]),
             SPEED,
         )
-        for one in asked
+        for demand in demands
     }
     target = {
         name: [
-            shown(planned[f"{name}-{at}"].layout if f"{name}-{at}" in planned else layout)
-            for at, layout in enumerate(cut[name])
+            slice_names(planned[f"{name}-{gpu}"].layout if f"{name}-{gpu}" in planned else layout)
+            for gpu, layout in enumerate(layouts[name])
         ]
         for name in names
     }
-    return Case(nodes=cut, seats=held, services=services, target=target)
+    return RandomPool(
+        nodes=layouts, slices_by_service=slices_by_service, services=services, target=target
+    )
 
 
 def _service(
-    lot: random.Random, name: str, seats: Sequence[tuple[str, int, SlicePlacement]]
+    rng: random.Random, name: str, slices: Sequence[tuple[str, int, SlicePlacement]]
 ) -> ServiceDemand:
     """As much as it has or a little else; sometimes on slices of another profile."""
-    profile = seats[0][2].profile
-    if lot.random() < 0.3:
-        profile = lot.choice(PROFILES[:4])
-    has = sum(SPEED[spot.profile] for _, _, spot in seats)
-    demand = has * lot.choice([0.5, 0.75, 1, 1, 1.25])
-    floor = lot.choice([1, 1, 2])
+    profile = slices[0][2].profile
+    if rng.random() < 0.3:
+        profile = rng.choice(PROFILES[:4])
+    has = sum(SPEED[placement.profile] for _, _, placement in slices)
+    demand = has * rng.choice([0.5, 0.75, 1, 1, 1.25])
+    min_replicas = rng.choice([1, 1, 2])
     return ServiceDemand(
         name=name,
         demand=demand,
-        min_replicas=floor,
+        min_replicas=min_replicas,
         throughput={InstanceType(A100.name, profile): SPEED[profile]},
     )
 
 
 def _gpu(
-    node: str, at: int, layout: Layout, held: dict[str, list[tuple[str, int, SlicePlacement]]]
+    node: str,
+    index: int,
+    layout: Layout,
+    slices_by_service: dict[str, list[tuple[str, int, SlicePlacement]]],
 ) -> FleetGpu:
-    holder = {(seat[0], seat[1], seat[2]): name for name, seats in held.items() for seat in seats}
+    holder = {
+        (used_slice[0], used_slice[1], used_slice[2]): name
+        for name, slices in slices_by_service.items()
+        for used_slice in slices
+    }
     return FleetGpu(
-        name=f"{node}-{at}",
+        name=f"{node}-{index}",
         gpu_model=A100.name,
         slices=tuple(
-            FleetSlice(spot.start, spot.profile, holder.get((node, at, spot))) for spot in layout
+            FleetSlice(placement.start, placement.profile, holder.get((node, index, placement)))
+            for placement in layout
         ),
     )

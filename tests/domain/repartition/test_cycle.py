@@ -27,14 +27,14 @@ from tests.layout_builders import a_planned_pool, a_wishing, with_status
 HALVES = a_planned_pool(mode="Static", mig={"layout": {"3g.40gb": 2}})
 
 
-def orders_of(snapshot: Snapshot, layouts: LayoutMemory = NO_MEMORY.layouts) -> PoolActions:
+def actions_of(snapshot: Snapshot, layouts: LayoutMemory = NO_MEMORY.layouts) -> PoolActions:
     return plan_of(snapshot, memory=PlanMemory(layouts=layouts)).repartitions.actions["a100"]
 
 
-def later(snapshot: Snapshot, turns: int) -> Snapshot:
+def later(snapshot: Snapshot, cycles: int) -> Snapshot:
     """After turns whose orders were written, while nothing else changed."""
-    for _ in range(turns):
-        status = orders_of(snapshot).status
+    for _ in range(cycles):
+        status = actions_of(snapshot).status
         assert status is not None
         snapshot = with_status(snapshot, status)
     return snapshot
@@ -44,12 +44,12 @@ def test_what_the_api_server_refuses_is_said_while_something_is_to_be_written() 
     node = a_node(slices={"1g.10gb": 7})
     snapshot = later(a_snapshot(pools=(HALVES,), nodes=(node,)), 2)
     refused = LayoutMemory(write_errors=("nodes a100-0: forbidden", "nodes a100-1: forbidden"))
-    verdict = orders_of(snapshot, refused).verdict
+    verdict = actions_of(snapshot, refused).verdict
     assert verdict.reason is LayoutReady.APPLY_FAILED
     assert verdict.message == "nodes a100-0: forbidden; and 1 more"
 
 
-def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> None:
+def test_a_disruption_budget_that_forbids_all_evictions_is_named_with_the_replica() -> None:
     node = replace(a_node(slices={"1g.10gb": 7}), taints=frozenset({TAINT}))
     empty = a_pod(
         node="a100-0",
@@ -64,8 +64,8 @@ def test_a_budget_that_lets_nobody_be_evicted_is_named_with_the_replica() -> Non
     )
     snapshot = later(fleet, 2)
     blocked = LayoutMemory(blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
-    assert list(orders_of(snapshot).evictions) == [empty.ref]
-    verdict = orders_of(snapshot, blocked).verdict
+    assert list(actions_of(snapshot).evictions) == [empty.ref]
+    verdict = actions_of(snapshot, blocked).verdict
     assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
         "Pod/team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
@@ -78,23 +78,23 @@ def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:
         a_node(name="a100-0", slices={"1g.10gb": 7}),
         a_node(name="h100-0", slices={"3g.40gb": 2}, product="NVIDIA-H100-80GB-HBM3"),
     )
-    found = plan_of(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
-    orders = found.actions["a100"]
-    assert (orders.verdict.reason, orders.requests) == (LayoutReady.NOT_DISCOVERED, {})
-    assert "NVIDIA-H100-80GB-HBM3" in orders.verdict.message
-    assert found.layout_problem is not None
-    assert found.layout_problem.gpus == ()
+    repartitions = plan_of(a_snapshot(pools=(a_planned_pool(),), nodes=nodes)).repartitions
+    actions = repartitions.actions["a100"]
+    assert (actions.verdict.reason, actions.requests) == (LayoutReady.NOT_DISCOVERED, {})
+    assert "NVIDIA-H100-80GB-HBM3" in actions.verdict.message
+    assert repartitions.layout_problem is not None
+    assert repartitions.layout_problem.gpus == ()
 
 
-def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_mend_is_named() -> None:
+def test_gpus_that_are_not_in_mig_mode_are_used_whole_and_the_fix_is_named() -> None:
     snapshot = a_snapshot(pools=(a_planned_pool(),), nodes=(a_node(whole=4),))
-    verdict = orders_of(snapshot).verdict
+    verdict = actions_of(snapshot).verdict
     assert verdict.reason is LayoutReady.MIG_MODE_DISABLED
     assert "MIG mode is disabled on 4 GPUs" in verdict.message
     assert "nvidia-smi -mig 1" in verdict.message
 
 
-def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() -> None:
+def test_replicas_that_left_a_profile_by_plan_stay_up_when_no_backend_is_left() -> None:
     plan_ = MigPlan(
         name="one",
         at=NOW,
@@ -106,9 +106,9 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
         gap=Decimal(0),
         services=(Assignment(service="team-a/chat", profile="1g.10gb", replicas=2),),
     )
-    former = "a100-7g-80gb"
+    previous = "a100-7g-80gb"
     pods = tuple(
-        a_pod(name, variant=former, node="a100-0", devices={"nvidia.com/mig-7g.80gb": 1})
+        a_pod(name, variant=previous, node="a100-0", devices={"nvidia.com/mig-7g.80gb": 1})
         for name in ("chat-0", "chat-1")
     )
     fleet = a_snapshot(
@@ -116,12 +116,12 @@ def test_who_left_a_profile_by_plan_is_kept_up_when_nobody_may_cut_any_more() ->
         pools=(a_planned_pool(),),
         nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, cut=2),),
         pods=pods,
-        workloads=(a_workload(2, variant=former),),
+        workloads=(a_workload(2, variant=previous),),
     )
     nothing_enabled = Config(mig_backends=frozenset[str]())
-    found = plan_of(with_status(fleet, MigStatus(target=plan_)), nothing_enabled)
-    (allotment,) = found.service_plans.values()
-    assert found.repartitions.actions["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
-    assert allotment.choice is not None
-    assert allotment.choice.variant != former
-    assert (allotment.previous_deployments, allotment.removable_deployments) == ({}, ())
+    decision = plan_of(with_status(fleet, MigStatus(target=plan_)), nothing_enabled)
+    (service_plan,) = decision.service_plans.values()
+    assert decision.repartitions.actions["a100"].verdict.reason is LayoutReady.BACKEND_UNAVAILABLE
+    assert service_plan.choice is not None
+    assert service_plan.choice.variant != previous
+    assert (service_plan.previous_deployments, service_plan.removable_deployments) == ({}, ())

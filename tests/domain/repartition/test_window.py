@@ -42,7 +42,7 @@ def test_a_window_belongs_to_the_day_on_which_it_begins(
     assert (closed_reason(window, moment) is None) == is_open
 
 
-def test_a_zone_that_nobody_knows_is_named() -> None:
+def test_an_unknown_time_zone_is_named() -> None:
     message = closed_reason(a_window("01:00", "05:00", time_zone="Mars/Olympus"), at(20, 4))
     assert message
     assert message.startswith("spec.mig.maintenanceWindow.timeZone Mars/Olympus is not an IANA")
