@@ -14,34 +14,34 @@ from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.perf.footprint import resident_bytes
 
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
-CONFIGS = {one["model"]: one for one in FILE["configs"]}
+CONFIGS = {model_config["model"]: model_config for model_config in FILE["configs"]}
 PUBLISHED: dict[str, int] = FILE["published"]
 QWEN = "Qwen/Qwen3-8B"
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128}
 
 
-def of(model: str, **keys: Any) -> dict[str, Any]:
+def config_of(model: str, **keys: Any) -> dict[str, Any]:
     """The configuration of a shipped model, with the keys around it that the hub has."""
     beside = {"architectures": ["ForCausalLM"], "torch_dtype": "bfloat16", "use_cache": True}
     return {**beside, **CONFIGS[model]["config"], **keys}
 
 
-MIXTRAL = of("mistralai/Mixtral-8x7B-Instruct-v0.1")
-DEEPSEEK = of("deepseek-ai/DeepSeek-V3")
+MIXTRAL = config_of("mistralai/Mixtral-8x7B-Instruct-v0.1")
+DEEPSEEK = config_of("deepseek-ai/DeepSeek-V3")
 
 
 def as_shipped(model: str) -> dict[str, Any]:
     return models()[model].model_dump(exclude={"model"})
 
 
-def shape(found: ModelShape | UnsupportedConfig) -> ModelShape:
-    assert isinstance(found, ModelShape), found
-    return found
+def expect_shape(result: ModelShape | UnsupportedConfig) -> ModelShape:
+    assert isinstance(result, ModelShape), result
+    return result
 
 
 @pytest.mark.parametrize("model", sorted(models()))
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
-    got = shape(read_config(of(model), CONFIGS[model].get("totalSize")))
+    got = expect_shape(read_config(config_of(model), CONFIGS[model].get("totalSize")))
     assert got.model_dump() == as_shipped(model)
 
 
@@ -126,12 +126,12 @@ def test_the_latent_vector_of_deepseek_is_512_and_64_wide() -> None:
     ],
 )
 def test_quantised_weights_have_their_bits(quantised: dict[str, Any], bits: int) -> None:
-    found = of(QWEN, quantization_config=quantised)
-    assert shape(read_config(found)).bits_per_weight == bits
+    config = config_of(QWEN, quantization_config=quantised)
+    assert expect_shape(read_config(config)).bits_per_weight == bits
 
 
 def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
-    got = shape(read_config(of(QWEN, quantization_config=AWQ), 6_100_000_000))
+    got = expect_shape(read_config(config_of(QWEN, quantization_config=AWQ), 6_100_000_000))
     assert (got.parameters, resident_bytes(got, None)) == (8_190_735_360, 6_100_000_000)
 
 
@@ -153,33 +153,33 @@ def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
         ),
     ],
 )
-def test_the_format_and_its_groups_are_kept(
+def test_the_format_and_its_groups_are_recorded(
     quantised: dict[str, Any], form: str, group: int | None
 ) -> None:
-    got = shape(read_config(of(QWEN, quantization_config=quantised)))
+    got = expect_shape(read_config(config_of(QWEN, quantization_config=quantised)))
     assert (got.quantization, got.group_size) == (form, group)
 
 
 def test_32_bit_files_are_loaded_with_16_bits() -> None:
-    found = of(QWEN, torch_dtype="float32")
-    got = shape(read_config(found, 8_190_735_360 * 4))
+    config = config_of(QWEN, torch_dtype="float32")
+    got = expect_shape(read_config(config, 8_190_735_360 * 4))
     assert (got.parameters, got.bits_per_weight) == (8_190_735_360, 16)
 
 
 def test_the_language_part_of_a_larger_model_counts_with_the_size_of_all() -> None:
-    found = {"vision_config": {}, "text_config": of(QWEN)}
-    got = shape(read_config(found, 18_000_000_000))
+    config = {"vision_config": {}, "text_config": config_of(QWEN)}
+    got = expect_shape(read_config(config, 18_000_000_000))
     assert (got.layers, got.parameters) == (36, 9_000_000_000)
-    assert "no index" in told(read_config(found))
+    assert "no index" in error_message(read_config(config))
 
 
-def told(found: ModelShape | UnsupportedConfig) -> str:
-    assert isinstance(found, UnsupportedConfig)
-    return found.message
+def error_message(result: ModelShape | UnsupportedConfig) -> str:
+    assert isinstance(result, UnsupportedConfig)
+    return result.message
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("config", "words"),
     [
         ([], "not an object"),
         ({}, "model_type is missing"),
@@ -208,8 +208,8 @@ def told(found: ModelShape | UnsupportedConfig) -> str:
         ({"text_config": 3}, "model_type is missing"),
     ],
 )
-def test_what_is_not_understood_is_said(found: object, words: str) -> None:
-    assert words in told(read_config(found))
+def test_what_is_not_supported_is_reported(config: object, words: str) -> None:
+    assert words in error_message(read_config(config))
 
 
 _anything = st.recursive(
@@ -224,6 +224,6 @@ _anything = st.recursive(
         st.sampled_from([*MIXTRAL, "quantization_config", "text_config", "torch_dtype"]), _anything
     )
 )
-def test_no_config_of_a_stranger_raises(found: dict[str, Any]) -> None:
-    for whole in (found, {**MIXTRAL, **found}):
+def test_no_config_of_a_stranger_raises(config: dict[str, Any]) -> None:
+    for whole in (config, {**MIXTRAL, **config}):
         assert isinstance(read_config(whole, 10**9), ModelShape | UnsupportedConfig)

@@ -27,8 +27,8 @@ LOOSE = LatencySlo(first_token=2.0, inter_token=0.2)
 
 
 def a_step(name: str, product: str, profile: str | None = None) -> StepTime:
-    found = products()[product]
-    hardware = slice_hardware(found, profile) if profile else whole_gpu_hardware(found, 1)
+    gpu = products()[product]
+    hardware = slice_hardware(gpu, profile) if profile else whole_gpu_hardware(gpu, 1)
     assert hardware is not None
     return step_time(models()[name], None, hardware)
 
@@ -41,29 +41,29 @@ NARROW = ReplicaLimits(max_num_seqs=44, max_num_batched_tokens=256, kv_tokens=43
 SMALL = ReplicaLimits(max_num_seqs=39, max_num_batched_tokens=256, kv_tokens=150_000)
 
 
-def lived(
-    step: StepTime, room: ReplicaLimits, lengths: tuple[RequestLength, ...], rate: float
+def simulated_percentiles(
+    step: StepTime, limits: ReplicaLimits, lengths: tuple[RequestLength, ...], rate: float
 ) -> tuple[float, float]:
     """95th percentiles of first tokens and of gaps, of 700 requests that come by chance."""
     rng = random.Random(3)  # noqa: S311 - not a secret
     now, coming = 0.0, list[tuple[float, RequestLength]]()
     for _ in range(700):
         now += rng.expovariate(rate)
-        coming.append((now, rng.choices(lengths, [one.weight for one in lengths])[0]))
-    limits = EngineLimits(
+        coming.append((now, rng.choices(lengths, [length.weight for length in lengths])[0]))
+    engine_limits = EngineLimits(
         max_model_len=8192,
-        max_num_seqs=room.max_num_seqs,
-        max_num_batched_tokens=room.max_num_batched_tokens,
-        blocks=room.kv_tokens // 16 + 1,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        blocks=limits.kv_tokens // 16 + 1,
     )
-    engine, now, number = EngineCore(limits, step), 0.0, 0
+    engine, now, number = EngineCore(engine_limits, step), 0.0, 0
     first, gaps = list[float](), list[float]()
     while number < len(coming) or not engine.idle:
         while number < len(coming) and coming[number][0] <= now:
-            one = coming[number][1]
+            length = coming[number][1]
             engine.submit(
                 EngineRequest(
-                    id=number, prompt_tokens=one.input_tokens, output_tokens=one.output_tokens
+                    id=number, prompt_tokens=length.input_tokens, output_tokens=length.output_tokens
                 )
             )
             number += 1
@@ -72,7 +72,7 @@ def lived(
             now = coming[number][0]
             continue
         now += done.seconds
-        first += [now - coming[one][0] for one in done.first]
+        first += [now - coming[request_id][0] for request_id in done.first]
         if number < len(coming):
             gaps += [done.seconds] * (len(done.emitted) - len(done.first))
     return sorted(first)[int(0.95 * len(first))], sorted(gaps)[int(0.95 * len(gaps))]
@@ -89,14 +89,14 @@ def lived(
         (B1_SLICE, SMALL, ALIKE, LOOSE),
     ],
 )
-def test_four_fifths_of_the_capacity_keep_the_promise_and_five_quarters_break_it(
+def test_four_fifths_of_the_capacity_meet_the_slo_and_five_quarters_break_it(
     step: StepTime, room: ReplicaLimits, lengths: tuple[RequestLength, ...], promise: LatencySlo
 ) -> None:
     rate = capacity_at_slo(step, room, lengths, promise).requests_per_second
-    first, gap = lived(step, room, lengths, 0.8 * rate)
+    first, gap = simulated_percentiles(step, room, lengths, 0.8 * rate)
     assert first <= promise.first_token
     assert gap <= promise.inter_token
-    first, gap = lived(step, room, lengths, 1.25 * rate)
+    first, gap = simulated_percentiles(step, room, lengths, 1.25 * rate)
     assert first > promise.first_token or gap > promise.inter_token
 
 
@@ -121,7 +121,7 @@ def test_the_bound_says_what_more_would_break(
     assert capacity_at_slo(B8_A100, room, ALIKE, promise).limiting_factor == bound
 
 
-def test_a_promise_that_no_request_keeps_leaves_no_capacity() -> None:
+def test_an_slo_that_no_request_meets_leaves_no_capacity() -> None:
     hopeless = LatencySlo(first_token=1.0, inter_token=0.005)
     got = capacity_at_slo(B8_A100, NARROW, ALIKE, hopeless)
     assert got.requests_per_second == pytest.approx(0, abs=0.01)
@@ -139,7 +139,7 @@ def test_lengths_without_weight_are_refused() -> None:
     looser=st.floats(1.0, 3.0),
     shorter=st.integers(0, 1000),
 )
-def test_a_looser_promise_and_shorter_prompts_never_lower_the_capacity(
+def test_a_looser_slo_and_shorter_prompts_never_lower_the_capacity(
     ttft: float, gap: float, looser: float, shorter: int
 ) -> None:
     def rate(lengths: tuple[RequestLength, ...], times: float) -> float:

@@ -77,7 +77,7 @@ def test_a_whole_row_has_one_scale_and_smaller_groups_have_more() -> None:
     finer = awq.model_copy(update={"group_size": 32})
     row = awq.model_copy(update={"group_size": None})
     quantised = awq.parameters - (awq.unquantized_parameters or 0)
-    sizes = [resident_bytes(one, None) for one in (row, awq, finer)]
+    sizes = [resident_bytes(model, None) for model in (row, awq, finer)]
     assert sizes[1] - sizes[0] == pytest.approx(quantised / 128 * 20 / 8)
     assert sizes[2] - sizes[0] == pytest.approx(quantised / 32 * 20 / 8)
 

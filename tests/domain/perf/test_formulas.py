@@ -41,14 +41,14 @@ def test_a_step_of_70b_takes_what_reading_its_weights_takes(
     ("batch", "tokens_per_second", "price"),
     [(1, 57.1, 17.01), (8, 457.1, 2.127), (16, 914.3, 1.063), (32, 1828.6, 0.532)],
 )
-def test_70b_in_four_bits_at_the_floor_gets_cheaper_with_the_batch(
+def test_70b_in_four_bits_at_the_least_time_gets_cheaper_with_the_batch(
     batch: int, tokens_per_second: float, price: float
 ) -> None:
     step = bare(weights=min_read_seconds(weight_bytes(70 * 10**9, 4), 2e12))
     rate = batch / step.seconds(decoding=batch, kv_tokens=0)
     assert rate == pytest.approx(tokens_per_second, rel=1e-3)
-    found = per_million_tokens(HOUR, rate).rounded(6)
-    assert float(found) == pytest.approx(price, rel=1e-3)
+    cost = per_million_tokens(HOUR, rate).rounded(6)
+    assert float(cost) == pytest.approx(price, rel=1e-3)
 
 
 def test_against_ninety_cents_a_million_it_takes_a_batch_of_nineteen() -> None:

@@ -167,7 +167,7 @@ def test_a_few_requests_have_measured_nothing() -> None:
 def test_fp8_halves_what_is_read_and_only_hopper_computes_faster_with_it() -> None:
     shape = models()[B8]
     for product, faster in ((A100, False), (H100, True)):
-        wide, narrow = (step_time(shape, one, gpus(product)) for one in (None, "fp8"))
+        wide, narrow = (step_time(shape, precision, gpus(product)) for precision in (None, "fp8"))
         assert narrow.weights < 0.65 * wide.weights
         assert (narrow.token < wide.token * 0.9) is faster
 

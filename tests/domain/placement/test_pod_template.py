@@ -9,8 +9,10 @@ from tessera.domain.placement.pod_template import ENVIRONMENT
 from tests.builders import a_spec
 
 
-def told(**template: Any) -> list[tuple[str, str]]:
-    return [(one.reason, one.sentence) for one in check(a_spec(podTemplate=template), {})]
+def problems(**template: Any) -> list[tuple[str, str]]:
+    return [
+        (problem.reason, problem.sentence) for problem in check(a_spec(podTemplate=template), {})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +53,14 @@ def told(**template: Any) -> list[tuple[str, str]]:
 def test_what_others_set_or_kubernetes_refuses_is_denied(
     template: dict[str, Any], reason: str, words: str
 ) -> None:
-    ((got, sentence),) = told(**template)
+    ((got, sentence),) = problems(**template)
     assert got == reason
     assert sentence.startswith(words)
 
 
 def test_what_is_free_passes() -> None:
     assert (
-        told(
+        problems(
             labels={"cost-centre": "4711", "example.org/team": "a"},
             annotations={"prometheus.io/scrape": "false"},
             env=[
@@ -72,5 +74,5 @@ def test_what_is_free_passes() -> None:
 
 def test_the_value_of_a_refused_variable_is_never_repeated() -> None:
     for name in ENVIRONMENT:
-        ((_, sentence),) = told(env=[{"name": name, "value": "hf_secret"}])
+        ((_, sentence),) = problems(env=[{"name": name, "value": "hf_secret"}])
         assert "hf_secret" not in sentence

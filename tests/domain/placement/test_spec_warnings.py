@@ -32,12 +32,12 @@ from tests.builders import a_spec
         ({"engine": {"image": "vllm/vllm-openai:latest"}}, ("vllm-openai:latest", "digest")),
     ],
 )
-def test_an_unwise_field_is_told_with_its_numbers(
+def test_an_unwise_field_gets_a_warning_with_its_numbers(
     spec: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    (told,) = spec_warnings(a_spec(**spec))
+    (warning,) = spec_warnings(a_spec(**spec))
     for word in words:
-        assert word in told
+        assert word in warning
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_wise_enough_passes_in_silence(spec: dict[str, Any]) -> None:
     assert spec_warnings(a_spec(**spec)) == ()
 
 
-def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
+def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
     spec = a_spec(
         scaling={"minReplicas": 1, "maxReplicas": 1},
         context={
@@ -69,6 +69,6 @@ def test_no_warning_is_so_long_that_the_api_server_cuts_it() -> None:
         slo={"itlP95": "999999ms"},
         engine={"image": "m" * 500},
     )
-    found = spec_warnings(spec)
-    assert len(found) == 5
-    assert max(map(len, found)) <= MAX_WARNING_LENGTH
+    warnings = spec_warnings(spec)
+    assert len(warnings) == 5
+    assert max(map(len, warnings)) <= MAX_WARNING_LENGTH
