@@ -46,8 +46,8 @@ def play(
     """Every decision over a course of loads, with the memory passed on."""
     decisions = []
     memory = memory or ScalingHistory()
-    for one in loads:
-        decisions.append(scale(spec, one, memory))
+    for service_load in loads:
+        decisions.append(scale(spec, service_load, memory))
         memory = decisions[-1].history
     return decisions
 
@@ -66,22 +66,24 @@ def test_the_bare_formula_is_that_of_the_hpa(total: float, target: float, replic
 def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
     course = [load(second, waiting=200) for second in range(0, 70, 5)]
     got = play(policy(), course)
-    assert [(one.replicas, one.reason) for one in got[:12]] == [(2, "ScaleUpStabilized")] * 12
+    assert [(decision.replicas, decision.reason) for decision in got[:12]] == [
+        (2, "ScaleUpStabilized")
+    ] * 12
     assert (got[12].replicas, got[12].reason) == (4, "QueueAboveTarget")
 
 
 def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
     course = [load(second, waiting=0 if second == 30 else 400) for second in range(0, 90, 5)]
-    assert {one.replicas for one in play(policy(), course)} == {2}
+    assert {decision.replicas for decision in play(policy(), course)} == {2}
 
 
 def test_a_period_adds_at_most_its_pods() -> None:
     course = [load(second, waiting=4000, activity=1) for second in range(0, 320, 5)]
-    got = [one.replicas for one in play(policy(), course)]
+    got = [decision.replicas for decision in play(policy(), course)]
     assert (got[12], got[35], got[36], got[60]) == (4, 4, 6, 8)
 
 
-def test_a_spike_beyond_the_step_says_what_was_wished() -> None:
+def test_a_spike_beyond_the_limit_says_what_was_desired() -> None:
     course = [load(second, waiting=400, activity=1) for second in range(0, 70, 5)]
     got = play(policy(), course)[12]
     assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
@@ -91,7 +93,9 @@ def test_a_spike_beyond_the_step_says_what_was_wished() -> None:
 def test_a_lull_removes_only_after_the_whole_window() -> None:
     course = [load(second, replicas=4) for second in range(0, 310, 10)]
     got = play(policy(), course, steady(4))
-    assert {(one.replicas, one.reason) for one in got[:30]} == {(4, "ScaleDownStabilized")}
+    assert {(decision.replicas, decision.reason) for decision in got[:30]} == {
+        (4, "ScaleDownStabilized")
+    }
     assert (got[30].replicas, got[30].reason) == (2, "LoadBelowTarget")
 
 
@@ -101,13 +105,15 @@ def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
         for second in range(0, 490, 10)
     ]
     got = play(policy(), course, steady(4))
-    assert {one.replicas for one in got[:49]} == {4}
+    assert {decision.replicas for decision in got[:49]} == {4}
 
 
-def test_activity_above_its_target_holds_and_alone_never_raises() -> None:
+def test_activity_above_its_target_blocks_scale_down_and_alone_never_raises() -> None:
     course = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
     got = play(policy(), course, steady(3))
-    assert {(one.replicas, one.reason) for one in got} == {(3, "AboveActivityTarget")}
+    assert {(decision.replicas, decision.reason) for decision in got} == {
+        (3, "AboveActivityTarget")
+    }
 
 
 def test_activity_raises_while_something_waits() -> None:
@@ -126,7 +132,7 @@ def test_a_missing_reading_removes_nothing(waiting: float | None, activity: floa
     course = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
     got = play(policy(), course, steady(4))
     reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
-    assert {(one.replicas, one.reason) for one in got} == {(4, reason)}
+    assert {(decision.replicas, decision.reason) for decision in got} == {(4, reason)}
     assert ("tessera doctor" in got[-1].message) == (waiting is None)
 
 
@@ -142,16 +148,16 @@ def test_a_readings_gap_does_not_count_as_quiet() -> None:
     gap = [load(second, None, None, replicas=4) for second in range(200, 210, 10)]
     after = [load(second, replicas=4) for second in range(210, 500, 10)]
     got = play(policy(), quiet + gap + after, steady(4))
-    assert {one.replicas for one in got} == {4}
+    assert {decision.replicas for decision in got} == {4}
 
 
 @pytest.mark.parametrize("waiting", [91, 100, 109])
 def test_within_the_tolerance_nothing_moves(waiting: float) -> None:
     course = [load(second, waiting=waiting, activity=0.75) for second in range(0, 130, 5)]
-    assert {one.replicas for one in play(policy(), course)} == {2}
+    assert {decision.replicas for decision in play(policy(), course)} == {2}
 
 
-def test_replicas_on_their_way_count_as_idle_when_more_are_wished() -> None:
+def test_starting_replicas_count_as_idle_when_more_are_desired() -> None:
     course = [load(second, waiting=1, activity=1.0, ready=2) for second in range(0, 70, 5)]
     assert play(policy(), course, steady(4))[-1].replicas == 4
 
@@ -169,11 +175,11 @@ def test_a_number_outside_the_bounds_moves_to_them_at_once(replicas: int, bounde
     assert (got.replicas, got.reason) == (bounded, "BoundsChanged")
 
 
-def test_a_restart_without_a_past_begins_both_windows_anew() -> None:
+def test_a_restart_without_history_restarts_both_windows() -> None:
     up = play(policy(), [load(second, waiting=400) for second in range(0, 60, 5)])
     down = play(policy(), [load(second, replicas=6) for second in range(0, 300, 10)])
-    assert {one.replicas for one in up} == {2}
-    assert {one.replicas for one in down} == {6}
+    assert {decision.replicas for decision in up} == {2}
+    assert {decision.replicas for decision in down} == {6}
 
 
 def test_a_recalled_past_lets_a_restarted_operator_go_on() -> None:

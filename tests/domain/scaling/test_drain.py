@@ -13,7 +13,9 @@ from tests.builders import NOW, a_pod, a_snapshot, a_workload, at
 LIMIT = timedelta(seconds=60)
 
 
-def drained(pods: list[Pod], wanted: int, replicas: int | None = None, **fields: Any) -> DrainPlan:
+def plan_of_drain(
+    pods: list[Pod], wanted: int, replicas: int | None = None, **fields: Any
+) -> DrainPlan:
     snapshot = a_snapshot(**fields)
     return plan_drain(snapshot, a_workload(replicas or len(pods)), wanted, pods, LIMIT)
 
@@ -34,12 +36,12 @@ def names(refs: tuple[Ref, ...]) -> list[str]:
 
 def test_the_emptiest_replica_leaves() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
-    got = drained(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
+    got = plan_of_drain(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
     assert (names(got.draining), got.replicas) == (["b"], 3)
 
 
 def test_a_replica_that_cannot_be_read_counts_as_the_fullest() -> None:
-    got = drained([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
+    got = plan_of_drain([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
     assert names(got.draining) == ["b"]
 
 
@@ -55,62 +57,62 @@ def test_the_deployment_shrinks_only_when_the_leaving_replica_is_empty_and_marke
         deletion_cost=DRAINED_DELETION_COST,
     )
     others = [a_pod("b"), a_pod("c")]
-    assert drained([leaving, *others], 2, in_flight=full).drained == ()
-    assert names(drained([leaving, *others], 2, in_flight=empty).drained) == ["a"]
-    assert drained([leaving, *others], 2, in_flight=empty).replicas == 3
-    assert drained([marked, *others], 2, in_flight=empty).replicas == 2
+    assert plan_of_drain([leaving, *others], 2, in_flight=full).drained == ()
+    assert names(plan_of_drain([leaving, *others], 2, in_flight=empty).drained) == ["a"]
+    assert plan_of_drain([leaving, *others], 2, in_flight=empty).replicas == 3
+    assert plan_of_drain([marked, *others], 2, in_flight=empty).replicas == 2
 
 
 def test_an_answer_from_before_the_gate_closed_proves_nothing() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-1), ready_since=None)
     early = {leaving.ref: InFlight(at(0), 0)}
-    assert drained([leaving, a_pod("b")], 1, in_flight=early).drained == ()
+    assert plan_of_drain([leaving, a_pod("b")], 1, in_flight=early).drained == ()
 
 
 def test_out_of_time_a_replica_leaves_with_its_streams() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-61), ready_since=None)
     full = {leaving.ref: InFlight(at(-1), 3)}
-    assert names(drained([leaving, a_pod("b")], 1, in_flight=full).drained) == ["a"]
+    assert names(plan_of_drain([leaving, a_pod("b")], 1, in_flight=full).drained) == ["a"]
 
 
 def test_a_replica_that_is_not_up_may_go_at_once() -> None:
     starting = a_pod("z", containers_ready=False, ready_since=None)
-    got = drained([a_pod("a"), starting], 1, readings=busy({"a": 0}))
+    got = plan_of_drain([a_pod("a"), starting], 1, readings=busy({"a": 0}))
     assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
 
 
 def test_a_replica_that_never_served_goes_first_and_at_once() -> None:
     by_hand = a_pod("z", serving=None, ready_since=None)
-    got = drained([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
+    got = plan_of_drain([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
     assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
 
 
-def test_who_leaves_already_goes_on_leaving() -> None:
+def test_a_draining_replica_goes_on_draining() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
-    got = drained([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
+    got = plan_of_drain([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
     assert names(got.draining) == ["a"]
 
 
-def test_nobody_leaves_when_the_load_is_back() -> None:
+def test_no_replica_drains_when_the_load_is_back() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
-    assert drained([leaving, a_pod("b")], 2) == DrainPlan(replicas=2)
+    assert plan_of_drain([leaving, a_pod("b")], 2) == DrainPlan(replicas=2)
 
 
-def test_between_shrinking_and_the_end_of_the_pod_nobody_is_called_back() -> None:
-    gone = a_pod(
+def test_between_scale_down_and_the_end_of_the_pod_no_replica_returns() -> None:
+    leaving = a_pod(
         "a",
         serving=False,
         draining_since=at(-10),
         ready_since=None,
         deletion_cost=DRAINED_DELETION_COST,
     )
-    empty = {gone.ref: InFlight(at(-1), 0)}
-    got = drained([gone, a_pod("b")], 1, replicas=1, in_flight=empty)
+    empty = {leaving.ref: InFlight(at(-1), 0)}
+    got = plan_of_drain([leaving, a_pod("b")], 1, replicas=1, in_flight=empty)
     assert (names(got.draining), got.replicas) == (["a"], 1)
 
 
 def test_while_a_template_rolls_out_its_controller_chooses() -> None:
-    got = drained([a_pod("a"), a_pod("b", template="two")], 1)
+    got = plan_of_drain([a_pod("a"), a_pod("b", template="two")], 1)
     assert got == DrainPlan(replicas=1)
 
 
@@ -126,19 +128,19 @@ pods = st.lists(
 )
 
 
-@given(found=pods, wanted=st.integers(0, 8))
+@given(observed_pods=pods, wanted=st.integers(0, 8))
 def test_never_fewer_replicas_than_wanted_and_never_more_leave_than_are_too_many(
-    found: list[Pod], wanted: int
+    observed_pods: list[Pod], wanted: int
 ) -> None:
-    got = drained(found, wanted)
-    assert got.replicas >= min(wanted, len(found))
-    assert len(got.draining) == max(0, len(found) - wanted)
+    got = plan_of_drain(observed_pods, wanted)
+    assert got.replicas >= min(wanted, len(observed_pods))
+    assert len(got.draining) == max(0, len(observed_pods) - wanted)
     assert set(got.drained) <= set(got.draining)
 
 
-def displaced_from(pods: list[Pod], *doomed: str, leaving: tuple[str, ...] = ()) -> Displacement:
+def displaced_from(pods: list[Pod], *displaced: str, leaving: tuple[str, ...] = ()) -> Displacement:
     return Displacement(
-        frozenset(pod.ref for pod in pods if pod.ref.name in doomed),
+        frozenset(pod.ref for pod in pods if pod.ref.name in displaced),
         frozenset(pod.ref for pod in pods if pod.ref.name in leaving),
     )
 
@@ -151,15 +153,17 @@ def test_a_replica_whose_slice_goes_is_replaced_before_it_leaves() -> None:
 
 def test_once_replaced_it_takes_no_more_requests_and_its_place_is_kept_until_it_went() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
-    mine = displaced_from(pods, "a", leaving=("a",))
-    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, mine)
+    displacement = displaced_from(pods, "a", leaving=("a",))
+    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement)
     assert (names(got.draining), got.replicas, got.drained) == (["a"], 3, ())
 
 
-def test_others_leave_as_ever_beside_one_whose_slice_goes() -> None:
+def test_other_replicas_drain_as_usual_beside_a_displaced_one() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
-    mine = displaced_from(pods, "a")
-    got = plan_drain(a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, mine)
+    displacement = displaced_from(pods, "a")
+    got = plan_drain(
+        a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, displacement
+    )
     assert (names(got.draining), got.replicas) == (["b"], 3)
 
 

@@ -47,10 +47,12 @@ def waiting(created: float) -> Pod:
     return starting(unschedulable="0/1 nodes are available", created=at(created))
 
 
-def progressing(snapshot: Snapshot) -> tuple[str, str]:
+def progressing_condition(snapshot: Snapshot) -> tuple[str, str]:
     status = service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
-    found = next(one for one in status.conditions if one.type == "Progressing")
-    return found.reason, found.message
+    progressing = next(
+        condition for condition in status.conditions if condition.type == "Progressing"
+    )
+    return progressing.reason, progressing.message
 
 
 def surge(snapshot: Snapshot) -> bool:
@@ -73,14 +75,14 @@ def test_a_settled_fleet_beside_its_last_leaving_replica_may_surge_again() -> No
 def test_a_rollout_in_place_goes_on_in_place_when_room_appears() -> None:
     snapshot = fleet(7, (OLD[0], starting()), rollout_complete=False, surge=False)
     assert not surge(snapshot)
-    reason, message = progressing(snapshot)
+    reason, message = progressing_condition(snapshot)
     assert reason == "RollingOut"
     assert message.startswith("0 of 2 replicas updated, 1 old; in place")
     assert "no free 1g.10gb" in message
 
 
 def test_a_rollout_with_surge_says_so() -> None:
-    reason, message = progressing(fleet(3, (*OLD, new()), rollout_complete=False))
+    reason, message = progressing_condition(fleet(3, (*OLD, new()), rollout_complete=False))
     assert reason == "RollingOut"
     assert message.startswith("1 of 2 replicas updated, 2 old; a new replica starts before")
     assert "1 free 1g.10gb" in message
@@ -89,10 +91,10 @@ def test_a_rollout_with_surge_says_so() -> None:
 def test_a_full_pool_is_rolled_in_place_and_says_so_before_the_first_pod_is_new() -> None:
     snapshot = fleet(2, OLD, rollout_complete=False, surge=False)
     assert not surge(snapshot)
-    assert "in place" in progressing(snapshot)[1]
+    assert "in place" in progressing_condition(snapshot)[1]
 
 
-def test_another_service_that_takes_the_room_does_not_turn_a_surge_around() -> None:
+def test_another_service_that_takes_the_capacity_does_not_stop_a_surge() -> None:
     other = a_service("other", a_spec(replicas=1))
     assert surge(fleet(3, (*OLD, new()), other, rollout_complete=False))
 
@@ -114,7 +116,7 @@ DRAIN_STEPS = 4
 
 
 @dataclass(slots=True)
-class Deployment:
+class SimulatedDeployment:
     """What controller, scheduler and kubelet do with a rollout, in steps."""
 
     wanted: int
@@ -122,9 +124,9 @@ class Deployment:
     surge: bool = True
     step: int = 0
     pods: dict[str, Pod] = field(default_factory=dict)
-    gone_at: dict[str, int] = field(default_factory=dict)
+    deleted_at: dict[str, int] = field(default_factory=dict)
 
-    def seen(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         done = all(pod.template == "two" for pod in self.alive())
         return a_snapshot(
             a_service(spec=a_spec(replicas=self.wanted)),
@@ -135,20 +137,20 @@ class Deployment:
         )
 
     def alive(self, template: str | None = None) -> list[Pod]:
-        found = [pod for pod in self.pods.values() if not pod.terminating]
-        return [pod for pod in found if template in (None, pod.template)]
+        alive = [pod for pod in self.pods.values() if not pod.terminating]
+        return [pod for pod in alive if template in (None, pod.template)]
 
     def advance(self) -> None:
         self.step += 1
-        for name in [name for name, step in self.gone_at.items() if step <= self.step]:
-            del self.pods[name], self.gone_at[name]
+        for name in [name for name, step in self.deleted_at.items() if step <= self.step]:
+            del self.pods[name], self.deleted_at[name]
         for name, pod in self.pods.items():
             if not pod.terminating and not pod.unschedulable:
                 self.pods[name] = replace(
                     pod, containers_ready=True, serving=True, ready_since=at(0)
                 )
         for pod in [pod for pod in self.alive() if pod.unschedulable]:
-            if sum(not one.unschedulable for one in self.pods.values()) < self.slices:
+            if sum(not other.unschedulable for other in self.pods.values()) < self.slices:
                 self.pods[pod.ref.name] = replace(pod, unschedulable=None)
         self._scale_up()
         self._scale_down()
@@ -166,19 +168,19 @@ class Deployment:
         spare = available - self.wanted + int(not self.surge)
         for pod in self.alive("one")[: max(0, spare)]:
             self.pods[pod.ref.name] = replace(pod, terminating=True, ready_since=None)
-            self.gone_at[pod.ref.name] = self.step + DRAIN_STEPS
+            self.deleted_at[pod.ref.name] = self.step + DRAIN_STEPS
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 4])
 @pytest.mark.parametrize("spare", [0, 1, 3])
 def test_a_whole_rollout_goes_in_one_manner_and_keeps_its_replicas(wanted: int, spare: int) -> None:
-    fleet = Deployment(wanted=wanted, slices=wanted + spare)
+    fleet = SimulatedDeployment(wanted=wanted, slices=wanted + spare)
     fleet.pods = {f"old-{index}": a_pod(f"old-{index}") for index in range(wanted)}
-    fleet.surge = surge(replace(fleet.seen(), workloads=(a_workload(wanted),)))
+    fleet.surge = surge(replace(fleet.snapshot(), workloads=(a_workload(wanted),)))
     manners, ready = {fleet.surge}, wanted
     while fleet.alive("one") or len(fleet.alive("two")) < wanted:
         fleet.advance()
-        fleet.surge = surge(fleet.seen())
+        fleet.surge = surge(fleet.snapshot())
         manners.add(fleet.surge)
         ready = min(ready, sum(pod.ready_since is not None for pod in fleet.alive()))
         assert fleet.step < 40 * wanted

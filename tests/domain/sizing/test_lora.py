@@ -18,10 +18,10 @@ def adapters(*ranks: int) -> tuple[Adapter, ...]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "found"), [((), 0), ((1,), 1), ((4,), 8), ((16, 24), 32), ((512,), 512)]
+    ("ranks", "rank"), [((), 0), ((1,), 1), ((4,), 8), ((16, 24), 32), ((512,), 512)]
 )
-def test_the_engine_gets_the_least_rank_that_takes_all(ranks: tuple[int, ...], found: int) -> None:
-    assert engine_rank(adapters(*ranks)) == found
+def test_the_engine_gets_the_least_rank_that_takes_all(ranks: tuple[int, ...], rank: int) -> None:
+    assert engine_rank(adapters(*ranks)) == rank
 
 
 def test_a_slot_takes_at_least_what_the_adapter_of_all_projections_has() -> None:
@@ -47,10 +47,12 @@ def test_slots_and_ranks_multiply() -> None:
 
 def test_adapters_leave_less_room_for_the_cache() -> None:
     nodes = (a_node(slices={"3g.40gb": 1}),)
-    told = [{"name": f"a{index}", "uri": "hf://acme/lora", "rank": 64} for index in range(8)]
+    adapter_specs = [
+        {"name": f"a{index}", "uri": "hf://acme/lora", "rank": 64} for index in range(8)
+    ]
     plain, adapted = (
         allotted(a_snapshot(a_service(spec=a_spec(MEDIUM, replicas=1, model=model)), nodes=nodes))
-        for model in ({}, {"adapters": told})
+        for model in ({}, {"adapters": adapter_specs})
     )
     assert plain.choice is not None
     assert adapted.choice is not None

@@ -24,9 +24,9 @@ B70 = "meta-llama/Llama-3.1-70B-Instruct"
 
 
 def a_slice(profile: str, product: str = A100) -> Hardware:
-    found = slice_hardware(products()[product], profile)
-    assert found is not None
-    return found
+    hardware = slice_hardware(products()[product], profile)
+    assert hardware is not None
+    return hardware
 
 
 def demand(model: str, precision: str | None = None, length: int = 8192, ms: int = 33) -> Demand:
@@ -60,9 +60,9 @@ def test_a_model_fits_where_weights_reserve_and_one_long_request_go_in(
 
 
 def test_a_70b_in_fp8_with_long_context_needs_two_h100() -> None:
-    one, two = (whole_gpu_hardware(products()[H100], count) for count in (1, 2))
-    assert isinstance(size(demand(B70, "fp8", 16384), one), ReplicaMisfit)
-    assert isinstance(size(demand(B70, "fp8", 16384), two), ReplicaFit)
+    single, pair = (whole_gpu_hardware(products()[H100], count) for count in (1, 2))
+    assert isinstance(size(demand(B70, "fp8", 16384), single), ReplicaMisfit)
+    assert isinstance(size(demand(B70, "fp8", 16384), pair), ReplicaFit)
 
 
 def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
@@ -73,7 +73,7 @@ def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
     assert isinstance(size(demand(B8, ms=100), larger), ReplicaFit)
 
 
-def test_a_model_that_fits_but_misses_the_promise_is_a_misfit_without_missing_memory() -> None:
+def test_a_model_that_fits_but_misses_the_slo_is_a_misfit_without_missing_memory() -> None:
     got = size(demand(B8, ms=15), a_slice("3g.40gb"))
     assert isinstance(got, ReplicaMisfit)
     assert (got.needed_mib, round(got.inter_token_ms)) == (0, 23)
@@ -86,7 +86,7 @@ def test_a_model_that_fits_but_misses_the_promise_is_a_misfit_without_missing_me
     milliseconds=st.integers(5, 200),
     length=st.integers(256, 32768),
 )
-def test_a_fit_keeps_memory_context_and_promise(
+def test_a_fit_keeps_memory_context_and_slo(
     model: str, profile: str, product: str, milliseconds: int, length: int
 ) -> None:
     wanted, hardware = demand(model, None, length, milliseconds), a_slice(profile, product)

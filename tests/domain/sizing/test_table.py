@@ -33,7 +33,7 @@ GEMMA = "google/gemma-3-27b-it"
 
 
 def demand(model: str, length: int = 8192, **more: object) -> Demand:
-    made = Demand(
+    defaults = Demand(
         shape=models()[model],
         precision=None,
         max_model_len=length,
@@ -42,17 +42,17 @@ def demand(model: str, length: int = 8192, **more: object) -> Demand:
         ttft=timedelta(seconds=10),
         inter_token=timedelta(milliseconds=250),
     )
-    return made if not more else _with(made, more)
+    return defaults if not more else _with(defaults, more)
 
 
-def _with(made: Demand, more: dict[str, object]) -> Demand:
-    fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
+def _with(defaults: Demand, more: dict[str, object]) -> Demand:
+    fields = {name: getattr(defaults, name) for name in defaults.__dataclass_fields__}
     return Demand(**(fields | more))
 
 
-def row(model: str, product: str, form: str, precision: str | None, length: int = 8192) -> SizeRow:
+def row(model: str, product: str, name: str, precision: str | None, length: int = 8192) -> SizeRow:
     rows = all_rows(demand(model, length), [products()[product]], [precision], BOOK)
-    return next(one for one in rows if one.hardware.name == form)
+    return next(candidate for candidate in rows if candidate.hardware.name == name)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_a_70b_goes_where_its_weights_and_real_requests_go_in(
     assert row(B70, product, form, precision, length).verdict is verdict
 
 
-def test_the_smallest_form_that_fits_comes_first_and_one_device_before_several() -> None:
+def test_the_smallest_hardware_that_fits_comes_first_and_one_device_before_several() -> None:
     rows = smallest_serving_rows(demand(B70), [products()[A100]], [None, "int8", "awq-int4"], BOOK)
-    assert [(one.label, one.hardware.name) for one in rows] == [
+    assert [(size_row.label, size_row.hardware.name) for size_row in rows] == [
         ("bf16", "4x whole"),
         ("int8", "2x whole"),
         ("awq-int4", "1x whole"),
@@ -87,19 +87,25 @@ def test_the_smallest_form_that_fits_comes_first_and_one_device_before_several()
     assert small.hardware.name == "3g.40gb"
 
 
-def test_every_form_is_there_once_and_the_cheapest_tokens_first() -> None:
-    found = [products()[A100], products()[H100]]
-    rows = all_rows(demand(B8), found, [None, "fp8"], BOOK)
-    assert len({(one.hardware, one.label) for one in rows}) == len(rows) == 2 * 2 * 9
-    told = [one.per_million.nanos for one in rows if one.can_serve and one.per_million]
-    fits = [one for one in rows if one.verdict is SizeVerdict.FITS]
-    assert [one.per_million.nanos for one in fits if one.per_million] == sorted(told)[: len(fits)]
+def test_all_hardware_is_listed_once_and_the_cheapest_tokens_first() -> None:
+    gpu_products = [products()[A100], products()[H100]]
+    rows = all_rows(demand(B8), gpu_products, [None, "fp8"], BOOK)
+    assert len({(size_row.hardware, size_row.label) for size_row in rows}) == len(rows) == 2 * 2 * 9
+    token_prices = [
+        size_row.per_million.nanos
+        for size_row in rows
+        if size_row.can_serve and size_row.per_million
+    ]
+    fits = [size_row for size_row in rows if size_row.verdict is SizeVerdict.FITS]
+    assert [size_row.per_million.nanos for size_row in fits if size_row.per_million] == sorted(
+        token_prices
+    )[: len(fits)]
 
 
 def test_the_order_of_products_does_not_change_the_table() -> None:
-    found = [products()[A100], products()[H100], products()[T4]]
-    ahead = all_rows(demand(B8), found, [None, "fp8"], BOOK)
-    assert all_rows(demand(B8), found[::-1], ["fp8", None], BOOK) == ahead
+    gpu_products = [products()[A100], products()[H100], products()[T4]]
+    ahead = all_rows(demand(B8), gpu_products, [None, "fp8"], BOOK)
+    assert all_rows(demand(B8), gpu_products[::-1], ["fp8", None], BOOK) == ahead
 
 
 def test_a_price_of_tokens_is_the_hour_over_the_tokens_of_an_hour() -> None:
@@ -122,7 +128,7 @@ def test_a_product_without_a_price_is_sized_all_the_same() -> None:
     assert (got.verdict, got.hourly, got.per_million) == (SizeVerdict.FITS, None, None)
 
 
-def test_an_oversized_gpu_is_told_with_the_slice_that_would_do() -> None:
+def test_an_oversized_gpu_is_reported_with_the_slice_that_would_do() -> None:
     got = row(B1, H100, "1x whole", None)
     assert got.memory_share is not None
     assert got.memory_share < 0.4
@@ -133,14 +139,14 @@ def test_an_oversized_gpu_is_told_with_the_slice_that_would_do() -> None:
 
 
 @pytest.mark.parametrize(("model", "form"), [(B70, "1x whole"), (B1, "2x whole"), (B1, "1g.10gb")])
-def test_what_is_used_spread_or_cut_is_not_called_oversized(model: str, form: str) -> None:
+def test_what_is_used_spread_or_partitioned_is_not_called_oversized(model: str, form: str) -> None:
     assert row(model, A100, form, "awq-int4").oversize_message is None
 
 
-def test_two_replicas_are_held_against_one_over_two_gpus() -> None:
+def test_two_replicas_are_compared_with_one_over_two_gpus() -> None:
     rows = all_rows(demand(B8), [products()[H100]], [None], BOOK)
-    (told,) = size_table.replicas_before_parallel(rows)
-    assert told.startswith(f"2 replicas on 1x {H100} in bf16: ")
+    (advice,) = size_table.replicas_before_parallel(rows)
+    assert advice.startswith(f"2 replicas on 1x {H100} in bf16: ")
 
 
 @pytest.mark.parametrize(
@@ -165,8 +171,8 @@ def test_hardware_without_kernels_for_a_precision_is_refused_with_what_to_take(
 def test_fp8_is_native_on_hopper_and_weights_only_on_ampere() -> None:
     shape = models()[B8]
     assert caveat(shape, "fp8", products()[H100]) is None
-    told = caveat(shape, "fp8", products()[A100])
-    assert told == "fp8 weights only, computed in 16 bits"
+    warning = caveat(shape, "fp8", products()[A100])
+    assert warning == "fp8 weights only, computed in 16 bits"
 
 
 @pytest.mark.parametrize(
@@ -204,11 +210,11 @@ def test_tensor_parallelism_divides_the_heads(model: str, devices: int, good: bo
     assert (sharding_problem(models()[model], devices) is None) is good
 
 
-def test_heads_that_cannot_be_divided_are_told_with_the_numbers_that_can() -> None:
-    told = sharding_problem(models()["microsoft/phi-4"], 4)
-    assert told is not None
-    assert told.startswith("40 attention heads and 10 KV heads cannot be sharded over 4 GPUs")
-    assert told.endswith("use one of 1, 2, 5, 10")
+def test_heads_that_cannot_be_divided_are_reported_with_the_numbers_that_can() -> None:
+    problem = sharding_problem(models()["microsoft/phi-4"], 4)
+    assert problem is not None
+    assert problem.startswith("40 attention heads and 10 KV heads cannot be sharded over 4 GPUs")
+    assert problem.endswith("use one of 1, 2, 5, 10")
 
 
 def test_a_cache_at_eight_bits_holds_twice_the_tokens() -> None:
@@ -230,12 +236,12 @@ def test_a_draft_model_takes_weights_and_cache_beside_the_model() -> None:
 
 
 def test_tensor_parallelism_costs_each_device_its_buffers() -> None:
-    one, two = (
+    single, pair = (
         plan_device_memory(models()[B8], None, whole_gpu_hardware(products()[H100], n))
         for n in (1, 2)
     )
-    assert two.reserve_mib - one.reserve_mib == pytest.approx(1.8 * 1024, abs=1)
-    assert two.weights_mib == pytest.approx(one.weights_mib / 2, abs=1)
+    assert pair.reserve_mib - single.reserve_mib == pytest.approx(1.8 * 1024, abs=1)
+    assert pair.weights_mib == pytest.approx(single.weights_mib / 2, abs=1)
 
 
 def test_long_requests_of_a_model_with_windows_need_less_than_every_token() -> None:
@@ -249,11 +255,11 @@ def test_long_requests_of_a_model_with_windows_need_less_than_every_token() -> N
 
 
 def test_the_cache_counts_whole_blocks_and_keeps_one() -> None:
-    held = DeviceKvCache(shape=models()[B8], draft=None, devices=1, kv_bits=16)
+    kv_cache = DeviceKvCache(shape=models()[B8], draft=None, devices=1, kv_bits=16)
     block = 16 * 131_072
-    assert held.tokens(10 * block, None) == 9 * 16
-    assert held.tokens(10 * block, 64) == 9 * 16
-    assert held.tokens(block - 1, 64) == 0
+    assert kv_cache.tokens(10 * block, None) == 9 * 16
+    assert kv_cache.tokens(10 * block, 64) == 9 * 16
+    assert kv_cache.tokens(block - 1, 64) == 0
 
 
 def test_a_planned_cache_is_near_what_an_engine_logged() -> None:
