@@ -40,10 +40,10 @@ SHAPE = {
     "headDim": 64,
     "maxPositionEmbeddings": 8192,
 }
-FOUND = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
+SHAPE_REPORT = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
 COMMIT = "1" * 40
 MAIN = RevisionQuery(SMALL.removeprefix("hf://"), "main")
-ANSWERED = {MAIN: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
+RESOLVED = {MAIN: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
 CLAIM = Ref("team-a", claim_name("chat"))
 
 
@@ -64,9 +64,11 @@ def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
     return service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
 
 
-def said(snapshot: Snapshot, kind: str) -> tuple[str, str]:
-    (found,) = [one for one in status_of(snapshot).conditions if one.type == kind]
-    return found.reason, found.message
+def reason_and_message(snapshot: Snapshot, kind: str) -> tuple[str, str]:
+    (condition,) = [
+        candidate for candidate in status_of(snapshot).conditions if candidate.type == kind
+    ]
+    return condition.reason, condition.message
 
 
 def preparation(snapshot: Snapshot) -> Any:
@@ -77,17 +79,17 @@ def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> Non
     snapshot = a_snapshot(own())
     assert preparation(snapshot).job_to_create.task == "shape"
     assert plan_of(snapshot).service_plans[CHAT].choice is None
-    assert said(snapshot, "Accepted")[0] == "ReadingModel"
+    assert reason_and_message(snapshot, "Accepted")[0] == "ReadingModel"
 
 
 def test_while_the_job_runs_no_other_is_made() -> None:
     snapshot = a_snapshot(own(), **a_model_job("shape", own()))
     assert preparation(snapshot).job_to_create is None
-    assert said(snapshot, "Accepted")[0] == "ReadingModel"
+    assert reason_and_message(snapshot, "Accepted")[0] == "ReadingModel"
 
 
-def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -> None:
-    snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=FOUND, exit_code=0))
+def test_a_shape_that_was_read_places_the_model_in_the_same_cycle_and_is_recorded() -> None:
+    snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
     got = status_of(snapshot)
     assert plan_of(snapshot).service_plans[CHAT].choice is not None
     assert got.model is not None
@@ -97,18 +99,18 @@ def test_a_shape_that_was_read_places_the_model_in_the_same_turn_and_is_kept() -
 
 
 def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
-    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
+    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
     assert preparation(a_snapshot(own(), **parts)).obsolete_jobs == ()
-    told = status_of(a_snapshot(own(), **parts))
-    later = a_snapshot(replace(own(), status=told), **parts)
+    status = status_of(a_snapshot(own(), **parts))
+    later = a_snapshot(replace(own(), status=status), **parts)
     assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert plan_of(a_snapshot(replace(own(), status=told))).service_plans[CHAT].choice is not None
+    assert plan_of(a_snapshot(replace(own(), status=status))).service_plans[CHAT].choice is not None
 
 
-def test_another_model_is_read_again_and_the_former_job_goes() -> None:
-    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
-    told = status_of(a_snapshot(own(), **parts))
-    other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=told)
+def test_another_model_is_read_again_and_the_previous_job_is_deleted() -> None:
+    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(own(), **parts))
+    other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=status)
     got = preparation(a_snapshot(other, **parts))
     assert got.job_to_create.name != parts["model_jobs"][0].ref.name
     assert got.obsolete_jobs == (parts["model_jobs"][0].ref,)
@@ -118,33 +120,38 @@ def test_another_model_is_read_again_and_the_former_job_goes() -> None:
 def test_a_shape_in_the_spec_needs_no_job() -> None:
     snapshot = a_snapshot(own(model={"shape": SHAPE}))
     assert preparation(snapshot).job_to_create is None
-    told = status_of(snapshot).model
-    assert told is not None
-    assert told.shape is None
+    model_status = status_of(snapshot).model
+    assert model_status is not None
+    assert model_status.shape is None
 
 
-def test_a_config_that_was_not_understood_asks_for_the_shape() -> None:
+def test_an_unsupported_config_asks_for_the_shape() -> None:
     report = {"ok": False, "message": "config.json of hf://acme/own: vocab_size is missing"}
     parts = a_model_job("shape", own(), report=report, exit_code=3)
-    reason, message = said(a_snapshot(own(), **parts), "Accepted")
+    reason, message = reason_and_message(a_snapshot(own(), **parts), "Accepted")
     assert reason == "UnknownModel"
     for words in ("spec.model.shape", "vocab_size is missing", "kvHeads", "kubectl logs -n team-a"):
         assert words in message
 
 
-def test_a_gated_model_is_said_before_any_engine_starts() -> None:
+def test_a_gated_model_is_reported_before_any_engine_starts() -> None:
     report = {"ok": False, "message": "401 Client Error: Unauthorized for https://hub/config.json"}
     parts = a_model_job("shape", own(), report=report, exit_code=3)
-    assert "name a Secret with a token" in said(a_snapshot(own(), **parts), "Accepted")[1]
+    assert (
+        "name a Secret with a token"
+        in reason_and_message(a_snapshot(own(), **parts), "Accepted")[1]
+    )
 
 
-def test_a_missing_secret_holds_the_job_up_and_is_said() -> None:
+def test_a_missing_secret_blocks_the_job_and_is_reported() -> None:
     service = own(model={"tokenSecretRef": {"name": "hub"}})
     words = {
         "waiting_reason": "CreateContainerConfigError",
         "container_message": 'secret "hub" not found',
     }
-    message = said(a_snapshot(service, **a_model_job("shape", service, **words)), "Accepted")[1]
+    message = reason_and_message(
+        a_snapshot(service, **a_model_job("shape", service, **words)), "Accepted"
+    )[1]
     assert "kubectl create secret generic hub -n team-a" in message
 
 
@@ -154,10 +161,10 @@ def test_what_may_pass_is_tried_again_after_a_while() -> None:
     assert preparation(a_snapshot(own(), **parts, at=at(31))).obsolete_jobs == (
         parts["model_jobs"][0].ref,
     )
-    assert "exit code 1" in said(a_snapshot(own(), **parts), "Accepted")[1]
+    assert "exit code 1" in reason_and_message(a_snapshot(own(), **parts), "Accepted")[1]
 
 
-def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
+def test_a_job_whose_pod_was_lost_is_created_again() -> None:
     spec = own().spec
     assert spec is not None
     name = model_job_name("chat", "uid-chat", "shape", spec.model)
@@ -167,29 +174,32 @@ def test_a_job_whose_pod_was_lost_is_made_anew() -> None:
     assert preparation(a_snapshot(own(), model_jobs=(lost,))).obsolete_jobs == (lost.ref,)
 
 
-def test_a_wrong_spec_is_said_before_a_job_is_made() -> None:
+def test_a_wrong_spec_is_reported_before_a_job_is_created() -> None:
     snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
     assert plan_of(snapshot).service_plans[CHAT].preparation is None
-    assert said(snapshot, "Accepted")[0] == "ReservedFlag"
+    assert reason_and_message(snapshot, "Accepted")[0] == "ReservedFlag"
 
 
 def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
     assert preparation(a_snapshot(cached())).job_to_create is None
     got = preparation(a_snapshot(cached(), claims=bound()))
     assert got.job_to_create.task == "fetch"
-    assert said(a_snapshot(cached(), claims=bound()), "Progressing")[0] == "FetchingModel"
+    assert (
+        reason_and_message(a_snapshot(cached(), claims=bound()), "Progressing")[0]
+        == "FetchingModel"
+    )
 
 
-def test_the_progress_is_told_in_hundredths() -> None:
+def test_the_progress_is_reported_in_hundredths() -> None:
     parts = a_model_job("fetch", cached(), address="10.0.0.9")
     shown = {CHAT: FetchProgress(done=3_217_000_000, total=16_000_000_000)}
     snapshot = a_snapshot(cached(), claims=bound(), fetch_progress=shown, **parts)
-    told = status_of(snapshot)
-    assert told.model is not None
-    assert told.model.cache is not None
-    assert told.model.cache.bytes_done == 3_200_000_000
-    assert told.model.cache.bytes_total == 16_000_000_000
-    assert "3.2 of 16.0 GB (20%)" in said(snapshot, "Progressing")[1]
+    status = status_of(snapshot)
+    assert status.model is not None
+    assert status.model.cache is not None
+    assert status.model.cache.bytes_done == 3_200_000_000
+    assert status.model.cache.bytes_total == 16_000_000_000
+    assert "3.2 of 16.0 GB (20%)" in reason_and_message(snapshot, "Progressing")[1]
     assert preparation(snapshot).progress_address == "10.0.0.9"
 
 
@@ -197,21 +207,21 @@ def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
     report = {"ok": True, "bytes": 2_500, "commit": "c0ffee"}
     parts = a_model_job("fetch", cached(), report=report, exit_code=0)
     snapshot = a_snapshot(cached(), claims=bound(), **parts)
-    told = status_of(snapshot)
+    status = status_of(snapshot)
     assert preparation(snapshot).missing_files is None
-    assert told.model is not None
-    assert told.model.cache is not None
-    assert (told.model.cache.fetched, told.model.cache.commit) == (True, "c0ffee")
-    later = a_snapshot(cached(told), claims=bound(), **parts)
+    assert status.model is not None
+    assert status.model.cache is not None
+    assert (status.model.cache.fetched, status.model.cache.commit) == (True, "c0ffee")
+    later = a_snapshot(cached(status), claims=bound(), **parts)
     assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert status_of(later).model == told.model
+    assert status_of(later).model == status.model
 
 
 def test_a_claim_that_was_made_again_is_filled_again() -> None:
     report = {"ok": True, "bytes": 2_500}
     parts = a_model_job("fetch", cached(), report=report, exit_code=0)
-    told = status_of(a_snapshot(cached(), claims=bound(), **parts))
-    got = preparation(a_snapshot(cached(told), claims=bound("uid-other")))
+    status = status_of(a_snapshot(cached(), claims=bound(), **parts))
+    got = preparation(a_snapshot(cached(status), claims=bound("uid-other")))
     assert got.job_to_create.task == "fetch"
     assert got.missing_files is not None
 
@@ -219,7 +229,9 @@ def test_a_claim_that_was_made_again_is_filled_again() -> None:
 def test_a_fetch_that_is_refused_says_why() -> None:
     report = {"ok": False, "message": "cannot write /models/x: the volume is full"}
     parts = a_model_job("fetch", cached(), report=report, exit_code=3)
-    reason, message = said(a_snapshot(cached(), claims=bound(), **parts), "Progressing")
+    reason, message = reason_and_message(
+        a_snapshot(cached(), claims=bound(), **parts), "Progressing"
+    )
     assert reason == "ModelFetchFailed"
     assert "the volume is full" in message
 
@@ -236,32 +248,32 @@ def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
     waiting = a_snapshot(cached(), claims=bound(), resolutions={})
     assert plan_of(waiting).service_plans[CHAT].pinned_revision.query == MAIN
     assert preparation(waiting).job_to_create is None
-    found = preparation(replace(waiting, resolutions=ANSWERED))
-    assert found.job_to_create.spec.model.revision == COMMIT
-    told = status_of(replace(waiting, resolutions=ANSWERED)).model
-    assert told is not None
-    assert told.cache is not None
-    assert (told.revision, told.cache.fetched) == (COMMIT, False)
+    preparation_after = preparation(replace(waiting, resolutions=RESOLVED))
+    assert preparation_after.job_to_create.spec.model.revision == COMMIT
+    model_status = status_of(replace(waiting, resolutions=RESOLVED)).model
+    assert model_status is not None
+    assert model_status.cache is not None
+    assert (model_status.revision, model_status.cache.fetched) == (COMMIT, False)
 
 
 def test_another_commit_is_fetched_into_another_folder_before_engines_change() -> None:
     service = cached()
     assert service.spec is not None
     at_commit = service.spec.model.model_copy(update={"revision": COMMIT})
-    made = a_model_job(
+    job_objects = a_model_job(
         "fetch",
         replace(service, spec=service.spec.model_copy(update={"model": at_commit})),
         report={"ok": True, "bytes": 5},
         exit_code=0,
     )
-    first = a_snapshot(service, claims=bound(), resolutions=ANSWERED, **made)
-    there = replace(service, status=status_of(first))
+    first = a_snapshot(service, claims=bound(), resolutions=RESOLVED, **job_objects)
+    fetched = replace(service, status=status_of(first))
     assert preparation(first).missing_files is None
     asked = a_snapshot(
-        replace(there, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
+        replace(fetched, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
     )
-    question = replace(MAIN, update="now")
-    newer = {question: Resolution("2" * 40, RevisionReason.REVISION_RESOLVED, "the hub's words")}
+    query = replace(MAIN, update="now")
+    newer = {query: Resolution("2" * 40, RevisionReason.REVISION_RESOLVED, "the hub's words")}
     later = replace(asked, resolutions=newer)
     assert preparation(asked).job_to_create is None
     assert preparation(later).job_to_create.spec.model.revision == "2" * 40
@@ -281,13 +293,13 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
 
 
 def test_what_was_read_and_what_was_pinned_stay_together() -> None:
-    question = RevisionQuery("acme/own", "main")
-    pinned = {question: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
-    parts = a_model_job("shape", own(), report=FOUND, exit_code=0)
-    told = status_of(a_snapshot(own(), **parts, resolutions=pinned))
-    later = status_of(a_snapshot(replace(own(), status=told), resolutions={}))
+    query = RevisionQuery("acme/own", "main")
+    pinned = {query: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
+    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(own(), **parts, resolutions=pinned))
+    later = status_of(a_snapshot(replace(own(), status=status), resolutions={}))
     assert later.model is not None
-    assert later.model == told.model
+    assert later.model == status.model
     assert (later.model.revision, later.model.shape is not None) == (COMMIT, True)
 
 
@@ -301,7 +313,9 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
     service = a_service(spec=a_spec(OWN, replicas=1), status=before)
     runs = {"workloads": (a_workload(1),), "resolutions": {}}
     assert status_of(a_snapshot(service, **runs)).model == before.model
-    read = a_snapshot(service, **runs, **a_model_job("shape", service, report=FOUND, exit_code=0))
+    read = a_snapshot(
+        service, **runs, **a_model_job("shape", service, report=SHAPE_REPORT, exit_code=0)
+    )
     assert plan_of(read).service_plans[CHAT].pinned_revision.query == RevisionQuery(
         "acme/own", "main"
     )
@@ -310,7 +324,9 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
 
 def test_a_shape_that_was_read_does_not_count_as_written() -> None:
     """Else the replicas would be made anew by a Tessera that ships the model."""
-    status = status_of(a_snapshot(own(), **a_model_job("shape", own(), report=FOUND, exit_code=0)))
+    status = status_of(
+        a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
+    )
     known = with_known_shape(replace(own(), status=status)).spec
     plain = own().spec
     assert known is not None

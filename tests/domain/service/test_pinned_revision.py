@@ -38,47 +38,49 @@ def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
 
 
 def model_of(snapshot: Snapshot) -> ModelStatus:
-    found = status_of(snapshot).model
-    assert found is not None
-    return found
+    model_status = status_of(snapshot).model
+    assert model_status is not None
+    return model_status
 
 
-def words(model: ModelStatus) -> str:
+def message_of(model: ModelStatus) -> str:
     assert model.message is not None
     return model.message
 
 
-def answered(
-    commit: str | None, question: RevisionQuery = MAIN, **fields: Any
+def resolutions_of(
+    commit: str | None, query: RevisionQuery = MAIN, **fields: Any
 ) -> dict[RevisionQuery, Resolution]:
     reason = RevisionReason.REVISION_RESOLVED if commit else RevisionReason.HUB_UNREACHABLE
-    return {question: Resolution(commit, fields.get("reason", reason), "the hub's words")}
+    return {query: Resolution(commit, fields.get("reason", reason), "the hub's words")}
 
 
 def running(service: ObservedService, **fields: Any) -> Snapshot:
     pods = (a_pod("chat-0"), a_pod("chat-1"))
-    told = {"workloads": (a_workload(2),), "pods": pods, "resolutions": {}, **fields}
-    return a_snapshot(service, **told)
+    objects = {"workloads": (a_workload(2),), "pods": pods, "resolutions": {}, **fields}
+    return a_snapshot(service, **objects)
 
 
 def pinned(commit: str | None = ONE, **model: Any) -> ObservedService:
     """A service that runs with what the hub said."""
     service = a_service(spec=a_spec(model=model))
-    question = RevisionQuery(REPOSITORY, model.get("revision", "main"))
-    first = a_snapshot(service, resolutions=answered(commit, question))
+    query = RevisionQuery(REPOSITORY, model.get("revision", "main"))
+    first = a_snapshot(service, resolutions=resolutions_of(commit, query))
     return replace(service, status=status_of(first))
 
 
-def revision(allotment: ServicePlan) -> str | None:
-    assert allotment.effective_spec is not None
-    return allotment.effective_spec.model.revision
+def revision_of(service_plan: ServicePlan) -> str | None:
+    assert service_plan.effective_spec is not None
+    return service_plan.effective_spec.model.revision
 
 
 def test_a_new_service_waits_until_the_hub_was_asked() -> None:
     snapshot = a_snapshot(a_service(), resolutions={})
     assert allotted(snapshot).pinned_revision.query == MAIN
     status = status_of(snapshot)
-    progressing = next(one for one in status.conditions if one.type == "Progressing")
+    progressing = next(
+        condition for condition in status.conditions if condition.type == "Progressing"
+    )
     assert (progressing.status, progressing.reason) == ("True", "ResolvingRevision")
     assert model_of(snapshot).reason == "ResolvingRevision"
 
@@ -87,27 +89,27 @@ def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
     service = pinned(ONE, revision="main")
     assert service.status.model is not None
     assert (service.status.model.revision, service.status.model.reason) == (ONE, "RevisionResolved")
-    got = allotted(running(service, resolutions=answered(TWO)))
-    assert (revision(got), got.pinned_revision.query) == (ONE, None)
+    got = allotted(running(service, resolutions=resolutions_of(TWO)))
+    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
 
 
 def test_a_restarted_operator_asks_nothing_again() -> None:
     got = allotted(running(pinned(ONE)))
-    assert (revision(got), got.pinned_revision.query) == (ONE, None)
+    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
 
 
-def test_a_hub_that_does_not_answer_stops_nothing_and_is_told() -> None:
+def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
     service = pinned(None, revision="release")
     assert service.status.model is not None
     assert service.status.model.reason == "HubUnreachable"
-    assert "spec.model.revision release is used as given" in words(service.status.model)
+    assert "spec.model.revision release is used as given" in message_of(service.status.model)
     got = allotted(running(service))
-    assert (revision(got), got.pinned_revision.query) == ("release", None)
+    assert (revision_of(got), got.pinned_revision.query) == ("release", None)
 
 
 def test_a_hub_that_comes_back_rolls_no_pods() -> None:
-    got = allotted(running(pinned(None), resolutions=answered(TWO)))
-    assert revision(got) is None
+    got = allotted(running(pinned(None), resolutions=resolutions_of(TWO)))
+    assert revision_of(got) is None
 
 
 def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> None:
@@ -115,41 +117,45 @@ def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> 
     asking = allotted(running(service))
     assert asking.pinned_revision.query == RevisionQuery(REPOSITORY, "release")
     assert asking.pinned_revision.status == service.status.model
-    settled = running(service, resolutions=answered(TWO, RevisionQuery(REPOSITORY, "release")))
-    assert revision(allotted(settled)) == TWO
+    settled = running(
+        service, resolutions=resolutions_of(TWO, RevisionQuery(REPOSITORY, "release"))
+    )
+    assert revision_of(allotted(settled)) == TWO
 
 
 def test_the_annotation_asks_the_hub_again_once() -> None:
     service = replace(pinned(ONE), update="now")
     asked = RevisionQuery(REPOSITORY, "main", "now")
-    assert allotted(running(service, resolutions=answered(ONE))).pinned_revision.query == asked
-    updated = running(service, resolutions=answered(TWO, asked))
-    assert revision(allotted(updated)) == TWO
+    assert (
+        allotted(running(service, resolutions=resolutions_of(ONE))).pinned_revision.query == asked
+    )
+    updated = running(service, resolutions=resolutions_of(TWO, asked))
+    assert revision_of(allotted(updated)) == TWO
     after = running(replace(service, status=status_of(updated)))
-    assert (revision(allotted(after)), allotted(after).pinned_revision.query) == (TWO, None)
+    assert (revision_of(allotted(after)), allotted(after).pinned_revision.query) == (TWO, None)
 
 
 def test_an_update_without_a_hub_keeps_the_commit() -> None:
     service = replace(pinned(ONE), update="now")
     asked = RevisionQuery(REPOSITORY, "main", "now")
-    snapshot = running(service, resolutions=answered(None, asked))
-    assert revision(allotted(snapshot)) == ONE
-    assert f"the commit stays {ONE}" in words(model_of(snapshot))
+    snapshot = running(service, resolutions=resolutions_of(None, asked))
+    assert revision_of(allotted(snapshot)) == ONE
+    assert f"the commit stays {ONE}" in message_of(model_of(snapshot))
 
 
 def test_a_commit_needs_no_hub() -> None:
     service = a_service(spec=a_spec(model={"revision": ONE}))
     got = allotted(a_snapshot(service, resolutions={}))
-    assert (revision(got), got.pinned_revision.query) == (ONE, None)
+    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
     assert model_of(a_snapshot(service, resolutions={})).reason == "CommitSpecified"
 
 
 def test_a_service_from_before_pins_is_left_as_it_runs_until_the_annotation_asks() -> None:
     old = running(a_service())
-    assert (revision(allotted(old)), allotted(old).pinned_revision.query) == (None, None)
-    assert "kubectl tessera update chat pins it" in words(model_of(old))
-    told = replace(old.services[0], status=status_of(old))
-    assert allotted(running(replace(told, update="now"))).pinned_revision.query is not None
+    assert (revision_of(allotted(old)), allotted(old).pinned_revision.query) == (None, None)
+    assert "kubectl tessera update chat pins it" in message_of(model_of(old))
+    service = replace(old.services[0], status=status_of(old))
+    assert allotted(running(replace(service, update="now"))).pinned_revision.query is not None
 
 
 def test_a_claim_has_no_revision() -> None:
@@ -170,7 +176,7 @@ def test_a_claim_has_no_revision() -> None:
 @pytest.mark.parametrize(
     "reason", [RevisionReason.TOKEN_REQUIRED, RevisionReason.REVISION_NOT_FOUND]
 )
-def test_what_the_hub_refuses_is_used_as_given_and_told(reason: RevisionReason) -> None:
-    got = model_of(a_snapshot(a_service(), resolutions=answered(None, reason=reason)))
+def test_what_the_hub_refuses_is_used_as_given_and_reported(reason: RevisionReason) -> None:
+    got = model_of(a_snapshot(a_service(), resolutions=resolutions_of(None, reason=reason)))
     assert (got.revision, got.reason) == (None, reason)
-    assert words(got).startswith("the hub's words")
+    assert message_of(got).startswith("the hub's words")

@@ -37,14 +37,16 @@ MIRROR = Platform(image_registry="mirror.example.org", https_proxy="http://me:se
 
 
 def status_of(inputs: PlanInputs) -> InferenceServiceStatus:
-    return service_status(inputs.snapshot, planned(inputs), None, None)
+    return service_status(inputs.snapshot, service_plan_of(inputs), None, None)
 
 
-def planned(inputs: PlanInputs) -> ServicePlan:
+def service_plan_of(inputs: PlanInputs) -> ServicePlan:
     return plan_of(*inputs).service_plans[CHAT]
 
 
-def made(spec: InferenceServiceSpec | None = None, builder_version: int = 1) -> ObservedService:
+def a_built_service(
+    spec: InferenceServiceSpec | None = None, builder_version: int = 1
+) -> ObservedService:
     """A service whose replicas were made by builder 1, or by another one."""
     service = a_service(spec=spec)
     inputs = PlanInputs(a_snapshot(service), Config(builder_version=builder_version))
@@ -66,25 +68,25 @@ def later(
     )
 
 
-def told(inputs: PlanInputs) -> Condition:
-    found = status_of(inputs).conditions
-    return next(one for one in found if one.type == "UpdateAvailable")
+def update_condition(inputs: PlanInputs) -> Condition:
+    status_conditions = status_of(inputs).conditions
+    return next(condition for condition in status_conditions if condition.type == "UpdateAvailable")
 
 
-def filled(allotment: ServicePlan) -> Any:
-    assert allotment.template is not None
-    return allotment.template.record.effective_values
+def effective_values(service_plan: ServicePlan) -> Any:
+    assert service_plan.template is not None
+    return service_plan.template.record.effective_values
 
 
-def test_a_new_service_is_made_by_the_newest_recipe() -> None:
+def test_a_new_service_gets_the_newest_template_version() -> None:
     got = allotted(a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR))
     assert got.template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 
-def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_change() -> None:
-    upgraded = later(made(), platform=MIRROR)
-    assert planned(upgraded).template_version == PodTemplateVersion(builder_version=1)
-    condition = told(upgraded)
+def test_an_upgrade_keeps_the_template_version_of_a_service_and_says_what_would_change() -> None:
+    upgraded = later(a_built_service(), platform=MIRROR)
+    assert service_plan_of(upgraded).template_version == PodTemplateVersion(builder_version=1)
+    condition = update_condition(upgraded)
     assert (condition.status, condition.reason) == ("True", "NewTemplateAvailable")
     assert "builder version 2 instead of 1" in condition.message
     assert "imageRegistry of the platform" in condition.message
@@ -93,7 +95,7 @@ def test_an_upgrade_leaves_a_running_service_at_its_recipe_and_says_what_would_c
 
 
 def test_without_a_change_there_is_no_update() -> None:
-    condition = told(later(made(), builder_version=1))
+    condition = update_condition(later(a_built_service(), builder_version=1))
     assert (condition.status, condition.reason) == ("False", "UpToDate")
 
 
@@ -108,10 +110,10 @@ def test_without_a_change_there_is_no_update() -> None:
     ],
     ids=str,
 )
-def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -> None:
-    before = made()
+def test_what_does_not_shape_the_pods_keeps_the_template_version(change: dict[str, Any]) -> None:
+    before = a_built_service()
     upgraded = later(replace(before, spec=a_spec(**change), generation=2))
-    assert planned(upgraded).template_version.builder_version == 1
+    assert service_plan_of(upgraded).template_version.builder_version == 1
     assert status_of(upgraded).pod_template_version == before.status.pod_template_version
 
 
@@ -127,21 +129,29 @@ def test_what_does_not_shape_the_pods_keeps_the_recipe(change: dict[str, Any]) -
     ids=str,
 )
 def test_a_change_that_shapes_the_pods_takes_the_newest(change: dict[str, Any]) -> None:
-    upgraded = later(replace(made(), spec=a_spec(**change), generation=2))
-    assert planned(upgraded).template_version.builder_version == 2
-    assert told(upgraded).reason == "UpToDate"
+    upgraded = later(replace(a_built_service(), spec=a_spec(**change), generation=2))
+    assert service_plan_of(upgraded).template_version.builder_version == 2
+    assert update_condition(upgraded).reason == "UpToDate"
 
 
-def test_a_deployment_that_is_gone_is_made_anew_by_the_newest() -> None:
-    assert planned(later(made(), workloads=(), pods=())).template_version.builder_version == 2
+def test_a_deleted_deployment_is_created_by_the_newest() -> None:
+    assert (
+        service_plan_of(
+            later(a_built_service(), workloads=(), pods=())
+        ).template_version.builder_version
+        == 2
+    )
 
 
 def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
-    (node,) = later(made()).snapshot.nodes
+    (node,) = later(a_built_service()).snapshot.nodes
     node = replace(node, labels={**node.labels, "zone": "b"})
     moved = a_pool(nodeSelector={"pool": "a100", "zone": "b"})
     assert (
-        planned(later(made(), pools=(moved,), nodes=(node,))).template_version.builder_version == 2
+        service_plan_of(
+            later(a_built_service(), pools=(moved,), nodes=(node,))
+        ).template_version.builder_version
+        == 2
     )
 
 
@@ -157,84 +167,93 @@ def test_a_pool_with_other_nodes_takes_the_newest_since_the_pods_move() -> None:
 def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
     change: dict[str, Any],
 ) -> None:
-    assert planned(later(made(), pools=(a_pool(**change),))).template_version.builder_version == 2
+    assert (
+        service_plan_of(
+            later(a_built_service(), pools=(a_pool(**change),))
+        ).template_version.builder_version
+        == 2
+    )
 
 
 def test_the_annotation_takes_the_newest_once() -> None:
-    asking = later(replace(made(), update="2026-11-20T12:00:00Z"))
-    assert planned(asking).template_version.builder_version == 2
+    asking = later(replace(a_built_service(), update="2026-11-20T12:00:00Z"))
+    assert service_plan_of(asking).template_version.builder_version == 2
     honoured = replace(asking.snapshot.services[0], status=status_of(asking))
     third = later(honoured, builder_version=3)
-    assert planned(third).template_version.builder_version == 2
+    assert service_plan_of(third).template_version.builder_version == 2
     again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder_version=3)
-    assert planned(again).template_version.builder_version == 3
+    assert service_plan_of(again).template_version.builder_version == 3
 
 
 def test_taking_the_annotation_away_changes_nothing() -> None:
     service = a_service(update="then")
     before = replace(service, status=status_of(PlanInputs(a_snapshot(service))))
-    assert planned(later(replace(before, update=None))).template_version.builder_version == 1
+    assert (
+        service_plan_of(later(replace(before, update=None))).template_version.builder_version == 1
+    )
 
 
-def test_a_service_from_before_recipes_keeps_builder_one_without_a_platform() -> None:
-    old = made()
+def test_a_service_from_before_template_versions_keeps_builder_one_without_a_platform() -> None:
+    old = a_built_service()
     old = replace(old, status=old.status.model_copy(update={"pod_template_version": None}))
-    assert planned(later(old, platform=MIRROR)).template_version == PodTemplateVersion(
+    assert service_plan_of(later(old, platform=MIRROR)).template_version == PodTemplateVersion(
         builder_version=1
     )
 
 
-def test_a_service_whose_first_status_was_lost_keeps_what_it_was_just_made_by() -> None:
-    assert planned(later(a_service(), platform=MIRROR)).template_version == PodTemplateVersion(
-        builder_version=2, platform=MIRROR
-    )
+def test_a_service_whose_first_status_was_lost_keeps_the_version_it_was_just_built_by() -> None:
+    assert service_plan_of(
+        later(a_service(), platform=MIRROR)
+    ).template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 
 def test_planned_numbers_and_defaults_stay_too() -> None:
-    before = made()
-    kept = before.status.pod_template_version
-    assert kept is not None
-    older = kept.effective_values.model_copy(
+    before = a_built_service()
+    template_version = before.status.pod_template_version
+    assert template_version is not None
+    older = template_version.effective_values.model_copy(
         update={"max_num_seqs": 3, "engine_version": "0.31.0", "weights_mib": 7}
     )
     status = before.status.model_copy(
-        update={"pod_template_version": kept.model_copy(update={"effective_values": older})}
+        update={
+            "pod_template_version": template_version.model_copy(update={"effective_values": older})
+        }
     )
-    got = planned(snapshot := later(replace(before, status=status), builder_version=1))
+    got = service_plan_of(snapshot := later(replace(before, status=status), builder_version=1))
     assert got.choice is not None
     assert got.effective_spec is not None
     assert got.choice.fit.limits.max_num_seqs == 3
     assert got.choice.fit.memory.weights_mib == 7
     assert got.effective_spec.engine.version == "0.31.0"
-    assert "engineVersion 0.32.0 instead of 0.31.0" in told(snapshot).message
+    assert "engineVersion 0.32.0 instead of 0.31.0" in update_condition(snapshot).message
 
 
 def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> None:
-    upgraded = made(builder_version=2)
+    upgraded = a_built_service(builder_version=2)
     down = later(upgraded, builder_version=1)
-    assert planned(down).template_version.builder_version == 1
-    assert (told(down).status, told(down).reason) == ("False", "Downgraded")
-    assert "builder version 2" in told(down).message
+    assert service_plan_of(down).template_version.builder_version == 1
+    assert (update_condition(down).status, update_condition(down).reason) == ("False", "Downgraded")
+    assert "builder version 2" in update_condition(down).message
     after = replace(upgraded, status=status_of(down))
-    assert told(later(after, builder_version=1)).reason == "Downgraded"
+    assert update_condition(later(after, builder_version=1)).reason == "Downgraded"
     up_again = later(after, builder_version=2)
-    assert planned(up_again).template_version.builder_version == 1
-    assert told(up_again).reason == "NewTemplateAvailable"
+    assert service_plan_of(up_again).template_version.builder_version == 1
+    assert update_condition(up_again).reason == "NewTemplateAvailable"
 
 
-def test_a_refused_service_keeps_its_recipe() -> None:
-    before = made()
+def test_a_refused_service_keeps_its_template_version() -> None:
+    before = a_built_service()
     refused = later(replace(before, spec=None, problem="spec.model: Field required"))
     assert status_of(refused).pod_template_version == before.status.pod_template_version
-    assert told(refused).reason == "NotPlaced"
+    assert update_condition(refused).reason == "NotPlaced"
 
 
 def test_planning_again_with_the_written_status_keeps_it() -> None:
-    before = made(a_spec(SMALL, drain={"timeout": "90s"}))
+    before = a_built_service(a_spec(SMALL, drain={"timeout": "90s"}))
     wire = before.status.model_dump(mode="json", by_alias=True, exclude_none=True)
     read = replace(before, status=InferenceServiceStatus.model_validate(wire))
     assert status_of(later(read)).pod_template_version == before.status.pod_template_version
-    assert filled(planned(later(read))).drain_timeout == timedelta(seconds=90)
+    assert effective_values(service_plan_of(later(read))).drain_timeout == timedelta(seconds=90)
 
 
 SHAPING_DEFAULTS = {
@@ -256,13 +275,13 @@ def test_the_parts_that_shape_pods_get_no_new_default() -> None:
     """The API server writes defaults into objects that it reads: a new one would change the shape
     of every service, and an upgrade would roll them. A new field there has to be None by default,
     and what stands for None belongs to `Filled` or to the builder's defaults."""
-    found: set[str] = set()
+    names_with_default: set[str] = set()
     for part in ("model", "slo", "context", "engine", "drain"):
-        found |= set(_defaults(InferenceServiceSpec, part))
-    assert found == SHAPING_DEFAULTS
+        names_with_default |= set(_defaults(InferenceServiceSpec, part))
+    assert names_with_default == SHAPING_DEFAULTS
 
 
-def test_a_recipe_that_was_written_can_be_read_for_ever() -> None:
+def test_a_template_version_that_was_written_can_be_read_for_ever() -> None:
     """A field that an older Tessera did not write must not be needed; give new ones a default."""
     assert needed(PodTemplateVersionStatus) == {"template_hash", "effective_values"}
     assert needed(Platform) == set()
@@ -288,9 +307,9 @@ def _defaults(model: type[BaseModel], part: str) -> list[str]:
         for branch in (node, *node.get("anyOf", ())):
             if "$ref" in branch:
                 node = definitions[branch["$ref"].rsplit("/", 1)[-1]] | node
-        told = [path] if node.get("default") is not None else []
+        paths = [path] if node.get("default") is not None else []
         for name, child in node.get("properties", {}).items():
-            told += walk(child, f"{path}.{name}")
-        return told
+            paths += walk(child, f"{path}.{name}")
+        return paths
 
     return walk(schema["properties"][part], part)

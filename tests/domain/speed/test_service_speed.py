@@ -63,14 +63,14 @@ def a_speed(reading: SpeedReading, pods: tuple[Pod, ...] = PODS) -> ServiceSpeed
 
 def as_predicted(times: float = 1.0, **fields: Any) -> ServiceSpeed:
     """Engines that take so many times as long as predicted."""
-    told = a_speed_reading(**fields)
-    gap = predicted_itl(a_choice().fit, told)
+    reading = a_speed_reading(**fields)
+    gap = predicted_itl(a_choice().fit, reading)
     assert gap is not None
-    return a_speed(replace(told, itl_seconds=gap.mean * times))
+    return a_speed(replace(reading, itl_seconds=gap.mean * times))
 
 
-def told_of(times: float, kept: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
-    got = next_speed_status(as_predicted(times), kept, at(when))
+def next_status(times: float, previous: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
+    got = next_speed_status(as_predicted(times), previous, at(when))
     assert got is not None
     return got
 
@@ -158,8 +158,8 @@ def test_the_cache_is_compared_with_the_plan() -> None:
 
 
 def test_a_reading_of_another_variant_says_nothing_of_this_one() -> None:
-    mine, other = a_speed_reading(variant="a100-1g-10gb"), a_speed_reading(variant="other")
-    assert service_speed(a_spec(), a_choice(), PODS, [mine, other]).requests == 1200
+    own, other = a_speed_reading(variant="a100-1g-10gb"), a_speed_reading(variant="other")
+    assert service_speed(a_spec(), a_choice(), PODS, [own, other]).requests == 1200
     assert service_speed(a_spec(), a_choice(), PODS, [other]).requests == 0
 
 
@@ -207,52 +207,52 @@ def test_a_bucket_around_the_predicted_median_leaves_it_to_the_mean() -> None:
     assert (speed_reason(wide, None), speed_reason(narrow, None)) == (SLOWER, AS)
 
 
-def test_the_first_measurement_is_told_at_once() -> None:
-    got = told_of(1.07)
+def test_the_first_measurement_is_published_at_once() -> None:
+    got = next_status(1.07)
     assert (got.reason, str(got.ratio), got.requests, got.at) == ("AsPredicted", "1.07", 1200, NOW)
     assert got.variant == "a100-1g-10gb"
 
 
-def test_nothing_is_told_anew_within_five_minutes() -> None:
-    kept = told_of(1.0)
-    assert told_of(2.0, kept, 299) is kept
-    assert told_of(2.0, kept, 300).reason == "SlowerThanPredicted"
+def test_nothing_is_published_again_within_five_minutes() -> None:
+    previous = next_status(1.0)
+    assert next_status(2.0, previous, 299) is previous
+    assert next_status(2.0, previous, 300).reason == "SlowerThanPredicted"
 
 
-def test_what_moved_little_is_not_told_anew() -> None:
-    kept = told_of(1.0)
-    assert told_of(1.09, kept, 600) is kept
-    assert told_of(1.13, kept, 600) is not kept
+def test_what_changed_little_is_not_published_again() -> None:
+    previous = next_status(1.0)
+    assert next_status(1.09, previous, 600) is previous
+    assert next_status(1.13, previous, 600) is not previous
 
 
 def test_throughput_that_follows_the_load_is_no_news_until_it_moved_by_half() -> None:
-    kept = next_speed_status(as_predicted(1.0), None, NOW)
-    more = next_speed_status(as_predicted(1.0, tokens_per_second=590.0), kept, at(600))
-    much_more = next_speed_status(as_predicted(1.0, tokens_per_second=610.0), kept, at(600))
-    assert more is kept
-    assert much_more is not kept
+    previous = next_speed_status(as_predicted(1.0), None, NOW)
+    more = next_speed_status(as_predicted(1.0, tokens_per_second=590.0), previous, at(600))
+    much_more = next_speed_status(as_predicted(1.0, tokens_per_second=610.0), previous, at(600))
+    assert more is previous
+    assert much_more is not previous
 
 
-def test_without_a_reading_what_was_told_stays() -> None:
-    kept = told_of(1.3)
-    assert next_speed_status(a_speed(SpeedReading()), kept, at(3600)) is kept
-    assert speed_verdict(kept).reason is SLOWER
+def test_without_a_reading_the_published_status_stays() -> None:
+    previous = next_status(1.3)
+    assert next_speed_status(a_speed(SpeedReading()), previous, at(3600)) is previous
+    assert speed_verdict(previous).reason is SLOWER
 
 
 @pytest.mark.parametrize("field", ["variant", "model"])
 def test_what_was_measured_of_another_variant_or_model_is_forgotten(field: str) -> None:
-    kept = told_of(1.3).model_copy(update={field: "another"})
-    assert next_speed_status(a_speed(SpeedReading()), kept, at(3600)) is None
+    previous = next_status(1.3).model_copy(update={field: "another"})
+    assert next_speed_status(a_speed(SpeedReading()), previous, at(3600)) is None
     assert speed_verdict(None).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
 
 
 def test_a_word_of_a_newer_version_is_no_verdict() -> None:
-    kept = told_of(1.3).model_copy(update={"reason": "MuchSlower"})
-    assert speed_verdict(kept).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
+    previous = next_status(1.3).model_copy(update={"reason": "MuchSlower"})
+    assert speed_verdict(previous).reason is SpeedAsPredicted.NOT_ENOUGH_REQUESTS
 
 
 def test_the_message_has_both_times_and_where_to_look() -> None:
-    message = speed_verdict(told_of(1.3)).message
+    message = speed_verdict(next_status(1.3)).message
     assert "1.30 times as long" in message
     assert "1200 requests" in message
     assert "docs/tasks/alerts.md" in message
@@ -261,48 +261,54 @@ def test_the_message_has_both_times_and_where_to_look() -> None:
 def a_measured_fleet(
     times: float, service: ObservedService | None = None, when: float = 0, **fields: Any
 ) -> Snapshot:
-    reading = as_predicted(times)
-    told = a_speed_reading(itl_seconds=reading.measured_mean, variant="a100-1g-10gb")
+    speed = as_predicted(times)
+    speed_reading = a_speed_reading(itl_seconds=speed.measured_mean, variant="a100-1g-10gb")
     readings = readings_of(
-        PODS, at=at(when), speeds={CHAT: (replace(told, **fields),)}, speeds_at=at(when)
+        PODS, at=at(when), speeds={CHAT: (replace(speed_reading, **fields),)}, speeds_at=at(when)
     )
-    found = service or a_service()
-    return a_snapshot(found, at=at(when), pods=PODS, workloads=(a_workload(2),), readings=readings)
+    measured_service = service or a_service()
+    return a_snapshot(
+        measured_service, at=at(when), pods=PODS, workloads=(a_workload(2),), readings=readings
+    )
 
 
-def written(snapshot: Snapshot, kept: PlanCache | None = None) -> ObservedService:
+def with_written_status(snapshot: Snapshot, cache: PlanCache | None = None) -> ObservedService:
     """The service as the turn leaves it."""
-    one = plan_of(snapshot, cache=kept).service_plans[CHAT]
-    return replace(one.service, status=service_status(snapshot, one, None, None))
+    service_plan = plan_of(snapshot, cache=cache).service_plans[CHAT]
+    return replace(service_plan.service, status=service_status(snapshot, service_plan, None, None))
 
 
-def test_status_and_condition_tell_both_speeds() -> None:
-    got = written(a_measured_fleet(1.3)).status
+def test_status_and_condition_show_both_speeds() -> None:
+    got = with_written_status(a_measured_fleet(1.3)).status
     assert got.speed is not None
     assert float(got.speed.ratio) == 1.3
-    condition = next(one for one in got.conditions if one.type == "SpeedAsPredicted")
+    condition = next(
+        candidate for candidate in got.conditions if candidate.type == "SpeedAsPredicted"
+    )
     assert (condition.status, condition.reason) == ("False", "SlowerThanPredicted")
 
 
 def test_a_restarted_operator_keeps_what_the_status_says() -> None:
-    before = written(a_measured_fleet(1.3))
-    after = written(a_snapshot(before, pods=PODS, workloads=(a_workload(2),)))
+    before = with_written_status(a_measured_fleet(1.3))
+    after = with_written_status(a_snapshot(before, pods=PODS, workloads=(a_workload(2),)))
     assert after.status.speed == before.status.speed
 
 
 def test_moving_readings_write_no_status() -> None:
-    kept, service = PlanCache(), written(a_measured_fleet(1.0))
-    for turn in range(1, 20):
+    cache, service = PlanCache(), with_written_status(a_measured_fleet(1.0))
+    for cycle in range(1, 20):
         moved = a_measured_fleet(
-            1 + 0.004 * turn, service, 30.0 * turn, tokens_per_second=400.0 + 9 * turn
+            1 + 0.004 * cycle, service, 30.0 * cycle, tokens_per_second=400.0 + 9 * cycle
         )
-        assert written(moved, kept).status.speed == service.status.speed
+        assert with_written_status(moved, cache).status.speed == service.status.speed
 
 
 def test_a_verdict_that_changes_is_written_once_in_five_minutes() -> None:
-    service, changes = written(a_measured_fleet(1.0)), 0
+    service, changes = with_written_status(a_measured_fleet(1.0)), 0
     for turn in range(1, 31):  # a quarter of an hour between right and wrong
-        after = written(a_measured_fleet(1.3 if turn % 2 else 1.0, service, 30.0 * turn))
+        after = with_written_status(
+            a_measured_fleet(1.3 if turn % 2 else 1.0, service, 30.0 * turn)
+        )
         changes += after.status.speed != service.status.speed
         service = after
     assert changes <= 3
@@ -324,8 +330,11 @@ def test_8_bits_are_measured_by_the_peak_at_8_bits_where_there_is_one() -> None:
     assert peak(A100) == 1
 
 
-def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> None:
-    before, after = written(a_measured_fleet(1.0)).status, written(a_measured_fleet(1.25)).status
+def test_what_a_service_measured_corrects_its_published_speed_and_no_limit() -> None:
+    before, after = (
+        with_written_status(a_measured_fleet(1.0)).status,
+        with_written_status(a_measured_fleet(1.25)).status,
+    )
     assert before.variant is not None
     assert after.variant is not None
     assert after.variant.tokens_per_second == pytest.approx(
@@ -344,37 +353,37 @@ def test_what_a_service_measured_corrects_what_is_told_of_it_and_no_limit() -> N
 
 
 def test_a_measurement_changes_nothing_that_engines_are_made_of() -> None:
-    service = written(a_measured_fleet(1.4))
-    told = plan_of(a_measured_fleet(1.4, service, 600)).service_plans[CHAT]
+    service = with_written_status(a_measured_fleet(1.4))
+    measured = plan_of(a_measured_fleet(1.4, service, 600)).service_plans[CHAT]
     plain = plan_of(a_snapshot(a_service(), pods=PODS, workloads=(a_workload(2),))).service_plans[
         CHAT
     ]
-    assert told.measured_speed is not None
-    assert told.choice == plain.choice
+    assert measured.measured_speed is not None
+    assert measured.choice == plain.choice
 
 
-def a_case(service: ObservedService) -> MeasurementKey:
-    found = a_choice().fit
+def measurement_key_of(service: ObservedService) -> MeasurementKey:
+    fit = a_choice().fit
     assert service.spec is not None
     shape = shape_of(service.spec)
     assert shape is not None
-    return measurement_key(shape, found.precision, found.hardware)
+    return measurement_key(shape, fit.precision, fit.hardware)
 
 
-def test_services_of_one_case_are_weighed_by_their_requests() -> None:
-    first = written(a_measured_fleet(1.2))
+def test_services_of_one_measurement_key_are_weighed_by_their_requests() -> None:
+    first = with_written_status(a_measured_fleet(1.2))
     speed = first.status.speed
     assert speed is not None
     less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
     other = replace(first, status=first.status.model_copy(update={"speed": less}))
-    got = measured_speeds([first, other, a_service("quiet")])[a_case(first)]
+    got = measured_speeds([first, other, a_service("quiet")])[measurement_key_of(first)]
     assert got.ratio == pytest.approx(1.275)
     assert got.requests == 1600
 
 
 @pytest.mark.parametrize("field", ["variant", "model"])
 def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str) -> None:
-    service = written(a_measured_fleet(1.2))
+    service = with_written_status(a_measured_fleet(1.2))
     speed = service.status.speed
     assert speed is not None
     moved = speed.model_copy(update={field: "another"})
@@ -382,8 +391,10 @@ def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str)
     assert measured_speeds([replace(service, status=status)]) == {}
 
 
-def test_explain_tells_the_measured_throughput_and_why() -> None:
-    snapshot = a_measured_fleet(1.25, written(a_measured_fleet(1.25)))
-    told = {one.topic: one for one in explain(snapshot, plan_of(snapshot), CHAT)}
-    assert "measured in this cluster" in told["sizing"].message
-    assert "1.25 times as long" in dict(told["sizing"].numbers)["output tok/s"]
+def test_explain_shows_the_measured_throughput_and_why() -> None:
+    snapshot = a_measured_fleet(1.25, with_written_status(a_measured_fleet(1.25)))
+    decisions = {
+        decision.topic: decision for decision in explain(snapshot, plan_of(snapshot), CHAT)
+    }
+    assert "measured in this cluster" in decisions["sizing"].message
+    assert "1.25 times as long" in dict(decisions["sizing"].numbers)["output tok/s"]

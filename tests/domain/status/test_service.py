@@ -46,13 +46,13 @@ def a_running_fleet(service: ObservedService | None = None, **fields: Any) -> Sn
     )
 
 
-def told(status: InferenceServiceStatus) -> dict[str, tuple[str, str]]:
-    return {one.type: (one.status, one.reason) for one in status.conditions}
+def status_and_reason(status: InferenceServiceStatus) -> dict[str, tuple[str, str]]:
+    return {condition.type: (condition.status, condition.reason) for condition in status.conditions}
 
 
 def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
     got = status_of(a_running_fleet())
-    assert told(got) == {
+    assert status_and_reason(got) == {
         "Accepted": ("True", "Valid"),
         "Placed": ("True", "Placed"),
         "Progressing": ("True", "RolloutComplete"),
@@ -83,8 +83,12 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     first = conditions({"Placed": StatusVerdict(PlacementReason.NO_POOL, "a")}, (), 1, at(0))
     same = conditions({"Placed": StatusVerdict(PlacementReason.TOO_LARGE, "b")}, first, 2, at(60))
     other = conditions({"Placed": StatusVerdict(PlacementReason.PLACED, "c")}, same, 2, at(90))
-    assert [one[0].last_transition_time for one in (first, same, other)] == [at(0), at(0), at(90)]
-    assert [one[0].observed_generation for one in (first, same, other)] == [1, 2, 2]
+    assert [written[0].last_transition_time for written in (first, same, other)] == [
+        at(0),
+        at(0),
+        at(90),
+    ]
+    assert [written[0].observed_generation for written in (first, same, other)] == [1, 2, 2]
 
 
 def test_an_unchanged_fleet_has_an_unchanged_status() -> None:
@@ -102,12 +106,12 @@ def test_readings_alone_do_not_rewrite_the_status() -> None:
     assert status_of(later) == first
 
 
-def test_what_the_api_server_refused_is_told() -> None:
+def test_what_the_api_server_refused_is_reported() -> None:
     got = status_of(a_running_fleet(), "apply services team-a/chat: exists already")
-    assert told(got)["Progressing"] == ("False", "ApplyFailed")
+    assert status_and_reason(got)["Progressing"] == ("False", "ApplyFailed")
 
 
-def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None:
+def test_a_stalled_engine_is_reported_until_its_replacement_takes_requests() -> None:
     stuck, other = a_pod("chat-0"), a_pod("chat-1")
     progress = {stuck.ref: EngineProgress(steps=9.0, since=at(-200), busy_since=at(-190))}
     frozen = a_running_fleet(
@@ -116,7 +120,7 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
     )
     allotment = plan_of(frozen, memory=PlanMemory(engine_progress=progress)).service_plans[CHAT]
     first = service_status(frozen, allotment, None, None)
-    assert told(first)["Progressing"] == ("False", "EngineStalled")
+    assert status_and_reason(first)["Progressing"] == ("False", "EngineStalled")
     assert first.replacement is not None
     assert (first.replacement.pod, first.replacement.uid) == ("chat-0", "uid-chat-0")
 
@@ -127,7 +131,7 @@ def test_a_stalled_engine_is_told_until_its_replacement_takes_requests() -> None
     assert during.ready_replicas == 1
 
     after = a_running_fleet(a_service(status=during), pods=(other, a_pod("chat-2")))
-    assert told(status_of(after))["Progressing"] == ("True", "RolloutComplete")
+    assert status_and_reason(status_of(after))["Progressing"] == ("True", "RolloutComplete")
     assert status_of(after).replacement == first.replacement
 
 
@@ -136,7 +140,7 @@ def test_replicas_that_start_later_have_nothing_to_do_with_an_engine_replaced_be
     service = a_service(status=InferenceServiceStatus(replacement=record))
     new = a_pod("chat-2", ready_since=None, containers_ready=False)
     got = status_of(a_running_fleet(service, pods=(a_pod("chat-0"), new)))
-    assert told(got)["Progressing"] == ("True", "Starting")
+    assert status_and_reason(got)["Progressing"] == ("True", "Starting")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
     pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
     got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
-    assert told(got)["Progressing"] == ("True", "RolloutComplete")
+    assert status_and_reason(got)["Progressing"] == ("True", "RolloutComplete")
     assert (got.replicas, got.ready_replicas) == (2, 2)
 
 
@@ -157,14 +161,14 @@ def test_scaling_is_written_only_with_a_decision() -> None:
     first = status_of(a_running_fleet())
     assert first.scaling is not None
     assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "Steady")
-    assert [one.replicas for one in first.scaling.recent_changes] == [2]
+    assert [change.replicas for change in first.scaling.recent_changes] == [2]
 
 
-def test_a_refused_service_keeps_what_was_said_of_its_hardware() -> None:
+def test_a_refused_service_keeps_the_status_of_its_hardware() -> None:
     first = status_of(a_running_fleet())
     refused = a_service(status=first, spec=None, problem="spec.model: Field required")
     got = status_of(a_running_fleet(refused))
-    assert told(got)["Accepted"] == ("False", Accepted.INVALID_SPEC)
+    assert status_and_reason(got)["Accepted"] == ("False", Accepted.INVALID_SPEC)
     assert (got.variant, got.cost) == (first.variant, first.cost)
 
 

@@ -155,7 +155,7 @@ def test_what_the_parser_lets_pass_still_has_its_value() -> None:
     assert passing == [True, True, False]
 
 
-def test_defaults_are_told_apart_from_what_was_given() -> None:
+def test_defaults_are_distinguished_from_what_was_given() -> None:
     assert parse([], TABLE) == {}
     assert defaults(TABLE)["gpu_memory_utilization"] == 0.92
     assert "max_num_seqs" not in defaults(TABLE)
