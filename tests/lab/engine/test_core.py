@@ -54,7 +54,7 @@ def step(engine: EngineCore) -> EngineStep:
     return done
 
 
-def drained(engine: EngineCore) -> list[EngineStep]:
+def run_until_idle(engine: EngineCore) -> list[EngineStep]:
     """All steps until the engine is idle."""
     return list(iter(engine.step, None))
 
@@ -66,7 +66,7 @@ def test_an_idle_engine_has_no_step() -> None:
 def test_the_prompts_step_emits_the_first_token_and_every_later_step_one_more() -> None:
     engine = an_engine()
     submit(engine, (20, 3))
-    steps = drained(engine)
+    steps = run_until_idle(engine)
     assert [done.emitted for done in steps] == [(0,), (0,), (0,)]
     assert [done.first for done in steps] == [(0,), (), ()]
     assert [done.prefill_tokens for done in steps] == [20, 0, 0]
@@ -111,13 +111,13 @@ def test_no_more_than_max_num_seqs_run_and_the_rest_wait() -> None:
     submit(engine, (5, 2), (5, 3), (5, 2))
     assert step(engine).admitted == (0, 1)
     assert (engine.running, engine.waiting) == (2, 1)
-    assert [done.admitted for done in drained(engine)] == [(), (2,), ()]
+    assert [done.admitted for done in run_until_idle(engine)] == [(), (2,), ()]
 
 
 def test_a_request_waits_until_blocks_for_its_whole_prompt_are_free() -> None:
     engine = an_engine(blocks=9, batched=16)  # 8 usable blocks
     submit(engine, (60, 2), (80, 2))
-    steps = drained(engine)
+    steps = run_until_idle(engine)
     assert [done.admitted for done in steps if done.admitted] == [(0,), (1,)]
     assert engine.free_blocks == 8
 
@@ -125,7 +125,7 @@ def test_a_request_waits_until_blocks_for_its_whole_prompt_are_free() -> None:
 def test_short_of_blocks_the_last_one_is_preempted_and_loses_no_token() -> None:
     engine = an_engine(blocks=9, batched=128)  # 8 usable blocks of 16 tokens
     submit(engine, (60, 20), (62, 20))
-    steps = drained(engine)
+    steps = run_until_idle(engine)
     [(at, preempted)] = [(n, done.preempted) for n, done in enumerate(steps) if done.preempted]
     assert preempted == (1,)
     assert steps[at].emitted == (0,)
@@ -138,7 +138,7 @@ def test_by_arrival_a_priority_changes_nothing() -> None:
     engine = an_engine(seqs=1)
     submit(engine, (5, 1), (5, 1), priority=5)
     submit(engine, (5, 1), priority=-5)
-    assert [done.admitted for done in drained(engine)] == [(0,), (1,), (2,)]
+    assert [done.admitted for done in run_until_idle(engine)] == [(0,), (1,), (2,)]
 
 
 def test_by_priority_the_lower_number_goes_first_and_arrival_breaks_ties() -> None:
@@ -146,7 +146,7 @@ def test_by_priority_the_lower_number_goes_first_and_arrival_breaks_ties() -> No
     submit(engine, (5, 1), priority=5)
     submit(engine, (5, 1), (5, 1), priority=-5)
     submit(engine, (5, 1), priority=0)
-    assert [done.admitted for done in drained(engine)] == [(1,), (2,), (3,), (0,)]
+    assert [done.admitted for done in run_until_idle(engine)] == [(1,), (2,), (3,), (0,)]
 
 
 def test_by_priority_the_worst_is_preempted() -> None:
@@ -154,17 +154,17 @@ def test_by_priority_the_worst_is_preempted() -> None:
     submit(engine, (60, 20), priority=1)
     step(engine)
     submit(engine, (60, 20), priority=0)
-    preempted = [done.preempted for done in drained(engine) if done.preempted]
+    preempted = [done.preempted for done in run_until_idle(engine) if done.preempted]
     assert preempted == [(0,)]
 
 
-def test_in_a_step_that_preempts_nobody_is_admitted() -> None:
+def test_in_a_step_that_preempts_no_request_is_admitted() -> None:
     engine = an_engine(seqs=2, blocks=9, batched=128, policy=SchedulingPolicy.PRIORITY)
     submit(engine, (60, 20), priority=0)
     submit(engine, (62, 20), priority=1)
     step(engine)
     submit(engine, (5, 1), priority=0)
-    steps = drained(engine)
+    steps = run_until_idle(engine)
     [at] = [number for number, done in enumerate(steps) if done.preempted]
     assert steps[at].admitted == ()
     assert steps[at + 1].admitted == (2,)
@@ -190,7 +190,7 @@ def test_an_aborted_id_may_be_used_again_and_takes_its_place_at_the_end() -> Non
     submit(engine, (5, 1), (5, 1))
     engine.abort(0)
     engine.submit(EngineRequest(id=0, prompt_tokens=5, output_tokens=1))
-    assert [done.admitted for done in drained(engine)] == [(1,), (0,)]
+    assert [done.admitted for done in run_until_idle(engine)] == [(1,), (0,)]
 
 
 def test_the_queue_limit_counts_waiting_and_running() -> None:
@@ -200,7 +200,7 @@ def test_the_queue_limit_counts_waiting_and_running() -> None:
     submit(engine, (5, 3))
     refused = EngineRequest(id=9, prompt_tokens=5, output_tokens=3, priority=-9)
     assert engine.submit(refused) is RejectionReason.QUEUED_REQUESTS
-    drained(engine)
+    run_until_idle(engine)
     assert engine.submit(refused) is None
 
 

@@ -75,17 +75,17 @@ def test_a_beginning_in_use_costs_the_second_request_no_blocks() -> None:
     assert engine.free_blocks == 0
 
 
-@pytest.mark.parametrize(("asked", "found"), [((1, 2, 3), 16), ((11, 12, 13), 48)])
+@pytest.mark.parametrize(("prefixes", "cached_tokens"), [((1, 2, 3), 16), ((11, 12, 13), 48)])
 def test_the_longest_unused_is_forgotten_first_and_an_end_before_its_beginning(
-    asked: tuple[int, ...], found: int
+    prefixes: tuple[int, ...], cached_tokens: int
 ) -> None:
     engine = EngineCore(replace(LIMITS, blocks=10), SPEED)  # 9 usable blocks
     run(engine, a_request(0, 60, 1, 2, 3), a_request(1, 60, 11, 12, 13))
     run(engine, a_request(2, 50))  # takes the empty block, what the first had for itself, 3 and 2
-    assert run(engine, a_request(3, 50, *asked))[0].hit_tokens == found
+    assert run(engine, a_request(3, 50, *prefixes))[0].hit_tokens == cached_tokens
 
 
-def test_an_answer_is_found_by_who_asks_on() -> None:
+def test_an_answer_is_a_cache_hit_for_the_next_turn_of_its_conversation() -> None:
     engine = EngineCore(LIMITS, SPEED)
     run(engine, a_request(0, 40, 1, 2, 3, 4, output=25))  # 64 tokens are computed of 65
     steps = run(engine, a_request(1, 90, 1, 2, 3, 4, 5))
@@ -140,14 +140,14 @@ def test_the_more_of_a_prompt_is_there_the_sooner_its_first_token_comes() -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"shared_tokens": 40}, "whole blocks"),
         ({"chunked_prefill": False, "max_num_batched_tokens": 127}, "chunks"),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(
-    changes: dict[str, object], told: str
+    changes: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         replace(LIMITS, **changes)  # type: ignore[arg-type] # any field

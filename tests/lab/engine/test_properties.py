@@ -39,7 +39,7 @@ events = st.lists(
 
 
 @dataclass
-class Life:
+class RequestHistory:
     """What a request went through."""
 
     request: EngineRequest
@@ -49,9 +49,9 @@ class Life:
     ends: list[FinishReason] = field(default_factory=list)
 
 
-def _lives(engine: EngineCore, happening: list[Any]) -> dict[int, Life]:
+def _run_events(engine: EngineCore, happening: list[Any]) -> dict[int, RequestHistory]:
     """Play the events and then drain; what must hold in every step is checked on the way."""
-    lives: dict[int, Life] = {}
+    lives: dict[int, RequestHistory] = {}
     for event in [*happening, *["step"] * 2000]:
         if event == "step":
             _step(engine, lives)
@@ -66,11 +66,11 @@ def _lives(engine: EngineCore, happening: list[Any]) -> dict[int, Life]:
                 id=len(lives), prompt_tokens=prompt, output_tokens=output, priority=priority
             )
             assert engine.submit(request) is None
-            lives[request.id] = Life(request)
+            lives[request.id] = RequestHistory(request)
     return lives
 
 
-def _step(engine: EngineCore, lives: dict[int, Life]) -> None:
+def _step(engine: EngineCore, lives: dict[int, RequestHistory]) -> None:
     free = engine.free_blocks
     done = engine.step()
     if done is None:
@@ -94,12 +94,12 @@ def _step(engine: EngineCore, lives: dict[int, Life]) -> None:
         assert needed <= free + _freed(engine, lives, done.preempted)
 
 
-def _input_blocks(engine: EngineCore, life: Life, emitted: tuple[int, ...]) -> int:
+def _input_blocks(engine: EngineCore, life: RequestHistory, emitted: tuple[int, ...]) -> int:
     before = life.tokens - (life.request.id in emitted)
     return engine.limits.blocks_for(life.request.prompt_tokens + before)
 
 
-def _freed(engine: EngineCore, lives: dict[int, Life], preempted: tuple[int, ...]) -> int:
+def _freed(engine: EngineCore, lives: dict[int, RequestHistory], preempted: tuple[int, ...]) -> int:
     return sum(_input_blocks(engine, lives[number], ()) for number in preempted)
 
 
@@ -108,7 +108,7 @@ def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
     bounds: EngineLimits, happening: list[Any]
 ) -> None:
     engine = EngineCore(bounds, SLOW)
-    _lives(engine, happening)
+    _run_events(engine, happening)
     assert engine.idle
     assert (engine.free_blocks, engine.kv_tokens) == (bounds.blocks - 1, 0)
     assert engine.queued_tokens == 0
@@ -118,7 +118,7 @@ def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
 def test_every_request_ends_exactly_once_with_exactly_its_tokens(
     bounds: EngineLimits, happening: list[Any]
 ) -> None:
-    for life in _lives(EngineCore(bounds, SLOW), happening).values():
+    for life in _run_events(EngineCore(bounds, SLOW), happening).values():
         assert len(life.ends) == 1
         if life.ends == [FinishReason.LENGTH]:
             assert life.tokens == life.request.output_tokens
@@ -164,7 +164,7 @@ def test_memory_for_everybody_finishes_no_request_in_a_later_step(
 
 @applies(80)
 @given(limits, st.integers(1, 200), st.lists(shapes, min_size=1, max_size=8))
-def test_more_memory_finishes_no_request_in_a_later_step_while_nobody_is_preempted(
+def test_more_memory_finishes_no_request_in_a_later_step_while_none_is_preempted(
     bounds: EngineLimits, more: int, wanted: list[tuple[int, int, int]]
 ) -> None:
     """With preemptions it can: one more admission may cost another request its cache."""

@@ -18,7 +18,7 @@ Content = int | tuple[int, int] | None
 
 
 @dataclass
-class Counted:
+class ReferenceSequence:
     """A request with its tokens as plain counts and its blocks one by one."""
 
     request: EngineRequest
@@ -34,7 +34,7 @@ class Counted:
         return self.request.prompt_tokens + self.emitted - self.computed
 
 
-class Plain:
+class ReferenceEngine:
     """The rules of the engine, written without any bookkeeping ahead."""
 
     def __init__(self, limits: EngineLimits) -> None:
@@ -42,8 +42,8 @@ class Plain:
         self.empty = limits.blocks - 1
         self.parked: list[Content] = []
         """Free blocks that still hold something, the longest unused first."""
-        self.waiting: list[Counted] = []
-        self.running: list[Counted] = []
+        self.waiting: list[ReferenceSequence] = []
+        self.running: list[ReferenceSequence] = []
         self.arrivals = 0
 
     @property
@@ -51,146 +51,159 @@ class Plain:
         return self.empty + len(self.parked)
 
     @property
-    def held(self) -> Counter[Content]:
-        return Counter(content for one in self.running for content in one.table)
+    def held_blocks(self) -> Counter[Content]:
+        return Counter(content for sequence in self.running for content in sequence.table)
 
     def submit(self, request: EngineRequest) -> None:
         self.arrivals += 1
         rank = request.priority if self.limits.policy is SchedulingPolicy.PRIORITY else 0
-        self.waiting.append(Counted(request, (rank, self.arrivals)))
+        self.waiting.append(ReferenceSequence(request, (rank, self.arrivals)))
 
     def abort(self, number: int) -> None:
-        for one in list(self.running):
-            if one.request.id == number:
-                self._evict(one)
-        self.waiting = [one for one in self.waiting if one.request.id != number]
+        for sequence in list(self.running):
+            if sequence.request.id == number:
+                self._evict(sequence)
+        self.waiting = [sequence for sequence in self.waiting if sequence.request.id != number]
 
     def step(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int]:
         """Emitted, admitted, preempted, prefill tokens, tokens in the cache."""
         preempted = self._make_room()
-        work = self._planned()
-        for one, tokens in work:
-            self._compute(one, tokens)
+        work = self._planned_tokens()
+        for sequence, tokens in work:
+            self._compute(sequence, tokens)
         left = self.limits.max_num_batched_tokens - sum(tokens for _, tokens in work)
         admitted = [] if preempted else self._admit(left)
         work += admitted
-        cached = sum(one.computed for one in self.running)
-        prefill = sum(tokens for one, tokens in work if not one.decoding)
-        emitted = [one for one in self.running if one.missing == 0]
-        for one in emitted:
-            one.emitted += 1
-            one.decoding = True
-        for one in sorted(emitted, key=self._joined):
-            if one.emitted == one.request.output_tokens:
-                self._evict(one)
-        ids = tuple(one.request.id for one in emitted)
-        return ids, tuple(one.request.id for one, _ in admitted), preempted, prefill, cached
+        cached = sum(sequence.computed for sequence in self.running)
+        prefill = sum(tokens for sequence, tokens in work if not sequence.decoding)
+        emitted = [sequence for sequence in self.running if sequence.missing == 0]
+        for sequence in emitted:
+            sequence.emitted += 1
+            sequence.decoding = True
+        for sequence in sorted(emitted, key=self._decode_order):
+            if sequence.emitted == sequence.request.output_tokens:
+                self._evict(sequence)
+        ids = tuple(sequence.request.id for sequence in emitted)
+        return (
+            ids,
+            tuple(sequence.request.id for sequence, _ in admitted),
+            preempted,
+            prefill,
+            cached,
+        )
 
-    def _joined(self, one: Counted) -> int:
+    def _decode_order(self, sequence: ReferenceSequence) -> int:
         """Who ends in the same step leaves in the order in which they began to decode."""
-        return self.running.index(one)
+        return self.running.index(sequence)
 
-    def _planned(self) -> list[tuple[Counted, int]]:
+    def _planned_tokens(self) -> list[tuple[ReferenceSequence, int]]:
         left, work = self.limits.max_num_batched_tokens, []
-        for one in self.running:
-            tokens = min(one.missing, left)
+        for sequence in self.running:
+            tokens = min(sequence.missing, left)
             left -= tokens
-            work.append((one, tokens))
+            work.append((sequence, tokens))
         return work
 
     def _make_room(self) -> tuple[int, ...]:
         preempted = []
-        while sum(self._added(one, tokens) for one, tokens in self._planned()) > self.free:
+        while (
+            sum(self._new_blocks(sequence, tokens) for sequence, tokens in self._planned_tokens())
+            > self.free
+        ):
             by_priority = self.limits.policy is SchedulingPolicy.PRIORITY
-            victim = max(self.running, key=lambda o: o.order) if by_priority else self.running[-1]
+            victim = (
+                max(self.running, key=lambda sequence: sequence.order)
+                if by_priority
+                else self.running[-1]
+            )
             self._evict(victim)
             self.waiting.append(victim)
             preempted.append(victim.request.id)
         return tuple(preempted)
 
-    def _admit(self, left: int) -> list[tuple[Counted, int]]:
+    def _admit(self, left: int) -> list[tuple[ReferenceSequence, int]]:
         admitted = []
-        self.waiting.sort(key=lambda one: one.order)
+        self.waiting.sort(key=lambda sequence: sequence.order)
         while left and self.waiting and len(self.running) < self.limits.max_num_seqs:
-            one = self.waiting[0]
-            found, held = self._found(one), self.held
-            others = sum(content in held for content in found)
-            if self._added(one, one.missing) - others > self.free:
+            sequence = self.waiting[0]
+            hit_blocks, held_blocks = self._hit_blocks(sequence), self.held_blocks
+            others = sum(content in held_blocks for content in hit_blocks)
+            if self._new_blocks(sequence, sequence.missing) - others > self.free:
                 break
-            self._hold(one, found)
+            self._take_blocks(sequence, hit_blocks)
             self.running.append(self.waiting.pop(0))
-            tokens = min(left, one.missing)
+            tokens = min(left, sequence.missing)
             left -= tokens
-            self._compute(one, tokens)
-            admitted.append((one, tokens))
+            self._compute(sequence, tokens)
+            admitted.append((sequence, tokens))
         return admitted
 
-    def _found(self, one: Counted) -> list[Content]:
+    def _hit_blocks(self, sequence: ReferenceSequence) -> list[Content]:
         """Contents of its first blocks: shared ones, then what it left when it was preempted."""
-        found: list[Content] = []
-        held = self.held
-        most = (one.missing - 1) // self.limits.block_size if self.limits.prefix_cache else 0
-        for name in one.request.shared_prefixes[:most]:
-            if name not in held and name not in self.parked:
+        hit_blocks: list[Content] = []
+        held_blocks = self.held_blocks
+        most = (sequence.missing - 1) // self.limits.block_size if self.limits.prefix_cache else 0
+        for name in sequence.request.shared_prefixes[:most]:
+            if name not in held_blocks and name not in self.parked:
                 break
-            found.append(name)
-        while len(found) < most and (one.order[1], len(found)) in self.parked:
-            found.append((one.order[1], len(found)))
-        return found
+            hit_blocks.append(name)
+        while len(hit_blocks) < most and (sequence.order[1], len(hit_blocks)) in self.parked:
+            hit_blocks.append((sequence.order[1], len(hit_blocks)))
+        return hit_blocks
 
-    def _hold(self, one: Counted, found: list[Content]) -> None:
-        held = self.held
-        for content in found:
-            if content not in held:
+    def _take_blocks(self, sequence: ReferenceSequence, hit_blocks: list[Content]) -> None:
+        held_blocks = self.held_blocks
+        for content in hit_blocks:
+            if content not in held_blocks:
                 self.parked.remove(content)
-        for content in [content for content in self.parked if _own(content) == one.order[1]]:
+        for content in [content for content in self.parked if _own(content) == sequence.order[1]]:
             self.parked.remove(content)
             self.empty += 1
-        one.table = list(found)
-        one.computed = len(found) * self.limits.block_size
+        sequence.table = list(hit_blocks)
+        sequence.computed = len(hit_blocks) * self.limits.block_size
 
-    def _added(self, one: Counted, tokens: int) -> int:
-        return -(-(one.computed + tokens) // self.limits.block_size) - len(one.table)
+    def _new_blocks(self, sequence: ReferenceSequence, tokens: int) -> int:
+        return -(-(sequence.computed + tokens) // self.limits.block_size) - len(sequence.table)
 
-    def _compute(self, one: Counted, tokens: int) -> None:
-        for _ in range(self._added(one, tokens)):
+    def _compute(self, sequence: ReferenceSequence, tokens: int) -> None:
+        for _ in range(self._new_blocks(sequence, tokens)):
             if self.empty:
                 self.empty -= 1
             else:
                 self.parked.pop(0)
-            one.table.append(None)
-        one.computed += tokens
-        if not one.decoding:
-            self._name(one)
+            sequence.table.append(None)
+        sequence.computed += tokens
+        if not sequence.decoding:
+            self._name_blocks(sequence)
 
-    def _name(self, one: Counted) -> None:
+    def _name_blocks(self, sequence: ReferenceSequence) -> None:
         """Full blocks can be found: by their shared names up to the first that exists already."""
         if not self.limits.prefix_cache:
             return
-        shared, held = one.request.shared_prefixes, self.held
-        for number in range(one.computed // self.limits.block_size):
-            if one.table[number] in shared:
+        shared, held_blocks = sequence.request.shared_prefixes, self.held_blocks
+        for number in range(sequence.computed // self.limits.block_size):
+            if sequence.table[number] in shared:
                 continue
-            if number >= len(shared) or shared[number] in held:
+            if number >= len(shared) or shared[number] in held_blocks:
                 break
             if shared[number] in self.parked:
                 self.parked.remove(shared[number])
                 self.empty += 1
-            one.table[number] = shared[number]
+            sequence.table[number] = shared[number]
 
-    def _evict(self, one: Counted) -> None:
-        self._name(one)
-        self.running.remove(one)
-        full, held = one.computed // self.limits.block_size, self.held
-        for number, content in reversed(list(enumerate(one.table))):
+    def _evict(self, sequence: ReferenceSequence) -> None:
+        self._name_blocks(sequence)
+        self.running.remove(sequence)
+        full, held_blocks = sequence.computed // self.limits.block_size, self.held_blocks
+        for number, content in reversed(list(enumerate(sequence.table))):
             if not self.limits.prefix_cache:
                 self.empty += 1
             elif isinstance(content, int):
-                if content not in held:
+                if content not in held_blocks:
                     self.parked.append(content)
             else:
-                self.parked.append((one.order[1], number if number < full else -1))
-        one.table, one.computed, one.decoding = [], 0, False
+                self.parked.append((sequence.order[1], number if number < full else -1))
+        sequence.table, sequence.computed, sequence.decoding = [], 0, False
 
 
 def _own(content: Content) -> int | None:
@@ -232,7 +245,7 @@ limits = st.builds(
 def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
     bounds: EngineLimits, happening: list[tuple[int, int, int, int, int] | int | str]
 ) -> None:
-    engine, plain, arrived = EngineCore(bounds, SPEED), Plain(bounds), 0
+    engine, reference, arrived = EngineCore(bounds, SPEED), ReferenceEngine(bounds), 0
     for event in [*happening, *["step"] * 600]:
         if isinstance(event, tuple):
             prompt, output, priority, beginnings, family = event
@@ -245,17 +258,19 @@ def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
             )
             arrived += 1
             assert engine.submit(request) is None
-            plain.submit(request)
+            reference.submit(request)
         elif isinstance(event, int):
             engine.abort(event)
-            plain.abort(event)
+            reference.abort(event)
         elif (done := engine.step()) is not None:
             got = done.emitted, done.admitted, done.preempted, done.prefill_tokens, done.kv_tokens
-            assert got == plain.step()
-            assert engine.free_blocks == plain.free
-            assert engine.logical_blocks == sum(len(one.table) for one in plain.running)
+            assert got == reference.step()
+            assert engine.free_blocks == reference.free
+            assert engine.logical_blocks == sum(
+                len(sequence.table) for sequence in reference.running
+            )
     assert engine.idle
-    assert plain.running == plain.waiting == []
+    assert reference.running == reference.waiting == []
 
 
 def _shared(family: int, count: int) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def _decode_seconds(
     for number in range(requests):
         timeline.submit(EngineRequest(id=number, prompt_tokens=1, output_tokens=output))
     served = timeline.advance(math.inf)
-    assert [one.output_tokens for one in served] == [output] * requests
+    assert [request.output_tokens for request in served] == [output] * requests
     assert timeline.engine.counts.generated_tokens == requests * output
     assert timeline.engine.free_blocks == LIMITS.blocks - 1
     return timeline.busy_seconds
@@ -120,7 +120,7 @@ requests = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 39)), min_size=
 
 
 @given(st.integers(0, 5), st.integers(28, 60), requests)
-def test_short_of_blocks_speculation_still_gives_everybody_all_tokens(
+def test_short_of_blocks_speculation_still_gives_every_request_all_tokens(
     drafted: int, blocks: int, wanted: list[tuple[int, int]]
 ) -> None:
     bounds = EngineLimits(
@@ -131,7 +131,7 @@ def test_short_of_blocks_speculation_still_gives_everybody_all_tokens(
     for number, (prompt, output) in enumerate(wanted):
         timeline.submit(EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output))
     served = timeline.advance(math.inf)
-    got = {one.request.id: one.output_tokens for one in served}
+    got = {request.request.id: request.output_tokens for request in served}
     assert got == {number: output for number, (_, output) in enumerate(wanted)}
     assert timeline.engine.counts.generated_tokens == sum(got.values())
     assert timeline.engine.free_blocks == blocks - 1

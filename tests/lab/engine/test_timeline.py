@@ -72,24 +72,24 @@ limits = st.builds(
 )
 
 
-def _requests(found: Sequence[Arrival], unit: int) -> list[tuple[float, EngineRequest]]:
-    now, made = 0.0, []
-    for number, one in enumerate(found):
-        now += one.after
-        most = min(one.beginnings, (one.prompt + one.output) // unit)
+def _requests(arrival_list: Sequence[Arrival], unit: int) -> list[tuple[float, EngineRequest]]:
+    now, timed_requests = 0.0, []
+    for number, arrival in enumerate(arrival_list):
+        now += arrival.after
+        most = min(arrival.beginnings, (arrival.prompt + arrival.output) // unit)
         request = EngineRequest(
             id=number,
-            prompt_tokens=one.prompt,
-            output_tokens=one.output,
-            priority=one.priority,
-            shared_prefixes=tuple(one.family * 1000 + name for name in range(most)),
+            prompt_tokens=arrival.prompt,
+            output_tokens=arrival.output,
+            priority=arrival.priority,
+            shared_prefixes=tuple(arrival.family * 1000 + name for name in range(most)),
         )
-        made.append((now, request))
-    return made
+        timed_requests.append((now, request))
+    return timed_requests
 
 
 @dataclass
-class Stepped:
+class SteppedTimeline:
     """The same as a timeline, a step at a time and by the public values of steps."""
 
     engine: EngineCore
@@ -104,18 +104,18 @@ class Stepped:
             self.now += step.seconds
             for number in step.first:
                 self.moments[number]["first"] = self.now
-            for gone in step.finished:
+            for finished in step.finished:
                 self.served.append(
                     ServedRequest(
-                        request=gone.request,
-                        reason=gone.reason,
-                        output_tokens=gone.output_tokens,
-                        preemptions=gone.preemptions,
-                        cached_tokens=gone.cached_tokens,
+                        request=finished.request,
+                        reason=finished.reason,
+                        output_tokens=finished.output_tokens,
+                        preemptions=finished.preemptions,
+                        cached_tokens=finished.cached_tokens,
                         ended_at=self.now,
-                        arrived_at=self.moments[gone.request.id]["arrived"] or 0.0,
-                        admitted_at=self.moments[gone.request.id]["admitted"],
-                        first_token_at=self.moments[gone.request.id]["first"],
+                        arrived_at=self.moments[finished.request.id]["arrived"] or 0.0,
+                        admitted_at=self.moments[finished.request.id]["admitted"],
+                        first_token_at=self.moments[finished.request.id]["first"],
                     )
                 )
         if until < math.inf:
@@ -129,23 +129,28 @@ class Stepped:
 @settings(max_examples=150)
 @given(limits, st.sampled_from([SPEED, FULL]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
-    bounds: EngineLimits, speed: StepTime, found: list[Arrival]
+    bounds: EngineLimits, speed: StepTime, arrival_list: list[Arrival]
 ) -> None:
-    skipped, stepped = Timeline(EngineCore(bounds, speed)), Stepped(EngineCore(bounds, speed))
+    skipped, stepped = (
+        Timeline(EngineCore(bounds, speed)),
+        SteppedTimeline(EngineCore(bounds, speed)),
+    )
     served = []
-    for at, request in _requests(found, bounds.shared_tokens or BLOCK):
+    for at, request in _requests(arrival_list, bounds.shared_tokens or BLOCK):
         served += skipped.advance(at)
         stepped.advance(at)
         assert skipped.submit(request, at) is None
         stepped.submit(request, at)
     served += skipped.advance(math.inf)
     stepped.advance(math.inf)
-    assert [_exact(one) for one in served] == [_exact(one) for one in stepped.served]
+    assert [_exact(served_request) for served_request in served] == [
+        _exact(served_request) for served_request in stepped.served
+    ]
     for got, wanted in zip(served, stepped.served, strict=True):
         assert _moments(got) == pytest.approx(_moments(wanted), rel=1e-9)
     assert asdict(skipped.engine.counts) == asdict(stepped.engine.counts)
     assert skipped.now == pytest.approx(stepped.now)
-    assert len(served) == len(found)
+    assert len(served) == len(arrival_list)
     assert skipped.engine.free_blocks == bounds.blocks - 1
     assert skipped.engine.kv_tokens == skipped.engine.logical_blocks == 0
 
@@ -169,7 +174,7 @@ def a_request(number: int, prompt: int = 100, output: int = 50) -> EngineRequest
     return EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output)
 
 
-def test_who_comes_while_a_step_is_under_way_waits_for_its_end() -> None:
+def test_a_request_that_arrives_during_a_step_waits_for_its_end() -> None:
     timeline = a_timeline()
     timeline.submit(a_request(0))
     timeline.advance(0.001)
@@ -177,10 +182,12 @@ def test_who_comes_while_a_step_is_under_way_waits_for_its_end() -> None:
     assert step_end > 0.001
     timeline.submit(a_request(1), at=0.001)
     served = timeline.advance(math.inf)
-    assert [(one.arrived_at, one.admitted_at) for one in served] == [(0.0, 0.0), (0.001, step_end)]
+    assert [
+        (served_request.arrived_at, served_request.admitted_at) for served_request in served
+    ] == [(0.0, 0.0), (0.001, step_end)]
 
 
-def test_nobody_arrives_in_the_future() -> None:
+def test_no_request_arrives_in_the_future() -> None:
     with pytest.raises(ValueError, match="still to come"):
         a_timeline().submit(a_request(0), at=1.0)
 
@@ -214,7 +221,7 @@ def test_a_drained_engine_takes_nothing_more_and_finishes_what_runs_and_waits() 
     timeline.drain()
     assert timeline.submit(a_request(9)) is RejectionReason.DRAINING
     served = timeline.advance(math.inf)
-    assert [one.reason for one in served] == [FinishReason.LENGTH] * 5
+    assert [served_request.reason for served_request in served] == [FinishReason.LENGTH] * 5
     assert timeline.engine.idle
 
 
@@ -224,7 +231,7 @@ def test_at_the_deadline_of_a_drain_what_is_left_is_aborted_with_what_it_got() -
         timeline.submit(a_request(number, output=output))
     timeline.drain(deadline=0.5)
     served = timeline.advance(math.inf)
-    assert [(one.request.id, one.reason) for one in served] == [
+    assert [(served_request.request.id, served_request.reason) for served_request in served] == [
         (0, FinishReason.LENGTH),
         (1, FinishReason.ABORT),
         (2, FinishReason.ABORT),
@@ -308,5 +315,5 @@ def test_past_a_request_that_does_not_fit_a_better_one_that_does_is_admitted_at_
     now = timeline.now
     timeline.submit(EngineRequest(id=2, prompt_tokens=16, output_tokens=2, priority=-1))
     served = timeline.advance(math.inf)
-    assert [one.request.id for one in served] == [2, 0, 1]
+    assert [served_request.request.id for served_request in served] == [2, 0, 1]
     assert served[0].admitted_at == now

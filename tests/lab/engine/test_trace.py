@@ -34,7 +34,7 @@ def _rows() -> list[tuple[float, EngineRequest]]:
     return rows
 
 
-def _played(blocks: int) -> Timeline:
+def _replay(blocks: int) -> Timeline:
     limits = EngineLimits(
         max_model_len=131_072,
         max_num_seqs=1024,
@@ -55,16 +55,18 @@ def _played(blocks: int) -> Timeline:
 
 
 def test_with_memory_for_everything_all_that_was_there_before_is_found() -> None:
-    known, found = set[int](), 0
+    known, expected_hits = set[int](), 0
     for _, request in _rows():
         names = request.shared_prefixes[: (request.prompt_tokens - 1) // NAMED]
-        first_new = next((at for at, name in enumerate(names) if name not in known), len(names))
-        found += first_new * NAMED
+        first_new = next(
+            (index for index, name in enumerate(names) if name not in known), len(names)
+        )
+        expected_hits += first_new * NAMED
         known.update(request.shared_prefixes)
-    assert _played(10_000_000).engine.counts.hit_tokens == found
+    assert _replay(10_000_000).engine.counts.hit_tokens == expected_hits
 
 
 def test_with_the_memory_of_one_gpu_far_less_is_found() -> None:
-    plenty, little = _played(10_000_000).engine.counts, _played(29_000).engine.counts
+    plenty, little = _replay(10_000_000).engine.counts, _replay(29_000).engine.counts
     assert little.queried_tokens == plenty.queried_tokens
     assert 0 < little.hit_tokens < plenty.hit_tokens / 2

@@ -37,7 +37,7 @@ def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: f
     assert [math.exp(value) for value in got] == pytest.approx([height, decay], rel=1e-4)
 
 
-def test_the_shipped_table_says_how_it_was_made_and_keeps_its_promise() -> None:
+def test_the_shipped_table_says_how_it_was_made_and_is_as_accurate_as_stated() -> None:
     shipped = shipped_speed_table()
     assert shipped.fitted_rows == 3 * shipped.held_out_rows
     assert shipped.errors.decode_mape <= 5
@@ -74,5 +74,5 @@ def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
 
 @pytest.mark.long
 @rows_needed
-def test_fitting_anew_gives_the_shipped_table() -> None:
+def test_fitting_again_gives_the_shipped_table() -> None:
     assert calibrate.calibrate(read(ROWS)) == shipped_speed_table()

@@ -25,60 +25,60 @@ FRONT = 0.008
 TRUE = StepTime(weights=6e-3, kv_token=2e-7, token=5e-4, sequence=1e-3, fixed=3e-3)
 
 
-def asked(
+def unserved_run(
     seed: int, rate: float, count: int = 30, *, inputs: int = 90, outputs: int = 25
 ) -> ObservedRun:
     """Requests before anybody served them."""
-    chance, at, found = random.Random(seed), 0.0, []  # noqa: S311 - no secret
+    rng, now, requests = random.Random(seed), 0.0, []  # noqa: S311 - no secret
     for _ in range(count):
-        at += chance.expovariate(rate)
-        one = ObservedRequest(
-            arrival=at,
-            prompt_tokens=chance.randint(inputs // 3, 2 * inputs),
-            output_tokens=chance.randint(outputs // 3, 2 * outputs),
+        now += rng.expovariate(rate)
+        request = ObservedRequest(
+            arrival=now,
+            prompt_tokens=rng.randint(inputs // 3, 2 * inputs),
+            output_tokens=rng.randint(outputs // 3, 2 * outputs),
             ttft_seconds=0.0,
             tpot_seconds=None,
         )
-        found.append(one)
-    return found
+        requests.append(request)
+    return requests
 
 
-def served(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) -> RepeatedLoad:
-    runs = [asked(seed, rate, inputs=inputs, outputs=outputs) for seed in (1, 2, 3)]
+def serve(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) -> RepeatedLoad:
+    runs = [unserved_run(seed, rate, inputs=inputs, outputs=outputs) for seed in (1, 2, 3)]
     return [replay(run, LIMITS, speed, FRONT) for run in runs]
 
 
 @pytest.mark.long
 def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> None:
-    found = fit_engine_speed([served(TRUE, 2.0), served(TRUE, 4.0)], LIMITS)
-    assert found.error < 0.02
-    assert found.frontend_seconds == pytest.approx(FRONT, rel=0.25)
+    fit = fit_engine_speed([serve(TRUE, 2.0), serve(TRUE, 4.0)], LIMITS)
+    assert fit.error < 0.02
+    assert fit.frontend_seconds == pytest.approx(FRONT, rel=0.25)
     for decoding, prefill in ((1, 0), (3, 0), (6, 0), (0, 90), (2, 60), (4, 124)):
-        got = found.speed.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
+        got = fit.speed.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         true = TRUE.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         assert got == pytest.approx(true, rel=0.06), (decoding, prefill)
-    for unseen in (served(TRUE, 6.0), served(TRUE, 3.0, inputs=40, outputs=60)):
-        again = [replay(run, LIMITS, found.speed, found.frontend_seconds) for run in unseen]
-        foretold = latency_percentiles(again, (50, 95))
+    for unseen in (serve(TRUE, 6.0), serve(TRUE, 3.0, inputs=40, outputs=60)):
+        again = [replay(run, LIMITS, fit.speed, fit.frontend_seconds) for run in unseen]
+        predicted = latency_percentiles(again, (50, 95))
         true_ones = latency_percentiles(unseen, (50, 95))
-        assert foretold.ttft == pytest.approx(true_ones.ttft, rel=0.1)
-        assert foretold.tpot == pytest.approx(true_ones.tpot, rel=0.1)
+        assert predicted.ttft == pytest.approx(true_ones.ttft, rel=0.1)
+        assert predicted.tpot == pytest.approx(true_ones.tpot, rel=0.1)
 
 
 def test_the_same_run_gives_the_same_speed_and_one_that_explains_it() -> None:
-    loads = [[asked_and_served(5, 3.0)]]
-    found = fit_engine_speed(loads, LIMITS)
-    assert found == fit_engine_speed(loads, LIMITS)
-    assert found.error < 0.03
+    loads = [[served_run(5, 3.0)]]
+    fit = fit_engine_speed(loads, LIMITS)
+    assert fit == fit_engine_speed(loads, LIMITS)
+    assert fit.error < 0.03
 
 
-def asked_and_served(seed: int, rate: float) -> ObservedRun:
-    return replay(asked(seed, rate, 15), LIMITS, TRUE, FRONT)
+def served_run(seed: int, rate: float) -> ObservedRun:
+    return replay(unserved_run(seed, rate, 15), LIMITS, TRUE, FRONT)
 
 
 def test_a_replay_keeps_the_requests_and_serves_a_lonely_one_at_once() -> None:
-    (got,) = replay(asked(1, 1.0, 1), LIMITS, TRUE, FRONT)
-    (before,) = asked(1, 1.0, 1)
+    (got,) = replay(unserved_run(1, 1.0, 1), LIMITS, TRUE, FRONT)
+    (before,) = unserved_run(1, 1.0, 1)
     assert got.arrival == pytest.approx(before.arrival)
     assert (got.prompt_tokens, got.output_tokens) == (before.prompt_tokens, before.output_tokens)
     chunks = [128] * (before.prompt_tokens // 128) + [before.prompt_tokens % 128]
@@ -118,7 +118,7 @@ def test_the_search_finds_the_bottom_of_a_bent_valley() -> None:
     assert minimize(valley, (-1.2, 1.0), tolerance=1e-7) == pytest.approx((1.0, 1.0), abs=1e-4)
 
 
-def test_the_search_ends_after_as_many_looks_as_it_was_given() -> None:
+def test_the_search_ends_after_as_many_evaluations_as_it_was_given() -> None:
     looks = 0
 
     def slope(point: Point) -> float:

@@ -21,62 +21,80 @@ OPENING = {"choices": [{"delta": {"role": "assistant", "content": ""}, "finish_r
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
-def said(text: str, end: str | None = None) -> dict[str, Any]:
+def a_chunk(text: str, end: str | None = None) -> dict[str, Any]:
     return {"choices": [{"delta": {"content": text}, "finish_reason": end}]}
 
 
-def heard(*events: dict[str, Any] | bytes) -> BenchResponse:
+def recorded_response(*events: dict[str, Any] | bytes) -> BenchResponse:
     """What came, an event each second from 1 on, of a request sent at 0."""
-    transcript = StreamRecorder(a_job(), 0.0, 0.0)
+    recorder = StreamRecorder(a_job(), 0.0, 0.0)
     for at, event in enumerate(events, 1):
-        transcript.add_event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
-    return transcript.response(float(len(events)))
+        recorder.add_event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
+    return recorder.response(float(len(events)))
 
 
 def test_a_chat_begins_with_its_first_token_and_not_with_the_role() -> None:
-    got = heard(OPENING, said("a"), said("b"), said("c", "stop"), {"choices": [], "usage": USAGE})
+    got = recorded_response(
+        OPENING, a_chunk("a"), a_chunk("b"), a_chunk("c", "stop"), {"choices": [], "usage": USAGE}
+    )
     assert (got.first_token_at, list(got.chunk_gaps), got.failure) == (2, [1, 1], "")
     assert (got.prompt_tokens, got.output_tokens, got.exact_tokens) == (7, 5, True)
 
 
 def test_usage_counts_and_chunks_only_where_there_is_none() -> None:
-    told = heard(said("a b c"), said("d", "length"), {"choices": [], "usage": USAGE}, b"[DONE]")
-    silent = heard(said("a b c"), said("d", "length"), b"[DONE]")
-    assert (told.output_tokens, told.exact_tokens) == (5, True)
-    assert (silent.output_tokens, silent.exact_tokens, silent.prompt_tokens) == (2, False, None)
+    with_usage = recorded_response(
+        a_chunk("a b c"), a_chunk("d", "length"), {"choices": [], "usage": USAGE}, b"[DONE]"
+    )
+    without_usage = recorded_response(a_chunk("a b c"), a_chunk("d", "length"), b"[DONE]")
+    assert (with_usage.output_tokens, with_usage.exact_tokens) == (5, True)
+    assert (
+        without_usage.output_tokens,
+        without_usage.exact_tokens,
+        without_usage.prompt_tokens,
+    ) == (2, False, None)
 
 
 def test_time_between_tokens_is_shared_by_all_tokens_of_a_chunk() -> None:
-    got = heard(said("a"), said("b c"), said("d e", "stop"), {"choices": [], "usage": USAGE})
+    got = recorded_response(
+        a_chunk("a"), a_chunk("b c"), a_chunk("d e", "stop"), {"choices": [], "usage": USAGE}
+    )
     assert got.tpot == 2 / 4
 
 
 def test_an_empty_text_is_a_token_and_reasoning_is_too() -> None:
     reasoning = {"choices": [{"delta": {"reasoning_content": "hm"}, "finish_reason": None}]}
-    assert heard(OPENING, reasoning, said("", "stop")).chunks == 2
+    assert recorded_response(OPENING, reasoning, a_chunk("", "stop")).chunks == 2
 
 
 def test_a_completion_is_read_as_well() -> None:
     text = {"choices": [{"text": "a", "finish_reason": None}]}
     end = {"choices": [{"text": "", "finish_reason": "length"}]}
-    assert (heard(text, text, end).chunks, heard(text, end).failure) == (3, "")
+    assert (recorded_response(text, text, end).chunks, recorded_response(text, end).failure) == (
+        3,
+        "",
+    )
 
 
 def test_cached_tokens_are_taken_from_the_usage() -> None:
     usage = {**USAGE, "prompt_tokens_details": {"cached_tokens": 4}}
-    assert heard(said("a", "stop"), {"choices": [], "usage": usage}).cached_tokens == 4
+    assert (
+        recorded_response(a_chunk("a", "stop"), {"choices": [], "usage": usage}).cached_tokens == 4
+    )
     usage = {**USAGE, "prompt_tokens_details": None}
-    assert heard(said("a", "stop"), {"choices": [], "usage": usage}).cached_tokens is None
+    assert (
+        recorded_response(a_chunk("a", "stop"), {"choices": [], "usage": usage}).cached_tokens
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("events", "failure"),
     [
-        ([said("a")], RequestFailure.CUT_OFF),
+        ([a_chunk("a")], RequestFailure.CUT_OFF),
         ([], RequestFailure.CUT_OFF),
-        ([said("a"), b"[DONE]"], RequestFailure.CUT_OFF),
-        ([said("a"), said("", "abort"), b"[DONE]"], RequestFailure.ABORTED),
-        ([said("a"), {"error": {"message": "out of memory"}}], RequestFailure.ERROR),
+        ([a_chunk("a"), b"[DONE]"], RequestFailure.CUT_OFF),
+        ([a_chunk("a"), a_chunk("", "abort"), b"[DONE]"], RequestFailure.ABORTED),
+        ([a_chunk("a"), {"error": {"message": "out of memory"}}], RequestFailure.ERROR),
         ([OPENING, {"choices": [{"delta": {}, "finish_reason": "stop"}]}], RequestFailure.EMPTY),
         ([b"<html>"], RequestFailure.NO_STREAM),
         ([b"7"], RequestFailure.NO_STREAM),
@@ -89,7 +107,7 @@ def test_cached_tokens_are_taken_from_the_usage() -> None:
 def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
     events: list[dict[str, Any] | bytes], failure: RequestFailure
 ) -> None:
-    got = heard(*events)
+    got = recorded_response(*events)
     assert (got.complete, got.failure) == (False, failure)
     assert len(got.detail) <= 300
 
@@ -174,7 +192,7 @@ def test_an_engine_that_estimates_nothing_has_no_mfu() -> None:
 
 
 def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged() -> None:
-    found = parse_metrics(
+    snapshot = parse_metrics(
         "# HELP vllm:generation_tokens_total Number of generation tokens processed.\n"
         "# TYPE vllm:generation_tokens_total counter\n"
         'vllm:generation_tokens_total{engine="0",model_name="a b"} 10.0\n'
@@ -186,8 +204,8 @@ def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged()
         "vllm:num_requests_running NaN\nvllm:num_requests_waiting x\n",
         3.0,
     )
-    assert found.at == 3.0
-    assert found.values == {
+    assert snapshot.at == 3.0
+    assert snapshot.values == {
         "vllm:generation_tokens_total": 25,
         "vllm:kv_cache_usage_perc": pytest.approx(0.3),
         "vllm:estimated_flops_per_gpu_total": 7,
@@ -293,11 +311,11 @@ def test_other_tokens_of_failed_answers_do_not_cast_doubt_on_the_engine() -> Non
 
 def test_loads_with_failures_are_not_asked_for_the_knee() -> None:
     loads = [a_level(an_answer(gaps=[0.1] * places), concurrency=places) for places in (1, 2, 4)]
-    assert sweep_knee([load_metrics(one, None, None) for one in loads]) is not None
+    assert sweep_knee([load_metrics(load, None, None) for load in loads]) is not None
     loads.append(a_level(an_answer(), a_failure(), concurrency=8))
-    found = sweep_knee([load_metrics(one, None, None) for one in loads])
-    assert found is not None
-    assert found.concurrency <= 4
+    knee = sweep_knee([load_metrics(load, None, None) for load in loads])
+    assert knee is not None
+    assert knee.concurrency <= 4
 
 
 def blocks(number: int, tokens: int, *ids: int) -> BenchRequest:

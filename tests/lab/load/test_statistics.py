@@ -52,19 +52,26 @@ def test_a_percentile_is_the_value_at_its_nearest_rank(count: int, percent: int,
 def test_at_least_the_share_does_not_exceed_a_percentile_and_less_is_below_it(
     values: list[float], percent: int
 ) -> None:
-    found = nearest_rank(values, percent)
-    assert found in values
-    assert sum(value <= found for value in values) * 100 >= percent * len(values)
-    assert sum(value < found for value in values) * 100 < percent * len(values)
+    percentile = nearest_rank(values, percent)
+    assert percentile in values
+    assert sum(value <= percentile for value in values) * 100 >= percent * len(values)
+    assert sum(value < percentile for value in values) * 100 < percent * len(values)
 
 
 @given(VALUES)
 def test_percentiles_rise_from_the_least_to_the_most(values: list[float]) -> None:
-    found = distribution(values)
-    assert found is not None
-    assert values[0] <= found.p50 <= found.p90 <= found.p95 <= found.p99 <= found.maximum
-    assert found.maximum == values[-1]
-    assert found.mean == pytest.approx(sum(values) / len(values))
+    values_distribution = distribution(values)
+    assert values_distribution is not None
+    assert (
+        values[0]
+        <= values_distribution.p50
+        <= values_distribution.p90
+        <= values_distribution.p95
+        <= values_distribution.p99
+        <= values_distribution.maximum
+    )
+    assert values_distribution.maximum == values[-1]
+    assert values_distribution.mean == pytest.approx(sum(values) / len(values))
 
 
 def test_nothing_has_no_spread() -> None:
@@ -87,9 +94,9 @@ def test_a_million_output_tokens_cost_the_hour_by_the_tokens_of_an_hour(
     hourly: str, gpus: int, rate: int, expected: str
 ) -> None:
     price = HourlyPrice(per_hour=usd(hourly).times(gpus), output_input_ratio=Decimal(4))
-    found = token_cost(price, 0, rate * 60, 60.0).per_million_output
-    assert found is not None
-    assert found.rounded(9) == pytest.approx(Decimal(expected), abs=Decimal("0.000001"))
+    cost = token_cost(price, 0, rate * 60, 60.0).per_million_output
+    assert cost is not None
+    assert cost.rounded(9) == pytest.approx(Decimal(expected), abs=Decimal("0.000001"))
 
 
 def test_a_run_costs_its_part_of_the_hour() -> None:
@@ -97,31 +104,31 @@ def test_a_run_costs_its_part_of_the_hour() -> None:
 
 
 def test_tokens_for_a_dollar_are_the_inverse_of_the_price_of_a_million() -> None:
-    found = tokens_per_unit(usd("3.50"), 1000)
-    assert found is not None
-    assert found == pytest.approx(1_028_571.43)
-    assert 1e6 / found == pytest.approx(0.972222, abs=1e-6)
+    tokens_per_dollar = tokens_per_unit(usd("3.50"), 1000)
+    assert tokens_per_dollar is not None
+    assert tokens_per_dollar == pytest.approx(1_028_571.43)
+    assert 1e6 / tokens_per_dollar == pytest.approx(0.972222, abs=1e-6)
     assert tokens_per_unit(usd("0"), 1000) is None
 
 
 def test_each_price_divides_by_the_tokens_that_it_names() -> None:
     price = HourlyPrice(per_hour=usd("3.60"), output_input_ratio=Decimal(4))
-    found = token_cost(price, 8000, 1000, 10.0)  # a cent
-    assert found.per_million_output == usd("10")
-    assert found.per_million_total is not None
-    assert found.per_million_total.rounded(6) == Decimal("1.111111")
-    assert found.per_million_weighted is not None
-    assert found.per_million_weighted.rounded(6) == Decimal("3.333333")
+    cost = token_cost(price, 8000, 1000, 10.0)  # a cent
+    assert cost.per_million_output == usd("10")
+    assert cost.per_million_total is not None
+    assert cost.per_million_total.rounded(6) == Decimal("1.111111")
+    assert cost.per_million_weighted is not None
+    assert cost.per_million_weighted.rounded(6) == Decimal("3.333333")
     # Sold at the weighted price, and the prompts at a quarter of it, the cent comes in.
-    weighted = found.per_million_weighted.rounded(9)
+    weighted = cost.per_million_weighted.rounded(9)
     assert (1000 * weighted + 8000 * weighted / 4) / 10**6 == pytest.approx(Decimal("0.01"))
 
 
 def test_no_tokens_have_no_price() -> None:
     price = HourlyPrice(per_hour=usd("3.60"), output_input_ratio=Decimal(4))
-    found = token_cost(price, 0, 0, 10.0)
-    assert (found.per_million_output, found.per_million_weighted) == (None, None)
-    assert found.run == usd("0.01")
+    cost = token_cost(price, 0, 0, 10.0)
+    assert (cost.per_million_output, cost.per_million_weighted) == (None, None)
+    assert cost.run == usd("0.01")
 
 
 @pytest.mark.parametrize(
@@ -174,9 +181,9 @@ def test_no_load_of_a_saturating_server_has_more_power_than_the_knee(
     fixed: float, each: float
 ) -> None:
     points = saturating(1, 2, 4, 8, 16, 32, 64, fixed=fixed, each=each)
-    found = find_knee(points)
-    assert found is not None
+    knee = find_knee(points)
+    assert knee is not None
     best = max(point.power for point in points)
     assert math.isclose(
-        best, next(p.power for p in points if p.concurrency == found.concurrency), rel_tol=1e-9
+        best, next(p.power for p in points if p.concurrency == knee.concurrency), rel_tol=1e-9
     )
