@@ -1,4 +1,4 @@
-"""What a plan remembers saves time and changes nothing."""
+"""The cache of plans saves time and changes no decision."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ SCALING = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStep:
-    """What a turn finds that the one before did not."""
+    """What changes in the fleet between two cycles."""
 
     passed: int
     name: str
@@ -137,7 +137,7 @@ def change_probe_result(old: Snapshot, new: Snapshot, _: Readings, step: FleetSt
 
 
 def change_model(old: Snapshot, *rest: Any) -> Fields:
-    """A model that nobody described, whose files are to be on a claim."""
+    """Give the service an unknown model whose files belong on a claim."""
     step: FleetStep = rest[-1]
     wanted = a_spec(OWN, model={"cache": {"type": "PersistentVolumeClaim"}}, replicas=2)
     return {
@@ -149,7 +149,7 @@ def change_model(old: Snapshot, *rest: Any) -> Fields:
 
 
 def change_model_job(old: Snapshot, *rest: Any) -> Fields:
-    """A Job of its model comes, goes on, ends well, or ends for a reason that may pass."""
+    """Add a Job of its model that runs, succeeds, or fails for a reason that may pass."""
     step: FleetStep = rest[-1]
     (service,) = [candidate for candidate in old.services if candidate.ref.name == step.name]
     task, report = ("shape", READ) if step.pods % 2 else ("fetch", {"ok": True, "bytes": 5})
@@ -171,7 +171,7 @@ def change_model_job(old: Snapshot, *rest: Any) -> Fields:
 
 
 def delete_model_jobs(old: Snapshot, *rest: Any) -> Fields:
-    """The Jobs of its model are deleted, and their pods with them."""
+    """Delete the Jobs of its model, and their pods with them."""
     step: FleetStep = rest[-1]
     ref = Ref("team-a", step.name)
     return {
@@ -183,14 +183,14 @@ def delete_model_jobs(old: Snapshot, *rest: Any) -> Fields:
 
 
 def change_claim(old: Snapshot, *rest: Any) -> Fields:
-    """The claim of its model comes, or is made again."""
+    """Create the claim of its model, or replace it."""
     step: FleetStep = rest[-1]
     volume_claim = VolumeClaim(access_modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
     return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): volume_claim}}
 
 
 def record_model_status(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
-    """What was found out about its model is written down."""
+    """Write what is known of its model to the status."""
     step: FleetStep = rest[-1]
     ref = Ref("team-a", step.name)
     model_status = service_status(new, plan_of(new).service_plans[ref], None, None).model
@@ -224,7 +224,7 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
 
 
 def without_history(service_plans: Mapping[Ref, ServicePlan]) -> dict[Ref, ServicePlan]:
-    """All but the moments in the memory, which a kept plan brings up to date later."""
+    """Drop the times in the history, which a cached plan updates later."""
     return {
         ref: replace(service_plan, scale=replace(service_plan.scale, history=ScalingHistory()))
         for ref, service_plan in service_plans.items()
@@ -294,7 +294,7 @@ def test_an_unchanged_fleet_gets_the_very_same_service_plans() -> None:
 
 
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
-    """Only who has something under way is planned anew."""
+    """Only services with a Job under way are planned again."""
     own = a_service("chat", a_spec(OWN, replicas=1))
     parts = a_model_job("shape", own, report=READ, exit_code=0)
     first = a_snapshot(own, **parts)

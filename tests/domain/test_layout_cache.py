@@ -1,4 +1,4 @@
-"""What turns remember of layouts saves time and changes nothing."""
+"""The cache of layouts saves time and changes no decision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ Fields = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStep:
-    """What a turn finds that the one before did not."""
+    """What changes in the pool between two cycles."""
 
     passed: int
     name: str
@@ -75,7 +75,7 @@ def a_target(slice_set: int) -> MigPlan:
 
 
 def a_layout(name: str, slices: tuple[str, ...], pods: tuple[Pod, ...] = ()) -> ObservedNodeLayout:
-    """Replicas of the node sit on its first slices."""
+    """Build a layout whose first slices the node's replicas use."""
     pod_names = iter([f"{pod.ref.namespace}/{pod.ref.name}" for pod in pods if pod.node == name])
     gpus = tuple(
         ObservedGpu(
@@ -127,7 +127,7 @@ def initial_snapshot(backend: str) -> Snapshot:
 
 
 def change_slices(old: Snapshot, step: PoolStep) -> Fields:
-    """Whatever was asked for, the node shows these slices now."""
+    """Let the node show these slices, whatever was requested."""
     name, slice_names = NODES[step.node], SLICE_SETS[step.slice_set]
     slices = {
         profile: 2 * sum(tile.startswith(f"{profile}@") for tile in slice_names)
@@ -154,7 +154,7 @@ def change_slices(old: Snapshot, step: PoolStep) -> Fields:
 
 
 def remove_layout(old: Snapshot, step: PoolStep) -> Fields:
-    """An agent goes away."""
+    """Remove the NodeLayout of an agent."""
     return {"layouts": tuple(layout for layout in old.layouts if layout.name != NODES[step.node])}
 
 
@@ -216,8 +216,8 @@ def change_service(old: Snapshot, step: PoolStep) -> Fields:
 
 CHANGES: dict[str, Callable[[Snapshot, PoolStep], Fields]] = {
     "nothing": lambda *_: {},
-    "cut": change_slices,
-    "silent": remove_layout,
+    "slices": change_slices,
+    "no layout": remove_layout,
     "pods": change_pods,
     "drains": drain_pods,
     "window": change_window,
@@ -233,7 +233,7 @@ steps = st.builds(
     name=st.sampled_from(NAMES),
     node=st.integers(0, 2),
     slice_set=st.integers(0, 2),
-    change=st.sampled_from(("nothing", "nothing", "nothing", "solved", "cut", *sorted(CHANGES))),
+    change=st.sampled_from(("nothing", "nothing", "nothing", "solved", "slices", *sorted(CHANGES))),
 )
 
 
@@ -252,7 +252,7 @@ def _with_layout_spec(
 
 
 def next_snapshot(old: Snapshot, decision: Plan, step: PoolStep) -> Snapshot:
-    """What the turn wrote, and what happened then."""
+    """Return the fleet after the writes of the cycle and the step."""
     actions = decision.repartitions.actions["a100"]
     written = with_status(old, actions.status) if actions.status else old
     if written.pools == old.pools:
@@ -346,7 +346,7 @@ def test_an_unchanged_fleet_gets_the_very_same_problem_and_actions() -> None:
 
 def test_one_node_that_changes_leaves_the_others_as_they_were() -> None:
     snapshot, memory, cache, decision = settle_fleet()
-    step = PoolStep(passed=5, name="chat", node=1, slice_set=1, change="cut")
+    step = PoolStep(passed=5, name="chat", node=1, slice_set=1, change="slices")
     nodes = plan_of(
         next_snapshot(snapshot, decision, step), memory=memory, cache=cache
     ).repartitions.nodes["a100"]

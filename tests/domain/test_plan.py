@@ -1,4 +1,4 @@
-"""The plan for whole fleets: properties, placement, floors."""
+"""The plan for whole fleets: properties, placement, minimums."""
 
 from collections import Counter
 from random import Random
@@ -208,7 +208,7 @@ def test_planning_again_on_the_planned_state_changes_nothing(
 
 
 def _with_plan_applied(snapshot: Snapshot, decided: Plan) -> Snapshot:
-    """The fleet as it is when the plan was done and nothing loads it."""
+    """Return the fleet after the plan was applied, without any load."""
     placed = [
         (service_plan, service_plan.choice)
         for service_plan in decided.service_plans.values()

@@ -127,7 +127,7 @@ def test_a_pod_of_an_earlier_check_is_ignored() -> None:
     assert decided(settled(a_situation(), pods=(old,))).state == "validating"
 
 
-# Notice: both ways, and whichever is heard first
+# A notice comes in two ways; either may be seen first
 
 
 def on_a_lost_node() -> Situation:

@@ -1,4 +1,4 @@
-"""What never happens to a batch, whatever befalls it."""
+"""Properties of a batch under random events."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -42,7 +42,7 @@ EVENTS = st.sampled_from(
 
 
 class BatchSimulation:
-    """One batch with whatever befalls it."""
+    """Play events on one batch."""
 
     def __init__(self) -> None:
         checked = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())

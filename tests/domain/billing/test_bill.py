@@ -49,7 +49,7 @@ def bill_after(
 
 
 def a_loaded_pod(name: str = "chat-0", profile: str = "1g.10gb", **fields: Any) -> Pod:
-    """A loaded replica that held one device all the time."""
+    """Build a loaded replica that used one device all the time."""
     resource = "nvidia.com/gpu" if profile == "whole" else MIG + profile
     defaults: dict[str, Any] = {
         "node": "a100-0",
@@ -397,7 +397,7 @@ def two_pools(pick: random.Random, currency: str = "USD") -> tuple[Pool, ...]:
 
 
 def node_bill(snapshot: Snapshot, begin: datetime) -> Fraction:
-    """What the nodes cost in a span, in nano-units: the arithmetic of a schoolbook."""
+    """Return what the nodes cost in a span, in nano-units, by exact fractions."""
     cost = Fraction(0)
     for node in snapshot.nodes:
         (pool,) = (
@@ -428,7 +428,7 @@ def of_pool(snapshot: Snapshot, pool: str) -> Snapshot:
 
 
 def play(fleet: RandomFleet, cycles: Iterable[datetime]) -> tuple[Bill, Mapping[str, Fraction]]:
-    """The bill after a course, and what its nodes cost, by pool; looks at every turn."""
+    """Return the final bill and the cost of the nodes by pool; check every cycle on the way."""
     bill, begin = Bill(as_of=NOW), NOW
     costs = dict.fromkeys(("a100", "h100"), Fraction(0))
     for moment in cycles:
@@ -497,7 +497,7 @@ def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
 
 
 def observed_pods(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
-    """Pods with known lives as they look at a moment."""
+    """Return pods with known times as they are observed at a moment."""
     return tuple(
         replace(
             pod,
@@ -557,7 +557,7 @@ def test_more_cycles_move_no_line_by_more_than_the_stated_rounding(
 
 
 def test_no_line_drifts_from_its_exact_value_in_thousands_of_cycles() -> None:
-    """Rounding every turn alone would lose up to a nano-unit a turn and line."""
+    """Rounding every cycle alone would lose up to a nano-unit per cycle and line."""
     slices = {"3g.40gb": 1, "1g.10gb": 4}
     pods = [a_loaded_pod(f"p-{index}", service=f"s-{index}") for index in range(4)]
     pools = (a_pool(per_gpu_hour="1.790000001"),)

@@ -156,7 +156,7 @@ def test_a_predecessor_that_is_scraped_once_more_is_not_counted_twice() -> None:
 
 
 def test_a_loser_that_is_scraped_last_does_not_shorten_the_bill() -> None:
-    """Both count from the same moment, since the second never heard of the first."""
+    """Both count from the same moment, since the second does not know of the first."""
     scrapes = Scrapes()
     scrapes.add(TWO, 680, since=600, as_of=670)
     scrapes.add(ONE, 690, since=600, as_of=620)

@@ -44,7 +44,7 @@ def running(count: int, since: datetime = NOW, service: str = "chat") -> tuple[P
 
 
 def scaled(replicas: int, when: datetime = NOW, **scaling: int) -> Snapshot:
-    """A service with so many replicas, of which one is the floor, and a queue that wants six."""
+    """Build a service with `minReplicas` 1, so many replicas, and a queue that needs six."""
     spec = a_spec(
         scaling={
             "minReplicas": 1,
@@ -94,7 +94,7 @@ def test_a_budget_with_room_changes_nothing() -> None:
 
 
 def test_an_exhausted_budget_caps_the_service_and_says_so() -> None:
-    """The floor takes 0.268 of the hour; ten minutes of one more take 0.045."""
+    """`minReplicas` takes 0.268 of the hour; ten minutes of one more replica take 0.045."""
     decision = plan_of(replace(scaled(1), budgets=(a_budget(amount="0.37"),)))
     scale = decision.service_plans[CHAT].scale
     assert (scale.replicas, scale.reason) == (3, ScalingReason.BUDGET_EXHAUSTED)
@@ -144,7 +144,7 @@ def test_what_runs_goes_on_before_anything_new_starts() -> None:
 
 
 def test_a_replica_that_cannot_be_paid_any_more_leaves_by_a_drain() -> None:
-    """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and the floor is not cut."""
+    """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and `minReplicas` stays."""
     snapshot = replace(scaled(3, at(1800)), budgets=(a_budget(amount="0.45"),))
     allotment = plan_of(snapshot).service_plans[CHAT]
     assert (allotment.scale.replicas, allotment.scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)

@@ -1,8 +1,8 @@
-"""Whatever happens, in whatever order: a tenant spends what was published, and no more.
+"""Under random events in any order, a tenant spends at most what was published.
 
-A small fleet is played turn by turn. The truth is kept apart from the operator: every replica's own
-time at the price that held. Between turns come wishes, restarts and outages, deaths, changed
-prices, floors and limits, clock steps, and the ends of hours.
+A small fleet is played cycle by cycle. The real spend is counted apart from the operator: the time
+of every replica at the price of that time. Between cycles come changed demand, restarts and
+outages, lost replicas, changed prices, minimums and limits, clock steps, and the ends of hours.
 """
 
 import itertools
@@ -32,7 +32,7 @@ SLICE = {"nvidia.com/mig-1g.10gb": 1}
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
 NODES = (a_node(slices={"1g.10gb": 70}, cut=10),)
 NAMES = ("a", "b", "c")
-# Nano-units; each turn rounds each replica by at most half of one.
+# Nano-units; each cycle rounds each replica by at most half of one.
 ROUNDING = 10**5
 PRICES = [
     {"from": "2026-01-01", "perGPUHour": "2"},
@@ -42,7 +42,7 @@ PRICES = [
 
 @dataclass
 class BudgetSimulation:
-    """A fleet that obeys what was granted, and the truth about its spend."""
+    """A fleet that runs what was granted, and its real spend."""
 
     limit: str
     start: datetime
@@ -76,7 +76,7 @@ class BudgetSimulation:
         return self.at.replace(minute=0, second=0, microsecond=0)
 
     def pass_time(self, span: timedelta, *, awake: bool = True) -> None:
-        """Replicas burn money, and those let go end in their time, which wakes the operator."""
+        """Replicas cost money, and those that drain end in time, which wakes the operator."""
         end = self.now + span
         while self.now < end:
             hour = self.hour
@@ -194,7 +194,7 @@ games = st.builds(
 
 
 def play(game: BudgetSimulation, event: tuple[object, ...]) -> bool:
-    """Carry out one event; True when the user or an accident changed what was promised."""
+    """Carry out one event; return True when it changed what was published."""
     match event:
         case ("wait", timedelta() as span):
             game.pass_time(span)

@@ -252,7 +252,7 @@ def test_an_objective_that_is_said_to_allow_more_allows_it() -> None:
 
 
 def with_budget(*limits: str, count: int = 2, **fields: Any) -> Snapshot:
-    """Replicas of which one is the floor, and a queue that wishes six; an hour and a month."""
+    """Build replicas with `minReplicas` 1, a queue that needs six, and hour and month limits."""
     windows = zip(("Hour", "Month"), limits, strict=False)
     budget_limits = [{"window": window, "amount": amount} for window, amount in windows]
     return running(count, waiting=30, budgets=(a_budget(limits=budget_limits),), **fields)

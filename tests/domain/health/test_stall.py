@@ -1,4 +1,4 @@
-"""Which engines stand still, which only look so, and when one is replaced."""
+"""Which engines are stalled, which only seem to be, and when one is replaced."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,7 +66,7 @@ def a_fleet(
     stall_timeout: timedelta = STALL_TIMEOUT,
     **fields: Any,
 ) -> PlanInputs:
-    """Two replicas of which the first holds 3 requests and stands still since 140 s."""
+    """Build two replicas, the first with 3 requests and without a step for 140 s."""
     pods = pods or PAIR
     first = pods[0].ref.name
     plain = {pod.ref.name: reading() for pod in pods}
@@ -254,7 +254,7 @@ def test_only_stalled_engines_are_probed_and_busy_ones_more_often() -> None:
 
 
 def test_an_engine_with_a_longer_timeout_is_probed_as_often_as_a_decision_needs_it() -> None:
-    """Else the newest look would be too old whenever it is wanted."""
+    """Otherwise the newest reading would always be too old."""
     late = {"chat-0": EngineProgress(steps=0.0, since=at(-700), busy_since=at(-300))}
     load = {"chat-0": InFlight(at(-11), 3)}
     assert suspects(a_fleet(engine_progress=late, load=load, read={"chat-0": reading(0.0)})) == [
@@ -263,7 +263,7 @@ def test_an_engine_with_a_longer_timeout_is_probed_as_often_as_a_decision_needs_
 
 
 def test_a_timeout_that_is_shorter_than_a_cycle_still_ends() -> None:
-    """A look enters the turn after the one that asked for it, five seconds later."""
+    """A reading arrives in the cycle after its request, five seconds later."""
     seen = {"chat-0": InFlight(at(-5.1), 3)}
     assert replaced_pod(a_fleet(load=seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
 
@@ -325,7 +325,7 @@ readings = st.lists(
 def test_a_replaced_engine_had_requests_and_took_no_step_for_the_whole_timeout(
     seen: Sequence[tuple[int, int | None, int]],
 ) -> None:
-    """Steps taken, requests found (None: not asked) and seconds passed, look by look."""
+    """Each reading has steps, requests (None: not probed) and seconds since the last one."""
     watches: dict[Ref, EngineProgress] = {}
     load: dict[str, InFlight] = {}
     now, steps, moved, empty = 0, 1000.0, 0, 0

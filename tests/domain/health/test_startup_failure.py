@@ -1,5 +1,5 @@
-"""Why replicas do not come up: each reason has a case, with the words of whoever refused, and with
-what to do where that is known."""
+"""Why replicas do not start: each reason has a case, with the words of its source, and with
+the fix where that is known."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""The geometry of MIG: what the boards allow, and the traps in what is published about it."""
+"""The geometry of MIG: what GPU models allow, and the errors in what is published about it."""
 
 from dataclasses import replace
 

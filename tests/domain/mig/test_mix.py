@@ -172,7 +172,7 @@ def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> Non
 
 @pytest.mark.parametrize("three", [30, 40])
 def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three: int) -> None:
-    """All slices cost the same for the work, so that nothing tells one answer from another."""
+    """All slices cost the same for the work, so that many solutions are equally good."""
     speeds = {"1g.10gb": 10, "2g.20gb": 20, "3g.40gb": three, "4g.40gb": 40, "7g.80gb": 2 * three}
     services = [a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, floor=1) for at in range(300)]
     got = cheapest_mix(services, ONE)
@@ -180,7 +180,7 @@ def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three:
 
 
 def single_type_services(seed: int) -> list[ServiceDemand]:
-    """Services that take one kind each, on three boards."""
+    """Build services with a single instance type each, on three GPU models."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     services = []
     for index in range(rng.randint(2, 9)):

@@ -127,7 +127,7 @@ class SimulatedLayout:
 def fewest_temporary_replicas(
     before: Sequence[FleetGpu], after: Sequence[FleetGpu], names: str
 ) -> int | None:
-    """By trying everything in any order, one deed at a time; None when somebody falls short."""
+    """Search all orders of single operations; None if a service goes below its minimum."""
     start, goal = (
         frozenset(SimulatedLayout(gpus, ()).services_by_location.items())
         for gpus in (before, after)

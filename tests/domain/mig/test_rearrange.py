@@ -67,7 +67,7 @@ def with_ended_instances(gpus: Sequence[FleetGpu], pattern: int) -> tuple[FleetG
 def is_possible_without_moves(
     gpus: Sequence[FleetGpu], wanted: Sequence[ServiceDemand], budget: int
 ) -> bool:
-    """Whether any choice of instances that stay, and of what is cut beside them, moves nobody."""
+    """Tell whether any choice of retained instances and new slices moves no replica."""
     used_slices = [
         (gpu_index, fleet_slice)
         for gpu_index, gpu in enumerate(gpus)
@@ -124,7 +124,7 @@ def remaining(
 
 
 def supplies(stays: Sequence[Layout], budget: int) -> Iterator[Counter[InstanceType]]:
-    """The most that can be cut beside those who stay, with so many GPUs in all."""
+    """Yield the maximal slices beside the retained ones, with so many GPUs in all."""
     used = [placements for placements in stays if placements]
     fresh = budget - len(used)
     if fresh < 0:

@@ -60,7 +60,7 @@ def fewest_gpus(services: list[ServiceDemand], most: int) -> int | None:
 
 
 def is_possible(supply: Counter[str], gpus: int) -> bool:
-    """Whether so many GPUs can be cut into these slices."""
+    """Tell whether so many GPUs can be partitioned into these slices."""
     if not +supply:
         return True
     if not gpus:

@@ -1,4 +1,4 @@
-"""What is asked of Tessera's agent, and how it is heard."""
+"""Requests to Tessera's agent, and how its reports are read."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is known of the GPUs of a pool, and when it is said that nothing can be."""
+"""What is known of the GPUs of a pool, and when they cannot be known."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -192,7 +192,7 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
 def test_the_numbers_of_any_layouts_are_spread_out_again(
     layouts: list[Layout], known: bool
 ) -> None:
-    """Not always in the same way, unless it was asked for; another number of slices never."""
+    """The layouts may differ unless they are given; the numbers of slices never do."""
     total = Counter(placement.profile for layout in layouts for placement in layout)
     wanted = tuple(sorted(total.items()))
     got = layouts_for_counts(GPU_MODEL, wanted, len(layouts), tuple(layouts) if known else ())

@@ -1,4 +1,4 @@
-"""The sharp edges of mig-manager, one by one: what each would do, and what keeps it from that."""
+"""The pitfalls of mig-manager one by one: what each would do, and what prevents it."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -29,7 +29,7 @@ BACKEND = MigManagerBackend(knows_pods=True)
 
 
 def a_node(*layouts: Layout, cut: int | None = None, **edges: Any) -> SimulatedMigNode:
-    """With an agent that looks, and mig-manager with these edges; `cut` GPUs are in MIG mode."""
+    """Build a node with a read-only agent and mig-manager; `cut` GPUs are in MIG mode."""
     placements = [
         [(placement.profile, placement.start) for placement in layout] for layout in layouts
     ]

@@ -1,4 +1,4 @@
-"""Who sits on slices, and what is paid for nothing."""
+"""Which pods use slices, and what idle and stranded slices cost."""
 
 from collections import Counter
 from dataclasses import replace

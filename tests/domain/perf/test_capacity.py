@@ -1,4 +1,4 @@
-"""Capacity in closed form, held against the engine's state machine at the same arrivals."""
+"""Capacity in closed form, compared with the engine's state machine at the same arrivals."""
 
 import random
 from dataclasses import replace

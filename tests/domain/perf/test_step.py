@@ -1,4 +1,4 @@
-"""Speed: bare formulas, published steps that the table has to meet, and which source is told."""
+"""Speed: bare formulas, published steps that the table has to meet, and which source is named."""
 
 import pytest
 from hypothesis import given

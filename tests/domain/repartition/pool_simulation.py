@@ -1,8 +1,8 @@
-"""A pool in memory on which rollouts are played: nodes, pods, Deployments, and what cuts GPUs.
+"""A pool in memory for rollouts: nodes, pods, Deployments, and what partitions GPUs.
 
-Whoever may choose chooses by a seeded lot: which node a pod gets, which device, who starts first.
-After every single write it is checked that no service lost what it has to keep, and whenever a GPU
-is cut that nobody sat on what went.
+Free choices are made by a seeded generator: the node of a pod, its device, which pod starts first.
+After every single write it is checked that no service went below its minimum, and whenever a GPU is
+partitioned that no pod used a slice that was removed.
 """
 
 import random
@@ -38,7 +38,7 @@ STARTING, DRAINING, ENDING = 3, 2, 1
 
 
 class InvariantError(AssertionError):
-    """Somebody was hurt."""
+    """A service went below its minimum, or a slice in use was removed."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class SimPod:
     age: int = 0
     """Ticks since it got its device."""
     drain_ticks: int | None = None
-    """Ticks since it was told to leave."""
+    """Ticks since it drains."""
     deleted: int | None = None
 
     @property
@@ -96,7 +96,7 @@ class SimNode:
 
 
 class PoolSimulation:
-    """What the API server and the machines hold; the operator keeps nothing."""
+    """State of the API server and the nodes; the operator has none of its own."""
 
     def __init__(
         self,
@@ -124,12 +124,12 @@ class PoolSimulation:
         self.evictions = 0
         self.layout_changes = 0
 
-    # What it is made of
+    # Services and pods
 
     def serve(
         self, service: SimService, slices: Sequence[tuple[str, int, SlicePlacement]] = ()
     ) -> None:
-        """A service with Ready pods on these seats."""
+        """Add a service with Ready pods on these slices."""
         self.services[service.name] = service
         for node, gpu, placement in slices:
             pod = self._pod(service.name, placement.profile)
@@ -152,10 +152,10 @@ class PoolSimulation:
         return self.pods[name]
 
     def plan(self, target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") -> None:
-        """By node, for each GPU its slices."""
+        """Set the target: the slices of each GPU, by node."""
         self.status = MigStatus(target=a_plan(target, name), units=self.status.units)
 
-    # What is seen of it
+    # What the operator observes
 
     def mig_nodes(self) -> tuple[MigNode, ...]:
         return tuple(self._mig_node(node) for _, node in sorted(self.nodes.items()))
@@ -245,14 +245,14 @@ class PoolSimulation:
                 capacity[pod.service] += self.services[pod.service].capacity[pod.profile]
         return capacity
 
-    # What happens to it
+    # Cycles and events
 
     def reconcile(
         self, until: int | None = None, inputs: RolloutInputs | None = None
     ) -> tuple[PoolActions, int]:
-        """One turn of an operator that was just started, killed before its write `until`.
+        """Run one cycle of a restarted operator that is killed before its write `until`.
 
-        What it sees may be older than what there is.
+        Its inputs may be older than the state.
         """
         actions = advance_rollout(inputs or self.rollout_inputs())
         writes = list(self._pending_writes(actions))
@@ -266,7 +266,7 @@ class PoolSimulation:
         return _InvariantCheck(self, by)
 
     def _pending_writes(self, actions: PoolActions) -> Iterator[Callable[[], object]]:
-        """In the order in which they have to be made; what is so already is not written."""
+        """Yield the writes in their order; what is so already is not written."""
         if actions.status is not None and actions.status != self.status:
             yield partial(setattr, self, "status", actions.status)
         for name, node in self.nodes.items():
@@ -300,7 +300,7 @@ class PoolSimulation:
                 node.labels[key] = value
 
     def _desired_scale(self, actions: PoolActions) -> dict[tuple[str, str], int]:
-        """Every Deployment has what is wanted, and one more for each pod that is to go."""
+        """Return the desired replicas, and one more for each displaced pod."""
         scale = {}
         going = Counter(
             (self.pods[ref].service, self.pods[ref].profile) for ref in actions.displaced
@@ -321,7 +321,7 @@ class PoolSimulation:
             pod.deleted = 0
 
     def tick(self) -> None:
-        """What the cluster does in five seconds."""
+        """Do what a cluster does in five seconds."""
         self.at += TICK
         with self.checked("the cluster"):
             self._end_pods()
@@ -393,7 +393,7 @@ class PoolSimulation:
                 pod.age += 1
 
     def set_layout(self, node: SimNode, gpu: int, layout: Layout) -> None:
-        """Slices that stay at their places are left alone."""
+        """Set a GPU's layout; slices that keep their placement are left alone."""
         assert layout_error(self.gpu_model, layout) is None
         removed = set(node.gpus[gpu]) - set(layout)
         for pod in self.pods.values():
@@ -408,16 +408,16 @@ class PoolSimulation:
         self.layout_changes += 1
 
     def rebuild(self, node: SimNode, gpu: int, layout: Layout) -> None:
-        """The whole GPU is cleared first."""
+        """Set a GPU's layout after removing all of its slices."""
         self.set_layout(node, gpu, ())
         self.set_layout(node, gpu, layout)
 
-    # Until it is quiet
+    # Runs to the end
 
     def play(self, ticks: int = 400, killed_at: int | None = None) -> PoolActions:
-        """Until nothing changes any more; the last orders.
+        """Run until nothing changes any more, and return the last actions.
 
-        The operator is killed before its write number `killed`, and is away for a tick then.
+        The operator is killed before its write number `killed_at`, and is away for a tick then.
         """
         quiet = 0
         for _ in range(ticks):
@@ -452,7 +452,7 @@ class PoolSimulation:
 
 
 class _InvariantCheck:
-    """Before and after: nobody may have lost what he has to keep."""
+    """Compares before and after: no service may go below its minimum."""
 
     def __init__(self, simulation: PoolSimulation, by: str) -> None:
         self._world, self._by = simulation, by
@@ -506,7 +506,7 @@ def a_plan(target: Mapping[str, Sequence[Sequence[str]]], name: str = "plan-1") 
 
 
 class WholeGpuBackend:
-    """Rebuilds GPUs that nobody uses, by counts, while its node starts nothing."""
+    """Rebuilds unused GPUs, by counts of slices, while no pod starts on the node."""
 
     def __init__(self, *, knows_pods: bool = False, fails: int = 0) -> None:
         self.capabilities = Capabilities(
@@ -539,7 +539,7 @@ class WholeGpuBackend:
         return BackendStatus()
 
     def __call__(self, simulation: PoolSimulation, node: SimNode) -> None:
-        """The far end: a tick of notice, then all at once."""
+        """Notice the request in one tick, then rebuild everything at once."""
         if not (wanted_layout := node.labels.get("want")):
             return
         if node.paused:
@@ -557,7 +557,7 @@ class WholeGpuBackend:
 
 
 class PinnedBackend:
-    """Cuts slice by slice, at exact places, beside neighbours that run."""
+    """Creates slice by slice, at exact placements, beside slices in use."""
 
     capabilities = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
@@ -598,7 +598,7 @@ class PinnedBackend:
         )
 
     def __call__(self, simulation: PoolSimulation, node: SimNode) -> None:
-        """The far end: one slice of each GPU in a tick."""
+        """Change one slice of each GPU in a tick."""
         for desired_gpu in node.layout.gpus if node.layout else ():
             gpu = int(desired_gpu.uuid.rpartition("-")[2])
             wanted_slices = {

@@ -28,7 +28,7 @@ LAYOUTS = maximal_layouts(A100, PROFILES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomPool:
-    """Everything by which a world is made anew."""
+    """Everything that a simulation is built from."""
 
     nodes: dict[str, list[Layout]]
     slices_by_service: dict[str, list[tuple[str, int, SlicePlacement]]]
@@ -55,9 +55,9 @@ BACKENDS: dict[str, Callable[[], PinnedBackend | WholeGpuBackend]] = {
 def a_random_pool(
     seed: int, *, nodes: int = 3, gpus: int = 2, idle: int = 1, whole_node_idle: bool = False
 ) -> RandomPool | None:
-    """Services on slices by chance; what they should have is planned.
+    """Build services on random slices, and plan what they should have.
 
-    So many GPUs are unused; with `room` those of a whole node.
+    `idle` GPUs are unused; with `room` all of one node.
     """
     rng = random.Random(seed)  # noqa: S311 - no secret
     names = [f"n{index}" for index in range(nodes)]
@@ -126,7 +126,7 @@ def a_random_pool(
 def _service(
     rng: random.Random, name: str, slices: Sequence[tuple[str, int, SlicePlacement]]
 ) -> ServiceDemand:
-    """As much as it has or a little else; sometimes on slices of another profile."""
+    """Build about the demand that its slices serve, sometimes on another profile."""
     profile = slices[0][2].profile
     if rng.random() < 0.3:
         profile = rng.choice(PROFILES[:4])

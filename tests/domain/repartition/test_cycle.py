@@ -1,4 +1,4 @@
-"""What a turn says of a pool whose plan is held up from outside."""
+"""What a cycle reports of a pool whose plan is blocked from outside."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -32,7 +32,7 @@ def actions_of(snapshot: Snapshot, layouts: LayoutMemory = NO_MEMORY.layouts) ->
 
 
 def later(snapshot: Snapshot, cycles: int) -> Snapshot:
-    """After turns whose orders were written, while nothing else changed."""
+    """Return the snapshot after cycles whose actions were written."""
     for _ in range(cycles):
         status = actions_of(snapshot).status
         assert status is not None

@@ -1,4 +1,4 @@
-"""A planned layout is carried out: who leaves when, what is asked, what is said."""
+"""A planned layout is carried out: evictions, requests to the backend, messages."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -52,7 +52,7 @@ def as_planned(simulation: PoolSimulation, node: SimNode, gpu: int) -> bool:
 
 
 def startable_units(simulation: PoolSimulation) -> list[str]:
-    """Units for which everybody keeps his floor, whichever of the pods the scheduler places."""
+    """Return units that break no minimum, whichever pods the scheduler places."""
     can = simulation.backend.capabilities
     startable = []
     for node in simulation.nodes.values():

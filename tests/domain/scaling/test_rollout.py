@@ -1,4 +1,4 @@
-"""Surge where there is room, else in place; chosen once for a rollout, and told."""
+"""Surge where capacity is free, else in place; chosen once per rollout, and reported."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,7 +61,7 @@ def surge(snapshot: Snapshot) -> bool:
 
 
 def test_the_surge_pod_itself_does_not_end_the_surge() -> None:
-    """With room for exactly one more, the new replica takes it."""
+    """With capacity for exactly one more, the new replica takes it."""
     assert surge(fleet(3, OLD))
     assert surge(fleet(3, (*OLD, starting()), rollout_complete=False))
     assert surge(fleet(3, (*OLD, new()), rollout_complete=False))

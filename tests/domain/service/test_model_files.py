@@ -323,7 +323,7 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
 
 
 def test_a_shape_that_was_read_does_not_count_as_written() -> None:
-    """Else the replicas would be made anew by a Tessera that ships the model."""
+    """Otherwise a Tessera that ships the model would replace the replicas."""
     status = status_of(
         a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
     )

@@ -1,4 +1,4 @@
-"""By what replicas are made: an upgrade leaves them alone until they are made anew anyway."""
+"""The pod template version: an upgrade leaves replicas alone until they are replaced anyway."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -274,7 +274,7 @@ SHAPING_DEFAULTS = {
 def test_the_parts_that_shape_pods_get_no_new_default() -> None:
     """The API server writes defaults into objects that it reads: a new one would change the shape
     of every service, and an upgrade would roll them. A new field there has to be None by default,
-    and what stands for None belongs to `Filled` or to the builder's defaults."""
+    and what stands for None belongs to `EffectiveValues` or to the builder's defaults."""
     names_with_default: set[str] = set()
     for part in ("model", "slo", "context", "engine", "drain"):
         names_with_default |= set(_defaults(InferenceServiceSpec, part))

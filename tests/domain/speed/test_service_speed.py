@@ -1,4 +1,4 @@
-"""What engines did, beside what the speed model says of the same load; and what is told of it."""
+"""What engines did, beside what the speed model says of the same load; and what is published."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -273,7 +273,7 @@ def a_measured_fleet(
 
 
 def with_written_status(snapshot: Snapshot, cache: PlanCache | None = None) -> ObservedService:
-    """The service as the turn leaves it."""
+    """Return the service with the status that this cycle writes."""
     service_plan = plan_of(snapshot, cache=cache).service_plans[CHAT]
     return replace(service_plan.service, status=service_status(snapshot, service_plan, None, None))
 

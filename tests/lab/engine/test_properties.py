@@ -50,7 +50,7 @@ class RequestHistory:
 
 
 def _run_events(engine: EngineCore, happening: list[Any]) -> dict[int, RequestHistory]:
-    """Play the events and then drain; what must hold in every step is checked on the way."""
+    """Play the events and then drain; check every step on the way."""
     lives: dict[int, RequestHistory] = {}
     for event in [*happening, *["step"] * 2000]:
         if event == "step":
