@@ -237,9 +237,8 @@ def _judge_stall(
     if ready_peers < min_replicas - 1:
         return Stall(
             blocker=(
-                f"{observation}; it is replaced with at least "
-                f"{counted(min_replicas - 1, 'other replica')} "
-                f"ready, now {ready_peers}. {advice}"
+                f"{observation}; it is replaced once {counted(min_replicas - 1, 'other replica')} "
+                f"can take requests, now {ready_peers}. {advice}"
             )
         )
     at = watch.at.replace(microsecond=0)

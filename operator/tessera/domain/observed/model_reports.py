@@ -16,25 +16,25 @@ ModelReportT = TypeVar("ModelReportT", bound=BaseModel)
 class _ModelReport(Wire):
     model_config = ConfigDict(extra="ignore")
 
+    message: _Text = ""
+
 
 class ShapeReport(_ModelReport):
-    """What was read of a model."""
+    """What the job read from a model's config.json."""
 
     phase: Literal["shape"]
     ok: bool
     shape: ModelShape | None = None
     commit: _Commit = ""
-    message: _Text = ""
 
 
 class FetchReport(_ModelReport):
-    """What was fetched of it."""
+    """What the job fetched of a model's files."""
 
     phase: Literal["fetch"]
     ok: bool
     bytes: _Count = 0
     commit: _Commit = ""
-    message: _Text = ""
 
 
 class FetchProgress(_ModelReport):
@@ -45,8 +45,14 @@ class FetchProgress(_ModelReport):
 
 
 def parse_report(model: type[ModelReportT], text: str | bytes) -> ModelReportT | None:
-    """The report; None when the text is something else, such as the end of a log."""
+    """Return the report, or None if the text is something else, such as the end of a log."""
     try:
         return model.model_validate_json(text)
     except ValidationError:
         return None
+
+
+def report_message(text: str) -> str:
+    """Return the message of any job's report, or the text itself if it is not a report."""
+    report = parse_report(_ModelReport, text)
+    return report.message if report is not None else text.strip()

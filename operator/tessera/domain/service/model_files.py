@@ -138,7 +138,10 @@ def _missing_shape(
     message = (
         job_status.message or f"Job {job_status.name} reads the config.json of {spec.model.uri}"
     )
-    return StatusVerdict(Accepted.READING_MODEL, f"spec.model.shape: {message}; {logs_command}")
+    return StatusVerdict(
+        Accepted.READING_MODEL,
+        f"spec.model.shape: {message}. Wait, or write the shape there; {logs_command}",
+    )
 
 
 def claim_ref(service: Ref) -> Ref:

@@ -8,6 +8,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import missing_secret_advice
 from tessera.domain.model.names import Task, model_job_name
+from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 
@@ -103,7 +104,7 @@ def assess_model_job(
             status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.REFUSED
         )
     retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
-    words = text.strip() or pod.container_message
+    words = report_message(text) or pod.container_message
     message = (
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )

@@ -160,8 +160,8 @@ def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
         PlacementReason.UNSCHEDULABLE,
         f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
         f"unschedulable, no free {service_plan.choice.fit.hardware.name} in "
-        f"AcceleratorPool/{pool}: "
-        f"{stuck[0].unschedulable}",
+        f"AcceleratorPool/{pool}: {stuck[0].unschedulable} Free or add such "
+        "hardware, lower spec.scaling.minReplicas, or name another pool.",
     )
 
 
