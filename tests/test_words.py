@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from check_words import GLOSSARY, violations
+from check_words import GLOSSARY, REST, violations
 
 CLEAN = '''"""A module."""
 
@@ -31,7 +31,10 @@ PLANTED = {
         "\n\ndef scale() -> list[int]:\n    return [one for one in (1, 2)]\n",
         "'one'",
     ),
-    "a wrong plural": ('\n\ndef tell(n: int) -> str:\n    return f"{n} GPUs"\n', "use counted()"),
+    "a wrong plural": (
+        '\n\ndef describe(n: int) -> str:\n    return f"{n} GPUs"\n',
+        "use counted()",
+    ),
     "a string after a constant": ('\n\nTOP = 1\n"""The top."""\n', "a string explains a constant"),
     "a noun without an entry": ("\n\nclass Quota:\n    pass\n", f"{GLOSSARY} has no `Quota`"),
     "too few comments": ("\n" * 400, "comments per 1,000 lines"),
@@ -55,3 +58,11 @@ def test_a_planted_violation_is_caught(name: str, tmp_path: Path) -> None:
 
 def test_a_clean_tree_has_no_violation(tmp_path: Path) -> None:
     assert violations(tree(tmp_path)) == []
+
+
+@pytest.mark.parametrize("folder", REST)
+def test_a_banned_name_outside_the_product_is_caught(folder: str, tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    (root / folder).mkdir()
+    (root / folder / "planted.py").write_text("def kept() -> None:\n    pass\n", encoding="utf-8")
+    assert ["kept: a name is 'kept'" in str(violation) for violation in violations(root)] == [True]
