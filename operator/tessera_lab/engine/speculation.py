@@ -1,6 +1,6 @@
 """Speculative decoding: tokens per step with a draft model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera_lab.engine.requests import EngineLimits
@@ -40,12 +40,3 @@ class Speculation:
             tokens = int(remainder)
             remainder -= tokens
             yield tokens
-
-    def sampled_tokens(self, uniform: Iterable[float]) -> Iterator[int]:
-        """Yield the tokens of each step from numbers in [0, 1) that the caller draws."""
-        numbers = iter(uniform)
-        while True:
-            accepted = 0
-            while accepted < self.draft_tokens and next(numbers) < self.acceptance:
-                accepted += 1
-            yield accepted + 1

@@ -87,26 +87,6 @@ def test_the_steady_gains_keep_to_the_expected_mean(
     assert abs(sum(gains) - steps * speculation.expected_tokens) <= 1
 
 
-def test_drawn_gains_count_how_many_numbers_in_a_row_are_below_the_acceptance() -> None:
-    speculation = replace(a_speculation(0.5), draft_tokens=2)
-    drawn = speculation.sampled_tokens([0.9, 0.1, 0.9, 0.1, 0.1, 0.6])
-    assert list(itertools.islice(drawn, 4)) == [1, 2, 3, 1]
-
-
-def test_the_same_drawn_gains_give_the_same_run() -> None:
-    def run() -> list[float]:
-        numbers = itertools.cycle([0.05, 0.7, 0.3, 0.95, 0.45])
-        speculation = a_speculation()
-        timeline = Timeline(
-            EngineCore(LIMITS, COSTLY, speculation, speculation.sampled_tokens(numbers))
-        )
-        for number in range(5):
-            timeline.submit(EngineRequest(id=number, prompt_tokens=50, output_tokens=90 + number))
-        return [served.ended_at for served in timeline.advance(math.inf)]
-
-    assert run() == run()
-
-
 def test_a_step_says_how_many_tokens_each_one_got() -> None:
     engine = EngineCore(LIMITS, COSTLY, a_speculation(), iter([1, 3, 6]))
     engine.submit(EngineRequest(id=0, prompt_tokens=10, output_tokens=6))

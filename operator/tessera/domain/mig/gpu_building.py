@@ -36,10 +36,8 @@ def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
     return gi_profile.memory_slices if gi_profile else 0
 
 
-def build_gpus(
-    mix: Mix, gpu_models: Mapping[str, GpuModel], first_number: int = 1
-) -> tuple[FleetGpu, ...]:
-    """Return GPUs for the mix, numbered from `first_number`, without slices that nothing uses.
+def build_gpus(mix: Mix, gpu_models: Mapping[str, GpuModel]) -> tuple[FleetGpu, ...]:
+    """Return GPUs for the mix, numbered from 1, without slices that nothing uses.
 
     Raises ValueError for a geometry that the GPU model cannot have.
     """
@@ -49,8 +47,7 @@ def build_gpus(
         if layout is None:
             raise ValueError(f"{model_name} cannot be partitioned into {geometry}")
         layouts += [
-            (model_name, f"gpu-{first_number + len(layouts) + offset:04}", layout)
-            for offset in range(count)
+            (model_name, f"gpu-{1 + len(layouts) + offset:04}", layout) for offset in range(count)
         ]
     # Replicas of a service are distributed round-robin, so that a failed GPU takes few of them.
     free_slices: dict[InstanceType, list[tuple[int, str, int]]] = defaultdict(list)
