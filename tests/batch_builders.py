@@ -32,7 +32,7 @@ ROWS = 1000
 
 
 def a_batch_spec(**fields: Any) -> BatchInferenceSpec:
-    """A spec as it stands in a manifest; `model` and `service` may be given as None."""
+    """Build a spec as in a manifest; `model` and `service` may be None."""
     values = {
         "claimName": "results",
         "input": "jobs/questions.jsonl",
@@ -87,27 +87,27 @@ def a_checked_situation(batch: Batch | None = None, **fields: Any) -> Situation:
     return a_situation(replace(batch, status=status), **fields)
 
 
-def decided(situation: Situation, shortage: str | None = None) -> BatchPlan:
-    """The decision, for a tenant with money unless there is a shortage."""
+def plan_batch(situation: Situation, shortage: str | None = None) -> BatchPlan:
+    """Plan a batch of a tenant within its budget, unless there is a shortage."""
     return apply_funding(propose_batch(situation), shortage)
 
 
-def carried_out(situation: Situation, allotment: BatchPlan, **fields: Any) -> Situation:
-    """What is there after the decision was written: the status through the wire, and the Jobs."""
-    status = batch_status(allotment, situation.at)
+def carry_out(situation: Situation, batch_plan: BatchPlan, **fields: Any) -> Situation:
+    """Return the situation after the plan was written: the serialized status, and the Jobs."""
+    status = batch_status(batch_plan, situation.at)
     wire = json.loads(status.model_dump_json(by_alias=True, exclude_none=True))
     batch = replace(situation.batch, status=BatchInferenceStatus.model_validate(wire))
-    jobs = [job for job in situation.jobs if job.ref not in allotment.delete]
-    deleted_attempts = {job.attempt for job in situation.jobs if job.ref in allotment.delete}
-    if allotment.create is not None:
-        jobs.append(a_job(allotment.create.attempt))
+    jobs = [job for job in situation.jobs if job.ref not in batch_plan.delete]
+    deleted_attempts = {job.attempt for job in situation.jobs if job.ref in batch_plan.delete}
+    if batch_plan.create is not None:
+        jobs.append(a_job(batch_plan.create.attempt))
     pods = tuple(pod for pod in situation.pods if pod.attempt not in deleted_attempts)
     return replace(situation, **{"batch": batch, "jobs": tuple(jobs), "pods": pods, **fields})
 
 
-def settled(situation: Situation, **fields: Any) -> Situation:
-    """Decide and carry out once."""
-    return carried_out(situation, decided(situation), **fields)
+def plan_and_carry_out(situation: Situation, **fields: Any) -> Situation:
+    """Plan and carry out once."""
+    return carry_out(situation, plan_batch(situation), **fields)
 
 
 def a_job(attempt: int | None = 1, **fields: Any) -> BatchJob:
@@ -125,7 +125,7 @@ def a_job(attempt: int | None = 1, **fields: Any) -> BatchJob:
 
 
 def a_batch_pod(attempt: int | None = 1, node: str | None = SPOT_NODE, **fields: Any) -> BatchPod:
-    """A pod that runs on the spot node since now, unless said otherwise."""
+    """Build a pod that has just started, by default on the spot node."""
     name = job_name(NIGHT.name, attempt)
     return BatchPod(
         **{
@@ -154,7 +154,7 @@ def a_check_report(*, ok: bool = True, **fields: Any) -> str:
     return json.dumps({**report, "inputTokens": 50_000, **fields})
 
 
-def asked(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
+def a_progress_sample(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
     """Build the progress of a running attempt, `seconds` from now."""
     progress = {"attempt": 1, "state": "running", "rows": ROWS, "done": done, **fields}
     progress.setdefault("outputTokens", done * 200)
@@ -162,7 +162,7 @@ def asked(done: int = 0, seconds: float = 0, **fields: Any) -> ProgressSample:
 
 
 def on_attempt(way: str = "spot", number: int = 1, **fields: Any) -> Situation:
-    """An attempt is at work on `spot` or `non-spot` hardware, with its pod and Job."""
+    """Build a batch with a running attempt on `spot` or `non-spot` hardware, its pod and Job."""
     spot = way == "spot"
     pod_fields = fields.pop("pod", {})
     attempt = {

@@ -96,20 +96,20 @@ def a_node(
     slices: Mapping[str, int] | None = None,
     *,
     whole: int = 0,
-    cut: int = 1,
+    partitioned: int = 1,
     product: str = A100,
     name: str | None = None,
     ready: bool = True,
     labels: Mapping[str, str] | None = None,
 ) -> Node:
-    """A node with `cut` GPUs in `slices` and `whole` uncut ones."""
+    """Build a node with `partitioned` GPUs in `slices`, and `whole` other ones."""
     slices = {} if slices is None else slices
     return Node(
         name=name or f"{pool}-0",
         labels={
             "pool": pool,
             "nvidia.com/gpu.product": product,
-            "nvidia.com/gpu.count": str(whole + (cut if slices else 0)),
+            "nvidia.com/gpu.count": str(whole + (partitioned if slices else 0)),
             **(labels or {}),
         },
         schedulable=ready,
@@ -234,7 +234,7 @@ def plan_of(
     return plan(config, snapshot, memory, cache)
 
 
-def allotted(
+def compute_service_plan(
     snapshot: Snapshot, name: str = "chat", config: Config = DEFAULT_CONFIG
 ) -> ServicePlan:
     """Return the plan of one service."""

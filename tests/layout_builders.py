@@ -20,7 +20,7 @@ from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service.proposal import Proposal, objects_by_service, propose
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
-BOARD = gpu_models()["A100-80GB"]
+GPU_MODEL = gpu_models()["A100-80GB"]
 AGENT = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 MANAGER = Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=True)
 
@@ -30,34 +30,34 @@ def a_planned_pool(name: str = "a100", mode: str = "Auto", **fields: Any) -> Poo
     return a_pool(name, mig=mig, **fields)
 
 
-def a_wishing(name: str = "chat", uri: str | None = None, **fields: Any) -> ObservedService:
+def a_mig_service(name: str = "chat", uri: str | None = None, **fields: Any) -> ObservedService:
     """Build a service whose slices are planned."""
     placement = {"mig": "Auto", **fields.pop("placement", {})}
     given = {"uri": uri} if uri else {}
     return a_service(name, a_spec(**given, placement=placement, **fields))
 
 
-def a_card(index: int, *tiles: str, fault: str | None = None) -> MigGpu:
-    """Build a GPU from instances as `3g.40gb@4=team-a/chat-0`, or `3g.40gb@4` without a pod."""
+def a_mig_gpu(index: int, *positions: str, fault: str | None = None) -> MigGpu:
+    """Build a GPU with instances at `3g.40gb@4=team-a/chat-0`, or `3g.40gb@4` without a pod."""
     instances = []
-    for text in tiles:
-        placement, _, pod = text.partition("=")
-        profile, _, start = placement.partition("@")
+    for text in positions:
+        position, _, pod = text.partition("=")
+        profile, _, start = position.partition("@")
         holders = (Ref(*pod.split("/")),) if pod else ()
         instances.append(
             GpuInstance(placement=SlicePlacement(int(start), profile), holders=holders)
         )
-    instances.sort(key=lambda tile: tile.placement)
+    instances.sort(key=lambda instance: instance.placement)
     return MigGpu(index=index, uuid=f"GPU-{index}", instances=tuple(instances), fault=fault)
 
 
-def a_ground(*cards: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
+def a_mig_node(*gpus: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
     return MigNode(
         **{
             "name": name,
-            "gpu_model": BOARD,
+            "gpu_model": GPU_MODEL,
             "ready": True,
-            "gpus": cards,
+            "gpus": gpus,
             "reports_pods": True,
             "can_partition": True,
             **fields,
@@ -65,31 +65,31 @@ def a_ground(*cards: MigGpu, name: str = "a100-0", **fields: Any) -> MigNode:
     )
 
 
-def empty(count: int, name: str = "a100-0", **fields: Any) -> MigNode:
+def an_empty_node(count: int, name: str = "a100-0", **fields: Any) -> MigNode:
     """Build a node with GPUs in MIG mode without instances."""
-    return a_ground(*(a_card(index) for index in range(count)), name=name, **fields)
+    return a_mig_node(*(a_mig_gpu(index) for index in range(count)), name=name, **fields)
 
 
-def node_of(ground: MigNode, pool: str = "a100") -> Node:
+def kubernetes_node(mig_node: MigNode, pool: str = "a100") -> Node:
     slices: dict[str, int] = {}
-    for card in ground.gpus:
-        for tile in card.instances:
-            slices[tile.placement.profile] = slices.get(tile.placement.profile, 0) + 1
-    node = a_node(pool, slices, whole=ground.whole_gpus, name=ground.name, ready=ground.ready)
-    count = str(ground.whole_gpus + len(ground.gpus))
+    for gpu in mig_node.gpus:
+        for instance in gpu.instances:
+            slices[instance.placement.profile] = slices.get(instance.placement.profile, 0) + 1
+    node = a_node(pool, slices, whole=mig_node.whole_gpus, name=mig_node.name, ready=mig_node.ready)
+    count = str(mig_node.whole_gpus + len(mig_node.gpus))
     return replace(node, labels={**node.labels, "nvidia.com/gpu.count": count})
 
 
 def a_fleet(
     *services: ObservedService,
     pools: Sequence[Pool] = (),
-    grounds: Sequence[MigNode],
+    mig_nodes: Sequence[MigNode],
     **fields: Any,
 ) -> Snapshot:
     return a_snapshot(
         *services,
         pools=tuple(pools) or (a_planned_pool(),),
-        nodes=tuple(node_of(ground) for ground in grounds),
+        nodes=tuple(kubernetes_node(mig_node) for mig_node in mig_nodes),
         **fields,
     )
 
@@ -98,7 +98,7 @@ def views_of(snapshot: Snapshot) -> tuple[PoolView, ...]:
     return discover(snapshot.pools, snapshot.nodes, NOW.date())
 
 
-def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
+def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
     """Propose as a cycle does."""
     current_objects = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
@@ -117,20 +117,22 @@ def drafts_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
     }
 
 
-def asked(
-    snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+def layout_problem_of(
+    snapshot: Snapshot, mig_nodes: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
 ) -> LayoutProblem:
     """Return the layout problem of a fleet with one pool."""
     views = views_of(snapshot)
-    return layout_problem(views, {pool: grounds}, {pool: can}, drafts_of(snapshot), snapshot)
+    return layout_problem(views, {pool: mig_nodes}, {pool: can}, proposals_of(snapshot), snapshot)
 
 
-def adopted(
-    snapshot: Snapshot, grounds: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+def adopt_plan(
+    snapshot: Snapshot, mig_nodes: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
 ) -> PlanAdoption:
     """Adopt the plan of a pool whose problem is solved at once."""
     view = next(view for view in views_of(snapshot) if view.pool.name == pool)
-    return adopt(view, solve(asked(snapshot, grounds, can, pool)), grounds, can, NOW)
+    return adopt(
+        view, solve(layout_problem_of(snapshot, mig_nodes, can, pool)), mig_nodes, can, NOW
+    )
 
 
 def with_status(snapshot: Snapshot, status: MigStatus) -> Snapshot:

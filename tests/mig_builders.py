@@ -14,7 +14,7 @@ def a_service(
     name: str = "a",
     demand: float = 0.0,
     speeds: Mapping[str, float] | None = None,
-    floor: int = 0,
+    min_replicas: int = 0,
     like: ServiceDemand | None = None,
 ) -> ServiceDemand:
     """Build a service on slices of an A100, or one like another with a new name."""
@@ -27,15 +27,15 @@ def a_service(
         )
     given = {"1g.10gb": 1.0} if speeds is None else speeds
     throughput = {InstanceType(A100.name, profile): speed for profile, speed in given.items()}
-    return ServiceDemand(name=name, demand=demand, min_replicas=floor, throughput=throughput)
+    return ServiceDemand(name=name, demand=demand, min_replicas=min_replicas, throughput=throughput)
 
 
 def a_gpu(name: str, *slices: str) -> FleetGpu:
     """Build a GPU from slices as `3g.40gb@4=chat`, or `3g.40gb@4` for an idle one."""
     gpu_slices = []
     for text in slices:
-        spot, _, service = text.partition("=")
-        profile, _, start = spot.partition("@")
+        position, _, service = text.partition("=")
+        profile, _, start = position.partition("@")
         gpu_slices.append(FleetSlice(int(start), profile, service or None))
     return FleetGpu(
         name=name,

@@ -40,7 +40,7 @@ from tests.builders import (
     a_workload,
     readings_of,
 )
-from tests.layout_builders import drafts_of
+from tests.layout_builders import proposals_of
 
 GPUS = 8
 REPLICAS = 5
@@ -116,7 +116,7 @@ def _fleet(
         pools=(pool,),
         nodes=tuple(
             replace(
-                a_node(slices={"1g.10gb": GPUS * SEATS}, cut=GPUS, name=_node(at)),
+                a_node(slices={"1g.10gb": GPUS * SEATS}, partitioned=GPUS, name=_node(at)),
             )
             for at in range(nodes)
         ),
@@ -236,7 +236,7 @@ def _reconcile_times(snapshot: Snapshot, *, news: bool) -> list[float]:
 def _problem_time(snapshot: Snapshot) -> float:
     """Return the CPU milliseconds of a new layout problem, the median of five."""
     views, spent = discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), []
-    drafts = drafts_of(snapshot)
+    drafts = proposals_of(snapshot)
     nodes_by_pool = {
         view.pool.name: mig_nodes(view, snapshot.nodes, snapshot.layouts) for view in views
     }

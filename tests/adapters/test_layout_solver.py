@@ -11,12 +11,12 @@ from tessera.adapters.layout_solver import LayoutSolverProcess
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
 from tessera.ports import LayoutPlanningError
-from tests.layout_builders import a_fleet, a_wishing, asked, empty
+from tests.layout_builders import a_fleet, a_mig_service, an_empty_node, layout_problem_of
 
 
 def a_problem() -> LayoutProblem:
-    grounds = [empty(2)]
-    return asked(a_fleet(a_wishing("chat"), grounds=grounds), grounds)
+    grounds = [an_empty_node(2)]
+    return layout_problem_of(a_fleet(a_mig_service("chat"), mig_nodes=grounds), grounds)
 
 
 async def test_the_worker_answers_as_the_planner_does_and_is_reused() -> None:

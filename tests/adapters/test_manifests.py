@@ -14,7 +14,15 @@ from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.model_job import model_job_manifest
 from tessera.resources.prepull import prepull_daemon_sets
-from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, allotted, plan_of
+from tests.builders import (
+    SMALL,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    compute_service_plan,
+    plan_of,
+)
 
 PLATFORM = Platform(
     image_registry="registry.acme:5000/mirror",
@@ -52,7 +60,7 @@ def fleet(uri: str, **model: object) -> Snapshot:
 
 
 def service_plan_of(uri: str, **model: object) -> ServicePlan:
-    return allotted(fleet(uri, **model), config=Config(platform=PLATFORM))
+    return compute_service_plan(fleet(uri, **model), config=Config(platform=PLATFORM))
 
 
 def job(service_plan: ServicePlan) -> ObjectManifest:

@@ -28,7 +28,7 @@ from tests.builders import (
     plan_of,
     readings_of,
 )
-from tests.layout_builders import a_planned_pool, a_wishing, with_status
+from tests.layout_builders import a_mig_service, a_planned_pool, with_status
 
 NODES = ("a100-0", "a100-1", "a100-2")
 NAMES = ("chat", "code")
@@ -116,9 +116,9 @@ def pods_of(name: str, count: int) -> list[Pod]:
 def initial_snapshot(backend: str) -> Snapshot:
     pods = tuple(pod for name in NAMES for pod in pods_of(name, 2))
     return a_snapshot(
-        *(a_wishing(name, replicas=2) for name in NAMES),
+        *(a_mig_service(name, replicas=2) for name in NAMES),
         pools=(a_planned_pool(mig={"backend": backend}),),
-        nodes=tuple(a_node(slices={"1g.10gb": 8}, cut=2, name=name) for name in NODES),
+        nodes=tuple(a_node(slices={"1g.10gb": 8}, partitioned=2, name=name) for name in NODES),
         layouts=tuple(a_layout(name, SMALL, pods) for name in NODES),
         pods=pods,
         workloads=tuple(a_workload(2, name) for name in NAMES),
@@ -145,7 +145,7 @@ def change_slices(old: Snapshot, step: PoolStep) -> Fields:
             for layout in old.layouts
         ),
         "nodes": tuple(
-            replace(a_node(slices=slices, cut=2, name=name), taints=node.taints)
+            replace(a_node(slices=slices, partitioned=2, name=name), taints=node.taints)
             if node.name == name
             else node
             for node in old.nodes
@@ -206,7 +206,7 @@ def change_load(old: Snapshot, step: PoolStep) -> Fields:
 
 
 def change_service(old: Snapshot, step: PoolStep) -> Fields:
-    changed = a_wishing(step.name, replicas=1 + step.slice_set)
+    changed = a_mig_service(step.name, replicas=1 + step.slice_set)
     return {
         "services": tuple(
             changed if service.ref.name == step.name else service for service in old.services

@@ -22,8 +22,8 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
-    allotted,
     at,
+    compute_service_plan,
     plan_of,
     readings_of,
 )
@@ -70,7 +70,7 @@ def test_a_service_goes_onto_the_cheapest_hardware_that_fits(
 ) -> None:
     min_replicas = {"scaling": {"minReplicas": 1}}
     service = a_service(spec=a_spec(uri, **min_replicas, **fields))
-    choice = allotted(a_snapshot(service, **FLEET)).choice
+    choice = compute_service_plan(a_snapshot(service, **FLEET)).choice
     assert choice is not None
     assert choice.variant == variant
 
@@ -80,7 +80,7 @@ def test_a_running_service_stays_although_something_cheaper_appeared() -> None:
     cheap = (*FLEET["pools"], a_pool("bargain", "0.10"))
     nodes = (*FLEET["nodes"], a_node("bargain", {"3g.40gb": 2}))
     running = a_workload(1, variant="a100-3g-40gb")
-    got = allotted(a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,)))
+    got = compute_service_plan(a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,)))
     assert got.choice is not None
     assert got.choice.variant == "a100-3g-40gb"
     assert "bargain-3g-40gb at 0.05 USD is cheaper" in got.placement.verdict.message
@@ -91,7 +91,7 @@ def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
         spec=a_spec(MEDIUM, scaling={"minReplicas": 1}, context={"maxModelLen": 131072})
     )
     running = a_workload(1, variant="a100-2g-20gb")
-    got = allotted(a_snapshot(service, **FLEET, workloads=(running,)))
+    got = compute_service_plan(a_snapshot(service, **FLEET, workloads=(running,)))
     assert got.choice is not None
     assert got.choice.variant == "a100-3g-40gb"
     assert got.removable_deployments == ()
@@ -101,7 +101,7 @@ def test_a_previous_variant_is_removed_when_the_new_one_is_ready() -> None:
     service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
     workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
     pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
-    got = allotted(a_snapshot(service, **FLEET, workloads=workloads, pods=pods))
+    got = compute_service_plan(a_snapshot(service, **FLEET, workloads=workloads, pods=pods))
     assert [ref.name for ref in got.removable_deployments] == ["chat-zzz-old"]
 
 
@@ -120,7 +120,7 @@ def test_new_services_choose_hardware_with_capacity_for_their_min_replicas() -> 
 def test_interactive_services_never_run_on_spot() -> None:
     spot = a_pool("spot", "0.10", tier="Spot")
     nodes = (a_node("spot", {"1g.10gb": 7}), a_node("a100", {"1g.10gb": 7}))
-    got = allotted(a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes))
+    got = compute_service_plan(a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes))
     assert got.choice is not None
     assert got.choice.offer.pool == "a100"
 
@@ -128,14 +128,14 @@ def test_interactive_services_never_run_on_spot() -> None:
 def test_an_absent_node_takes_no_hardware_from_the_services_on_it() -> None:
     running = {"workloads": (a_workload(2),), "pods": (a_pod("chat-0"), a_pod("chat-1"))}
     away = a_node(slices={"1g.10gb": 7}, ready=False)
-    got = allotted(a_snapshot(a_service(), nodes=(away,), **running))
+    got = compute_service_plan(a_snapshot(a_service(), nodes=(away,), **running))
     assert got.choice is not None
     assert (got.choice.variant, got.scale.replicas) == ("a100-1g-10gb", 2)
 
 
 def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
     running = {"workloads": (a_workload(3),), "pods": (a_pod(),)}
-    got = allotted(a_snapshot(a_service(), nodes=(), **running))
+    got = compute_service_plan(a_snapshot(a_service(), nodes=(), **running))
     assert (got.choice, got.drain.replicas, got.placement.verdict.reason) == (None, 3, "NoHardware")
 
 
@@ -150,7 +150,7 @@ def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() 
 
 def test_a_fixed_number_overrules_the_autoscaler() -> None:
     service = a_service(spec=a_spec(replicas=3))
-    got = allotted(a_snapshot(service))
+    got = compute_service_plan(a_snapshot(service))
     assert (got.scale.replicas, got.scale.reason) == (3, "SetByUser")
 
 
@@ -170,8 +170,8 @@ def test_a_deployment_scaled_by_hand_goes_back_to_the_decided_number() -> None:
 
 def test_a_rollout_surges_only_where_there_is_room() -> None:
     service = a_service(spec=a_spec(SMALL))
-    roomy = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 3}),)))
-    full = allotted(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 2}),)))
+    roomy = compute_service_plan(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 3}),)))
+    full = compute_service_plan(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 2}),)))
     assert (roomy.surge, full.surge) == (True, False)
 
 

@@ -10,11 +10,11 @@ from tessera.ports import LayoutPlanningError
 from tessera.reconcile.layout_solving import BackgroundPlanner
 from tessera.reconcile.observe import Observations
 from tests.builders import at
-from tests.layout_builders import a_fleet, a_wishing, asked, empty
+from tests.layout_builders import a_fleet, a_mig_service, an_empty_node, layout_problem_of
 
-GROUNDS = [empty(1)]
-ONE = asked(a_fleet(a_wishing("chat"), grounds=GROUNDS), GROUNDS)
-TWO = asked(a_fleet(a_wishing("code"), grounds=GROUNDS), GROUNDS)
+GROUNDS = [an_empty_node(1)]
+ONE = layout_problem_of(a_fleet(a_mig_service("chat"), mig_nodes=GROUNDS), GROUNDS)
+TWO = layout_problem_of(a_fleet(a_mig_service("code"), mig_nodes=GROUNDS), GROUNDS)
 
 
 @dataclass

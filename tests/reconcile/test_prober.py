@@ -17,7 +17,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.plan import Plan, PlanMemory
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.prober import Prober
-from tests.batch_builders import NIGHT, decided, on_attempt
+from tests.batch_builders import NIGHT, on_attempt, plan_batch
 from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at, plan_of
 
 
@@ -54,7 +54,7 @@ async def test_the_answer_of_a_runner_is_stored_under_the_uid_of_its_batch(
 ) -> None:
     engines, observations, answered = RecordingEngines(), Observations(), asyncio.Event()
     prober = Prober(engines, observations, _clock, answered.set)
-    plan = Plan(batches={NIGHT: decided(on_attempt(pod={"address": address}))})
+    plan = Plan(batches={NIGHT: plan_batch(on_attempt(pod={"address": address}))})
     prober.start(Snapshot(at=NOW), plan)
     async with asyncio.timeout(5):
         await answered.wait()

@@ -21,7 +21,7 @@ from tests.batch_builders import (
     a_batch_spec,
     a_checked_situation,
     a_situation,
-    decided,
+    plan_batch,
 )
 from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
 
@@ -91,7 +91,7 @@ SPOT = [name for name in ATTEMPTS if name.endswith("spot")]
 
 
 def body(name: str) -> dict[str, Any]:
-    batch_plan = decided(SITUATIONS[name])
+    batch_plan = plan_batch(SITUATIONS[name])
     assert batch_plan.create is not None
     assert batch_plan.batch.spec is not None
     return dict(
@@ -316,7 +316,7 @@ def test_attempts_are_not_moved_for_tidiness(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["check", "own-spot"])
 def test_private_registries_are_reached_with_the_secrets_of_the_chart(name: str) -> None:
-    batch_plan = decided(SITUATIONS[name])
+    batch_plan = plan_batch(SITUATIONS[name])
     assert batch_plan.create is not None
     assert batch_plan.batch.spec is not None
     image = RunnerImage("private/batch:1", "Always", ("registry",))

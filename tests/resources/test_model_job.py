@@ -17,7 +17,7 @@ from tessera.resources import children
 from tessera.resources.arguments import MODELS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.model_job import model_job_manifest
-from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, allotted
+from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, compute_service_plan
 
 Golden = Callable[[str, list[Any]], None]
 IMAGE = RunnerImage("tessera/batch:0.1.0", pull_secrets=("registry",))
@@ -48,8 +48,8 @@ def plan_after_fetch() -> ServicePlan:
     """Plan the service after its Job has fetched all files."""
     parts = a_model_job("fetch", cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
     snapshot = a_snapshot(cached_service(), claims=BOUND, **parts)
-    status = service_status(snapshot, allotted(snapshot), None, None)
-    return allotted(a_snapshot(cached_service(status=status), claims=BOUND))
+    status = service_status(snapshot, compute_service_plan(snapshot), None, None)
+    return compute_service_plan(a_snapshot(cached_service(status=status), claims=BOUND))
 
 
 JOBS = {
@@ -62,7 +62,7 @@ JOBS = {
 
 def job(name: str) -> dict[str, Any]:
     config = Config(platform=PLATFORM)
-    service_plan = allotted(JOBS[name], config=config)
+    service_plan = compute_service_plan(JOBS[name], config=config)
     assert service_plan.preparation is not None
     assert service_plan.preparation.job_to_create is not None
     model_job = service_plan.preparation.job_to_create
@@ -107,7 +107,7 @@ def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden
 
 def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     spec = a_spec("hf://acme/own", model={"cache": {"type": "PersistentVolumeClaim"}})
-    service_plan = allotted(a_snapshot(a_service(spec=spec)))
+    service_plan = compute_service_plan(a_snapshot(a_service(spec=spec)))
     assert service_plan.preparation is not None
     assert service_plan.preparation.job_to_create is not None
     body = model_job_manifest(
@@ -123,7 +123,7 @@ def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
 
 
 def test_before_that_there_is_the_claim_and_no_deployment() -> None:
-    manifests = children.service_manifests(allotted(JOBS["fetch"]))
+    manifests = children.service_manifests(compute_service_plan(JOBS["fetch"]))
     assert [manifest.kind.kind for manifest in manifests] == ["Service", "PersistentVolumeClaim"]
 
 
@@ -148,7 +148,7 @@ def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
     """The model has 2.3 GiB of weights."""
     claims = [
         manifest
-        for manifest in children.service_manifests(allotted(JOBS["fetch"]))
+        for manifest in children.service_manifests(compute_service_plan(JOBS["fetch"]))
         if manifest.kind.kind == "PersistentVolumeClaim"
     ]
     assert claims[0].body["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
@@ -156,7 +156,7 @@ def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
 
 def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
     spec = a_spec("oci://registry.acme/models/own:1", replicas=1, model={"shape": SHAPE})
-    service_plan = allotted(a_snapshot(a_service(spec=spec)))
+    service_plan = compute_service_plan(a_snapshot(a_service(spec=spec)))
     golden(
         "service-image",
         [dict(manifest.body) for manifest in children.service_manifests(service_plan)],
@@ -164,7 +164,7 @@ def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
 
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
-    before_fetch = allotted(JOBS["fetch"])
+    before_fetch = compute_service_plan(JOBS["fetch"])
     after_fetch = replace(
         plan_after_fetch(),
         pinned_revision=before_fetch.pinned_revision,

@@ -9,8 +9,8 @@ from tessera.domain.config import Config
 from tessera.resources import children
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.platform import mirror_image
-from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, decided
-from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, allotted
+from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, plan_batch
+from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, compute_service_plan
 
 BEHIND_A_PROXY = Platform(
     image_registry="registry.acme:5000/mirror",
@@ -29,7 +29,7 @@ TAINTED = {
 
 def pod_of_a_service(platform: Platform, spec: Any = None, **pool: Any) -> dict[str, Any]:
     snapshot = a_snapshot(a_service(spec=spec or a_spec()), pools=(a_pool(**pool),))
-    service_plan = allotted(snapshot, config=Config(platform=platform))
+    service_plan = compute_service_plan(snapshot, config=Config(platform=platform))
     (manifest,) = [
         manifest
         for manifest in children.service_manifests(service_plan)
@@ -45,7 +45,7 @@ def pod_of_a_batch(platform: Platform, **pool: Any) -> dict[str, Any]:
         pools=(a_pool("a100", "2.00", **{"tier": "OnDemand", **pool}),),
         nodes=NODES[:1],
     )
-    batch_plan = decided(situation)
+    batch_plan = plan_batch(situation)
     assert batch_plan.create is not None
     assert batch_plan.batch.spec is not None
     manifest = batch_job_manifest(
@@ -168,7 +168,7 @@ def test_a_second_replica_does_not_restart_the_first() -> None:
 def test_a_change_of_the_platform_is_seen() -> None:
     snapshot = a_snapshot(a_service(), nodes=(a_node(slices={"1g.10gb": 7}),))
     first, second = (
-        allotted(snapshot, config=Config(platform=platform))
+        compute_service_plan(snapshot, config=Config(platform=platform))
         for platform in (Platform(), BEHIND_A_PROXY)
     )
     assert children.service_inputs(first) != children.service_inputs(second)

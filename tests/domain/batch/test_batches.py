@@ -13,7 +13,7 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.resources import children
-from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, asked
+from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, a_progress_sample
 from tests.builders import NOW, plan_of
 
 CLAIMS = {Ref("team-a", "results"): VolumeClaim(access_modes=("ReadWriteMany",))}
@@ -61,12 +61,16 @@ def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
         a_fleet(
             pods=(a_pod(uid),),
             batch_jobs=(a_job(1, batch_uid=uid),),
-            runner_answers={uid: asked(5)},
+            runner_answers={uid: a_progress_sample(5)},
         )
         for uid in ("uid-night", "uid-former")
     )
     situation = situations(own)[NIGHT]
-    assert (len(situation.pods), len(situation.jobs), situation.progress_sample) == (1, 1, asked(5))
+    assert (len(situation.pods), len(situation.jobs), situation.progress_sample) == (
+        1,
+        1,
+        a_progress_sample(5),
+    )
     replaced_situation = situations(replaced)[NIGHT]
     assert (
         replaced_situation.pods,

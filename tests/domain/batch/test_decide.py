@@ -26,14 +26,14 @@ from tests.batch_builders import (
     a_check_report,
     a_checked_situation,
     a_job,
+    a_progress_sample,
     a_report,
     a_situation,
-    asked,
-    carried_out,
-    decided,
+    carry_out,
     later,
     on_attempt,
-    settled,
+    plan_and_carry_out,
+    plan_batch,
 )
 from tests.builders import H100, NOW, SMALL, a_node, a_pool, a_spec, at
 
@@ -62,7 +62,7 @@ def test_the_input_is_checked_before_anything_is_spent() -> None:
 
 def test_a_valid_input_starts_the_first_attempt_in_the_same_cycle() -> None:
     pod = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())
-    got = decided(settled(a_situation(), pods=(pod,)))
+    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
     assert got.check is not None
     assert got.create is not None
     assert (got.check.rows, got.create.name, jobs_to_delete(got)) == (
@@ -77,7 +77,7 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     faults = [{"line": 3, "code": "bad", "message": "no custom_id", "param": None}]
     report = a_check_report(ok=False, errorCount=1, errors=faults, message="told")
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
-    got = decided(settled(a_situation(), pods=(pod,)))
+    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
     assert state_and_reasons(got) == ("failed", "Finished", "InvalidInput")
     assert "1 of 1000 rows invalid: line 3: no custom_id" in got.complete.message
     assert jobs_to_delete(got) == [], "the log of the check helps"
@@ -86,8 +86,8 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
 def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
     report = a_check_report(ok=False, message="the volume is full")
     pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
-    failed = settled(a_situation(), pods=(pod,))
-    soon, then = decided(failed), decided(later(failed, 30))
+    failed = plan_and_carry_out(a_situation(), pods=(pod,))
+    soon, then = plan_batch(failed), plan_batch(later(failed, 30))
     assert (soon.running.reason, jobs_to_delete(soon), soon.create) == (
         "ValidationJobFailed",
         [],
@@ -95,7 +95,7 @@ def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
     )
     assert "the volume is full" in soon.running.message
     assert jobs_to_delete(then) == ["night-check"]
-    again = decided(carried_out(later(failed, 30), then))
+    again = plan_batch(carry_out(later(failed, 30), then))
     assert again.create is not None
     assert again.create.name == "night-check"
 
@@ -109,14 +109,16 @@ def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
     ],
 )
 def test_a_check_whose_pod_is_lost_is_repeated(pod: Any) -> None:
-    assert jobs_to_delete(decided(settled(a_situation(), pods=(pod,)))) == ["night-check"]
+    assert jobs_to_delete(plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))) == [
+        "night-check"
+    ]
 
 
 def test_a_check_that_cannot_start_says_so() -> None:
     pod = a_batch_pod(
         None, node=None, waiting_reason="ErrImagePull", container_message="no such image"
     )
-    got = decided(settled(a_situation(), pods=(pod,)))
+    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
     assert got.running.reason == "ValidationJobFailed"
     assert "no such image" in got.running.message
     assert jobs_to_delete(got) == []
@@ -124,7 +126,7 @@ def test_a_check_that_cannot_start_says_so() -> None:
 
 def test_a_pod_of_an_earlier_check_is_ignored() -> None:
     old = a_batch_pod(None, owner="uid-former", exit_code=3, ended=NOW)
-    assert decided(settled(a_situation(), pods=(old,))).state == "validating"
+    assert plan_batch(plan_and_carry_out(a_situation(), pods=(old,))).state == "validating"
 
 
 # A notice comes in two ways; either may be seen first
@@ -156,7 +158,7 @@ def on_a_lost_node() -> Situation:
 def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
     situation: Situation, says: str
 ) -> None:
-    got = decided(situation)
+    got = plan_batch(situation)
     assert got.create is not None
     assert got.attempt is not None
     assert (got.create.name, got.attempt.number, jobs_to_delete(got)) == (
@@ -172,16 +174,16 @@ def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
 @pytest.mark.parametrize("taint", ["node.kubernetes.io/unschedulable", "nvidia.com/gpu"])
 def test_a_cordon_alone_is_no_notice(taint: str) -> None:
     tainted = NodeHealth(taints=frozenset({taint}))
-    assert decided(on_attempt(health={SPOT_NODE: tainted})).create is None
+    assert plan_batch(on_attempt(health={SPOT_NODE: tainted})).create is None
 
 
 def test_an_old_runner_that_goes_on_writing_holds_nothing_up() -> None:
     health = {SPOT_NODE: NodeHealth(ready=False), "a100-0": NodeHealth()}
     silent = on_attempt(health=health)
-    moved = carried_out(silent, decided(silent))
+    moved = carry_out(silent, plan_batch(silent))
     # Its pod stays, since no kubelet confirms its end; its Job is gone.
     old = a_batch_pod(1, terminating=True)
-    got = decided(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
+    got = plan_batch(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
     assert got.attempt is not None
     assert (got.attempt.number, got.create, jobs_to_delete(got)) == (2, None, [])
 
@@ -196,26 +198,30 @@ def failed_again(situation: Situation, number: int) -> Situation:
 
 
 def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours() -> None:
-    situation, pauses = settled(a_checked_situation()), []
+    situation, pauses = plan_and_carry_out(a_checked_situation()), []
     for number in range(1, 100):
         situation = failed_again(situation, number)
-        got = decided(situation)
+        got = plan_batch(situation)
         if got.attempt is None or got.attempt.retry_at is None or got.state == "failed":
             break
         assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
         assert jobs_to_delete(got) == [], "its log helps until the next one starts"
         pauses.append((got.attempt.retry_at - situation.at).total_seconds())
-        situation = carried_out(situation, got, at=got.attempt.retry_at)
-        situation = settled(situation)
+        situation = carry_out(situation, got, at=got.attempt.retry_at)
+        situation = plan_and_carry_out(situation)
     assert pauses == [10, 20, 40, 80, 160, *[300] * 23]
-    assert state_and_reasons(decided(situation)) == ("failed", "Finished", "BackoffLimitExceeded")
-    assert "29 attempts in a row" in decided(situation).complete.message
+    assert state_and_reasons(plan_batch(situation)) == (
+        "failed",
+        "Finished",
+        "BackoffLimitExceeded",
+    )
+    assert "29 attempts in a row" in plan_batch(situation).complete.message
     assert situation.at >= at(2 * HOUR)
 
 
 def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
     failed = {"number": 30, "consecutiveFailures": 29, "failingSince": at(-HOUR)}
-    got = decided(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
+    got = plan_batch(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
     assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
     assert got.attempt is not None
     assert got.attempt.retry_at == at(300)
@@ -223,15 +229,15 @@ def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
 
 def test_few_attempts_end_nothing_however_long_they_took() -> None:
     failed = {"consecutiveFailures": 4, "failingSince": at(-9 * HOUR)}
-    assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "in_progress"
+    assert plan_batch(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "in_progress"
     failed = {"consecutiveFailures": 5, "failingSince": at(-9 * HOUR)}
-    assert decided(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "failed"
+    assert plan_batch(on_attempt(attempt=failed, pod={"exit_code": 1})).state == "failed"
 
 
 def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
     pauses = []
     for lost in range(7):
-        got = decided(
+        got = plan_batch(
             on_attempt(attempt={"consecutiveInterruptions": lost}, pod={"terminating": True})
         )
         assert got.attempt is not None
@@ -240,7 +246,7 @@ def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() ->
         assert got.state == "in_progress"
     assert pauses == [0, 5, 10, 20, 40, 60, 60]
     fruitful = {"progress": {"rows": ROWS, "completed": 5, "at": NOW}}
-    got = decided(
+    got = plan_batch(
         on_attempt(
             attempt={"consecutiveInterruptions": 6}, pod={"terminating": True}, status=fruitful
         )
@@ -253,7 +259,7 @@ def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() ->
 def test_a_failure_after_new_rows_restarts_the_count() -> None:
     report = a_report(state="failed", completed=10, outputTokens=100)
     pod = {"exit_code": 1, "report": report}
-    got = decided(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
+    got = plan_batch(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
     assert got.attempt is not None
     assert (got.attempt.consecutive_failures, got.attempt.retry_at) == (0, at(5))
     assert got.progress is not None
@@ -287,7 +293,7 @@ def test_a_failure_after_new_rows_restarts_the_count() -> None:
 def test_an_attempt_that_cannot_go_on_ends_with_its_termination_message(
     pod: dict[str, Any], says: str
 ) -> None:
-    got = decided(on_attempt(pod=pod))
+    got = plan_batch(on_attempt(pod=pod))
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert says in got.running.message
     assert got.attempt is not None
@@ -295,15 +301,15 @@ def test_an_attempt_that_cannot_go_on_ends_with_its_termination_message(
 
 
 def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
-    got = decided(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
+    got = plan_batch(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
     assert jobs_to_delete(got) == ["night-a1"]
 
 
 def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
     slow = {"runner_since": None, "container_message": "MountVolume failed"}
     fields: dict[str, Any] = {"pod": slow, "attempt": {"runningSince": None}}
-    assert decided(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
-    got = decided(on_attempt(**fields, at=at(2700)))
+    assert plan_batch(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
+    got = plan_batch(on_attempt(**fields, at=at(2700)))
     assert (got.running.reason, jobs_to_delete(got)) == ("BackingOff", ["night-a1"])
     assert "45 min" in got.running.message
     assert "MountVolume failed" in got.running.message
@@ -311,7 +317,7 @@ def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
 
 def test_a_runner_that_cannot_be_asked_is_at_work_all_the_same() -> None:
     up = {"runner_since": at(90)}
-    got = decided(on_attempt(pod=up, attempt={"runningSince": None}, at=at(4000)))
+    got = plan_batch(on_attempt(pod=up, attempt={"runningSince": None}, at=at(4000)))
     assert (got.running.reason, got.create) == ("OnSpot", None)
 
 
@@ -323,22 +329,22 @@ def test_what_a_newer_operator_wrote_does_not_hide_the_fence() -> None:
 
 def test_a_job_that_vanished_is_never_made_again_under_its_number() -> None:
     situation = on_attempt(jobs=(), pods=())
-    got = decided(situation)
+    got = plan_batch(situation)
     assert (got.running.reason, got.create) == ("BackingOff", None)
-    then = decided(carried_out(later(situation, 0), got, at=at(10)))
+    then = plan_batch(carry_out(later(situation, 0), got, at=at(10)))
     assert then.create is not None
     assert then.create.name == "night-a2"
 
 
 def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
-    got = decided(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
+    got = plan_batch(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
     assert got.attempt is not None
     assert (got.state, got.attempt.consecutive_failures) == ("in_progress", 5)
 
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
     said = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
-    got = decided(on_attempt(jobs=(), pods=(), job_refusal=said))
+    got = plan_batch(on_attempt(jobs=(), pods=(), job_refusal=said))
     assert (got.running.reason, got.create) == ("BackingOff", None)
     assert got.attempt is not None
     assert got.attempt.termination_message == f"the API server refused its Job: {said}"
@@ -354,7 +360,10 @@ def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardwar
         "batch": short,
         "status": half,
     }
-    early, late = decided(on_attempt(**lost, at=at(600))), decided(on_attempt(**lost, at=at(3300)))
+    early, late = (
+        plan_batch(on_attempt(**lost, at=at(600))),
+        plan_batch(on_attempt(**lost, at=at(3300))),
+    )
     assert (early.create, early.running.reason) == (None, "BackingOff")
     assert late.create is not None
     assert late.attempt is not None
@@ -363,7 +372,7 @@ def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardwar
 
 def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
     lost = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
-    got = decided(lost)
+    got = plan_batch(lost)
     assert got.create is not None
     assert (got.create.attempt, jobs_to_delete(got)) == (10, ["night-a7"])
 
@@ -378,16 +387,16 @@ def done_by(number: int, **fields: Any) -> Any:
 
 def test_a_completed_run_completes_the_batch_for_good() -> None:
     situation = on_attempt(pods=(done_by(1),))
-    got = decided(situation)
+    got = plan_batch(situation)
     assert state_and_reasons(got) == ("completed", "Finished", "Completed")
     assert (
         "990 of 1000 rows answered in jobs/answers.jsonl on PersistentVolumeClaim/results"
         in got.complete.message
     )
     assert "jobs/answers.errors.jsonl" in got.complete.message
-    then = carried_out(situation, got)
+    then = carry_out(situation, got)
     for moment in (then, later(then, 30 * HOUR), replace(then, pods=(), jobs=())):
-        again = decided(moment)
+        again = plan_batch(moment)
         assert state_and_reasons(again) == state_and_reasons(got)
         assert again.complete == got.complete
         assert again.create is None
@@ -395,18 +404,18 @@ def test_a_completed_run_completes_the_batch_for_good() -> None:
 
 def test_what_an_earlier_attempt_published_in_its_last_moment_counts() -> None:
     situation = on_attempt(number=2, pods=(done_by(1, terminating=True), a_batch_pod(2)))
-    got = decided(situation)
+    got = plan_batch(situation)
     assert (got.state, jobs_to_delete(got)) == ("completed", ["night-a2"])
 
 
 def test_a_report_that_names_another_attempt_completes_nothing() -> None:
     pod = a_batch_pod(1, exit_code=0, report=a_report(2, "completed", completed=ROWS))
-    assert decided(on_attempt(pods=(pod,))).state == "in_progress"
+    assert plan_batch(on_attempt(pods=(pod,))).state == "in_progress"
 
 
 def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
     report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
-    got = decided(on_attempt(pod={"exit_code": 3, "report": report}))
+    got = plan_batch(on_attempt(pod={"exit_code": 3, "report": report}))
     assert state_and_reasons(got) == ("failed", "Finished", "UserActionRequired")
     for part in (
         "/claim/x changed",
@@ -420,7 +429,7 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
     situation = on_attempt(
         at=at(24 * HOUR), status={"progress": {"rows": ROWS, "completed": 812, "at": NOW}}
     )
-    got = decided(situation)
+    got = plan_batch(situation)
     assert state_and_reasons(got) == ("expired", "Finished", "DeadlineExceeded")
     assert jobs_to_delete(got) == ["night-a1"]
     for part in (
@@ -432,24 +441,24 @@ def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
 
 
 def test_a_batch_that_is_publishing_at_its_deadline_may_do_so_for_a_minute() -> None:
-    asking = asked(ROWS, 24 * HOUR, state="publishing")
-    soon = decided(on_attempt(at=at(24 * HOUR), progress_sample=asking))
+    asking = a_progress_sample(ROWS, 24 * HOUR, state="publishing")
+    soon = plan_batch(on_attempt(at=at(24 * HOUR), progress_sample=asking))
     assert state_and_reasons(soon)[0] == "finalizing"
-    assert decided(on_attempt(at=at(24 * HOUR + 60), progress_sample=asking)).state == "expired"
+    assert plan_batch(on_attempt(at=at(24 * HOUR + 60), progress_sample=asking)).state == "expired"
 
 
 def test_a_batch_that_only_has_to_publish_still_looks_for_hardware() -> None:
     stuck = {"node": None, "unschedulable": "0/2"}
     done = {"progress": {"rows": ROWS, "completed": ROWS, "at": NOW}}
     fields: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}, "status": done}
-    assert decided(on_attempt(**fields, at=at(HOUR))).state == "in_progress"
-    got = decided(on_attempt(**fields, at=at(24 * HOUR - 200)))
+    assert plan_batch(on_attempt(**fields, at=at(HOUR))).state == "in_progress"
+    got = plan_batch(on_attempt(**fields, at=at(24 * HOUR - 200)))
     assert got.attempt is not None
     assert got.attempt.tier == "OnDemand"
 
 
 def test_an_input_that_nobody_could_check_expires_too() -> None:
-    got = decided(settled(a_situation(), at=at(24 * HOUR)))
+    got = plan_batch(plan_and_carry_out(a_situation(), at=at(24 * HOUR)))
     assert (got.state, jobs_to_delete(got)) == ("expired", ["night-check"])
 
 
@@ -459,43 +468,43 @@ def test_an_input_that_nobody_could_check_expires_too() -> None:
 def test_a_suspended_batch_runs_nothing_and_goes_on_later() -> None:
     suspended = a_batch(a_batch_spec(suspend=True))
     situation = on_attempt(batch=suspended)
-    got = decided(situation)
+    got = plan_batch(situation)
     assert state_and_reasons(got) == ("in_progress", "Suspended", "InProgress")
     assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
-    rested = carried_out(situation, got)
-    assert decided(rested).create is None
+    rested = carry_out(situation, got)
+    assert plan_batch(rested).create is None
     resumed = replace(rested, batch=replace(rested.batch, spec=a_batch_spec()))
-    again = decided(resumed)
+    again = plan_batch(resumed)
     assert again.create is not None
     assert again.create.name == "night-a2"
 
 
 def test_a_suspended_check_ends_too() -> None:
-    situation = settled(a_situation())
+    situation = plan_and_carry_out(a_situation())
     suspended = replace(situation.batch, spec=a_batch_spec(suspend=True))
-    assert jobs_to_delete(decided(replace(situation, batch=suspended))) == ["night-check"]
+    assert jobs_to_delete(plan_batch(replace(situation, batch=suspended))) == ["night-check"]
 
 
 def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
     shortage = "budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent"
     for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"terminating": True})):
-        got = decided(situation, shortage)
+        got = plan_batch(situation, shortage)
         assert state_and_reasons(got) == ("in_progress", "BudgetExhausted", "InProgress")
         assert (got.create, got.running.message, got.choice) == (None, shortage, None)
-        rested = carried_out(situation, got)
-        assert decided(rested, shortage) == replace(got, batch=rested.batch, delete=())
-        assert decided(rested).create is not None
+        rested = carry_out(situation, got)
+        assert plan_batch(rested, shortage) == replace(got, batch=rested.batch, delete=())
+        assert plan_batch(rested).create is not None
 
 
 def written_after(situation: Situation, seconds: float, shortage: str | None = None) -> bool:
     """Is there anything to write when nothing but time passed?"""
     then = later(situation, seconds)
-    return batch_status(decided(then, shortage), then.at) != situation.batch.status
+    return batch_status(plan_batch(then, shortage), then.at) != situation.batch.status
 
 
 def test_a_cycle_in_which_nothing_happens_writes_nothing() -> None:
     day, second = "of 5.00 for the day 5.00 are spent", "of 5.00 for the day 5.01 are spent"
-    broke = carried_out(on_attempt(), decided(on_attempt(), day))
+    broke = carry_out(on_attempt(), plan_batch(on_attempt(), day))
     assert broke.batch.status.message == day
     assert not written_after(broke, 600, second)
     assert written_after(broke, 600)
@@ -510,14 +519,14 @@ def test_a_cycle_in_which_nothing_happens_writes_nothing() -> None:
         on_attempt(batch=short, at=at(3200), **none),
         on_attempt(pod={"runner_since": None}, attempt={"runningSince": None}),
     ):
-        assert not written_after(settled(situation), 120), decided(situation).running
+        assert not written_after(plan_and_carry_out(situation), 120), plan_batch(situation).running
 
 
 def test_a_message_changes_with_progress_and_with_the_spec() -> None:
-    situation = settled(on_attempt())
-    assert written_after(replace(situation, progress_sample=asked(300, 40)), 40)
+    situation = plan_and_carry_out(on_attempt())
+    assert written_after(replace(situation, progress_sample=a_progress_sample(300, 40)), 40)
     edited = replace(situation.batch, generation=2)
-    then = carried_out(later(situation, HOUR), decided(later(situation, HOUR, batch=edited)))
+    then = carry_out(later(situation, HOUR), plan_batch(later(situation, HOUR, batch=edited)))
     assert then.batch.status.message != situation.batch.status.message
 
 
@@ -564,9 +573,9 @@ def test_what_costs_nothing_claims_nothing() -> None:
 def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     half = {"progress": {"rows": ROWS, "completed": 500, "speedRatio": "0.7", "at": NOW}}
-    fine = decided(on_attempt(batch=short, at=at(3200), status=half))
+    fine = plan_batch(on_attempt(batch=short, at=at(3200), status=half))
     assert (fine.create, fine.running.reason) == (None, "OnSpot")
-    got = decided(on_attempt(batch=short, at=at(3250), status=half))
+    got = plan_batch(on_attempt(batch=short, at=at(3250), status=half))
     assert got.create is not None
     assert got.create.choice is not None
     assert (got.create.choice.offer.tier, jobs_to_delete(got)) == ("OnDemand", ["night-a1"])
@@ -579,9 +588,9 @@ def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_on
     stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
     attempt = {"runningSince": None}
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
-    soon = decided(on_attempt(pod=stuck, attempt=attempt, at=at(60)))
-    late = decided(on_attempt(pod=stuck, attempt=attempt, at=at(61)))
-    above = decided(on_attempt(pod=stuck, attempt=attempt, at=at(61), status=ahead))
+    soon = plan_batch(on_attempt(pod=stuck, attempt=attempt, at=at(60)))
+    late = plan_batch(on_attempt(pod=stuck, attempt=attempt, at=at(61)))
+    above = plan_batch(on_attempt(pod=stuck, attempt=attempt, at=at(61), status=ahead))
     assert (soon.create, soon.running.reason) == (None, "WaitingForSpot")
     assert late.attempt is not None
     assert (late.attempt.tier, late.attempt.number) == ("OnDemand", 2)
@@ -591,29 +600,34 @@ def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_on
 
 def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
     never = a_batch(a_batch_spec(spot={"policy": "Never"}))
-    unseen = decided(on_attempt("non-spot", batch=never, views=()))
+    unseen = plan_batch(on_attempt("non-spot", batch=never, views=()))
     assert (unseen.create, unseen.running.reason) == (None, "SpotDisabled")
-    publishing = asked(ROWS, 10, state="publishing")
-    assert decided(
+    publishing = a_progress_sample(ROWS, 10, state="publishing")
+    assert plan_batch(
         on_attempt("non-spot", batch=never, progress_sample=publishing)
     ).running.reason == ("SpotDisabled")
 
 
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
-    got = decided(on_attempt("non-spot", at=at(HOUR), status=ahead))
+    got = plan_batch(on_attempt("non-spot", at=at(HOUR), status=ahead))
     assert got.attempt is not None
     assert (got.attempt.tier, got.attempt.number) == ("Spot", 2)
     full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
-    stays = decided(on_attempt("non-spot", at=at(HOUR), status=ahead, used_devices=full))
+    stays = plan_batch(on_attempt("non-spot", at=at(HOUR), status=ahead, used_devices=full))
     assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
 
 
 def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     full = {("a100", "nvidia.com/mig-1g.10gb"): 7}
-    got = decided(
-        on_attempt(batch=short, at=at(3300), progress_sample=asked(500, 3300), used_devices=full)
+    got = plan_batch(
+        on_attempt(
+            batch=short,
+            at=at(3300),
+            progress_sample=a_progress_sample(500, 3300),
+            used_devices=full,
+        )
     )
     assert (got.create, jobs_to_delete(got)) == (None, [])
 
@@ -621,15 +635,15 @@ def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> Non
 def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
     stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
     situation = on_attempt("non-spot", pod=stuck, attempt={"runningSince": None}, at=at(61))
-    got = decided(situation)
+    got = plan_batch(situation)
     assert got.attempt is not None
     assert (got.attempt.tier, got.attempt.unavailable_pools) == (
         "Spot",
         (UnavailablePool(pool="a100", at=at(61)),),
     )
-    on_spot = carried_out(situation, got, pods=(a_batch_pod(2, node=None),))
+    on_spot = carry_out(situation, got, pods=(a_batch_pod(2, node=None),))
     for seconds, tier in ((70, "Spot"), (599, "Spot"), (600, "OnDemand")):
-        then = decided(later(on_spot, seconds))
+        then = plan_batch(later(on_spot, seconds))
         assert then.attempt is not None
         assert then.attempt.tier == tier
 
@@ -657,51 +671,51 @@ def pool_of(batch_plan: BatchPlan) -> str:
 
 @pytest.mark.parametrize("policy", ["Only", "Never"])
 def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None:
-    first = settled(a_checked_situation(**twin_pools(policy)))
-    assert pool_of(decided(first)) == "one"
+    first = plan_and_carry_out(a_checked_situation(**twin_pools(policy)))
+    assert pool_of(plan_batch(first)) == "one"
     waiting = replace(first, **unbound(1, 60))
-    assert decided(waiting).create is None
+    assert plan_batch(waiting).create is None
     second = replace(first, **unbound(1, 61))
-    got = decided(second)
+    got = plan_batch(second)
     assert (pool_of(got), jobs_to_delete(got)) == ("two", ["night-a1"])
-    moved = carried_out(second, got)
-    both = decided(replace(moved, **unbound(2, 122)))
+    moved = carry_out(second, got)
+    both = plan_batch(replace(moved, **unbound(2, 122)))
     assert (pool_of(both), both.create) == ("two", None), "none is left, so it waits there"
-    moved = carried_out(replace(moved, **unbound(2, 122)), both)
-    assert decided(replace(moved, **unbound(2, 660))).create is None
-    assert pool_of(decided(replace(moved, **unbound(2, 661)))) == "one"
+    moved = carry_out(replace(moved, **unbound(2, 122)), both)
+    assert plan_batch(replace(moved, **unbound(2, 660))).create is None
+    assert pool_of(plan_batch(replace(moved, **unbound(2, 661)))) == "one"
 
 
 def test_a_full_spot_pool_gives_way_to_the_other_before_on_demand_hardware() -> None:
     twins = twin_pools("Only") | {"batch": a_batch()}
     twins["pools"] = (*twins["pools"], POOLS[0])
     twins["nodes"] = (*twins["nodes"], NODES[0])
-    first = settled(a_checked_situation(**twins))
-    second = decided(replace(first, **unbound(1, 61)))
-    moved = carried_out(replace(first, **unbound(1, 61)), second)
-    third = decided(replace(moved, **unbound(2, 122)))
+    first = plan_and_carry_out(a_checked_situation(**twins))
+    second = plan_batch(replace(first, **unbound(1, 61)))
+    moved = carry_out(replace(first, **unbound(1, 61)), second)
+    third = plan_batch(replace(moved, **unbound(2, 122)))
     assert (pool_of(second), pool_of(third)) == ("two", "a100")
 
 
 def test_an_attempt_that_runs_stays_although_its_pool_was_full_before() -> None:
-    first = settled(a_checked_situation(**twin_pools("Never")))
+    first = plan_and_carry_out(a_checked_situation(**twin_pools("Never")))
     full = {"unavailablePools": [{"pool": "one", "at": at(0)}]}
     known = first.batch.status.model_dump(by_alias=True, mode="json")
     known["attempt"] |= full
     status = BatchInferenceStatus.model_validate(known)
     first = replace(first, batch=replace(first.batch, status=status))
-    got = decided(later(first, 100, pods=(a_batch_pod(1, node="one-0"),)))
+    got = plan_batch(later(first, 100, pods=(a_batch_pod(1, node="one-0"),)))
     assert (pool_of(got), got.create) == ("one", None)
 
 
 def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
-    first = settled(a_checked_situation(**twin_pools("Never")))
+    first = plan_and_carry_out(a_checked_situation(**twin_pools("Never")))
     rest = a_checked_situation(**twin_pools("Never") | {"pools": twin_pools("Never")["pools"][1:]})
     bound = replace(first, views=rest.views, pods=(a_batch_pod(1, node="one-0"),))
-    assert decided(bound).create is None, "it runs, and its hardware is not to be judged now"
-    got = decided(replace(first, views=rest.views, **unbound(1, 5)))
+    assert plan_batch(bound).create is None, "it runs, and its hardware is not to be judged now"
+    got = plan_batch(replace(first, views=rest.views, **unbound(1, 5)))
     assert pool_of(got) == "two"
-    none = decided(replace(first, views=(), **unbound(1, 5)))
+    none = plan_batch(replace(first, views=(), **unbound(1, 5)))
     assert (none.running.reason, jobs_to_delete(none)) == ("NoPool", ["night-a1"])
 
 
@@ -709,27 +723,27 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
 def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
     batch = a_batch(a_batch_spec(spot={"policy": policy}))
     way = "non-spot" if policy == "Only" else "spot"
-    got = decided(on_attempt(way, batch=batch))
+    got = plan_batch(on_attempt(way, batch=batch))
     assert got.attempt is not None
     assert (got.attempt.number, got.attempt.tier) == (2, tier)
 
 
 def test_a_pool_that_is_not_allowed_any_more_is_left() -> None:
     batch = a_batch(a_batch_spec(placement={"pools": ["a100"]}, spot={"policy": "Preferred"}))
-    got = decided(on_attempt(batch=batch, at=at(HOUR)))
+    got = plan_batch(on_attempt(batch=batch, at=at(HOUR)))
     assert got.attempt is not None
     assert (got.attempt.number, got.attempt.pool) == (2, "a100")
 
 
 def test_a_pool_that_cannot_be_seen_for_a_moment_is_no_reason_to_leave_it() -> None:
-    got = decided(on_attempt(views=()))
+    got = plan_batch(on_attempt(views=()))
     assert (got.create, jobs_to_delete(got), got.running.reason) == (None, [], "OnSpot")
 
 
 def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
     pools = (a_pool("slow", "1.00", tier="Spot"), a_pool("fast", "1.50", tier="Spot"))
     nodes = (a_node("slow", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
-    got = decided(a_checked_situation(pools=pools, nodes=nodes))
+    got = plan_batch(a_checked_situation(pools=pools, nodes=nodes))
     assert got.choice is not None
     assert got.choice.offer.pool == "fast"
 
@@ -742,18 +756,18 @@ def test_a_short_deadline_takes_the_hardware_that_makes_it() -> None:
     rows = {**checked, "progress": {"rows": 50_000, "at": NOW}}
     for deadline, pool in (("24h", "cheap"), ("1h", "fast")):
         batch = a_batch(a_batch_spec(deadline=deadline, spot={"policy": "Never"}))
-        got = decided(a_checked_situation(batch, status=rows, **fields))
+        got = plan_batch(a_checked_situation(batch, status=rows, **fields))
         assert got.choice is not None
         assert got.choice.offer.pool == pool
 
 
 def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
-    plain = decided(a_checked_situation())
+    plain = plan_batch(a_checked_situation())
     marked = (
         *NODES[:1],
         a_node("spot", {"1g.10gb": 7}, labels={"karpenter.sh/capacity-type": "spot"}),
     )
-    cloud = decided(a_checked_situation(nodes=marked))
+    cloud = plan_batch(a_checked_situation(nodes=marked))
     assert plain.create is not None
     assert cloud.create is not None
     assert (plain.create.spot_affinity, cloud.create.spot_affinity) == (False, True)
@@ -762,7 +776,7 @@ def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
 def test_a_service_lends_its_model_and_nothing_else() -> None:
     service = a_spec(SMALL, context={"maxModelLen": 4096}, model={"servedName": "small"})
     batch = a_batch(a_batch_spec(model=None, service="chat"))
-    got = decided(a_checked_situation(batch, services={"chat": service}))
+    got = plan_batch(a_checked_situation(batch, services={"chat": service}))
     assert got.create is not None
     assert got.create.choice is not None
     assert (got.create.source.model, got.create.choice.fit.max_model_len) == ("small", 4096)
@@ -773,22 +787,22 @@ def test_prompts_that_are_only_read_find_hardware_too() -> None:
     context = {"maxModelLen": 65536, "typicalInputTokens": 60000, "typicalOutputTokens": 1}
     batch = a_batch(a_batch_spec(context=context))
     nodes = (a_node("a100", {"3g.40gb": 2}), a_node("spot", {"3g.40gb": 2}))
-    assert decided(a_checked_situation(batch, nodes=nodes)).create is not None
+    assert plan_batch(a_checked_situation(batch, nodes=nodes)).create is not None
 
 
 # Progress
 
 
 def test_the_runner_is_asked_while_it_has_an_address() -> None:
-    got = decided(on_attempt())
+    got = plan_batch(on_attempt())
     assert got.progress_probe is not None
     assert (
         got.progress_probe.attempt,
         got.progress_probe.pod.name,
         got.progress_probe.address,
     ) == (1, "night-a1-x", "127.10.0.9")
-    assert decided(on_attempt(pod={"node": None, "address": None})).progress_probe is None
-    assert decided(on_attempt(pod={"terminating": True})).progress_probe is None
+    assert plan_batch(on_attempt(pod={"node": None, "address": None})).progress_probe is None
+    assert plan_batch(on_attempt(pod={"terminating": True})).progress_probe is None
 
 
 def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
@@ -796,42 +810,44 @@ def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
     forged = a_batch_pod(
         1, ref=Ref("team-a", "zzz"), owner="", address="10.0.0.1", created=at(5), exit_code=3
     )
-    got = decided(on_attempt(pods=(a_batch_pod(1), forged)))
+    got = plan_batch(on_attempt(pods=(a_batch_pod(1), forged)))
     assert got.progress_probe is not None
     assert (got.progress_probe.address, got.state) == ("127.10.0.9", "in_progress")
-    alone = decided(on_attempt(pods=(forged,)))
+    alone = plan_batch(on_attempt(pods=(forged,)))
     assert (alone.progress_probe, alone.state) == (None, "in_progress")
 
 
 def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
-    situation = on_attempt(progress_sample=asked(100, 10))
-    first = decided(situation)
+    situation = on_attempt(progress_sample=a_progress_sample(100, 10))
+    first = plan_batch(situation)
     assert first.progress is not None
     assert first.progress.done == 100
-    situation = carried_out(situation, first)
+    situation = carry_out(situation, first)
     for seconds, done, reported in (
         (20, 200, 100),
         (40, 300, 300),
         (80, 50, 300),
         (81, ROWS, ROWS),
     ):
-        got = decided(later(situation, seconds, progress_sample=asked(done, seconds)))
+        got = plan_batch(
+            later(situation, seconds, progress_sample=a_progress_sample(done, seconds))
+        )
         assert got.progress is not None
         assert got.progress.done == reported
-        situation = carried_out(situation, got)
+        situation = carry_out(situation, got)
 
 
 def test_an_answer_of_another_attempt_is_no_progress() -> None:
-    got = decided(on_attempt(number=2, progress_sample=asked(500, 10, attempt=1)))
+    got = plan_batch(on_attempt(number=2, progress_sample=a_progress_sample(500, 10, attempt=1)))
     assert got.progress is not None
     assert got.progress.done == 0
 
 
 def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
     batch = a_batch(a_batch_spec(deadline="1h"))
-    fast, slow = asked(900, 1800), asked(90, 1800)
-    quick = decided(on_attempt(batch=batch, at=at(1800), progress_sample=fast))
-    late = decided(on_attempt(batch=batch, at=at(1800), progress_sample=slow))
+    fast, slow = a_progress_sample(900, 1800), a_progress_sample(90, 1800)
+    quick = plan_batch(on_attempt(batch=batch, at=at(1800), progress_sample=fast))
+    late = plan_batch(on_attempt(batch=batch, at=at(1800), progress_sample=slow))
     assert (quick.create, quick.running.reason) == (None, "OnSpot")
     assert late.attempt is not None
     assert late.attempt.tier == "OnDemand"
@@ -843,24 +859,24 @@ def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
 
 
 def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
-    begun = on_attempt(attempt={"runningSince": None}, progress_sample=asked(5, 47))
-    got = decided(begun)
+    begun = on_attempt(attempt={"runningSince": None}, progress_sample=a_progress_sample(5, 47))
+    got = plan_batch(begun)
     assert got.attempt is not None
     assert got.progress is not None
     assert (got.attempt.running_since, got.progress.startup_seconds) == (at(47), 47)
     loading = on_attempt(
-        attempt={"runningSince": None}, progress_sample=asked(0, 47, state="replaying")
+        attempt={"runningSince": None}, progress_sample=a_progress_sample(0, 47, state="replaying")
     )
-    replaying = decided(loading).attempt
+    replaying = plan_batch(loading).attempt
     assert replaying is not None
     assert replaying.running_since is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"phase": "run"}', '{"attempt": -1}'])
 def test_what_a_container_leaves_behind_is_not_trusted(text: str) -> None:
-    assert decided(on_attempt(pod={"exit_code": 1, "report": text})).state == "in_progress"
+    assert plan_batch(on_attempt(pod={"exit_code": 1, "report": text})).state == "in_progress"
     pod = a_batch_pod(None, exit_code=0, ended=NOW, report=text)
-    assert decided(settled(a_situation(), pods=(pod,))).state == "validating"
+    assert plan_batch(plan_and_carry_out(a_situation(), pods=(pod,))).state == "validating"
 
 
 # What cannot be decided
@@ -876,16 +892,16 @@ def test_a_batch_whose_planning_raised_is_left_as_it_is() -> None:
 
 def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
     for situation in (on_attempt(claim=None), on_attempt(batch=a_batch(problem="spec.x: no"))):
-        got = decided(situation)
+        got = plan_batch(situation)
         assert (got.running.reason, got.create, got.delete) == ("NotAccepted", None, ())
         assert got.attempt is not None
         assert got.attempt.finished_at is None
 
 
 def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:
-    got = decided(on_attempt(claim=None, pod={"terminating": True}))
+    got = plan_batch(on_attempt(claim=None, pod={"terminating": True}))
     assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
-    assert decided(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
+    assert plan_batch(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from tessera.domain.batch.spec import accept_spec
 from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.status.service import service_status
-from tests.batch_builders import NIGHT, a_batch, a_checked_situation, decided
+from tests.batch_builders import NIGHT, a_batch, a_checked_situation, plan_batch
 from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload, plan_of
 
 
 def test_before_its_own_pace_is_known_a_batch_counts_on_what_services_measured() -> None:
     situation = a_checked_situation()
-    source, choice = accept_spec(situation)[1], decided(situation).choice
+    source, choice = accept_spec(situation)[1], plan_batch(situation).choice
     progress = situation.batch.status.progress
     assert source is not None
     assert choice is not None

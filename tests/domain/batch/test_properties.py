@@ -20,12 +20,12 @@ from tests.batch_builders import (
     a_batch_spec,
     a_check_report,
     a_job,
+    a_progress_sample,
     a_report,
     a_situation,
-    asked,
-    carried_out,
+    carry_out,
     later,
-    settled,
+    plan_and_carry_out,
 )
 from tests.builders import NOW
 
@@ -46,7 +46,7 @@ class BatchSimulation:
 
     def __init__(self) -> None:
         checked = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())
-        self.now = settled(a_situation(), pods=(checked,))
+        self.now = plan_and_carry_out(a_situation(), pods=(checked,))
         self.shortage: str | None = None
         self.numbers: list[int] = []
         self.done = 0
@@ -84,7 +84,7 @@ class BatchSimulation:
             pods = tuple(pod for pod in pods if pod.attempt != number)
             jobs = tuple(replace(job, failed=job.attempt == number) for job in jobs)
         if event == "works" and number:
-            answer = asked(min(self.done, ROWS), 0, attempt=number)
+            answer = a_progress_sample(min(self.done, ROWS), 0, attempt=number)
             self.now = replace(self.now, progress_sample=replace(answer, at=self.now.at))
         if event == "leaves something behind":
             jobs = (*(job for job in jobs if job.attempt != 40), a_job(40))
@@ -121,7 +121,7 @@ class BatchSimulation:
         self._assert_one_attempt()
 
     def _carry_out(self, got: BatchPlan) -> None:
-        self.now = carried_out(self.now, got)
+        self.now = carry_out(self.now, got)
         created = got.create.attempt if got.create is not None else None
         if created is not None:
             node = SPOT_NODE if got.attempt and got.attempt.tier == "Spot" else ON_DEMAND_NODE

@@ -26,12 +26,12 @@ from tests.batch_builders import (
     a_batch_spec,
     a_check_report,
     a_checked_situation,
+    a_progress_sample,
     a_report,
     a_situation,
-    asked,
-    decided,
     on_attempt,
-    settled,
+    plan_and_carry_out,
+    plan_batch,
 )
 from tests.builders import H100, LARGE, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
 
@@ -60,13 +60,13 @@ def of_model(uri: str, **spec: Any) -> Situation:
 def refused_check(**fields: Any) -> Situation:
     report = a_check_report(ok=False, **fields)
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
-    return settled(a_situation(), pods=(pod,))
+    return plan_and_carry_out(a_situation(), pods=(pod,))
 
 
 def failed_check() -> Situation:
     report = a_check_report(ok=False, message="cannot write /claim/jobs: the volume is full")
     pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)
-    return settled(a_situation(), pods=(pod,))
+    return plan_and_carry_out(a_situation(), pods=(pod,))
 
 
 FAULTS = [
@@ -198,7 +198,7 @@ CASES = [
     ),
     BatchCase(
         reason=BatchRunning.VALIDATION_JOB_FAILED,
-        situation=settled(
+        situation=plan_and_carry_out(
             a_situation(),
             pods=(a_batch_pod(None, waiting_reason="ErrImagePull", container_message="denied"),),
         ),
@@ -306,13 +306,13 @@ CASES = [
     ),
     BatchCase(
         reason=BatchComplete.IN_PROGRESS,
-        situation=on_attempt(progress_sample=asked(400, 40, failed=3)),
+        situation=on_attempt(progress_sample=a_progress_sample(400, 40, failed=3)),
         field="status.progress",
         says=("400 of 1000 rows done, 3 of them failed",),
     ),
     BatchCase(
         reason=BatchComplete.FINALIZING,
-        situation=on_attempt(progress_sample=asked(1000, 40, state="publishing")),
+        situation=on_attempt(progress_sample=a_progress_sample(1000, 40, state="publishing")),
         field="status.progress",
         says=("1000 of 1000 rows done", "jobs/answers.jsonl"),
     ),
@@ -364,7 +364,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
 def test_a_blocked_batch_says_where_and_what_to_do(case: BatchCase) -> None:
-    got = decided(case.situation, case.shortage)
+    got = plan_batch(case.situation, case.shortage)
     messages = {
         condition.reason: condition.message
         for condition in batch_status(got, case.situation.at).conditions
@@ -387,7 +387,7 @@ def test_every_reason_that_refuses_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
 def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: BatchCase) -> None:
-    status = batch_status(decided(case.situation, case.shortage), case.situation.at)
+    status = batch_status(plan_batch(case.situation, case.shortage), case.situation.at)
     messages = {condition.reason: condition.message for condition in status.conditions}
     assert messages[status.reason] == status.message
     assert status.state == "completed" or status.reason not in ("Valid", "InProgress")
@@ -395,7 +395,7 @@ def test_the_deciding_reason_stands_in_the_table_of_kubectl_get(case: BatchCase)
 
 def test_a_problem_with_the_api_server_comes_first() -> None:
     situation = on_attempt(health={SPOT_NODE: NodeHealth()})
-    status = batch_status(decided(situation), NOW, "jobs team-a/night-a1: 403 quota")
+    status = batch_status(plan_batch(situation), NOW, "jobs team-a/night-a1: 403 quota")
     assert status.message.startswith("jobs team-a/night-a1: 403 quota; ")
 
 

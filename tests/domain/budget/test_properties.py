@@ -30,7 +30,7 @@ LEAVING = timedelta(seconds=120)
 AWAY = RESERVED_DURATION - LEAVING
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
-NODES = (a_node(slices={"1g.10gb": 70}, cut=10),)
+NODES = (a_node(slices={"1g.10gb": 70}, partitioned=10),)
 NAMES = ("a", "b", "c")
 # Nano-units; each cycle rounds each replica by at most half of one.
 ROUNDING = 10**5

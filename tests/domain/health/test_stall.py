@@ -41,8 +41,8 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
-    allotted,
     at,
+    compute_service_plan,
     plan_of,
 )
 from tests.properties import applies
@@ -106,7 +106,7 @@ def suspects(inputs: PlanInputs) -> list[str]:
 
 
 def fit_of(snapshot: Snapshot) -> ReplicaFit:
-    choice: HardwareChoice | None = allotted(snapshot).choice
+    choice: HardwareChoice | None = compute_service_plan(snapshot).choice
     assert choice is not None
     return choice.fit
 

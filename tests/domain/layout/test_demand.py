@@ -20,18 +20,18 @@ from tessera.domain.placement.placement import slice_assignment
 from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
 from tests.layout_builders import (
     AGENT,
-    BOARD,
+    GPU_MODEL,
     MANAGER,
-    a_card,
     a_fleet,
-    a_ground,
+    a_mig_gpu,
+    a_mig_node,
+    a_mig_service,
     a_planned_pool,
-    a_wishing,
-    adopted,
-    asked,
-    drafts_of,
-    empty,
-    node_of,
+    adopt_plan,
+    an_empty_node,
+    kubernetes_node,
+    layout_problem_of,
+    proposals_of,
     views_of,
     with_status,
 )
@@ -66,21 +66,21 @@ def running(name: str, profile: str, count: int) -> tuple[tuple[Pod, ...], Workl
 
 
 def test_services_on_unpartitioned_gpus_get_slices_and_run_on_them_as_planned() -> None:
-    grounds = [empty(2)]
-    fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
-    waiting = drafts_of(fleet)[CHAT].placement
+    grounds = [an_empty_node(2)]
+    fleet = a_fleet(a_mig_service("chat"), a_mig_service("code", MEDIUM), mig_nodes=grounds)
+    waiting = proposals_of(fleet)[CHAT].placement
     assert waiting.verdict.reason is PlacementReason.LAYOUT_PENDING
-    got = adopted(fleet, grounds)
+    got = adopt_plan(fleet, grounds)
     assert assignments(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
-    choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
+    choice = proposals_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1g-10gb"
     assert slice_assignment(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
 
 
 def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
-    grounds = [empty(2)]
-    plan = adopted(a_fleet(a_wishing("chat"), grounds=grounds), grounds).status.target
+    grounds = [an_empty_node(2)]
+    plan = adopt_plan(a_fleet(a_mig_service("chat"), mig_nodes=grounds), grounds).status.target
     assert plan is not None
     assert (plan.gpus_before, plan.gpus_after, plan.per_hour_after) == (0, 1, Decimal(2))
     assert (plan.lower_bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
@@ -91,9 +91,9 @@ def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
 
 
 def test_isolation_keeps_others_off_and_shows_its_price() -> None:
-    grounds = [empty(3)]
-    alone = a_wishing("chat", placement={"isolation": "Gpu"})
-    got = adopted(a_fleet(alone, a_wishing("code"), grounds=grounds), grounds)
+    grounds = [an_empty_node(3)]
+    alone = a_mig_service("chat", placement={"isolation": "Gpu"})
+    got = adopt_plan(a_fleet(alone, a_mig_service("code"), mig_nodes=grounds), grounds)
     assert assignments(got)["team-a/chat"] == ("7g.80gb", 2)
     plan = got.status.target
     assert plan is not None
@@ -104,51 +104,57 @@ def test_isolation_keeps_others_off_and_shows_its_price() -> None:
 
 @pytest.mark.parametrize("can", [AGENT, MANAGER, replace(MANAGER, knows_pods=False)])
 def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
-    nodes = [empty(3)]
-    services = (a_wishing("chat", replicas=3), a_wishing("code", MEDIUM))
-    first = adopted(a_fleet(*services, grounds=nodes), nodes, can)
+    nodes = [an_empty_node(3)]
+    services = (a_mig_service("chat", replicas=3), a_mig_service("code", MEDIUM))
+    first = adopt_plan(a_fleet(*services, mig_nodes=nodes), nodes, can)
     assert first.status.target is not None
-    layouts_of_node = layouts_by_node(first.status.target, {"a100-0": BOARD})["a100-0"]
-    reached = a_ground(
+    layouts_of_node = layouts_by_node(first.status.target, {"a100-0": GPU_MODEL})["a100-0"]
+    reached = a_mig_node(
         *(
-            a_card(index, *(f"{placement.profile}@{placement.start}" for placement in placements))
+            a_mig_gpu(
+                index, *(f"{placement.profile}@{placement.start}" for placement in placements)
+            )
             for index, placements in layouts_of_node.items()
         )
     )
-    fleet = with_status(a_fleet(*services, grounds=[reached]), first.status)
-    second = adopted(fleet, [reached], can)
+    fleet = with_status(a_fleet(*services, mig_nodes=[reached]), first.status)
+    second = adopt_plan(fleet, [reached], can)
     assert second.status == first.status
-    assert solve(asked(fleet, [reached], can)).pools["a100"].repartitioned_gpus == 0
+    assert solve(layout_problem_of(fleet, [reached], can)).pools["a100"].repartitioned_gpus == 0
 
 
 def test_equal_fleets_give_equal_problems_in_any_order() -> None:
-    grounds = [empty(2, "a100-0"), empty(1, "a100-1")]
-    services = [a_wishing(name) for name in ("b", "a", "c")]
-    problem = asked(a_fleet(*services, grounds=grounds), grounds)
-    reordered = asked(a_fleet(*reversed(services), grounds=grounds), list(reversed(grounds)))
+    grounds = [an_empty_node(2, "a100-0"), an_empty_node(1, "a100-1")]
+    services = [a_mig_service(name) for name in ("b", "a", "c")]
+    problem = layout_problem_of(a_fleet(*services, mig_nodes=grounds), grounds)
+    reordered = layout_problem_of(
+        a_fleet(*reversed(services), mig_nodes=grounds), list(reversed(grounds))
+    )
     assert problem == reordered
     assert solve(problem) == solve(reordered)
 
 
 def test_slices_of_others_stay_as_they_are() -> None:
     pods, workload = running("old", "3g.40gb", 1)
-    ground = a_ground(a_card(0, "3g.40gb@0=team-a/old-0", "2g.20gb@4=kube-system/strange"))
+    ground = a_mig_node(a_mig_gpu(0, "3g.40gb@0=team-a/old-0", "2g.20gb@4=kube-system/strange"))
     old = a_service("old", a_spec())
-    fleet = a_fleet(old, a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
-    assert layouts(adopted(fleet, [ground])) == {0: ("3g.40gb@0", "2g.20gb@4", "1g.10gb@6")}
-    unmet = adopted(fleet, [ground])
+    fleet = a_fleet(
+        old, a_mig_service("chat"), mig_nodes=[ground], pods=pods, workloads=(workload,)
+    )
+    assert layouts(adopt_plan(fleet, [ground])) == {0: ("3g.40gb@0", "2g.20gb@4", "1g.10gb@6")}
+    unmet = adopt_plan(fleet, [ground])
     assert unmet.verdict is not None
     assert unmet.verdict.reason is LayoutReady.INSUFFICIENT_CAPACITY
     assert "team-a/chat 1029 of 2057 tokens/s" in unmet.verdict.message
-    whole = adopted(fleet, [ground], MANAGER)
+    whole = adopt_plan(fleet, [ground], MANAGER)
     assert layouts(whole) == {0: ("3g.40gb", "2g.20gb")}
 
 
 def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
     pods, workload = running("chat", "1g.10gb", 2)
-    ground = a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
-    fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
-    got = asked(fleet, [ground], replace(MANAGER, knows_pods=False))
+    ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=[ground], pods=pods, workloads=(workload,))
+    got = layout_problem_of(fleet, [ground], replace(MANAGER, knows_pods=False))
     assert [fleet_slice.service for fleet_slice in got.gpus[0].slices] == [
         "team-a/chat",
         "team-a/chat",
@@ -158,54 +164,61 @@ def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
 
 def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
     pods, workload = running("chat", "1g.10gb", 2)
-    away = a_ground(
-        a_card(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1", "1g.10gb@2"), ready=False
+    away = a_mig_node(
+        a_mig_gpu(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1", "1g.10gb@2"), ready=False
     )
-    grounds = [away, empty(1, "a100-1")]
-    fleet = a_fleet(a_wishing("chat"), grounds=grounds, pods=pods, workloads=(workload,))
-    got = adopted(fleet, grounds)
+    grounds = [away, an_empty_node(1, "a100-1")]
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=grounds, pods=pods, workloads=(workload,))
+    got = adopt_plan(fleet, grounds)
     assert layouts(got) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
     assert layouts(got, "a100-1") == {0: ()}
     without_pods = replace(fleet, pods=())
-    lost = [a_ground(a_card(0, "1g.10gb@0", "1g.10gb@1"), ready=False), empty(1, "a100-1")]
-    assert layouts(adopted(without_pods, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
+    lost = [
+        a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1"), ready=False),
+        an_empty_node(1, "a100-1"),
+    ]
+    assert layouts(adopt_plan(without_pods, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
 
 
 def test_gpus_that_are_partitioned_as_a_whole_are_filled_for_the_services_on_them() -> None:
-    grounds = [empty(2)]
-    fleet = a_fleet(a_wishing("chat"), grounds=grounds)
-    assert layouts(adopted(fleet, grounds, MANAGER)) == {0: ("1g.10gb",) * 7, 1: ()}
+    grounds = [an_empty_node(2)]
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=grounds)
+    assert layouts(adopt_plan(fleet, grounds, MANAGER)) == {0: ("1g.10gb",) * 7, 1: ()}
 
 
 def test_a_proposal_waits_for_its_approval() -> None:
-    grounds = [empty(1)]
-    fleet = a_fleet(a_wishing("chat"), pools=(a_planned_pool(mode="Propose"),), grounds=grounds)
-    first = adopted(fleet, grounds)
+    grounds = [an_empty_node(1)]
+    fleet = a_fleet(
+        a_mig_service("chat"), pools=(a_planned_pool(mode="Propose"),), mig_nodes=grounds
+    )
+    first = adopt_plan(fleet, grounds)
     assert first.verdict is not None
     assert (first.status.target, first.verdict.reason) == (None, LayoutReady.AWAITING_APPROVAL)
     assert first.status.proposed is not None
     name = first.status.proposed.name
     assert f"tessera.dev/approve-layout={name}" in first.verdict.message
     waiting = with_status(fleet, first.status)
-    assert adopted(waiting, grounds).status == first.status
+    assert adopt_plan(waiting, grounds).status == first.status
     pools = (replace(waiting.pools[0], approved_plan=name),)
-    got = adopted(replace(waiting, pools=pools), grounds)
+    got = adopt_plan(replace(waiting, pools=pools), grounds)
     assert got.status.target is not None
     assert (got.status.target.name, got.status.proposed, got.verdict) == (name, None, None)
 
 
 def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None:
-    grounds = [empty(2)]
-    fleet = a_fleet(a_wishing("chat"), grounds=grounds)
-    first = adopted(fleet, grounds).status
+    grounds = [an_empty_node(2)]
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=grounds)
+    first = adopt_plan(fleet, grounds).status
     unit = {"node": "a100-0", "gpus": (0,), "phase": "Draining", "since": NOW}
     status = MigStatus.model_validate({**first.model_dump(), "units": (unit,)})
-    fewer = with_status(a_fleet(a_wishing("chat", replicas=1), grounds=grounds), status)
-    assert adopted(fewer, grounds).status.target == first.target
+    fewer = with_status(a_fleet(a_mig_service("chat", replicas=1), mig_nodes=grounds), status)
+    assert adopt_plan(fewer, grounds).status.target == first.target
     stale = status.model_copy(update={"proposed": first.target})
-    assert adopted(with_status(fewer, stale), grounds).status.proposed is None
-    more = with_status(a_fleet(a_wishing("chat"), a_wishing("new"), grounds=grounds), status)
-    assert adopted(more, grounds).status.target != first.target
+    assert adopt_plan(with_status(fewer, stale), grounds).status.proposed is None
+    more = with_status(
+        a_fleet(a_mig_service("chat"), a_mig_service("new"), mig_nodes=grounds), status
+    )
+    assert adopt_plan(more, grounds).status.target != first.target
 
 
 @pytest.mark.parametrize(
@@ -225,12 +238,12 @@ def test_a_static_layout_is_given_to_every_gpu(
     layout: dict[str, int], reason: LayoutReady | None, words: str
 ) -> None:
     pool = a_planned_pool(mode="Static", mig={"layout": layout})
-    grounds = [a_ground(a_card(0, "3g.40gb@0", "3g.40gb@4"), a_card(1, "1g.10gb@2"))]
-    got = adopted(a_fleet(pools=(pool,), grounds=grounds), grounds)
+    grounds = [a_mig_node(a_mig_gpu(0, "3g.40gb@0", "3g.40gb@4"), a_mig_gpu(1, "1g.10gb@2"))]
+    got = adopt_plan(a_fleet(pools=(pool,), mig_nodes=grounds), grounds)
     if reason is None:
         assert layouts(got) == {index: ("3g.40gb@0", "3g.40gb@4") for index in (0, 1)}
-        again = with_status(a_fleet(pools=(pool,), grounds=grounds), got.status)
-        assert adopted(again, grounds) == got
+        again = with_status(a_fleet(pools=(pool,), mig_nodes=grounds), got.status)
+        assert adopt_plan(again, grounds) == got
     else:
         assert got.verdict is not None
         assert (got.verdict.reason, got.status.target) == (reason, None)
@@ -239,40 +252,40 @@ def test_a_static_layout_is_given_to_every_gpu(
 
 def test_plans_are_read_as_they_were_written() -> None:
     for can in (AGENT, MANAGER):
-        grounds = [empty(2)]
-        fleet = a_fleet(a_wishing("chat"), a_wishing("code", MEDIUM), grounds=grounds)
-        plan = adopted(fleet, grounds, can).status.target
+        grounds = [an_empty_node(2)]
+        fleet = a_fleet(a_mig_service("chat"), a_mig_service("code", MEDIUM), mig_nodes=grounds)
+        plan = adopt_plan(fleet, grounds, can).status.target
         assert plan is not None
-        for layout in layouts_by_node(plan, {"a100-0": BOARD})["a100-0"].values():
-            assert layout_error(BOARD, layout) is None
+        for layout in layouts_by_node(plan, {"a100-0": GPU_MODEL})["a100-0"].values():
+            assert layout_error(GPU_MODEL, layout) is None
         written = [
             slice_name.partition("@")[0] for gpu in plan.nodes[0].gpus for slice_name in gpu.slices
         ]
-        read = layouts_by_node(plan, {"a100-0": BOARD})["a100-0"]
+        read = layouts_by_node(plan, {"a100-0": GPU_MODEL})["a100-0"]
         assert sorted(written) == sorted(
             placement.profile for layout in read.values() for placement in layout
         )
 
 
 def test_what_fits_on_no_single_gpu_is_placed_without_a_plan() -> None:
-    large = a_wishing("chat", LARGE, slo={"ttftP95": "10s", "itlP95": "1s"})
-    ground = replace(empty(1), whole_gpus=4)
-    fleet = a_fleet(large, grounds=[ground])
-    assert asked(fleet, [ground]).demands == ()
-    choice = drafts_of(fleet)[CHAT].placement.choice
+    large = a_mig_service("chat", LARGE, slo={"ttftP95": "10s", "itlP95": "1s"})
+    ground = replace(an_empty_node(1), whole_gpus=4)
+    fleet = a_fleet(large, mig_nodes=[ground])
+    assert layout_problem_of(fleet, [ground]).demands == ()
+    choice = proposals_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-4gpu"
 
 
 def test_gpus_outside_mig_mode_are_taken_whole() -> None:
-    ground = replace(empty(1), whole_gpus=2)
-    alone = a_wishing("chat", placement={"isolation": "Gpu"}, replicas=2)
-    other = a_wishing("code", MEDIUM)
-    fleet = a_fleet(alone, other, grounds=[ground])
-    got = adopted(fleet, [ground])
+    ground = replace(an_empty_node(1), whole_gpus=2)
+    alone = a_mig_service("chat", placement={"isolation": "Gpu"}, replicas=2)
+    other = a_mig_service("code", MEDIUM)
+    fleet = a_fleet(alone, other, mig_nodes=[ground])
+    got = adopt_plan(fleet, [ground])
     assert assignments(got)["team-a/chat"][0] == "whole"
     assert assignments(got)["team-a/code"][0] == "3g.40gb"
-    choice = drafts_of(with_status(fleet, got.status))[CHAT].placement.choice
+    choice = proposals_of(with_status(fleet, got.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1gpu"
 
@@ -280,10 +293,12 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
 def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
     """Moves, and GPU-hours of an hour a step, while demands of six services go up and down."""
     chance = random.Random(7)  # noqa: S311 - a course, no secret
-    grounds = [empty(8)]
+    grounds = [an_empty_node(8)]
     names = ["a", "b", "c", "d", "e", "f"]
-    services = [a_wishing(name, MEDIUM if index % 2 else None) for index, name in enumerate(names)]
-    problem = asked(a_fleet(*services, grounds=grounds), grounds)
+    services = [
+        a_mig_service(name, MEDIUM if index % 2 else None) for index, name in enumerate(names)
+    ]
+    problem = layout_problem_of(a_fleet(*services, mig_nodes=grounds), grounds)
     demands = [pool_demand.service for pool_demand in problem.demands]
     gpus, moves, hours = problem.gpus, 0, 0
     for _ in range(steps):
@@ -307,38 +322,40 @@ def test_small_changes_of_demand_move_little() -> None:
 
 def test_before_there_is_a_plan_a_service_stays_where_it_is() -> None:
     pods, workload = running("chat", "2g.20gb", 2)
-    ground = a_ground(a_card(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1", "1g.10gb@4"))
-    fleet = a_fleet(a_wishing("chat"), grounds=[ground], pods=pods, workloads=(workload,))
-    choice = drafts_of(fleet)[CHAT].placement.choice
+    ground = a_mig_node(
+        a_mig_gpu(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1", "1g.10gb@4")
+    )
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=[ground], pods=pods, workloads=(workload,))
+    choice = proposals_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-2g-20gb"
-    assert assignments(adopted(fleet, [ground])) == {"team-a/chat": ("2g.20gb", 2)}
+    assert assignments(adopt_plan(fleet, [ground])) == {"team-a/chat": ("2g.20gb", 2)}
 
 
 def test_slices_that_do_not_exist_yet_are_for_services_with_a_plan() -> None:
-    ground = a_ground(a_card(0, "7g.80gb@0"))
-    fleet = a_fleet(a_service("chat"), grounds=[ground])
-    choice = drafts_of(fleet)[CHAT].placement.choice
+    ground = a_mig_node(a_mig_gpu(0, "7g.80gb@0"))
+    fleet = a_fleet(a_service("chat"), mig_nodes=[ground])
+    choice = proposals_of(fleet)[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-7g-80gb"
-    assert asked(fleet, [ground]).demands == ()
+    assert layout_problem_of(fleet, [ground]).demands == ()
 
 
 def test_a_service_that_shares_no_gpu_takes_no_small_existing_slice() -> None:
-    ground = a_ground(a_card(0, "1g.10gb@0"), a_card(1, "7g.80gb@0"))
+    ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0"), a_mig_gpu(1, "7g.80gb@0"))
     alone = a_service("chat", a_spec(placement={"isolation": "Gpu"}))
-    choice = drafts_of(a_fleet(alone, grounds=[ground]))[CHAT].placement.choice
+    choice = proposals_of(a_fleet(alone, mig_nodes=[ground]))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-7g-80gb"
 
 
 def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> None:
     pods, workload = running("chat", "2g.20gb", 2)
-    ground = a_ground(a_card(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1"))
+    ground = a_mig_node(a_mig_gpu(0, "2g.20gb@0=team-a/chat-0", "2g.20gb@2=team-a/chat-1"))
     fleet = a_fleet(
-        a_wishing("chat", replicas=5), grounds=[ground], pods=pods, workloads=(workload,)
+        a_mig_service("chat", replicas=5), mig_nodes=[ground], pods=pods, workloads=(workload,)
     )
-    wish = asked(fleet, [ground]).demands[0]
+    wish = layout_problem_of(fleet, [ground]).demands[0]
     assert wish.current == InstanceType("a100", "2g.20gb")
     assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.current])
 
@@ -348,14 +365,14 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
         a_planned_pool("a100", per_gpu_hour="2.00"),
         a_planned_pool("b100", per_gpu_hour="1.00"),
     )
-    grounds = {name: [empty(1, f"{name}-0")] for name in ("a100", "b100")}
+    grounds = {name: [an_empty_node(1, f"{name}-0")] for name in ("a100", "b100")}
     fleet = a_snapshot(
-        a_wishing("chat"),
+        a_mig_service("chat"),
         pools=pools,
-        nodes=tuple(node_of(pool_nodes[0], name) for name, pool_nodes in grounds.items()),
+        nodes=tuple(kubernetes_node(pool_nodes[0], name) for name, pool_nodes in grounds.items()),
     )
     cans = {"a100": AGENT, "b100": AGENT}
-    got = layout_problem(views_of(fleet), grounds, cans, drafts_of(fleet), fleet)
+    got = layout_problem(views_of(fleet), grounds, cans, proposals_of(fleet), fleet)
     plans = solve(got).pools
     assert [len(plans[name].plan.services) for name in ("a100", "b100")] == [0, 1]
     assert plans["b100"].plan.services[0].profile == "1g.10gb"
@@ -367,16 +384,16 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
 )
 def test_a_plan_counts_all_displaced_replicas(can: Capabilities, moves: int) -> None:
     pods, workload = running("chat", "1g.10gb", 2)
-    ground = a_ground(a_card(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1"))
-    services = (a_wishing("chat"), a_wishing("code", MEDIUM, replicas=1))
-    fleet = a_fleet(*services, grounds=[ground], pods=pods, workloads=(workload,))
-    plan = adopted(fleet, [ground], can).status.target
+    ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1"))
+    services = (a_mig_service("chat"), a_mig_service("code", MEDIUM, replicas=1))
+    fleet = a_fleet(*services, mig_nodes=[ground], pods=pods, workloads=(workload,))
+    plan = adopt_plan(fleet, [ground], can).status.target
     assert plan is not None
     assert (plan.moves, plan.gpus_after) == (moves, 1)
     assert plan.services[1].profile in {"3g.40gb", "4g.40gb"}
 
 
 def test_a_gpu_with_a_fault_is_left_alone() -> None:
-    ground = a_ground(a_card(0, fault="ResetRequired"), a_card(1))
-    fleet = a_fleet(a_wishing("chat"), grounds=[ground])
-    assert layouts(adopted(fleet, [ground])) == {0: (), 1: ("1g.10gb@0", "1g.10gb@1")}
+    ground = a_mig_node(a_mig_gpu(0, fault="ResetRequired"), a_mig_gpu(1))
+    fleet = a_fleet(a_mig_service("chat"), mig_nodes=[ground])
+    assert layouts(adopt_plan(fleet, [ground])) == {0: (), 1: ("1g.10gb@0", "1g.10gb@1")}

@@ -38,7 +38,7 @@ speeds = st.dictionaries(
 )
 small = st.lists(
     st.builds(a_service, demand=st.sampled_from([0.0, 1.0, 4.0, 6.5, 9.0]), speeds=speeds)
-    | st.builds(a_service, floor=st.integers(1, 3), speeds=speeds),
+    | st.builds(a_service, min_replicas=st.integers(1, 3), speeds=speeds),
     min_size=1,
     max_size=3,
 ).map(lambda found: [a_service(f"s{at}", like=one) for at, one in enumerate(found)])
@@ -144,7 +144,7 @@ def test_services_that_fit_nowhere_are_named_and_the_others_are_served() -> None
 
 
 def test_min_replicas_are_kept_without_any_demand() -> None:
-    got = cheapest_mix([a_service(floor=8, speeds={"1g.10gb": 1})], ONE)
+    got = cheapest_mix([a_service(min_replicas=8, speeds={"1g.10gb": 1})], ONE)
     assert got.cost == 2
 
 
@@ -174,7 +174,9 @@ def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> Non
 def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three: int) -> None:
     """All slices cost the same for the work, so that many solutions are equally good."""
     speeds = {"1g.10gb": 10, "2g.20gb": 20, "3g.40gb": three, "4g.40gb": 40, "7g.80gb": 2 * three}
-    services = [a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, floor=1) for at in range(300)]
+    services = [
+        a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, min_replicas=1) for at in range(300)
+    ]
     got = cheapest_mix(services, ONE)
     assert (got.gap, len(got.replicas)) == (0, 300)
 

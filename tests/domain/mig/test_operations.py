@@ -199,7 +199,7 @@ def test_no_order_needs_fewer_temporary_instances(
             }
         )
     )
-    services = [a_service(name, 1, SPEED, floor=1) for name in names]
+    services = [a_service(name, 1, SPEED, min_replicas=1) for name in names]
     steps = order_operations(before, after, services, BOARDS)
     temporary, below_minimum = count_compromises(steps)
     best = fewest_temporary_replicas(before, after, names)
@@ -217,7 +217,7 @@ def test_steps_are_possible_keep_everybody_and_end_where_they_should(
     names = sorted(
         {fleet_slice.service for gpu in before for fleet_slice in gpu.slices if fleet_slice.service}
     )
-    services = [a_service(name, 1, SPEED, floor=1) for name in names]
+    services = [a_service(name, 1, SPEED, min_replicas=1) for name in names]
     simulated = SimulatedLayout(before, services)
     short: set[str] = set()
     for operation in order_operations(before, after, services, BOARDS):
@@ -273,7 +273,7 @@ def _assert_plan_is_feasible(number: int, seed: int, factor: float) -> None:
 def test_two_services_that_want_each_others_place_need_one_temporary_instance() -> None:
     before = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4=b"),)
     after = (a_gpu("g", "4g.40gb@0=b", "3g.40gb@4=a"), a_gpu("h"))
-    services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
+    services = [a_service(name, 1, SPEED, min_replicas=1) for name in "ab"]
     steps = order_operations(before, after, services, BOARDS)
     assert count_compromises(steps) == (1, 0)
 
@@ -281,7 +281,7 @@ def test_two_services_that_want_each_others_place_need_one_temporary_instance() 
 def test_without_any_room_the_shortest_stop_is_announced() -> None:
     before = (a_gpu("g", "4g.40gb@0=a", "3g.40gb@4=b"),)
     after = (a_gpu("g", "4g.40gb@0=b", "3g.40gb@4=a"),)
-    services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
+    services = [a_service(name, 1, SPEED, min_replicas=1) for name in "ab"]
     steps = order_operations(before, after, services, BOARDS)
     assert count_compromises(steps) == (0, 1)
 
@@ -294,7 +294,7 @@ def test_equal_states_need_no_steps() -> None:
 def test_the_new_instance_starts_before_the_old_one_stops() -> None:
     before = (a_gpu("g", "3g.40gb@0=a"), a_gpu("h", "3g.40gb@4=b"))
     after = (a_gpu("g", "3g.40gb@0=a", "3g.40gb@4=b"), a_gpu("h"))
-    services = [a_service(name, 1, SPEED, floor=1) for name in "ab"]
+    services = [a_service(name, 1, SPEED, min_replicas=1) for name in "ab"]
     deeds = [step.kind for step in order_operations(before, after, services, BOARDS)]
     assert deeds == [
         OperationKind.CREATE,

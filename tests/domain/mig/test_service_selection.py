@@ -32,7 +32,7 @@ alike = st.lists(
         a_service,
         demand=st.sampled_from([0.5, 1.0, 4.0, 6.5, 9.0]),
         speeds=speeds,
-        floor=st.integers(0, 2),
+        min_replicas=st.integers(0, 2),
     ),
     min_size=1,
     max_size=3,

@@ -177,7 +177,7 @@ def test_what_was_planned_is_recognised_in_the_numbers() -> None:
     )
     pool = a_pool()
     pool = replace(pool, status=pool.status.model_copy(update={"mig": MigStatus(target=plan)}))
-    node = a_node(slices={"3g.40gb": 3, "1g.10gb": 2}, cut=2)
+    node = a_node(slices={"3g.40gb": 3, "1g.10gb": 2}, partitioned=2)
     first, second = discover_node(node, pool=pool).gpus
     assert first.layout == (
         SlicePlacement(0, "1g.10gb"),

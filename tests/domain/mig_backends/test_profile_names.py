@@ -30,7 +30,9 @@ def test_pods_ask_for_a_slice_by_the_name_that_most_of_them_have(
     slices: dict[str, int], resource: str, replicas: int, mig: dict[str, str] | None
 ) -> None:
     fields: dict[str, Any] = {} if mig is None else {"mig": mig}
-    (view,) = discover([a_pool(**fields)], [a_node(slices=slices, cut=2)], date(2026, 11, 20))
+    (view,) = discover(
+        [a_pool(**fields)], [a_node(slices=slices, partitioned=2)], date(2026, 11, 20)
+    )
     (offer,) = [candidate for candidate in view.offers if candidate.hardware.profile == "3g.40gb"]
     assert (offer.hardware.resource, offer.replicas) == (resource, replicas)
     assert not offer.needs_repartition

@@ -22,7 +22,7 @@ from tests.builders import (
     at,
     plan_of,
 )
-from tests.layout_builders import a_planned_pool, a_wishing, with_status
+from tests.layout_builders import a_mig_service, a_planned_pool, with_status
 
 HALVES = a_planned_pool(mode="Static", mig={"layout": {"3g.40gb": 2}})
 
@@ -112,9 +112,9 @@ def test_replicas_that_left_a_profile_by_plan_stay_up_when_no_backend_is_left() 
         for name in ("chat-0", "chat-1")
     )
     fleet = a_snapshot(
-        a_wishing(),
+        a_mig_service(),
         pools=(a_planned_pool(),),
-        nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, cut=2),),
+        nodes=(a_node(name="a100-0", slices={"7g.80gb": 2}, partitioned=2),),
         pods=pods,
         workloads=(a_workload(2, variant=previous),),
     )

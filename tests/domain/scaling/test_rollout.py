@@ -15,8 +15,8 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
-    allotted,
     at,
+    compute_service_plan,
     plan_of,
 )
 
@@ -56,7 +56,7 @@ def progressing_condition(snapshot: Snapshot) -> tuple[str, str]:
 
 
 def surge(snapshot: Snapshot) -> bool:
-    got: ServicePlan = allotted(snapshot)
+    got: ServicePlan = compute_service_plan(snapshot)
     return got.surge
 
 

@@ -23,7 +23,7 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
-    allotted,
+    compute_service_plan,
     plan_of,
 )
 
@@ -76,7 +76,7 @@ def revision_of(service_plan: ServicePlan) -> str | None:
 
 def test_a_new_service_waits_until_the_hub_was_asked() -> None:
     snapshot = a_snapshot(a_service(), resolutions={})
-    assert allotted(snapshot).pinned_revision.query == MAIN
+    assert compute_service_plan(snapshot).pinned_revision.query == MAIN
     status = status_of(snapshot)
     progressing = next(
         condition for condition in status.conditions if condition.type == "Progressing"
@@ -89,12 +89,12 @@ def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
     service = pinned(ONE, revision="main")
     assert service.status.model is not None
     assert (service.status.model.revision, service.status.model.reason) == (ONE, "RevisionResolved")
-    got = allotted(running(service, resolutions=resolutions_of(TWO)))
+    got = compute_service_plan(running(service, resolutions=resolutions_of(TWO)))
     assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
 
 
 def test_a_restarted_operator_asks_nothing_again() -> None:
-    got = allotted(running(pinned(ONE)))
+    got = compute_service_plan(running(pinned(ONE)))
     assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
 
 
@@ -103,59 +103,71 @@ def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
     assert service.status.model is not None
     assert service.status.model.reason == "HubUnreachable"
     assert "spec.model.revision release is used as given" in message_of(service.status.model)
-    got = allotted(running(service))
+    got = compute_service_plan(running(service))
     assert (revision_of(got), got.pinned_revision.query) == ("release", None)
 
 
 def test_a_hub_that_comes_back_rolls_no_pods() -> None:
-    got = allotted(running(pinned(None), resolutions=resolutions_of(TWO)))
+    got = compute_service_plan(running(pinned(None), resolutions=resolutions_of(TWO)))
     assert revision_of(got) is None
 
 
 def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> None:
     service = replace(pinned(ONE), spec=a_spec(model={"revision": "release"}))
-    asking = allotted(running(service))
+    asking = compute_service_plan(running(service))
     assert asking.pinned_revision.query == RevisionQuery(REPOSITORY, "release")
     assert asking.pinned_revision.status == service.status.model
     settled = running(
         service, resolutions=resolutions_of(TWO, RevisionQuery(REPOSITORY, "release"))
     )
-    assert revision_of(allotted(settled)) == TWO
+    assert revision_of(compute_service_plan(settled)) == TWO
 
 
 def test_the_annotation_asks_the_hub_again_once() -> None:
     service = replace(pinned(ONE), update="now")
     asked = RevisionQuery(REPOSITORY, "main", "now")
     assert (
-        allotted(running(service, resolutions=resolutions_of(ONE))).pinned_revision.query == asked
+        compute_service_plan(
+            running(service, resolutions=resolutions_of(ONE))
+        ).pinned_revision.query
+        == asked
     )
     updated = running(service, resolutions=resolutions_of(TWO, asked))
-    assert revision_of(allotted(updated)) == TWO
+    assert revision_of(compute_service_plan(updated)) == TWO
     after = running(replace(service, status=status_of(updated)))
-    assert (revision_of(allotted(after)), allotted(after).pinned_revision.query) == (TWO, None)
+    assert (
+        revision_of(compute_service_plan(after)),
+        compute_service_plan(after).pinned_revision.query,
+    ) == (TWO, None)
 
 
 def test_an_update_without_a_hub_keeps_the_commit() -> None:
     service = replace(pinned(ONE), update="now")
     asked = RevisionQuery(REPOSITORY, "main", "now")
     snapshot = running(service, resolutions=resolutions_of(None, asked))
-    assert revision_of(allotted(snapshot)) == ONE
+    assert revision_of(compute_service_plan(snapshot)) == ONE
     assert f"the commit stays {ONE}" in message_of(model_of(snapshot))
 
 
 def test_a_commit_needs_no_hub() -> None:
     service = a_service(spec=a_spec(model={"revision": ONE}))
-    got = allotted(a_snapshot(service, resolutions={}))
+    got = compute_service_plan(a_snapshot(service, resolutions={}))
     assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
     assert model_of(a_snapshot(service, resolutions={})).reason == "CommitSpecified"
 
 
 def test_a_service_from_before_pins_is_left_as_it_runs_until_the_annotation_asks() -> None:
     old = running(a_service())
-    assert (revision_of(allotted(old)), allotted(old).pinned_revision.query) == (None, None)
+    assert (
+        revision_of(compute_service_plan(old)),
+        compute_service_plan(old).pinned_revision.query,
+    ) == (None, None)
     assert "kubectl tessera update chat pins it" in message_of(model_of(old))
     service = replace(old.services[0], status=status_of(old))
-    assert allotted(running(replace(service, update="now"))).pinned_revision.query is not None
+    assert (
+        compute_service_plan(running(replace(service, update="now"))).pinned_revision.query
+        is not None
+    )
 
 
 def test_a_claim_has_no_revision() -> None:
@@ -169,7 +181,7 @@ def test_a_claim_has_no_revision() -> None:
     }
     service = a_service(spec=a_spec("pvc://weights/tiny", model={"shape": shape}))
     snapshot = a_snapshot(service, resolutions={})
-    assert allotted(snapshot).pinned_revision.query is None
+    assert compute_service_plan(snapshot).pinned_revision.query is None
     assert status_of(snapshot).model is None
 
 

@@ -28,7 +28,7 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
-    allotted,
+    compute_service_plan,
     plan_of,
 )
 
@@ -79,7 +79,9 @@ def effective_values(service_plan: ServicePlan) -> Any:
 
 
 def test_a_new_service_gets_the_newest_template_version() -> None:
-    got = allotted(a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR))
+    got = compute_service_plan(
+        a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR)
+    )
     assert got.template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 

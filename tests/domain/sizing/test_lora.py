@@ -5,7 +5,7 @@ import pytest
 from tessera.api.model_files import Adapter
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.sizing.lora import engine_rank, slots_mib
-from tests.builders import MEDIUM, a_node, a_service, a_snapshot, a_spec, allotted
+from tests.builders import MEDIUM, a_node, a_service, a_snapshot, a_spec, compute_service_plan
 
 B8 = models()["meta-llama/Llama-3.1-8B-Instruct"]
 
@@ -51,7 +51,9 @@ def test_adapters_leave_less_room_for_the_cache() -> None:
         {"name": f"a{index}", "uri": "hf://acme/lora", "rank": 64} for index in range(8)
     ]
     plain, adapted = (
-        allotted(a_snapshot(a_service(spec=a_spec(MEDIUM, replicas=1, model=model)), nodes=nodes))
+        compute_service_plan(
+            a_snapshot(a_service(spec=a_spec(MEDIUM, replicas=1, model=model)), nodes=nodes)
+        )
         for model in ({}, {"adapters": adapter_specs})
     )
     assert plain.choice is not None

@@ -36,8 +36,8 @@ from tests.builders import (
     a_spec,
     a_speed_reading,
     a_workload,
-    allotted,
     at,
+    compute_service_plan,
     plan_of,
     readings_of,
 )
@@ -52,7 +52,7 @@ AS, SLOWER, FASTER = (
 
 
 def a_choice(**fields: Any) -> HardwareChoice:
-    choice = allotted(a_snapshot(a_service(), **fields)).choice
+    choice = compute_service_plan(a_snapshot(a_service(), **fields)).choice
     assert choice is not None
     return choice
 
@@ -321,7 +321,7 @@ def test_8_bits_are_measured_by_the_peak_at_8_bits_where_there_is_one() -> None:
         fleet = a_snapshot(
             a_service(spec=spec), nodes=(a_node(slices={"1g.10gb": 7}, product=product),)
         )
-        choice = allotted(fleet).choice
+        choice = compute_service_plan(fleet).choice
         assert choice is not None
         fit = replace(choice.fit, precision="fp8")
         return peaks_of(spec, fit).flops / fit.hardware.bf16_flops
