@@ -1,4 +1,4 @@
-"""What the two wheels and the images contain, and what `tessera` does without the lab."""
+"""The contents of the two wheels and of the images, and `tessera` without the lab."""
 
 import os
 import re

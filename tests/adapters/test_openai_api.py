@@ -1,4 +1,4 @@
-"""How a load test reads responses, whatever the packets in which their bytes arrive."""
+"""The load test reads responses, whatever the packets in which their bytes arrive."""
 
 import asyncio
 import json

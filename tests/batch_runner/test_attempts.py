@@ -70,7 +70,7 @@ def assemble_results(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptPlan:
-    """What an attempt does before its files are truncated."""
+    """The work of an attempt before its files are truncated."""
 
     order: int
     """Seed of the order in which rows end."""

@@ -31,7 +31,7 @@ _TEXT = list(range(10, 310))
 
 @dataclass(slots=True)
 class StreamResult:
-    """What a client received of its stream."""
+    """The part of a stream that a client received."""
 
     status: int = 0
     tokens: int = 0
@@ -123,7 +123,7 @@ async def prefix_hits(client: Client) -> Facts:
 
 
 async def priorities(client: Client) -> Facts:
-    """Of waiting requests, the urgent ones are scheduled first although they arrived last."""
+    """Check that urgent requests are scheduled first although they arrived last."""
     await client.post("/pause")
     later = [asyncio.create_task(client.stream(100, priority=10)) for _ in range(8)]
     await _wait_for_load(client, 8)

@@ -1,4 +1,4 @@
-"""How pages are parsed and run, and how a wrong page fails."""
+"""Pages are parsed and run, and a wrong page fails."""
 
 from pathlib import Path
 

@@ -101,7 +101,7 @@ class OperatorOptions:
     prometheus_url: str | None = None
     metrics_port: int = 0
     clock_ahead: timedelta = timedelta()
-    """How far its time of day is ahead of that of others."""
+    """The difference of its time of day from the real one."""
 
 
 def _run(options: OperatorOptions, trigger: CrashTrigger) -> None:

@@ -17,7 +17,7 @@ _SEVEN: Gpu = [("1g.10gb", at) for at in range(7)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepartitionScenario:
-    """A quiet fleet, and the change that somebody makes."""
+    """A quiet fleet, and the change of a user."""
 
     nodes: Sequence[Sequence[Gpu]]
     begin: Callable[[RepartitionSimulation], None]

@@ -145,7 +145,7 @@ class KillableOperator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionBackend:
-    """Who partitions GPUs, and whether an agent reports."""
+    """The process that partitions GPUs, and whether an agent reports."""
 
     name: str
     has_agent: bool = False

@@ -1,4 +1,4 @@
-"""A small server of chat completions that behaves as a test wants it to."""
+"""A small server of chat completions whose responses a test scripts."""
 
 import asyncio
 import json

@@ -51,7 +51,7 @@ class SimulatedEngine:
     url: str
     http: httpx.AsyncClient
     process: "asyncio.Task[EngineExit | None]"
-    """It gives the exit of an engine that ended by itself."""
+    """The task of the engine; its result is the exit of an engine that ended by itself."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, path: str, **body: Any) -> httpx.Response:
