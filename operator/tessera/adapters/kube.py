@@ -446,11 +446,9 @@ def _to_change(kind: ApiResource, event: Mapping[str, Any]) -> WatchEvent:
     version = int(body["metadata"]["resourceVersion"])
     if event["type"] == "BOOKMARK":
         return WatchEvent(version=version)
-    return WatchEvent(
-        version=version,
-        cluster_object=wire.parse_object(kind, body),
-        deleted=event["type"] == "DELETED",
-    )
+    cluster_object = wire.parse_object(kind, body)
+    deleted = event["type"] == "DELETED"
+    return WatchEvent(version=version, cluster_object=cluster_object, deleted=deleted)
 
 
 def _watch_error(kind: ApiResource, status: int, body: Any) -> ClusterError:

@@ -58,10 +58,9 @@ def engine(
 
 def restricted() -> client.V1SecurityContext:
     """Return the securityContext of every container (Pod Security Standard `restricted`)."""
+    capabilities = client.V1Capabilities(drop=["ALL"])
     return client.V1SecurityContext(
-        allow_privilege_escalation=False,
-        read_only_root_filesystem=True,
-        capabilities=client.V1Capabilities(drop=["ALL"]),
+        allow_privilege_escalation=False, read_only_root_filesystem=True, capabilities=capabilities
     )
 
 

@@ -177,11 +177,9 @@ def _with_files(
     ):
         update = {"fetched": True, "bytes_done": job_report.bytes, "bytes_total": job_report.bytes}
         cache = cache.model_copy(update=update | {"commit": job_report.commit or None})
-        return replace(
-            preparation,
-            status=_with_cache(preparation.status, cache),
-            obsolete_jobs=(*preparation.obsolete_jobs, *job_status.previous_jobs),
-        )
+        status = _with_cache(preparation.status, cache)
+        obsolete_jobs = (*preparation.obsolete_jobs, *job_status.previous_jobs)
+        return replace(preparation, status=status, obsolete_jobs=obsolete_jobs)
     cache = _with_progress(snapshot, service, cache)
     words = job_report.message if job_report else job_status.report
     return replace(

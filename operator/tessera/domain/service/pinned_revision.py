@@ -50,11 +50,10 @@ def pin_revision(
     if (settled_status := _status_without_query(service, spec, workload)) is not None:
         return PinnedRevision(settled_status)
     if resolutions is None:
-        return PinnedRevision(
-            _model_status(
-                service, spec, RevisionReason.RESOLUTION_DISABLED, _unpinned_message(spec)
-            )
+        status = _model_status(
+            service, spec, RevisionReason.RESOLUTION_DISABLED, _unpinned_message(spec)
         )
+        return PinnedRevision(status)
     repository = spec.model.uri.removeprefix(_HUB)
     query = RevisionQuery(repository, revision or _DEFAULT_BRANCH, service.update)
     if (resolution := resolutions.get(query)) is not None:

@@ -64,9 +64,8 @@ def decide_template(
         record = newest
     builder_version = available.builder_version
     if record.builder_version > builder_version:
-        record = record.model_copy(
-            update={"builder_version": builder_version, "downgraded_from": record.builder_version}
-        )
+        update = {"builder_version": builder_version, "downgraded_from": record.builder_version}
+        record = record.model_copy(update=update)
     same = record.effective_values == newest.effective_values
     return TemplateDecision(
         record=record,

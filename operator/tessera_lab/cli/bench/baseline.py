@@ -44,11 +44,9 @@ def compare_reports(before: Json, report: BenchReport) -> BaselineComparison:
     """Compare the present report with an earlier one."""
     current = report_json(report)
     earlier_metrics, current_metrics = _measures(before), _measures(current)
-    return BaselineComparison(
-        at=str(before.get("at")),
-        changes=tuple(compare_loads(earlier_metrics, current_metrics)),
-        caveats=(*_differences(before, current), *_missing_loads(earlier_metrics, current_metrics)),
-    )
+    changes = tuple(compare_loads(earlier_metrics, current_metrics))
+    caveats = (*_differences(before, current), *_missing_loads(earlier_metrics, current_metrics))
+    return BaselineComparison(at=str(before.get("at")), changes=changes, caveats=caveats)
 
 
 def _measures(report: Json) -> dict[str, Measures]:
