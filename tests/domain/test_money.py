@@ -25,8 +25,8 @@ def price(day: str, amount: str) -> Price:
 )
 def test_the_last_price_whose_day_has_come_holds(day: str, expected: str | None) -> None:
     prices = (price("2026-07-01", "1.98"), price("2026-01-01", "2.16"))
-    got = price_on(prices, date.fromisoformat(day))
-    assert (None if got is None else str(got.per_gpu_hour)) == expected
+    found_price = price_on(prices, date.fromisoformat(day))
+    assert (None if found_price is None else str(found_price.per_gpu_hour)) == expected
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_what_a_layout_strands_is_paid_by_its_slices_when_choosing() -> None:
 def test_the_price_of_a_million_tokens_is_the_hour_over_its_tokens(
     hourly: str, gpus: int, tokens: float, expected: str
 ) -> None:
-    got = per_million_tokens(money(Decimal(hourly), "USD").times(gpus), tokens)
-    assert float(got.rounded(9)) == pytest.approx(float(expected), rel=1e-6)
+    cost = per_million_tokens(money(Decimal(hourly), "USD").times(gpus), tokens)
+    assert float(cost.rounded(9)) == pytest.approx(float(expected), rel=1e-6)
 
 
 @given(st.decimals(0, 10**6, places=9, allow_nan=False, allow_infinity=False))

@@ -80,10 +80,12 @@ def test_a_running_service_stays_although_something_cheaper_appeared() -> None:
     cheap = (*FLEET["pools"], a_pool("bargain", "0.10"))
     nodes = (*FLEET["nodes"], a_node("bargain", {"3g.40gb": 2}))
     running = a_workload(1, variant="a100-3g-40gb")
-    got = compute_service_plan(a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,)))
-    assert got.choice is not None
-    assert got.choice.variant == "a100-3g-40gb"
-    assert "bargain-3g-40gb at 0.05 USD is cheaper" in got.placement.verdict.message
+    service_plan = compute_service_plan(
+        a_snapshot(service, pools=cheap, nodes=nodes, workloads=(running,))
+    )
+    assert service_plan.choice is not None
+    assert service_plan.choice.variant == "a100-3g-40gb"
+    assert "bargain-3g-40gb at 0.05 USD is cheaper" in service_plan.placement.verdict.message
 
 
 def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
@@ -91,27 +93,29 @@ def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
         spec=a_spec(MEDIUM, scaling={"minReplicas": 1}, context={"maxModelLen": 131072})
     )
     running = a_workload(1, variant="a100-2g-20gb")
-    got = compute_service_plan(a_snapshot(service, **FLEET, workloads=(running,)))
-    assert got.choice is not None
-    assert got.choice.variant == "a100-3g-40gb"
-    assert got.removable_deployments == ()
+    service_plan = compute_service_plan(a_snapshot(service, **FLEET, workloads=(running,)))
+    assert service_plan.choice is not None
+    assert service_plan.choice.variant == "a100-3g-40gb"
+    assert service_plan.removable_deployments == ()
 
 
 def test_a_previous_variant_is_removed_when_the_new_one_is_ready() -> None:
     service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
     workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
     pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
-    got = compute_service_plan(a_snapshot(service, **FLEET, workloads=workloads, pods=pods))
-    assert [ref.name for ref in got.removable_deployments] == ["chat-zzz-old"]
+    service_plan = compute_service_plan(
+        a_snapshot(service, **FLEET, workloads=workloads, pods=pods)
+    )
+    assert [ref.name for ref in service_plan.removable_deployments] == ["chat-zzz-old"]
 
 
 def test_new_services_choose_hardware_with_capacity_for_their_min_replicas() -> None:
     services = [a_service(name, a_spec(SMALL)) for name in ("one", "two", "three")]
     nodes = (a_node("a100", {"1g.10gb": 4, "3g.40gb": 1}), a_node("h100", whole=2, product=H100))
-    got = plan_of(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
+    decision = plan_of(a_snapshot(*services, pools=FLEET["pools"], nodes=nodes))
     variants = {
         ref.name: service_plan.choice.variant
-        for ref, service_plan in got.service_plans.items()
+        for ref, service_plan in decision.service_plans.items()
         if service_plan.choice
     }
     assert variants == {"one": "a100-1g-10gb", "three": "a100-1g-10gb", "two": "h100-1gpu"}
@@ -120,29 +124,35 @@ def test_new_services_choose_hardware_with_capacity_for_their_min_replicas() -> 
 def test_interactive_services_never_run_on_spot() -> None:
     spot = a_pool("spot", "0.10", tier="Spot")
     nodes = (a_node("spot", {"1g.10gb": 7}), a_node("a100", {"1g.10gb": 7}))
-    got = compute_service_plan(a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes))
-    assert got.choice is not None
-    assert got.choice.offer.pool == "a100"
+    service_plan = compute_service_plan(
+        a_snapshot(a_service(), pools=(spot, a_pool()), nodes=nodes)
+    )
+    assert service_plan.choice is not None
+    assert service_plan.choice.offer.pool == "a100"
 
 
 def test_an_absent_node_takes_no_hardware_from_the_services_on_it() -> None:
     running = {"workloads": (a_workload(2),), "pods": (a_pod("chat-0"), a_pod("chat-1"))}
     away = a_node(slices={"1g.10gb": 7}, ready=False)
-    got = compute_service_plan(a_snapshot(a_service(), nodes=(away,), **running))
-    assert got.choice is not None
-    assert (got.choice.variant, got.scale.replicas) == ("a100-1g-10gb", 2)
+    service_plan = compute_service_plan(a_snapshot(a_service(), nodes=(away,), **running))
+    assert service_plan.choice is not None
+    assert (service_plan.choice.variant, service_plan.scale.replicas) == ("a100-1g-10gb", 2)
 
 
 def test_a_service_that_cannot_be_placed_any_more_is_left_as_it_is() -> None:
     running = {"workloads": (a_workload(3),), "pods": (a_pod(),)}
-    got = compute_service_plan(a_snapshot(a_service(), nodes=(), **running))
-    assert (got.choice, got.drain.replicas, got.placement.verdict.reason) == (None, 3, "NoHardware")
+    service_plan = compute_service_plan(a_snapshot(a_service(), nodes=(), **running))
+    assert (
+        service_plan.choice,
+        service_plan.drain.replicas,
+        service_plan.placement.verdict.reason,
+    ) == (None, 3, "NoHardware")
 
 
 def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() -> None:
     broken = a_service("broken", a_spec(SMALL).model_copy(update={"context": None}))
-    got = plan_of(a_snapshot(broken, a_service("chat")))
-    by_name = {ref.name: service_plan for ref, service_plan in got.service_plans.items()}
+    decision = plan_of(a_snapshot(broken, a_service("chat")))
+    by_name = {ref.name: service_plan for ref, service_plan in decision.service_plans.items()}
     assert by_name["broken"].accepted.reason == "PlannerError"
     assert "AttributeError" in by_name["broken"].accepted.message
     assert by_name["chat"].choice is not None
@@ -150,8 +160,8 @@ def test_a_service_whose_planning_raises_is_set_aside_and_the_rest_is_planned() 
 
 def test_a_fixed_number_overrules_the_autoscaler() -> None:
     service = a_service(spec=a_spec(replicas=3))
-    got = compute_service_plan(a_snapshot(service))
-    assert (got.scale.replicas, got.scale.reason) == (3, "SetByUser")
+    service_plan = compute_service_plan(a_snapshot(service))
+    assert (service_plan.scale.replicas, service_plan.scale.reason) == (3, "SetByUser")
 
 
 def test_a_deployment_scaled_by_hand_goes_back_to_the_decided_number() -> None:
@@ -241,10 +251,10 @@ def _with_plan_applied(snapshot: Snapshot, decided: Plan) -> Snapshot:
 def test_where_a_rollout_may_surge_all_min_replicas_have_a_slice_and_one_is_left(
     observed_services: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
-    got = plan_of(a_snapshot(*observed_services, nodes=hardware))
+    decision = plan_of(a_snapshot(*observed_services, nodes=hardware))
     used_slices: Counter[str] = Counter()
     surge_and_offer = {}
-    for service_plan in got.service_plans.values():
+    for service_plan in decision.service_plans.values():
         if service_plan.choice is not None:
             used_slices[service_plan.choice.variant] += service_plan.scale.replicas
             surge_and_offer[service_plan.choice.variant] = (

@@ -37,11 +37,11 @@ def days(count: float | None) -> datetime | None:
 def test_the_next_step_follows_from_the_ends_and_from_who_knows(
     serving: float | None, coming: float | None, known_for: float, step: CertificateAction
 ) -> None:
-    got = next_action(
+    action = next_action(
         days(serving),
         days(coming),
         at=NOW,
         trusted_for=timedelta(seconds=known_for),
         policy=TERMS,
     )
-    assert got is step
+    assert action is step

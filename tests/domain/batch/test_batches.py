@@ -95,8 +95,8 @@ def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:
         {},
         {},
     )
-    got = plan_of(fleet).batches[NIGHT]
-    assert (got.state, [ref.name for ref in got.delete]) == ("completed", ["night-a2"])
+    plan = plan_of(fleet).batches[NIGHT]
+    assert (plan.state, [ref.name for ref in plan.delete]) == ("completed", ["night-a2"])
 
 
 @pytest.mark.parametrize(
@@ -110,18 +110,18 @@ def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:
 def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
     fields: dict[str, Any], shares: bool
 ) -> None:
-    got = plan_of(a_fleet(batches=(a_completed_batch(),), **fields))
+    decision = plan_of(a_fleet(batches=(a_completed_batch(),), **fields))
     manifests = {
         owner.namespace: owner.manifests(ingress_namespaces=("tessera-system",), monitored=True)
-        for owner in children.namespace_owners(got.service_plans, got.active_batches)
+        for owner in children.namespace_owners(decision.service_plans, decision.active_batches)
     }
     assert bool(manifests) is shares
 
 
 def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
-    got = plan_of(a_fleet(batches=(a_completed_batch(), a_batch(ref=new, uid="uid-next"))))
-    (shared,) = children.namespace_owners(got.service_plans, got.active_batches)
+    decision = plan_of(a_fleet(batches=(a_completed_batch(), a_batch(ref=new, uid="uid-next"))))
+    (shared,) = children.namespace_owners(decision.service_plans, decision.active_batches)
     manifests = shared.manifests(ingress_namespaces=("x",), monitored=True)
     for manifest in manifests:
         owners = manifest.body["metadata"]["ownerReferences"]
@@ -139,7 +139,7 @@ def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
         ),
         batch_jobs=(a_job(1, batch_uid="uid-former"),),
     )
-    got = plan_of(former).batches[NIGHT]
-    assert (got.state, got.attempt, got.delete) == ("validating", None, ())
-    assert got.create is not None
-    assert got.create.name == "night-check"
+    plan = plan_of(former).batches[NIGHT]
+    assert (plan.state, plan.attempt, plan.delete) == ("validating", None, ())
+    assert plan.create is not None
+    assert plan.create.name == "night-check"

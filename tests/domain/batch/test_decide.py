@@ -54,33 +54,33 @@ def state_and_reasons(batch_plan: BatchPlan) -> tuple[str, str, str]:
 
 def test_the_input_is_checked_before_anything_is_spent() -> None:
     draft = propose_batch(a_situation())
-    got = draft.plan
-    assert got.create is not None
-    assert (got.create.name, got.create.choice, draft.claim) == ("night-check", None, None)
-    assert state_and_reasons(got) == ("validating", "ValidationJobRunning", "Validating")
+    plan = draft.plan
+    assert plan.create is not None
+    assert (plan.create.name, plan.create.choice, draft.claim) == ("night-check", None, None)
+    assert state_and_reasons(plan) == ("validating", "ValidationJobRunning", "Validating")
 
 
 def test_a_valid_input_starts_the_first_attempt_in_the_same_cycle() -> None:
     pod = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report())
-    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
-    assert got.check is not None
-    assert got.create is not None
-    assert (got.check.rows, got.create.name, jobs_to_delete(got)) == (
+    plan = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
+    assert plan.check is not None
+    assert plan.create is not None
+    assert (plan.check.rows, plan.create.name, jobs_to_delete(plan)) == (
         ROWS,
         "night-a1",
         ["night-check"],
     )
-    assert state_and_reasons(got) == ("in_progress", "Starting", "InProgress")
+    assert state_and_reasons(plan) == ("in_progress", "Starting", "InProgress")
 
 
 def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     faults = [{"line": 3, "code": "bad", "message": "no custom_id", "param": None}]
     report = a_check_report(ok=False, errorCount=1, errors=faults, message="told")
     pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
-    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
-    assert state_and_reasons(got) == ("failed", "Finished", "InvalidInput")
-    assert "1 of 1000 rows invalid: line 3: no custom_id" in got.complete.message
-    assert jobs_to_delete(got) == [], "the log of the check helps"
+    plan = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
+    assert state_and_reasons(plan) == ("failed", "Finished", "InvalidInput")
+    assert "1 of 1000 rows invalid: line 3: no custom_id" in plan.complete.message
+    assert jobs_to_delete(plan) == [], "the log of the check helps"
 
 
 def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
@@ -118,10 +118,10 @@ def test_a_check_that_cannot_start_says_so() -> None:
     pod = a_batch_pod(
         None, node=None, waiting_reason="ErrImagePull", container_message="no such image"
     )
-    got = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
-    assert got.running.reason == "ValidationJobFailed"
-    assert "no such image" in got.running.message
-    assert jobs_to_delete(got) == []
+    plan = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
+    assert plan.running.reason == "ValidationJobFailed"
+    assert "no such image" in plan.running.message
+    assert jobs_to_delete(plan) == []
 
 
 def test_a_pod_of_an_earlier_check_is_ignored() -> None:
@@ -158,17 +158,17 @@ def on_a_lost_node() -> Situation:
 def test_a_notice_starts_the_next_attempt_at_once_and_ends_the_old_one(
     situation: Situation, says: str
 ) -> None:
-    got = plan_batch(situation)
-    assert got.create is not None
-    assert got.attempt is not None
-    assert (got.create.name, got.attempt.number, jobs_to_delete(got)) == (
+    plan = plan_batch(situation)
+    assert plan.create is not None
+    assert plan.attempt is not None
+    assert (plan.create.name, plan.attempt.number, jobs_to_delete(plan)) == (
         "night-a2",
         2,
         ["night-a1"],
     )
-    assert says in got.attempt.previous_outcome
-    assert says in got.running.message
-    assert got.attempt.consecutive_failures == 0
+    assert says in plan.attempt.previous_outcome
+    assert says in plan.running.message
+    assert plan.attempt.consecutive_failures == 0
 
 
 @pytest.mark.parametrize("taint", ["node.kubernetes.io/unschedulable", "nvidia.com/gpu"])
@@ -183,9 +183,9 @@ def test_an_old_runner_that_goes_on_writing_holds_nothing_up() -> None:
     moved = carry_out(silent, plan_batch(silent))
     # Its pod stays, since no kubelet confirms its end; its Job is gone.
     old = a_batch_pod(1, terminating=True)
-    got = plan_batch(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
-    assert got.attempt is not None
-    assert (got.attempt.number, got.create, jobs_to_delete(got)) == (2, None, [])
+    plan = plan_batch(later(moved, 30, pods=(old, a_batch_pod(2, node="a100-0"))))
+    assert plan.attempt is not None
+    assert (plan.attempt.number, plan.create, jobs_to_delete(plan)) == (2, None, [])
 
 
 # Failures of an attempt's own
@@ -201,13 +201,13 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
     situation, pauses = plan_and_carry_out(a_checked_situation()), []
     for number in range(1, 100):
         situation = failed_again(situation, number)
-        got = plan_batch(situation)
-        if got.attempt is None or got.attempt.retry_at is None or got.state == "failed":
+        plan = plan_batch(situation)
+        if plan.attempt is None or plan.attempt.retry_at is None or plan.state == "failed":
             break
-        assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
-        assert jobs_to_delete(got) == [], "its log helps until the next one starts"
-        pauses.append((got.attempt.retry_at - situation.at).total_seconds())
-        situation = carry_out(situation, got, at=got.attempt.retry_at)
+        assert state_and_reasons(plan) == ("in_progress", "BackingOff", "InProgress")
+        assert jobs_to_delete(plan) == [], "its log helps until the next one starts"
+        pauses.append((plan.attempt.retry_at - situation.at).total_seconds())
+        situation = carry_out(situation, plan, at=plan.attempt.retry_at)
         situation = plan_and_carry_out(situation)
     assert pauses == [10, 20, 40, 80, 160, *[300] * 23]
     assert state_and_reasons(plan_batch(situation)) == (
@@ -221,10 +221,10 @@ def test_failures_wait_twice_as_long_each_time_and_end_the_batch_after_two_hours
 
 def test_an_image_that_cannot_be_pulled_for_an_hour_ends_nothing() -> None:
     failed = {"number": 30, "consecutiveFailures": 29, "failingSince": at(-HOUR)}
-    got = plan_batch(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
-    assert state_and_reasons(got) == ("in_progress", "BackingOff", "InProgress")
-    assert got.attempt is not None
-    assert got.attempt.retry_at == at(300)
+    plan = plan_batch(on_attempt(number=30, attempt=failed, pod={"waiting_reason": "ErrImagePull"}))
+    assert state_and_reasons(plan) == ("in_progress", "BackingOff", "InProgress")
+    assert plan.attempt is not None
+    assert plan.attempt.retry_at == at(300)
 
 
 def test_few_attempts_end_nothing_however_long_they_took() -> None:
@@ -237,33 +237,33 @@ def test_few_attempts_end_nothing_however_long_they_took() -> None:
 def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
     pauses = []
     for lost in range(7):
-        got = plan_batch(
+        plan = plan_batch(
             on_attempt(attempt={"consecutiveInterruptions": lost}, pod={"terminating": True})
         )
-        assert got.attempt is not None
-        at_once = got.create is not None
-        pauses.append(0.0 if at_once else ((got.attempt.retry_at or NOW) - NOW).total_seconds())
-        assert got.state == "in_progress"
+        assert plan.attempt is not None
+        at_once = plan.create is not None
+        pauses.append(0.0 if at_once else ((plan.attempt.retry_at or NOW) - NOW).total_seconds())
+        assert plan.state == "in_progress"
     assert pauses == [0, 5, 10, 20, 40, 60, 60]
     fruitful = {"progress": {"rows": ROWS, "completed": 5, "at": NOW}}
-    got = plan_batch(
+    plan = plan_batch(
         on_attempt(
             attempt={"consecutiveInterruptions": 6}, pod={"terminating": True}, status=fruitful
         )
     )
-    assert got.create is not None
-    assert got.attempt is not None
-    assert got.attempt.consecutive_interruptions == 0
+    assert plan.create is not None
+    assert plan.attempt is not None
+    assert plan.attempt.consecutive_interruptions == 0
 
 
 def test_a_failure_after_new_rows_restarts_the_count() -> None:
     report = a_report(state="failed", completed=10, outputTokens=100)
     pod = {"exit_code": 1, "report": report}
-    got = plan_batch(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
-    assert got.attempt is not None
-    assert (got.attempt.consecutive_failures, got.attempt.retry_at) == (0, at(5))
-    assert got.progress is not None
-    assert got.progress.completed == 10
+    plan = plan_batch(on_attempt(attempt={"consecutiveFailures": 5}, pod=pod))
+    assert plan.attempt is not None
+    assert (plan.attempt.consecutive_failures, plan.attempt.retry_at) == (0, at(5))
+    assert plan.progress is not None
+    assert plan.progress.completed == 10
 
 
 @pytest.mark.parametrize(
@@ -293,32 +293,32 @@ def test_a_failure_after_new_rows_restarts_the_count() -> None:
 def test_an_attempt_that_cannot_go_on_ends_with_its_termination_message(
     pod: dict[str, Any], says: str
 ) -> None:
-    got = plan_batch(on_attempt(pod=pod))
-    assert (got.running.reason, got.create) == ("BackingOff", None)
-    assert says in got.running.message
-    assert got.attempt is not None
-    assert got.attempt.consecutive_failures == 1
+    plan = plan_batch(on_attempt(pod=pod))
+    assert (plan.running.reason, plan.create) == ("BackingOff", None)
+    assert says in plan.running.message
+    assert plan.attempt is not None
+    assert plan.attempt.consecutive_failures == 1
 
 
 def test_an_engine_that_crashes_in_circles_holds_no_gpu_meanwhile() -> None:
-    got = plan_batch(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
-    assert jobs_to_delete(got) == ["night-a1"]
+    plan = plan_batch(on_attempt(pod={"waiting_reason": "CrashLoopBackOff"}))
+    assert jobs_to_delete(plan) == ["night-a1"]
 
 
 def test_an_engine_that_does_not_come_up_is_not_waited_for_for_ever() -> None:
     slow = {"runner_since": None, "container_message": "MountVolume failed"}
     fields: dict[str, Any] = {"pod": slow, "attempt": {"runningSince": None}}
     assert plan_batch(on_attempt(**fields, at=at(2699))).running.reason == "Starting"
-    got = plan_batch(on_attempt(**fields, at=at(2700)))
-    assert (got.running.reason, jobs_to_delete(got)) == ("BackingOff", ["night-a1"])
-    assert "45 min" in got.running.message
-    assert "MountVolume failed" in got.running.message
+    plan = plan_batch(on_attempt(**fields, at=at(2700)))
+    assert (plan.running.reason, jobs_to_delete(plan)) == ("BackingOff", ["night-a1"])
+    assert "45 min" in plan.running.message
+    assert "MountVolume failed" in plan.running.message
 
 
 def test_a_runner_that_cannot_be_asked_is_at_work_all_the_same() -> None:
     up = {"runner_since": at(90)}
-    got = plan_batch(on_attempt(pod=up, attempt={"runningSince": None}, at=at(4000)))
-    assert (got.running.reason, got.create) == ("OnSpot", None)
+    plan = plan_batch(on_attempt(pod=up, attempt={"runningSince": None}, at=at(4000)))
+    assert (plan.running.reason, plan.create) == ("OnSpot", None)
 
 
 def test_what_a_newer_operator_wrote_does_not_hide_the_fence() -> None:
@@ -329,26 +329,26 @@ def test_what_a_newer_operator_wrote_does_not_hide_the_fence() -> None:
 
 def test_a_job_that_vanished_is_never_made_again_under_its_number() -> None:
     situation = on_attempt(jobs=(), pods=())
-    got = plan_batch(situation)
-    assert (got.running.reason, got.create) == ("BackingOff", None)
-    then = plan_batch(carry_out(later(situation, 0), got, at=at(10)))
+    plan = plan_batch(situation)
+    assert (plan.running.reason, plan.create) == ("BackingOff", None)
+    then = plan_batch(carry_out(later(situation, 0), plan, at=at(10)))
     assert then.create is not None
     assert then.create.name == "night-a2"
 
 
 def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
-    got = plan_batch(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
-    assert got.attempt is not None
-    assert (got.state, got.attempt.consecutive_failures) == ("in_progress", 5)
+    plan = plan_batch(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
+    assert plan.attempt is not None
+    assert (plan.state, plan.attempt.consecutive_failures) == ("in_progress", 5)
 
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
     said = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
-    got = plan_batch(on_attempt(jobs=(), pods=(), job_refusal=said))
-    assert (got.running.reason, got.create) == ("BackingOff", None)
-    assert got.attempt is not None
-    assert got.attempt.termination_message == f"the API server refused its Job: {said}"
-    assert said in got.running.message
+    plan = plan_batch(on_attempt(jobs=(), pods=(), job_refusal=said))
+    assert (plan.running.reason, plan.create) == ("BackingOff", None)
+    assert plan.attempt is not None
+    assert plan.attempt.termination_message == f"the API server refused its Job: {said}"
+    assert said in plan.running.message
 
 
 def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardware() -> None:
@@ -372,9 +372,9 @@ def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardwar
 
 def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
     lost = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
-    got = plan_batch(lost)
-    assert got.create is not None
-    assert (got.create.attempt, jobs_to_delete(got)) == (10, ["night-a7"])
+    plan = plan_batch(lost)
+    assert plan.create is not None
+    assert (plan.create.attempt, jobs_to_delete(plan)) == (10, ["night-a7"])
 
 
 # The end
@@ -387,25 +387,25 @@ def done_by(number: int, **fields: Any) -> Any:
 
 def test_a_completed_run_completes_the_batch_for_good() -> None:
     situation = on_attempt(pods=(done_by(1),))
-    got = plan_batch(situation)
-    assert state_and_reasons(got) == ("completed", "Finished", "Completed")
+    plan = plan_batch(situation)
+    assert state_and_reasons(plan) == ("completed", "Finished", "Completed")
     assert (
         "990 of 1000 rows answered in jobs/answers.jsonl on PersistentVolumeClaim/results"
-        in got.complete.message
+        in plan.complete.message
     )
-    assert "jobs/answers.errors.jsonl" in got.complete.message
-    then = carry_out(situation, got)
+    assert "jobs/answers.errors.jsonl" in plan.complete.message
+    then = carry_out(situation, plan)
     for moment in (then, later(then, 30 * HOUR), replace(then, pods=(), jobs=())):
         again = plan_batch(moment)
-        assert state_and_reasons(again) == state_and_reasons(got)
-        assert again.complete == got.complete
+        assert state_and_reasons(again) == state_and_reasons(plan)
+        assert again.complete == plan.complete
         assert again.create is None
 
 
 def test_what_an_earlier_attempt_published_in_its_last_moment_counts() -> None:
     situation = on_attempt(number=2, pods=(done_by(1, terminating=True), a_batch_pod(2)))
-    got = plan_batch(situation)
-    assert (got.state, jobs_to_delete(got)) == ("completed", ["night-a2"])
+    plan = plan_batch(situation)
+    assert (plan.state, jobs_to_delete(plan)) == ("completed", ["night-a2"])
 
 
 def test_a_report_that_names_another_attempt_completes_nothing() -> None:
@@ -415,29 +415,29 @@ def test_a_report_that_names_another_attempt_completes_nothing() -> None:
 
 def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
     report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
-    got = plan_batch(on_attempt(pod={"exit_code": 3, "report": report}))
-    assert state_and_reasons(got) == ("failed", "Finished", "UserActionRequired")
+    plan = plan_batch(on_attempt(pod={"exit_code": 3, "report": report}))
+    assert state_and_reasons(plan) == ("failed", "Finished", "UserActionRequired")
     for part in (
         "/claim/x changed",
         "400 of 1000",
         ".tessera/uid-night",
     ):
-        assert part in got.complete.message
+        assert part in plan.complete.message
 
 
 def test_a_passed_deadline_ends_the_batch_and_keeps_its_rows() -> None:
     situation = on_attempt(
         at=at(24 * HOUR), status={"progress": {"rows": ROWS, "completed": 812, "at": NOW}}
     )
-    got = plan_batch(situation)
-    assert state_and_reasons(got) == ("expired", "Finished", "DeadlineExceeded")
-    assert jobs_to_delete(got) == ["night-a1"]
+    plan = plan_batch(situation)
+    assert state_and_reasons(plan) == ("expired", "Finished", "DeadlineExceeded")
+    assert jobs_to_delete(plan) == ["night-a1"]
     for part in (
         "spec.deadline",
         "812 of 1000 rows",
         ".tessera/uid-night",
     ):
-        assert part in got.complete.message
+        assert part in plan.complete.message
 
 
 def test_a_batch_that_is_publishing_at_its_deadline_may_do_so_for_a_minute() -> None:
@@ -452,14 +452,14 @@ def test_a_batch_that_only_has_to_publish_still_looks_for_hardware() -> None:
     done = {"progress": {"rows": ROWS, "completed": ROWS, "at": NOW}}
     fields: dict[str, Any] = {"pod": stuck, "attempt": {"runningSince": None}, "status": done}
     assert plan_batch(on_attempt(**fields, at=at(HOUR))).state == "in_progress"
-    got = plan_batch(on_attempt(**fields, at=at(24 * HOUR - 200)))
-    assert got.attempt is not None
-    assert got.attempt.tier == "OnDemand"
+    plan = plan_batch(on_attempt(**fields, at=at(24 * HOUR - 200)))
+    assert plan.attempt is not None
+    assert plan.attempt.tier == "OnDemand"
 
 
 def test_an_input_that_nobody_could_check_expires_too() -> None:
-    got = plan_batch(plan_and_carry_out(a_situation(), at=at(24 * HOUR)))
-    assert (got.state, jobs_to_delete(got)) == ("expired", ["night-check"])
+    plan = plan_batch(plan_and_carry_out(a_situation(), at=at(24 * HOUR)))
+    assert (plan.state, jobs_to_delete(plan)) == ("expired", ["night-check"])
 
 
 # Suspended, unpaid, resumed
@@ -468,10 +468,10 @@ def test_an_input_that_nobody_could_check_expires_too() -> None:
 def test_a_suspended_batch_runs_nothing_and_goes_on_later() -> None:
     suspended = a_batch(a_batch_spec(suspend=True))
     situation = on_attempt(batch=suspended)
-    got = plan_batch(situation)
-    assert state_and_reasons(got) == ("in_progress", "Suspended", "InProgress")
-    assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
-    rested = carry_out(situation, got)
+    plan = plan_batch(situation)
+    assert state_and_reasons(plan) == ("in_progress", "Suspended", "InProgress")
+    assert (jobs_to_delete(plan), plan.create) == (["night-a1"], None)
+    rested = carry_out(situation, plan)
     assert plan_batch(rested).create is None
     resumed = replace(rested, batch=replace(rested.batch, spec=a_batch_spec()))
     again = plan_batch(resumed)
@@ -488,11 +488,11 @@ def test_a_suspended_check_ends_too() -> None:
 def test_without_money_the_attempt_is_let_go_and_none_starts() -> None:
     shortage = "budget team-a, spec.limits[0].amount: of 5.00 for the day 5.00 are spent"
     for situation in (on_attempt(), a_checked_situation(), on_attempt(pod={"terminating": True})):
-        got = plan_batch(situation, shortage)
-        assert state_and_reasons(got) == ("in_progress", "BudgetExhausted", "InProgress")
-        assert (got.create, got.running.message, got.choice) == (None, shortage, None)
-        rested = carry_out(situation, got)
-        assert plan_batch(rested, shortage) == replace(got, batch=rested.batch, delete=())
+        plan = plan_batch(situation, shortage)
+        assert state_and_reasons(plan) == ("in_progress", "BudgetExhausted", "InProgress")
+        assert (plan.create, plan.running.message, plan.choice) == (None, shortage, None)
+        rested = carry_out(situation, plan)
+        assert plan_batch(rested, shortage) == replace(plan, batch=rested.batch, delete=())
         assert plan_batch(rested).create is not None
 
 
@@ -575,13 +575,13 @@ def test_the_deadline_moves_a_batch_off_spot_in_time() -> None:
     half = {"progress": {"rows": ROWS, "completed": 500, "speedRatio": "0.7", "at": NOW}}
     fine = plan_batch(on_attempt(batch=short, at=at(3200), status=half))
     assert (fine.create, fine.running.reason) == (None, "OnSpot")
-    got = plan_batch(on_attempt(batch=short, at=at(3250), status=half))
-    assert got.create is not None
-    assert got.create.choice is not None
-    assert (got.create.choice.offer.tier, jobs_to_delete(got)) == ("OnDemand", ["night-a1"])
-    assert "spec.deadline" in got.running.message
-    assert got.attempt is not None
-    assert got.attempt.previous_outcome == "attempt 1: replaced: DeadlineNear"
+    plan = plan_batch(on_attempt(batch=short, at=at(3250), status=half))
+    assert plan.create is not None
+    assert plan.create.choice is not None
+    assert (plan.create.choice.offer.tier, jobs_to_delete(plan)) == ("OnDemand", ["night-a1"])
+    assert "spec.deadline" in plan.running.message
+    assert plan.attempt is not None
+    assert plan.attempt.previous_outcome == "attempt 1: replaced: DeadlineNear"
 
 
 def test_spot_that_does_not_come_within_a_minute_is_waited_for_above_the_line_only() -> None:
@@ -610,9 +610,9 @@ def test_a_batch_without_spot_never_speaks_of_the_way_back() -> None:
 
 def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
     ahead = {"progress": {"rows": ROWS, "completed": 500, "at": NOW}}
-    got = plan_batch(on_attempt("non-spot", at=at(HOUR), status=ahead))
-    assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.number) == ("Spot", 2)
+    plan = plan_batch(on_attempt("non-spot", at=at(HOUR), status=ahead))
+    assert plan.attempt is not None
+    assert (plan.attempt.tier, plan.attempt.number) == ("Spot", 2)
     full = {("spot", "nvidia.com/mig-1g.10gb"): 7}
     stays = plan_batch(on_attempt("non-spot", at=at(HOUR), status=ahead, used_devices=full))
     assert (stays.create, stays.running.reason) == (None, "NotYetAhead")
@@ -621,7 +621,7 @@ def test_a_batch_returns_to_spot_when_it_is_clearly_ahead() -> None:
 def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     full = {("a100", "nvidia.com/mig-1g.10gb"): 7}
-    got = plan_batch(
+    plan = plan_batch(
         on_attempt(
             batch=short,
             at=at(3300),
@@ -629,19 +629,19 @@ def test_on_demand_hardware_that_is_taken_leaves_a_batch_where_it_works() -> Non
             used_devices=full,
         )
     )
-    assert (got.create, jobs_to_delete(got)) == (None, [])
+    assert (plan.create, jobs_to_delete(plan)) == (None, [])
 
 
 def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes() -> None:
     stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
     situation = on_attempt("non-spot", pod=stuck, attempt={"runningSince": None}, at=at(61))
-    got = plan_batch(situation)
-    assert got.attempt is not None
-    assert (got.attempt.tier, got.attempt.unavailable_pools) == (
+    plan = plan_batch(situation)
+    assert plan.attempt is not None
+    assert (plan.attempt.tier, plan.attempt.unavailable_pools) == (
         "Spot",
         (UnavailablePool(pool="a100", at=at(61)),),
     )
-    on_spot = carry_out(situation, got, pods=(a_batch_pod(2, node=None),))
+    on_spot = carry_out(situation, plan, pods=(a_batch_pod(2, node=None),))
     for seconds, tier in ((70, "Spot"), (599, "Spot"), (600, "OnDemand")):
         then = plan_batch(later(on_spot, seconds))
         assert then.attempt is not None
@@ -676,9 +676,9 @@ def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None
     waiting = replace(first, **unbound(1, 60))
     assert plan_batch(waiting).create is None
     second = replace(first, **unbound(1, 61))
-    got = plan_batch(second)
-    assert (pool_of(got), jobs_to_delete(got)) == ("two", ["night-a1"])
-    moved = carry_out(second, got)
+    plan = plan_batch(second)
+    assert (pool_of(plan), jobs_to_delete(plan)) == ("two", ["night-a1"])
+    moved = carry_out(second, plan)
     both = plan_batch(replace(moved, **unbound(2, 122)))
     assert (pool_of(both), both.create) == ("two", None), "none is left, so it waits there"
     moved = carry_out(replace(moved, **unbound(2, 122)), both)
@@ -704,8 +704,8 @@ def test_an_attempt_that_runs_stays_although_its_pool_was_full_before() -> None:
     known["attempt"] |= full
     status = BatchInferenceStatus.model_validate(known)
     first = replace(first, batch=replace(first.batch, status=status))
-    got = plan_batch(later(first, 100, pods=(a_batch_pod(1, node="one-0"),)))
-    assert (pool_of(got), got.create) == ("one", None)
+    plan = plan_batch(later(first, 100, pods=(a_batch_pod(1, node="one-0"),)))
+    assert (pool_of(plan), plan.create) == ("one", None)
 
 
 def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
@@ -713,8 +713,8 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
     rest = a_checked_situation(**twin_pools("Never") | {"pools": twin_pools("Never")["pools"][1:]})
     bound = replace(first, views=rest.views, pods=(a_batch_pod(1, node="one-0"),))
     assert plan_batch(bound).create is None, "it runs, and its hardware is not to be judged now"
-    got = plan_batch(replace(first, views=rest.views, **unbound(1, 5)))
-    assert pool_of(got) == "two"
+    plan = plan_batch(replace(first, views=rest.views, **unbound(1, 5)))
+    assert pool_of(plan) == "two"
     none = plan_batch(replace(first, views=(), **unbound(1, 5)))
     assert (none.running.reason, jobs_to_delete(none)) == ("NoPool", ["night-a1"])
 
@@ -723,29 +723,29 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
 def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
     batch = a_batch(a_batch_spec(spot={"policy": policy}))
     way = "non-spot" if policy == "Only" else "spot"
-    got = plan_batch(on_attempt(way, batch=batch))
-    assert got.attempt is not None
-    assert (got.attempt.number, got.attempt.tier) == (2, tier)
+    plan = plan_batch(on_attempt(way, batch=batch))
+    assert plan.attempt is not None
+    assert (plan.attempt.number, plan.attempt.tier) == (2, tier)
 
 
 def test_a_pool_that_is_not_allowed_any_more_is_left() -> None:
     batch = a_batch(a_batch_spec(placement={"pools": ["a100"]}, spot={"policy": "Preferred"}))
-    got = plan_batch(on_attempt(batch=batch, at=at(HOUR)))
-    assert got.attempt is not None
-    assert (got.attempt.number, got.attempt.pool) == (2, "a100")
+    plan = plan_batch(on_attempt(batch=batch, at=at(HOUR)))
+    assert plan.attempt is not None
+    assert (plan.attempt.number, plan.attempt.pool) == (2, "a100")
 
 
 def test_a_pool_that_cannot_be_seen_for_a_moment_is_no_reason_to_leave_it() -> None:
-    got = plan_batch(on_attempt(views=()))
-    assert (got.create, jobs_to_delete(got), got.running.reason) == (None, [], "OnSpot")
+    plan = plan_batch(on_attempt(views=()))
+    assert (plan.create, jobs_to_delete(plan), plan.running.reason) == (None, [], "OnSpot")
 
 
 def test_hardware_is_chosen_by_the_price_of_a_token() -> None:
     pools = (a_pool("slow", "1.00", tier="Spot"), a_pool("fast", "1.50", tier="Spot"))
     nodes = (a_node("slow", {"1g.10gb": 7}), a_node("fast", whole=1, product=H100))
-    got = plan_batch(a_checked_situation(pools=pools, nodes=nodes))
-    assert got.choice is not None
-    assert got.choice.offer.pool == "fast"
+    plan = plan_batch(a_checked_situation(pools=pools, nodes=nodes))
+    assert plan.choice is not None
+    assert plan.choice.offer.pool == "fast"
 
 
 def test_a_short_deadline_takes_the_hardware_that_makes_it() -> None:
@@ -756,9 +756,9 @@ def test_a_short_deadline_takes_the_hardware_that_makes_it() -> None:
     rows = {**checked, "progress": {"rows": 50_000, "at": NOW}}
     for deadline, pool in (("24h", "cheap"), ("1h", "fast")):
         batch = a_batch(a_batch_spec(deadline=deadline, spot={"policy": "Never"}))
-        got = plan_batch(a_checked_situation(batch, status=rows, **fields))
-        assert got.choice is not None
-        assert got.choice.offer.pool == pool
+        plan = plan_batch(a_checked_situation(batch, status=rows, **fields))
+        assert plan.choice is not None
+        assert plan.choice.offer.pool == pool
 
 
 def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
@@ -776,11 +776,11 @@ def test_only_pools_whose_nodes_a_cloud_marks_ask_for_the_mark() -> None:
 def test_a_service_lends_its_model_and_nothing_else() -> None:
     service = a_spec(SMALL, context={"maxModelLen": 4096}, model={"servedName": "small"})
     batch = a_batch(a_batch_spec(model=None, service="chat"))
-    got = plan_batch(a_checked_situation(batch, services={"chat": service}))
-    assert got.create is not None
-    assert got.create.choice is not None
-    assert (got.create.source.model, got.create.choice.fit.max_model_len) == ("small", 4096)
-    assert got.create.choice.fit.limits.max_num_seqs > 44, "limits follow from throughput"
+    plan = plan_batch(a_checked_situation(batch, services={"chat": service}))
+    assert plan.create is not None
+    assert plan.create.choice is not None
+    assert (plan.create.source.model, plan.create.choice.fit.max_model_len) == ("small", 4096)
+    assert plan.create.choice.fit.limits.max_num_seqs > 44, "limits follow from throughput"
 
 
 def test_prompts_that_are_only_read_find_hardware_too() -> None:
@@ -794,12 +794,12 @@ def test_prompts_that_are_only_read_find_hardware_too() -> None:
 
 
 def test_the_runner_is_asked_while_it_has_an_address() -> None:
-    got = plan_batch(on_attempt())
-    assert got.progress_probe is not None
+    plan = plan_batch(on_attempt())
+    assert plan.progress_probe is not None
     assert (
-        got.progress_probe.attempt,
-        got.progress_probe.pod.name,
-        got.progress_probe.address,
+        plan.progress_probe.attempt,
+        plan.progress_probe.pod.name,
+        plan.progress_probe.address,
     ) == (1, "night-a1-x", "127.10.0.9")
     assert plan_batch(on_attempt(pod={"node": None, "address": None})).progress_probe is None
     assert plan_batch(on_attempt(pod={"terminating": True})).progress_probe is None
@@ -810,9 +810,9 @@ def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
     forged = a_batch_pod(
         1, ref=Ref("team-a", "zzz"), owner="", address="10.0.0.1", created=at(5), exit_code=3
     )
-    got = plan_batch(on_attempt(pods=(a_batch_pod(1), forged)))
-    assert got.progress_probe is not None
-    assert (got.progress_probe.address, got.state) == ("127.10.0.9", "in_progress")
+    plan = plan_batch(on_attempt(pods=(a_batch_pod(1), forged)))
+    assert plan.progress_probe is not None
+    assert (plan.progress_probe.address, plan.state) == ("127.10.0.9", "in_progress")
     alone = plan_batch(on_attempt(pods=(forged,)))
     assert (alone.progress_probe, alone.state) == (None, "in_progress")
 
@@ -829,18 +829,18 @@ def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:
         (80, 50, 300),
         (81, ROWS, ROWS),
     ):
-        got = plan_batch(
+        plan = plan_batch(
             later(situation, seconds, progress_sample=a_progress_sample(done, seconds))
         )
-        assert got.progress is not None
-        assert got.progress.done == reported
-        situation = carry_out(situation, got)
+        assert plan.progress is not None
+        assert plan.progress.done == reported
+        situation = carry_out(situation, plan)
 
 
 def test_an_answer_of_another_attempt_is_no_progress() -> None:
-    got = plan_batch(on_attempt(number=2, progress_sample=a_progress_sample(500, 10, attempt=1)))
-    assert got.progress is not None
-    assert got.progress.done == 0
+    plan = plan_batch(on_attempt(number=2, progress_sample=a_progress_sample(500, 10, attempt=1)))
+    assert plan.progress is not None
+    assert plan.progress.done == 0
 
 
 def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
@@ -860,10 +860,10 @@ def test_the_measured_pace_decides_when_the_rest_takes_all_the_time() -> None:
 
 def test_a_start_is_measured_by_the_first_sight_of_work() -> None:
     begun = on_attempt(attempt={"runningSince": None}, progress_sample=a_progress_sample(5, 47))
-    got = plan_batch(begun)
-    assert got.attempt is not None
-    assert got.progress is not None
-    assert (got.attempt.running_since, got.progress.startup_seconds) == (at(47), 47)
+    plan = plan_batch(begun)
+    assert plan.attempt is not None
+    assert plan.progress is not None
+    assert (plan.attempt.running_since, plan.progress.startup_seconds) == (at(47), 47)
     loading = on_attempt(
         attempt={"runningSince": None}, progress_sample=a_progress_sample(0, 47, state="replaying")
     )
@@ -884,23 +884,23 @@ def test_what_a_container_leaves_behind_is_not_trusted(text: str) -> None:
 
 def test_a_batch_whose_planning_raised_is_left_as_it_is() -> None:
     situation = on_attempt()
-    got = planner_error_plan(situation, KeyError("x"))
-    assert (got.accepted.reason, got.create, got.delete) == ("PlannerError", None, ())
-    assert "KeyError" in got.accepted.message
-    assert got.attempt == situation.batch.status.attempt
+    plan = planner_error_plan(situation, KeyError("x"))
+    assert (plan.accepted.reason, plan.create, plan.delete) == ("PlannerError", None, ())
+    assert "KeyError" in plan.accepted.message
+    assert plan.attempt == situation.batch.status.attempt
 
 
 def test_what_runs_goes_on_while_the_spec_cannot_be_carried_out() -> None:
     for situation in (on_attempt(claim=None), on_attempt(batch=a_batch(problem="spec.x: no"))):
-        got = plan_batch(situation)
-        assert (got.running.reason, got.create, got.delete) == ("NotAccepted", None, ())
-        assert got.attempt is not None
-        assert got.attempt.finished_at is None
+        plan = plan_batch(situation)
+        assert (plan.running.reason, plan.create, plan.delete) == ("NotAccepted", None, ())
+        assert plan.attempt is not None
+        assert plan.attempt.finished_at is None
 
 
 def test_a_batch_that_is_not_accepted_loses_its_attempt_like_any_other() -> None:
-    got = plan_batch(on_attempt(claim=None, pod={"terminating": True}))
-    assert (jobs_to_delete(got), got.create) == (["night-a1"], None)
+    plan = plan_batch(on_attempt(claim=None, pod={"terminating": True}))
+    assert (jobs_to_delete(plan), plan.create) == (["night-a1"], None)
     assert plan_batch(on_attempt(claim=None, pods=(done_by(1),))).state == "completed"
 
 

@@ -107,13 +107,13 @@ class BatchSimulation:
         self.now = replace(self.now, batch=batch, claim=claim)
 
     def turn(self) -> None:
-        got = apply_funding(propose_batch(self.now), self.shortage)
-        if got.create is not None and got.create.attempt is not None:
-            assert got.attempt is not None
-            assert got.attempt.number == got.create.attempt
-            assert got.create.attempt > max(self.numbers, default=0), "a number came twice"
-            self.numbers.append(got.create.attempt)
-        self._carry_out(got)
+        plan = apply_funding(propose_batch(self.now), self.shortage)
+        if plan.create is not None and plan.create.attempt is not None:
+            assert plan.attempt is not None
+            assert plan.attempt.number == plan.create.attempt
+            assert plan.create.attempt > max(self.numbers, default=0), "a number came twice"
+            self.numbers.append(plan.create.attempt)
+        self._carry_out(plan)
         again = apply_funding(propose_batch(self.now), self.shortage)
         if again.create is None or again.create.attempt is not None:
             assert (again.create, again.delete) == (None, ())

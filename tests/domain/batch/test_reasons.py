@@ -364,10 +364,10 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.reason)
 def test_a_blocked_batch_says_where_and_what_to_do(case: BatchCase) -> None:
-    got = plan_batch(case.situation, case.shortage)
+    plan = plan_batch(case.situation, case.shortage)
     messages = {
         condition.reason: condition.message
-        for condition in batch_status(got, case.situation.at).conditions
+        for condition in batch_status(plan, case.situation.at).conditions
     }
     assert case.reason in messages, messages
     message = messages[case.reason]

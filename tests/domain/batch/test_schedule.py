@@ -95,8 +95,10 @@ def test_the_capacity_class_follows_the_schedule(
     capacity: CapacityClass | None,
     reason: str,
 ) -> None:
-    got = choose(schedule, policy, spot=estimates[0], non_spot=estimates[1], current=current)
-    assert (got.capacity_class, got.reason) == (capacity, reason)
+    capacity_decision = choose(
+        schedule, policy, spot=estimates[0], non_spot=estimates[1], current=current
+    )
+    assert (capacity_decision.capacity_class, capacity_decision.reason) == (capacity, reason)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,8 @@ def test_a_policy_is_never_broken(
     free: tuple[bool, bool],
 ) -> None:
     estimates = {"spot": an_estimate(free=free[0]), "non_spot": an_estimate(free=free[1])}
-    got = choose(a_schedule(passed, share), policy, **estimates, current=current)
-    assert got.capacity_class == ("spot" if policy == "Only" else "non-spot")
+    capacity_decision = choose(a_schedule(passed, share), policy, **estimates, current=current)
+    assert capacity_decision.capacity_class == ("spot" if policy == "Only" else "non-spot")
 
 
 @dataclass
@@ -174,7 +176,7 @@ class BatchOnSpot:
             self._lose_work()
             self.warm = self.time + self.start
         begun = self.start - max(0.0, self.warm - self.time)
-        got = choose_capacity(
+        capacity_decision = choose_capacity(
             "Preferred",
             Schedule(
                 start=NOW,
@@ -187,9 +189,9 @@ class BatchOnSpot:
             non_spot=an_estimate(self.rate, self.start, begun if self.used == "non-spot" else 0),
             current=self.used,
         )
-        if got.capacity_class != self.used:
+        if capacity_decision.capacity_class != self.used:
             self._lose_work()
-            self.used, self.warm = got.capacity_class, self.time + self.start
+            self.used, self.warm = capacity_decision.capacity_class, self.time + self.start
         at_work = self.used == "non-spot" or (self.used == "spot" and spot)
         if at_work:
             self.done += self.rate * max(0.0, self.time + seconds - max(self.time, self.warm))

@@ -77,13 +77,13 @@ def total(bill: Bill) -> int:
 
 
 def test_the_first_cycle_charges_nothing_and_begins_to_count() -> None:
-    got = charge(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
-    assert (got.as_of, got.since, got.lines) == (NOW, NOW, {})
+    bill = charge(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
+    assert (bill.as_of, bill.since, bill.lines) == (NOW, NOW, {})
 
 
 def test_a_bill_that_knows_until_when_it_was_charged_charges_from_there() -> None:
-    got = bill_after(2, nodes=(a_node(whole=1),))
-    assert (got.since, got.as_of, total(got)) == (NOW, NOW + 2 * HOUR, dollars("2.24"))
+    bill = bill_after(2, nodes=(a_node(whole=1),))
+    assert (bill.since, bill.as_of, total(bill)) == (NOW, NOW + 2 * HOUR, dollars("2.24"))
 
 
 def test_time_that_goes_back_charges_nothing_and_is_charged_once() -> None:
@@ -102,10 +102,10 @@ def test_a_free_layout_is_cold_and_its_rest_is_stranded() -> None:
 
 
 def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
-    got = bill_after(
+    bill = bill_after(
         1, pods=(a_loaded_pod(profile="3g.40gb"),), nodes=(a_node(slices={"3g.40gb": 2}),)
     )
-    assert got.lines == {
+    assert bill.lines == {
         line(CostState.WARM_IDLE, "3g.40gb"): dollars("0.52"),
         line(CostState.COLD_IDLE, "3g.40gb", ""): dollars("0.52"),
         line(CostState.STRANDED, "", ""): dollars("0.08"),
@@ -114,8 +114,8 @@ def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
 
 def test_whole_gpus_cost_one_each_and_strand_nothing() -> None:
     pod = a_loaded_pod(profile="whole", devices={"nvidia.com/gpu": 2})
-    got = bill_after(1, pods=(pod,), nodes=(a_node(whole=4),))
-    assert got.lines == {
+    bill = bill_after(1, pods=(pod,), nodes=(a_node(whole=4),))
+    assert bill.lines == {
         line(CostState.WARM_IDLE, "whole"): dollars("2.24"),
         line(CostState.COLD_IDLE, "whole", ""): dollars("2.24"),
     }
@@ -135,38 +135,38 @@ def test_a_replica_serves_while_it_works_on_requests(
 ) -> None:
     pods = (a_loaded_pod(),)
     readings = replace(readings_of(pods, running=running), at=at(20 - age))
-    got = bill_after(20 / 3600, pods=pods, readings=readings)
-    assert got.lines[line(expected)] > 0
-    assert len([cost_line for cost_line in got.lines if cost_line.service]) == 1
+    bill = bill_after(20 / 3600, pods=pods, readings=readings)
+    assert bill.lines[line(expected)] > 0
+    assert len([cost_line for cost_line in bill.lines if cost_line.service]) == 1
 
 
 def test_a_reading_says_nothing_of_a_time_long_before_it() -> None:
     pods = (a_loaded_pod(),)
-    got = bill_after(1, pods=pods, readings=replace(readings_of(pods, running=1.0), at=at(3600)))
-    assert got.lines[line(CostState.WARM_IDLE)] == 119 * got.lines[line(CostState.SERVING)]
+    bill = bill_after(1, pods=pods, readings=replace(readings_of(pods, running=1.0), at=at(3600)))
+    assert bill.lines[line(CostState.WARM_IDLE)] == 119 * bill.lines[line(CostState.SERVING)]
 
 
 def test_a_replica_loads_until_it_was_ready() -> None:
-    got = bill_after(1, pods=(a_loaded_pod(ready_since=at(900)),))
-    assert got.lines[line(CostState.WARM_IDLE)] == 3 * got.lines[line(CostState.LOADING)]
+    bill = bill_after(1, pods=(a_loaded_pod(ready_since=at(900)),))
+    assert bill.lines[line(CostState.WARM_IDLE)] == 3 * bill.lines[line(CostState.LOADING)]
 
 
 def test_a_draining_replica_stays_loaded_and_a_broken_one_loads() -> None:
-    got = bill_after(
+    bill = bill_after(
         1,
         pods=(
             a_loaded_pod("drains", ready_since=None, containers_ready=True),
             a_loaded_pod("broken", ready_since=None, containers_ready=False),
         ),
     )
-    assert got.lines[line(CostState.WARM_IDLE)] == got.lines[line(CostState.LOADING)] > 0
+    assert bill.lines[line(CostState.WARM_IDLE)] == bill.lines[line(CostState.LOADING)] > 0
 
 
 def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -> None:
     first = a_loaded_pod("first", "7g.80gb", service="old", ended=at(900), terminating=True)
     second = a_loaded_pod("second", "7g.80gb", bound=at(1800), ready_since=at(1800))
-    got = bill_after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
-    assert got.lines == {
+    bill = bill_after(1, pods=(second, first), nodes=(a_node(slices={"7g.80gb": 1}),))
+    assert bill.lines == {
         line(CostState.WARM_IDLE, "7g.80gb", "old"): dollars("0.28"),
         line(CostState.WARM_IDLE, "7g.80gb"): dollars("0.56"),
         line(CostState.COLD_IDLE, "7g.80gb", ""): dollars("0.28"),
@@ -174,14 +174,14 @@ def test_pods_cost_from_their_bind_to_their_end_and_hand_over_the_same_slice() -
 
 
 def test_a_pod_that_waits_for_a_node_costs_nothing() -> None:
-    got = bill_after(1, pods=(a_loaded_pod(node=None, bound=None),))
-    assert not [cost_line for cost_line in got.lines if cost_line.service]
+    bill = bill_after(1, pods=(a_loaded_pod(node=None, bound=None),))
+    assert not [cost_line for cost_line in bill.lines if cost_line.service]
 
 
 def test_a_node_that_is_not_ready_costs_too_and_its_pods_still_hold_their_slices() -> None:
     not_ready = replace(a_node(slices={"1g.10gb": 7}, ready=False), allocatable={})
-    got = bill_after(1, pods=(a_loaded_pod(),), nodes=(not_ready,))
-    assert states(got) == {
+    bill = bill_after(1, pods=(a_loaded_pod(),), nodes=(not_ready,))
+    assert states(bill) == {
         CostState.WARM_IDLE: dollars("0.15"),
         CostState.STRANDED: dollars("0.97"),
     }
@@ -197,33 +197,33 @@ def test_a_span_over_midnight_is_split_where_the_price_changes() -> None:
         {"from": date(2026, 1, 1), "perGPUHour": "2"},
         {"from": date(2026, 11, 21), "perGPUHour": "3"},
     ]
-    got = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
-    assert total(got) == dollars("60")
+    bill = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    assert total(bill) == dollars("60")
 
 
 def test_days_before_the_first_price_cost_nothing() -> None:
     prices = [{"from": date(2026, 11, 21), "perGPUHour": "3"}]
-    got = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
-    assert total(got) == dollars("36")
+    bill = bill_after(24, pools=(a_pool(prices=prices),), nodes=(a_node(whole=1),))
+    assert total(bill) == dollars("36")
 
 
 def test_every_currency_and_pool_has_its_own_lines() -> None:
     prices = [{"from": date(2026, 1, 1), "perGPUHour": "5", "currency": "EUR"}]
-    got = bill_after(
+    bill = bill_after(
         1,
         pools=(a_pool(per_gpu_hour="2"), a_pool("h100", prices=prices)),
         nodes=(a_node(whole=1), a_node("h100", whole=1, product=H100)),
     )
     sums: Counter[tuple[str, str]] = Counter()
-    for cost_line, nanos in got.lines.items():
+    for cost_line, nanos in bill.lines.items():
         sums[cost_line.currency, cost_line.pool] += nanos
     assert sums == {("USD", "a100"): dollars("2"), ("EUR", "h100"): dollars("5")}
 
 
 def test_a_node_that_two_pools_claim_costs_once_in_the_first() -> None:
     twin = a_pool("a100-twin", nodeSelector={"pool": "a100"}, per_gpu_hour="9")
-    got = bill_after(1, pools=(twin, a_pool(per_gpu_hour=GPU)), nodes=(a_node(whole=1),))
-    assert {cost_line.pool: nanos for cost_line, nanos in got.lines.items()} == {
+    bill = bill_after(1, pools=(twin, a_pool(per_gpu_hour=GPU)), nodes=(a_node(whole=1),))
+    assert {cost_line.pool: nanos for cost_line, nanos in bill.lines.items()} == {
         "a100": dollars(GPU)
     }
 
@@ -243,8 +243,8 @@ def test_a_node_without_a_usable_label_has_as_many_gpus_as_its_offer_needs(
 
 
 def test_slices_of_an_unknown_product_are_stranded() -> None:
-    got = bill_after(1, nodes=(a_node(slices={"1g.10gb": 7}, product="NVIDIA-Z900"),))
-    assert states(got) == {CostState.STRANDED: dollars(GPU)}
+    bill = bill_after(1, nodes=(a_node(slices={"1g.10gb": 7}, product="NVIDIA-Z900"),))
+    assert states(bill) == {CostState.STRANDED: dollars(GPU)}
 
 
 def test_what_does_not_fill_a_nano_unit_is_carried_on() -> None:

@@ -463,10 +463,10 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCa
 def test_models_that_are_read_fetched_or_adapted_are_explained(
     uri: str, model: dict[str, Any], words: str
 ) -> None:
-    got = decisions(a_snapshot(a_service(spec=a_spec(uri, model=model))))
+    explained = decisions(a_snapshot(a_service(spec=a_spec(uri, model=model))))
     texts = [
         text
-        for decision in got.values()
+        for decision in explained.values()
         for text in (decision.message, *(pair[1] for pair in decision.numbers))
     ]
     assert any(words in text for text in texts)

@@ -52,11 +52,11 @@ def test_an_answer_from_before_an_outage_does_not_count() -> None:
 )
 def test_without_a_replica_nothing_is_ready_and_the_cause_is_named(pod: Pod) -> None:
     trouble = StatusVerdict(Progressing.ENGINE_FAILED, "chat-0: exit code 9: out of memory")
-    got = assess_readiness(
+    verdict = assess_readiness(
         with_answer(-1), with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), 2, [pod], trouble
     )
-    assert got.reason == "NoReplicaReady"
-    assert got.message == (
+    assert verdict.reason == "NoReplicaReady"
+    assert verdict.message == (
         "0 of 2 replicas ready; EngineFailed: chat-0: exit code 9: out of memory"
     )
     assert not must_probe(

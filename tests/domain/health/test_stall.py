@@ -119,10 +119,10 @@ def after(seconds: float, **fields: Any) -> ObservedService:
 
 
 def test_an_engine_with_requests_and_no_steps_is_replaced_and_the_numbers_are_named() -> None:
-    got = stall_of(a_fleet()).replacement
-    assert got is not None
-    assert (got.pod.name, got.uid, got.at) == ("chat-0", "uid-chat-0", NOW)
-    assert got.message == (
+    replacement = stall_of(a_fleet()).replacement
+    assert replacement is not None
+    assert (replacement.pod.name, replacement.uid, replacement.at) == ("chat-0", "uid-chat-0", NOW)
+    assert replacement.message == (
         "chat-0 holds requests, and its engine made no step since 2026-11-20T11:57:40Z; "
         "replaced with 3 requests in flight"
     )
@@ -162,9 +162,9 @@ def test_what_only_looks_like_a_stall_is_none(fields: dict[str, Any], why: str) 
     ids=["starting", "draining", "leaving"],
 )
 def test_a_replica_that_takes_no_requests_is_not_watched(pod: Pod) -> None:
-    got = plan_of(*a_fleet(pod, PAIR[1]))
-    assert pod.ref not in got.engine_progress
-    assert got.service_plans[Ref("team-a", "chat")].stall == Stall()
+    decision = plan_of(*a_fleet(pod, PAIR[1]))
+    assert pod.ref not in decision.engine_progress
+    assert decision.service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
 def test_the_longest_prompt_of_all_is_waited_for() -> None:
@@ -204,30 +204,30 @@ def test_two_replicas_at_once_go_one_after_the_other_the_longest_first() -> None
 
 
 def test_at_most_one_replica_of_a_service_is_replaced_in_ten_minutes() -> None:
-    got = stall_of(a_fleet(service=after(599)))
-    assert got.replacement is None
-    assert got.blocker is not None
-    assert "chat-0 holds requests" in got.blocker
+    stall = stall_of(a_fleet(service=after(599)))
+    assert stall.replacement is None
+    assert stall.blocker is not None
+    assert "chat-0 holds requests" in stall.blocker
     assert (
         "chat-9 was replaced recently, the next replacement is allowed from 12:00:01Z. "
-        "To replace it now: kubectl delete pod -n team-a chat-0" in got.blocker
+        "To replace it now: kubectl delete pod -n team-a chat-0" in stall.blocker
     )
     assert replaced_pod(a_fleet(service=after(REPLACEMENT_INTERVAL.total_seconds()))) == "chat-0"
 
 
 def test_a_replacement_that_was_written_down_and_not_carried_out_is_carried_out() -> None:
     service = after(30, pod="chat-0", uid="uid-chat-0")
-    got = stall_of(a_fleet(service=service)).replacement
-    assert got is not None
-    assert (got.at, got.message) == (at(-30), "it stood still")
+    replacement = stall_of(a_fleet(service=service)).replacement
+    assert replacement is not None
+    assert (replacement.at, replacement.message) == (at(-30), "it stood still")
 
 
 def test_none_is_replaced_while_others_of_min_replicas_are_missing() -> None:
     starting = a_pod("chat-1", ready_since=None, containers_ready=False)
-    got = stall_of(a_fleet(PAIR[0], starting))
-    assert got.replacement is None
-    assert got.blocker is not None
-    assert "1 other replica can take requests, now 0. To replace it" in got.blocker
+    stall = stall_of(a_fleet(PAIR[0], starting))
+    assert stall.replacement is None
+    assert stall.blocker is not None
+    assert "1 other replica can take requests, now 0. To replace it" in stall.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
     assert replaced_pod(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 
@@ -282,8 +282,8 @@ def test_a_reading_from_before_the_last_step_is_ignored() -> None:
 
 
 def test_engine_progress_is_carried_to_the_next_cycle() -> None:
-    got = plan_of(*a_fleet())
-    assert got.engine_progress == {
+    decision = plan_of(*a_fleet())
+    assert decision.engine_progress == {
         PAIR[0].ref: FROZEN,
         PAIR[1].ref: EngineProgress(steps=900.0, since=at(-1)),
     }
@@ -302,9 +302,11 @@ def test_a_cached_plan_sees_a_stalled_engine_and_is_else_the_same_object() -> No
         replace(calm.snapshot, in_flight={PAIR[0].ref: InFlight(NOW, 3)}),
         memory=replace(calm.memory, engine_progress={PAIR[0].ref: FROZEN}),
     )
-    got = plan_of(*frozen, cache=cache).service_plans[Ref("team-a", "chat")].stall.replacement
-    assert got is not None
-    assert got.pod == PAIR[0].ref
+    replacement = (
+        plan_of(*frozen, cache=cache).service_plans[Ref("team-a", "chat")].stall.replacement
+    )
+    assert replacement is not None
+    assert replacement.pod == PAIR[0].ref
     assert plan_of(*calm, cache=cache).service_plans[Ref("team-a", "chat")].stall == Stall()
 
 
@@ -343,9 +345,9 @@ def test_a_replaced_engine_had_requests_and_took_no_step_for_the_whole_timeout(
             read={"chat-0": reading(steps, now)},
             engine_progress={ref.name: watch for ref, watch in watches.items()},
         )
-        got = plan_of(*inputs)
-        watches = dict(got.engine_progress)
-        if got.service_plans[Ref("team-a", "chat")].stall.replacement is not None:
+        decision = plan_of(*inputs)
+        watches = dict(decision.engine_progress)
+        if decision.service_plans[Ref("team-a", "chat")].stall.replacement is not None:
             assert now - moved >= 40
             assert now - empty >= 40 or empty == 0
             assert load["chat-0"].requests > 0

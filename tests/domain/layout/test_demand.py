@@ -70,12 +70,16 @@ def test_services_on_unpartitioned_gpus_get_slices_and_run_on_them_as_planned() 
     fleet = a_fleet(a_mig_service("chat"), a_mig_service("code", MEDIUM), mig_nodes=grounds)
     waiting = proposals_of(fleet)[CHAT].placement
     assert waiting.verdict.reason is PlacementReason.LAYOUT_PENDING
-    got = adopt_plan(fleet, grounds)
-    assert assignments(got) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
-    choice = proposals_of(with_status(fleet, got.status))[CHAT].placement.choice
+    adoption = adopt_plan(fleet, grounds)
+    assert assignments(adoption) == {"team-a/chat": ("1g.10gb", 2), "team-a/code": ("3g.40gb", 2)}
+    choice = proposals_of(with_status(fleet, adoption.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1g-10gb"
-    assert slice_assignment(CHAT, with_status(fleet, got.status).pools) == ("a100", "1g.10gb", 2)
+    assert slice_assignment(CHAT, with_status(fleet, adoption.status).pools) == (
+        "a100",
+        "1g.10gb",
+        2,
+    )
 
 
 def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
@@ -93,9 +97,9 @@ def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
 def test_isolation_keeps_others_off_and_shows_its_price() -> None:
     grounds = [an_empty_node(3)]
     alone = a_mig_service("chat", placement={"isolation": "Gpu"})
-    got = adopt_plan(a_fleet(alone, a_mig_service("code"), mig_nodes=grounds), grounds)
-    assert assignments(got)["team-a/chat"] == ("7g.80gb", 2)
-    plan = got.status.target
+    adoption = adopt_plan(a_fleet(alone, a_mig_service("code"), mig_nodes=grounds), grounds)
+    assert assignments(adoption)["team-a/chat"] == ("7g.80gb", 2)
+    plan = adoption.status.target
     assert plan is not None
     assert "costs 4.00 USD per hour, where 2 x 1g.10gb would cost 0.54 USD" in (
         plan.services[0].message
@@ -154,8 +158,8 @@ def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
     pods, workload = running("chat", "1g.10gb", 2)
     ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
     fleet = a_fleet(a_mig_service("chat"), mig_nodes=[ground], pods=pods, workloads=(workload,))
-    got = layout_problem_of(fleet, [ground], replace(MANAGER, knows_pods=False))
-    assert [fleet_slice.service for fleet_slice in got.gpus[0].slices] == [
+    problem = layout_problem_of(fleet, [ground], replace(MANAGER, knows_pods=False))
+    assert [fleet_slice.service for fleet_slice in problem.gpus[0].slices] == [
         "team-a/chat",
         "team-a/chat",
         None,
@@ -169,9 +173,9 @@ def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
     )
     grounds = [away, an_empty_node(1, "a100-1")]
     fleet = a_fleet(a_mig_service("chat"), mig_nodes=grounds, pods=pods, workloads=(workload,))
-    got = adopt_plan(fleet, grounds)
-    assert layouts(got) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
-    assert layouts(got, "a100-1") == {0: ()}
+    adoption = adopt_plan(fleet, grounds)
+    assert layouts(adoption) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
+    assert layouts(adoption, "a100-1") == {0: ()}
     without_pods = replace(fleet, pods=())
     lost = [
         a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1"), ready=False),
@@ -200,9 +204,13 @@ def test_a_proposal_waits_for_its_approval() -> None:
     waiting = with_status(fleet, first.status)
     assert adopt_plan(waiting, grounds).status == first.status
     pools = (replace(waiting.pools[0], approved_plan=name),)
-    got = adopt_plan(replace(waiting, pools=pools), grounds)
-    assert got.status.target is not None
-    assert (got.status.target.name, got.status.proposed, got.verdict) == (name, None, None)
+    adoption = adopt_plan(replace(waiting, pools=pools), grounds)
+    assert adoption.status.target is not None
+    assert (adoption.status.target.name, adoption.status.proposed, adoption.verdict) == (
+        name,
+        None,
+        None,
+    )
 
 
 def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None:
@@ -239,15 +247,15 @@ def test_a_static_layout_is_given_to_every_gpu(
 ) -> None:
     pool = a_planned_pool(mode="Static", mig={"layout": layout})
     grounds = [a_mig_node(a_mig_gpu(0, "3g.40gb@0", "3g.40gb@4"), a_mig_gpu(1, "1g.10gb@2"))]
-    got = adopt_plan(a_fleet(pools=(pool,), mig_nodes=grounds), grounds)
+    adoption = adopt_plan(a_fleet(pools=(pool,), mig_nodes=grounds), grounds)
     if reason is None:
-        assert layouts(got) == {index: ("3g.40gb@0", "3g.40gb@4") for index in (0, 1)}
-        again = with_status(a_fleet(pools=(pool,), mig_nodes=grounds), got.status)
-        assert adopt_plan(again, grounds) == got
+        assert layouts(adoption) == {index: ("3g.40gb@0", "3g.40gb@4") for index in (0, 1)}
+        again = with_status(a_fleet(pools=(pool,), mig_nodes=grounds), adoption.status)
+        assert adopt_plan(again, grounds) == adoption
     else:
-        assert got.verdict is not None
-        assert (got.verdict.reason, got.status.target) == (reason, None)
-        assert words in got.verdict.message
+        assert adoption.verdict is not None
+        assert (adoption.verdict.reason, adoption.status.target) == (reason, None)
+        assert words in adoption.verdict.message
 
 
 def test_plans_are_read_as_they_were_written() -> None:
@@ -282,10 +290,10 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
     alone = a_mig_service("chat", placement={"isolation": "Gpu"}, replicas=2)
     other = a_mig_service("code", MEDIUM)
     fleet = a_fleet(alone, other, mig_nodes=[ground])
-    got = adopt_plan(fleet, [ground])
-    assert assignments(got)["team-a/chat"][0] == "whole"
-    assert assignments(got)["team-a/code"][0] == "3g.40gb"
-    choice = proposals_of(with_status(fleet, got.status))[CHAT].placement.choice
+    adoption = adopt_plan(fleet, [ground])
+    assert assignments(adoption)["team-a/chat"][0] == "whole"
+    assert assignments(adoption)["team-a/code"][0] == "3g.40gb"
+    choice = proposals_of(with_status(fleet, adoption.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1gpu"
 
@@ -306,10 +314,10 @@ def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
         least = min(demands[index].throughput.values())
         grown = max(least, demands[index].demand + chance.choice([-1, 1]) * least * chance.random())
         demands[index] = replace(demands[index], demand=grown)
-        got = plan_layouts(demands, problem.offers, gpus, moves_per_gpu=worth)
-        moves += len(got.changes.moves)
-        hours += got.gpus_in_use
-        gpus = got.gpus
+        plan = plan_layouts(demands, problem.offers, gpus, moves_per_gpu=worth)
+        moves += len(plan.changes.moves)
+        hours += plan.gpus_in_use
+        gpus = plan.gpus
     return moves, hours
 
 
@@ -372,8 +380,8 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
         nodes=tuple(kubernetes_node(pool_nodes[0], name) for name, pool_nodes in grounds.items()),
     )
     cans = {"a100": AGENT, "b100": AGENT}
-    got = layout_problem(views_of(fleet), grounds, cans, proposals_of(fleet), fleet)
-    plans = solve(got).pools
+    problem = layout_problem(views_of(fleet), grounds, cans, proposals_of(fleet), fleet)
+    plans = solve(problem).pools
     assert [len(plans[name].plan.services) for name in ("a100", "b100")] == [0, 1]
     assert plans["b100"].plan.services[0].profile == "1g.10gb"
     assert (plans["a100"].repartitioned_gpus, plans["b100"].repartitioned_gpus) == (0, 1)

@@ -29,12 +29,12 @@ def failure_domains(gpus: Sequence[FleetGpu]) -> dict[str, tuple[int, int]]:
 
 def test_instances_that_fit_on_one_gpu_are_spread_over_as_many_as_requested() -> None:
     chat = replace(a_service("chat", 3, {"1g.10gb": 1}), min_gpus=3)
-    got = plan_layouts([chat], ONE)
+    plan = plan_layouts([chat], ONE)
     assert (
-        failure_domains(got.gpus)["chat"][0],
-        got.gpus_in_use,
-        got.bound,
-        got.spread_violations,
+        failure_domains(plan.gpus)["chat"][0],
+        plan.gpus_in_use,
+        plan.bound,
+        plan.spread_violations,
     ) == (
         3,
         3,
@@ -46,19 +46,19 @@ def test_instances_that_fit_on_one_gpu_are_spread_over_as_many_as_requested() ->
 def test_services_move_before_a_gpu_is_added() -> None:
     services = [a_service(name, 2, {"3g.40gb": 1}) for name in ("a", "b")]
     gpus = (a_gpu("one", "3g.40gb@0=a", "3g.40gb@4=a"), a_gpu("two", "3g.40gb@0=b", "3g.40gb@4=b"))
-    got = plan_layouts([replace(service, min_gpus=2) for service in services], ONE, gpus)
+    plan = plan_layouts([replace(service, min_gpus=2) for service in services], ONE, gpus)
     assert (
-        got.gpus_in_use,
-        failure_domains(got.gpus)["a"][0],
-        failure_domains(got.gpus)["b"][0],
+        plan.gpus_in_use,
+        failure_domains(plan.gpus)["a"][0],
+        failure_domains(plan.gpus)["b"][0],
     ) == (2, 2, 2)
-    assert len(got.changes.moves) == 2
+    assert len(plan.changes.moves) == 2
 
 
 def test_a_second_node_is_taken_when_one_would_do() -> None:
     chat = replace(a_service("chat", 2, {"1g.10gb": 1}), min_nodes=2)
-    got = plan_layouts([chat], PAIRS)
-    assert (failure_domains(got.gpus)["chat"], got.gpus_in_use) == ((2, 2), 2)
+    plan = plan_layouts([chat], PAIRS)
+    assert (failure_domains(plan.gpus)["chat"], plan.gpus_in_use) == ((2, 2), 2)
 
 
 def test_the_nodes_that_there_are_count() -> None:
@@ -68,8 +68,8 @@ def test_the_nodes_that_there_are_count() -> None:
         replace(a_gpu("three", "3g.40gb@0=c", "3g.40gb@4=c"), node="right"),
     )
     services = [a_service(name, 2, {"3g.40gb": 1}) for name in "abc"]
-    got = plan_layouts([replace(services[0], min_nodes=2), *services[1:]], PAIRS, gpus)
-    assert (failure_domains(got.gpus)["a"], got.gpus_in_use, len(got.changes.moves)) == (
+    plan = plan_layouts([replace(services[0], min_nodes=2), *services[1:]], PAIRS, gpus)
+    assert (failure_domains(plan.gpus)["a"], plan.gpus_in_use, len(plan.changes.moves)) == (
         (2, 2),
         3,
         2,
@@ -89,12 +89,12 @@ def test_services_are_spread_as_requested_and_planned_again_nothing_changes(
         replace(service, min_gpus=gpus, min_nodes=nodes)
         for service, (gpus, nodes) in zip(fleet(number, seed, [A100], 0.2), spread, strict=False)
     ]
-    got = plan_layouts(services, PAIRS)
-    assert [layout_error(A100, gpu.layout) for gpu in got.gpus] == [None] * len(got.gpus)
-    replicas, domains = replicas_by_service(got.gpus), failure_domains(got.gpus)
+    plan = plan_layouts(services, PAIRS)
+    assert [layout_error(A100, gpu.layout) for gpu in plan.gpus] == [None] * len(plan.gpus)
+    replicas, domains = replicas_by_service(plan.gpus), failure_domains(plan.gpus)
     for service in services:
         assert meets_demand(service, replicas[service.name])
         assert domains[service.name][0] >= service.min_gpus
         assert domains[service.name][1] >= service.min_nodes or service.min_nodes == 1
-    assert got.spread_violations == ()
-    assert plan_layouts(services, PAIRS, got.gpus).changes.is_empty
+    assert plan.spread_violations == ()
+    assert plan_layouts(services, PAIRS, plan.gpus).changes.is_empty

@@ -72,8 +72,8 @@ def test_the_twelve_geometries_are_the_known_ones() -> None:
     known = ["7", "43", "421", "4111", "33", "322", "3211", "31111", "2221", "22111", "211111"]
     known += ["1111111"]
     names = dict(zip("12347", BASE, strict=True))
-    got = maximal_geometries(distinct_geometries(enumerate_layouts(A100, BASE)))
-    assert set(got) == {
+    geometries = maximal_geometries(distinct_geometries(enumerate_layouts(A100, BASE)))
+    assert set(geometries) == {
         geometry(SlicePlacement(0, names[digit]) for digit in digits) for digits in known
     }
 
@@ -181,8 +181,15 @@ def test_the_slices_of_the_hardware_catalogue_are_profiles_of_the_same_size() ->
 
 def test_multiprocessors_are_not_taken_for_sevenths() -> None:
     h100 = products()["NVIDIA-H100-80GB-HBM3"]
-    got = {mig_profile.profile: mig_profile.multiprocessors for mig_profile in h100.slices}
-    assert (got["1g.10gb"], got["1g.20gb"], got["3g.40gb"], got["4g.40gb"]) == (16, 26, 60, 64)
+    multiprocessors = {
+        mig_profile.profile: mig_profile.multiprocessors for mig_profile in h100.slices
+    }
+    assert (
+        multiprocessors["1g.10gb"],
+        multiprocessors["1g.20gb"],
+        multiprocessors["3g.40gb"],
+        multiprocessors["4g.40gb"],
+    ) == (16, 26, 60, 64)
 
 
 MAXIMAL_LAYOUTS = [

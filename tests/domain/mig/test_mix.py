@@ -48,11 +48,11 @@ def patterns(service: ServiceDemand, most: int) -> Iterator[Counter[InstanceType
     """All instances that serve it, none of them needless."""
     kinds = sorted(service.throughput)
     for counts in product(range(most + 1), repeat=len(kinds)):
-        got = Counter(dict(zip(kinds, counts, strict=True)))
-        if meets_demand(service, got) and not any(
-            meets_demand(service, got - Counter([kind])) for kind in +got
+        instances = Counter(dict(zip(kinds, counts, strict=True)))
+        if meets_demand(service, instances) and not any(
+            meets_demand(service, instances - Counter([kind])) for kind in +instances
         ):
-            yield +got
+            yield +instances
 
 
 def servable(services: Sequence[ServiceDemand], supply: Counter[InstanceType]) -> bool:
@@ -84,10 +84,10 @@ def fewest_gpus(services: Sequence[ServiceDemand], most: int) -> int | None:
 @settings(max_examples=60, deadline=None)
 @given(small)
 def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
-    got = cheapest_mix(services, ONE)
-    assert got.bound <= got.cost
-    if got.cost <= 3:
-        assert fewest_gpus(services, 3) == got.cost
+    mix = cheapest_mix(services, ONE)
+    assert mix.bound <= mix.cost
+    if mix.cost <= 3:
+        assert fewest_gpus(services, 3) == mix.cost
     else:
         assert fewest_gpus(services, 2) is None
 
@@ -96,9 +96,9 @@ def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDem
 @given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.02, 0.2, 1.0]))
 def test_no_simpler_planner_needs_fewer_gpus(count: int, seed: int, scale: float) -> None:
     services = fleet(count, seed, [A100], scale)
-    got = cheapest_mix(services, ONE)
+    mix = cheapest_mix(services, ONE)
     assert {
-        name: f(services, A100) for name, f in PLANNERS.items() if f(services, A100) < got.cost
+        name: f(services, A100) for name, f in PLANNERS.items() if f(services, A100) < mix.cost
     } == {}
 
 
@@ -109,10 +109,10 @@ def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
 ) -> None:
     services = fleet(count, seed, [A100], 0.3)
     offers = [*ONE]
-    got = cheapest_mix(services, offers)
-    gpus = build_gpus(got, {A100.name: A100})
+    mix = cheapest_mix(services, offers)
+    gpus = build_gpus(mix, {A100.name: A100})
     assert [layout_error(A100, gpu.layout) for gpu in gpus] == [None] * len(gpus)
-    assert len(gpus) == got.cost
+    assert len(gpus) == mix.cost
     sitting = replicas_by_service(gpus)
     assert all(meets_demand(service, sitting[service.name]) for service in services)
     random.shuffle(services)  # type: ignore[attr-defined] # hypothesis gives a Random
@@ -121,8 +121,8 @@ def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
 
 def test_a_model_that_slices_slow_down_stays_on_whole_gpus() -> None:
     service = a_service(demand=100, speeds={"1g.10gb": 1, "3g.40gb": 10, WHOLE_GPU: 50})
-    got = cheapest_mix([service], ONE)
-    assert got.gpus == {(A100.name, ((WHOLE_GPU, 1),)): 2}
+    mix = cheapest_mix([service], ONE)
+    assert mix.gpus == {(A100.name, ((WHOLE_GPU, 1),)): 2}
 
 
 def test_a_slice_that_is_faster_than_a_larger_one_is_taken() -> None:
@@ -139,18 +139,18 @@ def test_services_share_a_gpu_whatever_their_slices() -> None:
 
 def test_services_that_fit_nowhere_are_named_and_the_others_are_served() -> None:
     chat, giant = a_service("chat", 1, {"1g.10gb": 1}), a_service("giant", 1, {})
-    got = cheapest_mix([chat, giant], ONE)
-    assert (got.unmet, got.cost) == (("giant",), 1)
+    mix = cheapest_mix([chat, giant], ONE)
+    assert (mix.unmet, mix.cost) == (("giant",), 1)
 
 
 def test_min_replicas_are_kept_without_any_demand() -> None:
-    got = cheapest_mix([a_service(min_replicas=8, speeds={"1g.10gb": 1})], ONE)
-    assert got.cost == 2
+    mix = cheapest_mix([a_service(min_replicas=8, speeds={"1g.10gb": 1})], ONE)
+    assert mix.cost == 2
 
 
 def test_no_demand_needs_no_gpu() -> None:
-    got = cheapest_mix([a_service(demand=0, speeds={"1g.10gb": 1})], ONE)
-    assert (got.cost, got.gap, got.gpus) == (0, 0.0, {})
+    mix = cheapest_mix([a_service(demand=0, speeds={"1g.10gb": 1})], ONE)
+    assert (mix.cost, mix.gap, mix.gpus) == (0, 0.0, {})
 
 
 def test_the_cheaper_of_two_gpu_models_for_the_work_is_taken() -> None:
@@ -166,8 +166,8 @@ def test_the_cheaper_of_two_gpu_models_for_the_work_is_taken() -> None:
 
 def test_what_is_short_goes_to_the_more_services_and_the_rest_are_named() -> None:
     services = [a_service(name, 1, {WHOLE_GPU: 1}) for name in "abc"]
-    got = cheapest_mix(services, [GpuOffer(gpu_model=A100, price=1, max_gpus=2)])
-    assert (got.cost, len(got.unmet), len(got.replicas)) == (2, 1, 2)
+    mix = cheapest_mix(services, [GpuOffer(gpu_model=A100, price=1, max_gpus=2)])
+    assert (mix.cost, len(mix.unmet), len(mix.replicas)) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("three", [30, 40])
@@ -177,8 +177,8 @@ def test_speeds_in_proportion_to_the_slice_are_planned_to_the_optimum_too(three:
     services = [
         a_service(f"s{at:03}", 7.3 * (at % 90 + 1), speeds, min_replicas=1) for at in range(300)
     ]
-    got = cheapest_mix(services, ONE)
-    assert (got.gap, len(got.replicas)) == (0, 300)
+    mix = cheapest_mix(services, ONE)
+    assert (mix.gap, len(mix.replicas)) == (0, 300)
 
 
 def single_type_services(seed: int) -> list[ServiceDemand]:
@@ -256,9 +256,9 @@ def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int)
     for (board, _), count in cheapest_mix(services, free).gpus.items():
         used[board] += count
     enough = [replace(offer, max_gpus=used[offer.gpu_model.name]) for offer in free]
-    got = feasible_mix(services, enough)
-    assert got is not None
-    assert (got.unmet, len(got.replicas)) == ((), len(services))
+    mix = feasible_mix(services, enough)
+    assert mix is not None
+    assert (mix.unmet, len(mix.replicas)) == ((), len(services))
     dearest = max(used, key=lambda name: BOARDS[name][0])
     fewer = [
         replace(offer, max_gpus=used[offer.gpu_model.name] - (offer.gpu_model.name == dearest))
@@ -272,16 +272,16 @@ def test_gpus_without_a_limit_may_cost_more_than_all_that_have_one() -> None:
     throughput = {InstanceType(H200.name, WHOLE_GPU): 1}
     dear = ServiceDemand(name="dear", demand=5, throughput=throughput, single_type=True)
     small = replace(a_service("small", 1, {"1g.10gb": 1}), single_type=True)
-    got = feasible_mix(
+    mix = feasible_mix(
         [dear, small],
         [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=H200, price=3)],
     )
-    assert got is not None
-    assert (got.cost, got.unmet) == (16, ())
+    assert mix is not None
+    assert (mix.cost, mix.unmet) == (16, ())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_500_services_are_planned_to_the_optimum(seed: int) -> None:
-    got = cheapest_mix(fleet(500, seed, [A100]), ONE)
-    assert got.gap <= 0.005
-    assert got.cost > 900
+    mix = cheapest_mix(fleet(500, seed, [A100]), ONE)
+    assert mix.gap <= 0.005
+    assert mix.cost > 900

@@ -165,12 +165,12 @@ def test_no_replica_moves_where_that_is_possible_at_the_same_cost(
     before = plan_layouts(demands, ONE).gpus[:4]
     existing = with_ended_instances(before, pattern)
     wanted = scaled(demands, factors)
-    got = plan_layouts(wanted, ONE, existing)
+    plan = plan_layouts(wanted, ONE, existing)
     best = cheapest_mix(wanted, ONE).cost
-    assert got.cost == best
+    assert plan.cost == best
     assume(sum(len(gpu.slices) for gpu in existing) <= 9 and best <= 4)
     active = [service for service in wanted if service.required_replicas]
-    assert is_possible_without_moves(existing, active, best) == (not got.changes.moves)
+    assert is_possible_without_moves(existing, active, best) == (not plan.changes.moves)
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,57 +181,57 @@ def test_a_new_plan_is_legal_serves_everybody_and_planned_again_changes_nothing(
     demands = fleet(count, seed, [A100], scale)
     existing = plan_layouts(demands, ONE).gpus
     wanted = [*scaled(demands[:4], factors), *demands[4:]]
-    got = plan_layouts(wanted, ONE, existing)
-    assert [layout_error(A100, gpu.layout) for gpu in got.gpus] == [None] * len(got.gpus)
-    replicas = replicas_by_service(got.gpus)
+    plan = plan_layouts(wanted, ONE, existing)
+    assert [layout_error(A100, gpu.layout) for gpu in plan.gpus] == [None] * len(plan.gpus)
+    replicas = replicas_by_service(plan.gpus)
     assert all(meets_demand(service, replicas.get(service.name, {})) for service in wanted)
-    assert got.cost == cheapest_mix(wanted, ONE).cost
-    assert plan_layouts(reversed(wanted), ONE, reversed(got.gpus)).changes.is_empty
+    assert plan.cost == cheapest_mix(wanted, ONE).cost
+    assert plan_layouts(reversed(wanted), ONE, reversed(plan.gpus)).changes.is_empty
 
 
 def test_instances_that_serve_stay_although_a_new_fleet_would_look_otherwise() -> None:
     existing = (a_gpu("one", "3g.40gb@0=chat", "2g.20gb@4=search"),)
     chat, search = a_service("chat", 3, {"3g.40gb": 3}), a_service("search", 2, {"2g.20gb": 2})
     code = a_service("code", 1, {"1g.10gb": 1})
-    got = plan_layouts([chat, search, code], ONE, existing)
-    assert got.gpus == (a_gpu("one", "3g.40gb@0=chat", "2g.20gb@4=search", "1g.10gb@6=code"),)
-    assert (got.changes.moves, len(got.changes.starts)) == ((), 1)
+    plan = plan_layouts([chat, search, code], ONE, existing)
+    assert plan.gpus == (a_gpu("one", "3g.40gb@0=chat", "2g.20gb@4=search", "1g.10gb@6=code"),)
+    assert (plan.changes.moves, len(plan.changes.starts)) == ((), 1)
 
 
 def test_a_move_that_saves_a_gpu_is_made_and_reported() -> None:
     existing = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two", "3g.40gb@4=search"))
     services = [a_service(name, 3, {"3g.40gb": 3}) for name in ("chat", "search")]
-    got = plan_layouts(services, ONE, existing)
-    assert (got.gpus_in_use, len(got.changes.moves)) == (1, 1)
+    plan = plan_layouts(services, ONE, existing)
+    assert (plan.gpus_in_use, len(plan.changes.moves)) == (1, 1)
 
 
 @pytest.mark.parametrize(("worth", "used", "moves"), [(0.5, 2, 0), (1.5, 1, 1)])
 def test_a_saving_has_to_earn_its_moves(worth: float, used: int, moves: int) -> None:
     existing = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two", "3g.40gb@4=search"))
     services = [a_service(name, 3, {"3g.40gb": 3}) for name in ("chat", "search")]
-    got = plan_layouts(services, ONE, existing, moves_per_gpu=worth)
-    assert (got.gpus_in_use, len(got.changes.moves), got.bound) == (used, moves, 1)
-    assert plan_layouts(services, ONE, got.gpus, moves_per_gpu=worth).changes.is_empty
+    plan = plan_layouts(services, ONE, existing, moves_per_gpu=worth)
+    assert (plan.gpus_in_use, len(plan.changes.moves), plan.bound) == (used, moves, 1)
+    assert plan_layouts(services, ONE, plan.gpus, moves_per_gpu=worth).changes.is_empty
 
 
 def test_an_idle_slice_is_used_before_a_new_one_is_created() -> None:
     existing = (a_gpu("one", "1g.10gb@3", "1g.10gb@6=chat"),)
-    got = plan_layouts([a_service("chat", 2, {"1g.10gb": 1})], ONE, existing)
-    assert (got.gpus[0], got.changes.created) == (
+    plan = plan_layouts([a_service("chat", 2, {"1g.10gb": 1})], ONE, existing)
+    assert (plan.gpus[0], plan.changes.created) == (
         a_gpu("one", "1g.10gb@3=chat", "1g.10gb@6=chat"),
         (),
     )
 
 
 def test_a_service_without_demand_stops_and_its_gpu_is_free() -> None:
-    got = plan_layouts([], ONE, (a_gpu("one", "3g.40gb@0=chat"),))
-    assert (got.gpus_in_use, len(got.changes.stops), got.changes.destroyed) == (0, 1, ())
+    plan = plan_layouts([], ONE, (a_gpu("one", "3g.40gb@0=chat"),))
+    assert (plan.gpus_in_use, len(plan.changes.stops), plan.changes.destroyed) == (0, 1, ())
 
 
 def test_added_gpus_get_names_that_are_free() -> None:
     existing = (a_gpu("gpu-0002", "whole@0=chat"),)
-    got = plan_layouts([a_service("chat", 3, {WHOLE_GPU: 1})], ONE, existing)
-    assert [gpu.name for gpu in got.gpus] == ["gpu-0001", "gpu-0002", "gpu-0003"]
+    plan = plan_layouts([a_service("chat", 3, {WHOLE_GPU: 1})], ONE, existing)
+    assert [gpu.name for gpu in plan.gpus] == ["gpu-0001", "gpu-0002", "gpu-0003"]
 
 
 def test_in_a_large_fleet_one_change_moves_little_and_costs_nearly_the_least() -> None:
@@ -239,11 +239,11 @@ def test_in_a_large_fleet_one_change_moves_little_and_costs_nearly_the_least() -
     existing = plan_layouts(demands, ONE).gpus
     assert len(existing) > 24
     wanted = [replace(demands[0], demand=demands[0].demand * 2), *demands[1:]]
-    got = plan_layouts(wanted, ONE, existing)
-    replicas = replicas_by_service(got.gpus)
+    plan = plan_layouts(wanted, ONE, existing)
+    replicas = replicas_by_service(plan.gpus)
     assert all(meets_demand(service, replicas[service.name]) for service in wanted)
-    assert got.gap <= 0.02
-    assert len(got.changes.moves) <= 12
+    assert plan.gap <= 0.02
+    assert len(plan.changes.moves) <= 12
 
 
 def test_gpus_of_several_models_are_rearranged_together() -> None:
@@ -252,8 +252,8 @@ def test_gpus_of_several_models_are_rearranged_together() -> None:
     wide = {InstanceType(A100.name, "3g.40gb"): 3.0, InstanceType(h200.name, "3g.71gb"): 6.0}
     chat = ServiceDemand(name="chat", demand=6, throughput=wide)
     existing = plan_layouts([chat], offers).gpus
-    got = plan_layouts([replace(chat, demand=18)], offers, existing)
-    assert (got.changes.moves, got.cost, got.bound) == ((), 5, 5)
+    plan = plan_layouts([replace(chat, demand=18)], offers, existing)
+    assert (plan.changes.moves, plan.cost, plan.bound) == ((), 5, 5)
 
 
 @pytest.mark.parametrize("name", sorted(gpu_models()))

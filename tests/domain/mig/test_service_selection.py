@@ -81,11 +81,11 @@ def a_single_type_service(
 @settings(max_examples=60, deadline=None)
 @given(alike)
 def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
-    got = cheapest_mix(services, ONE)
-    assert all(len(pattern) == 1 for pattern in got.replicas.values())
-    assert got.bound <= got.cost
+    mix = cheapest_mix(services, ONE)
+    assert all(len(pattern) == 1 for pattern in mix.replicas.values())
+    assert mix.bound <= mix.cost
     best = fewest_gpus(services, 3)
-    assert got.cost == best if best is not None else got.cost > 3
+    assert mix.cost == best if best is not None else mix.cost > 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,14 +95,14 @@ def test_plans_of_one_type_are_legal_serve_everybody_and_are_not_repeated(
 ) -> None:
     offers = limited(30, sibling_safe=safe)
     existing = plan_layouts(before, offers, empty(30), moves_per_gpu=worth).gpus
-    got = plan_layouts(wanted, offers, existing, moves_per_gpu=worth)
-    assert [layout_error(A100, gpu.layout) for gpu in got.gpus] == [None] * 30
-    assert got.unmet == ()
-    replicas = replicas_by_service(got.gpus)
+    plan = plan_layouts(wanted, offers, existing, moves_per_gpu=worth)
+    assert [layout_error(A100, gpu.layout) for gpu in plan.gpus] == [None] * 30
+    assert plan.unmet == ()
+    replicas = replicas_by_service(plan.gpus)
     for service in wanted:
         assert len(replicas[service.name]) == 1
         assert meets_demand(service, replicas[service.name])
-    again = plan_layouts(reversed(wanted), offers, reversed(got.gpus), moves_per_gpu=worth)
+    again = plan_layouts(reversed(wanted), offers, reversed(plan.gpus), moves_per_gpu=worth)
     assert again.changes.is_empty
 
 
@@ -135,15 +135,17 @@ def test_what_saves_no_gpu_is_left_as_it_is() -> None:
     ]
     for safe in (True, False):
         offers = limited(30, sibling_safe=safe)
-        got = plan_layouts(wanted, offers, existing, moves_per_gpu=0.5)
-        assert plan_layouts(wanted, offers, got.gpus, moves_per_gpu=0.5).changes.is_empty
+        plan = plan_layouts(wanted, offers, existing, moves_per_gpu=0.5)
+        assert plan_layouts(wanted, offers, plan.gpus, moves_per_gpu=0.5).changes.is_empty
 
 
 def test_instances_on_two_kinds_end_on_one() -> None:
     chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), single_type=True)
     existing = [a_gpu("one", "1g.10gb@0=chat", "1g.10gb@1=chat", "3g.40gb@4=chat")]
-    got = plan_layouts([chat], limited(1), existing, moves_per_gpu=6)
-    assert replicas_by_service(got.gpus)["chat"] == Counter({InstanceType(A100.name, "1g.10gb"): 3})
+    plan = plan_layouts([chat], limited(1), existing, moves_per_gpu=6)
+    assert replicas_by_service(plan.gpus)["chat"] == Counter(
+        {InstanceType(A100.name, "1g.10gb"): 3}
+    )
 
 
 def test_nothing_is_created_beside_a_slice_in_use_where_the_whole_gpu_is_rebuilt() -> None:
@@ -162,31 +164,31 @@ def test_slices_in_foreign_use_stay_and_no_service_gets_them() -> None:
         a_gpu("one", "3g.40gb@0", "1g.10gb@4"), foreign_slices=(SlicePlacement(0, "3g.40gb"),)
     )
     wanted = a_service("chat", 3, {"3g.40gb": 1})
-    got = plan_layouts([wanted], limited(1), (in_foreign_use, a_gpu("two")), moves_per_gpu=6)
-    assert [fleet_slice.service for fleet_slice in got.gpus[0].slices] == [None, "chat"]
-    assert (got.gpus[0].slices[0].placement, got.gpus[0].foreign_slices) == (
+    plan = plan_layouts([wanted], limited(1), (in_foreign_use, a_gpu("two")), moves_per_gpu=6)
+    assert [fleet_slice.service for fleet_slice in plan.gpus[0].slices] == [None, "chat"]
+    assert (plan.gpus[0].slices[0].placement, plan.gpus[0].foreign_slices) == (
         SlicePlacement(0, "3g.40gb"),
         in_foreign_use.foreign_slices,
     )
-    assert (got.unmet, got.cost) == ((), 1)
+    assert (plan.unmet, plan.cost) == ((), 1)
 
 
 def test_what_is_paid_anyway_is_filled_first() -> None:
     in_foreign_use = replace(
         a_gpu("one", "3g.40gb@0"), foreign_slices=(SlicePlacement(0, "3g.40gb"),)
     )
-    got = plan_layouts(
+    plan = plan_layouts(
         [a_service("chat", 1, {"3g.40gb": 1})], limited(1), (in_foreign_use, a_gpu("two"))
     )
-    assert (got.cost, got.bound) == (0, 0)
-    assert got.gpus[1] == a_gpu("two")
+    assert (plan.cost, plan.bound) == (0, 0)
+    assert plan.gpus[1] == a_gpu("two")
 
 
 def test_a_locked_gpu_keeps_its_layout_and_its_idle_slices_are_used() -> None:
     locked = replace(a_gpu("one", "2g.20gb@0", "1g.10gb@2=chat"), locked=True)
     wanted = a_service("chat", 3, {"1g.10gb": 1, "2g.20gb": 2})
-    got = plan_layouts([wanted], limited(0), (locked,), moves_per_gpu=6)
-    assert got.gpus == (replace(a_gpu("one", "2g.20gb@0=chat", "1g.10gb@2=chat"), locked=True),)
+    plan = plan_layouts([wanted], limited(0), (locked,), moves_per_gpu=6)
+    assert plan.gpus == (replace(a_gpu("one", "2g.20gb@0=chat", "1g.10gb@2=chat"), locked=True),)
 
 
 def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> None:
@@ -200,9 +202,9 @@ def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> 
     )
     wanted = [a_service("chat", 2, {"3g.40gb": 1}), a_service("code", 1, {"1g.10gb": 1})]
     offers = limited(3, sibling_safe=False, drains_node=True)
-    got = plan_layouts(wanted, offers, existing, moves_per_gpu=6)
-    assert [gpu.name for gpu in got.gpus if gpu.used] == ["a-0", "b-0"]
-    assert got.changes.moves == ()
+    plan = plan_layouts(wanted, offers, existing, moves_per_gpu=6)
+    assert [gpu.name for gpu in plan.gpus if gpu.used] == ["a-0", "b-0"]
+    assert plan.changes.moves == ()
 
 
 @pytest.mark.parametrize("one_kind", [False, True])
@@ -213,9 +215,9 @@ def test_what_does_not_fit_is_served_as_far_as_possible_large_minimums_first(
         return replace(a_service(name, demand, {"7g.80gb": 1}, floor), single_type=one_kind)
 
     services = [asking("a", 3, 1), asking("b", 3, 2), asking("c", 1, 1)]
-    got = plan_layouts(services, limited(5), empty(5), moves_per_gpu=6)
-    counts = {name: kinds.total() for name, kinds in replicas_by_service(got.gpus).items()}
-    assert (counts, got.unmet) == ({"a": 1, "b": 3, "c": 1}, ("a",))
+    plan = plan_layouts(services, limited(5), empty(5), moves_per_gpu=6)
+    counts = {name: kinds.total() for name, kinds in replicas_by_service(plan.gpus).items()}
+    assert (counts, plan.unmet) == ({"a": 1, "b": 3, "c": 1}, ("a",))
     fewer = plan_layouts(services, limited(3), empty(3), moves_per_gpu=6)
     counts = {name: kinds.total() for name, kinds in replicas_by_service(fewer.gpus).items()}
     assert (counts["b"], fewer.unmet) == (2, ("a", "b", "c")[: len(fewer.unmet)])
@@ -223,15 +225,15 @@ def test_what_does_not_fit_is_served_as_far_as_possible_large_minimums_first(
 
 def test_limits_hold_when_a_fleet_is_planned_again() -> None:
     existing = plan_layouts([a_service("a", 2, {WHOLE_GPU: 1})], limited(3)).gpus
-    got = plan_layouts([a_service("a", 5, {WHOLE_GPU: 1})], limited(3), existing, moves_per_gpu=6)
-    assert (len(got.gpus), got.gpus_in_use, got.unmet) == (3, 3, ("a",))
+    plan = plan_layouts([a_service("a", 5, {WHOLE_GPU: 1})], limited(3), existing, moves_per_gpu=6)
+    assert (len(plan.gpus), plan.gpus_in_use, plan.unmet) == (3, 3, ("a",))
 
 
 def test_unlimited_offers_serve_what_limited_ones_cannot() -> None:
     other = replace(A100, name="other")
     offers = [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=other, price=50)]
     both = {InstanceType(A100.name, WHOLE_GPU): 1.0, InstanceType("other", WHOLE_GPU): 1.0}
-    got = cheapest_mix(
+    mix = cheapest_mix(
         [ServiceDemand(name="a", demand=3, throughput=both, single_type=True)], offers
     )
-    assert (got.unmet, got.cost) == ((), 150)
+    assert (mix.unmet, mix.cost) == ((), 150)

@@ -30,8 +30,10 @@ def a_node(*layouts: Layout, partitions: bool = True) -> SimulatedMigNode:
 
 def problem_of(mig_node: MigNode, minutes: int = 0) -> tuple[LayoutReady | None, str]:
     since = a_node(HALVES).at
-    got = AgentBackend().status(mig_node, {0: SMALL}, 1, since, since + timedelta(minutes=minutes))
-    return (got.problem.reason, got.problem.message) if got.problem else (None, "")
+    status = AgentBackend().status(
+        mig_node, {0: SMALL}, 1, since, since + timedelta(minutes=minutes)
+    )
+    return (status.problem.reason, status.problem.message) if status.problem else (None, "")
 
 
 @pytest.mark.parametrize(
@@ -109,12 +111,12 @@ def test_devices_that_do_not_come_are_requested_again_and_then_reported() -> Non
     backend_run = BackendRun(backend=AgentBackend(), node=node, desired={0: SMALL})
     backend_run.run(cycles=3)
     node.allocatable = {"nvidia.com/mig-3g.40gb": 2}
-    got = AgentBackend().status(
+    status = AgentBackend().status(
         node.observed(), {0: SMALL}, 1, node.at - timedelta(minutes=3), node.at
     )
-    assert got.retry
-    assert got.problem is not None
-    assert got.problem.reason is LayoutReady.DEVICES_MISSING
+    assert status.retry
+    assert status.problem is not None
+    assert status.problem.reason is LayoutReady.DEVICES_MISSING
 
 
 @pytest.mark.parametrize(

@@ -195,10 +195,12 @@ def test_the_numbers_of_any_layouts_are_spread_out_again(
     """The layouts may differ unless they are given; the numbers of slices never do."""
     total = Counter(placement.profile for layout in layouts for placement in layout)
     wanted = tuple(sorted(total.items()))
-    got = layouts_for_counts(GPU_MODEL, wanted, len(layouts), tuple(layouts) if known else ())
-    assert got is not None
-    assert Counter(placement.profile for layout in got for placement in layout) == total
-    assert not known or list(got) == layouts
+    split_layouts = layouts_for_counts(
+        GPU_MODEL, wanted, len(layouts), tuple(layouts) if known else ()
+    )
+    assert split_layouts is not None
+    assert Counter(placement.profile for layout in split_layouts for placement in layout) == total
+    assert not known or list(split_layouts) == layouts
 
 
 def test_too_many_slices_for_sixteen_gpus_are_refused_quickly() -> None:

@@ -41,8 +41,8 @@ def expect_shape(result: ModelShape | UnsupportedConfig) -> ModelShape:
 
 @pytest.mark.parametrize("model", sorted(models()))
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
-    got = expect_shape(read_config(config_of(model), CONFIGS[model].get("totalSize")))
-    assert got.model_dump() == as_shipped(model)
+    shape = expect_shape(read_config(config_of(model), CONFIGS[model].get("totalSize")))
+    assert shape.model_dump() == as_shipped(model)
 
 
 @pytest.mark.parametrize(("model", "weights"), sorted(PUBLISHED.items()))
@@ -131,8 +131,8 @@ def test_quantised_weights_have_their_bits(quantised: dict[str, Any], bits: int)
 
 
 def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
-    got = expect_shape(read_config(config_of(QWEN, quantization_config=AWQ), 6_100_000_000))
-    assert (got.parameters, resident_bytes(got, None)) == (8_190_735_360, 6_100_000_000)
+    shape = expect_shape(read_config(config_of(QWEN, quantization_config=AWQ), 6_100_000_000))
+    assert (shape.parameters, resident_bytes(shape, None)) == (8_190_735_360, 6_100_000_000)
 
 
 @pytest.mark.parametrize(
@@ -156,20 +156,20 @@ def test_the_index_decides_how_many_bytes_the_weights_take() -> None:
 def test_the_format_and_its_groups_are_recorded(
     quantised: dict[str, Any], form: str, group: int | None
 ) -> None:
-    got = expect_shape(read_config(config_of(QWEN, quantization_config=quantised)))
-    assert (got.quantization, got.group_size) == (form, group)
+    shape = expect_shape(read_config(config_of(QWEN, quantization_config=quantised)))
+    assert (shape.quantization, shape.group_size) == (form, group)
 
 
 def test_32_bit_files_are_loaded_with_16_bits() -> None:
     config = config_of(QWEN, torch_dtype="float32")
-    got = expect_shape(read_config(config, 8_190_735_360 * 4))
-    assert (got.parameters, got.bits_per_weight) == (8_190_735_360, 16)
+    shape = expect_shape(read_config(config, 8_190_735_360 * 4))
+    assert (shape.parameters, shape.bits_per_weight) == (8_190_735_360, 16)
 
 
 def test_the_language_part_of_a_larger_model_counts_with_the_size_of_all() -> None:
     config = {"vision_config": {}, "text_config": config_of(QWEN)}
-    got = expect_shape(read_config(config, 18_000_000_000))
-    assert (got.layers, got.parameters) == (36, 9_000_000_000)
+    shape = expect_shape(read_config(config, 18_000_000_000))
+    assert (shape.layers, shape.parameters) == (36, 9_000_000_000)
     assert "no index" in error_message(read_config(config))
 
 

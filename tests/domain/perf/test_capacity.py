@@ -101,9 +101,9 @@ def test_four_fifths_of_the_capacity_meet_the_slo_and_five_quarters_break_it(
 
 
 def test_output_tokens_are_requests_times_the_mean_answer() -> None:
-    got = capacity_at_slo(B8_H100, WIDE, MIXED, TIGHT)
+    capacity = capacity_at_slo(B8_H100, WIDE, MIXED, TIGHT)
     mean = (3 * 60 + 4 * 200 + 2 * 300 + 0.6 * 400) / 9.6
-    assert got.output_tokens_per_second == pytest.approx(mean * got.requests_per_second)
+    assert capacity.output_tokens_per_second == pytest.approx(mean * capacity.requests_per_second)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_the_bound_says_what_more_would_break(
 
 def test_an_slo_that_no_request_meets_leaves_no_capacity() -> None:
     hopeless = LatencySlo(first_token=1.0, inter_token=0.005)
-    got = capacity_at_slo(B8_A100, NARROW, ALIKE, hopeless)
-    assert got.requests_per_second == pytest.approx(0, abs=0.01)
-    assert got.limiting_factor == "itl"
+    capacity = capacity_at_slo(B8_A100, NARROW, ALIKE, hopeless)
+    assert capacity.requests_per_second == pytest.approx(0, abs=0.01)
+    assert capacity.limiting_factor == "itl"
 
 
 def test_lengths_without_weight_are_refused() -> None:

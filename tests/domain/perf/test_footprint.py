@@ -89,8 +89,8 @@ def test_the_latent_cache_is_not_divided_among_devices() -> None:
 
 def test_heads_are_divided_until_each_device_has_one() -> None:
     shape = models()[B8]
-    got = [cache_bytes_per_token(shape, devices) for devices in (1, 2, 8, 16)]
-    assert got == [131_072, 65_536, 16_384, 16_384]
+    sizes = [cache_bytes_per_token(shape, devices) for devices in (1, 2, 8, 16)]
+    assert sizes == [131_072, 65_536, 16_384, 16_384]
 
 
 def test_a_step_reads_one_row_of_an_embedding_that_is_not_the_output_layer() -> None:

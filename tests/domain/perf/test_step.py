@@ -89,8 +89,8 @@ def test_decode_steps_are_those_published_within_an_eighth(
     milliseconds: float,
 ) -> None:
     step = step_time(models()[model], precision, hardware)
-    got = step.seconds(decoding=sequences, kv_tokens=sequences * context)
-    assert got * 1e3 == pytest.approx(milliseconds, rel=0.125)
+    seconds = step.seconds(decoding=sequences, kv_tokens=sequences * context)
+    assert seconds * 1e3 == pytest.approx(milliseconds, rel=0.125)
     assert step.source == "Table"
 
 

@@ -65,11 +65,11 @@ def test_the_bare_formula_is_that_of_the_hpa(total: float, target: float, replic
 
 def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
     course = [load(second, waiting=200) for second in range(0, 70, 5)]
-    got = play(policy(), course)
-    assert [(decision.replicas, decision.reason) for decision in got[:12]] == [
+    decisions = play(policy(), course)
+    assert [(decision.replicas, decision.reason) for decision in decisions[:12]] == [
         (2, "ScaleUpStabilized")
     ] * 12
-    assert (got[12].replicas, got[12].reason) == (4, "QueueAboveTarget")
+    assert (decisions[12].replicas, decisions[12].reason) == (4, "QueueAboveTarget")
 
 
 def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
@@ -79,24 +79,24 @@ def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
 
 def test_a_period_adds_at_most_its_pods() -> None:
     course = [load(second, waiting=4000, activity=1) for second in range(0, 320, 5)]
-    got = [decision.replicas for decision in play(policy(), course)]
-    assert (got[12], got[35], got[36], got[60]) == (4, 4, 6, 8)
+    replicas = [decision.replicas for decision in play(policy(), course)]
+    assert (replicas[12], replicas[35], replicas[36], replicas[60]) == (4, 4, 6, 8)
 
 
 def test_a_spike_beyond_the_limit_says_what_was_desired() -> None:
     course = [load(second, waiting=400, activity=1) for second in range(0, 70, 5)]
-    got = play(policy(), course)[12]
-    assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
-    assert "desired 8, limited to 4" in got.message
+    decision = play(policy(), course)[12]
+    assert (decision.replicas, decision.reason) == (4, "QueueAboveTarget")
+    assert "desired 8, limited to 4" in decision.message
 
 
 def test_a_lull_removes_only_after_the_whole_window() -> None:
     course = [load(second, replicas=4) for second in range(0, 310, 10)]
-    got = play(policy(), course, steady(4))
-    assert {(decision.replicas, decision.reason) for decision in got[:30]} == {
+    decisions = play(policy(), course, steady(4))
+    assert {(decision.replicas, decision.reason) for decision in decisions[:30]} == {
         (4, "ScaleDownStabilized")
     }
-    assert (got[30].replicas, got[30].reason) == (2, "LoadBelowTarget")
+    assert (decisions[30].replicas, decisions[30].reason) == (2, "LoadBelowTarget")
 
 
 def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
@@ -104,22 +104,22 @@ def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
         load(second, replicas=4, waiting=200 if second == 200 else 0)
         for second in range(0, 490, 10)
     ]
-    got = play(policy(), course, steady(4))
-    assert {decision.replicas for decision in got[:49]} == {4}
+    decisions = play(policy(), course, steady(4))
+    assert {decision.replicas for decision in decisions[:49]} == {4}
 
 
 def test_activity_above_its_target_blocks_scale_down_and_alone_never_raises() -> None:
     course = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
-    got = play(policy(), course, steady(3))
-    assert {(decision.replicas, decision.reason) for decision in got} == {
+    decisions = play(policy(), course, steady(3))
+    assert {(decision.replicas, decision.reason) for decision in decisions} == {
         (3, "AboveActivityTarget")
     }
 
 
 def test_activity_raises_while_something_waits() -> None:
     course = [load(second, waiting=1, activity=0.99, replicas=3) for second in range(0, 70, 5)]
-    got = play(policy(), course, steady(3))
-    assert (got[12].replicas, got[12].reason) == (4, "ActivityAboveTargetWithQueue")
+    decisions = play(policy(), course, steady(3))
+    assert (decisions[12].replicas, decisions[12].reason) == (4, "ActivityAboveTargetWithQueue")
 
 
 def test_low_activity_limits_how_far_replicas_are_removed() -> None:
@@ -130,25 +130,25 @@ def test_low_activity_limits_how_far_replicas_are_removed() -> None:
 @pytest.mark.parametrize(("waiting", "activity"), [(None, None), (None, 0.1), (0, None)])
 def test_a_missing_reading_removes_nothing(waiting: float | None, activity: float | None) -> None:
     course = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
-    got = play(policy(), course, steady(4))
+    decisions = play(policy(), course, steady(4))
     reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
-    assert {(decision.replicas, decision.reason) for decision in got} == {(4, reason)}
-    assert ("tessera doctor" in got[-1].message) == (waiting is None)
+    assert {(decision.replicas, decision.reason) for decision in decisions} == {(4, reason)}
+    assert ("tessera doctor" in decisions[-1].message) == (waiting is None)
 
 
 def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
     course = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
-    got = play(policy(), course)[-1]
-    assert (got.replicas, got.reason) == (3, "MetricsPartial")
-    assert "activity unknown" in got.message
+    decision = play(policy(), course)[-1]
+    assert (decision.replicas, decision.reason) == (3, "MetricsPartial")
+    assert "activity unknown" in decision.message
 
 
 def test_a_readings_gap_does_not_count_as_quiet() -> None:
     quiet = [load(second, replicas=4) for second in range(0, 200, 10)]
     gap = [load(second, None, None, replicas=4) for second in range(200, 210, 10)]
     after = [load(second, replicas=4) for second in range(210, 500, 10)]
-    got = play(policy(), quiet + gap + after, steady(4))
-    assert {decision.replicas for decision in got} == {4}
+    decisions = play(policy(), quiet + gap + after, steady(4))
+    assert {decision.replicas for decision in decisions} == {4}
 
 
 @pytest.mark.parametrize("waiting", [91, 100, 109])
@@ -164,15 +164,15 @@ def test_starting_replicas_count_as_idle_when_more_are_desired() -> None:
 
 def test_more_than_the_maximum_says_so() -> None:
     course = [load(second, waiting=5000, activity=1, replicas=8) for second in range(0, 70, 5)]
-    got = play(policy(), course, steady(8))[-1]
-    assert (got.replicas, got.reason) == (8, "TooManyReplicas")
-    assert "spec.scaling.maxReplicas is 8" in got.message
+    decision = play(policy(), course, steady(8))[-1]
+    assert (decision.replicas, decision.reason) == (8, "TooManyReplicas")
+    assert "spec.scaling.maxReplicas is 8" in decision.message
 
 
 @pytest.mark.parametrize(("replicas", "bounded"), [(1, 2), (20, 8)])
 def test_a_number_outside_the_bounds_moves_to_them_at_once(replicas: int, bounded: int) -> None:
-    got = scale(policy(), load(0, replicas=replicas), steady(replicas))
-    assert (got.replicas, got.reason) == (bounded, "BoundsChanged")
+    decision = scale(policy(), load(0, replicas=replicas), steady(replicas))
+    assert (decision.replicas, decision.reason) == (bounded, "BoundsChanged")
 
 
 def test_a_restart_without_history_restarts_both_windows() -> None:
@@ -185,8 +185,8 @@ def test_a_restart_without_history_restarts_both_windows() -> None:
 def test_a_recalled_past_lets_a_restarted_operator_go_on() -> None:
     past = [load(second, waiting=200) for second in range(0, 60, 5)]
     remembered = rebuild_history(policy(), past, steady(2))
-    got = scale(policy(), load(60, waiting=200), remembered)
-    assert (got.replicas, got.reason) == (4, "QueueAboveTarget")
+    decision = scale(policy(), load(60, waiting=200), remembered)
+    assert (decision.replicas, decision.reason) == (4, "QueueAboveTarget")
 
 
 def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
@@ -194,10 +194,10 @@ def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
         decisions=(TimestampedReplicas(at(-60), 2), TimestampedReplicas(at(-10), 4))
     )
     past = [load(second, waiting=4000, activity=1) for second in range(-60, 0, 5)]
-    got = scale(
+    decision = scale(
         policy(), load(0, waiting=4000, activity=1), rebuild_history(policy(), past, written)
     )
-    assert (got.replicas, got.reason) == (4, "ScaleUpLimit")
+    assert (decision.replicas, decision.reason) == (4, "ScaleUpLimit")
 
 
 loads = st.lists(
@@ -219,16 +219,16 @@ def test_no_decision_leaves_bounds_or_step(
     history = [(at(-10_000), 2)]
     for pause, waiting, activity in course:
         second += pause
-        got = scale(spec, load(second, waiting, activity, replicas=2), memory)
-        assert 2 <= got.replicas <= 8
+        decision = scale(spec, load(second, waiting, activity, replicas=2), memory)
+        assert 2 <= decision.replicas <= 8
         period_ago = at(second) - timedelta(seconds=120)
         before = max(
             [count for moment, count in history if moment >= period_ago]
             + [[count for moment, count in history if moment <= period_ago][-1]]
         )
-        assert got.replicas <= max(history[-1][1], before + 2)
-        history.append((at(second), got.replicas))
-        memory = got.history
+        assert decision.replicas <= max(history[-1][1], before + 2)
+        history.append((at(second), decision.replicas))
+        memory = decision.history
         assert len(memory.decisions) <= 16
 
 

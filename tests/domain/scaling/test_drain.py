@@ -36,13 +36,13 @@ def names(refs: tuple[Ref, ...]) -> list[str]:
 
 def test_the_emptiest_replica_leaves() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
-    got = plan_of_drain(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
-    assert (names(got.draining), got.replicas) == (["b"], 3)
+    plan = plan_of_drain(pods, 2, readings=busy({"a": 4, "b": 1, "c": 9}))
+    assert (names(plan.draining), plan.replicas) == (["b"], 3)
 
 
 def test_a_replica_that_cannot_be_read_counts_as_the_fullest() -> None:
-    got = plan_of_drain([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
-    assert names(got.draining) == ["b"]
+    plan = plan_of_drain([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
+    assert names(plan.draining) == ["b"]
 
 
 def test_the_deployment_shrinks_only_when_the_leaving_replica_is_empty_and_marked() -> None:
@@ -77,20 +77,20 @@ def test_out_of_time_a_replica_leaves_with_its_streams() -> None:
 
 def test_a_replica_that_is_not_up_may_go_at_once() -> None:
     starting = a_pod("z", containers_ready=False, ready_since=None)
-    got = plan_of_drain([a_pod("a"), starting], 1, readings=busy({"a": 0}))
-    assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
+    plan = plan_of_drain([a_pod("a"), starting], 1, readings=busy({"a": 0}))
+    assert (names(plan.draining), names(plan.drained)) == (["z"], ["z"])
 
 
 def test_a_replica_that_never_served_goes_first_and_at_once() -> None:
     by_hand = a_pod("z", serving=None, ready_since=None)
-    got = plan_of_drain([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
-    assert (names(got.draining), names(got.drained)) == (["z"], ["z"])
+    plan = plan_of_drain([a_pod("a"), by_hand], 1, readings=busy({"a": 0, "z": 9}))
+    assert (names(plan.draining), names(plan.drained)) == (["z"], ["z"])
 
 
 def test_a_draining_replica_goes_on_draining() -> None:
     leaving = a_pod("a", serving=False, draining_since=at(-5), ready_since=None)
-    got = plan_of_drain([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
-    assert names(got.draining) == ["a"]
+    plan = plan_of_drain([leaving, a_pod("b")], 1, readings=busy({"a": 30, "b": 0}))
+    assert names(plan.draining) == ["a"]
 
 
 def test_no_replica_drains_when_the_load_is_back() -> None:
@@ -107,13 +107,13 @@ def test_between_scale_down_and_the_end_of_the_pod_no_replica_returns() -> None:
         deletion_cost=DRAINED_DELETION_COST,
     )
     empty = {leaving.ref: InFlight(at(-1), 0)}
-    got = plan_of_drain([leaving, a_pod("b")], 1, replicas=1, in_flight=empty)
-    assert (names(got.draining), got.replicas) == (["a"], 1)
+    plan = plan_of_drain([leaving, a_pod("b")], 1, replicas=1, in_flight=empty)
+    assert (names(plan.draining), plan.replicas) == (["a"], 1)
 
 
 def test_while_a_template_rolls_out_its_controller_chooses() -> None:
-    got = plan_of_drain([a_pod("a"), a_pod("b", template="two")], 1)
-    assert got == DrainPlan(replicas=1)
+    plan = plan_of_drain([a_pod("a"), a_pod("b", template="two")], 1)
+    assert plan == DrainPlan(replicas=1)
 
 
 pods = st.lists(
@@ -132,10 +132,10 @@ pods = st.lists(
 def test_never_fewer_replicas_than_wanted_and_never_more_leave_than_are_too_many(
     observed_pods: list[Pod], wanted: int
 ) -> None:
-    got = plan_of_drain(observed_pods, wanted)
-    assert got.replicas >= min(wanted, len(observed_pods))
-    assert len(got.draining) == max(0, len(observed_pods) - wanted)
-    assert set(got.drained) <= set(got.draining)
+    plan = plan_of_drain(observed_pods, wanted)
+    assert plan.replicas >= min(wanted, len(observed_pods))
+    assert len(plan.draining) == max(0, len(observed_pods) - wanted)
+    assert set(plan.drained) <= set(plan.draining)
 
 
 def displaced_from(pods: list[Pod], *displaced: str, leaving: tuple[str, ...] = ()) -> Displacement:
@@ -147,27 +147,27 @@ def displaced_from(pods: list[Pod], *displaced: str, leaving: tuple[str, ...] = 
 
 def test_a_replica_whose_slice_goes_is_replaced_before_it_leaves() -> None:
     pods = [a_pod("a"), a_pod("b")]
-    got = plan_drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
-    assert got == DrainPlan(replicas=3)
+    plan = plan_drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert plan == DrainPlan(replicas=3)
 
 
 def test_once_replaced_it_takes_no_more_requests_and_its_place_is_kept_until_it_went() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     displacement = displaced_from(pods, "a", leaving=("a",))
-    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement)
-    assert (names(got.draining), got.replicas, got.drained) == (["a"], 3, ())
+    plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement)
+    assert (names(plan.draining), plan.replicas, plan.drained) == (["a"], 3, ())
 
 
 def test_other_replicas_drain_as_usual_beside_a_displaced_one() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     displacement = displaced_from(pods, "a")
-    got = plan_drain(
+    plan = plan_drain(
         a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, displacement
     )
-    assert (names(got.draining), got.replicas) == (["b"], 3)
+    assert (names(plan.draining), plan.replicas) == (["b"], 3)
 
 
 def test_one_that_went_already_is_not_replaced_twice() -> None:
     pods = [a_pod("a", terminating=True, ready_since=None), a_pod("b"), a_pod("c")]
-    got = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
-    assert got == DrainPlan(replicas=2)
+    plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
+    assert plan == DrainPlan(replicas=2)

@@ -6,8 +6,8 @@ from tests.builders import NOW, a_pod, at, readings_of
 
 
 def read(pods: list[Pod], readings: Readings | None) -> tuple[float | None, float | None]:
-    got = load_of(pods, readings, 2, NOW)
-    return got.waiting, got.activity
+    load = load_of(pods, readings, 2, NOW)
+    return load.waiting, load.activity
 
 
 def test_waiting_is_summed_and_activity_averaged() -> None:

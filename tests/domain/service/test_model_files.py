@@ -90,12 +90,12 @@ def test_while_the_job_runs_no_other_is_made() -> None:
 
 def test_a_shape_that_was_read_places_the_model_in_the_same_cycle_and_is_recorded() -> None:
     snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
-    got = status_of(snapshot)
+    status = status_of(snapshot)
     assert plan_of(snapshot).service_plans[CHAT].choice is not None
-    assert got.model is not None
-    assert got.model.shape is not None
-    assert got.model.shape.layers == 12
-    assert got.model.source == "config.json of hf://acme/own at c0ffee"
+    assert status.model is not None
+    assert status.model.shape is not None
+    assert status.model.shape.layers == 12
+    assert status.model.source == "config.json of hf://acme/own at c0ffee"
 
 
 def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
@@ -111,10 +111,10 @@ def test_another_model_is_read_again_and_the_previous_job_is_deleted() -> None:
     parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
     status = status_of(a_snapshot(own(), **parts))
     other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=status)
-    got = preparation(a_snapshot(other, **parts))
-    assert got.job_to_create.name != parts["model_jobs"][0].ref.name
-    assert got.obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert got.status.shape is None
+    model_files = preparation(a_snapshot(other, **parts))
+    assert model_files.job_to_create.name != parts["model_jobs"][0].ref.name
+    assert model_files.obsolete_jobs == (parts["model_jobs"][0].ref,)
+    assert model_files.status.shape is None
 
 
 def test_a_shape_in_the_spec_needs_no_job() -> None:
@@ -182,8 +182,8 @@ def test_a_wrong_spec_is_reported_before_a_job_is_created() -> None:
 
 def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
     assert preparation(a_snapshot(cached())).job_to_create is None
-    got = preparation(a_snapshot(cached(), claims=bound()))
-    assert got.job_to_create.task == "fetch"
+    model_files = preparation(a_snapshot(cached(), claims=bound()))
+    assert model_files.job_to_create.task == "fetch"
     assert (
         reason_and_message(a_snapshot(cached(), claims=bound()), "Progressing")[0]
         == "FetchingModel"
@@ -221,9 +221,9 @@ def test_a_claim_that_was_made_again_is_filled_again() -> None:
     report = {"ok": True, "bytes": 2_500}
     parts = a_model_job("fetch", cached(), report=report, exit_code=0)
     status = status_of(a_snapshot(cached(), claims=bound(), **parts))
-    got = preparation(a_snapshot(cached(status), claims=bound("uid-other")))
-    assert got.job_to_create.task == "fetch"
-    assert got.missing_files is not None
+    model_files = preparation(a_snapshot(cached(status), claims=bound("uid-other")))
+    assert model_files.job_to_create.task == "fetch"
+    assert model_files.missing_files is not None
 
 
 def test_a_fetch_that_is_refused_says_why() -> None:
@@ -239,9 +239,9 @@ def test_a_fetch_that_is_refused_says_why() -> None:
 def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
     pods, workloads = (a_pod("chat-0"),), (a_workload(1),)
     snapshot = a_snapshot(cached(), claims=bound(), pods=pods, workloads=workloads)
-    got = plan_of(snapshot).service_plans[CHAT]
-    assert got.removable_deployments == ()
-    assert got.pods == pods
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    assert service_plan.removable_deployments == ()
+    assert service_plan.pods == pods
 
 
 def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:

@@ -89,13 +89,13 @@ def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
     service = pinned(ONE, revision="main")
     assert service.status.model is not None
     assert (service.status.model.revision, service.status.model.reason) == (ONE, "RevisionResolved")
-    got = compute_service_plan(running(service, resolutions=resolutions_of(TWO)))
-    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
+    service_plan = compute_service_plan(running(service, resolutions=resolutions_of(TWO)))
+    assert (revision_of(service_plan), service_plan.pinned_revision.query) == (ONE, None)
 
 
 def test_a_restarted_operator_asks_nothing_again() -> None:
-    got = compute_service_plan(running(pinned(ONE)))
-    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
+    service_plan = compute_service_plan(running(pinned(ONE)))
+    assert (revision_of(service_plan), service_plan.pinned_revision.query) == (ONE, None)
 
 
 def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
@@ -103,13 +103,13 @@ def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
     assert service.status.model is not None
     assert service.status.model.reason == "HubUnreachable"
     assert "spec.model.revision release is used as given" in message_of(service.status.model)
-    got = compute_service_plan(running(service))
-    assert (revision_of(got), got.pinned_revision.query) == ("release", None)
+    service_plan = compute_service_plan(running(service))
+    assert (revision_of(service_plan), service_plan.pinned_revision.query) == ("release", None)
 
 
 def test_a_hub_that_comes_back_rolls_no_pods() -> None:
-    got = compute_service_plan(running(pinned(None), resolutions=resolutions_of(TWO)))
-    assert revision_of(got) is None
+    service_plan = compute_service_plan(running(pinned(None), resolutions=resolutions_of(TWO)))
+    assert revision_of(service_plan) is None
 
 
 def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> None:
@@ -151,8 +151,8 @@ def test_an_update_without_a_hub_keeps_the_commit() -> None:
 
 def test_a_commit_needs_no_hub() -> None:
     service = a_service(spec=a_spec(model={"revision": ONE}))
-    got = compute_service_plan(a_snapshot(service, resolutions={}))
-    assert (revision_of(got), got.pinned_revision.query) == (ONE, None)
+    service_plan = compute_service_plan(a_snapshot(service, resolutions={}))
+    assert (revision_of(service_plan), service_plan.pinned_revision.query) == (ONE, None)
     assert model_of(a_snapshot(service, resolutions={})).reason == "CommitSpecified"
 
 
@@ -189,6 +189,8 @@ def test_a_claim_has_no_revision() -> None:
     "reason", [RevisionReason.TOKEN_REQUIRED, RevisionReason.REVISION_NOT_FOUND]
 )
 def test_what_the_hub_refuses_is_used_as_given_and_reported(reason: RevisionReason) -> None:
-    got = model_of(a_snapshot(a_service(), resolutions=resolutions_of(None, reason=reason)))
-    assert (got.revision, got.reason) == (None, reason)
-    assert message_of(got).startswith("the hub's words")
+    model_status = model_of(
+        a_snapshot(a_service(), resolutions=resolutions_of(None, reason=reason))
+    )
+    assert (model_status.revision, model_status.reason) == (None, reason)
+    assert message_of(model_status).startswith("the hub's words")

@@ -79,10 +79,10 @@ def effective_values(service_plan: ServicePlan) -> Any:
 
 
 def test_a_new_service_gets_the_newest_template_version() -> None:
-    got = compute_service_plan(
+    service_plan = compute_service_plan(
         a_snapshot(a_service()), config=Config(builder_version=2, platform=MIRROR)
     )
-    assert got.template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
+    assert service_plan.template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 
 def test_an_upgrade_keeps_the_template_version_of_a_service_and_says_what_would_change() -> None:
@@ -221,12 +221,14 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
             "pod_template_version": template_version.model_copy(update={"effective_values": older})
         }
     )
-    got = service_plan_of(snapshot := later(replace(before, status=status), builder_version=1))
-    assert got.choice is not None
-    assert got.effective_spec is not None
-    assert got.choice.fit.limits.max_num_seqs == 3
-    assert got.choice.fit.memory.weights_mib == 7
-    assert got.effective_spec.engine.version == "0.31.0"
+    service_plan = service_plan_of(
+        snapshot := later(replace(before, status=status), builder_version=1)
+    )
+    assert service_plan.choice is not None
+    assert service_plan.effective_spec is not None
+    assert service_plan.choice.fit.limits.max_num_seqs == 3
+    assert service_plan.choice.fit.memory.weights_mib == 7
+    assert service_plan.effective_spec.engine.version == "0.31.0"
     assert "engineVersion 0.32.0 instead of 0.31.0" in update_condition(snapshot).message
 
 

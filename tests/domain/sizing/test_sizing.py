@@ -66,17 +66,17 @@ def test_a_70b_in_fp8_with_long_context_needs_two_h100() -> None:
 
 
 def test_a_misfit_says_which_context_and_which_device_would_do() -> None:
-    got = size(demand(B8), a_slice("2g.20gb"))
-    assert isinstance(got, ReplicaMisfit)
-    assert got.kv_tokens == 7616
-    larger = replace(a_slice("2g.20gb"), memory_mib=got.needed_mib)
+    fit = size(demand(B8), a_slice("2g.20gb"))
+    assert isinstance(fit, ReplicaMisfit)
+    assert fit.kv_tokens == 7616
+    larger = replace(a_slice("2g.20gb"), memory_mib=fit.needed_mib)
     assert isinstance(size(demand(B8, ms=100), larger), ReplicaFit)
 
 
 def test_a_model_that_fits_but_misses_the_slo_is_a_misfit_without_missing_memory() -> None:
-    got = size(demand(B8, ms=15), a_slice("3g.40gb"))
-    assert isinstance(got, ReplicaMisfit)
-    assert (got.needed_mib, round(got.inter_token_ms)) == (0, 23)
+    fit = size(demand(B8, ms=15), a_slice("3g.40gb"))
+    assert isinstance(fit, ReplicaMisfit)
+    assert (fit.needed_mib, round(fit.inter_token_ms)) == (0, 23)
 
 
 @given(
@@ -90,16 +90,16 @@ def test_a_fit_keeps_memory_context_and_slo(
     model: str, profile: str, product: str, milliseconds: int, length: int
 ) -> None:
     wanted, hardware = demand(model, None, length, milliseconds), a_slice(profile, product)
-    got = size(wanted, hardware)
+    fit = size(wanted, hardware)
     plan = plan_device_memory(wanted.shape, None, hardware)
-    if isinstance(got, ReplicaMisfit):
-        assert (got.needed_mib > 0) is (plan.kv_tokens < length)
+    if isinstance(fit, ReplicaMisfit):
+        assert (fit.needed_mib > 0) is (plan.kv_tokens < length)
     else:
         assert plan.weights_mib + plan.reserve_mib + plan.cache_mib <= plan.usable_mib
         assert plan.kv_tokens >= length
-        limits = got.limits
+        limits = fit.limits
         assert 1 <= limits.max_num_seqs < limits.max_num_batched_tokens
-        full = got.step.seconds(
+        full = fit.step.seconds(
             decoding=limits.max_num_seqs,
             kv_tokens=limits.max_num_seqs * wanted.resident_tokens,
             prefill_tokens=limits.max_num_batched_tokens - limits.max_num_seqs,

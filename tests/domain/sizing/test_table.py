@@ -109,32 +109,36 @@ def test_the_order_of_products_does_not_change_the_table() -> None:
 
 
 def test_a_price_of_tokens_is_the_hour_over_the_tokens_of_an_hour() -> None:
-    got = row(B8, H100, "1x whole", None)
-    assert got.hourly is not None
-    assert got.per_million is not None
-    assert got.tokens_per_second is not None
-    expected = 6.88 / (got.tokens_per_second * 3600) * 1e6
-    assert float(got.per_million.rounded(6)) == pytest.approx(expected, rel=1e-3)
+    size_row = row(B8, H100, "1x whole", None)
+    assert size_row.hourly is not None
+    assert size_row.per_million is not None
+    assert size_row.tokens_per_second is not None
+    expected = 6.88 / (size_row.tokens_per_second * 3600) * 1e6
+    assert float(size_row.per_million.rounded(6)) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("hourly", "expected"), [("3.50", 972.2222), ("7.00", 1944.444)])
 def test_serving_breaks_even_at_the_rate_that_earns_the_hour(hourly: str, expected: float) -> None:
-    got = break_even(money(Decimal(hourly), "USD"), money(Decimal(1), "USD"))
-    assert got == pytest.approx(expected, rel=1e-5)
+    rate = break_even(money(Decimal(hourly), "USD"), money(Decimal(1), "USD"))
+    assert rate == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_product_without_a_price_is_sized_all_the_same() -> None:
-    got = row(B8, "NVIDIA-A30", "1x whole", "fp8")
-    assert (got.verdict, got.hourly, got.per_million) == (SizeVerdict.FITS, None, None)
+    size_row = row(B8, "NVIDIA-A30", "1x whole", "fp8")
+    assert (size_row.verdict, size_row.hourly, size_row.per_million) == (
+        SizeVerdict.FITS,
+        None,
+        None,
+    )
 
 
 def test_an_oversized_gpu_is_reported_with_the_slice_that_would_do() -> None:
-    got = row(B1, H100, "1x whole", None)
-    assert got.memory_share is not None
-    assert got.memory_share < 0.4
+    size_row = row(B1, H100, "1x whole", None)
+    assert size_row.memory_share is not None
+    assert size_row.memory_share < 0.4
     assert (
-        got.oversize_message
-        == f"{got.memory_share:.0%} of its memory is used; a 1g.10gb slice is enough"
+        size_row.oversize_message
+        == f"{size_row.memory_share:.0%} of its memory is used; a 1g.10gb slice is enough"
     )
 
 
@@ -164,8 +168,8 @@ def test_two_replicas_are_compared_with_one_over_two_gpus() -> None:
 def test_hardware_without_kernels_for_a_precision_is_refused_with_what_to_take(
     model: str, precision: str | None, product: str, says: str | None
 ) -> None:
-    got = unsupported_reason(models()[model], precision, products()[product])
-    assert (got is None) if says is None else (got is not None and says in got)
+    reason = unsupported_reason(models()[model], precision, products()[product])
+    assert (reason is None) if says is None else (reason is not None and says in reason)
 
 
 def test_fp8_is_native_on_hopper_and_weights_only_on_ampere() -> None:
@@ -189,8 +193,8 @@ def test_fp8_is_native_on_hopper_and_weights_only_on_ampere() -> None:
 def test_a_precision_that_is_not_that_of_the_files_is_refused(
     model: str, precision: str | None, says: str | None
 ) -> None:
-    got = mismatch_reason(models()[model], precision)
-    assert (got is None) if says is None else (got is not None and says in got)
+    reason = mismatch_reason(models()[model], precision)
+    assert (reason is None) if says is None else (reason is not None and says in reason)
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def as_predicted(times: float = 1.0, **fields: Any) -> ServiceSpeed:
 
 
 def next_status(times: float, previous: SpeedStatus | None = None, when: float = 0) -> SpeedStatus:
-    got = next_speed_status(as_predicted(times), previous, at(when))
-    assert got is not None
-    return got
+    status = next_speed_status(as_predicted(times), previous, at(when))
+    assert status is not None
+    return status
 
 
 def test_the_step_is_predicted_for_what_was_in_it() -> None:
@@ -124,11 +124,11 @@ def test_without_the_load_nothing_is_predicted(missing: str) -> None:
 
 def test_capacity_and_prices_are_those_of_replicas_that_take_requests() -> None:
     pods = (*PODS, a_pod("chat-2", ready_since=None), a_pod("chat-3", variant="another"))
-    got = a_speed(a_speed_reading(tokens_per_second=100.0), pods)
+    speed = a_speed(a_speed_reading(tokens_per_second=100.0), pods)
     choice = a_choice()
-    assert got.capacity == 2 * choice.fit.limits.tokens_per_second
-    assert got.price is not None
-    assert float(got.price.rounded(6)) == pytest.approx(
+    assert speed.capacity == 2 * choice.fit.limits.tokens_per_second
+    assert speed.price is not None
+    assert float(speed.price.rounded(6)) == pytest.approx(
         float(choice.hourly.rounded(9)) * 2 / (100 * 3600) * 1e6, rel=1e-4
     )
 
@@ -138,9 +138,9 @@ def test_next_to_no_tokens_have_no_price() -> None:
 
 
 def test_the_share_of_the_peak_is_that_of_the_slice() -> None:
-    got = a_speed(a_speed_reading(flops_per_second=4e12, bytes_per_second=50e9))
-    assert got.mfu == pytest.approx(4e12 / (312e12 * 14 / 108))
-    assert got.mbu == pytest.approx(50e9 / got.peaks.bandwidth)
+    speed = a_speed(a_speed_reading(flops_per_second=4e12, bytes_per_second=50e9))
+    assert speed.mfu == pytest.approx(4e12 / (312e12 * 14 / 108))
+    assert speed.mbu == pytest.approx(50e9 / speed.peaks.bandwidth)
 
 
 def test_an_engine_that_does_not_count_operations_has_no_share_of_the_peak() -> None:
@@ -151,9 +151,9 @@ def test_an_engine_that_does_not_count_operations_has_no_share_of_the_peak() -> 
 
 def test_the_cache_is_compared_with_the_plan() -> None:
     planned = a_choice().fit.memory.kv_tokens
-    got = a_speed(a_speed_reading(kv_tokens=round(planned * 1.05)))
-    assert got.kv_planned == planned
-    assert got.kv_error == pytest.approx(0.05, abs=1e-4)
+    speed = a_speed(a_speed_reading(kv_tokens=round(planned * 1.05)))
+    assert speed.kv_planned == planned
+    assert speed.kv_error == pytest.approx(0.05, abs=1e-4)
     assert a_speed(a_speed_reading(kv_tokens=None)).kv_error is None
 
 
@@ -208,9 +208,14 @@ def test_a_bucket_around_the_predicted_median_leaves_it_to_the_mean() -> None:
 
 
 def test_the_first_measurement_is_published_at_once() -> None:
-    got = next_status(1.07)
-    assert (got.reason, str(got.ratio), got.requests, got.at) == ("AsPredicted", "1.07", 1200, NOW)
-    assert got.variant == "a100-1g-10gb"
+    status = next_status(1.07)
+    assert (status.reason, str(status.ratio), status.requests, status.at) == (
+        "AsPredicted",
+        "1.07",
+        1200,
+        NOW,
+    )
+    assert status.variant == "a100-1g-10gb"
 
 
 def test_nothing_is_published_again_within_five_minutes() -> None:
@@ -279,11 +284,11 @@ def with_written_status(snapshot: Snapshot, cache: PlanCache | None = None) -> O
 
 
 def test_status_and_condition_show_both_speeds() -> None:
-    got = with_written_status(a_measured_fleet(1.3)).status
-    assert got.speed is not None
-    assert float(got.speed.ratio) == 1.3
+    status = with_written_status(a_measured_fleet(1.3)).status
+    assert status.speed is not None
+    assert float(status.speed.ratio) == 1.3
     condition = next(
-        candidate for candidate in got.conditions if candidate.type == "SpeedAsPredicted"
+        candidate for candidate in status.conditions if candidate.type == "SpeedAsPredicted"
     )
     assert (condition.status, condition.reason) == ("False", "SlowerThanPredicted")
 

@@ -51,8 +51,8 @@ def status_and_reason(status: InferenceServiceStatus) -> dict[str, tuple[str, st
 
 
 def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
-    got = status_of(a_running_fleet())
-    assert status_and_reason(got) == {
+    status = status_of(a_running_fleet())
+    assert status_and_reason(status) == {
         "Accepted": ("True", "Valid"),
         "Placed": ("True", "Placed"),
         "Progressing": ("True", "RolloutComplete"),
@@ -60,23 +60,27 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "UpdateAvailable": ("False", "UpToDate"),
         "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
     }
-    assert got.variant is not None
-    assert got.cost is not None
-    assert (got.replicas, got.ready_replicas) == (2, 2)
-    assert (got.variant.pool, got.variant.profile, got.variant.gpus) == ("a100", "1g.10gb", 1)
-    assert str(got.cost.per_hour) == "0.5357"
-    assert got.endpoint == "http://chat.team-a.svc:8000/v1"
-    assert got.selector == "tessera.dev/service=chat"
+    assert status.variant is not None
+    assert status.cost is not None
+    assert (status.replicas, status.ready_replicas) == (2, 2)
+    assert (status.variant.pool, status.variant.profile, status.variant.gpus) == (
+        "a100",
+        "1g.10gb",
+        1,
+    )
+    assert str(status.cost.per_hour) == "0.5357"
+    assert status.endpoint == "http://chat.team-a.svc:8000/v1"
+    assert status.selector == "tessera.dev/service=chat"
 
 
 def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None:
-    got = status_of(a_running_fleet())
-    assert got.cost is not None
-    assert got.variant is not None
-    hourly, speed = 2 * (1 / 7 + 1 / 8) / 2, got.variant.tokens_per_second
-    per_million = float(got.cost.per_million_tokens or 0)
+    status = status_of(a_running_fleet())
+    assert status.cost is not None
+    assert status.variant is not None
+    hourly, speed = 2 * (1 / 7 + 1 / 8) / 2, status.variant.tokens_per_second
+    per_million = float(status.cost.per_million_tokens or 0)
     assert per_million == pytest.approx(hourly / speed / 3600 * 1e6, rel=2e-3)
-    assert f"{speed} output tokens" in got.cost.assumed_load
+    assert f"{speed} output tokens" in status.cost.assumed_load
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
@@ -107,8 +111,8 @@ def test_readings_alone_do_not_rewrite_the_status() -> None:
 
 
 def test_what_the_api_server_refused_is_reported() -> None:
-    got = status_of(a_running_fleet(), "apply services team-a/chat: exists already")
-    assert status_and_reason(got)["Progressing"] == ("False", "ApplyFailed")
+    status = status_of(a_running_fleet(), "apply services team-a/chat: exists already")
+    assert status_and_reason(status)["Progressing"] == ("False", "ApplyFailed")
 
 
 def test_a_stalled_engine_is_reported_until_its_replacement_takes_requests() -> None:
@@ -139,8 +143,8 @@ def test_replicas_that_start_later_have_nothing_to_do_with_an_engine_replaced_be
     record = ReplacementStatus(at=at(-60), pod="chat-9", uid="uid-chat-9", message="stood still")
     service = a_service(status=InferenceServiceStatus(replacement=record))
     new = a_pod("chat-2", ready_since=None, containers_ready=False)
-    got = status_of(a_running_fleet(service, pods=(a_pod("chat-0"), new)))
-    assert status_and_reason(got)["Progressing"] == ("True", "Starting")
+    status = status_of(a_running_fleet(service, pods=(a_pod("chat-0"), new)))
+    assert status_and_reason(status)["Progressing"] == ("True", "Starting")
 
 
 @pytest.mark.parametrize(
@@ -152,9 +156,9 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     stuck = a_pod("chat-9", terminating=True, node="a100-0")
     alive = a_node(slices={"1g.10gb": 2}, name="a100-1")
     pods = (stuck, a_pod("chat-0", node="a100-1"), a_pod("chat-1", node="a100-1"))
-    got = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
-    assert status_and_reason(got)["Progressing"] == ("True", "RolloutComplete")
-    assert (got.replicas, got.ready_replicas) == (2, 2)
+    status = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
+    assert status_and_reason(status)["Progressing"] == ("True", "RolloutComplete")
+    assert (status.replicas, status.ready_replicas) == (2, 2)
 
 
 def test_scaling_is_written_only_with_a_decision() -> None:
@@ -167,13 +171,17 @@ def test_scaling_is_written_only_with_a_decision() -> None:
 def test_a_refused_service_keeps_the_status_of_its_hardware() -> None:
     first = status_of(a_running_fleet())
     refused = a_service(status=first, spec=None, problem="spec.model: Field required")
-    got = status_of(a_running_fleet(refused))
-    assert status_and_reason(got)["Accepted"] == ("False", Accepted.INVALID_SPEC)
-    assert (got.variant, got.cost) == (first.variant, first.cost)
+    status = status_of(a_running_fleet(refused))
+    assert status_and_reason(status)["Accepted"] == ("False", Accepted.INVALID_SPEC)
+    assert (status.variant, status.cost) == (first.variant, first.cost)
 
 
 def test_a_pool_shows_what_it_offers_and_its_price() -> None:
     (view,) = plan_of(a_snapshot()).pools
-    got = pool_status(view, None, NOW)
-    assert (got.product, got.nodes, got.allocatable) == ("NVIDIA-A100-SXM4-80GB", 1, "7x 1g.10gb")
-    assert (str(got.per_gpu_hour), got.currency) == ("2.00", "USD")
+    status = pool_status(view, None, NOW)
+    assert (status.product, status.nodes, status.allocatable) == (
+        "NVIDIA-A100-SXM4-80GB",
+        1,
+        "7x 1g.10gb",
+    )
+    assert (str(status.per_gpu_hour), status.currency) == ("2.00", "USD")

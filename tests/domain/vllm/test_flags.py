@@ -32,8 +32,8 @@ def test_the_default_version_is_known_and_others_are_not() -> None:
 
 
 def test_the_model_is_the_positional_argument() -> None:
-    got = parse(["org/model", "--port", "8000"], TABLE)
-    assert got == {"model_tag": "org/model", "port": 8000}
+    parsed = parse(["org/model", "--port", "8000"], TABLE)
+    assert parsed == {"model_tag": "org/model", "port": 8000}
 
 
 @pytest.mark.parametrize(

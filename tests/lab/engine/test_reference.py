@@ -263,8 +263,14 @@ def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
             engine.abort(event)
             reference.abort(event)
         elif (done := engine.step()) is not None:
-            got = done.emitted, done.admitted, done.preempted, done.prefill_tokens, done.kv_tokens
-            assert got == reference.step()
+            step_counts = (
+                done.emitted,
+                done.admitted,
+                done.preempted,
+                done.prefill_tokens,
+                done.kv_tokens,
+            )
+            assert step_counts == reference.step()
             assert engine.free_blocks == reference.free
             assert engine.logical_blocks == sum(
                 len(sequence.table) for sequence in reference.running

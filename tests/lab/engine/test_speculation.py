@@ -111,9 +111,9 @@ def test_short_of_blocks_speculation_still_gives_every_request_all_tokens(
     for number, (prompt, output) in enumerate(wanted):
         timeline.submit(EngineRequest(id=number, prompt_tokens=prompt, output_tokens=output))
     served = timeline.advance(math.inf)
-    got = {request.request.id: request.output_tokens for request in served}
-    assert got == {number: output for number, (_, output) in enumerate(wanted)}
-    assert timeline.engine.counts.generated_tokens == sum(got.values())
+    output_tokens = {request.request.id: request.output_tokens for request in served}
+    assert output_tokens == {number: output for number, (_, output) in enumerate(wanted)}
+    assert timeline.engine.counts.generated_tokens == sum(output_tokens.values())
     assert timeline.engine.free_blocks == blocks - 1
     assert timeline.engine.kv_tokens == 0
 

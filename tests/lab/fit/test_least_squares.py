@@ -33,8 +33,8 @@ def test_the_numbers_behind_exact_measurements_are_found(height: float, decay: f
     def off(at: Sequence[float]) -> list[float]:
         return [math.exp(at[0] - math.exp(at[1]) * x) / y - 1 for x, y in seen]
 
-    got = least_squares(off, [0.0, 0.0])
-    assert [math.exp(value) for value in got] == pytest.approx([height, decay], rel=1e-4)
+    solution = least_squares(off, [0.0, 0.0])
+    assert [math.exp(value) for value in solution] == pytest.approx([height, decay], rel=1e-4)
 
 
 def test_the_shipped_table_says_how_it_was_made_and_is_as_accurate_as_stated() -> None:

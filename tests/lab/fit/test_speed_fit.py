@@ -54,9 +54,9 @@ def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> Non
     assert fit.error < 0.02
     assert fit.frontend_seconds == pytest.approx(FRONT, rel=0.25)
     for decoding, prefill in ((1, 0), (3, 0), (6, 0), (0, 90), (2, 60), (4, 124)):
-        got = fit.speed.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
+        seconds = fit.speed.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
         true = TRUE.seconds(decoding=decoding, kv_tokens=300, prefill_tokens=prefill)
-        assert got == pytest.approx(true, rel=0.06), (decoding, prefill)
+        assert seconds == pytest.approx(true, rel=0.06), (decoding, prefill)
     for unseen in (serve(TRUE, 6.0), serve(TRUE, 3.0, inputs=40, outputs=60)):
         again = [replay(run, LIMITS, fit.speed, fit.frontend_seconds) for run in unseen]
         predicted = latency_percentiles(again, (50, 95))
@@ -102,11 +102,11 @@ def test_latencies_are_medians_of_the_runs_percentiles() -> None:
             for first in firsts
         ]
 
-    got = latency_percentiles(
+    percentiles = latency_percentiles(
         [run(1.0, 2.0, 9.0), run(3.0, 4.0, 5.0), run(2.0, 2.5, 3.0)], (50, 95)
     )
-    assert got.ttft == (median([2.0, 4.0, 2.5]), median([9.0, 5.0, 3.0]))
-    assert got.tpot == pytest.approx((0.25, 0.3))
+    assert percentiles.ttft == (median([2.0, 4.0, 2.5]), median([9.0, 5.0, 3.0]))
+    assert percentiles.tpot == pytest.approx((0.25, 0.3))
 
 
 def test_the_search_finds_the_bottom_of_a_bent_valley() -> None:

@@ -34,11 +34,11 @@ def recorded_response(*events: dict[str, Any] | bytes) -> BenchResponse:
 
 
 def test_a_chat_begins_with_its_first_token_and_not_with_the_role() -> None:
-    got = recorded_response(
+    response = recorded_response(
         OPENING, a_chunk("a"), a_chunk("b"), a_chunk("c", "stop"), {"choices": [], "usage": USAGE}
     )
-    assert (got.first_token_at, list(got.chunk_gaps), got.failure) == (2, [1, 1], "")
-    assert (got.prompt_tokens, got.output_tokens, got.exact_tokens) == (7, 5, True)
+    assert (response.first_token_at, list(response.chunk_gaps), response.failure) == (2, [1, 1], "")
+    assert (response.prompt_tokens, response.output_tokens, response.exact_tokens) == (7, 5, True)
 
 
 def test_usage_counts_and_chunks_only_where_there_is_none() -> None:
@@ -55,10 +55,10 @@ def test_usage_counts_and_chunks_only_where_there_is_none() -> None:
 
 
 def test_time_between_tokens_is_shared_by_all_tokens_of_a_chunk() -> None:
-    got = recorded_response(
+    response = recorded_response(
         a_chunk("a"), a_chunk("b c"), a_chunk("d e", "stop"), {"choices": [], "usage": USAGE}
     )
-    assert got.tpot == 2 / 4
+    assert response.tpot == 2 / 4
 
 
 def test_an_empty_text_is_a_token_and_reasoning_is_too() -> None:
@@ -107,9 +107,9 @@ def test_cached_tokens_are_taken_from_the_usage() -> None:
 def test_what_is_no_whole_answer_is_a_failure_of_its_kind(
     events: list[dict[str, Any] | bytes], failure: RequestFailure
 ) -> None:
-    got = recorded_response(*events)
-    assert (got.complete, got.failure) == (False, failure)
-    assert len(got.detail) <= 300
+    response = recorded_response(*events)
+    assert (response.complete, response.failure) == (False, failure)
+    assert len(response.detail) <= 300
 
 
 PRICE = HourlyPrice(per_hour=money(Decimal("3.60"), "USD"), output_input_ratio=Decimal(4))
@@ -117,30 +117,34 @@ PEAKS = HardwarePeaks(name="gpu", flops=1e12, bandwidth=1e11)
 
 
 def test_rates_are_of_whole_answers_over_the_whole_time() -> None:
-    got = load_metrics(a_level(an_answer(), an_answer(due=1.0), a_failure()), None, PRICE)
-    assert (got.completed, got.failures) == (2, {"Http503": 1})
-    assert (got.requests_per_second, got.output_per_second, got.total_per_second) == (0.2, 1, 21)
-    assert got.latencies.ttft is not None
-    assert got.latencies.ttft.p50 == 0.5
-    assert got.per_user == pytest.approx(10)
-    assert got.cost is not None
-    assert got.cost.run.rounded(4) == Decimal("0.0100")
+    metrics = load_metrics(a_level(an_answer(), an_answer(due=1.0), a_failure()), None, PRICE)
+    assert (metrics.completed, metrics.failures) == (2, {"Http503": 1})
+    assert (metrics.requests_per_second, metrics.output_per_second, metrics.total_per_second) == (
+        0.2,
+        1,
+        21,
+    )
+    assert metrics.latencies.ttft is not None
+    assert metrics.latencies.ttft.p50 == 0.5
+    assert metrics.per_user == pytest.approx(10)
+    assert metrics.cost is not None
+    assert metrics.cost.run.rounded(4) == Decimal("0.0100")
 
 
 def test_a_late_client_does_not_flatter_the_server() -> None:
-    got = load_metrics(a_level(an_answer(due=1.0, sent=1.4, first=0.5)), None, None)
-    assert got.latencies.ttft is not None
-    assert got.latencies.ttft.p50 == 0.5
-    assert got.client.late_seconds == pytest.approx(0.4)
+    metrics = load_metrics(a_level(an_answer(due=1.0, sent=1.4, first=0.5)), None, None)
+    assert metrics.latencies.ttft is not None
+    assert metrics.latencies.ttft.p50 == 0.5
+    assert metrics.client.late_seconds == pytest.approx(0.4)
 
 
 def test_no_load_without_any_whole_answer_breaks_the_figures() -> None:
-    got = load_metrics(a_level(a_failure()), PEAKS, PRICE)
+    metrics = load_metrics(a_level(a_failure()), PEAKS, PRICE)
     assert (
-        got.completed,
-        got.latencies.end_to_end,
-        got.per_user,
-        got.saturated_output_per_second,
+        metrics.completed,
+        metrics.latencies.end_to_end,
+        metrics.per_user,
+        metrics.saturated_output_per_second,
     ) == (0, None, None, None)
     assert load_metrics(a_level(), None, None).mean_concurrency == 0
 
@@ -149,9 +153,9 @@ def test_the_rate_while_full_leaves_out_the_end_when_places_are_empty() -> None:
     # Two places, one answer a second each; the last one takes four seconds alone.
     short = [an_answer(due=due, first=0.2, gaps=[0.2] * 4) for due in (0.0, 0.0, 1.0, 1.0, 2.0)]
     long = an_answer(due=2.0, first=2.0, gaps=[0.5] * 4)
-    got = load_metrics(a_level(*short, long, seconds=6.0), None, None)
-    assert got.output_per_second == 5
-    assert got.saturated_output_per_second == pytest.approx(10)
+    metrics = load_metrics(a_level(*short, long, seconds=6.0), None, None)
+    assert metrics.output_per_second == 5
+    assert metrics.saturated_output_per_second == pytest.approx(10)
 
 
 def test_work_is_what_the_counters_grew_by() -> None:
@@ -170,11 +174,21 @@ def test_work_is_what_the_counters_grew_by() -> None:
         request_queue_time_seconds_count=20,
     )  # fmt: skip
     during = [a_look(5.0, num_requests_running=3, num_requests_waiting=2, kv_cache_usage_perc=0.5)]
-    got = engine_activity(before, after, during, PEAKS)
-    assert got is not None
-    assert (got.output_tokens, got.preemptions, got.batch, got.prefix_hits) == (400, 2, 4, 0.1)
-    assert (got.mfu, got.mbu) == (0.5, 0.6)
-    assert (got.running, got.max_waiting, got.max_kv_usage, got.queued_seconds) == (3, 2, 0.5, 0.2)
+    activity = engine_activity(before, after, during, PEAKS)
+    assert activity is not None
+    assert (activity.output_tokens, activity.preemptions, activity.batch, activity.prefix_hits) == (
+        400,
+        2,
+        4,
+        0.1,
+    )
+    assert (activity.mfu, activity.mbu) == (0.5, 0.6)
+    assert (
+        activity.running,
+        activity.max_waiting,
+        activity.max_kv_usage,
+        activity.queued_seconds,
+    ) == (3, 2, 0.5, 0.2)
 
 
 def test_counters_that_fell_are_those_of_another_process() -> None:
@@ -186,9 +200,9 @@ def test_an_engine_that_estimates_nothing_has_no_mfu() -> None:
     standing = {f"estimated_{name}_per_gpu_total": 0.0 for name in ("flops", "read_bytes")}
     standing["estimated_write_bytes_per_gpu_total"] = 0.0
     before, after = (a_look(at, generation_tokens_total=at, **standing) for at in (0.0, 10.0))
-    got = engine_activity(before, after, [], PEAKS)
-    assert got is not None
-    assert (got.mfu, got.mbu, got.preemptions) == (None, None, None)
+    activity = engine_activity(before, after, [], PEAKS)
+    assert activity is not None
+    assert (activity.mfu, activity.mbu, activity.preemptions) == (None, None, None)
 
 
 def test_ranks_of_a_server_are_summed_and_what_counts_for_each_gpu_is_averaged() -> None:
