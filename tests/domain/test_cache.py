@@ -267,10 +267,10 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
-def test_a_plan_with_a_cache_equals_a_plan_without_one(course: list[FleetStep]) -> None:
+def test_a_plan_with_a_cache_equals_a_plan_without_one(sequence: list[FleetStep]) -> None:
     cache, plain, quick = PlanCache(), initial_snapshot(), initial_snapshot()
     plain_memory = quick_memory = NO_MEMORY
-    for step in course:
+    for step in sequence:
         plain, quick = next_snapshot(plain, step), next_snapshot(quick, step)
         if step.change == "refused":  # a budget of the same name that was never metered
             plain_memory = replace(plain_memory, meters={})

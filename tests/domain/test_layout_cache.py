@@ -304,11 +304,11 @@ def _solved(decision: Plan, step: PoolStep) -> LayoutSolution | None:
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(("Agent", "MigManager")), st.lists(steps, min_size=4, max_size=25))
 def test_with_layouts_a_plan_with_a_cache_equals_a_plan_without_one(
-    backend: str, course: list[PoolStep]
+    backend: str, sequence: list[PoolStep]
 ) -> None:
     cache, plain, quick = PlanCache(), initial_snapshot(backend), initial_snapshot(backend)
     plain_memory = quick_memory = NO_MEMORY
-    for step in course:
+    for step in sequence:
         slow = plan_of(plain, memory=plain_memory)
         fast = plan_of(quick, memory=quick_memory, cache=cache)
         assert fast.repartitions == slow.repartitions
@@ -323,8 +323,8 @@ def test_with_layouts_a_plan_with_a_cache_equals_a_plan_without_one(
 
 def settle_fleet() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
     cache, snapshot, memory = PlanCache(), initial_snapshot("Agent"), NO_MEMORY
-    course = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
-    for change in course:
+    sequence = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
+    for change in sequence:
         decision = plan_of(snapshot, memory=memory, cache=cache)
         step = PoolStep(passed=5, name="chat", node=0, slice_set=0, change=change)
         snapshot, memory = (

@@ -129,7 +129,7 @@ def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
 
 
 def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
-    former = a_fleet(
+    previous = a_fleet(
         pods=(
             a_pod(
                 "uid-former",
@@ -139,7 +139,7 @@ def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
         ),
         batch_jobs=(a_job(1, batch_uid="uid-former"),),
     )
-    plan = plan_of(former).batches[NIGHT]
+    plan = plan_of(previous).batches[NIGHT]
     assert (plan.state, plan.attempt, plan.delete) == ("validating", None, ())
     assert plan.create is not None
     assert plan.create.name == "night-check"

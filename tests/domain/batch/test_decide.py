@@ -53,10 +53,10 @@ def state_and_reasons(batch_plan: BatchPlan) -> tuple[str, str, str]:
 
 
 def test_the_input_is_checked_before_anything_is_spent() -> None:
-    draft = propose_batch(a_situation())
-    plan = draft.plan
+    proposal = propose_batch(a_situation())
+    plan = proposal.plan
     assert plan.create is not None
-    assert (plan.create.name, plan.create.choice, draft.claim) == ("night-check", None, None)
+    assert (plan.create.name, plan.create.choice, proposal.claim) == ("night-check", None, None)
     assert state_and_reasons(plan) == ("validating", "ValidationJobRunning", "Validating")
 
 
@@ -236,9 +236,11 @@ def test_few_attempts_end_nothing_however_long_they_took() -> None:
 
 def test_attempts_that_are_lost_one_after_the_other_without_a_row_pause_too() -> None:
     pauses = []
-    for lost in range(7):
+    for attempt_fields in range(7):
         plan = plan_batch(
-            on_attempt(attempt={"consecutiveInterruptions": lost}, pod={"terminating": True})
+            on_attempt(
+                attempt={"consecutiveInterruptions": attempt_fields}, pod={"terminating": True}
+            )
         )
         assert plan.attempt is not None
         at_once = plan.create is not None
@@ -343,26 +345,26 @@ def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
 
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:
-    said = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
-    plan = plan_batch(on_attempt(jobs=(), pods=(), job_refusal=said))
+    refusal = 'jobs.batch "night-a1" is forbidden: exceeded quota: small'
+    plan = plan_batch(on_attempt(jobs=(), pods=(), job_refusal=refusal))
     assert (plan.running.reason, plan.create) == ("BackingOff", None)
     assert plan.attempt is not None
-    assert plan.attempt.termination_message == f"the API server refused its Job: {said}"
-    assert said in plan.running.message
+    assert plan.attempt.termination_message == f"the API server refused its Job: {refusal}"
+    assert refusal in plan.running.message
 
 
 def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardware() -> None:
     short = a_batch(a_batch_spec(deadline="1h"))
     half = {"progress": {"rows": ROWS, "completed": 500, "speedRatio": "0.7", "at": NOW}}
-    lost: dict[str, Any] = {
+    attempt_fields: dict[str, Any] = {
         "attempt": {"consecutiveInterruptions": 5, "doneBefore": 500},
         "pod": {"terminating": True},
         "batch": short,
         "status": half,
     }
     early, late = (
-        plan_batch(on_attempt(**lost, at=at(600))),
-        plan_batch(on_attempt(**lost, at=at(3300))),
+        plan_batch(on_attempt(**attempt_fields, at=at(600))),
+        plan_batch(on_attempt(**attempt_fields, at=at(3300))),
     )
     assert (early.create, early.running.reason) == (None, "BackingOff")
     assert late.create is not None
@@ -371,8 +373,8 @@ def test_a_pause_after_interruptions_does_not_delay_the_way_to_on_demand_hardwar
 
 
 def test_a_number_that_anything_ever_had_is_not_used_again() -> None:
-    lost = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
-    plan = plan_batch(lost)
+    attempt_fields = a_checked_situation(jobs=(a_job(7),), pods=(a_batch_pod(9),))
+    plan = plan_batch(attempt_fields)
     assert plan.create is not None
     assert (plan.create.attempt, jobs_to_delete(plan)) == (10, ["night-a7"])
 
@@ -562,9 +564,9 @@ def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> No
 def test_what_costs_nothing_claims_nothing() -> None:
     waiting = a_checked_situation(a_batch(a_batch_spec(suspend=True)))
     for situation in (a_situation(), waiting):
-        draft = propose_batch(situation)
-        assert draft.claim is None
-        assert apply_funding(draft, "no money") == draft.plan
+        proposal = propose_batch(situation)
+        assert proposal.claim is None
+        assert apply_funding(proposal, "no money") == proposal.plan
 
 
 # Where it runs
@@ -722,8 +724,8 @@ def test_an_unbound_attempt_does_not_outlive_its_pool() -> None:
 @pytest.mark.parametrize(("policy", "tier"), [("Only", "Spot"), ("Never", "OnDemand")])
 def test_a_changed_policy_moves_the_batch(policy: str, tier: str) -> None:
     batch = a_batch(a_batch_spec(spot={"policy": policy}))
-    way = "non-spot" if policy == "Only" else "spot"
-    plan = plan_batch(on_attempt(way, batch=batch))
+    capacity_class = "non-spot" if policy == "Only" else "spot"
+    plan = plan_batch(on_attempt(capacity_class, batch=batch))
     assert plan.attempt is not None
     assert (plan.attempt.number, plan.attempt.tier) == (2, tier)
 

@@ -142,35 +142,37 @@ class BatchSimulation:
 def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
     events: list[str],
 ) -> None:
-    life = BatchSimulation()
-    life.turn()
+    simulation = BatchSimulation()
+    simulation.turn()
     for event in events:
-        life.happens(event)
-        life.turn()
+        simulation.happens(event)
+        simulation.turn()
 
 
 @settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=30))
 def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
-    life = BatchSimulation()
-    life.turn()
+    simulation = BatchSimulation()
+    simulation.turn()
     over: str | None = None
     for event in [*events, "completes", *events]:
-        life.happens("resume" if event == "status is lost" else event)
-        life.turn()
-        state = life.now.batch.status.state
+        simulation.happens("resume" if event == "status is lost" else event)
+        simulation.turn()
+        state = simulation.now.batch.status.state
         assert over in (None, state)
         over = state if state in TERMINAL_STATES else None
 
 
 def test_a_batch_that_is_left_alone_ends_within_its_deadline() -> None:
-    life = BatchSimulation()
+    simulation = BatchSimulation()
     for _ in range(40):
-        life.turn()
-        life.happens("works")
-        if life.now.batch.status.done == f"{ROWS}/{ROWS}":
-            life.happens("completes")
-    assert life.now.batch.status.state == "completed"
-    assert life.numbers == [1]
-    assert life.now.batch.created + timedelta(hours=24) == life.now.batch.status.deadline
-    assert life.now.batch.ref == NIGHT
+        simulation.turn()
+        simulation.happens("works")
+        if simulation.now.batch.status.done == f"{ROWS}/{ROWS}":
+            simulation.happens("completes")
+    assert simulation.now.batch.status.state == "completed"
+    assert simulation.numbers == [1]
+    assert (
+        simulation.now.batch.created + timedelta(hours=24) == simulation.now.batch.status.deadline
+    )
+    assert simulation.now.batch.ref == NIGHT

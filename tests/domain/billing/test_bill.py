@@ -258,8 +258,8 @@ def test_every_weight_is_a_whole_number_of_the_unit_that_is_counted_in() -> None
     weights = [
         billing_weight(hardware) * 112
         for product in products().values()
-        for cut in product.slices
-        if (hardware := slice_hardware(product, cut.profile)) is not None
+        for profile in product.slices
+        if (hardware := slice_hardware(product, profile.profile)) is not None
     ]
     assert len(weights) > 40
     assert all(abs(weight - round(weight)) < Decimal("1e-20") for weight in weights)
@@ -293,41 +293,41 @@ class RandomFleet:
             self._add_node()
 
     def _add_node(self) -> None:
-        number, pick = next(self._numbers), self._random
-        pool, product = pick.choice([("a100", A100), ("h100", H100)])
-        layout = pick.choice(LAYOUTS)
-        whole = pick.randint(0, 3) if layout else pick.randint(1, 8)
+        number, rng = next(self._numbers), self._random
+        pool, product = rng.choice([("a100", A100), ("h100", H100)])
+        layout = rng.choice(LAYOUTS)
+        whole = rng.randint(0, 3) if layout else rng.randint(1, 8)
         name = f"node-{number}"
         self.nodes[name] = a_node(pool, layout, whole=whole, product=product, name=name)
 
     def advance(self, begin: datetime, end: datetime) -> Snapshot:
-        pick = self._random
-        if pick.random() < 0.05:
+        rng = self._random
+        if rng.random() < 0.05:
             self._add_node()
-        if pick.random() < 0.03 and len(self.nodes) > 1:
-            node = pick.choice(sorted(self.nodes))
+        if rng.random() < 0.03 and len(self.nodes) > 1:
+            node = rng.choice(sorted(self.nodes))
             del self.nodes[node]
             self.pods = {key: pod for key, pod in self.pods.items() if pod.node != node}
-        if pick.random() < 0.05:
-            name = pick.choice(sorted(self.nodes))
+        if rng.random() < 0.05:
+            name = rng.choice(sorted(self.nodes))
             self.nodes[name] = replace(
                 self.nodes[name], schedulable=not self.nodes[name].schedulable
             )
-        for _ in range(pick.randint(0, 6)):
-            pick.choice((self._add_replica, self._add_replica, self._end_replica))(
-                begin + (end - begin) * pick.random(), end
+        for _ in range(rng.randint(0, 6)):
+            rng.choice((self._add_replica, self._add_replica, self._end_replica))(
+                begin + (end - begin) * rng.random(), end
             )
         for key, pod in self.pods.items():
-            if pod.ready_since is None and not pod.terminating and pick.random() < 0.4:
-                ready = max(pod.bound or begin, begin + (end - begin) * pick.random())
+            if pod.ready_since is None and not pod.terminating and rng.random() < 0.4:
+                ready = max(pod.bound or begin, begin + (end - begin) * rng.random())
                 self.pods[key] = replace(pod, ready_since=ready, containers_ready=True)
         return self._snapshot(end)
 
     def _add_replica(self, moment: datetime, _: datetime) -> None:
-        pick, number = self._random, next(self._numbers)
+        rng, number = self._random, next(self._numbers)
         free = [(name, resource) for name in sorted(self.nodes) for resource in self._free(name)]
-        node, resource = pick.choice(free) if free and pick.random() < 0.95 else (None, "")
-        service = pick.choice(self.services)
+        node, resource = rng.choice(free) if free and rng.random() < 0.95 else (None, "")
+        service = rng.choice(self.services)
         pod = replace(
             a_pod(f"pod-{number}", ready_since=None, containers_ready=False, created=moment),
             ref=Ref(service.namespace, f"pod-{number}"),
@@ -352,11 +352,11 @@ class RandomFleet:
         if not alive:
             return
         key = self._random.choice(alive)
-        fate = self._random.random()
-        if fate < 0.4:
+        chance = self._random.random()
+        if chance < 0.4:
             ended = min(end, max(moment, self.pods[key].ready_since or moment))
             self.pods[key] = replace(self.pods[key], ended=ended, terminating=True)
-        elif fate < 0.7:
+        elif chance < 0.7:
             self.pods[key] = replace(self.pods[key], terminating=True, ready_since=None)
         else:
             del self.pods[key]
@@ -446,9 +446,9 @@ def play(fleet: RandomFleet, cycles: Iterable[datetime]) -> tuple[Bill, Mapping[
 @settings(max_examples=15)
 @given(st.integers(0, 10**9))
 def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> None:
-    pick = random.Random(seed)  # noqa: S311
-    fleet = RandomFleet(seed, services=50, nodes=12, pools=two_pools(pick))
-    cycles = [*moments(pick, NOW + timedelta(hours=23), 1200), NOW + timedelta(days=1)]
+    rng = random.Random(seed)  # noqa: S311
+    fleet = RandomFleet(seed, services=50, nodes=12, pools=two_pools(rng))
+    cycles = [*moments(rng, NOW + timedelta(hours=23), 1200), NOW + timedelta(days=1)]
     bill, costs = play(fleet, cycles)
     assert {pool: by_pool(bill).get(pool, 0) for pool in costs} == {
         pool: cost.numerator // cost.denominator for pool, cost in costs.items()
@@ -459,13 +459,13 @@ def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> N
 
 @settings(max_examples=40)
 @given(st.integers(0, 10**9), st.integers(1, 60))
-def test_any_random_fleet_sums_exactly_in_every_cycle(seed: int, turns: int) -> None:
-    pick = random.Random(seed)  # noqa: S311
-    course = RandomFleet(seed, services=4, nodes=2, pools=two_pools(pick))
+def test_any_random_fleet_sums_exactly_in_every_cycle(seed: int, cycles: int) -> None:
+    rng = random.Random(seed)  # noqa: S311
+    fleet = RandomFleet(seed, services=4, nodes=2, pools=two_pools(rng))
     bill, begin, cost = Bill(as_of=NOW), NOW, Counter[str]()
     exact = dict.fromkeys(("a100", "h100"), Fraction(0))
-    for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), turns):
-        snapshot = course.advance(begin, moment)
+    for moment in itertools.islice(moments(rng, NOW + timedelta(days=9), 4000), cycles):
+        snapshot = fleet.advance(begin, moment)
         bill = charge(bill, snapshot)
         for pool in exact:
             exact[pool] += node_bill(of_pool(snapshot, pool), begin)
@@ -477,18 +477,18 @@ def test_any_random_fleet_sums_exactly_in_every_cycle(seed: int, turns: int) -> 
 @settings(max_examples=40)
 @given(st.integers(0, 10**9))
 def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
-    pick = random.Random(seed)  # noqa: S311
-    fleet = RandomFleet(seed, services=4, nodes=3, pools=two_pools(pick))
+    rng = random.Random(seed)  # noqa: S311
+    fleet = RandomFleet(seed, services=4, nodes=3, pools=two_pools(rng))
     bill = mixed_bill = Bill(as_of=NOW)
     begin = NOW
-    for moment in itertools.islice(moments(pick, NOW + timedelta(days=9), 4000), 20):
+    for moment in itertools.islice(moments(rng, NOW + timedelta(days=9), 4000), 20):
         snapshot = fleet.advance(begin, moment)
         bill = charge(bill, snapshot)
         mixed = replace(
             snapshot,
-            pools=tuple(pick.sample(snapshot.pools, len(snapshot.pools))),
-            nodes=tuple(pick.sample(snapshot.nodes, len(snapshot.nodes))),
-            pods=tuple(pick.sample(snapshot.pods, len(snapshot.pods))),
+            pools=tuple(rng.sample(snapshot.pools, len(snapshot.pools))),
+            nodes=tuple(rng.sample(snapshot.nodes, len(snapshot.nodes))),
+            pods=tuple(rng.sample(snapshot.pods, len(snapshot.pods))),
         )
         views = discover(mixed.pools, mixed.nodes, moment.date())
         mixed_bill = accrue(mixed_bill, mixed, tuple(reversed(views)))
@@ -510,14 +510,14 @@ def observed_pods(pods: Iterable[Pod], moment: datetime) -> tuple[Pod, ...]:
     )
 
 
-lives = st.lists(
+pod_times_lists = st.lists(
     st.tuples(st.integers(0, 200), st.integers(0, 200), st.integers(0, 200)).map(sorted),
     max_size=6,
 )
 
 
 @settings(max_examples=100)
-@given(lives, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
+@given(pod_times_lists, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
 def test_more_cycles_move_no_line_by_more_than_the_stated_rounding(
     pod_times: list[list[int]], cycles: set[int], nanos: int
 ) -> None:
@@ -564,8 +564,8 @@ def test_no_line_drifts_from_its_exact_value_in_thousands_of_cycles() -> None:
     node: Node = a_node(slices=slices)
     bill = Bill(as_of=NOW)
     views = discover(pools, (node,), NOW.date())
-    for turn in range(1, 5001):
-        moment = NOW + turn * timedelta(seconds=5, microseconds=137)
+    for cycle in range(1, 5001):
+        moment = NOW + cycle * timedelta(seconds=5, microseconds=137)
         bill = accrue(bill, Snapshot(at=moment, nodes=(node,), pods=tuple(pods)), views)
     off = [Fraction(due, 112 * 3600 * 10**6) for due in bill.remainders.values()]
     assert len(off) == 5

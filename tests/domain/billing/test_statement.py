@@ -55,8 +55,8 @@ class Scrapes:
     def billed_until(self, moment: float) -> float | None:
         """What the operator asks when it starts."""
         marks = (mark for process_marks in self.marks.values() for mark in process_marks)
-        seen = [mark.as_of for mark in marks if mark.scraped_at <= at(moment)]
-        return (max(seen) - at(0)).total_seconds() if seen else None
+        charged_until = [mark.as_of for mark in marks if mark.scraped_at <= at(moment)]
+        return (max(charged_until) - at(0)).total_seconds() if charged_until else None
 
     def statement(self, begin: float) -> Statement | None:
         return build_statement(charge_periods(self.marks, at(begin)), self.amounts)
@@ -173,20 +173,20 @@ def test_any_course_of_restarts_is_exact_for_the_time_it_names(
 ) -> None:
     """Leaders follow each other; some are scraped on after they lost, some never. A statement may
     name a gap that somebody billed whom nobody scraped in time; it never counts a moment twice."""
-    pick = random.Random(seed)  # noqa: S311 - a seeded course, no secret
-    scrapes, begun = Scrapes(), 0.0
-    for number in range(pick.randint(1, 8)):
-        lingers = pick.choice([0, 0, 90])
+    rng = random.Random(seed)  # noqa: S311 - a seeded course, no secret
+    scrapes, began = Scrapes(), 0.0
+    for number in range(rng.randint(1, 8)):
+        lingers = rng.choice([0, 0, 90])
         process = (("pod", f"n-{number}"),) if lingers else ONE
-        known = scrapes.billed_until(begun) if remembers else None
-        since = begun if known is None else known
-        lost, every = begun + pick.uniform(0, 900), pick.choice([1.0, 15.0, 60.0])
-        scraped, as_of = begun + pick.uniform(0, every), since
-        while scraped < lost + lingers:
-            as_of = max(as_of, min(lost, scraped) - pick.uniform(0, 5))
+        known = scrapes.billed_until(began) if remembers else None
+        since = began if known is None else known
+        ended, every = began + rng.uniform(0, 900), rng.choice([1.0, 15.0, 60.0])
+        scraped, as_of = began + rng.uniform(0, every), since
+        while scraped < ended + lingers:
+            as_of = max(as_of, min(ended, scraped) - rng.uniform(0, 5))
             scrapes.add(process, scraped, since, as_of)
             scraped += every
-        begun = lost + pick.choice([0.001, 20, 700])
+        began = ended + rng.choice([0.001, 20, 700])
     statement = scrapes.statement(begin)
     if statement is None:
         assert all(

@@ -146,10 +146,13 @@ def test_what_runs_goes_on_before_anything_new_starts() -> None:
 def test_a_replica_that_cannot_be_paid_any_more_leaves_by_a_drain() -> None:
     """One hour at 3 slices is 0.80; with 0.45 the third cannot stay, and `minReplicas` stays."""
     snapshot = replace(scaled(3, at(1800)), budgets=(a_budget(amount="0.45"),))
-    allotment = plan_of(snapshot).service_plans[CHAT]
-    assert (allotment.scale.replicas, allotment.scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)
-    assert allotment.drain.replicas == 3
-    assert len(allotment.drain.draining) == 2
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    assert (service_plan.scale.replicas, service_plan.scale.reason) == (
+        1,
+        ScalingReason.BUDGET_EXHAUSTED,
+    )
+    assert service_plan.drain.replicas == 3
+    assert len(service_plan.drain.draining) == 2
 
 
 def test_a_number_set_by_the_user_is_capped_too() -> None:
@@ -252,13 +255,13 @@ def test_a_record_is_written_each_minute_before_grants_and_with_new_reasons() ->
 def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allowed() -> None:
     decision = plan_of(replace(scaled(1), budgets=(a_budget(),)))
     budget = budget_in(decision)
-    lost = replace(budget, status=budget.status.model_copy(update={"spend": None}))
-    unknown_spend = plan_of(replace(scaled(1), budgets=(lost,)))
+    without_spend = replace(budget, status=budget.status.model_copy(update={"spend": None}))
+    unknown_spend = plan_of(replace(scaled(1), budgets=(without_spend,)))
     assert unknown_spend.service_plans[CHAT].scale.replicas == 1
     reason, message = reason_and_message(budget_in(unknown_spend))
     assert reason == "SpendUnknown"
     assert "spec.onSpendUnknown" in message
-    allowing = replace(lost, spec=a_budget(onSpendUnknown={"allowUpTo": "0.37"}).spec)
+    allowing = replace(without_spend, spec=a_budget(onSpendUnknown={"allowUpTo": "0.37"}).spec)
     assert plan_of(replace(scaled(1), budgets=(allowing,))).service_plans[CHAT].scale.replicas == 3
 
 
@@ -339,9 +342,9 @@ def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> Non
 
 def test_a_budget_that_was_refused_once_has_lost_nothing() -> None:
     wrong = budget_in(plan_of(replace(scaled(1), budgets=(a_budget(timeZone="Mars/Olympus"),))))
-    mended = replace(wrong, spec=a_budget().spec)
+    fixed = replace(wrong, spec=a_budget().spec)
     assert (
-        reason_and_message(budget_in(plan_of(replace(scaled(1), budgets=(mended,)))))[0]
+        reason_and_message(budget_in(plan_of(replace(scaled(1), budgets=(fixed,)))))[0]
         == "WithinLimits"
     )
 
@@ -375,11 +378,11 @@ def test_raising_min_replicas_is_a_scale_up_like_any_other() -> None:
 def test_pods_of_a_previous_variant_are_paid_while_they_run() -> None:
     old = tuple(replace(pod, variant="a100-3g-40gb") for pod in running(2))
     snapshot = replace(scaled(1), pods=(*running(1, service="chat"), *old[1:]))
-    purse = plan_of(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
-    assert purse is not None
+    state = plan_of(replace(snapshot, budgets=(a_budget(),))).budgets[0].state
+    assert state is not None
     alone = plan_of(replace(scaled(1), budgets=(a_budget(),))).budgets[0].state
     assert alone is not None
-    assert purse.current_windows[0].granted > alone.current_windows[0].granted
+    assert state.current_windows[0].granted > alone.current_windows[0].granted
 
 
 def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:

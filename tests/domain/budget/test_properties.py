@@ -183,7 +183,7 @@ events = st.one_of(
     st.tuples(st.just("outage"), seconds(3600), names),
     st.tuples(st.just("step"), st.integers(-120, 120).map(lambda s: timedelta(seconds=s))),
 )
-games = st.builds(
+simulations = st.builds(
     BudgetSimulation,
     limit=st.sampled_from(["0.2", "0.8", "1.5", "4"]),
     start=st.integers(0, 90).map(
@@ -232,47 +232,52 @@ def play(game: BudgetSimulation, event: tuple[object, ...]) -> bool:
 
 
 @pytest.mark.long
-@given(games, st.lists(quiet_events, max_size=25))
+@given(simulations, st.lists(quiet_events, max_size=25))
 @settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
 def test_no_hour_ends_above_its_limit_unless_min_replicas_alone_do(
-    game: BudgetSimulation, course: list[tuple[object, ...]]
+    simulation: BudgetSimulation, sequence: list[tuple[object, ...]]
 ) -> None:
-    game.reconcile()
-    for event in course:
-        play(game, event)
-        game.reconcile()
-    for hour, spent in game.truth.items():
-        limit = int(Decimal(game.limit) * 10**9)
-        assert spent <= max(limit, game.min_replicas_cost(hour)) + ROUNDING, hour
+    simulation.reconcile()
+    for event in sequence:
+        play(simulation, event)
+        simulation.reconcile()
+    for hour, spent in simulation.truth.items():
+        limit = int(Decimal(simulation.limit) * 10**9)
+        assert spent <= max(limit, simulation.min_replicas_cost(hour)) + ROUNDING, hour
 
 
 @pytest.mark.long
-@given(games, st.lists(events, max_size=25))
+@given(simulations, st.lists(events, max_size=25))
 @settings(max_examples=examples(1_000), suppress_health_check=list(HealthCheck))
 def test_spend_is_exact_and_within_the_published_bound_at_every_moment(
-    game: BudgetSimulation, course: list[tuple[object, ...]]
+    simulation: BudgetSimulation, sequence: list[tuple[object, ...]]
 ) -> None:
-    game.reconcile()
+    simulation.reconcile()
     stepped = False
-    for event in course:
-        published = game.published
-        changed = play(game, event)
+    for event in sequence:
+        published = simulation.published
+        changed = play(simulation, event)
         stepped |= event[0] == "step"
-        spent = game.truth.get(game.hour, 0)
-        if not changed and not stepped and game.hour in published:
-            assert spent <= published[game.hour] + ROUNDING
-        purse = game.reconcile()
+        spent = simulation.truth.get(simulation.hour, 0)
+        if not changed and not stepped and simulation.hour in published:
+            assert spent <= published[simulation.hour] + ROUNDING
+        state = simulation.reconcile()
         if not stepped:
-            assert abs(purse.current_windows[0].spent - spent) <= ROUNDING
+            assert abs(state.current_windows[0].spent - spent) <= ROUNDING
 
 
 def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
-    game = BudgetSimulation(limit="4", start=NOW, min_replicas=dict.fromkeys(NAMES, 1))
-    game.desired["a"] = 3
-    game.reconcile()
-    game.pass_time(timedelta(minutes=7))
-    game.reconcile()
-    game.restart()
-    game.pass_time(timedelta(minutes=10))
-    second = game._tariff().cost(game.at, game.at + timedelta(seconds=1)) * len(game.pods)
-    assert abs(game.reconcile().current_windows[0].spent - game.truth[game.hour]) < second
+    simulation = BudgetSimulation(limit="4", start=NOW, min_replicas=dict.fromkeys(NAMES, 1))
+    simulation.desired["a"] = 3
+    simulation.reconcile()
+    simulation.pass_time(timedelta(minutes=7))
+    simulation.reconcile()
+    simulation.restart()
+    simulation.pass_time(timedelta(minutes=10))
+    second = simulation._tariff().cost(simulation.at, simulation.at + timedelta(seconds=1)) * len(
+        simulation.pods
+    )
+    assert (
+        abs(simulation.reconcile().current_windows[0].spent - simulation.truth[simulation.hour])
+        < second
+    )

@@ -105,25 +105,27 @@ def test_the_queue_that_is_said_to_add_replicas_adds_them_and_one_less_does_not(
     count: int, target: int, activity: float
 ) -> None:
     scaling = {"queue": {"target": target}, "minReplicas": count}
-    now = running(count, activity=activity, scaling=scaling)
-    (condition,) = [hint for hint in decisions(now)["scaling"].would_change if "would add" in hint]
+    snapshot = running(count, activity=activity, scaling=scaling)
+    (condition,) = [
+        hint for hint in decisions(snapshot)["scaling"].would_change if "would add" in hint
+    ]
     least, more = numbers_in(condition)[0], numbers_in(condition)[-1]
-    assert replicas(with_load(now, least, activity)) == count + more
-    assert replicas(with_load(now, least - 1, activity)) == count
+    assert replicas(with_load(snapshot, least, activity)) == count + more
+    assert replicas(with_load(snapshot, least - 1, activity)) == count
 
 
 @given(count=st.integers(2, 6), target=st.integers(1, 60))
 def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_does_not(
     count: int, target: int
 ) -> None:
-    now = running(count, waiting=target * 0.9, scaling={"queue": {"target": target}})
+    snapshot = running(count, waiting=target * 0.9, scaling={"queue": {"target": target}})
     (condition,) = [
-        hint for hint in decisions(now)["scaling"].would_change if "would remove" in hint
+        hint for hint in decisions(snapshot)["scaling"].would_change if "would remove" in hint
     ]
     waiting, activity = numbers_in(condition)[:2]
-    assert replicas(with_load(now, waiting, activity)) < count
-    assert replicas(with_load(now, waiting + 1, 0.0)) == count
-    assert replicas(with_load(now, 0, activity + 0.01)) == count
+    assert replicas(with_load(snapshot, waiting, activity)) < count
+    assert replicas(with_load(snapshot, waiting + 1, 0.0)) == count
+    assert replicas(with_load(snapshot, 0, activity + 0.01)) == count
 
 
 def test_at_the_bounds_it_names_them() -> None:
@@ -137,12 +139,12 @@ def test_at_the_bounds_it_names_them() -> None:
 
 
 def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_not_known() -> None:
-    now = running()
-    allotment = plan_of(now).service_plans[CHAT]
-    status = service_status(now, allotment, None, None)
-    service = replace(now.services[0], status=status)
+    snapshot = running()
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    status = service_status(snapshot, service_plan, None, None)
+    service = replace(snapshot.services[0], status=status)
     for readings in (None, Readings(at=NOW, problem="refused")):
-        decision = decisions(replace(now, services=(service,), readings=readings))["scaling"]
+        decision = decisions(replace(snapshot, services=(service,), readings=readings))["scaling"]
         assert (decision.reason, decision.replayed) == (ScalingReason.STEADY, "")
         assert dict(decision.numbers)["waiting requests"].startswith("unknown")
         assert any("would add" in hint for hint in decision.would_change)
@@ -171,9 +173,9 @@ def test_the_price_that_is_said_to_make_another_pool_the_cheapest_does() -> None
 
 def test_the_plan_of_layouts_says_why_a_service_has_such_slices() -> None:
     why = "isolation gpu keeps others off for 2.00 USD an hour"
-    sits = {"service": str(CHAT), "profile": "1g.10gb", "replicas": 2, "message": why}
+    assignment = {"service": str(CHAT), "profile": "1g.10gb", "replicas": 2, "message": why}
     other = {"service": "team-b/chat", "profile": "1g.10gb", "replicas": 1, "message": "another"}
-    target = a_plan(services=[sits, other])
+    target = a_plan(services=[assignment, other])
     status = AcceleratorPoolStatus.model_validate({"mig": {"target": target}})
     pools = [replace(a_pool(mig={"mode": "Propose"}), status=status)]
     snapshot = running(pools=tuple(pools))
@@ -195,7 +197,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
         a_pod(f"other-{index}", "other", "full-1g-10gb", node="full-0", devices=SLICE)
         for index in range(2)
     )
-    now = a_snapshot(
+    snapshot = a_snapshot(
         a_service(spec=a_spec(placement={"pools": ["a100", "big", "full", "empty", "spot"]},
                               **{"class": "Standard"})),
         a_service("other", spec=other),
@@ -217,7 +219,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
             a_node("spot", {"1g.10gb": 7}),
         ),
     )  # fmt: skip
-    decision = decisions(now)["placed"]
+    decision = decisions(snapshot)["placed"]
     why = {option.name: option.message for option in decision.alternatives}
     assert why["a100-1g-10gb"] == "chosen"
     assert why["big-1gpu"] == "7.0 times the price, stranded slices included"
@@ -240,10 +242,10 @@ def test_a_model_that_fits_nowhere_has_the_missing_memory_of_every_hardware() ->
 
 
 def test_an_objective_that_is_said_to_allow_more_allows_it() -> None:
-    said = decisions(running())["sizing"].would_change[0]
-    field, requests, tokens = said.split()[0], *numbers_in(said)[-2:]
+    hint = decisions(running())["sizing"].would_change[0]
+    field, requests, tokens = hint.split()[0], *numbers_in(hint)[-2:]
     assert field == "spec.slo.itlP95"
-    promised = said.split()[2]
+    promised = hint.split()[2]
     looser = running(spec={"slo": {"itlP95": promised}})
     choice = plan_of(looser).service_plans[CHAT].choice
     assert choice is not None
@@ -298,18 +300,18 @@ def test_money_of_another_currency_names_the_pools_to_use() -> None:
 
 
 def test_replicas_without_a_node_are_explained_with_what_is_missing() -> None:
-    now = running(2)
+    snapshot = running(2)
     stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, containers_ready=False)
-    decision = decisions(replace(now, pods=(*now.pods, stuck)))["placed"]
+    decision = decisions(replace(snapshot, pods=(*snapshot.pods, stuck)))["placed"]
     assert decision.reason == PlacementReason.UNSCHEDULABLE
     assert decision.would_change[0] == "1 more free 1g.10gb in a100, or 1 replica fewer"
 
 
 def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
-    now = with_second_pool("3.00")
-    now = replace(now, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))
-    (said,) = decisions(now)["placed"].would_change
-    assert said.startswith("h100 in spec.placement.pools: the model fits there too")
+    snapshot = with_second_pool("3.00")
+    snapshot = replace(snapshot, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))
+    (hint,) = decisions(snapshot)["placed"].would_change
+    assert hint.startswith("h100 in spec.placement.pools: the model fits there too")
 
 
 def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
@@ -319,9 +321,9 @@ def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
 
 
 def test_a_draining_replica_is_named_with_what_would_let_it_end() -> None:
-    now = running(3, waiting=0.0, activity=0.0)
-    pods = (replace(now.pods[0], serving=False, draining_since=at(-20)), *now.pods[1:])
-    decision = decisions(replace(now, pods=pods))["drain"]
+    snapshot = running(3, waiting=0.0, activity=0.0)
+    pods = (replace(snapshot.pods[0], serving=False, draining_since=at(-20)), *snapshot.pods[1:])
+    decision = decisions(replace(snapshot, pods=pods))["drain"]
     assert dict(decision.numbers)["chat-0"] == "20 s without new requests"
     assert "spec.drain.timeout of 60s" in decision.would_change[0]
 
@@ -336,9 +338,11 @@ def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> Non
 
 
 def test_where_the_status_differs_from_the_plan_both_are_shown() -> None:
-    now = running()
-    status = service_status(now, plan_of(now).service_plans[CHAT], None, "the API server said no")
-    before = replace(now, services=(replace(now.services[0], status=status),))
+    snapshot = running()
+    status = service_status(
+        snapshot, plan_of(snapshot).service_plans[CHAT], None, "the API server said no"
+    )
+    before = replace(snapshot, services=(replace(snapshot.services[0], status=status),))
     assert decisions(before)["rollout"].reason == Progressing.APPLY_FAILED
     assert decisions(before)["rollout"].replayed.startswith("RolloutComplete: ")
     explained = decisions(replace(before, nodes=()))
@@ -348,9 +352,9 @@ def test_where_the_status_differs_from_the_plan_both_are_shown() -> None:
 
 
 def test_without_a_plan_the_status_alone_speaks() -> None:
-    now = running()
-    status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
-    before = replace(now, services=(replace(now.services[0], status=status),))
+    snapshot = running()
+    status = service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
+    before = replace(snapshot, services=(replace(snapshot.services[0], status=status),))
     explained = {decision.topic: decision for decision in explain(before, None, CHAT)}
     assert explained["ready"].reason == Ready.PROBE_PENDING
     assert explained["scaling"].reason == status.scaling.reason  # type: ignore[union-attr]
@@ -360,11 +364,11 @@ def test_without_a_plan_the_status_alone_speaks() -> None:
 
 
 def test_further_conditions_are_shown_as_they_are() -> None:
-    now = running()
-    status = service_status(now, plan_of(now).service_plans[CHAT], None, None)
+    snapshot = running()
+    status = service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
     more = status.conditions[0].model_copy(update={"type": "UpdateAvailable", "message": "new"})
     status = status.model_copy(update={"conditions": (*status.conditions, more)})
-    before = replace(now, services=(replace(now.services[0], status=status),))
+    before = replace(snapshot, services=(replace(snapshot.services[0], status=status),))
     assert decisions(before)["UpdateAvailable"].message == "new"
     topics = [decision.topic for decision in explain(before, None, CHAT)]
     assert "UpdateAvailable" in topics
@@ -396,7 +400,7 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
         for service in observed_services
         for index in range(replicas)
     )
-    now = a_snapshot(
+    snapshot = a_snapshot(
         *observed_services,
         pools=(a_pool("a100", "1.60"), a_pool("h100", "2.50")),
         nodes=hardware,
@@ -405,9 +409,9 @@ def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_har
         readings=readings_of(pods, waiting=waiting, activity=0.9),
         budgets=(a_budget(amount=budget),),
     )
-    decided = plan_of(now)
+    decided = plan_of(snapshot)
     for ref, service_plan in decided.service_plans.items():
-        explained = {decision.topic: decision for decision in explain(now, decided, ref)}
+        explained = {decision.topic: decision for decision in explain(snapshot, decided, ref)}
         chosen = [
             option.name for option in explained["placed"].alternatives if option.message == "chosen"
         ]
@@ -426,7 +430,7 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCa
     body = yaml.safe_load(case.manifest)
     service = wire.parse_service(body)
     assert service is not None
-    now = Snapshot(
+    snapshot = Snapshot(
         at=NOW + timedelta(seconds=1),
         services=(service,),
         pools=case.pools,
@@ -434,10 +438,11 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCa
         pods=case.pods,
     )
     reasons = {
-        decision.topic: decision.reason for decision in explain(now, plan_of(now), service.ref)
+        decision.topic: decision.reason
+        for decision in explain(snapshot, plan_of(snapshot), service.ref)
     }
     status: InferenceServiceStatus = service_status(
-        now, plan_of(now).service_plans[service.ref], None, None
+        snapshot, plan_of(snapshot).service_plans[service.ref], None, None
     )
     condition_reasons = {condition.type: condition.reason for condition in status.conditions}
     explained = [reasons["accepted"], reasons["placed"], reasons["ready"]]

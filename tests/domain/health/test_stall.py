@@ -264,14 +264,14 @@ def test_an_engine_with_a_longer_timeout_is_probed_as_often_as_a_decision_needs_
 
 def test_a_timeout_that_is_shorter_than_a_cycle_still_ends() -> None:
     """A reading arrives in the cycle after its request, five seconds later."""
-    seen = {"chat-0": InFlight(at(-5.1), 3)}
-    assert replaced_pod(a_fleet(load=seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
+    requests_seen = {"chat-0": InFlight(at(-5.1), 3)}
+    assert replaced_pod(a_fleet(load=requests_seen, stall_timeout=timedelta(seconds=8))) == "chat-0"
 
 
 def test_a_reading_without_requests_restarts_the_wait() -> None:
-    seen = updated_progress(FROZEN, reading(), InFlight(at(-20), 0))
-    assert seen == replace(FROZEN, busy_since=None)
-    assert updated_progress(seen, reading(), InFlight(at(-10), 2)) == replace(
+    requests_seen = updated_progress(FROZEN, reading(), InFlight(at(-20), 0))
+    assert requests_seen == replace(FROZEN, busy_since=None)
+    assert updated_progress(requests_seen, reading(), InFlight(at(-10), 2)) == replace(
         FROZEN, busy_since=at(-10)
     )
 
@@ -332,9 +332,9 @@ def test_a_replaced_engine_had_requests_and_took_no_step_for_the_whole_timeout(
     load: dict[str, InFlight] = {}
     now, steps, moved, empty = 0, 1000.0, 0, 0
     replacements = 0
-    for more, requests, seconds in seen:
-        now, steps = now + seconds, steps + more
-        moved = now if more or not watches else moved
+    for steps_taken, requests, seconds in seen:
+        now, steps = now + seconds, steps + steps_taken
+        moved = now if steps_taken or not watches else moved
         if requests is not None:
             load = {"chat-0": InFlight(at(now), requests)}
             empty = now if requests == 0 else empty

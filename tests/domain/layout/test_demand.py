@@ -113,7 +113,7 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
     first = adopt_plan(a_fleet(*services, mig_nodes=nodes), nodes, can)
     assert first.status.target is not None
     layouts_of_node = layouts_by_node(first.status.target, {"a100-0": GPU_MODEL})["a100-0"]
-    reached = a_mig_node(
+    reached_node = a_mig_node(
         *(
             a_mig_gpu(
                 index, *(f"{placement.profile}@{placement.start}" for placement in placements)
@@ -121,10 +121,12 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
             for index, placements in layouts_of_node.items()
         )
     )
-    fleet = with_status(a_fleet(*services, mig_nodes=[reached]), first.status)
-    second = adopt_plan(fleet, [reached], can)
+    fleet = with_status(a_fleet(*services, mig_nodes=[reached_node]), first.status)
+    second = adopt_plan(fleet, [reached_node], can)
     assert second.status == first.status
-    assert solve(layout_problem_of(fleet, [reached], can)).pools["a100"].repartitioned_gpus == 0
+    assert (
+        solve(layout_problem_of(fleet, [reached_node], can)).pools["a100"].repartitioned_gpus == 0
+    )
 
 
 def test_equal_fleets_give_equal_problems_in_any_order() -> None:
@@ -177,11 +179,11 @@ def test_a_node_that_is_away_keeps_its_layout_and_its_replicas_count() -> None:
     assert layouts(adoption) == {0: ("1g.10gb@0", "1g.10gb@1", "1g.10gb@2")}
     assert layouts(adoption, "a100-1") == {0: ()}
     without_pods = replace(fleet, pods=())
-    lost = [
+    unready = [
         a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1"), ready=False),
         an_empty_node(1, "a100-1"),
     ]
-    assert layouts(adopt_plan(without_pods, lost), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
+    assert layouts(adopt_plan(without_pods, unready), "a100-1") == {0: ("1g.10gb@0", "1g.10gb@1")}
 
 
 def test_gpus_that_are_partitioned_as_a_whole_are_filled_for_the_services_on_them() -> None:
@@ -223,10 +225,10 @@ def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None
     assert adopt_plan(fewer, grounds).status.target == first.target
     stale = status.model_copy(update={"proposed": first.target})
     assert adopt_plan(with_status(fewer, stale), grounds).status.proposed is None
-    more = with_status(
+    with_more = with_status(
         a_fleet(a_mig_service("chat"), a_mig_service("new"), mig_nodes=grounds), status
     )
-    assert adopt_plan(more, grounds).status.target != first.target
+    assert adopt_plan(with_more, grounds).status.target != first.target
 
 
 @pytest.mark.parametrize(
@@ -259,10 +261,10 @@ def test_a_static_layout_is_given_to_every_gpu(
 
 
 def test_plans_are_read_as_they_were_written() -> None:
-    for can in (AGENT, MANAGER):
+    for capabilities in (AGENT, MANAGER):
         grounds = [an_empty_node(2)]
         fleet = a_fleet(a_mig_service("chat"), a_mig_service("code", MEDIUM), mig_nodes=grounds)
-        plan = adopt_plan(fleet, grounds, can).status.target
+        plan = adopt_plan(fleet, grounds, capabilities).status.target
         assert plan is not None
         for layout in layouts_by_node(plan, {"a100-0": GPU_MODEL})["a100-0"].values():
             assert layout_error(GPU_MODEL, layout) is None
@@ -300,7 +302,7 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
 
 def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
     """Moves, and GPU-hours of an hour a step, while demands of six services go up and down."""
-    chance = random.Random(7)  # noqa: S311 - a course, no secret
+    rng = random.Random(7)  # noqa: S311 - a course, no secret
     grounds = [an_empty_node(8)]
     names = ["a", "b", "c", "d", "e", "f"]
     services = [
@@ -310,9 +312,9 @@ def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
     demands = [pool_demand.service for pool_demand in problem.demands]
     gpus, moves, hours = problem.gpus, 0, 0
     for _ in range(steps):
-        index = chance.randrange(len(demands))
+        index = rng.randrange(len(demands))
         least = min(demands[index].throughput.values())
-        grown = max(least, demands[index].demand + chance.choice([-1, 1]) * least * chance.random())
+        grown = max(least, demands[index].demand + rng.choice([-1, 1]) * least * rng.random())
         demands[index] = replace(demands[index], demand=grown)
         plan = plan_layouts(demands, problem.offers, gpus, moves_per_gpu=worth)
         moves += len(plan.changes.moves)
@@ -363,9 +365,9 @@ def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> Non
     fleet = a_fleet(
         a_mig_service("chat", replicas=5), mig_nodes=[ground], pods=pods, workloads=(workload,)
     )
-    wish = layout_problem_of(fleet, [ground]).demands[0]
-    assert wish.current == InstanceType("a100", "2g.20gb")
-    assert wish.service.demand == pytest.approx(5 * wish.service.throughput[wish.current])
+    demand = layout_problem_of(fleet, [ground]).demands[0]
+    assert demand.current == InstanceType("a100", "2g.20gb")
+    assert demand.service.demand == pytest.approx(5 * demand.service.throughput[demand.current])
 
 
 def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:

@@ -142,7 +142,8 @@ def test_a_3g_at_the_left_leaves_three_compute_slices_at_the_right() -> None:
 def test_starts_of_a_profile_are_never_multiples_of_a_wrong_size() -> None:
     for name in SEVENS:
         sizes = {
-            cut.constant: (cut.memory_slices, cut.starts) for cut in gpu_models()[name].profiles
+            profile.constant: (profile.memory_slices, profile.starts)
+            for profile in gpu_models()[name].profiles
         }
         assert sizes["3_SLICE"] == (4, (0, 4))
         assert sizes["7_SLICE"] == (8, (0,))
@@ -162,21 +163,23 @@ def test_profiles_are_keyed_by_the_constants_of_nvml() -> None:
 
 
 def test_no_name_means_two_profiles_or_gpu_models() -> None:
-    for board in gpu_models().values():
-        assert len({cut.name for cut in board.profiles}) == len(board.profiles)
-    products_of_all = [product for board in gpu_models().values() for product in board.products]
+    for gpu_model in gpu_models().values():
+        assert len({profile.name for profile in gpu_model.profiles}) == len(gpu_model.profiles)
+    products_of_all = [
+        product for gpu_model in gpu_models().values() for product in gpu_model.products
+    ]
     assert len(products_of_all) == len(set(products_of_all))
 
 
 def test_the_slices_of_the_hardware_catalogue_are_profiles_of_the_same_size() -> None:
     for product in products().values():
-        board = find_gpu_model(product.product)
-        for known in product.slices if board else ():
-            assert board is not None
-            cut = board.find_profile(known.profile)
-            assert cut is not None, f"{product.product} {known.profile}"
+        gpu_model = find_gpu_model(product.product)
+        for known in product.slices if gpu_model else ():
+            assert gpu_model is not None
+            profile = gpu_model.find_profile(known.profile)
+            assert profile is not None, f"{product.product} {known.profile}"
             same = (known.compute_slices, known.memory_slices)
-            assert (cut.compute_slices, cut.memory_slices) == same
+            assert (profile.compute_slices, profile.memory_slices) == same
 
 
 def test_multiprocessors_are_not_taken_for_sevenths() -> None:
@@ -202,6 +205,6 @@ MAXIMAL_LAYOUTS = [
 def test_each_part_of_a_legal_layout_is_legal_in_any_order(
     among: tuple[GpuModel, tuple[Layout, ...]], data: st.DataObject
 ) -> None:
-    board, wholes = among
+    gpu_model, wholes = among
     part = data.draw(st.sets(st.sampled_from(data.draw(st.sampled_from(wholes)))))
-    assert layout_error(board, data.draw(st.permutations(sorted(part)))) is None
+    assert layout_error(gpu_model, data.draw(st.permutations(sorted(part)))) is None

@@ -113,8 +113,8 @@ def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
     gpus = build_gpus(mix, {A100.name: A100})
     assert [layout_error(A100, gpu.layout) for gpu in gpus] == [None] * len(gpus)
     assert len(gpus) == mix.cost
-    sitting = replicas_by_service(gpus)
-    assert all(meets_demand(service, sitting[service.name]) for service in services)
+    replicas = replicas_by_service(gpus)
+    assert all(meets_demand(service, replicas[service.name]) for service in services)
     random.shuffle(services)  # type: ignore[attr-defined] # hypothesis gives a Random
     assert build_gpus(cheapest_mix(services, offers), {A100.name: A100}) == gpus
 
@@ -195,12 +195,12 @@ def single_type_services(seed: int) -> list[ServiceDemand]:
             for profile in gpu_models()[name].profiles
             if not profile.has_media_engines and float(profile.name.split(".")[1][:-2]) >= least
         }
-        demand, floor = rng.uniform(5, 500), rng.randint(0, 3)
+        demand, min_replicas = rng.uniform(5, 500), rng.randint(0, 3)
         services.append(
             ServiceDemand(
                 name=f"s{index}",
                 demand=demand,
-                min_replicas=floor,
+                min_replicas=min_replicas,
                 throughput=throughput,
                 single_type=True,
             )
@@ -241,9 +241,9 @@ def test_services_of_one_kind_each_are_planned_to_the_proven_optimum(seed: int) 
     offers = [
         GpuOffer(gpu_model=gpu_models()[name], price=price) for name, (price, _) in BOARDS.items()
     ]
-    got, best = cheapest_mix(services, offers), least_cost(services, offers)
-    assert got.bound <= best <= got.cost
-    assert got.gap <= PROVEN
+    optimum, best = cheapest_mix(services, offers), least_cost(services, offers)
+    assert optimum.bound <= best <= optimum.cost
+    assert optimum.gap <= PROVEN
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -58,8 +58,8 @@ def fleets(draw: st.DrawFn) -> tuple[list[FleetGpu], list[FleetGpu]]:
             for name in ("g", "h")
         ]
         states.append(gpus)
-    room = min(sum(len(gpu.slices) for gpu in state) for state in states)
-    names = "abcd"[: draw(st.integers(0, room))]
+    slice_count = min(sum(len(gpu.slices) for gpu in state) for state in states)
+    names = "abcd"[: draw(st.integers(0, slice_count))]
     before, after = (
         _with_services(draw(st.permutations(range(4))), names, state) for state in states
     )
@@ -132,17 +132,17 @@ def fewest_temporary_replicas(
         frozenset(SimulatedLayout(gpus, ()).services_by_location.items())
         for gpus in (before, after)
     )
-    goal_replicas = frozenset((seat, holder) for seat, holder in goal if holder)
+    goal_replicas = frozenset((location, holder) for location, holder in goal if holder)
     sequence = count()
     frontier = [(0, next(sequence), start)]
-    seen = set()
+    visited = set()
     while frontier:
         cost, _, state = heapq.heappop(frontier)
-        if frozenset((seat, holder) for seat, holder in state if holder) == goal_replicas:
+        if frozenset((location, holder) for location, holder in state if holder) == goal_replicas:
             return cost
-        if state in seen:
+        if state in visited:
             continue
-        seen.add(state)
+        visited.add(state)
         for extra, following in _next_states(dict(state), goal_replicas, names):
             heapq.heappush(frontier, (cost + extra, next(sequence), frozenset(following.items())))
     return None
@@ -305,6 +305,6 @@ def test_the_new_instance_starts_before_the_old_one_stops() -> None:
 
 
 def test_stops_name_the_service_they_are_for() -> None:
-    seat = SliceLocation("g", 0, "3g.40gb")
+    location = SliceLocation("g", 0, "3g.40gb")
     steps = order_operations((a_gpu("g", "3g.40gb@0=a"),), (a_gpu("g", "3g.40gb@0"),), [], BOARDS)
-    assert steps == (LayoutOperation(kind=OperationKind.STOP, location=seat, service="a"),)
+    assert steps == (LayoutOperation(kind=OperationKind.STOP, location=location, service="a"),)

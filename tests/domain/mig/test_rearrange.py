@@ -77,10 +77,10 @@ def is_possible_without_moves(
     named = {service.name: service for service in wanted}
     for size in range(len(used_slices), -1, -1):
         for retained in combinations(used_slices, size):
-            lost = Counter(fleet_slice.service for _, fleet_slice in used_slices) - Counter(
+            stopped = Counter(fleet_slice.service for _, fleet_slice in used_slices) - Counter(
                 fleet_slice.service for _, fleet_slice in retained
             )
-            stays = [
+            retained_layouts = [
                 tuple(
                     sorted(
                         fleet_slice.placement
@@ -95,15 +95,15 @@ def is_possible_without_moves(
                 for _, fleet_slice in retained
             )
             left = [
-                rest
+                remainder
                 for name, service in named.items()
-                if (rest := remaining(service, retained_types)) is not None
+                if (remainder := remaining(service, retained_types)) is not None
             ]
-            if any(service.name in lost for service in left):
+            if any(service.name in stopped for service in left):
                 continue  # it would stop an instance and start another one
             if any(fleet_slice.service not in named for _, fleet_slice in retained):
                 continue
-            if any(can_serve(left, supply) for supply in supplies(stays, budget)):
+            if any(can_serve(left, supply) for supply in supplies(retained_layouts, budget)):
                 return True
     return False
 
@@ -138,7 +138,9 @@ def supplies(stays: Sequence[Layout], budget: int) -> Iterator[Counter[InstanceT
         yield Counter(
             {
                 InstanceType(A100.name, profile): count
-                for profile, count in sum((Counter(dict(way)) for way in chosen), Counter()).items()
+                for profile, count in sum(
+                    (Counter(dict(geometry)) for geometry in chosen), Counter()
+                ).items()
             }
         )
 
@@ -146,12 +148,12 @@ def supplies(stays: Sequence[Layout], budget: int) -> Iterator[Counter[InstanceT
 def can_serve(wanted: Sequence[ServiceDemand], supply: Counter[InstanceType]) -> bool:
     if not wanted:
         return True
-    service, *rest = wanted
+    service, *remainder = wanted
     kinds = [kind for kind in sorted(service.throughput) if supply[kind]]
     ranges = [range(supply[kind] + 1) for kind in kinds]
     for counts in product(*ranges):
         taken = Counter(dict(zip(kinds, counts, strict=True)))
-        if meets_demand(service, taken) and can_serve(rest, supply - taken):
+        if meets_demand(service, taken) and can_serve(remainder, supply - taken):
             return True
     return False
 

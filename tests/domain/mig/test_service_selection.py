@@ -91,9 +91,9 @@ def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]
 @settings(max_examples=60, deadline=None)
 @given(alike, alike, st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
 def test_plans_of_one_type_are_legal_serve_everybody_and_are_not_repeated(
-    before: list[ServiceDemand], wanted: list[ServiceDemand], worth: float, safe: bool
+    before: list[ServiceDemand], wanted: list[ServiceDemand], worth: float, sibling_safe: bool
 ) -> None:
-    offers = limited(30, sibling_safe=safe)
+    offers = limited(30, sibling_safe=sibling_safe)
     existing = plan_layouts(before, offers, empty(30), moves_per_gpu=worth).gpus
     plan = plan_layouts(wanted, offers, existing, moves_per_gpu=worth)
     assert [layout_error(A100, gpu.layout) for gpu in plan.gpus] == [None] * 30
@@ -133,8 +133,8 @@ def test_what_saves_no_gpu_is_left_as_it_is() -> None:
         a_single_type_service("chat", 6.5, {"1g.10gb": 2.5}),
         a_single_type_service("code", 0.5, {"1g.10gb": 1}, 2),
     ]
-    for safe in (True, False):
-        offers = limited(30, sibling_safe=safe)
+    for sibling_safe in (True, False):
+        offers = limited(30, sibling_safe=sibling_safe)
         plan = plan_layouts(wanted, offers, existing, moves_per_gpu=0.5)
         assert plan_layouts(wanted, offers, plan.gpus, moves_per_gpu=0.5).changes.is_empty
 
@@ -151,12 +151,16 @@ def test_instances_on_two_kinds_end_on_one() -> None:
 def test_nothing_is_created_beside_a_slice_in_use_where_the_whole_gpu_is_rebuilt() -> None:
     existing = (a_gpu("one", "3g.40gb@4=chat"), a_gpu("two"))
     chat, code = a_service("chat", 3, {"3g.40gb": 3}), a_service("code", 1, {"1g.10gb": 1})
-    beside = plan_layouts([chat, code], limited(2), existing, moves_per_gpu=0.5)
-    apart = plan_layouts([chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=0.5)
-    assert (beside.gpus_in_use, apart.gpus_in_use) == (1, 2)
-    assert apart.gpus[0] == existing[0]
-    moved = plan_layouts([chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=6)
-    assert (moved.gpus_in_use, len(moved.changes.moves)) == (1, 1)
+    sibling_plan = plan_layouts([chat, code], limited(2), existing, moves_per_gpu=0.5)
+    separate_plan = plan_layouts(
+        [chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=0.5
+    )
+    assert (sibling_plan.gpus_in_use, separate_plan.gpus_in_use) == (1, 2)
+    assert separate_plan.gpus[0] == existing[0]
+    moved_plan = plan_layouts(
+        [chat, code], limited(2, sibling_safe=False), existing, moves_per_gpu=6
+    )
+    assert (moved_plan.gpus_in_use, len(moved_plan.changes.moves)) == (1, 1)
 
 
 def test_slices_in_foreign_use_stay_and_no_service_gets_them() -> None:
@@ -211,8 +215,8 @@ def test_a_node_that_has_to_be_emptied_is_left_alone_where_another_is_free() -> 
 def test_what_does_not_fit_is_served_as_far_as_possible_large_minimums_first(
     one_kind: bool,
 ) -> None:
-    def asking(name: str, demand: float, floor: int) -> ServiceDemand:
-        return replace(a_service(name, demand, {"7g.80gb": 1}, floor), single_type=one_kind)
+    def asking(name: str, demand: float, min_replicas: int) -> ServiceDemand:
+        return replace(a_service(name, demand, {"7g.80gb": 1}, min_replicas), single_type=one_kind)
 
     services = [asking("a", 3, 1), asking("b", 3, 2), asking("c", 1, 1)]
     plan = plan_layouts(services, limited(5), empty(5), moves_per_gpu=6)

@@ -139,7 +139,7 @@ def test_a_node_without_slices_has_whole_gpus() -> None:
 
 def test_gpus_in_mig_mode_without_a_slice_are_mig_gpus() -> None:
     node = a_node(labels={"nvidia.com/gpu.count": "2", "nvidia.com/gpu.replicas": "0"})
-    assert [card.layout for card in discover_node(node).gpus] == [(), ()]
+    assert [gpu.layout for gpu in discover_node(node).gpus] == [(), ()]
 
 
 def test_keys_with_a_zero_are_no_slices() -> None:

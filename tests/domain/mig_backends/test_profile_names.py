@@ -72,5 +72,5 @@ def test_its_pods_sit_on_it() -> None:
     node = a_node(slices={"3g.39gb": 1})
     (view,) = discover([a_pool()], [node], date(2026, 11, 20))
     pod = replace(a_pod(), node=node.name, devices={ODD: 1})
-    (seat,) = slice_usages(mig_nodes(view, [node], ()), [pod])
-    assert (seat.placement, seat.holders) == (SlicePlacement(0, "3g.40gb"), (pod.ref,))
+    (usage,) = slice_usages(mig_nodes(view, [node], ()), [pod])
+    assert (usage.placement, usage.holders) == (SlicePlacement(0, "3g.40gb"), (pod.ref,))

@@ -77,9 +77,9 @@ def test_the_catalogue_holds_every_model_that_has_a_config_and_no_other() -> Non
 def test_of_a_mixture_the_weights_of_one_token_are_counted_apart(
     model: str, billions: float, active: float
 ) -> None:
-    got = models()[model]
-    assert got.parameters / 1e9 == pytest.approx(billions, rel=0.01)
-    assert (got.active_parameters or 0) / 1e9 == pytest.approx(active, rel=0.03)
+    shape = models()[model]
+    assert shape.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    assert (shape.active_parameters or 0) / 1e9 == pytest.approx(active, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_of_a_mixture_the_weights_of_one_token_are_counted_apart(
 def test_layers_with_a_window_are_counted(
     model: str, window: int | None, layers: int | None
 ) -> None:
-    got = models()[model]
-    assert (got.sliding_window, got.sliding_layers) == (window, layers)
+    shape = models()[model]
+    assert (shape.sliding_window, shape.sliding_layers) == (window, layers)
 
 
 def test_the_latent_vector_of_deepseek_is_512_and_64_wide() -> None:

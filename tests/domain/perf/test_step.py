@@ -40,8 +40,8 @@ def test_weights_are_parameters_times_bits(bits: int, gigabytes: int) -> None:
 def test_a_decode_step_reads_every_weight_once(
     weights_gb: float, terabytes_per_second: float, milliseconds: float
 ) -> None:
-    floor = min_read_seconds(weights_gb * 1e9, terabytes_per_second * TERA)
-    assert floor * 1e3 == pytest.approx(milliseconds, rel=1e-3)
+    least_seconds = min_read_seconds(weights_gb * 1e9, terabytes_per_second * TERA)
+    assert least_seconds * 1e3 == pytest.approx(milliseconds, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -143,22 +143,22 @@ def test_the_source_says_whether_anything_alike_was_measured(
 
 def test_what_this_cluster_saw_replaces_the_prediction_for_its_own_case_only() -> None:
     shape, hardware = models()[B8], gpus(H100)
-    seen = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
-    plain, got = step_time(shape, None, hardware), step_time(shape, None, hardware, seen)
+    measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
+    plain, got = step_time(shape, None, hardware), step_time(shape, None, hardware, measured)
     assert got.source == "Measured"
     assert got.seconds(decoding=40, kv_tokens=50_000) == pytest.approx(
         1.25 * plain.seconds(decoding=40, kv_tokens=50_000)
     )
     assert got.prefill_seconds(3000, 512) == pytest.approx(1.25 * plain.prefill_seconds(3000, 512))
     for other in (gpus(H100, 2), gpus(A100)):
-        assert step_time(shape, None, other, seen) == step_time(shape, None, other)
-    assert step_time(shape, "fp8", hardware, seen).source == "Table"
+        assert step_time(shape, None, other, measured) == step_time(shape, None, other)
+    assert step_time(shape, "fp8", hardware, measured).source == "Table"
 
 
 def test_a_few_requests_have_measured_nothing() -> None:
     shape, hardware = models()[B8], gpus(H100)
-    seen = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=99)}
-    assert step_time(shape, None, hardware, seen) == step_time(shape, None, hardware)
+    measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=99)}
+    assert step_time(shape, None, hardware, measured) == step_time(shape, None, hardware)
 
 
 # Precisions and hardware
@@ -194,13 +194,13 @@ def test_a_mixture_of_experts_reads_only_its_active_weights_for_a_single_token()
 
 def test_many_tokens_wake_all_experts() -> None:
     dense, sparse = (step_time(shape, None, gpus(H100, 4)) for shape in mixture())
-    apart = [
+    separate = [
         dense.seconds(decoding=tokens, kv_tokens=0) - sparse.seconds(decoding=tokens, kv_tokens=0)
         for tokens in (1, 8, 64)
     ]
-    assert apart[0] == pytest.approx(dense.weights * 3 / 4, rel=0.05)
-    assert apart[0] > 4 * apart[1]
-    assert apart[2] < 0.1 * apart[0]
+    assert separate[0] == pytest.approx(dense.weights * 3 / 4, rel=0.05)
+    assert separate[0] > 4 * separate[1]
+    assert separate[2] < 0.1 * separate[0]
 
 
 @given(
@@ -226,7 +226,7 @@ def test_more_work_never_takes_less_time_and_a_faster_device_never_more(
         )
 
     assert 0 < seconds(step) <= seconds(step, 1)
-    for cut in products()[product].slices:
-        hardware = slice_hardware(products()[product], cut.profile)
+    for profile in products()[product].slices:
+        hardware = slice_hardware(products()[product], profile.profile)
         assert hardware is not None
         assert seconds(step_time(shape, precision, hardware)) >= seconds(step) * (1 - 1e-12)

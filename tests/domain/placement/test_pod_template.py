@@ -53,8 +53,8 @@ def problems(**template: Any) -> list[tuple[str, str]]:
 def test_what_others_set_or_kubernetes_refuses_is_denied(
     template: dict[str, Any], reason: str, words: str
 ) -> None:
-    ((got, sentence),) = problems(**template)
-    assert got == reason
+    ((found_problems, sentence),) = problems(**template)
+    assert found_problems == reason
     assert sentence.startswith(words)
 
 

@@ -235,8 +235,8 @@ def test_a_gpu_with_a_fault_is_left_alone(fault: str, reason: LayoutReady) -> No
 
 def test_processes_of_no_pod_keep_a_slice() -> None:
     inputs = inputs_of(a_simulation(HALVES, target=[SEVENTHS]))
-    card = inputs.nodes[0].gpus[0]
-    busy = replace(card, instances=(replace(card.instances[0], processes=2), card.instances[1]))
+    gpu = inputs.nodes[0].gpus[0]
+    busy = replace(gpu, instances=(replace(gpu.instances[0], processes=2), gpu.instances[1]))
     actions = advance_rollout(replace(inputs, nodes=[replace(inputs.nodes[0], gpus=(busy,))]))
     assert actions.verdict.reason is LayoutReady.GPU_IN_USE
     assert "3g.40gb@0 of GPU 0 of Node/n0" in actions.verdict.message
@@ -379,8 +379,10 @@ def test_a_replica_that_the_agent_has_not_reported_is_waited_for() -> None:
     untold = replace(
         inputs.nodes[0],
         gpus=tuple(
-            replace(card, instances=tuple(replace(tile, holders=()) for tile in card.instances))
-            for card in inputs.nodes[0].gpus
+            replace(
+                gpu, instances=tuple(replace(instance, holders=()) for instance in gpu.instances)
+            )
+            for gpu in inputs.nodes[0].gpus
         ),
     )
     actions = advance_rollout(replace(inputs, nodes=[untold, inputs.nodes[1]]))

@@ -64,32 +64,32 @@ def startable_units(simulation: PoolSimulation) -> list[str]:
                 if pod.node == node.name
                 and pod.slice is not None
                 and (pod.slice[0] in unit or not can.knows_pods)
-                and (not can.sibling_safe or not _stays(simulation, node, *pod.slice))
+                and (not can.sibling_safe or not _is_retained(simulation, node, *pod.slice))
             }
             if unit and _all_keep_minimum(simulation, node, leaving):
                 startable.append(f"{unit} of {node.name}")
     return startable
 
 
-def _stays(simulation: PoolSimulation, node: SimNode, gpu: int, spot: object) -> bool:
+def _is_retained(simulation: PoolSimulation, node: SimNode, gpu: int, placement: object) -> bool:
     plan = simulation.status.target
     assert plan
     wanted = next(node_target for node_target in plan.nodes if node_target.node == node.name).gpus[
         gpu
     ]
-    return spot in placements(*wanted.slices)
+    return placement in placements(*wanted.slices)
 
 
-def _all_keep_minimum(simulation: PoolSimulation, shut: SimNode, leaving: set[Ref]) -> bool:
+def _all_keep_minimum(simulation: PoolSimulation, drained_node: SimNode, leaving: set[Ref]) -> bool:
     free = Counter[str]()
     for node in simulation.nodes.values():
-        if node is not shut:
+        if node is not drained_node:
             taken = {pod.slice for pod in simulation.pods.values() if pod.node == node.name}
             free.update(
-                spot.profile
+                placement.profile
                 for gpu, layout in node.gpus.items()
-                for spot in layout
-                if (gpu, spot) not in taken
+                for placement in layout
+                if (gpu, placement) not in taken
             )
     unscheduled = Counter(
         (pod.service, pod.profile) for pod in simulation.pods.values() if not pod.node
@@ -102,16 +102,20 @@ def _all_keep_minimum(simulation: PoolSimulation, shut: SimNode, leaving: set[Re
             pod for pod in simulation.pods.values() if pod.service == service.name and pod.ready
         ]
         speed = sum(service.capacity[pod.profile] for pod in ready_pods)
-        rest = sum(service.capacity[pod.profile] for pod in ready_pods if pod.ref not in leaving)
+        remaining = sum(
+            service.capacity[pod.profile] for pod in ready_pods if pod.ref not in leaving
+        )
         assert service.profile
         others = sum(
             count
             for (name, profile), count in unscheduled.items()
             if name != service.name and profile == service.profile
         )
-        able = min(unscheduled[service.name, service.profile], free[service.profile] - others)
-        rest += max(0, able) * service.capacity[service.profile]
-        if rest < min(speed, service.min_capacity) - 1e-6:
+        schedulable = min(
+            unscheduled[service.name, service.profile], free[service.profile] - others
+        )
+        remaining += max(0, schedulable) * service.capacity[service.profile]
+        if remaining < min(speed, service.min_capacity) - 1e-6:
             return False
     return True
 
@@ -120,9 +124,9 @@ def _all_keep_minimum(simulation: PoolSimulation, shut: SimNode, leaving: set[Re
 @QUICK
 @given(kinds, seeds, st.booleans())
 def test_every_pool_ends_as_planned_or_truly_lacks_surge_capacity(
-    kind: str, seed: int, room: bool
+    kind: str, seed: int, whole_node_idle: bool
 ) -> None:
-    assert_ended(kind, seed, room=room)
+    assert_ended(kind, seed, room=whole_node_idle)
 
 
 def assert_ended(kind: str, seed: int, *, room: bool) -> None:
@@ -165,25 +169,27 @@ def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
 @given(kinds, seeds)
 def test_an_operator_that_sees_everything_late_breaks_no_invariant(kind: str, seed: int) -> None:
     simulation = a_planned_simulation(kind, seed)
-    seen = simulation.rollout_inputs()
+    late_inputs = simulation.rollout_inputs()
     for _ in range(150):
-        simulation.reconcile(inputs=replace(seen, status=simulation.status, at=simulation.at))
-        seen = simulation.rollout_inputs()
+        simulation.reconcile(
+            inputs=replace(late_inputs, status=simulation.status, at=simulation.at)
+        )
+        late_inputs = simulation.rollout_inputs()
         simulation.tick()
 
 
 @applies(6)
 @QUICK
 @given(kinds, seeds, st.integers(0, 200))
-def test_plans_that_change_on_the_way_break_no_invariant(kind: str, seed: int, turns: int) -> None:
+def test_plans_that_change_on_the_way_break_no_invariant(kind: str, seed: int, cycles: int) -> None:
     simulation = a_planned_simulation(kind, seed)
     planned = simulation.status.target
     start = simulation.layouts()
-    for _ in range(turns % 40):
+    for _ in range(cycles % 40):
         simulation.reconcile()
         simulation.tick()
     simulation.plan(start, "plan-2")
-    for _ in range(turns % 7):
+    for _ in range(cycles % 7):
         simulation.reconcile()
         simulation.tick()
     simulation.status = simulation.status.model_copy(update={"target": planned})
@@ -241,6 +247,6 @@ def test_many_operators_that_die_go_on_where_they_were(kind: str, chosen: range)
 @settings(max_examples=examples(50), deadline=None)
 @given(kinds, seeds, st.booleans())
 def test_a_great_many_pools_end_as_planned_or_truly_lack_room(
-    kind: str, seed: int, room: bool
+    kind: str, seed: int, whole_node_idle: bool
 ) -> None:
-    assert_ended(kind, seed, room=room)
+    assert_ended(kind, seed, room=whole_node_idle)

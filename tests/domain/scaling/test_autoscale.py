@@ -64,8 +64,8 @@ def test_the_bare_formula_is_that_of_the_hpa(total: float, target: float, replic
 
 
 def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
-    course = [load(second, waiting=200) for second in range(0, 70, 5)]
-    decisions = play(policy(), course)
+    loads = [load(second, waiting=200) for second in range(0, 70, 5)]
+    decisions = play(policy(), loads)
     assert [(decision.replicas, decision.reason) for decision in decisions[:12]] == [
         (2, "ScaleUpStabilized")
     ] * 12
@@ -73,26 +73,26 @@ def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
 
 
 def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
-    course = [load(second, waiting=0 if second == 30 else 400) for second in range(0, 90, 5)]
-    assert {decision.replicas for decision in play(policy(), course)} == {2}
+    loads = [load(second, waiting=0 if second == 30 else 400) for second in range(0, 90, 5)]
+    assert {decision.replicas for decision in play(policy(), loads)} == {2}
 
 
 def test_a_period_adds_at_most_its_pods() -> None:
-    course = [load(second, waiting=4000, activity=1) for second in range(0, 320, 5)]
-    replicas = [decision.replicas for decision in play(policy(), course)]
+    loads = [load(second, waiting=4000, activity=1) for second in range(0, 320, 5)]
+    replicas = [decision.replicas for decision in play(policy(), loads)]
     assert (replicas[12], replicas[35], replicas[36], replicas[60]) == (4, 4, 6, 8)
 
 
 def test_a_spike_beyond_the_limit_says_what_was_desired() -> None:
-    course = [load(second, waiting=400, activity=1) for second in range(0, 70, 5)]
-    decision = play(policy(), course)[12]
+    loads = [load(second, waiting=400, activity=1) for second in range(0, 70, 5)]
+    decision = play(policy(), loads)[12]
     assert (decision.replicas, decision.reason) == (4, "QueueAboveTarget")
     assert "desired 8, limited to 4" in decision.message
 
 
 def test_a_lull_removes_only_after_the_whole_window() -> None:
-    course = [load(second, replicas=4) for second in range(0, 310, 10)]
-    decisions = play(policy(), course, steady(4))
+    loads = [load(second, replicas=4) for second in range(0, 310, 10)]
+    decisions = play(policy(), loads, steady(4))
     assert {(decision.replicas, decision.reason) for decision in decisions[:30]} == {
         (4, "ScaleDownStabilized")
     }
@@ -100,45 +100,45 @@ def test_a_lull_removes_only_after_the_whole_window() -> None:
 
 
 def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
-    course = [
+    loads = [
         load(second, replicas=4, waiting=200 if second == 200 else 0)
         for second in range(0, 490, 10)
     ]
-    decisions = play(policy(), course, steady(4))
+    decisions = play(policy(), loads, steady(4))
     assert {decision.replicas for decision in decisions[:49]} == {4}
 
 
 def test_activity_above_its_target_blocks_scale_down_and_alone_never_raises() -> None:
-    course = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
-    decisions = play(policy(), course, steady(3))
+    loads = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
+    decisions = play(policy(), loads, steady(3))
     assert {(decision.replicas, decision.reason) for decision in decisions} == {
         (3, "AboveActivityTarget")
     }
 
 
 def test_activity_raises_while_something_waits() -> None:
-    course = [load(second, waiting=1, activity=0.99, replicas=3) for second in range(0, 70, 5)]
-    decisions = play(policy(), course, steady(3))
+    loads = [load(second, waiting=1, activity=0.99, replicas=3) for second in range(0, 70, 5)]
+    decisions = play(policy(), loads, steady(3))
     assert (decisions[12].replicas, decisions[12].reason) == (4, "ActivityAboveTargetWithQueue")
 
 
 def test_low_activity_limits_how_far_replicas_are_removed() -> None:
-    course = [load(second, activity=0.30, replicas=8) for second in range(0, 310, 10)]
-    assert play(policy(), course, steady(8))[-1].replicas == 4
+    loads = [load(second, activity=0.30, replicas=8) for second in range(0, 310, 10)]
+    assert play(policy(), loads, steady(8))[-1].replicas == 4
 
 
 @pytest.mark.parametrize(("waiting", "activity"), [(None, None), (None, 0.1), (0, None)])
 def test_a_missing_reading_removes_nothing(waiting: float | None, activity: float | None) -> None:
-    course = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
-    decisions = play(policy(), course, steady(4))
+    loads = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
+    decisions = play(policy(), loads, steady(4))
     reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
     assert {(decision.replicas, decision.reason) for decision in decisions} == {(4, reason)}
     assert ("tessera doctor" in decisions[-1].message) == (waiting is None)
 
 
 def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
-    course = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
-    decision = play(policy(), course)[-1]
+    loads = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
+    decision = play(policy(), loads)[-1]
     assert (decision.replicas, decision.reason) == (3, "MetricsPartial")
     assert "activity unknown" in decision.message
 
@@ -153,18 +153,18 @@ def test_a_readings_gap_does_not_count_as_quiet() -> None:
 
 @pytest.mark.parametrize("waiting", [91, 100, 109])
 def test_within_the_tolerance_nothing_moves(waiting: float) -> None:
-    course = [load(second, waiting=waiting, activity=0.75) for second in range(0, 130, 5)]
-    assert {decision.replicas for decision in play(policy(), course)} == {2}
+    loads = [load(second, waiting=waiting, activity=0.75) for second in range(0, 130, 5)]
+    assert {decision.replicas for decision in play(policy(), loads)} == {2}
 
 
 def test_starting_replicas_count_as_idle_when_more_are_desired() -> None:
-    course = [load(second, waiting=1, activity=1.0, ready=2) for second in range(0, 70, 5)]
-    assert play(policy(), course, steady(4))[-1].replicas == 4
+    loads = [load(second, waiting=1, activity=1.0, ready=2) for second in range(0, 70, 5)]
+    assert play(policy(), loads, steady(4))[-1].replicas == 4
 
 
 def test_more_than_the_maximum_says_so() -> None:
-    course = [load(second, waiting=5000, activity=1, replicas=8) for second in range(0, 70, 5)]
-    decision = play(policy(), course, steady(8))[-1]
+    loads = [load(second, waiting=5000, activity=1, replicas=8) for second in range(0, 70, 5)]
+    decision = play(policy(), loads, steady(8))[-1]
     assert (decision.replicas, decision.reason) == (8, "TooManyReplicas")
     assert "spec.scaling.maxReplicas is 8" in decision.message
 

@@ -156,8 +156,8 @@ class SimulatedDeployment:
         self._scale_down()
 
     def _scale_up(self) -> None:
-        room = self.wanted + int(self.surge) - len(self.alive())
-        for _ in range(min(room, self.wanted - len(self.alive("two")))):
+        surge_count = self.wanted + int(self.surge) - len(self.alive())
+        for _ in range(min(surge_count, self.wanted - len(self.alive("two")))):
             name = f"new-{self.step}-{len(self.pods)}"
             self.pods[name] = starting(
                 name, unschedulable="0/1 nodes", created=at(self.step * STEP_SECONDS)

@@ -47,16 +47,16 @@ RESOLVED = {MAIN: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub'
 CLAIM = Ref("team-a", claim_name("chat"))
 
 
-def own(**fields: Any) -> ObservedService:
+def an_own_model(**fields: Any) -> ObservedService:
     return a_service(spec=a_spec(OWN, replicas=1, **fields))
 
 
-def cached(status: InferenceServiceStatus | None = None) -> ObservedService:
+def a_cached_service(status: InferenceServiceStatus | None = None) -> ObservedService:
     spec = a_spec(SMALL, replicas=1, model={"cache": {"type": "PersistentVolumeClaim"}})
     return a_service(spec=spec, status=status or InferenceServiceStatus())
 
 
-def bound(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
+def bound_claim(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
     return {CLAIM: VolumeClaim(access_modes=("ReadWriteMany",), uid=uid)}
 
 
@@ -76,20 +76,22 @@ def preparation(snapshot: Snapshot) -> Any:
 
 
 def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
-    snapshot = a_snapshot(own())
+    snapshot = a_snapshot(an_own_model())
     assert preparation(snapshot).job_to_create.task == "shape"
     assert plan_of(snapshot).service_plans[CHAT].choice is None
     assert reason_and_message(snapshot, "Accepted")[0] == "ReadingModel"
 
 
 def test_while_the_job_runs_no_other_is_made() -> None:
-    snapshot = a_snapshot(own(), **a_model_job("shape", own()))
+    snapshot = a_snapshot(an_own_model(), **a_model_job("shape", an_own_model()))
     assert preparation(snapshot).job_to_create is None
     assert reason_and_message(snapshot, "Accepted")[0] == "ReadingModel"
 
 
 def test_a_shape_that_was_read_places_the_model_in_the_same_cycle_and_is_recorded() -> None:
-    snapshot = a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
+    snapshot = a_snapshot(
+        an_own_model(), **a_model_job("shape", an_own_model(), report=SHAPE_REPORT, exit_code=0)
+    )
     status = status_of(snapshot)
     assert plan_of(snapshot).service_plans[CHAT].choice is not None
     assert status.model is not None
@@ -99,17 +101,20 @@ def test_a_shape_that_was_read_places_the_model_in_the_same_cycle_and_is_recorde
 
 
 def test_a_job_goes_only_when_the_status_has_what_it_found() -> None:
-    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
-    assert preparation(a_snapshot(own(), **parts)).obsolete_jobs == ()
-    status = status_of(a_snapshot(own(), **parts))
-    later = a_snapshot(replace(own(), status=status), **parts)
+    parts = a_model_job("shape", an_own_model(), report=SHAPE_REPORT, exit_code=0)
+    assert preparation(a_snapshot(an_own_model(), **parts)).obsolete_jobs == ()
+    status = status_of(a_snapshot(an_own_model(), **parts))
+    later = a_snapshot(replace(an_own_model(), status=status), **parts)
     assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert plan_of(a_snapshot(replace(own(), status=status))).service_plans[CHAT].choice is not None
+    assert (
+        plan_of(a_snapshot(replace(an_own_model(), status=status))).service_plans[CHAT].choice
+        is not None
+    )
 
 
 def test_another_model_is_read_again_and_the_previous_job_is_deleted() -> None:
-    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
-    status = status_of(a_snapshot(own(), **parts))
+    parts = a_model_job("shape", an_own_model(), report=SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(an_own_model(), **parts))
     other = a_service(spec=a_spec("hf://acme/other", replicas=1), status=status)
     model_files = preparation(a_snapshot(other, **parts))
     assert model_files.job_to_create.name != parts["model_jobs"][0].ref.name
@@ -118,7 +123,7 @@ def test_another_model_is_read_again_and_the_previous_job_is_deleted() -> None:
 
 
 def test_a_shape_in_the_spec_needs_no_job() -> None:
-    snapshot = a_snapshot(own(model={"shape": SHAPE}))
+    snapshot = a_snapshot(an_own_model(model={"shape": SHAPE}))
     assert preparation(snapshot).job_to_create is None
     model_status = status_of(snapshot).model
     assert model_status is not None
@@ -127,8 +132,8 @@ def test_a_shape_in_the_spec_needs_no_job() -> None:
 
 def test_an_unsupported_config_asks_for_the_shape() -> None:
     report = {"ok": False, "message": "config.json of hf://acme/own: vocab_size is missing"}
-    parts = a_model_job("shape", own(), report=report, exit_code=3)
-    reason, message = reason_and_message(a_snapshot(own(), **parts), "Accepted")
+    parts = a_model_job("shape", an_own_model(), report=report, exit_code=3)
+    reason, message = reason_and_message(a_snapshot(an_own_model(), **parts), "Accepted")
     assert reason == "UnknownModel"
     for words in ("spec.model.shape", "vocab_size is missing", "kvHeads", "kubectl logs -n team-a"):
         assert words in message
@@ -136,15 +141,15 @@ def test_an_unsupported_config_asks_for_the_shape() -> None:
 
 def test_a_gated_model_is_reported_before_any_engine_starts() -> None:
     report = {"ok": False, "message": "401 Client Error: Unauthorized for https://hub/config.json"}
-    parts = a_model_job("shape", own(), report=report, exit_code=3)
+    parts = a_model_job("shape", an_own_model(), report=report, exit_code=3)
     assert (
         "name a Secret with a token"
-        in reason_and_message(a_snapshot(own(), **parts), "Accepted")[1]
+        in reason_and_message(a_snapshot(an_own_model(), **parts), "Accepted")[1]
     )
 
 
 def test_a_missing_secret_blocks_the_job_and_is_reported() -> None:
-    service = own(model={"tokenSecretRef": {"name": "hub"}})
+    service = an_own_model(model={"tokenSecretRef": {"name": "hub"}})
     words = {
         "waiting_reason": "CreateContainerConfigError",
         "container_message": 'secret "hub" not found',
@@ -156,44 +161,48 @@ def test_a_missing_secret_blocks_the_job_and_is_reported() -> None:
 
 
 def test_what_may_pass_is_tried_again_after_a_while() -> None:
-    parts = a_model_job("shape", own(), report={"ok": False, "message": "502"}, exit_code=1)
-    assert preparation(a_snapshot(own(), **parts, at=at(10))).obsolete_jobs == ()
-    assert preparation(a_snapshot(own(), **parts, at=at(31))).obsolete_jobs == (
+    parts = a_model_job(
+        "shape", an_own_model(), report={"ok": False, "message": "502"}, exit_code=1
+    )
+    assert preparation(a_snapshot(an_own_model(), **parts, at=at(10))).obsolete_jobs == ()
+    assert preparation(a_snapshot(an_own_model(), **parts, at=at(31))).obsolete_jobs == (
         parts["model_jobs"][0].ref,
     )
-    assert "exit code 1" in reason_and_message(a_snapshot(own(), **parts), "Accepted")[1]
+    assert "exit code 1" in reason_and_message(a_snapshot(an_own_model(), **parts), "Accepted")[1]
 
 
 def test_a_job_whose_pod_was_lost_is_created_again() -> None:
-    spec = own().spec
+    spec = an_own_model().spec
     assert spec is not None
     name = model_job_name("chat", "uid-chat", "shape", spec.model)
-    lost = ObservedModelJob(
+    lost_job = ObservedModelJob(
         ref=Ref("team-a", name), service=CHAT, task="shape", uid="u", failed=True
     )
-    assert preparation(a_snapshot(own(), model_jobs=(lost,))).obsolete_jobs == (lost.ref,)
+    assert preparation(a_snapshot(an_own_model(), model_jobs=(lost_job,))).obsolete_jobs == (
+        lost_job.ref,
+    )
 
 
 def test_a_wrong_spec_is_reported_before_a_job_is_created() -> None:
-    snapshot = a_snapshot(own(engine={"extraArgs": ["--port=1"]}))
+    snapshot = a_snapshot(an_own_model(engine={"extraArgs": ["--port=1"]}))
     assert plan_of(snapshot).service_plans[CHAT].preparation is None
     assert reason_and_message(snapshot, "Accepted")[0] == "ReservedFlag"
 
 
 def test_files_are_fetched_once_there_is_a_claim_and_engines_wait() -> None:
-    assert preparation(a_snapshot(cached())).job_to_create is None
-    model_files = preparation(a_snapshot(cached(), claims=bound()))
+    assert preparation(a_snapshot(a_cached_service())).job_to_create is None
+    model_files = preparation(a_snapshot(a_cached_service(), claims=bound_claim()))
     assert model_files.job_to_create.task == "fetch"
     assert (
-        reason_and_message(a_snapshot(cached(), claims=bound()), "Progressing")[0]
+        reason_and_message(a_snapshot(a_cached_service(), claims=bound_claim()), "Progressing")[0]
         == "FetchingModel"
     )
 
 
 def test_the_progress_is_reported_in_hundredths() -> None:
-    parts = a_model_job("fetch", cached(), address="10.0.0.9")
+    parts = a_model_job("fetch", a_cached_service(), address="10.0.0.9")
     shown = {CHAT: FetchProgress(done=3_217_000_000, total=16_000_000_000)}
-    snapshot = a_snapshot(cached(), claims=bound(), fetch_progress=shown, **parts)
+    snapshot = a_snapshot(a_cached_service(), claims=bound_claim(), fetch_progress=shown, **parts)
     status = status_of(snapshot)
     assert status.model is not None
     assert status.model.cache is not None
@@ -205,32 +214,32 @@ def test_the_progress_is_reported_in_hundredths() -> None:
 
 def test_when_all_files_are_there_engines_start_and_the_job_goes() -> None:
     report = {"ok": True, "bytes": 2_500, "commit": "c0ffee"}
-    parts = a_model_job("fetch", cached(), report=report, exit_code=0)
-    snapshot = a_snapshot(cached(), claims=bound(), **parts)
+    parts = a_model_job("fetch", a_cached_service(), report=report, exit_code=0)
+    snapshot = a_snapshot(a_cached_service(), claims=bound_claim(), **parts)
     status = status_of(snapshot)
     assert preparation(snapshot).missing_files is None
     assert status.model is not None
     assert status.model.cache is not None
     assert (status.model.cache.fetched, status.model.cache.commit) == (True, "c0ffee")
-    later = a_snapshot(cached(status), claims=bound(), **parts)
+    later = a_snapshot(a_cached_service(status), claims=bound_claim(), **parts)
     assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
     assert status_of(later).model == status.model
 
 
 def test_a_claim_that_was_made_again_is_filled_again() -> None:
     report = {"ok": True, "bytes": 2_500}
-    parts = a_model_job("fetch", cached(), report=report, exit_code=0)
-    status = status_of(a_snapshot(cached(), claims=bound(), **parts))
-    model_files = preparation(a_snapshot(cached(status), claims=bound("uid-other")))
+    parts = a_model_job("fetch", a_cached_service(), report=report, exit_code=0)
+    status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))
+    model_files = preparation(a_snapshot(a_cached_service(status), claims=bound_claim("uid-other")))
     assert model_files.job_to_create.task == "fetch"
     assert model_files.missing_files is not None
 
 
 def test_a_fetch_that_is_refused_says_why() -> None:
     report = {"ok": False, "message": "cannot write /models/x: the volume is full"}
-    parts = a_model_job("fetch", cached(), report=report, exit_code=3)
+    parts = a_model_job("fetch", a_cached_service(), report=report, exit_code=3)
     reason, message = reason_and_message(
-        a_snapshot(cached(), claims=bound(), **parts), "Progressing"
+        a_snapshot(a_cached_service(), claims=bound_claim(), **parts), "Progressing"
     )
     assert reason == "ModelFetchFailed"
     assert "the volume is full" in message
@@ -238,14 +247,14 @@ def test_a_fetch_that_is_refused_says_why() -> None:
 
 def test_what_runs_goes_on_while_another_revision_is_fetched() -> None:
     pods, workloads = (a_pod("chat-0"),), (a_workload(1),)
-    snapshot = a_snapshot(cached(), claims=bound(), pods=pods, workloads=workloads)
+    snapshot = a_snapshot(a_cached_service(), claims=bound_claim(), pods=pods, workloads=workloads)
     service_plan = plan_of(snapshot).service_plans[CHAT]
     assert service_plan.removable_deployments == ()
     assert service_plan.pods == pods
 
 
 def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
-    waiting = a_snapshot(cached(), claims=bound(), resolutions={})
+    waiting = a_snapshot(a_cached_service(), claims=bound_claim(), resolutions={})
     assert plan_of(waiting).service_plans[CHAT].pinned_revision.query == MAIN
     assert preparation(waiting).job_to_create is None
     preparation_after = preparation(replace(waiting, resolutions=RESOLVED))
@@ -257,7 +266,7 @@ def test_a_fetch_waits_for_the_hub_and_then_takes_the_commit() -> None:
 
 
 def test_another_commit_is_fetched_into_another_folder_before_engines_change() -> None:
-    service = cached()
+    service = a_cached_service()
     assert service.spec is not None
     at_commit = service.spec.model.model_copy(update={"revision": COMMIT})
     job_objects = a_model_job(
@@ -266,16 +275,19 @@ def test_another_commit_is_fetched_into_another_folder_before_engines_change() -
         report={"ok": True, "bytes": 5},
         exit_code=0,
     )
-    first = a_snapshot(service, claims=bound(), resolutions=RESOLVED, **job_objects)
+    first = a_snapshot(service, claims=bound_claim(), resolutions=RESOLVED, **job_objects)
     fetched = replace(service, status=status_of(first))
     assert preparation(first).missing_files is None
-    asked = a_snapshot(
-        replace(fetched, update="now"), claims=bound(), resolutions={}, workloads=(a_workload(1),)
+    update_snapshot = a_snapshot(
+        replace(fetched, update="now"),
+        claims=bound_claim(),
+        resolutions={},
+        workloads=(a_workload(1),),
     )
     query = replace(MAIN, update="now")
     newer = {query: Resolution("2" * 40, RevisionReason.REVISION_RESOLVED, "the hub's words")}
-    later = replace(asked, resolutions=newer)
-    assert preparation(asked).job_to_create is None
+    later = replace(update_snapshot, resolutions=newer)
+    assert preparation(update_snapshot).job_to_create is None
     assert preparation(later).job_to_create.spec.model.revision == "2" * 40
     assert preparation(later).missing_files is not None
 
@@ -287,7 +299,9 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
         )
     )
     assert (
-        preparation(a_snapshot(replace(own(), status=status))).job_to_create.spec.model.revision
+        preparation(
+            a_snapshot(replace(an_own_model(), status=status))
+        ).job_to_create.spec.model.revision
         == COMMIT
     )
 
@@ -295,9 +309,9 @@ def test_the_shape_of_a_pinned_model_is_read_at_its_commit() -> None:
 def test_what_was_read_and_what_was_pinned_stay_together() -> None:
     query = RevisionQuery("acme/own", "main")
     pinned = {query: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
-    parts = a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0)
-    status = status_of(a_snapshot(own(), **parts, resolutions=pinned))
-    later = status_of(a_snapshot(replace(own(), status=status), resolutions={}))
+    parts = a_model_job("shape", an_own_model(), report=SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(an_own_model(), **parts, resolutions=pinned))
+    later = status_of(a_snapshot(replace(an_own_model(), status=status), resolutions={}))
     assert later.model is not None
     assert later.model == status.model
     assert (later.model.revision, later.model.shape is not None) == (COMMIT, True)
@@ -325,10 +339,12 @@ def test_while_another_model_is_read_the_status_speaks_of_the_one_that_runs() ->
 def test_a_shape_that_was_read_does_not_count_as_written() -> None:
     """Otherwise a Tessera that ships the model would replace the replicas."""
     status = status_of(
-        a_snapshot(own(), **a_model_job("shape", own(), report=SHAPE_REPORT, exit_code=0))
+        a_snapshot(
+            an_own_model(), **a_model_job("shape", an_own_model(), report=SHAPE_REPORT, exit_code=0)
+        )
     )
-    known = with_known_shape(replace(own(), status=status)).spec
-    plain = own().spec
+    known = with_known_shape(replace(an_own_model(), status=status)).spec
+    plain = an_own_model().spec
     assert known is not None
     assert plain is not None
     assert known.model.shape is not None

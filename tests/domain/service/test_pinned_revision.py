@@ -61,7 +61,7 @@ def running(service: ObservedService, **fields: Any) -> Snapshot:
     return a_snapshot(service, **objects)
 
 
-def pinned(commit: str | None = ONE, **model: Any) -> ObservedService:
+def a_pinned_service(commit: str | None = ONE, **model: Any) -> ObservedService:
     """A service that runs with what the hub said."""
     service = a_service(spec=a_spec(model=model))
     query = RevisionQuery(REPOSITORY, model.get("revision", "main"))
@@ -86,7 +86,7 @@ def test_a_new_service_waits_until_the_hub_was_asked() -> None:
 
 
 def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
-    service = pinned(ONE, revision="main")
+    service = a_pinned_service(ONE, revision="main")
     assert service.status.model is not None
     assert (service.status.model.revision, service.status.model.reason) == (ONE, "RevisionResolved")
     service_plan = compute_service_plan(running(service, resolutions=resolutions_of(TWO)))
@@ -94,12 +94,12 @@ def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
 
 
 def test_a_restarted_operator_asks_nothing_again() -> None:
-    service_plan = compute_service_plan(running(pinned(ONE)))
+    service_plan = compute_service_plan(running(a_pinned_service(ONE)))
     assert (revision_of(service_plan), service_plan.pinned_revision.query) == (ONE, None)
 
 
 def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
-    service = pinned(None, revision="release")
+    service = a_pinned_service(None, revision="release")
     assert service.status.model is not None
     assert service.status.model.reason == "HubUnreachable"
     assert "spec.model.revision release is used as given" in message_of(service.status.model)
@@ -108,12 +108,14 @@ def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:
 
 
 def test_a_hub_that_comes_back_rolls_no_pods() -> None:
-    service_plan = compute_service_plan(running(pinned(None), resolutions=resolutions_of(TWO)))
+    service_plan = compute_service_plan(
+        running(a_pinned_service(None), resolutions=resolutions_of(TWO))
+    )
     assert revision_of(service_plan) is None
 
 
 def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> None:
-    service = replace(pinned(ONE), spec=a_spec(model={"revision": "release"}))
+    service = replace(a_pinned_service(ONE), spec=a_spec(model={"revision": "release"}))
     asking = compute_service_plan(running(service))
     assert asking.pinned_revision.query == RevisionQuery(REPOSITORY, "release")
     assert asking.pinned_revision.status == service.status.model
@@ -124,15 +126,15 @@ def test_another_revision_is_asked_for_and_leaves_the_deployment_meanwhile() -> 
 
 
 def test_the_annotation_asks_the_hub_again_once() -> None:
-    service = replace(pinned(ONE), update="now")
-    asked = RevisionQuery(REPOSITORY, "main", "now")
+    service = replace(a_pinned_service(ONE), update="now")
+    update_query = RevisionQuery(REPOSITORY, "main", "now")
     assert (
         compute_service_plan(
             running(service, resolutions=resolutions_of(ONE))
         ).pinned_revision.query
-        == asked
+        == update_query
     )
-    updated = running(service, resolutions=resolutions_of(TWO, asked))
+    updated = running(service, resolutions=resolutions_of(TWO, update_query))
     assert revision_of(compute_service_plan(updated)) == TWO
     after = running(replace(service, status=status_of(updated)))
     assert (
@@ -142,9 +144,9 @@ def test_the_annotation_asks_the_hub_again_once() -> None:
 
 
 def test_an_update_without_a_hub_keeps_the_commit() -> None:
-    service = replace(pinned(ONE), update="now")
-    asked = RevisionQuery(REPOSITORY, "main", "now")
-    snapshot = running(service, resolutions=resolutions_of(None, asked))
+    service = replace(a_pinned_service(ONE), update="now")
+    update_query = RevisionQuery(REPOSITORY, "main", "now")
+    snapshot = running(service, resolutions=resolutions_of(None, update_query))
     assert revision_of(compute_service_plan(snapshot)) == ONE
     assert f"the commit stays {ONE}" in message_of(model_of(snapshot))
 

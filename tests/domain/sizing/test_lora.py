@@ -34,9 +34,9 @@ def test_slots_follow_the_width_of_the_layers_where_heads_are_wider() -> None:
     wide = B8.model_copy(update={"hidden_size": 4096, "attention_heads": 2 * B8.attention_heads})
     rank, mib = 16, 2**20
     heads = 4096 * B8.layers * rank * 2
-    lost = 3 * B8.layers * rank * 2 * (2 * 4096 * 4096 // (3 * 4096))
+    unused_mib = 3 * B8.layers * rank * 2 * (2 * 4096 * 4096 // (3 * 4096))
     assert slots_mib(wide, 1, rank) - slots_mib(B8, 1, rank) == pytest.approx(
-        (2 * heads - lost) / mib, abs=1
+        (2 * heads - unused_mib) / mib, abs=1
     )
 
 

@@ -251,10 +251,10 @@ def test_tensor_parallelism_costs_each_device_its_buffers() -> None:
 def test_long_requests_of_a_model_with_windows_need_less_than_every_token() -> None:
     place = whole_gpu_hardware(products()[H100], 1)
     shape = models()[GEMMA]
-    asked = demand(GEMMA, 131_072)
+    request = demand(GEMMA, 131_072)
     bounded = plan_device_memory(shape, None, place, context=131_072)
     assert bounded.kv_tokens > 2 * plan_device_memory(shape, None, place).kv_tokens
-    fp8 = size(_with(asked, {"precision": "fp8"}), place)
+    fp8 = size(_with(request, {"precision": "fp8"}), place)
     assert isinstance(fp8, ReplicaFit)
 
 

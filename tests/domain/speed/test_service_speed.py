@@ -381,9 +381,9 @@ def test_services_of_one_measurement_key_are_weighed_by_their_requests() -> None
     assert speed is not None
     less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
     other = replace(first, status=first.status.model_copy(update={"speed": less}))
-    got = measured_speeds([first, other, a_service("quiet")])[measurement_key_of(first)]
-    assert got.ratio == pytest.approx(1.275)
-    assert got.requests == 1600
+    measurement = measured_speeds([first, other, a_service("quiet")])[measurement_key_of(first)]
+    assert measurement.ratio == pytest.approx(1.275)
+    assert measurement.requests == 1600
 
 
 @pytest.mark.parametrize("field", ["variant", "model"])

@@ -122,8 +122,8 @@ def test_a_stalled_engine_is_reported_until_its_replacement_takes_requests() -> 
         in_flight={stuck.ref: InFlight(at(-5), 3)},
         readings=Readings(at=NOW, engines={stuck.ref: EngineReading(steps=9.0, scraped_at=at(-1))}),
     )
-    allotment = plan_of(frozen, memory=PlanMemory(engine_progress=progress)).service_plans[CHAT]
-    first = service_status(frozen, allotment, None, None)
+    service_plan = plan_of(frozen, memory=PlanMemory(engine_progress=progress)).service_plans[CHAT]
+    first = service_status(frozen, service_plan, None, None)
     assert status_and_reason(first)["Progressing"] == ("False", "EngineStalled")
     assert first.replacement is not None
     assert (first.replacement.pod, first.replacement.uid) == ("chat-0", "uid-chat-0")

@@ -49,66 +49,70 @@ class RequestHistory:
     ends: list[FinishReason] = field(default_factory=list)
 
 
-def _run_events(engine: EngineCore, happening: list[Any]) -> dict[int, RequestHistory]:
+def _run_events(engine: EngineCore, event_list: list[Any]) -> dict[int, RequestHistory]:
     """Play the events and then drain; check every step on the way."""
-    lives: dict[int, RequestHistory] = {}
-    for event in [*happening, *["step"] * 2000]:
+    histories: dict[int, RequestHistory] = {}
+    for event in [*event_list, *["step"] * 2000]:
         if event == "step":
-            _step(engine, lives)
+            _step(engine, histories)
         elif event[0] == "abort":
             finished = engine.abort(event[1])
             if finished is not None:
-                lives[event[1]].ends.append(finished.reason)
-                assert finished.output_tokens == lives[event[1]].tokens
+                histories[event[1]].ends.append(finished.reason)
+                assert finished.output_tokens == histories[event[1]].tokens
         else:
             prompt, output, priority = event
             request = EngineRequest(
-                id=len(lives), prompt_tokens=prompt, output_tokens=output, priority=priority
+                id=len(histories), prompt_tokens=prompt, output_tokens=output, priority=priority
             )
             assert engine.submit(request) is None
-            lives[request.id] = RequestHistory(request)
-    return lives
+            histories[request.id] = RequestHistory(request)
+    return histories
 
 
-def _step(engine: EngineCore, lives: dict[int, RequestHistory]) -> None:
+def _step(engine: EngineCore, histories: dict[int, RequestHistory]) -> None:
     free = engine.free_blocks
     done = engine.step()
     if done is None:
         assert engine.idle
         return
     for number in done.emitted:
-        lives[number].tokens += 1
+        histories[number].tokens += 1
     for number in done.preempted:
-        lives[number].preempted += 1
+        histories[number].preempted += 1
     for number in done.admitted:
-        lives[number].admitted += 1
+        histories[number].admitted += 1
     for finished in done.finished:
-        lives[finished.request.id].ends.append(finished.reason)
-        assert finished.preemptions == lives[finished.request.id].preempted
+        histories[finished.request.id].ends.append(finished.reason)
+        assert finished.preemptions == histories[finished.request.id].preempted
     assert max(Counter(done.emitted).values(), default=0) <= 1
     assert len(done.emitted) <= engine.limits.max_num_seqs
     assert done.decoding + done.prefill_tokens <= engine.limits.max_num_batched_tokens
     assert 0 <= engine.free_blocks < engine.limits.blocks
     if done.admitted:
-        needed = sum(_input_blocks(engine, lives[number], done.emitted) for number in done.admitted)
-        assert needed <= free + _freed(engine, lives, done.preempted)
+        needed = sum(
+            _input_blocks(engine, histories[number], done.emitted) for number in done.admitted
+        )
+        assert needed <= free + _freed(engine, histories, done.preempted)
 
 
-def _input_blocks(engine: EngineCore, life: RequestHistory, emitted: tuple[int, ...]) -> int:
-    before = life.tokens - (life.request.id in emitted)
-    return engine.limits.blocks_for(life.request.prompt_tokens + before)
+def _input_blocks(engine: EngineCore, history: RequestHistory, emitted: tuple[int, ...]) -> int:
+    before = history.tokens - (history.request.id in emitted)
+    return engine.limits.blocks_for(history.request.prompt_tokens + before)
 
 
-def _freed(engine: EngineCore, lives: dict[int, RequestHistory], preempted: tuple[int, ...]) -> int:
-    return sum(_input_blocks(engine, lives[number], ()) for number in preempted)
+def _freed(
+    engine: EngineCore, histories: dict[int, RequestHistory], preempted: tuple[int, ...]
+) -> int:
+    return sum(_input_blocks(engine, histories[number], ()) for number in preempted)
 
 
 @given(limits, events)
 def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
-    bounds: EngineLimits, happening: list[Any]
+    bounds: EngineLimits, event_list: list[Any]
 ) -> None:
     engine = EngineCore(bounds, SLOW)
-    _run_events(engine, happening)
+    _run_events(engine, event_list)
     assert engine.idle
     assert (engine.free_blocks, engine.kv_tokens) == (bounds.blocks - 1, 0)
     assert engine.queued_tokens == 0
@@ -116,13 +120,13 @@ def test_no_admitted_request_exceeds_the_free_blocks_and_every_limit_is_kept(
 
 @given(limits, events)
 def test_every_request_ends_exactly_once_with_exactly_its_tokens(
-    bounds: EngineLimits, happening: list[Any]
+    bounds: EngineLimits, event_list: list[Any]
 ) -> None:
-    for life in _run_events(EngineCore(bounds, SLOW), happening).values():
-        assert len(life.ends) == 1
-        if life.ends == [FinishReason.LENGTH]:
-            assert life.tokens == life.request.output_tokens
-            assert life.admitted == life.preempted + 1
+    for history in _run_events(EngineCore(bounds, SLOW), event_list).values():
+        assert len(history.ends) == 1
+        if history.ends == [FinishReason.LENGTH]:
+            assert history.tokens == history.request.output_tokens
+            assert history.admitted == history.preempted + 1
 
 
 def _last_steps(

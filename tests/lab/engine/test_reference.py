@@ -243,10 +243,10 @@ limits = st.builds(
 @settings(max_examples=200)
 @given(limits, events)
 def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
-    bounds: EngineLimits, happening: list[tuple[int, int, int, int, int] | int | str]
+    bounds: EngineLimits, event_list: list[tuple[int, int, int, int, int] | int | str]
 ) -> None:
     engine, reference, arrived = EngineCore(bounds, SPEED), ReferenceEngine(bounds), 0
-    for event in [*happening, *["step"] * 600]:
+    for event in [*event_list, *["step"] * 600]:
         if isinstance(event, tuple):
             prompt, output, priority, beginnings, family = event
             request = EngineRequest(

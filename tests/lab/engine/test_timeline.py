@@ -275,9 +275,9 @@ def test_without_chunks_a_prompt_waits_for_a_step_that_has_room_for_all_of_it() 
 
 
 def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() -> None:
-    asked = 0
+    calls = 0
 
-    class Asked(StepTime):
+    class CountingStepTime(StepTime):
         @override
         def seconds(
             self,
@@ -287,8 +287,8 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
             prefill_tokens: int = 0,
             prefill_pairs: int = 0,
         ) -> float:
-            nonlocal asked
-            asked += 1
+            nonlocal calls
+            calls += 1
             return SPEED.seconds(
                 decoding=decoding,
                 kv_tokens=kv_tokens,
@@ -299,11 +299,11 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
     bounds = EngineLimits(
         max_model_len=1_000_000, max_num_seqs=8, max_num_batched_tokens=64, blocks=100_000
     )
-    timeline = Timeline(EngineCore(bounds, Asked(weights=1, kv_token=1, token=1)))
+    timeline = Timeline(EngineCore(bounds, CountingStepTime(weights=1, kv_token=1, token=1)))
     timeline.submit(a_request(0, prompt=10, output=900_000))
     [served] = timeline.advance(math.inf)
     assert served.output_tokens == 900_000
-    assert asked < 10
+    assert calls < 10
 
 
 def test_past_a_request_that_does_not_fit_a_better_one_that_does_is_admitted_at_once() -> None:
