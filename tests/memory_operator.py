@@ -79,6 +79,7 @@ class MemoryOperator:
             config,
             self.cluster,
             self._store,
+            operator_namespace="tessera-system",
             ingress_namespaces=("tessera-system", "monitoring"),
             batch_image=RunnerImage("tessera/batch:test"),
             is_leader=lambda: self.leading,

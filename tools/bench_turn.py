@@ -149,6 +149,7 @@ async def _measure(services: int) -> dict[str, float]:
         config,
         cluster,
         store,
+        operator_namespace="monitoring",
         ingress_namespaces=("monitoring",),
         batch_image=RunnerImage("tessera/batch:test"),
         is_leader=lambda: True,
@@ -157,7 +158,9 @@ async def _measure(services: int) -> dict[str, float]:
     fleet = FleetReconciler(config, store, observations, applier, prober, clock)
     reflector = Reflector(cluster, store, observations, lambda: None)
     await reflector.list_all()
-    pods = [entry.value for entry in store.all(PODS).values() if isinstance(entry.value, Pod)]
+    pods = [
+        entry.plan_input for entry in store.all(PODS).values() if isinstance(entry.plan_input, Pod)
+    ]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
     engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
     observations.readings = Readings(

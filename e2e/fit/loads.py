@@ -110,12 +110,12 @@ def _run(level: LoadMetrics) -> ObservedRun:
 
 
 def _observed_request(response: BenchResponse, began: float) -> ObservedRequest:
-    if response.ttft is None or response.prompt_tokens is None:
+    if response.ttft_seconds is None or response.prompt_tokens is None:
         raise SystemExit("an answer without tokens, or without usage")
     return ObservedRequest(
         arrival=response.due_at - began,
         prompt_tokens=response.prompt_tokens,
         output_tokens=response.output_tokens,
-        ttft_seconds=response.ttft,
-        tpot_seconds=response.tpot,
+        ttft_seconds=response.ttft_seconds,
+        tpot_seconds=response.tpot_seconds,
     )

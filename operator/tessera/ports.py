@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeAlias
 
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
-from tessera.domain.layout.problem import LayoutProblem as LayoutQuestion
-from tessera.domain.layout.problem import LayoutSolution
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig.partitioning import GpuInventory, PodsByDevice
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
@@ -87,7 +86,7 @@ class ClusterObject:
     """One object of the cluster, trimmed to what decisions need."""
 
     key: ObjectKey
-    value: ObjectValue = None
+    plan_input: ObjectValue = None
     """The value that the plan reads; None for children that are only kept in place."""
     service: Ref | None = None
     """The service that a child belongs to; None for shared objects."""
@@ -199,7 +198,7 @@ class ModelHub(Protocol):
 class LayoutPlanner(Protocol):
     """The solver of MIG layouts."""
 
-    async def solve(self, problem: LayoutQuestion) -> LayoutSolution:
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
         """Return layouts that meet the demand; LayoutPlanningError if there are none."""
 
 

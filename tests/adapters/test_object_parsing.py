@@ -19,8 +19,8 @@ def test_a_service_that_is_being_deleted_is_not_planned() -> None:
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
     body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
     terminating = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
-    assert wire.parse_object(INFERENCE_SERVICES, body).value is not None
-    assert wire.parse_object(INFERENCE_SERVICES, terminating).value is None
+    assert wire.parse_object(INFERENCE_SERVICES, body).plan_input is not None
+    assert wire.parse_object(INFERENCE_SERVICES, terminating).plan_input is None
 
 
 def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:

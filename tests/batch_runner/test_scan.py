@@ -44,7 +44,7 @@ def _codes(findings: ScanFindings) -> list[tuple[int, str]]:
 def test_a_valid_file_has_no_faults_and_known_sums() -> None:
     findings = _scan(_file(a_row(number) for number in range(3)))
     assert (findings.rows, findings.url, findings.fault_count) == (3, "/v1/chat/completions", 0)
-    assert findings.max_tokens == 60
+    assert findings.max_tokens_sum == 60
     body = len(json.dumps(a_row(0)["body"]))
     assert findings.input_tokens == pytest.approx(3 * body / 4, rel=0.3)
 

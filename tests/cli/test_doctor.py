@@ -9,7 +9,7 @@ import pytest
 
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
 from tessera.cli.doctor.finding import Finding, FindingState
-from tessera.cli.doctor.services import services
+from tessera.cli.doctor.services import check_services
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
@@ -311,7 +311,7 @@ async def test_the_worst_service_comes_first() -> None:
         for condition in conditions:
             if condition["type"] == kind:
                 condition.update(status="False", reason="CompletionFailed")
-    findings = await services(a_check_context(api))
+    findings = await check_services(a_check_context(api))
     assert [finding.check for finding in findings] == [
         "service team-a/c-refused",
         "service team-a/b-unplaced",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.cli.doctor.finding import Finding, FindingState
-from tessera.cli.doctor.mig import layouts
+from tessera.cli.doctor.mig import check_layouts
 from tessera.resources.api_resources import NODE_LAYOUTS, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.cli.check_contexts import a_check_context
@@ -44,7 +44,7 @@ def a_policy(config: str) -> dict[str, Any]:
 
 
 async def layout_findings(api: MemoryApi) -> list[Finding]:
-    return list(await layouts(a_check_context(api)))
+    return list(await check_layouts(a_check_context(api)))
 
 
 @pytest.mark.parametrize("mig", [MANAGER, AGENT, {"mode": "Static"}])

@@ -364,8 +364,8 @@ async def test_a_node_is_patched_in_one_write_and_fields_of_others_stay(
     assert node["metadata"]["labels"].get("mig") == "one"
     assert "zone" not in node["metadata"]["labels"]
     assert {TAINT, "team"} <= {taint["key"] for taint in node["spec"]["taints"]}
-    assert isinstance(patched.value, Node)
-    assert (patched.value.labels["mig"], TAINT in patched.value.taints) == ("one", True)
+    assert isinstance(patched.plan_input, Node)
+    assert (patched.plan_input.labels["mig"], TAINT in patched.plan_input.taints) == ("one", True)
     assert before["metadata"]["uid"] == node["metadata"]["uid"]
 
 
@@ -410,4 +410,6 @@ async def test_a_pod_is_evicted_where_no_budget_keeps_it(harness: ClusterHarness
     pod, uid = await harness.pod(guarded=False)
     await harness.cluster.evict(pod, uid)
     current = (await list_objects(harness, PODS)).get(ObjectKey(PODS.plural, *pod))
-    assert current is None or (isinstance(current.value, Pod) and current.value.terminating)
+    assert current is None or (
+        isinstance(current.plan_input, Pod) and current.plan_input.terminating
+    )

@@ -104,7 +104,7 @@ def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
     store = a_store()
     other = a_budget("first", tenant={"namespaces": ["team-a"]})
     store.put(
-        TENANT_BUDGETS, ClusterObject(key=ObjectKey("tenantbudgets", "", "first"), value=other)
+        TENANT_BUDGETS, ClusterObject(key=ObjectKey("tenantbudgets", "", "first"), plan_input=other)
     )
     refusals, warnings = review_budget(a_budget_body(), store)
     assert refusals == []
@@ -129,7 +129,7 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
     pool = a_pool("a100-spot", tier="Spot")
     store.put(
         ACCELERATOR_POOLS,
-        ClusterObject(key=ObjectKey("acceleratorpools", "", pool.name), value=pool),
+        ClusterObject(key=ObjectKey("acceleratorpools", "", pool.name), plan_input=pool),
     )
     refusals, _ = review_service(a_body(placement={"pools": ["a100-spot"]}), store)
     assert refusals[0].startswith("spec.placement.pools[0]: AcceleratorPool/a100-spot is of tier")
@@ -176,10 +176,10 @@ def a_batch_of_a_service(status: InferenceServiceStatus) -> tuple[list[str], lis
     own = a_spec("hf://acme/own", context={"maxModelLen": 1024})
     service = a_service(spec=own, status=status)
     key = ObjectKey("inferenceservices", "team-a", "chat")
-    store.put(INFERENCE_SERVICES, ClusterObject(key=key, value=service))
+    store.put(INFERENCE_SERVICES, ClusterObject(key=key, plan_input=service))
     claim = VolumeClaim(access_modes=("ReadWriteMany",))
     key = ObjectKey("persistentvolumeclaims", "team-a", "data")
-    store.put(CLAIMS, ClusterObject(key=key, value=claim))
+    store.put(CLAIMS, ClusterObject(key=key, plan_input=claim))
     spec = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl", "service": "chat"}
     body = {"metadata": {"name": "night", "namespace": "team-a"}, "spec": spec}
     return review_batch(body, store, NOW)
@@ -203,7 +203,7 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     claim = VolumeClaim(access_modes=("ReadWriteMany",))
     store.put(
         CLAIMS,
-        ClusterObject(key=ObjectKey("persistentvolumeclaims", "team-a", "data"), value=claim),
+        ClusterObject(key=ObjectKey("persistentvolumeclaims", "team-a", "data"), plan_input=claim),
     )
     refusals, _ = review_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]

@@ -94,7 +94,7 @@ async def test_a_failure_is_reported_keeps_the_last_solution_and_is_tried_again_
 
 async def test_nothing_is_solved_without_pools_to_plan() -> None:
     harness = PlannerHarness()
-    harness.background_planner().start(LayoutProblem(layouts={}))
+    harness.background_planner().start(LayoutProblem(observed_layouts={}))
     harness.background_planner().start(None)
     assert harness.planner.problems == []
 

@@ -73,7 +73,7 @@ async def test_an_event_without_changes_wakes_no_cycle_and_keeps_the_identity() 
     await harness.put(a_body("one") | heartbeat)
     (second,) = harness.store.all(NODES).values()
     assert harness.woken == 1
-    assert first.value is second.value
+    assert first.plan_input is second.plan_input
 
 
 async def test_what_is_older_than_what_is_known_changes_nothing() -> None:
@@ -81,8 +81,8 @@ async def test_what_is_older_than_what_is_known_changes_nothing() -> None:
     assert harness.apply_response("one", 7, "new")
     assert not harness.apply_response("one", 6, "old")
     (node_object,) = harness.store.all(NODES).values()
-    assert isinstance(node_object.value, Node)
-    assert (node_object.value.labels, node_object.version) == ({"pool": "new"}, 7)
+    assert isinstance(node_object.plan_input, Node)
+    assert (node_object.plan_input.labels, node_object.version) == ({"pool": "new"}, 7)
 
 
 async def test_an_old_answer_does_not_bring_back_what_was_deleted() -> None:

@@ -115,6 +115,7 @@ class KillableOperator:
                 config,
                 cluster,
                 store,
+                operator_namespace="tessera-system",
                 ingress_namespaces=("tessera-system",),
                 batch_image=RunnerImage("tessera/batch:test"),
                 mig_namespace="gpu-operator",
@@ -389,10 +390,10 @@ class RepartitionSimulation:
         for version, key, seen in self.kube.history:
             if key.plural != PODS.plural:
                 continue
-            if seen is None or not isinstance(seen.value, Pod):
+            if seen is None or not isinstance(seen.plan_input, Pod):
                 pods.pop(key, None)
             else:
-                pods[key] = seen.value
+                pods[key] = seen.plan_input
             ready = Counter(pod.service for pod in pods.values() if pod.takes_requests)
             for service, min_replicas in self.min_replicas.items():
                 had[service] = max(had[service], min(min_replicas, ready[service]))

@@ -34,7 +34,9 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
     (shared,) = children.namespace_owners(plan_service(SPECS["slice"]).service_plans, {})
     manifests = shared.manifests(
-        ingress_namespaces=("tessera-system", "monitoring"), monitored=True
+        operator_namespace="tessera-system",
+        ingress_namespaces=("tessera-system", "monitoring"),
+        monitored=True,
     )
     golden("namespace", [dict(manifest.body) for manifest in manifests])
 
@@ -42,7 +44,9 @@ def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_every_object_has_the_recommended_labels_and_no_selector_a_version(name: str) -> None:
     (shared,) = children.namespace_owners(plan_service(SPECS[name]).service_plans, {})
-    namespaced = shared.manifests(ingress_namespaces=("tessera-system",), monitored=True)
+    namespaced = shared.manifests(
+        operator_namespace="tessera-system", ingress_namespaces=("tessera-system",), monitored=True
+    )
     template = deployment(SPECS[name])["spec"]["template"]
     for body in (template, *(manifest.body for manifest in (*objects(SPECS[name]), *namespaced))):
         labels, spec = body["metadata"]["labels"], body.get("spec", {})

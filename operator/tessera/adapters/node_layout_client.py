@@ -47,7 +47,7 @@ class KubeOwnLayout:
     async def wait_for_change(self) -> None:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
             self._version = change.version
-            layout = change.cluster_object.value if change.cluster_object else None
+            layout = change.cluster_object.plan_input if change.cluster_object else None
             spec_changed = (
                 isinstance(layout, ObservedNodeLayout) and layout.generation != self._generation
             )

@@ -131,10 +131,10 @@ class NvmlGpus:
                 self._nvml.nvmlShutdown()
 
     def _gpu_error(self, error: Exception, action: str) -> GpuError:
-        error_code = error_name(self._nvml, error)
-        advice = f"; {_ADVICE[error_code]}" if error_code in _ADVICE else ""
-        fault = _FAULTS.get(error_code, "QueryFailed")
-        return GpuError(fault, f"{action}: NVML error {error_code}{advice}")
+        code_name = error_name(self._nvml, error)
+        advice = f"; {_ADVICE[code_name]}" if code_name in _ADVICE else ""
+        fault = _FAULTS.get(code_name, "QueryFailed")
+        return GpuError(fault, f"{action}: NVML error {code_name}{advice}")
 
     def _read_inventory(self, gpu: str | None) -> GpuInventory:
         driver = self._nvml.nvmlSystemGetDriverVersion()

@@ -484,7 +484,7 @@ def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterOb
     name = meta.get("labels", {}).get(names.SERVICE_LABEL)
     return ClusterObject(
         key=ObjectKey(kind.plural, namespace, meta["name"]),
-        value=_parse(kind, body),
+        plan_input=_parse(kind, body),
         service=Ref(namespace, name) if name else None,
         owned_fields_digest=owned_fields_digest(body) if kind in api_resources.CHILDREN else None,
         version=int(meta.get("resourceVersion", 0)),

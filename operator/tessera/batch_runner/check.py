@@ -147,7 +147,7 @@ def _build_manifest(findings: ScanFindings, size: int, digest: str) -> InputMani
         sha256=digest,
         url=findings.url,
         input_tokens=findings.input_tokens,
-        max_tokens=findings.max_tokens,
+        max_tokens=findings.max_tokens_sum,
         shards=manifest.build_shards(findings.offsets, findings.rows),
     )
 

@@ -66,8 +66,8 @@ _TRANSIENT = {
 
 def storage_error(error: OSError, path: Path, action: str) -> BatchError:
     """Return the error for a failed `action` on `path`: refused, or transient."""
-    number = error.errno or 0
-    if (advice := _REFUSED.get(number)) is not None:
+    error_number = error.errno or 0
+    if (advice := _REFUSED.get(error_number)) is not None:
         return RefusedError(f"cannot {action} {path}: {advice}")
-    advice = _TRANSIENT.get(number) or f"{error.strerror or error}; the next attempt retries"
+    advice = _TRANSIENT.get(error_number) or f"{error.strerror or error}; the next attempt retries"
     return TransientError(f"cannot {action} {path}: {advice}")

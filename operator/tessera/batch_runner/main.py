@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tessera.adapters.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
@@ -43,7 +43,7 @@ def main() -> int:
     # Connections and part files may exceed the usual soft limit of 1,024.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return asyncio.run(_run(arguments))
+    return asyncio.run(_run_attempt(arguments))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -56,14 +56,14 @@ def _check(arguments: argparse.Namespace) -> int:
     return code
 
 
-async def _shape(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+async def _read_shape(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     settings = RunnerSettings()
     return await shape(
         arguments.uri, arguments.revision, arguments.path, settings.hub_endpoint, settings.hub_token
     )
 
 
-async def _fetch(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+async def _fetch_model(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     settings = RunnerSettings()
     return await fetch(
         arguments.uri,
@@ -76,10 +76,10 @@ async def _fetch(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     )
 
 
-_MODEL_COMMANDS = {"shape": _shape, "fetch": _fetch}
+_MODEL_COMMANDS = {"shape": _read_shape, "fetch": _fetch_model}
 
 
-async def _run(arguments: argparse.Namespace) -> int:
+async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)

@@ -69,11 +69,11 @@ def judge(
             return trial, RetryVerdict.FINISH if alone else RetryVerdict.SET_ASIDE
 
 
-def delay_seconds(failures: int, chance: float) -> float:
+def delay_seconds(failures: int, random_fraction: float) -> float:
     """Return the exponential backoff with a cap, and jitter from `chance` in [0, 1)."""
     doublings = min(failures - 1, 10)
     longest = min(_MAX_DELAY_SECONDS, _INITIAL_DELAY_SECONDS * 2.0**doublings)
-    return longest * (0.5 + chance / 2)
+    return longest * (0.5 + random_fraction / 2)
 
 
 def rounds(concurrency: int) -> tuple[int, int, int]:

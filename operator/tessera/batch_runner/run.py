@@ -121,13 +121,13 @@ class AttemptRunner:
     async def run(self) -> int:
         """Run the attempt, write its report and return the exit code."""
         try:
-            watchers = (
+            background_tasks = (
                 self._watch_stop(),
                 self._watch_fence(),
                 self._refresh_report(),
                 self._log_progress(),
             )
-            await run_until_first(self._answer_and_publish(), *watchers)
+            await run_until_first(self._answer_and_publish(), *background_tasks)
         except BatchError as error:
             log.log(logging.ERROR if error.code else logging.INFO, "%s", error)
             self._write_report(error.state, str(error))

@@ -141,7 +141,7 @@ class ScanFindings:
     """Offset of each shard, in bytes."""
     url: str
     input_tokens: int
-    max_tokens: int
+    max_tokens_sum: int
     faults: tuple[LineFault, ...]
     """The first faults, by line."""
     fault_count: int
@@ -156,7 +156,7 @@ class InputScan:
         self._offsets: list[int] = []
         self._url: str | None = None
         self._input_tokens = 0
-        self._max_tokens = 0
+        self._max_tokens_sum = 0
         self._faults: list[LineFault] = []
         self._fault_count = 0
         self._blank: int | None = None
@@ -189,7 +189,7 @@ class InputScan:
             offsets=tuple(self._offsets),
             url=self._url or "",
             input_tokens=self._input_tokens,
-            max_tokens=self._max_tokens,
+            max_tokens_sum=self._max_tokens_sum,
             faults=tuple(self._faults),
             fault_count=self._fault_count + self._ids.surplus,
         )
@@ -198,7 +198,7 @@ class InputScan:
         message = "the file has no rows; it needs one JSON object per line"
         return with_faults(findings, [LineFault(1, RowFault(code="empty_file", message=message))])
 
-    def _count_row(self, line: int, row: BatchRow, size: int) -> None:
+    def _count_row(self, line: int, row: BatchRow, line_bytes: int) -> None:
         custom_id = row.custom_id
         self._ids.add(custom_id)
         self._url = self._url or row.url
@@ -206,8 +206,10 @@ class InputScan:
             message = f"url is {row.url}, but rows above have {self._url}; use one file per url"
             self._refuse(line, RowFault(code="mixed_url", message=message, param="url"))
             return
-        self._input_tokens += rows.estimate_tokens(max(0, size - _ENVELOPE_BYTES - len(custom_id)))
-        self._max_tokens += row.max_tokens or 0
+        self._input_tokens += rows.estimate_tokens(
+            max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
+        )
+        self._max_tokens_sum += row.max_tokens or 0
 
     def _refuse(self, line: int, fault: RowFault) -> None:
         self._fault_count += 1

@@ -200,15 +200,15 @@ def _was_not_processed(reply: Reply) -> bool:
 
 async def run_until_first(*coroutines: TaskCoroutine) -> None:
     """Run until the first coroutine ends, cancel the others and raise its error."""
-    await _run(coroutines, asyncio.FIRST_COMPLETED)
+    await _run_until(coroutines, asyncio.FIRST_COMPLETED)
 
 
 async def run_all(coroutines: Iterable[TaskCoroutine]) -> None:
     """Run until all coroutines have ended; the first error cancels the others."""
-    await _run(coroutines, asyncio.FIRST_EXCEPTION)
+    await _run_until(coroutines, asyncio.FIRST_EXCEPTION)
 
 
-async def _run(coroutines: Iterable[TaskCoroutine], return_when: str) -> None:
+async def _run_until(coroutines: Iterable[TaskCoroutine], return_when: str) -> None:
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=return_when)

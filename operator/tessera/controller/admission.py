@@ -43,8 +43,8 @@ def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], li
     if service.spec is None:
         return [service.problem or "spec: unreadable"], []
     pools: dict[str, Tier | None] = {
-        key.name: observed.value.spec.tier
-        if isinstance(observed.value, Pool) and observed.value.spec
+        key.name: observed.plan_input.spec.tier
+        if isinstance(observed.plan_input, Pool) and observed.plan_input.spec
         else None
         for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
     }
@@ -71,11 +71,11 @@ def review_budget(
     if (fault := zone_fault(budget.spec)) is not None:
         return [fault], []
     other_budgets = (
-        observed.value
+        observed.plan_input
         for observed in store.all(api_resources.TENANT_BUDGETS).values()
-        if isinstance(observed.value, Budget)
-        and observed.value.name != budget.name
-        and observed.value.spec
+        if isinstance(observed.plan_input, Budget)
+        and observed.plan_input.name != budget.name
+        and observed.plan_input.spec
     )
     return [], [
         f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name} too; of 2 "

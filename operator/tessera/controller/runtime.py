@@ -93,6 +93,7 @@ class Runtime:
             config,
             cluster,
             self.store,
+            operator_namespace=settings.namespace,
             ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
             batch_image=RunnerImage(
                 settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
@@ -224,12 +225,12 @@ class Runtime:
         if self._metrics is None:
             return
         policies = {
-            observed.value.ref: (
-                scaling_of(observed.value.spec),
-                history_from_status(observed.value.status),
+            observed.plan_input.ref: (
+                scaling_of(observed.plan_input.spec),
+                history_from_status(observed.plan_input.status),
             )
             for observed in self.store.all(INFERENCE_SERVICES).values()
-            if isinstance(observed.value, ObservedService) and observed.value.spec
+            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
         }
         if not policies:
             return
@@ -255,9 +256,10 @@ class Runtime:
         if self._metrics is None:
             return
         records = [
-            observed.value.status.spend
+            observed.plan_input.status.spend
             for observed in self.store.all(TENANT_BUDGETS).values()
-            if isinstance(observed.value, Budget) and observed.value.status.spend is not None
+            if isinstance(observed.plan_input, Budget)
+            and observed.plan_input.status.spend is not None
         ]
         existing_pods = {f"{key.namespace}/{key.name}" for key in self.store.all(PODS)}
         missing_pods = {

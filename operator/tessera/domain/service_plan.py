@@ -29,7 +29,7 @@ from tessera.domain.service.proposal import (
 from tessera.domain.service.template_version import (
     TemplateDecision,
     decide_template,
-    spec_with_defaults,
+    spec_with_effective_values,
 )
 from tessera.domain.speed.condition import next_speed_status
 from tessera.domain.speed.measurements import own_measurement
@@ -77,7 +77,8 @@ class ServicePlan:
         if spec is None or self.template is None:
             return spec
         return pinned_spec(
-            spec_with_defaults(spec, self.template.record.effective_values), self.pinned_revision
+            spec_with_effective_values(spec, self.template.record.effective_values),
+            self.pinned_revision,
         )
 
     @property
@@ -121,7 +122,7 @@ def plan_service(
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
-        scale = autoscale.cap(scale, grant.replicas, grant.shortage, snapshot.at)
+        scale = autoscale.cap_to_grant(scale, grant.replicas, grant.shortage, snapshot.at)
     base_plan = ServicePlan(
         service=service,
         accepted=proposal.accepted,

@@ -32,7 +32,7 @@ from tessera.reconcile.work import (
     ServiceWork,
     TenantFunding,
     inputs_unchanged,
-    must_report_first,
+    must_write_status_first,
     obsolete_objects,
     outdated_marks,
     run_all,
@@ -81,6 +81,7 @@ class Applier:
         cluster: Cluster,
         store: Store,
         *,
+        operator_namespace: str,
         ingress_namespaces: tuple[str, ...],
         batch_image: RunnerImage,
         batch_role: str = BATCH_ROLE,
@@ -90,6 +91,7 @@ class Applier:
         self._config = config
         self._cluster = cluster
         self._store = store
+        self._operator_namespace = operator_namespace
         self._ingress_namespaces = ingress_namespaces
         self._batch_image = batch_image
         self._batch_role = batch_role
@@ -136,9 +138,9 @@ class Applier:
         shared = await self._apply_shared(plan, monitored=monitored)
         tenants = {}
         for budget_view in plan.budgets:  # before anything that costs money
-            refused = await self._write_budget_status(budget_view, snapshot)
+            refusals = await self._write_budget_status(budget_view, snapshot)
             tenants[budget_view.budget.name] = TenantFunding(
-                budget_view, budget_view.within_budget.reason, refused
+                budget_view, budget_view.within_budget.reason, refusals
             )
         tenants_by_namespace = {
             name: tenants[view.budget.name] for name, view in plan.budgets_by_namespace.items()
@@ -148,7 +150,7 @@ class Applier:
         for ref, service_plan in plan.service_plans.items():
             tenant = tenants_by_namespace.get(ref.namespace)
             objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
-            errors = [*shared.get(ref.namespace, ()), *(tenant.refused if tenant else ())]
+            errors = [*shared.get(ref.namespace, ()), *(tenant.refusals if tenant else ())]
             funding = (tenant.view.budget.name, tenant.state) if tenant else None
             inputs = (service_plan, objects, probe_result, funding)
             if errors or not inputs_unchanged(inputs, self._up_to_date.get(ref)):
@@ -175,7 +177,7 @@ class Applier:
             plan.service_plans,
             self._config.platform,
             self._config.builder_version,
-            self._ingress_namespaces[0],
+            self._operator_namespace,
         )
         self._log_pull_problems(
             [
@@ -196,15 +198,15 @@ class Applier:
 
         Returns the names of the pools whose status was refused.
         """
-        refused = set[str]()
+        refused_pools = set[str]()
         for view in plan.pools:
             status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
             metadata, changed = {"name": view.pool.name}, status != view.pool.status
             if changed and await self._attempt_status(
                 api_resources.ACCELERATOR_POOLS, metadata, status
             ):
-                refused.add(view.pool.name)
-        return frozenset(refused)
+                refused_pools.add(view.pool.name)
+        return frozenset(refused_pools)
 
     async def _apply_shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
         """Apply the shared objects of the namespaces; return what was refused, by namespace."""
@@ -213,6 +215,7 @@ class Applier:
             inputs, manifests = self._shared_cache.get(sharing.namespace, (None, ()))
             if inputs != (sharing, monitored):
                 manifests = sharing.manifests(
+                    operator_namespace=self._operator_namespace,
                     ingress_namespaces=self._ingress_namespaces,
                     monitored=monitored,
                     batch_role=self._batch_role,
@@ -249,7 +252,7 @@ class Applier:
         if not problems and inputs_unchanged(work.inputs, self._in_place.get(ref)):
             return
         self._in_place.pop(ref, None)
-        if must_report_first(service_plan) and not await self._write_status(snapshot, work):
+        if must_write_status_first(service_plan) and not await self._write_status(snapshot, work):
             return
         for manifest, subresource in outdated_marks(snapshot, service_plan):
             problems += await self._attempt(self._write(manifest, subresource))
@@ -284,17 +287,20 @@ class Applier:
     async def _write_status(self, snapshot: Snapshot, work: ServiceWork) -> bool:
         """Write the status if it changed; return False when that was refused."""
         view = work.tenant.view if work.tenant is not None else None
-        applied, problem = self._with_applied_workload(work.service_plan), "; ".join(work.problems)
-        status = service_status(snapshot, applied, view, problem or None)
+        applied_plan, problem = (
+            self._with_applied_workload(work.service_plan),
+            "; ".join(work.problems),
+        )
+        status = service_status(snapshot, applied_plan, view, problem or None)
         if status == work.status:
             return True
         ref = work.service_plan.service.ref
         metadata = {"name": ref.name, "namespace": ref.namespace}
-        refused = await self._attempt_status(api_resources.INFERENCE_SERVICES, metadata, status)
-        work.problems += refused
-        if not refused:
+        refusals = await self._attempt_status(api_resources.INFERENCE_SERVICES, metadata, status)
+        work.problems += refusals
+        if not refusals:
             work.status = status
-        return not refused
+        return not refusals
 
     async def _apply_all(self, manifests: Iterable[ObjectManifest]) -> tuple[list[str], bool]:
         """Apply the objects; return what was refused, and whether all were in place already."""
@@ -355,7 +361,7 @@ class Applier:
         observed = self._store.all(api_resources.DEPLOYMENTS).get(
             ObjectKey(api_resources.DEPLOYMENTS.plural, ref.namespace, ref.name)
         )
-        workload = observed.value if observed is not None else None
+        workload = observed.plan_input if observed is not None else None
         if workload is service_plan.workload:
             return service_plan
         return replace(service_plan, workload=workload if isinstance(workload, Workload) else None)
@@ -388,11 +394,11 @@ class Applier:
             manifest = batch_job_manifest(
                 batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
             )
-            refused = await self._attempt(self._write(manifest))
-            if refused and batch_plan.create.attempt is not None:
-                self.job_creation_errors[batch.uid] = "; ".join(refused)
+            refusals = await self._attempt(self._write(manifest))
+            if refusals and batch_plan.create.attempt is not None:
+                self.job_creation_errors[batch.uid] = "; ".join(refusals)
             else:
-                problems += refused
+                problems += refusals
         self._batch_errors[batch.ref] = "; ".join(problems) or None
 
     async def _attempt(self, write: Awaitable[object]) -> list[str]:
@@ -507,7 +513,7 @@ class Applier:
         for ref in self._model_errors.keys() - plan.service_plans.keys():
             del self._model_errors[ref]
         namespaces = {ref.namespace for ref in (*plan.service_plans, *plan.active_batches)}
-        namespaces.add(self._ingress_namespaces[0])
+        namespaces.add(self._operator_namespace)
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
         for name in self._shared_cache.keys() - namespaces:

@@ -18,17 +18,17 @@ class BackgroundPlanner:
 
     def __init__(
         self,
-        layouts: LayoutPlanner,
+        planner: LayoutPlanner,
         observations: Observations,
         clock: Clock,
         wake: Callable[[], None],
     ) -> None:
-        self._layouts = layouts
+        self._planner = planner
         self._observations = observations
         self._clock = clock
         self._wake = wake
         self._task: asyncio.Task[None] | None = None
-        self._failed: tuple[LayoutProblem, datetime] | None = None
+        self._last_failure: tuple[LayoutProblem, datetime] | None = None
 
     def start(self, problem: LayoutProblem | None) -> None:
         """Begin to solve the problem, unless that is done, failed just now or another is solved.
@@ -41,13 +41,13 @@ class BackgroundPlanner:
         if solution is not None and (solution.problem is problem or solution.problem == problem):
             return
         if (
-            self._failed is not None
-            and self._failed[0] == problem
-            and self._clock() - self._failed[1] < _RETRY_AFTER
+            self._last_failure is not None
+            and self._last_failure[0] == problem
+            and self._clock() - self._last_failure[1] < _RETRY_AFTER
         ):
             return
         self._task = asyncio.create_task(self._solve(problem), name="layouts")
-        self._task.add_done_callback(self._done)
+        self._task.add_done_callback(self._end_task)
 
     async def stop(self) -> None:
         """Cancel the task and wait for its end."""
@@ -57,16 +57,16 @@ class BackgroundPlanner:
 
     async def _solve(self, problem: LayoutProblem) -> None:
         try:
-            solution = await self._layouts.solve(problem)
+            solution = await self._planner.solve(problem)
         except LayoutPlanningError as error:
-            self._remember(solver_error=str(error))
-            self._failed = (problem, self._clock())
+            self._update_memory(solver_error=str(error))
+            self._last_failure = (problem, self._clock())
         else:
             # The solution came from another process with a copy of the problem. Cycles compare by
             # identity first, which is much faster.
-            self._remember(solution=replace(solution, problem=problem))
+            self._update_memory(solution=replace(solution, problem=problem))
 
-    def _remember(
+    def _update_memory(
         self, *, solution: LayoutSolution | None = None, solver_error: str | None = None
     ) -> None:
         memory = self._observations.memory
@@ -75,7 +75,7 @@ class BackgroundPlanner:
         )
         self._observations.memory = replace(memory, layouts=layouts)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _end_task(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not task.cancelled():
             self._wake()

@@ -70,8 +70,8 @@ class LayoutApplier:
 
     def _nodes(self) -> Iterator[Node]:
         for observed in self._store.all(NODES).values():
-            if isinstance(observed.value, Node):
-                yield observed.value
+            if isinstance(observed.plan_input, Node):
+                yield observed.plan_input
 
     async def _configure(
         self, repartitions: Repartitions, requests: Mapping[str, BackendRequest]
@@ -107,7 +107,7 @@ class LayoutApplier:
         if layout_spec is not None:
             key = ObjectKey(NODE_LAYOUTS.plural, "", node)
             observed = self._store.all(NODE_LAYOUTS).get(key)
-            current = observed.value if observed is not None else None
+            current = observed.plan_input if observed is not None else None
             if isinstance(current, ObservedNodeLayout) and current.spec != layout_spec:
                 self._before_write()
                 applied = await self._cluster.apply(mig_objects.node_layout(node, layout_spec))

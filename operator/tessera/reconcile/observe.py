@@ -76,36 +76,36 @@ def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
 
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """Return the fleet at one moment; unchanged parts are the same objects as before."""
-    jobs = cast(tuple[Job, ...], store.values(api_resources.JOBS))
+    jobs = cast(tuple[Job, ...], store.plan_inputs(api_resources.JOBS))
     return Snapshot(
         at=at,
-        services=_values(store, api_resources.INFERENCE_SERVICES, ObservedService),
-        pools=_values(store, api_resources.ACCELERATOR_POOLS, Pool),
-        nodes=_values(store, api_resources.NODES, Node),
-        layouts=_values(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
-        pods=_values(store, api_resources.PODS, Pod),
-        workloads=_values(store, api_resources.DEPLOYMENTS, Workload),
+        services=_plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService),
+        pools=_plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
+        nodes=_plan_inputs(store, api_resources.NODES, Node),
+        layouts=_plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
+        pods=_plan_inputs(store, api_resources.PODS, Pod),
+        workloads=_plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=observations.addresses_of(
-            _values(store, api_resources.SERVICES, ServiceEndpoint)
+            _plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)
         ),
         readings=observations.readings,
         probe_results=dict(observations.probe_results),
         in_flight=dict(observations.in_flight),
-        batches=_values(store, api_resources.BATCH_INFERENCES, Batch),
+        batches=_plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
         batch_jobs=observations.batch_jobs_of(jobs),
         model_jobs=observations.model_jobs_of(jobs),
         fetch_progress=dict(observations.fetch_progress),
         claims={
-            Ref(key.namespace, key.name): observed.value
+            Ref(key.namespace, key.name): observed.plan_input
             for key, observed in store.all(api_resources.CLAIMS).items()
-            if isinstance(observed.value, VolumeClaim)
+            if isinstance(observed.plan_input, VolumeClaim)
         },
         runner_answers=dict(observations.runner_answers),
-        budgets=_values(store, api_resources.TENANT_BUDGETS, Budget),
+        budgets=_plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
         resolutions=None if observations.resolutions is None else dict(observations.resolutions),
     )
 
 
-def _values(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
+def _plan_inputs(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
     del read_as  # only for the type checker: the parser of a kind always returns one type
-    return cast(tuple[T, ...], store.values(kind))
+    return cast(tuple[T, ...], store.plan_inputs(kind))

@@ -66,7 +66,7 @@ class Prober:
                 count = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
                 self._start_once(f"pod {suspect.pod.uid}", count)
         for batch_plan in plan.batches.values():
-            uid, probe = batch_plan.batch.uid, batch_plan.progress_probe
+            uid, probe = batch_plan.batch.uid, batch_plan.progress_target
             answer = self._observations.runner_answers.get(uid)
             if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
                 fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))

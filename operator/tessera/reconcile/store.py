@@ -21,7 +21,7 @@ class Store:
         }
         self._unlisted = set(self._objects)
         self._deleted_versions: dict[ObjectKey, int] = {}
-        self._values: dict[str, tuple[ObjectValue, ...]] = {}
+        self._plan_inputs: dict[str, tuple[ObjectValue, ...]] = {}
         self._children: Mapping[Ref | None, tuple[ClusterObject, ...]] | None = None
         self._previous_children: Mapping[Ref | None, tuple[ClusterObject, ...]] = {}
 
@@ -75,12 +75,14 @@ class Store:
             self._deleted_versions[key] = version
         return self._changed(kind, self._objects[kind.plural].pop(key, None) is not None)
 
-    def values(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
+    def plan_inputs(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
         """Return what the plan reads of a kind; the same tuple as long as nothing changed."""
-        if kind.plural not in self._values:
-            values = (observed.value for observed in self._objects[kind.plural].values())
-            self._values[kind.plural] = tuple(value for value in values if value is not None)
-        return self._values[kind.plural]
+        if kind.plural not in self._plan_inputs:
+            plan_inputs = (observed.plan_input for observed in self._objects[kind.plural].values())
+            self._plan_inputs[kind.plural] = tuple(
+                value for value in plan_inputs if value is not None
+            )
+        return self._plan_inputs[kind.plural]
 
     def children_by_service(self) -> Mapping[Ref | None, tuple[ClusterObject, ...]]:
         """Return the applied objects of each service, and under None the shared ones.
@@ -103,7 +105,7 @@ class Store:
 
     def _changed(self, kind: ApiResource, changed: bool) -> bool:
         if changed:
-            self._values.pop(kind.plural, None)
+            self._plan_inputs.pop(kind.plural, None)
             if kind.plural in _CHILDREN:
                 self._children = None
         return changed
@@ -117,4 +119,4 @@ def _newer(known: ClusterObject | None, observed: ClusterObject) -> ClusterObjec
     """Return the newer version, with the old value's identity if both values are equal."""
     if known is None or observed.version < known.version:
         return known or observed
-    return replace(observed, value=known.value) if known == observed else observed
+    return replace(observed, plan_input=known.plan_input) if known == observed else observed

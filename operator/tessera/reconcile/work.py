@@ -27,7 +27,7 @@ class TenantFunding:
 
     view: BudgetView
     state: WithinBudget
-    refused: list[str]
+    refusals: list[str]
 
 
 # All inputs of the objects and the status of a service.
@@ -53,7 +53,7 @@ class ServiceWork:
         return self.service_plan.service.ref
 
 
-def must_report_first(service_plan: ServicePlan) -> bool:
+def must_write_status_first(service_plan: ServicePlan) -> bool:
     """Return whether the status must be written before the Deployment."""
     # The status records the commit of the first replicas: without it the next leader could not tell
     # that commit from one that was never requested.

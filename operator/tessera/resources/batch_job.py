@@ -69,7 +69,7 @@ def batch_job_manifest(
         job_labels |= {VARIANT_LABEL: request.choice.variant}
         annotations = _NO_EVICTION
         pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)
-    model = client.V1Job(
+    job = client.V1Job(
         metadata=owned_metadata(batch, request.name, job_labels),
         spec=client.V1JobSpec(
             active_deadline_seconds=int(request.active_deadline.total_seconds()),
@@ -81,7 +81,7 @@ def batch_job_manifest(
             ),
         ),
     )
-    return manifest(JOBS, batch.ref.namespace, request.name, model)
+    return manifest(JOBS, batch.ref.namespace, request.name, job)
 
 
 def _check_pod(

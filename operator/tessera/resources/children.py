@@ -9,10 +9,10 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.service_plan import ServicePlan
 from tessera.resources import namespace_objects
-from tessera.resources.deployment import deployment
+from tessera.resources.deployment import deployment_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
 from tessera.resources.model_job import model_claim_manifest
-from tessera.resources.service import disruption_budget, service_manifest
+from tessera.resources.service import disruption_budget_manifest, service_manifest
 
 # A disruption budget needs this many replicas; with a single one it would block node drains.
 _MIN_REPLICAS_FOR_BUDGET = 2
@@ -27,9 +27,9 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     if spec.model.cache.type == "PersistentVolumeClaim":
         manifests.append(model_claim_manifest(service_plan.service, spec))
     if not _is_waiting(service_plan):
-        manifests.append(deployment(service_plan, spec, choice))
+        manifests.append(deployment_manifest(service_plan, spec, choice))
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
-        manifests.append(disruption_budget(service_plan.service, spec))
+        manifests.append(disruption_budget_manifest(service_plan.service, spec))
     return tuple(manifests)
 
 
@@ -65,7 +65,12 @@ class NamespaceOwners:
     batches: tuple[Owner, ...]
 
     def manifests(
-        self, *, ingress_namespaces: tuple[str, ...], monitored: bool, batch_role: str = BATCH_ROLE
+        self,
+        *,
+        operator_namespace: str,
+        ingress_namespaces: tuple[str, ...],
+        monitored: bool,
+        batch_role: str = BATCH_ROLE,
     ) -> tuple[ObjectManifest, ...]:
         """Return the shared objects."""
         owners = (*self.services, *self.batches)
@@ -79,7 +84,7 @@ class NamespaceOwners:
             shared += [
                 namespace_objects.batch_service_account(batch_owners),
                 namespace_objects.batch_role_binding(batch_owners, batch_role),
-                namespace_objects.batch_network_policy(batch_owners, ingress_namespaces[0]),
+                namespace_objects.batch_network_policy(batch_owners, operator_namespace),
             ]
         return tuple(shared)
 

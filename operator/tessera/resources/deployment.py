@@ -16,7 +16,7 @@ from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
 
-def deployment(
+def deployment_manifest(
     service_plan: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
 ) -> ObjectManifest:
     """Return the Deployment of a variant, with the number of replicas that draining allows."""
@@ -24,7 +24,7 @@ def deployment(
     name = names.deployment_name(service.ref.name, choice.variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = service_labels(service, spec) | identity
-    model = client.V1Deployment(
+    deployment = client.V1Deployment(
         metadata=owned_metadata(service, name, all_labels),
         spec=client.V1DeploymentSpec(
             replicas=service_plan.drain.replicas,
@@ -47,7 +47,7 @@ def deployment(
             ),
         ),
     )
-    return manifest(DEPLOYMENTS, service.ref.namespace, name, model)
+    return manifest(DEPLOYMENTS, service.ref.namespace, name, deployment)
 
 
 def _pod_spec(

@@ -45,7 +45,7 @@ def model_job_manifest(
     # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
         pod = bind_to_pool(pod, model_job.spec, choice, template_version)
-    model = client.V1Job(
+    job = client.V1Job(
         metadata=owned_metadata(service, model_job.name, job_labels),
         spec=client.V1JobSpec(
             active_deadline_seconds=_ACTIVE_DEADLINE_SECONDS[model_job.task],
@@ -57,13 +57,13 @@ def model_job_manifest(
             ),
         ),
     )
-    return manifest(JOBS, service.ref.namespace, model_job.name, model)
+    return manifest(JOBS, service.ref.namespace, model_job.name, job)
 
 
 def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
     """Return the claim for the models of a service, which is deleted with the service."""
     name, cache = names.claim_name(service.ref.name), spec.model.cache
-    model = client.V1PersistentVolumeClaim(
+    claim = client.V1PersistentVolumeClaim(
         metadata=owned_metadata(service, name, labels(VLLM, service.ref.name)),
         spec=client.V1PersistentVolumeClaimSpec(
             access_modes=[SHARED_ACCESS_MODE],
@@ -73,7 +73,7 @@ def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -
             ),
         ),
     )
-    return manifest(CLAIMS, service.ref.namespace, name, model)
+    return manifest(CLAIMS, service.ref.namespace, name, claim)
 
 
 def _claim_size(shape: ModelShape | None) -> str:

@@ -30,8 +30,10 @@ Owners = Sequence[Owner]
 def engine_service_account(owners: Owners) -> ObjectManifest:
     """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
     metadata = _metadata(owners, names.ENGINE_ACCOUNT)
-    model = client.V1ServiceAccount(metadata=metadata, automount_service_account_token=False)
-    return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, model)
+    service_account = client.V1ServiceAccount(
+        metadata=metadata, automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, service_account)
 
 
 def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
@@ -45,8 +47,10 @@ def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> 
         policy_types=["Ingress"],
         ingress=[_ingress_rule(peers, names.PORT)],
     )
-    model = client.V1NetworkPolicy(metadata=_metadata(owners, names.ENGINE_ACCOUNT), spec=spec)
-    return manifest(NETWORK_POLICIES, _namespace(owners), names.ENGINE_ACCOUNT, model)
+    network_policy = client.V1NetworkPolicy(
+        metadata=_metadata(owners, names.ENGINE_ACCOUNT), spec=spec
+    )
+    return manifest(NETWORK_POLICIES, _namespace(owners), names.ENGINE_ACCOUNT, network_policy)
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
@@ -63,14 +67,16 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
 def batch_service_account(batches: Owners) -> ObjectManifest:
     """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
     metadata = _metadata(batches, BATCH_ACCOUNT)
-    model = client.V1ServiceAccount(metadata=metadata, automount_service_account_token=False)
-    return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, model)
+    service_account = client.V1ServiceAccount(
+        metadata=metadata, automount_service_account_token=False
+    )
+    return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, service_account)
 
 
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
     """Allow runners to read batches in their namespace: the status has the fencing attempt."""
     namespace = _namespace(batches)
-    model = client.V1RoleBinding(
+    role_binding = client.V1RoleBinding(
         metadata=_metadata(batches, BATCH_ACCOUNT),
         role_ref=client.V1RoleRef(
             api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role
@@ -79,7 +85,7 @@ def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifes
             client.RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)
         ],
     )
-    return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, model)
+    return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, role_binding)
 
 
 def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
@@ -90,8 +96,8 @@ def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectMani
         policy_types=["Ingress"],
         ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
     )
-    model = client.V1NetworkPolicy(metadata=_metadata(batches, BATCH_ACCOUNT), spec=spec)
-    return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, model)
+    network_policy = client.V1NetworkPolicy(metadata=_metadata(batches, BATCH_ACCOUNT), spec=spec)
+    return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, network_policy)
 
 
 def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:

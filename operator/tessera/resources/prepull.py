@@ -30,20 +30,26 @@ def prepull_daemon_sets(
     pools: Sequence[PoolView],
     service_plans: Mapping[Ref, ServicePlan],
     platform: Platform,
-    builder: int,
+    builder_version: int,
     namespace: str,
 ) -> tuple[ObjectManifest, ...]:
     """Return a DaemonSet for each pool that asks for it, in the operator's namespace."""
-    newest = PodTemplateVersion(builder_version=builder, platform=platform)
+    newest_template = PodTemplateVersion(builder_version=builder_version, platform=platform)
     return tuple(
-        _daemon_set(view.pool, spec, _images(view, service_plans, newest), platform, namespace)
+        _daemon_set(
+            view.pool,
+            spec,
+            _images_to_pull(view, service_plans, newest_template),
+            platform,
+            namespace,
+        )
         for view in pools
         if (spec := view.pool.spec) is not None and spec.pre_pull
     )
 
 
-def _images(
-    view: PoolView, service_plans: Mapping[Ref, ServicePlan], newest: PodTemplateVersion
+def _images_to_pull(
+    view: PoolView, service_plans: Mapping[Ref, ServicePlan], newest_template: PodTemplateVersion
 ) -> Sequence[str]:
     """Return the images of the services placed on the pool; without any, the default image."""
     images = {
@@ -52,9 +58,11 @@ def _images(
         if service_plan.choice is not None and service_plan.choice.offer.pool == view.pool.name
         if (spec := service_plan.effective_spec) is not None
     }
-    version, rules = EngineOptions().version, defaults(newest.builder_version)
-    default = surroundings.default_image(version, rules)
-    return sorted(images) or [surroundings.mirror_image(default, newest.platform.image_registry)]
+    version, builder_defaults = EngineOptions().version, defaults(newest_template.builder_version)
+    default = surroundings.default_image(version, builder_defaults)
+    return sorted(images) or [
+        surroundings.mirror_image(default, newest_template.platform.image_registry)
+    ]
 
 
 def _daemon_set(
@@ -64,7 +72,7 @@ def _daemon_set(
     all_labels = labels(_NAME, pool.name, component="prepull") | {_POOL_LABEL: pool.name}
     owner = Owner(ACCELERATOR_POOLS, Ref("", pool.name), pool.uid)
     owner_references = [owner_reference(owner, controller=True)]
-    model = client.V1DaemonSet(
+    daemon_set = client.V1DaemonSet(
         metadata=client.V1ObjectMeta(
             name=name, namespace=namespace, labels=all_labels, owner_references=owner_references
         ),
@@ -76,7 +84,7 @@ def _daemon_set(
             ),
         ),
     )
-    return manifest(DAEMON_SETS, namespace, name, model)
+    return manifest(DAEMON_SETS, namespace, name, daemon_set)
 
 
 def _pod_spec(

@@ -13,17 +13,19 @@ def service_manifest(service: ObservedService, spec: InferenceServiceSpec) -> Ob
     """Return the Service that selects the replicas of all variants."""
     name = service.ref.name
     ports = [client.V1ServicePort(name="http", port=PORT, target_port="http", protocol="TCP")]
-    model = client.V1Service(
+    service_object = client.V1Service(
         metadata=owned_metadata(service, name, service_labels(service, spec)),
         spec=client.V1ServiceSpec(type="ClusterIP", selector={SERVICE_LABEL: name}, ports=ports),
     )
-    return manifest(SERVICES, service.ref.namespace, name, model)
+    return manifest(SERVICES, service.ref.namespace, name, service_object)
 
 
-def disruption_budget(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
+def disruption_budget_manifest(
+    service: ObservedService, spec: InferenceServiceSpec
+) -> ObjectManifest:
     """Return a PodDisruptionBudget of one unavailable replica; unready pods never block a drain."""
     name = service.ref.name
-    model = client.V1PodDisruptionBudget(
+    disruption_budget = client.V1PodDisruptionBudget(
         metadata=owned_metadata(service, name, service_labels(service, spec)),
         spec=client.V1PodDisruptionBudgetSpec(
             max_unavailable=1,
@@ -31,4 +33,4 @@ def disruption_budget(service: ObservedService, spec: InferenceServiceSpec) -> O
             selector=client.V1LabelSelector(match_labels={SERVICE_LABEL: name}),
         ),
     )
-    return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, model)
+    return manifest(DISRUPTION_BUDGETS, service.ref.namespace, name, disruption_budget)

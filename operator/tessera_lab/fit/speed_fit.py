@@ -115,11 +115,11 @@ def fit_engine_speed(loads: Sequence[RepeatedLoad], limits: EngineLimits) -> Eng
     observed = [latency_percentiles(load) for load in loads]
 
     def error(point: Point, /) -> float:
-        percentiles, request_error = _errors(observed, loads, limits, point)
-        return percentiles + _REQUEST_WEIGHT * request_error
+        percentile_error, request_error = _errors(observed, loads, limits, point)
+        return percentile_error + _REQUEST_WEIGHT * request_error
 
     optima = [minimize(error, start) for start in _start_points(loads)]
-    _, best = min((error(end), end) for end in optima)
+    _, best = min((error(optimum), optimum) for optimum in optima)
     for _ in range(_RESTARTS):
         best = minimize(error, best)
     speed, frontend = _decode_point(best)
@@ -144,7 +144,9 @@ def _errors(
             for pair in _percentile_pairs(latency_percentiles(replayed_runs), target)
         ]
         for replayed_run, run in zip(replayed_runs, load, strict=True):
-            request_errors += [_log_error(*pair) for pair in _request_pairs(replayed_run, run)]
+            request_errors += [
+                _log_error(*pair) for pair in _request_latency_pairs(replayed_run, run)
+            ]
     return math.sqrt(sum(squares) / len(squares)), sum(request_errors) / len(request_errors)
 
 
@@ -152,7 +154,7 @@ def _log_error(predicted: float, observed: float) -> float:
     return abs(math.log(predicted / observed))
 
 
-def _request_pairs(
+def _request_latency_pairs(
     replayed_run: ObservedRun, observed_run: ObservedRun
 ) -> Iterator[tuple[float, float]]:
     for replayed_request, observed_request in zip(replayed_run, observed_run, strict=True):

@@ -53,11 +53,11 @@ class BenchResponse:
         return 0 if self.first_token_at is None else 1 + len(self.chunk_gaps)
 
     @property
-    def ttft(self) -> float | None:
+    def ttft_seconds(self) -> float | None:
         return None if self.first_token_at is None else self.first_token_at - self.due_at
 
     @property
-    def tpot(self) -> float | None:
+    def tpot_seconds(self) -> float | None:
         """Return the mean time per output token after the first; None for a single token."""
         if self.first_token_at is None or self.output_tokens < 2 or not self.chunk_gaps:
             return None
@@ -79,8 +79,12 @@ class LatencySummary:
 def summarize_latencies(responses: Sequence[BenchResponse]) -> LatencySummary:
     complete = [response for response in responses if response.complete]
     return LatencySummary(
-        ttft=distribution([response.ttft for response in complete if response.ttft is not None]),
-        tpot=distribution([response.tpot for response in complete if response.tpot is not None]),
+        ttft=distribution(
+            [response.ttft_seconds for response in complete if response.ttft_seconds is not None]
+        ),
+        tpot=distribution(
+            [response.tpot_seconds for response in complete if response.tpot_seconds is not None]
+        ),
         itl=distribution([gap for response in complete for gap in response.chunk_gaps]),
         end_to_end=distribution([response.ended_at - response.due_at for response in complete]),
     )

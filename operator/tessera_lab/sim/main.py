@@ -91,7 +91,7 @@ async def _run(config: EngineConfig, host: str, stop: asyncio.Event) -> None:
     finally:
         engine.dispatcher.close_connections()
         await http_runner.cleanup()
-        engine.runner.log_speed()
+        engine.runner.log_lateness()
 
 
 class _EngineDeadError(Exception):

@@ -268,7 +268,7 @@ class EngineRunner:
             stream.engine_died = True
             self._end(stream, None)
 
-    def log_speed(self) -> None:
+    def log_lateness(self) -> None:
         """Log whether the host kept up with the simulated hardware."""
         pacer = self._pacer
         level = logging.WARNING if pacer.max_late_seconds > _LATE_SECONDS else logging.INFO

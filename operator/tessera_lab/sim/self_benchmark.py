@@ -60,9 +60,9 @@ async def measure_processes() -> dict[str, float]:
     """Return import time, and memory and CPU of ten engines while each has a stream."""
     started = time.monotonic()
     await (await _start_python("-c", "pass")).wait()
-    bare = time.monotonic()
+    bare_ended = time.monotonic()
     await (await _start_python("-c", "import tessera_lab.sim.main")).wait()
-    importing = time.monotonic() - bare - (bare - started)
+    import_seconds = time.monotonic() - bare_ended - (bare_ended - started)
     arguments = (MODEL, "--instances", str(INSTANCES), "--port", str(PORT))
     process = await _start_python("-m", "tessera_lab.sim.main", *arguments)
     try:
@@ -72,7 +72,7 @@ async def measure_processes() -> dict[str, float]:
     finally:
         process.terminate()
         await process.communicate()
-    return {"import_seconds": round(importing, 3), **measured}
+    return {"import_seconds": round(import_seconds, 3), **measured}
 
 
 async def _wait_until_started(process: asyncio.subprocess.Process) -> None:

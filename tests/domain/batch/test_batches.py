@@ -112,7 +112,11 @@ def test_a_batch_that_is_over_needs_shared_objects_only_for_its_last_pods(
 ) -> None:
     decision = plan_of(a_fleet(batches=(a_completed_batch(),), **fields))
     manifests = {
-        owner.namespace: owner.manifests(ingress_namespaces=("tessera-system",), monitored=True)
+        owner.namespace: owner.manifests(
+            operator_namespace="tessera-system",
+            ingress_namespaces=("tessera-system",),
+            monitored=True,
+        )
         for owner in children.namespace_owners(decision.service_plans, decision.active_batches)
     }
     assert bool(manifests) is shares
@@ -122,7 +126,7 @@ def test_shared_objects_belong_to_batches_that_are_not_over() -> None:
     new = Ref("team-a", "next")
     decision = plan_of(a_fleet(batches=(a_completed_batch(), a_batch(ref=new, uid="uid-next"))))
     (shared,) = children.namespace_owners(decision.service_plans, decision.active_batches)
-    manifests = shared.manifests(ingress_namespaces=("x",), monitored=True)
+    manifests = shared.manifests(operator_namespace="x", ingress_namespaces=("x",), monitored=True)
     for manifest in manifests:
         owners = manifest.body["metadata"]["ownerReferences"]
         assert [owner["name"] for owner in owners] == ["next"]

@@ -797,14 +797,14 @@ def test_prompts_that_are_only_read_find_hardware_too() -> None:
 
 def test_the_runner_is_asked_while_it_has_an_address() -> None:
     plan = plan_batch(on_attempt())
-    assert plan.progress_probe is not None
+    assert plan.progress_target is not None
     assert (
-        plan.progress_probe.attempt,
-        plan.progress_probe.pod.name,
-        plan.progress_probe.address,
+        plan.progress_target.attempt,
+        plan.progress_target.pod.name,
+        plan.progress_target.address,
     ) == (1, "night-a1-x", "127.10.0.9")
-    assert plan_batch(on_attempt(pod={"node": None, "address": None})).progress_probe is None
-    assert plan_batch(on_attempt(pod={"terminating": True})).progress_probe is None
+    assert plan_batch(on_attempt(pod={"node": None, "address": None})).progress_target is None
+    assert plan_batch(on_attempt(pod={"terminating": True})).progress_target is None
 
 
 def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
@@ -813,10 +813,10 @@ def test_a_pod_of_another_owner_is_neither_asked_nor_believed() -> None:
         1, ref=Ref("team-a", "zzz"), owner="", address="10.0.0.1", created=at(5), exit_code=3
     )
     plan = plan_batch(on_attempt(pods=(a_batch_pod(1), forged)))
-    assert plan.progress_probe is not None
-    assert (plan.progress_probe.address, plan.state) == ("127.10.0.9", "in_progress")
+    assert plan.progress_target is not None
+    assert (plan.progress_target.address, plan.state) == ("127.10.0.9", "in_progress")
     alone = plan_batch(on_attempt(pods=(forged,)))
-    assert (alone.progress_probe, alone.state) == (None, "in_progress")
+    assert (alone.progress_target, alone.state) == (None, "in_progress")
 
 
 def test_progress_is_written_every_half_minute_and_never_goes_back() -> None:

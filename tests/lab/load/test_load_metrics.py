@@ -58,7 +58,7 @@ def test_time_between_tokens_is_shared_by_all_tokens_of_a_chunk() -> None:
     response = recorded_response(
         a_chunk("a"), a_chunk("b c"), a_chunk("d e", "stop"), {"choices": [], "usage": USAGE}
     )
-    assert response.tpot == 2 / 4
+    assert response.tpot_seconds == 2 / 4
 
 
 def test_an_empty_text_is_a_token_and_reasoning_is_too() -> None:

@@ -27,7 +27,7 @@ async def test_a_machine_that_falls_behind_says_by_how_much(
     async with asyncio.timeout(DEADLINE_SECONDS):
         await news.wait()
     task.cancel()
-    runner.log_speed()
+    runner.log_lateness()
     assert (stream.tokens, stream.reason) == (3, FinishReason.LENGTH)
     assert caplog.records[-1].levelname == "WARNING"
     assert "late by at most" in caplog.text

@@ -9,33 +9,33 @@ from collections.abc import Iterator, Sequence
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import open_reader
-from tessera.cli.doctor.control import crds, kserve, kubernetes, permissions
+from tessera.cli.doctor.control import check_crds, check_kserve, check_kubernetes, check_permissions
 from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
-from tessera.cli.doctor.hardware import gpu_nodes, pools
-from tessera.cli.doctor.metrics import pod_monitors, prometheus
-from tessera.cli.doctor.mig import layouts
-from tessera.cli.doctor.operator import operator, webhook
-from tessera.cli.doctor.services import budgets, pods, services
+from tessera.cli.doctor.hardware import check_gpu_nodes, check_pools
+from tessera.cli.doctor.metrics import check_pod_monitors, check_prometheus
+from tessera.cli.doctor.mig import check_layouts
+from tessera.cli.doctor.operator import check_operator, check_webhook
+from tessera.cli.doctor.services import check_budgets, check_pods, check_services
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import prometheus_url
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import tessera_version
 
 CHECKS: tuple[Check, ...] = (
-    kubernetes,
-    permissions,
-    crds,
-    kserve,
-    operator,
-    webhook,
-    pools,
-    gpu_nodes,
-    layouts,
-    pod_monitors,
-    prometheus,
-    budgets,
-    services,
-    pods,
+    check_kubernetes,
+    check_permissions,
+    check_crds,
+    check_kserve,
+    check_operator,
+    check_webhook,
+    check_pools,
+    check_gpu_nodes,
+    check_layouts,
+    check_pod_monitors,
+    check_prometheus,
+    check_budgets,
+    check_services,
+    check_pods,
 )
 
 
@@ -75,7 +75,7 @@ async def run_checks(context: CheckContext) -> Sequence[Finding]:
 
 async def _run_check(check: Check, context: CheckContext) -> Sequence[Finding]:
     """Run one check; a missing permission is no failure."""
-    name = check.__name__.replace("_", " ")
+    name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
         return await check(context)
     except DeniedError as error:

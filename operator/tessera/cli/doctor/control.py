@@ -18,7 +18,7 @@ _KSERVE_CRD = "inferenceservices.serving.kserve.io"
 _ACCESS_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
-async def kubernetes(context: CheckContext) -> Sequence[Finding]:
+async def check_kubernetes(context: CheckContext) -> Sequence[Finding]:
     """Check that the API server responds, and its version."""
     body = await context.reader.get("/version") or {}
     message = f"API server version {body.get('gitVersion', 'unknown')}"
@@ -33,7 +33,7 @@ async def kubernetes(context: CheckContext) -> Sequence[Finding]:
     return [Finding("kubernetes", FindingState.OK, message)]
 
 
-async def crds(context: CheckContext) -> Sequence[Finding]:
+async def check_crds(context: CheckContext) -> Sequence[Finding]:
     """Check that the CRDs are installed, in this version."""
     installed = await asyncio.gather(
         *(context.reader.get(f"{_CRD_PATH}/{crd(kind)['metadata']['name']}") for kind in KINDS)
@@ -74,7 +74,7 @@ def _has_same_schema(kind: CustomResourceType, body: Mapping[str, Any]) -> bool:
     )
 
 
-async def kserve(context: CheckContext) -> Sequence[Finding]:
+async def check_kserve(context: CheckContext) -> Sequence[Finding]:
     """Warn of KServe, whose CRD has the same kind: kubectl may mean its objects."""
     if await context.reader.get(f"{_CRD_PATH}/{_KSERVE_CRD}") is None:
         return []
@@ -88,7 +88,7 @@ async def kserve(context: CheckContext) -> Sequence[Finding]:
     ]
 
 
-async def permissions(context: CheckContext) -> Sequence[Finding]:
+async def check_permissions(context: CheckContext) -> Sequence[Finding]:
     """Check that the user may read the input of a plan."""
     requests = [("list", kind.group, kind.plural) for kind in PLAN_INPUT_KINDS]
     requests.append(("patch", INFERENCE_SERVICES.group, INFERENCE_SERVICES.plural))

@@ -26,7 +26,7 @@ _GFD_FIX = (
 )
 
 
-async def pools(context: CheckContext) -> Sequence[Finding]:
+async def check_pools(context: CheckContext) -> Sequence[Finding]:
     """Check that every pool has hardware and a current price."""
     bodies = await context.reader.list_objects(ACCELERATOR_POOLS)
     nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
@@ -64,7 +64,7 @@ def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
     yield Finding(name, FindingState.OK, message)
 
 
-async def gpu_nodes(context: CheckContext) -> Sequence[Finding]:
+async def check_gpu_nodes(context: CheckContext) -> Sequence[Finding]:
     """Check labels, MIG strategy and device plugin of the nodes with GPUs."""
     selectors = [
         body.get("spec", {}).get("nodeSelector", {})

@@ -6,7 +6,7 @@ from tessera.adapters.prometheus import LIVENESS_METRIC
 from tessera.adapters.prometheus_queries import SERVICE
 from tessera.api.text import counted
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, SeriesCounter
-from tessera.cli.doctor.operator import deployments
+from tessera.cli.doctor.operator import operator_deployments
 from tessera.cli.errors import CommandError
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
@@ -20,7 +20,7 @@ _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090
 _SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
 
 
-async def pod_monitors(context: CheckContext) -> Sequence[Finding]:
+async def check_pod_monitors(context: CheckContext) -> Sequence[Finding]:
     """Check that the cluster has PodMonitors, by which engines are scraped."""
     if await context.reader.list_if_served(POD_MONITORS) is not None:
         return [Finding("pod monitors", FindingState.OK, "PodMonitors are installed")]
@@ -36,7 +36,7 @@ async def pod_monitors(context: CheckContext) -> Sequence[Finding]:
     ]
 
 
-async def prometheus(context: CheckContext) -> Sequence[Finding]:
+async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
     """Check that the given Prometheus, or the operator's, has the readings."""
     url, configured_url = context.prometheus_url, await _configured_url(context)
     if configured_url == "":
@@ -76,10 +76,10 @@ async def prometheus(context: CheckContext) -> Sequence[Finding]:
 async def _configured_url(context: CheckContext) -> str | None:
     """Return the operator's URL; empty when it has none, None when unknown."""
     try:
-        operator_deployments = await deployments(context.reader)
+        deployments = await operator_deployments(context.reader)
     except CommandError:
         return None
-    for deployment in operator_deployments:
+    for deployment in deployments:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             env = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
             return env.get(_URL_VARIABLE, "") or ""

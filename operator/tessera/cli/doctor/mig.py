@@ -11,7 +11,7 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
-from tessera.cli.doctor.operator import deployments
+from tessera.cli.doctor.operator import operator_deployments
 from tessera.cli.errors import DeniedError
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.mig.layouts import SlicePlacement, format_placement
@@ -54,7 +54,7 @@ class _LayoutFault(NamedTuple):
     state: FindingState = FindingState.PROBLEM
 
 
-async def layouts(context: CheckContext) -> Sequence[Finding]:
+async def check_layouts(context: CheckContext) -> Sequence[Finding]:
     """Check the condition, the nodes and the backend of every pool with spec.mig."""
     pools = [wire.parse_pool(body) for body in await context.reader.list_objects(ACCELERATOR_POOLS)]
     if not any(pool.spec is not None and pool.spec.mig is not None for pool in pools):
@@ -81,7 +81,7 @@ async def layouts(context: CheckContext) -> Sequence[Finding]:
 async def _check_permissions(context: CheckContext) -> Sequence[Finding]:
     """Check that the chart grants the operator the permissions to partition GPUs."""
     try:
-        operators = await deployments(context.reader)
+        operators = await operator_deployments(context.reader)
     except DeniedError:
         # Another check reports missing permissions of the user.
         return ()

@@ -19,14 +19,14 @@ _STALE_LEASE_AGE = timedelta(seconds=30)
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
 
 
-async def deployments(reader: Reader) -> list[Json]:
+async def operator_deployments(reader: Reader) -> list[Json]:
     """Return the operator's Deployments in all namespaces; there should be one."""
     return await reader.list_objects(replace(DEPLOYMENTS, selector=None), selector=_SELECTOR)
 
 
-async def operator(context: CheckContext) -> Sequence[Finding]:
+async def check_operator(context: CheckContext) -> Sequence[Finding]:
     """Check that one operator runs, in this version, and that one of its pods leads."""
-    installed = await deployments(context.reader)
+    installed = await operator_deployments(context.reader)
     if not installed:
         return [Finding("operator", FindingState.PROBLEM, "not installed", _INSTALL_FIX)]
     if len(installed) > 1:
@@ -97,7 +97,7 @@ _INVALID_SERVICE = {
 }
 
 
-async def webhook(context: CheckContext) -> Sequence[Finding]:
+async def check_webhook(context: CheckContext) -> Sequence[Finding]:
     """Check that admission denies an invalid spec, by a dry run."""
     path = INFERENCE_SERVICES.path(context.reader.namespace)
     status, body = await context.reader.send("POST", path, {"dryRun": "All"}, _INVALID_SERVICE)

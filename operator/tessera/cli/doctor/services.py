@@ -22,25 +22,27 @@ _BENIGN_REASONS = (Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 
-async def services(context: CheckContext) -> Sequence[Finding]:
+async def check_services(context: CheckContext) -> Sequence[Finding]:
     """Report every unhealthy service with its first cause, the worst first."""
     bodies = await context.reader.list_objects(INFERENCE_SERVICES)
-    readable = [service for service in map(wire.parse_service, bodies) if service is not None]
-    unhealthy = [
+    live_services = [service for service in map(wire.parse_service, bodies) if service is not None]
+    ranked_findings = [
         (rank, service.ref, finding)
-        for service in readable
+        for service in live_services
         for rank, finding in enumerate(_service_findings(service))
         if finding is not None
     ]
-    if not unhealthy:
+    if not ranked_findings:
         return [
             Finding(
-                "services", FindingState.OK, f"{counted(len(readable), 'service')}, all healthy"
+                "services",
+                FindingState.OK,
+                f"{counted(len(live_services), 'service')}, all healthy",
             )
         ]
-    worst_by_service = {ref: (rank, finding) for rank, ref, finding in reversed(unhealthy)}
-    order = sorted(worst_by_service, key=lambda ref: (worst_by_service[ref][0], ref))
-    return [worst_by_service[ref][1] for ref in order]
+    worst_by_service = {ref: (rank, finding) for rank, ref, finding in reversed(ranked_findings)}
+    worst_first = sorted(worst_by_service, key=lambda ref: (worst_by_service[ref][0], ref))
+    return [worst_by_service[ref][1] for ref in worst_first]
 
 
 def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
@@ -74,7 +76,7 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
         yield Finding(name, FindingState.WARNING, message, "see operator, or repeat the command")
 
 
-async def pods(context: CheckContext) -> Sequence[Finding]:
+async def check_pods(context: CheckContext) -> Sequence[Finding]:
     """Report engine pods that cannot start, be scheduled or terminate, grouped by reason."""
     bodies = await context.reader.list_objects(PODS)
     stuck_pods: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -115,7 +117,7 @@ def _stuck_reason(body: Json, pod: Pod, at: datetime) -> str:
     return ""
 
 
-async def budgets(context: CheckContext) -> Sequence[Finding]:
+async def check_budgets(context: CheckContext) -> Sequence[Finding]:
     """Report budgets with a False condition, and namespaces without a budget."""
     bodies = await context.reader.list_objects(INFERENCE_SERVICES)
     used_namespaces = {body["metadata"]["namespace"] for body in bodies}

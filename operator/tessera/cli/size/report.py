@@ -170,13 +170,13 @@ def as_json(report: SizeReport) -> str:
         "prices": request.book.name,
         "currency": request.book.currency,
         "unpriced": list(request.unpriced),
-        "simplest": None if report.simplest is None else _fields(report.simplest, request),
-        "rows": [_fields(row, request) for row in report.rows],
+        "simplest": None if report.simplest is None else _row_json(report.simplest, request),
+        "rows": [_row_json(row, request) for row in report.rows],
     }
     return json.dumps(body, indent=2) + "\n"
 
 
-def _fields(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
+def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
     break_even_rate = (
         break_even(row.hourly, request.api_price)
         if row.hourly is not None and request.api_price

@@ -67,8 +67,9 @@ class AttemptState:
 
 @dataclass(frozen=True, slots=True)
 class _AttemptEnd:
-    kind: Literal["interrupted", "failed", "deleted", "refused"]
-    """`interrupted`: by its node or an eviction; `deleted`: its Job no longer exists."""
+    kind: Literal["interrupted", "failed", "job_missing", "refused"]
+    """`interrupted`: by its node or an eviction; `job_missing`: its Job was
+    deleted, or the API server refused to create it."""
     message: str
 
 
@@ -190,8 +191,8 @@ def _ended_state(
         "interrupted" if end.kind == "interrupted" else "failed"
     )
     ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
-    if end.kind == "deleted":
-        # A deleted Job alone never fails the batch.
+    if end.kind == "job_missing":
+        # A missing Job alone never fails the batch.
         ended_attempt = ended_attempt.model_copy(
             update={
                 "consecutive_failures": min(
@@ -200,13 +201,15 @@ def _ended_state(
             }
         )
     state = AttemptState(attempt=ended_attempt, progress=progress)
-    done = (
+    progress_text = (
         f"{progress.done} of {counted(progress.rows, 'row')} done, "
         f"{retained_rows_message(situation)}"
     )
     if end.kind == "refused":
         message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
-        completion = StatusVerdict(BatchComplete.USER_ACTION_REQUIRED, f"{message}; {done}")
+        completion = StatusVerdict(
+            BatchComplete.USER_ACTION_REQUIRED, f"{message}; {progress_text}"
+        )
         return replace(state, completion=completion)
     if (
         ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
@@ -221,7 +224,7 @@ def _ended_state(
             state,
             completion=StatusVerdict(
                 BatchComplete.BACKOFF_LIMIT_EXCEEDED,
-                f"{message}, the last with {end.message}; {done}",
+                f"{message}, the last with {end.message}; {progress_text}",
             ),
         )
     return state
@@ -239,7 +242,7 @@ def _attempt_end(
                 if refused is None
                 else f"the API server refused its Job: {refused}"
             )
-            return _AttemptEnd("deleted", message)
+            return _AttemptEnd("job_missing", message)
         return _AttemptEnd("interrupted", "its pod no longer exists") if job.failed else None
     disruption = disruption_message(pod, situation.nodes)
     if pod.finished:
@@ -250,7 +253,7 @@ def _attempt_end(
         return _AttemptEnd(
             "failed", f"{pod.waiting_reason}: {pod.container_message[-_MAX_MESSAGE_LENGTH:]}"
         )
-    return _AttemptEnd("deleted", "its Job no longer exists") if job is None else None
+    return _AttemptEnd("job_missing", "its Job no longer exists") if job is None else None
 
 
 def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | None:

@@ -53,7 +53,7 @@ class BatchJobRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProgressProbe:
+class ProgressTarget:
     """The runner whose `/progress` is to be read."""
 
     attempt: int
@@ -80,7 +80,7 @@ class BatchPlan:
     create: BatchJobRequest | None = None
     delete: tuple[Ref, ...] = ()
     """Jobs to delete, with their pods."""
-    progress_probe: ProgressProbe | None = None
+    progress_target: ProgressTarget | None = None
     choice: HardwareChoice | None = None
     """The hardware that the batch holds or is about to use."""
     active: bool = True
@@ -125,7 +125,7 @@ def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) 
         check=context.check,
         attempt=context.attempt_state.attempt,
         progress=context.attempt_state.progress,
-        progress_probe=_progress_probe(context.attempt_state),
+        progress_target=_progress_target(context.attempt_state),
     )
 
 
@@ -221,11 +221,11 @@ def _stop_attempt(context: BatchContext, message: str) -> BatchContext:
     return replace(context, attempt_state=replace(state, attempt=ended_attempt, alive=False))
 
 
-def _progress_probe(state: AttemptState) -> ProgressProbe | None:
+def _progress_target(state: AttemptState) -> ProgressTarget | None:
     attempt, pod = state.attempt, state.pod
     if not state.alive or attempt is None or pod is None or pod.address is None:
         return None
-    return ProgressProbe(attempt=attempt.number, pod=pod.ref, address=pod.address)
+    return ProgressTarget(attempt=attempt.number, pod=pod.ref, address=pod.address)
 
 
 def _batch_state(context: BatchContext) -> tuple[BatchState, StatusVerdict[BatchComplete]]:

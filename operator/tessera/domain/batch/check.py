@@ -50,7 +50,7 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
     running = _running_verdict(spec, name, pod)
-    recreate = _is_lost(situation, job, pod, now)
+    recreate = _must_recreate(situation, job, pod, now)
     return InputCheck(running=running, create=job is None, recreate=recreate)
 
 
@@ -77,7 +77,7 @@ def _refusal_verdict(
     return StatusVerdict(BatchComplete.INVALID_INPUT, f"{message}; {log_hint} (0 tokens spent)")
 
 
-def _is_lost(
+def _must_recreate(
     situation: Situation, job: BatchJob | None, pod: BatchPod | None, now: datetime
 ) -> bool:
     if job is None or pod is None:

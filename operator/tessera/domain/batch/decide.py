@@ -141,10 +141,12 @@ def _expiry_verdict(context: BatchContext) -> StatusVerdict[BatchComplete] | Non
     if context.now < context.deadline + grace:
         return None
     progress = context.attempt_state.progress
-    rows = "0 rows" if progress is None else f"{progress.done} of {counted(progress.rows, 'row')}"
+    done_text = (
+        "0 rows" if progress is None else f"{progress.done} of {counted(progress.rows, 'row')}"
+    )
     return StatusVerdict(
         BatchComplete.DEADLINE_EXCEEDED,
-        f"spec.deadline: passed at {context.deadline:%Y-%m-%dT%H:%M:%SZ} with {rows} done; "
+        f"spec.deadline: passed at {context.deadline:%Y-%m-%dT%H:%M:%SZ} with {done_text} done; "
         f"{retained_rows_message(context.situation)}",
     )
 

@@ -160,20 +160,20 @@ def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> Cap
     if choice is None or _EXCLUDED_BY_POLICY.get(query.policy) == capacity_class:
         return None
     active_attempt = query.active_attempt
-    attempt = active_attempt if attempt_capacity(active_attempt) == capacity_class else None
+    class_attempt = active_attempt if attempt_capacity(active_attempt) == capacity_class else None
     if (
-        attempt is not None
+        class_attempt is not None
         and not query.attempt_state.scheduled
-        and choice.variant != attempt.variant
+        and choice.variant != class_attempt.variant
     ):
-        attempt = None
+        class_attempt = None
     estimate = Estimate(
         rate=pace.rows_per_second(choice, query.source, query.progress, query.situation.measured),
         start=pace.start_duration(choice, query.progress),
-        start_elapsed=_start_elapsed(query, attempt),
-        available=_spot_available(query, attempt, choice)
+        start_elapsed=_start_elapsed(query, class_attempt),
+        available=_spot_available(query, class_attempt, choice)
         if capacity_class == "spot"
-        else _non_spot_available(query, attempt, choice),
+        else _non_spot_available(query, class_attempt, choice),
     )
     return CapacityOption(choice, estimate)
 
@@ -217,26 +217,33 @@ def _deadline_rank(query: CapacityQuery) -> Rank:
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
         rate = pace.rows_per_second(choice, query.source, query.progress, query.situation.measured)
         estimate = Estimate(rate=rate, start=pace.start_duration(choice, query.progress))
-        speed = choice.fit.limits.tokens_per_second
-        if estimate.time_needed(schedule.remaining_rows) - SAFETY_MARGIN <= schedule.time_left:
-            return (0, choice.offer.comparison_price.nanos / speed, choice.variant)
-        return (1, -speed, choice.variant)
+        tokens_per_second = choice.fit.limits.tokens_per_second
+        if (
+            estimate.time_needed_with_margin(schedule.remaining_rows) - SAFETY_MARGIN
+            <= schedule.time_left
+        ):
+            return (0, choice.offer.comparison_price.nanos / tokens_per_second, choice.variant)
+        return (1, -tokens_per_second, choice.variant)
 
     return rank
 
 
-def _start_elapsed(query: CapacityQuery, attempt: AttemptStatus | None) -> timedelta:
+def _start_elapsed(query: CapacityQuery, class_attempt: AttemptStatus | None) -> timedelta:
     """Return how much of its start the attempt has completed; all of it once it has started."""
-    if attempt is None:
+    if class_attempt is None:
         return timedelta()
-    return timedelta.max if query.attempt_state.started else query.schedule.at - attempt.started_at
+    return (
+        timedelta.max
+        if query.attempt_state.started
+        else query.schedule.at - class_attempt.started_at
+    )
 
 
 def _spot_available(
-    query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
+    query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
     """Tell whether spot capacity is expected to be available."""
-    if attempt is not None:
+    if class_attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
     # A batch leaves on-demand or reserved hardware only for visible room; otherwise it just tries.
     if attempt_capacity(query.attempt_state.attempt) == "non-spot":
@@ -245,10 +252,10 @@ def _spot_available(
 
 
 def _non_spot_available(
-    query: CapacityQuery, attempt: AttemptStatus | None, choice: HardwareChoice
+    query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
     """Tell whether on-demand or reserved capacity is expected to be available."""
-    if attempt is not None:
+    if class_attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
     if choice.offer.pool in query.full_pools:
         return False

@@ -75,11 +75,11 @@ class Estimate:
     available: bool = True
     """Capacity is expected to be available."""
 
-    def time_needed(self, rows: int) -> timedelta:
+    def time_needed_with_margin(self, rows: int) -> timedelta:
         """Return the time for so many rows from now on, without interruption."""
-        return self.time_needed_from_start(rows) - min(self.start_elapsed, self.start)
+        return self.time_needed_from_start_with_margin(rows) - min(self.start_elapsed, self.start)
 
-    def time_needed_from_start(self, rows: int) -> timedelta:
+    def time_needed_from_start_with_margin(self, rows: int) -> timedelta:
         """Return the time for so many rows with a new attempt, without interruption."""
         return self.start + timedelta(seconds=min(rows / self.rate, _MAX_SECONDS)) + SAFETY_MARGIN
 
@@ -114,7 +114,7 @@ def choose_capacity(
         )
     if non_spot is None:
         return _use_spot(schedule, spot, "no on-demand or reserved hardware fits")
-    if schedule.time_left <= non_spot.time_needed(schedule.remaining_rows):
+    if schedule.time_left <= non_spot.time_needed_with_margin(schedule.remaining_rows):
         return _decide_near_deadline(schedule, spot, non_spot, current)
     return _decide_with_slack(schedule, spot, non_spot, current)
 
@@ -138,7 +138,9 @@ def _decide_with_slack(
 ) -> CapacityDecision:
     spot_unavailable = spot is None or not spot.available
     if current == "non-spot":
-        slack = schedule.time_left - non_spot.time_needed_from_start(schedule.remaining_rows)
+        slack = schedule.time_left - non_spot.time_needed_from_start_with_margin(
+            schedule.remaining_rows
+        )
         well_ahead = (
             schedule.lead >= RETURN_TO_SPOT_LEAD
             and slack >= RETURN_TO_SPOT_LEAD * schedule.duration
@@ -192,7 +194,10 @@ def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> Cap
 
 def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
     """Return the message that an estimate misses the deadline; None when it meets it."""
-    if estimate.time_needed(schedule.remaining_rows) - SAFETY_MARGIN <= schedule.time_left:
+    if (
+        estimate.time_needed_with_margin(schedule.remaining_rows) - SAFETY_MARGIN
+        <= schedule.time_left
+    ):
         return None
     return f"spec.deadline will be missed: {_time_message(schedule, estimate)}"
 
@@ -200,7 +205,7 @@ def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
 def _time_message(schedule: Schedule, estimate: Estimate) -> str:
     need, remaining = (
         _minutes(span)
-        for span in (estimate.time_needed(schedule.remaining_rows), schedule.time_left)
+        for span in (estimate.time_needed_with_margin(schedule.remaining_rows), schedule.time_left)
     )
     return (
         f"{counted(schedule.remaining_rows, 'row')} left, {need} min needed without interruption, "

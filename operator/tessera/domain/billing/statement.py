@@ -17,8 +17,10 @@ from tessera.domain.billing.bill import CostLine
 ProcessLabels: TypeAlias = tuple[tuple[str, str], ...]
 # A statement may begin so much before the requested time if a scrape lies there.
 SLACK = timedelta(minutes=5)
-# Nano-units by tenant and line of the bill.
-Amounts: TypeAlias = Mapping[tuple[str, CostLine], int]
+# The name of a tenant and a line of its bill.
+TenantLine: TypeAlias = tuple[str, CostLine]
+# Nano-units.
+Amounts: TypeAlias = Mapping[TenantLine, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -110,11 +112,11 @@ def build_statement(
     """Return the sum of all periods from the amounts at their scrapes; None without a period."""
     if not periods:
         return None
-    amounts: Counter[tuple[str, CostLine]] = Counter()
+    nanos_by_tenant_line: Counter[TenantLine] = Counter()
     for period in periods:
-        amounts.update(amounts_by_scrape[period.latest])
+        nanos_by_tenant_line.update(amounts_by_scrape[period.latest])
         if period.baseline is not None:
-            amounts.subtract(amounts_by_scrape[period.baseline])
+            nanos_by_tenant_line.subtract(amounts_by_scrape[period.baseline])
     gaps = (
         (previous.end, following.begin)
         for previous, following in pairwise(periods)
@@ -124,5 +126,9 @@ def build_statement(
         begin=periods[0].begin,
         end=periods[-1].end,
         gaps=tuple(gaps),
-        amounts={key: nanos for key, nanos in sorted(amounts.items()) if nanos},
+        amounts={
+            tenant_line: nanos
+            for tenant_line, nanos in sorted(nanos_by_tenant_line.items())
+            if nanos
+        },
     )

@@ -100,20 +100,24 @@ class BudgetState:
 
     def reserve_replica(self, tariff: Tariff, span: timedelta) -> str | None:
         """Reserve the cost of one replica for a span in all windows, or return why not in any."""
-        spans = [(window, window.cost(tariff, self.at, self.at + span)) for window in self._windows]
-        shortage = self._find_shortage(spans, f"1 more replica for {int(span.total_seconds())} s")
+        window_costs = [
+            (window, window.cost(tariff, self.at, self.at + span)) for window in self._windows
+        ]
+        shortage = self._refuse_shortage(
+            window_costs, f"1 more replica for {int(span.total_seconds())} s"
+        )
         if shortage is None:
-            for window, cost in spans:
+            for window, cost in window_costs:
                 window.granted += cost
                 window.forecast += window.cost(tariff, self.at, window.period.end)
         return shortage
 
     def reserve_new_min_replica(self, tariff: Tariff) -> str | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
-        spans = [
+        window_costs = [
             (window, window.cost(tariff, self.at, window.period.end)) for window in self._windows
         ]
-        shortage = self._find_shortage(spans, "1 more replica of minReplicas")
+        shortage = self._refuse_shortage(window_costs, "1 more replica of minReplicas")
         if shortage is None:
             self.reserve_min_replicas(tariff, 1)
         else:
@@ -129,10 +133,10 @@ class BudgetState:
     def _windows(self) -> tuple[BudgetWindow, ...]:
         return (*self.current_windows, *self.next_windows)
 
-    def _find_shortage(
-        self, costs: Sequence[tuple[BudgetWindow, int]], addition: str
+    def _refuse_shortage(
+        self, window_costs: Sequence[tuple[BudgetWindow, int]], addition_text: str
     ) -> str | None:
-        for window, cost in costs:
+        for window, cost in window_costs:
             if cost and window.allocated + cost > window.limit:
                 available = max(0, window.limit - window.allocated)
                 period = window.period.name.lower()
@@ -141,8 +145,8 @@ class BudgetState:
                     f"{window.period.end:%Y-%m-%dT%H:%MZ}, spent {self.amount(window.spent)}, "
                     f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
                     f"{self.amount(window.granted)}, available {self.amount(available)}. "
-                    f"{addition} needs {self.amount(cost)}: raise {window.field_path} or wait for "
-                    f"the next {period}."
+                    f"{addition_text} needs {self.amount(cost)}: raise {window.field_path} or wait "
+                    f"for the next {period}."
                 )
         return None
 

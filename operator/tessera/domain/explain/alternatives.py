@@ -20,10 +20,13 @@ from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
 
 def alternatives(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, candidates: Sequence[HardwareCandidate]
+    snapshot: Snapshot,
+    plan: Plan,
+    service_plan: ServicePlan,
+    candidates: Sequence[HardwareCandidate],
 ) -> Iterator[Alternative]:
     """Yield hardware that fits by price, then hardware that does not, then pools without any."""
-    spec = allotment.service.spec
+    spec = service_plan.service.spec
     if spec is None:
         return
     fitting = [
@@ -33,7 +36,7 @@ def alternatives(
     ]
     for candidate, choice in sorted(fitting, key=lambda pair: price_order(pair[1])):
         message = exclusion_reason(spec, candidate.offer) or _comparison(
-            snapshot, plan, allotment, choice
+            snapshot, plan, service_plan, choice
         )
         yield Alternative(name=choice.variant, price=choice.hourly.formatted(4), message=message)
     for candidate in candidates:
@@ -83,17 +86,17 @@ def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
 
 
 def _comparison(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other: HardwareChoice
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, other: HardwareChoice
 ) -> str:
     """Return how an allowed alternative compares with the chosen hardware."""
-    chosen = allotment.choice
+    chosen = service_plan.choice
     if chosen is None:
         return "fits"
     if other.variant == chosen.variant:
         return "chosen"
     offer = other.offer
     free_count = free_replicas(snapshot, pool_view(plan, offer.pool), offer)
-    required = required_replicas(allotment)
+    required = required_replicas(service_plan)
     chosen_nanos, other_nanos = (chosen.offer.comparison_price.nanos, offer.comparison_price.nanos)
     if other_nanos > chosen_nanos:
         price_ratio = (
@@ -102,6 +105,6 @@ def _comparison(
         return f"{price_ratio}, stranded slices included"
     if free_count < required:
         return f"full: {free_count} free, {required} required at the start"
-    if allotment.workload is not None:
+    if service_plan.workload is not None:
         return "no more expensive, but a running service is not moved"
     return "same price, but slower or later by name"

@@ -18,9 +18,9 @@ from tessera.domain.service_plan import ServicePlan
 _CENT = 10**7
 
 
-def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> Decision:
+def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) -> Decision:
     """Return the decision about the budget of a service's tenant."""
-    namespace = allotment.service.ref.namespace
+    namespace = service_plan.service.ref.namespace
     view = plan.budgets_by_namespace.get(namespace)
     if view is None or view.state is None:
         return Decision(
@@ -34,7 +34,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, allotment: ServicePlan) -> De
         reason=view.within_budget.reason,
         message=view.within_budget.message,
         numbers=_numbers(view, view.state),
-        would_change=tuple(_would_change(snapshot, view, view.state, allotment)),
+        would_change=tuple(_would_change(snapshot, view, view.state, service_plan)),
     )
 
 
@@ -57,10 +57,10 @@ def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, state: BudgetState, allotment: ServicePlan
+    snapshot: Snapshot, view: BudgetView, state: BudgetState, service_plan: ServicePlan
 ) -> Iterator[str]:
     """Yield what one more replica lacks in the current windows, and whether the next pay it."""
-    choice, spec = allotment.choice, allotment.service.spec
+    choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return
     tariff = choice.offer.tariff
@@ -68,7 +68,7 @@ def _would_change(
         yield f"pools priced in {view.budget.spec.currency} in spec.placement.pools"
         return
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
-    always = allotment.scale.replicas < min_replicas
+    always = service_plan.scale.replicas < min_replicas
     shortfalls = {
         window.field_path: (window, shortfall)
         for window in state.current_windows

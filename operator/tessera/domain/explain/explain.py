@@ -30,26 +30,26 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     service = services[ref]
     if plan is None or ref not in plan.service_plans:
         return _from_status(service)
-    allotment = plan.service_plans[ref]
+    service_plan = plan.service_plans[ref]
     budget_view = plan.budgets_by_namespace.get(ref.namespace)
-    current_status = service_status(snapshot, allotment, budget_view, None)
+    current_status = service_status(snapshot, service_plan, budget_view, None)
     decisions = [
-        _accepted(allotment),
-        explain_placed(snapshot, plan, allotment, _find_condition(current_status, "Placed")),
-        *explain_sizing(allotment),
-        *explain_speed(snapshot, allotment),
-        *explain_scaling(snapshot, allotment),
-        explain_budget(snapshot, plan, allotment),
-        *explain_drain(snapshot, allotment),
-        *explain_rollout(allotment, _find_condition(current_status, "Progressing")),
-        explain_ready(allotment, _find_condition(current_status, "Ready")),
+        _accepted(service_plan),
+        explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
+        *explain_sizing(service_plan),
+        *explain_speed(snapshot, service_plan),
+        *explain_scaling(snapshot, service_plan),
+        explain_budget(snapshot, plan, service_plan),
+        *explain_drain(snapshot, service_plan),
+        *explain_rollout(service_plan, _find_condition(current_status, "Progressing")),
+        explain_ready(service_plan, _find_condition(current_status, "Ready")),
     ]
     reported = tuple(_with_status(decision, service.status) for decision in decisions)
     return (*reported, *_other_conditions(service.status))
 
 
-def _accepted(allotment: ServicePlan) -> Decision:
-    verdict = allotment.accepted
+def _accepted(service_plan: ServicePlan) -> Decision:
+    verdict = service_plan.accepted
     would_change = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason is Accepted.FLAGS_UNCHECKED:
         would_change = ("with a known spec.engine.version the flags would be checked",)
@@ -57,7 +57,7 @@ def _accepted(allotment: ServicePlan) -> Decision:
         topic="accepted",
         reason=verdict.reason,
         message=verdict.message,
-        numbers=(("generation", str(allotment.service.generation)),),
+        numbers=(("generation", str(service_plan.service.generation)),),
         would_change=would_change,
     )
 

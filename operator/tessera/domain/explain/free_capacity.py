@@ -24,9 +24,9 @@ def pool_view(plan: Plan, name: str) -> PoolView:
     return next(view for view in plan.pools if view.pool.name == name)
 
 
-def required_replicas(allotment: ServicePlan) -> int:
+def required_replicas(service_plan: ServicePlan) -> int:
     """Return the number of replicas for which a service is placed."""
-    spec = allotment.service.spec
+    spec = service_plan.service.spec
     if spec is None or spec.replicas is not None:
-        return max(1, allotment.scale.replicas)
+        return max(1, service_plan.scale.replicas)
     return scaling_of(spec).min_replicas

@@ -25,32 +25,32 @@ from tessera.domain.sizing.sizing import ReplicaFit
 
 
 def explain_placed(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, placed: Condition
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, placed: Condition
 ) -> Decision:
     """Return the decision about the hardware, with all other hardware of the fleet."""
-    spec, choice = allotment.service.spec, allotment.choice
+    spec, choice = service_plan.service.spec, service_plan.choice
     candidates = (
         _all_candidates(plan, spec)
-        if spec is not None and allotment.accepted.reason.is_true
+        if spec is not None and service_plan.accepted.reason.is_true
         else []
     )
     return Decision(
         topic="placed",
         reason=placed.reason,
         message=placed.message,
-        numbers=() if choice is None else _numbers(snapshot, plan, choice, allotment),
-        alternatives=tuple(alternatives(snapshot, plan, allotment, candidates)),
+        numbers=() if choice is None else _numbers(snapshot, plan, choice, service_plan),
+        alternatives=tuple(alternatives(snapshot, plan, service_plan, candidates)),
         would_change=(placed.message,)
         if choice is None
-        else tuple(_would_change(snapshot, plan, allotment, candidates, choice)),
+        else tuple(_would_change(snapshot, plan, service_plan, candidates, choice)),
     )
 
 
 def _numbers(
-    snapshot: Snapshot, plan: Plan, choice: HardwareChoice, allotment: ServicePlan
+    snapshot: Snapshot, plan: Plan, choice: HardwareChoice, service_plan: ServicePlan
 ) -> Numbers:
     offer, view = choice.offer, pool_view(plan, choice.offer.pool)
-    replicas = allotment.scale.replicas
+    replicas = service_plan.scale.replicas
     total = choice.hourly.times(replicas)
     return (
         ("hardware", f"{offer.hardware.name} of {offer.hardware.product}"),
@@ -62,7 +62,7 @@ def _numbers(
             f"{free_replicas(snapshot, view, offer)} of {counted(offer.replicas, 'replica')} in "
             "the pool",
         ),
-        *_layout_reasons(view, allotment.service.ref),
+        *_layout_reasons(view, service_plan.service.ref),
     )
 
 
@@ -86,15 +86,15 @@ def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCand
 def _would_change(
     snapshot: Snapshot,
     plan: Plan,
-    allotment: ServicePlan,
+    service_plan: ServicePlan,
     candidates: Sequence[HardwareCandidate],
     chosen: HardwareChoice,
 ) -> Iterator[str]:
     """Yield what the chosen pool lacks, then what would make other pools the choice."""
-    spec = allotment.service.spec
+    spec = service_plan.service.spec
     if spec is None:
         return
-    if unschedulable := sum(pod.unschedulable is not None for pod in allotment.pods):
+    if unschedulable := sum(pod.unschedulable is not None for pod in service_plan.pods):
         yield (
             f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
             f"{counted(unschedulable, 'replica')} fewer"
@@ -112,7 +112,7 @@ def _would_change(
         pool = other_choice.offer.pool
         if pool not in compared_pools and not exclusion_reason(spec, other_choice.offer):
             compared_pools.add(pool)
-            yield from _changes_for(snapshot, plan, allotment, chosen, other_choice)
+            yield from _changes_for(snapshot, plan, service_plan, chosen, other_choice)
     other_pools = {
         option.offer.pool
         for option in choices
@@ -132,7 +132,7 @@ def _would_change(
 def _changes_for(
     snapshot: Snapshot,
     plan: Plan,
-    allotment: ServicePlan,
+    service_plan: ServicePlan,
     chosen: HardwareChoice,
     other_choice: HardwareChoice,
 ) -> Iterator[str]:
@@ -142,10 +142,10 @@ def _changes_for(
     other_price = other_choice.offer.comparison_price
     price = pool_view(plan, pool).price
     if other_price.nanos <= chosen_price.nanos:
-        yield _cheaper_message(snapshot, plan, allotment, other_choice)
+        yield _cheaper_message(snapshot, plan, service_plan, other_choice)
     elif price is not None:
         limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
-        moved = "; but a running service is not moved" if allotment.workload is not None else ""
+        moved = "; but a running service is not moved" if service_plan.workload is not None else ""
         yield (
             f"a price below {limit:.2f} {price.currency} per GPU and hour in {pool} (now "
             f"{price.per_gpu_hour}) would make {other_choice.variant} the cheapest{moved}"
@@ -153,10 +153,10 @@ def _changes_for(
 
 
 def _cheaper_message(
-    snapshot: Snapshot, plan: Plan, allotment: ServicePlan, other_choice: HardwareChoice
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, other_choice: HardwareChoice
 ) -> str:
     free = free_replicas(snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer)
-    required = required_replicas(allotment)
+    required = required_replicas(service_plan)
     if free < required:
         return (
             f"{required - free} more free {other_choice.offer.hardware.name} in "

@@ -23,26 +23,26 @@ _READY_CHANGES: dict[str, str] = {
 }
 
 
-def explain_drain(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
+def explain_drain(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
     """Yield the decision about draining replicas; nothing when there are none."""
-    spec, draining = allotment.service.spec, allotment.drain.draining
+    spec, draining = service_plan.service.spec, service_plan.drain.draining
     if spec is None or not draining:
         return
-    pods = {pod.ref: pod for pod in allotment.pods}
-    limit = format_duration(spec.drain.timeout)
+    pods = {pod.ref: pod for pod in service_plan.pods}
+    timeout_text = format_duration(spec.drain.timeout)
     yield Decision(
         topic="drain",
         reason=Progressing.DRAINING,
         message=(
             f"{counted(len(draining), 'replica')} draining until their streams end, "
-            f"{allotment.scale.replicas} remaining"
+            f"{service_plan.scale.replicas} remaining"
         ),
         numbers=tuple(
             (ref.name, _drain_progress(snapshot, pods[ref])) for ref in draining if ref in pods
         ),
         would_change=(
             f"a replica is deleted once it has 0 requests, {PROPAGATION_DELAY.total_seconds():.0f} "
-            f"s after it left the Service, or after spec.drain.timeout of {limit}",
+            f"s after it left the Service, or after spec.drain.timeout of {timeout_text}",
         ),
     )
 
@@ -58,27 +58,29 @@ def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
     return f"{(snapshot.at - draining_since).total_seconds():.0f} s without new requests{suffix}"
 
 
-def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[Decision]:
+def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterator[Decision]:
     """Yield the decision about rollouts; nothing while the service is not placed."""
-    choice = allotment.choice
+    choice = service_plan.choice
     if choice is None:
         return
     hardware = f"{choice.offer.hardware.name} in {choice.offer.pool}"
-    revisions = Counter(pod.template for pod in allotment.pods if pod.variant == choice.variant)
-    serving = sum(pod.takes_requests for pod in allotment.pods)
-    if allotment.surge:
+    revisions = Counter(pod.template for pod in service_plan.pods if pod.variant == choice.variant)
+    serving = sum(pod.takes_requests for pod in service_plan.pods)
+    if service_plan.surge:
         strategy = "surge: a new replica starts before an old one stops"
         change = f"without a free {hardware}, replicas would be replaced in place"
     else:
         strategy = "in place: an old replica stops before a new one starts, as no device is free"
         change = f"with 1 free {hardware}, a new replica would start before an old one stops"
     numbers = [
-        ("replicas", f"{serving} of {allotment.scale.replicas} take requests"),
+        ("replicas", f"{serving} of {service_plan.scale.replicas} take requests"),
         ("strategy", strategy),
         ("revisions", str(len(revisions))),
     ]
-    if allotment.removable_deployments:
-        numbers.append(("deleting", ", ".join(ref.name for ref in allotment.removable_deployments)))
+    if service_plan.removable_deployments:
+        numbers.append(
+            ("deleting", ", ".join(ref.name for ref in service_plan.removable_deployments))
+        )
     yield Decision(
         topic="rollout",
         reason=progressing.reason,
@@ -88,11 +90,11 @@ def explain_rollout(allotment: ServicePlan, progressing: Condition) -> Iterator[
     )
 
 
-def explain_ready(allotment: ServicePlan, ready: Condition) -> Decision:
+def explain_ready(service_plan: ServicePlan, ready: Condition) -> Decision:
     """Return the decision about whether the service responds."""
-    serving = sum(pod.takes_requests for pod in allotment.pods)
+    serving = sum(pod.takes_requests for pod in service_plan.pods)
     reasons = {
-        condition.type: condition.reason for condition in allotment.service.status.conditions
+        condition.type: condition.reason for condition in service_plan.service.status.conditions
     }
     reason = reasons.get("Ready", ready.reason)
     return Decision(

@@ -17,12 +17,12 @@ from tessera.domain.service.proposal import scaling_of
 from tessera.domain.service_plan import ServicePlan
 
 
-def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
+def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
     """Yield the decision about the number of replicas; nothing for an invalid spec."""
-    spec, scale = allotment.service.spec, allotment.scale
+    spec, scale = service_plan.service.spec, service_plan.scale
     if spec is None:
         return
-    status = allotment.service.status.scaling
+    status = service_plan.service.status.scaling
     without_readings = not _has_readings(snapshot) and spec.replicas is None
     replicas = scale.replicas
     status_agrees = status is not None and (without_readings or status.desired_replicas == replicas)
@@ -34,14 +34,14 @@ def explain_scaling(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Deci
     replayed = (
         "" if reason == scale.reason or without_readings else f"{scale.reason}: {scale.message}"
     )
-    load = _load(snapshot, allotment)
+    load = _load(snapshot, service_plan)
     yield Decision(
         topic="scaling",
         reason=reason,
         message=message,
         since=since,
         numbers=_numbers(snapshot, spec, load, replicas),
-        would_change=tuple(_would_change(spec, load, allotment)),
+        would_change=tuple(_would_change(spec, load, service_plan)),
         replayed=replayed,
     )
 
@@ -50,10 +50,10 @@ def _has_readings(snapshot: Snapshot) -> bool:
     return snapshot.readings is not None and snapshot.readings.problem is None
 
 
-def _load(snapshot: Snapshot, allotment: ServicePlan) -> ServiceLoad:
-    variant = allotment.choice.variant if allotment.choice is not None else None
-    pods = [pod for pod in allotment.pods if variant in (None, pod.variant)]
-    return load_of(pods, snapshot.readings, allotment.scale.replicas, snapshot.at)
+def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
+    variant = service_plan.choice.variant if service_plan.choice is not None else None
+    pods = [pod for pod in service_plan.pods if variant in (None, pod.variant)]
+    return load_of(pods, snapshot.readings, service_plan.scale.replicas, snapshot.at)
 
 
 def _numbers(
@@ -81,13 +81,13 @@ def _numbers(
 
 
 def _would_change(
-    spec: InferenceServiceSpec, load: ServiceLoad, allotment: ServicePlan
+    spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan
 ) -> Iterator[str]:
-    scale = allotment.scale
+    scale = service_plan.scale
     if spec.replicas is not None:
         yield "kubectl scale, or another spec.replicas; without spec.replicas, spec.scaling decides"
         return
-    if allotment.choice is None:
+    if service_plan.choice is None:
         yield "hardware for the service: see placed"
         return
     if scale.reason is ScalingReason.BUDGET_EXHAUSTED:

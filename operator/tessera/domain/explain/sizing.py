@@ -24,9 +24,9 @@ _SOURCES = {
 _SLO_FACTOR = 2
 
 
-def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
+def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
     """Yield the decision about how the model fits on its hardware; nothing while not placed."""
-    choice, spec = allotment.choice, allotment.service.spec
+    choice, spec = service_plan.choice, service_plan.service.spec
     shape = shape_of(spec) if spec is not None else None
     if choice is None or spec is None or shape is None:
         return
@@ -35,7 +35,7 @@ def explain_sizing(allotment: ServicePlan) -> Iterator[Decision]:
         for candidate in hardware_candidates(spec, shape, (choice.offer,))
         if candidate.demand.precision == choice.fit.precision
     )
-    fit, measurement = choice.fit, allotment.measured_speed
+    fit, measurement = choice.fit, service_plan.measured_speed
     source = fit.step.source if measurement is None else "Measured"
     rate = corrected_rate(fit.limits.tokens_per_second, measurement)
     yield Decision(

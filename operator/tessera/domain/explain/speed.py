@@ -21,12 +21,12 @@ _CHANGES = {
 }
 
 
-def explain_speed(snapshot: Snapshot, allotment: ServicePlan) -> Iterator[Decision]:
+def explain_speed(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
     """Yield the decision about the speed, with the values of now; nothing while not placed."""
-    speed = allotment.observed_speed(snapshot.readings)
+    speed = service_plan.observed_speed(snapshot.readings)
     if speed is None:
         return
-    current_verdict = speed_verdict(allotment.speed)
+    current_verdict = speed_verdict(service_plan.speed)
     yield Decision(
         topic="speed",
         reason=current_verdict.reason,

@@ -33,10 +33,10 @@ def assess_readiness(
         cause = f"; {failure.reason}: {failure.message}" if failure is not None else ""
         message = f"0 of {counted(desired, 'replica')} ready{cause}"
         return StatusVerdict(Ready.NO_REPLICA_READY, message)
-    probe = _current_probe(snapshot, service)
-    if probe is not None and probe.problem is not None:
-        return StatusVerdict(Ready.COMPLETION_FAILED, probe.problem)
-    if probe is not None or was_ready(service):
+    probe_result = _current_result(snapshot, service)
+    if probe_result is not None and probe_result.problem is not None:
+        return StatusVerdict(Ready.COMPLETION_FAILED, probe_result.problem)
+    if probe_result is not None or was_ready(service):
         return StatusVerdict(
             Ready.COMPLETION_SUCCEEDED, "a one-token completion through the Service succeeded"
         )
@@ -47,22 +47,24 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
     """Tell whether a completion is due."""
     if not any(pod.takes_requests for pod in pods):
         return False
-    probe = _current_probe(snapshot, service)
-    if probe is None:
+    probe_result = _current_result(snapshot, service)
+    if probe_result is None:
         return True
-    age = snapshot.at - probe.at
-    if probe.problem is not None:
+    age = snapshot.at - probe_result.at
+    if probe_result.problem is not None:
         return age >= FAILED_PROBE_INTERVAL
-    finished = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
-    return age >= IDLE_PROBE_INTERVAL and not finished
+    finished_requests = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
+    return age >= IDLE_PROBE_INTERVAL and not finished_requests
 
 
 def next_probe_at(snapshot: Snapshot, service: ObservedService) -> datetime:
     """Return when the next completion is due, if replicas, status and last result stay the same."""
-    probe = snapshot.probe_results.get(service.ref)
-    if probe is None:
+    probe_result = snapshot.probe_results.get(service.ref)
+    if probe_result is None:
         return _NEVER
-    return probe.at + (IDLE_PROBE_INTERVAL if probe.problem is None else FAILED_PROBE_INTERVAL)
+    return probe_result.at + (
+        IDLE_PROBE_INTERVAL if probe_result.problem is None else FAILED_PROBE_INTERVAL
+    )
 
 
 def was_ready(service: ObservedService) -> bool:
@@ -71,13 +73,13 @@ def was_ready(service: ObservedService) -> bool:
     return condition is not None and condition.status == "True"
 
 
-def _current_probe(snapshot: Snapshot, service: ObservedService) -> ProbeResult | None:
+def _current_result(snapshot: Snapshot, service: ObservedService) -> ProbeResult | None:
     """Return the last result, unless the service was not ready since."""
-    probe = snapshot.probe_results.get(service.ref)
+    probe_result = snapshot.probe_results.get(service.ref)
     condition = _ready_condition(service)
-    if probe is None or condition is None or condition.status == "True":
-        return probe
-    return probe if probe.at >= condition.last_transition_time else None
+    if probe_result is None or condition is None or condition.status == "True":
+        return probe_result
+    return probe_result if probe_result.at >= condition.last_transition_time else None
 
 
 def _ready_condition(service: ObservedService) -> Condition | None:

@@ -155,7 +155,7 @@ def _build_problem(
             )
         ),
         gpus=gpus,
-        layouts={name: layout for node in nodes for name, layout in node.layouts},
+        observed_layouts={name: layout for node in nodes for name, layout in node.layouts},
     )
 
 

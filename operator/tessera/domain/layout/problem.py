@@ -57,7 +57,7 @@ class LayoutProblem:
     demands: tuple[SliceDemand, ...] = ()
     offers: tuple[GpuOffer, ...] = ()
     gpus: tuple[FleetGpu, ...] = ()
-    layouts: Mapping[str, Layout]
+    observed_layouts: Mapping[str, Layout]
     """Observed layouts by GPU in MIG mode. `gpus` lacks unused slices of unavailable nodes."""
 
 

@@ -84,8 +84,8 @@ def _pool_layout(
         if {instance_type.gpu_model for instance_type in demand.service.throughput} & model_names
     ]
     offer = next(candidate for candidate in problem.offers if candidate.gpu_model.name == pool)
-    layouts = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == pool])
-    nodes = _node_targets(layouts, terms)
+    targets = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == pool])
+    nodes = _node_targets(targets, terms)
     services = tuple(_assignments(pool_demands, after, terms))
     shortfalls = tuple(
         _shortfall(demand, plan.gpus)
@@ -97,8 +97,8 @@ def _pool_layout(
     )
     repartitioned = {
         name
-        for name, (_, layout) in layouts.items()
-        if not _is_same_layout(problem.layouts[name], layout, terms)
+        for name, (_, layout) in targets.items()
+        if not _is_same_layout(problem.observed_layouts[name], layout, terms)
     }
     planned = {assignment.service: assignment.profile for assignment in services}
     mig_plan = MigPlan(
@@ -111,9 +111,9 @@ def _pool_layout(
         lower_bound=money.from_nanos(round(gpus_after * terms.per_gpu_hour * (1 - plan.gap))),
         gap=Decimal(f"{plan.gap:.4f}"),
         moves=sum(
-            _count_moves(gpu, _removed_placements(gpu, layouts, repartitioned, offer), planned)
+            _count_moves(gpu, _removed_placements(gpu, targets, repartitioned, offer), planned)
             for gpu in before
-            if gpu.name in layouts
+            if gpu.name in targets
         ),
         services=services,
         nodes=nodes,
@@ -138,17 +138,17 @@ def _count_moves(
 
 def _removed_placements(
     gpu: FleetGpu,
-    layouts: Mapping[str, tuple[FleetGpu, Layout]],
+    targets: Mapping[str, tuple[FleetGpu, Layout]],
     repartitioned: Collection[str],
     offer: GpuOffer,
 ) -> Collection[SlicePlacement]:
     """Return the slices whose pods have to leave for the GPU or its node to be repartitioned."""
-    nodes = {layouts[name][0].node for name in repartitioned}
+    nodes = {targets[name][0].node for name in repartitioned}
     if offer.drains_node and gpu.node in nodes:
         return gpu.layout
     if gpu.name not in repartitioned:
         return ()
-    retained = layouts[gpu.name][1] if offer.sibling_safe else ()
+    retained = targets[gpu.name][1] if offer.sibling_safe else ()
     return [placement for placement in gpu.layout if placement not in retained]
 
 
@@ -164,7 +164,7 @@ def _target_layouts(
     for gpu in gpus:
         layout = gpu.layout
         if layout == current[gpu.name]:
-            layout = problem.layouts[gpu.name]
+            layout = problem.observed_layouts[gpu.name]
         elif not offer.sibling_safe:
             # The backend rebuilds the whole GPU: fill it now, since one slice more later would
             # displace every pod on it.
@@ -196,10 +196,10 @@ def _is_same_layout(current: Layout, target: Layout, terms: PoolTerms) -> bool:
 
 
 def _node_targets(
-    layouts: Mapping[str, tuple[FleetGpu, Layout]], terms: PoolTerms
+    targets: Mapping[str, tuple[FleetGpu, Layout]], terms: PoolTerms
 ) -> tuple[NodeTarget, ...]:
     gpus_by_node: dict[str, list[GpuTarget]] = {}
-    for name, (gpu, layout) in sorted(layouts.items()):
+    for name, (gpu, layout) in sorted(targets.items()):
         index = int(name.rpartition("/")[2])
         slices = tuple(format_slice(placement, pinned=terms.pinned_starts) for placement in layout)
         gpus_by_node.setdefault(gpu.node, []).append(GpuTarget(gpu=index, slices=slices))
@@ -237,9 +237,9 @@ def plan_name(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> st
 def _assignments(
     demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu], terms: PoolTerms
 ) -> Iterator[Assignment]:
-    instance_counts = replicas_by_service(gpus)
+    replica_counts = replicas_by_service(gpus)
     for demand in demands:
-        for instance_type, count in sorted(instance_counts.get(demand.service.name, {}).items()):
+        for instance_type, count in sorted(replica_counts.get(demand.service.name, {}).items()):
             if instance_type in demand.service.throughput:
                 yield Assignment(
                     service=demand.service.name,
@@ -303,9 +303,9 @@ def _format_price(nanos: int, terms: PoolTerms) -> str:
 
 
 def _shortfall(demand: SliceDemand, gpus: Sequence[FleetGpu]) -> Shortfall:
-    instance_counts = replicas_by_service(gpus).get(demand.service.name, Counter())
+    replica_counts = replicas_by_service(gpus).get(demand.service.name, Counter())
     provided = sum(
         demand.service.throughput.get(instance_type, 0.0) * count
-        for instance_type, count in instance_counts.items()
+        for instance_type, count in replica_counts.items()
     )
     return Shortfall(service=demand.service.name, demanded=demand.service.demand, provided=provided)

@@ -75,7 +75,7 @@ class _GpuColumn(NamedTuple):
     offer: GpuOffer
     geometry: Geometry
     price: int
-    limit_index: int | None
+    supply_index: int | None
     """Index of the limit that it counts against."""
 
 
@@ -207,8 +207,8 @@ class _ColumnGeneration:
                 (self._row_of_type[instance_type], count)
                 for instance_type, count in self._useful_slices(column)
             ]
-            if column.limit_index is not None:
-                entries.append((first_limit_row + column.limit_index, 1))
+            if column.supply_index is not None:
+                entries.append((first_limit_row + column.supply_index, 1))
             program.add_column(column.price / self._cost_unit, entries)
         return program
 
@@ -340,8 +340,8 @@ class _ColumnGeneration:
                 for limit_price in duals[end : end + len(self._limited_offers)]
             ]
             column_costs = [value * unit for value in duals[first:end]]
-            bounds_sum, has_new = self._price_services(prices, column_costs)
-            self._raise_bound(self._safe_bound(prices, limit_prices, bounds_sum))
+            service_bounds_sum, has_new = self._price_services(prices, column_costs)
+            self._raise_bound(self._safe_bound(prices, limit_prices, service_bounds_sum))
             if not has_new or self._round_bound(relaxed.value * unit) <= self._bound:
                 return
 
@@ -349,14 +349,14 @@ class _ColumnGeneration:
         self, prices: Mapping[InstanceType, float], column_costs: Sequence[float]
     ) -> tuple[float, bool]:
         """Return the sum of the services' bounds, and whether any added a cheaper column."""
-        total, has_new = 0.0, False
+        service_bounds_sum, has_new = 0.0, False
         for index, service in enumerate(self._services):
             priced = cheapest_pattern(service, prices)
             penalty = self._penalties[index]
-            total += priced.bound if penalty is None else min(priced.bound, penalty)
+            service_bounds_sum += priced.bound if penalty is None else min(priced.bound, penalty)
             if priced.cost < column_costs[index] - _PRICE_TOLERANCE * self._cost_unit:
                 has_new |= self._add_replica_column(index, priced.pattern)
-        return total, has_new
+        return service_bounds_sum, has_new
 
     def _add_replica_column(self, index: int, pattern: ReplicaPattern) -> bool:
         if (index, pattern) in self._seen_columns:
@@ -373,7 +373,10 @@ class _ColumnGeneration:
         return True
 
     def _safe_bound(
-        self, prices: Mapping[InstanceType, float], limit_prices: Sequence[float], total: float
+        self,
+        slice_prices: Mapping[InstanceType, float],
+        limit_prices: Sequence[float],
+        service_bounds_sum: float,
     ) -> float:
         """Return the Lagrangian bound, scaled where the slices of a GPU cost more than the GPU."""
         limit_price_by_model = {
@@ -381,24 +384,24 @@ class _ColumnGeneration:
             for offer, value in zip(self._limited_offers, limit_prices, strict=True)
         }
         excess = max(
-            self._slice_value(column, prices)
+            self._slice_value(column, slice_prices)
             / (column.price + limit_price_by_model.get(column.offer.gpu_model.name, 0.0))
             for column in self._gpu_columns
             if column.price
         )
-        limits = sum(
+        limit_cost = sum(
             value * (offer.max_gpus or 0)
             for offer, value in zip(self._limited_offers, limit_prices, strict=True)
         )
         sunk_values = [0.0] * len(self._sunk)
         for column in self._gpu_columns:
-            if not column.price and column.limit_index is not None:
-                index = column.limit_index - len(self._limited_offers)
+            if not column.price and column.supply_index is not None:
+                index = column.supply_index - len(self._limited_offers)
                 sunk_values[index] = max(
                     sunk_values[index],
-                    self._slice_value(column, prices) * self._sunk[index].gpu_count,
+                    self._slice_value(column, slice_prices) * self._sunk[index].gpu_count,
                 )
-        return total / max(excess, 1.0) - limits - sum(sunk_values)
+        return service_bounds_sum / max(excess, 1.0) - limit_cost - sum(sunk_values)
 
     def _slice_value(self, column: _GpuColumn, prices: Mapping[InstanceType, float]) -> float:
         return sum(

@@ -116,16 +116,19 @@ class _OperationSearch:
     def search(self) -> tuple[LayoutOperation, ...]:
         """Return the operations of the cheapest order, or of a greedy one in a large search."""
         order = count()
-        frontier = [_SearchNode(0, 0, next(order), *self._apply_helpful(self._first, ()))]
-        seen: set[_FleetState] = set()
+        state, operations = self._apply_helpful(self._first, ())
+        frontier = [
+            _SearchNode(cost=0, remaining=0, order=next(order), state=state, operations=operations)
+        ]
+        expanded: set[_FleetState] = set()
         while frontier:
             best = heapq.heappop(frontier)
             if best.state.replicas == self._goal.replicas:
                 return self._with_cleanup(best)
-            if len(seen) > _EXPANSIONS:
+            if len(expanded) > _EXPANSIONS:
                 return self._with_cleanup(self._search_greedily(best))
-            if best.state not in seen:
-                seen.add(best.state)
+            if best.state not in expanded:
+                expanded.add(best.state)
                 for node in self._successors(best, self._possible_stops(best.state), order):
                     heapq.heappush(frontier, node)
         raise AssertionError("a stop is always possible")
@@ -135,15 +138,15 @@ class _OperationSearch:
         # Among equal nodes the newest goes first.
         order = count(0, -1)
         frontier = [(0, best)]
-        seen: set[_FleetState] = set()
+        expanded: set[_FleetState] = set()
         while frontier:
             _, node = heapq.heappop(frontier)
             state = node.state
             if state.replicas == self._goal.replicas:
                 return node
-            if state in seen:
+            if state in expanded:
                 continue
-            seen.add(state)
+            expanded.add(state)
             for successor in self._successors(node, self._possible_stops(state, every=True), order):
                 shortfalls, temporary = divmod(successor.cost, _SHORTFALL_COST)
                 rank = successor.remaining + temporary + _GREEDY_SHORTFALL_COST * shortfalls

@@ -26,9 +26,7 @@ def layouts_for_counts(
     layouts: list[Layout] = []
     remaining = counts
     for index in range(gpus):
-        layout = _recognized_layout(
-            gpu_model, remaining, gpus - index, preferred[index : index + 1]
-        )
+        layout = _preferred_layout(gpu_model, remaining, gpus - index, preferred[index : index + 1])
         if layout is None:
             packing = _pack(gpu_model, remaining, gpus - index) or ()
             layout = place_geometry(gpu_model, packing[0] if packing else ()) or ()
@@ -108,13 +106,13 @@ def _size(gpu_model: GpuModel, profile: str) -> tuple[int, int]:
     return (gi_profile.memory_slices, gi_profile.compute_slices) if gi_profile else (0, 0)
 
 
-def _recognized_layout(
+def _preferred_layout(
     gpu_model: GpuModel, remaining: Geometry, gpus: int, preferred: Sequence[Layout]
 ) -> Layout | None:
     for layout in preferred:
-        filling = geometry(layout)
-        fits = not Counter(dict(filling)) - Counter(dict(remaining))
-        if fits and _pack(gpu_model, _subtract(remaining, filling), gpus - 1) is not None:
+        layout_counts = geometry(layout)
+        fits = not Counter(dict(layout_counts)) - Counter(dict(remaining))
+        if fits and _pack(gpu_model, _subtract(remaining, layout_counts), gpus - 1) is not None:
             return layout
     return None
 

@@ -39,7 +39,7 @@ def read_config(config: object, total_size: int | None = None) -> ModelShape | U
     """The shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
 
     With it the weights take what their files take: parts besides the language model count, and
-    quantised weights have the bytes that they really have.
+    quantized weights have the bytes that they really have.
     """
     try:
         if not isinstance(config, Mapping):
@@ -118,7 +118,7 @@ def _shape(
 
 
 def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
-    """MXFP4 quantises the experts alone, the other formats every matrix of the layers."""
+    """MXFP4 quantizes the experts alone, the other formats every matrix of the layers."""
     dense = weights.dense if quantization is not None and quantization.format == "mxfp4" else 0
     return weights.unquantized + dense
 

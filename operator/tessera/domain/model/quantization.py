@@ -30,7 +30,7 @@ class Quantization:
 
 
 def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
-    """None for plain weights; PuzzleError for formats that no engine here serves."""
+    """Read the format; None for plain weights, UnsupportedConfigError if no engine serves it."""
     section = part(config, "quantization_config") or part(config, "compression_config")
     if not section:
         return None
@@ -48,25 +48,27 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
     return reader(section)
 
 
-def _fp8(_: Mapping[str, Any]) -> Quantization:
+def _read_fp8(_: Mapping[str, Any]) -> Quantization:
     return Quantization(format="fp8", bits=8)
 
 
-def _mxfp4(_: Mapping[str, Any]) -> Quantization:
+def _read_mxfp4(_: Mapping[str, Any]) -> Quantization:
     return Quantization(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
 
 
-def _awq(section: Mapping[str, Any]) -> Quantization:
-    _bits(section.get("bits", section.get("w_bit")), "awq", (4,))
-    return Quantization(format="awq", bits=4, group_size=_group(section) or _DEFAULT_GROUP)
+def _read_awq(section: Mapping[str, Any]) -> Quantization:
+    _read_bits(section.get("bits", section.get("w_bit")), "awq", (4,))
+    return Quantization(
+        format="awq", bits=4, group_size=_read_group_size(section) or _DEFAULT_GROUP
+    )
 
 
-def _gptq(section: Mapping[str, Any]) -> Quantization:
-    bits = _bits(section.get("bits"), "gptq", (4, 8))
-    return Quantization(format="gptq", bits=bits, group_size=_group(section))
+def _read_gptq(section: Mapping[str, Any]) -> Quantization:
+    bits = _read_bits(section.get("bits"), "gptq", (4, 8))
+    return Quantization(format="gptq", bits=bits, group_size=_read_group_size(section))
 
 
-def _modelopt(section: Mapping[str, Any]) -> Quantization:
+def _read_modelopt(section: Mapping[str, Any]) -> Quantization:
     algorithm = str(section.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
         return Quantization(format="nvfp4", bits=4, group_size=_NVFP4_GROUP)
@@ -78,19 +80,19 @@ def _modelopt(section: Mapping[str, Any]) -> Quantization:
     )
 
 
-def _compressed(section: Mapping[str, Any]) -> Quantization:
+def _read_compressed(section: Mapping[str, Any]) -> Quantization:
     groups = part(section, "config_groups")
     weights = next((part(part(groups, name), "weights") for name in sorted(groups)), {})
-    bits = _bits(weights.get("num_bits"), "compressed-tensors", (4, 8))
-    size = _group(weights)
+    bits = _read_bits(weights.get("num_bits"), "compressed-tensors", (4, 8))
+    group_size = _read_group_size(weights)
     if weights.get("type") == "float":
         if bits == 4:
-            return Quantization(format="nvfp4", bits=4, group_size=size or _NVFP4_GROUP)
+            return Quantization(format="nvfp4", bits=4, group_size=group_size or _NVFP4_GROUP)
         return Quantization(format="fp8", bits=8)
-    return Quantization(format="int4" if bits == 4 else "int8", bits=bits, group_size=size)
+    return Quantization(format="int4" if bits == 4 else "int8", bits=bits, group_size=group_size)
 
 
-def _bits(value: object, method: str, supported: tuple[Literal[4, 8], ...]) -> Literal[4, 8]:
+def _read_bits(value: object, method: str, supported: tuple[Literal[4, 8], ...]) -> Literal[4, 8]:
     for bits in supported:
         if value == bits:
             return bits
@@ -101,7 +103,7 @@ def _bits(value: object, method: str, supported: tuple[Literal[4, 8], ...]) -> L
     )
 
 
-def _group(section: Mapping[str, Any]) -> int | None:
+def _read_group_size(section: Mapping[str, Any]) -> int | None:
     """Weights that share a scale; -1 means a whole row."""
     size = section.get("group_size", section.get("q_group_size"))
     return size if isinstance(size, int) and size > 0 else None
@@ -109,11 +111,11 @@ def _group(section: Mapping[str, Any]) -> int | None:
 
 # By `quant_method`.
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization]] = {
-    "fp8": _fp8,
-    "fbgemm_fp8": _fp8,
-    "awq": _awq,
-    "gptq": _gptq,
-    "mxfp4": _mxfp4,
-    "modelopt": _modelopt,
-    "compressed-tensors": _compressed,
+    "fp8": _read_fp8,
+    "fbgemm_fp8": _read_fp8,
+    "awq": _read_awq,
+    "gptq": _read_gptq,
+    "mxfp4": _read_mxfp4,
+    "modelopt": _read_modelopt,
+    "compressed-tensors": _read_compressed,
 }

@@ -20,7 +20,7 @@ class Weights:
     """Weights by what happens to them."""
 
     dense: int
-    """In matrices that every token uses and that are quantised with the rest."""
+    """In matrices that every token uses and that are quantized with the rest."""
     expert: int
     """In the matrices of one expert of one layer."""
     experts: int
@@ -43,12 +43,12 @@ class Weights:
 
     @property
     def unquantized(self) -> int:
-        """What formats that quantise every matrix leave at 16 bits."""
+        """What formats that quantize every matrix leave at 16 bits."""
         return self.small + self.embedding + self.output
 
 
 def heads_of(keys: Keys, family: ModelFamily) -> Heads:
-    """The heads; PuzzleError where the numbers cannot be true together."""
+    """Return the heads; UnsupportedConfigError where the numbers contradict each other."""
     queries, hidden = keys["num_attention_heads"], keys["hidden_size"]
     shared = keys.get("num_key_value_heads") or queries
     if family.one_kv_head and not keys.flag("new_decoder_architecture"):

@@ -70,16 +70,18 @@ def predict_step_time(
 
     The shares of a whole GPU hold for its slices too, whose peaks are smaller.
     """
-    kind = arithmetic(shape, precision, hardware)
+    arithmetic_kind = arithmetic(shape, precision, hardware)
     family = family_of(speed_table, hardware.product)
-    is_measured = family is not None and kind in family.arithmetic
-    used_family = family if family is not None and is_measured else speed_table.usual
+    family_measured = family is not None and arithmetic_kind in family.arithmetic
+    used_family = family if family is not None and family_measured else speed_table.usual
     # Narrow weights that are widened before computing are in no published measurement.
-    as_measured = footprint.weight_bits(shape, precision) == (8 if kind == "fp8" else 16)
+    weights_as_measured = footprint.weight_bits(shape, precision) == (
+        8 if arithmetic_kind == "fp8" else 16
+    )
     return roofline(
         shape,
         precision,
         hardware,
-        peak_shares(speed_table.host, used_family, used_family.arithmetic[kind]),
-        "Table" if is_measured and as_measured else "Roofline",
+        peak_shares(speed_table.host, used_family, used_family.arithmetic[arithmetic_kind]),
+        "Table" if family_measured and weights_as_measured else "Roofline",
     )

@@ -95,7 +95,7 @@ def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> Sc
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
     """Tell whether repeating the same readings will repeat the decision."""
     history, replicas = decision.history, decision.replicas
-    windows = [count.replicas for count in (*history.up_window, *history.down_window)]
+    windows = [recommended.replicas for recommended in (*history.up_window, *history.down_window)]
     return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
 
 
@@ -117,14 +117,19 @@ def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -
     return _clamp(policy, _recommend(policy, load, current).replicas)
 
 
-def cap(decision: ScaleDecision, replicas: int, message: str, at: datetime) -> ScaleDecision:
+def cap_to_grant(
+    decision: ScaleDecision, granted_replicas: int, message: str, at: datetime
+) -> ScaleDecision:
     """Return the decision after a budget granted fewer replicas; the windows stay."""
-    decisions = tuple(count for count in decision.history.decisions if count.at < at)
-    if not decisions or decisions[-1].replicas != replicas:
-        decisions = (*decisions, TimestampedReplicas(at, replicas))
+    decisions = tuple(decided for decided in decision.history.decisions if decided.at < at)
+    if not decisions or decisions[-1].replicas != granted_replicas:
+        decisions = (*decisions, TimestampedReplicas(at, granted_replicas))
     history = replace(decision.history, decisions=decisions)
     return ScaleDecision(
-        replicas=replicas, reason=ScalingReason.BUDGET_EXHAUSTED, message=message, history=history
+        replicas=granted_replicas,
+        reason=ScalingReason.BUDGET_EXHAUSTED,
+        message=message,
+        history=history,
     )
 
 
@@ -232,8 +237,8 @@ def _decide(
         replicas = _clamp(policy, current)
         bound = "minReplicas" if replicas > current else "maxReplicas"
         return replicas, ScalingReason.BOUNDS_CHANGED, f"spec.scaling.{bound} is {replicas}"
-    up = min(count.replicas for count in history.up_window)
-    down = max(count.replicas for count in history.down_window)
+    up = min(recommended.replicas for recommended in history.up_window)
+    down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
         return _scale_up(policy, recommendation, up, current, history.decisions[0].replicas)
     if down < current:

@@ -69,7 +69,7 @@ def decide_template(
     same = record.effective_values == newest.effective_values
     return TemplateDecision(
         record=record,
-        choice=choice if same else _choice_with_defaults(choice, record.effective_values),
+        choice=choice if same else _choice_with_effective_values(choice, record.effective_values),
         verdict=_verdict(service, record, newest),
     )
 
@@ -79,25 +79,30 @@ def is_update_requested(service: ObservedService, applied_update: str | None) ->
     return service.update is not None and service.update != applied_update
 
 
-def spec_with_defaults(
-    spec: InferenceServiceSpec, defaults: EffectiveValues
+def spec_with_effective_values(
+    spec: InferenceServiceSpec, effective_values: EffectiveValues
 ) -> InferenceServiceSpec:
     """Return the spec with the defaults of the time when the replicas were created."""
-    engine = spec.engine.model_copy(update={"version": defaults.engine_version})
-    drain = spec.drain.model_copy(update={"timeout": defaults.drain_timeout})
+    engine = spec.engine.model_copy(update={"version": effective_values.engine_version})
+    drain = spec.drain.model_copy(update={"timeout": effective_values.drain_timeout})
     return spec.model_copy(update={"engine": engine, "drain": drain})
 
 
-def _choice_with_defaults(choice: HardwareChoice, defaults: EffectiveValues) -> HardwareChoice:
+def _choice_with_effective_values(
+    choice: HardwareChoice, effective_values: EffectiveValues
+) -> HardwareChoice:
     fit = choice.fit
     limits = replace(
         fit.limits,
-        max_num_seqs=defaults.max_num_seqs,
-        max_num_batched_tokens=defaults.max_num_batched_tokens,
+        max_num_seqs=effective_values.max_num_seqs,
+        max_num_batched_tokens=effective_values.max_num_batched_tokens,
     )
-    memory = replace(fit.memory, weights_mib=defaults.weights_mib)
+    memory = replace(fit.memory, weights_mib=effective_values.weights_mib)
     return replace(
-        choice, fit=replace(fit, max_model_len=defaults.max_model_len, limits=limits, memory=memory)
+        choice,
+        fit=replace(
+            fit, max_model_len=effective_values.max_model_len, limits=limits, memory=memory
+        ),
     )
 
 

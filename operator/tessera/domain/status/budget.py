@@ -18,11 +18,11 @@ _WEIGHT_QUANTUM = Decimal("1e-9")
 
 
 def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
-    """The status of one budget.
+    """Return the status of one budget.
 
     The spend is recorded each minute, before each grant, and when a reason, a window, a price or
-    the set of replicas changes; in between the last record stands, so that a turn in which nothing
-    happens writes nothing.
+    the set of replicas changes; in between the last record stands, so that a reconcile in which
+    nothing happens writes nothing.
     """
     budget, previous, state = view.budget, view.budget.status, view.state
     verdicts: dict[str, StatusVerdict[StatusReason]] = {

@@ -24,8 +24,8 @@ _MAX_LINES = 8
 _BINS = 50
 # Title and unit of each plot, units per second, and seconds of a response, None if it has none.
 _LATENCIES: Sequence[tuple[str, str, float, Callable[[BenchResponse], float | None]]] = (
-    ("Time to first token (TTFT)", "seconds", 1, lambda response: response.ttft),
-    ("Time per output token (TPOT)", "milliseconds", 1e3, lambda response: response.tpot),
+    ("Time to first token (TTFT)", "seconds", 1, lambda response: response.ttft_seconds),
+    ("Time per output token (TPOT)", "milliseconds", 1e3, lambda response: response.tpot_seconds),
     ("End-to-end latency", "seconds", 1, lambda response: response.ended_at - response.due_at),
 )
 _STYLE = """
@@ -144,7 +144,7 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
     complete = [
         response
         for response in measurement.responses
-        if response.complete and response.ttft is not None
+        if response.complete and response.ttft_seconds is not None
     ]
     failed = [response for response in measurement.responses if not response.complete]
     yield Plot(
@@ -155,7 +155,7 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
             PlotSeries(
                 name="completed",
                 points=[
-                    (response.due_at - measurement.started_at, response.ttft or 0.0)
+                    (response.due_at - measurement.started_at, response.ttft_seconds or 0.0)
                     for response in complete
                 ],
                 dots=True,
