@@ -40,17 +40,19 @@ class IssuedPair:
 def issue(host: str, at: datetime, lifetime: timedelta) -> IssuedPair:
     """Issue a certificate for one DNS name; it expires together with its authority."""
     signer, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    issuer = _name(f"{host} authority")
+    issuer = _common_name(f"{host} authority")
     identifier = x509.SubjectKeyIdentifier.from_public_key(signer.public_key())
     authority = (
-        _builder(issuer, issuer, signer.public_key(), at, lifetime)
+        _certificate_builder(issuer, issuer, signer.public_key(), at, lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs=True), critical=True)
         .add_extension(identifier, critical=False)
         .sign(signer, hashes.SHA256())
     )
     certificate = (
-        _builder(_name("tessera-webhook"), issuer, key.public_key(), at, lifetime)
+        _certificate_builder(
+            _common_name("tessera-webhook"), issuer, key.public_key(), at, lifetime
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -118,7 +120,7 @@ def _is_signed_by(certificate: x509.Certificate, authority: str) -> bool:
     return True
 
 
-def _builder(
+def _certificate_builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
@@ -150,7 +152,7 @@ def _key_usage(*, signs: bool) -> x509.KeyUsage:
     )
 
 
-def _name(common: str) -> x509.Name:
+def _common_name(common: str) -> x509.Name:
     """Return a name; a common name holds at most 64 characters."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
 

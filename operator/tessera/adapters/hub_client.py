@@ -50,7 +50,7 @@ class HttpHub:
         if status != httpx.codes.OK:
             reason = _REASONS.get(status, RevisionReason.HUB_UNREACHABLE)
             return Resolution(None, reason, f"GET {path}: {status}")
-        commit = _commit(body)
+        commit = _parse_commit(body)
         if commit is None:
             return Resolution(
                 None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the response"
@@ -68,7 +68,7 @@ class HttpHub:
             return response.status_code, bytes(content)
 
 
-def _commit(body: bytes) -> str | None:
+def _parse_commit(body: bytes) -> str | None:
     try:
         commit = json.loads(body)["sha"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -107,7 +107,7 @@ class LeaderElector:
     async def _acquire_or_renew(self) -> bool:
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.NOT_FOUND:
-            status, _ = await self._cluster.request("POST", self._path, body=self._lease())
+            status, _ = await self._cluster.request("POST", self._path, body=self._first_lease())
             return status == HTTPStatus.CREATED
         if status != HTTPStatus.OK:
             return False
@@ -124,7 +124,7 @@ class LeaderElector:
         Of two concurrent writers the second one fails.
         """
         previous = lease.get("spec", {})
-        spec = self._spec(holder) | {"leaseTransitions": previous.get("leaseTransitions", 0)}
+        spec = self._lease_spec(holder) | {"leaseTransitions": previous.get("leaseTransitions", 0)}
         if previous.get("holderIdentity") == holder:
             spec["acquireTime"] = previous.get("acquireTime", spec["acquireTime"])
         else:
@@ -133,15 +133,15 @@ class LeaderElector:
         status, _ = await self._cluster.request("PUT", path, body=lease | {"spec": spec})
         return status == HTTPStatus.OK
 
-    def _lease(self) -> dict[str, Any]:
+    def _first_lease(self) -> dict[str, Any]:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {"name": self._name, "namespace": self._namespace},
-            "spec": self._spec(self._identity) | {"leaseTransitions": 0},
+            "spec": self._lease_spec(self._identity) | {"leaseTransitions": 0},
         }
 
-    def _spec(self, holder: str) -> dict[str, Any]:
+    def _lease_spec(self, holder: str) -> dict[str, Any]:
         now = self._clock().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "holderIdentity": holder,

@@ -77,10 +77,10 @@ def build_gpu_model(product: str, profiles: Sequence[NvmlProfile]) -> GpuModel:
 def _iterate_profiles(
     nvml: Any, handle: Any, table_model: GpuModel | None, gpu_mib: int
 ) -> Iterator[NvmlProfile]:
-    for constant, value in _profile_constants(nvml):
+    for constant, profile_constant in _profile_constants(nvml):
         try:
             # A GPU answers for every constant whether it has such a profile.
-            info = _read_profile(nvml, handle, value)
+            info = _read_profile(nvml, handle, profile_constant)
             starts, size = _read_placements(nvml, handle, info.id)
         except nvml.NVMLError as error:
             if error_name(nvml, error) in ("NOT_SUPPORTED", "INVALID_ARGUMENT"):
@@ -105,14 +105,14 @@ def _profile_constants(nvml: Any) -> list[tuple[str, int]]:
     return sorted(constants, key=lambda pair: pair[1])
 
 
-def _read_profile(nvml: Any, handle: Any, value: int) -> Any:
+def _read_profile(nvml: Any, handle: Any, profile_constant: int) -> Any:
     try:
-        return nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, value)
+        return nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, profile_constant)
     except nvml.NVMLError as error:
         if error_name(nvml, error) != "FUNCTION_NOT_FOUND":
             raise
         # Older drivers have the first version of the call only.
-        return nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, value, version=1)
+        return nvml.nvmlDeviceGetGpuInstanceProfileInfo(handle, profile_constant, version=1)
 
 
 def _read_placements(nvml: Any, handle: Any, profile: int) -> tuple[tuple[int, ...], int]:

@@ -87,7 +87,7 @@ class PrometheusMetrics:
             pods=pods_of(
                 rows_by_query["waiting"], rows_by_query["running"], rows_by_query["activity"]
             ),
-            finished={_service(row): _value(row) for row in rows_by_query["finished"]},
+            finished={_service_ref(row): _sample_value(row) for row in rows_by_query["finished"]},
             engines=engines_of(
                 rows_by_query["steps"], rows_by_query["scraped"], rows_by_query["awake"]
             ),
@@ -120,7 +120,7 @@ class PrometheusMetrics:
     async def billed_until(self) -> datetime | None:
         """Return until when operators billed within the last day; MetricsError on failure."""
         rows = await self._query(BILLED_UNTIL)
-        return _to_datetime(_value(rows[0])) if rows else None
+        return _to_datetime(_sample_value(rows[0])) if rows else None
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
         """Return when each of these pods (namespace/name) was last scraped.
@@ -130,12 +130,12 @@ class PrometheusMetrics:
         names = "|".join(pod.partition("/")[2] for pod in pods)
         query = f'{LIVENESS_METRIC}{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
         rows = await self._query_at(query, self._clock())
-        last_scrapes = {str(_pod(row)): _to_datetime(row["values"][-1][0]) for row in rows}
+        last_scrapes = {str(_pod_ref(row)): _to_datetime(row["values"][-1][0]) for row in rows}
         return {pod: last_scrapes[pod] for pod in pods if pod in last_scrapes}
 
     async def tokens(self) -> Mapping[Ref, float]:
         """Return the output tokens per second of every service in the last minute."""
-        return {_service(row): _value(row) for row in await self._query(TOKENS)}
+        return {_service_ref(row): _sample_value(row) for row in await self._query(TOKENS)}
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""
@@ -143,7 +143,7 @@ class PrometheusMetrics:
             *(self._query(f"count({selector})") for selector in selectors)
         )
         return {
-            selector: int(_value(rows[0])) if rows else 0
+            selector: int(_sample_value(rows[0])) if rows else 0
             for selector, rows in zip(selectors, results, strict=True)
         }
 
@@ -170,7 +170,7 @@ class PrometheusMetrics:
 
     async def _query(self, query: str) -> list[QueryRow]:
         rows = await self._execute(self._client.custom_query, query)
-        return [row for row in rows if math.isfinite(_value(row))]
+        return [row for row in rows if math.isfinite(_sample_value(row))]
 
     async def _query_range(self, query: str, start: datetime, end: datetime) -> list[QueryRow]:
         step = f"{int(_RANGE_STEP.total_seconds())}s"
@@ -191,11 +191,11 @@ def pods_of(
     """Return the load of each replica; a missing value is None."""
     by_pod: dict[Ref, PodReading] = defaultdict(PodReading)
     for row in waiting:
-        by_pod[_pod(row)] = replace(by_pod[_pod(row)], waiting=_value(row))
+        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], waiting=_sample_value(row))
     for row in running:
-        by_pod[_pod(row)] = replace(by_pod[_pod(row)], running=_value(row))
+        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], running=_sample_value(row))
     for row in activity:
-        by_pod[_pod(row)] = replace(by_pod[_pod(row)], activity=_value(row))
+        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], activity=_sample_value(row))
     return dict(by_pod)
 
 
@@ -203,14 +203,16 @@ def engines_of(
     steps: Iterable[QueryRow], scraped: Iterable[QueryRow], awake: Iterable[QueryRow]
 ) -> dict[Ref, EngineReading]:
     """Return the steps of each engine; an engine without a count or its timestamp is absent."""
-    times = {_pod(row): _to_datetime(_value(row)) for row in scraped}
-    states = {_pod(row): _value(row) > 0 for row in awake}
+    times = {_pod_ref(row): _to_datetime(_sample_value(row)) for row in scraped}
+    states = {_pod_ref(row): _sample_value(row) > 0 for row in awake}
     return {
-        _pod(row): EngineReading(
-            steps=_value(row), scraped_at=times[_pod(row)], awake=states.get(_pod(row))
+        _pod_ref(row): EngineReading(
+            steps=_sample_value(row),
+            scraped_at=times[_pod_ref(row)],
+            awake=states.get(_pod_ref(row)),
         )
         for row in steps
-        if _pod(row) in times
+        if _pod_ref(row) in times
     }
 
 
@@ -218,14 +220,14 @@ def loads_of(
     waiting: Iterable[QueryRow], activity: Iterable[QueryRow]
 ) -> dict[Ref, tuple[ServiceLoad, ...]]:
     """Return the loads of every service at every step of two range queries."""
-    services = {_pod(row): _service(row) for row in waiting}
+    services = {_pod_ref(row): _service_ref(row) for row in waiting}
     queues: dict[tuple[Ref, float], list[float]] = defaultdict(list)
     activities: dict[tuple[Ref, float], list[float]] = defaultdict(list)
     for rows, samples in ((waiting, queues), (activity, activities)):
         for row in rows:
-            for moment, value in row["values"] if _pod(row) in services else ():
+            for moment, value in row["values"] if _pod_ref(row) in services else ():
                 if math.isfinite(float(value)):
-                    samples[services[_pod(row)], float(moment)].append(float(value))
+                    samples[services[_pod_ref(row)], float(moment)].append(float(value))
     loads: dict[Ref, list[ServiceLoad]] = defaultdict(list)
     for service, moment in sorted(queues):
         activity_values = activities.get((service, moment))
@@ -284,7 +286,7 @@ def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
             service=labels["service"],
             state=state,
         )
-        amounts[labels["tenant"], line] = int(_value(row))
+        amounts[labels["tenant"], line] = int(_sample_value(row))
     return amounts
 
 
@@ -305,13 +307,13 @@ def _to_datetime(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _pod(row: QueryRow) -> Ref:
+def _pod_ref(row: QueryRow) -> Ref:
     return Ref(row["metric"]["namespace"], row["metric"]["pod"])
 
 
-def _service(row: QueryRow) -> Ref:
+def _service_ref(row: QueryRow) -> Ref:
     return Ref(row["metric"]["namespace"], row["metric"][SERVICE])
 
 
-def _value(row: QueryRow) -> float:
+def _sample_value(row: QueryRow) -> float:
     return float(row["value"][1])

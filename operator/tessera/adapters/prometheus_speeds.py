@@ -49,19 +49,21 @@ def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[Spe
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
     for name, rows in by_query.items():
         for row in rows if name != "cache" else ():
-            numbers[_key(row)][name] = float(row["value"][1])
+            numbers[_service_and_variant(row)][name] = float(row["value"][1])
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):
-        caches[_key(row)] += _cache_tokens(row)
+        caches[_service_and_variant(row)] += _cache_tokens(row)
     readings_by_service: dict[Ref, list[SpeedReading]] = defaultdict(list)
     for key in sorted(numbers.keys() | caches.keys()):
         ref, variant = key
-        reading = _reading(variant, numbers[key], min(caches[key], default=None))
+        reading = _speed_reading(variant, numbers[key], min(caches[key], default=None))
         readings_by_service[ref].append(reading)
     return {ref: tuple(readings) for ref, readings in readings_by_service.items()}
 
 
-def _reading(variant: str, values: Mapping[str, float], kv_tokens: int | None) -> SpeedReading:
+def _speed_reading(
+    variant: str, values: Mapping[str, float], kv_tokens: int | None
+) -> SpeedReading:
     tokens, processed_tokens = values.get("tokens"), values.get("worked")
     prefilled_tokens = (
         processed_tokens - tokens if processed_tokens is not None and tokens is not None else None
@@ -106,6 +108,6 @@ def _cache_tokens(row: QueryRow) -> Iterator[int]:
         yield int(blocks) * int(block)
 
 
-def _key(row: QueryRow) -> tuple[Ref, str]:
+def _service_and_variant(row: QueryRow) -> tuple[Ref, str]:
     labels = row["metric"]
     return Ref(labels["namespace"], labels[SERVICE]), labels.get(VARIANT, "")

@@ -38,18 +38,18 @@ class BatchPaths:
 def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, Any]]:
     """Check the batch and write its manifest; return the exit code and the report."""
     try:
-        _prepare(paths)
-        findings, size, digest = _scan_input(paths.input, heartbeat)
+        _prepare_work(paths)
+        findings, input_bytes, digest = _scan_input(paths.input, heartbeat)
         if findings.fault_count:
-            return RefusedError.code, _refusal(findings)
-        _save_manifest(paths, _build_manifest(findings, size, digest))
+            return RefusedError.code, _refusal_report(findings)
+        _save_manifest(paths, _build_manifest(findings, input_bytes, digest))
     except BatchError as error:
-        return error.code, _failure(str(error), rows=0)
+        return error.code, _failure_report(str(error), rows=0)
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
     return 0, {**valid, "inputTokens": findings.input_tokens}
 
 
-def _refusal(findings: ScanFindings) -> dict[str, Any]:
+def _refusal_report(findings: ScanFindings) -> dict[str, Any]:
     faults = findings.faults
     first = faults[0]
     message = (
@@ -60,11 +60,13 @@ def _refusal(findings: ScanFindings) -> dict[str, Any]:
         log.error(
             "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
         )
-    return _failure(message, findings.rows, findings.fault_count) | {"errors": error_list(faults)}
+    return _failure_report(message, findings.rows, findings.fault_count) | {
+        "errors": error_list(faults)
+    }
 
 
-def _failure(message: str, rows: int, count: int = 0) -> dict[str, Any]:
-    fields = {"phase": "check", "ok": False, "rows": rows, "errorCount": count, "errors": []}
+def _failure_report(message: str, rows: int, fault_count: int = 0) -> dict[str, Any]:
+    fields = {"phase": "check", "ok": False, "rows": rows, "errorCount": fault_count, "errors": []}
     return {**fields, "message": message}
 
 
@@ -81,7 +83,7 @@ def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare(paths: BatchPaths) -> None:
+def _prepare_work(paths: BatchPaths) -> None:
     """Refuse what can be refused before the input is read; RefusedError names the fix."""
     try:
         mode = paths.input.stat().st_mode
@@ -95,10 +97,10 @@ def _prepare(paths: BatchPaths) -> None:
     except OSError as error:
         raise storage_error(error, paths.work, "create the work folder") from error
     publish.refuse_unowned(paths.work, paths.output)
-    _probe(paths.work, paths.output)
+    _probe_output(paths.work, paths.output)
 
 
-def _probe(work: Path, output: Path) -> None:
+def _probe_output(work: Path, output: Path) -> None:
     """Publish an empty file next to the output in the way of results, then delete it."""
     source, target = work / "probe", output.parent / f".tessera-probe-{work.name}"
     try:
@@ -140,10 +142,10 @@ def _duplicates(scan: InputScan, file: BinaryIO, heartbeat: WorkHeartbeat) -> It
             yield duplicate
 
 
-def _build_manifest(findings: ScanFindings, size: int, digest: str) -> InputManifest:
+def _build_manifest(findings: ScanFindings, input_bytes: int, digest: str) -> InputManifest:
     return InputManifest(
         rows=findings.rows,
-        bytes=size,
+        bytes=input_bytes,
         sha256=digest,
         url=findings.url,
         input_tokens=findings.input_tokens,

@@ -34,7 +34,7 @@ def main() -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     arguments = _parser().parse_args()
     if arguments.command == "check":
-        return _check(arguments)
+        return _check_input(arguments)
     if arguments.command in _MODEL_COMMANDS:
         code, fields = asyncio.run(_MODEL_COMMANDS[arguments.command](arguments))
         log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
@@ -46,7 +46,7 @@ def main() -> int:
     return asyncio.run(_run_attempt(arguments))
 
 
-def _check(arguments: argparse.Namespace) -> int:
+def _check_input(arguments: argparse.Namespace) -> int:
     paths = BatchPaths(input=arguments.input, output=arguments.output, work=arguments.work)
     code, fields = check(paths, WorkHeartbeat(time.monotonic))
     log.log(

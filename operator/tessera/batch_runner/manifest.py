@@ -89,7 +89,7 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Non
     """Raise RefusedError unless the input still has the checked size and checksum."""
     try:
         with path.open("rb") as file:
-            unchanged = _digest(file, heartbeat) == (manifest.bytes, manifest.sha256)
+            unchanged = _measure_input(file, heartbeat) == (manifest.bytes, manifest.sha256)
     except OSError as error:
         raise storage_error(error, path, "read") from error
     if not unchanged:
@@ -99,7 +99,7 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Non
         )
 
 
-def _digest(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
+def _measure_input(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     while piece := file.read(_CHUNK_BYTES):
         heartbeat.beat("%s MiB of the input verified", size // _CHUNK_BYTES)

@@ -89,8 +89,8 @@ def _read_object(path: Path) -> Mapping[str, Any] | None:
 
 def _weights_size(index: Mapping[str, Any]) -> int | None:
     metadata = index.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return int(total) if isinstance(total, int | float) and total > 0 else None
+    total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
 
 
 class DownloadProgress:

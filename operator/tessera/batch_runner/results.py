@@ -29,7 +29,7 @@ def row_outcome(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutc
     """Return the outcome of a row, and the line to write if it is final."""
     match reply.outcome:
         case RequestOutcome.ANSWERED:
-            return _success(line_id, custom_id, reply)
+            return _answered_result(line_id, custom_id, reply)
         case RequestOutcome.REFUSED:
             fault = RowFault(code="request_refused", message=_engine_message(reply))
         case RequestOutcome.TIMED_OUT:
@@ -44,7 +44,7 @@ def row_outcome(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutc
 
 def failure(line_id: str, custom_id: str, fault: RowFault, reply: Reply | None = None) -> RowResult:
     """Return the error line of a row, with the engine's last response if there was one."""
-    response, body = None, _object(reply.body) if reply is not None else None
+    response, body = None, _parse_object(reply.body) if reply is not None else None
     if reply is not None and body is not None:
         request_id = reply.request_id or line_id
         response = {"status_code": reply.status, "request_id": request_id, "body": body}
@@ -57,9 +57,11 @@ def failure(line_id: str, custom_id: str, fault: RowFault, reply: Reply | None =
     return RowResult(line=_json(fields), good=False)
 
 
-def _success(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome, RowResult]:
+def _answered_result(
+    line_id: str, custom_id: str, reply: Reply
+) -> tuple[RequestOutcome, RowResult]:
     """Return the line with the engine's response; a failure if that is no JSON object."""
-    body = _object(reply.body)
+    body = _parse_object(reply.body)
     if body is None:
         message = "the response of the engine is not a JSON object"
         fault = RowFault(code="invalid_response", message=message)
@@ -73,20 +75,20 @@ def _success(line_id: str, custom_id: str, reply: Reply) -> tuple[RequestOutcome
     return RequestOutcome.ANSWERED, RowResult(
         line=_SUCCESS % values,
         good=True,
-        prompt_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
+        prompt_tokens=_usage_tokens(usage, "prompt_tokens"),
+        output_tokens=_usage_tokens(usage, "completion_tokens"),
     )
 
 
 def _engine_message(reply: Reply) -> str:
-    body = _object(reply.body) or {}
+    body = _parse_object(reply.body) or {}
     error = body.get("error", body)
     message = error.get("message") if isinstance(error, dict) else error
     text = message if isinstance(message, str) else reply.body.decode(errors="replace")
     return f"{reply.status}: {text}"[:_MAX_MESSAGE_LENGTH]
 
 
-def _object(body: bytes) -> dict[str, Any] | None:
+def _parse_object(body: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(body.decode())
     except (ValueError, RecursionError):
@@ -94,7 +96,7 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _count(usage: object, name: str) -> int:
+def _usage_tokens(usage: object, name: str) -> int:
     count = usage.get(name) if isinstance(usage, Mapping) else None
     return count if isinstance(count, int) and count > 0 else 0
 

@@ -40,7 +40,7 @@ class RowFault:
 
 def read_row(content: bytes) -> BatchRow | RowFault:
     """Return the row of a line, or its first fault."""
-    fields = _object(content)
+    fields = _parse_object(content)
     if isinstance(fields, RowFault):
         return fields
     for part_fault in (_id_fault, _request_fault, _body_fault):
@@ -58,12 +58,12 @@ def request_body(row: BatchRow, model: str) -> bytes | RowFault:
         return _TOO_DEEP
 
 
-def estimate_tokens(size: int) -> int:
+def estimate_tokens(json_bytes: int) -> int:
     """Estimate the tokens of so many bytes of JSON, at four bytes per token."""
-    return -(-size // 4)
+    return -(-json_bytes // 4)
 
 
-def _object(content: bytes) -> dict[str, Any] | RowFault:
+def _parse_object(content: bytes) -> dict[str, Any] | RowFault:
     try:
         value = _STRICT_DECODER.decode(content.decode())
     except UnicodeDecodeError as error:

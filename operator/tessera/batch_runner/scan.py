@@ -231,10 +231,10 @@ def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | Non
 
 def with_faults(findings: ScanFindings, later_faults: Iterable[LineFault]) -> ScanFindings:
     """Return the findings with the faults of the second pass, sorted by line."""
-    faults, count = list(findings.faults), findings.fault_count
+    faults, fault_count = list(findings.faults), findings.fault_count
     for line_fault in later_faults:
-        count += 1
+        fault_count += 1
         if len(faults) < 2 * MAX_SHOWN_FAULTS:
             faults.append(line_fault)
     faults.sort(key=lambda fault: fault.line)
-    return replace(findings, faults=tuple(faults[:MAX_SHOWN_FAULTS]), fault_count=count)
+    return replace(findings, faults=tuple(faults[:MAX_SHOWN_FAULTS]), fault_count=fault_count)

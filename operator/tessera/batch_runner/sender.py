@@ -25,22 +25,22 @@ TaskCoroutine = Coroutine[Any, Any, None]
 class MemoryLimiter:
     """Limits the bytes of rows in flight; a row above the limit is sent alone."""
 
-    def __init__(self, size: int = MAX_IN_FLIGHT_BYTES) -> None:
-        self._size = size
+    def __init__(self, limit_bytes: int = MAX_IN_FLIGHT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
         self._used = 0
         self._freed = asyncio.Event()
 
     @asynccontextmanager
-    async def reserve(self, size: int) -> AsyncIterator[None]:
+    async def reserve(self, row_bytes: int) -> AsyncIterator[None]:
         """Wait until `size` bytes fit, and reserve them while the block runs."""
-        while self._used and self._used + size > self._size:
+        while self._used and self._used + row_bytes > self._limit_bytes:
             self._freed.clear()
             await self._freed.wait()
-        self._used += size
+        self._used += row_bytes
         try:
             yield
         finally:
-            self._used -= size
+            self._used -= row_bytes
             self._freed.set()
 
 

@@ -32,11 +32,11 @@ def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
         prog=program, description="Inspect the inference fleets of a cluster."
     )
     commands = root_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    cluster_commands = (_doctor, _explain, _top, _update, _cost, plan, mosaic)
+    cluster_commands = (_add_doctor, _add_explain, _add_top, _add_update, _add_cost, plan, mosaic)
     for add in (*cluster_commands, size):
         add(commands)
     _add_installed_commands(commands)
-    for add in (_snapshot, _completion):
+    for add in (_add_snapshot, _add_completion):
         add(commands)
     return root_parser
 
@@ -64,7 +64,7 @@ def _missing_bench(commands: Commands) -> None:
     subparser.set_defaults(module="tessera.cli.missing_lab")
 
 
-def _doctor(commands: Commands) -> None:
+def _add_doctor(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "doctor",
@@ -78,7 +78,7 @@ def _doctor(commands: Commands) -> None:
     add_output_options(subparser)
 
 
-def _explain(commands: Commands) -> None:
+def _add_explain(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "explain",
@@ -94,7 +94,7 @@ def _explain(commands: Commands) -> None:
     add_output_options(subparser)
 
 
-def _top(commands: Commands) -> None:
+def _add_top(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "top",
@@ -111,7 +111,7 @@ def _top(commands: Commands) -> None:
     add_output_options(subparser)
 
 
-def _update(commands: Commands) -> None:
+def _add_update(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "update",
@@ -125,7 +125,7 @@ def _update(commands: Commands) -> None:
     add_output_options(subparser)
 
 
-def _cost(commands: Commands) -> None:
+def _add_cost(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "cost",
@@ -146,7 +146,7 @@ def _cost(commands: Commands) -> None:
     add_output_options(subparser, COST_FORMATS)
 
 
-def _snapshot(commands: Commands) -> None:
+def _add_snapshot(commands: Commands) -> None:
     subcommands = commands.add_parser(
         "snapshot",
         help="save the input of the plan, and compute the plan elsewhere",
@@ -178,7 +178,7 @@ def _snapshot(commands: Commands) -> None:
     add_output_options(plan_parser)
 
 
-def _completion(commands: Commands) -> None:
+def _add_completion(commands: Commands) -> None:
     subparser = add_command(
         commands,
         "completion",

@@ -41,7 +41,7 @@ def grant_replicas(
         claims: list[GrantRequest] = []
         for ref in sorted(ref for ref in proposals if ref.namespace in names):
             _commit_running(proposals[ref], view.meter, view.state)
-            claims += _claims(proposals[ref], scaling_history.get(ref))
+            claims += _grant_requests(proposals[ref], scaling_history.get(ref))
         for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
             batch_proposals[ref].charge_live_pods(view.meter, view.state)
             claims += batch_proposals[ref].claims
@@ -49,7 +49,7 @@ def grant_replicas(
     return grants
 
 
-def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -> None:
+def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetState) -> None:
     """Commit what running pods cost beside the request of their service.
 
     Pods of a service without a choice stay unchanged, and pods of a previous variant run until the
@@ -59,12 +59,14 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, purse: BudgetState) -
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
         if running is not None and choice is None:
-            purse.reserve_min_replicas(running.tariff, 1)
+            budget_state.reserve_min_replicas(running.tariff, 1)
         elif running is not None and choice is not None and pod.variant != choice.variant:
-            purse.reserve_termination(running.tariff, RESERVED_DURATION, 1)
+            budget_state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
 
 
-def _claims(proposal: Proposal, known_history: ScalingHistory | None) -> tuple[GrantRequest, ...]:
+def _grant_requests(
+    proposal: Proposal, known_history: ScalingHistory | None
+) -> tuple[GrantRequest, ...]:
     """Return the request of a service; of a fixed replica count, 1 is the minimum."""
     choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
@@ -72,15 +74,17 @@ def _claims(proposal: Proposal, known_history: ScalingHistory | None) -> tuple[G
     objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     history = known_history or history_from_status(proposal.service.status)
-    counts = [count.replicas for count in history.decisions[-1:]]
+    last_replicas = [count.replicas for count in history.decisions[-1:]]
     active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
-    claim = GrantRequest(
+    grant_request = GrantRequest(
         ref=ref,
         tariff=choice.offer.tariff,
         min_replicas=min(min_replicas, desired),
         desired=desired,
-        running=max([*counts, *(workload.replicas for workload in objects.workloads)], default=0),
+        running=max(
+            [*last_replicas, *(workload.replicas for workload in objects.workloads)], default=0
+        ),
         existing_pods=len(active_pods),
         termination_time=spec.drain.timeout + EXIT_ALLOWANCE,
     )
-    return (claim,)
+    return (grant_request,)

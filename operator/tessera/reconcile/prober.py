@@ -63,8 +63,8 @@ class Prober:
             self._start_once(f"service {ref}", complete)
         for suspect in plan.suspects:
             if suspect.pod.address:
-                count = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
-                self._start_once(f"pod {suspect.pod.uid}", count)
+                check = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
+                self._start_once(f"pod {suspect.pod.uid}", check)
         for batch_plan in plan.batches.values():
             uid, probe = batch_plan.batch.uid, batch_plan.progress_target
             answer = self._observations.runner_answers.get(uid)

@@ -213,8 +213,8 @@ class Telemetry:
         elif not placement.reason.is_true:
             log.info("%s: not placed: %s", ref, placement.message, extra=fields)
         else:
-            count = counted(scale.replicas, "replica")
-            log.info("%s: %s: %s", ref, count, scale.message, extra=fields)
+            replicas_text = counted(scale.replicas, "replica")
+            log.info("%s: %s: %s", ref, replicas_text, scale.message, extra=fields)
 
 
 def _render(registry: CollectorRegistry, _: object) -> bytes:

@@ -59,15 +59,15 @@ def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
     """Return the request of the options; CommandError where they are invalid."""
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
         _check_bounds(option, getattr(arguments, option), least)
-    name, shape = _model(arguments)
-    book = _book(arguments.prices, day)
-    chosen, unpriced = _products(arguments.gpu, book, arguments.prices)
+    name, shape = _requested_model(arguments)
+    book = _read_price_book(arguments.prices, day)
+    chosen, unpriced = _parse_products(arguments.gpu, book, arguments.prices)
     _check_divisible(shape, arguments.tensor_parallel)
     return SizeRequest(
         name=name,
-        demand=_demand(arguments, shape),
+        demand=_requested_demand(arguments, shape),
         products=chosen,
-        precisions=_precisions(arguments.precision, shape),
+        precisions=_parse_precisions(arguments.precision, shape),
         book=book,
         unpriced=unpriced,
         has_slo=arguments.slo is not None,
@@ -111,7 +111,7 @@ def _check_bounds(option: str, value: int | None, least: int) -> None:
         raise CommandError(f"--{name} {value}: write a number from {least} to {10**8}")
 
 
-def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
+def _requested_model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
     if arguments.config is not None:
         return arguments.model or arguments.config, _from_config(
             Path(arguments.config).expanduser()
@@ -126,20 +126,20 @@ def _model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
 
 def _from_config(path: Path) -> ModelShape:
     index = path.with_name(_INDEX)
-    size = _object(index).get("metadata") if index.is_file() else None
-    total = size.get("total_size") if isinstance(size, dict) else None
-    shape = read_config(_object(path), total if isinstance(total, int) else None)
+    metadata = _read_object(index).get("metadata") if index.is_file() else None
+    total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
+    shape = read_config(_read_object(path), total_size if isinstance(total_size, int) else None)
     if isinstance(shape, UnsupportedConfig):
         raise CommandError(f"--config {path}: {shape.message}")
     return shape
 
 
-def _object(path: Path) -> Mapping[str, object]:
-    document = _json(path)
+def _read_object(path: Path) -> Mapping[str, object]:
+    document = _read_json(path)
     return document if isinstance(document, dict) else {}
 
 
-def _json(path: Path) -> object:
+def _read_json(path: Path) -> object:
     try:
         return cast("object", json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -148,7 +148,7 @@ def _json(path: Path) -> object:
         raise CommandError(f"{path} is not JSON: {error}") from None
 
 
-def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
+def _requested_demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
     longest = shape.max_position_embeddings
     _check_bounds("context", arguments.context, 16)
     if arguments.context is not None and arguments.context > longest:
@@ -158,7 +158,7 @@ def _demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
         )
     length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
     answer = min(arguments.output_tokens, max(1, length // 2))
-    ttft, itl = _slo(arguments.slo)
+    ttft, itl = _parse_slo(arguments.slo)
     adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
     bits: KvBits = 8 if arguments.kv_cache_dtype == "fp8" else 16
     return Demand(
@@ -182,7 +182,7 @@ def _supported_rank(rank: int) -> int:
     return supported
 
 
-def _slo(text: str | None) -> tuple[timedelta, timedelta]:
+def _parse_slo(text: str | None) -> tuple[timedelta, timedelta]:
     """Return the TTFT and ITL objectives, each with its default where it is not named."""
     objectives = dict(zip(_SLO_KEYS, _DEFAULT_SLO, strict=True))
     for item in text.split(",") if text is not None else ():
@@ -197,7 +197,7 @@ def _slo(text: str | None) -> tuple[timedelta, timedelta]:
     return objectives["ttft"], objectives["itl"]
 
 
-def _precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
+def _parse_precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
     """Return the precisions to size; None stands for that of the files, by either of its names."""
     if text is None:
         return _PRECISIONS if shape.quantization is None else (None,)
@@ -226,7 +226,7 @@ def _check_divisible(shape: ModelShape, devices: int | None) -> None:
         raise CommandError(f"--tensor-parallel {devices}: {problem}")
 
 
-def _book(path: str | None, day: date) -> PriceBook:
+def _read_price_book(path: str | None, day: date) -> PriceBook:
     if path is None:
         return prices.price_book(prices.ASSUMED, prices.list_prices(), day)
     try:
@@ -238,7 +238,7 @@ def _book(path: str | None, day: date) -> PriceBook:
         raise CommandError(f"--prices {path}: {error}") from None
 
 
-def _products(
+def _parse_products(
     text: str | None, book: PriceBook, path: str | None
 ) -> tuple[tuple[Product, ...], tuple[str, ...]]:
     """Return the named products, else all with a price, and the names of those without a price."""

@@ -51,12 +51,15 @@ def _numbers(
 ) -> Numbers:
     offer, view = choice.offer, pool_view(plan, choice.offer.pool)
     replicas = service_plan.scale.replicas
-    total = choice.hourly.times(replicas)
+    total_hourly = choice.hourly.times(replicas)
     return (
         ("hardware", f"{offer.hardware.name} of {offer.hardware.product}"),
         ("pool", f"{offer.pool} ({offer.tier})"),
         ("price per replica", f"{choice.hourly.formatted(4)} per hour"),
-        ("total price", f"{total.formatted(4)} per hour for {counted(replicas, 'replica')}"),
+        (
+            "total price",
+            f"{total_hourly.formatted(4)} per hour for {counted(replicas, 'replica')}",
+        ),
         (
             "free capacity",
             f"{free_replicas(snapshot, view, offer)} of {counted(offer.replicas, 'replica')} in "

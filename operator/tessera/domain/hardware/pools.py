@@ -96,9 +96,9 @@ def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today:
         first = min(price.from_ for price in pool.spec.prices)
         message = f"spec.prices begins on {first}; add a price that holds on {today}"
         return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
-    if (overlap := _overlap(pool, nodes_by_pool)) is not None:
+    if (overlap := _overlap_message(pool, nodes_by_pool)) is not None:
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
-    return _discovered(pool, pool.spec, nodes, price)
+    return _discovered_view(pool, pool.spec, nodes, price)
 
 
 def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
@@ -108,7 +108,7 @@ def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
     return PoolView(pool=pool, accepted=StatusVerdict(reason, message), discovered=discovered)
 
 
-def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
+def _overlap_message(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
     """Return why the pool is rejected: it shares a node with a pool of an earlier name."""
     own_nodes = {node.name for node in nodes_by_pool[pool.name]}
     for name in sorted(nodes_by_pool):
@@ -121,7 +121,7 @@ def _overlap(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str |
     return None
 
 
-def _discovered(
+def _discovered_view(
     pool: Pool, spec: AcceleratorPoolSpec, nodes: tuple[Node, ...], price: Price
 ) -> PoolView:
     ready = tuple(node for node in nodes if node.schedulable)

@@ -181,8 +181,8 @@ class _ColumnGeneration:
         offer_by_model = {offer.gpu_model.name: offer for offer in self._offers}
         for index, capacity in enumerate(self._sunk):
             for geometry in capacity.geometries:
-                limit_index = len(names) + index
-                yield _GpuColumn(offer_by_model[capacity.gpu_model], geometry, 0, limit_index)
+                supply_index = len(names) + index
+                yield _GpuColumn(offer_by_model[capacity.gpu_model], geometry, 0, supply_index)
 
     def _profiles_of(self, gpu_model: GpuModel) -> tuple[str, ...]:
         return tuple(

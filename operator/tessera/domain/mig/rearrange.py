@@ -190,13 +190,13 @@ class _RearrangeProgram:
             self._add_row(demand), self._add_row(replicas), self._add_row(0), self._add_row(0)
         )
 
-    def _add_reshapes(self, index: int, gpu: FleetGpu, size: int) -> None:
+    def _add_reshapes(self, index: int, gpu: FleetGpu, gpu_count: int) -> None:
         """Add columns for all ways to repartition the GPUs of a group."""
         offer = self._offer_by_model[gpu.gpu_model]
         # An unused GPU keeps its slices and costs nothing.
         if not (self._problem.only_adds and gpu.used) and not gpu.sunk:
             self._reshape_columns.append((index, None))
-            self._program.add_column(0, [(self._group_rows[index], 1)], 0, size)
+            self._program.add_column(0, [(self._group_rows[index], 1)], 0, gpu_count)
         service_at = {mig_slice.placement: mig_slice.service for mig_slice in gpu.slices}
         for reshape in self._allowed_reshapes(offer, gpu):
             available = Counter(
@@ -236,7 +236,7 @@ class _RearrangeProgram:
             )
             self._reshape_columns.append((index, reshape))
             self._program.add_column(
-                cost + self._price_in_moves(offer) * (not gpu.sunk), entries, 0, size
+                cost + self._price_in_moves(offer) * (not gpu.sunk), entries, 0, gpu_count
             )
 
     def _allowed_reshapes(self, offer: GpuOffer, gpu: FleetGpu) -> Iterator[Reshape]:
@@ -329,7 +329,7 @@ class _RearrangeProgram:
         columns = iter(solution.columns)
         chosen = [reshape for reshape in self._reshape_columns for _ in range(next(columns))]
         new_gpus = [column for column in self._new_gpu_columns for _ in range(next(columns))]
-        totals = {key: count for key in self._replica_columns if (count := next(columns))}
+        replica_totals = {key: count for key in self._replica_columns if (count := next(columns))}
         stays = {key: count for key in self._stay_rows if (count := next(columns))}
         reshaped = []
         for index, group in enumerate(self._groups):
@@ -348,9 +348,9 @@ class _RearrangeProgram:
         if self._problem.only_adds:
             for name, counts in replicas_by_service(self._problem.open_gpus).items():
                 stays |= {(name, instance_type): count for instance_type, count in counts.items()}
-            totals = dict(Counter(totals) + Counter(stays))
+            replica_totals = dict(Counter(replica_totals) + Counter(stays))
         gpu_models = {name: offer.gpu_model for name, offer in self._offer_by_model.items()}
-        return assign_replicas(reshaped, ReplicaTargets(totals, stays), gpu_models)
+        return assign_replicas(reshaped, ReplicaTargets(replica_totals, stays), gpu_models)
 
 
 def _remaining_need(

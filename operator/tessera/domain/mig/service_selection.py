@@ -58,7 +58,7 @@ def sunk_capacities(
         )
         for name in offer_by_model
     }
-    counts = Counter(
+    gpu_counts = Counter(
         (
             gpu.gpu_model,
             _sunk_geometries(gpu, offer_by_model[gpu.gpu_model], profiles[gpu.gpu_model]),
@@ -68,7 +68,7 @@ def sunk_capacities(
     )
     return [
         SunkCapacity(gpu_model, geometries, count)
-        for (gpu_model, geometries), count in sorted(counts.items())
+        for (gpu_model, geometries), count in sorted(gpu_counts.items())
     ]
 
 
@@ -130,11 +130,11 @@ def _reduce_to_capacity(
         if service.required_replicas
     }
     placed = solve_mix(minimums.values()).replicas
-    order = sorted(
+    ranked_services = sorted(
         (service for service in services if service.name in placed),
         key=lambda service: (-service.min_replicas, service.name),
     )
-    chosen = {service.name: minimums[service.name] for service in order}
+    chosen = {service.name: minimums[service.name] for service in ranked_services}
     unplaced = sorted(
         (
             service
@@ -159,13 +159,13 @@ def _reduce_to_capacity(
         ) is not None:
             chosen[trial_service.name] = reduced
     # Bisect how many services get their whole demand, in order.
-    low, high = 0, len(order)
+    low, high = 0, len(ranked_services)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(order[:middle]) else (low, middle - 1)
-    chosen |= {service.name: service for service in order[:low]}
+        low, high = (middle, high) if fits(ranked_services[:middle]) else (low, middle - 1)
+    chosen |= {service.name: service for service in ranked_services[:low]}
     # The next services get the largest part of their demand that fits.
-    for trial_service in order[low : low + _MAX_FIT_CHECKS]:
+    for trial_service in ranked_services[low : low + _MAX_FIT_CHECKS]:
         parts = [
             replace(trial_service, demand=trial_service.demand * part / _DEMAND_STEPS)
             for part in range(_DEMAND_STEPS + 1)

@@ -61,7 +61,9 @@ class _PackingSearch:
             return None
         self._steps_left -= 1
         # Some GPU has to hold a slice of the largest profile: only fillings with it are tried.
-        largest = max((name for name, _ in counts), key=lambda name: _size(self._gpu_model, name))
+        largest = max(
+            (name for name, _ in counts), key=lambda name: _profile_size(self._gpu_model, name)
+        )
         for filling in _densest_first(self._gpu_model, tuple(name for name, _ in counts)):
             if largest not in dict(filling) or self._steps_left <= 0:
                 continue
@@ -80,7 +82,7 @@ def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geom
         sorted(
             maximal_fillings(gpu_model, profiles),
             key=lambda filling: (
-                -sum(_size(gpu_model, name)[0] * count for name, count in filling),
+                -sum(_profile_size(gpu_model, name)[0] * count for name, count in filling),
                 filling,
             ),
         )
@@ -89,7 +91,7 @@ def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geom
 
 def _may_fit(gpu_model: GpuModel, counts: Geometry, gpus: int) -> bool:
     """Return False if the counts exceed the memory slices, compute slices or instances in total."""
-    sizes = [(_size(gpu_model, name), count) for name, count in counts]
+    sizes = [(_profile_size(gpu_model, name), count) for name, count in counts]
     return (
         sum(memory * count for (memory, _), count in sizes) <= gpus * gpu_model.memory_slices
         and sum(compute * count for (_, compute), count in sizes) <= gpus * gpu_model.compute_slices
@@ -101,7 +103,7 @@ def _may_fit(gpu_model: GpuModel, counts: Geometry, gpus: int) -> bool:
     )
 
 
-def _size(gpu_model: GpuModel, profile: str) -> tuple[int, int]:
+def _profile_size(gpu_model: GpuModel, profile: str) -> tuple[int, int]:
     gi_profile = gpu_model.find_profile(profile)
     return (gi_profile.memory_slices, gi_profile.compute_slices) if gi_profile else (0, 0)
 
@@ -117,5 +119,5 @@ def _preferred_layout(
     return None
 
 
-def _subtract(counts: Geometry, filling: Geometry) -> Geometry:
-    return tuple(sorted((Counter(dict(counts)) - Counter(dict(filling))).items()))
+def _subtract(counts: Geometry, subtracted: Geometry) -> Geometry:
+    return tuple(sorted((Counter(dict(counts)) - Counter(dict(subtracted))).items()))

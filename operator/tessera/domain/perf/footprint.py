@@ -150,5 +150,5 @@ def _layer_groups(layers: int, sliding: int) -> tuple[int, int]:
     if not full:
         return sliding, 0
     least, most = sorted((full, sliding))
-    size = most if most < _MAX_PADDING_RATIO * least else least
-    return -(-sliding // size) * size, -(-full // size) * size
+    group_layers = most if most < _MAX_PADDING_RATIO * least else least
+    return -(-sliding // group_layers) * group_layers, -(-full // group_layers) * group_layers

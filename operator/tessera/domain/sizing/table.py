@@ -154,15 +154,15 @@ def _precision_problem(demand: Demand, product: Product) -> str | None:
 
 def _best_row(rows: list[SizeRow]) -> SizeRow:
     """Return the row that fits, else the largest at low concurrency, else the nearest."""
-    order = (
+    verdict_order = (
         SizeVerdict.FITS,
         SizeVerdict.LOW_CONCURRENCY,
         SizeVerdict.TOO_SLOW,
         SizeVerdict.TOO_LARGE,
         SizeVerdict.REFUSED,
     )
-    best = min(order.index(row.verdict) for row in rows)
-    same = [row for row in rows if row.verdict is order[best]]
+    best = min(verdict_order.index(row.verdict) for row in rows)
+    same = [row for row in rows if row.verdict is verdict_order[best]]
     return same[-1]
 
 

@@ -59,10 +59,10 @@ def service_status(
     service, previous = service_plan.service, service_plan.service.status
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": service_plan.accepted,
-        "Placed": _placed(service_plan),
-        "Progressing": _progressing(service_plan, problem),
-        "Ready": _ready(snapshot, service_plan),
-        "UpdateAvailable": _update_available(service_plan),
+        "Placed": _placed_verdict(service_plan),
+        "Progressing": _progressing_verdict(service_plan, problem),
+        "Ready": _ready_verdict(snapshot, service_plan),
+        "UpdateAvailable": _update_verdict(service_plan),
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
     }
     choice = service_plan.choice
@@ -74,10 +74,10 @@ def service_status(
         ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
-        variant=_variant(service_plan, choice) if choice else previous.variant,
-        model=_model(service_plan, previous.model),
+        variant=_variant_status(service_plan, choice) if choice else previous.variant,
+        model=_model_status(service_plan, previous.model),
         pod_template_version=template.record if template else previous.pod_template_version,
-        cost=_cost(service_plan, choice) if choice else previous.cost,
+        cost=_cost_status(service_plan, choice) if choice else previous.cost,
         speed=service_plan.speed,
         tenant=TenancyStatus(
             budget=budget_view.budget.name if budget_view is not None else None,
@@ -85,8 +85,8 @@ def service_status(
             if budget_view is not None
             else WithinBudget.NO_BUDGET,
         ),
-        scaling=_scaling(service_plan, previous.scaling),
-        replacement=_replacement(service_plan),
+        scaling=_scaling_status(service_plan, previous.scaling),
+        replacement=_replacement_status(service_plan),
     )
 
 
@@ -151,7 +151,7 @@ def conditions(
     return tuple(updated)
 
 
-def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
+def _placed_verdict(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
     stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
     if service_plan.choice is None or not stuck:
         return service_plan.placement.verdict
@@ -165,16 +165,18 @@ def _placed(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
     )
 
 
-def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdict[Progressing]:
+def _progressing_verdict(
+    service_plan: ServicePlan, problem: str | None
+) -> StatusVerdict[Progressing]:
     if problem is not None:
         return StatusVerdict(Progressing.APPLY_FAILED, problem)
     if service_plan.choice is None:
         return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
-    desired, complete = service_plan.scale.replicas, _rollout_complete(service_plan)
+    desired, complete = service_plan.scale.replicas, _is_rollout_complete(service_plan)
     failure = (
         startup_failure(spec, service_plan.pods, service_plan.workload)
-        or _stalled(service_plan, complete=complete)
+        or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
     )
     if failure is not None:
@@ -187,10 +189,12 @@ def _progressing(service_plan: ServicePlan, problem: str | None) -> StatusVerdic
     if complete and service_plan.pinned_revision.query is None:
         message = f"{counted(desired, 'replica')} ready, with the newest template"
         return StatusVerdict(Progressing.ROLLOUT_COMPLETE, message)
-    return _in_progress(service_plan, service_plan.choice)
+    return _in_progress_verdict(service_plan, service_plan.choice)
 
 
-def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVerdict[Progressing]:
+def _in_progress_verdict(
+    service_plan: ServicePlan, choice: HardwareChoice
+) -> StatusVerdict[Progressing]:
     """Return what a rollout or start waits for."""
     desired, pods = service_plan.scale.replicas, service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
@@ -213,14 +217,16 @@ def _in_progress(service_plan: ServicePlan, choice: HardwareChoice) -> StatusVer
     return StatusVerdict(Progressing.STARTING, message)
 
 
-def _rollout_complete(service_plan: ServicePlan) -> bool:
+def _is_rollout_complete(service_plan: ServicePlan) -> bool:
     pods, workload = service_plan.pods, service_plan.workload
     ready_count = sum(pod.takes_requests for pod in pods)
     deployment_complete = workload is not None and workload.rollout_complete
     return ready_count == len(pods) == service_plan.scale.replicas and deployment_complete
 
 
-def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Progressing] | None:
+def _stalled_verdict(
+    service_plan: ServicePlan, *, complete: bool
+) -> StatusVerdict[Progressing] | None:
     """Return a stalled engine, or until the rollout is complete the replaced one."""
     stall, status = service_plan.stall, service_plan.service.status
     message = stall.replacement.message if stall.replacement is not None else stall.blocker
@@ -233,7 +239,7 @@ def _stalled(service_plan: ServicePlan, *, complete: bool) -> StatusVerdict[Prog
     return None if message is None else StatusVerdict(Progressing.ENGINE_STALLED, message)
 
 
-def _replacement(service_plan: ServicePlan) -> ReplacementStatus | None:
+def _replacement_status(service_plan: ServicePlan) -> ReplacementStatus | None:
     """Return the last replacement, which is written before the pod is deleted."""
     replacement = service_plan.stall.replacement
     if replacement is None:
@@ -246,27 +252,29 @@ def _replacement(service_plan: ServicePlan) -> ReplacementStatus | None:
     )
 
 
-def _ready(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
+def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
     if service_plan.choice is None and not service_plan.pods:
-        return StatusVerdict(Ready.NOT_PLACED, _blocker(service_plan).message)
+        return StatusVerdict(Ready.NOT_PLACED, _blocking_verdict(service_plan).message)
     desired = service_plan.scale.replicas
     failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
 
 
-def _update_available(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
+def _update_verdict(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
     if service_plan.template is None:
         return StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
     return service_plan.template.verdict
 
 
-def _blocker(service_plan: ServicePlan) -> StatusVerdict[Accepted] | StatusVerdict[PlacementReason]:
+def _blocking_verdict(
+    service_plan: ServicePlan,
+) -> StatusVerdict[Accepted] | StatusVerdict[PlacementReason]:
     if not service_plan.accepted.reason.is_true:
         return service_plan.accepted
     return service_plan.placement.verdict
 
 
-def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
+def _model_status(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
     """Return weights, shape and cache of the model that runs."""
     if service_plan.preparation is None:
         return previous
@@ -282,7 +290,7 @@ def _model(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStat
     return pinned.model_copy(update=findings)
 
 
-def _variant(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
+def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
     fit = choice.fit
     return VariantStatus(
         name=choice.variant,
@@ -298,31 +306,31 @@ def _variant(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus
         tokens_per_second=round(
             corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed)
         ),
-        source=_source(service_plan, choice),
+        source=_speed_source(service_plan, choice),
     )
 
 
-def _cost(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
-    total = choice.hourly.times(service_plan.scale.replicas)
+def _cost_status(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
+    total_hourly = choice.hourly.times(service_plan.scale.replicas)
     limits = choice.fit.limits
     throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
     per_million = per_million_tokens(choice.hourly, throughput)
     return CostStatus(
-        per_hour=total.rounded(4),
+        per_hour=total_hourly.rounded(4),
         per_million_tokens=per_million.rounded(4),
-        currency=total.currency,
+        currency=total_hourly.currency,
         assumed_load=(
             f"{throughput:.0f} output tokens/s per replica with {limits.max_num_seqs} concurrent "
-            f"requests, {_source(service_plan, choice).lower()}"
+            f"requests, {_speed_source(service_plan, choice).lower()}"
         ),
     )
 
 
-def _source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
+def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
     return choice.fit.step.source if service_plan.measured_speed is None else "Measured"
 
 
-def _scaling(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
+def _scaling_status(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
     """Return the last decision; its message changes only with count or reason."""
     scale = service_plan.scale
     if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):

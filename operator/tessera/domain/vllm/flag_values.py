@@ -42,21 +42,21 @@ def _bounds(flag: Flag) -> str:
     return " and ".join(f"{word} {bound:g}" for word, bound in named.items() if bound is not None)
 
 
-def _integer(text: str) -> int:
+def _parse_integer(text: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise ValueError("expected a whole number") from None
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise ValueError("expected a number") from None
 
 
-def _size(text: str) -> int:
+def _parse_size(text: str) -> int:
     """Return a size: lower-case suffixes are powers of 1000, upper-case ones of 1024."""
     size_match = _SIZE.fullmatch(text)
     if size_match is None:
@@ -72,28 +72,28 @@ def _size(text: str) -> int:
     return int(digits) * _BINARY[unit]
 
 
-def _size_or_auto(text: str) -> int:
-    return AUTO if text == "auto" else _size(text)
+def _parse_size_or_auto(text: str) -> int:
+    return AUTO if text == "auto" else _parse_size(text)
 
 
-def _json(text: str) -> object:
+def _parse_json(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"expected JSON ({error.msg} at character {error.pos})") from None
 
 
-def _json_or_text(text: str) -> object:
-    return _json(text) if text.startswith("{") else text
+def _parse_json_or_text(text: str) -> object:
+    return _parse_json(text) if text.startswith("{") else text
 
 
 _READERS: Mapping[FlagType, Callable[[str], object]] = {
-    "float": _number,
-    "int": _integer,
-    "json": _json,
-    "jsonOrText": _json_or_text,
-    "size": _size,
-    "sizeOrAuto": _size_or_auto,
+    "float": _parse_number,
+    "int": _parse_integer,
+    "json": _parse_json,
+    "jsonOrText": _parse_json_or_text,
+    "size": _parse_size,
+    "sizeOrAuto": _parse_size_or_auto,
     "str": str,
     "word": lambda text: text.lower().replace("-", "_"),
 }

@@ -54,7 +54,7 @@ def render_html(report: BenchReport) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
             f"<h1>{title}</h1>",
-            *_head(report),
+            *_header(report),
             '<div class="plots">',
             *(
                 f"<figure><figcaption>{escape(plot.title)}</figcaption>\n{image}\n</figure>"
@@ -63,7 +63,7 @@ def render_html(report: BenchReport) -> str:
             ),
             "</div>",
             *(_table(head, rows) for head, rows in tables(report)),
-            *_foot(report),
+            *_footer(report),
             "</body>\n</html>\n",
         )
     )
@@ -238,7 +238,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table>\n<tr>{cells}</tr>\n{lines}\n</table></div>'
 
 
-def _head(report: BenchReport) -> Iterator[str]:
+def _header(report: BenchReport) -> Iterator[str]:
     yield (
         f"<p>{escape(report.description)}; seed {report.seed}, "
         f"{counted(report.warmup, 'warm-up request')} not measured. "
@@ -248,7 +248,7 @@ def _head(report: BenchReport) -> Iterator[str]:
         yield '<p class="stopped">Interrupted: figures are those of the requests up to then.</p>'
 
 
-def _foot(report: BenchReport) -> Iterator[str]:
+def _footer(report: BenchReport) -> Iterator[str]:
     paragraphs = [*knee_lines(report), *client_lines(report), f"Percentiles are by {PERCENTILES}."]
     yield from (f"<p>{escape(line)}</p>" for line in paragraphs)
     if notes := list(all_notes(report)):
