@@ -83,17 +83,17 @@ RULES = [
     (
         INFERENCE_SERVICES,
         a_service_spec(podTemplate={"env": [{"name": "A"}]}),
-        "needs exactly 1 of value and valueFrom",
+        "needs exactly one of value and valueFrom",
     ),
     (
         ACCELERATOR_POOLS,
         a_pool_spec(PRICE, {"from": "2026-02-01", "perGPUHour": "2", "currency": "EUR"}),
-        "spec.prices must all have 1 currency",
+        "spec.prices must have the same currency",
     ),
     (
         ACCELERATOR_POOLS,
         a_pool_spec(PRICE, {"from": "2026-01-01", "perGPUHour": "3"}),
-        "spec.prices has 2 prices with the same first day",
+        "spec.prices has two prices with the same first day",
     ),
     (
         ACCELERATOR_POOLS,
@@ -103,7 +103,7 @@ RULES = [
     (
         ACCELERATOR_POOLS,
         a_pool_spec(PRICE, tolerations=[{"value": "b"}]),
-        "spec.tolerations[] needs 1 key, or operator Exists",
+        "spec.tolerations[] needs a key, or operator Exists",
     ),
     (
         ACCELERATOR_POOLS,
@@ -113,7 +113,7 @@ RULES = [
     (
         ACCELERATOR_POOLS,
         a_pool_spec(PRICE, mig={"mode": "Auto", "layout": {"3g.40gb": 2}}),
-        "spec.mig.layout sets 1 layout for all GPUs and needs spec.mig.mode Static",
+        "spec.mig.layout sets the layout of all GPUs and needs spec.mig.mode Static",
     ),
 ]
 
@@ -126,12 +126,12 @@ RULES += [
     (
         TENANT_BUDGETS,
         BUDGET | {"limits": [{"window": "Day", "amount": "10"}, {"window": "Day", "amount": "9"}]},
-        "spec.limits has 2 limits for the same window",
+        "spec.limits has two limits for the same window",
     ),
     (
         TENANT_BUDGETS,
         BUDGET | {"tenant": {"namespaces": ["team-a", "team-a"]}},
-        "spec.tenant.namespaces lists a namespace 2 times",
+        "spec.tenant.namespaces lists a namespace twice",
     ),
 ]
 BATCH = {
@@ -157,7 +157,7 @@ RULES += [
     (
         BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "PersistentVolumeClaim"}}},
-        "spec.model.cache configures the 1 claim of an InferenceService",
+        "spec.model.cache configures the claim of an InferenceService",
     ),
     (
         BATCH_INFERENCES,

@@ -58,19 +58,18 @@ class Toleration(Wire):
         json_schema_extra=with_rules(
             rule(
                 "self.operator != 'Exists' || !has(self.value)",
-                "spec.tolerations[].value must have 0 characters with operator Exists, which "
-                "matches any value: remove it",
+                "spec.tolerations[].value has no effect with operator Exists, which matches any "
+                "value: remove it",
                 ".value",
             ),
             rule(
                 "has(self.key) || self.operator == 'Exists'",
-                "spec.tolerations[] needs 1 key, or operator Exists to match every taint",
+                "spec.tolerations[] needs a key, or operator Exists to match every taint",
                 ".operator",
             ),
             rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-                "spec.tolerations[].tolerationSeconds needs the 1 effect that evicts pods, "
-                "NoExecute",
+                "spec.tolerations[].tolerationSeconds needs effect NoExecute, which evicts pods",
                 ".tolerationSeconds",
             ),
         )
@@ -117,12 +116,12 @@ class AcceleratorPoolSpec(Wire):
         json_schema_extra=with_rules(
             rule(
                 "self.prices.all(p, p.currency == self.prices[0].currency)",
-                "spec.prices must all have 1 currency: convert them, or create 1 pool per currency",
+                "spec.prices must have the same currency: convert them, or create a pool for each",
                 ".prices",
             ),
             rule(
                 "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))",
-                "spec.prices has 2 prices with the same first day: keep one of them",
+                "spec.prices has two prices with the same first day: keep one of them",
                 ".prices",
             ),
         )

@@ -117,14 +117,14 @@ class BatchInferenceSpec(Wire):
         json_schema_extra=with_rules(
             rule(
                 "has(self.model) != has(self.service)",
-                "spec.model and spec.service both define the model: set exactly 1 of them",
+                "spec.model and spec.service both define the model: set exactly one of them",
                 ".model",
             ),
             rule(
                 "!has(self.service) || "
                 "!(has(self.precision) || has(self.context) || has(self.engine))",
-                "spec.precision, spec.context and spec.engine come from spec.service: set 0 "
-                "of them beside it, or set spec.model instead",
+                "spec.precision, spec.context and spec.engine come from spec.service: remove "
+                "them, or set spec.model instead",
                 ".service",
             ),
             rule(
@@ -142,13 +142,13 @@ class BatchInferenceSpec(Wire):
                 "!has(self.model) || !has(self.model.revision) || "
                 "self.model.uri.startsWith('hf://')",
                 "spec.model.revision applies to hf:// models only; a pvc:// path holds "
-                "exactly 1 revision, so put it into spec.model.uri",
+                "exactly one revision, so put it into spec.model.uri",
                 ".model",
             ),
             rule(
                 "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
                 "self.model.cache.type == 'None'",
-                "spec.model.cache configures the 1 claim of an InferenceService; a batch "
+                "spec.model.cache configures the claim of an InferenceService; a batch "
                 "downloads its model itself, so remove it",
                 ".model",
             ),
@@ -156,7 +156,7 @@ class BatchInferenceSpec(Wire):
                 "!has(self.model) || !has(self.model.shape) || "
                 "!has(self.model.shape.activeParameters) || "
                 "self.model.shape.activeParameters <= self.model.shape.parameters",
-                "spec.model.shape.activeParameters is the part used for 1 token and cannot exceed "
+                "spec.model.shape.activeParameters is the part used per token and must not exceed "
                 "spec.model.shape.parameters",
                 ".model",
             ),
@@ -164,7 +164,7 @@ class BatchInferenceSpec(Wire):
                 rule(
                     _unchanged(field),
                     f"spec.{field} is immutable, since all rows are answered with the same "
-                    "settings: create 1 more BatchInference with the new value",
+                    "settings: create another BatchInference with the new value",
                 )
                 for field in _IMMUTABLE
             ),

@@ -327,7 +327,7 @@ class EnvVar(Wire):
         json_schema_extra=with_rules(
             rule(
                 "has(self.value) != has(self.valueFrom)",
-                "spec.podTemplate.env[] needs exactly 1 of value and valueFrom",
+                "spec.podTemplate.env[] needs exactly one of value and valueFrom",
                 ".value",
             )
         )
@@ -395,26 +395,26 @@ class InferenceServiceSpec(Wire):
             rule(
                 "!(has(self.replicas) && has(self.scaling))",
                 "spec.replicas and spec.scaling are mutually exclusive: remove spec.scaling "
-                "for 1 fixed number, or set spec.scaling.minReplicas and maxReplicas instead",
+                "for a fixed number, or set spec.scaling.minReplicas and maxReplicas instead",
                 ".replicas",
             ),
             rule(
                 "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
                 "spec.model.revision applies to hf:// models only; a pvc:// path holds "
-                "exactly 1 revision, so put it into spec.model.uri",
+                "exactly one revision, so put it into spec.model.uri",
                 ".model.revision",
             ),
             rule(
                 "!has(self.model.cache) || !has(self.model.cache.type) || "
                 "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
-                "spec.model.cache applies to hf:// models only; the files of 1 claim or image "
+                "spec.model.cache applies to hf:// models only; the files of a claim or image "
                 "are not downloaded, so remove it",
                 ".model.cache",
             ),
             rule(
                 "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
                 "self.model.shape.activeParameters <= self.model.shape.parameters",
-                "spec.model.shape.activeParameters is the part used for 1 token and cannot exceed "
+                "spec.model.shape.activeParameters is the part used per token and must not exceed "
                 "spec.model.shape.parameters",
                 ".model.shape.activeParameters",
             ),

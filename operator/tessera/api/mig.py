@@ -66,7 +66,7 @@ class Mig(Wire):
         json_schema_extra=with_rules(
             rule(
                 "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0",
-                "spec.mig.layout sets 1 layout for all GPUs and needs spec.mig.mode Static; "
+                "spec.mig.layout sets the layout of all GPUs and needs spec.mig.mode Static; "
                 "Auto plans its own",
                 ".layout",
             ),

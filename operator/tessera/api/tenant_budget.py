@@ -65,12 +65,12 @@ class TenantBudgetSpec(Wire):
         json_schema_extra=with_rules(
             rule(
                 "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))",
-                "spec.limits has 2 limits for the same window: keep the smaller one",
+                "spec.limits has two limits for the same window: keep the smaller one",
                 ".limits",
             ),
             rule(
                 "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
-                "spec.tenant.namespaces lists a namespace 2 times: remove one",
+                "spec.tenant.namespaces lists a namespace twice: remove one",
                 ".tenant.namespaces",
             ),
         )

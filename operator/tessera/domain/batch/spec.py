@@ -77,7 +77,7 @@ def _model_source(
 ) -> BatchModelSource | AcceptedVerdict:
     if spec.service is None:
         if spec.model is None:
-            message = "spec.model and spec.service: 0 of 2 are set; set exactly 1"
+            message = "spec.model and spec.service: 0 of 2 are set; set exactly one"
             return StatusVerdict(BatchAccepted.INVALID_SPEC, message)
         service_spec = InferenceServiceSpec(
             model=spec.model, precision=spec.precision, context=spec.context, engine=spec.engine
