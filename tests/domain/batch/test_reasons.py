@@ -92,7 +92,7 @@ CASES = [
         reason=BatchAccepted.INVALID_SPEC,
         situation=a_situation(batch(model=None)),
         field="spec.model",
-        says=("spec.service", "exactly 1"),
+        says=("spec.service", "exactly one"),
     ),
     BatchCase(
         reason=BatchAccepted.NAME_TOO_LONG,
