@@ -4,7 +4,7 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress

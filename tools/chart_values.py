@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 
 
 class Values(BaseModel):

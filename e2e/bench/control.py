@@ -186,7 +186,7 @@ class ControlPlaneBench:
 
     @asynccontextmanager
     async def _watched(self) -> AsyncIterator["_ReplicaWaits"]:
-        """What the Deployments say, as a watch tells it."""
+        """Watch the replicas of the Deployments."""
         api, applied = self.cluster.api, _ReplicaWaits()
         listed = await api.get(DEPLOYMENTS.path(None), limit="1")
 

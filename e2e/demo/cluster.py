@@ -75,7 +75,7 @@ class InstalledCluster:
         return await self._run(self.world.binary(program), *arguments)
 
     async def tessera(self, *arguments: str) -> str:
-        """Run `kubectl tessera` likewise."""
+        """Run `kubectl tessera` as a user of this world would; return its output."""
         return await self._run(SCRIPTS / "tessera", *arguments)
 
     async def _run(self, program: Path, *arguments: str) -> str:

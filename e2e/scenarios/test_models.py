@@ -16,7 +16,7 @@ from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, install
 from images import images
 from scenarios.actions import SMALL, ScenarioNamespace
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.resources.api_resources import CLAIMS, JOBS, PODS
 from tessera.resources.platform import engine_image, priority_class

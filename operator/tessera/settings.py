@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.batch.names import BATCH_ROLE
 
 

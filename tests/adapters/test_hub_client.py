@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from tessera.adapters.hub_client import HttpHub
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"

@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.adapters.kube import KubeCluster
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.reasons import RevisionReason
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION
 from tessera.resources import children

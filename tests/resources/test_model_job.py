@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.resources import children
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest

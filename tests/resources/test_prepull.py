@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.resources.manifest import ObjectManifest

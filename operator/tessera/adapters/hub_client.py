@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from tessera.api.reasons import RevisionReason
-from tessera.api.recipe import Platform
+from tessera.api.template_version import Platform
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 
 PUBLIC_ENDPOINT = "https://huggingface.co"

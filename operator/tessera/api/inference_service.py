@@ -16,7 +16,7 @@ from tessera.api.meta import (
     with_rules,
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
-from tessera.api.recipe import PodTemplateVersionStatus
+from tessera.api.template_version import PodTemplateVersionStatus
 
 # A label value that Kubernetes accepts.
 PodLabel = Annotated[

@@ -100,7 +100,7 @@ class EngineClient:
             self._mark_ready()
 
     async def _is_terminating_reply(self, reply: Reply) -> bool:
-        """Tell whether a terminating engine sent the reply, which then says nothing of the row."""
+        """Return whether a terminating engine sent the reply; it says nothing of the row then."""
         # On SIGTERM the engine aborts its requests, which looks like a short answer.
         if reply.status == HTTPStatus.OK:
             return _ABORT_PATTERN.search(reply.body) is not None

@@ -161,7 +161,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def _resume_commit(into: Path, commit: str) -> bool:
-    """Tell whether an earlier attempt began this commit, so that its files are valid."""
+    """Return whether an earlier attempt began this commit, so that its files are valid."""
     into.mkdir(parents=True, exist_ok=True)
     marker = into / _COMMIT_FILE
     if marker.exists() and marker.read_text(encoding="utf-8") == commit:

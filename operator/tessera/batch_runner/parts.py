@@ -136,7 +136,7 @@ def parts_folder(work: Path) -> Path:
 
 
 def has_parts(work: Path) -> bool:
-    """Tell whether any attempt has sent a row."""
+    """Return whether any attempt has sent a row."""
     folder = parts_folder(work)
     return folder.exists() and any(True for _ in folder.iterdir())
 

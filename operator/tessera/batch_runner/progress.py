@@ -126,7 +126,7 @@ def encode_report(report: Mapping[str, Any]) -> bytes:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the report; a failure is logged, since the exit code still tells the outcome."""
+    """Write the report; a failure is logged, since the exit code has the outcome."""
     try:
         # The kubelet's file can be written but not replaced.
         path.write_bytes(encode_report(report))

@@ -69,7 +69,7 @@ def refuse_unowned(work: Path, *targets: Path) -> None:
 
 
 def is_published(work: Path, record: PublicationRecord, output: Path) -> bool:
-    """Tell whether the results of the record are published."""
+    """Return whether the results of the record are published."""
     return _is_same_file(work, record.output, output)
 
 
@@ -109,7 +109,7 @@ def publish(
 
 
 def _is_intact(work: Path, result_file: ResultFile) -> bool:
-    """Tell whether the file still has its recorded checksum."""
+    """Return whether the file still has its recorded checksum."""
     path = work / result_file.file
     try:
         return _matches(result_file, path)
@@ -126,7 +126,7 @@ def _is_own_result(work: Path, record: PublicationRecord | None, target: Path) -
 
 
 def _is_same_file(work: Path, result_file: ResultFile, target: Path) -> bool:
-    """Tell whether the target is this file, by inode or by content."""
+    """Return whether the target is this file, by inode or by content."""
     source = work / result_file.file
     try:
         if source.exists() and source.samefile(target):

@@ -31,8 +31,8 @@ from tessera.ports import NotFoundError
 log = logging.getLogger(__name__)
 
 KILLED_MESSAGE = "killed without notice; answered rows are retained"
-# A kill without notice loses at most this much of the report, by which the operator tells an
-# attempt with new rows from one without.
+# A kill without notice loses at most this much of the report, by which the operator sees
+# whether an attempt has new rows.
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
 _READ_BUFFER_BYTES = 2**20
@@ -61,7 +61,7 @@ class Fence(Protocol):
 
 
 async def refuse_stale(fence: Fence, attempt: int) -> bool:
-    """Tell whether this attempt is current; raise FencedError if a newer one is."""
+    """Return whether this attempt is current; raise FencedError if a newer one is."""
     try:
         current = await fence.current()
     except NotFoundError as error:

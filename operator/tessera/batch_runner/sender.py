@@ -192,7 +192,7 @@ class RowSender:
 
 
 def _was_not_processed(reply: Reply) -> bool:
-    """Tell whether the engine did not process the row: it was unreachable or refused."""
+    """Return whether the engine did not process the row: it was unreachable or refused."""
     return reply.outcome is retry.RequestOutcome.UNSENT or (
         reply.outcome is retry.RequestOutcome.FAILED and reply.status > 0
     )

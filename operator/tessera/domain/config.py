@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 
 # In the field 120 s are used: what halts an engine in the middle of service and passes, such as a
 # kernel that is compiled, takes tens of seconds.

@@ -281,7 +281,7 @@ def _plan_services(
 
 
 def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCache) -> bool:
-    """Tell whether a completion of a placed service is due."""
+    """Return whether a completion of a placed service is due."""
     if service_plan.choice is None:
         return False
     service, probe_result = (

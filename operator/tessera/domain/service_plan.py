@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
 from tessera.api.reasons import Accepted, StatusVerdict
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
 from tessera.domain.observed.batches import VolumeClaim
@@ -202,7 +202,7 @@ def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServiceP
 def is_reusable(
     service_plan: ServicePlan, inputs: ServicePlanInputs, previous: ServicePlanInputs
 ) -> bool:
-    """Tell whether the plan of the last cycle still holds.
+    """Return whether the plan of the last cycle still holds.
 
     A service that drains, lacks budget, or waits for its model is planned in every cycle.
     """
@@ -220,7 +220,7 @@ def is_reusable(
 
 
 def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
-    """Tell whether the time alone changes nothing in the plan."""
+    """Return whether the time alone changes nothing in the plan."""
     workload = service_plan.workload
     return (workload is None or workload.rollout_complete) and stall == service_plan.stall
 
@@ -231,7 +231,7 @@ def _has_surge_capacity(
     scale: ScaleDecision,
     allocated: Mapping[tuple[str, str], int],
 ) -> bool:
-    """Tell whether there is capacity beyond the desired replicas, rollouts of its own apart."""
+    """Return whether there is capacity beyond the desired replicas, rollouts of its own apart."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
     other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices

@@ -1,7 +1,7 @@
-"""When is the certificate of admission made, made known, and put to use?
+"""When the certificate of admission is created, announced and used.
 
-Whoever calls admission must trust an authority before anybody serves with it. So a new pair waits
-as `coming` until its authority has been known for a while, and the old one serves meanwhile.
+The API server must trust an authority before a webhook serves with it. So a new pair waits as
+`pending` until its authority has been known for a while, and the old one serves meanwhile.
 """
 
 from dataclasses import dataclass, field
@@ -69,9 +69,9 @@ def next_action(
     trusted_for: timedelta,
     policy: CertificatePolicy,
 ) -> CertificateAction:
-    """The next step, given when the two usable pairs end; None where there is no usable one.
+    """Return the next step by when the two usable pairs end, None for a pair that is unusable.
 
-    `known_for` is how long all authorities that are held have been trusted by whoever calls.
+    `known_for` is how long all present authorities have been trusted by the API server.
     """
     if pending is not None and pending <= at:
         pending = None

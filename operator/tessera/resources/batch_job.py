@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kubernetes import client
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM

@@ -3,7 +3,7 @@
 from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain import names
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.service_plan import ServicePlan

@@ -3,7 +3,7 @@
 from kubernetes import client
 
 from tessera.api.inference_service import EnvVar, InferenceServiceSpec
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND

@@ -3,7 +3,7 @@
 from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
 from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM

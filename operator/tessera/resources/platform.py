@@ -3,7 +3,7 @@
 from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.resources.defaults import Defaults, defaults
 
 _CA_DIRECTORY = "/etc/tessera/authorities"

@@ -8,7 +8,7 @@ from kubernetes import client
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
-from tessera.api.recipe import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref

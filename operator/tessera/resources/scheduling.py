@@ -6,7 +6,7 @@ from kubernetes.client import V1LabelSelector, V1PodSpec, V1Toleration, V1Topolo
 
 from tessera.api.accelerator_pool import Toleration
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.recipe import PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.names import SERVICE_LABEL
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.resources import engine

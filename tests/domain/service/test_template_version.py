@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.meta import Condition
-from tessera.api.recipe import (
+from tessera.api.template_version import (
     EffectiveValues,
     Platform,
     PodTemplateVersion,

@@ -88,7 +88,7 @@ async def check_gpu_nodes(context: CheckContext) -> Sequence[Finding]:
 
 
 def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
-    """Tell by resources, by labels of clouds or feature discovery, or by a pool's selector."""
+    """Return whether resources, labels of clouds or discovery, or a pool's selector say so."""
     labels = body["metadata"].get("labels", {})
     capacity = body.get("status", {}).get("capacity", {})
     return (

@@ -29,7 +29,7 @@ def size(commands: Commands) -> None:
 
 
 def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
-    """On which hardware, at which price."""
+    """Add the options for hardware and its price."""
     parser.add_argument(
         "--gpu",
         metavar="PRODUCT,...",
@@ -57,7 +57,7 @@ def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_load_options(parser: argparse.ArgumentParser) -> None:
-    """For which load and SLO."""
+    """Add the options for load and SLO."""
     parser.add_argument(
         "--slo",
         metavar="ttft=1s,itl=33ms",
@@ -86,7 +86,7 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_memory_options(parser: argparse.ArgumentParser) -> None:
-    """What lies in memory beside the model."""
+    """Add the options for what lies in memory beside the model."""
     parser.add_argument(
         "--kv-cache-dtype",
         choices=KV_DTYPES,

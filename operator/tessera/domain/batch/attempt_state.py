@@ -60,7 +60,7 @@ class AttemptState:
 
     @property
     def started(self) -> bool:
-        """Tell whether the engine is ready and the runner has started."""
+        """Return whether the engine is ready and the runner has started."""
         running = self.attempt is not None and self.attempt.running_since is not None
         return running or (self.pod is not None and self.pod.runner_since is not None)
 

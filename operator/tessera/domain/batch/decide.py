@@ -266,7 +266,7 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
 def _capacity_unknown(
     context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
 ) -> bool:
-    """Tell whether the hardware of a running attempt cannot be assessed now."""
+    """Return whether the hardware of a running attempt cannot be assessed now."""
     excluded = context.spec.spot.policy == ("Never" if attempt.tier == "Spot" else "Only")
     return option is None and not excluded
 

@@ -68,7 +68,7 @@ def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
 
 
 def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
-    """Tell whether the attempt has been pending for longer than 60 s."""
+    """Return whether the attempt has been pending for longer than 60 s."""
     if state.attempt is None or not state.alive or state.scheduled:
         return False
     return now - state.attempt.started_at > SCHEDULING_TIMEOUT
@@ -242,7 +242,7 @@ def _start_elapsed(query: CapacityQuery, class_attempt: AttemptStatus | None) ->
 def _spot_available(
     query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
-    """Tell whether spot capacity is expected to be available."""
+    """Return whether spot capacity is expected to be available."""
     if class_attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
     # A batch leaves on-demand or reserved hardware only for visible room; otherwise it just tries.
@@ -254,7 +254,7 @@ def _spot_available(
 def _non_spot_available(
     query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
 ) -> bool:
-    """Tell whether on-demand or reserved capacity is expected to be available."""
+    """Return whether on-demand or reserved capacity is expected to be available."""
     if class_attempt is not None:
         return not scheduling_timed_out(query.attempt_state, query.schedule.at)
     if choice.offer.pool in query.full_pools:

@@ -53,5 +53,5 @@ def _node_disruption(name: str, node: NodeHealth | None) -> str | None:
 
 
 def has_spot_labels(nodes: Iterable[NodeHealth]) -> bool:
-    """Tell whether any of these nodes has a spot label of its cloud."""
+    """Return whether any of these nodes has a spot label of its cloud."""
     return any(node.labels.get(key) == value for node in nodes for key, value in SPOT_LABELS)

@@ -44,7 +44,7 @@ def assess_readiness(
 
 
 def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]) -> bool:
-    """Tell whether a completion is due."""
+    """Return whether a completion is due."""
     if not any(pod.takes_requests for pod in pods):
         return False
     probe_result = _current_result(snapshot, service)
@@ -68,7 +68,7 @@ def next_probe_at(snapshot: Snapshot, service: ObservedService) -> datetime:
 
 
 def was_ready(service: ObservedService) -> bool:
-    """Tell whether the status says Ready."""
+    """Return whether the status says Ready."""
     condition = _ready_condition(service)
     return condition is not None and condition.status == "True"
 

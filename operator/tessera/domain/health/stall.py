@@ -1,6 +1,6 @@
 """Engines that hold requests and make no progress.
 
-A frozen engine passes every probe: `/health` only tells that its process exists, and its gauges
+A frozen engine passes every probe: `/health` only says that its process exists, and its gauges
 keep their last values. The sign of a stall is a request in flight, as counted by vLLM's API server,
 while the engine counts no step. Four situations look like a stall and are none:
 
@@ -197,7 +197,7 @@ def _is_stalled(
 def _is_check_due(
     progress: EngineProgress, load: InFlight | None, timeout: timedelta, now: datetime
 ) -> bool:
-    """Tell whether a check is due; engines with requests are checked more often."""
+    """Return whether a check is due; engines with requests are checked more often."""
     interval = timeout / _CHECKS_PER_TIMEOUT
     if progress.busy_since is not None:
         interval = min(interval / 3, MAX_READING_AGE / 3)

@@ -50,7 +50,7 @@ def startup_failure(
 
 
 def hub_refusal(model: Model, words: str) -> str | None:
-    """What to do when the hub refused a model, by the words of whoever asked it."""
+    """Return what to do when the hub refused a model, by the message of the job that asked."""
     code_match = _ACCESS_DENIED.search(words)
     if code_match is None and not _GATED.search(words):
         return None
@@ -75,7 +75,7 @@ def hub_refusal(model: Model, words: str) -> str | None:
 
 
 def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
-    """What to do for a container that the kubelet cannot make for want of the token's Secret."""
+    """Return what to do for a container that lacks the Secret of its token."""
     secret = spec.model.token_secret_ref if spec is not None else None
     if secret is None:
         return None
@@ -93,7 +93,7 @@ def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | 
 
 
 def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[Progressing] | None:
-    """A run that ended stays the reason until the next one is up: it has yet to do better."""
+    """Return the failure of a pod; that of an ended run stays until the next one is ready."""
     if pod.waiting_reason in _IMAGE_REASONS:
         return _failure_verdict(pod, Progressing.IMAGE_PULL_FAILED, pod.container_message)
     if pod.waiting_reason in _CREATION_REASONS:

@@ -36,7 +36,7 @@ class UnsupportedConfig:
 
 
 def read_config(config: object, total_size: int | None = None) -> ModelShape | UnsupportedConfig:
-    """The shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
+    """Return the shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
 
     With it the weights take what their files take: parts besides the language model count, and
     quantized weights have the bytes that they really have.
@@ -56,7 +56,7 @@ def read_config(config: object, total_size: int | None = None) -> ModelShape | U
 
 
 def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
-    """The part that describes the language model, and its family."""
+    """Return the part that describes the language model, and its family."""
     whole = part(config, "text_config") if "text_config" in config else config
     if whole is not config and whole and total_size is None:
         raise UnsupportedConfigError(
@@ -131,7 +131,7 @@ def _stored_bits(config: Mapping[str, Any]) -> int:
 
 
 def _window_of(keys: Keys, family: ModelFamily) -> tuple[int, int] | None:
-    """The window in tokens and how many layers have it; None when all layers keep all tokens."""
+    """Return the window in tokens and how many layers have it, or None if none has."""
     layers = keys["num_hidden_layers"]
     window = keys.get("sliding_window", "attention_chunk_size")
     count = _layers_from_types(keys, layers)

@@ -10,7 +10,7 @@ class UnsupportedConfigError(Exception):
 
 
 def part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """An object within another; empty when there is none."""
+    """Return an object within another, empty if it is absent."""
     value = config.get(key)
     return value if isinstance(value, Mapping) else {}
 
@@ -31,7 +31,7 @@ class Keys:
         return value
 
     def get(self, *keys: str) -> int | None:
-        """The first of the keys that is a number."""
+        """Return the first of the keys that is a number."""
         for key in keys:
             value = self.values.get(key)
             if isinstance(value, int) and not isinstance(value, bool):

@@ -19,17 +19,17 @@ MODEL_JOB_CONTAINER = "model-job"
 
 
 def claim_name(service: str) -> str:
-    """The claim that holds the models of a service."""
+    """Return the name of the claim that holds the models of a service."""
     return deployment_name(service, "models")
 
 
 def folder_of(model: Model) -> str:
-    """Where on the claim a revision of a model is."""
+    """Return the folder of a model's revision on the claim."""
     return _digest(model.uri, model.revision or "")
 
 
 def model_job_name(service: str, uid: str, task: Task, model: Model) -> str:
-    """The Job: another model, revision or size of the claim makes another one."""
+    """Return the Job's name; another model, revision or size of the claim has another Job."""
     parts = (uid, task, model.uri, model.revision or "", model.cache.size or "")
     return deployment_name(service, f"{task}-{_digest(*parts)}")
 

@@ -70,7 +70,7 @@ def heads_of(keys: Keys, family: ModelFamily) -> Heads:
 
 
 def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
-    """Every weight, counted by the layout of the family."""
+    """Count every weight by the layout of the family."""
     hidden, layers, rows = keys["hidden_size"], keys["num_hidden_layers"], keys["vocab_size"]
     tied = keys.flag("tie_word_embeddings", family.tied)
     attention, other_weights = (

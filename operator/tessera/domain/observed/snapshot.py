@@ -25,15 +25,15 @@ class ObservedService:
     spec: InferenceServiceSpec | None
     problem: str | None = None
     update: str | None = None
-    """The annotation that asks for the newest recipe and weights."""
+    """The annotation that requests the newest pod template and weights."""
     allows_downtime: bool = False
-    """The annotation that lets it fall below its floor while its slices are cut."""
+    """The annotation that lets it fall below minReplicas while its slices are created."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """An AcceleratorPool, likewise."""
+    """An AcceleratorPool with its parsed spec, or None if that is invalid."""
 
     name: str
     uid: str = ""
@@ -47,7 +47,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """A TenantBudget, likewise."""
+    """A TenantBudget with its parsed spec, or None if that is invalid."""
 
     name: str
     generation: int
@@ -134,7 +134,7 @@ class Pod:
     """The readiness gate as the operator set it; None before the first time."""
     draining_since: datetime | None = None
     terminating: bool = False
-    """It was told to stop."""
+    """It has a deletion timestamp."""
     deletion_cost: int = 0
     unschedulable: str | None = None
     """The scheduler's sentence, while it finds no node."""
@@ -209,7 +209,7 @@ class SpeedReading:
     """
 
     variant: str | None = None
-    """None where Prometheus was not told the variant: then it is the one that runs."""
+    """None if the series has no variant label: then it is the variant that runs."""
     requests: float | None = None
     """Finished ones, of all replicas."""
     tokens_per_second: float | None = None
@@ -227,7 +227,7 @@ class SpeedReading:
     running: float | None = None
     """Requests in a replica, whether or not it stepped."""
     kv_usage: float | None = None
-    """Share of the cache in use, likewise."""
+    """Share of the KV cache in use, whether or not the replica stepped."""
     kv_tokens: int | None = None
     """Tokens that the cache of a replica holds, as its engine says; of several the least."""
     flops_per_second: float | None = None

@@ -199,7 +199,7 @@ def _request_mix(lengths: Sequence[RequestLength]) -> _RequestMix:
 
 
 def _percentile(lengths: Sequence[RequestLength], total: float) -> int:
-    """The prompt that all but one in twenty do not exceed (nearest rank)."""
+    """Return the length that 95 % of the prompts do not exceed (nearest rank)."""
     left = (1 - _TAIL) * total
     ordered = sorted(lengths, key=lambda length: length.input_tokens)
     for request_length in ordered:

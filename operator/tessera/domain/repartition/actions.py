@@ -21,7 +21,7 @@ class Replica:
     ready: bool
     """It takes requests."""
     draining: bool
-    """It is terminating or was told to take no new requests."""
+    """It is terminating or takes no new requests."""
     drained: bool
     """It takes no new requests, and its last request ended or the drain timeout passed."""
     terminating: bool = False

@@ -158,7 +158,7 @@ class _RolloutCycle:
         displaced = self._unit_pods() | wrong_profile
         draining = self._draining(displaced, wrong_profile)
         replicas = self._capacity.replicas
-        # Draining is read back from the pod before it is evicted: a pod that was told in this cycle
+        # Draining is read back from the pod before it is evicted: a pod marked in this cycle
         # may not have stopped yet.
         evictions = {
             pod: replicas[pod].uid

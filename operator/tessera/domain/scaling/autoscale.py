@@ -93,7 +93,7 @@ def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> Sc
 
 
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
-    """Tell whether repeating the same readings will repeat the decision."""
+    """Return whether repeating the same readings will repeat the decision."""
     history, replicas = decision.history, decision.replicas
     windows = [recommended.replicas for recommended in (*history.up_window, *history.down_window)]
     return windows in ([replicas, replicas], []) and history.decisions[-1].at < at

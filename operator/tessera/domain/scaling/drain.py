@@ -85,7 +85,7 @@ def _drain_order(
 def is_drained(
     pod: Pod, in_flight: Mapping[Ref, InFlight], now: datetime, timeout: timedelta
 ) -> bool:
-    """Tell whether a replica has no requests left, or its drain timeout is over."""
+    """Return whether a replica has no requests left, or its drain timeout is over."""
     if not pod.containers_ready or (pod.draining_since is None and not pod.serving):
         return True  # it never took a request
     if pod.draining_since is None:

@@ -17,14 +17,14 @@ SURGE_TIMEOUT = timedelta(seconds=60)
 def should_surge(
     workload: Workload | None, pods: Sequence[Pod], now: datetime, *, has_capacity: bool
 ) -> bool:
-    """Tell whether a new replica starts before an old one stops."""
+    """Return whether a new replica starts before an old one stops."""
     if workload is None or (workload.rollout_complete and not is_rolling_out(pods)):
         return has_capacity
     return workload.surge and not _surge_timed_out(pods, now)
 
 
 def is_rolling_out(pods: Sequence[Pod]) -> bool:
-    """Tell whether replicas of two templates exist."""
+    """Return whether replicas of two templates exist."""
     return len({pod.template for pod in pods if not pod.terminating}) > 1
 
 

@@ -49,7 +49,7 @@ class Preparation:
 
 
 def with_known_shape(service: ObservedService) -> ObservedService:
-    """The service with the shape that was found before, as if its spec gave it."""
+    """Return the service with the shape that was read before, as if its spec had it."""
     known = _known_status(service)
     if service.spec is None or known.shape is None or shape_of(service.spec) is not None:
         return service
@@ -59,7 +59,7 @@ def with_known_shape(service: ObservedService) -> ObservedService:
 def prepare_model(
     snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec
 ) -> Preparation:
-    """Is the shape known? By what the service remembers and by the Job that was made for it."""
+    """Look for the shape in the service's status and in the report of its Job."""
     known = _known_status(service)
     pinned_revision = PinnedRevision(known)
     job_status = assess_model_job(snapshot, service, pinned_spec(spec, pinned_revision), "shape")
@@ -106,7 +106,7 @@ def with_files(
 
 
 def _known_status(service: ObservedService) -> ModelStatus:
-    """What the status says, unless it speaks of another model."""
+    """Return the recorded model status, or a blank one if it is that of another model."""
     spec, recorded = service.spec, service.status.model
     if spec is None:
         return ModelStatus(uri="")
@@ -120,7 +120,7 @@ def _known_status(service: ObservedService) -> ModelStatus:
 
 
 def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
-    """A shape that was read counts as not written: once Tessera ships it, no replica is new."""
+    """Add the shape as an unset field, so that no replica is new once Tessera ships the shape."""
     model = Model.model_construct(spec.model.model_fields_set, **dict(spec.model, shape=shape))
     return spec.model_copy(update={"model": model})
 
@@ -145,7 +145,7 @@ def _missing_shape(
 
 
 def claim_ref(service: Ref) -> Ref:
-    """The claim for the files of a service's model."""
+    """Return the claim for the files of a service's model."""
     return Ref(service.namespace, claim_name(service.name))
 
 
@@ -197,7 +197,7 @@ def _with_cache(status: ModelStatus, cache: CacheStatus) -> ModelStatus:
 
 
 def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheStatus) -> CacheStatus:
-    """The last answer of the fetch, rounded down; an unknown size is told in steps of 1 GiB."""
+    """Add the progress of the fetch, rounded down; without a total size, to 1 GiB."""
     progress = snapshot.fetch_progress.get(service.ref)
     if progress is None:
         return cache

@@ -98,7 +98,7 @@ def objects_by_service(
 
 
 def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
-    """Tell whether a pod terminates on a dead node, where it may stay for ever."""
+    """Return whether a pod terminates on a dead node, where it may stay for ever."""
     # It is no replica any more, and its device is not offered to others either.
     return pod.terminating and pod.node is not None and pod.node not in ready_nodes
 

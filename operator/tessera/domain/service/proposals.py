@@ -182,7 +182,7 @@ def _scaling_history(
 def _in_choice_order(
     services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
 ) -> Sequence[ObservedService]:
-    """In the order in which they choose: those that run before new ones."""
+    """Sort services in the order in which they choose: those that run before new ones."""
     return sorted(
         services, key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref)
     )

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Wire
 from tessera.api.reasons import StatusVerdict, UpdateAvailable
-from tessera.api.recipe import (
+from tessera.api.template_version import (
     EffectiveValues,
     Platform,
     PodTemplateVersion,
@@ -75,7 +75,7 @@ def decide_template(
 
 
 def is_update_requested(service: ObservedService, applied_update: str | None) -> bool:
-    """Tell whether the annotation has a new value; removing it requests nothing."""
+    """Return whether the annotation has a new value; removing it requests nothing."""
     return service.update is not None and service.update != applied_update
 
 

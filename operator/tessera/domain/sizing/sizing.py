@@ -123,7 +123,7 @@ class DeviceKvCache:
         return max(0, available_bytes * blocks // request_bytes - 1) * _BLOCK_TOKENS
 
     def bytes_per_request(self, context: int, step_tokens: int = 0) -> int:
-        """A request of so many tokens, with the block that the engine keeps for itself."""
+        """Return the KV bytes of a request of `context` tokens, with the engine's own block."""
         blocks = _ceil(context, _BLOCK_TOKENS)
         request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
         return request_bytes + _ceil(request_bytes, blocks)

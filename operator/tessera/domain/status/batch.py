@@ -28,7 +28,7 @@ _VARYING_REASONS = frozenset(
 
 
 def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:
-    """The status to write, before any Job; `problem` is what the API server refused earlier."""
+    """Return the status to write before any Job; `problem` is an earlier refusal by the API."""
     plan = replace(plan, running=_stable_running_verdict(plan))
     batch, progress = plan.batch, plan.progress
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
@@ -53,7 +53,7 @@ def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> B
 
 
 def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
-    """A message with moving amounts is written anew only with something that it speaks about."""
+    """Keep the written message while only amounts in it have moved."""
     running, batch, previous = plan.running, plan.batch, plan.batch.status
     existing = next(
         (condition for condition in previous.conditions if condition.type == "Running"), None
@@ -72,7 +72,7 @@ def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
 
 
 def _deciding_verdict(plan: BatchPlan) -> StatusVerdict[StatusReason]:
-    """The verdict that answers the first question: why is it not done?"""
+    """Return the verdict that answers the first question: why is it not done?"""
     if plan.state in TERMINAL_STATES or plan.state == "finalizing":
         return plan.complete
     return plan.running if plan.accepted.reason.is_true else plan.accepted
