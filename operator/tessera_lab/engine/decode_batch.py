@@ -8,7 +8,7 @@ import heapq
 import math
 
 from tessera.domain.perf import StepTime
-from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.engine.requests import Allocator, EngineLimits
 from tessera_lab.engine.sequence_state import SequenceState
 
 
@@ -18,6 +18,8 @@ class DecodeBatch:
     def __init__(self, limits: EngineLimits) -> None:
         self.token_clock = 0
         self._block_size = limits.block_size
+        self._paged = limits.allocator is Allocator.PAGED
+        """Whether a request takes blocks as it grows."""
         self._phase_counts = [0] * limits.block_size
         """Requests by the tick, modulo the block size, at which they begin a block."""
         self._by_last_token: dict[int, dict[int, SequenceState]] = {}
@@ -28,7 +30,8 @@ class DecodeBatch:
     def add(self, sequence: SequenceState) -> None:
         """Add a request whose input is complete: it gets a token at this tick and every later."""
         sequence.base_token_clock = self.token_clock - sequence.emitted - 1
-        self._phase_counts[self._block_phase(sequence)] += 1
+        if self._paged:
+            self._phase_counts[self._block_phase(sequence)] += 1
         last = sequence.last_token_clock
         same_end = self._by_last_token.get(last)
         if same_end is None:
@@ -38,7 +41,8 @@ class DecodeBatch:
 
     def remove(self, sequence: SequenceState) -> int:
         """Remove a request; return the tokens that were computed beyond its last one."""
-        self._phase_counts[self._block_phase(sequence)] -= 1
+        if self._paged:
+            self._phase_counts[self._block_phase(sequence)] -= 1
         same_end = self._by_last_token.get(sequence.last_token_clock)
         if same_end is not None:
             same_end.pop(sequence.request.id, None)

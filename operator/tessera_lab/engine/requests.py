@@ -11,6 +11,18 @@ class SchedulingPolicy(StrEnum):
     PRIORITY = "priority"
 
 
+class Allocator(StrEnum):
+    """How a request gets KV blocks: as it grows, or all that it could ever need at admission."""
+
+    PAGED = "paged"
+    CONTIGUOUS = "contiguous"
+    """`max_model_len` tokens for every request, as in engines before paging; for comparison."""
+
+
+# `blocks_for` is called in every step, and looking up an enum's member is slow.
+_CONTIGUOUS = Allocator.CONTIGUOUS
+
+
 class FinishReason(StrEnum):
     """Why a request ended, as the engine's API spells it."""
 
@@ -43,6 +55,7 @@ class EngineLimits:
     """Limit on waiting and running requests together."""
     max_queued_tokens: int | None = None
     """Limit on prompt tokens of requests without a first token."""
+    allocator: Allocator = Allocator.PAGED
     chunked_prefill: bool = True
     """Whether a prompt may be spread over several steps; else it waits for a step with enough
     tokens."""
@@ -54,6 +67,8 @@ class EngineLimits:
     def __post_init__(self) -> None:
         if self.shared_tokens is not None and self.shared_tokens % self.block_size:
             raise ValueError("shared_tokens are not whole blocks")
+        if self.prefix_cache and self.allocator is Allocator.CONTIGUOUS:
+            raise ValueError("a prefix cache needs paged blocks")
         if not self.chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ValueError("without chunks max_num_batched_tokens is below max_model_len")
         if (self.blocks - 1) * self.block_size < self.max_model_len:
@@ -63,6 +78,8 @@ class EngineLimits:
 
     def blocks_for(self, tokens: int) -> int:
         """Return the blocks that so many tokens of one request occupy."""
+        if self.allocator is _CONTIGUOUS and tokens:
+            tokens = self.max_model_len
         return -(-tokens // self.block_size)
 
 

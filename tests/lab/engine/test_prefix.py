@@ -7,7 +7,7 @@ import pytest
 
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, Timeline
-from tessera_lab.engine.requests import EngineLimits, EngineRequest, EngineStep
+from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest, EngineStep
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 # 32 usable blocks of 16 tokens.
@@ -143,6 +143,7 @@ def test_the_more_of_a_prompt_is_there_the_sooner_its_first_token_comes() -> Non
     ("changes", "message"),
     [
         ({"shared_tokens": 40}, "whole blocks"),
+        ({"allocator": Allocator.CONTIGUOUS}, "paged"),
         ({"chunked_prefill": False, "max_num_batched_tokens": 127}, "chunks"),
     ],
 )

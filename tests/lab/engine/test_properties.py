@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import (
+    Allocator,
     EngineLimits,
     EngineRequest,
     FinishReason,
@@ -30,6 +31,7 @@ limits = st.builds(
     blocks=st.integers(LENGTH // BLOCK + 1, 3 * LENGTH // BLOCK),
     block_size=st.just(BLOCK),
     policy=st.sampled_from(SchedulingPolicy),
+    allocator=st.sampled_from(Allocator),
 )
 # Arrivals, aborts of some request, and steps in any order.
 events = st.lists(
