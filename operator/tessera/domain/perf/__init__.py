@@ -11,7 +11,7 @@ shares of a device's peaks it reaches comes from one of three sources, named in 
 and `sources` chooses among the sources.
 """
 
-from tessera.domain.perf.roofline import min_read_seconds
+from tessera.domain.perf.roofline import min_read_seconds, ridge_point
 from tessera.domain.perf.sources import (
     MIN_LOAD_MIB_PER_SECOND,
     MIN_REQUESTS,
@@ -30,5 +30,6 @@ __all__ = [
     "StepTime",
     "measurement_key",
     "min_read_seconds",
+    "ridge_point",
     "step_time",
 ]
