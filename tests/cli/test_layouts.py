@@ -18,8 +18,20 @@ from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
-from tessera.cli.mosaic.command import LEGEND, render_mosaic
-from tessera.cli.mosaic.pool_layouts import PoolSnapshot, layout_changes, planned_slices
+from tessera.cli.mosaic.command import (
+    LEGEND,
+    Mosaic,
+    comparison_lines,
+    mosaic_svg,
+    pool_mosaic,
+    render_mosaic,
+)
+from tessera.cli.mosaic.pool_layouts import (
+    PoolSnapshot,
+    layout_changes,
+    planned_slices,
+    pool_snapshots,
+)
 from tessera.cli.parser import build_parser
 from tessera.cli.plan.command import UNMET, run
 from tessera.cli.plan.command import render_plans as planned
@@ -339,6 +351,23 @@ async def test_the_picture_without_a_plan_has_the_current_slices(tmp_path: Path)
     document = ElementTree.fromstring(picture)  # noqa: S314 - it is our own
     titles = {element.text for element in document.iter(TITLE)}
     assert "1g.10gb chat @2 0.27" in titles
+
+
+def mosaics(fleet: FleetInputs) -> list[Mosaic]:
+    return [pool_mosaic(pool) for pool in pool_snapshots(fleet, None)]
+
+
+async def test_two_readings_are_drawn_as_before_and_after() -> None:
+    before = mosaics(await read_inputs(a_partitioned_cluster(None)))
+    api = a_partitioned_cluster(None)
+    put_layout(api, "a100-0", [[a_slice("2g.20gb", 0, "chat-0")], []])
+    after = mosaics(await read_inputs(api))
+    lines = list(comparison_lines(before, after, 110))
+    assert lines.index("Before:") < lines.index("After:")
+    assert any("|2g chat" in line for line in lines)
+    document = ElementTree.fromstring(mosaic_svg(before, after))  # noqa: S314 - it is our own
+    titles = {element.text for element in document.iter(TITLE)}
+    assert {"1g.10gb chat @2 0.27", "2g.20gb chat @0 0.54"} <= titles
 
 
 async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:

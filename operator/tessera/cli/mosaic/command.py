@@ -119,11 +119,22 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
     yield from LEGEND
 
 
-def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
-    """Return the mosaics as SVG, with a pending plan beside them."""
-    current_rows = [
-        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
-    ]
+def comparison_lines(
+    mosaics_before: Sequence[Mosaic], mosaics_after: Sequence[Mosaic], width: int
+) -> Iterator[str]:
+    """Yield two readings of the same pools as lines of text."""
+    for title, pool_mosaics in (("Before:", mosaics_before), ("After:", mosaics_after)):
+        yield title
+        for drawn_mosaic in pool_mosaics:
+            yield from (*drawn_mosaic.summary, *mosaic_lines(drawn_mosaic.rows, width), "")
+    yield from LEGEND
+
+
+def mosaic_svg(pool_mosaics: Sequence[Mosaic], mosaics_after: Sequence[Mosaic] = ()) -> str:
+    """Return the mosaics as SVG, with a later reading or a pending plan beside them."""
+    current_rows = _current_rows(pool_mosaics)
+    if mosaics_after:
+        return svg_document([("before", current_rows), ("after", _current_rows(mosaics_after))])
     plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
     if not plans:
         return svg_document([("", current_rows)])
@@ -141,6 +152,12 @@ def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
     return svg_document(
         [("before", current_rows), (f"after plan {', '.join(plans)}", planned_rows)]
     )
+
+
+def _current_rows(pool_mosaics: Sequence[Mosaic]) -> Rows:
+    return [
+        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
+    ]
 
 
 def pool_mosaic(pool: PoolSnapshot) -> Mosaic:
