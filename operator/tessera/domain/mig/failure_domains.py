@@ -42,7 +42,7 @@ def by_node(gpu: FleetGpu) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _SpreadRule:
-    topology_key: TopologyKey
+    domain_of: TopologyKey
     min_domains: Mapping[str, int]
     """Number of failure domains that each service requires."""
 
@@ -66,7 +66,7 @@ def spread_violations(
     rules = _spread_rules(services)
     if not any(rule.min_domains for rule in rules):
         return ()
-    domains_by_rule = [_replicas_by_domain(gpus, rule.topology_key) for rule in rules]
+    domains_by_rule = [_replicas_by_domain(gpus, rule.domain_of) for rule in rules]
     return tuple(
         sorted(
             {
@@ -87,9 +87,7 @@ def spread(
     rules = _spread_rules(services)
     for rule in rules:
         for name, min_domains in sorted(rule.min_domains.items()):
-            while (
-                len(_replicas_by_domain(spread_gpus, rule.topology_key).get(name, ())) < min_domains
-            ):
+            while len(_replicas_by_domain(spread_gpus, rule.domain_of).get(name, ())) < min_domains:
                 changed = _move_replica(name, rule, rules, spread_gpus, gpu_models)
                 if changed is None:
                     break
@@ -118,13 +116,13 @@ def assign_nodes(gpus: Sequence[FleetGpu], gpus_per_node: int) -> tuple[FleetGpu
 
 
 def _replicas_by_domain(
-    gpus: Sequence[FleetGpu], topology_key: TopologyKey
+    gpus: Sequence[FleetGpu], domain_of: TopologyKey
 ) -> dict[str, Counter[str]]:
     domains: dict[str, Counter[str]] = {}
     for gpu in gpus:
         for mig_slice in gpu.slices:
             if mig_slice.service is not None:
-                domains.setdefault(mig_slice.service, Counter())[topology_key(gpu)] += 1
+                domains.setdefault(mig_slice.service, Counter())[domain_of(gpu)] += 1
     return domains
 
 
@@ -139,20 +137,18 @@ def _move_replica(
 
     None if the service has no failure domain with two replicas.
     """
-    domains = _replicas_by_domain(gpus, rule.topology_key)
+    domains = _replicas_by_domain(gpus, rule.domain_of)
     refs = [
         _SliceRef(index, mig_slice)
         for index, gpu in enumerate(gpus)
         for mig_slice in gpu.slices
-        if mig_slice.service == name and domains[name][rule.topology_key(gpu)] > 1
+        if mig_slice.service == name and domains[name][rule.domain_of(gpu)] > 1
     ]
-    free_gpus = [
-        index
-        for index, gpu in enumerate(gpus)
-        if rule.topology_key(gpu) not in domains.get(name, ())
+    target_gpu_indexes = [
+        index for index, gpu in enumerate(gpus) if rule.domain_of(gpu) not in domains.get(name, ())
     ]
     for ref in reversed(refs):
-        for changed in _possible_moves(ref, free_gpus, gpus, gpu_models):
+        for changed in _possible_moves(ref, target_gpu_indexes, gpus, gpu_models):
             if all(_keeps_spread(checked_rule, gpus, changed) for checked_rule in rules):
                 return changed
     return _add_gpu(refs[-1], rule, gpus, gpu_models) if refs else None
@@ -167,7 +163,7 @@ def _add_gpu(
     layout = place_geometry(gpu_models[gpu_model], ((profile, 1),)) or ()
     start = layout[0].start
     name = f"{_NEW_PREFIX}{len(gpus)}"
-    node = name if rule.topology_key is by_node else ""
+    node = name if rule.domain_of is by_node else ""
     new_gpu = FleetGpu(
         name=name, gpu_model=gpu_model, node=node, slices=(ref.mig_slice._replace(start=start),)
     )
@@ -176,13 +172,13 @@ def _add_gpu(
 
 def _possible_moves(
     ref: _SliceRef,
-    free_gpus: Sequence[int],
+    target_gpu_indexes: Sequence[int],
     gpus: list[FleetGpu],
     gpu_models: Mapping[str, GpuModel],
 ) -> Iterator[list[FleetGpu]]:
     """Yield the GPUs after each possible move: to idle slices, to new slices, then by exchange."""
     profile, gpu_model = ref.mig_slice.profile, gpus[ref.gpu_index].gpu_model
-    same_model = [index for index in free_gpus if gpus[index].gpu_model == gpu_model]
+    same_model = [index for index in target_gpu_indexes if gpus[index].gpu_model == gpu_model]
     service = ref.mig_slice.service
     for idle in (True, False):
         for index in same_model:
@@ -231,8 +227,8 @@ def _set_service(gpus: list[FleetGpu], ref: _SliceRef, service: str | None) -> l
 def _keeps_spread(rule: _SpreadRule, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> bool:
     """Return whether no service falls below its required spread, or further below it."""
     old_domains, new_domains = (
-        _replicas_by_domain(before, rule.topology_key),
-        _replicas_by_domain(after, rule.topology_key),
+        _replicas_by_domain(before, rule.domain_of),
+        _replicas_by_domain(after, rule.domain_of),
     )
     return all(
         len(new_domains.get(name, ())) >= min(min_domains, len(old_domains.get(name, ())))

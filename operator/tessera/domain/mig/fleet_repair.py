@@ -53,35 +53,35 @@ def serves_all_demand(fleet: MigFleet) -> bool:
 
 
 def rearrange_all(
-    fleet: MigFleet, budget: int | None, moves_per_gpu: float | None
+    fleet: MigFleet, max_cost: int | None, moves_per_gpu: float | None
 ) -> tuple[FleetGpu, ...] | None:
-    """Rearrange all GPUs in one program; None if the budget is too small.
+    """Rearrange all GPUs in one program; None if `max_cost` is too small.
 
-    Without a budget, moves are weighed against the cost that they save.
+    Without `max_cost`, moves are weighed against the cost that they save.
     """
     problem = RearrangeProblem(
         services=fleet.services,
         offers=fleet.offers,
         open_gpus=fleet.gpus,
-        budget=budget,
+        max_cost=max_cost,
         moves_per_gpu=moves_per_gpu,
     )
     solution = rearrange(problem)
     return None if solution is None else name_gpus(solution)
 
 
-def repair_fleet(fleet: MigFleet, budget: int) -> tuple[FleetGpu, ...]:
-    """Rearrange GPUs of unserved services, then the emptiest, until the cost is within the budget.
+def repair_fleet(fleet: MigFleet, max_cost: int) -> tuple[FleetGpu, ...]:
+    """Rearrange GPUs of unserved services, then the emptiest, until the cost is at most `max_cost`.
 
-    The cost may stay above the budget.
+    The cost may stay above `max_cost`.
     """
-    if serves_all_demand(fleet) and fleet.cost(fleet.gpus) <= budget:
+    if serves_all_demand(fleet) and fleet.cost(fleet.gpus) <= max_cost:
         return fleet.gpus
     gpus = _release_surplus(fleet)
     if names := _gpus_to_open(fleet, gpus):
         gpus = _rearrange_some(fleet, gpus, names, only_adds=True)
     for window in range(_MAX_WINDOWS):
-        if fleet.cost(gpus) <= budget:
+        if fleet.cost(gpus) <= max_cost:
             break
         emptiest = sorted(
             (gpu for gpu in gpus if gpu.used),

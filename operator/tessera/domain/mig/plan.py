@@ -138,8 +138,8 @@ def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[Fle
     if any(gpu.sunk for gpu in fleet.gpus) or any(offer.max_gpus is not None for offer in offers):
         return _replan_existing(fleet, mix, moves_per_gpu)
     if len(fleet.gpus) <= _REARRANGE_LIMIT:
-        budget = mix.cost if moves_per_gpu is None else None
-        if (rearranged_gpus := rearrange_all(fleet, budget, moves_per_gpu)) is not None:
+        max_cost = mix.cost if moves_per_gpu is None else None
+        if (rearranged_gpus := rearrange_all(fleet, max_cost, moves_per_gpu)) is not None:
             return rearranged_gpus
     accepted_cost = math.floor(mix.cost * (1 + _ACCEPTED_GAP))
     repaired_gpus = repair_fleet(fleet, accepted_cost)

@@ -36,10 +36,10 @@ class RearrangeProblem:
     open_gpus: Sequence[FleetGpu]
     fixed_gpus: Sequence[FleetGpu] = ()
     """GPUs whose replicas all stay."""
-    budget: int | None = None
+    max_cost: int | None = None
     """Largest cost of the open and the added GPUs; without it, cost and moves are weighed."""
     moves_per_gpu: float | None = None
-    """Without a budget, moves that saving the most expensive GPU is worth; None for any number."""
+    """Moves that saving the most expensive GPU is worth without `max_cost`; None for any number."""
     only_adds: bool = False
     """Whether slices are only added beside the existing ones, which is a smaller program."""
 
@@ -68,10 +68,19 @@ class _ServiceRows(NamedTuple):
     starts: int
 
 
+class _StayRows(NamedTuple):
+    """Indexes of the rows that limit the staying replicas of a service and an instance type."""
+
+    retained: int
+    """Row of the replicas on retained slices."""
+    needed: int
+    """Row of the replicas that the service needs."""
+
+
 def rearrange(problem: RearrangeProblem) -> tuple[FleetGpu, ...] | None:
     """Return the open GPUs rearranged, then the added ones without a name.
 
-    None if the budget is too small.
+    None if `max_cost` is too small.
     """
     return _RearrangeProgram(problem).solve()
 
@@ -108,10 +117,10 @@ class _RearrangeProgram:
         moves_per_gpu = (
             _MOVES_COST_FIRST if problem.moves_per_gpu is None else problem.moves_per_gpu
         )
-        self._moves_per_gpu = 0.0 if problem.budget is not None else moves_per_gpu
+        self._moves_per_gpu = 0.0 if problem.max_cost is not None else moves_per_gpu
         self._reshape_cost = 1 / total
         self._destroy_cost = self._reshape_cost / (4 * _MAX_SLICES * total)
-        self._start_cost = self._destroy_cost / (2 * _MAX_SLICES * total)
+        self._replica_cost = self._destroy_cost / (2 * _MAX_SLICES * total)
 
     def _group_gpus(self, gpus: Sequence[FleetGpu]) -> list[list[FleetGpu]]:
         """Return groups of interchangeable GPUs, which share columns."""
@@ -134,7 +143,7 @@ class _RearrangeProgram:
         self._add_stays()
         self._add_moves()
         self._add_node_drains()
-        cost_first = self._problem.budget is None and self._problem.moves_per_gpu is None
+        cost_first = self._problem.max_cost is None and self._problem.moves_per_gpu is None
         step = self._reshape_cost if cost_first else 0.0
         solution = self._program.solve_integer(_MAX_NODES, step=step)
         return None if solution is None else self._build_gpus(solution)
@@ -164,12 +173,14 @@ class _RearrangeProgram:
             for service in self._services
         }
         self._stay_rows = {
-            (service.name, instance_type): (self._add_row(0), self._add_row(0))
+            (service.name, instance_type): _StayRows(
+                retained=self._add_row(0), needed=self._add_row(0)
+            )
             for service in self._services
             for instance_type in sorted(self._current.get(service.name, ()))
             if instance_type in service.throughput
         }
-        high = INFINITY if self._problem.budget is None else self._problem.budget
+        high = INFINITY if self._problem.max_cost is None else self._problem.max_cost
         self._cost_row = self._add_row(0, high)
 
     def _add_limit_rows(self, offer: GpuOffer) -> tuple[int, int]:
@@ -225,7 +236,7 @@ class _RearrangeProgram:
                 if instance_type in self._type_rows
             ]
             entries += [
-                (self._stay_rows[stay][0], count)
+                (self._stay_rows[stay].retained, count)
                 for stay, count in stays.items()
                 if stay in self._stay_rows
             ]
@@ -292,17 +303,23 @@ class _RearrangeProgram:
                 (rows.replicas, 1.0),
             ]
             entries.append((rows.starts, -1.0))
-            if stay_row := self._stay_rows.get((service.name, instance_type)):
-                entries.append((stay_row[1], 1.0))
+            if stay_rows := self._stay_rows.get((service.name, instance_type)):
+                entries.append((stay_rows.needed, 1.0))
             self._replica_columns.append((service.name, instance_type))
-            self._program.add_column(self._start_cost, entries)
+            self._program.add_column(self._replica_cost, entries)
 
     def _add_stays(self) -> None:
         """Add columns for replicas that stay: those on retained slices, if they are needed."""
-        for (name, _), (sitting_row, wanted_row) in self._stay_rows.items():
+        for (name, _), stay_rows in self._stay_rows.items():
             rows = self._service_rows[name]
             self._program.add_column(
-                0, [(sitting_row, -1), (wanted_row, -1), (rows.stops, 1), (rows.starts, 1)]
+                0,
+                [
+                    (stay_rows.retained, -1),
+                    (stay_rows.needed, -1),
+                    (rows.stops, 1),
+                    (rows.starts, 1),
+                ],
             )
 
     def _add_moves(self) -> None:
