@@ -255,7 +255,7 @@ def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
         }
     )
     layouts = _planned_layouts(pool, plan)
-    staying = _staying_services(pool, layouts, unassigned)
+    staying = _take_staying_owners(pool, layouts, unassigned)
     waiting: dict[str, list[str]] = defaultdict(list)
     for (service, profile), count in sorted(unassigned.items(), reverse=True):
         waiting[profile] += [service] * count
@@ -272,7 +272,7 @@ def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
     }
 
 
-def _staying_services(
+def _take_staying_owners(
     pool: PoolSnapshot,
     layouts: Mapping[tuple[str, int], Layout],
     unassigned: Counter[tuple[str, str]],

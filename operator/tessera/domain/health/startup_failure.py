@@ -49,18 +49,19 @@ def startup_failure(
     return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), workload.replica_failure)
 
 
-def hub_refusal(model: Model, words: str) -> str | None:
+def hub_access_advice(model: Model, error_text: str) -> str | None:
     """Return what to do when the hub refused a model, by the message of the job that asked."""
-    code_match = _ACCESS_DENIED.search(words)
-    if code_match is None and not _GATED.search(words):
+    code_match = _ACCESS_DENIED.search(error_text)
+    if code_match is None and not _GATED.search(error_text):
         return None
     code = "403" if code_match is None else code_match[1] or code_match[2]
     uri, secret = model.uri, model.token_secret_ref
-    page = f"accept the terms of {uri.removeprefix('hf://')} on its page"
+    accept_terms_advice = f"accept the terms of {uri.removeprefix('hf://')} on its page"
     if secret is None:
         return (
             f"spec.model.tokenSecretRef: the hub answered {code} for {uri}, which is gated or "
-            f"private, or does not exist; {page}, and name a Secret with a token here"
+            f"private, or does not exist; {accept_terms_advice}, and name a Secret with a token "
+            "here"
         )
     if code == "401":
         return (
@@ -70,7 +71,8 @@ def hub_refusal(model: Model, words: str) -> str | None:
         )
     return (
         f"spec.model.tokenSecretRef: the hub answered {code}: the account of the token in Secret "
-        f"{secret.name} may not read {uri}; {page} with that account, or take a token that may read"
+        f"{secret.name} may not read {uri}; {accept_terms_advice} with that account, or take a "
+        "token that may read"
     )
 
 
@@ -115,7 +117,7 @@ def _exit_reason(
     if container_exit.reason == _OUT_OF_MEMORY:
         return Progressing.OOM_KILLED, None
     log_tail = container_exit.log_tail
-    if spec is not None and (refusal := hub_refusal(spec.model, log_tail)) is not None:
+    if spec is not None and (refusal := hub_access_advice(spec.model, log_tail)) is not None:
         return Progressing.HUB_ACCESS_DENIED, refusal
     reason = _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED)
     if spec is None or reason is not Progressing.INVALID_ENGINE_ARGUMENTS:

@@ -64,11 +64,11 @@ class SloCapacity:
 class _RequestMix:
     """Moments of the request lengths."""
 
-    prompt: float
+    prompt_tokens: float
     """Mean prompt tokens."""
     pairs: float
     """Mean square of the prompt tokens."""
-    answer: float
+    output_tokens: float
     resident: float
     """Mean KV cache tokens of a decoding request."""
     long_prompt: int
@@ -80,7 +80,7 @@ class _SteadyState:
     """The state of an engine at a steady rate."""
 
     decoding: float
-    step: float
+    step_seconds: float
     prompt_tokens: float
     """Prompt tokens in a mean step."""
 
@@ -93,7 +93,7 @@ def capacity_at_slo(
     low, high = 0.0, 1.0
     while (factor := _first_violation(step, limits, mix, slo, high)) is None:
         low, high = high, 2 * high
-    while high - low > _TOLERANCE * high and high > _TOLERANCE / mix.answer:
+    while high - low > _TOLERANCE * high and high > _TOLERANCE / mix.output_tokens:
         middle = (low + high) / 2
         violation = _first_violation(step, limits, mix, slo, middle)
         if violation is None:
@@ -101,7 +101,9 @@ def capacity_at_slo(
         else:
             high, factor = middle, violation
     return SloCapacity(
-        requests_per_second=low, output_tokens_per_second=low * mix.answer, limiting_factor=factor
+        requests_per_second=low,
+        output_tokens_per_second=low * mix.output_tokens,
+        limiting_factor=factor,
     )
 
 
@@ -120,9 +122,9 @@ def _first_violation(
     prefill_space = limits.max_num_batched_tokens - math.ceil(steady.decoding)
     chunk = min(prefill_space, math.ceil(mix.long_prompt + steady.prompt_tokens))
     full_seconds = _step_time(step, mix, steady.decoding, chunk)
-    steps_of_prompt = max(1.0, mix.prompt / prefill_space)
-    full_step_share = rate * steady.step * steps_of_prompt
-    if (full_seconds if full_step_share > _TAIL else steady.step) > slo.inter_token:
+    steps_of_prompt = max(1.0, mix.prompt_tokens / prefill_space)
+    full_step_share = rate * steady.step_seconds * steps_of_prompt
+    if (full_seconds if full_step_share > _TAIL else steady.step_seconds) > slo.inter_token:
         return "itl"
     if _ttft_p95(step, mix, steady, prefill_space, rate) > slo.first_token:
         return "ttft"
@@ -135,13 +137,15 @@ def _steady_state(
     """Return the fixed point of step time and decoding requests; None under overload."""
     seconds = _step_time(step, mix, 1, 0)
     for _ in range(_MAX_ITERATIONS):
-        decoding = rate * mix.answer * seconds
-        prompts = rate * mix.prompt * seconds
-        if decoding + prompts > limits.max_num_batched_tokens:
+        decoding = rate * mix.output_tokens * seconds
+        prompt_tokens = rate * mix.prompt_tokens * seconds
+        if decoding + prompt_tokens > limits.max_num_batched_tokens:
             return None
-        step_seconds = _step_time(step, mix, decoding, prompts)
+        step_seconds = _step_time(step, mix, decoding, prompt_tokens)
         if step_seconds <= seconds * (1 + 1e-6):
-            return _SteadyState(decoding=decoding, step=step_seconds, prompt_tokens=prompts)
+            return _SteadyState(
+                decoding=decoding, step_seconds=step_seconds, prompt_tokens=prompt_tokens
+            )
         seconds = step_seconds
     return None
 
@@ -153,23 +157,23 @@ def _ttft_p95(
     # Prompts wait as in a queue with one server, whose tail falls exponentially.
     full_seconds = _step_time(step, mix, steady.decoding, prefill_space)
     per_token = full_seconds / prefill_space
-    utilization = rate * mix.prompt * per_token
+    utilization = rate * mix.prompt_tokens * per_token
     if utilization >= 1:
         return math.inf
-    residual = mix.pairs * per_token / (2 * mix.prompt)
+    residual = mix.pairs * per_token / (2 * mix.prompt_tokens)
     waiting = residual / (1 - utilization) * max(0.0, math.log(utilization / _TAIL))
     last = _step_time(step, mix, steady.decoding, min(prefill_space, mix.long_prompt))
     own = last if mix.long_prompt <= prefill_space else mix.long_prompt * per_token
-    return steady.step + waiting + own
+    return steady.step_seconds + waiting + own
 
 
-def _step_time(step: StepTime, mix: _RequestMix, decoding: float, prompts: float) -> float:
+def _step_time(step: StepTime, mix: _RequestMix, decoding: float, prompt_tokens: float) -> float:
     """Return the seconds of a step, with the attention of a mean prompt."""
     return step.seconds(
         decoding=math.ceil(decoding),
         kv_tokens=math.ceil(decoding * mix.resident),
-        prefill_tokens=math.ceil(prompts),
-        prefill_pairs=math.ceil(prompts * mix.pairs / mix.prompt),
+        prefill_tokens=math.ceil(prompt_tokens),
+        prefill_pairs=math.ceil(prompt_tokens * mix.pairs / mix.prompt_tokens),
     )
 
 
@@ -182,7 +186,7 @@ def _request_mix(lengths: Sequence[RequestLength]) -> _RequestMix:
         pairs = zip(values, lengths, strict=True)
         return sum(value * length.weight for value, length in pairs) / total
 
-    answer = mean([length.output_tokens for length in lengths])
+    output_tokens = mean([length.output_tokens for length in lengths])
     token_steps = mean(
         [
             length.output_tokens * (length.input_tokens + length.output_tokens / 2)
@@ -190,10 +194,10 @@ def _request_mix(lengths: Sequence[RequestLength]) -> _RequestMix:
         ]
     )
     return _RequestMix(
-        prompt=mean([length.input_tokens for length in lengths]),
+        prompt_tokens=mean([length.input_tokens for length in lengths]),
         pairs=mean([length.input_tokens**2 for length in lengths]),
-        answer=answer,
-        resident=token_steps / answer,
+        output_tokens=output_tokens,
+        resident=token_steps / output_tokens,
         long_prompt=_percentile(lengths, total),
     )
 

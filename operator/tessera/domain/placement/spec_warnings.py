@@ -45,14 +45,14 @@ def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
 
 def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
     tokens, itl = spec.context.typical_output_tokens, spec.slo.itl_p95
-    answer = tokens * itl
-    if spec.drain.timeout < answer:
+    response_time = tokens * itl
+    if spec.drain.timeout < response_time:
         yield (
             f"spec.drain.timeout: {_format_span(spec.drain.timeout)} interrupts typical responses "
             "of "
-            f"{counted(tokens, 'token')} x {_format_span(itl)} = {_format_span(answer)}; set at "
-            "least "
-            f"{math.ceil(_DRAIN_FACTOR * answer.total_seconds())}s"
+            f"{counted(tokens, 'token')} x {_format_span(itl)} = {_format_span(response_time)}; "
+            "set at least "
+            f"{math.ceil(_DRAIN_FACTOR * response_time.total_seconds())}s"
         )
 
 

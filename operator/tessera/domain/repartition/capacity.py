@@ -90,10 +90,10 @@ class PoolCapacity:
         """Return the free slices of all other nodes, by profile."""
         counts = self._all_free.copy()
         for name in excluded_nodes:
-            counts.subtract(self.free(name))
+            counts.subtract(self.free_slices(name))
         return counts
 
-    def free(self, node: str) -> Mapping[str, int]:
+    def free_slices(self, node: str) -> Mapping[str, int]:
         """Return the free slices of one node, by profile."""
         return self._free.get(node, {})
 

@@ -414,7 +414,7 @@ class _RolloutCycle:
             elif not chosen.gpus:
                 blocked.append(BlockedUnit(repartition=extended, shortages=shortages))
         if chosen.gpus:
-            services_with_downtime = self._count_downtime(chosen)
+            services_with_downtime = self._count_services_with_downtime(chosen)
             yield _Candidate(repartition=chosen, services_with_downtime=services_with_downtime)
             return
         self._blocked_units += blocked
@@ -462,7 +462,9 @@ class _RolloutCycle:
         """Return whether the node's free slices that stay are certain to take the replacements."""
         node = repartition.node
         if not (
-            self._capabilities.knows_pods and node.reports_pods and self._capacity.free(node.name)
+            self._capabilities.knows_pods
+            and node.reports_pods
+            and self._capacity.free_slices(node.name)
         ):
             return False
         profiles = {
@@ -479,7 +481,7 @@ class _RolloutCycle:
             or self._shortages(repartition, use_own_node=True)
         )
 
-    def _count_downtime(self, repartition: NodeRepartition) -> int:
+    def _count_services_with_downtime(self, repartition: NodeRepartition) -> int:
         return sum(
             service.allows_downtime
             for service in self._capacity.affected_services(repartition.pods)

@@ -6,7 +6,7 @@ from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShap
 from tessera.api.model_files import CacheStatus
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
-from tessera.domain.health.startup_failure import hub_refusal
+from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.model.names import claim_name, folder_of
 from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
@@ -83,7 +83,7 @@ def prepare_model(
     return Preparation(
         spec=spec,
         status=known,
-        missing_shape=_missing_shape(
+        missing_shape=_missing_shape_verdict(
             spec, job_status, job_report.message if job_report is not None else job_status.report
         ),
         job_to_create=job_status.job_to_create,
@@ -125,13 +125,13 @@ def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServi
     return spec.model_copy(update={"model": model})
 
 
-def _missing_shape(
-    spec: InferenceServiceSpec, job_status: ModelJobStatus, words: str
+def _missing_shape_verdict(
+    spec: InferenceServiceSpec, job_status: ModelJobStatus, report_text: str
 ) -> StatusVerdict[Accepted]:
     logs_command = job_status.logs_command
-    if job_status.outcome is ModelJobOutcome.REFUSED:
-        refusal = hub_refusal(spec.model, words)
-        cause = f"{refusal or words[-600:]} ({logs_command})"
+    if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
+        refusal = hub_access_advice(spec.model, report_text)
+        cause = f"{refusal or report_text[-600:]} ({logs_command})"
         denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
@@ -181,11 +181,11 @@ def _with_files(
         obsolete_jobs = (*preparation.obsolete_jobs, *job_status.previous_jobs)
         return replace(preparation, status=status, obsolete_jobs=obsolete_jobs)
     cache = _with_progress(snapshot, service, cache)
-    words = job_report.message if job_report else job_status.report
+    report_text = job_report.message if job_report else job_status.report
     return replace(
         preparation,
         status=_with_cache(preparation.status, cache),
-        missing_files=_missing_files(preparation.spec, job_status, cache, words),
+        missing_files=_missing_files(preparation.spec, job_status, cache, report_text),
         job_to_create=job_status.job_to_create if volume is not None else None,
         obsolete_jobs=(*preparation.obsolete_jobs, *job_status.obsolete_jobs),
         progress_address=job_status.address,
@@ -207,10 +207,10 @@ def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheSta
 
 
 def _missing_files(
-    spec: InferenceServiceSpec, job_status: ModelJobStatus, cache: CacheStatus, words: str
+    spec: InferenceServiceSpec, job_status: ModelJobStatus, cache: CacheStatus, report_text: str
 ) -> StatusVerdict[Progressing]:
-    if job_status.outcome is ModelJobOutcome.REFUSED:
-        refusal = hub_refusal(spec.model, words) or f"spec.model: {words[-600:]}"
+    if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
+        refusal = hub_access_advice(spec.model, report_text) or f"spec.model: {report_text[-600:]}"
         message = f"{refusal} ({job_status.logs_command})"
         return StatusVerdict(Progressing.MODEL_FETCH_FAILED, message)
     if job_status.message:

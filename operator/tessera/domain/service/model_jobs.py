@@ -21,7 +21,7 @@ class ModelJobOutcome(Enum):
     """Outcome of a model job."""
 
     DONE = auto()
-    REFUSED = auto()
+    MODEL_REJECTED = auto()
     OPEN = auto()
 
 
@@ -101,7 +101,10 @@ def assess_model_job(
         )
     if code == REFUSED_EXIT_CODE:
         return replace(
-            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.REFUSED
+            status,
+            obsolete_jobs=status.previous_jobs,
+            report=text,
+            outcome=ModelJobOutcome.MODEL_REJECTED,
         )
     retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
     words = report_message(text) or pod.container_message
