@@ -10,6 +10,8 @@ from world.errors import WorldError
 from world.lifetimes import dies_with_parent
 
 TAIL_BYTES = 1500
+# Percentage for Go programs: collecting a quarter as often saves a fifth of the API server's CPU.
+GARBAGE_COLLECTION = "400"
 LOOK_SECONDS = 0.05
 
 
@@ -45,7 +47,7 @@ async def spawn(name: str, arguments: Sequence[str], logs: Path) -> ChildProcess
             stdin=asyncio.subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={"PATH": os.defpath, "HOME": str(logs)},
+            env={"PATH": os.defpath, "HOME": str(logs), "GOGC": GARBAGE_COLLECTION},
             start_new_session=True,
             preexec_fn=dies_with_parent(),
         )
