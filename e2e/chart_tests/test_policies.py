@@ -99,6 +99,7 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
 ) -> None:
     await release.install()
     await release.scale(0)  # it would take the taint away itself
+    labels = (await release.cluster.api.get("/api/v1/nodes/a100-0"))["metadata"]["labels"]
     for manifest in (MORE_RIGHTS_BINDING, MORE_RIGHTS):
         if await release.cluster.api.exists(path := await release.cluster.api.path_of(manifest)):
             await release.cluster.api.delete(path)
@@ -130,6 +131,9 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     assert "not create or delete nodes" in await release.expect_refusal(
         "delete", "node", "a100-0", *AS_OPERATOR
     )
+    # Without its labels the node has no device plugin, and the next test no GPUs.
+    own = {label: labels.get(label) for label in (*OF_NVIDIA, "tessera.dev/layout")}
+    await release.cluster.api.patch("/api/v1/nodes/a100-0", {"metadata": {"labels": own}})
 
 
 @pytest.mark.parametrize("name", ["pods", "nodes"])
