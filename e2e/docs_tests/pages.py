@@ -9,7 +9,7 @@ from docs_tests.blocks import Step, read_steps
 TUTORIAL = "docs/tutorial.md"
 # The sections of the tutorial after which all tasks begin; done once for all of them.
 INSTALLED = ("Start a cluster", "Install Tessera")
-SERVED = ("Say what hardware there is", "Serve a model")
+SERVED = ("Describe the hardware", "Serve a model")
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "load-test": SERVED,

@@ -118,3 +118,8 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     missing = [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)]
     assert len(named) > 30
     assert missing == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_begins_with_sections_that_the_tutorial_has(task: str) -> None:
+    assert {step.section for step in read_page_steps(TUTORIAL, TASKS[task])} == set(TASKS[task])
