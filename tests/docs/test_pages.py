@@ -77,9 +77,9 @@ def test_manifests_are_found() -> None:
 
 
 def test_the_example_of_layouts_is_the_file_that_its_page_shows() -> None:
-    example = (ROOT / "examples" / "mig" / "cut.yaml").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "mig" / "partition.yaml").read_text(encoding="utf-8")
     page = (ROOT / page_of("repartition")).read_text(encoding="utf-8")
-    shown = page.partition('title="cut.yaml"\n')[2].partition("```")[0]
+    shown = page.partition('title="partition.yaml"\n')[2].partition("```")[0]
     assert shown
     assert example.endswith(shown)
 
