@@ -299,7 +299,12 @@ def _reasons() -> str:
 
 
 def _metrics() -> str:
-    lines = ["# Metrics", "", "Names are as Prometheus keeps them.", ""]
+    lines = [
+        "# Metrics",
+        "",
+        "Names as queries use them; a histogram has the series `_bucket`, `_sum` and `_count`.",
+        "",
+    ]
     lines += ["## The operator", "", "`/metrics` on port 8080.", ""]
     lines += _metric_rows(Telemetry().families())
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
@@ -307,16 +312,13 @@ def _metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
-# What a name gets on its way to Prometheus; a histogram has `_sum` and `_count`, too.
-_SUFFIXES = {"counter": "_total", "histogram": "_bucket"}
-
-
 def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:
     yield from _table("metric", "type", "labels", "meaning")
     for family in sorted(families, key=lambda family: family.name):
         # A family of a collector knows its labels before it has a sample; others here have none.
         labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
-        name = family.name + _SUFFIXES.get(family.type, "")
+        # The client adds the suffix of a counter itself.
+        name = family.name + ("_total" if family.type == "counter" else "")
         yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"
 
 
