@@ -20,7 +20,7 @@ from tessera.domain.hardware import pools
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
-from tessera.domain.scaling.load import MAX_READING_AGE
+from tessera.domain.scaling.load import MAX_READING_AGE, usable_readings
 
 # The profile of a GPU that is not partitioned.
 WHOLE = "whole"
@@ -125,15 +125,12 @@ def _pods_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
 def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
     """Return the time since when replicas have been processing requests, as far as is known."""
     readings = snapshot.readings
-    if (
-        readings is None
-        or readings.problem is not None
-        or snapshot.at - readings.at > MAX_READING_AGE
-    ):
+    if readings is None:
         return {}
     # A reading says nothing about the time before its own window.
     since = readings.at - MAX_READING_AGE
-    return {ref: since for ref, reading in readings.pods.items() if reading.running}
+    usable = usable_readings(readings, snapshot.at)
+    return {ref: since for ref, reading in usable.items() if reading.running}
 
 
 def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None:

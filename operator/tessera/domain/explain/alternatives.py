@@ -8,10 +8,9 @@ from tessera.domain.explain.free_capacity import free_replicas, pool_view, requi
 from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import (
-    ALL_TIERS,
-    NON_SPOT_TIERS,
     HardwareCandidate,
     HardwareChoice,
+    allowed_tiers,
     price_order,
 )
 from tessera.domain.plan import Plan
@@ -67,7 +66,7 @@ def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
 
 def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
     """Return why the service class excludes an offer, whatever pools are listed; else empty."""
-    if offer.tier in (ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS):
+    if offer.tier in allowed_tiers(spec):
         return ""
     return f"{offer.tier}: spec.class {spec.service_class} never runs there"
 

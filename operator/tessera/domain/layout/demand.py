@@ -23,9 +23,8 @@ from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
-    ALL_TIERS,
-    NON_SPOT_TIERS,
     HardwareChoice,
+    allowed_tiers,
     hardware_candidates,
     slice_assignment,
 )
@@ -208,7 +207,7 @@ def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOpt
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
         return ()
-    tiers = ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS
+    tiers = allowed_tiers(spec)
     offers = [
         offer
         for view in views

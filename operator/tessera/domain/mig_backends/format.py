@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
+from tessera.domain.mig.layouts import Layout, SlicePlacement, format_placement, geometry
 
 
 def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
     """Return the slice as text, with its start if the backend can place slices (`pinned`)."""
-    return f"{placement.profile}@{placement.start}" if pinned else placement.profile
+    return format_placement(placement) if pinned else placement.profile
 
 
 def parse_layout(gpu_model: GpuModel, slices: Iterable[str]) -> Layout:

@@ -20,9 +20,9 @@ from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
 from tessera.domain.sizing.tensor_parallel import can_shard
 
-# Tiers whose nodes are not reclaimed; services run on no other.
+# Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
-ALL_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand", "Spot"})
+_ALL_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand", "Spot"})
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.
@@ -97,6 +97,11 @@ def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
         -choice.fit.limits.tokens_per_second,
         choice.variant,
     )
+
+
+def allowed_tiers(spec: InferenceServiceSpec) -> frozenset[Tier]:
+    """Return the tiers that a service may run on: spot nodes only with class `Batch`."""
+    return _ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS
 
 
 def place(  # noqa: PLR0913 - two of them are for batches

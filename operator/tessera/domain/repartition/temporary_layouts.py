@@ -12,7 +12,7 @@ from functools import cache
 
 from tessera.api.mig import GpuTarget
 from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.layouts import Layout
+from tessera.domain.mig.layouts import Layout, format_placement
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
@@ -115,8 +115,7 @@ def _can_revert(
 
 
 def _gpu_target(gpu: int, layout: Layout) -> GpuTarget:
-    slices = tuple(f"{placement.profile}@{placement.start}" for placement in layout)
-    return GpuTarget(gpu=gpu, slices=slices)
+    return GpuTarget(gpu=gpu, slices=tuple(map(format_placement, layout)))
 
 
 def _free_layouts(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.mig.layouts import SlicePlacement, format_placement
 from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity
@@ -108,8 +108,7 @@ def removed_instances(
 def _describe_users(
     node: MigNode, gpu: MigGpu, instance: GpuInstance, capacity: PoolCapacity
 ) -> str:
-    placement = instance.placement
-    place = f"{placement.profile}@{placement.start} of GPU {gpu.index} of Node/{node.name}"
+    place = f"{format_placement(instance.placement)} of GPU {gpu.index} of Node/{node.name}"
     foreign_pods = [f"Pod/{pod}" for pod in instance.holders if pod not in capacity.owner]
     if foreign_pods:
         return f"{', '.join(foreign_pods)} on {place}"
@@ -134,7 +133,7 @@ def blocker(
     if not (capabilities.knows_pods and node.reports_pods):
         return None
     for instance in removed_instances(node, mig_gpu, goal.desired, capabilities):
-        slice_ = f"{instance.placement.profile}@{instance.placement.start} of {place}"
+        slice_ = f"{format_placement(instance.placement)} of {place}"
         for pod in instance.holders:
             if pod not in own_pods:
                 return StatusVerdict(

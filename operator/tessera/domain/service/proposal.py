@@ -14,10 +14,9 @@ from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot, Workload
 from tessera.domain.placement.checks import check, unchecked_flags_warning
 from tessera.domain.placement.placement import (
-    ALL_TIERS,
-    NON_SPOT_TIERS,
     HardwareChoice,
     PlacementDecision,
+    allowed_tiers,
     place,
     slice_assignment,
 )
@@ -150,7 +149,7 @@ def _propose(
         current=objects.workloads[0].variant if objects.workloads else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
-        tiers=ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS,
+        tiers=allowed_tiers(spec),
         assignment=current_assignment,
     )
     warning = unchecked_flags_warning(spec)
