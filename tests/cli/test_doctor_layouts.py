@@ -100,7 +100,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str, Breaks]] = {
                         {POLICIES: {"items": [a_policy("other")], "metadata": {}}})),
     "no agent": (AGENT, "tessera-node does not run on 1 node: a100-1", "node.enabled=true",
                  lambda api: api.cluster.objects.pop(ObjectKey("nodelayouts", "", "a100-1"))),
-    "an agent that only looks": (AGENT, "is read-only on 1 node: a100-1", "node.partition=true",
+    "a read-only agent": (AGENT, "is read-only on 1 node: a100-1", "node.partition=true",
                                  _make_read_only),
     "an agent without a driver": (AGENT, "cannot report: no driver", "get nodelayouts a100-1",
                                   _break_driver),

@@ -45,7 +45,7 @@ from tessera.resources.model_job import model_job_manifest
 
 log = logging.getLogger("tessera")
 
-_MAX_MESSAGE = 500
+_MAX_MESSAGE_LENGTH = 500
 _MAX_REPORTS = 4 * MAX_CONCURRENCY
 # How many statuses a cycle writes, and for how many seconds, while a change waits for the next
 # cycle; after that time only as many as there are connections.
@@ -370,7 +370,7 @@ class Applier:
         try:
             status = budget_status(view, snapshot.at)
         except ValueError as error:  # more replicas than a status can list
-            return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE]]
+            return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE_LENGTH]]
         if status == view.budget.status:
             return []
         metadata = {"name": view.budget.name}

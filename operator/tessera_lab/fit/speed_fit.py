@@ -16,7 +16,7 @@ from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.fit.nelder_mead import Point, minimize
 from tessera_lab.load.distribution import nearest_rank
 
-# Percentiles that are held against each other.
+# Percentiles of measurement and simulation that are compared.
 PERCENTILES = (5, 15, 25, 35, 50, 65, 75, 85, 95)
 # Weight of how far single requests are off; percentiles alone are ground with steps in it.
 _REQUEST_WEIGHT = 0.3

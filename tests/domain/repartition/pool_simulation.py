@@ -37,7 +37,7 @@ TICK = timedelta(seconds=5)
 STARTING, DRAINING, ENDING = 3, 2, 1
 
 
-class InvariantError(AssertionError):
+class PoolInvariantError(AssertionError):
     """A service went below its minimum, or a slice in use was removed."""
 
 
@@ -403,7 +403,7 @@ class PoolSimulation:
                 and pod.slice[0] == gpu
                 and pod.slice[1] in removed
             ):
-                raise InvariantError(f"{pod.ref} sat on {pod.slice}")
+                raise PoolInvariantError(f"{pod.ref} sat on {pod.slice}")
         node.gpus[gpu] = tuple(sorted(layout))
         self.layout_changes += 1
 
@@ -430,7 +430,7 @@ class PoolSimulation:
             quiet = 0 if writes or died or before != self._state() else quiet + 1
             if quiet > 5 and actions.status is not None and not actions.status.units:
                 return actions
-        raise InvariantError(f"no rest after {ticks} ticks: {actions.verdict}")
+        raise PoolInvariantError(f"no rest after {ticks} ticks: {actions.verdict}")
 
     def _state(self) -> object:
         pods = sorted(
@@ -465,7 +465,7 @@ class _InvariantCheck:
         for name, service in self._world.services.items():
             minimum = 0.0 if service.downtime else min(self._before[name], service.min_capacity)
             if after[name] < minimum - 1e-6:
-                raise InvariantError(
+                raise PoolInvariantError(
                     f"{self._by} left {name} with {after[name]} of {self._before[name]}, "
                     f"its floor is {service.min_capacity}"
                 )

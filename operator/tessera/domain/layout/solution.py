@@ -36,7 +36,7 @@ HORIZON = timedelta(minutes=30)
 MOVE_COST = timedelta(minutes=10)
 # Moves that are worth it for every GPU saved.
 MOVES_PER_SAVED_GPU = HORIZON / MOVE_COST
-_MAX_MESSAGE = 300
+_MAX_MESSAGE_LENGTH = 300
 _MAX_UNMET = 64
 _UNSET_TIME = datetime.fromtimestamp(0, UTC)
 
@@ -241,12 +241,13 @@ def _assignments(
     for demand in demands:
         for instance_type, count in sorted(replica_counts.get(demand.service.name, {}).items()):
             if instance_type in demand.service.throughput:
+                message = _explain_choice(demand, instance_type, count, terms)
                 yield Assignment(
                     service=demand.service.name,
                     profile=instance_type.profile,
                     replicas=count,
                     previous_profile=demand.current.profile if demand.current else "",
-                    message=_explain_choice(demand, instance_type, count, terms)[:_MAX_MESSAGE],
+                    message=message[:_MAX_MESSAGE_LENGTH],
                 )
 
 

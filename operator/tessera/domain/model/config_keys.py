@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UnsupportedConfigError(Exception):
-    """A key is missing, or means something that is not foreseen; the text says what to do."""
+    """A key is missing or has an unsupported value; the text says what to do."""
 
 
 def part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ class BatchPod:
 
     @property
     def finished(self) -> bool:
-        """Nothing of it will run again."""
+        """Return whether no container of the pod will run again."""
         return self.ended is not None or self.exit_code is not None
 
 

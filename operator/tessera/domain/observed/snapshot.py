@@ -256,7 +256,7 @@ class Readings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What came of asking a service for one token."""
+    """The result of asking a service for one token."""
 
     at: datetime
     problem: str | None = None
@@ -272,7 +272,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class RevisionQuery:
-    """What a hub is asked: which commit does a revision of a model mean?"""
+    """A query to the hub for the commit that a revision of a model names."""
 
     repository: str
     revision: str
@@ -282,7 +282,7 @@ class RevisionQuery:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What came of it."""
+    """The commit that a revision names, or why it could not be resolved."""
 
     commit: str | None
     reason: RevisionReason

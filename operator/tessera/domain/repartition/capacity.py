@@ -1,7 +1,7 @@
 """What services have to keep, and which free slices can take the replacements of their pods.
 
 The scheduler decides which pending pod gets a free slice. A service therefore only counts on the
-slices that are left after all pending pods of other services have got theirs.
+slices that remain after every pending pod of another service has a slice.
 """
 
 import math

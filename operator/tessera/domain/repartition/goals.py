@@ -1,4 +1,4 @@
-"""The desired layouts of the GPUs of a pool, and which GPUs do not have theirs."""
+"""The desired layouts of the GPUs of a pool, and which GPUs have another layout."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ from tessera.domain.repartition.capacity import SliceShortage
 from tessera.domain.repartition.units import NodeRepartition
 
 # The CRD allows 300 characters for the message of a unit.
-_MAX_MESSAGE = 300
+_MAX_MESSAGE_LENGTH = 300
 
 
 def wait_message(
@@ -59,7 +59,7 @@ def surge_message(repartition: NodeRepartition) -> str:
 
 def truncate(text: str) -> str:
     """Return the text, cut with an ellipsis to the length that the status allows."""
-    return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 1]}…"
+    return text if len(text) <= _MAX_MESSAGE_LENGTH else f"{text[: _MAX_MESSAGE_LENGTH - 1]}…"
 
 
 def no_surge_capacity(
