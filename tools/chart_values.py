@@ -23,7 +23,7 @@ class Image(Values):
     """Image of the operator."""
 
     repository: str = "tessera/operator"
-    """Name of the image."""
+    """Image of the operator."""
 
     tag: str = ""
     """Tag; empty means the chart's appVersion."""
@@ -36,7 +36,7 @@ class BatchImage(Values):
     """Image of the batch runner, which also reads and downloads models for services."""
 
     repository: str = "tessera/batch"
-    """Name of the image."""
+    """Image of the batch runner."""
 
     tag: str = ""
     """Tag; empty means the chart's appVersion."""
@@ -46,7 +46,7 @@ class NodeImage(Values):
     """Image of the agent."""
 
     repository: str = "tessera/node"
-    """Name of the image."""
+    """Image of the node agent."""
 
     tag: str = ""
     """Tag; empty means the chart's appVersion."""
@@ -56,13 +56,13 @@ class NodeAgent(Values):
     """tessera-node, an agent on nodes with MIG GPUs."""
 
     enabled: bool = False
-    """Run the agent. It reports the MIG layout of GPUs and the pods on them in NodeLayouts, and
+    """Run the node agent. It reports the MIG layout of GPUs and their pods in NodeLayouts, and
     runs as root with SYS_ADMIN, which the driver and the kubelet's socket require. The release's
     namespace must admit privileged pods."""
 
     partition: bool = False
-    """Let it partition GPUs for pools with `spec.mig.backend: Agent`. It is privileged then, since
-    partitioning requires the capability files of mig/config."""
+    """Let the agent partition GPUs for pools with `spec.mig.backend: Agent`. It is privileged then,
+    since partitioning requires the driver's capability file `mig/config`."""
 
     image: NodeImage = Field(default_factory=NodeImage)
     """Image of the agent."""
@@ -91,7 +91,7 @@ class Prometheus(Values):
     """Source of the engines' metrics."""
 
     url: str = ""
-    """Base URL; empty disables autoscaling: the number of replicas stays as it is."""
+    """Base URL of Prometheus; empty disables autoscaling: the number of replicas stays as it is."""
 
     namespaces: list[str] = Field(default=["monitoring"])
     """Namespaces whose pods may scrape the engines' metrics."""
@@ -143,8 +143,8 @@ class Webhook(Values):
     """Webhook certificate from cert-manager instead of from Tessera."""
 
     timeout_seconds: Annotated[int, Field(ge=1, le=30)] = 5
-    """Timeout of the API server in seconds; after it the object is admitted, and the reconcile
-    validates it."""
+    """Seconds that the API server waits for the webhook; after that it admits the object, and the
+    next reconcile cycle validates it."""
 
 
 class Watch(Values):
@@ -174,20 +174,20 @@ class Dashboard(Values):
     """Dashboards for Grafana in a ConfigMap."""
 
     enabled: bool = False
-    """Create the ConfigMap; the sidecar of Grafana's chart loads it."""
+    """Create a ConfigMap with the Grafana dashboards; the sidecar of Grafana's chart loads it."""
 
     labels: dict[str, str] = Field(default={"grafana_dashboard": "1"})
-    """Labels that the sidecar selects ConfigMaps by."""
+    """Labels by which the sidecar selects ConfigMaps."""
 
 
 class Rules(Values):
     """Recording rules and alerts in a PrometheusRule, created where the cluster has its CRD."""
 
     enabled: bool = True
-    """Create the PrometheusRule."""
+    """Create a PrometheusRule with recording rules and alerts, where the cluster has its CRD."""
 
     labels: dict[str, str] = Field(default_factory=dict)
-    """Labels that Prometheus selects its rules by, for example `release: kube-prometheus-stack`."""
+    """Labels by which Prometheus selects its rules, such as `release: kube-prometheus-stack`."""
 
 
 class Chart(Values):

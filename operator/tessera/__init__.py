@@ -1,1 +1,1 @@
-"""LLM inference fleets on Kubernetes: the most good tokens per dollar, always saying why."""
+"""Kubernetes operator for LLM inference fleets on MIG slices and whole GPUs."""

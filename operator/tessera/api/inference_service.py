@@ -134,8 +134,8 @@ class Model(Wire):
     """Cache for the files of an `hf://` model across restarts of engines."""
 
     shape: ModelShape | None = None
-    """Dimensions of the model. Omitted, they come from Tessera's table of models, or else from the
-    model's `config.json`, which a Job in the namespace reads."""
+    """Dimensions of the model. Omitted, they come from the built-in catalog of models, or else from
+    the model's `config.json`, which a Job in the namespace reads."""
 
 
 class PrecisionVariant(Wire):
@@ -158,11 +158,11 @@ class Slo(Wire):
     """Latency objectives of the service."""
 
     ttft_p95: Duration = text_default("1s")
-    """Objective for the 95th percentile of the time to first token (TTFT)."""
+    """Objective for the 95th percentile of the time to first token (TTFT), for example `500ms`."""
 
     itl_p95: Duration = text_default("33ms")
     """Objective for the 95th percentile of the inter-token latency (ITL), the time between two
-    tokens of a stream."""
+    tokens of a stream, for example `33ms`."""
 
 
 class Context(Wire):
@@ -249,7 +249,8 @@ class Scaling(Wire):
     """Bounds and targets of the autoscaler."""
 
     min_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Minimum number of replicas, even without load."""
+    """Minimum number of replicas, even without load. It is at least 1: to stop the service, remove
+    `scaling` and set `replicas` to 0."""
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of replicas."""
@@ -361,9 +362,9 @@ class InferenceServiceSpec(Wire):
     service_class: Annotated[Literal["Interactive", "Standard", "Batch"], Field(alias="class")] = (
         "Interactive"
     )
-    """Kind of clients. `Interactive`: people, so no pool of tier `Spot` is used, and naming one is
-    rejected. `Standard`: programs; spot is not used for replicas that always run. `Batch`: no
-    client waits; spot is used where it is cheapest."""
+    """Kind of clients. `Interactive`: people; no pool of tier `Spot` is used, and naming one is
+    rejected. `Standard`: programs; no pool of tier `Spot` is used either. `Batch`: no client waits;
+    pools of tier `Spot` are used where they are the cheapest."""
 
     slo: Slo = Field(default_factory=Slo)
     """Latency objectives of the service."""
@@ -444,7 +445,7 @@ class ModelStatus(Wire):
     """Value of the annotation `tessera.dev/update` when the revision was resolved."""
 
     shape: ModelShape | None = None
-    """Dimensions that were read; absent where the spec gives them or Tessera knows the model."""
+    """Dimensions that were read; absent where the spec or the built-in catalog has them."""
 
     source: str | None = None
     """Where the dimensions were read."""

@@ -387,8 +387,8 @@ class LayoutReady(StatusReason):
     )
     NO_SURGE_CAPACITY = (
         "NoSurgeCapacity",
-        "A replica has to leave its slice, no free slice can take it, and its service would fall "
-        "below its minReplicas; the message names both.",
+        "A replica must be evicted from its slice, no free slice can take it, and its service "
+        "would fall below its minReplicas; the message names both.",
     )
     DISRUPTION_BUDGET = (
         "DisruptionBudget",

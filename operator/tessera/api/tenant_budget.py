@@ -24,15 +24,15 @@ class Limit(Wire):
     """Calendar `Hour`, `Day` or `Month` in `spec.timeZone`."""
 
     amount: Amount
-    """Maximum spend in one window, in `spec.currency`."""
+    """Maximum spend in one window, in `spec.currency`, for example `"2500"` or `"0.50"`."""
 
 
 class OnSpendUnknown(Wire):
     """Behavior while the spend of a window is unknown because its record was lost."""
 
     allow_up_to: Amount | None = None
-    """Amount that may still be granted in such a window, counted from the loss of the record;
-    omitted, nothing is added until the next window starts."""
+    """Amount that replicas beyond minReplicas and batches may still spend in such a window, counted
+    from the loss of the record; omitted, nothing is added until the next window starts."""
 
 
 class TenantBudgetSpec(Wire):
@@ -106,7 +106,7 @@ class WindowStatus(_BudgetStatusBase):
     """Spend from `start` to `spend.asOf`."""
 
     committed: Amount
-    """Cost of minReplicas until `end`, plus what was granted beyond them."""
+    """Cost of minReplicas until `end`, plus what is reserved beyond them."""
 
     forecast: Amount
     """Spend at `end` if everything that runs continues."""
@@ -142,7 +142,7 @@ class SpendStatus(_BudgetStatusBase):
     """Record of the spend, from which a restarted operator continues."""
 
     as_of: datetime
-    """When the record was written: at least once a minute, and before each grant."""
+    """When the record was written: at least once a minute, and before any addition."""
 
     windows: Annotated[tuple[WindowStatus, ...], Field(max_length=3)] = ()
     """State of the current window of each limit."""

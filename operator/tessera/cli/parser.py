@@ -69,8 +69,9 @@ def _add_doctor(commands: Commands) -> None:
         commands,
         "doctor",
         "what is wrong in the cluster, and how to fix it",
-        "Checks the cluster, the operator, the hardware, the metrics and the services. What may "
-        "not be read is skipped. Exits with 1 when a problem was found; warnings do not count.",
+        "Checks the cluster, the operator, the hardware, the metrics and the services. Checks "
+        "without permission are skipped. Exits with 1 when a problem was found; warnings do "
+        "not count.",
     )
     add_cluster_options(subparser)
     add_namespace_option(subparser, "namespace for a dry run of the webhook; nothing is created")
@@ -183,8 +184,8 @@ def _add_completion(commands: Commands) -> None:
         commands,
         "completion",
         "the completion script of a shell",
-        "Prints a script, for example: source <(tessera completion bash). kubectl tessera is "
-        "completed by kubectl itself, through kubectl_complete-tessera.",
+        "Prints a completion script, for example: source <(tessera completion bash). kubectl "
+        "tessera is completed by kubectl itself, through kubectl_complete-tessera.",
         module="tessera.cli.completion",
     )
     subparser.add_argument("shell", choices=SHELLS, help="which shell")

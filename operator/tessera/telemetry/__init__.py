@@ -69,7 +69,7 @@ class Telemetry:
         )
         self._certificate = Gauge(
             "tessera_webhook_certificate_expiration_timestamp_seconds",
-            "Expiry of the certificate that this process serves admission with, by Secret.",
+            "Expiry of the webhook certificate that this process serves, by `secret`.",
             ("secret",),
             registry=self.registry,
         )
@@ -279,7 +279,10 @@ class _BudgetCollector(Collector):
             for name, text in (
                 ("limit", "Maximum spend in the current window"),
                 ("spent", "Spend in the current window"),
-                ("committed", "Part of the limit that minReplicas and grants still need"),
+                (
+                    "committed",
+                    "Cost of minReplicas until the window ends, plus what is reserved beyond them",
+                ),
                 ("forecast", "Spend at the end of the window if everything that runs continues"),
             )
         )
@@ -312,7 +315,9 @@ class _BatchCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         labels = ["namespace", "batch"]
         rows = GaugeMetricFamily(
-            "tessera_batch_rows", "Rows by outcome.", labels=[*labels, "outcome"]
+            "tessera_batch_rows",
+            "Rows of the batch by outcome: completed, failed or remaining.",
+            labels=[*labels, "outcome"],
         )
         resent = GaugeMetricFamily(
             "tessera_batch_resent_tokens",
@@ -376,7 +381,7 @@ class _BillCollector(Collector):
         )
         cost = CounterMetricFamily(
             "tessera_cost",
-            "The same cost in the currency, rounded to a float; tessera_cost_nanos_total is exact.",
+            "tessera_cost_nanos_total in the currency, rounded to a float.",
             labels=labels,
         )
         for (line, tenant), nanos in billed.nanos.items():

@@ -117,7 +117,7 @@ class _LayoutFamilies:
     def __init__(self) -> None:
         self._slices = GaugeMetricFamily(
             "tessera_slices",
-            "MIG slices by state: used, idle, or displaced (its pod has to leave).",
+            "MIG slices by state: used, idle, or displaced (its pod will be evicted).",
             labels=["pool", "profile", "state"],
         )
         self._stranded = GaugeMetricFamily(

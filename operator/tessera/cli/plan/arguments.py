@@ -36,7 +36,9 @@ def _add_demand_options(group: argparse._ArgumentGroup) -> None:
         help="CSV: service,profile,throughput of one replica in the unit of demand; without a row "
         "the service does not fit; the profile whole is the whole GPU",
     )
-    group.add_argument("--gpu", metavar="NAME", help="such as A100-80GB or NVIDIA-H100-PCIe")
+    group.add_argument(
+        "--gpu", metavar="NAME", help="GPU model, such as A100-80GB or NVIDIA-H100-PCIe"
+    )
     group.add_argument(
         "--current",
         metavar="FILE",

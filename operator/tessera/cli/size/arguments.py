@@ -33,12 +33,12 @@ def _add_hardware_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu",
         metavar="PRODUCT,...",
-        help="only these, named as the label nvidia.com/gpu.product has them",
+        help="only these GPUs, named as the label nvidia.com/gpu.product has them",
     )
     parser.add_argument(
         "--precision",
         metavar="NAME,...",
-        help="only these: checkpoint, fp8, int8, awq-int4, gptq-int4",
+        help="only these precisions: checkpoint, fp8, int8, awq-int4, gptq-int4",
     )
     parser.add_argument(
         "--tensor-parallel", metavar="N", type=int, help="only replicas over N whole GPUs"
@@ -91,7 +91,7 @@ def _add_memory_options(parser: argparse.ArgumentParser) -> None:
         "--kv-cache-dtype",
         choices=KV_DTYPES,
         default=KV_DTYPES[0],
-        help="of the KV cache (default: %(default)s, 16 bits)",
+        help="precision of the KV cache (default: %(default)s, 16 bits)",
     )
     parser.add_argument("--draft", metavar="MODEL", help="a draft model for speculative decoding")
     parser.add_argument(

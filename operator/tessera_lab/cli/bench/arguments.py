@@ -39,7 +39,9 @@ def _add_bench_loads(parser: argparse.ArgumentParser) -> None:
         help="closed loop: N concurrent requests (default: 10)",
     )
     load_group.add_argument(
-        "--sweep", metavar="N,N,...", help="closed loop, one load after another, and the knee"
+        "--sweep",
+        metavar="N,N,...",
+        help="closed loop, one load after another, and the knee (the best throughput per latency)",
     )
     load_group.add_argument(
         "--rate", metavar="R", type=float, help="open loop: R requests per second, Poisson arrivals"
@@ -54,7 +56,7 @@ def _add_bench_loads(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         type=float,
         default=1.0,
-        help="play the trace X times as fast (default: %(default)s)",
+        help="replay the trace X times as fast (default: %(default)s)",
     )
     parser.add_argument(
         "--prompts",
@@ -123,7 +125,7 @@ def _add_cost_options(parser: argparse.ArgumentParser) -> None:
         metavar="PRODUCT[/PROFILE]",
         help="GPU for MFU and MBU, such as NVIDIA-H100-80GB-HBM3/3g.40gb",
     )
-    parser.add_argument("--fp8", action="store_true", help="MFU of the FP8 peak")
+    parser.add_argument("--fp8", action="store_true", help="relate MFU to the FP8 peak")
     parser.add_argument(
         "--price", metavar="AMOUNT", help="price of an hour of one GPU or slice, such as 3.50"
     )
