@@ -18,6 +18,8 @@ from world.slots import holder
 from world.supervisor import Options, lock_of
 
 END_TIMEOUT_MILLISECONDS = 60_000
+# The name of the world that `make world` starts and `make down` ends.
+DEFAULT_NAME = "world"
 
 
 def main() -> int:
@@ -38,15 +40,23 @@ def _up(options: argparse.Namespace) -> None:
         options.fleet, options.name, keep=True, progress=say, vllm=options.vllm
     ) as world:
         print(
-            f"The world {options.name} is up. Try:\n"
+            f'Cluster "{options.name}" is up. Try:\n'
             f"\n"
             f"{indent(_exports(world), '  ')}\n"
             f"  kubectl get nodes --label-columns nvidia.com/gpu.product\n"
             f"\n"
             f"Prometheus: {world.prometheus_url}\n"
             f"Logs:       {world.folder / 'logs'}\n"
-            f"The end:    python -m world down --name {options.name}"
+            f"Stop it:    {_stop_command(options.name)}"
         )
+
+
+def _stop_command(name: str) -> str:
+    return (
+        "make down"
+        if name == DEFAULT_NAME
+        else f"PYTHONPATH=e2e python -m world down --name {name}"
+    )
 
 
 def _env(options: argparse.Namespace) -> None:
@@ -80,7 +90,7 @@ def _down(options: argparse.Namespace) -> None:
     elif not folder.exists():
         raise WorldError(f"no world is named {options.name}")
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"The world {options.name} has ended.")
+    print(f'Cluster "{options.name}" has been removed.')
 
 
 def _end(pid: int) -> None:
@@ -126,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--fleet", type=Path, default=DEFAULT_FLEET, help="the fleet file")
         command.add_argument("--vllm", type=Path, help="virtual environment with a real vLLM")
     for command in (up, down, env):
-        command.add_argument("--name", default="world", help="default: world")
+        command.add_argument("--name", default=DEFAULT_NAME, help="default: world")
     run.add_argument("--name", help="default: by its address range")
     run.add_argument("--lifeline", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)
