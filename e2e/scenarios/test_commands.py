@@ -270,7 +270,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
         assert decisions["budget"]["reason"] == "MinReplicasExceedBudget"
         assert "0.01 USD" in decisions["budget"]["numbers"]["month"].replace("0.0100", "0.01")
         limit_change, later = decisions["budget"]["wouldChange"]
-        assert later.startswith("the next windows do not pay it either")
+        assert later.startswith("the next windows do not cover it either")
         assert limit_change.startswith("spec.limits[0].amount of ")
         # Enough for one replica at 0.2397 an hour in any whole month.
         limits = [{"window": "Month", "amount": "200.00"}]

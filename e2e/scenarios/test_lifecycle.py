@@ -280,7 +280,7 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
         seconds = time.monotonic() - tainted_at
         await wait_until_printed(namespace, READY, "2")
         await wait_for_explained_reason(namespace, "RolloutComplete")
-        assert (await explain(namespace))["ready"]["numbers"]["replicas"] == "2 take requests"
+        assert (await explain(namespace))["ready"]["numbers"]["replicas"] == "2 serve requests"
         assert await read_jsonpath(namespace, "{.status.replicas}") == "2"
         hanging_uids = {
             pod["metadata"]["uid"] for pod in await namespace.list_objects(PODS)

@@ -341,7 +341,7 @@ async def test_the_picture_of_a_plan_has_both_sides(tmp_path: Path) -> None:
     fleet = await read_inputs(a_partitioned_cluster(AGENT, {"target": a_plan()}, "Repartitioning"))
     document = ElementTree.fromstring(drawn_svg(fleet, tmp_path))  # noqa: S314 - it is our own
     titles = Counter(element.text for element in document.iter(TITLE))
-    assert titles["1g.10gb chat leaves @2 0.27"] == 1
+    assert titles["1g.10gb chat displaced @2 0.27"] == 1
     assert titles["2g.20gb chat @0 0.54"] == 1
     assert titles["3g.40gb code @4 0.93"] == 3
 

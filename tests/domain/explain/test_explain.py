@@ -285,12 +285,12 @@ def test_the_limits_that_are_said_to_pay_one_more_replica_pay_it(
     for index, amount in re.findall(r"spec\.limits\[(\d)\]\.amount of (\d+\.\d+)", hint):
         raised[int(index)] = amount
     assert replicas(with_budget(*limits, **fields)) < replicas(with_budget(*raised, **fields))
-    assert later.startswith(("from 2026-", "the next windows do not pay it either"))
+    assert later.startswith(("from 2026-", "the next windows do not cover it either"))
 
 
 def test_a_budget_with_enough_money_says_so() -> None:
     assert decisions(with_budget("90.00"))["budget"].would_change == (
-        "the limits already pay 1 more replica for 10 minutes",
+        "the limits already cover 1 more replica for 10 minutes",
     )
 
 

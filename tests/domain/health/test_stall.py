@@ -227,7 +227,7 @@ def test_none_is_replaced_while_others_of_min_replicas_are_missing() -> None:
     stall = stall_of(a_fleet(PAIR[0], starting))
     assert stall.replacement is None
     assert stall.blocker is not None
-    assert "1 other replica can take requests, now 0. To replace it" in stall.blocker
+    assert "1 other replica can serve requests, now 0. To replace it" in stall.blocker
     beyond = a_service(spec=a_spec(scaling={"minReplicas": 1}))
     assert replaced_pod(a_fleet(PAIR[0], starting, service=beyond)) == "chat-0"
 

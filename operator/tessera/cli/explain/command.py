@@ -78,7 +78,7 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
     yield f"{decision.topic.upper()}: {decision.reason}{since}"
     yield from (f"  {line}" for line in decision.message.splitlines())
     if decision.replayed:
-        yield f"  a plan made now says {decision.replayed}"
+        yield f"  a new plan says {decision.replayed}"
     width = max((len(name) for name, _ in decision.numbers), default=0)
     for name, value in decision.numbers:
         yield f"    {name.ljust(width)}  {value}"

@@ -43,7 +43,7 @@ from tessera.domain.mig_backends.usage import share
 _DEFAULT_TERMINAL_SIZE = (110, 24)
 LEGEND = (
     "A tile is a slice: its service, and below it start, GPU activity and price per hour.",
-    "- idle, * has to leave, blank not partitioned, /// stranded (no profile fits).",
+    "- idle, * displaced, blank not partitioned, /// stranded (no profile fits).",
     "/ at the end of a GPU: the price per hour of what no slice covers.",
 )
 

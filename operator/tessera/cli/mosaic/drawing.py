@@ -242,7 +242,9 @@ def _tile_element(tile: MosaicTile, left: int, top: int, colors: dict[str, str])
     label, figures = "stranded" if tile.stranded else "free", ""
     if tile.profile is not None:
         fill = colors.get(tile.service or "", _IDLE)
-        label = html.escape(f"{tile.profile} {tile.service or 'idle'}{' leaves' * tile.must_leave}")
+        label = html.escape(
+            f"{tile.profile} {tile.service or 'idle'}{' displaced' * tile.must_leave}"
+        )
         figures = " ".join(_figure_texts(tile))
     rect = (
         f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" '

@@ -124,7 +124,7 @@ def _decide_near_deadline(
 ) -> CapacityDecision:
     # An attempt that runs on spot is worth more than hardware without room.
     if current == "spot" and spot is not None and spot.available and not non_spot.available:
-        return _use_spot(schedule, spot, "on-demand and reserved hardware has no room")
+        return _use_spot(schedule, spot, "on-demand and reserved hardware has no free capacity")
     if (late := _late_message(schedule, non_spot)) is not None:
         return CapacityDecision(
             "non-spot", BatchRunning.DEADLINE_AT_RISK, f"{late}; set a later deadline"

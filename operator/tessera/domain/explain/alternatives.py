@@ -99,7 +99,9 @@ def _comparison(
     chosen_nanos, other_nanos = (chosen.offer.comparison_price.nanos, offer.comparison_price.nanos)
     if other_nanos > chosen_nanos:
         price_ratio = (
-            f"{other_nanos / chosen_nanos:.1f} times the price" if chosen_nanos else "dearer"
+            f"{other_nanos / chosen_nanos:.1f} times the price"
+            if chosen_nanos
+            else "more expensive"
         )
         return f"{price_ratio}, stranded slices included"
     if free_count < required:

@@ -77,20 +77,20 @@ def _would_change(
     minutes = counted(RESERVED_DURATION // timedelta(minutes=1), "minute")
     addition = "1 more replica of minReplicas" if always else f"1 more replica for {minutes}"
     if not shortfalls:
-        yield f"the limits already pay {addition}"
+        yield f"the limits already cover {addition}"
         return
     limits = " and ".join(
         # Rounded up by a cent, since the printed amount may be rounded down.
         f"{window.field_path} of {state.amount(window.limit + shortfall + _CENT)}"
         for window, shortfall in shortfalls.values()
     )
-    yield f"{limits} would pay {addition}"
+    yield f"{limits} would cover {addition}"
     begin = max(window.period.end for window, _ in shortfalls.values())
     next_windows = [window for window in state.next_windows if window.field_path in shortfalls]
     if all(_shortfall(window, tariff, begin, always=always) <= 0 for window in next_windows):
-        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the current limits pay it"
+        yield f"from {begin:%Y-%m-%d %H:%M} UTC on the current limits cover it"
     else:
-        yield "the next windows do not pay it either while everything else keeps running"
+        yield "the next windows do not cover it either while everything else keeps running"
 
 
 def _shortfall(window: BudgetWindow, tariff: Tariff, at: datetime, *, always: bool) -> int:

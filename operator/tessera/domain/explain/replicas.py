@@ -42,7 +42,8 @@ def explain_drain(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
         ),
         would_change=(
             f"a replica is deleted once it has 0 requests, {PROPAGATION_DELAY.total_seconds():.0f} "
-            f"s after it left the Service, or after spec.drain.timeout of {timeout_text}",
+            "s after the Service stopped sending it requests, or after spec.drain.timeout of "
+            f"{timeout_text}",
         ),
     )
 
@@ -50,7 +51,7 @@ def explain_drain(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
 def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
     draining_since = pod.draining_since
     if draining_since is None:
-        return "about to leave the Service"
+        return "still receives requests"
     in_flight = snapshot.in_flight.get(pod.ref)
     suffix = (
         "" if in_flight is None else f", {counted(in_flight.requests, 'request')} at the last probe"
@@ -73,7 +74,7 @@ def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterat
         strategy = "in place: an old replica stops before a new one starts, as no device is free"
         change = f"with 1 free {hardware}, a new replica would start before an old one stops"
     numbers = [
-        ("replicas", f"{serving} of {service_plan.scale.replicas} take requests"),
+        ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
         ("strategy", strategy),
         ("revisions", str(len(revisions))),
     ]
@@ -101,6 +102,6 @@ def explain_ready(service_plan: ServicePlan, ready: Condition) -> Decision:
         topic="ready",
         reason=ready.reason,
         message=ready.message,
-        numbers=(("replicas", f"{serving} take requests"),),
+        numbers=(("replicas", f"{serving} serve requests"),),
         would_change=(_READY_CHANGES[reason],) if reason in _READY_CHANGES else (),
     )

@@ -94,7 +94,7 @@ def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today:
     price = money.price_on(pool.spec.prices, today)
     if price is None:
         first = min(price.from_ for price in pool.spec.prices)
-        message = f"spec.prices begins on {first}; add a price that holds on {today}"
+        message = f"spec.prices begins on {first}; add a price from {today} or earlier"
         return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
     if (overlap := _overlap_message(pool, nodes_by_pool)) is not None:
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)

@@ -238,7 +238,7 @@ def _judge_stall(
         return Stall(
             blocker=(
                 f"{observation}; it is replaced once {counted(min_replicas - 1, 'other replica')} "
-                f"can take requests, now {ready_peers}. {advice}"
+                f"can serve requests, now {ready_peers}. {advice}"
             )
         )
     at = watch.at.replace(microsecond=0)

@@ -23,7 +23,7 @@ class SliceState(StrEnum):
     USED = "used"
     IDLE = "idle"
     DISPLACED = "displaced"
-    """The pod that holds it has to leave it."""
+    """The pod that holds it must be evicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

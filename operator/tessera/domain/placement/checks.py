@@ -83,7 +83,7 @@ def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
 
 
 def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
-    """Return the model's shape from the spec, else from the built-in catalogue."""
+    """Return the model's shape from the spec, else from the built-in catalog."""
     return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
 
 

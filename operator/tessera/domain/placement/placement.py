@@ -307,9 +307,9 @@ def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement
     if spot_pools:
         return _not_placed(
             PlacementReason.NO_POOL,
-            f"spec.placement.pools: {', '.join(spot_pools)} is of tier Spot, which runs 0 "
-            "services; "
-            "allow a pool of another tier",
+            f"spec.placement.pools: {', '.join(spot_pools)} is of tier Spot, which only "
+            "services of class Batch use; allow a pool of another tier (kubectl get "
+            "acceleratorpools shows the tiers)",
         )
     blockers = "; ".join(f"{view.pool.name}: {_blocker(view)}" for view in allowed)
     return _not_placed(
