@@ -30,7 +30,7 @@ def _with_parts_of_the_readme(markdown: str) -> str:
         _, _, rest = readme.partition(f"\n## {mark['title']}\n")
         if not rest:
             log.warning("README.md has no part %r", mark["title"])
-        return re.split(r"\n## |\nLicence:", rest)[0].strip()
+        return re.split(r"\n## |\nLicense:", rest)[0].strip()
 
     return _TAKEN.sub(part, markdown)
 
