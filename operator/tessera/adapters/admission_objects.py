@@ -6,10 +6,9 @@ from http import HTTPStatus
 from typing import Any
 
 from tessera.adapters import certificates
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube import KubeCluster, raise_for_status
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.serving_certificate import CertificateSecret, KeyPair
-from tessera.ports import ClusterError
 
 _APPLY_PATCH = "application/apply-patch+yaml"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
@@ -28,7 +27,7 @@ class AdmissionObjects:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
             return CertificateSecret()
-        _raise_for_status(status, body, f"get the Secret {self._meta['name']}")
+        raise_for_status(status, body, f"get the Secret {self._meta['name']}")
         data = body.get("data") or {}
         return CertificateSecret(
             serving=_pair(data, "tls"),
@@ -54,12 +53,12 @@ class AdmissionObjects:
             },
         }
         status, response = await self._apply(self._path, body)
-        _raise_for_status(status, response, f"apply the Secret {self._meta['name']}")
+        raise_for_status(status, response, f"apply the Secret {self._meta['name']}")
 
     async def trust(self, bundle: str) -> None:
         path = f"{_WEBHOOKS}/{self._webhooks}"
         status, body = await self._cluster.request("GET", path)
-        _raise_for_status(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
+        raise_for_status(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
         wanted = base64.b64encode(bundle.encode()).decode()
         webhooks = body.get("webhooks", ())
         if all(webhook["clientConfig"].get("caBundle") == wanted for webhook in webhooks):
@@ -74,7 +73,7 @@ class AdmissionObjects:
             ],
         }
         status, response = await self._apply(path, applied)
-        _raise_for_status(
+        raise_for_status(
             status, response, f"apply the ValidatingWebhookConfiguration {self._webhooks}"
         )
 
@@ -94,8 +93,3 @@ def _decode(data: dict[str, str], name: str) -> str:
         return base64.b64decode(data.get(name, "")).decode()
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-
-def _raise_for_status(status: int, body: Any, operation: str) -> None:
-    if status >= HTTPStatus.BAD_REQUEST:
-        raise ClusterError(f"{operation}: {status} {body.get('message', '')}".strip())

@@ -171,7 +171,7 @@ class KubeCluster:
                 continue
             if status == HTTPStatus.FORBIDDEN:
                 raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
-            _raise_for_status(status, body, f"list {kind.plural}")
+            raise_for_status(status, body, f"list {kind.plural}")
             objects += [wire.parse_object(kind, item) for item in body["items"]]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
@@ -227,7 +227,7 @@ class KubeCluster:
             raise NotFoundError(f"{manifest.key.describe()} not found")
         if _is_namespace_gone(status, body):
             raise NotFoundError(f"{manifest.key.describe()}: namespace terminating or not found")
-        _raise_for_status(status, body, f"apply {manifest.key.describe()}")
+        raise_for_status(status, body, f"apply {manifest.key.describe()}")
         observed = wire.parse_object(manifest.kind, body)
         self._remember_version(observed.version)
         return observed
@@ -267,7 +267,7 @@ class KubeCluster:
         status, body = await self.request("DELETE", path, body=options)
         uid_conflict = uid is not None and status == HTTPStatus.CONFLICT
         if status != HTTPStatus.NOT_FOUND and not uid_conflict:
-            _raise_for_status(status, body, f"delete {key.describe()}")
+            raise_for_status(status, body, f"delete {key.describe()}")
 
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
@@ -277,14 +277,14 @@ class KubeCluster:
             status, live = await self.request("GET", path)
             if status == HTTPStatus.NOT_FOUND:
                 raise NotFoundError(f"node {node} not found")
-            _raise_for_status(status, live, f"get node {node}")
+            raise_for_status(status, live, f"get node {node}")
             patch = wire.node_patch(live, labels, taints)
             if patch is None:
                 return wire.parse_object(NODES, live)
             status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
             if status != HTTPStatus.CONFLICT:
                 break
-        _raise_for_status(status, body, f"patch node {node}")
+        raise_for_status(status, body, f"patch node {node}")
         observed = wire.parse_object(NODES, body)
         self._remember_version(observed.version)
         return observed
@@ -295,7 +295,7 @@ class KubeCluster:
         status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)
         if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"deployment {deployment} not found")
-        _raise_for_status(status, body, f"scale deployment {deployment}")
+        raise_for_status(status, body, f"scale deployment {deployment}")
         observed = wire.parse_object(DEPLOYMENTS, body)
         self._remember_version(observed.version)
         return observed
@@ -316,7 +316,7 @@ class KubeCluster:
             return
         if message := _disruption_message(response):
             raise DisruptionBudgetError(f"evict pod {pod}: {message}")
-        _raise_for_status(status, response, f"evict pod {pod}")
+        raise_for_status(status, response, f"evict pod {pod}")
 
     async def request(
         self,
@@ -391,7 +391,7 @@ class KubeCluster:
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"{manifest.key.describe()} not found")
-        _raise_for_status(status, body, f"get {manifest.key.describe()}")
+        raise_for_status(status, body, f"get {manifest.key.describe()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
@@ -491,6 +491,7 @@ def _disruption_message(body: Any) -> str | None:
     )
 
 
-def _raise_for_status(status: int, body: Any, operation: str) -> None:
+def raise_for_status(status: int, body: Any, operation: str) -> None:
+    """Raise ClusterError for a response that is an error."""
     if status >= HTTPStatus.BAD_REQUEST:
         raise ClusterError(f"{operation}: {status} {body.get('message', '')}".strip())

@@ -4,10 +4,10 @@ from http import HTTPStatus
 from typing import Any
 
 from tessera.adapters import object_parsing as wire
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube import KubeCluster, raise_for_status
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.ports import ClusterError, NotFoundError
+from tessera.ports import NotFoundError
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
 from tessera.resources.manifest import partial_manifest, wire_format
 
@@ -29,7 +29,7 @@ class KubeOwnLayout:
         status, body = await self._cluster.request("GET", self._path)
         if status == HTTPStatus.NOT_FOUND:
             status, body = await self._create()
-        _raise_for_status(status, body, f"get NodeLayout/{self._node}")
+        raise_for_status(status, body, f"get NodeLayout/{self._node}")
         self._version = int(body["metadata"]["resourceVersion"])
         layout = wire.parse_layout(body)
         self._generation = layout.generation
@@ -42,7 +42,7 @@ class KubeOwnLayout:
         )
         if code == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"NodeLayout/{self._node} does not exist")
-        _raise_for_status(code, body, f"write the status of NodeLayout/{self._node}")
+        raise_for_status(code, body, f"write the status of NodeLayout/{self._node}")
 
     async def wait_for_change(self) -> None:
         async for change in self._cluster.watch(NODE_LAYOUTS, self._version, name=self._node):
@@ -57,7 +57,7 @@ class KubeOwnLayout:
     async def _create(self) -> tuple[int, Any]:
         """Create the NodeLayout with the node as its owner, and return the response."""
         status, node = await self._cluster.request("GET", NODES.path(None, self._node))
-        _raise_for_status(status, node, f"get Node/{self._node}")
+        raise_for_status(status, node, f"get Node/{self._node}")
         owner = {
             "apiVersion": NODES.api_version,
             "kind": NODES.kind,
@@ -72,8 +72,3 @@ class KubeOwnLayout:
         if status == HTTPStatus.CONFLICT:
             return await self._cluster.request("GET", self._path)
         return status, created
-
-
-def _raise_for_status(status: int, body: Any, action: str) -> None:
-    if status >= HTTPStatus.BAD_REQUEST:
-        raise ClusterError(f"{action}: {status} {body.get('message', '')}".strip())

@@ -178,17 +178,12 @@ def _fill_gpu(gpu_model: GpuModel, layout: Layout, preferred: Sequence[str]) -> 
     """Return the layout with as many more slices as fit, first of its own profiles."""
     own_profiles = sorted(
         {placement.profile for placement in layout},
-        key=lambda name: (-_memory_slices(gpu_model, name), name),
+        key=lambda name: (-gpu_model.memory_slices_of(name), name),
     )
     for profile in (*own_profiles, *preferred):
         while (grown := place_geometry(gpu_model, ((profile, 1),), layout)) is not None:
             layout = grown
     return layout
-
-
-def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
-    gi_profile = gpu_model.find_profile(profile)
-    return gi_profile.memory_slices if gi_profile else 0
 
 
 def _is_same_layout(current: Layout, target: Layout, terms: PoolTerms) -> bool:

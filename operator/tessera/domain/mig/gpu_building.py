@@ -23,17 +23,12 @@ def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = (
         return occupied
     if WHOLE_GPU in counts:
         return WHOLE_GPU_LAYOUT if counts == Counter({WHOLE_GPU: 1}) and not occupied else None
-    profile = max(counts, key=lambda name: (_memory_slices(gpu_model, name), name))
+    profile = max(counts, key=lambda name: (gpu_model.memory_slices_of(name), name))
     rest = tuple(sorted((+(counts - Counter({profile: 1}))).items()))
     for placement in fitting_placements(gpu_model, occupied, (profile,)):
         if layout := place_geometry(gpu_model, rest, tuple(sorted((*occupied, placement)))):
             return layout
     return None
-
-
-def _memory_slices(gpu_model: GpuModel, profile: str) -> int:
-    gi_profile = gpu_model.find_profile(profile)
-    return gi_profile.memory_slices if gi_profile else 0
 
 
 def build_gpus(mix: Mix, gpu_models: Mapping[str, GpuModel]) -> tuple[FleetGpu, ...]:

@@ -62,6 +62,11 @@ class GpuModel:
         """Return the profile with this name or alias; None if the model has none."""
         return self._profile_by_name.get(profile)
 
+    def memory_slices_of(self, profile: str) -> int:
+        """Return the memory slices of the profile with this name or alias; 0 without one."""
+        gi_profile = self.find_profile(profile)
+        return gi_profile.memory_slices if gi_profile else 0
+
 
 class _ProfileFamily(Wire):
     class ProfileEntry(Wire):
