@@ -63,7 +63,7 @@ class Partitioner:
             for gpu, slices in layouts.items()
         ]
         await self.write()
-        await self.label({CONFIG: name, STATE: "asked"})
+        await self.label({CONFIG: name, STATE: "requested"})
 
     async def write(self) -> None:
         text = yaml.safe_dump({"version": "v1", "mig-configs": self.entries})
@@ -233,17 +233,17 @@ async def test_a_name_that_has_not_arrived_fails_and_is_not_tried_again(
     partitioner: Partitioner,
 ) -> None:
     name = f"plan-{next(partitioner.names)}"
-    await partitioner.label({CONFIG: name, STATE: "asked"})
+    await partitioner.label({CONFIG: name, STATE: "requested"})
     await partitioner.wait_for_state("failed")
 
     partitioner.entries[name] = [{"devices": [0], "mig-enabled": True, "mig-devices": THIRDS}]
     await partitioner.write()
-    await partitioner.label({CONFIG: name, STATE: "asked"})  # no event: the same value
+    await partitioner.label({CONFIG: name, STATE: "requested"})  # no event: the same value
 
     fresh = f"plan-{next(partitioner.names)}"
     partitioner.entries[fresh] = partitioner.entries[name]
     await partitioner.write()
-    assert (await partitioner.node())["metadata"]["labels"][STATE] == "asked"
+    assert (await partitioner.node())["metadata"]["labels"][STATE] == "requested"
     await partitioner.label({CONFIG: fresh})
     await partitioner.wait_for_state("success")
 

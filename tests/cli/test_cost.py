@@ -52,9 +52,8 @@ AMOUNTS: Amounts = {
 def a_report(by: str = "service", **fields: Any) -> CostReport:
     """Build a report of one day without gaps."""
     defaults = {"begin": NOW - timedelta(days=1), "end": NOW, "amounts": AMOUNTS}
-    requested_from = fields.pop("asked", NOW - timedelta(days=1))
     return CostReport(
-        requested_from=requested_from,
+        requested_from=NOW - timedelta(days=1),
         now=NOW,
         group_by=by,
         statement=Statement(**{**defaults, **fields}),

@@ -47,10 +47,10 @@ def _clock() -> datetime:
 
 
 @pytest.mark.parametrize(
-    ("address", "asked"), [("10.0.0.9", "10.0.0.9:8001"), ("fd00::9", "[fd00::9]:8001")]
+    ("address", "queried"), [("10.0.0.9", "10.0.0.9:8001"), ("fd00::9", "[fd00::9]:8001")]
 )
 async def test_the_answer_of_a_runner_is_stored_under_the_uid_of_its_batch(
-    address: str, asked: str
+    address: str, queried: str
 ) -> None:
     engines, observations, answered = RecordingEngines(), Observations(), asyncio.Event()
     prober = Prober(engines, observations, _clock, answered.set)
@@ -58,7 +58,7 @@ async def test_the_answer_of_a_runner_is_stored_under_the_uid_of_its_batch(
     prober.start(Snapshot(at=NOW), plan)
     async with asyncio.timeout(5):
         await answered.wait()
-    assert engines.addresses == [asked]
+    assert engines.addresses == [queried]
     assert observations.runner_answers["uid-night"].progress.done == 5
     prober.start(Snapshot(at=NOW), Plan())
     assert observations.runner_answers == {}
@@ -89,12 +89,12 @@ class StalledEngines:
 
 
 @pytest.mark.parametrize(
-    ("requests", "known", "asked"),
+    ("requests", "known", "probes"),
     [(3, 3, [("http://127.10.0.5:8000", "chat")]), (0, 0, []), (None, None, [])],
     ids=["busy", "idle", "silent"],
 )
 async def test_a_stalled_engine_is_counted_and_if_busy_asked_for_a_token(
-    requests: int | None, known: int | None, asked: list[tuple[str, str]]
+    requests: int | None, known: int | None, probes: list[tuple[str, str]]
 ) -> None:
     stalled, moving = a_pod("chat-0"), a_pod("chat-1", address="127.10.0.6")
     snapshot = a_snapshot(
@@ -121,7 +121,7 @@ async def test_a_stalled_engine_is_counted_and_if_busy_asked_for_a_token(
         while tasks := [task for task in asyncio.all_tasks() if _is_probe(task)]:
             await asyncio.wait(tasks)
     assert engines.counted_addresses == ["127.10.0.5:8000"]
-    assert engines.probes == asked
+    assert engines.probes == probes
     in_flight = observations.in_flight.get(stalled.ref)
     assert in_flight == (None if known is None else InFlight(NOW, known))
 

@@ -78,13 +78,13 @@ def test_a_new_leader_keeps_ready_and_asks_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "finished", "asked"), [(200, 0, False), (301, 0, True), (301, 7, False)]
+    ("age", "finished", "probed"), [(200, 0, False), (301, 0, True), (301, 7, False)]
 )
-def test_only_a_quiet_service_is_asked_again(age: float, finished: float, asked: bool) -> None:
+def test_only_an_idle_service_is_probed_again(age: float, finished: float, probed: bool) -> None:
     snapshot = with_answer(-age, readings=Readings(at=NOW, finished={CHAT: finished}))
     assert (
         must_probe(snapshot, with_ready_condition(Ready.COMPLETION_SUCCEEDED, -600), [a_pod()])
-        is asked
+        is probed
     )
 
 

@@ -33,7 +33,7 @@ from tessera.domain.mig_backends.nodes import MigNode
 CONFIG_LABEL = "nvidia.com/mig.config"
 STATE_LABEL = "nvidia.com/mig.config.state"
 # State that is written with a request, so that the state of an older one is not taken for its own.
-STATE_REQUESTED = "asked"
+STATE_REQUESTED = "requested"
 
 _PREFIX = "tessera"
 # When feature discovery wrote its labels last; it restarts together with the device plugin.

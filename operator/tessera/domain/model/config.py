@@ -167,6 +167,6 @@ def _layers_from_family(keys: Keys, family: ModelFamily, layers: int) -> int:
             keys.get("sliding_window_pattern", "no_rope_layer_interval") or family.window_interval
         )
         return layers - layers // max(1, interval)
-    if family.window == "asked" and keys.flag("use_sliding_window"):
+    if family.window == "optional" and keys.flag("use_sliding_window"):
         return layers - max(0, keys.get("max_window_layers") or 0)
     return 0

@@ -50,7 +50,7 @@ class ModelFamily:
     """A gate before the shared expert."""
     router_correction: bool = False
     """A number for each expert that the router adds."""
-    window: Literal["", "all", "every", "chunk", "asked"] = ""
+    window: Literal["", "all", "every", "chunk", "optional"] = ""
     """Which layers have the sliding window: none, all, all but every n-th, the same by chunks, or
     those from `max_window_layers` on if `use_sliding_window` is true."""
     window_interval: int = 0
@@ -74,10 +74,10 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "mistral": _MISTRAL,
     "ministral": _MISTRAL,
     "mixtral": _MISTRAL,
-    "qwen2": ModelFamily(qkv_bias=True, window="asked"),
-    "qwen2_moe": ModelFamily(qkv_bias=True, shared_gate=True, window="asked"),
-    "qwen3": ModelFamily(head_norm="head", window="asked"),
-    "qwen3_moe": ModelFamily(head_norm="head", window="asked"),
+    "qwen2": ModelFamily(qkv_bias=True, window="optional"),
+    "qwen2_moe": ModelFamily(qkv_bias=True, shared_gate=True, window="optional"),
+    "qwen3": ModelFamily(head_norm="head", window="optional"),
+    "qwen3_moe": ModelFamily(head_norm="head", window="optional"),
     "gemma": _GEMMA,
     "gemma2": ModelFamily(tied=True, norms=4, window="every", window_interval=2),
     "gemma3_text": ModelFamily(

@@ -247,9 +247,9 @@ class Readings:
     engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
     """By replica, apart from its load, since it differs after every scrape."""
     speeds: Mapping[Ref, tuple[SpeedReading, ...]] = field(default_factory=dict)
-    """By service; the same object until it is asked again, which is seldom."""
+    """By service; the same object until the next query, which is less frequent than readings."""
     speeds_at: datetime | None = None
-    """When that was asked."""
+    """Time of that query."""
     problem: str | None = None
     """Why nothing could be read."""
 
@@ -316,4 +316,4 @@ class Snapshot:
     """What the runners of batches answered last, by the batches' uids."""
     budgets: tuple[Budget, ...] = ()
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
-    """What the hub said of late; None where no hub is asked."""
+    """Recent responses of the hub; None where no hub is queried."""
