@@ -57,8 +57,8 @@ def test_an_slo_finds_the_simplest_instance_within_it() -> None:
         B8, "--gpu", A100, "--precision", "checkpoint", "--slo", "ttft=1s,itl=15ms"
     )
     assert report.simplest is not None
-    assert report.simplest.hardware.name == "1x whole"
-    assert "Simplest instance within the SLO: 1x whole" in as_table(report)
+    assert report.simplest.hardware.name == "whole GPU"
+    assert "Simplest instance within the SLO: whole GPU" in as_table(report)
     assert all((row.inter_token_ms or 0) <= 15 for row in report.rows if row.can_serve)
 
 
@@ -73,7 +73,7 @@ def test_compare_ranks_every_instance_against_the_cheapest() -> None:
     first = lines[lines.index(head) + 1]
     assert "VS BEST" in head
     assert "1.00x" in first
-    assert any("8x whole" in line for line in lines)
+    assert any("8x whole GPU" in line for line in lines)
     assert any("2 replicas on 1x" in line for line in lines)
 
 
@@ -83,7 +83,7 @@ def test_an_api_price_shows_where_serving_breaks_even() -> None:
     )
     assert "BREAK-EVEN" in as_table(report)
     rows = json.loads(as_json(report))["rows"]
-    whole = next(row for row in rows if row["instance"] == "1x whole")
+    whole = next(row for row in rows if row["instance"] == "whole GPU")
     assert whole["breakEvenTokensPerSecond"] == pytest.approx(6.88 / 3600 * 1e6, abs=0.01)
 
 
@@ -114,14 +114,14 @@ def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> 
     report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")
     assert {row.hardware.product for row in report.rows} == {H100}
     assert f"No price ({path}) for" in as_table(report)
-    whole = next(row for row in report.rows if row.hardware.name == "1x whole")
+    whole = next(row for row in report.rows if row.hardware.name == "whole GPU")
     assert str(whole.hourly) == "2.95 USD"
 
 
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
     small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "checkpoint")
     text = as_table(size_report(*small, "--tensor-parallel", "1"))
-    assert "OversizedAccelerator: 1x whole" in text
+    assert "OversizedAccelerator: whole GPU" in text
     assert "1g.10gb slice is enough" in text
 
 

@@ -58,16 +58,16 @@ def row(model: str, product: str, name: str, precision: str | None, length: int 
 @pytest.mark.parametrize(
     ("product", "form", "precision", "length", "verdict"),
     [
-        (A100, "4x whole", None, 8192, SizeVerdict.FITS),
-        (A100, "2x whole", None, 4096, SizeVerdict.LOW_CONCURRENCY),
-        (A100, "2x whole", None, 8192, SizeVerdict.TOO_LARGE),
-        (A100, "1x whole", None, 4096, SizeVerdict.TOO_LARGE),
-        (A100, "2x whole", "int8", 8192, SizeVerdict.FITS),
-        (A100, "1x whole", "int8", 8192, SizeVerdict.TOO_LARGE),
-        (A100, "1x whole", "awq-int4", 8192, SizeVerdict.FITS),
-        (A40G, "1x whole", "awq-int4", 4096, SizeVerdict.TOO_LARGE),
-        (A40G, "2x whole", "awq-int4", 8192, SizeVerdict.FITS),
-        (H100, "1x whole", None, 4096, SizeVerdict.TOO_LARGE),
+        (A100, "4x whole GPU", None, 8192, SizeVerdict.FITS),
+        (A100, "2x whole GPU", None, 4096, SizeVerdict.LOW_CONCURRENCY),
+        (A100, "2x whole GPU", None, 8192, SizeVerdict.TOO_LARGE),
+        (A100, "whole GPU", None, 4096, SizeVerdict.TOO_LARGE),
+        (A100, "2x whole GPU", "int8", 8192, SizeVerdict.FITS),
+        (A100, "whole GPU", "int8", 8192, SizeVerdict.TOO_LARGE),
+        (A100, "whole GPU", "awq-int4", 8192, SizeVerdict.FITS),
+        (A40G, "whole GPU", "awq-int4", 4096, SizeVerdict.TOO_LARGE),
+        (A40G, "2x whole GPU", "awq-int4", 8192, SizeVerdict.FITS),
+        (H100, "whole GPU", None, 4096, SizeVerdict.TOO_LARGE),
     ],
 )
 def test_a_70b_goes_where_its_weights_and_real_requests_go_in(
@@ -79,9 +79,9 @@ def test_a_70b_goes_where_its_weights_and_real_requests_go_in(
 def test_the_smallest_hardware_that_fits_comes_first_and_one_device_before_several() -> None:
     rows = smallest_serving_rows(demand(B70), [products()[A100]], [None, "int8", "awq-int4"], BOOK)
     assert [(size_row.label, size_row.hardware.name) for size_row in rows] == [
-        ("bf16", "4x whole"),
-        ("int8", "2x whole"),
-        ("awq-int4", "1x whole"),
+        ("bf16", "4x whole GPU"),
+        ("int8", "2x whole GPU"),
+        ("awq-int4", "whole GPU"),
     ]
     (small,) = smallest_serving_rows(demand(B8), [products()[A100]], [None], BOOK)
     assert small.hardware.name == "3g.40gb"
@@ -109,7 +109,7 @@ def test_the_order_of_products_does_not_change_the_table() -> None:
 
 
 def test_a_price_of_tokens_is_the_hour_over_the_tokens_of_an_hour() -> None:
-    size_row = row(B8, H100, "1x whole", None)
+    size_row = row(B8, H100, "whole GPU", None)
     assert size_row.hourly is not None
     assert size_row.per_million is not None
     assert size_row.tokens_per_second is not None
@@ -124,7 +124,7 @@ def test_serving_breaks_even_at_the_rate_that_earns_the_hour(hourly: str, expect
 
 
 def test_a_product_without_a_price_is_sized_all_the_same() -> None:
-    size_row = row(B8, "NVIDIA-A30", "1x whole", "fp8")
+    size_row = row(B8, "NVIDIA-A30", "whole GPU", "fp8")
     assert (size_row.verdict, size_row.hourly, size_row.per_million) == (
         SizeVerdict.FITS,
         None,
@@ -133,7 +133,7 @@ def test_a_product_without_a_price_is_sized_all_the_same() -> None:
 
 
 def test_an_oversized_gpu_is_reported_with_the_slice_that_would_do() -> None:
-    size_row = row(B1, H100, "1x whole", None)
+    size_row = row(B1, H100, "whole GPU", None)
     assert size_row.memory_share is not None
     assert size_row.memory_share < 0.4
     assert (
@@ -142,7 +142,9 @@ def test_an_oversized_gpu_is_reported_with_the_slice_that_would_do() -> None:
     )
 
 
-@pytest.mark.parametrize(("model", "form"), [(B70, "1x whole"), (B1, "2x whole"), (B1, "1g.10gb")])
+@pytest.mark.parametrize(
+    ("model", "form"), [(B70, "whole GPU"), (B1, "2x whole GPU"), (B1, "1g.10gb")]
+)
 def test_what_is_used_spread_or_partitioned_is_not_called_oversized(model: str, form: str) -> None:
     assert row(model, A100, form, "awq-int4").oversize_message is None
 

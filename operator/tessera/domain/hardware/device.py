@@ -43,8 +43,9 @@ class Hardware:
 
     @property
     def name(self) -> str:
-        """Return the name for people, such as `3g.40gb` or `2x whole`."""
-        return self.profile or f"{self.devices}x whole"
+        """Return the name for people, such as `3g.40gb`, `whole GPU` or `2x whole GPU`."""
+        whole = "whole GPU" if self.devices == 1 else f"{self.devices}x whole GPU"
+        return self.profile or whole
 
 
 def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:

@@ -102,7 +102,7 @@ def replicas_before_parallel(rows: Sequence[SizeRow]) -> Iterator[str]:
     single_gpu_rates = {
         (row.hardware.product, row.label): row.tokens_per_second
         for row in rows
-        if row.verdict is SizeVerdict.FITS and row.hardware.name == "1x whole"
+        if row.verdict is SizeVerdict.FITS and row.hardware.name == "whole GPU"
     }
     for row in rows:
         single_gpu_rate = single_gpu_rates.get((row.hardware.product, row.label))
