@@ -83,6 +83,14 @@ def test_a_refused_input_ends_the_batch_with_its_lines_and_its_log() -> None:
     assert jobs_to_delete(plan) == [], "the log of the check helps"
 
 
+def test_an_empty_input_is_refused_without_a_count_of_rows() -> None:
+    faults = [{"line": 1, "code": "empty_file", "message": "the file has no rows", "param": None}]
+    report = a_check_report(ok=False, rows=0, errorCount=1, errors=faults)
+    pod = a_batch_pod(None, exit_code=3, ended=NOW, report=report)
+    plan = plan_batch(plan_and_carry_out(a_situation(), pods=(pod,)))
+    assert "questions.jsonl: line 1: the file has no rows" in plan.complete.message
+
+
 def test_a_check_that_may_pass_later_is_repeated_after_a_while() -> None:
     report = a_check_report(ok=False, message="the volume is full")
     pod = a_batch_pod(None, exit_code=1, ended=NOW, report=report)

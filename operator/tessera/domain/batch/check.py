@@ -70,10 +70,9 @@ def _refusal_verdict(
     message = f"spec.input, {spec.input}: {report.message}"
     if report.error_count:
         rows = counted(report.rows, "row")
-        message = (
-            f"spec.input, {spec.input}: {report.error_count} of {rows} invalid: "
-            f"{faults or report.message}"
-        )
+        # An empty file is a fault without a row.
+        count = f"{report.error_count} of {rows} invalid: " if report.rows else ""
+        message = f"spec.input, {spec.input}: {count}{faults or report.message}"
     return StatusVerdict(BatchComplete.INVALID_INPUT, f"{message}; {log_hint} (0 tokens spent)")
 
 
