@@ -30,12 +30,12 @@ ENVIRONMENT = {
     "HUGGING_FACE_HUB_TOKEN": "spec.model.tokenSecretRef",
     "NVIDIA_VISIBLE_DEVICES": "the device plugin",
     "USER": "Tessera",
-    "VLLM_API_KEY": "nothing: Tessera does not authenticate requests",
+    "VLLM_API_KEY": "no field: Tessera does not authenticate requests",
     "VLLM_CACHE_ROOT": "Tessera",
     "VLLM_HOST_IP": "Tessera",
     "VLLM_NO_USAGE_STATS": "Tessera",
     "VLLM_PORT": "Tessera",
-    "VLLM_SERVER_DEV_MODE": "nothing: it lets every client stop the engine",
+    "VLLM_SERVER_DEV_MODE": "no field: it lets every client stop the engine",
 }
 
 _TESSERA_PREFIX = f"{GROUP}/"
