@@ -23,7 +23,7 @@ from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
 from tessera.resources.api_resources import CONFIG_MAPS, KINDS, PARTITIONING, ApiResource
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = "charts/tessera"

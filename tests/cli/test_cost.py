@@ -26,7 +26,7 @@ from tessera.domain.billing.statement import (
     Statement,
 )
 from tessera.ports import MetricsError
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, at, dollars
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "read-the-bill.md"

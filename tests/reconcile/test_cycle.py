@@ -33,7 +33,7 @@ from tessera.resources.api_resources import (
     ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, SMALL, at
 from tests.memory_operator import (
     CHAT,

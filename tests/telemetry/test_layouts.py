@@ -14,13 +14,13 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.repartition.actions import PoolActions
-from tessera.telemetry import Telemetry
 from tessera.telemetry.layouts import (
     PHASES,
     PoolLayoutState,
     RepartitionOutcome,
     repartition_outcomes,
 )
+from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW
 from tests.mig_builders import A100, a_gpu
 

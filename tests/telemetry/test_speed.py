@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 from tests.builders import (
     a_pod,
     a_service,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.billing.bill import Bill, CostLine, CostState
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, at, dollars
 
 CHAT = CostLine(

@@ -40,7 +40,7 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, PODS, TEN
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
 from tessera.settings import Settings
-from tessera.telemetry import Telemetry
+from tessera.telemetry.telemetry import Telemetry
 
 log = logging.getLogger("tessera")
 
