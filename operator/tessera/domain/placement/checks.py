@@ -35,14 +35,14 @@ RESERVED = {
     "max_num_seqs": "spec.slo",
     "model": "spec.model.uri",
     "model_tag": "spec.model.uri",
-    "pipeline_parallel_size": "the placement",
+    "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
     "port": "Tessera",
     "quantization": "spec.precision.variants",
     "revision": "spec.model.revision",
     "scheduling_policy": "Tessera",
     "served_model_name": "spec.model.servedName",
     "shutdown_timeout": "spec.drain.timeout",
-    "tensor_parallel_size": "the placement",
+    "tensor_parallel_size": "Tessera: a replica gets as many GPUs of one node as the model needs",
 }
 
 
