@@ -315,8 +315,11 @@ def _metrics() -> str:
 def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:
     yield from _table("metric", "type", "labels", "meaning")
     for family in sorted(families, key=lambda family: family.name):
-        # A family of a collector knows its labels before it has a sample; others here have none.
-        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        # A family of a collector knows its labels before it has a sample.
+        names = getattr(family, "_labelnames", None) or dict.fromkeys(
+            name for sample in family.samples for name in sample.labels if name != "le"
+        )
+        labels = ", ".join(f"`{name}`" for name in names)
         # The client adds the suffix of a counter itself.
         name = family.name + ("_total" if family.type == "counter" else "")
         yield f"| `{name}` | {family.type} | {labels} | {family.documentation} |"

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
@@ -79,6 +80,15 @@ class LayoutPlanningError(PortError):
 
 class MetricsError(PortError):
     """Prometheus refused a query, or did not respond."""
+
+
+class RejectedSample(StrEnum):
+    """Why a sample of Prometheus is left out."""
+
+    MALFORMED = "Malformed"
+    MISSING_LABEL = "MissingLabel"
+    OUT_OF_RANGE = "OutOfRange"
+    TOO_MANY_ROWS = "TooManyRows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,13 +13,20 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
-from tessera.adapters.prometheus_queries import SERVICE, QueryRow, split_by_query, union_query
-from tessera.adapters.prometheus_speeds import SPEEDS, speeds_of
+from tessera.adapters.prometheus_queries import SERVICE, split_by_query, union_query
+from tessera.adapters.prometheus_rows import (
+    MAX_TIMESTAMP,
+    Bounds,
+    QueryRow,
+    bounded_rows,
+    well_formed_rows,
+)
+from tessera.adapters.prometheus_speeds import SPEED_BOUNDS, SPEEDS, speeds_of
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.scaling.autoscale import ServiceLoad
-from tessera.ports import Clock, MetricsError
+from tessera.ports import Clock, MetricsError, RejectedSample
 
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'
 RUNNING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{{{SERVICE}!=""}})'
@@ -50,12 +57,31 @@ LIVENESS_METRIC = "vllm:num_requests_waiting"
 COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
-BILLED_UNTIL = f"max(max_over_time({COST_AS_OF}[1d]))"
+BILLED_UNTIL = f"max_over_time({COST_AS_OF}[1d])"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _STATES = {state.value: state for state in CostState}
 # The prefix that Prometheus adds to a target's own label when it collides with one of ours.
 _EXPORTED_PREFIX = "exported_"
+
+_POD_LABELS = ("namespace", "pod")
+_SERVICE_LABELS = ("namespace", SERVICE)
+_QUEUE_BOUNDS = Bounds((*_POD_LABELS, SERVICE), 1e6)
+_ACTIVITY_BOUNDS = Bounds(_POD_LABELS, 1.01)
+_TOKEN_BOUNDS = Bounds(_SERVICE_LABELS, 1e9)
+_TIMESTAMP_BOUNDS = Bounds((), MAX_TIMESTAMP)
+_NANO_BOUNDS = Bounds((), 1e18)
+_LOAD_BOUNDS = {
+    "waiting": _QUEUE_BOUNDS,
+    "running": _QUEUE_BOUNDS,
+    "activity": _ACTIVITY_BOUNDS,
+    "steps": Bounds(_POD_LABELS, 1e15),
+    "scraped": Bounds(_POD_LABELS, MAX_TIMESTAMP),
+    "awake": Bounds(_POD_LABELS, 1e6),
+    "finished": Bounds(_SERVICE_LABELS, 1e9),
+}
+# A bill further ahead of this process' clock is not that of an operator.
+_MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 _TIMEOUT_SECONDS = 3
 _HISTORY_TIMEOUT_SECONDS = 30
@@ -74,11 +100,17 @@ class PrometheusMetrics:
         self._url = url
         self._clock = clock
         self._last_speeds: _TimedSpeeds = None, {}
+        self._rejected: Counter[RejectedSample] = Counter()
+
+    def take_rejected(self) -> Mapping[RejectedSample, int]:
+        """Return how many samples were left out since the last call, by reason."""
+        rejected, self._rejected = self._rejected, Counter()
+        return rejected
 
     async def read(self) -> Readings:
         at = self._clock()
         try:
-            rows_by_query = split_by_query(await self._query(_LOAD_QUERY))
+            rows_by_query = await self._query_union(_LOAD_QUERY, _LOAD_BOUNDS)
         except MetricsError as error:
             return Readings(at=at, problem=str(error))
         speeds_at, speeds = await self._read_speeds(at)
@@ -103,7 +135,7 @@ class PrometheusMetrics:
         last, speeds = self._last_speeds
         if last is None or at - last >= _SPEEDS_INTERVAL:
             try:
-                speeds = speeds_of(split_by_query(await self._query(SPEEDS)))
+                speeds = speeds_of(await self._query_union(SPEEDS, SPEED_BOUNDS))
             except MetricsError:
                 speeds = {}
             self._last_speeds = at, speeds
@@ -115,12 +147,15 @@ class PrometheusMetrics:
             self._query_range(WAITING, end - span, end),
             self._query_range(ACTIVITY, end - span, end),
         )
-        return loads_of(waiting, activity)
+        return loads_of(
+            self._bounded(waiting, _QUEUE_BOUNDS), self._bounded(activity, _ACTIVITY_BOUNDS)
+        )
 
     async def billed_until(self) -> datetime | None:
         """Return until when operators billed within the last day; MetricsError on failure."""
-        rows = await self._query(BILLED_UNTIL)
-        return _to_datetime(_sample_value(rows[0])) if rows else None
+        latest = Bounds((), (self._clock() + _MAX_CLOCK_SKEW).timestamp())
+        rows = self._bounded(await self._query(BILLED_UNTIL), latest)
+        return _to_datetime(max(map(_sample_value, rows))) if rows else None
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
         """Return when each of these pods (namespace/name) was last scraped.
@@ -129,13 +164,16 @@ class PrometheusMetrics:
         """
         names = "|".join(pod.partition("/")[2] for pod in pods)
         query = f'{LIVENESS_METRIC}{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
-        rows = await self._query_at(query, self._clock())
+        rows = self._bounded(
+            await self._query_at(query, self._clock()), Bounds(_POD_LABELS, math.inf)
+        )
         last_scrapes = {str(_pod_ref(row)): _to_datetime(row["values"][-1][0]) for row in rows}
         return {pod: last_scrapes[pod] for pod in pods if pod in last_scrapes}
 
     async def tokens(self) -> Mapping[Ref, float]:
         """Return the output tokens per second of every service in the last minute."""
-        return {_service_ref(row): _sample_value(row) for row in await self._query(TOKENS)}
+        rows = self._bounded(await self._query(TOKENS), _TOKEN_BOUNDS)
+        return {_service_ref(row): _sample_value(row) for row in rows}
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""
@@ -155,11 +193,13 @@ class PrometheusMetrics:
         since, as_of = await asyncio.gather(
             *(self._query_at(f"{name}[{span}ms]", end) for name in (COST_SINCE, COST_AS_OF))
         )
-        return scrapes_of(since, as_of)
+        return scrapes_of(
+            self._bounded(since, _TIMESTAMP_BOUNDS), self._bounded(as_of, _TIMESTAMP_BOUNDS)
+        )
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
         """Return the bill of a process as it was at a scrape."""
-        rows = await self._query_at(COST, scrape.scraped_at)
+        rows = self._bounded(await self._query_at(COST, scrape.scraped_at), _NANO_BOUNDS)
         return amounts_of(row for row in rows if _process_labels(row) == scrape.process)
 
     async def _query_at(self, query: str, at: datetime) -> list[QueryRow]:
@@ -169,8 +209,16 @@ class PrometheusMetrics:
         )
 
     async def _query(self, query: str) -> list[QueryRow]:
-        rows = await self._execute(self._client.custom_query, query)
-        return [row for row in rows if math.isfinite(_sample_value(row))]
+        return await self._execute(self._client.custom_query, query)
+
+    async def _query_union(
+        self, query: str, bounds: Mapping[str, Bounds]
+    ) -> Mapping[str, list[QueryRow]]:
+        rows_by_query = split_by_query(await self._query(query))
+        return {name: self._bounded(rows_by_query[name], bounds[name]) for name in bounds}
+
+    def _bounded(self, rows: Iterable[QueryRow], bounds: Bounds) -> list[QueryRow]:
+        return bounded_rows(rows, bounds, self._rejected)
 
     async def _query_range(self, query: str, start: datetime, end: datetime) -> list[QueryRow]:
         step = f"{int(_RANGE_STEP.total_seconds())}s"
@@ -178,11 +226,11 @@ class PrometheusMetrics:
 
     async def _execute(self, function: Any, *arguments: Any) -> list[QueryRow]:
         try:
-            rows: list[QueryRow] = await asyncio.to_thread(function, *arguments)
+            answer = await asyncio.to_thread(function, *arguments)
         except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
             summary = f"{type(error).__name__}: {error}"[:300]
             raise MetricsError(f"Prometheus at {self._url}: {summary}") from error
-        return rows
+        return well_formed_rows(answer, self._rejected)
 
 
 def pods_of(
@@ -274,8 +322,8 @@ def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
     for row in rows:
         labels = {name: _own_label(row, name) for name in _COST_LABELS}
         state = _STATES.get(labels["state"])
-        if state is None:
-            raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
+        if state is None:  # the operator exports none such
+            continue
         if not state.allocated:  # our own labels are empty there, so these are the target's
             labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
         line = CostLine(

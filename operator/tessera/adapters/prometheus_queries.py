@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from tessera.adapters.prometheus_rows import QueryRow
 
 # The metric label that a PodMonitor derives from the pod label `tessera.dev/service`.
 SERVICE = "tessera_dev_service"
 # The metric label that it derives from `tessera.dev/variant`.
 VARIANT = "tessera_dev_variant"
-QueryRow = Mapping[str, Any]
 _QUERY_LABEL = "tessera_question"
 
 
@@ -24,5 +24,5 @@ def split_by_query(rows: Iterable[QueryRow]) -> Mapping[str, list[QueryRow]]:
     """Return the rows of each query; a query without a result is absent."""
     rows_by_query: dict[str, list[QueryRow]] = defaultdict(list)
     for row in rows:
-        rows_by_query[row["metric"][_QUERY_LABEL]].append(row)
+        rows_by_query[row["metric"].get(_QUERY_LABEL, "")].append(row)
     return rows_by_query

@@ -1,10 +1,10 @@
 """The Prometheus queries for the speed of engines, by service and variant."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT, QueryRow, union_query
+from tessera.adapters.prometheus_queries import SERVICE, VARIANT, union_query
+from tessera.adapters.prometheus_rows import Bounds, QueryRow
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 
 _SERVICE_MATCHER = f'{SERVICE}!=""'
@@ -43,12 +43,33 @@ SPEEDS = union_query(
     }
 )
 
+_LABELS = ("namespace", SERVICE)
+# Beyond what any engine does, and small enough that sums and quotients stay finite.
+SPEED_BOUNDS = {
+    "requests": Bounds(_LABELS, 1e9),
+    "tokens": Bounds(_LABELS, 1e9),
+    "steps": Bounds(_LABELS, 1e6),
+    "worked": Bounds(_LABELS, 1e9),
+    "gaps": Bounds(_LABELS, 1e9),
+    "gap_seconds": Bounds(_LABELS, 1e6),
+    "median": Bounds(_LABELS, 3600),
+    "running": Bounds(_LABELS, 1e6),
+    "kv_usage": Bounds(_LABELS, 1.01),
+    "flops": Bounds(_LABELS, 1e18),
+    "read": Bounds(_LABELS, 1e15),
+    "written": Bounds(_LABELS, 1e15),
+    "cache": Bounds(_LABELS, 1e6),
+}
+# A longer number in a label is no size of a cache.
+_MAX_DIGITS = 12
+_MAX_QUOTIENT = 1e9
+
 
 def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[SpeedReading, ...]]:
     """Return a reading for each variant of each service, sorted by variant."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
     for name, rows in by_query.items():
-        for row in rows if name != "cache" else ():
+        for row in rows if name in SPEED_BOUNDS and name != "cache" else ():
             numbers[_service_and_variant(row)][name] = float(row["value"][1])
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):
@@ -93,7 +114,7 @@ def _quotient(numerator: float | None, denominator: float | None) -> float | Non
     if numerator is None or not denominator:
         return None
     quotient = max(0.0, numerator) / denominator
-    return quotient if math.isfinite(quotient) else None
+    return quotient if quotient <= _MAX_QUOTIENT else None
 
 
 def _cache_tokens(row: QueryRow) -> Iterator[int]:
@@ -102,10 +123,14 @@ def _cache_tokens(row: QueryRow) -> Iterator[int]:
     An engine writes `None` into labels that it cannot fill.
     """
     size, blocks, block = (row["metric"].get(name, "") for name in _SIZES)
-    if size.isdecimal():
+    if _is_count(size):
         yield int(size)
-    elif blocks.isdecimal() and block.isdecimal():
+    elif _is_count(blocks) and _is_count(block):
         yield int(blocks) * int(block)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _service_and_variant(row: QueryRow) -> tuple[Ref, str]:

@@ -214,6 +214,7 @@ class Runtime:
             return
         while True:
             readings = await self._metrics.read()
+            self.telemetry.record_rejected(self._metrics.take_rejected())
             previous = self._observations.readings
             self._observations.readings = readings
             if readings.problem and (previous is None or previous.problem is None):

@@ -21,6 +21,7 @@ from tessera.domain.cache import LastCallCache
 from tessera.domain.money import NANO
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
+from tessera.ports import RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
 from tessera.telemetry.speed import SpeedCollector
@@ -67,6 +68,15 @@ class Telemetry:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         )
+        self._rejected = Counter(
+            "tessera_rejected_samples",
+            "Samples and rows of Prometheus that were left out, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        # From 0 on, so that a first increase is one.
+        for reason in RejectedSample:
+            self._rejected.labels(reason)
         self._certificate = Gauge(
             "tessera_webhook_certificate_expiration_timestamp_seconds",
             "Expiry of the webhook certificate that this process serves, by `secret`.",
@@ -185,6 +195,11 @@ class Telemetry:
 
     def set_leader(self, *, leading: bool) -> None:
         self._leader.set(leading)
+
+    def record_rejected(self, samples: Mapping[RejectedSample, int]) -> None:
+        """Count samples of Prometheus that were left out, by reason."""
+        for reason, count in samples.items():
+            self._rejected.labels(reason).inc(count)
 
     def record_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)

@@ -1,0 +1,89 @@
+"""Rows of Prometheus within bounds: whatever is scraped, reading the answer raises nothing.
+
+Engines run images of tenants and export what they like, so an answer may have labels that are
+missing, numbers that are none, and times far outside of any calendar.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.ports import RejectedSample
+
+QueryRow = Mapping[str, Any]
+
+MAX_ROWS = 200_000
+_MAX_LABELS = 64
+# Prometheus' own default limit for a label value is none; pod and service names are far shorter.
+_MAX_LABEL_LENGTH = 1024
+# The last second that `datetime` can express, less a day for any time zone.
+MAX_TIMESTAMP = 253_402_214_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The labels that a row needs, and the largest value that it may have; the smallest is 0."""
+
+    labels: tuple[str, ...]
+    high: float
+
+
+def well_formed_rows(answer: object, rejected: Counter[RejectedSample]) -> list[QueryRow]:
+    """Return the rows whose labels are texts and whose samples are numbers, as floats.
+
+    A value that is not finite is no data and left out without a count.
+    """
+    if not isinstance(answer, list):
+        rejected[RejectedSample.MALFORMED] += 1
+        return []
+    if len(answer) > MAX_ROWS:
+        rejected[RejectedSample.TOO_MANY_ROWS] += len(answer) - MAX_ROWS
+    rows: list[QueryRow] = []
+    for row in answer[:MAX_ROWS]:
+        labels = _labels(row)
+        samples = _samples(row) if labels is not None else None
+        if labels is None or samples is None:
+            rejected[RejectedSample.MALFORMED] += 1
+        elif finite := [sample for sample in samples if math.isfinite(sample[1])]:
+            rows.append({"metric": labels, "value": finite[-1], "values": finite})
+    return rows
+
+
+def bounded_rows(
+    rows: Iterable[QueryRow], bounds: Bounds, rejected: Counter[RejectedSample]
+) -> list[QueryRow]:
+    """Return the rows that have the labels, without the samples out of range."""
+    accepted: list[QueryRow] = []
+    for row in rows:
+        if not all(row["metric"].get(label) for label in bounds.labels):
+            rejected[RejectedSample.MISSING_LABEL] += 1
+            continue
+        samples = [sample for sample in row["values"] if 0 <= sample[1] <= bounds.high]
+        rejected[RejectedSample.OUT_OF_RANGE] += len(row["values"]) - len(samples)
+        if samples:
+            accepted.append({**row, "value": samples[-1], "values": samples})
+    return accepted
+
+
+def _labels(row: object) -> Mapping[str, str] | None:
+    labels = row.get("metric") if isinstance(row, dict) else None
+    if not isinstance(labels, dict) or len(labels) > _MAX_LABELS:
+        return None
+    texts = (text for label in labels.items() for text in label)
+    if not all(isinstance(text, str) and len(text) <= _MAX_LABEL_LENGTH for text in texts):
+        return None
+    return labels
+
+
+def _samples(row: Mapping[str, object]) -> list[tuple[float, float]] | None:
+    """Return the samples of an instant or a range query; None if any is no pair of numbers."""
+    samples = row["values"] if "values" in row else [row.get("value")]
+    if not isinstance(samples, Sequence) or isinstance(samples, str):
+        return None
+    try:
+        pairs = [(float(moment), float(value)) for moment, value in samples]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return pairs if all(0 <= moment <= MAX_TIMESTAMP for moment, _ in pairs) else None
