@@ -23,6 +23,22 @@ def test_a_service_that_is_being_deleted_is_not_planned() -> None:
     assert wire.parse_object(INFERENCE_SERVICES, terminating).plan_input is None
 
 
+@pytest.mark.parametrize(("env_variables", "cached_versions"), [(1, 3), (400, 0)])
+def test_former_versions_of_a_long_spec_are_not_retained(
+    env_variables: int, cached_versions: int
+) -> None:
+    wire.cached_spec.cache_clear()
+    env = [
+        {"name": f"NAME_{index}", "value": "of 20 characters    "} for index in range(env_variables)
+    ]
+    for replicas in (1, 2, 3):
+        spec = {"model": {"uri": "hf://a/b"}, "replicas": replicas, "podTemplate": {"env": env}}
+        meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
+        service = wire.parse_object(INFERENCE_SERVICES, {"metadata": meta, "spec": spec}).plan_input
+        assert service is not None
+    assert wire.cached_spec.cache_info().currsize == cached_versions
+
+
 def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
     labels = {"tessera.dev/batch": "night", "tessera.dev/batch-uid": "uid-night"}
     meta = {

@@ -47,6 +47,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _GPU_VENDOR = "nvidia.com/"
 # Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
+# Of a spec as JSON; those that people write have about 1,000 characters.
+_MAX_CACHED_LENGTH = 8192
 
 
 def parse_service(body: JsonObject) -> ObservedService | None:
@@ -324,10 +326,17 @@ def owned_fields_digest(body: JsonObject) -> str | None:
     return None
 
 
-@lru_cache(maxsize=4096)
 def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
-    """Parse a spec; cached, since specs seldom change and many services have the same."""
+    """Parse a spec; a short one is cached, since many services have the same."""
+    # The cache keeps former versions, so long specs that are edited often would fill the memory.
+    return (cached_spec if len(text) <= _MAX_CACHED_LENGTH else _parse_spec)(text)
+
+
+def _parse_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
     return _validate(InferenceServiceSpec, "tsvc", json.loads(text))
+
+
+cached_spec = lru_cache(maxsize=4096)(_parse_spec)
 
 
 def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT | None, str | None]:
