@@ -386,6 +386,27 @@ def test_services_of_one_measurement_key_are_weighed_by_their_requests() -> None
     assert measurement.requests == 1600
 
 
+@pytest.mark.parametrize(
+    ("shown", "ratio"), [("0.00", (1.2 + 0.2) / 2), ("1000", (1.2 + 5) / 2), ("1.2", 1.2)]
+)
+def test_what_another_namespace_shows_has_one_vote_within_bounds(shown: str, ratio: float) -> None:
+    service = with_written_status(a_measured_fleet(1.2))
+    speed = service.status.speed
+    assert speed is not None
+    update = {"ratio": Decimal(shown), "requests": 10**12}
+    forged = speed.model_copy(update=update)
+    other = replace(
+        service,
+        ref=Ref("team-b", "chat"),
+        status=service.status.model_copy(update={"speed": forged}),
+    )
+    measurement = measured_speeds([service, other])[measurement_key_of(service)]
+    assert measurement.ratio == pytest.approx(ratio)
+    third = replace(service, ref=Ref("team-c", "chat"))
+    measurement = measured_speeds([service, other, third])[measurement_key_of(service)]
+    assert measurement.ratio == pytest.approx(1.2)
+
+
 @pytest.mark.parametrize("field", ["variant", "model"])
 def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str) -> None:
     service = with_written_status(a_measured_fleet(1.2))

@@ -4,6 +4,7 @@ They never change scheduler limits: the pod template would then change after eac
 the replicas would be replaced again and again.
 """
 
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -13,21 +14,32 @@ from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 
+# No engine is further from its prediction; what shows more is no measurement.
+MIN_RATIO, MAX_RATIO = 0.2, 5.0
+
 
 def measured_speeds(
     services: Sequence[ObservedService],
 ) -> Mapping[MeasurementKey, SpeedMeasurement]:
-    """Return the measured speed by key; of several services the mean, weighted by requests."""
+    """Return the measured speed by key: the median of the namespaces, each within bounds.
+
+    The speed of a namespace is the mean of its services, weighted by requests.
+    """
     # Engine options may change the speed as well; the key does not tell them apart.
-    by_key: dict[MeasurementKey, list[SpeedMeasurement]] = defaultdict(list)
+    by_key: dict[MeasurementKey, dict[str, list[SpeedMeasurement]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for service in services:
         if service.status.speed is None:
             continue
         key = _measurement_key(with_known_shape(service))
         measurement = own_measurement(service, service.status.speed)
         if key is not None and measurement is not None:
-            by_key[key].append(measurement)
-    return {key: _weighted_mean(measurements) for key, measurements in by_key.items()}
+            by_key[key][service.ref.namespace].append(measurement)
+    return {
+        key: _median([_weighted_mean(measurements) for measurements in by_namespace.values()])
+        for key, by_namespace in by_key.items()
+    }
 
 
 def own_measurement(service: ObservedService, speed: SpeedStatus | None) -> SpeedMeasurement | None:
@@ -63,3 +75,10 @@ def _weighted_mean(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement
     requests = sum(measurement.requests for measurement in measurements)
     weighted_sum = sum(measurement.ratio * measurement.requests for measurement in measurements)
     return SpeedMeasurement(ratio=weighted_sum / max(requests, 1), requests=requests)
+
+
+def _median(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement:
+    # Engines count themselves: one namespace has one vote, whatever it shows.
+    ratios = [min(max(measurement.ratio, MIN_RATIO), MAX_RATIO) for measurement in measurements]
+    requests = sum(measurement.requests for measurement in measurements)
+    return SpeedMeasurement(ratio=statistics.median(ratios), requests=requests)
