@@ -329,6 +329,21 @@ def test_a_pod_that_ended_is_charged_once_whenever_its_object_goes() -> None:
     assert costs == [pytest.approx(Decimal(2 * WEIGHT * 120 / 3600), abs=Decimal("1e-8"))] * 3
 
 
+@pytest.mark.parametrize("ahead", [0, 300, 2400, 7200])
+def test_a_node_whose_clock_is_ahead_costs_nothing_after_the_end_of_its_pod(ahead: int) -> None:
+    """The pod ends 300 s after its bind, and its object stays for the hour."""
+    pod, memory = running(1)[0], PlanMemory()
+    for seconds in range(60, 3600, 60):
+        ended = at(300 + ahead) if seconds >= 300 else None
+        snapshot = replace(
+            scaled(0, at(seconds)), pods=(replace(pod, ended=ended),), budgets=(a_budget(),)
+        )
+        decision = plan_of(snapshot, memory=memory)
+        memory = PlanMemory(meters=decision.meters)
+    expected = pytest.approx(Decimal(2 * WEIGHT * 300 / 3600), abs=Decimal("1e-8"))
+    assert spent(budget_in(decision)) == expected
+
+
 def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> None:
     zone_budget = a_budget("zone", tenant={"namespaces": ["team-b"]})
     before = plan_of(replace(scaled(1, at(600)), budgets=(zone_budget,)))

@@ -63,9 +63,12 @@ def accrue_spend(
         existing_uids.add(pod.uid)
         current = _metered_replica(pod, pod_rates.get(pod.uid), meter)
         if current is not None:
-            charged = charge(current, pod.ended or at)
+            charged = charge(current, min(pod.ended or at, at))
             if pod.ended is None:
                 running[pod.uid] = charged
+            elif pod.ended > at:
+                # The clock of its node is ahead: it is not charged again until that moment.
+                running[pod.uid] = replace(charged, charged_until=pod.ended)
     for uid in sorted(meter.running.keys() - existing_uids):
         vanished = meter.running[uid]
         charge(vanished, min(last_seen.get(vanished.pod, at), at))
