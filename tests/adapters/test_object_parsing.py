@@ -8,8 +8,9 @@ from tessera.adapters import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
+from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import ContainerExit
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
 WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
@@ -175,3 +176,14 @@ def test_the_surge_of_a_rollout_is_read_from_its_deployment(surge: int | str, re
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
     meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
     assert wire.parse_workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read
+
+
+@pytest.mark.parametrize("pod", ["x", "team-a/chat/0", "", "team a/chat-0"])
+def test_a_node_layout_that_names_no_pod_counts_as_no_report(pod: str) -> None:
+    observed_slice = {"profile": "7g.80gb", "start": 0, "pods": [pod]}
+    gpu = {"index": 0, "uuid": "GPU-0", "product": "A100", "slices": [observed_slice]}
+    meta = {"name": "a100-0", "uid": "uid-a100-0", "resourceVersion": "7", "generation": 1}
+    body = {"metadata": meta, "status": {"gpus": [gpu], "driverVersion": "580.1"}}
+    layout = wire.parse_object(NODE_LAYOUTS, body).plan_input
+    assert isinstance(layout, ObservedNodeLayout)
+    assert layout.status is None

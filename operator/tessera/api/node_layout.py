@@ -2,11 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from tessera.api.meta import Wire
 
+# Of one node; no machine has more.
+MAX_GPUS = 16
+
 MigMode = Literal["Enabled", "Disabled", "Enabling", "Disabling", "Unsupported"]
+PodName = Annotated[
+    str, StringConstraints(pattern=r"^[-a-z0-9.]{1,63}/[-a-z0-9.]{1,253}$", max_length=317)
+]
 GpuFault = Literal["ResetRequired", "InUse", "PartitionFailed", "QueryFailed", "UnknownProfile"]
 
 
@@ -33,7 +39,7 @@ class DesiredGpu(Wire):
 class NodeLayoutSpec(Wire):
     """Desired layout of the node; written by the operator only."""
 
-    gpus: Annotated[tuple[DesiredGpu, ...], Field(max_length=16)] = ()
+    gpus: Annotated[tuple[DesiredGpu, ...], Field(max_length=MAX_GPUS)] = ()
     """GPUs to partition; a GPU that is not listed is not changed."""
 
 
@@ -46,7 +52,7 @@ class ObservedSlice(PlacedSlice):
     memory_mib: Annotated[int, Field(alias="memoryMiB")] = 0
     """Memory of the slice in MiB."""
 
-    pods: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    pods: Annotated[tuple[PodName, ...], Field(max_length=8)] = ()
     """Pods that hold the slice, as namespace/name."""
 
     processes: int = 0
@@ -74,7 +80,7 @@ class ObservedGpu(Wire):
     slices: Annotated[tuple[ObservedSlice, ...], Field(max_length=8)] = ()
     """Slices of the GPU, by start."""
 
-    pods: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    pods: Annotated[tuple[PodName, ...], Field(max_length=8)] = ()
     """Pods that hold the whole GPU, as namespace/name."""
 
     fault: GpuFault | None = None
@@ -96,7 +102,7 @@ class NodeLayoutStatus(Wire):
     driver_version: Annotated[str, Field(max_length=63)] = ""
     """Version of the NVIDIA driver."""
 
-    gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=16)] = ()
+    gpus: Annotated[tuple[ObservedGpu, ...], Field(max_length=MAX_GPUS)] = ()
     """GPUs of the node, by index."""
 
     problem: Annotated[str, Field(max_length=500)] = ""

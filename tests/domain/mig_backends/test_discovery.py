@@ -122,6 +122,8 @@ def test_a_node_whose_driver_contradicts_it_is_left_alone(
         (a_node(slices={"3g.71gb": 1}), "A100-80GB has no profile 3g.71gb"),
         (a_node(slices={"3g.40gb": 2}, whole=1), "install tessera-node"),
         (a_node(slices={"3g.40gb": 2}, labels={"nvidia.com/gpu.count": "many"}), "'many'"),
+        (a_node(labels={"nvidia.com/gpu.count": "1000000"}), "not a number up to 16"),
+        (a_node(labels={"nvidia.com/gpu.count": "9" * 5000}), "not a number up to 16"),
         (a_node(whole=2, product="NVIDIA-L4"), "no MIG profiles are known for NVIDIA-L4"),
         (a_node(whole=7, product=f"{A100}-MIG-1g.10gb"), "mig.strategy=mixed"),
     ],

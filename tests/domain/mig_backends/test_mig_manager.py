@@ -242,9 +242,28 @@ def test_a_reboot_is_waited_for_and_one_that_does_not_end_is_reported() -> None:
 @pytest.mark.parametrize("seconds", [0.0, 30.0, 59.0])
 def test_devices_have_a_minute_to_come_after_their_plugin(seconds: float) -> None:
     node = a_node(HALVES)
-    assert a_backend_run(node).run().done
+    backend_run = a_backend_run(node)
+    assert backend_run.run().done
     since = node.at - timedelta(minutes=4)
     node.labels["nvidia.com/gfd.timestamp"] = str(int(node.at.timestamp()))
     node.allocatable = dict.fromkeys(node.allocatable, 0)
     later = node.at + timedelta(seconds=seconds)
-    assert BACKEND.status(node.observed(), {0: WHOLE}, 1, since, later).problem is None
+    assert (
+        BACKEND.status(node.observed(), {0: WHOLE}, backend_run.attempt, since, later).problem
+        is None
+    )
+
+
+@pytest.mark.parametrize("label", ["9" * 20, "9999999999", "soon"])
+def test_a_time_of_discovery_that_is_none_hides_no_missing_devices(label: str) -> None:
+    node = a_node(HALVES)
+    backend_run = a_backend_run(node)
+    assert backend_run.run().done
+    since = node.at - timedelta(minutes=6)
+    node.labels["nvidia.com/gfd.timestamp"] = label
+    node.allocatable = dict.fromkeys(node.allocatable, 0)
+    problem = BACKEND.status(
+        node.observed(), {0: WHOLE}, backend_run.attempt, since, node.at
+    ).problem
+    assert problem is not None
+    assert problem.reason is LayoutReady.DEVICES_MISSING

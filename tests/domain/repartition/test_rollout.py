@@ -198,6 +198,20 @@ def test_an_unmanaged_pod_is_named_and_no_replica_is_moved() -> None:
     )
 
 
+def test_a_node_cannot_claim_a_replica_that_runs_elsewhere() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[SEVENTHS, HALVES])
+    simulation.serve(chat(), [("n1", 0, HALF)])
+    (replica,) = simulation.pods
+    inputs = inputs_of(simulation)
+    n0, n1 = inputs.nodes
+    (gpu,) = n0.gpus
+    instances = tuple(replace(instance, holders=(replica,)) for instance in gpu.instances)
+    liar = replace(n0, gpus=(replace(gpu, instances=instances),))
+    actions = advance_rollout(replace(inputs, nodes=(liar, n1)))
+    assert (actions.verdict.reason, actions.displaced) == (LayoutReady.UNMANAGED_POD, frozenset())
+    assert "but the pod runs on another node" in actions.verdict.message
+
+
 def test_an_unmanaged_pod_on_one_gpu_does_not_block_the_others_of_its_node() -> None:
     simulation = PoolSimulation(
         {"n0": [placements(*HALVES), placements(*HALVES)]}, backend := PinnedBackend(), backend

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from tessera.api.mig import NodeTarget
-from tessera.api.node_layout import NodeLayoutStatus, ObservedGpu
+from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.cache import KeyedCache
@@ -182,8 +182,10 @@ def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
 def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
     """Return the node with layouts assumed from its slice counts, or with their inconsistency."""
     text = base.labels.get(COUNT_LABEL, "")
-    if not (text.isdecimal() and text.isascii()):
-        return replace(base, inconsistency=f"its label {COUNT_LABEL} is {text!r}, not a number")
+    # A search over as many GPUs as a label says could stop the process.
+    if not (text.isdecimal() and text.isascii() and len(text) <= 2 and int(text) <= MAX_GPUS):
+        problem = f"its label {COUNT_LABEL} is {text[:20]!r}, not a number up to {MAX_GPUS}"
+        return replace(base, inconsistency=problem)
     counts, whole_gpus = _slice_counts(base, int(text))
     unknown = sorted(name for name in counts if base.gpu_model.find_profile(name) is None)
     if unknown:

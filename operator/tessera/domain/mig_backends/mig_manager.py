@@ -38,6 +38,8 @@ STATE_REQUESTED = "requested"
 _PREFIX = "tessera"
 # When feature discovery wrote its labels last; it restarts together with the device plugin.
 _DISCOVERY_TIME_LABEL = "nvidia.com/gfd.timestamp"
+_MAX_TIME_DIGITS = 10
+_MAX_CLOCK_SKEW = timedelta(minutes=1)
 # Attempts whose configurations are written at once: mig-manager sees changes of the mounted
 # ConfigMap up to a minute late, and a retry must not wait for that.
 _PREPARED_ATTEMPTS = 5
@@ -170,7 +172,10 @@ def _missing_devices(node: MigNode, since: datetime, at: datetime) -> BackendSta
     """Return a problem if the devices are still missing some time after mig-manager succeeded."""
     # mig-manager reports success before the device plugin has restarted.
     text = node.labels.get(_DISCOVERY_TIME_LABEL, "")
-    returned = datetime.fromtimestamp(int(text), UTC) if text.isdecimal() else since
+    is_time = text.isdecimal() and len(text) <= _MAX_TIME_DIGITS
+    returned = datetime.fromtimestamp(int(text), UTC) if is_time else since
+    # A label far in the future would hide missing devices until then.
+    returned = min(returned, at) if returned - at < _MAX_CLOCK_SKEW else since
     timeout = _DEVICES_TIMEOUT if returned > since else _CLIENTS_TIMEOUT
     if at - max(returned, since) < timeout:
         return BackendStatus()

@@ -86,6 +86,11 @@ class PoolCapacity:
             for profile in _profiles(pool_service):
                 self._pending[profile] += self._pending_pods(pool_service, profile, 0)
 
+    def has_replica(self, pod: Ref, node: str) -> bool:
+        """Return whether a pod is a replica that may run on the node, whatever an agent says."""
+        replica = self.replicas.get(pod)
+        return replica is not None and replica.node in (None, node)
+
     def supply(self, excluded_nodes: Collection[str]) -> Counter[str]:
         """Return the free slices of all other nodes, by profile."""
         counts = self._all_free.copy()

@@ -73,7 +73,7 @@ def node_repartition(
         node=node,
         gpus=tuple(chosen),
         desired=chosen,
-        pods=frozenset(pod for pod in holders if pod in capacity.owner),
+        pods=frozenset(pod for pod in holders if capacity.has_replica(pod, node.name)),
         # A pod can only hold a slice of its own profile that is not reported as held.
         unlocated=tuple(
             sorted(
@@ -87,7 +87,7 @@ def node_repartition(
             _describe_users(node, mig_gpu, instance, capacity)
             for mig_gpu, instance in removed
             if (not instance.holders and instance.processes)
-            or any(pod not in capacity.owner for pod in instance.holders)
+            or any(not capacity.has_replica(pod, node.name) for pod in instance.holders)
         ),
     )
 
@@ -109,7 +109,9 @@ def _describe_users(
     node: MigNode, gpu: MigGpu, instance: GpuInstance, capacity: PoolCapacity
 ) -> str:
     place = f"{format_placement(instance.placement)} of GPU {gpu.index} of Node/{node.name}"
-    foreign_pods = [f"Pod/{pod}" for pod in instance.holders if pod not in capacity.owner]
+    foreign_pods = [
+        f"Pod/{pod}" for pod in instance.holders if not capacity.has_replica(pod, node.name)
+    ]
     if foreign_pods:
         return f"{', '.join(foreign_pods)} on {place}"
     return f"{counted(instance.processes, 'process', 'processes')} on {place}"
@@ -135,18 +137,8 @@ def blocker(
     for instance in removed_instances(node, mig_gpu, goal.desired, capabilities):
         slice_ = f"{format_placement(instance.placement)} of {place}"
         for pod in instance.holders:
-            if pod not in own_pods:
-                return StatusVerdict(
-                    LayoutReady.UNMANAGED_POD,
-                    f"Pod/{pod} was not created by Tessera and holds {slice_}, which has to be "
-                    "removed; delete the pod or move it to another node",
-                )
-            # A pod of a batch or a model job: it is never evicted, since it ends by itself.
-            if pod not in capacity.owner:
-                return StatusVerdict(
-                    LayoutReady.REPARTITIONING,
-                    f"waiting for Pod/{pod} on {slice_} to end by itself",
-                )
+            if verdict := _holder_blocker(pod, slice_, node.name, capacity, own_pods):
+                return verdict
         if instance.processes and not instance.holders:
             processes = counted(instance.processes, "process", "processes")
             return StatusVerdict(
@@ -154,6 +146,30 @@ def blocker(
                 f"{slice_} has to be removed and is used by {processes} outside any pod; end all "
                 "such processes on the node",
             )
+    return None
+
+
+def _holder_blocker(
+    pod: Ref, slice_: str, node: str, capacity: PoolCapacity, own_pods: Collection[Ref]
+) -> StatusVerdict[LayoutReady] | None:
+    """Return why the slice cannot be taken from the pod that an agent says holds it."""
+    if pod not in own_pods:
+        return StatusVerdict(
+            LayoutReady.UNMANAGED_POD,
+            f"Pod/{pod} was not created by Tessera and holds {slice_}, which has to be "
+            "removed; delete the pod or move it to another node",
+        )
+    # A pod of a batch or a model job: it is never evicted, since it ends by itself.
+    if pod not in capacity.owner:
+        return StatusVerdict(
+            LayoutReady.REPARTITIONING, f"waiting for Pod/{pod} on {slice_} to end by itself"
+        )
+    if not capacity.has_replica(pod, node):
+        return StatusVerdict(
+            LayoutReady.UNMANAGED_POD,
+            f"NodeLayout/{node} says that Pod/{pod} holds {slice_}, but the pod runs on another "
+            "node; check the agent of this node",
+        )
     return None
 
 
