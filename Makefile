@@ -90,9 +90,9 @@ docs-serve: .venv/made ## Serve the documentation on 127.0.0.1, and rebuild it o
 images-list: .venv/made ## List the images that a cluster pulls, for a mirror (REGISTRY=host/path rewrites them).
 	@$(RUN) tools/images.py $(REGISTRY)
 
-.PHONY: bench-reconcile
-bench-reconcile: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services.
-	@$(RUN) tools/bench_reconcile.py $(OPTIONS)
+.PHONY: bench-turn
+bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services.
+	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.

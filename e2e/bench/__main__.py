@@ -33,7 +33,7 @@ GOALS: dict[str, float] = {
     "moving_status_writes_per_service_30s": 1,
     "rss_mib": 450,
     "cold_sync_s": 20,
-    "reconcile_cpu_ms_unchanged": 50,
+    "turn_cpu_ms_unchanged": 50,
     "loop_lag_p99_ms": 200,
 }
 

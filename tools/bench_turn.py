@@ -1,4 +1,4 @@
-"""CPU time of a reconcile in which nothing changed: `make bench-reconcile`.
+"""CPU time of a reconcile in which nothing changed: `make bench-turn`.
 
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
 planning, comparing. The last line is `BENCH {json}`.
@@ -187,10 +187,10 @@ async def _measure(services: int) -> dict[str, float]:
     return {
         "services": services,
         "pods": len(pods),
-        "reconcile_cpu_ms": round(statistics.median(spent), 2),
-        "reconcile_cpu_ms_max": round(max(spent), 2),
+        "turn_cpu_ms": round(statistics.median(spent), 2),
+        "turn_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
-        "speeds_reconcile_cpu_ms": measured,
+        "speeds_turn_cpu_ms": measured,
         "speeds_writes_per_service": round(speed_writes / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
@@ -226,7 +226,7 @@ async def _with_speeds(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_reconcile")
+    parser = argparse.ArgumentParser(prog="bench_turn")
     parser.add_argument("--services", type=int, default=50)
     figures = asyncio.run(_measure(parser.parse_args().services))
     for name, value in figures.items():
