@@ -108,7 +108,7 @@ def test_a_fit_keeps_memory_context_and_slo(
 ) -> None:
     wanted, hardware = demand(model, None, length, milliseconds), a_slice(profile, product)
     fit = size(wanted, hardware)
-    plan = plan_device_memory(wanted.shape, None, hardware)
+    plan = plan_device_memory(wanted.shape, None, hardware, context=length)
     if isinstance(fit, ReplicaMisfit):
         assert (fit.needed_mib > 0) is (plan.kv_tokens < length)
     else:
