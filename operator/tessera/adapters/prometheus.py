@@ -322,8 +322,8 @@ def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
     for row in rows:
         labels = {name: _own_label(row, name) for name in _COST_LABELS}
         state = _STATES.get(labels["state"])
-        if state is None:  # the operator exports none such
-            continue
+        if state is None:
+            raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
         if not state.allocated:  # our own labels are empty there, so these are the target's
             labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
         line = CostLine(
