@@ -1,6 +1,8 @@
-"""Counts agree with their nouns."""
+"""Counts agree with their nouns, and labels hold numbers or none."""
 
-from tessera.api.text import counted
+import pytest
+
+from tessera.api.text import counted, parse_decimal
 
 
 def test_a_count_agrees_with_its_noun() -> None:
@@ -10,3 +12,14 @@ def test_a_count_agrees_with_its_noun() -> None:
         "2 replicas",
     ]
     assert counted(2, "policy", "policies") == "2 policies"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("0", 0), ("16", 16), ("17", None), ("", None), ("-1", None)),
+        *(("²", None), ("٣", None), ("9" * 5000, None)),
+    ],
+)
+def test_a_label_holds_a_number_up_to_a_bound_or_none(text: str, number: int | None) -> None:
+    assert parse_decimal(text, 16) == number

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT, union_query
 from tessera.adapters.prometheus_rows import Bounds, QueryRow
+from tessera.api.text import parse_decimal
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 
 _SERVICE_MATCHER = f'{SERVICE}!=""'
@@ -60,8 +61,8 @@ SPEED_BOUNDS = {
     "written": Bounds(_LABELS, 1e15),
     "cache": Bounds(_LABELS, 1e6),
 }
-# A longer number in a label is no size of a cache.
-_MAX_DIGITS = 12
+# A larger number in a label is no size of a cache.
+_MAX_CACHE_SIZE = 10**12 - 1
 _MAX_QUOTIENT = 1e9
 
 
@@ -69,7 +70,7 @@ def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[Spe
     """Return a reading for each variant of each service, sorted by variant."""
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
     for name, rows in by_query.items():
-        for row in rows if name in SPEED_BOUNDS and name != "cache" else ():
+        for row in rows if name != "cache" else ():
             numbers[_service_and_variant(row)][name] = float(row["value"][1])
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):
@@ -122,15 +123,12 @@ def _cache_tokens(row: QueryRow) -> Iterator[int]:
 
     An engine writes `None` into labels that it cannot fill.
     """
-    size, blocks, block = (row["metric"].get(name, "") for name in _SIZES)
-    if _is_count(size):
-        yield int(size)
-    elif _is_count(blocks) and _is_count(block):
-        yield int(blocks) * int(block)
-
-
-def _is_count(text: str) -> bool:
-    return text.isdecimal() and len(text) <= _MAX_DIGITS
+    labels = row["metric"]
+    size, blocks, block = (parse_decimal(labels.get(name, ""), _MAX_CACHE_SIZE) for name in _SIZES)
+    if size is not None:
+        yield size
+    elif blocks is not None and block is not None:
+        yield blocks * block
 
 
 def _service_and_variant(row: QueryRow) -> tuple[Ref, str]:

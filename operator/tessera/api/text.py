@@ -1,6 +1,15 @@
-"""Counts with their nouns."""
+"""Counts with their nouns, and numbers in labels."""
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a count with its noun in the right number: `1 GPU`, `2 GPUs`."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def parse_decimal(text: str, high: int = 10**18) -> int | None:
+    """Return the number that a label holds; None if it holds none, or one above `high`."""
+    # `isdecimal` alone accepts digits of other scripts, and `int` raises on thousands of digits.
+    if not (text.isdecimal() and text.isascii() and len(text) <= len(str(high))):
+        return None
+    number = int(text)
+    return number if number <= high else None

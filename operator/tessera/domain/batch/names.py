@@ -3,6 +3,7 @@
 from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.meta import GROUP
 from tessera.api.ref import Ref
+from tessera.api.text import parse_decimal
 from tessera.domain.names import deployment_name
 
 BATCH_LABEL = f"{GROUP}/batch"
@@ -28,7 +29,7 @@ def job_name(batch: str, attempt: int | None) -> str:
 
 def parse_attempt_label(label: str) -> int | None:
     """Return the attempt that a label names; None for the check."""
-    return int(label) if label.isdecimal() and label.isascii() else None
+    return parse_decimal(label)
 
 
 def billing_ref(batch: Ref) -> Ref:

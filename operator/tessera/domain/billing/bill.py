@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.text import parse_decimal
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.hardware import pools
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
@@ -210,9 +211,9 @@ class _NodeCharges:
 
     def _gpu_count(self) -> int:
         """Return the number of GPUs of the node by its label, else by its allocatable devices."""
-        label = self.node.labels.get(pools.COUNT_LABEL, "")
-        if label.isdecimal() and label.isascii():
-            return int(label)
+        labeled = parse_decimal(self.node.labels.get(pools.COUNT_LABEL, ""))
+        if labeled is not None:
+            return labeled
         # Without the label: the fewest GPUs that could have these devices.
         allocatable = sum(
             self._weight(resource) * count for resource, count in self.node.allocatable.items()

@@ -9,7 +9,7 @@ from functools import cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
-from tessera.api.text import counted
+from tessera.api.text import counted, parse_decimal
 from tessera.domain import money
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import Product, products
@@ -376,6 +376,4 @@ def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
 
 def _integer_label(node: Node, label: str) -> int | None:
     """Return a label's number; None when it is absent or not a number."""
-    text = node.labels.get(label, "")
-    # `isdecimal` alone also accepts digits of other scripts.
-    return int(text) if text.isdecimal() and text.isascii() else None
+    return parse_decimal(node.labels.get(label, ""))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from tessera.api.text import parse_decimal
 from tessera.domain.hardware.pools import MIG_PREFIX
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, geometry
@@ -40,8 +41,8 @@ def labeled_slices(node: MigNode) -> Counter[str]:
     counts: Counter[str] = Counter()
     for label, text in node.labels.items():
         match = _COUNT.fullmatch(label)
-        if match and text.isdecimal() and text.isascii() and int(text):
-            counts[_profile_from_label(node.gpu_model, match[1])] += int(text)
+        if match and (count := parse_decimal(text)):
+            counts[_profile_from_label(node.gpu_model, match[1])] += count
     return counts
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from tessera.api.mig import NodeTarget
 from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
-from tessera.api.text import counted
+from tessera.api.text import counted, parse_decimal
 from tessera.domain.cache import KeyedCache
 from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
@@ -183,10 +183,11 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
     """Return the node with layouts assumed from its slice counts, or with their inconsistency."""
     text = base.labels.get(COUNT_LABEL, "")
     # A search over as many GPUs as a label says could stop the process.
-    if not (text.isdecimal() and text.isascii() and len(text) <= 2 and int(text) <= MAX_GPUS):
+    gpu_count = parse_decimal(text, MAX_GPUS)
+    if gpu_count is None:
         problem = f"its label {COUNT_LABEL} is {text[:20]!r}, not a number up to {MAX_GPUS}"
         return replace(base, inconsistency=problem)
-    counts, whole_gpus = _slice_counts(base, int(text))
+    counts, whole_gpus = _slice_counts(base, gpu_count)
     unknown = sorted(name for name in counts if base.gpu_model.find_profile(name) is None)
     if unknown:
         return replace(base, inconsistency=f"{base.gpu_model.name} has no profile {unknown[0]}")
@@ -201,9 +202,9 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         )
         return replace(base, inconsistency=inconsistency)
     geometry, preferred = tuple(sorted(counts.items())), _target_layouts(target, base.gpu_model)
-    layouts = layouts_for_counts(base.gpu_model, geometry, int(text), preferred)
+    layouts = layouts_for_counts(base.gpu_model, geometry, gpu_count, preferred)
     if layouts is None:
-        gpus_text = counted(int(text), f"{base.gpu_model.name} GPU")
+        gpus_text = counted(gpu_count, f"{base.gpu_model.name} GPU")
         slices_text = ", ".join(f"{count}x {name}" for name, count in geometry)
         problem = f"{gpus_text} cannot be partitioned into {slices_text}"
         return replace(base, inconsistency=problem)

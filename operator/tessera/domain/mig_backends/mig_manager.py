@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.reasons import LayoutReady, StatusVerdict
-from tessera.api.text import counted
+from tessera.api.text import counted, parse_decimal
 from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
@@ -38,7 +38,7 @@ STATE_REQUESTED = "requested"
 _PREFIX = "tessera"
 # When feature discovery wrote its labels last; it restarts together with the device plugin.
 _DISCOVERY_TIME_LABEL = "nvidia.com/gfd.timestamp"
-_MAX_TIME_DIGITS = 10
+_MAX_DISCOVERY_TIME = 9_999_999_999
 _MAX_CLOCK_SKEW = timedelta(minutes=1)
 # Attempts whose configurations are written at once: mig-manager sees changes of the mounted
 # ConfigMap up to a minute late, and a retry must not wait for that.
@@ -171,9 +171,8 @@ def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
 def _missing_devices(node: MigNode, since: datetime, at: datetime) -> BackendStatus:
     """Return a problem if the devices are still missing some time after mig-manager succeeded."""
     # mig-manager reports success before the device plugin has restarted.
-    text = node.labels.get(_DISCOVERY_TIME_LABEL, "")
-    is_time = text.isdecimal() and len(text) <= _MAX_TIME_DIGITS
-    returned = datetime.fromtimestamp(int(text), UTC) if is_time else since
+    seconds = parse_decimal(node.labels.get(_DISCOVERY_TIME_LABEL, ""), _MAX_DISCOVERY_TIME)
+    returned = datetime.fromtimestamp(seconds, UTC) if seconds is not None else since
     # A label far in the future would hide missing devices until then.
     returned = min(returned, at) if returned - at < _MAX_CLOCK_SKEW else since
     timeout = _DEVICES_TIMEOUT if returned > since else _CLIENTS_TIMEOUT
