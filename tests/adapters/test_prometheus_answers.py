@@ -1,8 +1,12 @@
 """Responses of Prometheus become readings; no server runs."""
 
+from collections import Counter
+
 from tessera.adapters.prometheus import engines_of, loads_of, pods_of
 from tessera.adapters.prometheus_queries import SERVICE
+from tessera.adapters.prometheus_rows import well_formed_rows
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Ref
+from tessera.domain.scaling.autoscale import ServiceLoad
 from tests.builders import NOW, at
 
 
@@ -13,6 +17,13 @@ def series(
     return {"metric": labels, "values": values}
 
 
+def read_loads(
+    waiting: list[dict[str, object]], activity: list[dict[str, object]]
+) -> dict[Ref, tuple[ServiceLoad, ...]]:
+    """Read the answers of two range queries as the adapter does."""
+    return loads_of(well_formed_rows(waiting, Counter()), well_formed_rows(activity, Counter()))
+
+
 def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
     start = NOW.timestamp()
     waiting = [
@@ -20,7 +31,7 @@ def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
         series("b", [(start + 5, "5")]),
     ]
     activity = [series("a", [(start, "0.5"), (start + 5, "0.6")], None)]
-    ((_, loads),) = loads_of(waiting, activity).items()
+    ((_, loads),) = read_loads(waiting, activity).items()
     assert [(load.waiting, load.activity, load.ready) for load in loads] == [
         (10, 0.5, 1),
         (25, 0.6, 2),
@@ -29,14 +40,14 @@ def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
 
 def test_activity_of_pods_that_serve_no_model_is_left_out() -> None:
     activity = [series("other", [(NOW.timestamp(), "1")], None)]
-    assert loads_of([], activity) == {}
+    assert read_loads([], activity) == {}
 
 
 def test_a_value_that_is_no_number_is_not_known() -> None:
     start = NOW.timestamp()
     waiting = [series("a", [(start, "3")])]
     activity = [series("a", [(start, "NaN")], None)]
-    ((_, (load,)),) = loads_of(waiting, activity).items()
+    ((_, (load,)),) = read_loads(waiting, activity).items()
     assert (load.waiting, load.activity) == (3, None)
 
 

@@ -225,12 +225,19 @@ class PrometheusMetrics:
         return await self._execute(self._client.custom_query_range, query, start, end, step)
 
     async def _execute(self, function: Any, *arguments: Any) -> list[QueryRow]:
+        rejected: Counter[RejectedSample] = Counter()
+
+        # A long answer is parsed in the thread too, beside the event loop.
+        def run() -> list[QueryRow]:
+            return well_formed_rows(function(*arguments), rejected)
+
         try:
-            answer = await asyncio.to_thread(function, *arguments)
+            rows = await asyncio.to_thread(run)
         except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
             summary = f"{type(error).__name__}: {error}"[:300]
             raise MetricsError(f"Prometheus at {self._url}: {summary}") from error
-        return well_formed_rows(answer, self._rejected)
+        self._rejected.update(rejected)
+        return rows
 
 
 def pods_of(
@@ -274,8 +281,7 @@ def loads_of(
     for rows, samples in ((waiting, queues), (activity, activities)):
         for row in rows:
             for moment, value in row["values"] if _pod_ref(row) in services else ():
-                if math.isfinite(float(value)):
-                    samples[services[_pod_ref(row)], float(moment)].append(float(value))
+                samples[services[_pod_ref(row)], moment].append(value)
     loads: dict[Ref, list[ServiceLoad]] = defaultdict(list)
     for service, moment in sorted(queues):
         activity_values = activities.get((service, moment))
