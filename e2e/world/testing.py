@@ -151,3 +151,16 @@ def container_status(pod: Json, name: str = "main") -> Json:
     status = pod.get("status", {})
     statuses = status.get("containerStatuses", []) + status.get("initContainerStatuses", [])
     return next((container for container in statuses if container["name"] == name), {})
+
+
+def termination_message(pod: Json) -> str:
+    return str(container_status(pod)["state"]["terminated"].get("message", ""))
+
+
+async def http_get(pod: Json, path: str) -> aiohttp.ClientResponse:
+    """Ask the small web server in a pod."""
+    async with aiohttp.ClientSession() as session:
+        url = f"http://{pod['status']['podIP']}:8000{path}"
+        async with session.get(url) as response:
+            await response.read()
+            return response

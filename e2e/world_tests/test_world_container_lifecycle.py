@@ -2,7 +2,6 @@
 
 import subprocess
 
-import aiohttp
 import pytest
 
 import world as worlds
@@ -14,24 +13,13 @@ from world.testing import (
     condition,
     container_status,
     eventually,
+    http_get,
     is_ready,
+    termination_message,
 )
 
 pytestmark = pytest.mark.world
 NEVER: Json = {"restartPolicy": "Never"}
-
-
-def termination_message(pod: Json) -> str:
-    return str(container_status(pod)["state"]["terminated"].get("message", ""))
-
-
-async def http_get(pod: Json, path: str) -> aiohttp.ClientResponse:
-    """Ask the small web server in a pod."""
-    async with aiohttp.ClientSession() as session:
-        url = f"http://{pod['status']['podIP']}:8000{path}"
-        async with session.get(url) as response:
-            await response.read()
-            return response
 
 
 async def test_readiness_follows_an_http_probe(namespace: WorldNamespace) -> None:
