@@ -41,6 +41,10 @@ test: .venv/made lint lint-images docs ## Set up everything and run the tests of
 check: lint ## Run lint and the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
+.PHONY: hostile
+hostile: .venv/made ## Run the hostile-tenant suite in the in-memory cluster; its last line counts scenes and differences.
+	@$(BIN)/pytest -q tests/hostile
+
 .PHONY: lint
 lint: .venv/made ## Check format, lint, types, import rules, generated files and names.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }

@@ -41,7 +41,8 @@ _IDENTITY: tuple[Path, ...] = (
 
 
 class MemoryCluster:
-    """Implements server-side apply as far as the operator depends on it; a list is one field."""
+    """Implements server-side apply as far as the operator depends on it; a list is one field,
+    but for the conditions of pods."""
 
     def __init__(self, *, monitored: bool = False) -> None:
         self._kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
@@ -110,9 +111,7 @@ class MemoryCluster:
         del kind, grace_seconds
         if uid is not None and self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:
             return
-        self._owners.pop(key, None)
-        if self.objects.pop(key, None) is not None:
-            self._changed(key)
+        self.discard(key)
 
     async def patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
@@ -164,6 +163,16 @@ class MemoryCluster:
         self._set(key, body, manager)
         return key
 
+    def discard(self, key: ObjectKey) -> None:
+        """Another client deletes an object."""
+        self._owners.pop(key, None)
+        if self.objects.pop(key, None) is not None:
+            self._changed(key)
+
+    def touch(self, key: ObjectKey) -> None:
+        """Another client changed the object in place."""
+        self._changed(key)
+
     def remove(self, key: ObjectKey, *path: str) -> None:
         """Another client removes a field."""
         parent = self.objects[key]
@@ -202,7 +211,10 @@ class MemoryCluster:
                 _drop(live, path)
                 del owners[path]
         for path, value in leaves.items():
-            _put(live, path, copy.deepcopy(value))
+            written = copy.deepcopy(value)
+            if key.plural == PODS.plural and path == ("status", "conditions"):
+                written = _merged_conditions(live, written)
+            _put(live, path, written)
             if path not in _IDENTITY:
                 owners[path] = manager
         if not new and live["spec"] != spec_before:
@@ -229,6 +241,13 @@ class MemoryCluster:
             return True
         name, _, value = kind.selector.partition("=")
         return bool(self.objects[key]["metadata"].get("labels", {}).get(name) == value)
+
+
+def _merged_conditions(pod: Mapping[str, Any], conditions: Any) -> Any:
+    """Return all conditions of a pod after some were written: it is a list by type."""
+    kinds = {condition["type"] for condition in conditions}
+    others = pod.get("status", {}).get("conditions", ())
+    return [condition for condition in others if condition["type"] not in kinds] + conditions
 
 
 def _leaves(body: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
