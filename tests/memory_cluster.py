@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
@@ -24,11 +25,14 @@ from tessera.resources.api_resources import (
     NODES,
     POD_MONITORS,
     PODS,
+    SERVICES,
     ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 Path = tuple[str, ...]
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
 # No field manager owns the identity of an object.
 _IDENTITY: tuple[Path, ...] = (
@@ -97,6 +101,7 @@ class MemoryCluster:
         manager = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
         if key in self.objects and subresource is None and not uid:
             self._require_ownership(key)
+        _require_valid_names(manifest)
         self._set(key, manifest.body, manager)
         return self.seen(key)
 
@@ -248,6 +253,19 @@ def _merged_conditions(pod: Mapping[str, Any], conditions: Any) -> Any:
     kinds = {condition["type"] for condition in conditions}
     others = pod.get("status", {}).get("conditions", ())
     return [condition for condition in others if condition["type"] not in kinds] + conditions
+
+
+def _require_valid_names(manifest: ObjectManifest) -> None:
+    """Refuse what the API server refuses as a Service's name or as the value of a label."""
+    faults = [
+        f'metadata.labels: Invalid value: "{value}"'
+        for value in manifest.body["metadata"].get("labels", {}).values()
+        if not _LABEL_VALUE.fullmatch(value)
+    ]
+    if manifest.kind == SERVICES and not _SERVICE_NAME.fullmatch(manifest.name):
+        faults.append(f'metadata.name: Invalid value: "{manifest.name}"')
+    if faults:
+        raise ClusterError(f"apply {manifest.key.describe()}: 422 {', '.join(faults)}")
 
 
 def _leaves(body: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -241,6 +241,16 @@ async def test_an_object_of_somebody_else_is_refused_with_its_owner(
     assert (await harness.read(foreign.key))["spec"]["selector"] == {"app": "one"}
 
 
+async def test_the_first_apply_of_an_invalid_object_is_refused_with_the_field(
+    harness: ClusterHarness,
+) -> None:
+    for name in ("a.b.c", "a" * 64):
+        with pytest.raises(ClusterError, match=r"422 .*metadata\.name: Invalid value") as refusal:
+            await harness.cluster.apply(a_service(name))
+        assert not isinstance(refusal.value, NotFoundError)
+        assert ObjectKey(SERVICES.plural, "default", name) not in await list_objects(harness)
+
+
 async def test_deleting_twice_is_no_error(harness: ClusterHarness) -> None:
     manifest = a_service()
     await harness.cluster.apply(manifest)

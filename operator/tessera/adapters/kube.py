@@ -214,12 +214,13 @@ class KubeCluster:
         status, body = await self._apply(manifest, subresource, force=False)
         if status == HTTPStatus.CONFLICT:
             managers = await self._field_managers(manifest)
-            if FIELD_MANAGER not in managers:
+            if managers and FIELD_MANAGER not in managers:
                 raise ClusterError(
                     f"{manifest.key.describe()} already exists and is managed by "
                     f"{', '.join(sorted(managers))}; rename it or the InferenceService"
                 )
-            status, body = await self._apply(manifest, subresource, force=True)
+            if managers:
+                status, body = await self._apply(manifest, subresource, force=True)
         refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
         if refused and FIELD_MANAGER in await self._field_managers(manifest):
             status, body = await self._replace(manifest, subresource)
@@ -383,14 +384,16 @@ class KubeCluster:
         return await self._apply(manifest, subresource, force=True)
 
     async def _field_managers(self, manifest: ObjectManifest) -> set[str]:
-        """Return the field managers of the object.
+        """Return the field managers of the object; empty if it was never created.
 
         Only what this operator created is taken back.
         """
         path = manifest.kind.path(manifest.namespace, manifest.name)
         status, body = await self.request("GET", path)
         if status == HTTPStatus.NOT_FOUND:
-            raise NotFoundError(f"{manifest.key.describe()} not found")
+            if "uid" in manifest.body["metadata"]:
+                raise NotFoundError(f"{manifest.key.describe()} not found")
+            return set()
         raise_for_status(status, body, f"get {manifest.key.describe()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")

@@ -1,0 +1,48 @@
+"""A refused write is an error with the API server's words; only an absent object needs nothing."""
+
+import pytest
+from aiohttp import web
+
+from tessera.adapters.kube import KubeCluster
+from tessera.ports import ClusterError, NotFoundError
+from tessera.resources.api_resources import JOBS, SERVICES, ApiResource
+from tessera.resources.manifest import ObjectManifest
+from tests.adapters.small_server import RequestHandler, connected_cluster
+
+
+def a_manifest(kind: ApiResource, **metadata: str) -> ObjectManifest:
+    metadata = {"name": "a.b.c", "namespace": "default", **metadata}
+    body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}
+    return ObjectManifest(kind=kind, namespace="default", name="a.b.c", body=body)
+
+
+def refusing(status: int, message: str) -> RequestHandler:
+    async def answer(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response({"code": 404, "details": {"kind": "services"}}, status=404)
+        return web.json_response({"code": status, "message": message}, status=status)
+
+    return answer
+
+
+async def refusal(cluster: KubeCluster, kind: ApiResource) -> ClusterError:
+    with pytest.raises(ClusterError) as caught:
+        await cluster.apply(a_manifest(kind))
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", [SERVICES, JOBS], ids=lambda kind: kind.plural)
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 413, 422])
+async def test_the_first_apply_of_an_object_that_is_refused_says_why(
+    status: int, kind: ApiResource
+) -> None:
+    async with connected_cluster(refusing(status, "must not contain dots")) as cluster:
+        error = await refusal(cluster, kind)
+    assert not isinstance(error, NotFoundError)
+    assert f"{status} must not contain dots" in str(error)
+
+
+async def test_a_change_of_one_object_that_is_gone_needs_nothing_more() -> None:
+    async with connected_cluster(refusing(409, "no existing object was found")) as cluster:
+        with pytest.raises(NotFoundError):
+            await cluster.apply(a_manifest(SERVICES, uid="gone"))
