@@ -61,6 +61,26 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
+        a_service_spec(drain={"timeout": "999999h"}),
+        "spec.drain.timeout must be at most 24h",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(scaling={"scaleDown": {"stabilizationWindow": "61m"}}),
+        "spec.scaling.scaleDown.stabilizationWindow must be at most 1h",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(scaling={"scaleUp": {"stabilizationWindow": "2h"}}),
+        "spec.scaling.scaleUp.stabilizationWindow must be at most 1h",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(scaling={"scaleUp": {"period": "2h"}}),
+        "spec.scaling.scaleUp.period must be at most 1h",
+    ),
+    (
+        INFERENCE_SERVICES,
         {"model": {"uri": "pvc://claim/path", "revision": "main", "shape": SHAPE}},
         "spec.model.revision applies to hf:// models only",
     ),

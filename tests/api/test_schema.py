@@ -96,6 +96,21 @@ def test_durations_keep_their_length(text: str) -> None:
     assert InferenceServiceSpec.model_validate(spec).slo.ttft_p95 == first
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"drain": {"timeout": "999999h"}},
+        {"drain": {"timeout": "1441m"}},
+        {"scaling": {"scaleDown": {"stabilizationWindow": "61m"}}},
+        {"scaling": {"scaleUp": {"stabilizationWindow": "61m"}}},
+        {"scaling": {"scaleUp": {"period": "61m"}}},
+    ],
+)
+def test_durations_that_hold_devices_or_history_are_bounded(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at most"):
+        InferenceServiceSpec.model_validate({"model": {"uri": "hf://a/b"}, **fields})
+
+
 @pytest.mark.parametrize("text", ["", "5", "-3s", "1.5s", "s", "five"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):

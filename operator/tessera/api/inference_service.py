@@ -1,6 +1,6 @@
 """`InferenceService`: a model served behind an OpenAI-compatible API."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -11,6 +11,7 @@ from tessera.api.meta import (
     DnsLabel,
     Duration,
     Wire,
+    at_most,
     rule,
     text_default,
     with_rules,
@@ -223,26 +224,55 @@ class ActivityTarget(Wire):
     )
 
 
+# The load history of the longest window of all services is asked of Prometheus at once.
+_WindowDuration = Annotated[Duration, at_most(timedelta(hours=1))]
+
+
 class ScaleUp(Wire):
     """Scale-up behavior."""
 
-    stabilization_window: Duration = text_default("60s")
-    """Window of past recommendations for scaling up; the smallest one applies, so that a short
-    spike adds no replicas."""
+    stabilization_window: _WindowDuration = text_default("60s")
+    """Window of past recommendations for scaling up, at most `1h`; the smallest one applies, so
+    that a short spike adds no replicas."""
 
     pods: Annotated[int, Field(ge=1, le=1000)] = 2
     """Maximum number of replicas that can be added within `period`."""
 
-    period: Duration = text_default("120s")
-    """Period over which `pods` is counted."""
+    period: _WindowDuration = text_default("120s")
+    """Period over which `pods` is counted, at most `1h`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "duration(self.stabilizationWindow) <= duration('1h')",
+                "spec.scaling.scaleUp.stabilizationWindow must be at most 1h",
+                ".stabilizationWindow",
+            ),
+            rule(
+                "duration(self.period) <= duration('1h')",
+                "spec.scaling.scaleUp.period must be at most 1h",
+                ".period",
+            ),
+        )
+    )
 
 
 class ScaleDown(Wire):
     """Scale-down behavior."""
 
-    stabilization_window: Duration = text_default("300s")
-    """Window of past recommendations for scaling down; the largest one applies, so that a short
-    lull removes no replicas."""
+    stabilization_window: _WindowDuration = text_default("300s")
+    """Window of past recommendations for scaling down, at most `1h`; the largest one applies, so
+    that a short lull removes no replicas."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "duration(self.stabilizationWindow) <= duration('1h')",
+                "spec.scaling.scaleDown.stabilizationWindow must be at most 1h",
+                ".stabilizationWindow",
+            )
+        )
+    )
 
 
 class Scaling(Wire):
@@ -301,8 +331,19 @@ class EngineOptions(Wire):
 class Drain(Wire):
     """Graceful termination of replicas."""
 
-    timeout: Duration = text_default("60s")
-    """Time that running streams have to finish before the replica is stopped."""
+    timeout: Annotated[Duration, at_most(timedelta(hours=24))] = text_default("60s")
+    """Time that running streams have to finish before the replica is stopped, at most `24h`. Where
+    GPUs are repartitioned, a replica is stopped after one hour at the latest."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            rule(
+                "duration(self.timeout) <= duration('24h')",
+                "spec.drain.timeout must be at most 24h; until then the replica holds its device",
+                ".timeout",
+            )
+        )
+    )
 
 
 class EnvVarSource(Wire):

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -81,6 +82,18 @@ Duration = Annotated[
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": _DURATION, "minLength": 2, "maxLength": 32}),
 ]
+
+
+def at_most(limit: timedelta) -> AfterValidator:
+    """Return the check of a duration's upper bound; the CRD has the same bound as a rule."""
+
+    def check(value: timedelta) -> timedelta:
+        if value > limit:
+            raise ValueError(f"at most {format_duration(limit)} is allowed")
+        return value
+
+    return AfterValidator(check)
+
 
 # A decimal number as a string, which keeps it exact where a float would round.
 Amount = Annotated[
