@@ -10,8 +10,11 @@ from tessera.domain.repartition.cycle import Repartitions
 from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
 from tessera.reconcile.store import Store
 from tessera.resources import mig_objects
-from tessera.resources.api_resources import NODE_LAYOUTS, NODES
+from tessera.resources.api_resources import NODE_LAYOUTS, NODES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+
+# A replica whose drain took too long has this long to exit, whatever its grace period.
+_EXIT_SECONDS = 10
 
 
 class LayoutApplier:
@@ -66,7 +69,10 @@ class LayoutApplier:
             await self._attempt(self._send_request(name, request))
         for actions in pool_actions:
             for ref, uid in sorted(actions.evictions.items()):
-                await self._attempt(self._evict(ref, uid))
+                if ref not in actions.deletions:
+                    await self._attempt(self._evict(ref, uid))
+            for ref, uid in sorted(actions.deletions.items()):
+                await self._attempt(self._delete(ref, uid))
 
     def _nodes(self) -> Iterator[Node]:
         for observed in self._store.all(NODES).values():
@@ -121,6 +127,11 @@ class LayoutApplier:
             await self._cluster.evict(ref, uid)
         except DisruptionBudgetError as error:
             self.blocked_evictions[ref] = str(error)
+
+    async def _delete(self, ref: Ref, uid: str) -> None:
+        self._before_write()
+        key = ObjectKey(PODS.plural, ref.namespace, ref.name)
+        await self._cluster.delete(PODS, key, uid=uid, grace_seconds=_EXIT_SECONDS)
 
     async def _attempt(self, write: Awaitable[object]) -> None:
         try:

@@ -28,6 +28,7 @@ from tessera.domain.mig_backends.backend import (
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.repartition.actions import PoolActions, PoolService, Replica
+from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100
 
@@ -80,6 +81,10 @@ class SimService:
     downtime: bool = False
     protected: bool = False
     """A PodDisruptionBudget forbids every eviction."""
+    busy: bool = False
+    """Its engines always report requests."""
+    broken: bool = False
+    """New replicas never become Ready."""
 
 
 @dataclass(slots=True)
@@ -211,7 +216,8 @@ class PoolSimulation:
                         profile=pod.profile,
                         ready=pod.ready,
                         draining=pod.leaving,
-                        drained=pod.empty,
+                        drained=pod.empty and not service.busy,
+                        drain_expired=(pod.drain_ticks or 0) * TICK >= MAX_DRAIN,
                         terminating=pod.deleted is not None,
                     )
                     for pod in self.pods.values()
@@ -278,9 +284,9 @@ class PoolSimulation:
         for ref in sorted(actions.draining):
             if ref in self.pods and self.pods[ref].drain_ticks is None:
                 yield partial(setattr, self.pods[ref], "drain_ticks", 0)
-        for ref, uid in sorted(actions.evictions.items()):
+        for ref, uid in sorted({**actions.evictions, **actions.deletions}.items()):
             if ref in self.pods and self.pods[ref].deleted is None:
-                yield partial(self._evict, ref, uid)
+                yield partial(self._evict, ref, uid, forced=ref in actions.deletions)
         yield from self._request_writes(actions)
 
     def _request_writes(self, actions: PoolActions) -> Iterator[Callable[[], object]]:
@@ -313,11 +319,11 @@ class PoolSimulation:
             ]
         return scale
 
-    def _evict(self, ref: Ref, uid: str) -> None:
+    def _evict(self, ref: Ref, uid: str, *, forced: bool) -> None:
         pod = self.pods[ref]
         assert pod.uid == uid
         self.evictions += 1
-        if not self.services[pod.service].protected:
+        if forced or not self.services[pod.service].protected:
             pod.deleted = 0
 
     def tick(self) -> None:
@@ -389,7 +395,7 @@ class PoolSimulation:
                     if placement.profile == pod.profile and (gpu, placement) not in taken
                 ]
                 pod.slice = self.rng.choice(free) if free else None
-            elif pod.slice is not None:
+            elif pod.slice is not None and not (pod.service and self.services[pod.service].broken):
                 pod.age += 1
 
     def set_layout(self, node: SimNode, gpu: int, layout: Layout) -> None:
@@ -463,7 +469,8 @@ class _InvariantCheck:
     def __exit__(self, *_: object) -> None:
         after = self._world.ready_capacity()
         for name, service in self._world.services.items():
-            minimum = 0.0 if service.downtime else min(self._before[name], service.min_capacity)
+            keeps_none = service.downtime or service.broken
+            minimum = 0.0 if keeps_none else min(self._before[name], service.min_capacity)
             if after[name] < minimum - 1e-6:
                 raise PoolInvariantError(
                     f"{self._by} left {name} with {after[name]} of {self._before[name]}, "

@@ -11,6 +11,7 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.domain.repartition.pool_simulation import (
     START,
@@ -60,6 +61,13 @@ def play_until(simulation: PoolSimulation, phase: str, ticks: int = 60) -> PoolA
             return actions
         simulation.tick()
     raise AssertionError(actions.verdict)
+
+
+def reconcile_for(simulation: PoolSimulation, span: timedelta) -> None:
+    end = simulation.at + span
+    while simulation.at < end:
+        simulation.reconcile()
+        simulation.tick()
 
 
 def test_a_pool_without_a_plan_is_left_alone() -> None:
@@ -371,6 +379,24 @@ def test_an_eviction_that_a_disruption_budget_forbids_is_reported() -> None:
     assert "evicting team/chat-1" in actions.verdict.message
     simulation.services["chat"].protected = False
     assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
+
+
+def test_a_replica_that_never_leaves_is_deleted_and_the_unit_goes_on() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+    simulation.serve(chat(protected=True), [("n0", 0, HALF)])
+    simulation.services["chat"].busy = True
+    reconcile_for(simulation, MAX_DRAIN + timedelta(minutes=10))
+    assert simulation.status.units == ()
+    assert not simulation.nodes["n0"].tainted
+
+
+def test_replacements_that_never_become_ready_hold_no_node_for_ever() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    simulation.services["chat"].broken = True
+    reconcile_for(simulation, MAX_DRAIN + timedelta(minutes=10))
+    assert simulation.status.units == ()
+    assert not simulation.nodes["n0"].tainted
 
 
 def test_a_pod_that_comes_while_the_backend_partitions_leaves_first() -> None:

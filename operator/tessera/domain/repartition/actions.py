@@ -26,6 +26,8 @@ class Replica:
     """It takes no new requests, and its last request ended or the drain timeout passed."""
     terminating: bool = False
     """It has a deletion timestamp, so its Deployment no longer counts it."""
+    drain_expired: bool = False
+    """It has taken no new requests for `MAX_DRAIN`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,5 +70,8 @@ class PoolActions:
     """Displaced pods that take no new requests from now on."""
     evictions: Mapping[Ref, str] = field(default_factory=dict)
     """Draining pods to evict now, with their uids."""
+    deletions: Mapping[Ref, str] = field(default_factory=dict)
+    """Draining pods that hold a unit for too long, with their uids: they are deleted, whatever
+    their PodDisruptionBudget allows."""
     requests: Mapping[str, BackendRequest] = field(default_factory=dict)
     """Requests to the backend by node; nodes without one stay as they are."""

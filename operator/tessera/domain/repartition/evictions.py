@@ -1,6 +1,7 @@
 """Which displaced pods may drain now."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
 
 from tessera.api.ref import Ref
 from tessera.domain.repartition.actions import PoolService, Replica
@@ -12,6 +13,10 @@ from tessera.domain.repartition.capacity import (
     serving_capacity,
     tolerance,
 )
+
+# The longest that a unit waits for a replica: GKE gives a pod of a node that it upgrades the same.
+# Whether requests are left or a replacement is Ready is the engine's word.
+MAX_DRAIN = timedelta(hours=1)
 
 
 def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:

@@ -28,6 +28,7 @@ from tessera.domain.repartition import messages
 from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
 from tessera.domain.repartition.evictions import (
+    MAX_DRAIN,
     displaced_by_profile,
     needs_extra_replica,
     pods_to_drain,
@@ -183,6 +184,7 @@ class _RolloutCycle:
             ),
             draining=draining,
             evictions=evictions,
+            deletions={pod: replicas[pod].uid for pod in sorted(draining & self._expired_pods())},
             requests=self._requests,
         )
 
@@ -248,6 +250,8 @@ class _RolloutCycle:
         # Without the taint, or just after it, a pod may still be bound to one of these slices.
         if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
             return self._request(updated, repartition, "Partitioning")
+        if self._at - since >= MAX_DRAIN:
+            return _ActiveUnit(unit=updated, repartition=repartition)
         surging = not draining and self._needs_surge(repartition)
         # The slices that were free for the replacements when the unit began went to other pods.
         if overdue and not draining and not surging and self._shortages(repartition):
@@ -495,10 +499,27 @@ class _RolloutCycle:
             *(active.repartition.pods for active in self._active.values())
         )
 
+    def _is_expired(self, active: _ActiveUnit) -> bool:
+        return self._at - active.unit.since >= MAX_DRAIN
+
+    def _expired_pods(self) -> frozenset[Ref]:
+        """Return the pods that an active unit has waited for as long as it may.
+
+        A pod that somebody deleted may have the grace period of its whole drain timeout.
+        """
+        replicas = self._capacity.replicas
+        return frozenset(
+            pod
+            for active in self._active.values()
+            for pod in active.repartition.pods
+            if replicas[pod].drain_expired
+            or (replicas[pod].terminating and self._is_expired(active))
+        )
+
     def _draining(self, displaced: frozenset[Ref], wrong_profile: frozenset[Ref]) -> frozenset[Ref]:
         """Return the pods that take no new requests from now on."""
         unit_pods = self._unit_pods()
-        ready, overdue = set[Ref](), set[Ref]()
+        ready, overdue, expired = set[Ref](), set[Ref](), set[Ref]()
         for active in self._active.values():
             # Before the taint is observed, a replacement could be bound to the very slice that its
             # predecessor leaves.
@@ -506,11 +527,15 @@ class _RolloutCycle:
                 ready |= active.repartition.pods
                 if self._at - active.unit.since >= REPLACEMENT_TIMEOUT:
                     overdue |= active.repartition.pods
+                if self._is_expired(active):
+                    expired |= active.repartition.pods
         # Pods of GPUs whose unit has not begun lose their slices as well, later.
         mismatched_pods = frozenset[Ref]().union(
             *(self._repartition(goal, goal.mismatched).pods for goal in self._goals.values())
         )
-        return pods_to_drain(
+        # An expired pod waits for no replacement any more, even if its service falls below its
+        # minimum.
+        return expired | pods_to_drain(
             self._capacity,
             displaced,
             self._capacity.supply(self._nodes_to_taint()),

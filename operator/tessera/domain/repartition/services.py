@@ -1,10 +1,11 @@
 """The services on the slices of a pool, with the capacity that a rollout has to keep for each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.cache import KeyedCache, StableTupleCache
 from tessera.domain.hardware.pools import PoolView
@@ -12,8 +13,9 @@ from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
-from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot
 from tessera.domain.repartition.actions import PoolService, Replica
+from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.scaling.drain import is_drained
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 
@@ -54,12 +56,7 @@ class PoolServiceCache:
         """Return one service, from the cache unless it drains a pod."""
         # Whether a drain has ended depends on the time, which is no key of the cache.
         if any(pod.draining_since is not None for pod in proposal.objects.pods):
-            return _pool_service(
-                context,
-                proposal,
-                speeds,
-                lambda pod, limit: is_drained(pod, snapshot.in_flight, snapshot.at, limit),
-            )
+            return _pool_service(context, proposal, speeds, snapshot.in_flight, snapshot.at)
         return self._pool_service(proposal.service.ref, context, proposal, speeds)
 
     def retain(self, proposals: Mapping[Ref, Proposal]) -> None:
@@ -90,13 +87,14 @@ def _pool_service(
     context: _PoolContext,
     proposal: Proposal,
     speeds: _Speeds,
-    has_drained: Callable[[Pod, timedelta], bool],
+    in_flight: Mapping[Ref, InFlight],
+    at: datetime | None,
 ) -> PoolService | None:
+    """Return the service as of a moment; `at` is None where no pod drains."""
     spec, choice = proposal.service.spec, proposal.placement.choice
     if spec is None:
         return None
-    limit = spec.drain.timeout
-    replicas = tuple(_replicas(context, proposal, lambda pod: has_drained(pod, limit)))
+    replicas = tuple(_replicas(context, proposal, spec, in_flight, at))
     in_pool = choice is not None and choice.offer.pool == context.pool
     profile = choice.offer.hardware.profile if choice is not None and in_pool else None
     if not replicas and profile is None:
@@ -139,23 +137,26 @@ def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str |
 def _service_without_draining(
     context: _PoolContext, proposal: Proposal, speeds: _Speeds
 ) -> PoolService | None:
-    # No pod drains, so the creation time stands for the present: the result is the same at any
-    # time and can be cached.
-    return _pool_service(
-        context, proposal, speeds, lambda pod, limit: is_drained(pod, {}, pod.created, limit)
-    )
+    # No pod drains, so the result is the same at any time and can be cached.
+    return _pool_service(context, proposal, speeds, {}, None)
 
 
 def _replicas(
-    context: _PoolContext, proposal: Proposal, has_drained: Callable[[Pod], bool]
+    context: _PoolContext,
+    proposal: Proposal,
+    spec: InferenceServiceSpec,
+    in_flight: Mapping[Ref, InFlight],
+    at: datetime | None,
 ) -> Iterator[Replica]:
     """Yield its pods on the pool's slices and its pending pods that request one."""
     variants = {workload.variant for workload in proposal.objects.workloads}
+    limit = min(spec.drain.timeout, MAX_DRAIN)
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
         belongs = pod.node in context.members if pod.node is not None else pod.variant in variants
         if profile is None or not belongs or pod.ended is not None:
             continue
+        now, since = at or pod.created, pod.draining_since
         yield Replica(
             pod=pod.ref,
             uid=pod.uid,
@@ -164,7 +165,8 @@ def _replicas(
             ready=pod.takes_requests,
             draining=pod.terminating or pod.draining_since is not None,
             terminating=pod.terminating,
-            drained=has_drained(pod),
+            drained=is_drained(pod, in_flight, now, limit),
+            drain_expired=since is not None and now - since >= MAX_DRAIN,
         )
 
 
