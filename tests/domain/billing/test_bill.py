@@ -76,6 +76,11 @@ def total(bill: Bill) -> int:
     return sum(bill.lines.values())
 
 
+def test_a_pod_that_ended_by_a_clock_ahead_is_not_charged_on() -> None:
+    bill = bill_after(1, pods=[a_loaded_pod(ended=NOW + 9 * HOUR, terminating=True)])
+    assert not any(line.state.allocated for line in bill.lines)
+
+
 def test_the_first_cycle_charges_nothing_and_begins_to_count() -> None:
     bill = charge(Bill(), Snapshot(at=NOW, pools=(a_pool(),), nodes=(a_node(whole=1),)))
     assert (bill.as_of, bill.since, bill.lines) == (NOW, NOW, {})

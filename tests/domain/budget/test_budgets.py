@@ -344,6 +344,14 @@ def test_a_node_whose_clock_is_ahead_costs_nothing_after_the_end_of_its_pod(ahea
     assert spent(budget_in(decision)) == expected
 
 
+def test_a_pod_that_ended_by_a_clock_ahead_and_went_unseen_is_not_charged_again() -> None:
+    ended = replace(running(1)[0], ended=at(900), terminating=True)
+    before = plan_of(replace(scaled(0, at(300)), pods=(ended,), budgets=(a_budget(),)))
+    memory = PlanMemory(meters=before.meters)
+    after = plan_of(replace(scaled(0, at(1800)), budgets=(a_budget(),)), memory=memory)
+    assert spent(budget_in(after)) == spent(budget_in(before))
+
+
 def test_a_namespace_that_moves_between_budgets_is_charged_from_then_on() -> None:
     zone_budget = a_budget("zone", tenant={"namespaces": ["team-b"]})
     before = plan_of(replace(scaled(1, at(600)), budgets=(zone_budget,)))

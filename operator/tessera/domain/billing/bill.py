@@ -99,7 +99,7 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
     # A clock that was set back charges nothing until it has caught up.
     if end <= begin:
         return bill
-    busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot.pods)
+    busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot)
     specs = {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
     parts: Counter[CostLine] = Counter()
     for node in snapshot.nodes:
@@ -113,12 +113,14 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
     return _credit(replace(bill, as_of=end, since=bill.since or begin), parts)
 
 
-def _pods_by_node(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+def _pods_by_node(snapshot: Snapshot) -> Mapping[str, Sequence[Pod]]:
     """Return the bound pods of each node, those bound first in front."""
-    # On an overcommitted node the first pod gets the device.
+    # On an overcommitted node the first pod gets the device. A pod that ends later than now ended
+    # by a clock ahead of this one, and is not charged on until then.
     pods_by_node: dict[str, list[Pod]] = defaultdict(list)
-    for pod in sorted(pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
-        if pod.node is not None and pod.bound is not None:
+    for pod in sorted(snapshot.pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
+        ends_later = pod.ended is not None and pod.ended > snapshot.at
+        if pod.node is not None and pod.bound is not None and not ends_later:
             pods_by_node[pod.node].append(pod)
     return pods_by_node
 
