@@ -138,6 +138,22 @@ class RunningStatus(_BudgetStatusBase):
     """Time up to which it is charged."""
 
 
+class RunningGroupStatus(_BudgetStatusBase):
+    """Replicas of one price whose cost is being charged, without their names."""
+
+    pool: str
+    """AcceleratorPool that they run on."""
+
+    weight: Amount
+    """Share of a GPU that each is charged for."""
+
+    per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
+    """Latest known price of one whole GPU per hour."""
+
+    replicas: Annotated[int, Field(ge=1, le=10**6)]
+    """How many they are, all charged until `spend.asOf`."""
+
+
 class SpendStatus(_BudgetStatusBase):
     """Record of the spend, from which a restarted operator continues."""
 
@@ -148,7 +164,10 @@ class SpendStatus(_BudgetStatusBase):
     """State of the current window of each limit."""
 
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
-    """Replicas that were being charged."""
+    """Replicas that were being charged; of more than 400 those that were bound last."""
+
+    running_groups: Annotated[tuple[RunningGroupStatus, ...], Field(max_length=200)] = ()
+    """The other replicas that were being charged, counted by pool and weight."""
 
     incomplete_windows: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
     """Windows in which some earlier spend is unknown."""

@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff
+
+# A weight is a share like 15/112; its ninth digit is a nano-unit in an hour.
+WEIGHT_QUANTUM = Decimal("1e-9")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +22,17 @@ class MeteredReplica:
     pool: str
     tariff: Tariff
     charged_until: datetime
+    bound: datetime
+    """When the pod was bound; `charged_until` while only the record is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteredGroup:
+    """Running replicas that a record counts without naming them, charged until its `as_of`."""
+
+    pool: str
+    tariff: Tariff
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +51,8 @@ class SpendMeter:
     as_of: datetime | None = None
     spend_by_window: Mapping[WindowName, WindowSpend] = field(default_factory=dict)
     running: Mapping[str, MeteredReplica] = field(default_factory=dict)
+    groups: tuple[MeteredGroup, ...] = ()
+    """Further replicas that ran then; only right after a record was restored."""
     incomplete_windows: Mapping[WindowName, datetime] = field(default_factory=dict)
     """Starts of windows of which an earlier part was not metered."""
 

@@ -1,12 +1,20 @@
 """Metering of tenants' spend: a replica costs from the binding of its pod until the pod ends."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import chain
 
 from tessera.api.accelerator_pool import Price
-from tessera.api.tenant_budget import RunningStatus, SpendStatus
-from tessera.domain.budget.meter import MeteredReplica, SpendMeter, WindowSpend
+from tessera.api.tenant_budget import RunningGroupStatus, RunningStatus, SpendStatus
+from tessera.domain.budget.meter import (
+    WEIGHT_QUANTUM,
+    MeteredGroup,
+    MeteredReplica,
+    SpendMeter,
+    WindowSpend,
+)
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.hardware.pools import PoolView, tariff_of
 from tessera.domain.money import Tariff, to_nanos
@@ -38,7 +46,7 @@ def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapp
 
 def accrue_spend(
     meter: SpendMeter,
-    pods: Iterable[Pod],
+    pods: Sequence[Pod],
     pod_rates: Mapping[str, Rate],
     periods: Sequence[CalendarPeriod],
     at: datetime,
@@ -50,6 +58,7 @@ def accrue_spend(
     the time when no operator ran, else until now. A replica whose node or pool was deleted is
     charged at its last price. A clock that was set back charges nothing.
     """
+    meter = _with_named_groups(meter, pods, pod_rates)
     totals = {period.name: meter.spent(period) for period in periods}
     running: dict[str, MeteredReplica] = {}
 
@@ -71,7 +80,9 @@ def accrue_spend(
                 running[pod.uid] = replace(charged, charged_until=pod.ended)
     for uid in sorted(meter.running.keys() - existing_uids):
         vanished = meter.running[uid]
-        charge(vanished, min(last_seen.get(vanished.pod, at), at))
+        # One that is charged beyond the last cycle had ended by the clock of its node.
+        if meter.as_of is None or vanished.charged_until <= meter.as_of:
+            charge(vanished, min(last_seen.get(vanished.pod, at), at))
     spend_by_window = {
         period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
         for period in periods
@@ -85,7 +96,7 @@ def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredR
     if pod.bound is None or rate is None:
         return previous
     if previous is not None:
-        return replace(previous, pool=rate.pool, tariff=rate.tariff)
+        return replace(previous, pool=rate.pool, tariff=rate.tariff, bound=pod.bound)
     charged_until, metered_until = pod.bound, meter.as_of
     if metered_until is not None:
         # A pod that ended before the last cycle was charged then.
@@ -96,8 +107,54 @@ def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredR
             metered_until if pod.bound < metered_until - _MAX_OBSERVATION_DELAY else charged_until
         )
     return MeteredReplica(
-        pod=str(pod.ref), pool=rate.pool, tariff=rate.tariff, charged_until=charged_until
+        pod=str(pod.ref),
+        pool=rate.pool,
+        tariff=rate.tariff,
+        charged_until=charged_until,
+        bound=pod.bound,
     )
+
+
+def _with_named_groups(
+    meter: SpendMeter, pods: Sequence[Pod], pod_rates: Mapping[str, Rate]
+) -> SpendMeter:
+    """Return the meter with the replicas of its groups by uid, as far as their pods exist.
+
+    The pods that were bound before the record, the oldest first, are those that it counted. What
+    remains of a group vanished: when is not known, so it is charged until now.
+    """
+    if meter.as_of is None or not meter.groups:
+        return meter
+    as_of, running = meter.as_of, dict(meter.running)
+    counted_pods = sorted(
+        (pod.bound, pod.uid, pod)
+        for pod in pods
+        if pod.uid not in running and pod.bound is not None and pod.bound <= as_of
+        if pod.ended is None or pod.ended > as_of
+    )
+    unnamed = Counter[tuple[str, Tariff]]()
+    for group in meter.groups:
+        unnamed[group.pool, group.tariff] += group.replicas
+    tariffs = {(group.pool, group.tariff.weight): group.tariff for group in meter.groups}
+
+    def name_replica(uid: str, pod: str, pool: str, tariff: Tariff) -> None:
+        unnamed[pool, tariff] -= 1
+        running[uid] = MeteredReplica(
+            pod=pod, pool=pool, tariff=tariff, charged_until=as_of, bound=as_of
+        )
+
+    for _, uid, pod in counted_pods:
+        if (rate := pod_rates.get(uid)) is not None:
+            tariff = tariffs.get((rate.pool, rate.tariff.weight.quantize(WEIGHT_QUANTUM)))
+            if tariff is not None and unnamed[rate.pool, tariff]:
+                name_replica(uid, str(pod.ref), rate.pool, tariff)
+    # Where the node or the pool is gone, a pod has no rate of its own.
+    leftover = sorted(unnamed.elements(), key=lambda item: (item[0], item[1].weight))
+    unrated = [(uid, str(pod.ref)) for _, uid, pod in counted_pods if uid not in pod_rates]
+    vanished = ((f"vanished-{index}", "") for index in range(len(leftover)))
+    for (pool, tariff), (uid, pod_name) in zip(leftover, chain(unrated, vanished), strict=False):
+        name_replica(uid, pod_name, pool, tariff)
+    return replace(meter, running=running, groups=())
 
 
 def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
@@ -114,8 +171,10 @@ def restore_meter(
 ) -> SpendMeter:
     """Return the meter that an earlier leader recorded in the status."""
 
-    def recorded_price(replica: RunningStatus) -> Price:
-        return Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
+    def recorded_tariff(replica: RunningStatus | RunningGroupStatus) -> Tariff:
+        # A deleted pool has no prices: the last one is in the record.
+        last_price = Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
+        return Tariff(prices.get(replica.pool) or (last_price,), replica.weight)
 
     return SpendMeter(
         as_of=spend.as_of,
@@ -129,14 +188,16 @@ def restore_meter(
             replica.uid: MeteredReplica(
                 pod=replica.pod,
                 pool=replica.pool,
-                # A deleted pool has no prices: the last one is in the record.
-                tariff=Tariff(
-                    prices.get(replica.pool) or (recorded_price(replica),), replica.weight
-                ),
+                tariff=recorded_tariff(replica),
                 charged_until=replica.charged_until,
+                bound=replica.charged_until,
             )
             for replica in spend.running
         },
+        groups=tuple(
+            MeteredGroup(pool=group.pool, tariff=recorded_tariff(group), replicas=group.replicas)
+            for group in spend.running_groups
+        ),
         incomplete_windows={
             window.window: window.start
             for window in spend.windows

@@ -1,20 +1,27 @@
 """Plan -> the status of a budget, which is also the record that a successor goes on from."""
 
+from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.reasons import StatusReason, StatusVerdict
-from tessera.api.tenant_budget import RunningStatus, SpendStatus, TenantBudgetStatus, WindowStatus
+from tessera.api.tenant_budget import (
+    RunningGroupStatus,
+    RunningStatus,
+    SpendStatus,
+    TenantBudgetStatus,
+    WindowStatus,
+)
 from tessera.domain.budget.budgets import BudgetView, summary
-from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.meter import WEIGHT_QUANTUM, MeteredReplica, SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow
 from tessera.domain.money import from_nanos
 from tessera.domain.status.service import conditions
 
 RECORD_INTERVAL = timedelta(minutes=1)
 _COST_QUANTUM = Decimal("1e-4")
-# A weight is a share like 15/112; its ninth digit is a nano-unit in an hour.
-_WEIGHT_QUANTUM = Decimal("1e-9")
+# Replicas that a record names: with names of any length it stays below 256 KiB.
+MAX_NAMED_REPLICAS = 400
 
 
 def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
@@ -65,12 +72,46 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
     ]
     recorded = {replica.uid: replica.per_gpu_hour for replica in record.running}
     day = state.at.date()
-    rates = {uid: replica.tariff.per_gpu_hour(day) for uid, replica in view.meter.running.items()}
-    return window_changed or recorded != rates or state.at - record.as_of >= RECORD_INTERVAL
+    named, groups = _recorded_replicas(view.meter, state.at)
+    rates = {uid: replica.tariff.per_gpu_hour(day) for uid, replica in named}
+    return (
+        window_changed
+        or recorded != rates
+        or record.running_groups != groups
+        or state.at - record.as_of >= RECORD_INTERVAL
+    )
+
+
+def _recorded_replicas(
+    meter: SpendMeter, at: datetime
+) -> tuple[list[tuple[str, MeteredReplica]], tuple[RunningGroupStatus, ...]]:
+    """Return the replicas that a record names, by uid, and the others as groups.
+
+    Those that ended by a clock ahead of this one, and those bound last, are named first: only of
+    these a successor could not tell until when they are charged.
+    """
+    running = sorted(meter.running.items())
+    if len(running) <= MAX_NAMED_REPLICAS:
+        return running, ()
+    running.sort(key=lambda item: (item[1].charged_until, item[1].bound), reverse=True)
+    day = at.date()
+    groups = Counter(
+        (
+            replica.pool,
+            replica.tariff.weight.quantize(WEIGHT_QUANTUM),
+            replica.tariff.per_gpu_hour(day),
+        )
+        for _, replica in running[MAX_NAMED_REPLICAS:]
+    )
+    return sorted(running[:MAX_NAMED_REPLICAS]), tuple(
+        RunningGroupStatus(pool=pool, weight=weight, per_gpu_hour=price, replicas=replicas)
+        for (pool, weight, price), replicas in sorted(groups.items())
+    )
 
 
 def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
     current_windows = state.current_windows
+    named, groups = _recorded_replicas(meter, state.at)
     return SpendStatus(
         as_of=state.at,
         windows=tuple(
@@ -82,12 +123,13 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
                 uid=uid,
                 pod=replica.pod,
                 pool=replica.pool,
-                weight=replica.tariff.weight.quantize(_WEIGHT_QUANTUM),
+                weight=replica.tariff.weight.quantize(WEIGHT_QUANTUM),
                 per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
                 charged_until=replica.charged_until,
             )
-            for uid, replica in sorted(meter.running.items())
+            for uid, replica in named
         ),
+        running_groups=groups,
         incomplete_windows=tuple(
             window.period.name for window in current_windows if not meter.is_complete(window.period)
         ),
