@@ -259,15 +259,30 @@ BOUNDS = [
     ),
 ]
 
+NAMES = [
+    # kind, spec, refused names, accepted names
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(),
+        ("llama-3.1-8b", "3llama", f"n-{'a' * 62}"),
+        ("llama-3-1-8b", f"n-{'a' * 61}"),
+    ),
+    (BATCH_INFERENCES, BATCH, ("night.1", "n" * 64), ("2026-11", "n" * 63)),
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE), ("p" * 64,), ("a100.west", "p" * 63)),
+]
+
 
 async def create(
-    cluster: KubeCluster, kind: ApiResource, spec: dict[str, Any], **query: str
+    cluster: KubeCluster,
+    kind: ApiResource,
+    spec: dict[str, Any],
+    name: str | None = None,
+    **query: str,
 ) -> tuple[int, Any]:
-    name = f"case-{next(_numbers)}"
     body = {
         "apiVersion": kind.api_version,
         "kind": kind.kind,
-        "metadata": {"name": name},
+        "metadata": {"name": name or f"case-{next(_numbers)}"},
         "spec": spec,
     }
     return await cluster.request("POST", kind.path("default"), query, body)
@@ -291,9 +306,28 @@ async def test_what_is_out_of_bounds_is_refused_with_its_path(
     assert field in answer["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "spec", "refused", "accepted"), NAMES, ids=[case[0].plural for case in NAMES]
+)
+async def test_a_name_that_no_child_can_have_is_refused(
+    cluster: KubeCluster,
+    kind: ApiResource,
+    spec: dict[str, Any],
+    refused: tuple[str, ...],
+    accepted: tuple[str, ...],
+) -> None:
+    for name in refused:
+        status, answer = await create(cluster, kind, spec, name)
+        assert status == 422
+        assert "metadata.name is also" in answer["message"]
+    for name in accepted:
+        status, answer = await create(cluster, kind, spec, name)
+        assert status == 201, answer
+
+
 def test_every_rule_has_a_manifest() -> None:
     text = json.dumps([crd(kind) for kind in KINDS])
-    assert text.count('"rule":') == len(RULES) + len(FIXED)
+    assert text.count('"rule":') == len(RULES) + len(FIXED) + len(NAMES)
 
 
 @pytest.mark.parametrize("change", FIXED, ids=lambda change: next(reversed(change)))

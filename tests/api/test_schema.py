@@ -67,7 +67,7 @@ def test_every_printer_column_reads_a_field_of_the_schema(kind: CustomResourceTy
 def test_every_rule_names_its_field_and_says_what_to_do(kind: CustomResourceType) -> None:
     for _, node in nodes(schema(kind)):
         for rule in node.get("x-kubernetes-validations", ()):
-            assert re.search(r"spec\.\w+.*(?:[:;,] | needs | must )", rule["message"])
+            assert re.search(r"(?:spec|metadata)\.\w+.*(?:[:;,] | needs | must )", rule["message"])
 
 
 def test_the_scaling_defaults_are_the_promised_ones() -> None:
@@ -117,3 +117,30 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         InferenceServiceSpec.model_validate(
             {"model": {"uri": "hf://a/b"}, "slo": {"ttftP95": text}}
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("llama-3-1-8b", {"InferenceService", "BatchInference", "AcceleratorPool"}),
+        ("3llama", {"BatchInference", "AcceleratorPool"}),
+        ("llama-3.1-8b", {"AcceleratorPool"}),
+        ("n" * 63, {"InferenceService", "BatchInference", "AcceleratorPool"}),
+        ("n" * 64, set[str]()),
+    ],
+)
+def test_a_new_object_may_have_a_name_that_its_children_can_have(
+    name: str, kinds: set[str]
+) -> None:
+    rules = {
+        kind.name: rule["rule"]
+        for kind in KINDS
+        for rule in schema(kind).get("x-kubernetes-validations", ())
+        if rule.get("optionalOldSelf")
+    }
+    prefix, suffix = "oldSelf.hasValue() || self.metadata.name.matches('", "')"
+    assert {
+        kind
+        for kind, text in rules.items()
+        if re.search(text.removeprefix(prefix).removesuffix(suffix), name)
+    } == kinds

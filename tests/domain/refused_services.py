@@ -39,6 +39,14 @@ SERVICES = [
         says=("hf://", "kubectl explain"),
     ),
     RefusalCase(
+        reason=Accepted.INVALID_NAME,
+        manifest=service_manifest("  model: {uri: 'hf://Qwen/Qwen3-8B'}").replace(
+            "name: chat", "name: qwen3.8b"
+        ),
+        field="metadata.name",
+        says=("a dot or more than 63 characters", "create the InferenceService under another"),
+    ),
+    RefusalCase(
         reason=Accepted.READING_MODEL,
         manifest=service_manifest("  model: {uri: 'hf://acme/own-model'}"),
         field="spec.model.shape",

@@ -12,6 +12,7 @@ from tessera.api.meta import (
     LabelKey,
     LabelValue,
     Wire,
+    name_rule,
     rule,
     with_rules,
 )
@@ -183,3 +184,12 @@ class AcceleratorPool(Wire):
 
     status: AcceleratorPoolStatus | None = None
     """Observed state of the pool; written by the operator only."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            name_rule(
+                "^.{1,63}$",
+                "metadata.name is also the value of a label: use at most 63 characters",
+            )
+        )
+    )

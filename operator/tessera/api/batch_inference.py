@@ -13,6 +13,7 @@ from tessera.api.meta import (
     DnsLabel,
     Duration,
     Wire,
+    name_rule,
     rule,
     text_default,
     with_rules,
@@ -342,3 +343,13 @@ class BatchInference(Wire):
 
     status: BatchInferenceStatus | None = None
     """Observed state of the batch; written by the operator only."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            name_rule(
+                "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+                "metadata.name is also a label of Jobs and part of their names: use at most 63 "
+                "lower-case letters, digits and hyphens and no dots, such as nightly-2026-11",
+            )
+        )
+    )

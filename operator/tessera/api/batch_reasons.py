@@ -14,7 +14,7 @@ class BatchAccepted(StatusReason):
         True,
     )
     INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
-    NAME_TOO_LONG = "NameTooLong", "The name is too long for a label value, so no Job can carry it."
+    INVALID_NAME = "InvalidName", "The name is too long for a label value, so no Job can carry it."
     SERVICE_NOT_FOUND = (
         "ServiceNotFound",
         "`spec.service` names no InferenceService in the namespace that Tessera can read.",

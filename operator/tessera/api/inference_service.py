@@ -12,6 +12,7 @@ from tessera.api.meta import (
     Duration,
     Wire,
     at_most,
+    name_rule,
     rule,
     text_default,
     with_rules,
@@ -704,3 +705,14 @@ class InferenceService(Wire):
 
     status: InferenceServiceStatus | None = None
     """Observed state of the service; written by the operator only."""
+
+    model_config = ConfigDict(
+        json_schema_extra=with_rules(
+            name_rule(
+                # Older API servers refuse a Service whose name begins with a digit.
+                "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
+                "metadata.name is also the name of the Service: use at most 63 lower-case letters, "
+                "digits and hyphens, first a letter and no dots, such as llama-3-1-8b",
+            )
+        )
+    )

@@ -41,7 +41,14 @@ def rule(expression: str, message: str, field: str | None = None) -> dict[str, s
     return validation if field is None else validation | {"fieldPath": field}
 
 
-def with_rules(*rules: dict[str, str]) -> dict[str, Any]:
+def name_rule(pattern: str, message: str) -> dict[str, Any]:
+    """Return the CEL rule of `metadata.name`; it applies to new objects only."""
+    # The status of an object that is older than the rule can still be written.
+    expression = f"oldSelf.hasValue() || self.metadata.name.matches('{pattern}')"
+    return rule(expression, message) | {"optionalOldSelf": True}
+
+
+def with_rules(*rules: dict[str, Any]) -> dict[str, Any]:
     """Return a `json_schema_extra` that carries CEL rules into the CRD."""
     return {"x-kubernetes-validations": list(rules)}
 

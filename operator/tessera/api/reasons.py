@@ -45,6 +45,11 @@ class Accepted(StatusReason):
         True,
     )
     INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
+    INVALID_NAME = (
+        "InvalidName",
+        "No Service can have the name of this object, so nothing runs for it; recreate it under "
+        "another name.",
+    )
     READING_MODEL = (
         "ReadingModel",
         "Tessera does not know the dimensions of the model; a Job reads its `config.json`.",

@@ -55,6 +55,11 @@ def _short(name: str) -> str:
     return f"{name[: _MAX_NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
+def can_name_service(name: str) -> bool:
+    """Return whether some API server accepts a Service of this name."""
+    return re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) is not None
+
+
 def selector(service: str) -> str:
     """Return the label selector of a service's replicas."""
     return f"{SERVICE_LABEL}={service}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.api.reasons import WithinBudget
+from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
 from tessera.domain.scaling.drain import DRAINED_DELETION_COST
@@ -85,7 +85,8 @@ def obsolete_objects(
     existing: Iterable[ClusterObject],
 ) -> list[tuple[ApiResource, ObjectKey]]:
     """Return the objects of the service that are no longer needed; none while undecided."""
-    if service_plan.choice is None:
+    unservable = service_plan.accepted.reason is Accepted.INVALID_NAME
+    if service_plan.choice is None and not unservable:
         return []
     keys = {manifest.key for manifest in manifests}
     return [
@@ -93,7 +94,8 @@ def obsolete_objects(
         for observed in existing
         if observed.key not in keys
         and (
-            observed.key.plural != DEPLOYMENTS.plural
+            unservable
+            or observed.key.plural != DEPLOYMENTS.plural
             or Ref(observed.key.namespace, observed.key.name) in service_plan.removable_deployments
         )
     ]

@@ -95,7 +95,7 @@ CASES = [
         says=("spec.service", "exactly one"),
     ),
     BatchCase(
-        reason=BatchAccepted.NAME_TOO_LONG,
+        reason=BatchAccepted.INVALID_NAME,
         situation=a_situation(replace(a_batch(), ref=Ref("team-a", "n" * 70))),
         field="metadata.name",
         says=("70 characters", "63"),

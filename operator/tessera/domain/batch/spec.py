@@ -125,8 +125,9 @@ def _denials(
     name = situation.batch.ref.name
     if len(name) > MAX_NAME_LENGTH:
         yield StatusVerdict(
-            BatchAccepted.NAME_TOO_LONG,
-            f"metadata.name has {len(name)} characters, the limit of a label is {MAX_NAME_LENGTH}",
+            BatchAccepted.INVALID_NAME,
+            f"metadata.name has {len(name)} characters, the limit of a label is {MAX_NAME_LENGTH}; "
+            "create the batch under a shorter name",
         )
     unknown = checks.unknown_model_denial(source.spec)
     for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):

@@ -10,6 +10,7 @@ from tessera.api.inference_service import InferenceServiceSpec, InferenceService
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
+from tessera.domain.names import can_name_service
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot, Workload
 from tessera.domain.placement.checks import check, unchecked_flags_warning
@@ -30,6 +31,12 @@ AllocatedDevices = Counter[tuple[str, str]]
 
 
 _DEFAULT_SCALING = ScalingSpec()
+# Of a service that is older than the rule of its CRD.
+_INVALID_NAME = StatusVerdict(
+    Accepted.INVALID_NAME,
+    "metadata.name: no Service can have it, since it has a dot or more than 63 characters; its "
+    "replicas are deleted, so create the InferenceService under another name",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +137,8 @@ def _propose(
         return _unchanged_proposal(
             service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
         )
+    if not can_name_service(service.ref.name):
+        return _unchanged_proposal(service, objects, _INVALID_NAME, history)
     preparation = prepare_model(snapshot, service, spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
