@@ -126,6 +126,14 @@ FIRES = [
         says="Run kubectl tessera plan a100",
         labels={"pool": "a100"},
     ),
+    Fires(
+        alert="ClockNotTrusted",
+        series={'tessera_clock_error_seconds{instance="10.0.0.1:8080"}': always(-7200)},
+        minutes=5,
+        severity="warning",
+        says="correct the time of the node",
+        labels={"instance": "10.0.0.1:8080"},
+    ),
 ]
 
 QUIET: list[tuple[str, str, Series]] = [

@@ -37,6 +37,15 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 # Returns the current time, timezone-aware and in UTC.
 Clock: TypeAlias = Callable[[], datetime]
 
+
+@dataclass(frozen=True, slots=True)
+class ServerDate:
+    """The time of the API server, and the monotonic seconds at which it was received."""
+
+    at: datetime
+    monotonic: float
+
+
 ObjectValue: TypeAlias = (
     ObservedService
     | Batch

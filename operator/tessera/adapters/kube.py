@@ -11,6 +11,8 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -33,6 +35,7 @@ from tessera.ports import (
     NotFoundError,
     ObjectList,
     ResourceExpiredError,
+    ServerDate,
     WatchEvent,
 )
 from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, ApiResource
@@ -109,17 +112,17 @@ class KubeCluster:
         self,
         connection: Connection,
         namespaces: tuple[str, ...] = (),
-        prepull_namespace: str | None = None,
+        operator_namespace: str | None = None,
         idle_seconds: float = _WATCH_IDLE_SECONDS,
     ) -> None:
         """Restrict lists and watches of namespaced kinds to `namespaces`; empty means all.
 
-        Cluster-scoped kinds are always listed; kinds of pre-pulls are listed only in
-        `prepull_namespace`. A watch that is silent for more than `idle_seconds` is closed.
+        Cluster-scoped kinds are always listed; kinds of the operator's namespace are listed only in
+        `operator_namespace`. A watch that is silent for more than `idle_seconds` is closed.
         """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
-        self._prepull_namespace = prepull_namespace
+        self._operator_namespace = operator_namespace
         self._watches = ApiClient(_without_pool_limit(connection))
         """A client of its own for watches, since streams would use up the connection pool."""
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
@@ -127,6 +130,8 @@ class KubeCluster:
         """The resourceVersions that our own writes returned, whose events are still to come."""
         self._retry_at: dict[tuple[str, str], float] = {}
         """Times, on the event loop's clock, before which the server asked not to retry."""
+        self.server_date: ServerDate | None = None
+        """The `Date` of the latest response, on the event loop's clock, which is monotonic."""
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]  # same
@@ -136,7 +141,7 @@ class KubeCluster:
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         scopes = self.scopes(kind)
-        if kind.in_prepull_namespace or scopes == (None,):
+        if kind.in_operator_namespace or scopes == (None,):
             return await self._list(kind, scopes[0])
         listings: list[ObjectList] = []
         for namespace in scopes:
@@ -178,8 +183,8 @@ class KubeCluster:
                 return ObjectList(tuple(objects), int(body["metadata"].get("resourceVersion", 0)))
 
     def scopes(self, kind: ApiResource) -> Sequence[str | None]:
-        if kind.in_prepull_namespace:
-            return (self._prepull_namespace,)
+        if kind.in_operator_namespace:
+            return (self._operator_namespace,)
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(
@@ -357,11 +362,17 @@ class KubeCluster:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await _send(self._api, request)
+                self._remember_date(response.headers.get("Date", ""))
                 text: bytes = await response.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = f"{request.method} {request.path}: no response from the API server"
             raise ClusterError(f"{message}: {str(error) or type(error).__name__}") from error
         return response.status, text, _retry_seconds(response.headers.get("Retry-After"))
+
+    def _remember_date(self, header: str) -> None:
+        with contextlib.suppress(ValueError):
+            date = parsedate_to_datetime(header).astimezone(UTC)
+            self.server_date = ServerDate(date, asyncio.get_running_loop().time())
 
     async def _apply(
         self, manifest: ObjectManifest, subresource: str | None, *, force: bool

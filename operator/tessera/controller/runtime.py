@@ -36,6 +36,7 @@ from tessera.reconcile.observe import Observations
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
+from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
@@ -54,8 +55,8 @@ _MAX_RECONCILE_AGE_SECONDS = 60.0
 class Runtime:
     """Everything that lives as long as the process; wiring is done here and nowhere else."""
 
-    def __init__(self, settings: Settings, cluster: KubeCluster, clock: Clock = now) -> None:
-        self._clock = clock
+    def __init__(self, settings: Settings, cluster: KubeCluster, wall: Clock = now) -> None:
+        self._clock = clock = TrustedClock(wall, time.monotonic, lambda: cluster.server_date)
         self._changed = asyncio.Event()
         self.synced = asyncio.Event()
         """Set when every kind was listed once."""
@@ -196,6 +197,7 @@ class Runtime:
     async def _reconcile(self) -> None:
         """Run one cycle; any error is counted, logged and retried."""
         started, cpu_started = time.monotonic(), time.thread_time()
+        self.telemetry.record_clock_error(self._clock.error)
         self.telemetry.set_leader(leading=self.elector.is_leader())
         try:
             outcome = await self._fleet.reconcile(self._changed.is_set)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,12 @@ class Telemetry:
         )
         self._leader = Gauge(
             "tessera_leader", "1 while this process is the leader.", registry=self.registry
+        )
+        self._clock_error = Gauge(
+            "tessera_clock_error_seconds",
+            "How far the clock of the node is ahead of the time that the operator uses; 0 while "
+            "the clock is believed.",
+            registry=self.registry,
         )
         self._lag = Histogram(
             "tessera_event_loop_lag_seconds",
@@ -195,6 +201,9 @@ class Telemetry:
 
     def set_leader(self, *, leading: bool) -> None:
         self._leader.set(leading)
+
+    def record_clock_error(self, error: timedelta) -> None:
+        self._clock_error.set(error.total_seconds())
 
     def record_rejected(self, samples: Mapping[RejectedSample, int]) -> None:
         """Count samples of Prometheus that were left out, by reason."""

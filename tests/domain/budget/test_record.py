@@ -69,12 +69,12 @@ def spent(view: BudgetView) -> int:
     bound=st.lists(st.integers(0, 7200), min_size=1, max_size=5),
     late=st.integers(0, 5),
     gap=st.integers(0, 600),
-    gone=st.integers(0, 5),
+    removed=st.integers(0, 5),
     new=st.integers(0, 3),
 )
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_successor_charges_from_the_record_what_the_predecessor_would_have(
-    count: int, bound: list[int], late: int, gap: int, gone: int, new: int
+    count: int, bound: list[int], late: int, gap: int, removed: int, new: int
 ) -> None:
     """Equal to the nano-unit; a replica that went meanwhile within its weight's last digit."""
     pods = some_pods(count, bound)
@@ -86,10 +86,10 @@ def test_a_successor_charges_from_the_record_what_the_predecessor_would_have(
         replace(pod, uid=f"new-{pod.uid}", bound=NOW + timedelta(seconds=late + gap / 2))
         for pod in some_pods(new, [0])
     ]
-    remaining = [*pods[min(gone, count) :], *added]
+    remaining = [*pods[min(removed, count) :], *added]
     predecessor = view_of(seen.budget, remaining, later, seen.meter)
     successor = view_of(recorded(seen), remaining, later)
-    assert abs(spent(successor) - spent(predecessor)) <= min(gone, count)
+    assert abs(spent(successor) - spent(predecessor)) <= min(removed, count)
     assert len(successor.meter.running) == len(predecessor.meter.running)
 
 
