@@ -67,10 +67,10 @@ class ControlPlaneBench:
         await api.apply_manifest(pool())
         for name in self.size.namespaces:
             await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-        await api.create(PODS.path("default"), _stand_in())
+        await api.create(PODS.path("gpu-operator"), _stand_in())
 
         async def read_status() -> Json:
-            status: Json = (await api.get(PODS.path("default", "stand-in")))["status"]
+            status: Json = (await api.get(PODS.path("gpu-operator", "stand-in")))["status"]
             return status
 
         await until(
@@ -243,7 +243,9 @@ class ControlPlaneBench:
         pods: dict[tuple[str, str], list[str]],
         second: int,
     ) -> None:
-        address = (await self.cluster.api.get(PODS.path("default", "stand-in")))["status"]["podIP"]
+        address = (await self.cluster.api.get(PODS.path("gpu-operator", "stand-in")))["status"][
+            "podIP"
+        ]
         gauges = [
             {"namespace": space, "pod": pod, "service": name, "waiting": (second + index) % 20}
             for index, (space, name) in enumerate(names)

@@ -4,12 +4,15 @@ import json
 import re
 from pathlib import Path
 
+from tessera.resources.namespace_objects import ENGINE_METRICS, SCRAPE_LIMITS
 from world.api import Json
 from world.slots import Slot, free_port
 
-TESSERA = "app.kubernetes.io/part-of=tessera"
+OPERATOR = "app.kubernetes.io/name=tessera-operator"
+ENGINE = "app.kubernetes.io/component=engine,tessera.dev/service,tessera.dev/variant"
 EXPORTER = "app.kubernetes.io/name=dcgm-exporter"
 META = "__meta_kubernetes_pod"
+NAMESPACE = "__meta_kubernetes_namespace"
 
 
 def prometheus(
@@ -31,36 +34,50 @@ def prometheus(
 
 
 def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
-    # JSON is YAML.
+    # JSON is YAML. A PodMonitor scrapes pods of its own namespace, which its job names.
+    def own_job(name: str) -> Json:
+        return {"source_labels": [NAMESPACE], "target_label": "job", "replacement": f"$1/{name}"}
+
+    engines = {
+        "honor_timestamps": False,
+        "metric_relabel_configs": [_keep("__name__", ENGINE_METRICS)],
+        **{_snake_case(name): limit for name, limit in SCRAPE_LIMITS.items()},
+    }
     return {
         "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{scrape_seconds}s"),
         "scrape_configs": [
-            _job("tessera", TESSERA, slot, kubeconfig, honor_labels=False),
-            # Only the exporter says which pod a sample is about.
-            _job("dcgm-exporter", EXPORTER, slot, kubeconfig, honor_labels=True),
+            _job("operator", OPERATOR, slot, kubeconfig, own_job("tessera-operator")),
+            _job("engines", ENGINE, slot, kubeconfig, own_job("tessera-engine")) | engines,
+            # Only the exporter says which pod a sample is about, so nobody else may pass for it.
+            _job("dcgm-exporter", EXPORTER, slot, kubeconfig, _keep(NAMESPACE, "gpu-operator"))
+            | {"honor_labels": True},
         ],
     }
 
 
-def _job(name: str, label: str, slot: Slot, kubeconfig: Path, *, honor_labels: bool) -> Json:
+def _job(name: str, label: str, slot: Slot, kubeconfig: Path, *relabelings: Json) -> Json:
     pods = {"role": "pod", "kubeconfig_file": str(kubeconfig)}
     return {
         "job_name": name,
-        "honor_labels": honor_labels,
         "kubernetes_sd_configs": [pods | {"selectors": [{"role": "pod", "label": label}]}],
         "relabel_configs": [
             _keep(f"{META}_phase", "Running"),
             _keep(f"{META}_container_port_name", "http|metrics"),
             # KWOK's pods have addresses that do not answer.
             _keep(f"{META}_ip", re.escape(slot.pod_prefix) + ".*"),
-            _label(f"{META.removesuffix('_pod')}_namespace", "namespace"),
+            _label(NAMESPACE, "namespace"),
             _label(f"{META}_name", "pod"),
             _label(f"{META}_container_name", "container"),
             _label(f"{META}_node_name", "node"),
             _label(f"{META}_label_tessera_dev_service", "tessera_dev_service"),
             _label(f"{META}_label_tessera_dev_variant", "tessera_dev_variant"),
+            *relabelings,
         ],
     }
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
 
 
 def _keep(source: str, pattern: str) -> Json:

@@ -125,16 +125,25 @@ async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:
     assert all("GPU_I_ID" not in sample for sample in samples)
 
 
-async def test_prometheus_scrapes_what_belongs_to_tessera(
+async def test_prometheus_scrapes_engines_and_of_them_only_what_engines_export(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    labels = {"app.kubernetes.io/part-of": "tessera", "tessera.dev/service": "chat"}
+    identity = {"tessera.dev/service": "chat", "tessera.dev/variant": "a100-1g"}
+    labels = {"app.kubernetes.io/component": "engine"} | identity
     await namespace.start_pod(a_pod("engine", labels=labels))
+    await namespace.start_pod(a_pod("exporter", labels={"app.kubernetes.io/name": "dcgm-exporter"}))
     await namespace.start_pod(a_pod("stranger"))
 
-    query = f'world_requests_total{{namespace="{namespace.name}"}}'
+    query = f'up{{namespace="{namespace.name}"}} == 1'
     (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
+    assert await query_prometheus(world, f'world_requests_total{{pod="{sample["pod"]}"}}') == []
 
-    expected = {"pod": "engine", "tessera_dev_service": "chat", "container": "main"}
+    expected = {
+        "job": f"{namespace.name}/tessera-engine",
+        "pod": "engine",
+        "tessera_dev_service": "chat",
+        "tessera_dev_variant": "a100-1g",
+        "container": "main",
+    }
     assert {key: sample.get(key) for key in expected} == expected
     assert sample["node"]

@@ -1,6 +1,6 @@
 """Objects that the services and batches of one namespace share, deleted with the last of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kubernetes import client
 
@@ -23,6 +23,15 @@ from tessera.resources.manifest import (
 )
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+ENGINE_METRICS = "vllm:.*"
+# Several times what a large engine exports; a page beyond them is not read at all.
+SCRAPE_LIMITS: Mapping[str, int | str] = {
+    "sampleLimit": 20_000,
+    "labelLimit": 64,
+    "labelNameLengthLimit": 256,
+    "labelValueLengthLimit": 1024,
+    "bodySizeLimit": "8MB",
+}
 # All owners of a shared object in the namespace; never empty.
 Owners = Sequence[Owner]
 
@@ -54,11 +63,30 @@ def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> 
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
-    """Return the PodMonitor for the engines' metrics."""
+    """Return the PodMonitor for the engines' metrics: of a page only what engines export.
+
+    Whose samples they are, the labels of the pod say and never the page.
+    """
+    identity = (names.SERVICE_LABEL, names.VARIANT_LABEL)
+    endpoint = {
+        "port": "http",
+        "path": "/metrics",
+        "interval": "15s",
+        "honorLabels": False,
+        "honorTimestamps": False,
+        "metricRelabelings": [
+            {"action": "keep", "sourceLabels": ["__name__"], "regex": ENGINE_METRICS}
+        ],
+    }
     spec = {
-        "selector": {"matchLabels": {names.COMPONENT: names.ENGINE}},
-        "podTargetLabels": [names.SERVICE_LABEL, names.VARIANT_LABEL],
-        "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
+        # A label that the pod lacks would come from the page.
+        "selector": {
+            "matchLabels": {names.COMPONENT: names.ENGINE},
+            "matchExpressions": [{"key": label, "operator": "Exists"} for label in identity],
+        },
+        "podTargetLabels": list(identity),
+        "podMetricsEndpoints": [endpoint],
+        **SCRAPE_LIMITS,
     }
     metadata = wire_format(_metadata(owners, names.ENGINE_ACCOUNT))
     return partial_manifest(POD_MONITORS, metadata, spec=spec)
