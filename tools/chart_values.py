@@ -96,6 +96,21 @@ class Prometheus(Values):
     namespaces: list[str] = Field(default=["monitoring"])
     """Namespaces whose pods may scrape the engines' metrics."""
 
+    job: str = ""
+    """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor. Series
+    of any other job are never taken for the operator's."""
+
+    secret_name: str = ""
+    """Secret in the release's namespace with access to Prometheus: `token`, or `username` and
+    `password`; `headers`, one `Name: value` a line; `ca.crt`. A renewed value counts at once."""
+
+    token_file: str = ""
+    """File in the operator's pod with a bearer token, instead of the Secret's, for example
+    `/var/run/secrets/kubernetes.io/serviceaccount/token`."""
+
+    ca_file: str = ""
+    """File in the operator's pod with the certificate authority, instead of the Secret's."""
+
 
 class ServiceAccount(Values):
     """ServiceAccount of the operator."""

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.api.template_version import Platform
 from tessera.domain.batch.names import BATCH_ROLE
 
 
-class Settings(BaseSettings):
-    """Settings of the operator: `TESSERA_*` variables, which the chart sets."""
+class PrometheusSettings(BaseSettings):
+    """Settings of whoever queries Prometheus."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
@@ -21,11 +22,39 @@ class Settings(BaseSettings):
     prometheus_url: str | None = None
     """Base URL of Prometheus; without it replicas keep their number and are never scaled."""
 
-    monitoring_namespaces: tuple[str, ...] = ("monitoring",)
-    """Namespaces whose pods may scrape the engines' metrics."""
+    prometheus_job: str = ""
+    """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor."""
+
+    prometheus_secret_directory: Path | None = None
+    """Folder with credentials for Prometheus: the files `token`, `username` and `password`,
+    `headers` (one `Name: value` a line) and `ca.crt`, each as needed."""
+
+    prometheus_token_file: Path | None = None
+    """File with a bearer token for Prometheus, instead of the folder's."""
+
+    prometheus_ca_file: Path | None = None
+    """File with the certificate authority of Prometheus, instead of the folder's."""
 
     namespace: str = "tessera-system"
     """The operator's own namespace."""
+
+    @property
+    def prometheus_access(self) -> PrometheusAccess:
+        """Return how Prometheus is queried."""
+        return PrometheusAccess(
+            namespace=self.namespace,
+            job=self.prometheus_job,
+            secret_directory=self.prometheus_secret_directory,
+            token_file=self.prometheus_token_file,
+            ca_file=self.prometheus_ca_file,
+        )
+
+
+class Settings(PrometheusSettings):
+    """Settings of the operator: `TESSERA_*` variables, which the chart sets."""
+
+    monitoring_namespaces: tuple[str, ...] = ("monitoring",)
+    """Namespaces whose pods may scrape the engines' metrics."""
 
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the leader election."""
@@ -98,15 +127,8 @@ class Settings(BaseSettings):
         return frozenset(backends) if self.mig_enabled else frozenset()
 
 
-class CommandSettings(BaseSettings):
-    """Settings of the commands at a terminal."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
-    )
-
-    prometheus_url: str | None = None
-    """Base URL of Prometheus, unless `--prometheus` is given."""
+class CommandSettings(PrometheusSettings):
+    """Settings of the commands at a terminal; `--prometheus` overrides the URL."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """The kubeconfig, unless `--kubeconfig` is given; by default that of the home directory."""

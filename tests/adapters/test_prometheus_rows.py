@@ -87,7 +87,7 @@ class _AnsweredMetrics(PrometheusMetrics):
         self._answer = json.dumps(answer)
 
     @override
-    async def _execute(self, function: Any, *arguments: Any) -> list[QueryRow]:
+    async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         return well_formed_rows(json.loads(self._answer), self._rejected)
 
 

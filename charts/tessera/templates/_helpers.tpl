@@ -38,6 +38,30 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{/* How the operator queries Prometheus. */}}
+{{- define "tessera.prometheusEnv" -}}
+{{- with .Values.prometheus.url }}
+- name: TESSERA_PROMETHEUS_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.prometheus.job }}
+- name: TESSERA_PROMETHEUS_JOB
+  value: {{ . | quote }}
+{{- end }}
+{{- if .Values.prometheus.secretName }}
+- name: TESSERA_PROMETHEUS_SECRET_DIRECTORY
+  value: /etc/tessera/prometheus
+{{- end }}
+{{- with .Values.prometheus.tokenFile }}
+- name: TESSERA_PROMETHEUS_TOKEN_FILE
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.prometheus.caFile }}
+- name: TESSERA_PROMETHEUS_CA_FILE
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* An image of the chart; it comes from the mirror unless its repository names a registry. */}}
 {{- define "tessera.image" -}}
 {{- $root := index . 0 -}}

@@ -2,17 +2,20 @@
 
 import asyncio
 import math
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
-import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
+from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.adapters.prometheus_queries import SERVICE, split_by_query, union_query
 from tessera.adapters.prometheus_rows import (
     MAX_TIMESTAMP,
@@ -21,6 +24,7 @@ from tessera.adapters.prometheus_rows import (
     bounded_rows,
     well_formed_rows,
 )
+from tessera.adapters.prometheus_session import PrometheusSession, start_daemon
 from tessera.adapters.prometheus_speeds import SPEED_BOUNDS, SPEEDS, speeds_of
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
@@ -57,7 +61,6 @@ LIVENESS_METRIC = "vllm:num_requests_waiting"
 COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
-BILLED_UNTIL = f"max_over_time({COST_AS_OF}[1d])"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _STATES = {state.value: state for state in CostState}
@@ -83,9 +86,13 @@ _LOAD_BOUNDS = {
 # A bill further ahead of this process' clock is not that of an operator.
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
 
-_TIMEOUT_SECONDS = 3
 _HISTORY_TIMEOUT_SECONDS = 30
+# Seconds that a thread may outlive its query's own deadline, which does not cover slow headers.
+_GRACE_SECONDS = 1
+_MAX_QUERIES = 8
 _RANGE_STEP = timedelta(seconds=5)
+# One service with a longer window must not make the query longer for all.
+_MAX_HISTORY = timedelta(hours=1)
 _SPEEDS_INTERVAL = timedelta(seconds=30)
 
 _TimedSpeeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading, ...]]]
@@ -94,10 +101,22 @@ _TimedSpeeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading
 class PrometheusMetrics:
     """`Metrics` over the HTTP API of Prometheus."""
 
-    def __init__(self, url: str, clock: Clock) -> None:
-        retry = Retry(total=0)
-        self._client = PrometheusConnect(url=url.rstrip("/"), retry=retry, timeout=_TIMEOUT_SECONDS)
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        clock: Clock,
+        access: PrometheusAccess | None = None,
+        timeout_seconds: float = 3,
+    ) -> None:
+        access = access or PrometheusAccess()
+        self._client = PrometheusConnect(
+            url=url.rstrip("/"), retry=Retry(total=0), session=PrometheusSession(access)
+        )
+        # Without a user and password in it.
+        self._url = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
+        self._timeout_seconds = timeout_seconds
+        self._own_target = access.own_target
+        self._free_queries = threading.Semaphore(_MAX_QUERIES)
         self._clock = clock
         self._last_speeds: _TimedSpeeds = None, {}
         self._rejected: Counter[RejectedSample] = Counter()
@@ -142,7 +161,8 @@ class PrometheusMetrics:
         return self._last_speeds
 
     async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
-        end = self._clock()
+        """Return the load of each service within the span, of at most the last hour."""
+        end, span = self._clock(), min(span, _MAX_HISTORY)
         waiting, activity = await asyncio.gather(
             self._query_range(WAITING, end - span, end),
             self._query_range(ACTIVITY, end - span, end),
@@ -154,7 +174,8 @@ class PrometheusMetrics:
     async def billed_until(self) -> datetime | None:
         """Return until when operators billed within the last day; MetricsError on failure."""
         latest = Bounds((), (self._clock() + _MAX_CLOCK_SKEW).timestamp())
-        rows = self._bounded(await self._query(BILLED_UNTIL), latest)
+        query = f"max_over_time({COST_AS_OF}{{{self._own_target}}}[1d])"
+        rows = self._bounded(await self._query(query), latest)
         return _to_datetime(max(map(_sample_value, rows))) if rows else None
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
@@ -191,7 +212,10 @@ class PrometheusMetrics:
         """Return every raw scrape of every bill, from shortly before `begin` as a base of sums."""
         span = (end - begin + SLACK) // timedelta(milliseconds=1)
         since, as_of = await asyncio.gather(
-            *(self._query_at(f"{name}[{span}ms]", end) for name in (COST_SINCE, COST_AS_OF))
+            *(
+                self._query_at(f"{name}{{{self._own_target}}}[{span}ms]", end)
+                for name in (COST_SINCE, COST_AS_OF)
+            )
         )
         return scrapes_of(
             self._bounded(since, _TIMESTAMP_BOUNDS), self._bounded(as_of, _TIMESTAMP_BOUNDS)
@@ -199,17 +223,16 @@ class PrometheusMetrics:
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
         """Return the bill of a process as it was at a scrape."""
-        rows = self._bounded(await self._query_at(COST, scrape.scraped_at), _NANO_BOUNDS)
+        query = f"{COST}{{{self._own_target}}}"
+        rows = self._bounded(await self._query_at(query, scrape.scraped_at), _NANO_BOUNDS)
         return amounts_of(row for row in rows if _process_labels(row) == scrape.process)
 
     async def _query_at(self, query: str, at: datetime) -> list[QueryRow]:
-        params = {"time": at.timestamp()}
-        return await self._execute(
-            self._client.custom_query, query, params, _HISTORY_TIMEOUT_SECONDS
-        )
+        params, seconds = {"time": at.timestamp()}, _HISTORY_TIMEOUT_SECONDS
+        return await self._execute(seconds, self._client.custom_query, query, params)
 
     async def _query(self, query: str) -> list[QueryRow]:
-        return await self._execute(self._client.custom_query, query)
+        return await self._execute(self._timeout_seconds, self._client.custom_query, query)
 
     async def _query_union(
         self, query: str, bounds: Mapping[str, Bounds]
@@ -222,18 +245,29 @@ class PrometheusMetrics:
 
     async def _query_range(self, query: str, start: datetime, end: datetime) -> list[QueryRow]:
         step = f"{int(_RANGE_STEP.total_seconds())}s"
-        return await self._execute(self._client.custom_query_range, query, start, end, step)
+        return await self._execute(
+            _HISTORY_TIMEOUT_SECONDS, self._client.custom_query_range, query, start, end, step
+        )
 
-    async def _execute(self, function: Any, *arguments: Any) -> list[QueryRow]:
+    async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         rejected: Counter[RejectedSample] = Counter()
 
         # A long answer is parsed in the thread too, beside the event loop.
         def run() -> list[QueryRow]:
-            return well_formed_rows(function(*arguments), rejected)
+            try:
+                return well_formed_rows(function(*arguments, timeout=seconds), rejected)
+            finally:
+                self._free_queries.release()
 
+        if not self._free_queries.acquire(blocking=False):
+            raise MetricsError(f"Prometheus at {self._url}: {_MAX_QUERIES} queries have no answer")
         try:
-            rows = await asyncio.to_thread(run)
-        except (PrometheusApiClientException, requests.RequestException, ValueError) as error:
+            async with asyncio.timeout(seconds + _GRACE_SECONDS):
+                rows = await asyncio.wrap_future(start_daemon(run))
+        except (
+            *(PrometheusApiClientException, HTTPError, OSError),
+            *(ValueError, KeyError, TypeError, RecursionError),
+        ) as error:
             summary = f"{type(error).__name__}: {error}"[:300]
             raise MetricsError(f"Prometheus at {self._url}: {summary}") from error
         self._rejected.update(rejected)

@@ -95,7 +95,7 @@ async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:
 
 async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     """Add current readings from Prometheus, and the autoscaler's windows from its history."""
-    metrics = PrometheusMetrics(url, now)
+    metrics = open_prometheus(url)
     readings = await metrics.read()
     services = {service.ref: service for service in fleet.snapshot.services}
     policies = {
@@ -119,6 +119,11 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
         if ref in history
     }
     return replace(fleet, readings=readings, scaling_history=scaling_history)
+
+
+def open_prometheus(url: str) -> PrometheusMetrics:
+    """Return the Prometheus at the URL, with the credentials that the environment names."""
+    return PrometheusMetrics(url, now, CommandSettings().prometheus_access)
 
 
 def prometheus_url(arguments: argparse.Namespace) -> str | None:

@@ -75,7 +75,8 @@ async def _check_certificate(
 async def _check_readings(settings: Settings, clock: Clock) -> InspectionFinding:
     if settings.prometheus_url is None:
         return True, "prometheus.url is not set: replicas are never scaled"
-    readings = await PrometheusMetrics(settings.prometheus_url, clock).read()
+    access = settings.prometheus_access
+    readings = await PrometheusMetrics(settings.prometheus_url, clock, access).read()
     if readings.problem:
-        return False, f"Prometheus at {settings.prometheus_url}: {readings.problem}"
+        return False, readings.problem
     return True, f"Prometheus has metrics of {counted(len(readings.pods), 'engine')}"

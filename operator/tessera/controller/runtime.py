@@ -70,8 +70,8 @@ class Runtime:
         self.telemetry = Telemetry()
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
-        prometheus_url = settings.prometheus_url
-        self._metrics = PrometheusMetrics(prometheus_url, clock) if prometheus_url else None
+        url, access = settings.prometheus_url, settings.prometheus_access
+        self._metrics = PrometheusMetrics(url, clock, access) if url else None
         self._prober = Prober(
             self._engines, self._observations, clock, self._changed.set, self._hub
         )

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus import COST, PrometheusMetrics
+from tessera.adapters.prometheus import COST
 from tessera.cli.cost.report import FORMATTERS, CostReport
 from tessera.cli.errors import CommandError
+from tessera.cli.fleet import open_prometheus, prometheus_url
 from tessera.cli.output import Output
 from tessera.domain.billing.statement import (
     Amounts,
@@ -45,7 +46,7 @@ class BillReader(Protocol):
 
 def run(arguments: argparse.Namespace) -> Output:
     """Return the report in the requested format."""
-    url = arguments.prometheus or CommandSettings().prometheus_url
+    url = prometheus_url(arguments)
     if not url:
         raise CommandError(
             "no Prometheus URL: pass --prometheus URL or set TESSERA_PROMETHEUS_URL; from outside "
@@ -54,15 +55,17 @@ def run(arguments: argparse.Namespace) -> Output:
     end = now()
     begin = parse_since(arguments.since, end)
     try:
-        cost_statement = asyncio.run(read_statement(PrometheusMetrics(url, now), begin, end))
+        cost_statement = asyncio.run(read_statement(open_prometheus(url), begin, end))
     except MetricsError as error:
         raise CommandError(
             f"{error}; check the URL, and from outside the cluster: {_PORT_FORWARD_HINT}"
         ) from error
     if cost_statement is None:
+        series = f"{COST}{{{CommandSettings().prometheus_access.own_target}}}"
         raise CommandError(
-            f"{url} has no {COST} since {begin:%Y-%m-%d %H:%M} UTC; check that the operator runs "
-            "and is scraped: kubectl get podmonitors -A shows tessera-operator"
+            f"{url} has no {series} since {begin:%Y-%m-%d %H:%M} UTC; set TESSERA_NAMESPACE to the "
+            "operator's namespace, and check that it runs and is scraped: "
+            "kubectl get podmonitors -A shows tessera-operator"
         )
     report = CostReport(
         requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import open_reader
 from tessera.cli.doctor.control import check_crds, check_kserve, check_kubernetes, check_permissions
 from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
@@ -17,7 +16,7 @@ from tessera.cli.doctor.mig import check_layouts
 from tessera.cli.doctor.operator import check_operator, check_webhook
 from tessera.cli.doctor.services import check_budgets, check_pods, check_services
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.fleet import prometheus_url
+from tessera.cli.fleet import open_prometheus, prometheus_url
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import tessera_version
 
@@ -51,7 +50,7 @@ async def _run(arguments: argparse.Namespace) -> Output:
             at=now(),
             version=tessera_version(),
             prometheus_url=prometheus_url(arguments),
-            series_counter=lambda url: PrometheusMetrics(url, now),
+            series_counter=open_prometheus,
         )
         findings = await run_checks(context)
     has_problem = any(finding.state is FindingState.PROBLEM for finding in findings)

@@ -104,7 +104,7 @@ async def _ready_replicas(context: CheckContext) -> int:
 def _metric_findings(counts: dict[str, int], ready_replicas: int) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
         message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod"
-        fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter"
+        fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
         yield Finding("dcgm metrics", FindingState.PROBLEM, message, fix)
     elif counts[_GPU_ACTIVITY]:
         yield Finding(

@@ -5,10 +5,8 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.clock import now
-from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.cli.cluster import Json, open_reader
-from tessera.cli.fleet import prometheus_url, read_fleet
+from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import table
 from tessera.cli.top.rows import UNKNOWN_CELL, TopRow, pools_json, service_rows
@@ -40,7 +38,7 @@ async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
     if url is None:
         return {}, "queue, activity and measured tokens need --prometheus URL"
     try:
-        return await PrometheusMetrics(url, now).tokens(), ""
+        return await open_prometheus(url).tokens(), ""
     except MetricsError as error:
         return {}, str(error)
 
