@@ -190,17 +190,22 @@ class MemoryCluster:
         self._changed(key)
 
     def seen(self, key: ObjectKey) -> ClusterObject:
+        return wire.parse_object(self._kinds[key.plural], self.wire_body(key))
+
+    def wire_body(self, key: ObjectKey) -> dict[str, Any]:
+        """Return an object as the API server sends it, with the fields that Tessera owns."""
         body = self.objects[key]
         fields = sorted(
             ".".join(path) for path, owner in self._owners[key].items() if owner == FIELD_MANAGER
         )
+        if not fields:
+            return body
         entry = {
             "manager": FIELD_MANAGER,
             "operation": "Apply",
             "fieldsV1": {f"f:{name}": {} for name in fields},
         }
-        meta = body["metadata"] | {"managedFields": [entry] if fields else []}
-        return wire.parse_object(self._kinds[key.plural], body | {"metadata": meta})
+        return body | {"metadata": body["metadata"] | {"managedFields": [entry]}}
 
     def _set(self, key: ObjectKey, body: Mapping[str, Any], manager: str) -> None:
         new = key not in self.objects

@@ -105,12 +105,18 @@ class ClusterObject:
     """One object of the cluster, trimmed to what decisions need."""
 
     key: ObjectKey
+    uid: str = ""
     plan_input: ObjectValue = None
     """The value that the plan reads; None for children that are only kept in place."""
     service: Ref | None = None
     """The service that a child belongs to; None for shared objects."""
+    controller: str | None = None
+    """The UID of the object that controls a child."""
     owned_fields_digest: str | None = None
-    """Digest of the fields that Tessera owns; it changes when another manager takes one away."""
+    """Digest of the fields that Tessera owns; it changes when another manager takes one away.
+
+    None for an object that Tessera never applied, whatever its labels say.
+    """
     version: int = field(default=0, compare=False)
     """The resourceVersion; of two observations of an object, the larger one is the newer."""
 

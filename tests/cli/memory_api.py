@@ -93,7 +93,8 @@ class MemoryApi:
         return (200, page) if page is not None else (404, {"message": "not found"})
 
     def _all(self, kind: ApiResource) -> Iterator[Json]:
-        yield from (body for key, body in self.cluster.objects.items() if key.plural == kind.plural)
+        cluster = self.cluster
+        yield from (cluster.wire_body(key) for key in cluster.objects if key.plural == kind.plural)
         yield from (
             body
             for path, body in self.pages.items()

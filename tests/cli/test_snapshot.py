@@ -126,7 +126,7 @@ async def test_no_secret_is_in_a_file() -> None:
     unread = Readings(at=NOW, problem=f"http://me:{SECRET}@prometheus: refused")
     text = serialize(replace(await read_fleet(Reader(api), None), readings=unread))
     assert SECRET not in text
-    for token in ("abcdefghijklmnop", "me:", "last-applied", "managedFields"):
+    for token in ("abcdefghijklmnop", "me:", "last-applied", "fieldsV1"):
         assert token not in text
     pods = json.loads(text)["objects"]["pods"]
     assert pods[0]["spec"]["containers"][0]["env"] == [

@@ -271,6 +271,20 @@ async def test_only_the_object_that_is_meant_is_deleted_and_no_namesake(
     assert manifest.key not in await list_objects(harness)
 
 
+async def test_a_copy_by_another_client_is_nobodys_child(harness: ClusterHarness) -> None:
+    manifest = a_service()
+    await harness.cluster.apply(manifest)
+    copy = a_service()
+    await harness.write(copy.key, dict(copy.body), "kubectl")
+    objects = await list_objects(harness)
+    assert (objects[manifest.key].service, objects[copy.key].service) == (
+        Ref("default", "chat"),
+        None,
+    )
+    assert objects[copy.key].plan_input is None
+    assert objects[copy.key].uid == (await harness.read(copy.key))["metadata"]["uid"]
+
+
 async def test_only_what_the_selector_takes_is_listed(harness: ClusterHarness) -> None:
     foreign = a_service()
     plain = {**foreign.body, "metadata": {"name": foreign.name, "namespace": "default"}}

@@ -1,5 +1,10 @@
 """What a tenant may write at the door of the API: refused with a reason, paid by nobody."""
 
+import copy
+
+import pytest
+
+from tessera.resources.api_resources import KINDS, ApiResource
 from tessera.resources.manifest import ObjectKey
 from tests.hostile.twin import HOSTILE, Body, Fleet, Twins
 
@@ -39,3 +44,53 @@ async def test_a_name_that_no_service_can_have_is_refused_and_holds_nothing() ->
     assert _in(twins.hostile, HOSTILE) == set()
     assert twins.hostile.spent(HOSTILE) == 0
     twins.assert_equal()
+
+
+def _kind(plural: str) -> ApiResource:
+    return next(kind for kind in KINDS if kind.plural == plural)
+
+
+async def test_a_copy_of_an_applied_object_stays_as_it_is() -> None:
+    """`kubectl get OBJECT -o yaml`, renamed and applied: same labels, same owner."""
+
+    def build(fleet: Fleet) -> None:
+        _build(fleet)
+        fleet.serve("chat", HOSTILE, replicas=2)
+
+    twins = Twins(build)
+    await twins.run(cycles=8)
+    copies = {}
+    for key, body in list(twins.hostile.cluster.objects.items()):
+        if key.namespace == HOSTILE and key.plural in (
+            "deployments", "services", "serviceaccounts", "networkpolicies", "poddisruptionbudgets",
+        ):  # fmt: skip
+            copied = copy.deepcopy(body)
+            copied["metadata"] = {**copied["metadata"], "name": f"copy-of-{key.name}"}
+            del copied["metadata"]["uid"]
+            if key.plural == "deployments":
+                copied["spec"]["replicas"] = 0  # its pods would be pods like any others
+            copies[twins.hostile.cluster.put(_kind(key.plural), copied, "kubectl")] = copied
+    assert {key.plural for key in copies} >= {"deployments", "services", "poddisruptionbudgets"}
+    await twins.run(cycles=5)
+    cluster = twins.hostile.cluster
+    assert [key for key in copies if key not in cluster.objects] == []
+    for key, copied in copies.items():
+        assert cluster.objects[key].get("spec") == copied.get("spec")
+    assert twins.hostile.outcome is not None
+    assert twins.hostile.outcome.problems == {}
+    twins.assert_equal()
+
+
+@pytest.mark.parametrize("stranger", ["another-uid", None])
+async def test_only_the_children_of_the_service_itself_are_deleted(stranger: str | None) -> None:
+    fleet = Fleet()
+    _build(fleet)
+    for _ in range(8):
+        await fleet.cycle()
+    budget = next(key for key in fleet.cluster.objects if key.plural == "poddisruptionbudgets")
+    owners = [{"kind": "InferenceService", "controller": True, "uid": stranger}] if stranger else []
+    fleet.body(budget)["metadata"]["ownerReferences"] = owners
+    fleet.cluster.touch(budget)
+    fleet.serve("chat", "team-a", replicas=1)
+    await fleet.cycle()
+    assert (budget in fleet.cluster.objects) is (stranger is not None)

@@ -248,10 +248,9 @@ def parse_pod(body: JsonObject) -> Pod:
 def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
     states = [container.get("state", {}) for container in status.get("containerStatuses", ())]
     terminated = next((state["terminated"] for state in states if "terminated" in state), None)
-    owners = meta.get("ownerReferences", ())
     return ModelJobRun(
         service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
-        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        job_uid=_controller(meta) or "",
         exit_code=terminated["exitCode"] if terminated else None,
         report=str(terminated.get("message", "")) if terminated else "",
     )
@@ -268,13 +267,12 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
         {},
     )
     terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
-    owners = meta.get("ownerReferences", ())
     return BatchRun(
         batch=Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
         uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
         attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
         since=_parse_time(started) if started else None,
-        job_uid=next((owner["uid"] for owner in owners if owner.get("controller")), ""),
+        job_uid=_controller(meta) or "",
         exit_code=terminated["exitCode"] if terminated else None,
         report=str(terminated.get("message", "")) if terminated else "",
         disrupted=any(
@@ -487,14 +485,28 @@ def _parse(kind: api_resources.ApiResource, body: JsonObject) -> ObjectValue | N
 
 
 def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterObject:
-    """Parse an object of any kind that the operator reads or writes."""
+    """Parse an object of any kind that the operator reads or writes.
+
+    Of a kind that the operator manages, an object that it did not apply is nobody's child and no
+    input of a plan: anybody can copy its labels.
+    """
     meta = body["metadata"]
     namespace = meta.get("namespace", "")
-    name = meta.get("labels", {}).get(names.SERVICE_LABEL)
+    managed = kind.selector == api_resources.MANAGED_SELECTOR
+    owned = owned_fields_digest(body) if managed else None
+    foreign = managed and owned is None
+    name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
     return ClusterObject(
         key=ObjectKey(kind.plural, namespace, meta["name"]),
-        plan_input=_parse(kind, body),
+        uid=meta.get("uid", ""),
+        plan_input=None if foreign else _parse(kind, body),
         service=Ref(namespace, name) if name else None,
-        owned_fields_digest=owned_fields_digest(body) if kind in api_resources.CHILDREN else None,
+        controller=_controller(meta) if managed else None,
+        owned_fields_digest=owned,
         version=int(meta.get("resourceVersion", 0)),
     )
+
+
+def _controller(meta: JsonObject) -> str | None:
+    owners = meta.get("ownerReferences", ())
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

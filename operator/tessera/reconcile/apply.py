@@ -446,8 +446,12 @@ class Applier:
         return observed
 
     async def _remove(self, kind: api_resources.ApiResource, key: ObjectKey) -> None:
+        """Delete the object that was observed; one that replaced it under its name stays."""
+        observed = self._store.all(kind).get(key)
+        if observed is None:
+            return
         self._begin_write()
-        await self._cluster.delete(kind, key)
+        await self._cluster.delete(kind, key, uid=observed.uid)
         self._store.drop(kind, key)
         self._applied.pop(key, None)
 

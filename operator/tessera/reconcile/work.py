@@ -93,6 +93,8 @@ def obsolete_objects(
         (KINDS[observed.key.plural], observed.key)
         for observed in existing
         if observed.key not in keys
+        # The children of a namesake that was deleted go with it.
+        and observed.controller in (None, service_plan.service.uid)
         and (
             unservable
             or observed.key.plural != DEPLOYMENTS.plural

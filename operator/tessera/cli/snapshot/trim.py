@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tessera.adapters.object_parsing import owned_fields_digest
 from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json
-from tessera.domain.names import COST_ANNOTATION
+from tessera.domain.names import COST_ANNOTATION, FIELD_MANAGER
 from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiResource
 
 _WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
@@ -29,6 +30,9 @@ def trim_object(kind: ApiResource, body: Mapping[str, Any]) -> Json:
     own_annotations = {name: text for name, text in annotations.items() if _is_own_annotation(name)}
     if own_annotations:
         cleaned["metadata"]["annotations"] = own_annotations
+    if owned_fields_digest(body) is not None:  # without it the object is not Tessera's
+        entry = {"manager": FIELD_MANAGER, "operation": "Apply"}
+        cleaned["metadata"]["managedFields"] = [entry]
     return cleaned
 
 
