@@ -187,3 +187,18 @@ def test_a_node_layout_that_names_no_pod_counts_as_no_report(pod: str) -> None:
     layout = wire.parse_object(NODE_LAYOUTS, body).plan_input
     assert isinstance(layout, ObservedNodeLayout)
     assert layout.status is None
+
+
+def test_an_accepted_spec_with_fields_of_a_newer_version_stays_readable() -> None:
+    spec = {
+        "owner": "team-a@example.org",
+        "tenant": {"namespaces": ["team-a"], "clusters": ["east"]},
+        "limits": [{"window": "Day", "amount": "10", "soft": True}],
+        "ceiling": "5",
+    }
+    body = {"metadata": {"name": "team-a"}, "spec": spec, "status": {"acceptedSpec": spec}}
+    budget = wire.parse_budget(body)
+    assert (budget.spec, budget.record_lost) == (None, False)
+    assert budget.named_namespaces == ("team-a",)
+    assert budget.status.accepted_spec is not None
+    assert budget.status.accepted_spec.limits[0].amount == 10

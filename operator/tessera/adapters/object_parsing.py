@@ -16,7 +16,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
@@ -24,6 +24,7 @@ from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, ObservedNodeLayout
 from tessera.domain.observed.snapshot import (
+    NOT_CREATED,
     BatchRun,
     Budget,
     ContainerExit,
@@ -78,6 +79,7 @@ def parse_pool(body: JsonObject) -> Pool:
     spec, problem = _validate(AcceleratorPoolSpec, "acceleratorpool", body.get("spec", {}))
     return Pool(
         name=meta["name"],
+        created=_creation_time(meta),
         uid=meta.get("uid", ""),
         generation=meta.get("generation", 0),
         spec=spec,
@@ -91,11 +93,17 @@ def parse_budget(body: JsonObject) -> Budget:
     """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
-    status, _ = _validate(TenantBudgetStatus, "tenantbudget", body.get("status", {}))
+    status, named = None, None
+    with contextlib.suppress(ValidationError):
+        status = TenantBudgetStatus.model_validate(body.get("status", {}), extra="ignore")
+    with contextlib.suppress(ValidationError):
+        named = Tenant.model_validate(body.get("spec", {}).get("tenant"), extra="ignore")
     return Budget(
         name=meta["name"],
+        created=_creation_time(meta),
         generation=meta.get("generation", 0),
         spec=spec,
+        named_namespaces=named.namespaces if spec is None and named is not None else (),
         problem=problem,
         status=status or TenantBudgetStatus(),
         record_lost=status is None,
@@ -366,6 +374,12 @@ def _format_error(fault: Any) -> str:
 
 def _ref(meta: JsonObject) -> Ref:
     return Ref(meta["namespace"], meta["name"])
+
+
+def _creation_time(meta: JsonObject) -> datetime:
+    """Return when an object was created; one under admission may have no time yet."""
+    created = meta.get("creationTimestamp")
+    return _parse_time(created) if created else NOT_CREATED
 
 
 def _parse_time(text: str) -> datetime:

@@ -208,6 +208,10 @@ class Ready(StatusReason):
         True,
     )
     SCALED_TO_ZERO = "ScaledToZero", "The desired number of replicas is 0."
+    BUDGET_EXHAUSTED = (
+        "BudgetExhausted",
+        "The tenant's budget, or the lack of one, does not allow the first replica.",
+    )
     NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
     NO_REPLICA_READY = "NoReplicaReady", "No replica is ready to receive requests yet."
     PROBE_PENDING = "ProbePending", "Replicas are ready; the first completion was sent."
@@ -434,10 +438,30 @@ class BudgetAccepted(StatusReason):
     VALID = "Valid", "The spec is valid, and the budget is enforced.", True
     INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
     INVALID_TIME_ZONE = "InvalidTimeZone", "`spec.timeZone` is not a name in the IANA database."
-    OVERLAPPING = "Overlapping", "A namespace already belongs to a budget whose name sorts earlier."
+    CURRENCY_IMMUTABLE = (
+        "CurrencyImmutable",
+        "`spec.currency` changed after something was spent in the previous currency.",
+    )
+    OVERLAPPING = "Overlapping", "A namespace already belongs to another budget, which keeps it."
     PLANNER_ERROR = (
         "PlannerError",
-        "Evaluating this budget failed with an internal error; other budgets are not affected.",
+        "Evaluating this budget failed with an internal error, so nothing is added; other budgets "
+        "are not affected.",
+    )
+
+
+class Enforcing(StatusReason):
+    """Which limits hold?"""
+
+    CURRENT_SPEC = "CurrentSpec", "The limits of `spec` hold.", True
+    LAST_ACCEPTED_SPEC = (
+        "LastAcceptedSpec",
+        "`spec` cannot be used, so the limits of `status.acceptedSpec` hold.",
+        True,
+    )
+    NOT_ACCEPTED = (
+        "NotAccepted",
+        "No spec was ever accepted, or the evaluation failed: nothing is added in the namespaces.",
     )
 
 
@@ -463,8 +487,21 @@ class WithinBudget(StatusReason):
         "SpendUnknown",
         "The record of a window was lost; `spec.onSpendUnknown` applies.",
     )
-    NOT_ACCEPTED = "NotAccepted", "The budget is not enforced while `Accepted` is False."
+    CURRENCY_MISMATCH = (
+        "CurrencyMismatch",
+        "The tenant uses a pool priced in another currency: its cost there is not counted, and "
+        "nothing is added there.",
+    )
+    NOT_ACCEPTED = (
+        "NotAccepted",
+        "No spec that names the namespace was accepted, so nothing is added there.",
+    )
     NO_BUDGET = "NoBudget", "No TenantBudget covers the namespace, so its spend is not limited."
+    BUDGET_REQUIRED = (
+        "BudgetRequired",
+        "No TenantBudget covers the namespace, and the installation requires one, so nothing is "
+        "added there.",
+    )
 
 
 SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
@@ -476,4 +513,4 @@ SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
     SpeedAsPredicted,
 )
 POOL_CONDITIONS: tuple[type[StatusReason], ...] = (PoolAccepted, Discovered)
-BUDGET_CONDITIONS: tuple[type[StatusReason], ...] = (BudgetAccepted, WithinBudget)
+BUDGET_CONDITIONS: tuple[type[StatusReason], ...] = (BudgetAccepted, Enforcing, WithinBudget)

@@ -249,8 +249,8 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
     if kind.scale:
         subresources["scale"] = dict(kind.scale)
     schema = structural(kind.model)
-    # A status says what was observed; defaults would have the API server add to it.
-    _drop_defaults(schema["properties"]["status"])
+    # A status says what was observed: defaults would add to it, and rules for people refuse it.
+    _drop_defaults_and_rules(schema["properties"]["status"])
     schema["properties"] = {
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
@@ -286,12 +286,13 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
     }
 
 
-def _drop_defaults(node: dict[str, Any]) -> None:
-    """Remove the defaults of a schema and of everything below it."""
+def _drop_defaults_and_rules(node: dict[str, Any]) -> None:
+    """Remove the defaults and CEL rules of a schema and of everything below it."""
     node.pop("default", None)
+    node.pop("x-kubernetes-validations", None)
     for child in (*node.get("properties", {}).values(), node.get("items")):
         if child is not None:
-            _drop_defaults(child)
+            _drop_defaults_and_rules(child)
 
 
 def _column(column: PrinterColumn) -> dict[str, Any]:

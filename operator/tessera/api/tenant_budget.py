@@ -180,7 +180,10 @@ class TenantBudgetStatus(_BudgetStatusBase):
     """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Conditions Accepted and WithinBudget."""
+    """Conditions Accepted, Enforcing and WithinBudget."""
+
+    accepted_spec: TenantBudgetSpec | None = None
+    """Last accepted spec, which stays in force while `spec` cannot be used."""
 
     spend: SpendStatus | None = None
     """Record of the spend, from which a restarted operator continues."""

@@ -18,6 +18,8 @@ class Config:
     """The backends that this installation lets partition GPUs."""
     stall_timeout: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step."""
+    require_budget: bool = False
+    """Whether a namespace without a budget gets nothing new."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)

@@ -32,12 +32,10 @@ def grant_replicas(
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant]:
-    """Return the grants of all services and batches whose tenant has a budget."""
+    """Return the grants of all services and batches for which a budget, open or closed, decides."""
     grants: dict[Ref, Grant] = {}
     for view in budgets:
-        if view.state is None or view.budget.spec is None:
-            continue
-        names = view.budget.spec.tenant.namespaces
+        names = view.namespaces
         claims: list[GrantRequest] = []
         for ref in sorted(ref for ref in proposals if ref.namespace in names):
             _commit_running(proposals[ref], view.meter, view.state)

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
-from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace
+from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace, closed_views
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
@@ -62,6 +62,8 @@ class Plan:
 
     pools: tuple[PoolView, ...] = ()
     budgets: tuple[BudgetView, ...] = ()
+    closed: tuple[BudgetView, ...] = ()
+    """Namespaces without a budget in force that get nothing new."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
     repartitions: Repartitions = field(default_factory=Repartitions)
@@ -86,12 +88,17 @@ class Plan:
     @property
     def meters(self) -> Mapping[str, SpendMeter]:
         """What each budget spent, for the next cycle."""
-        return {view.budget.name: view.meter for view in self.budgets}
+        return {
+            view.budget.name: view.meter
+            for view in self.budgets
+            # What was never metered is restored from the record once a spec is in force.
+            if view.meter.as_of is not None
+        }
 
     @property
     def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
-        """The budget in force in each namespace."""
-        return by_namespace(self.budgets)
+        """The budget that decides in each namespace."""
+        return by_namespace((*self.closed, *self.budgets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +184,13 @@ def plan(
     snapshot = replace(observed, services=cache.proposals.with_known_shapes(observed.services))
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
     budgets = build_budget_views(snapshot, views, memory.meters, memory.last_seen)
+    closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     allocated: AllocatedDevices = Counter()
     proposals = propose_all(snapshot, memory.scaling_history, views, allocated, cache.proposals)
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, memory.job_creation_errors
     )
-    grants = grant_replicas(proposals, batch_proposals, budgets, memory.scaling_history)
+    grants = grant_replicas(proposals, batch_proposals, (*budgets, *closed), memory.scaling_history)
     layouts = repartition(
         config.mig_backends, snapshot, memory.layouts, views, proposals, cache.layouts
     )
@@ -199,6 +207,7 @@ def plan(
     return Plan(
         pools=views,
         budgets=budgets,
+        closed=closed,
         service_plans=cache.service_plans,
         repartitions=layouts,
         services_to_probe=frozenset(services_to_probe),

@@ -136,14 +136,15 @@ class Applier:
         existing = self._store.children_by_service()
         await self.layouts.apply(plan.repartitions, await self._write_pool_statuses(snapshot, plan))
         shared = await self._apply_shared(plan, monitored=monitored)
-        tenants = {}
-        for budget_view in plan.budgets:  # before anything that costs money
-            refusals = await self._write_budget_status(budget_view, snapshot)
-            tenants[budget_view.budget.name] = TenantFunding(
-                budget_view, budget_view.within_budget.reason, refusals
-            )
+        budget_refusals = {  # before anything that costs money
+            view.budget.name: await self._write_budget_status(view, snapshot)
+            for view in plan.budgets
+        }
         tenants_by_namespace = {
-            name: tenants[view.budget.name] for name, view in plan.budgets_by_namespace.items()
+            name: TenantFunding(
+                view, view.within_budget.reason, budget_refusals.get(view.budget.name, [])
+            )
+            for name, view in plan.budgets_by_namespace.items()
         }
         problems: dict[Ref, list[str]] = {}
         work = []

@@ -317,9 +317,9 @@ class _BudgetCollector(Collector):
         )
         for view in self.outcome.plan.budgets if self.outcome else ():
             name, verdict = view.budget.name, view.within_budget
-            owner = view.budget.spec.owner if view.budget.spec is not None else ""
+            owner = view.spec.owner if view.spec is not None else ""
             within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
-            for budget_window in view.state.current_windows if view.state is not None else ():
+            for budget_window in view.state.current_windows:
                 label_values = [name, budget_window.period.name]
                 limit.add_metric(label_values, budget_window.limit)
                 spent.add_metric(label_values, budget_window.spent)

@@ -7,8 +7,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tessera.api.reasons import BudgetAccepted, ScalingReason, WithinBudget
+from tessera.api.reasons import BudgetAccepted, Enforcing, Ready, ScalingReason, WithinBudget
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.budget.periods import next_period, period_at
+from tessera.domain.config import Config
 from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory
@@ -180,6 +182,17 @@ def test_min_replicas_above_the_limit_are_reported_at_once_and_not_reduced() -> 
     assert budget.status.spend.windows[0].max_overspend == Decimal("0.235714286")
 
 
+def test_a_new_service_that_may_not_be_paid_says_so_and_is_not_scaled_to_zero() -> None:
+    snapshot = a_snapshot(a_service(), budgets=(a_budget(amount="0"),))
+    decision = plan_of(snapshot)
+    view = decision.budgets_by_namespace["team-a"]
+    status = service_status(snapshot, decision.service_plans[CHAT], view, None)
+    reasons = {condition.type: condition.reason for condition in status.conditions}
+    assert reasons["Ready"] == Ready.BUDGET_EXHAUSTED
+    assert status.scaling is not None
+    assert status.scaling.reason == ScalingReason.BUDGET_EXHAUSTED
+
+
 def test_all_limits_hold_at_once() -> None:
     limits = [{"window": "Hour", "amount": "10"}, {"window": "Month", "amount": "70"}]
     decision = plan_of(replace(scaled(1), budgets=(a_budget(limits=limits),)))
@@ -265,29 +278,135 @@ def test_a_lost_record_stops_grants_until_the_next_window_or_up_to_what_is_allow
     assert plan_of(replace(scaled(1), budgets=(allowing,))).service_plans[CHAT].scale.replicas == 3
 
 
+UNUSABLE = {
+    BudgetAccepted.INVALID_TIME_ZONE: a_budget(timeZone="Europe/Berln", amount="9").spec,
+    BudgetAccepted.INVALID_SPEC: None,
+    BudgetAccepted.OVERLAPPING: a_budget(
+        amount="9", tenant={"namespaces": ["team-a", "team-b"]}
+    ).spec,
+    BudgetAccepted.CURRENCY_IMMUTABLE: a_budget(amount="9", currency="EUR").spec,
+}
+
+
+def edited(budget: Budget, spec: TenantBudgetSpec | None) -> Budget:
+    return replace(budget, spec=spec, problem="spec.foo: Extra inputs are not permitted")
+
+
+@pytest.mark.parametrize("reason", UNUSABLE, ids=str)
+def test_the_last_accepted_spec_stays_in_force_while_a_new_one_cannot_be_used(
+    reason: BudgetAccepted,
+) -> None:
+    other = a_budget("zone", tenant={"namespaces": ["team-b"]})
+    snapshot = replace(scaled(1), budgets=(a_budget(amount="0.37"), other))
+    first = plan_of(snapshot)
+    assert first.service_plans[CHAT].scale.replicas == 3
+    budget = edited(budget_in(first), UNUSABLE[reason])
+    later = plan_of(
+        replace(snapshot, budgets=(budget, budget_in(first, "zone"))),
+        memory=PlanMemory(meters=first.meters),
+    )
+    view = later.budgets[0]
+    assert later.service_plans[CHAT].scale.replicas == 3
+    assert (view.accepted.reason, view.enforcing.reason) == (reason, Enforcing.LAST_ACCEPTED_SPEC)
+    status = budget_in(later).status
+    assert status.accepted_spec == snapshot.budgets[0].spec
+    assert {condition.type: condition.status for condition in status.conditions} == {
+        "Accepted": "False",
+        "Enforcing": "True",
+        "WithinBudget": "False",
+    }
+
+
 @pytest.mark.parametrize(
     ("budget", "reason", "says"),
     [
         (a_budget(timeZone="Mars/Olympus"), BudgetAccepted.INVALID_TIME_ZONE, "spec.timeZone"),
         (
-            Budget(name="team-a", generation=1, spec=None, problem="spec.owner: Field required"),
+            Budget(
+                name="team-a",
+                generation=1,
+                spec=None,
+                named_namespaces=("team-a",),
+                problem="spec.owner: Field required",
+            ),
             BudgetAccepted.INVALID_SPEC,
             "spec.owner",
         ),
     ],
     ids=lambda value: str(value) if isinstance(value, BudgetAccepted) else "",
 )
-def test_a_budget_that_cannot_hold_says_why_and_limits_nothing(
+def test_nothing_is_added_while_no_spec_was_ever_accepted(
     budget: Budget, reason: BudgetAccepted, says: str
 ) -> None:
-    decision = plan_of(replace(scaled(1), budgets=(budget,)))
-    accepted = decision.budgets[0].accepted
-    assert (accepted.reason, decision.budgets[0].within_budget.reason) == (
+    """What runs stays, crashed replicas come back, and reductions go on."""
+    decision = plan_of(replace(scaled(2), budgets=(budget,)))
+    view = decision.budgets[0]
+    assert (view.accepted.reason, view.enforcing.reason, view.within_budget.reason) == (
         reason,
+        Enforcing.NOT_ACCEPTED,
         WithinBudget.NOT_ACCEPTED,
     )
-    assert says in accepted.message
-    assert decision.service_plans[CHAT].scale.replicas == 6
+    assert says in view.accepted.message
+    scale = decision.service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
+    crashed = replace(scaled(2), budgets=(budget,), pods=running(1))
+    assert plan_of(crashed).service_plans[CHAT].scale.replicas == 2
+    fewer = a_service(spec=a_spec(replicas=1))
+    reduced = replace(scaled(2), services=(fewer,), budgets=(budget,))
+    assert plan_of(reduced).service_plans[CHAT].scale.replicas == 1
+
+
+def test_a_namespace_that_only_an_unusable_edit_names_gets_nothing_new() -> None:
+    zone = a_budget("zone", tenant={"namespaces": ["team-b"]})
+    accepted = budget_in(plan_of(replace(scaled(1), budgets=(zone,))), "zone")
+    spec = a_budget("zone", timeZone="No/Where", tenant={"namespaces": ["team-a"]}).spec
+    decision = plan_of(replace(scaled(1), budgets=(edited(accepted, spec),)))
+    assert decision.budgets[0].namespaces == ("team-b",)
+    assert decision.service_plans[CHAT].scale.replicas == 1
+    assert decision.budgets_by_namespace["team-a"].within_budget.reason == WithinBudget.NOT_ACCEPTED
+
+
+def test_a_namespace_without_a_budget_gets_nothing_new_where_one_is_required() -> None:
+    snapshot = replace(scaled(1), budgets=(a_budget("team-b"),))
+    decision = plan_of(snapshot, Config(require_budget=True))
+    scale = decision.service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)
+    view = decision.budgets_by_namespace["team-a"]
+    status = service_status(snapshot, decision.service_plans[CHAT], view, None)
+    assert status.tenant is not None
+    assert (status.tenant.budget, status.tenant.reason) == (None, WithinBudget.BUDGET_REQUIRED)
+    assert [budget.budget.name for budget in decision.budgets] == ["team-b"]
+    assert plan_of(snapshot).service_plans[CHAT].scale.replicas == 6
+
+
+def test_an_established_budget_keeps_its_namespace_from_a_newcomer_with_an_earlier_name() -> None:
+    first = plan_of(replace(scaled(1), budgets=(replace(a_budget(amount="0.37"), created=NOW),)))
+    newcomer = replace(
+        a_budget("a", amount="90", tenant={"namespaces": ["team-a"]}), created=at(60)
+    )
+    for known in (budget_in(first), replace(budget_in(first), status=TenantBudgetStatus())):
+        decision = plan_of(replace(scaled(1), budgets=(newcomer, known)))
+        accepted = {view.budget.name: view.accepted.reason for view in decision.budgets}
+        assert accepted == {"a": BudgetAccepted.OVERLAPPING, "team-a": BudgetAccepted.VALID}
+        assert decision.service_plans[CHAT].scale.replicas == 3
+
+
+def test_an_older_budget_cannot_take_over_a_namespace_by_an_edit() -> None:
+    old = replace(a_budget("old", amount="90"), created=at(-3600))
+    budgets = (old, replace(a_budget(amount="0.37"), created=NOW))
+    first = plan_of(replace(scaled(1), budgets=budgets))
+    spec = a_budget("old", amount="90", tenant={"namespaces": ["old", "team-a"]}).spec
+    grasping = replace(budget_in(first, "old"), spec=spec)
+    decision = plan_of(replace(scaled(1), budgets=(grasping, budget_in(first))))
+    assert decision.budgets[0].accepted.reason == BudgetAccepted.OVERLAPPING
+    assert decision.budgets_by_namespace["team-a"].budget.name == "team-a"
+    assert decision.service_plans[CHAT].scale.replicas == 3
+
+
+def test_the_currency_may_change_as_long_as_nothing_was_spent() -> None:
+    quiet = a_snapshot(budgets=(a_budget(),))
+    budget = replace(budget_in(plan_of(quiet)), spec=a_budget(currency="EUR").spec)
+    assert plan_of(replace(quiet, budgets=(budget,))).budgets[0].accepted.reason.is_true
 
 
 def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
@@ -296,7 +415,16 @@ def test_nothing_is_added_in_a_currency_that_the_budget_does_not_have() -> None:
     assert (scale.replicas, scale.reason) == (2, ScalingReason.BUDGET_EXHAUSTED)
     assert "spec.currency is EUR" in scale.message
     assert "team-a/chat is priced in USD" in scale.message
-    assert reason_and_message(budget_in(decision)) == ("BudgetExhausted", scale.message)
+    reason, message = reason_and_message(budget_in(decision))
+    assert reason == "CurrencyMismatch"
+    assert "EUR, but the tenant runs in a100 (USD)" in message
+
+
+def test_a_new_service_in_pools_of_another_currency_is_a_reason_and_not_a_zero() -> None:
+    snapshot = a_snapshot(a_service(), budgets=(a_budget(currency="EUR"),))
+    decision = plan_of(snapshot)
+    assert decision.service_plans[CHAT].scale.replicas == 0
+    assert decision.budgets[0].within_budget.reason == WithinBudget.CURRENCY_MISMATCH
 
 
 def test_a_service_on_a_foreign_pool_leaves_the_budget_in_force_for_the_others() -> None:
@@ -374,12 +502,9 @@ def test_a_budget_that_was_refused_once_has_lost_nothing() -> None:
 
 def test_a_budget_that_is_not_accepted_counts_on() -> None:
     first = plan_of(replace(scaled(3), budgets=(a_budget(),)))
+    typo = edited(budget_in(first), a_budget(timeZone="Mars/Olympus").spec)
     refused = plan_of(
-        replace(
-            scaled(1, at(60)),
-            budgets=(a_budget("a", tenant={"namespaces": ["team-a"]}), a_budget()),
-        ),
-        memory=PlanMemory(meters=first.meters),
+        replace(scaled(1, at(60)), budgets=(typo,)), memory=PlanMemory(meters=first.meters)
     )
     day = plan_of(
         replace(scaled(1, at(3000)), budgets=(a_budget(),)),
@@ -408,7 +533,7 @@ def test_pods_of_a_previous_variant_are_paid_while_they_run() -> None:
     assert state.current_windows[0].granted > alone.current_windows[0].granted
 
 
-def test_of_two_budgets_for_a_namespace_the_later_name_gives_way() -> None:
+def test_of_two_new_budgets_for_a_namespace_the_later_name_gives_way() -> None:
     other = a_budget("zone", tenant={"namespaces": ["team-b", "team-a"]})
     decision = plan_of(replace(scaled(1), budgets=(other, a_budget(amount="0.37"))))
     accepted = {view.budget.name: view.accepted for view in decision.budgets}
@@ -455,3 +580,15 @@ def test_windows_follow_the_clock_of_the_zone(
     assert window.start == datetime.fromisoformat(start)
     assert window.end - window.start == timedelta(hours=hours)
     assert next_period(window, BERLIN).start == window.end
+
+
+def test_hours_follow_each_other_through_a_change_of_half_an_hour() -> None:
+    lord_howe = ZoneInfo("Australia/Lord_Howe")
+    moment = datetime(2026, 10, 3, tzinfo=UTC)
+    window = period_at("Hour", moment, lord_howe)
+    for _ in range(48):
+        for minute in (0, 29, 59):
+            moment = window.start + timedelta(minutes=minute)
+            assert period_at("Hour", moment, lord_howe) == window
+        assert next_period(window, lord_howe).start == window.end
+        window = next_period(window, lord_howe)

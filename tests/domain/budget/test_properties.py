@@ -14,14 +14,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.domain.budget.budgets import build_budget_views
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Budget, Pod, Pool, Ref
+from tessera.domain.plan import PlanMemory
 from tessera.domain.status.budget import budget_status
-from tests.builders import NOW, a_budget, a_node, a_pod, a_pool, a_snapshot
+from tests.builders import (
+    NOW,
+    a_budget,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    plan_of,
+)
 from tests.properties import examples
 
 HOUR = timedelta(hours=1)
@@ -32,6 +45,7 @@ SLICE = {"nvidia.com/mig-1g.10gb": 1}
 WEIGHT = (Decimal(1) / 7 + Decimal(1) / 8) / 2
 NODES = (a_node(slices={"1g.10gb": 70}, partitioned=10),)
 NAMES = ("a", "b", "c")
+CHAT = Ref("team-a", "chat")
 # Nano-units; each cycle rounds each replica by at most half of one.
 ROUNDING = 10**5
 PRICES = [
@@ -281,3 +295,49 @@ def test_an_operator_away_for_ten_minutes_counts_to_the_second() -> None:
         abs(simulation.reconcile().current_windows[0].spent - simulation.truth[simulation.hour])
         < second
     )
+
+
+edits = st.one_of(
+    st.builds(lambda amount: a_budget(amount=amount).spec, st.sampled_from(["0.2", "0.4", "5"])),
+    st.just(a_budget(amount="9", timeZone="Europe/Berln").spec),
+    st.just(a_budget(amount="9", tenant={"namespaces": ["team-a", "team-b"]}).spec),
+    st.just(a_budget(amount="9", currency="EUR").spec),
+    st.none(),
+)
+
+
+@given(
+    st.lists(edits, min_size=1, max_size=8),
+    st.integers(1, 6),
+    st.booleans(),
+)
+@settings(max_examples=examples(200), deadline=None)
+def test_no_edit_adds_more_replicas_than_the_last_accepted_spec_would(
+    specs: list[TenantBudgetSpec | None], wanted: int, restarted: bool
+) -> None:
+    zone = a_budget("zone", tenant={"namespaces": ["team-b"]})
+    snapshot = a_snapshot(
+        a_service(spec=a_spec(replicas=wanted)),
+        pods=(a_pod(node="a100-0", devices=SLICE, bound=NOW),),
+        workloads=(a_workload(1),),
+        nodes=NODES,
+    )
+    first = plan_of(replace(snapshot, budgets=(zone,)))
+    zone = replace(zone, status=budget_status(first.budgets[0], NOW))
+    budget, last_accepted = a_budget(amount="0.3"), None
+    memory = PlanMemory()
+    for spec in specs:
+        budget = replace(budget, spec=spec, named_namespaces=("team-a",))
+        decision = plan_of(replace(snapshot, budgets=(budget, zone)), memory=memory)
+        view = decision.budgets[0]
+        replicas = decision.service_plans[CHAT].scale.replicas
+        if view.accepted.reason.is_true:
+            last_accepted = spec
+        if last_accepted is None:
+            assert replicas == 1
+        else:
+            oracle = replace(budget, spec=last_accepted)
+            expected = plan_of(replace(snapshot, budgets=(oracle, zone)), memory=memory)
+            assert replicas == expected.service_plans[CHAT].scale.replicas
+        budget = replace(budget, status=budget_status(view, NOW))
+        memory = PlanMemory() if restarted else PlanMemory(meters=decision.meters)

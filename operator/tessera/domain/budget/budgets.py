@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
 from tessera.api.batch_inference import TERMINAL_STATES
-from tessera.api.reasons import BudgetAccepted, StatusVerdict, WithinBudget
+from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter
@@ -18,10 +18,20 @@ from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
-from tessera.domain.observed.snapshot import Budget, Snapshot
+from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
 
 # Spent share of a limit from which on the condition warns.
 _NEAR_LIMIT_SHARE = 0.8
+_NOT_ACCEPTED = StatusVerdict(
+    WithinBudget.NOT_ACCEPTED,
+    "no accepted spec names the namespace, so nothing is added there; see the condition Accepted "
+    "with kubectl describe tenantbudgets",
+)
+_BUDGET_REQUIRED = StatusVerdict(
+    WithinBudget.BUDGET_REQUIRED,
+    "no TenantBudget names the namespace, and the chart value requireBudget is true, so nothing is "
+    "added there; create one with the namespace in spec.tenant.namespaces",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +40,12 @@ class BudgetView:
 
     budget: Budget
     accepted: StatusVerdict[BudgetAccepted]
+    spec: TenantBudgetSpec | None = None
+    """The spec in force: its own, or the last accepted one while that cannot be used."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces in which the budget decides."""
+    state: BudgetState
     meter: SpendMeter = field(default_factory=SpendMeter)
-    state: BudgetState | None = None
-    """None while the budget cannot be enforced."""
     hourly_cost: int = 0
     """Nano-units that all running replicas cost in an hour now."""
     services: int = 0
@@ -41,13 +54,25 @@ class BudgetView:
     """Batches of the tenant that have not finished."""
 
     @property
+    def enforcing(self) -> StatusVerdict[Enforcing]:
+        """Return the condition Enforcing, which names the limits that hold."""
+        if self.state.closed is not None or self.spec is None:
+            return StatusVerdict(
+                Enforcing.NOT_ACCEPTED,
+                "no spec is in force, so nothing is added in the namespaces of the budget: see the "
+                "condition Accepted",
+            )
+        if self.accepted.reason.is_true:
+            return StatusVerdict(Enforcing.CURRENT_SPEC, _summarize(self.spec))
+        return StatusVerdict(
+            Enforcing.LAST_ACCEPTED_SPEC,
+            f"status.acceptedSpec continues, {_summarize(self.spec)}; see the condition Accepted",
+        )
+
+    @property
     def within_budget(self) -> StatusVerdict[WithinBudget]:
         """Return the condition WithinBudget; valid once the plan has granted all requests."""
-        if self.state is None:
-            return StatusVerdict(
-                WithinBudget.NOT_ACCEPTED, "no limit is enforced while Accepted is False"
-            )
-        return _within_budget(self, self.state)
+        return self.state.closed or _within_budget(self, self.state)
 
 
 def build_budget_views(
@@ -56,21 +81,42 @@ def build_budget_views(
     meters: Mapping[str, SpendMeter],
     last_seen: Mapping[str, datetime],
 ) -> tuple[BudgetView, ...]:
-    """Return every budget with its spend until now, in the order of names."""
+    """Return every budget with its spend until now, in the order of names.
+
+    A namespace stays with the budget whose accepted spec has it; of new claims the older budget's
+    wins, then the earlier name.
+    """
     services = Counter(service.ref.namespace for service in snapshot.services)
     batches = Counter(
         batch.ref.namespace
         for batch in snapshot.batches
         if batch.status.state not in TERMINAL_STATES
     )
+    oldest_first = sorted(snapshot.budgets, key=lambda budget: (budget.created, budget.name))
     owners: dict[str, str] = {}
-    budget_views = []
-    for budget in sorted(snapshot.budgets, key=lambda tenant_budget: tenant_budget.name):
-        accepted = _acceptance(budget, owners)
-        names = budget.spec.tenant.namespaces if budget.spec is not None else ()
+    for budget in oldest_first:
+        if (accepted_spec := budget.status.accepted_spec) is not None:
+            for name in accepted_spec.tenant.namespaces:
+                owners.setdefault(name, budget.name)
+    budget_views = {}
+    for budget in oldest_first:
+        accepted, spec = _acceptance(budget, owners), budget.status.accepted_spec
+        if accepted.reason.is_true and budget.spec is not None:
+            spec = budget.spec
+            owners = {name: owner for name, owner in owners.items() if owner != budget.name}
+            owners |= dict.fromkeys(spec.tenant.namespaces, budget.name)
+        names = [
+            name
+            for name in (spec.tenant.namespaces if spec is not None else ())
+            if owners.get(name) == budget.name
+        ]
         view = BudgetView(
             budget=budget,
             accepted=accepted,
+            spec=spec,
+            namespaces=tuple(names),
+            state=_closed_state(budget.name, snapshot.at, _NOT_ACCEPTED),
+            meter=meters.get(budget.name, SpendMeter()),
             services=sum(services[name] for name in names),
             batches=sum(batches[name] for name in names),
         )
@@ -81,21 +127,44 @@ def build_budget_views(
                 f"TenantBudget/{budget.name}: the operator raised {type(error).__name__} "
                 f"({error}); please report this with the output of kubectl get tenantbudget -o yaml"
             )
-            view = replace(view, accepted=StatusVerdict(BudgetAccepted.PLANNER_ERROR, message))
-        if view.state is not None:
-            owners |= dict.fromkeys(names, budget.name)
-        budget_views.append(view)
-    return tuple(budget_views)
+            error_verdict = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
+            view = replace(view, accepted=error_verdict, spec=None)
+        budget_views[budget.name] = view
+    return tuple(budget_views[name] for name in sorted(budget_views))
+
+
+def closed_views(
+    snapshot: Snapshot, budget_views: Sequence[BudgetView], *, require_budget: bool
+) -> tuple[BudgetView, ...]:
+    """Return a closed view for namespaces without a budget in force that get nothing new.
+
+    Those are the namespaces that only unusable specs name, and with `require_budget` all others.
+    """
+    decided = {name for view in budget_views for name in view.namespaces}
+    closed = []
+    for view in budget_views:
+        names = [name for name in _named_namespaces(view.budget) if name not in decided]
+        decided.update(names)
+        if names:
+            state = _closed_state(view.budget.name, snapshot.at, _NOT_ACCEPTED)
+            closed.append(replace(view, spec=None, namespaces=tuple(names), state=state))
+    refs = [service.ref for service in snapshot.services]
+    refs += [batch.ref for batch in snapshot.batches]
+    if require_budget and (rest := {ref.namespace for ref in refs} - decided):
+        closed.append(
+            BudgetView(
+                budget=Budget(name="", generation=0, spec=None),
+                accepted=StatusVerdict(BudgetAccepted.INVALID_SPEC, _BUDGET_REQUIRED.message),
+                namespaces=tuple(sorted(rest)),
+                state=_closed_state("", snapshot.at, _BUDGET_REQUIRED),
+            )
+        )
+    return tuple(closed)
 
 
 def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
-    """Return the enforced budget of each namespace."""
-    return {
-        name: view
-        for view in views
-        if view.state is not None and view.budget.spec is not None
-        for name in view.budget.spec.tenant.namespaces
-    }
+    """Return the budget that decides in each namespace."""
+    return {name: view for view in views for name in view.namespaces}
 
 
 def zone_fault(spec: TenantBudgetSpec) -> str | None:
@@ -108,24 +177,48 @@ def zone_fault(spec: TenantBudgetSpec) -> str | None:
     )
 
 
+def currency_fault(budget: Budget) -> str | None:
+    """Return why spec.currency cannot change: the recorded spend is in the accepted currency."""
+    spec, accepted_spec, spend = budget.spec, budget.status.accepted_spec, budget.status.spend
+    if spec is None or accepted_spec is None or spec.currency == accepted_spec.currency:
+        return None
+    if spend is None or not (spend.running or any(window.spent for window in spend.windows)):
+        return None
+    return (
+        f"spec.currency: {spec.currency} cannot replace {accepted_spec.currency}, in which the "
+        "windows have spend; restore it, or create another TenantBudget in the next window"
+    )
+
+
+def _closed_state(name: str, at: datetime, verdict: StatusVerdict[WithinBudget]) -> BudgetState:
+    return BudgetState(name, "", at, closed=verdict)
+
+
+def _named_namespaces(budget: Budget) -> Sequence[str]:
+    return budget.spec.tenant.namespaces if budget.spec is not None else budget.named_namespaces
+
+
+def _summarize(spec: TenantBudgetSpec) -> str:
+    names = ", ".join(sorted(spec.tenant.namespaces))
+    return f"{counted(len(spec.limits), 'limit')} in {spec.currency} for {names}"
+
+
 def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAccepted]:
     spec = budget.spec
     if spec is None:
         return StatusVerdict(BudgetAccepted.INVALID_SPEC, budget.problem or "spec: unreadable")
     if (fault := zone_fault(spec)) is not None:
         return StatusVerdict(BudgetAccepted.INVALID_TIME_ZONE, fault)
+    if (fault := currency_fault(budget)) is not None:
+        return StatusVerdict(BudgetAccepted.CURRENCY_IMMUTABLE, fault)
     for index, name in enumerate(spec.tenant.namespaces):
-        if name in owners:
+        if owners.get(name, budget.name) != budget.name:
             return StatusVerdict(
                 BudgetAccepted.OVERLAPPING,
                 f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{owners[name]} "
                 "already; remove it from one of the two, since a namespace has at most 1 budget",
             )
-    return StatusVerdict(
-        BudgetAccepted.VALID,
-        f"{counted(len(spec.limits), 'limit')} in {spec.currency} for "
-        f"{', '.join(sorted(spec.tenant.namespaces))}",
-    )
+    return StatusVerdict(BudgetAccepted.VALID, _summarize(spec))
 
 
 def _metered_view(
@@ -135,37 +228,47 @@ def _metered_view(
     known_meter: SpendMeter | None,
     last_seen: Mapping[str, datetime],
 ) -> BudgetView:
-    """Return the view with the meter advanced and, if the budget is accepted, with its state."""
-    # Metering continues while the budget is not accepted, so that no spend is missing later.
-    budget, spec = view.budget, view.budget.spec
-    if spec is None:
-        return replace(view, meter=known_meter or SpendMeter())
-    zone = zone_of(spec.time_zone)
-    enforced = view.accepted.reason.is_true and zone is not None
+    """Return the view with the meter advanced and its state, if a spec is in force."""
+    budget, spec = view.budget, view.spec
+    zone = zone_of(spec.time_zone) if spec is not None else None
+    if spec is None or zone is None:
+        return view
     meter = known_meter or _restore_meter(budget, spec, views)
     at = max(snapshot.at, meter.as_of or snapshot.at)
-    periods = (
-        [period_at(limit.window, at, zone) for limit in spec.limits] if zone is not None else []
-    )
-    was_enforced = any(
+    periods = [period_at(limit.window, at, zone) for limit in spec.limits]
+    was_enforced = budget.status.accepted_spec is not None or any(
         condition.type == "Accepted" and condition.status == "True"
         for condition in budget.status.conditions
     )
     # A budget that was enforced had a record of its spend: without it the windows are incomplete.
     if meter.as_of is None and (budget.record_lost or was_enforced):
         meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
-    pods = [pod for pod in snapshot.pods if pod.ref.namespace in spec.tenant.namespaces]
+    pods = [pod for pod in snapshot.pods if pod.ref.namespace in view.namespaces]
     pod_rates = rates(pods, views, spec.currency)
-    if not enforced:
-        if meter.as_of is None:
-            return view
-        advanced = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
-        spend_by_window = {**meter.spend_by_window, **advanced.spend_by_window}
-        return replace(view, meter=replace(advanced, spend_by_window=spend_by_window))
     meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
     state = _budget_state(budget.name, spec, meter, periods, at)
+    state.currency_mismatch = _uncounted_pods(pods, views, spec.currency)
     hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
     return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
+
+
+def _uncounted_pods(pods: Sequence[Pod], views: Sequence[PoolView], currency: str) -> str | None:
+    """Return which pools of another currency the pods run in; None without one."""
+    nodes = {pod.node for pod in pods if pod.ended is None and pod.devices}
+    foreign = [
+        f"{view.pool.name} ({view.price.currency})"
+        for view in views
+        if view.price is not None
+        and view.price.currency != currency
+        and not nodes.isdisjoint(view.node_names)
+    ]
+    if not foreign:
+        return None
+    return (
+        f"spec.currency: {currency}, but the tenant runs in {', '.join(foreign)}, where its cost "
+        "is not counted and nothing is added; convert spec.prices of the pool, or name other pools "
+        "in spec.placement.pools"
+    )
 
 
 def _budget_state(
@@ -249,6 +352,8 @@ def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget
                 "allow "
                 "more",
             )
+    if state.currency_mismatch is not None:
+        return StatusVerdict(WithinBudget.CURRENCY_MISMATCH, state.currency_mismatch)
     if state.min_replicas_shortage is not None:
         return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage)
     if state.shortage is not None:
@@ -275,10 +380,10 @@ def _spent_share(window: BudgetWindow) -> float:
 
 
 def summary(view: BudgetView) -> str:
-    """Return the window with the largest spent share in one line; empty when not enforced."""
-    if view.state is None:
-        return ""
+    """Return the window with the largest spent share in one line; empty without windows."""
     state = view.state
+    if not state.current_windows:
+        return ""
     window = max(state.current_windows, key=_spent_share)
     return (
         f"{format_amount(window.spent)} of {state.amount(window.limit)} this "

@@ -32,8 +32,9 @@ def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
     """Return the period that contains a moment; periods follow each other without a gap."""
     local = at.astimezone(zone)
     if name == "Hour":
-        # One hour of UTC, so that a change of daylight saving time makes no hour longer.
-        start = local.replace(minute=0, second=0, microsecond=0).astimezone(UTC)
+        # Hours of standard time, so that a change of daylight saving time moves or stretches none.
+        shift = (local.utcoffset() or timedelta()) - (local.dst() or timedelta())
+        start = (at.astimezone(UTC) + shift).replace(minute=0, second=0, microsecond=0) - shift
         return CalendarPeriod(name, start, start + timedelta(hours=1))
     first = local.date() if name == "Day" else local.date().replace(day=1)
     # 32 days after the first of a month is always in the next month.

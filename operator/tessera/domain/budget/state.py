@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tessera.api.reasons import StatusVerdict, WithinBudget
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.observed.snapshot import Ref
@@ -63,14 +64,20 @@ class BudgetState:
         name: str,
         currency: str,
         at: datetime,
-        current_windows: Sequence[BudgetWindow],
-        next_windows: Sequence[BudgetWindow],
+        current_windows: Sequence[BudgetWindow] = (),
+        next_windows: Sequence[BudgetWindow] = (),
+        *,
+        closed: StatusVerdict[WithinBudget] | None = None,
     ) -> None:
         self.name = name
         self.currency = currency
         self.at = at
         self.current_windows = tuple(current_windows)
         self.next_windows = tuple(next_windows)
+        # Why nothing is added, whatever the windows have left.
+        self.closed = closed
+        # What the tenant uses, or wants to use, in pools of another currency.
+        self.currency_mismatch: str | None = None
         # The first refusal of this plan.
         self.shortage: str | None = None
         # The first refusal of a replica within minReplicas.
@@ -192,10 +199,14 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapp
 
     Running replicas within minReplicas and terminating ones are paid first, then other running
     ones, then new ones within minReplicas, then new ones beyond; each in the order of the requests.
-    A request in another currency gets no new replica.
+    A request in another currency gets no new replica, and a closed budget grants none at all.
     """
-    other_currency = [request for request in requests if request.tariff.currency != state.currency]
-    requests = [request for request in requests if request.tariff.currency == state.currency]
+    blocked = [
+        request
+        for request in requests
+        if state.closed is not None or request.tariff.currency != state.currency
+    ]
+    requests = [request for request in requests if request not in blocked]
     granted = {request.ref: request.running_min_replicas for request in requests}
     shortages: dict[Ref, str] = {}
 
@@ -234,17 +245,19 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapp
         request.ref: Grant(replicas=granted[request.ref], shortage=shortages.get(request.ref))
         for request in requests
     }
-    return grants | {
-        request.ref: _other_currency_grant(state, request) for request in other_currency
-    }
+    return grants | {request.ref: _unchanged_grant(state, request) for request in blocked}
 
 
-def _other_currency_grant(state: BudgetState, request: GrantRequest) -> Grant:
+def _unchanged_grant(state: BudgetState, request: GrantRequest) -> Grant:
+    """Return a grant that adds nothing: what runs stays, and what is not desired leaves."""
     if request.desired <= request.running:
         return Grant(replicas=request.desired)
-    shortage = state.refuse(
+    if state.closed is not None:
+        return Grant(replicas=request.running, shortage=state.closed.message)
+    shortage = (
         f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
         f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "
         f"pools priced in {state.currency} in spec.placement.pools, or convert the price."
     )
+    state.currency_mismatch = state.currency_mismatch or shortage
     return Grant(replicas=request.running, shortage=shortage)

@@ -22,7 +22,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
     """Return the decision about the budget of a service's tenant."""
     namespace = service_plan.service.ref.namespace
     view = plan.budgets_by_namespace.get(namespace)
-    if view is None or view.state is None:
+    if view is None:
         return Decision(
             topic="budget",
             reason=WithinBudget.NO_BUDGET,
@@ -34,15 +34,14 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
         reason=view.within_budget.reason,
         message=view.within_budget.message,
         numbers=_numbers(view, view.state),
-        would_change=tuple(_would_change(snapshot, view, view.state, service_plan)),
+        would_change=tuple(_would_change(snapshot, view.state, service_plan)),
     )
 
 
 def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
-    owner = view.budget.spec.owner if view.budget.spec is not None else ""
     amount = budget_state.amount
     return (
-        ("budget", f"{view.budget.name}, owner {owner}"),
+        *([("budget", f"{view.budget.name}, owner {view.spec.owner}")] if view.spec else []),
         *(
             (
                 window.period.name.lower(),
@@ -57,15 +56,18 @@ def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
 
 
 def _would_change(
-    snapshot: Snapshot, view: BudgetView, state: BudgetState, service_plan: ServicePlan
+    snapshot: Snapshot, state: BudgetState, service_plan: ServicePlan
 ) -> Iterator[str]:
     """Yield what one more replica lacks in the current windows, and whether the next pay it."""
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return
     tariff = choice.offer.tariff
-    if view.budget.spec is not None and tariff.currency != view.budget.spec.currency:
-        yield f"pools priced in {view.budget.spec.currency} in spec.placement.pools"
+    if state.closed is not None:
+        yield f"a valid TenantBudget with {service_plan.service.ref.namespace} in its spec"
+        return
+    if tariff.currency != state.currency:
+        yield f"pools priced in {state.currency} in spec.placement.pools"
         return
     min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     always = service_plan.scale.replicas < min_replicas

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
@@ -13,6 +13,9 @@ from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, Vol
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+
+# An object that the API server has not created yet is newer than all others.
+NOT_CREATED = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Pool:
     """An AcceleratorPool with its parsed spec, or None if that is invalid."""
 
     name: str
+    created: datetime = NOT_CREATED
     uid: str = ""
     generation: int
     spec: AcceleratorPoolSpec | None
@@ -50,8 +54,11 @@ class Budget:
     """A TenantBudget with its parsed spec, or None if that is invalid."""
 
     name: str
+    created: datetime = NOT_CREATED
     generation: int
     spec: TenantBudgetSpec | None
+    named_namespaces: tuple[str, ...] = ()
+    """Namespaces that an invalid spec names, as far as they can be read."""
     problem: str | None = None
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
     record_lost: bool = False

@@ -34,6 +34,7 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
     budget, previous, state = view.budget, view.budget.status, view.state
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
+        "Enforcing": view.enforcing,
         "WithinBudget": view.within_budget,
     }
     new_conditions = conditions(verdicts, previous.conditions, budget.generation, at)
@@ -45,23 +46,25 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
         (condition.type, condition.reason, condition.observed_generation)
         for condition in previous.conditions
     ]
-    if unchanged and not _is_record_due(view, previous.spend, state):
+    same_spec = view.spec in (None, previous.accepted_spec)
+    if unchanged and same_spec and not _is_record_due(view, previous.spend, state):
         return previous
     return TenantBudgetStatus(
         observed_generation=budget.generation,
         conditions=new_conditions,
-        spend=_spend_status(view.meter, state) if state is not None else previous.spend,
+        accepted_spec=view.spec or previous.accepted_spec,
+        spend=_spend_status(view.meter, state) if state.closed is None else previous.spend,
         summary=summary(view),
         per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
-        if state is not None
+        if state.closed is None
         else None,
         services=view.services,
         batches=view.batches,
     )
 
 
-def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetState | None) -> bool:
-    if state is None:
+def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetState) -> bool:
+    if state.closed is not None:
         return False
     recorded_counts = (view.budget.status.services, view.budget.status.batches)
     if record is None or state.has_new_grants or recorded_counts != (view.services, view.batches):
