@@ -28,7 +28,7 @@ def assess_readiness(
     why replicas do not start.
     """
     if desired == 0:
-        return StatusVerdict(Ready.SCALED_TO_ZERO, "spec.replicas is 0")
+        return StatusVerdict(Ready.SCALED_TO_ZERO, "0 replicas are desired")
     if not any(pod.takes_requests for pod in pods):
         cause = f"; {failure.reason}: {failure.message}" if failure is not None else ""
         message = f"0 of {counted(desired, 'replica')} ready{cause}"

@@ -23,6 +23,7 @@ from tessera.api.reasons import (
     PlacementReason,
     Progressing,
     Ready,
+    ScalingReason,
     StatusReason,
     StatusVerdict,
     UpdateAvailable,
@@ -80,7 +81,7 @@ def service_status(
         cost=_cost_status(service_plan, choice) if choice else previous.cost,
         speed=service_plan.speed,
         tenant=TenancyStatus(
-            budget=budget_view.budget.name if budget_view is not None else None,
+            budget=(budget_view.budget.name or None) if budget_view is not None else None,
             reason=budget_view.within_budget.reason
             if budget_view is not None
             else WithinBudget.NO_BUDGET,
@@ -256,6 +257,10 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
     if service_plan.choice is None and not service_plan.pods:
         return StatusVerdict(Ready.NOT_PLACED, _blocking_verdict(service_plan).message)
     desired = service_plan.scale.replicas
+    if desired == 0 and service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
+        return StatusVerdict(
+            Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
+        )
     failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
 
