@@ -257,6 +257,9 @@ class Chart(Values):
     rules: Rules = Field(default_factory=Rules)
     """Recording rules and alerts in a PrometheusRule, created where the cluster has its CRD."""
 
+    require_budget: bool = False
+    """Add nothing in namespaces without a TenantBudget: what runs there stays."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the log."""
 

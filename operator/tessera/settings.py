@@ -77,6 +77,9 @@ class Settings(PrometheusSettings):
     batch_role: str = BATCH_ROLE
     """ClusterRole that lets a batch's runner read its BatchInference; each release has its own."""
 
+    require_budget: bool = False
+    """Whether a namespace without a TenantBudget gets nothing new."""
+
     mig_enabled: bool = False
     """Whether GPUs may be repartitioned; the chart then grants the permissions for it."""
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.api.reasons import WithinBudget
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
 from tessera.cli.snapshot.trim import trim_object
@@ -54,7 +55,16 @@ class FleetInputs:
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """Return the plan that this version makes; no installation's settings are known here."""
-        config = Config(mig_backends=frozenset(), builder_version=newest_version())
+        config = Config(
+            mig_backends=frozenset(),
+            # The operator writes this reason only where a budget is required.
+            require_budget=any(
+                service.status.tenant is not None
+                and service.status.tenant.reason == WithinBudget.BUDGET_REQUIRED
+                for service in snapshot.services
+            ),
+            builder_version=newest_version(),
+        )
         return plan(config, snapshot, PlanMemory(scaling_history=self.scaling_history))
 
     def compute_plan(self, snapshot: Snapshot) -> Plan | None:

@@ -63,6 +63,7 @@ class Runtime:
         config = Config(
             mig_backends=settings.partition_backends,
             stall_timeout=timedelta(seconds=settings.stall_seconds),
+            require_budget=settings.require_budget,
             builder_version=newest_version(),
             platform=settings.platform,
         )

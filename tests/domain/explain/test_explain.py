@@ -14,6 +14,8 @@ from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
+from tessera.domain.config import Config
+from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
@@ -318,6 +320,14 @@ def test_without_a_budget_it_says_that_nothing_limits_the_spend() -> None:
     decision = decisions(running())["budget"]
     assert decision.reason == WithinBudget.NO_BUDGET
     assert decision.would_change == ("a TenantBudget with team-a in spec.tenant.namespaces",)
+
+
+def test_where_a_budget_is_required_it_says_that_nothing_is_added_without_one() -> None:
+    snapshot = running()
+    plan = plan_of(snapshot, Config(require_budget=True))
+    decision = explain_budget(snapshot, plan, plan.service_plans[CHAT])
+    assert decision.reason == WithinBudget.BUDGET_REQUIRED
+    assert decision.would_change == ("a valid TenantBudget with team-a in its spec",)
 
 
 def test_a_draining_replica_is_named_with_what_would_let_it_end() -> None:

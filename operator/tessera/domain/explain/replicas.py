@@ -16,6 +16,7 @@ _READY_CHANGES: dict[str, str] = {
     Ready.COMPLETION_SUCCEEDED: "a failing completion; the next probe follows "
     f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
     Ready.SCALED_TO_ZERO: "spec.replicas above 0",
+    Ready.BUDGET_EXHAUSTED: "budget for the first replica: see budget",
     Ready.NOT_PLACED: "hardware for the service: see placed",
     Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",
     Ready.PROBE_PENDING: "the response to the running completion probe",
