@@ -42,7 +42,7 @@ class Kubelet:
         self.host.connected.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.informer.follow())
-            group.create_task(node.send_heartbeats(self.host, self.beats))
+            group.create_task(node.send_heartbeats(self.host, self.beats, self.resync))
 
     async def register(self) -> None:
         host = self.host
@@ -60,6 +60,14 @@ class Kubelet:
         """Back after a silence, or after a reboot when the node was ended."""
         await self.register()
         self.host.connected.set()
+        self._report_pods()
+
+    async def resync(self) -> None:
+        """Tell the API again how the node and its pods are."""
+        await self.register()
+        self._report_pods()
+
+    def _report_pods(self) -> None:
         known_uids = {pod["metadata"]["uid"] for pod in self.informer.values()}
         for uid, worker in self.workers.items():
             worker.reporter.resend()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 
@@ -68,14 +68,28 @@ async def patch_status(api: Api, name: str, status: Json) -> None:
     await api.patch(NODES.path(name=name, sub="status"), {"status": status}, STRATEGIC)
 
 
-async def send_heartbeats(host: Host, beats: HeartBeats) -> None:
-    """Renew the node's Lease for as long as it is not silent."""
+async def send_heartbeats(
+    host: Host, beats: HeartBeats, resync: Callable[[], Awaitable[None]]
+) -> None:
+    """Renew the node's Lease for as long as it is not silent.
+
+    After a Lease that came late everything is told again for a while: the node controller may have
+    declared the node and its pods dead, and does so until it has seen the Lease.
+    """
+    loop = asyncio.get_running_loop()
+    renewed_at, resync_until = loop.time(), 0.0
     while True:
         await host.connected.wait()
         try:
             await _renew(host.machine.api, host.node.name, beats)
+            if loop.time() - renewed_at > beats.lease_seconds:
+                resync_until = loop.time() + 2 * beats.grace_seconds
+            renewed_at = loop.time()
+            if renewed_at < resync_until:
+                await resync()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            log.warning("heart-beat of %s: %s", host.node.name, error)
+            words = str(error) or type(error).__name__
+            log.warning("heart-beat of %s: %s", host.node.name, words)
             await asyncio.sleep(RETRY_SECONDS)
         else:
             await asyncio.sleep(beats.renew_seconds)
