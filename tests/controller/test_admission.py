@@ -72,6 +72,12 @@ def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
     assert "0.99.0" in warnings[0]
 
 
+def test_an_engine_older_than_all_that_are_known_is_a_warning() -> None:
+    refusals, warnings = review_service(a_body(engine={"version": "0.9.2"}), a_store())
+    assert refusals == []
+    assert "vLLM 0.9.2 is older than 0.32.0" in warnings[0]
+
+
 def test_what_the_schema_would_refuse_is_refused_here_too() -> None:
     refusals, _ = review_service(a_body(scaling={"minReplicas": "many"}), a_store())
     assert "spec.scaling.minReplicas" in refusals[0]
@@ -208,6 +214,10 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
     refusals, _ = review_batch(body, store, NOW)
     assert "spec.engine.extraArgs" in refusals[0]
     assert review_batch(a_batch_body(), store, NOW) == ([], [])
+    body = a_batch_body() | {"spec": a_batch_body()["spec"] | {"engine": {"version": "0.9.2"}}}
+    refusals, warnings = review_batch(body, store, NOW)
+    assert (refusals, len(warnings)) == ([], 1)
+    assert "vLLM 0.9.2 is older" in warnings[0]
 
 
 async def test_in_an_unwatched_namespace_nothing_is_reviewed_and_a_warning_says_so() -> None:

@@ -120,6 +120,14 @@ SERVICES = [
         says=("0.99.0", "0.32.0"),
     ),
     RefusalCase(
+        reason=Accepted.UNTESTED_ENGINE_VERSION,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  engine: {version: 0.9.2}"
+        ),
+        field="spec.engine.version",
+        says=("0.9.2", "older than 0.32.0"),
+    ),
+    RefusalCase(
         reason=Accepted.POOL_NOT_FOUND,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [a100, b200]}"

@@ -13,6 +13,12 @@ class BatchAccepted(StatusReason):
         "`spec.engine.extraArgs` is not validated.",
         True,
     )
+    UNTESTED_ENGINE_VERSION = (
+        "UntestedEngineVersion",
+        "The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: "
+        "it may lack a flag or a metric that Tessera needs.",
+        True,
+    )
     INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
     INVALID_NAME = "InvalidName", "The name is too long for a label value, so no Job can carry it."
     SERVICE_NOT_FOUND = (

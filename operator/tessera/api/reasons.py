@@ -44,6 +44,12 @@ class Accepted(StatusReason):
         "`spec.engine.extraArgs` is not validated.",
         True,
     )
+    UNTESTED_ENGINE_VERSION = (
+        "UntestedEngineVersion",
+        "The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: "
+        "it may lack a flag or a metric that Tessera needs.",
+        True,
+    )
     INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
     INVALID_NAME = (
         "InvalidName",

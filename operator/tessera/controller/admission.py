@@ -10,12 +10,13 @@ import kopf
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
+from tessera.api.reasons import Accepted
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situations
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import zone_fault
 from tessera.domain.observed.snapshot import Budget, Pool
-from tessera.domain.placement.checks import check, unchecked_flags_warning, unknown_model_denial
+from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe
@@ -53,8 +54,8 @@ def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], li
     warnings = [denial.sentence for denial in denials if denial.transient]
     if (unknown := unknown_model_denial(service.spec)) is not None:
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
-    if (warning := unchecked_flags_warning(service.spec)) is not None:
-        warnings.append(warning)
+    if (verdict := engine_verdict(service.spec)).reason is not Accepted.VALID:
+        warnings.append(verdict.message)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
 
@@ -101,7 +102,9 @@ def review_batch(
     model_pending = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
     if verdict.reason in _TRANSIENT or model_pending:
         return [], [verdict.message]
-    return ([] if verdict.reason.is_true else [verdict.message]), []
+    if not verdict.reason.is_true:
+        return [verdict.message], []
+    return [], [verdict.message] if verdict.reason is not BatchAccepted.VALID else []
 
 
 def _deletion_warnings(budget: Budget, store: Store) -> list[str]:

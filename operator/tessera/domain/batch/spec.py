@@ -67,9 +67,8 @@ def accept_spec(
     if denials:
         message = "; ".join(denial.message for denial in denials)
         return StatusVerdict(denials[0].reason, message), None
-    if (warning := checks.unchecked_flags_warning(source.spec)) is not None:
-        return StatusVerdict(BatchAccepted.FLAGS_UNCHECKED, warning), source
-    return StatusVerdict(BatchAccepted.VALID, "the spec is valid"), source
+    verdict = checks.engine_verdict(source.spec)
+    return StatusVerdict(BatchAccepted[verdict.reason.name], verdict.message), source
 
 
 def _model_source(

@@ -51,7 +51,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
 def _accepted(service_plan: ServicePlan) -> Decision:
     verdict = service_plan.accepted
     would_change = () if verdict.reason.is_true else (verdict.message,)
-    if verdict.reason is Accepted.FLAGS_UNCHECKED:
+    if verdict.reason in (Accepted.FLAGS_UNCHECKED, Accepted.UNTESTED_ENGINE_VERSION):
         would_change = ("with a known spec.engine.version the flags would be checked",)
     return Decision(
         topic="accepted",

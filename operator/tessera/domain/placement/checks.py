@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.api.reasons import Accepted
+from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.placement import pod_template
@@ -71,14 +71,22 @@ def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
-def unchecked_flags_warning(spec: InferenceServiceSpec) -> str | None:
-    """Return the warning for an engine version without a flag table."""
-    if vllm_flags.version_facts(spec.engine.version) is not None or not spec.engine.extra_args:
-        return None
-    known = ", ".join(vllm_flags.known_versions())
-    return (
-        f"spec.engine.extraArgs: no flag table for vLLM {spec.engine.version} (known: {known}), so "
-        f"{counted(len(spec.engine.extra_args), 'argument')} could not be checked"
+def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
+    """Return `Valid`, or what cannot be known of an engine version without a flag table."""
+    version, known = spec.engine.version, vllm_flags.known_versions()
+    if vllm_flags.is_older(version, known[0]):
+        return StatusVerdict(
+            Accepted.UNTESTED_ENGINE_VERSION,
+            f"spec.engine.version: vLLM {version} is older than {known[0]}, the oldest version "
+            "that Tessera knows, and may lack flags and metrics that Tessera uses; use "
+            f"{known[-1]}, or read the log of the first replica",
+        )
+    if version in known or not spec.engine.extra_args:
+        return StatusVerdict(Accepted.VALID, "the spec is valid")
+    return StatusVerdict(
+        Accepted.FLAGS_UNCHECKED,
+        f"spec.engine.extraArgs: no flag table for vLLM {version} (known: {', '.join(known)}), so "
+        f"{counted(len(spec.engine.extra_args), 'argument')} could not be checked",
     )
 
 

@@ -13,7 +13,7 @@ from tessera.domain.hardware.pools import PoolView, tier_by_pool
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot, Workload
-from tessera.domain.placement.checks import check, unchecked_flags_warning
+from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.placement import (
     HardwareChoice,
     PlacementDecision,
@@ -161,12 +161,7 @@ def _propose(
         tiers=allowed_tiers(spec),
         assignment=current_assignment,
     )
-    warning = unchecked_flags_warning(spec)
-    accepted = (
-        StatusVerdict(Accepted.VALID, "the spec is valid")
-        if warning is None
-        else StatusVerdict(Accepted.FLAGS_UNCHECKED, warning)
-    )
+    accepted = engine_verdict(spec)
     if placement.choice is None:
         unchanged = _unchanged_proposal(service, objects, accepted, history)
         return replace(unchanged, placement=placement, preparation=preparation)

@@ -68,7 +68,15 @@ def known_versions() -> tuple[str, ...]:
         for name in names
         if name.startswith("vllm-")
     ]
-    return tuple(sorted(versions, key=lambda version: [int(part) for part in version.split(".")]))
+    return tuple(sorted(versions, key=_version_key))
+
+
+def is_older(version: str, other: str) -> bool:
+    return _version_key(version) < _version_key(other)
+
+
+def _version_key(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 @cache

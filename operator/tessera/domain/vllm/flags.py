@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from tessera.domain.vllm import flag_values as engine_values
-from tessera.domain.vllm.facts import EngineFacts, Flag, known_versions, version_facts
+from tessera.domain.vllm.facts import EngineFacts, Flag, is_older, known_versions, version_facts
 from tessera.domain.vllm.outdated_flags import OLD_FLAGS
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "FlagProblemKind",
     "check",
     "defaults",
+    "is_older",
     "known_versions",
     "parse",
     "version_facts",
