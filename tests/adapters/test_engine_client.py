@@ -89,3 +89,20 @@ async def test_answers_are_read() -> None:
             "completions: 404 who"
         )
     await engines.close()
+
+
+async def test_engines_that_hang_delay_no_call_of_another() -> None:
+    engines = HttpEngines(EngineTimeouts(completion_seconds=60, load_seconds=2))
+    async with (
+        a_pod(OK + b"\r\n{", b" ", 60) as silent,
+        a_pod(OK + b'\r\n{"server_load": 2}') as address,
+    ):
+        hanging = [
+            asyncio.create_task(engines.probe(f"http://{silent}", "small")) for _ in range(100)
+        ]
+        await asyncio.sleep(0)
+        assert await engines.in_flight(address) == 2
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+    await engines.close()

@@ -1,9 +1,11 @@
 """Which processes the operator probes, and under which address."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
+from typing_extensions import override
 
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.model_reports import FetchProgress
@@ -12,6 +14,7 @@ from tessera.domain.observed.snapshot import (
     EngineReading,
     InFlight,
     Readings,
+    Ref,
     Snapshot,
 )
 from tessera.domain.plan import Plan, PlanMemory
@@ -128,3 +131,32 @@ async def test_a_stalled_engine_is_counted_and_if_busy_asked_for_a_token(
 
 def _is_probe(task: "asyncio.Task[object]") -> bool:
     return task.get_name().startswith(("pod ", "token "))
+
+
+class HangingEngines(RecordingEngines):
+    """Engines at one address never answer; all others do."""
+
+    hanging = 0
+
+    @override
+    async def probe(self, base: str, model: str) -> str | None:
+        if "10.0.0.66" in base:
+            self.hanging += 1
+            await asyncio.Event().wait()
+        return None
+
+
+async def test_engines_that_hang_delay_no_probe_of_another_namespace() -> None:
+    chat = a_service()
+    hanging = [a_service(f"x-{index}", ref=Ref("evil", f"x-{index}")) for index in range(100)]
+    addresses = {service.ref: "10.0.0.66" for service in hanging} | {chat.ref: "10.0.0.9"}
+    snapshot = a_snapshot(*hanging, chat, addresses=addresses)
+    plan = replace(plan_of(snapshot), services_to_probe=frozenset(addresses))
+    engines, observations, answered = HangingEngines(), Observations(), asyncio.Event()
+    prober = Prober(engines, observations, _clock, answered.set)
+    prober.start(snapshot, plan)
+    async with asyncio.timeout(5):
+        await answered.wait()
+    assert observations.probe_results.keys() == {chat.ref}
+    assert engines.hanging == 16
+    await prober.stop()

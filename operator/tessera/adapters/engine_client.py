@@ -34,8 +34,9 @@ class HttpEngines:
             headers={"Accept-Encoding": "identity"},
             auto_decompress=False,
             # Each pod is queried seldom, and there are thousands: pooled connections would only
-            # cost a lookup.
-            connector=aiohttp.TCPConnector(limit=64, force_close=True),
+            # cost a lookup. The prober limits them by namespace; a limit for all would let the
+            # engines of one tenant delay those of another.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
         )
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """Probes of engines, runners and hubs in the background; their results enter a later cycle."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,6 +30,8 @@ from tessera.reconcile.observe import Observations
 _DRAIN_INTERVAL = timedelta(seconds=1)
 # Seconds between two probes of a runner.
 _RUNNER_INTERVAL = timedelta(seconds=3)
+# Probes of one namespace at the same time: engines that hang delay those beside them alone.
+_PROBES_PER_NAMESPACE = 16
 # How long a resolved revision stays valid.
 _RESOLUTION_TTL = timedelta(seconds=10)
 
@@ -50,6 +53,9 @@ class Prober:
         self._clock = clock
         self._wake = wake
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._free_probes: dict[str, asyncio.Semaphore] = defaultdict(
+            partial(asyncio.Semaphore, _PROBES_PER_NAMESPACE)
+        )
         self._fetch_times: dict[Ref, datetime] = {}
         self._resolution_times: dict[RevisionQuery, datetime] = {}
 
@@ -60,26 +66,29 @@ class Prober:
         for ref in plan.services_to_probe & snapshot.addresses.keys():
             address = _host_port(snapshot.addresses[ref], PORT)
             complete = partial(self._probe_completion, plan.service_plans[ref].service, address)
-            self._start_once(f"service {ref}", complete)
+            self._start_once(f"service {ref}", ref.namespace, complete)
         for suspect in plan.suspects:
             if suspect.pod.address:
                 check = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
-                self._start_once(f"pod {suspect.pod.uid}", check)
+                self._start_once(f"pod {suspect.pod.uid}", suspect.pod.ref.namespace, check)
         for batch_plan in plan.batches.values():
             uid, probe = batch_plan.batch.uid, batch_plan.progress_target
+            namespace = batch_plan.batch.ref.namespace
             answer = self._observations.runner_answers.get(uid)
             if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
                 fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
-                self._start_once(f"batch {uid} {probe.attempt}", fetch)
+                self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
         self._forget(plan)
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
         if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
-            self._start_once(f"model {query}", partial(self._resolve, self._hub, query))
+            # By namespace too: nobody waits behind another's probes for a model that both use.
+            key = f"model {query} of {ref.namespace}"
+            self._start_once(key, ref.namespace, partial(self._resolve, self._hub, query))
         fetching = service_plan.preparation and service_plan.preparation.progress_address
         if fetching and self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
             fetch = partial(self._fetch_status, ref, _host_port(fetching, PORT))
-            self._start_once(f"fetch {ref}", fetch)
+            self._start_once(f"fetch {ref}", ref.namespace, fetch)
         if not (draining := service_plan.drain.draining):
             return
         for pod in service_plan.pods:
@@ -87,7 +96,7 @@ class Prober:
             due = self._is_due(load.at if load else None, _DRAIN_INTERVAL)
             if pod.ref in draining and pod.address and due:
                 count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
-                self._start_once(f"pod {pod.uid}", count)
+                self._start_once(f"pod {pod.uid}", ref.namespace, count)
 
     async def stop(self) -> None:
         """Cancel all probes."""
@@ -96,11 +105,17 @@ class Prober:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start_once(self, key: str, probe: Callable[[], Coroutine[None, None, None]]) -> None:
+    def _start_once(
+        self, key: str, namespace: str, probe: Callable[[], Coroutine[None, None, None]]
+    ) -> None:
         if key not in self._tasks:
-            task = asyncio.create_task(probe(), name=key)
+            task = asyncio.create_task(self._run(namespace, probe), name=key)
             self._tasks[key] = task
             task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def _run(self, namespace: str, probe: Callable[[], Coroutine[None, None, None]]) -> None:
+        async with self._free_probes[namespace]:
+            await probe()
 
     async def _probe_completion(self, service: ObservedService, address: str) -> None:
         problem = await self._engines.probe(f"http://{address}", _served_model_name(service))
@@ -134,7 +149,7 @@ class Prober:
         self._observations.in_flight[suspect.pod.ref] = InFlight(asked_at, requests)
         if requests:
             probe = partial(self._request_token, suspect, address)
-            self._start_once(f"token {suspect.pod.uid}", probe)
+            self._start_once(f"token {suspect.pod.uid}", suspect.pod.ref.namespace, probe)
 
     async def _request_token(self, suspect: Suspect, address: str) -> None:
         await self._engines.probe(f"http://{address}", _served_model_name(suspect.service))
