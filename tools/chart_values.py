@@ -94,7 +94,7 @@ class Prometheus(Values):
     """Base URL of Prometheus; empty disables autoscaling: the number of replicas stays as it is."""
 
     namespaces: list[str] = Field(default=["monitoring"])
-    """Namespaces whose pods may scrape the engines' metrics."""
+    """Namespaces whose pods may scrape the metrics of the engines and of the operator."""
 
     job: str = ""
     """Label `job` of the operator's own metrics; empty means that of the chart's PodMonitor. Series

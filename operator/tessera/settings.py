@@ -54,7 +54,7 @@ class Settings(PrometheusSettings):
     """Settings of the operator: `TESSERA_*` variables, which the chart sets."""
 
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
-    """Namespaces whose pods may scrape the engines' metrics."""
+    """Namespaces whose pods may scrape the engines' metrics, by a NetworkPolicy."""
 
     pod_name: str = "tessera-operator"
     """The operator's own pod: its identity in the leader election."""
