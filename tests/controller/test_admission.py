@@ -1,5 +1,7 @@
 """Admission refuses what only an edit can fix, and warns of the rest."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import kopf
@@ -13,16 +15,19 @@ from tessera.controller.admission import (
     service_validator,
 )
 from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
     CLAIMS,
     INFERENCE_SERVICES,
     KINDS,
     TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
+from tests.batch_builders import a_batch, a_batch_spec
 from tests.builders import NOW, SMALL, a_budget, a_pool, a_service, a_spec
 
 
@@ -157,6 +162,23 @@ def test_a_batch_whose_claim_is_still_to_come_is_a_warning() -> None:
     refusals, warnings = review_batch(a_batch_body(), a_store(), NOW)
     assert refusals == []
     assert warnings[0].startswith("spec.claimName: PersistentVolumeClaim/data does not exist")
+
+
+def test_a_file_that_another_batch_writes_is_refused_at_creation_only() -> None:
+    store = a_store("a100")
+    claim = VolumeClaim(access_modes=("ReadWriteMany",))
+    key = ObjectKey("persistentvolumeclaims", "team-a", "data")
+    store.put(CLAIMS, ClusterObject(key=key, plan_input=claim))
+    older = replace(
+        a_batch(a_batch_spec(claimName="data", output="out.jsonl")), ref=Ref("team-a", "evening")
+    )
+    key = ObjectKey("batchinferences", "team-a", "evening")
+    store.put(BATCH_INFERENCES, ClusterObject(key=key, plan_input=older))
+    later = NOW + timedelta(seconds=1)
+    refusals, _ = review_batch(a_batch_body(), store, later)
+    assert "BatchInference/evening is older" in refusals[0]
+    assert review_batch(a_batch_body(), store, later, created=False) == ([], refusals)
+    assert review_batch(a_batch_body(output="other.jsonl"), store, later) == ([], [])
 
 
 def test_a_model_that_has_to_be_read_is_a_warning() -> None:

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
-from tessera.resources.api_resources import KINDS, ApiResource
+from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS, ApiResource
 from tessera.resources.manifest import ObjectKey
+from tests.builders import SMALL
 from tests.hostile.twin import HOSTILE, Body, Fleet, Twins
 
 
@@ -94,3 +95,35 @@ async def test_only_the_children_of_the_service_itself_are_deleted(stranger: str
     fleet.serve("chat", "team-a", replicas=1)
     await fleet.cycle()
     assert (budget in fleet.cluster.objects) is (stranger is not None)
+
+
+def _add_batch(fleet: Fleet, name: str, namespace: str, created: str, **spec: str) -> ObjectKey:
+    claim = {
+        "metadata": {"name": "data", "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteMany"]},
+    }
+    fleet.cluster.put(CLAIMS, claim)
+    meta = {"name": name, "namespace": namespace, "creationTimestamp": created}
+    paths = {"claimName": "data", "input": "in.jsonl", "output": "out.jsonl", **spec}
+    return fleet.cluster.put(
+        BATCH_INFERENCES, {"metadata": meta, "spec": {**paths, "model": {"uri": SMALL}}}
+    )
+
+
+async def test_a_file_is_written_by_one_batch_and_the_later_one_is_not_paid() -> None:
+    def build(fleet: Fleet) -> None:
+        _build(fleet)
+        _add_batch(fleet, "night", "team-a", "2026-11-20T11:59:00Z")
+
+    twins = Twins(build)
+    # Older than the batch of team-a, but the claim is another one.
+    _add_batch(twins.hostile, "first", HOSTILE, "2026-11-20T11:58:00Z")
+    later = _add_batch(
+        twins.hostile, "second", HOSTILE, "2026-11-20T11:58:30Z", output="x", errors="out.jsonl"
+    )
+    await twins.run(cycles=3)
+    accepted = _condition(twins.hostile.body(later), "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "OutputConflict")
+    jobs = [key.name for key in twins.hostile.cluster.objects if key.plural == "jobs"]
+    assert sorted(jobs) == ["first-check", "night-check"]
+    twins.assert_equal()

@@ -49,6 +49,10 @@ class BatchAccepted(StatusReason):
         "The claim lacks the access mode ReadWriteMany, so an attempt on another node could not "
         "mount it.",
     )
+    OUTPUT_CONFLICT = (
+        "OutputConflict",
+        "An older unfinished batch of the namespace writes the same file on the same claim.",
+    )
     PLANNER_ERROR = (
         "PlannerError",
         "Planning this batch failed with an internal error; other batches are not affected.",

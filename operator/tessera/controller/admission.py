@@ -12,7 +12,7 @@ from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.reasons import Accepted
 from tessera.api.text import counted
-from tessera.domain.batch.batches import situations
+from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import zone_fault
 from tessera.domain.observed.snapshot import Budget, Pool
@@ -88,19 +88,26 @@ def review_budget(
 
 
 def review_batch(
-    body: Mapping[str, Any], store: Store, at: datetime
+    body: Mapping[str, Any], store: Store, at: datetime, *, created: bool = True
 ) -> tuple[list[str], list[str]]:
-    """Return refusals and warnings for a BatchInference; waiting for an object is a warning."""
+    """Return refusals and warnings for a BatchInference; waiting for an object is a warning.
+
+    A file that another batch writes is refused for a `created` batch and a warning for a changed
+    one, since its paths cannot change.
+    """
     # A new object has neither time nor uid yet.
     metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
     batch = wire.parse_batch({**body, "metadata": metadata})
     if batch is None:
         return [], []
-    snapshot = replace(observe(store, Observations(), at), batches=(batch,))
-    verdict, _ = accept_spec(situations(snapshot)[batch.ref])
+    snapshot = observe(store, Observations(), at)
+    others = (other for other in snapshot.batches if other.ref != batch.ref)
+    snapshot = replace(snapshot, batches=(*others, batch))
+    verdict, _ = accept_spec(situation_of(snapshot, batch.ref))
     of_service = batch.spec is not None and batch.spec.service is not None
     model_pending = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
-    if verdict.reason in _TRANSIENT or model_pending:
+    conflicting = verdict.reason is BatchAccepted.OUTPUT_CONFLICT and not created
+    if verdict.reason in _TRANSIENT or model_pending or conflicting:
         return [], [verdict.message]
     if not verdict.reason.is_true:
         return [verdict.message], []
@@ -133,7 +140,11 @@ def budget_validator(store: Store) -> Any:
 
 def batch_validator(store: Store, clock: Clock, namespaces: Sequence[str] = ()) -> Any:
     """Return the handler that kopf calls for BatchInferences."""
-    return _validator(_only_watched(namespaces, lambda body, _: review_batch(body, store, clock())))
+
+    def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
+        return review_batch(body, store, clock(), created=operation == "CREATE")
+
+    return _validator(_only_watched(namespaces, review))
 
 
 def service_validator(store: Store, namespaces: Sequence[str] = ()) -> Any:

@@ -7,14 +7,23 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.batch.batches import propose_batches, situations
+from tessera.api.batch_reasons import BatchAccepted
+from tessera.domain.batch.batches import propose_batches, situation_of
 from tessera.domain.batch.names import job_name
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.resources import children
-from tests.batch_builders import NIGHT, NODES, POOLS, a_batch, a_job, a_progress_sample
-from tests.builders import NOW, plan_of
+from tests.batch_builders import (
+    NIGHT,
+    NODES,
+    POOLS,
+    a_batch,
+    a_batch_spec,
+    a_job,
+    a_progress_sample,
+)
+from tests.builders import NOW, at, plan_of
 
 CLAIMS = {Ref("team-a", "results"): VolumeClaim(access_modes=("ReadWriteMany",))}
 ATTEMPT = {
@@ -65,18 +74,59 @@ def test_pods_jobs_and_answers_are_those_of_the_same_uid() -> None:
         )
         for uid in ("uid-night", "uid-former")
     )
-    situation = situations(own)[NIGHT]
+    situation = situation_of(own, NIGHT)
     assert (len(situation.pods), len(situation.jobs), situation.progress_sample) == (
         1,
         1,
         a_progress_sample(5),
     )
-    replaced_situation = situations(replaced)[NIGHT]
+    replaced_situation = situation_of(replaced, NIGHT)
     assert (
         replaced_situation.pods,
         replaced_situation.jobs,
         replaced_situation.progress_sample,
     ) == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("older", "conflict"),
+    [
+        ({}, "jobs/answers.jsonl"),
+        ({"output": "jobs/answers.errors.jsonl"}, "jobs/answers.errors.jsonl"),
+        ({"output": "a.jsonl", "errors": "jobs/answers.jsonl"}, "jobs/answers.jsonl"),
+        ({"output": "a.jsonl"}, None),
+        ({"claimName": "other"}, None),
+    ],
+)
+def test_of_two_batches_that_write_one_file_the_older_one_runs(
+    older: dict[str, Any], conflict: str | None
+) -> None:
+    first = replace(
+        a_batch(a_batch_spec(**older)), ref=Ref("team-a", "zero"), uid="uid-zero", created=at(-60)
+    )
+    fleet = a_fleet(batches=(a_batch(), first))
+    proposals = propose_batches(fleet, discover(POOLS, NODES, NOW.date()), Counter(), {})
+    plan = proposals[NIGHT].proposal.plan
+    assert proposals[first.ref].proposal.plan.create is not None or "claimName" in older
+    if conflict is None:
+        assert plan.create is not None
+    else:
+        assert (plan.accepted.reason, plan.create) == (BatchAccepted.OUTPUT_CONFLICT, None)
+        assert conflict in plan.accepted.message
+
+
+def test_of_two_batches_of_the_same_second_the_first_by_name_runs() -> None:
+    other = replace(a_batch(), ref=Ref("team-a", "zero"), uid="uid-zero")
+    fleet = a_fleet(batches=(other, a_batch()))
+    assert situation_of(fleet, NIGHT).conflict is None
+    assert situation_of(fleet, other.ref).conflict == ("jobs/answers.jsonl", NIGHT)
+
+
+@pytest.mark.parametrize("other", [Ref("team-b", "zero"), Ref("team-a", "done")])
+def test_neither_another_namespace_nor_a_finished_batch_holds_a_file(other: Ref) -> None:
+    holder = a_completed_batch() if other.name == "done" else a_batch()
+    fleet = a_fleet(batches=(a_batch(), replace(holder, ref=other, uid="other", created=at(-60))))
+    assert situation_of(fleet, NIGHT).conflict is None
 
 
 def a_completed_batch(**fields: Any) -> Batch:

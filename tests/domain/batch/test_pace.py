@@ -8,7 +8,7 @@ import pytest
 from tessera.api.inference_service import SpeedStatus
 from tessera.api.ref import Ref
 from tessera.domain.batch import pace
-from tessera.domain.batch.batches import situations
+from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.placement.checks import shape_of
@@ -56,5 +56,5 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
     status = service_status(plain, plan_of(plain).service_plans[Ref("team-a", "chat")], None, None)
     measured_status = status.model_copy(update={"speed": SpeedStatus.model_validate(speed)})
     fleet = replace(plain, services=(a_service(status=measured_status),), batches=(a_batch(),))
-    (measurement,) = situations(fleet)[NIGHT].measured.values()
+    (measurement,) = situation_of(fleet, NIGHT).measured.values()
     assert measurement == SpeedMeasurement(ratio=1.3, requests=500)

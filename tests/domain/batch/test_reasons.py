@@ -101,6 +101,12 @@ CASES = [
         says=("70 characters", "63"),
     ),
     BatchCase(
+        reason=BatchAccepted.OUTPUT_CONFLICT,
+        situation=a_situation(conflict=("jobs/answers.jsonl", Ref("team-a", "evening"))),
+        field="spec.output",
+        says=("BatchInference/evening", "jobs/answers.jsonl", "another path"),
+    ),
+    BatchCase(
         reason=BatchAccepted.SERVICE_NOT_FOUND,
         situation=a_situation(batch(model=None, service="chat")),
         field="spec.service",

@@ -1,14 +1,14 @@
 """All batches of a plan: the situation of each, its proposal and its claim on the budget."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
-from tessera.domain.batch.names import billing_ref
+from tessera.domain.batch.names import billing_ref, errors_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
@@ -77,11 +77,10 @@ def propose_batches(
     return proposals
 
 
-def situations(snapshot: Snapshot) -> Mapping[Ref, Situation]:
-    """Return the situation of every batch, as far as the checks of its spec need it."""
+def situation_of(snapshot: Snapshot, ref: Ref) -> Situation:
+    """Return the situation of one batch, as far as the checks of its spec need it."""
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    facts = _SnapshotIndex(snapshot, views, {})
-    return {batch.ref: facts.situation(batch.ref, {}) for batch in snapshot.batches}
+    return _SnapshotIndex(snapshot, views, {}).situation(ref, {})
 
 
 def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
@@ -117,6 +116,12 @@ class _SnapshotIndex:
             namespace = service.ref.namespace
             if namespace in namespaces:
                 self._services[namespace][service.ref.name] = with_known_shape(service).spec
+        self._writers: dict[tuple[Ref, str], Ref] = {}
+        """The earliest unfinished batch that writes a file, by claim and path."""
+        for batch in sorted(snapshot.batches, key=lambda batch: (batch.created, batch.ref)):
+            if batch.status.state not in TERMINAL_STATES:
+                for file in _written_files(batch):
+                    self._writers.setdefault(file, batch.ref)
         self._nodes = {
             node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
@@ -138,6 +143,14 @@ class _SnapshotIndex:
             jobs=tuple(self._jobs[ref]),
             nodes=self._nodes,
             claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
+            conflict=next(
+                (
+                    (path, writer)
+                    for claim, path in _written_files(batch)
+                    if (writer := self._writers.get((claim, path), ref)) != ref
+                ),
+                None,
+            ),
             services=self._services[ref.namespace],
             views=self._views,
             used_devices=dict(used_devices),
@@ -145,6 +158,14 @@ class _SnapshotIndex:
             progress_sample=self._snapshot.runner_answers.get(batch.uid),
             job_refusal=self._job_creation_errors.get(batch.uid),
         )
+
+
+def _written_files(batch: Batch) -> Iterator[tuple[Ref, str]]:
+    """Yield the files that a batch writes, by claim and path."""
+    if batch.spec is not None:
+        claim = Ref(batch.ref.namespace, batch.spec.claim_name)
+        yield claim, batch.spec.output
+        yield claim, errors_path(batch.spec)
 
 
 def _batch_pod(pod: Pod, run: BatchRun) -> BatchPod:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.batches import (
     Batch,
@@ -30,6 +31,8 @@ class Situation:
     """Every node of the cluster by name; a missing node no longer exists."""
     claim: VolumeClaim | None = None
     """The PersistentVolumeClaim of the spec; None when it does not exist."""
+    conflict: tuple[str, Ref] | None = None
+    """A file of this batch that an earlier unfinished batch writes, and that batch."""
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
     """The InferenceServices of the namespace by name; None for an invalid spec."""
     views: tuple[PoolView, ...] = ()

@@ -135,6 +135,15 @@ def _denials(
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)
         yield StatusVerdict(BatchAccepted[denial.reason.name], message)
     yield from _claim_denials(situation.claim, spec)
+    if situation.conflict is not None:
+        path, writer = situation.conflict
+        field = "spec.output" if path == spec.output else "spec.errors"
+        yield StatusVerdict(
+            BatchAccepted.OUTPUT_CONFLICT,
+            f"{field}: BatchInference/{writer.name} is older, unfinished, and writes {path} on "
+            f"PersistentVolumeClaim/{spec.claim_name} too; create this batch with another path, "
+            f"or kubectl delete batchinference -n {writer.namespace} {writer.name}",
+        )
 
 
 def _batch_sentence(denial: checks.Denial) -> str:
