@@ -1,7 +1,6 @@
 """Grants of budgets to services and batches."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 from tessera.domain.batch import batches
 from tessera.domain.budget.budgets import BudgetView
@@ -17,13 +16,11 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service.proposal import (
     Proposal,
+    guaranteed_replicas,
     history_from_status,
     pods_of_variant,
-    scaling_of,
+    termination_time,
 )
-
-# The time that a removed replica costs after its drain, until its engine has exited.
-EXIT_ALLOWANCE = timedelta(seconds=60)
 
 
 def grant_replicas(
@@ -65,24 +62,23 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
 def _grant_requests(
     proposal: Proposal, known_history: ScalingHistory | None
 ) -> tuple[GrantRequest, ...]:
-    """Return the request of a service; of a fixed replica count, 1 is the minimum."""
+    """Return the request of a service."""
     choice, spec = proposal.placement.choice, proposal.service.spec
     if choice is None or spec is None:
         return ()
     objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
-    min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
     history = known_history or history_from_status(proposal.service.status)
     last_replicas = [count.replicas for count in history.decisions[-1:]]
     active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
     grant_request = GrantRequest(
         ref=ref,
         tariff=choice.offer.tariff,
-        min_replicas=min(min_replicas, desired),
+        min_replicas=min(guaranteed_replicas(spec), desired),
         desired=desired,
         running=max(
             [*last_replicas, *(workload.replicas for workload in objects.workloads)], default=0
         ),
         existing_pods=len(active_pods),
-        termination_time=spec.drain.timeout + EXIT_ALLOWANCE,
+        termination_time=termination_time(spec),
     )
     return (grant_request,)

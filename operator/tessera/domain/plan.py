@@ -9,6 +9,7 @@ from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace, closed_views
+from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
@@ -39,6 +40,7 @@ from tessera.domain.service.model_files import claim_ref
 from tessera.domain.service.proposal import (
     AllocatedDevices,
     Proposal,
+    guaranteed_replicas,
     min_replicas_of,
     pods_of_variant,
 )
@@ -185,12 +187,16 @@ def plan(
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
     budgets = build_budget_views(snapshot, views, memory.meters, memory.last_seen)
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
+    deciding = (*budgets, *closed)
     allocated: AllocatedDevices = Counter()
-    proposals = propose_all(snapshot, memory.scaling_history, views, allocated, cache.proposals)
-    batch_proposals = batches.propose_batches(
-        snapshot, views, allocated, memory.job_creation_errors
+    forecast = _grant_forecast(snapshot, deciding)
+    proposals = propose_all(
+        snapshot, memory.scaling_history, views, allocated, forecast, cache.proposals
     )
-    grants = grant_replicas(proposals, batch_proposals, (*budgets, *closed), memory.scaling_history)
+    batch_proposals = batches.propose_batches(
+        snapshot, views, allocated, forecast, memory.job_creation_errors
+    )
+    grants = grant_replicas(proposals, batch_proposals, deciding, memory.scaling_history)
     layouts = repartition(
         config.mig_backends, snapshot, memory.layouts, views, proposals, cache.layouts
     )
@@ -222,6 +228,16 @@ def plan(
             for ref in sorted(batch_proposals)
         },
     )
+
+
+def _grant_forecast(snapshot: Snapshot, budgets: Sequence[BudgetView]) -> GrantForecast:
+    specs = {service.ref: service.spec for service in snapshot.services}
+
+    def min_replicas(ref: Ref) -> int:
+        spec = specs.get(ref)
+        return guaranteed_replicas(spec) if spec is not None else 0
+
+    return GrantForecast(budgets, snapshot.pods, min_replicas)
 
 
 def _plan_services(

@@ -23,7 +23,6 @@ from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision,
 from tessera.domain.service.proposal import (
     CurrentObjects,
     Proposal,
-    allocated_replicas,
     pods_of_variant,
 )
 from tessera.domain.service.template_version import (
@@ -234,7 +233,8 @@ def _has_surge_capacity(
     """Return whether there is capacity beyond the desired replicas, rollouts of its own apart."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
-    other_devices = allocated.get(key, 0) - allocated_replicas(proposal) * hardware.devices
+    own_devices = max(scale.replicas, len(proposal.objects.pods)) * hardware.devices
+    other_devices = max(0, allocated.get(key, 0) - own_devices)
     return free_replicas(choice.offer, {key: other_devices}) > scale.replicas
 
 

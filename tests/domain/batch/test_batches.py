@@ -10,6 +10,7 @@ from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.domain.batch.batches import propose_batches, situation_of
 from tessera.domain.batch.names import job_name
+from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
@@ -139,7 +140,7 @@ def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:
         batches=(a_completed_batch(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),)
     )
     views = discover(fleet.pools, fleet.nodes, NOW.date())
-    proposal = propose_batches(fleet, views, Counter(), {})[NIGHT]
+    proposal = propose_batches(fleet, views, Counter(), GrantForecast(()), {})[NIGHT]
     assert (proposal.situation.views, proposal.situation.nodes, proposal.situation.services) == (
         (),
         {},

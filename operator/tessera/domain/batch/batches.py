@@ -10,6 +10,7 @@ from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref, errors_path
 from tessera.domain.batch.situation import Situation
+from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
 from tessera.domain.hardware.pools import PoolView, discover
@@ -46,12 +47,13 @@ def propose_batches(
     snapshot: Snapshot,
     views: Sequence[PoolView],
     used_devices: Counter[tuple[str, str]],
+    forecast: GrantForecast,
     job_creation_errors: Mapping[str, str],
 ) -> Mapping[Ref, ProposedBatch]:
     """Propose a plan for every batch regardless of budgets.
 
     Batches that hold hardware come first. `used_devices` counts the devices in use and is
-    increased by those of the proposals.
+    increased by those of proposals that run or would be granted.
     """
     if not snapshot.batches:
         return {}
@@ -71,7 +73,9 @@ def propose_batches(
         except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
             proposal = decide.BatchProposal(plan=decide.planner_error_plan(situation, error))
         proposals[ref] = ProposedBatch(situation, proposal)
-        if (choice := proposal.plan.choice) is not None:
+        choice, claim = proposal.plan.choice, proposal.claim
+        runs = any(pod.ended is None for pod in situation.pods)
+        if choice is not None and (runs or claim is None or forecast.count(claim)):
             hardware = choice.offer.hardware
             used_devices[choice.offer.pool, hardware.resource] += hardware.devices
     return proposals

@@ -11,7 +11,7 @@ from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import Plan
-from tessera.domain.service.proposal import scaling_of
+from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.service_plan import ServicePlan
 
 # A cent in nano-units.
@@ -69,8 +69,7 @@ def _would_change(
     if tariff.currency != state.currency:
         yield f"pools priced in {state.currency} in spec.placement.pools"
         return
-    min_replicas = 1 if spec.replicas is not None else scaling_of(spec).min_replicas
-    always = service_plan.scale.replicas < min_replicas
+    always = service_plan.scale.replicas < guaranteed_replicas(spec)
     shortfalls = {
         window.field_path: (window, shortfall)
         for window in state.current_windows

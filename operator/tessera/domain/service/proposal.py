@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
+from tessera.domain.budget.forecast import GrantForecast
+from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.model_jobs import ObservedModelJob
@@ -29,7 +31,8 @@ from tessera.domain.service.model_files import Preparation, prepare_model
 # Devices of services, by pool and resource.
 AllocatedDevices = Counter[tuple[str, str]]
 
-
+# The time that a removed replica costs after its drain, until its engine has exited.
+EXIT_ALLOWANCE = timedelta(seconds=60)
 _DEFAULT_SCALING = ScalingSpec()
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
@@ -245,16 +248,42 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
 
 
-def allocate(allocated: AllocatedDevices, proposal: Proposal) -> None:
+def allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> None:
+    """Count the devices of the replicas that exist or would be granted."""
     choice = proposal.placement.choice
     if choice is not None:
-        offer = choice.offer
-        hardware = offer.hardware
-        allocated[offer.pool, hardware.resource] += allocated_replicas(proposal) * hardware.devices
+        offer, hardware = choice.offer, choice.offer.hardware
+        replicas, desired = len(proposal.objects.pods), proposal.scale.replicas
+        if desired > replicas:
+            replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
+        allocated[offer.pool, hardware.resource] += replicas * hardware.devices
 
 
-def allocated_replicas(proposal: Proposal) -> int:
-    return max(proposal.scale.replicas, len(proposal.objects.pods))
+def additional_replicas(
+    proposal: Proposal, choice: HardwareChoice, existing: int, desired: int
+) -> GrantRequest:
+    """Return the request of the replicas that a service desires beside existing ones."""
+    spec = proposal.service.spec
+    missing = guaranteed_replicas(spec) - existing if spec is not None else 0
+    return GrantRequest(
+        ref=proposal.service.ref,
+        tariff=choice.offer.tariff,
+        min_replicas=max(0, min(missing, desired - existing)),
+        desired=desired - existing,
+        running=0,
+        existing_pods=0,
+        termination_time=termination_time(spec) if spec is not None else EXIT_ALLOWANCE,
+    )
+
+
+def guaranteed_replicas(spec: InferenceServiceSpec) -> int:
+    """Return the minReplicas that a budget never reduces: 1 of a fixed replica count."""
+    return 1 if spec.replicas is not None else scaling_of(spec).min_replicas
+
+
+def termination_time(spec: InferenceServiceSpec) -> timedelta:
+    """Return for how long a replica that is removed costs on."""
+    return spec.drain.timeout + EXIT_ALLOWANCE
 
 
 def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.api.reasons import Accepted
+from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.cache import LastCallCache
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.model_jobs import ObservedModelJob
@@ -98,9 +99,13 @@ def propose_all(
     scaling_history: Mapping[Ref, ScalingHistory],
     views: Sequence[PoolView],
     allocated: AllocatedDevices,
+    forecast: GrantForecast,
     cache: ProposalCache,
 ) -> Mapping[Ref, Proposal]:
-    """Propose for all services, in the order in which they choose hardware."""
+    """Propose for all services, in the order in which they choose hardware.
+
+    `allocated` is increased by the devices of replicas that exist or would be granted.
+    """
     objects_by_ref = cache.current_objects(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
@@ -128,7 +133,7 @@ def propose_all(
             )
         entries[ref] = entry
         proposals[ref] = entry.proposal
-        allocate(allocated, entry.proposal)
+        allocate(allocated, entry.proposal, forecast)
     cache.entries = entries
     return proposals
 
