@@ -535,7 +535,7 @@ class _RolloutCycle:
         )
         # An expired pod waits for no replacement any more, even if its service falls below its
         # minimum.
-        return expired | pods_to_drain(
+        return frozenset(expired) | pods_to_drain(
             self._capacity,
             displaced,
             self._capacity.supply(self._nodes_to_taint()),
