@@ -34,6 +34,14 @@ class ServiceDemand:
     """Number of different nodes that its replicas are spread over at least."""
     single_type: bool = False
     """Whether all replicas have the same instance type."""
+    tenant: str = ""
+    """Tenants share the GPUs by weight where these are too few."""
+    weight: float = 1.0
+    """Weight of the tenant."""
+    running_replicas: int = 0
+    """Replicas that run already; they go before new ones."""
+    class_rank: int = 0
+    """Among the services of a tenant, a lower rank goes first."""
 
     @property
     def required_replicas(self) -> int:

@@ -1,7 +1,6 @@
 """Selection of the services that are served, and of the instance types of single-type services.
 
-Where GPUs are too few, `min_replicas` go first, the largest before others, then the whole demand in
-the same order.
+Where GPUs are too few, tenants share them: see `fair_shares`.
 """
 
 import math
@@ -16,6 +15,7 @@ from tessera.domain.mig.demand import (
     SunkCapacity,
     replicas_needed,
 )
+from tessera.domain.mig.fair_shares import ReplicaStep, fair_steps
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.geometries import maximal_fillings
 from tessera.domain.mig.layouts import Geometry, geometry
@@ -23,10 +23,8 @@ from tessera.domain.mig.mix import Mix, cheapest_mix, feasible_mix, restrict_to_
 
 # Services for which keeping their instance type is evaluated.
 _MAX_TYPE_CHECKS = 24
-# Services after the first that does not fit for which a smaller demand is evaluated.
+# Services of one tenant after which no more of them are tried that do not fit.
 _MAX_FIT_CHECKS = 16
-# Steps in which a demand that does not fit is lowered.
-_DEMAND_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +38,7 @@ class ServiceSelection:
 
 
 MixSolver = Callable[[Iterable[ServiceDemand]], Mix]
+Demands = Iterable[ServiceDemand]
 
 
 def sunk_capacities(
@@ -103,7 +102,9 @@ def select_services(
     mix = solve_mix(wanted)
     if any(service.throughput for service in wanted if service.name in mix.unmet):
         wanted = _reduce_to_capacity(
-            wanted, solve_mix, lambda demands: feasible_mix(demands, offers, sunk)
+            wanted,
+            fair_steps(wanted, offers, sunk),
+            lambda demands: feasible_mix(demands, offers, sunk) is not None,
         )
         mix = solve_mix(wanted)
         if mix.unmet:
@@ -119,62 +120,34 @@ def select_services(
 
 
 def _reduce_to_capacity(
-    services: Sequence[ServiceDemand],
-    solve_mix: MixSolver,
-    find_mix: Callable[[Iterable[ServiceDemand]], Mix | None],
+    services: Sequence[ServiceDemand], steps: list[ReplicaStep], fits: Callable[[Demands], bool]
 ) -> list[ServiceDemand]:
-    """Return the services whose minimum fits, with as much of their demand as fits."""
-    minimums = {
-        service.name: replace(service, demand=0.0, min_replicas=service.required_replicas)
-        for service in services
-        if service.required_replicas
-    }
-    placed = solve_mix(minimums.values()).replicas
-    ranked_services = sorted(
-        (service for service in services if service.name in placed),
-        key=lambda service: (-service.min_replicas, service.name),
-    )
-    chosen = {service.name: minimums[service.name] for service in ranked_services}
-    unplaced = sorted(
-        (
-            service
-            for service in minimums.values()
-            if service.name not in placed and service.throughput
-        ),
-        key=lambda service: (-service.min_replicas, service.name),
-    )
+    """Return the services with as much of their demand as fits, replica by replica in fair order.
 
-    def fits(raised: Iterable[ServiceDemand]) -> bool:
-        demands = chosen | {service.name: service for service in raised}
-        return find_mix(demands.values()) is not None
-
-    # Some replicas are better than none, even where the required number does not fit.
-    for trial_service in unplaced[:_MAX_FIT_CHECKS]:
-        candidates = (
-            replace(trial_service, min_replicas=count)
-            for count in range(trial_service.min_replicas - 1, 0, -1)
-        )
-        if (
-            reduced := next((candidate for candidate in candidates if fits([candidate])), None)
-        ) is not None:
-            chosen[trial_service.name] = reduced
-    # Bisect how many services get their whole demand, in order.
-    low, high = 0, len(ranked_services)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(ranked_services[:middle]) else (low, middle - 1)
-    chosen |= {service.name: service for service in ranked_services[:low]}
-    # The next services get the largest part of their demand that fits.
-    for trial_service in ranked_services[low : low + _MAX_FIT_CHECKS]:
-        parts = [
-            replace(trial_service, demand=trial_service.demand * part / _DEMAND_STEPS)
-            for part in range(_DEMAND_STEPS + 1)
-        ]
-        low, high = 0, _DEMAND_STEPS
+    A service of which one more replica does not fit gets none of its later ones.
+    """
+    chosen: dict[str, ServiceDemand] = {}
+    checks = Counter[str]()
+    while steps and checks.total() < _MAX_FIT_CHECKS * 4:
+        low, high = 0, len(steps)
+        # Most often the very next step does not fit.
+        middle = 1
         while low < high:
+            trial = chosen | {step.service.name: step.demand for step in steps[:middle]}
+            low, high = (middle, high) if fits(trial.values()) else (low, middle - 1)
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits([parts[middle]]) else (low, middle - 1)
-        chosen[trial_service.name] = parts[low] if low else minimums[trial_service.name]
+        chosen |= {step.service.name: step.demand for step in steps[:low]}
+        if low == len(steps):
+            break
+        full = steps[low].service
+        checks[full.tenant] += 1
+        # Of a tenant with many services that do not fit, not all are tried.
+        given_up = checks[full.tenant] >= _MAX_FIT_CHECKS
+        steps = [
+            step
+            for step in steps[low:]
+            if step.service is not full and not (given_up and step.service.tenant == full.tenant)
+        ]
     return [chosen[service.name] for service in services if service.name in chosen]
 
 
