@@ -153,6 +153,7 @@ RULES += [
         BUDGET | {"tenant": {"namespaces": ["team-a", "team-a"]}},
         "spec.tenant.namespaces lists a namespace twice",
     ),
+    (TENANT_BUDGETS, BUDGET | {"weight": "0"}, "spec.weight must be from 0.01 to 1000"),
 ]
 BATCH = {
     "claimName": "data",

@@ -1,11 +1,12 @@
 """`TenantBudget`: spending limits of a tenant, and the owner of the budget."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, with_rules
+from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, text_default, with_rules
 
 WindowName = Literal["Hour", "Day", "Month"]
 
@@ -55,6 +56,10 @@ class TenantBudgetSpec(Wire):
     ] = "UTC"
     """IANA name of the time zone in which windows start, for example `Europe/Berlin`."""
 
+    weight: Annotated[Amount, Field(ge=Decimal("0.01"), le=Decimal(1000))] = text_default("1")
+    """Weight of the tenant, from `0.01` to `1000`, where devices are too few for all: new replicas
+    get them in proportion to the weights. Namespaces without a budget have weight 1 together."""
+
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
     """Spending limits; all of them apply."""
 
@@ -72,6 +77,11 @@ class TenantBudgetSpec(Wire):
                 "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
                 "spec.tenant.namespaces lists a namespace twice: remove one",
                 ".tenant.namespaces",
+            ),
+            rule(
+                "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0",
+                "spec.weight must be from 0.01 to 1000, for example 2",
+                ".weight",
             ),
         )
     )

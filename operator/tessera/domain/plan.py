@@ -32,7 +32,13 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     SpeedReading,
 )
-from tessera.domain.repartition.cycle import LayoutCache, LayoutMemory, Repartitions, repartition
+from tessera.domain.repartition.cycle import (
+    FundedProposals,
+    LayoutCache,
+    LayoutMemory,
+    Repartitions,
+    repartition,
+)
 from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
@@ -197,8 +203,9 @@ def plan(
         snapshot, views, allocated, forecast, memory.job_creation_errors
     )
     grants = grant_replicas(proposals, batch_proposals, deciding, memory.scaling_history)
+    funded = FundedProposals(proposals, grants, deciding)
     layouts = repartition(
-        config.mig_backends, snapshot, memory.layouts, views, proposals, cache.layouts
+        config.mig_backends, snapshot, memory.layouts, views, funded, cache.layouts
     )
     decisions = _FleetDecisions(
         proposals=proposals, grants=grants, allocated=allocated, layouts=layouts

@@ -13,6 +13,7 @@ from tessera.domain import money
 from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
 from tessera.domain.hardware.pools import GPU, PoolView, plans_layouts
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
+from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
@@ -34,6 +35,7 @@ from tessera.domain.sizing.sizing import ReplicaFit
 
 # Share of its concurrent requests that an engine has on average, so that peaks fit.
 _TARGET_OCCUPANCY = 0.6
+_CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 _NO_READINGS: Mapping[Ref, PodReading] = {}
 
 
@@ -66,6 +68,13 @@ class LayoutProblemCache:
         self._previous: dict[Ref, SliceDemand] = {}
         self._names: frozenset[str] = frozenset()
         self._holders = LastCallCache(_DeviceHolders)
+        self._shares: Mapping[Ref, TenantShare] = {}
+
+    def shares(self, shares: Mapping[Ref, TenantShare]) -> Mapping[Ref, TenantShare]:
+        """Return the shares, the same mapping as long as nothing in it changed."""
+        if shares != self._shares:
+            self._shares = shares
+        return self._shares
 
     def device_holders(
         self, pods: Sequence[Pod], demands: Sequence[SliceDemand]
@@ -81,25 +90,29 @@ class LayoutProblemCache:
         proposals: Sequence[Proposal],
         views: Sequence[PoolView],
         readings: Mapping[Ref, PodReading],
+        shares: Mapping[Ref, TenantShare],
     ) -> tuple[SliceDemand, ...]:
         """Return the demands by service name; an unchanged demand is the same object."""
         previous, self._previous = self._previous, {}
         for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
             ref = proposal.service.ref
-            demand = _slice_demand(proposal, views, readings, partial(self._options, ref))
+            share = shares.get(ref, TenantShare())
+            demand = _slice_demand(proposal, views, readings, share, partial(self._options, ref))
             if demand is not None:
                 self._previous[ref] = previous[ref] if previous.get(ref) == demand else demand
         self._options.retain({proposal.service.ref for proposal in proposals})
         return tuple(self._previous.values())
 
 
-def layout_problem(
+def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the proposals
     views: Sequence[PoolView],
     nodes_by_pool: Mapping[str, Sequence[MigNode]],
     capabilities: Mapping[str, Capabilities],
     proposals: Mapping[Ref, Proposal],
     snapshot: Snapshot,
     cache: LayoutProblemCache | None = None,
+    *,
+    shares: Mapping[Ref, TenantShare] | None = None,
 ) -> LayoutProblem:
     """Return the layout problem of all pools that plan layouts and have GPUs.
 
@@ -117,7 +130,9 @@ def layout_problem(
         )
     )
     readings = usable_readings(snapshot.readings, snapshot.at) or _NO_READINGS
-    demands = cache.demands(cache.proposals(tuple(proposals.values())), planned, readings)
+    demands = cache.demands(
+        cache.proposals(tuple(proposals.values())), planned, readings, cache.shares(shares or {})
+    )
     device_holders = cache.device_holders(snapshot.pods, demands)
     nodes = {
         (pool, node.name): node
@@ -177,10 +192,16 @@ def _slice_demand(
     proposal: Proposal,
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
+    share: TenantShare,
     options_of: Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]],
 ) -> SliceDemand | None:
-    """Return the demand; None for a service that is not planned for or fits on no GPU."""
+    """Return the demand as far as it is paid.
+
+    None is returned for a service that is not planned for, is not paid at all, or fits on no GPU.
+    """
     spec = proposal.service.spec
+    if share.paid_replicas == 0:
+        return None
     if spec is None or spec.placement.mig != "Auto" or not proposal.accepted.reason.is_true:
         return None
     options = options_of(proposal, views)
@@ -193,10 +214,14 @@ def _slice_demand(
         return None
     service = ServiceDemand(
         name=str(proposal.service.ref),
-        demand=_token_demand(proposal, views, options[0], readings),
-        min_replicas=max(1, min_replicas_of(spec)),
+        demand=_token_demand(proposal, views, options[0], readings, share),
+        min_replicas=_paid(max(1, min_replicas_of(spec)), share),
         throughput=speeds,
         single_type=True,
+        tenant=share.tenant,
+        weight=share.weight,
+        running_replicas=sum(pod.node is not None for pod in proposal.objects.pods),
+        class_rank=_CLASS_RANKS[spec.service_class],
     )
     return SliceDemand(service=service, options=options, current=_current_type(proposal))
 
@@ -241,17 +266,18 @@ def _token_demand(
     views: Sequence[PoolView],
     cheapest: HardwareOption,
     readings: Mapping[Ref, PodReading],
+    share: TenantShare,
 ) -> float:
     """Return the output tokens per second that the service needs.
 
-    That is the capacity of its desired replicas. At minReplicas it may be less: what the requests
-    in its engines need, in whole replicas of the cheapest option.
+    That is the capacity of its desired replicas that are paid. At minReplicas it may be less: what
+    the requests in its engines need, in whole replicas of the cheapest option.
     """
     choice = proposal.placement.choice
     # A new service starts with minReplicas.
     if choice is None:
         min_replicas = min_replicas_of(proposal.service.spec) if proposal.service.spec else 1
-        return max(1, min_replicas) * cheapest.tokens_per_second
+        return _paid(max(1, min_replicas), share) * cheapest.tokens_per_second
     replicas = proposal.scale.replicas
     moving = any(
         pod.variant != choice.variant and not pod.terminating for pod in proposal.objects.pods
@@ -260,6 +286,7 @@ def _token_demand(
     # if it is larger.
     if moving and (plan := slice_assignment(proposal.service.ref, [view.pool for view in views])):
         replicas = max(replicas, plan.replicas)
+    replicas = _paid(replicas, share)
     current = max(1, replicas) * choice.fit.limits.tokens_per_second
     spec = proposal.service.spec
     in_flight = _in_flight(proposal, choice, readings)
@@ -268,6 +295,10 @@ def _token_demand(
     limits = choice.fit.limits
     needed = in_flight / limits.max_num_seqs * limits.tokens_per_second / _TARGET_OCCUPANCY
     return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
+
+
+def _paid(replicas: int, share: TenantShare) -> int:
+    return replicas if share.paid_replicas is None else min(replicas, share.paid_replicas)
 
 
 def _in_flight(

@@ -1,7 +1,7 @@
 """The cheapest hardware on which a service fits and keeps its SLO."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -75,6 +75,8 @@ class PlacementDecision:
 
     verdict: StatusVerdict[PlacementReason]
     choice: HardwareChoice | None = None
+    awaited: HardwareChoice | None = None
+    """The cheapest hardware that fits, while a layout plan is awaited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,12 +211,13 @@ def _place_as_assigned(
     if current_choices:
         return _placed_decision(current_choices[0], choices)
     command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
-    return _not_placed(
+    pending = _not_placed(
         PlacementReason.LAYOUT_PENDING,
         f"spec.placement.mig: waiting for a layout plan of {', '.join(pools)}, where "
         f"{counted(len(choices), 'instance type')} would fit; see the condition LayoutReady of "
         f"{command}",
     )
+    return replace(pending, awaited=choices[0])
 
 
 def _matches_assignment(offer: HardwareOffer, assignment: SliceAssignment) -> bool:

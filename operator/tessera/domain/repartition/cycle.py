@@ -9,11 +9,14 @@ from tessera.api.mig import Mig, MigStatus
 from tessera.api.reasons import Discovered, LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache, StableTupleCache
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
+from tessera.domain.layout.shares import tenant_shares
 from tessera.domain.mig_backends.backend import Capabilities, GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, new_mig_node_cache
@@ -28,6 +31,14 @@ from tessera.domain.service.proposal import Proposal
 
 _MANAGER_VALUE = "mig.managerNamespace"
 _Backends: TypeAlias = Mapping[str, GeometryBackend]
+
+
+class FundedProposals(NamedTuple):
+    """The proposals of all services, with what their tenants pay."""
+
+    proposals: Mapping[Ref, Proposal]
+    grants: Mapping[Ref, Grant]
+    budgets: Sequence[BudgetView]
 
 
 class _PoolState(NamedTuple):
@@ -140,7 +151,7 @@ def repartition(
     snapshot: Snapshot,
     memory: LayoutMemory,
     views: Sequence[PoolView],
-    proposals: Mapping[Ref, Proposal],
+    funded: FundedProposals,
     cache: LayoutCache | None = None,
 ) -> Repartitions:
     """Decide about the layouts of all pools with `spec.mig`.
@@ -161,8 +172,15 @@ def repartition(
     backends = {name: backend_of(mig, nodes[name]) for name, mig in migs.items()}
     capabilities = cache.capabilities(backends)
     known_views = [view for view in managed.values() if view.product is not None]
+    proposals, shares = funded.proposals, tenant_shares(*funded)
     problem = layout_problem(
-        known_views, nodes, capabilities, proposals, snapshot, cache.problem_cache
+        known_views,
+        nodes,
+        capabilities,
+        proposals,
+        snapshot,
+        cache.problem_cache,
+        shares=shares,
     )
     services = {
         name: pool_services(snapshot, view, proposals, problem, cache.service_caches[name])

@@ -1,0 +1,47 @@
+"""What a tenant may take of the planned layouts: replicas that are paid, and a weight."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tessera.api.ref import Ref
+from tessera.domain.budget.budgets import BudgetView, by_namespace
+from tessera.domain.budget.forecast import GrantForecast
+from tessera.domain.budget.state import Grant
+from tessera.domain.service.proposal import Proposal, additional_replicas, min_replicas_of
+
+
+class TenantShare(NamedTuple):
+    """The tenant of a service; all namespaces without a budget are one tenant."""
+
+    tenant: str = ""
+    weight: float = 1.0
+    """Weight among the tenants where devices are short."""
+    paid_replicas: int | None = None
+    """Replicas that are granted or would be; None without a budget."""
+
+
+def tenant_shares(
+    proposals: Mapping[Ref, Proposal], grants: Mapping[Ref, Grant], budgets: Sequence[BudgetView]
+) -> Mapping[Ref, TenantShare]:
+    """Return the shares of all services whose tenant has a budget.
+
+    A service that waits for a layout would be granted what is left once all grants are made.
+    """
+    views, forecast = by_namespace(budgets), GrantForecast(budgets)
+    shares = {}
+    for ref in sorted(proposals):
+        if (view := views.get(ref.namespace)) is not None:
+            paid = _paid_replicas(proposals[ref], grants.get(ref), forecast)
+            weight = float(view.spec.weight) if view.spec is not None else 1.0
+            shares[ref] = TenantShare(view.budget.name, weight, paid)
+    return shares
+
+
+def _paid_replicas(proposal: Proposal, grant: Grant | None, forecast: GrantForecast) -> int:
+    awaited, spec = proposal.placement.awaited, proposal.service.spec
+    if grant is not None:
+        return grant.replicas
+    if awaited is None or spec is None:
+        return len(proposal.objects.pods)
+    request = additional_replicas(proposal, awaited, 0, max(1, min_replicas_of(spec)))
+    return forecast.count(request)
