@@ -70,17 +70,17 @@ def _cluster_role() -> str:
     """Exactly the verbs on exactly the kinds that the operator's code names.
 
     With `watch.namespaces` what is namespaced is granted by a Role in each of them instead. What
-    stands in the operator's own namespace is granted by the Role there in any case. What only
-    cutting needs is granted with `mig.enabled`.
+    pre-pulls images is granted by the Role in their namespace in any case. What only cutting needs
+    is granted with `mig.enabled`.
     """
     parts = [NOTICE]
     for name, kinds in (
         ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
         (
             "namespaceRules",
-            [kind for kind in KINDS if kind.namespaced and not kind.in_operator_namespace],
+            [kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace],
         ),
-        ("homeRules", [kind for kind in KINDS if kind.in_operator_namespace]),
+        ("prepullRules", [kind for kind in KINDS if kind.in_prepull_namespace]),
         ("cuttingRules", [kind for kind in PARTITIONING if not kind.namespaced]),
         ("cuttingNamespaceRules", [kind for kind in PARTITIONING if kind.namespaced]),
         ("managerRules", [CONFIG_MAPS]),

@@ -4,6 +4,7 @@ import pytest
 
 from chart_tests.release import OPERATOR, Release
 from demo.cluster import NAMESPACE, Json
+from tessera.domain.names import prepull_namespace
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
 from world.testing import eventually
 
@@ -54,8 +55,9 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
                 assert await is_allowed(release, verb, resource, None)
                 assert verb in ("get", "list", "watch")
                 continue
-            if kind.in_operator_namespace:
-                assert await is_allowed(release, verb, resource, NAMESPACE)
+            if kind.in_prepull_namespace:
+                assert await is_allowed(release, verb, resource, prepull_namespace(NAMESPACE))
+                assert not await is_allowed(release, verb, resource, NAMESPACE)
                 assert not await is_allowed(release, verb, resource, named)
                 continue
             assert await is_allowed(release, verb, resource, named)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from demo.cluster import CHART
+from tessera.domain.names import prepull_namespace
 from tessera.resources.api_resources import KINDS
 from tessera.settings import NodeSettings, Settings
 from world import binaries
@@ -47,24 +48,35 @@ def plurals(rules: list[dict[str, Any]]) -> set[str]:
 
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
     everywhere = render()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
-    operator_plurals = {kind.plural for kind in KINDS if kind.in_operator_namespace}
-    assert plurals(everywhere) == {kind.plural for kind in KINDS} - operator_plurals
+    prepull_plurals = {kind.plural for kind in KINDS if kind.in_prepull_namespace}
+    assert plurals(everywhere) == {kind.plural for kind in KINDS} - prepull_plurals
     named = render("--set", "watch.namespaces={a,b}")
     cluster = named["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     assert plurals(cluster) == {kind.plural for kind in KINDS if not kind.namespaced}
     for namespace in ("a", "b"):
         rules = named["Role", f"{namespace}/tessera-operator-tessera-system"]["rules"]
         assert (
-            plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced} - operator_plurals
+            plurals(rules) == {kind.plural for kind in KINDS if kind.namespaced} - prepull_plurals
         )
         bound = named["RoleBinding", f"{namespace}/tessera-operator-tessera-system"]
         assert bound["subjects"][0]["namespace"] == "tessera-system"
         for rule in rules:
             assert rule in everywhere
     for objects in (render(), named):
-        assert operator_plurals <= plurals(
-            objects["Role", "tessera-system/tessera-operator"]["rules"]
-        )
+        role = objects["Role", "tessera-system-prepull/tessera-operator"]
+        assert plurals(role["rules"]) == prepull_plurals
+
+
+def test_pods_that_pre_pull_images_have_a_restricted_namespace_without_any_network() -> None:
+    for arguments in ((), ("--namespace", "n" * 63)):
+        objects = render(*arguments)
+        operator = objects["Deployment", "tessera-operator"]["metadata"]["namespace"]
+        namespace = objects["Namespace", prepull_namespace(operator)]
+        restricted = "pod-security.kubernetes.io/enforce"
+        assert namespace["metadata"]["labels"][restricted] == "restricted"
+        policy = objects["NetworkPolicy", "deny-all"]
+        assert policy["metadata"]["namespace"] == namespace["metadata"]["name"]
+        assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
 def test_two_releases_share_no_object_of_the_cluster_but_the_crds() -> None:

@@ -83,7 +83,9 @@ MANIFESTS = {
     "claim": (*children.service_manifests(CACHED), job(CACHED)),
     "read": (job(service_plan_of("hf://acme/own", tokenSecretRef={"name": "hub"})),),
     "read-image": (job(service_plan_of("oci://registry.acme/own:1")),),
-    "prepull": prepull_daemon_sets(plan_of(fleet(SMALL)).pools, {}, PLATFORM, 1, "team-a"),
+    "prepull": prepull_daemon_sets(
+        plan_of(fleet(SMALL)).pools, {}, PLATFORM, 1, RunnerImage("tessera/batch:1"), "team-a"
+    ),
 }
 
 

@@ -546,7 +546,7 @@ def _read_pod(key: ObjectKey, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-PULLS = ObjectKey("daemonsets", "tessera-system", "tessera-prepull-a100")
+PULLS = ObjectKey("daemonsets", "tessera-system-prepull", "tessera-prepull-a100-vllm")
 
 
 def set_pre_pull(operator: MemoryOperator, *, wanted: bool) -> None:
@@ -560,9 +560,10 @@ async def test_a_pool_that_asks_for_it_gets_its_images_pulled_ahead(
     operator: MemoryOperator,
 ) -> None:
     set_pre_pull(operator, wanted=True)
-    operator.serve(engine={"image": "acme/vllm:1"})
+    operator.serve(engine={"image": "acme/vllm:1"}, replicas=1)
     await operator.reconcile()
-    pod = operator.body(PULLS)["spec"]["template"]["spec"]
+    pulls = PULLS._replace(name="tessera-prepull-a100-tenants")
+    pod = operator.body(pulls)["spec"]["template"]["spec"]
     assert [container["image"] for container in pod["containers"]] == ["acme/vllm:1"]
     assert pod["nodeSelector"] == {"pool": "a100"}
     await operator.reconcile()

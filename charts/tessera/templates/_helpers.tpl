@@ -8,6 +8,10 @@
 {{- printf "tessera-operator-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "tessera.prepullNamespace" -}}
+{{- printf "%s-prepull" (.Release.Namespace | trunc 55) -}}
+{{- end -}}
+
 {{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
 
 {{- define "tessera.batchRole" -}}

@@ -112,17 +112,17 @@ class KubeCluster:
         self,
         connection: Connection,
         namespaces: tuple[str, ...] = (),
-        operator_namespace: str | None = None,
+        prepull_namespace: str | None = None,
         idle_seconds: float = _WATCH_IDLE_SECONDS,
     ) -> None:
         """Restrict lists and watches of namespaced kinds to `namespaces`; empty means all.
 
-        Cluster-scoped kinds are always listed; kinds of the operator's namespace are listed only in
-        `operator_namespace`. A watch that is silent for more than `idle_seconds` is closed.
+        Cluster-scoped kinds are always listed; kinds of pre-pulls are listed only in
+        `prepull_namespace`. A watch that is silent for more than `idle_seconds` is closed.
         """
         self._api = ApiClient(connection)
         self._namespaces = namespaces
-        self._operator_namespace = operator_namespace
+        self._prepull_namespace = prepull_namespace
         self._watches = ApiClient(_without_pool_limit(connection))
         """A client of its own for watches, since streams would use up the connection pool."""
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
@@ -141,7 +141,7 @@ class KubeCluster:
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         scopes = self.scopes(kind)
-        if kind.in_operator_namespace or scopes == (None,):
+        if kind.in_prepull_namespace or scopes == (None,):
             return await self._list(kind, scopes[0])
         listings: list[ObjectList] = []
         for namespace in scopes:
@@ -183,8 +183,8 @@ class KubeCluster:
                 return ObjectList(tuple(objects), int(body["metadata"].get("resourceVersion", 0)))
 
     def scopes(self, kind: ApiResource) -> Sequence[str | None]:
-        if kind.in_operator_namespace:
-            return (self._operator_namespace,)
+        if kind.in_prepull_namespace:
+            return (self._prepull_namespace,)
         return self._namespaces if kind.namespaced and self._namespaces else (None,)
 
     async def watch(

@@ -99,8 +99,9 @@ class AcceleratorPoolSpec(Wire):
     nodes. A change restarts the engines of the pool one by one."""
 
     pre_pull: bool = False
-    """Run a DaemonSet in the operator's namespace that pre-pulls engine images on every node of the
-    pool: those of the services placed there, otherwise that of the default engine version."""
+    """Pre-pull engine images on every node of the pool, by DaemonSets in a namespace of their own:
+    those of services with a granted replica there, otherwise that of the default engine version.
+    Nothing of the images runs."""
 
     runtime_class_name: DnsSubdomain | None = None
     """RuntimeClass of engine pods on these nodes, for example `nvidia` where that is not the

@@ -19,6 +19,7 @@ from tessera.controller.certificates import AdmissionServer
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
+from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
 from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.settings import Settings
@@ -61,7 +62,9 @@ def main() -> None:
 async def run_inspection(settings: Settings) -> int:
     """Print every finding; return 1 when a check failed."""
     connection = await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
+    cluster = KubeCluster(
+        connection, settings.watch_namespaces, prepull_namespace(settings.namespace)
+    )
     failures = 0
     try:
         async for passed, sentence in inspect(settings, cluster, now):
@@ -83,7 +86,9 @@ async def operate(
     Returns the exit status: `LEADERSHIP_LOST`, or 0 when stopped by a signal.
     """
     connection = connection or await connect(settings.kubeconfig)
-    cluster = KubeCluster(connection, settings.watch_namespaces, settings.namespace)
+    cluster = KubeCluster(
+        connection, settings.watch_namespaces, prepull_namespace(settings.namespace)
+    )
     runtime = Runtime(settings, cluster, clock)
     serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
     tasks = (

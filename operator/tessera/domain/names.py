@@ -34,6 +34,7 @@ FIELD_MANAGER = "tessera-operator"
 PORT = 8000
 # A Deployment appends a hash and a random part to pod names: 11 characters.
 _MAX_NAME_LENGTH = 52
+_MAX_LABEL_LENGTH = 63
 
 
 @cache
@@ -58,6 +59,11 @@ def _short(name: str) -> str:
 def can_name_service(name: str) -> bool:
     """Return whether some API server accepts a Service of this name."""
     return re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) is not None
+
+
+def prepull_namespace(operator_namespace: str) -> str:
+    """Return the namespace of pre-pulls, which the chart creates."""
+    return f"{operator_namespace[: _MAX_LABEL_LENGTH - 8]}-prepull"
 
 
 def selector(service: str) -> str:

@@ -15,6 +15,7 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
 from tessera.domain.health.stall import Replacement
+from tessera.domain.names import prepull_namespace
 from tessera.domain.observed.snapshot import Ref, Snapshot, Workload
 from tessera.domain.plan import Plan
 from tessera.domain.service_plan import ServicePlan
@@ -92,6 +93,7 @@ class Applier:
         self._cluster = cluster
         self._store = store
         self._operator_namespace = operator_namespace
+        self._prepull_namespace = prepull_namespace(operator_namespace)
         self._ingress_namespaces = ingress_namespaces
         self._batch_image = batch_image
         self._batch_role = batch_role
@@ -178,7 +180,8 @@ class Applier:
             plan.service_plans,
             self._config.platform,
             self._config.builder_version,
-            self._operator_namespace,
+            self._batch_image,
+            self._prepull_namespace,
         )
         self._log_pull_problems(
             [
@@ -518,7 +521,7 @@ class Applier:
         for ref in self._model_errors.keys() - plan.service_plans.keys():
             del self._model_errors[ref]
         namespaces = {ref.namespace for ref in (*plan.service_plans, *plan.active_batches)}
-        namespaces.add(self._operator_namespace)
+        namespaces.add(self._prepull_namespace)
         for key in [key for key in self._applied if key.namespace not in namespaces]:
             del self._applied[key]
         for name in self._shared_cache.keys() - namespaces:

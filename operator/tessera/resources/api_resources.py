@@ -30,8 +30,8 @@ class ApiResource:
     subresources: tuple[tuple[str, tuple[str, ...]], ...] = ()
     resource_names: tuple[str, ...] = ()
     """The only names under which the operator writes or deletes objects of the kind."""
-    in_operator_namespace: bool = False
-    """Whether the kind is used only in the operator's namespace; RBAC grants it nowhere else."""
+    in_prepull_namespace: bool = False
+    """Whether the kind is used only in the namespace of pre-pulls; RBAC grants it nowhere else."""
 
     @property
     def api_version(self) -> str:
@@ -81,7 +81,7 @@ JOBS = _managed_kind(group="batch", kind="Job", plural="jobs")
 DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment", plural="deployments")
 # The DaemonSets that pre-pull images.
 DAEMON_SETS = _managed_kind(
-    group="apps", kind="DaemonSet", plural="daemonsets", in_operator_namespace=True
+    group="apps", kind="DaemonSet", plural="daemonsets", in_prepull_namespace=True
 )
 SERVICES = _managed_kind(kind="Service", plural="services")
 SERVICE_ACCOUNTS = _managed_kind(

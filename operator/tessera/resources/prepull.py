@@ -1,14 +1,21 @@
-"""Pre-pull of engine images onto the nodes of a pool, before a replica needs them."""
+"""Pre-pull of engine images onto the nodes of a pool, before a replica needs them.
+
+No code of an image runs: its container executes a program of the batch image that only waits. It is
+a regular container, since init containers and image volumes hold up their pod: an image that cannot
+be pulled delays no other one.
+"""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 from kubernetes import client
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
-from tessera.api.template_version import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
@@ -16,14 +23,23 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
+from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
 
+# How many images one namespace, and all together, may put on the nodes of a pool.
+MAX_IMAGES_PER_NAMESPACE = 4
+MAX_IMAGES = 64
 _NAME = "tessera-prepull"
 _POOL_LABEL = f"{GROUP}/pool"
-# A program of the image itself, so that no other image has to be pulled.
-_WAIT_COMMAND = ["sleep", "infinity"]
-_RESOURCES = {"cpu": "1m", "memory": "16Mi"}
+_SOURCE_LABEL = f"{GROUP}/image-source"
+_PROGRAM = "/usr/local/bin/tessera-wait"
+_FOLDER = "/tessera"
+_REQUESTS = {"cpu": "1m", "memory": "4Mi", "ephemeral-storage": "1Mi"}
+_LIMITS = {"cpu": "50m", "memory": "16Mi", "ephemeral-storage": "16Mi"}
+# What a container runtime and its hooks read from the environment of an image: `void` requests no
+# device, and no library of the image is loaded.
+_ENVIRONMENT = {"NVIDIA_VISIBLE_DEVICES": "void", "LD_PRELOAD": ""}
 
 
 def prepull_daemon_sets(
@@ -31,45 +47,70 @@ def prepull_daemon_sets(
     service_plans: Mapping[Ref, ServicePlan],
     platform: Platform,
     builder_version: int,
+    program_image: RunnerImage,
     namespace: str,
 ) -> tuple[ObjectManifest, ...]:
-    """Return a DaemonSet for each pool that asks for it, in the operator's namespace."""
-    newest_template = PodTemplateVersion(builder_version=builder_version, platform=platform)
-    return tuple(
-        _daemon_set(
-            view.pool,
-            spec,
-            _images_to_pull(view, service_plans, newest_template),
-            platform,
-            namespace,
-        )
-        for view in pools
-        if (spec := view.pool.spec) is not None and spec.pre_pull
+    """Return the DaemonSets of each pool that asks for them, one for each source of images.
+
+    Those for images that tenants name have no pull secrets, so that the platform's credentials
+    bring no image of a tenant's choice to a node.
+    """
+    default = surroundings.mirror_image(
+        surroundings.default_image(EngineOptions().version, defaults(builder_version)),
+        platform.image_registry,
     )
+    secrets = surroundings.pull_secrets(platform, *program_image.pull_secrets)
+    daemon_sets = []
+    for view in pools:
+        if (spec := view.pool.spec) is None or not spec.pre_pull:
+            continue
+        plans = _granted_services(view, service_plans)
+        vllm = _images_to_pull(plan for plan in plans if not _names_image(plan))
+        tenants = _images_to_pull(plan for plan in plans if _names_image(plan))
+        for source, images, pull_secrets in (
+            ("vllm", vllm or [default], secrets),
+            ("tenants", tenants, None),
+        ):
+            if images:
+                pod = _pod_spec(spec, images, program_image, pull_secrets)
+                daemon_sets.append(_daemon_set(view.pool, source, pod, namespace))
+    return tuple(daemon_sets)
 
 
-def _images_to_pull(
-    view: PoolView, service_plans: Mapping[Ref, ServicePlan], newest_template: PodTemplateVersion
-) -> Sequence[str]:
-    """Return the images of the services placed on the pool; without any, the default image."""
-    images = {
-        surroundings.engine_image(spec, service_plan.template_version)
-        for service_plan in service_plans.values()
+def _granted_services(
+    view: PoolView, service_plans: Mapping[Ref, ServicePlan]
+) -> Sequence[ServicePlan]:
+    """Return the services with a granted replica on the pool, sorted by name."""
+    return [
+        service_plan
+        for _, service_plan in sorted(service_plans.items())
+        if service_plan.scale.replicas > 0
         if service_plan.choice is not None and service_plan.choice.offer.pool == view.pool.name
-        if (spec := service_plan.effective_spec) is not None
-    }
-    version, builder_defaults = EngineOptions().version, defaults(newest_template.builder_version)
-    default = surroundings.default_image(version, builder_defaults)
-    return sorted(images) or [
-        surroundings.mirror_image(default, newest_template.platform.image_registry)
     ]
 
 
-def _daemon_set(
-    pool: Pool, spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform, namespace: str
-) -> ObjectManifest:
-    name = deployment_name(_NAME, pool.name)
-    all_labels = labels(_NAME, pool.name, component="prepull") | {_POOL_LABEL: pool.name}
+def _names_image(service_plan: ServicePlan) -> bool:
+    spec = service_plan.effective_spec
+    return spec is not None and spec.engine.image is not None
+
+
+def _images_to_pull(service_plans: Iterable[ServicePlan]) -> Sequence[str]:
+    """Return the images of the services; when there are too many, each namespace has its share."""
+    by_namespace: dict[str, dict[str, None]] = defaultdict(dict)
+    for service_plan in service_plans:
+        if (spec := service_plan.effective_spec) is not None:
+            image = surroundings.engine_image(spec, service_plan.template_version)
+            by_namespace[service_plan.service.ref.namespace][image] = None
+    shares = (list(images)[:MAX_IMAGES_PER_NAMESPACE] for images in by_namespace.values())
+    rounds = zip_longest(*shares)
+    images = dict.fromkeys(image for turn in rounds for image in turn if image is not None)
+    return sorted(list(images)[:MAX_IMAGES])
+
+
+def _daemon_set(pool: Pool, source: str, pod: client.V1PodSpec, namespace: str) -> ObjectManifest:
+    name = deployment_name(_NAME, f"{pool.name}-{source}")
+    identity = {_POOL_LABEL: pool.name, _SOURCE_LABEL: source}
+    all_labels = labels(_NAME, pool.name, component="prepull") | identity
     owner = Owner(ACCELERATOR_POOLS, Ref("", pool.name), pool.uid)
     owner_references = [owner_reference(owner, controller=True)]
     daemon_set = client.V1DaemonSet(
@@ -77,10 +118,9 @@ def _daemon_set(
             name=name, namespace=namespace, labels=all_labels, owner_references=owner_references
         ),
         spec=client.V1DaemonSetSpec(
-            selector=client.V1LabelSelector(match_labels={_POOL_LABEL: pool.name}),
+            selector=client.V1LabelSelector(match_labels=identity),
             template=client.V1PodTemplateSpec(
-                metadata=client.V1ObjectMeta(labels=all_labels),
-                spec=_pod_spec(spec, images, platform),
+                metadata=client.V1ObjectMeta(labels=all_labels), spec=pod
             ),
         ),
     )
@@ -88,28 +128,49 @@ def _daemon_set(
 
 
 def _pod_spec(
-    spec: AcceleratorPoolSpec, images: Sequence[str], platform: Platform
+    spec: AcceleratorPoolSpec,
+    images: Sequence[str],
+    program_image: RunnerImage,
+    pull_secrets: list[client.V1LocalObjectReference] | None,
 ) -> client.V1PodSpec:
+    copy = _container("program", program_image.name, ["cp", _PROGRAM, _FOLDER], read_only=False)
+    copy.image_pull_policy = program_image.pull_policy
     return client.V1PodSpec(
         automount_service_account_token=False,
         enable_service_links=False,
-        image_pull_secrets=surroundings.pull_secrets(platform),
+        image_pull_secrets=pull_secrets,
         node_selector=dict(spec.node_selector),
         tolerations=scheduling.tolerations(spec.tolerations, on_spot=spec.tier == "Spot"),
         termination_grace_period_seconds=1,
         security_context=engine.restricted_pod(),
-        containers=list(_containers(images)),
+        init_containers=[copy],
+        containers=[
+            _container(
+                f"image-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
+                image,
+                [f"{_FOLDER}/tessera-wait"],
+                read_only=True,
+            )
+            for image in images
+        ],
+        volumes=[
+            client.V1Volume(
+                name="program", empty_dir=client.V1EmptyDirVolumeSource(size_limit="8Mi")
+            )
+        ],
     )
 
 
-def _containers(images: Sequence[str]) -> Iterator[client.V1Container]:
-    for image in images:
-        yield client.V1Container(
-            name=f"image-{hashlib.sha256(image.encode()).hexdigest()[:8]}",
-            image=image,
-            command=_WAIT_COMMAND,
-            resources=client.V1ResourceRequirements(
-                requests=_RESOURCES, limits={"memory": _RESOURCES["memory"]}
-            ),
-            security_context=engine.restricted(),
-        )
+def _container(name: str, image: str, command: list[str], *, read_only: bool) -> client.V1Container:
+    return client.V1Container(
+        name=name,
+        image=image,
+        command=command,
+        working_dir="/",
+        env=[client.V1EnvVar(name=key, value=value) for key, value in _ENVIRONMENT.items()],
+        resources=client.V1ResourceRequirements(requests=_REQUESTS, limits=_LIMITS),
+        security_context=engine.restricted(),
+        volume_mounts=[
+            client.V1VolumeMount(name="program", mount_path=_FOLDER, read_only=read_only)
+        ],
+    )
