@@ -145,6 +145,11 @@ class MemoryCluster:
         self._changed(key)
         return self.seen(key)
 
+    async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
+        if key in self.refusals:
+            raise ClusterError(self.refusals[key])
+        return dict(self.objects.get(key, {}).get("data", {}))
+
     async def evict(self, pod: Ref, uid: str) -> None:
         key = ObjectKey(PODS.plural, pod.namespace, pod.name)
         if self.objects.get(key, {}).get("metadata", {}).get("uid") != uid:

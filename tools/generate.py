@@ -22,7 +22,13 @@ from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
-from tessera.resources.api_resources import CONFIG_MAPS, KINDS, PARTITIONING, ApiResource
+from tessera.resources.api_resources import (
+    CONFIG_MAPS,
+    KINDS,
+    PARTITIONING,
+    SPEND_RECORDS,
+    ApiResource,
+)
 from tessera.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +95,7 @@ _RULES: tuple[tuple[str, str, Sequence[ApiResource]], ...] = (
         "watched namespaces",
         [kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace],
     ),
+    ("homeRules", "the operator's namespace", [SPEND_RECORDS]),
     (
         "prepullRules",
         "the namespace of pre-pulls",

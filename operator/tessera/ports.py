@@ -193,6 +193,9 @@ class Cluster(Protocol):
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         """Set the replicas of a Deployment and nothing else; NotFoundError if it does not exist."""
 
+    async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
+        """Return the data of a ConfigMap, nothing if it does not exist; ClusterError on failure."""
+
     async def evict(self, pod: Ref, uid: str) -> None:
         """Evict a pod; no error if it does not exist, or has another UID.
 

@@ -1,12 +1,14 @@
 """Money under broken clocks, refused records and lost objects."""
 
 from datetime import datetime, timedelta
+from unittest.mock import ANY
 
 import pytest
 from typing_extensions import override
 
 from tessera.ports import ServerDate
 from tessera.reconcile.trusted_clock import TrustedClock
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.hostile.twin import Fleet, Twins
 
@@ -53,3 +55,103 @@ async def test_a_leader_whose_clock_steps_charges_and_scales_as_one_whose_clock_
     await twins.run(40, act)
     assert twins.hostile.spent("team-a") > 0
     twins.assert_equal()
+
+
+BUDGET = ObjectKey("tenantbudgets", "", "team-a")
+RECORDS = ObjectKey("configmaps", "tessera-system", "tessera-spend")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_budget_that_is_made_again_or_restored_without_status_keeps_its_spend(
+    restarts: bool,
+) -> None:
+    def with_short_service(fleet: Fleet) -> None:
+        add_tenant(fleet)
+        fleet.serve("short", "team-a", replicas=3)
+
+    twins = Twins(with_short_service)
+    await twins.run(10)
+    for fleet in twins.both:
+        fleet.cluster.discard(ObjectKey("inferenceservices", "team-a", "short"))
+        fleet.cluster.discard(ObjectKey("deployments", "team-a", "short-a100-1g-10gb"))
+
+    def act(fleet: Fleet, cycle: int) -> None:
+        if cycle == 30:
+            fleet.cluster.discard(BUDGET)
+        if cycle == 30 and restarts:
+            fleet.restart()
+        if cycle == 32:
+            fleet.add_budget("team-a", "500", "Month")
+
+    await twins.run(40, act)
+    spent, expected = twins.hostile.spent("team-a"), twins.peaceful.spent("team-a")
+    assert expected > 10**7
+    # A longer span is rounded once.
+    assert spent == pytest.approx(expected, abs=100)
+
+
+async def spent_after_loss(currency: str = "USD", record: str | None = None) -> Fleet:
+    """Run a fleet whose budget is made again in a currency, with another record outside."""
+    fleet = Fleet()
+    add_tenant(fleet)
+    for _ in range(20):
+        await fleet.cycle()
+    fleet.cluster.discard(BUDGET)
+    fleet.restart()
+    if record is not None:
+        fleet.cluster.objects[RECORDS]["data"]["team-a"] = record
+    fleet.add_budget("team-a", "500", "Month", currency=currency)
+    await fleet.cycle()
+    return fleet
+
+
+@pytest.mark.parametrize(
+    ("currency", "record"),
+    [("EUR", None), ("USD", "{"), ("USD", '{"currency": "USD", "as_of": 1e400, "windows": {}}')],
+)
+async def test_a_budget_whose_record_outside_cannot_be_used_is_closed(
+    currency: str, record: str | None
+) -> None:
+    fleet = await spent_after_loss(currency, record)
+    assert reason_of(fleet) == "SpendUnknown"
+
+
+@pytest.mark.parametrize("copied", [False, True])
+async def test_a_record_from_the_future_is_not_believed_and_time_goes_on(copied: bool) -> None:
+    fleet = Fleet()
+    add_tenant(fleet)
+    for _ in range(20):
+        await fleet.cycle()
+    spent = fleet.spent("team-a")
+    record = fleet.body(BUDGET)["status"]["spend"]
+    record["asOf"] = (fleet.at + timedelta(hours=2)).isoformat()
+    record["windows"][0]["spent"] = "499"
+    if not copied:
+        fleet.cluster.discard(RECORDS)
+    fleet.restart()
+    await fleet.cycle()
+    assert (reason_of(fleet), fleet.spent("team-a")) == (
+        ("WithinLimits", pytest.approx(spent, rel=0.1)) if copied else ("SpendUnknown", ANY)
+    )
+    before = fleet.spent("team-a")
+    await fleet.cycle()
+    assert fleet.spent("team-a") > before
+    as_of = fleet.body(BUDGET)["status"]["spend"]["asOf"]
+    assert datetime.fromisoformat(as_of) <= fleet.at
+
+
+async def test_a_new_budget_is_new_and_an_old_record_is_dropped() -> None:
+    fleet = await spent_after_loss()
+    assert reason_of(fleet) == "WithinLimits"
+    fleet.cluster.discard(BUDGET)
+    fleet.at += timedelta(days=40)
+    fleet.add_budget("team-b", "500", "Month")
+    fleet.serve("chat", "team-b")
+    for _ in range(30):
+        await fleet.cycle()
+    assert list(fleet.body(RECORDS)["data"]) == ["team-b"]
+
+
+def reason_of(fleet: Fleet) -> str:
+    conditions = fleet.body(BUDGET)["status"]["conditions"]
+    return str({entry["type"]: entry["reason"] for entry in conditions}["WithinBudget"])

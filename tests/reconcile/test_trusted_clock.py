@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from tessera.domain.budget.metering import MAX_CLOCK_ERROR
 from tessera.ports import ServerDate
-from tessera.reconcile.trusted_clock import MAX_CLOCK_ERROR, TrustedClock
+from tessera.reconcile.trusted_clock import TrustedClock
 from tests.builders import NOW
 
 MONTH = timedelta(days=30)

@@ -123,6 +123,9 @@ class KillableCluster:
         with self.process.around_write(f"resize {deployment} {replicas}"):
             return await self.cluster.scale(deployment, replicas)
 
+    async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
+        return await self.cluster.config_data(key)
+
     async def evict(self, pod: Ref, uid: str) -> None:
         with self.process.around_write(f"evict {pod}"):
             await self.cluster.evict(pod, uid)

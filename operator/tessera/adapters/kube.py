@@ -38,7 +38,7 @@ from tessera.ports import (
     ServerDate,
     WatchEvent,
 )
-from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS, ApiResource
+from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")
@@ -305,6 +305,13 @@ class KubeCluster:
         observed = wire.parse_object(DEPLOYMENTS, body)
         self._remember_version(observed.version)
         return observed
+
+    async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
+        status, body = await self.request("GET", CONFIG_MAPS.path(key.namespace, key.name))
+        if status == HTTPStatus.NOT_FOUND:
+            return {}
+        raise_for_status(status, body, f"get {key.describe()}")
+        return dict(body.get("data") or {})
 
     async def evict(self, pod: Ref, uid: str) -> None:
         body = {

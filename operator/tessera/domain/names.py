@@ -24,6 +24,8 @@ RUNNER_APP = "tessera-batch"
 ENGINE_ACCOUNT = "tessera-engine"
 # The ConfigMap with the configurations of mig-manager.
 MIG_CONFIG = "tessera-mig"
+# The ConfigMap with the spend of all budgets.
+SPEND_RECORDS_NAME = "tessera-spend"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 # On a service: a new value requests the newest pod template and weights.
 UPDATE_ANNOTATION = f"{GROUP}/update"

@@ -10,7 +10,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace, closed_views
 from tessera.domain.budget.forecast import GrantForecast
-from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
@@ -104,6 +104,18 @@ class Plan:
         }
 
     @property
+    def spend_records(self) -> Mapping[str, SpendRecord]:
+        """The record of each budget's spend outside its object."""
+        return {
+            view.budget.name: SpendRecord(
+                currency=view.spec.currency,
+                meter=replace(view.meter, running={}, names_replicas=False),
+            )
+            for view in self.budgets
+            if view.spec is not None and view.meter.as_of is not None
+        }
+
+    @property
     def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
         """The budget that decides in each namespace."""
         return by_namespace((*self.closed, *self.budgets))
@@ -118,6 +130,8 @@ class PlanMemory:
     """What the last cycle knew of each replica that takes requests."""
     meters: Mapping[str, SpendMeter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""
+    spend_records: Mapping[str, SpendRecord] = field(default_factory=dict)
+    """The same without replicas, also of budgets that do not exist now."""
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that may have gone while no operator ran."""
     job_creation_errors: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +145,7 @@ class PlanMemory:
             scaling_history=plan.scaling_history,
             engine_progress=plan.engine_progress,
             meters=plan.meters,
+            spend_records={**self.spend_records, **plan.spend_records},
             last_seen={},
         )
 
@@ -191,7 +206,9 @@ def plan(
     cache = cache or PlanCache()
     snapshot = replace(observed, services=cache.proposals.with_known_shapes(observed.services))
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
-    budgets = build_budget_views(snapshot, views, memory.meters, memory.last_seen)
+    budgets = build_budget_views(
+        snapshot, views, memory.meters, memory.last_seen, memory.spend_records
+    )
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
     allocated: AllocatedDevices = Counter()

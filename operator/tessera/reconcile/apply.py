@@ -24,6 +24,7 @@ from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import pool_status, service_status
 from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
 from tessera.reconcile.layouts import LayoutApplier
+from tessera.reconcile.spend_records import SpendRecordStore
 from tessera.reconcile.startup_resync import StartupResync, was_reconciled_before
 from tessera.reconcile.store import Store
 from tessera.reconcile.work import (
@@ -106,6 +107,7 @@ class Applier:
         self.layouts = LayoutApplier(
             cluster, store, namespace=mig_namespace, before_write=self._begin_write
         )
+        self.spend_records = SpendRecordStore(cluster, operator_namespace, self._begin_write)
         self._applied: dict[ObjectKey, _AppliedObject] = {}
         self._manifest_cache: dict[Ref, tuple[tuple[object, ...], tuple[ObjectManifest, ...]]] = {}
         self._startup_resync = StartupResync()

@@ -56,6 +56,7 @@ class FleetReconciler:
         self._clock = clock
         self._background_planner = background_planner
         self._plan_cache = PlanCache()
+        self._spend_restored = False
         self._pending_charge: tuple[Snapshot, Plan] | None = None
 
     async def reconcile(
@@ -66,6 +67,7 @@ class FleetReconciler:
         Deferrable work waits while `change_pending` returns True: the next cycle then comes first.
         """
         writes_before = self._applier.writes
+        await self._restore_spend()
         observations = self._observations
         snapshot = observe(self._store, observations, self._clock())
         decision = plan(self._config, snapshot, observations.memory, self._plan_cache)
@@ -77,6 +79,7 @@ class FleetReconciler:
         problems = await self._applier.apply_plan(
             snapshot, decision, monitored=observations.monitored, change_pending=change_pending
         )
+        await self._applier.spend_records.write(observations.memory.spend_records, snapshot.at)
         # The background planner may have replaced the solution while the plan was applied.
         memory = observations.memory
         observations.memory = replace(
@@ -95,6 +98,15 @@ class FleetReconciler:
             problems=problems,
             writes=self._applier.writes - writes_before,
         )
+
+    async def _restore_spend(self) -> None:
+        """Read once what budgets spent that were deleted or lost their status."""
+        if self._spend_restored:
+            return
+        memory = self._observations.memory
+        records = {**memory.spend_records, **await self._applier.spend_records.read()}
+        self._observations.memory = replace(memory, spend_records=records)
+        self._spend_restored = True
 
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
         """Charge the time since the last charge, by the state that held until now.

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from tessera.domain.budget.metering import MAX_CLOCK_ERROR
 from tessera.ports import Clock, ServerDate
 
 log = logging.getLogger("tessera")
-
-# Clocks that differ by more than this do not agree.
-MAX_CLOCK_ERROR = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,15 @@ from functools import partial
 
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
-from tessera.domain.names import COMPONENT, ENGINE, ENGINE_ACCOUNT, MANAGED_BY, MIG_CONFIG, TESSERA
+from tessera.domain.names import (
+    COMPONENT,
+    ENGINE,
+    ENGINE_ACCOUNT,
+    MANAGED_BY,
+    MIG_CONFIG,
+    SPEND_RECORDS_NAME,
+    TESSERA,
+)
 
 # Label selector of the objects that the operator manages.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
@@ -119,6 +127,9 @@ CONFIG_MAPS = ApiResource(
     watched=False,
     resource_names=(MIG_CONFIG,),
 )
+
+# The copy of the spend of all budgets, in the operator's namespace.
+SPEND_RECORDS = replace(CONFIG_MAPS, resource_names=(SPEND_RECORDS_NAME,))
 
 # The kinds that the operator applies, repairs and prunes.
 CHILDREN = (

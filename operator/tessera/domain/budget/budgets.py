@@ -12,14 +12,15 @@ from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.api.text import counted
-from tessera.domain.budget.meter import SpendMeter
-from tessera.domain.budget.metering import accrue_spend, rates, restore_meter
+from tessera.domain.budget.meter import SpendMeter, SpendRecord
+from tessera.domain.budget.metering import accrue_spend, current_meter, rates, restore_meter
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
 
+_NO_RECORDS: Mapping[str, SpendRecord] = {}
 # Spent share of a limit from which on the condition warns.
 _NEAR_LIMIT_SHARE = 0.8
 _NOT_ACCEPTED = StatusVerdict(
@@ -80,6 +81,7 @@ def build_budget_views(
     views: Sequence[PoolView],
     meters: Mapping[str, SpendMeter],
     last_seen: Mapping[str, datetime],
+    records: Mapping[str, SpendRecord] = _NO_RECORDS,
 ) -> tuple[BudgetView, ...]:
     """Return every budget with its spend until now, in the order of names.
 
@@ -121,7 +123,8 @@ def build_budget_views(
             batches=sum(batches[name] for name in names),
         )
         try:
-            view = _metered_view(snapshot, view, views, meters.get(budget.name), last_seen)
+            history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
+            view = _metered_view(snapshot, view, views, history)
         except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
             message = (
                 f"TenantBudget/{budget.name}: the operator raised {type(error).__name__} "
@@ -225,27 +228,21 @@ def _metered_view(
     snapshot: Snapshot,
     view: BudgetView,
     views: Sequence[PoolView],
-    known_meter: SpendMeter | None,
-    last_seen: Mapping[str, datetime],
+    history: "_SpendHistory",
 ) -> BudgetView:
     """Return the view with the meter advanced and its state, if a spec is in force."""
     budget, spec = view.budget, view.spec
     zone = zone_of(spec.time_zone) if spec is not None else None
     if spec is None or zone is None:
         return view
-    meter = known_meter or _restore_meter(budget, spec, views)
+    meter, is_lost = _latest_meter(snapshot.at, budget, spec, views, history)
     at = max(snapshot.at, meter.as_of or snapshot.at)
     periods = [period_at(limit.window, at, zone) for limit in spec.limits]
-    was_enforced = budget.status.accepted_spec is not None or any(
-        condition.type == "Accepted" and condition.status == "True"
-        for condition in budget.status.conditions
-    )
-    # A budget that was enforced had a record of its spend: without it the windows are incomplete.
-    if meter.as_of is None and (budget.record_lost or was_enforced):
+    if is_lost:
         meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
     pods = [pod for pod in snapshot.pods if pod.ref.namespace in view.namespaces]
     pod_rates = rates(pods, views, spec.currency)
-    meter = accrue_spend(meter, pods, pod_rates, periods, at, last_seen)
+    meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
     state = _budget_state(budget.name, spec, meter, periods, at)
     state.currency_mismatch = _uncounted_pods(pods, views, spec.currency)
     hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
@@ -298,6 +295,35 @@ def _budget_state(
         for budget_window, limit in zip(current, spec.limits, strict=True)
     ]
     return BudgetState(name, spec.currency, at, current, upcoming)
+
+
+@dataclass(frozen=True, slots=True)
+class _SpendHistory:
+    """What is known of a budget's spend apart from its object."""
+
+    meter: SpendMeter | None
+    record: SpendRecord | None
+    last_seen: Mapping[str, datetime]
+
+
+def _latest_meter(
+    at: datetime,
+    budget: Budget,
+    spec: TenantBudgetSpec,
+    views: Sequence[PoolView],
+    history: _SpendHistory,
+) -> tuple[SpendMeter, bool]:
+    """Return the meter to go on from, and whether there was one that cannot be used."""
+    recorded, record = _restore_meter(budget, spec, views), history.record
+    outside = record.meter if record and record.currency == spec.currency else SpendMeter()
+    meter = current_meter(history.meter, recorded, outside, at)
+    was_enforced = budget.status.accepted_spec is not None or any(
+        condition.type == "Accepted" and condition.status == "True"
+        for condition in budget.status.conditions
+    )
+    # A budget that was enforced had a record of its spend: without it the windows are incomplete.
+    is_lost = budget.record_lost or was_enforced or record is not None or recorded.as_of is not None
+    return meter, meter.as_of is None and is_lost
 
 
 def _restore_meter(budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]) -> SpendMeter:

@@ -53,6 +53,9 @@ class SpendMeter:
     running: Mapping[str, MeteredReplica] = field(default_factory=dict)
     groups: tuple[MeteredGroup, ...] = ()
     """Further replicas that ran then; only right after a record was restored."""
+    names_replicas: bool = True
+    """False when restored from a record that says nothing of replicas: those bound before it are
+    charged from then on."""
     incomplete_windows: Mapping[WindowName, datetime] = field(default_factory=dict)
     """Starts of windows of which an earlier part was not metered."""
 
@@ -68,3 +71,12 @@ class SpendMeter:
     def is_complete(self, period: CalendarPeriod) -> bool:
         """Return whether the whole window was metered."""
         return self.incomplete_windows.get(period.name) != period.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendRecord:
+    """The spend of a budget as it is known outside its object, without its replicas."""
+
+    currency: str
+    meter: SpendMeter
+    """One without `as_of` could not be read."""

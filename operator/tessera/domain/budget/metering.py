@@ -20,6 +20,10 @@ from tessera.domain.hardware.pools import PoolView, tariff_of
 from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.observed.snapshot import Pod
 
+# Clocks that differ by more than this do not agree.
+MAX_CLOCK_ERROR = timedelta(minutes=2)
+# The clocks of two leaders may differ so much, in opposite directions.
+_MAX_RECORD_LEAD = 2 * MAX_CLOCK_ERROR
 # A pod may be observed so much later than it was bound.
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
 
@@ -87,7 +91,9 @@ def accrue_spend(
         period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
         for period in periods
     }
-    return replace(meter, as_of=at, spend_by_window=spend_by_window, running=running)
+    return replace(
+        meter, as_of=at, spend_by_window=spend_by_window, running=running, names_replicas=True
+    )
 
 
 def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredReplica | None:
@@ -103,9 +109,8 @@ def _metered_replica(pod: Pod, rate: Rate | None, meter: SpendMeter) -> MeteredR
         if pod.ended is not None and pod.ended <= metered_until:
             return None
         # A pod that was bound long ago without being metered belonged to another tenant until now.
-        charged_until = (
-            metered_until if pod.bound < metered_until - _MAX_OBSERVATION_DELAY else charged_until
-        )
+        delay = _MAX_OBSERVATION_DELAY if meter.names_replicas else timedelta()
+        charged_until = metered_until if pod.bound < metered_until - delay else charged_until
     return MeteredReplica(
         pod=str(pod.ref),
         pool=rate.pool,
@@ -164,6 +169,28 @@ def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
         return window_spend.since
     # A limit that was added within its window is metered from then on.
     return period.start if meter.as_of is None else max(period.start, meter.as_of)
+
+
+def current_meter(
+    known: SpendMeter | None, recorded: SpendMeter, outside: SpendMeter, at: datetime
+) -> SpendMeter:
+    """Return the meter to go on from, of those that are not from the future; an empty one if none.
+
+    The status says more than the record outside, which counts only where the status is missing,
+    or is older by more than the interval at which both are written.
+    """
+    if known is not None and _is_past(known, at):
+        return known
+    if not _is_past(recorded, at):
+        return outside if _is_past(outside, at) else SpendMeter()
+    restored = recorded.as_of is None or (
+        outside.as_of is not None and outside.as_of - recorded.as_of > MAX_CLOCK_ERROR
+    )
+    return outside if restored and _is_past(outside, at) else recorded
+
+
+def _is_past(meter: SpendMeter, at: datetime) -> bool:
+    return meter.as_of is not None and meter.as_of - at <= _MAX_RECORD_LEAD
 
 
 def restore_meter(

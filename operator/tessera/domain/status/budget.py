@@ -81,7 +81,7 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
         window_changed
         or recorded != rates
         or record.running_groups != groups
-        or state.at - record.as_of >= RECORD_INTERVAL
+        or abs(state.at - record.as_of) >= RECORD_INTERVAL
     )
 
 
