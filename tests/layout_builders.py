@@ -130,9 +130,8 @@ def adopt_plan(
 ) -> PlanAdoption:
     """Adopt the plan of a pool whose problem is solved at once."""
     view = next(view for view in views_of(snapshot) if view.pool.name == pool)
-    return adopt(
-        view, solve(layout_problem_of(snapshot, mig_nodes, can, pool)), mig_nodes, can, NOW
-    )
+    problem = layout_problem_of(snapshot, mig_nodes, can, pool)
+    return adopt(view, solve(problem), problem, mig_nodes, can, NOW)
 
 
 def with_status(snapshot: Snapshot, status: MigStatus) -> Snapshot:

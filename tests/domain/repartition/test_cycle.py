@@ -1,11 +1,13 @@
 """What a cycle reports of a pool whose plan is blocked from outside."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
 from tessera.api.mig import Assignment, MigPlan, MigStatus
 from tessera.api.reasons import LayoutReady
 from tessera.domain.config import Config
+from tessera.domain.layout.solution import solve
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import PlanMemory
@@ -22,7 +24,11 @@ from tests.builders import (
     at,
     plan_of,
 )
-from tests.layout_builders import a_mig_service, a_planned_pool, with_status
+from tests.layout_builders import (
+    a_mig_service,
+    a_planned_pool,
+    with_status,
+)
 
 HALVES = a_planned_pool(mode="Static", mig={"layout": {"3g.40gb": 2}})
 
@@ -125,3 +131,34 @@ def test_replicas_that_left_a_profile_by_plan_stay_up_when_no_backend_is_left() 
     assert service_plan.choice is not None
     assert service_plan.choice.variant != previous
     assert (service_plan.previous_deployments, service_plan.removable_deployments) == ({}, ())
+
+
+def adopt_beside(restless_replicas: Sequence[int], cycles: int) -> list[dict[str, int]]:
+    """Return the assignments after each cycle; every problem is solved one cycle too late."""
+    nodes = tuple(a_node(slices={"1g.10gb": 7}, name=f"a100-{index}") for index in range(2))
+    snapshot = a_snapshot(pools=(a_planned_pool(),), nodes=nodes)
+    solution, assigned = None, []
+    for cycle in range(cycles):
+        restless = a_mig_service("restless", replicas=restless_replicas[cycle % 2])
+        services = [a_mig_service("chat"), restless]
+        if cycle >= 4:
+            services.append(a_mig_service("code"))
+        snapshot = replace(snapshot, services=tuple(services), at=at(5 * cycle))
+        memory = PlanMemory(layouts=LayoutMemory(solution=solution))
+        repartitions = plan_of(snapshot, memory=memory).repartitions
+        status = repartitions.actions["a100"].status
+        snapshot = with_status(snapshot, status or MigStatus())
+        assert repartitions.layout_problem is not None
+        solution = solve(repartitions.layout_problem)
+        plan_ = status.target if status else None
+        assigned.append(
+            {entry.service: entry.replicas for entry in plan_.services} if plan_ else {}
+        )
+    return assigned
+
+
+def test_a_restless_service_keeps_no_plan_from_being_adopted() -> None:
+    calm, restless = adopt_beside((1, 1), 8), adopt_beside((1, 2), 8)
+    for name in ("team-a/chat", "team-a/code"):
+        assert [name in plan_ for plan_ in restless] == [name in plan_ for plan_ in calm]
+    assert "team-a/code" in calm[5]

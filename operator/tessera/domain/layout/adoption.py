@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
+from tessera.api.mig import Assignment, GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import whole_gpu_model
-from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
 from tessera.domain.mig.demand import InstanceType, replicas_needed
 from tessera.domain.mig.gpu_building import place_geometry
@@ -37,14 +37,17 @@ class PlanAdoption:
 def adopt(
     view: PoolView,
     solution: LayoutSolution | None,
+    problem: LayoutProblem,
     nodes: Sequence[MigNode],
     capabilities: Capabilities,
     at: datetime,
 ) -> PlanAdoption:
     """Return which plan the pool carries out from now on.
 
-    `solution` is None while the current layout problem has no solution yet. While units of a plan
-    are under way, another plan replaces it only if it cannot meet the demand any more.
+    The solution of an older problem is adopted where it serves more of the present demand than the
+    present plan: otherwise a service that changes faster than problems are solved would keep the
+    pool from any plan. While units of a plan are under way, another plan replaces it only if it
+    cannot meet the demand any more.
     """
     spec = view.pool.spec
     status = view.pool.status.mig or MigStatus()
@@ -52,11 +55,53 @@ def adopt(
         return PlanAdoption(status=MigStatus(), verdict=None)
     if spec.mig.mode == "Static":
         return _static_layout(view, spec.mig, status, nodes, capabilities, at)
-    pool_layout = solution.pools.get(view.pool.name) if solution else None
-    if solution is None or pool_layout is None:
+    pool_layout = _usable_layout(solution, problem, view.pool.name, status.target)
+    if pool_layout is None:
         verdict = None if status.target else _planning_verdict(view, nodes)
         return PlanAdoption(status=status, verdict=verdict)
-    return _adopt_layout(view, spec.mig, solution.problem, pool_layout, at)
+    return _adopt_layout(view, spec.mig, problem, pool_layout, at)
+
+
+def _usable_layout(
+    solution: LayoutSolution | None, problem: LayoutProblem, pool: str, target: MigPlan | None
+) -> PoolLayout | None:
+    """Return the solution for the pool, unless it is older and no better than the present plan."""
+    pool_layout = solution.pools.get(pool) if solution is not None else None
+    if solution is None or pool_layout is None:
+        return None
+    if solution.problem is problem or solution.problem == problem:
+        return pool_layout
+    same_gpus = _gpus_of(solution.problem, pool) == _gpus_of(problem, pool)
+    served = _served_services(pool_layout.plan, problem, pool)
+    better = target is None or served > _served_services(target, problem, pool)
+    return pool_layout if same_gpus and better else None
+
+
+def _gpus_of(problem: LayoutProblem, pool: str) -> tuple[PoolTerms | None, frozenset[str]]:
+    terms = next((pool_terms for pool_terms in problem.terms if pool_terms.pool == pool), None)
+    return terms, frozenset(gpu.name for gpu in problem.gpus if gpu.gpu_model == pool)
+
+
+def _served_services(plan: MigPlan, problem: LayoutProblem, pool: str) -> float:
+    """Return how many services the plan serves; one that gets a part of its demand counts as that.
+
+    A service that changed since the plan was made counts as far as its slices still serve it.
+    """
+    needs = {
+        (demand.service.name, instance_type): replicas_needed(demand.service, speed)
+        for demand in problem.demands
+        for instance_type, speed in demand.service.throughput.items()
+    }
+    assigned = (
+        (assignment.replicas, needs.get((assignment.service, _instance_type(assignment, pool))))
+        for assignment in plan.services
+    )
+    return sum(min(1.0, replicas / needed) for replicas, needed in assigned if needed)
+
+
+def _instance_type(assignment: Assignment, pool: str) -> InstanceType:
+    gpu_model = whole_gpu_model(pool) if assignment.profile == WHOLE_GPU else pool
+    return InstanceType(gpu_model, assignment.profile)
 
 
 def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]:
@@ -122,8 +167,7 @@ def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: 
         assignment = assignments.get(demand.service.name)
         if assignment is None:
             return False
-        model_name = whole_gpu_model(pool) if assignment.profile == WHOLE_GPU else pool
-        speed = demand.service.throughput.get(InstanceType(model_name, assignment.profile), 0.0)
+        speed = demand.service.throughput.get(_instance_type(assignment, pool), 0.0)
         if not speed or assignment.replicas < replicas_needed(demand.service, speed):
             return False
     return True

@@ -216,13 +216,7 @@ def _pool_actions(
     view, mig, nodes, backend, services = state
     if (blocker := _pool_blocker(mig_backends, view, mig)) is not None:
         return _paused_actions(blocker, view.pool.status.mig, state)
-    # A solution of an older problem is not adopted: services or GPUs changed since.
-    solution = memory.solution
-    is_current = solution is not None and (
-        solution.problem is problem or solution.problem == problem
-    )
-    current = solution if is_current else None
-    adoption = adopt(view, current, nodes, backend.capabilities, snapshot.at)
+    adoption = adopt(view, memory.solution, problem, nodes, backend.capabilities, snapshot.at)
     status = view.pool.status.mig
     # A new plan is only written in this cycle: services choose their slices by the written plan,
     # so the rollout begins with the next one.
