@@ -14,6 +14,9 @@ from tessera.domain.observed.runner_reports import RunnerProgress, runner_progre
 _CONNECT_SECONDS = 3
 # Pods belong to tenants, so the size of a response is limited.
 _MAX_BYTES = 64 * 1024
+_MAX_COUNT = 10**9
+# Of a response in a message.
+_MAX_TEXT = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class HttpEngines:
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             # Each pod is queried seldom, and there are thousands: pooled connections would only
             # cost a lookup. The prober limits them by namespace; a limit for all would let the
@@ -50,13 +54,12 @@ class HttpEngines:
                 "POST", url, self._timeouts.completion_seconds, body
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return f"POST {url}: {type(error).__name__} {error}".strip()
-        text = response[:300].decode(errors="replace")
+            return f"POST {url}: {type(error).__name__} {str(error)[:_MAX_TEXT]}".strip()
+        text = response[:_MAX_TEXT].decode(errors="replace")
         if status != HTTPStatus.OK:
             return f"POST {url}: {status} {text}"
-        try:
-            tokens = json.loads(response)["usage"]["completion_tokens"]
-        except (ValueError, KeyError, TypeError, RecursionError):
+        tokens = parse_count(response, "usage", "completion_tokens")
+        if tokens is None:
             return f"POST {url}: not a completion: {text}"
         return None if tokens else f"POST {url}: the completion has 0 tokens"
 
@@ -64,18 +67,9 @@ class HttpEngines:
         url = f"http://{address}/load"
         try:
             _, response = await self._read("GET", url, self._timeouts.load_seconds)
-            return int(json.loads(response)["server_load"])
-        except (
-            aiohttp.ClientError,
-            TimeoutError,
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            OverflowError,
-            RecursionError,
-        ):
+        except (aiohttp.ClientError, TimeoutError, OSError):
             return None
+        return parse_count(response, "server_load")
 
     async def progress(self, address: str) -> RunnerProgress | None:
         return runner_progress(await self._read_progress(address))
@@ -106,3 +100,14 @@ class HttpEngines:
                 if len(content) > _MAX_BYTES:
                     break
             return response.status, bytes(content[:_MAX_BYTES])
+
+
+def parse_count(response: bytes, *path: str) -> int | None:
+    """Return the count under these keys of a JSON object; None for anything else."""
+    try:
+        value = json.loads(response)
+        for key in path:
+            value = value[key]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return value if isinstance(value, int) and 0 <= value <= _MAX_COUNT else None

@@ -35,6 +35,7 @@ class HttpHub:
             follow_redirects=True,  # renamed models redirect
             max_redirects=3,
             timeout=seconds,
+            headers={"Accept-Encoding": "identity"},
         )
 
     async def close(self) -> None:
@@ -50,7 +51,7 @@ class HttpHub:
         if status != httpx.codes.OK:
             reason = _REASONS.get(status, RevisionReason.HUB_UNREACHABLE)
             return Resolution(None, reason, f"GET {path}: {status}")
-        commit = _parse_commit(body)
+        commit = parse_commit(body)
         if commit is None:
             return Resolution(
                 None, RevisionReason.HUB_UNREACHABLE, f"GET {path}: no commit in the response"
@@ -61,14 +62,14 @@ class HttpHub:
     async def _read(self, url: str) -> tuple[int, bytes]:
         content = bytearray()
         async with asyncio.timeout(self._seconds), self._client.stream("GET", url) as response:
-            async for part in response.aiter_bytes():
+            async for part in response.aiter_raw():
                 content += part
                 if len(content) > _MAX_BYTES:
                     break
             return response.status_code, bytes(content)
 
 
-def _parse_commit(body: bytes) -> str | None:
+def parse_commit(body: bytes) -> str | None:
     try:
         commit = json.loads(body)["sha"]
     except (ValueError, KeyError, TypeError, RecursionError):
