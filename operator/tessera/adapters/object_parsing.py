@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -46,6 +47,15 @@ JsonObject = Mapping[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _GPU_VENDOR = "nvidia.com/"
+# Of one node; above it the count is no number of devices.
+_MAX_DEVICES = 1024
+_QUANTITY = re.compile(r"(\d{1,64})(?:\.\d*)?(?:[eE](\d{1,2})|([kKMGTPE]?)(i?))", re.ASCII)
+_MAX_QUANTITY = 10**6
+_INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
+# Far from the ends of the calendar, so that any span may be added to a time.
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+# The kubelet's own limit of a termination message.
+_MAX_TEXT = 4096
 # Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 # Of a spec as JSON; those that people write have about 1,000 characters.
@@ -172,9 +182,9 @@ def parse_node(body: JsonObject) -> Node:
         kubelet_ready=ready,
         taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
         allocatable={
-            name: _parse_quantity(count)
-            for name, count in allocatable.items()
-            if name.startswith(_GPU_VENDOR)
+            name: count
+            for name, quantity in allocatable.items()
+            if name.startswith(_GPU_VENDOR) and (count := _parse_quantity(quantity)) <= _MAX_DEVICES
         },
     )
 
@@ -243,8 +253,10 @@ def parse_pod(body: JsonObject) -> Pod:
         if gate.get("reason") == names.DRAINING
         else None,
         terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
-        deletion_cost=int(meta.get("annotations", {}).get(names.COST_ANNOTATION, 0)),
-        unschedulable=scheduled.get("message") if scheduled.get("status") == "False" else None,
+        deletion_cost=_parse_int32(meta.get("annotations", {}).get(names.COST_ANNOTATION, "")),
+        unschedulable=_bounded_text(scheduled["message"])
+        if scheduled.get("status") == "False" and scheduled.get("message")
+        else None,
         waiting_reason=trouble,
         container_message=last_words,
         last_exit=_last_exit(containers),
@@ -260,7 +272,7 @@ def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
         service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
         job_uid=_controller(meta) or "",
         exit_code=terminated["exitCode"] if terminated else None,
-        report=str(terminated.get("message", "")) if terminated else "",
+        report=_bounded_text(terminated.get("message", "")) if terminated else "",
     )
 
 
@@ -282,7 +294,7 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
         since=_parse_time(started) if started else None,
         job_uid=_controller(meta) or "",
         exit_code=terminated["exitCode"] if terminated else None,
-        report=str(terminated.get("message", "")) if terminated else "",
+        report=_bounded_text(terminated.get("message", "")) if terminated else "",
         disrupted=any(
             condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
             for condition in status.get("conditions", ())
@@ -383,7 +395,17 @@ def _creation_time(meta: JsonObject) -> datetime:
 
 
 def _parse_time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
+    parsed = datetime.fromisoformat(text)
+    aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return min(max(aware, _EARLIEST), _LATEST)
+
+
+def _parse_int32(text: str) -> int:
+    return int(text) if _INT32.fullmatch(text) else 0
+
+
+def _bounded_text(text: object) -> str:
+    return str(text)[:_MAX_TEXT]
 
 
 def _condition(body: JsonObject, kind: str) -> JsonObject:
@@ -408,10 +430,14 @@ def _devices(spec: JsonObject) -> Mapping[str, int]:
 
 
 def _parse_quantity(quantity: str) -> int:
-    """Parse a whole quantity as the API server prints it: 3000 may appear as 3k."""
-    powers = {"k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-    power: int = powers.get(quantity[-1], 0)
-    return int(quantity.rstrip("kMGTPE")) * int(10**power)
+    """Parse a quantity in any form that the API server accepts: 3000 may appear as 3k or 3e3."""
+    match = _QUANTITY.fullmatch(quantity)
+    if match is None:
+        raise ValueError(f"{quantity[:20]!r} is not a count of devices")
+    number, exponent, prefix, binary = match.groups()
+    power = " KMGTPE".index((prefix or " ").upper())
+    factor: int = 10 ** int(exponent) if exponent else (1024 if binary else 1000) ** power
+    return min(int(number) * factor, _MAX_QUANTITY)
 
 
 def _end_time(body: JsonObject) -> datetime | None:
@@ -438,12 +464,12 @@ def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
     for container in containers:
         waiting = container.get("state", {}).get("waiting", {})
         terminated = container.get("lastState", {}).get("terminated", {})
-        message = str(terminated.get("message") or waiting.get("message") or "").strip()
+        message = _bounded_text(terminated.get("message") or waiting.get("message") or "").strip()
         if waiting.get("reason") and waiting["reason"] not in (
             "ContainerCreating",
             "PodInitializing",
         ):
-            return waiting["reason"], message
+            return _bounded_text(waiting["reason"]), message
     return None, ""
 
 
@@ -456,15 +482,17 @@ def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
         )
         if terminated is not None and not container.get("ready"):
             code = terminated.get("exitCode", 0)
-            log_tail = str(terminated.get("message") or "").strip()
-            return ContainerExit(code=code, reason=terminated.get("reason", ""), log_tail=log_tail)
+            log_tail = _bounded_text(terminated.get("message") or "").strip()
+            return ContainerExit(
+                code=code, reason=_bounded_text(terminated.get("reason", "")), log_tail=log_tail
+            )
     return None
 
 
 def _replica_failure(deployment: JsonObject) -> str | None:
     """Return the message with which a quota or admission refused the ReplicaSet's pods."""
     failure = _condition(deployment, "ReplicaFailure")
-    return failure.get("message", "") if failure.get("status") == "True" else None
+    return _bounded_text(failure.get("message", "")) if failure.get("status") == "True" else None
 
 
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
@@ -487,34 +515,45 @@ def is_plan_input(kind: api_resources.ApiResource) -> bool:
     return kind.plural in _PARSERS
 
 
-def _parse(kind: api_resources.ApiResource, body: JsonObject) -> ObjectValue | None:
-    """Parse an object; one that cannot be parsed is logged and left out, and the rest goes on."""
-    if kind.plural not in _PARSERS:
-        return None
-    try:
-        return _PARSERS[kind.plural](body)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
-        log.exception("%s %s: parsing failed, ignored", kind.plural, body["metadata"].get("name"))
-        return None
-
-
 def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterObject:
     """Parse an object of any kind that the operator reads or writes.
 
     Of a kind that the operator manages, an object that it did not apply is nobody's child and no
-    input of a plan: anybody can copy its labels.
+    input of a plan: anybody can copy its labels. One that cannot be parsed is logged and is no
+    input either, and the rest goes on.
     """
     meta = body["metadata"]
-    namespace = meta.get("namespace", "")
+    key = ObjectKey(kind.plural, str(meta.get("namespace", "")), str(meta["name"]))
+    try:
+        return _parse(kind, body, key)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        summary = f"{type(error).__name__}: {error}"[:300]
+        log.warning("%s/%s: malformed and ignored: %s", kind.plural, meta["name"], summary)
+        return ClusterObject(key=key)
+
+
+def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) -> ClusterObject:
+    meta = body["metadata"]
+    for texts in (meta.get("labels", {}), meta.get("annotations", {})):
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise TypeError("a label or an annotation is no text")
     managed = kind.selector == api_resources.MANAGED_SELECTOR
     owned = owned_fields_digest(body) if managed else None
     foreign = managed and owned is None
+    parse = None if foreign else _PARSERS.get(kind.plural)
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
     return ClusterObject(
-        key=ObjectKey(kind.plural, namespace, meta["name"]),
+        key=key,
         uid=meta.get("uid", ""),
-        plan_input=None if foreign else _parse(kind, body),
-        service=Ref(namespace, name) if name else None,
+        plan_input=parse(body) if parse is not None else None,
+        service=Ref(key.namespace, name) if name else None,
         controller=_controller(meta) if managed else None,
         owned_fields_digest=owned,
         version=int(meta.get("resourceVersion", 0)),

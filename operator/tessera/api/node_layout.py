@@ -49,20 +49,20 @@ class ObservedSlice(PlacedSlice):
     uuid: Annotated[str, Field(max_length=64)] = ""
     """UUID of the MIG device; empty while the slice is being created."""
 
-    memory_mib: Annotated[int, Field(alias="memoryMiB")] = 0
+    memory_mib: Annotated[int, Field(alias="memoryMiB", ge=0, le=10**7)] = 0
     """Memory of the slice in MiB."""
 
     pods: Annotated[tuple[PodName, ...], Field(max_length=8)] = ()
     """Pods that hold the slice, as namespace/name."""
 
-    processes: int = 0
+    processes: Annotated[int, Field(ge=0, le=10**6)] = 0
     """Compute processes on the slice."""
 
 
 class ObservedGpu(Wire):
     """Observed state of one GPU, as its driver reports it."""
 
-    index: int
+    index: Annotated[int, Field(ge=0, le=255)]
     """Index of the GPU on the node."""
 
     uuid: Annotated[str, Field(max_length=64)]
@@ -71,7 +71,7 @@ class ObservedGpu(Wire):
     product: Annotated[str, Field(max_length=63)]
     """Product name from the driver, with dashes instead of spaces."""
 
-    memory_mib: Annotated[int, Field(alias="memoryMiB")]
+    memory_mib: Annotated[int, Field(alias="memoryMiB", ge=0, le=10**7)]
     """Memory of the GPU in MiB."""
 
     mode: MigMode

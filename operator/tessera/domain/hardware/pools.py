@@ -8,6 +8,7 @@ from decimal import Decimal
 from functools import cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
+from tessera.api.node_layout import MAX_GPUS
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain import money
@@ -22,6 +23,8 @@ COUNT_LABEL = "nvidia.com/gpu.count"
 GPU = "nvidia.com/gpu"
 MIG_PREFIX = "nvidia.com/mig-"
 _GPU_COUNTS = (1, 2, 4, 8)
+# Far above any GPU, and small enough for every product of it.
+_MAX_MIB = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,5 +378,5 @@ def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
 
 
 def _integer_label(node: Node, label: str) -> int | None:
-    """Return a label's number; None when it is absent or not a number."""
-    return parse_decimal(node.labels.get(label, ""))
+    """Return a label's number; None when it is absent, or more than any node has."""
+    return parse_decimal(node.labels.get(label, ""), MAX_GPUS if label == COUNT_LABEL else _MAX_MIB)

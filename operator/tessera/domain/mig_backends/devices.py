@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
+from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
 from tessera.domain.hardware.pools import MIG_PREFIX
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, geometry
@@ -16,6 +18,8 @@ FEATURE_DISCOVERY_LABEL = "nvidia.com/gpu.deploy.gpu-feature-discovery"
 # Value of such a label while the GPU operator keeps that component off the node.
 PAUSED = "paused-for-mig-change"
 
+# Of one profile on one node.
+_MAX_SLICES = MAX_GPUS * COMPUTE_SLICES
 _COUNT = re.compile(r"nvidia\.com/mig-(.+)\.count")
 
 
@@ -41,7 +45,7 @@ def labeled_slices(node: MigNode) -> Counter[str]:
     counts: Counter[str] = Counter()
     for label, text in node.labels.items():
         match = _COUNT.fullmatch(label)
-        if match and (count := parse_decimal(text)):
+        if match and (count := parse_decimal(text, _MAX_SLICES)):
             counts[_profile_from_label(node.gpu_model, match[1])] += count
     return counts
 
