@@ -106,7 +106,9 @@ def test_of_two_batches_that_write_one_file_the_older_one_runs(
         a_batch(a_batch_spec(**older)), ref=Ref("team-a", "zero"), uid="uid-zero", created=at(-60)
     )
     fleet = a_fleet(batches=(a_batch(), first))
-    proposals = propose_batches(fleet, discover(POOLS, NODES, NOW.date()), Counter(), {})
+    proposals = propose_batches(
+        fleet, discover(POOLS, NODES, NOW.date()), Counter(), GrantForecast(()), {}
+    )
     plan = proposals[NIGHT].proposal.plan
     assert proposals[first.ref].proposal.plan.create is not None or "claimName" in older
     if conflict is None:
