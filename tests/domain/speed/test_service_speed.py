@@ -15,7 +15,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanCache
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
-from tessera.domain.speed.measurements import measured_speeds
+from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.speed.service_speed import (
     ServiceSpeed,
     bucket_of,
@@ -381,30 +381,30 @@ def test_services_of_one_measurement_key_are_weighed_by_their_requests() -> None
     assert speed is not None
     less = speed.model_copy(update={"ratio": Decimal("1.5"), "requests": 400})
     other = replace(first, status=first.status.model_copy(update={"speed": less}))
-    measurement = measured_speeds([first, other, a_service("quiet")])[measurement_key_of(first)]
+    speeds = measured_speeds([first, other, a_service("quiet")])
+    measurement = speeds_for("team-a", speeds)[measurement_key_of(first)]
     assert measurement.ratio == pytest.approx(1.275)
     assert measurement.requests == 1600
 
 
-@pytest.mark.parametrize(
-    ("shown", "ratio"), [("0.00", (1.2 + 0.2) / 2), ("1000", (1.2 + 5) / 2), ("1.2", 1.2)]
-)
-def test_what_another_namespace_shows_has_one_vote_within_bounds(shown: str, ratio: float) -> None:
+@pytest.mark.parametrize(("shown", "ratio"), [("0.00", 0.2), ("1000", 5.0), ("1.2", 1.2)])
+def test_what_one_namespace_shows_counts_for_itself_alone(shown: str, ratio: float) -> None:
     service = with_written_status(a_measured_fleet(1.2))
-    speed = service.status.speed
+    key, speed = measurement_key_of(service), service.status.speed
     assert speed is not None
     update = {"ratio": Decimal(shown), "requests": 10**12}
     forged = speed.model_copy(update=update)
-    other = replace(
+    evil = replace(
         service,
-        ref=Ref("team-b", "chat"),
+        ref=Ref("evil", "chat"),
         status=service.status.model_copy(update={"speed": forged}),
     )
-    measurement = measured_speeds([service, other])[measurement_key_of(service)]
-    assert measurement.ratio == pytest.approx(ratio)
-    third = replace(service, ref=Ref("team-c", "chat"))
-    measurement = measured_speeds([service, other, third])[measurement_key_of(service)]
-    assert measurement.ratio == pytest.approx(1.2)
+    others = [replace(service, ref=Ref(namespace, "chat")) for namespace in ("team-b", "team-c")]
+    for services, expected in (([evil], None), ([evil, others[0]], None), ([evil, *others], 1.2)):
+        speeds = measured_speeds(services)
+        measurement = speeds_for("team-a", speeds).get(key)
+        assert (measurement and measurement.ratio) == (expected and pytest.approx(expected))
+        assert speeds_for("evil", speeds)[key].ratio == pytest.approx(ratio)
 
 
 @pytest.mark.parametrize("field", ["variant", "model"])

@@ -17,7 +17,7 @@ from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealth
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.service.model_files import with_known_shape
-from tessera.domain.speed.measurements import measured_speeds
+from tessera.domain.speed.measurements import measured_speeds, speeds_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class _SnapshotIndex:
             services=self._services[ref.namespace],
             views=self._views,
             used_devices=dict(used_devices),
-            measured=self._measured,
+            measured=speeds_for(ref.namespace, self._measured),
             progress_sample=self._snapshot.runner_answers.get(batch.uid),
             job_refusal=self._job_creation_errors.get(batch.uid),
         )

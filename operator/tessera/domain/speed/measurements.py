@@ -16,15 +16,14 @@ from tessera.domain.service.model_files import with_known_shape
 
 # No engine is further from its prediction; what shows more is no measurement.
 MIN_RATIO, MAX_RATIO = 0.2, 5.0
+# Of the median of fewer namespaces, one could be the measure.
+_MIN_VOTES = 3
+# By namespace, by what was measured.
+NamespaceSpeeds = Mapping[MeasurementKey, Mapping[str, SpeedMeasurement]]
 
 
-def measured_speeds(
-    services: Sequence[ObservedService],
-) -> Mapping[MeasurementKey, SpeedMeasurement]:
-    """Return the measured speed by key: the median of the namespaces, each within bounds.
-
-    The speed of a namespace is the mean of its services, weighted by requests.
-    """
+def measured_speeds(services: Sequence[ObservedService]) -> NamespaceSpeeds:
+    """Return the mean speed of the services of each namespace, weighted by requests."""
     # Engine options may change the speed as well; the key does not tell them apart.
     by_key: dict[MeasurementKey, dict[str, list[SpeedMeasurement]]] = defaultdict(
         lambda: defaultdict(list)
@@ -37,8 +36,30 @@ def measured_speeds(
         if key is not None and measurement is not None:
             by_key[key][service.ref.namespace].append(measurement)
     return {
-        key: _median([_weighted_mean(measurements) for measurements in by_namespace.values()])
+        key: {
+            namespace: _weighted_mean(measurements)
+            for namespace, measurements in by_namespace.items()
+        }
         for key, by_namespace in by_key.items()
+    }
+
+
+def speeds_for(
+    namespace: str, speeds: NamespaceSpeeds
+) -> Mapping[MeasurementKey, SpeedMeasurement]:
+    """Return the speeds that count in a namespace: its own, else the median of three or more.
+
+    Engines count themselves. Each namespace has one vote, so none moves the median beyond what
+    others show.
+    """
+    counted = {
+        key: (votes[namespace],) if namespace in votes else tuple(votes.values())
+        for key, votes in speeds.items()
+    }
+    return {
+        key: _median(measurements)
+        for key, measurements in counted.items()
+        if namespace in speeds[key] or len(measurements) >= _MIN_VOTES
     }
 
 
@@ -78,7 +99,6 @@ def _weighted_mean(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement
 
 
 def _median(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement:
-    # Engines count themselves: one namespace has one vote, whatever it shows.
     ratios = [min(max(measurement.ratio, MIN_RATIO), MAX_RATIO) for measurement in measurements]
     requests = sum(measurement.requests for measurement in measurements)
     return SpeedMeasurement(ratio=statistics.median(ratios), requests=requests)
