@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
+
 from tessera.api.mig import Assignment, MigPlan, MigStatus
 from tessera.api.reasons import LayoutReady
 from tessera.domain.config import Config
 from tessera.domain.layout.solution import solve
 from tessera.domain.observed.node_layout import TAINT
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.snapshot import InFlight, Snapshot
 from tessera.domain.plan import PlanMemory
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import LayoutMemory
@@ -20,6 +22,7 @@ from tests.builders import (
     a_pod,
     a_service,
     a_snapshot,
+    a_spec,
     a_workload,
     at,
     plan_of,
@@ -77,6 +80,31 @@ def test_a_disruption_budget_that_forbids_all_evictions_is_named_with_the_replic
         "Pod/team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
         "its PodDisruptionBudget must allow 1 disruption"
     )
+
+
+@pytest.mark.parametrize(("minutes", "deleted"), [(59, False), (60, True)])
+def test_a_replica_that_says_it_is_busy_is_deleted_after_an_hour(
+    minutes: int, deleted: bool
+) -> None:
+    pod = a_pod(
+        node="a100-0",
+        devices={"nvidia.com/mig-1g.10gb": 1},
+        ready_since=None,
+        serving=False,
+        draining_since=at(-60 * minutes),
+    )
+    spec = a_spec(placement={"mig": "Auto"}, drain={"timeout": "24h"})
+    fleet = a_snapshot(
+        replace(a_service(spec=spec), allows_downtime=True),
+        pools=(HALVES,),
+        nodes=(replace(a_node(slices={"1g.10gb": 7}), taints=frozenset({TAINT})),),
+        pods=(pod,),
+        workloads=(a_workload(1),),
+        in_flight={pod.ref: InFlight(NOW, 1)},
+    )
+    actions = actions_of(later(fleet, 2))
+    assert actions.draining == {pod.ref}
+    assert dict(actions.deletions) == ({pod.ref: pod.uid} if deleted else {})
 
 
 def test_a_pool_that_mixes_products_is_left_alone_and_says_so() -> None:

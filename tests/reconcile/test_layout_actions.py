@@ -1,0 +1,31 @@
+"""What is written of the actions on layouts."""
+
+from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.ref import Ref
+from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.repartition.cycle import Repartitions
+from tessera.reconcile.layouts import LayoutApplier
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import NODES, PODS
+from tests.memory_cluster import MemoryCluster
+
+
+async def test_a_replica_whose_time_is_over_is_deleted_whatever_its_disruption_budget_says() -> (
+    None
+):
+    cluster = MemoryCluster()
+    pod = cluster.put(PODS, {"metadata": {"name": "x-0", "namespace": "evil"}})
+    uid = cluster.objects[pod]["metadata"]["uid"]
+    cluster.refusals[pod] = "needs 1 healthy pod and has 1"
+    applier = LayoutApplier(cluster, Store([NODES]), namespace=None, before_write=lambda: None)
+
+    async def carry_out(**pods: dict[Ref, str]) -> None:
+        verdict = StatusVerdict(LayoutReady.REPARTITIONING, "")
+        actions = {"a100": PoolActions(verdict=verdict, **pods)}
+        await applier.apply(Repartitions(actions=actions), frozenset())
+
+    evicted = {Ref("evil", "x-0"): uid}
+    await carry_out(evictions=evicted)
+    assert (pod in cluster.objects, list(applier.blocked_evictions)) == (True, list(evicted))
+    await carry_out(evictions=evicted, deletions=evicted)
+    assert (pod in cluster.objects, list(applier.blocked_evictions)) == (False, [])
