@@ -19,13 +19,14 @@ async def test_a_replica_whose_time_is_over_is_deleted_whatever_its_disruption_b
     cluster.refusals[pod] = "needs 1 healthy pod and has 1"
     applier = LayoutApplier(cluster, Store([NODES]), namespace=None, before_write=lambda: None)
 
-    async def carry_out(**pods: dict[Ref, str]) -> None:
-        verdict = StatusVerdict(LayoutReady.REPARTITIONING, "")
-        actions = {"a100": PoolActions(verdict=verdict, **pods)}
-        await applier.apply(Repartitions(actions=actions), frozenset())
-
     evicted = {Ref("evil", "x-0"): uid}
-    await carry_out(evictions=evicted)
+
+    async def carry_out(deletions: dict[Ref, str]) -> None:
+        verdict = StatusVerdict(LayoutReady.REPARTITIONING, "")
+        actions = PoolActions(verdict=verdict, evictions=evicted, deletions=deletions)
+        await applier.apply(Repartitions(actions={"a100": actions}), frozenset())
+
+    await carry_out(deletions={})
     assert (pod in cluster.objects, list(applier.blocked_evictions)) == (True, list(evicted))
-    await carry_out(evictions=evicted, deletions=evicted)
+    await carry_out(deletions=evicted)
     assert (pod in cluster.objects, list(applier.blocked_evictions)) == (False, [])
