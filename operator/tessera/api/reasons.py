@@ -360,6 +360,10 @@ class PoolAccepted(StatusReason):
         "The first day of `spec.prices` is in the future.",
     )
     OVERLAPPING = "Overlapping", "A node matches the `spec.nodeSelector` of two pools."
+    PLANNER_ERROR = (
+        "PlannerError",
+        "Discovering this pool failed with an internal error; what runs there stays.",
+    )
 
 
 class Discovered(StatusReason):
@@ -435,6 +439,10 @@ class LayoutReady(StatusReason):
     INSUFFICIENT_CAPACITY = (
         "InsufficientCapacity",
         "The pool has too few GPUs for the demand of its services.",
+    )
+    PLANNER_ERROR = (
+        "PlannerError",
+        "Planning the layouts of this pool failed with an internal error; nothing new begins.",
     )
 
 

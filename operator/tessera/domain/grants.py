@@ -1,8 +1,10 @@
 """Grants of budgets to services and batches."""
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from tessera.domain.batch import batches
+from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import (
@@ -21,6 +23,9 @@ from tessera.domain.service.proposal import (
     pods_of_variant,
     termination_time,
 )
+from tessera.domain.steps import Step
+
+_Member: TypeAlias = Proposal | batches.ProposedBatch
 
 
 def grant_replicas(
@@ -28,20 +33,72 @@ def grant_replicas(
     batch_proposals: Mapping[Ref, batches.ProposedBatch],
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
-) -> Mapping[Ref, Grant]:
-    """Return the grants of all services and batches for which a budget, open or closed, decides."""
-    grants: dict[Ref, Grant] = {}
+) -> Mapping[Ref, Grant | Exception]:
+    """Return the grants of all services and batches for which a budget, open or closed, decides.
+
+    An exception in place of a grant sets its service or batch aside: nothing is added to it.
+    """
+    grants: dict[Ref, Grant | Exception] = {}
     for view in budgets:
         names = view.namespaces
-        claims: list[GrantRequest] = []
-        for ref in sorted(ref for ref in proposals if ref.namespace in names):
-            _commit_running(proposals[ref], view.meter, view.state)
-            claims += _grant_requests(proposals[ref], scaling_history.get(ref))
-        for ref in sorted(ref for ref in batch_proposals if ref.namespace in names):
-            batch_proposals[ref].charge_live_pods(view.meter, view.state)
-            claims += batch_proposals[ref].claims
-        grants |= grant_requests(view.state, claims)
+        members: list[_Member] = [
+            *(proposals[ref] for ref in sorted(ref for ref in proposals if ref.namespace in names)),
+            *(
+                batch_proposals[ref]
+                for ref in sorted(ref for ref in batch_proposals if ref.namespace in names)
+            ),
+        ]
+        grants |= grant_tenant(view.meter, view.state, members, scaling_history)
     return grants
+
+
+def _grant_members(
+    meter: SpendMeter,
+    state: BudgetState,
+    members: Sequence[_Member],
+    scaling_history: Mapping[Ref, ScalingHistory],
+) -> Mapping[Ref, Grant | Exception]:
+    """Return the grants of one tenant: its services by name, then its batches."""
+    requests: list[GrantRequest] = []
+    errors: dict[Ref, Grant | Exception] = {}
+    for member in members:
+        claims = claims_of(member, meter, state, scaling_history)
+        if isinstance(claims, Exception):
+            errors[_billed_ref(member)] = claims
+        else:
+            requests += claims
+    return errors | {**grant_requests(state, requests)}
+
+
+grant_tenant = Step(
+    _grant_members,
+    lambda error, _meter, _state, members, _history: {
+        _billed_ref(member): error for member in members
+    },
+)
+
+
+def _billed_ref(member: _Member) -> Ref:
+    if isinstance(member, Proposal):
+        return member.service.ref
+    return billing_ref(member.situation.batch.ref)
+
+
+def _read_claims(
+    member: _Member,
+    meter: SpendMeter,
+    state: BudgetState,
+    scaling_history: Mapping[Ref, ScalingHistory],
+) -> tuple[GrantRequest, ...]:
+    """Return what a service or batch requests; what it holds beside that is committed."""
+    if isinstance(member, Proposal):
+        _commit_running(member, meter, state)
+        return _grant_requests(member, scaling_history.get(member.service.ref))
+    member.charge_live_pods(meter, state)
+    return member.claims
+
+
+claims_of = Step(_read_claims, lambda error, *_: error)
 
 
 def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetState) -> None:

@@ -4,18 +4,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from typing import Any, NamedTuple
 
+from tessera.api.reasons import PoolAccepted
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
-from tessera.domain.budget.budgets import BudgetView, build_budget_views, by_namespace, closed_views
+from tessera.domain.budget.budgets import (
+    BudgetView,
+    build_budget_views,
+    by_namespace,
+    closed_views,
+    meter_budget,
+)
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
-from tessera.domain.grants import grant_replicas
-from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.grants import claims_of, grant_replicas, grant_tenant
+from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe, next_probe_at
 from tessera.domain.health.stall import (
     EngineProgress,
@@ -24,9 +32,14 @@ from tessera.domain.health.stall import (
     Suspect,
     inspect_engines,
 )
+from tessera.domain.layout.demand import node_gpus_of, slice_demand
+from tessera.domain.layout.shares import paid_replicas
+from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.snapshot import (
+    Node,
     ObservedService,
     Pod,
+    Pool,
     ProbeResult,
     Ref,
     Snapshot,
@@ -37,18 +50,22 @@ from tessera.domain.repartition.cycle import (
     LayoutCache,
     LayoutMemory,
     Repartitions,
+    pool_actions,
     repartition,
 )
 from tessera.domain.repartition.displacement import displaced_pods
+from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
-from tessera.domain.service.model_files import claim_ref
+from tessera.domain.service.model_files import claim_ref, with_known_shape
 from tessera.domain.service.proposal import (
     AllocatedDevices,
     Proposal,
+    allocate,
     guaranteed_replicas,
     min_replicas_of,
     pods_of_variant,
+    propose,
 )
 from tessera.domain.service.proposals import ProposalCache, propose_all
 from tessera.domain.service_plan import (
@@ -57,9 +74,12 @@ from tessera.domain.service_plan import (
     is_reusable,
     is_time_independent,
     plan_service,
+    set_aside_plan,
     with_speed,
     with_surge_and_stall,
 )
+from tessera.domain.speed.measurements import measured_speed
+from tessera.domain.steps import Step
 
 _NO_INSPECTION = Inspection()
 
@@ -155,9 +175,29 @@ class _FleetDecisions:
     """Decisions across services, taken before each is planned."""
 
     proposals: Mapping[Ref, Proposal]
-    grants: Mapping[Ref, Grant]
+    grants: Mapping[Ref, Grant | Exception]
     allocated: Mapping[tuple[str, str], int]
     layouts: Repartitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ServiceContext:
+    """What all services of a cycle are planned with."""
+
+    config: Config
+    snapshot: Snapshot
+    decisions: _FleetDecisions
+    watch: EngineWatch
+    cache: "PlanCache"
+    same_allocation: bool
+    same_speeds: bool
+
+
+class _PlannedService(NamedTuple):
+    service_plan: ServicePlan
+    inputs: ServicePlanInputs | None
+    """None for a service that was set aside, which the next cycle plans again."""
+    inspection: Inspection = _NO_INSPECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +218,7 @@ class PlanCache:
     """
 
     def __init__(self) -> None:
-        self.views = LastCallCache(discover)
+        self.views = LastCallCache(self._discover)
         self.proposals = ProposalCache()
         self.layouts = LayoutCache()
         self.service_plans: Mapping[Ref, ServicePlan] = {}
@@ -187,12 +227,30 @@ class PlanCache:
         self.allocated: Mapping[tuple[str, str], int] = {}
         self.speeds: Mapping[Ref, tuple[SpeedReading, ...]] | None = None
         self._day = date.min
+        self._last_views: Mapping[str, PoolView] = {}
+
+    def _discover(
+        self, pools: Sequence[Pool], nodes: Sequence[Node], today: date
+    ) -> tuple[PoolView, ...]:
+        """Return every pool; one that is set aside goes on with the devices last discovered."""
+        views = tuple(
+            _last_good_view(view, self._last_views.get(view.pool.name))
+            for view in discover(pools, nodes, today)
+        )
+        self._last_views = {view.pool.name: view for view in views}
+        return views
 
     def date_of(self, at: datetime) -> date:
         """Return the date of a moment, the same object for a whole day."""
         if at.date() != self._day:
             self._day = at.date()
         return self._day
+
+
+def _last_good_view(view: PoolView, last: PoolView | None) -> PoolView:
+    if view.accepted.reason is not PoolAccepted.PLANNER_ERROR or last is None:
+        return view
+    return replace(last, pool=replace(view.pool, spec=last.pool.spec), accepted=view.accepted)
 
 
 def plan(
@@ -232,7 +290,7 @@ def plan(
     services_to_probe = (
         ref
         for ref, service_plan in cache.service_plans.items()
-        if _is_probe_due(snapshot, service_plan, cache)
+        if is_probe_due(snapshot, service_plan, cache)
     )
     return Plan(
         pools=views,
@@ -272,56 +330,34 @@ def _plan_services(
     cache: PlanCache,
 ) -> tuple[Mapping[Ref, ServicePlan], Sequence[Inspection]]:
     """Plan every service; return the previous mapping if nothing in it changed."""
-    service_plans, all_inputs, inspections = {}, {}, []
-    resolutions, newest_template = snapshot.resolutions or {}, config.newest_template
-    proposals, layouts, allocated = decisions.proposals, decisions.layouts, decisions.allocated
+    allocated, readings, previous = decisions.allocated, snapshot.readings, cache.service_plans
     same_allocation, cache.allocated = cache.allocated == allocated, dict(allocated)
-    readings = snapshot.readings
-    watch = EngineWatch(
-        at=snapshot.at,
-        readings=readings.engines if readings is not None else {},
-        in_flight=snapshot.in_flight,
-        progress=memory.engine_progress,
-        stall_timeout=config.stall_timeout,
-    )
     speeds = readings.speeds if readings is not None and readings.speeds_at is not None else None
     same_speeds, cache.speeds = cache.speeds is speeds, speeds
-    for ref, proposal in proposals.items():
-        claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
-        actions = layouts.actions
-        displacement = (
-            displaced_pods(actions.values(), proposal.objects.pods) if actions else NO_DISPLACEMENT
-        )
-        choice = proposal.placement.choice
-        has_slices = choice is not None and ref in layouts.services.get(choice.offer.pool, ())
-        surge_replicas = sum(
-            pool_orders.surge_replicas.get(ref, 0) for pool_orders in actions.values()
-        )
-        grant = decisions.grants.get(ref)
-        inputs = ServicePlanInputs(proposal, grant, claim, displacement, has_slices, surge_replicas)
-        service_plan = cache.service_plans.get(ref)
-        reused = service_plan is not None and service_plan.pinned_revision.query not in resolutions
-        if (
-            service_plan is None
-            or not reused
-            or not is_reusable(service_plan, inputs, cache.inputs[ref])
-        ):
-            service_plan, reused = plan_service(newest_template, snapshot, inputs), False
-        inspection = _NO_INSPECTION
-        if not watch.is_empty:
-            inspection = _inspect_service(watch, service_plan)
-            inspections.append(inspection)
-        if not (reused and same_allocation and is_time_independent(service_plan, inspection.stall)):
-            service_plan = with_surge_and_stall(
-                snapshot, service_plan, proposal, allocated, inspection.stall
-            )
-        if not (reused and same_speeds):
-            service_plan = with_speed(readings, service_plan)
-        service_plans[ref], all_inputs[ref] = service_plan, inputs
-    cache.inputs = all_inputs
-    for ref in cache.probe_deferrals.keys() - proposals.keys():
+    context = _ServiceContext(
+        config=config,
+        snapshot=snapshot,
+        decisions=decisions,
+        watch=EngineWatch(
+            at=snapshot.at,
+            readings=readings.engines if readings is not None else {},
+            in_flight=snapshot.in_flight,
+            progress=memory.engine_progress,
+            stall_timeout=config.stall_timeout,
+        ),
+        cache=cache,
+        same_allocation=same_allocation,
+        same_speeds=same_speeds,
+    )
+    planned = {
+        ref: plan_one_service(context, ref, proposal)
+        for ref, proposal in decisions.proposals.items()
+    }
+    service_plans = {ref: service.service_plan for ref, service in planned.items()}
+    inspections = [service.inspection for service in planned.values()]
+    cache.inputs = {ref: service.inputs for ref, service in planned.items() if service.inputs}
+    for ref in cache.probe_deferrals.keys() - planned.keys():
         del cache.probe_deferrals[ref]
-    previous = cache.service_plans
     if len(service_plans) == len(previous) and all(
         previous.get(ref) is current for ref, current in service_plans.items()
     ):
@@ -329,7 +365,50 @@ def _plan_services(
     return service_plans, inspections
 
 
-def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCache) -> bool:
+def _plan_or_reuse(context: _ServiceContext, ref: Ref, proposal: Proposal) -> _PlannedService:
+    """Plan one service; what is unchanged since the last cycle is reused."""
+    snapshot, decisions, cache = context.snapshot, context.decisions, context.cache
+    claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
+    actions = decisions.layouts.actions
+    displacement = (
+        displaced_pods(actions.values(), proposal.objects.pods) if actions else NO_DISPLACEMENT
+    )
+    choice = proposal.placement.choice
+    has_slices = choice is not None and ref in decisions.layouts.services.get(choice.offer.pool, ())
+    surge_replicas = sum(pool_orders.surge_replicas.get(ref, 0) for pool_orders in actions.values())
+    if isinstance(grant := decisions.grants.get(ref), Exception):
+        raise grant
+    inputs = ServicePlanInputs(proposal, grant, claim, displacement, has_slices, surge_replicas)
+    service_plan, previous_inputs = cache.service_plans.get(ref), cache.inputs.get(ref)
+    reused = (
+        service_plan is not None
+        and previous_inputs is not None
+        and service_plan.pinned_revision.query not in (snapshot.resolutions or {})
+        and is_reusable(service_plan, inputs, previous_inputs)
+    )
+    if service_plan is None or not reused:
+        service_plan = plan_service(context.config.newest_template, snapshot, inputs)
+    inspection = _NO_INSPECTION
+    if not context.watch.is_empty:
+        inspection = _inspect_service(context.watch, service_plan)
+    if not (
+        reused and context.same_allocation and is_time_independent(service_plan, inspection.stall)
+    ):
+        service_plan = with_surge_and_stall(
+            snapshot, service_plan, proposal, decisions.allocated, inspection.stall
+        )
+    if not (reused and context.same_speeds):
+        service_plan = with_speed(snapshot.readings, service_plan)
+    return _PlannedService(service_plan, inputs, inspection)
+
+
+plan_one_service = Step(
+    _plan_or_reuse,
+    lambda error, _context, _ref, proposal: _PlannedService(set_aside_plan(proposal, error), None),
+)
+
+
+def _read_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCache) -> bool:
     """Return whether a completion of a placed service is due."""
     if service_plan.choice is None:
         return False
@@ -355,6 +434,9 @@ def _is_probe_due(snapshot: Snapshot, service_plan: ServicePlan, cache: PlanCach
     return False
 
 
+is_probe_due = Step(_read_probe_due, lambda *_: False)
+
+
 def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspection:
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
@@ -367,3 +449,28 @@ def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspectio
         draining=service_plan.drain.draining,
         min_replicas=min(min_replicas_of(spec), service_plan.scale.replicas),
     )
+
+
+STEPS: tuple[Step[..., Any], ...] = (
+    with_known_shape,
+    pool_view,
+    meter_budget,
+    propose,
+    allocate,
+    measured_speed,
+    batches.proposed_batch,
+    batches.allocate,
+    grant_tenant,
+    claims_of,
+    repartition,
+    mig_node_of,
+    paid_replicas,
+    slice_demand,
+    node_gpus_of,
+    pool_service_of,
+    pool_actions,
+    plan_one_service,
+    is_probe_due,
+    batches.final_plan,
+)
+"""Whatever a plan does for one object, in this order."""

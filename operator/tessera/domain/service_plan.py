@@ -23,6 +23,7 @@ from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision,
 from tessera.domain.service.proposal import (
     CurrentObjects,
     Proposal,
+    planner_error_proposal,
     pods_of_variant,
 )
 from tessera.domain.service.template_version import (
@@ -166,6 +167,24 @@ def plan_service(
         previous_deployments=previous_deployments(
             remaining, objects.pods, displacement.displaced, inputs.surge_replicas
         ),
+    )
+
+
+def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
+    """Return the plan of a service whose planning raised: all of its objects stay as they are."""
+    unchanged = planner_error_proposal(
+        error, proposal.service, proposal.objects, proposal.scale.history
+    )
+    workloads = unchanged.objects.workloads
+    return ServicePlan(
+        service=unchanged.service,
+        accepted=unchanged.accepted,
+        placement=unchanged.placement,
+        scale=unchanged.scale,
+        drain=DrainPlan(replicas=unchanged.scale.replicas),
+        pods=unchanged.objects.pods,
+        workload=workloads[0] if workloads else None,
+        speed=unchanged.service.status.speed,
     )
 
 

@@ -69,6 +69,8 @@ def outdated_marks(
     snapshot: Snapshot, service_plan: ServicePlan
 ) -> Iterable[tuple[ObjectManifest, str | None]]:
     """Yield manifests for readiness gates and deletion costs that differ from the decision."""
+    if service_plan.accepted.reason is Accepted.PLANNER_ERROR:
+        return
     drain = service_plan.drain
     for pod in service_plan.pods:
         serving = pod.ref not in drain.draining

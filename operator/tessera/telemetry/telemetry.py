@@ -126,7 +126,9 @@ class Telemetry:
         repartitions = outcome.plan.repartitions
         self.record_layouts(
             [
-                PoolLayoutState(view=view, nodes=repartitions.nodes[view.pool.name], actions=orders)
+                PoolLayoutState(
+                    view=view, nodes=repartitions.nodes.get(view.pool.name, ()), actions=orders
+                )
                 for view in outcome.plan.pools
                 if (orders := repartitions.actions.get(view.pool.name)) is not None
             ],

@@ -18,6 +18,7 @@ from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealt
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
+from tessera.domain.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +64,45 @@ def propose_batches(
         snapshot.batches,
         key=lambda candidate: (not index.pods[candidate.ref], candidate.created, candidate.ref),
     ):
-        terminal = batch.status.state in TERMINAL_STATES
-        ref = batch.ref
-        situation = (
-            index.terminal_situation(batch) if terminal else index.situation(ref, used_devices)
-        )
-        try:
-            proposal = decide.propose_batch(situation)
-        except Exception as error:  # noqa: BLE001 - one bad batch must not stop the fleet
-            proposal = decide.BatchProposal(plan=decide.planner_error_plan(situation, error))
-        proposals[ref] = ProposedBatch(situation, proposal)
-        choice, claim = proposal.plan.choice, proposal.claim
-        runs = any(pod.ended is None for pod in situation.pods)
-        if choice is not None and (runs or claim is None or forecast.count(claim)):
-            hardware = choice.offer.hardware
-            used_devices[choice.offer.pool, hardware.resource] += hardware.devices
+        proposed = proposed_batch(index, batch, used_devices)
+        proposals[batch.ref] = proposed
+        allocate(used_devices, proposed, forecast)
     return proposals
+
+
+def _allocate(
+    used_devices: Counter[tuple[str, str]], proposed: ProposedBatch, forecast: GrantForecast
+) -> None:
+    """Count the devices of a batch that runs or would be granted."""
+    choice, claim = proposed.proposal.plan.choice, proposed.proposal.claim
+    runs = any(pod.ended is None for pod in proposed.situation.pods)
+    if choice is not None and (runs or claim is None or forecast.count(claim)):
+        hardware = choice.offer.hardware
+        used_devices[choice.offer.pool, hardware.resource] += hardware.devices
+
+
+allocate = Step(_allocate, lambda *_: None)
+
+
+def _propose(
+    index: "_SnapshotIndex", batch: Batch, used_devices: Counter[tuple[str, str]]
+) -> ProposedBatch:
+    if batch.status.state in TERMINAL_STATES:
+        situation = index.terminal_situation(batch)
+    else:
+        situation = index.situation(batch.ref, used_devices)
+    return ProposedBatch(situation, decide.propose_batch(situation))
+
+
+def _set_aside_proposal(
+    error: Exception, index: "_SnapshotIndex", batch: Batch, *_: object
+) -> ProposedBatch:
+    situation = index.terminal_situation(batch)
+    plan = decide.planner_error_plan(situation, error)
+    return ProposedBatch(situation, decide.BatchProposal(plan=plan))
+
+
+proposed_batch = Step(_propose, _set_aside_proposal)
 
 
 def situation_of(snapshot: Snapshot, ref: Ref) -> Situation:
@@ -87,10 +111,18 @@ def situation_of(snapshot: Snapshot, ref: Ref) -> Situation:
     return _SnapshotIndex(snapshot, views, {}).situation(ref, {})
 
 
-def final_plan(proposed: ProposedBatch, funding: Grant | None) -> BatchPlan:
+def _final_plan(proposed: ProposedBatch, funding: Grant | Exception | None) -> BatchPlan:
     """Return the plan of one batch after the decision of the budget."""
+    if isinstance(funding, Exception):
+        raise funding
     shortage = funding.shortage if funding is not None else None
     return decide.apply_funding(proposed.proposal, shortage)
+
+
+final_plan = Step(
+    _final_plan,
+    lambda error, proposed, _: decide.planner_error_plan(proposed.situation, error),
+)
 
 
 class _SnapshotIndex:

@@ -56,6 +56,7 @@ from tessera.domain.batch.spot_nodes import has_spot_labels
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.steps import planner_error
 
 # A stopped attempt is charged for so long, until its engine has exited.
 TERMINATION_TIME = timedelta(seconds=30)
@@ -115,11 +116,10 @@ def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
 
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
     """Return the plan of a batch whose planning raised; its objects stay unchanged."""
-    text = (
-        f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
-        "of kubectl get batchinference -o yaml"
-    )
-    return unaccepted_plan(situation, StatusVerdict(BatchAccepted.PLANNER_ERROR, text))
+    ref = situation.batch.ref
+    command = f"kubectl get batchinference {ref.name} -n {ref.namespace} -o yaml"
+    verdict = StatusVerdict(BatchAccepted.PLANNER_ERROR, planner_error(error, command))
+    return unaccepted_plan(situation, verdict)
 
 
 def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:

@@ -19,6 +19,7 @@ from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
+from tessera.domain.steps import Step, planner_error
 
 _NO_RECORDS: Mapping[str, SpendRecord] = {}
 # Spent share of a limit from which on the condition warns.
@@ -122,16 +123,8 @@ def build_budget_views(
             services=sum(services[name] for name in names),
             batches=sum(batches[name] for name in names),
         )
-        try:
-            history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
-            view = _metered_view(snapshot, view, views, history)
-        except Exception as error:  # noqa: BLE001 - one bad budget must not stop the fleet
-            message = (
-                f"TenantBudget/{budget.name}: the operator raised {type(error).__name__} "
-                f"({error}); please report this with the output of kubectl get tenantbudget -o yaml"
-            )
-            error_verdict = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
-            view = replace(view, accepted=error_verdict, spec=None)
+        history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
+        view = meter_budget(snapshot, view, views, history)
         budget_views[budget.name] = view
     return tuple(budget_views[name] for name in sorted(budget_views))
 
@@ -266,6 +259,16 @@ def _uncounted_pods(pods: Sequence[Pod], views: Sequence[PoolView], currency: st
         "is not counted and nothing is added; convert spec.prices of the pool, or name other pools "
         "in spec.placement.pools"
     )
+
+
+def _set_aside(error: Exception, _: Snapshot, view: BudgetView, *others: object) -> BudgetView:
+    del others
+    message = planner_error(error, f"kubectl get tenantbudget {view.budget.name} -o yaml")
+    accepted = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
+    return replace(view, accepted=accepted, spec=None)
+
+
+meter_budget = Step(_metered_view, _set_aside)
 
 
 def _budget_state(

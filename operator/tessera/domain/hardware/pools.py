@@ -17,6 +17,7 @@ from tessera.domain.hardware.gpu_catalog import Product, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.observed.snapshot import Node, Pool
+from tessera.domain.steps import Step, planner_error
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 COUNT_LABEL = "nvidia.com/gpu.count"
@@ -86,11 +87,13 @@ def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple
         if pool.spec is not None
     }
     return tuple(
-        _pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
+        pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
     )
 
 
-def _pool_view(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date) -> PoolView:
+def _discover_pool(
+    pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date
+) -> PoolView:
     if pool.spec is None:
         return _rejected_view(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
     nodes = nodes_by_pool[pool.name]
@@ -109,6 +112,14 @@ def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
         Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
     )
     return PoolView(pool=pool, accepted=StatusVerdict(reason, message), discovered=discovered)
+
+
+def _set_aside(error: Exception, pool: Pool, *_: object) -> PoolView:
+    message = planner_error(error, f"kubectl get acceleratorpool {pool.name} -o yaml")
+    return _rejected_view(pool, PoolAccepted.PLANNER_ERROR, message)
+
+
+pool_view = Step(_discover_pool, _set_aside)
 
 
 def _overlap_message(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from sys import intern
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain import money
 from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
@@ -32,10 +33,12 @@ from tessera.domain.placement.placement import (
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.sizing.sizing import ReplicaFit
+from tessera.domain.steps import Step
 
 # Share of its concurrent requests that an engine has on average, so that peaks fit.
 _TARGET_OCCUPANCY = 0.6
 _CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
+_OptionsOf: TypeAlias = Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]]
 _NO_READINGS: Mapping[Ref, PodReading] = {}
 
 
@@ -59,7 +62,7 @@ class LayoutProblemCache:
         self.demands = LastCallCache(self._demands)
         self.node_gpus: KeyedCache[
             tuple[str, str], [str, MigNode, bool, _DeviceHolders], _NodeGpus
-        ] = KeyedCache(_node_gpus)
+        ] = KeyedCache(node_gpus_of)
         self.stable_nodes = StableTupleCache[_NodeGpus]()
         self.problem = LastCallCache(_build_problem)
         self._options: KeyedCache[
@@ -96,8 +99,8 @@ class LayoutProblemCache:
         previous, self._previous = self._previous, {}
         for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
             ref = proposal.service.ref
-            share = shares.get(ref, TenantShare())
-            demand = _slice_demand(proposal, views, readings, share, partial(self._options, ref))
+            share, options_of = shares.get(ref, TenantShare()), partial(self._options, ref)
+            demand = slice_demand(proposal, views, readings, share, options_of, previous.get(ref))
             if demand is not None:
                 self._previous[ref] = previous[ref] if previous.get(ref) == demand else demand
         self._options.retain({proposal.service.ref for proposal in proposals})
@@ -188,18 +191,21 @@ def _per_gpu_hour(view: PoolView) -> int:
     return max(1, money.to_nanos(view.price.per_gpu_hour)) if view.price else 1
 
 
-def _slice_demand(
+def _build_demand(
     proposal: Proposal,
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
     share: TenantShare,
-    options_of: Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]],
+    options_of: _OptionsOf,
+    previous: SliceDemand | None,
 ) -> SliceDemand | None:
     """Return the demand as far as it is paid.
 
     None is returned for a service that is not planned for, is not paid at all, or fits on no GPU.
     """
     spec = proposal.service.spec
+    if proposal.accepted.reason is Accepted.PLANNER_ERROR:
+        return previous
     if share.paid_replicas == 0:
         return None
     if spec is None or spec.placement.mig != "Auto" or not proposal.accepted.reason.is_true:
@@ -224,6 +230,9 @@ def _slice_demand(
         class_rank=_CLASS_RANKS[spec.service_class],
     )
     return SliceDemand(service=service, options=options, current=_current_type(proposal))
+
+
+slice_demand = Step(_build_demand, lambda *arguments: arguments[-1])
 
 
 def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:
@@ -356,9 +365,14 @@ class _DeviceHolders:
         return refs_by_profile
 
 
-def _node_gpus(pool: str, node: MigNode, knows_pods: bool, holders: _DeviceHolders) -> _NodeGpus:
+def _build_node_gpus(
+    pool: str, node: MigNode, knows_pods: bool, holders: _DeviceHolders
+) -> _NodeGpus:
     gpus = tuple(_problem_gpus(pool, node, holders, knows_pods=knows_pods))
     return _NodeGpus(gpus, tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus))
+
+
+node_gpus_of = Step(_build_node_gpus, lambda *_: _NodeGpus((), ()))
 
 
 def _problem_gpus(

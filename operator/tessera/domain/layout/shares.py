@@ -8,6 +8,7 @@ from tessera.domain.budget.budgets import BudgetView, by_namespace
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import Grant
 from tessera.domain.service.proposal import Proposal, additional_replicas, min_replicas_of
+from tessera.domain.steps import Step
 
 
 class TenantShare(NamedTuple):
@@ -21,7 +22,9 @@ class TenantShare(NamedTuple):
 
 
 def tenant_shares(
-    proposals: Mapping[Ref, Proposal], grants: Mapping[Ref, Grant], budgets: Sequence[BudgetView]
+    proposals: Mapping[Ref, Proposal],
+    grants: Mapping[Ref, Grant | Exception],
+    budgets: Sequence[BudgetView],
 ) -> Mapping[Ref, TenantShare]:
     """Return the shares of all services whose tenant has a budget.
 
@@ -31,17 +34,22 @@ def tenant_shares(
     shares = {}
     for ref in sorted(proposals):
         if (view := views.get(ref.namespace)) is not None:
-            paid = _paid_replicas(proposals[ref], grants.get(ref), forecast)
+            paid = paid_replicas(proposals[ref], grants.get(ref), forecast)
             weight = float(view.spec.weight) if view.spec is not None else 1.0
             shares[ref] = TenantShare(view.budget.name, weight, paid)
     return shares
 
 
-def _paid_replicas(proposal: Proposal, grant: Grant | None, forecast: GrantForecast) -> int:
+def _paid_replicas(
+    proposal: Proposal, grant: Grant | Exception | None, forecast: GrantForecast
+) -> int:
     awaited, spec = proposal.placement.awaited, proposal.service.spec
-    if grant is not None:
+    if isinstance(grant, Grant):
         return grant.replicas
-    if awaited is None or spec is None:
+    if grant is not None or awaited is None or spec is None:
         return len(proposal.objects.pods)
     request = additional_replicas(proposal, awaited, 0, max(1, min_replicas_of(spec)))
     return forecast.count(request)
+
+
+paid_replicas = Step(_paid_replicas, lambda _error, proposal, *_: len(proposal.objects.pods))

@@ -18,6 +18,7 @@ from tessera.domain.mig_backends.layout_search import layouts_for_counts
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node
+from tessera.domain.steps import Step, error_text
 
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("Enabled", "Disabling")
@@ -32,7 +33,7 @@ MigNodeCache: TypeAlias = KeyedCache[
 
 def new_mig_node_cache() -> MigNodeCache:
     """Return an empty cache."""
-    return KeyedCache(_mig_node)
+    return KeyedCache(mig_node_of)
 
 
 def mig_nodes(
@@ -68,7 +69,7 @@ def _agent_status(layout: ObservedNodeLayout | None) -> NodeLayoutStatus | None:
     return status if status is not None and not status.problem else None
 
 
-def _mig_node(
+def _read_node(
     pool_product: str | None,
     node: Node,
     layout: ObservedNodeLayout | None,
@@ -91,6 +92,22 @@ def _mig_node(
     if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
         return replace(base, inconsistency=problem)
     return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
+
+
+def _set_aside(error: Exception, pool_product: str | None, node: Node, *_: object) -> MigNode:
+    product = pool_product or ""
+    return MigNode(
+        name=node.name,
+        gpu_model=find_gpu_model(product) or _unknown_model(product),
+        ready=node.schedulable,
+        tainted=TAINT in node.taints,
+        labels=node.labels,
+        allocatable=node.allocatable,
+        inconsistency=f"reading its labels and NodeLayout raised {error_text(error)}",
+    )
+
+
+mig_node_of = Step(_read_node, _set_aside)
 
 
 def _product(node: Node, agent_status: NodeLayoutStatus | None) -> str | None:

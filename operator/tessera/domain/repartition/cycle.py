@@ -28,6 +28,7 @@ from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tessera.domain.repartition.services import PoolServiceCache, pool_services
 from tessera.domain.repartition.window import closed_reason
 from tessera.domain.service.proposal import Proposal
+from tessera.domain.steps import Step, planner_error
 
 _MANAGER_VALUE = "mig.managerNamespace"
 _Backends: TypeAlias = Mapping[str, GeometryBackend]
@@ -37,7 +38,7 @@ class FundedProposals(NamedTuple):
     """The proposals of all services, with what their tenants pay."""
 
     proposals: Mapping[Ref, Proposal]
-    grants: Mapping[Ref, Grant]
+    grants: Mapping[Ref, Grant | Exception]
     budgets: Sequence[BudgetView]
 
 
@@ -146,7 +147,7 @@ def _pod_refs(pods: Sequence[Pod]) -> frozenset[Ref]:
     return frozenset(pod.ref for pod in pods)
 
 
-def repartition(
+def _repartition(
     mig_backends: frozenset[str],
     snapshot: Snapshot,
     memory: LayoutMemory,
@@ -191,7 +192,7 @@ def repartition(
         for name, view in managed.items()
     }
     actions = {
-        name: _pool_actions(mig_backends, snapshot, memory, state, problem, cache)
+        name: pool_actions(mig_backends, snapshot, memory, state, problem, cache)
         for name, state in states.items()
     }
     return Repartitions(
@@ -205,7 +206,45 @@ def repartition(
     )
 
 
-def _pool_actions(
+def _pause_all(
+    error: Exception,
+    views: Sequence[PoolView],
+    proposals: Mapping[Ref, Proposal],
+    cache: LayoutCache | None,
+) -> Repartitions:
+    """Return a repartition that begins nothing; no service loses a slice or a Deployment."""
+    managed = [view for view in views if view.pool.spec is not None and view.pool.spec.mig]
+    return Repartitions(
+        actions={view.pool.name: _planner_error_actions(error, view, cache) for view in managed},
+        services={view.pool.name: frozenset(proposals) for view in managed},
+    )
+
+
+repartition = Step(
+    _repartition,
+    lambda error, _backends, _snapshot, _memory, views, funded, cache=None: _pause_all(
+        error, views, funded.proposals, cache
+    ),
+)
+
+
+def _planner_error_actions(
+    error: Exception, view: PoolView, cache: LayoutCache | None
+) -> PoolActions:
+    """Return actions that keep the taints, and the displaced pods of the last cycle."""
+    status = view.pool.status.mig
+    last = cache.rollouts.get(view.pool.name) if cache is not None else None
+    message = planner_error(error, f"kubectl get acceleratorpool {view.pool.name} -o yaml")
+    return PoolActions(
+        verdict=StatusVerdict(LayoutReady.PLANNER_ERROR, message),
+        status=status,
+        tainted_nodes=frozenset(unit.node for unit in status.units) if status else frozenset(),
+        displaced=last.actions.displaced if last is not None else frozenset(),
+        draining=last.actions.draining if last is not None else frozenset(),
+    )
+
+
+def _decide_actions(
     mig_backends: frozenset[str],
     snapshot: Snapshot,
     memory: LayoutMemory,
@@ -237,6 +276,14 @@ def _pool_actions(
     # A skipped node does not have the planned layout, so the pool is not ready.
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
     return replace(actions, verdict=inconsistency or verdict)
+
+
+pool_actions = Step(
+    _decide_actions,
+    lambda error, _backends, _snapshot, _memory, state, _problem, cache: _planner_error_actions(
+        error, state.view, cache
+    ),
+)
 
 
 def _rollout_actions(cache: LayoutCache, inputs: RolloutInputs) -> PoolActions:

@@ -18,6 +18,7 @@ from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.scaling.drain import is_drained
 from tessera.domain.service.proposal import Proposal, min_replicas_of
+from tessera.domain.steps import Step
 
 _Speeds: TypeAlias = Mapping[InstanceType, float]
 _NO_SPEEDS: _Speeds = {}
@@ -56,7 +57,7 @@ class PoolServiceCache:
         """Return one service, from the cache unless it drains a pod."""
         # Whether a drain has ended depends on the time, which is no key of the cache.
         if any(pod.draining_since is not None for pod in proposal.objects.pods):
-            return _pool_service(context, proposal, speeds, snapshot.in_flight, snapshot.at)
+            return pool_service_of(context, proposal, speeds, snapshot.in_flight, snapshot.at)
         return self._pool_service(proposal.service.ref, context, proposal, speeds)
 
     def retain(self, proposals: Mapping[Ref, Proposal]) -> None:
@@ -83,7 +84,7 @@ def pool_services(
     return cache.stable(tuple(service for service in services if service is not None))
 
 
-def _pool_service(
+def _build_pool_service(
     context: _PoolContext,
     proposal: Proposal,
     speeds: _Speeds,
@@ -124,6 +125,9 @@ def _pool_service(
     )
 
 
+pool_service_of = Step(_build_pool_service, lambda *_: None)
+
+
 def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:
     """Return the profile of most replicas that do not have the planned one."""
     counts = Counter(
@@ -138,7 +142,7 @@ def _service_without_draining(
     context: _PoolContext, proposal: Proposal, speeds: _Speeds
 ) -> PoolService | None:
     # No pod drains, so the result is the same at any time and can be cached.
-    return _pool_service(context, proposal, speeds, {}, None)
+    return pool_service_of(context, proposal, speeds, {}, None)
 
 
 def _replicas(

@@ -18,6 +18,7 @@ from tessera.domain.service.model_jobs import (
     assess_model_job,
 )
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
+from tessera.domain.steps import Step
 
 # A status is written for each of so many steps of a fetch, not for each answer.
 _PROGRESS_STEPS = 100
@@ -48,12 +49,15 @@ class Preparation:
         return waits or self.job_to_create is not None or bool(self.obsolete_jobs)
 
 
-def with_known_shape(service: ObservedService) -> ObservedService:
+def _with_known_shape(service: ObservedService) -> ObservedService:
     """Return the service with the shape that was read before, as if its spec had it."""
     known = _known_status(service)
     if service.spec is None or known.shape is None or shape_of(service.spec) is not None:
         return service
     return replace(service, spec=_with_shape(service.spec, known.shape))
+
+
+with_known_shape = Step(_with_known_shape, lambda _, service: service)
 
 
 def prepare_model(

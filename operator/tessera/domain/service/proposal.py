@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
+from tessera.api.reasons import (
+    Accepted,
+    PlacementReason,
+    PoolAccepted,
+    ScalingReason,
+    StatusVerdict,
+)
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
@@ -27,6 +33,7 @@ from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScaleDecision, ScalingHistory, TimestampedReplicas
 from tessera.domain.scaling.load import load_of
 from tessera.domain.service.model_files import Preparation, prepare_model
+from tessera.domain.steps import Step, planner_error
 
 # Devices of services, by pool and resource.
 AllocatedDevices = Counter[tuple[str, str]]
@@ -112,20 +119,6 @@ def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
     return pod.terminating and pod.node is not None and pod.node not in ready_nodes
 
 
-def propose(
-    snapshot: Snapshot,
-    service: ObservedService,
-    objects: CurrentObjects,
-    views: Sequence[PoolView],
-    allocated: AllocatedDevices,
-    history: ScalingHistory,
-) -> Proposal:
-    try:
-        return _propose(snapshot, service, objects, views, allocated, history)
-    except Exception as error:  # noqa: BLE001 - one bad service must not stop the fleet
-        return _unchanged_proposal(service, objects, _planner_error(error), history)
-
-
 def _propose(
     snapshot: Snapshot,
     service: ObservedService,
@@ -155,7 +148,7 @@ def _propose(
         unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
         return replace(unchanged, preparation=preparation)
     current_assignment = slice_assignment(service.ref, snapshot.pools)
-    placement = place(
+    placement = _unknown_pool_decision(service, views) or place(
         spec,
         views,
         current=objects.workloads[0].variant if objects.workloads else None,
@@ -182,6 +175,27 @@ def _propose(
         preparation=preparation,
         scale=_scale(snapshot, spec, pods, workload, history),
     )
+
+
+propose = Step(
+    _propose,
+    lambda error, _snapshot, service, objects, _views, _allocated, history: planner_error_proposal(
+        error, service, objects, history
+    ),
+)
+
+
+def _unknown_pool_decision(
+    service: ObservedService, views: Sequence[PoolView]
+) -> PlacementDecision | None:
+    """Return the decision to stay if the devices of the service's pool could not be discovered."""
+    pool = service.status.variant.pool if service.status.variant is not None else None
+    for view in views:
+        error = view.accepted.reason is PoolAccepted.PLANNER_ERROR
+        if view.pool.name == pool and error and not view.offers:
+            message = f"AcceleratorPool/{pool} is set aside (PlannerError), so its replicas stay"
+            return PlacementDecision(verdict=StatusVerdict(PlacementReason.NO_HARDWARE, message))
+    return None
 
 
 def _scale(
@@ -236,27 +250,38 @@ def _unchanged_proposal(
     )
 
 
-def _planner_error(error: Exception) -> StatusVerdict[Accepted]:
-    return StatusVerdict(
-        Accepted.PLANNER_ERROR,
-        f"spec: planning raised {type(error).__name__} ({error}); please report it with the output "
-        "of kubectl get tsvc -o yaml",
+def planner_error_proposal(
+    error: Exception, service: ObservedService, objects: CurrentObjects, history: ScalingHistory
+) -> Proposal:
+    """Return the proposal for a service that is set aside because its planning raised."""
+    message = planner_error(
+        error, f"kubectl get tsvc {service.ref.name} -n {service.ref.namespace} -o yaml"
     )
+    verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
+    return _unchanged_proposal(service, objects, verdict, history)
 
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
 
 
-def allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> None:
+def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> None:
     """Count the devices of the replicas that exist or would be granted."""
-    choice = proposal.placement.choice
+    choice, variant = proposal.placement.choice, proposal.service.status.variant
     if choice is not None:
         offer, hardware = choice.offer, choice.offer.hardware
         replicas, desired = len(proposal.objects.pods), proposal.scale.replicas
         if desired > replicas:
             replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
+    elif variant is not None:
+        # Replicas of a service for which nothing is decided hold their devices all the same.
+        for pod in proposal.objects.pods:
+            for resource, count in pod.devices.items():
+                allocated[variant.pool, resource] += count
+
+
+allocate = Step(_allocate, lambda *_: None)
 
 
 def additional_replicas(

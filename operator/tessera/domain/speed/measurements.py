@@ -13,6 +13,7 @@ from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.steps import Step
 
 # No engine is further from its prediction; what shows more is no measurement.
 MIN_RATIO, MAX_RATIO = 0.2, 5.0
@@ -29,11 +30,8 @@ def measured_speeds(services: Sequence[ObservedService]) -> NamespaceSpeeds:
         lambda: defaultdict(list)
     )
     for service in services:
-        if service.status.speed is None:
-            continue
-        key = _measurement_key(with_known_shape(service))
-        measurement = own_measurement(service, service.status.speed)
-        if key is not None and measurement is not None:
+        if (measured := measured_speed(service)) is not None:
+            key, measurement = measured
             by_key[key][service.ref.namespace].append(measurement)
     return {
         key: {
@@ -42,6 +40,18 @@ def measured_speeds(services: Sequence[ObservedService]) -> NamespaceSpeeds:
         }
         for key, by_namespace in by_key.items()
     }
+
+
+def _read_measurement(service: ObservedService) -> tuple[MeasurementKey, SpeedMeasurement] | None:
+    """Return the measurement in the status of one service, None without one."""
+    if service.status.speed is None:
+        return None
+    key = _measurement_key(with_known_shape(service))
+    measurement = own_measurement(service, service.status.speed)
+    return None if key is None or measurement is None else (key, measurement)
+
+
+measured_speed = Step(_read_measurement, lambda *_: None)
 
 
 def speeds_for(

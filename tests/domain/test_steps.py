@@ -1,0 +1,199 @@
+"""In each step of a plan one object raises; every other one is planned as without that."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.reasons import Accepted, LayoutReady, PoolAccepted
+from tessera.domain.batch.batches import ProposedBatch
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.budget.state import BudgetState
+from tessera.domain.config import Config
+from tessera.domain.hardware.pools import pool_view
+from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.batches import Batch, VolumeClaim
+from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot
+from tessera.domain.plan import STEPS, Plan, PlanCache, PlanMemory, plan_one_service
+from tessera.domain.repartition.cycle import pool_actions, repartition
+from tessera.domain.service.proposal import Proposal
+from tessera.domain.service_plan import ServicePlan
+from tessera.domain.steps import Step
+from tests.batch_builders import a_batch
+from tests.builders import (
+    NO_MEMORY,
+    NOW,
+    a_budget,
+    a_node,
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    plan_of,
+)
+from tests.layout_builders import a_planned_pool
+
+EVIL, GOOD = "evil", "team-a"
+CONFIG = Config(mig_backends=frozenset({"MigManager"}))
+
+
+def _fleet() -> Snapshot:
+    """Build two tenants with the same objects, each on a pool of its own."""
+    services, pods, workloads = [], [], []
+    for namespace in (EVIL, GOOD):
+        for name, placement in (("auto", {"mig": "Auto"}), ("chat", {})):
+            ref = Ref(namespace, name)
+            spec = a_spec(placement={"pools": [namespace], **placement})
+            services.append(a_service(ref=ref, uid=f"uid-{ref}", spec=spec))
+            variant = f"{namespace}-1g-10gb"
+            workload = a_workload(2, variant=variant)
+            workloads.append(replace(workload, ref=ref, service=ref))
+            for index in range(2):
+                pod = a_pod(variant=variant, ref=Ref(namespace, f"{name}-{index}"))
+                devices = {"nvidia.com/mig-1g.10gb": 1}
+                held: dict[str, Any] = {"node": f"{namespace}-0", "devices": devices, "bound": at(-120)}
+                pods.append(replace(pod, uid=f"uid-{pod.ref}", service=ref, **held))
+    return a_snapshot(
+        *services,
+        pools=tuple(a_planned_pool(name) for name in (EVIL, GOOD)),
+        nodes=tuple(a_node(name, {"1g.10gb": 7}) for name in (EVIL, GOOD)),
+        budgets=tuple(a_budget(name) for name in (EVIL, GOOD)),
+        pods=tuple(pods),
+        workloads=tuple(workloads),
+        batches=tuple(
+            a_batch(ref=Ref(namespace, "night"), uid=f"uid-night-{namespace}")
+            for namespace in (EVIL, GOOD)
+        ),
+        claims={
+            Ref(namespace, "results"): VolumeClaim(
+                access_modes=("ReadWriteMany",), storage_class="nfs"
+            )
+            for namespace in (EVIL, GOOD)
+        },
+    )
+
+
+def _owner(value: object) -> str | None:
+    """Return the tenant whose object an argument of a step is; None for other arguments."""
+    name: str | None
+    match value:
+        case Ref():
+            name = value.namespace
+        case ObservedService() | Batch():
+            name = value.ref.namespace
+        case Proposal() | ServicePlan():
+            name = value.service.ref.namespace
+        case ProposedBatch():
+            name = value.situation.batch.ref.namespace
+        case Pool() | BudgetState():
+            name = value.name
+        case Node() | MigNode():
+            name = value.name.removesuffix("-0")
+        case BudgetView():
+            name = value.budget.name
+        case tuple() if hasattr(value, "view"):
+            name = value.view.pool.name
+        case _:
+            name = None
+    return name
+
+
+class _Raising:
+    """Stands for a step, and raises for the objects of one tenant."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.raised = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        owners = {owner for owner in map(_owner, arguments) if owner is not None}
+        if owners == {GOOD}:
+            return self._function(*arguments, **named)
+        self.raised += 1
+        raise OverflowError("cannot convert float infinity to integer")
+
+
+def _cycles(cache: PlanCache, memory: PlanMemory, count: int) -> tuple[Plan, PlanMemory]:
+    snapshot = _fleet()
+    for index in range(count):
+        decision = plan_of(
+            replace(snapshot, at=NOW + timedelta(seconds=5 * index)), CONFIG, memory, cache=cache
+        )
+        memory = memory.after(decision)
+    return decision, memory
+
+
+def _good_part(decision: Plan) -> object:
+    return (
+        {ref: plan for ref, plan in decision.service_plans.items() if ref.namespace == GOOD},
+        decision.batches[Ref(GOOD, "night")],
+        [
+            (view.budget.name, view.meter, view.accepted)
+            for view in decision.budgets
+            if view.budget.name == GOOD
+        ],
+        [view for view in decision.pools if view.pool.name == GOOD],
+        {ref for ref in decision.services_to_probe if ref.namespace == GOOD},
+    )
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.function.__name__)
+def test_what_a_step_raises_for_one_object_changes_no_other(
+    step: Step[..., Any], restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, memory = _cycles(cache := PlanCache(), NO_MEMORY, 2)
+    expected, _ = _cycles(PlanCache(), memory, 1)
+    stub = _Raising(step.function)
+    monkeypatch.setattr(step, "function", stub)
+    decision, _ = _cycles(PlanCache() if restarted else cache, memory, 1)
+    assert stub.raised
+    assert _good_part(decision) == _good_part(expected)
+    for ref in (Ref(EVIL, "auto"), Ref(EVIL, "chat")):
+        service_plan = decision.service_plans[ref]
+        kept = (service_plan.drain.replicas, service_plan.removable_deployments)
+        assert (kept, service_plan.drain.draining) == ((2, ()), ())
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [(pool_actions, LayoutReady.PLANNER_ERROR), (repartition, LayoutReady.PLANNER_ERROR)],
+    ids=["one pool", "all pools"],
+)
+def test_a_pool_whose_repartition_raises_keeps_its_taints_and_begins_nothing(
+    step: Step[..., Any], reason: LayoutReady, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "function", _Raising(step.function))
+    decision, _ = _cycles(PlanCache(), NO_MEMORY, 1)
+    actions = decision.repartitions.actions[EVIL]
+    assert (actions.verdict.reason, actions.requests, actions.evictions) == (reason, {}, {})
+
+
+def test_a_service_that_is_set_aside_says_what_was_raised_and_where(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_one_service, "function", _Raising(plan_one_service.function))
+    decision, _ = _cycles(PlanCache(), NO_MEMORY, 1)
+    accepted = decision.service_plans[Ref(EVIL, "chat")].accepted
+    assert accepted.reason is Accepted.PLANNER_ERROR
+    assert accepted.message.startswith(
+        "spec: planning raised OverflowError (cannot convert float infinity to integer) at "
+        "test_steps.py:"
+    )
+    assert accepted.message.endswith("kubectl get tsvc chat -n evil -o yaml")
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_services_stay_on_a_pool_whose_discovery_raises(
+    restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, memory = _cycles(cache := PlanCache(), NO_MEMORY, 2)
+    monkeypatch.setattr(pool_view, "function", _Raising(pool_view.function))
+    decision, _ = _cycles(PlanCache() if restarted else cache, memory, 1)
+    (view,) = (view for view in decision.pools if view.pool.name == EVIL)
+    assert view.accepted.reason is PoolAccepted.PLANNER_ERROR
+    assert bool(view.offers) is not restarted
