@@ -8,6 +8,11 @@
 {{- printf "tessera-operator-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* The name under which the operator acts. */}}
+{{- define "tessera.user" -}}
+{{- printf "system:serviceaccount:%s:%s" .Release.Namespace (include "tessera.serviceAccount" .) -}}
+{{- end -}}
+
 {{- define "tessera.prepullNamespace" -}}
 {{- printf "%s-prepull" (.Release.Namespace | trunc 55) -}}
 {{- end -}}
