@@ -36,7 +36,7 @@ class SteppingFleet(Fleet):
 def add_tenant(fleet: Fleet) -> None:
     fleet.add_pool("a100")
     fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
-    fleet.add_budget("team-a", "500", "Month")
+    fleet.add_budget("team-a", "5000", "Month")
     fleet.serve("chat", "team-a", scaling={"minReplicas": 2, "maxReplicas": 6})
 
 
@@ -81,7 +81,7 @@ async def test_a_budget_that_is_made_again_or_restored_without_status_keeps_its_
         if cycle == 30 and restarts:
             fleet.restart()
         if cycle == 32:
-            fleet.add_budget("team-a", "500", "Month")
+            fleet.add_budget("team-a", "5000", "Month")
 
     await twins.run(40, act)
     spent, expected = twins.hostile.spent("team-a"), twins.peaceful.spent("team-a")
@@ -100,7 +100,7 @@ async def spent_after_loss(currency: str = "USD", record: str | None = None) -> 
     fleet.restart()
     if record is not None:
         fleet.cluster.objects[RECORDS]["data"]["team-a"] = record
-    fleet.add_budget("team-a", "500", "Month", currency=currency)
+    fleet.add_budget("team-a", "5000", "Month", currency=currency)
     await fleet.cycle()
     return fleet
 
@@ -125,7 +125,7 @@ async def test_a_record_from_the_future_is_not_believed_and_time_goes_on(copied:
     spent = fleet.spent("team-a")
     record = fleet.body(BUDGET)["status"]["spend"]
     record["asOf"] = (fleet.at + timedelta(hours=2)).isoformat()
-    record["windows"][0]["spent"] = "499"
+    record["windows"][0]["spent"] = "4999"
     if not copied:
         fleet.cluster.discard(RECORDS)
     fleet.restart()
@@ -145,7 +145,7 @@ async def test_a_new_budget_is_new_and_an_old_record_is_dropped() -> None:
     assert reason_of(fleet) == "WithinLimits"
     fleet.cluster.discard(BUDGET)
     fleet.at += timedelta(days=40)
-    fleet.add_budget("team-b", "500", "Month")
+    fleet.add_budget("team-b", "5000", "Month")
     fleet.serve("chat", "team-b")
     for _ in range(30):
         await fleet.cycle()
