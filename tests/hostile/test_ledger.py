@@ -11,6 +11,7 @@ from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.hostile.twin import Fleet, Twins
+from tests.memory_operator import add_batch
 
 
 class SteppingFleet(Fleet):
@@ -155,3 +156,39 @@ async def test_a_new_budget_is_new_and_an_old_record_is_dropped() -> None:
 def reason_of(fleet: Fleet) -> str:
     conditions = fleet.body(BUDGET)["status"]["conditions"]
     return str({entry["type"]: entry["reason"] for entry in conditions}["WithinBudget"])
+
+
+async def test_without_a_record_of_the_spend_nothing_is_added_and_reductions_go_on() -> None:
+    fleet = Fleet()
+    fleet.add_pool("a100")
+    fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+    fleet.add_budget("team-a", "5000", "Month")
+    chat = fleet.serve("chat", "team-a", replicas=3)
+    for _ in range(3):
+        await fleet.cycle()
+    assert len(fleet.pods_of("team-a")) == 3
+
+    fleet.cluster.refusals[BUDGET] = "500 etcdserver: request timed out"
+    fleet.serve("late", "team-a", replicas=1)
+    batch = add_batch(fleet)
+    fleet.cluster.objects[chat]["spec"]["replicas"] = 5
+    fleet.cluster.touch(chat)
+    for _ in range(20):
+        await fleet.cycle()
+    assert fleet.replicas_of("team-a") == 3
+    assert not [key for key in fleet.cluster.objects if key.plural == "jobs"]
+    message = fleet.body(chat)["status"]["conditions"]
+    assert "request timed out" in str(message)
+
+    fleet.cluster.objects[chat]["spec"]["replicas"] = 1
+    fleet.cluster.touch(chat)
+    for _ in range(20):
+        await fleet.cycle()
+    assert fleet.replicas_of("team-a") == 1
+
+    fleet.cluster.refusals.clear()
+    for _ in range(3):
+        await fleet.cycle()
+    assert fleet.replicas_of("team-a") == 2
+    assert [key for key in fleet.cluster.objects if key.plural == "jobs"]
+    assert fleet.body(batch)["status"]["state"] != "Failed"

@@ -37,6 +37,7 @@ from tessera.reconcile.work import (
     must_write_status_first,
     obsolete_objects,
     outdated_marks,
+    resizes,
     run_all,
 )
 from tessera.resources import api_resources, children, prepull
@@ -120,6 +121,8 @@ class Applier:
         """The inputs of services that need neither objects nor a status."""
         self._unreported: dict[Ref, int] = {}
         """The cycle since which each service waits for its status."""
+        self._unrecorded = set[str]()
+        """Budgets whose last status was refused or could not be built."""
         self._cycle = 0
         self.writes = 0
         """Writing requests since the start of the process."""
@@ -175,7 +178,8 @@ class Applier:
             for service_work in self._due_reports(work, change_pending)
         )
         await run_all(
-            self._apply_batch(snapshot, batch_plan) for batch_plan in plan.batches.values()
+            self._apply_batch(snapshot, batch_plan, tenants_by_namespace.get(ref.namespace))
+            for ref, batch_plan in plan.batches.items()
         )
         pulls = self._pulls(
             plan.pools,
@@ -263,10 +267,14 @@ class Applier:
         for manifest, subresource in outdated_marks(snapshot, service_plan):
             problems += await self._attempt(self._write(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
-        if not self._may_defer(service_plan, manifests, existing):
+        if not work.may_add:
+            kept = [item for item in manifests if item.kind is not api_resources.DEPLOYMENTS]
+            refusals, _ = await self._apply_all(kept)
+            problems += refusals
+        elif not self._may_defer(service_plan, manifests, existing):
             refusals, work.in_place = await self._apply_all(manifests)
             problems += refusals
-        for deployment, replicas in sorted(service_plan.previous_deployments.items()):
+        for deployment, replicas in sorted(resizes(snapshot, work)):
             problems += await self._attempt(self._resize(deployment, replicas))
         for kind, key in obsolete_objects(service_plan, manifests, existing):
             work.in_place = False
@@ -285,7 +293,7 @@ class Applier:
             grace = defaults(service_plan.template_version.builder_version).stalled_grace_seconds
             problems += await self._attempt(self._replace(replacement, grace))
         preparation = service_plan.preparation
-        self._model_errors[ref] = await self._prepare_model(service_plan)
+        self._model_errors[ref] = await self._prepare_model(service_plan, may_add=work.may_add)
         pending = preparation is not None and preparation.pending
         if work.in_place and not problems and not pending:
             self._up_to_date[ref] = work.inputs
@@ -317,7 +325,7 @@ class Applier:
             in_place &= self._applied.get(manifest.key) is last
         return problems, in_place
 
-    async def _prepare_model(self, service_plan: ServicePlan) -> list[str]:
+    async def _prepare_model(self, service_plan: ServicePlan, *, may_add: bool) -> list[str]:
         """Create and delete the Jobs of the model.
 
         Their results are in the status before they go.
@@ -328,7 +336,7 @@ class Applier:
         for ref in preparation.obsolete_jobs:
             key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
             problems += await self._attempt(self._remove(api_resources.JOBS, key))
-        if preparation.job_to_create is not None:
+        if preparation.job_to_create is not None and may_add:
             manifest = model_job_manifest(
                 service_plan.service,
                 preparation.job_to_create,
@@ -373,16 +381,28 @@ class Applier:
         return replace(service_plan, workload=workload if isinstance(workload, Workload) else None)
 
     async def _write_budget_status(self, view: BudgetView, snapshot: Snapshot) -> list[str]:
+        """Write the status if its record is due; return why there is no record of this cycle."""
+        name = view.budget.name
         try:
-            status = budget_status(view, snapshot.at)
-        except ValueError as error:  # more replicas than a status can list
-            return [f"tenantbudgets {view.budget.name}: {error}"[:_MAX_MESSAGE_LENGTH]]
-        if status == view.budget.status:
-            return []
-        metadata = {"name": view.budget.name}
-        return await self._attempt_status(api_resources.TENANT_BUDGETS, metadata, status)
+            status = budget_status(view, snapshot.at, must_record=name in self._unrecorded)
+        except Exception as error:  # noqa: BLE001 - nothing is added, and the others go on
+            problem = f"the status cannot be built: {type(error).__name__}: {error}"
+            refusals = [f"tenantbudgets {name}: {problem}"[:_MAX_MESSAGE_LENGTH]]
+        else:
+            refusals = []
+            if status != view.budget.status:
+                refusals = await self._attempt_status(
+                    api_resources.TENANT_BUDGETS, {"name": name}, status
+                )
+        if refusals:
+            self._unrecorded.add(name)
+        else:
+            self._unrecorded.discard(name)
+        return refusals
 
-    async def _apply_batch(self, snapshot: Snapshot, batch_plan: BatchPlan) -> None:
+    async def _apply_batch(
+        self, snapshot: Snapshot, batch_plan: BatchPlan, tenant: TenantFunding | None
+    ) -> None:
         """Write the status of a batch, then its other objects."""
         # The attempt in the status is the fence of the runners: without it nothing else is written.
         batch, spec = batch_plan.batch, batch_plan.batch.spec
@@ -397,10 +417,12 @@ class Applier:
                 key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(api_resources.JOBS, key))
         if not problems and batch_plan.create is not None and spec is not None:
-            manifest = batch_job_manifest(
-                batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
-            )
-            refusals = await self._attempt(self._write(manifest))
+            refusals = [] if tenant is None or tenant.may_add else tenant.refusals
+            if not refusals:
+                manifest = batch_job_manifest(
+                    batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
+                )
+                refusals = await self._attempt(self._write(manifest))
             if refusals and batch_plan.create.attempt is not None:
                 self.job_creation_errors[batch.uid] = "; ".join(refusals)
             else:

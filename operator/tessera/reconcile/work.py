@@ -29,6 +29,11 @@ class TenantFunding:
     state: WithinBudget
     refusals: list[str]
 
+    @property
+    def may_add(self) -> bool:
+        """Return whether what was granted may start: only with a record of the spend."""
+        return not self.refusals
+
 
 # All inputs of the objects and the status of a service.
 ServiceInputs: TypeAlias = tuple[
@@ -47,6 +52,10 @@ class ServiceWork:
     status: InferenceServiceStatus
     """The status as last written."""
     in_place: bool = True
+
+    @property
+    def may_add(self) -> bool:
+        return self.tenant is None or self.tenant.may_add
 
     @property
     def ref(self) -> Ref:
@@ -79,6 +88,18 @@ def outdated_marks(
         done = pod.ref in drain.drained
         if not pod.terminating and done is not (pod.deletion_cost == DRAINED_DELETION_COST):
             yield marks.deletion_cost(pod, done=done), None
+
+
+def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:
+    """Return the Deployments whose replicas alone are set; without a record only reductions."""
+    planned = work.service_plan.previous_deployments
+    if work.may_add:
+        return planned.items()
+    workload = work.service_plan.workload
+    if workload is not None:
+        planned = {**planned, workload.ref: work.service_plan.drain.replicas}
+    running = {current.ref: current.replicas for current in snapshot.workloads}
+    return [(ref, count) for ref, count in planned.items() if count < running.get(ref, 0)]
 
 
 def obsolete_objects(

@@ -24,7 +24,9 @@ _COST_QUANTUM = Decimal("1e-4")
 MAX_NAMED_REPLICAS = 400
 
 
-def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
+def budget_status(
+    view: BudgetView, at: datetime, *, must_record: bool = False
+) -> TenantBudgetStatus:
     """Return the status of one budget.
 
     The spend is recorded each minute, before each grant, and when a reason, a window, a price or
@@ -47,7 +49,8 @@ def budget_status(view: BudgetView, at: datetime) -> TenantBudgetStatus:
         for condition in previous.conditions
     ]
     same_spec = view.spec in (None, previous.accepted_spec)
-    if unchanged and same_spec and not _is_record_due(view, previous.spend, state):
+    is_due = must_record or _is_record_due(view, previous.spend, state)
+    if unchanged and same_spec and not is_due:
         return previous
     return TenantBudgetStatus(
         observed_generation=budget.generation,
