@@ -193,6 +193,7 @@ FIXED = [
     {"errors": "errors.jsonl"},
     {"model": {"uri": "hf://Qwen/Qwen3-8B"}},
     {"model": None, "service": "chat"},
+    {"modelAliases": ["gpt-4o-mini"]},
     {"precision": {"variants": [{"precision": "fp8"}]}},
     {"context": {"maxModelLen": 64}},
     {"engine": {"extraArgs": ["--max-logprobs=5"]}},

@@ -16,11 +16,13 @@ from typing import Any
 
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.rows import ServedModel
 from tests.batch_runner.simulated_servers import batch_object
 
 DEADLINE_SECONDS = 60
 UID = "5f0c1a52-uid"
 BATCH = "team-a/night"
+SERVED = ServedModel(name="tiny", aliases=("gpt-4o-mini",))
 _ROOT = Path(__file__).resolve().parents[2]
 _SERVERS = Path(__file__).with_name("simulated_servers.py")
 _KUBECONFIG = {
@@ -226,8 +228,10 @@ class RunnerHarness:
         """Write an input and check it, in this process."""
         claim = self.claim
         claim.write(rows)
-        paths = BatchPaths(input=claim.input, output=claim.output, work=claim.work)
-        code, report = check(paths, WorkHeartbeat(time.monotonic))
+        paths = BatchPaths(
+            input=claim.input, output=claim.output, errors=claim.errors, work=claim.work
+        )
+        code, report = check(paths, SERVED, WorkHeartbeat(time.monotonic))
         assert code == 0, report
 
     def check(self, **limits: int) -> RunnerExit:
@@ -237,11 +241,9 @@ class RunnerHarness:
     def start(self, attempt: int, *options: str, **limits: int) -> Runner:
         """Start an attempt; `limits` are those of the process, as in `resource`."""
         fields = {
-            "--errors": self.claim.errors,
             "--attempt": attempt,
             "--batch": BATCH,
             "--engine": f"http://127.0.0.1:{self.engine_port}",
-            "--model": "tiny",
             "--kubeconfig": self.kubeconfig,
             "--host": "127.0.0.1",
         }
@@ -263,6 +265,7 @@ class RunnerHarness:
             str(claim.input),
         ]
         words += ["--output", str(claim.output), "--work", str(claim.work)]
+        words += ["--errors", str(claim.errors), "--model", SERVED.name]
         words += ["--report", str(report)]
         words += ["--port", str(port)] if command == "run" else []
         words += options

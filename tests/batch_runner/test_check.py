@@ -10,7 +10,7 @@ from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tests.batch_runner.harness import Claim, RunnerHarness, a_row
+from tests.batch_runner.harness import SERVED, Claim, RunnerHarness, a_row
 
 pytestmark = pytest.mark.long
 
@@ -23,8 +23,14 @@ def _claim(folder: Path, rows: int = 3) -> Claim:
 
 def _check(claim: Claim, **paths: Path) -> tuple[int, str]:
     """The exit code, and the message of a refusal."""
-    path_fields = {"input": claim.input, "output": claim.output, "work": claim.work, **paths}
-    code, report = check(BatchPaths(**path_fields), WorkHeartbeat(time.monotonic))
+    path_fields = {
+        "input": claim.input,
+        "output": claim.output,
+        "errors": claim.errors,
+        "work": claim.work,
+        **paths,
+    }
+    code, report = check(BatchPaths(**path_fields), SERVED, WorkHeartbeat(time.monotonic))
     assert report["phase"] == "check"
     assert report["ok"] is (code == 0)
     return code, report.get("message", "")
@@ -64,9 +70,21 @@ def test_another_output_is_never_overwritten(tmp_path: Path) -> None:
     code, said = _check(claim)
     assert (code, "exists and is not a result of this batch" in said) == (3, True)
     assert _check(claim, output=claim.input)[0] == 3
-    claim.output.unlink()
+    claim.output.rename(claim.errors)
+    code, said = _check(claim)
+    assert (code, "errors.jsonl exists and is not a result" in said) == (3, True)
+    claim.errors.unlink()
     claim.output.symlink_to(tmp_path / "nowhere")
     assert _check(claim)[0] == 3
+
+
+def test_a_file_for_another_model_is_refused_with_its_lines_and_the_fix(tmp_path: Path) -> None:
+    claim = Claim(tmp_path)
+    claim.write([a_row(0, body={"model": "gpt-4o-mini"}), a_row(1, body={"model": "gpt-4o"})])
+    code, said = _check(claim)
+    assert code == 3
+    assert '1 invalid row, first line 2: model is "gpt-4o"' in said
+    assert "spec.modelAliases" in said
 
 
 def test_an_output_on_another_volume_is_refused(tmp_path: Path) -> None:

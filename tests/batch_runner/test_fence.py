@@ -16,7 +16,15 @@ from tessera.batch_runner.run import (
 )
 from tessera.batch_runner.sender import SendOptions
 from tessera.ports import NotFoundError
-from tests.batch_runner.harness import BATCH, DEADLINE_SECONDS, UID, RunnerHarness, a_row, free_port
+from tests.batch_runner.harness import (
+    BATCH,
+    DEADLINE_SECONDS,
+    SERVED,
+    UID,
+    RunnerHarness,
+    a_row,
+    free_port,
+)
 from tests.batch_runner.simulated_servers import batch_object
 
 AT_ONCE = FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
@@ -87,7 +95,7 @@ def options(harness: RunnerHarness, **fields: Any) -> RunOptions:
             "report": claim.folder / "report",
             "attempt": 1,
             "engine": f"http://127.0.0.1:{harness.engine_port}",
-            "send_options": SendOptions(model="tiny", concurrency=1, retries=0, seed=""),
+            "send_options": SendOptions(served=SERVED, concurrency=1, retries=0, seed=""),
             "host": "127.0.0.1",
             "port": free_port(),
             **fields,

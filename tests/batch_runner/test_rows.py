@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner.rows import BatchRow, RowFault, read_row, request_body
-from tests.batch_runner.harness import a_row
+from tessera.batch_runner.rows import BatchRow, RowFault, ServedModel, read_row
+from tests.batch_runner.harness import SERVED, a_row
 
 
 def _read(**fields: Any) -> BatchRow | RowFault:
@@ -93,11 +93,47 @@ def test_the_limit_of_an_answer_is_read(body: dict[str, Any], limit: int | None)
 
 
 @pytest.mark.parametrize(
-    ("named", "sent"), [({}, "tiny"), ({"model": None}, "tiny"), ({"model": "mine"}, "mine")]
+    ("named", "sent"),
+    [
+        ({}, "tiny"),
+        ({"model": None}, "tiny"),
+        ({"model": "tiny"}, "tiny"),
+        ({"model": "gpt-4o-mini"}, "tiny"),
+        ({"model": "sql"}, "sql"),
+    ],
 )
-def test_only_a_row_without_a_model_gets_one(named: dict[str, Any], sent: str) -> None:
+def test_an_alias_is_sent_under_the_name_of_the_model(named: dict[str, Any], sent: str) -> None:
     row = _read(body={"prompt": "käse \ud800 漢", **named})
     assert isinstance(row, BatchRow)
-    body = request_body(row, "tiny")
+    body = SERVED.request_body(row)
     assert isinstance(body, bytes)
     assert json.loads(body) == {"prompt": "käse \ud800 漢", "model": sent}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, None),
+        ({"body": {"model": "tiny"}}, None),
+        ({"body": {"model": "sql"}}, None),
+        ({"body": {"model": "gpt-4o-mini"}}, None),
+        ({"body": {"model": "gpt-4o"}}, "model_not_served"),
+        ({"body": {"model": ["tiny"]}}, "model_not_served"),
+        ({"url": "/v1/embeddings"}, "url_not_served"),
+    ],
+)
+def test_a_row_asks_for_what_the_engine_serves(fields: dict[str, Any], code: str | None) -> None:
+    served = ServedModel(
+        name="tiny",
+        adapters=("sql",),
+        aliases=("gpt-4o-mini",),
+        urls=("/v1/chat/completions", "/v1/completions"),
+    )
+    row = _read(**fields)
+    assert isinstance(row, BatchRow)
+    fault = served.fault(row)
+    assert (fault and fault.code) == code
+    if code == "model_not_served":
+        assert fault is not None
+        assert "this batch serves tiny, sql;" in fault.message
+        assert "spec.modelAliases" in fault.message

@@ -65,6 +65,31 @@ def test_a_bad_row_fails_alone_with_its_reason(harness: RunnerHarness) -> None:
     assert sorted(sent.count(row_id) for row_id in set(sent)) == [1, 1, 2, 2, 2, 2]
 
 
+def test_after_twenty_refusals_and_no_answer_no_other_row_is_sent(
+    harness: RunnerHarness,
+) -> None:
+    harness.write_checked_input(*(a_row(row, prompt="please refuse") for row in range(300)))
+    harness.start_engine()
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["state"]) == (3, "rowsRefused")
+    assert "refused the first 20 rows" in runner_exit.report["message"]
+    assert "400: the prompt is wrong" in runner_exit.report["message"]
+    assert len(harness.sent_row_ids()) < 20 + 2 * 16
+    assert not harness.claim.output.exists()
+
+
+def test_one_answer_shows_that_the_rows_are_not_to_blame(harness: RunnerHarness) -> None:
+    rows = [a_row(row, prompt="please refuse") for row in range(1, 60)]
+    harness.write_checked_input(a_row(0), *rows)
+    harness.start_engine()
+    runner_exit = harness.start(1).wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["completed"], runner_exit.report["failed"]) == (
+        0,
+        1,
+        59,
+    ), runner_exit.log_text
+
+
 def test_a_row_that_ends_the_engine_is_found_and_its_neighbours_are_answered(
     harness: RunnerHarness,
 ) -> None:

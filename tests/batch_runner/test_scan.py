@@ -18,11 +18,11 @@ from tessera.batch_runner.scan import (
     read_lines,
     with_faults,
 )
-from tests.batch_runner.harness import a_row
+from tests.batch_runner.harness import SERVED, a_row
 
 
 def _scan(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
-    scan, file = InputScan(mark), io.BytesIO(content)
+    scan, file = InputScan(SERVED, mark), io.BytesIO(content)
     for line in read_lines(file, len):
         scan.add(line)
     findings, repeats = scan.findings(), scan.duplicate_finder()

@@ -251,8 +251,12 @@ def test_a_check_takes_no_gpu_and_no_token() -> None:
         "check",
         "--input=/claim/jobs/questions.jsonl",
         "--output=/claim/jobs/answers.jsonl",
+        "--errors=/claim/jobs/answers.errors.jsonl",
         "--work=/claim/.tessera/uid-night",
         "--report=/dev/termination-log",
+        "--model=night",
+        "--url=/v1/chat/completions",
+        "--url=/v1/completions",
     ]
 
 

@@ -28,6 +28,9 @@ ClaimPath = Annotated[
     ),
 ]
 
+# A model as clients name it.
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
 SpotPolicy = Literal["Preferred", "Only", "Never"]
 # The states of the OpenAI Batch API.
 BatchState = Literal["validating", "in_progress", "finalizing", "completed", "failed", "expired"]
@@ -40,6 +43,7 @@ _IMMUTABLE = (
     "errors",
     "model",
     "service",
+    "modelAliases",
     "precision",
     "context",
     "engine",
@@ -86,6 +90,10 @@ class BatchInferenceSpec(Wire):
     service: DnsLabel | None = None
     """InferenceService in the same namespace whose model, precision, context and engine options are
     used. The batch runs engines of its own: the service's replicas get no additional requests."""
+
+    model_aliases: Annotated[tuple[ModelName, ...], Field(max_length=16)] = ()
+    """Names in the rows' `model` that also mean the model of this batch, for example
+    `gpt-4o-mini` in a file for OpenAI. Rows that name any other model fail the input check."""
 
     precision: Precision = Field(default_factory=Precision)
     """Precisions that the model may run in, besides that of its files."""
@@ -319,7 +327,7 @@ class BatchInferenceStatus(_BatchStatusBase):
     """Explanation of the state, with numbers."""
 
     done: str = ""
-    """Finished rows and all rows, for `kubectl get`."""
+    """Answered rows and all rows, and how many rows failed, for `kubectl get`."""
 
     deadline: datetime | None = None
     """When the batch expires."""

@@ -128,6 +128,14 @@ class BatchComplete(StatusReason):
         "UserActionRequired",
         "An attempt found a problem that only the user can fix, such as a changed input.",
     )
+    ROWS_REFUSED = (
+        "RowsRefused",
+        "The engine refused the first 20 rows and answered none, so no other row was sent.",
+    )
+    ALL_ROWS_FAILED = (
+        "AllRowsFailed",
+        "Every row has an error and none an answer; the error file is published.",
+    )
     BACKOFF_LIMIT_EXCEEDED = (
         "BackoffLimitExceeded",
         "Too many consecutive attempts failed without a new finished row.",

@@ -14,6 +14,7 @@ from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
 from tessera.batch_runner.files import link_or_move
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
+from tessera.batch_runner.rows import ServedModel
 from tessera.batch_runner.scan import (
     InputScan,
     LineFault,
@@ -32,14 +33,17 @@ class BatchPaths:
 
     input: Path
     output: Path
+    errors: Path
     work: Path
 
 
-def check(paths: BatchPaths, heartbeat: WorkHeartbeat) -> tuple[int, dict[str, Any]]:
+def check(
+    paths: BatchPaths, served: ServedModel, heartbeat: WorkHeartbeat
+) -> tuple[int, dict[str, Any]]:
     """Check the batch and write its manifest; return the exit code and the report."""
     try:
         _prepare_work(paths)
-        findings, input_bytes, digest = _scan_input(paths.input, heartbeat)
+        findings, input_bytes, digest = _scan_input(paths.input, served, heartbeat)
         if findings.fault_count:
             return RefusedError.code, _refusal_report(findings)
         _save_manifest(paths, _build_manifest(findings, input_bytes, digest))
@@ -96,7 +100,7 @@ def _prepare_work(paths: BatchPaths) -> None:
         paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, paths.work, "create the work folder") from error
-    publish.refuse_unowned(paths.work, paths.output)
+    publish.refuse_unowned(paths.work, paths.output, paths.errors)
     _probe_output(paths.work, paths.output)
 
 
@@ -117,9 +121,11 @@ def _probe_output(work: Path, output: Path) -> None:
         source.unlink(missing_ok=True)
 
 
-def _scan_input(path: Path, heartbeat: WorkHeartbeat) -> tuple[ScanFindings, int, str]:
+def _scan_input(
+    path: Path, served: ServedModel, heartbeat: WorkHeartbeat
+) -> tuple[ScanFindings, int, str]:
     """Return the findings, and size and SHA-256 of exactly the bytes that were scanned."""
-    scan, digest = InputScan(), hashlib.sha256()
+    scan, digest = InputScan(served), hashlib.sha256()
     try:
         with path.open("rb") as file:
             for line in read_lines(file, digest.update):

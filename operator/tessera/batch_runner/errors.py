@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 from typing import ClassVar
 
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, ROWS_REFUSED
 
 
 class BatchError(Exception):
@@ -18,6 +18,12 @@ class RefusedError(BatchError):
     """The user has to change something; a retry alone does not help."""
 
     code = REFUSED_EXIT_CODE
+
+
+class RowsRefusedError(RefusedError):
+    """The engine refused the first rows, and answered none."""
+
+    state = ROWS_REFUSED
 
 
 class TransientError(BatchError):

@@ -18,6 +18,7 @@ from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECO
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.model_jobs import fetch, shape
 from tessera.batch_runner.progress import Progress, write_report
+from tessera.batch_runner.rows import URLS, ServedModel
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.settings import RunnerSettings
@@ -47,8 +48,19 @@ def main() -> int:
 
 
 def _check_input(arguments: argparse.Namespace) -> int:
-    paths = BatchPaths(input=arguments.input, output=arguments.output, work=arguments.work)
-    code, fields = check(paths, WorkHeartbeat(time.monotonic))
+    paths = BatchPaths(
+        input=arguments.input,
+        output=arguments.output,
+        errors=arguments.errors,
+        work=arguments.work,
+    )
+    served = ServedModel(
+        name=arguments.model,
+        adapters=tuple(arguments.adapter),
+        aliases=tuple(arguments.alias),
+        urls=tuple(arguments.url or URLS),
+    )
+    code, fields = check(paths, served, WorkHeartbeat(time.monotonic))
     log.log(
         logging.ERROR if code else logging.INFO, "%s", fields.get("message", "the file is valid")
     )
@@ -95,7 +107,7 @@ async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     send_options = SendOptions(
-        model=arguments.model,
+        served=ServedModel(name=arguments.model, aliases=tuple(arguments.alias)),
         concurrency=arguments.concurrency,
         retries=arguments.retries,
         seed=f"{arguments.batch} {arguments.attempt}",
@@ -127,15 +139,24 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--work", type=Path, required=True, help="work folder, named by the uid"
         )
+        command.add_argument("--errors", type=Path, required=True, help="file of the failed rows")
         command.add_argument("--report", type=Path, required=True, help="termination message")
+        command.add_argument("--model", required=True, help="name of the model at the engine")
+        command.add_argument(
+            "--alias", action="append", default=[], help="another name of the model in the rows"
+        )
+    check_parser.add_argument(
+        "--adapter", action="append", default=[], help="name of a LoRA adapter of the engine"
+    )
+    check_parser.add_argument(
+        "--url", action="append", choices=URLS, help="path that the engine serves; default: all"
+    )
     _add_model_commands(commands)
-    run_parser.add_argument("--errors", type=Path, required=True, help="file of the failed rows")
     run_parser.add_argument(
         "--attempt", type=_positive_int, required=True, help="its number, the fencing token"
     )
     run_parser.add_argument("--batch", type=_batch_name, required=True, help="NAMESPACE/NAME")
     run_parser.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")
-    run_parser.add_argument("--model", required=True, help="model of rows without one")
     run_parser.add_argument(
         "--concurrency", type=_positive_int, required=True, help="rows in flight"
     )

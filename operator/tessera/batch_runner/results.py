@@ -21,6 +21,8 @@ class RowResult:
 
     line: bytes
     good: bool
+    message: str = ""
+    """Why the row failed."""
     prompt_tokens: int = 0
     output_tokens: int = 0
 
@@ -54,7 +56,7 @@ def failure(line_id: str, custom_id: str, fault: RowFault, reply: Reply | None =
         "response": response,
         "error": {"code": fault.code, "message": fault.message},
     }
-    return RowResult(line=_json(fields), good=False)
+    return RowResult(line=_json(fields), good=False, message=fault.message)
 
 
 def _answered_result(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL
+
+URLS = (*COMPLETION_URLS, EMBEDDING_URL)
 MAX_ID_LENGTH = 512
 # Characters of an invalid value that a message repeats.
 _MAX_SHOWN_VALUE = 120
@@ -38,6 +40,41 @@ class RowFault:
     param: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """What the engine of a batch serves, which is what its rows may ask for."""
+
+    name: str
+    adapters: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """Other names of the model in the rows."""
+    urls: tuple[str, ...] = URLS
+
+    def fault(self, row: BatchRow) -> RowFault | None:
+        """Return why the engine would not find what a valid row asks for."""
+        if row.url not in self.urls:
+            message = f"url is {row.url}, but the model serves {' and '.join(self.urls)} only"
+            return RowFault(code="url_not_served", message=message, param="url")
+        model = row.body.get("model")
+        if model is None or model in (self.name, *self.adapters, *self.aliases):
+            return None
+        served = ", ".join((self.name, *self.adapters))
+        message = (
+            f"model is {_shorten_value(model)}, but this batch serves {served}; remove it from the "
+            "rows, or list it in spec.modelAliases of a new batch"
+        )
+        return RowFault(code="model_not_served", message=message, param="body.model")
+
+    def request_body(self, row: BatchRow) -> bytes | RowFault:
+        """Return the JSON to send, with the name under which the engine serves the model."""
+        renamed = row.body.get("model") in (None, *self.aliases)
+        body = {**row.body, "model": self.name} if renamed else row.body
+        try:
+            return json.dumps(body, separators=(",", ":")).encode()
+        except RecursionError:
+            return _TOO_DEEP
+
+
 def read_row(content: bytes) -> BatchRow | RowFault:
     """Return the row of a line, or its first fault."""
     fields = _parse_object(content)
@@ -47,15 +84,6 @@ def read_row(content: bytes) -> BatchRow | RowFault:
         if (fault := part_fault(fields)) is not None:
             return fault
     return BatchRow(custom_id=fields["custom_id"], url=fields["url"], body=fields["body"])
-
-
-def request_body(row: BatchRow, model: str) -> bytes | RowFault:
-    """Return the JSON to send; a row without a model gets `model`."""
-    body = row.body if row.body.get("model") is not None else {**row.body, "model": model}
-    try:
-        return json.dumps(body, separators=(",", ":")).encode()
-    except RecursionError:
-        return _TOO_DEEP
 
 
 def estimate_tokens(json_bytes: int) -> int:

@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 from tessera.batch_runner import rows
 from tessera.batch_runner.manifest import SHARD_ROWS
-from tessera.batch_runner.rows import BatchRow, RowFault
+from tessera.batch_runner.rows import BatchRow, RowFault, ServedModel
 
 MAX_ROW_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
@@ -150,7 +150,8 @@ class ScanFindings:
 class InputScan:
     """Collects the findings of a scan, line by line."""
 
-    def __init__(self, hash_id: IdHasher = id_hash) -> None:
+    def __init__(self, served: ServedModel, hash_id: IdHasher = id_hash) -> None:
+        self._served = served
         self._ids = IdSet(hash_id)
         self._rows = 0
         self._offsets: list[int] = []
@@ -205,6 +206,9 @@ class InputScan:
         if row.url != self._url:
             message = f"url is {row.url}, but rows above have {self._url}; use one file per url"
             self._refuse(line, RowFault(code="mixed_url", message=message, param="url"))
+            return
+        if (fault := self._served.fault(row)) is not None:
+            self._refuse(line, fault)
             return
         self._input_tokens += rows.estimate_tokens(
             max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))

@@ -10,14 +10,17 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tessera.batch_runner import parts, results, retry, rows
 from tessera.batch_runner.engine import EngineClient, Reply
+from tessera.batch_runner.errors import RowsRefusedError
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
 from tessera.batch_runner.results import RowResult
-from tessera.batch_runner.rows import RowFault
+from tessera.batch_runner.rows import RowFault, ServedModel
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
+# After so many rows that the engine refused, and none that it answered, no other is sent.
+MAX_FIRST_REFUSALS = 20
 
 TaskCoroutine = Coroutine[Any, Any, None]
 
@@ -48,8 +51,7 @@ class MemoryLimiter:
 class SendOptions:
     """Options of the sender."""
 
-    model: str
-    """Model of rows without one."""
+    served: ServedModel
     concurrency: int
     retries: int
     seed: str
@@ -109,6 +111,9 @@ class RowSender:
         self._jitter = random.Random(options.seed)  # noqa: S311 - not a secret
         self._memory = MemoryLimiter()
         self._request_numbers = itertools.count(1)
+        # Rows of this attempt with a final outcome, and those of them that the engine refused.
+        self._final_rows = 0
+        self._refused_rows = 0
         # Rows that this attempt paid for and that got no answer.
         self._paid_unanswered: set[int] = set()
 
@@ -139,6 +144,7 @@ class RowSender:
             trial, verdict = retry.judge(trial, outcome, retries=self._options.retries, alone=alone)
             if verdict is retry.RetryVerdict.FINISH:
                 self._record_result(pending_row, result)
+                self._stop_if_all_refused(outcome, result)
             if verdict in (retry.RetryVerdict.FINISH, retry.RetryVerdict.SET_ASIDE):
                 return
             if verdict is retry.RetryVerdict.RETRY:
@@ -150,7 +156,7 @@ class RowSender:
         row = rows.read_row(pending_row.content)
         if isinstance(row, RowFault):
             return results.failure(line_id, "", row)
-        body = rows.request_body(row, self._options.model)
+        body = self._options.served.request_body(row)
         if isinstance(body, RowFault):
             return results.failure(line_id, row.custom_id, body)
         sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
@@ -178,6 +184,17 @@ class RowSender:
         elif outcome not in (retry.RequestOutcome.ANSWERED, retry.RequestOutcome.REFUSED):
             self._paid_unanswered.add(row)
         return outcome, result
+
+    def _stop_if_all_refused(self, outcome: retry.RequestOutcome, result: RowResult) -> None:
+        """Raise RowsRefusedError when the engine has refused all of the first rows."""
+        self._final_rows += 1
+        self._refused_rows += outcome is retry.RequestOutcome.REFUSED
+        only_refusals = self._refused_rows == self._final_rows == MAX_FIRST_REFUSALS
+        if only_refusals and not self._ledger.counts().completed:
+            raise RowsRefusedError(
+                f"the engine refused the first {MAX_FIRST_REFUSALS} rows, the last with "
+                f"{result.message}. Correct the rows and create another BatchInference"
+            )
 
     def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
         row = pending_row.row

@@ -12,6 +12,7 @@ from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
+from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.placement import HardwareChoice
@@ -62,7 +63,7 @@ def batch_job_manifest(
         names.ATTEMPT_LABEL: names.CHECK if request.attempt is None else str(request.attempt),
     }
     annotations = None
-    pod = _check_pod(batch, spec, image, template_version)
+    pod = _check_pod(batch, spec, request.source, image, template_version)
     if request.attempt is not None and request.choice is not None:
         version = request.source.spec.engine.version
         job_labels |= labels(VLLM, batch.ref.name, version=version)
@@ -85,9 +86,19 @@ def batch_job_manifest(
 
 
 def _check_pod(
-    batch: Batch, spec: BatchInferenceSpec, image: RunnerImage, template_version: PodTemplateVersion
+    batch: Batch,
+    spec: BatchInferenceSpec,
+    source: BatchModelSource,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
 ) -> client.V1PodSpec:
-    arguments = ["check", *_paths(batch, spec), f"--report={_REPORT_PATH}"]
+    arguments = [
+        "check",
+        *_paths(batch, spec),
+        *_model_names(spec, source),
+        *(f"--adapter={adapter.name}" for adapter in source.spec.model.adapters),
+        *(f"--url={url}" for url in source.urls),
+    ]
     requests = {"cpu": "200m", "memory": "256Mi"}
     container = _container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
     return client.V1PodSpec(
@@ -150,12 +161,10 @@ def _runner(
     arguments = [
         "run",
         *_paths(batch, spec),
-        f"--errors={_CLAIM_PATH}/{names.errors_path(spec)}",
-        f"--report={_REPORT_PATH}",
+        *_model_names(spec, request.source),
         f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
         f"--engine=http://$(POD_IP):{PORT}",
-        f"--model={request.source.model}",
         f"--concurrency={in_flight}",
         f"--retries={spec.retries}",
         "--host=$(POD_IP)",
@@ -195,8 +204,14 @@ def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
     return [
         f"--input={_CLAIM_PATH}/{spec.input}",
         f"--output={_CLAIM_PATH}/{spec.output}",
+        f"--errors={_CLAIM_PATH}/{names.errors_path(spec)}",
         f"--work={_CLAIM_PATH}/{names.work_path(batch.uid)}",
+        f"--report={_REPORT_PATH}",
     ]
+
+
+def _model_names(spec: BatchInferenceSpec, source: BatchModelSource) -> list[str]:
+    return [f"--model={source.model}", *(f"--alias={alias}" for alias in spec.model_aliases)]
 
 
 def _claim_volume(spec: BatchInferenceSpec) -> client.V1Volume:

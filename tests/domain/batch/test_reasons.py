@@ -347,6 +347,25 @@ CASES = [
         ),
     ),
     BatchCase(
+        reason=BatchComplete.ROWS_REFUSED,
+        situation=on_attempt(
+            pod={
+                "exit_code": 3,
+                "report": a_report(state="rowsRefused", message="404: no model gpt-4o", failed=20),
+            }
+        ),
+        field="spec.input",
+        says=("attempt 1", "404: no model gpt-4o", "20 of 1000 rows done"),
+    ),
+    BatchCase(
+        reason=BatchComplete.ALL_ROWS_FAILED,
+        situation=on_attempt(
+            pod={"exit_code": 0, "report": a_report(state="completed", failed=1000)}
+        ),
+        field="spec.output",
+        says=("0 of 1000 rows answered", "1000 failed, see jobs/answers.errors.jsonl"),
+    ),
+    BatchCase(
         reason=BatchComplete.BACKOFF_LIMIT_EXCEEDED,
         situation=on_attempt(
             attempt={"consecutiveFailures": 5, "failingSince": at(-7200)},

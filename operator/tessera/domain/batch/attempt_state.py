@@ -13,7 +13,12 @@ from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod, ProgressSample
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, RunReport, run_report
+from tessera.domain.observed.runner_reports import (
+    REFUSED_EXIT_CODE,
+    ROWS_REFUSED,
+    RunReport,
+    run_report,
+)
 
 # A batch fails after so many failed attempts in a row without a new row,
 MAX_FAILURES_WITHOUT_ROWS = 6
@@ -67,7 +72,7 @@ class AttemptState:
 
 @dataclass(frozen=True, slots=True)
 class _AttemptEnd:
-    kind: Literal["interrupted", "failed", "job_missing", "refused"]
+    kind: Literal["interrupted", "failed", "job_missing", "refused", "rowsRefused"]
     """`interrupted`: by its node or an eviction; `job_missing`: its Job was
     deleted, or the API server refused to create it."""
     message: str
@@ -79,15 +84,16 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     progress = _latest_progress(situation, now)
     if attempt is None or progress is None:
         return AttemptState(attempt=attempt, progress=progress)
-    if any(report.state == "completed" for _, report in _run_reports(situation)):
+    completed = [report for _, report in _run_reports(situation) if report.state == "completed"]
+    if completed:
+        all_failed = completed[0].failed > 0 and completed[0].completed == 0
+        reason = BatchComplete.ALL_ROWS_FAILED if all_failed else BatchComplete.COMPLETED
         return AttemptState(
             attempt=attempt
             if attempt.finished_at
             else end_attempt(attempt, progress, now, "completed"),
             progress=progress,
-            completion=StatusVerdict(
-                BatchComplete.COMPLETED, _completion_message(situation, progress)
-            ),
+            completion=StatusVerdict(reason, _completion_message(situation, progress)),
         )
     if attempt.finished_at is not None:
         return AttemptState(attempt=attempt, progress=progress)
@@ -205,11 +211,12 @@ def _ended_state(
         f"{progress.done} of {counted(progress.rows, 'row')} done, "
         f"{retained_rows_message(situation)}"
     )
-    if end.kind == "refused":
+    if end.kind in ("refused", ROWS_REFUSED):
         message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
-        completion = StatusVerdict(
-            BatchComplete.USER_ACTION_REQUIRED, f"{message}; {progress_text}"
-        )
+        reason = BatchComplete.USER_ACTION_REQUIRED
+        if end.kind == ROWS_REFUSED:
+            reason = BatchComplete.ROWS_REFUSED
+        completion = StatusVerdict(reason, f"{message}; {progress_text}")
         return replace(state, completion=completion)
     if (
         ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
@@ -274,7 +281,8 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
     text = report.message if report is not None else pod.report.strip() or pod.container_message
     message = f"{code}: {text[-_MAX_MESSAGE_LENGTH:]}".strip(": ")
     if pod.exit_code == REFUSED_EXIT_CODE:
-        return _AttemptEnd("refused", message)
+        rows_refused = report is not None and report.state == ROWS_REFUSED
+        return _AttemptEnd(ROWS_REFUSED if rows_refused else "refused", message)
     if disruption is not None:
         return _AttemptEnd("interrupted", disruption)
     if report is not None and report.state == "stopped":

@@ -31,6 +31,8 @@ _STATES: dict[BatchComplete, BatchState] = {
     BatchComplete.COMPLETED: "completed",
     BatchComplete.INVALID_INPUT: "failed",
     BatchComplete.USER_ACTION_REQUIRED: "failed",
+    BatchComplete.ROWS_REFUSED: "failed",
+    BatchComplete.ALL_ROWS_FAILED: "failed",
     BatchComplete.BACKOFF_LIMIT_EXCEEDED: "failed",
     BatchComplete.DEADLINE_EXCEEDED: "expired",
 }

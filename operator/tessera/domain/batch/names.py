@@ -17,6 +17,8 @@ RUNNER_PORT = 8001
 BATCH_ACCOUNT = "tessera-batch"
 # ClusterRole that lets a runner read its batch; the chart creates one per release.
 BATCH_ROLE = "tessera-batch-runner"
+COMPLETION_URLS = ("/v1/chat/completions", "/v1/completions")
+EMBEDDING_URL = "/v1/embeddings"
 # Limit of a label value.
 MAX_NAME_LENGTH = 63
 

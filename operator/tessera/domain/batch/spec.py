@@ -15,11 +15,13 @@ from tessera.api.inference_service import (
 )
 from tessera.api.model_files import Cache
 from tessera.api.reasons import StatusVerdict
-from tessera.domain.batch.names import MAX_NAME_LENGTH
+from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_LENGTH
 from tessera.domain.batch.situation import Situation
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
+from tessera.domain.vllm.flags import parse, version_facts
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.
@@ -46,6 +48,19 @@ class BatchModelSource:
     @property
     def model(self) -> str:
         return self.spec.model.served_name or self.name
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Return the paths that the engine serves; all where nothing says which."""
+        engine = self.spec.engine
+        facts = version_facts(engine.version)
+        flags = parse(engine.extra_args, facts) if facts is not None else {}
+        if flags.get("runner") == "pooling" or flags.get("convert") in ("embed", "classify"):
+            return (EMBEDDING_URL,)
+        generates = self.spec.model.uri.removeprefix("hf://") in models()
+        if generates or flags.get("runner") == "generate":
+            return COMPLETION_URLS
+        return (*COMPLETION_URLS, EMBEDDING_URL)
 
 
 AcceptedVerdict = StatusVerdict[BatchAccepted]

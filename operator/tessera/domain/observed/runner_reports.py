@@ -8,6 +8,8 @@ from tessera.api.meta import Wire
 
 # Exit code of a runner: the user has to change something.
 REFUSED_EXIT_CODE = 3
+# State of an attempt whose engine refused the first rows, and answered none.
+ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Text = Annotated[str, Field(max_length=8192)]
@@ -44,7 +46,7 @@ class RunReport(_RunnerReport):
 
     phase: Literal["run"]
     attempt: Count
-    state: Literal["completed", "stopped", "fenced", "failed"]
+    state: Literal["completed", "stopped", "fenced", "failed", "rowsRefused"]
     rows: Count = 0
     completed: Count = 0
     failed: Count = 0

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus
+from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, ProgressStatus
 from tessera.api.batch_reasons import BatchRunning
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -44,12 +44,17 @@ def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> B
         state=plan.state,
         reason=deciding.reason,
         message=message[:_MAX_MESSAGE_LENGTH],
-        done="" if progress is None else f"{progress.done}/{progress.rows}",
+        done="" if progress is None else _done(progress),
         deadline=plan.deadline,
         check=plan.check,
         attempt=plan.attempt,
         progress=progress,
     )
+
+
+def _done(progress: ProgressStatus) -> str:
+    answered = f"{progress.completed}/{progress.rows}"
+    return f"{answered}, {progress.failed} failed" if progress.failed else answered
 
 
 def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:

@@ -1,0 +1,66 @@
+"""What the engine of a batch serves, and how its progress reads in `kubectl get`."""
+
+import pytest
+
+from tessera.domain.batch.spec import accept_spec
+from tessera.domain.status.batch import batch_status
+from tests.batch_builders import (
+    a_batch,
+    a_batch_spec,
+    a_report,
+    a_situation,
+    on_attempt,
+    plan_batch,
+)
+from tests.builders import NOW, SMALL
+
+COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+EMBEDDINGS = ("/v1/embeddings",)
+SHAPE = {
+    "parameters": 8_000_000,
+    "layers": 2,
+    "attentionHeads": 4,
+    "kvHeads": 4,
+    "headDim": 16,
+    "maxPositionEmbeddings": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("uri", "arguments", "urls"),
+    [
+        (SMALL, [], COMPLETIONS),
+        (SMALL, ["--convert=embed"], EMBEDDINGS),
+        ("hf://acme/own", [], (*COMPLETIONS, *EMBEDDINGS)),
+        ("hf://acme/own", ["--runner", "pooling"], EMBEDDINGS),
+        ("hf://acme/own", ["--runner=generate"], COMPLETIONS),
+    ],
+)
+def test_the_paths_of_a_model_are_those_that_are_known(
+    uri: str, arguments: list[str], urls: tuple[str, ...]
+) -> None:
+    spec = a_batch_spec(
+        model={"uri": uri, "shape": SHAPE},
+        context={"maxModelLen": 1024},
+        engine={"extraArgs": arguments},
+    )
+    verdict, source = accept_spec(a_situation(a_batch(spec)))
+    assert source is not None, verdict
+    assert source.urls == urls
+
+
+@pytest.mark.parametrize(
+    ("completed", "failed", "done", "state"),
+    [
+        (1000, 0, "1000/1000", "completed"),
+        (997, 3, "997/1000, 3 failed", "completed"),
+        (0, 1000, "0/1000, 1000 failed", "failed"),
+    ],
+)
+def test_rows_without_an_answer_are_not_counted_as_done(
+    completed: int, failed: int, done: str, state: str
+) -> None:
+    report = a_report(state="completed", completed=completed, failed=failed)
+    plan = plan_batch(on_attempt(pod={"exit_code": 0, "report": report}))
+    status = batch_status(plan, NOW)
+    assert (status.done, status.state) == (done, state)
