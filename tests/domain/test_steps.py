@@ -55,7 +55,11 @@ def _fleet() -> Snapshot:
             for index in range(2):
                 pod = a_pod(variant=variant, ref=Ref(namespace, f"{name}-{index}"))
                 devices = {"nvidia.com/mig-1g.10gb": 1}
-                held: dict[str, Any] = {"node": f"{namespace}-0", "devices": devices, "bound": at(-120)}
+                held: dict[str, Any] = {
+                    "node": f"{namespace}-0",
+                    "devices": devices,
+                    "bound": at(-120),
+                }
                 pods.append(replace(pod, uid=f"uid-{pod.ref}", service=ref, **held))
     return a_snapshot(
         *services,
