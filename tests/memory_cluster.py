@@ -1,5 +1,6 @@
 """An in-memory `Cluster`: objects, and the field managers that own their fields."""
 
+import asyncio
 import copy
 import itertools
 import re
@@ -59,6 +60,8 @@ class MemoryCluster:
         self.version = 0
         self.forgotten = 0
         """Watches from before this version are refused, as after a compaction."""
+        self.broken_watches = 0
+        """So many watches of nodes lose their connection."""
         self.applied: list[ObjectKey] = []
         self.refusals: dict[ObjectKey, str] = {}
 
@@ -66,7 +69,8 @@ class MemoryCluster:
         if kind.plural in self._unknown:
             return None
         keys = (key for key in sorted(self.objects) if key.plural == kind.plural)
-        items = tuple(self.seen(key) for key in keys if self._selected(kind, key))
+        seen = (self.seen(key) for key in keys if self._selected(kind, key))
+        items = tuple(observed for observed in seen if not wire.is_unneeded(kind, observed))
         return ObjectList(items, self.version)
 
     def scopes(self, kind: ApiResource) -> tuple[None]:
@@ -78,6 +82,9 @@ class MemoryCluster:
     ) -> AsyncGenerator[WatchEvent, None]:
         """Yield all changes since `version`, then end the stream."""
         del scope
+        if kind is NODES and self.broken_watches:
+            self.broken_watches -= 1
+            raise ClusterError(f"watch {kind.plural}: connection lost")
         if version < self.forgotten:
             raise ResourceExpiredError(f"watch {kind.plural}: 410 too old resource version")
         for at, key, seen in tuple(self._changes):
@@ -85,6 +92,7 @@ class MemoryCluster:
                 yield WatchEvent(
                     version=at, cluster_object=seen or ClusterObject(key=key), deleted=seen is None
                 )
+        await asyncio.sleep(0)
         yield WatchEvent(version=self.version)
 
     async def apply(
@@ -241,7 +249,9 @@ class MemoryCluster:
         self.version = next(self._versions)
         if key in self.objects:
             self.objects[key]["metadata"]["resourceVersion"] = str(self.version)
-        self._changes.append((self.version, key, self.seen(key) if key in self.objects else None))
+        seen = self.seen(key) if key in self.objects else None
+        unneeded = seen is not None and wire.is_unneeded(self._kinds[key.plural], seen)
+        self._changes.append((self.version, key, None if unneeded else seen))
 
     def _require_ownership(self, key: ObjectKey) -> None:
         managers = {owner.split("/")[0] for owner in self._owners[key].values()}

@@ -36,6 +36,35 @@ SERVICE = ObjectKey("services", "team-a", "chat")
 CHAT = ObjectKey("inferenceservices", "team-a", "chat")
 
 
+def replica_of(deployment: ObjectKey, name: str, service: str = "chat") -> dict[str, Any]:
+    """Return metadata and spec of a replica as the ReplicaSet of a Deployment creates it."""
+    variant = deployment.name.removeprefix(f"{service}-")
+    replica_set = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "name": f"{deployment.name}-one",
+        "uid": f"uid-{deployment.name}-one",
+        "controller": True,
+    }
+    meta = {
+        "name": name,
+        "namespace": deployment.namespace,
+        "labels": {
+            "app.kubernetes.io/component": "engine",
+            "tessera.dev/service": service,
+            "tessera.dev/variant": variant,
+            "pod-template-hash": "one",
+        },
+        "ownerReferences": [replica_set],
+        "creationTimestamp": "2026-11-20T11:59:00Z",
+    }
+    limits = {"nvidia.com/mig-1g.10gb": "1"}
+    return {
+        "metadata": meta,
+        "spec": {"containers": [{"name": "engine", "resources": {"limits": limits}}]},
+    }
+
+
 class SilentEngines:
     """Engines that refuse every connection."""
 

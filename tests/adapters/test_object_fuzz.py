@@ -115,6 +115,9 @@ SPAN = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 @given(LEGAL_PODS)
 def test_every_pod_that_the_api_server_accepts_is_a_bounded_value(body: dict[str, Any]) -> None:
+    device = {"name": "gpu", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    containers = [*body["spec"]["containers"], device]
+    body = body | {"spec": body["spec"] | {"containers": containers}}
     pod = parse_object(PODS, body).plan_input
     assert isinstance(pod, Pod)
     times = (pod.created, pod.bound, pod.ended, pod.ready_since, pod.draining_since)

@@ -11,17 +11,26 @@ from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import ContainerExit
 from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
+from tests.memory_operator import DEPLOYMENT, replica_of
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
 WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
 
 
-def test_a_service_that_is_being_deleted_is_not_planned() -> None:
+def test_a_service_that_is_being_deleted_is_known_as_such() -> None:
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
     body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
     terminating = body | {"metadata": meta | {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
-    assert wire.parse_object(INFERENCE_SERVICES, body).plan_input is not None
-    assert wire.parse_object(INFERENCE_SERVICES, terminating).plan_input is None
+    assert wire.parse_service(body).deleting is False
+    assert wire.parse_service(terminating).deleting is True
+
+
+def a_deployment(**fields: Any) -> dict[str, Any]:
+    managed = [{"manager": "tessera-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]
+    return {
+        "metadata": {"name": "chat-a100", "namespace": "team-a", "managedFields": managed},
+        **fields,
+    }
 
 
 @pytest.mark.parametrize(("env_variables", "cached_versions"), [(1, 3), (400, 0)])
@@ -48,9 +57,11 @@ def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
         "uid": "uid-night-a1",
         "creationTimestamp": "2026-11-20T12:00:00Z",
         "labels": labels,
+        "ownerReferences": [{"kind": "Job", "uid": "uid-job", "controller": True}],
     }
     job, pod = wire.parse_job({"metadata": meta}), wire.parse_pod({"metadata": meta})
     assert isinstance(job, BatchJob)
+    assert pod is not None
     assert pod.batch_run is not None
     assert (job.batch_uid, pod.batch_run.uid) == ("uid-night", "uid-night")
 
@@ -63,7 +74,7 @@ def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:
         "uid": "uid-1",
         "creationTimestamp": "2026-11-20T12:00:00Z",
         "labels": labels,
-        "ownerReferences": [{"uid": "uid-job", "controller": True}],
+        "ownerReferences": [{"kind": "Job", "uid": "uid-job", "controller": True}],
     }
     ended = {"exitCode": 3, "message": "no", "finishedAt": "2026-11-20T12:00:05Z"}
     status = {"containerStatuses": [{"state": {"terminated": ended}}]}
@@ -73,6 +84,7 @@ def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:
     )
     assert isinstance(job, ObservedModelJob)
     assert (job.service, job.task) == (Ref("team-a", "chat"), "shape")
+    assert pod is not None
     assert pod.service.name == ""
     assert pod.model_job_run == ModelJobRun(
         service=Ref("team-a", "chat"), job_uid="uid-job", exit_code=3, report="no"
@@ -89,37 +101,29 @@ def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
 ) -> None:
     def exit_of(*, ready: bool) -> ContainerExit | None:
         container = {"name": "engine", "ready": ready, "state": state, "lastState": last}
-        meta = {
-            "name": "chat-0",
-            "namespace": "team-a",
-            "uid": "uid-chat-0",
-            "creationTimestamp": "2026-11-20T12:00:00Z",
-        }
-        return wire.parse_pod(
-            {"metadata": meta, "status": {"containerStatuses": [container]}}
-        ).last_exit
+        body = replica_of(DEPLOYMENT, "chat-0")
+        body["metadata"]["uid"] = "uid-chat-0"
+        pod = wire.parse_pod({**body, "status": {"containerStatuses": [container]}})
+        return pod.last_exit if pod is not None else None
 
     assert exit_of(ready=False) == ContainerExit(code=2, reason="Error", log_tail="no such flag")
     assert exit_of(ready=True) is None
 
 
 def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
-    meta = {"name": "chat-a100", "namespace": "team-a"}
     failure = {
         "type": "ReplicaFailure",
         "status": "True",
         "reason": "FailedCreate",
         "message": 'pods "chat-0" is forbidden: exceeded quota: small',
     }
-    workload = wire.parse_workload({"metadata": meta, "status": {"conditions": [failure]}})
+    workload = wire.parse_workload(a_deployment(status={"conditions": [failure]}))
+    assert workload is not None
     assert workload.replica_failure == 'pods "chat-0" is forbidden: exceeded quota: small'
     resolved = failure | {"status": "False"}
-    assert (
-        wire.parse_workload(
-            {"metadata": meta, "status": {"conditions": [resolved]}}
-        ).replica_failure
-        is None
-    )
+    workload = wire.parse_workload(a_deployment(status={"conditions": [resolved]}))
+    assert workload is not None
+    assert workload.replica_failure is None
 
 
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:
@@ -174,8 +178,9 @@ def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_th
 @pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
 def test_the_surge_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
-    meta = {"name": "chat-a100", "namespace": "team-a", "labels": {}}
-    assert wire.parse_workload({"metadata": meta, "spec": {"strategy": strategy}}).surge is read
+    workload = wire.parse_workload(a_deployment(spec={"strategy": strategy}))
+    assert workload is not None
+    assert workload.surge is read
 
 
 @pytest.mark.parametrize("pod", ["x", "team-a/chat/0", "", "team a/chat-0"])

@@ -6,19 +6,21 @@ from typing import Any
 
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import crd
-from tessera.domain.names import COMPONENT, ENGINE, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
+from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import ProbeResult, Ref
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import (
+    CONFIG_MAPS,
     INFERENCE_SERVICES,
     KINDS,
     POD_MONITORS,
     PODS,
     ApiResource,
 )
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
-from tests.memory_operator import VARIANT, MemoryOperator, add_pool_and_node
+from tests.memory_operator import VARIANT, MemoryOperator, add_pool_and_node, replica_of
 
 Json = dict[str, Any]
 SECRET = "do-not-tell-anybody"  # noqa: S105 - no output may contain it
@@ -102,7 +104,7 @@ class MemoryApi:
         )
 
     def _objects(self) -> Iterator[tuple[Json, str]]:
-        kinds = {kind.plural: kind for kind in KINDS}
+        kinds = {kind.plural: kind for kind in (*KINDS, CONFIG_MAPS)}
         for key, body in self.cluster.objects.items():
             yield body, kinds[key.plural].path(key.namespace, key.name)
 
@@ -141,7 +143,7 @@ async def a_served_cluster(**spec: Any) -> tuple[MemoryOperator, MemoryApi]:
     return operator, MemoryApi(operator.cluster, pages=pages())
 
 
-def a_pod_body(name: str) -> Json:
+def a_pod_body(name: str, service: str = "chat") -> Json:
     conditions = [
         {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:58:00Z"}
         for kind in ("PodScheduled", "ContainersReady", "Ready", SERVING_GATE)
@@ -156,20 +158,12 @@ def a_pod_body(name: str) -> Json:
         "env": env,
         "resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}},
     }
-    labels = {
-        COMPONENT: ENGINE,
-        SERVICE_LABEL: "chat",
-        VARIANT_LABEL: VARIANT,
-        "pod-template-hash": "one",
-    }
+    deployment = ObjectKey("deployments", "team-a", f"{service}-{VARIANT}")
     return {
         "metadata": {
-            "name": name,
-            "namespace": "team-a",
-            "labels": labels,
+            **replica_of(deployment, name, service)["metadata"],
             "creationTimestamp": "2026-11-20T11:57:00Z",
             "annotations": {"kubectl.kubernetes.io/last-applied-configuration": SECRET},
-            "managedFields": [{"manager": SECRET}],
         },
         "spec": {"nodeName": "a100-0", "containers": [container]},
         "status": {"phase": "Running", "podIP": "127.10.0.5", "conditions": conditions},

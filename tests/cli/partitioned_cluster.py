@@ -87,8 +87,7 @@ def a_slice(profile: str, start: int, *pods: str) -> Json:
 
 
 def put_pod(api: MemoryApi, name: str, service: str, node: str, resource: str) -> None:
-    body = a_pod_body(name)
-    body["metadata"]["labels"]["tessera.dev/service"] = service
+    body = a_pod_body(name, service)
     body["spec"]["nodeName"] = node
     body["spec"]["containers"][0]["resources"] = {"limits": {f"nvidia.com/{resource}": "1"}}
     api.cluster.put(PODS, body)

@@ -43,6 +43,7 @@ from tests.memory_operator import (
     MemoryOperator,
     add_batch,
     add_pool_and_node,
+    replica_of,
 )
 
 
@@ -252,14 +253,7 @@ async def test_pod_monitors_are_made_only_where_their_kind_exists() -> None:
 async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOperator) -> None:
     operator.serve()
     await operator.reconcile()
-    labels = operator.body(DEPLOYMENT)["metadata"]["labels"]
-    meta = {
-        "name": "chat-0",
-        "namespace": "team-a",
-        "labels": labels,
-        "creationTimestamp": "2026-11-20T11:59:00Z",
-    }
-    pod = operator.cluster.put(PODS, {"metadata": meta})
+    pod = operator.cluster.put(PODS, replica_of(DEPLOYMENT, "chat-0"))
     await operator.reconcile()
     (gate,) = operator.body(pod)["status"]["conditions"]
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
@@ -268,13 +262,6 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOp
 def add_stalled_replica(operator: MemoryOperator) -> ObjectKey:
     """Add the only replica of a service, with requests in flight and no engine steps."""
     operator.serve(replicas=1)
-    labels = {"tessera.dev/service": "chat", "tessera.dev/variant": VARIANT}
-    meta = {
-        "name": "chat-0",
-        "namespace": "team-a",
-        "labels": {"app.kubernetes.io/component": "engine", **labels},
-        "creationTimestamp": "2026-11-20T11:30:00Z",
-    }
     conditions = [
         {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:31:00Z"}
         for kind in ("Ready", "ContainersReady", "tessera.dev/serving")
@@ -288,7 +275,9 @@ def add_stalled_replica(operator: MemoryOperator) -> ObjectKey:
         engine_progress={ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
     )
     operator.observations.in_flight = {ref: InFlight(NOW, 2)}
-    return operator.cluster.put(PODS, {"metadata": meta, "status": status})
+    body = replica_of(DEPLOYMENT, "chat-0")
+    body["metadata"]["creationTimestamp"] = "2026-11-20T11:30:00Z"
+    return operator.cluster.put(PODS, {**body, "status": status})
 
 
 async def test_a_stalled_replica_is_deleted_once_the_status_says_so(
@@ -540,7 +529,7 @@ def _read_pod(key: ObjectKey, job: dict[str, Any]) -> dict[str, Any]:
             "namespace": key.namespace,
             "creationTimestamp": NOW.isoformat(),
             "labels": job["spec"]["template"]["metadata"]["labels"],
-            "ownerReferences": [{"uid": job["metadata"]["uid"], "controller": True}],
+            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
         },
         "status": {"containerStatuses": [{"state": {"terminated": ended}}]},
     }

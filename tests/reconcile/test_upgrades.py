@@ -12,7 +12,13 @@ from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
-from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, add_pool_and_node
+from tests.memory_operator import (
+    CHAT,
+    DEPLOYMENT,
+    MemoryOperator,
+    add_pool_and_node,
+    replica_of,
+)
 
 ONE, TWO = "1" * 40, "2" * 40
 
@@ -183,25 +189,15 @@ def progressing(fleet: MemoryOperator) -> str:
 
 def complete_rollout(fleet: MemoryOperator) -> None:
     """Complete the rollout of the Deployment, as controller and kubelet do."""
-    deployment = fleet.body(DEPLOYMENT)
     seen = {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1}
     metadata = {"name": DEPLOYMENT.name, "namespace": "team-a"}
     fleet.cluster.put(DEPLOYMENTS, {"metadata": metadata, "status": seen}, "controller")
-    labels = {**deployment["spec"]["template"]["metadata"]["labels"], "pod-template-hash": "one"}
     ready = [
         {"type": kind, "status": "True", "lastTransitionTime": "2026-11-20T11:59:00Z"}
         for kind in ("Ready", "ContainersReady", SERVING_GATE)
     ]
-    pod = {
-        "metadata": {
-            "name": "chat-0",
-            "namespace": "team-a",
-            "labels": labels,
-            "creationTimestamp": "2026-11-20T11:58:00Z",
-        },
-        "status": {"podIP": "127.0.0.7", "conditions": ready},
-    }
-    fleet.cluster.put(PODS, pod, "kubelet")
+    status = {"podIP": "127.0.0.7", "conditions": ready}
+    fleet.cluster.put(PODS, {**replica_of(DEPLOYMENT, "chat-0"), "status": status}, "kubelet")
 
 
 async def test_services_of_one_model_ask_the_hub_once_for_a_while(

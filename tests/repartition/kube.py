@@ -183,7 +183,9 @@ class Kube(MemoryCluster):
         body = self.objects[key]
         version = body["metadata"]["resourceVersion"]
         if self._parsed.get(key, ("",))[0] != version:
-            self._parsed[key] = version, wire.parse_pod(body)
+            parsed = wire.parse_pod(body)
+            assert parsed is not None
+            self._parsed[key] = version, parsed
         return self._parsed[key][1]
 
     # Controllers
@@ -248,6 +250,9 @@ class Kube(MemoryCluster):
             "namespace": deployment.namespace,
             "creationTimestamp": self.moment,
             "labels": template["metadata"]["labels"] | {"pod-template-hash": "one"},
+            "ownerReferences": [
+                {"kind": "ReplicaSet", "name": f"{deployment.name}-one", "controller": True}
+            ],
         }
         spec = {
             "nodeSelector": template["spec"]["nodeSelector"],

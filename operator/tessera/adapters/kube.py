@@ -177,7 +177,8 @@ class KubeCluster:
             if status == HTTPStatus.FORBIDDEN:
                 raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
             raise_for_status(status, body, f"list {kind.plural}")
-            objects += [wire.parse_object(kind, item) for item in body["items"]]
+            parsed = (wire.parse_object(kind, item) for item in body["items"])
+            objects += [observed for observed in parsed if not wire.is_unneeded(kind, observed)]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
                 return ObjectList(tuple(objects), int(body["metadata"].get("resourceVersion", 0)))
@@ -468,7 +469,7 @@ def _to_change(kind: ApiResource, event: Mapping[str, Any]) -> WatchEvent:
     if event["type"] == "BOOKMARK":
         return WatchEvent(version=version)
     cluster_object = wire.parse_object(kind, body)
-    deleted = event["type"] == "DELETED"
+    deleted = event["type"] == "DELETED" or wire.is_unneeded(kind, cluster_object)
     return WatchEvent(version=version, cluster_object=cluster_object, deleted=deleted)
 
 

@@ -7,8 +7,10 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from sys import intern
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,7 +19,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
@@ -56,20 +58,16 @@ _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 # The kubelet's own limit of a termination message.
 _MAX_TEXT = 4096
+_TEMPLATE_LABEL = "pod-template-hash"
 # Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 # Of a spec as JSON; those that people write have about 1,000 characters.
 _MAX_CACHED_LENGTH = 8192
 
 
-def parse_service(body: JsonObject) -> ObservedService | None:
-    """Parse an InferenceService; if its spec is invalid, `problem` says why.
-
-    Returns None for one that is being deleted: the garbage collector removes what it owned.
-    """
+def parse_service(body: JsonObject) -> ObservedService:
+    """Parse an InferenceService; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
-    if "deletionTimestamp" in meta:
-        return None
     spec, problem = _service_spec(json.dumps(body.get("spec", {})))
     return ObservedService(
         ref=_ref(meta),
@@ -79,6 +77,7 @@ def parse_service(body: JsonObject) -> ObservedService | None:
         problem=problem,
         update=meta.get("annotations", {}).get(names.UPDATE_ANNOTATION),
         allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
+        deleting="deletionTimestamp" in meta,
         status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
     )
 
@@ -103,14 +102,11 @@ def parse_budget(body: JsonObject) -> Budget:
     """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
-    status, named, override = None, None, None
+    status, named = None, None
     with contextlib.suppress(ValidationError):
         status = TenantBudgetStatus.model_validate(body.get("status", {}), extra="ignore")
     with contextlib.suppress(ValidationError):
         named = Tenant.model_validate(body.get("spec", {}).get("tenant"), extra="ignore")
-    with contextlib.suppress(ValidationError):
-        text = meta.get("annotations", {}).get(names.OVERRIDE_ANNOTATION, "")
-        override = BudgetOverride.model_validate_json(text)
     return Budget(
         name=meta["name"],
         created=_creation_time(meta),
@@ -119,7 +115,6 @@ def parse_budget(body: JsonObject) -> Budget:
         named_namespaces=named.namespaces if spec is None and named is not None else (),
         problem=problem,
         status=status or TenantBudgetStatus(),
-        override=override,
         record_lost=status is None,
     )
 
@@ -229,26 +224,47 @@ def parse_layout(body: JsonObject) -> ObservedNodeLayout:
     )
 
 
-def parse_pod(body: JsonObject) -> Pod:
-    """Parse the pod of a replica."""
-    meta, status = body["metadata"], body.get("status", {})
+def parse_pod(body: JsonObject) -> Pod | None:
+    """Parse a pod of Tessera, or of anybody with devices; None for all others.
+
+    Who may write a pod may write its labels too, so it is a replica by its controller. That is a
+    ReplicaSet, which releases a pod that lacks the labels of its selector and bears the names of
+    both in its own. Of other people's pods only what their devices cost is kept.
+    """
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    labels, devices = meta.get("labels", {}), _devices(spec)
+    controller = _controller(meta)
+    of_job = controller.get("kind") == "Job"
+    batch_run = _batch_run(meta, status) if of_job and batch_names.BATCH_LABEL in labels else None
+    model_job_run = _model_job_run(meta, status) if of_job and MODEL_JOB_LABEL in labels else None
+    if not (devices or batch_run or model_job_run):
+        return None
+    service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
+    template, scheduled = labels.get(_TEMPLATE_LABEL, ""), _condition(body, "PodScheduled")
+    replica_set = f"{names.deployment_name(service, variant)}-{template}"
+    is_replica = (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
+    unmanaged = Pod(
+        ref=Ref(intern(meta["namespace"]), meta["name"]),
+        uid=meta["uid"],
+        service=Ref(intern(meta["namespace"]), ""),
+        created=_parse_time(meta["creationTimestamp"]),
+        node=intern(spec["nodeName"]) if spec.get("nodeName") else None,
+        devices=_shared_devices(tuple(sorted(devices.items()))),
+        # Of a pod that names its node itself this is when the kubelet admitted it.
+        bound=_transition_time(scheduled, "True"),
+        ended=_end_time(body),
+    )
+    if not (is_replica or batch_run or model_job_run):
+        return unmanaged
     ready, gate = _condition(body, "Ready"), _condition(body, names.SERVING_GATE)
-    scheduled = _condition(body, "PodScheduled")
     serving = {"True": True, "False": False}.get(gate.get("status", ""))
     containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
     trouble, last_words = _waiting_reason(containers)
-    labels = meta.get("labels", {})
-    return Pod(
-        ref=_ref(meta),
-        uid=meta["uid"],
-        service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
-        variant=labels.get(names.VARIANT_LABEL, ""),
-        template=labels.get("pod-template-hash", ""),
-        created=_parse_time(meta["creationTimestamp"]),
-        node=body.get("spec", {}).get("nodeName"),
-        devices=_devices(body.get("spec", {})),
-        bound=_transition_time(scheduled, "True"),
-        ended=_end_time(body),
+    return replace(
+        unmanaged,
+        service=Ref(unmanaged.ref.namespace, service if is_replica else ""),
+        variant=variant if is_replica else "",
+        template=template,
         address=status.get("podIP"),
         ready_since=_transition_time(ready, "True"),
         containers_ready=_condition(body, "ContainersReady").get("status") == "True",
@@ -264,9 +280,14 @@ def parse_pod(body: JsonObject) -> Pod:
         waiting_reason=trouble,
         container_message=last_words,
         last_exit=_last_exit(containers),
-        batch_run=_batch_run(meta, status) if batch_names.BATCH_LABEL in labels else None,
-        model_job_run=_model_job_run(meta, status) if MODEL_JOB_LABEL in labels else None,
+        batch_run=batch_run,
+        model_job_run=model_job_run,
     )
+
+
+def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> bool:
+    """Return whether the object is one of the many pods that concern nobody here."""
+    return kind.plural == api_resources.PODS.plural and observed.plan_input is None
 
 
 def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
@@ -274,7 +295,7 @@ def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
     terminated = next((state["terminated"] for state in states if "terminated" in state), None)
     return ModelJobRun(
         service=Ref(meta["namespace"], meta["labels"].get(MODEL_JOB_SERVICE_LABEL, "")),
-        job_uid=_controller(meta) or "",
+        job_uid=_controller(meta).get("uid", ""),
         exit_code=terminated["exitCode"] if terminated else None,
         report=_bounded_text(terminated.get("message", "")) if terminated else "",
     )
@@ -296,7 +317,7 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
         uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
         attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
         since=_parse_time(started) if started else None,
-        job_uid=_controller(meta) or "",
+        job_uid=_controller(meta).get("uid", ""),
         exit_code=terminated["exitCode"] if terminated else None,
         report=_bounded_text(terminated.get("message", "")) if terminated else "",
         disrupted=any(
@@ -308,19 +329,23 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
 
 def parse_workload(body: JsonObject) -> Workload:
     """Parse the Deployment of one variant."""
-    meta, status = body["metadata"], body.get("status", {})
-    labels = meta.get("labels", {})
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    # Unlike its labels, the selector never changes.
+    labels = spec.get("selector", {}).get("matchLabels", {})
+    owners = meta.get("ownerReferences", ())
+    owner_kind = api_resources.INFERENCE_SERVICES.kind
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
-    strategy = body.get("spec", {}).get("strategy", {})
+    strategy = spec.get("strategy", {})
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
         variant=labels.get(names.VARIANT_LABEL, ""),
-        replicas=body.get("spec", {}).get("replicas", 0),
+        replicas=spec.get("replicas", 0),
         rollout_complete=observed and updated,
         replica_failure=_replica_failure(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
+        owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
     )
 
 
@@ -423,14 +448,41 @@ def _transition_time(condition: JsonObject, status: str) -> datetime | None:
     return _parse_time(condition["lastTransitionTime"])
 
 
+def _controller(meta: JsonObject) -> JsonObject:
+    owners: Iterable[JsonObject] = meta.get("ownerReferences", ())
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
 def _devices(spec: JsonObject) -> Mapping[str, int]:
-    """Return the extended resources of all containers; their requests and limits are equal."""
-    counts: Counter[str] = Counter()
-    for container in (*spec.get("initContainers", ()), *spec.get("containers", ())):
-        for name, count in container.get("resources", {}).get("limits", {}).items():
-            if name.startswith(_GPU_VENDOR):
-                counts[name] += _parse_quantity(count)
-    return dict(counts)
+    """Return the devices that a pod needs at most at a time, as the scheduler counts them."""
+    running, peak = Counter[str](), Counter[str]()
+    for container in spec.get("initContainers", ()):
+        if container.get("restartPolicy") == "Always":
+            running += _limits(container)
+        else:
+            # It ends before the next one starts, and only sidecars run beside it.
+            peak |= running + _limits(container)
+    for container in spec.get("containers", ()):
+        running += _limits(container)
+    return running | peak
+
+
+def _limits(container: JsonObject) -> Counter[str]:
+    """Return the devices of a container; requests and limits of extended resources are equal."""
+    limits = container.get("resources", {}).get("limits", {})
+    return Counter(
+        {
+            name: _parse_quantity(count)
+            for name, count in limits.items()
+            if name.startswith(_GPU_VENDOR)
+        }
+    )
+
+
+@lru_cache(maxsize=1024)
+def _shared_devices(devices: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
+    """Return the mapping, one object for all pods that ask for the same."""
+    return dict(devices)
 
 
 def _parse_quantity(quantity: str) -> int:
@@ -558,12 +610,7 @@ def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) ->
         uid=meta.get("uid", ""),
         plan_input=parse(body) if parse is not None else None,
         service=Ref(key.namespace, name) if name else None,
-        controller=_controller(meta) if managed else None,
+        controller=_controller(meta).get("uid") if managed else None,
         owned_fields_digest=owned,
         version=int(meta.get("resourceVersion", 0)),
     )
-
-
-def _controller(meta: JsonObject) -> str | None:
-    owners = meta.get("ownerReferences", ())
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -47,10 +47,13 @@ class FleetInputs:
         """The snapshot that the operator would build from these objects."""
         store = Store(PLAN_INPUT_KINDS)
         for kind in PLAN_INPUT_KINDS:
-            cluster_objects = tuple(
+            cluster_objects = (
                 wire.parse_object(kind, body) for body in self.objects.get(kind.plural, ())
             )
-            store.replace(kind, ObjectList(cluster_objects))
+            needed = (
+                observed for observed in cluster_objects if not wire.is_unneeded(kind, observed)
+            )
+            store.replace(kind, ObjectList(tuple(needed)))
         return observe(store, Observations(readings=self.readings), self.at)
 
     def plan(self, snapshot: Snapshot) -> Plan:
@@ -88,7 +91,8 @@ async def _list_trimmed(reader: Reader, kind: ApiResource) -> tuple[list[Json], 
         bodies, read_error = await reader.list_objects(kind), ""
     except DeniedError as error:
         bodies, read_error = await _list_own_namespace(reader, kind), str(error)
-    return [trim_object(kind, body) for body in bodies], read_error
+    needed = (body for body in bodies if not wire.is_unneeded(kind, wire.parse_object(kind, body)))
+    return [trim_object(kind, body) for body in needed], read_error
 
 
 async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:

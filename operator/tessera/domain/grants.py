@@ -14,7 +14,7 @@ from tessera.domain.budget.state import (
     GrantRequest,
     grant_requests,
 )
-from tessera.domain.observed.snapshot import Ref
+from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service.proposal import (
     Proposal,
@@ -31,16 +31,24 @@ _Member: TypeAlias = Proposal | batches.ProposedBatch
 def grant_replicas(
     proposals: Mapping[Ref, Proposal],
     batch_proposals: Mapping[Ref, batches.ProposedBatch],
+    unclaimed: Sequence[Pod],
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant | Exception]:
     """Return the grants of all services and batches for which a budget, open or closed, decides.
 
-    An exception in place of a grant sets its service or batch aside: nothing is added to it.
+    An exception in place of a grant sets its service or batch aside: nothing is added to it. What
+    `unclaimed` pods of its namespaces cost is committed, as long as they run.
     """
     grants: dict[Ref, Grant | Exception] = {}
     for view in budgets:
         names = view.namespaces
+        for pod in unclaimed:
+            running = view.meter.running.get(pod.uid)
+            if running is not None and pod.terminating:
+                view.state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
+            elif running is not None:
+                view.state.reserve_min_replicas(running.tariff, 1)
         members: list[_Member] = [
             *(proposals[ref] for ref in sorted(ref for ref in proposals if ref.namespace in names)),
             *(

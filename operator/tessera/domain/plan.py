@@ -68,6 +68,7 @@ from tessera.domain.service.proposal import (
     propose,
 )
 from tessera.domain.service.proposals import ProposalCache, propose_all
+from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service_plan import (
     ServicePlan,
     ServicePlanInputs,
@@ -219,6 +220,7 @@ class PlanCache:
 
     def __init__(self) -> None:
         self.views = LastCallCache(self._discover)
+        self.unclaimed = LastCallCache(unclaimed_pods)
         self.proposals = ProposalCache()
         self.layouts = LayoutCache()
         self.service_plans: Mapping[Ref, ServicePlan] = {}
@@ -269,7 +271,10 @@ def plan(
     )
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
-    allocated: AllocatedDevices = Counter()
+    unclaimed = cache.unclaimed(
+        snapshot.pods, snapshot.services, snapshot.batches, snapshot.nodes, views
+    )
+    allocated: AllocatedDevices = Counter(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding)
     proposals = propose_all(
         snapshot, memory.scaling_history, views, allocated, forecast, cache.proposals
@@ -277,7 +282,9 @@ def plan(
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, forecast, memory.job_creation_errors
     )
-    grants = grant_replicas(proposals, batch_proposals, deciding, memory.scaling_history)
+    grants = grant_replicas(
+        proposals, batch_proposals, unclaimed.pods, deciding, memory.scaling_history
+    )
     funded = FundedProposals(proposals, grants, deciding)
     layouts = repartition(
         config.mig_backends, snapshot, memory.layouts, views, funded, cache.layouts

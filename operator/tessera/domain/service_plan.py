@@ -23,6 +23,7 @@ from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision,
 from tessera.domain.service.proposal import (
     CurrentObjects,
     Proposal,
+    existing_replicas,
     planner_error_proposal,
     pods_of_variant,
 )
@@ -252,7 +253,7 @@ def _has_surge_capacity(
     """Return whether there is capacity beyond the desired replicas, rollouts of its own apart."""
     hardware = choice.offer.hardware
     key = choice.offer.pool, hardware.resource
-    own_devices = max(scale.replicas, len(proposal.objects.pods)) * hardware.devices
+    own_devices = max(scale.replicas, existing_replicas(proposal)) * hardware.devices
     other_devices = max(0, allocated.get(key, 0) - own_devices)
     return free_replicas(choice.offer, {key: other_devices}) > scale.replicas
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar, cast
 
 from tessera.domain.billing.bill import Bill
-from tessera.domain.cache import LastCallCache
+from tessera.domain.cache import LastCallCache, StableTupleCache
 from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -35,6 +35,23 @@ T = TypeVar("T")
 Job: TypeAlias = BatchJob | ObservedModelJob
 
 
+class _PodsOfPools:
+    """Tessera's pods and all others on nodes of pools; the same tuple while none of them changed.
+
+    The selectors of pools are matched once for each set of nodes and pools.
+    """
+
+    def __init__(self) -> None:
+        self._nodes = LastCallCache(_nodes_of_pools)
+        self._pods = LastCallCache(_pods_on)
+        self._stable = StableTupleCache[Pod]()
+
+    def __call__(
+        self, pods: tuple[Pod, ...], pools: tuple[Pool, ...], nodes: tuple[Node, ...]
+    ) -> tuple[Pod, ...]:
+        return self._stable(self._pods(pods, self._nodes(pools, nodes)))
+
+
 @dataclass(slots=True)
 class Observations:
     """Everything that the operator observed besides the objects; kept between cycles."""
@@ -54,11 +71,38 @@ class Observations:
     addresses_of: LastCallCache[[tuple[ServiceEndpoint, ...]], Mapping[Ref, str]] = field(
         default_factory=lambda: LastCallCache(_addresses)
     )
+    services_of: LastCallCache[
+        [tuple[ObservedService, ...]], tuple[tuple[ObservedService, ...], ...]
+    ] = field(default_factory=lambda: LastCallCache(_split_deleting))
+    pods_of: _PodsOfPools = field(default_factory=_PodsOfPools)
     batch_jobs_of: LastCallCache[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
         default_factory=lambda: LastCallCache(_batch_jobs)
     )
     model_jobs_of: LastCallCache[[tuple[Job, ...]], tuple[ObservedModelJob, ...]] = field(
         default_factory=lambda: LastCallCache(_model_jobs)
+    )
+
+
+def _nodes_of_pools(pools: tuple[Pool, ...], nodes: tuple[Node, ...]) -> frozenset[str]:
+    selectors = [pool.spec.node_selector.items() for pool in pools if pool.spec is not None]
+    return frozenset(
+        node.name
+        for node in nodes
+        if any(selector <= node.labels.items() for selector in selectors)
+    )
+
+
+def _pods_on(pods: tuple[Pod, ...], nodes: frozenset[str]) -> tuple[Pod, ...]:
+    return tuple(pod for pod in pods if not pod.unmanaged or pod.node in nodes)
+
+
+def _split_deleting(
+    services: tuple[ObservedService, ...],
+) -> tuple[tuple[ObservedService, ...], ...]:
+    """Return the services to plan for, and those that are being deleted."""
+    return (
+        tuple(service for service in services if not service.deleting),
+        tuple(service for service in services if service.deleting),
     )
 
 
@@ -77,13 +121,19 @@ def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """Return the fleet at one moment; unchanged parts are the same objects as before."""
     jobs = cast(tuple[Job, ...], store.plan_inputs(api_resources.JOBS))
+    services, deleting_services = observations.services_of(
+        _plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
+    )
+    pools = _plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+    nodes = _plan_inputs(store, api_resources.NODES, Node)
     return Snapshot(
         at=at,
-        services=_plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService),
-        pools=_plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
-        nodes=_plan_inputs(store, api_resources.NODES, Node),
+        services=services,
+        deleting_services=deleting_services,
+        pools=pools,
+        nodes=nodes,
         layouts=_plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
-        pods=_plan_inputs(store, api_resources.PODS, Pod),
+        pods=observations.pods_of(_plan_inputs(store, api_resources.PODS, Pod), pools, nodes),
         workloads=_plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=observations.addresses_of(
             _plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)

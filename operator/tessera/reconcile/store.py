@@ -69,11 +69,12 @@ class Store:
     def drop(self, kind: ApiResource, key: ObjectKey, version: int = 0) -> bool:
         """Drop one object; return whether it was known."""
         known = self._objects[kind.plural].get(key)
-        if known is not None and version and version < known.version:
+        if known is None or (version and version < known.version):
             return False
         if version:
             self._deleted_versions[key] = version
-        return self._changed(kind, self._objects[kind.plural].pop(key, None) is not None)
+        del self._objects[kind.plural][key]
+        return self._changed(kind, changed=True)
 
     def plan_inputs(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
         """Return what the plan reads of a kind; the same tuple as long as nothing changed."""

@@ -6,8 +6,6 @@ from functools import partial
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.names import (
-    COMPONENT,
-    ENGINE,
     ENGINE_ACCOUNT,
     MANAGED_BY,
     MIG_CONFIG,
@@ -17,9 +15,6 @@ from tessera.domain.names import (
 
 # Label selector of the objects that the operator manages.
 MANAGED_SELECTOR = f"{MANAGED_BY}={TESSERA}"
-
-# Label selector of the engine pods of its Deployments.
-ENGINE_SELECTOR = f"{COMPONENT}={ENGINE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +68,10 @@ BATCH_INFERENCES = _own_kind(kind="BatchInference", plural="batchinferences", su
 # Created by the agents, one for each node; the operator writes only the spec.
 NODE_LAYOUTS = _own_kind(kind="NodeLayout", plural="nodelayouts", namespaced=False)
 NODES = ApiResource(kind="Node", plural="nodes", namespaced=False, verbs=_READ)
+# Of all pods, since whoever may write a pod may take its labels off: those without devices that
+# Tessera did not create are dropped when they are parsed.
 PODS = ApiResource(
-    kind="Pod",
-    plural="pods",
-    verbs=(*_READ, "patch", "delete"),
-    selector=ENGINE_SELECTOR,
-    subresources=_STATUS,
+    kind="Pod", plural="pods", verbs=(*_READ, "patch", "delete"), subresources=_STATUS
 )
 # Created for models and never deleted by the operator: they are deleted with their owner.
 CLAIMS = ApiResource(

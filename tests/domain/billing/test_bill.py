@@ -117,6 +117,16 @@ def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
     }
 
 
+def test_an_unmanaged_pod_is_billed_to_its_namespace() -> None:
+    bill = bill_after(1, pods=(a_loaded_pod(service=""),))
+    notebook = replace(line(CostState.UNMANAGED, service=""), namespace="team-a")
+    assert bill.lines == {
+        notebook: dollars("0.15"),
+        line(CostState.COLD_IDLE, service=""): dollars("0.90"),
+        line(CostState.STRANDED, "", ""): dollars("0.07"),
+    }
+
+
 def test_whole_gpus_cost_one_each_and_strand_nothing() -> None:
     pod = a_loaded_pod(profile="whole", devices={"nvidia.com/gpu": 2})
     bill = bill_after(1, pods=(pod,), nodes=(a_node(whole=4),))
@@ -332,7 +342,8 @@ class RandomFleet:
         rng, number = self._random, next(self._numbers)
         free = [(name, resource) for name in sorted(self.nodes) for resource in self._free(name)]
         node, resource = rng.choice(free) if free and rng.random() < 0.95 else (None, "")
-        service = rng.choice(self.services)
+        # Without a name it is an unmanaged pod.
+        service = Ref("team-0", "") if rng.random() < 0.2 else rng.choice(self.services)
         pod = replace(
             a_pod(f"pod-{number}", ready_since=None, containers_ready=False, created=moment),
             ref=Ref(service.namespace, f"pod-{number}"),

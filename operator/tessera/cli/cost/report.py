@@ -47,6 +47,8 @@ class CostRow:
 
 
 def _by_service(_: str, line: CostLine) -> str:
+    if line.state is CostState.UNMANAGED:
+        return f"(unmanaged in {line.namespace})"
     return (
         f"{line.namespace}/{line.service}" if line.state.allocated else f"(unused in {line.pool})"
     )

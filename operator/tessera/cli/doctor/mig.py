@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from tessera.adapters import object_parsing as wire
@@ -185,9 +184,7 @@ def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
 async def _mig_manager_faults(
     context: CheckContext, mig_nodes: Sequence[MigNode]
 ) -> Sequence[_LayoutFault]:
-    pods = await context.reader.list_objects(
-        replace(PODS, selector=None), selector=_MANAGER_SELECTOR
-    )
+    pods = await context.reader.list_objects(PODS, selector=_MANAGER_SELECTOR)
     manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
     missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
     nodes = counted(len(missing), "node")

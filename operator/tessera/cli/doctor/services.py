@@ -78,15 +78,17 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
 
 async def check_pods(context: CheckContext) -> Sequence[Finding]:
     """Report engine pods that cannot start, be scheduled or terminate, grouped by reason."""
-    bodies = await context.reader.list_objects(PODS)
     stuck_pods: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for body in bodies:
-        if reason := _stuck_reason(body, wire.parse_pod(body), context.at):
+    count = 0
+    for body in await context.reader.list_objects(PODS):
+        pod = wire.parse_pod(body)
+        if pod is None or pod.unmanaged:
+            continue
+        count += 1
+        if reason := _stuck_reason(body, pod, context.at):
             stuck_pods[body["metadata"]["namespace"], reason].append(body["metadata"]["name"])
     if not stuck_pods:
-        return [
-            Finding("pods", FindingState.OK, f"{counted(len(bodies), 'engine pod')}, none stuck")
-        ]
+        return [Finding("pods", FindingState.OK, f"{counted(count, 'engine pod')}, none stuck")]
     return [
         Finding(
             "pods",

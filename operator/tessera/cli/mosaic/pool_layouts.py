@@ -135,7 +135,7 @@ def _pool_snapshot(view: PoolView, snapshot: Snapshot) -> PoolSnapshot:
         view=view,
         nodes=pool_nodes,
         slices=slice_usages(pool_nodes, snapshot.pods),
-        service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods},
+        service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods if not pod.unmanaged},
         load_of_pod={
             ref: reading.activity
             for ref, reading in readings.items()

@@ -40,7 +40,7 @@ class CostState(StrEnum):
 
     meaning: str
     allocated: bool
-    """Whether a service pays it rather than the pool."""
+    """Whether a namespace pays it rather than the pool."""
 
     def __new__(cls, word: str, meaning: str, allocated: bool = False) -> Self:
         member = str.__new__(cls, word)
@@ -52,13 +52,17 @@ class CostState(StrEnum):
     SERVING = "serving", "Replicas that work on requests.", True
     WARM_IDLE = ("warmIdle", "Loaded replicas without a request, and those without metrics.", True)
     LOADING = "loading", "Replicas that occupy hardware while their model loads.", True
+    UNMANAGED = "unmanaged", "GPUs and slices of pods that Tessera did not create.", True
     COLD_IDLE = "coldIdle", "Allocatable slices and GPUs that no replica occupies."
     STRANDED = "stranded", "Cost of GPUs beyond their allocatable slices."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CostLine:
-    """One line of the bill; namespace and service are empty for idle and stranded cost."""
+    """One line of the bill; namespace and service are empty for idle and stranded cost.
+
+    The service is empty for unmanaged pods too.
+    """
 
     currency: str
     pool: str
@@ -204,6 +208,8 @@ class _NodeCharges:
         yield line("", CostState.STRANDED), remaining
 
     def _state(self, pod: Pod, at: datetime) -> CostState:
+        if pod.unmanaged:
+            return CostState.UNMANAGED
         loaded = pod.containers_ready if pod.ready_since is None else pod.ready_since <= at
         if not loaded:
             return CostState.LOADING

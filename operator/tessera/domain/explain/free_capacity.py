@@ -9,7 +9,6 @@ from tessera.domain.service_plan import ServicePlan
 
 def free_replicas(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
     """Return for how many replicas on an offer the ready nodes have free devices."""
-    # Only Tessera's pods are watched: devices of other pods count as free.
     hardware = offer.hardware
     used_devices = sum(
         pod.devices.get(hardware.resource, 0)

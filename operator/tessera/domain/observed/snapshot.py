@@ -8,7 +8,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
-from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -31,6 +31,8 @@ class ObservedService:
     """The annotation that requests the newest pod template and weights."""
     allows_downtime: bool = False
     """The annotation that lets it fall below minReplicas while its slices are created."""
+    deleting: bool = False
+    """It has a deletion timestamp."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 
@@ -61,8 +63,6 @@ class Budget:
     """Namespaces that an invalid spec names, as far as they can be read."""
     problem: str | None = None
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
-    override: BudgetOverride | None = None
-    """The annotation, whether or not it has ended."""
     record_lost: bool = False
     """There is a status, and it cannot be read."""
 
@@ -117,13 +117,14 @@ class ContainerExit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """One replica of a service, or a pod of a batch."""
+    """A replica of a service, a pod of one of Tessera's Jobs, or an unmanaged pod with devices."""
 
     ref: Ref
     uid: str
     service: Ref
-    variant: str
-    template: str
+    """Of a replica; without a name for any other pod."""
+    variant: str = ""
+    template: str = ""
     """`pod-template-hash`: which revision of the Deployment made it."""
     created: datetime
     node: str | None = None
@@ -159,6 +160,16 @@ class Pod:
     """Set on pods of model jobs; these are no replicas of their service."""
 
     @property
+    def unmanaged(self) -> bool:
+        """Return whether Tessera did not create it; nothing but its devices is known then."""
+        return not self.service.name and self.batch_run is None and self.model_job_run is None
+
+    @property
+    def holds_devices(self) -> bool:
+        """Return whether the kubelet or the scheduler gave it devices that it has not returned."""
+        return bool(self.devices) and self.bound is not None and self.ended is None
+
+    @property
     def takes_requests(self) -> bool:
         """Ready, and not on its way out: on a dead node that may hang for ever."""
         return self.ready_since is not None and not self.terminating
@@ -178,6 +189,8 @@ class Workload:
     """What the API server said when it refused to create a pod."""
     surge: bool = True
     """A rollout of it starts the new before it stops the old."""
+    owner_uid: str | None = None
+    """The uid of the InferenceService that owns it; None once it was orphaned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +317,8 @@ class Snapshot:
 
     at: datetime
     services: tuple[ObservedService, ...] = ()
+    deleting_services: tuple[ObservedService, ...] = ()
+    """Those with a deletion timestamp, which a finalizer keeps."""
     pools: tuple[Pool, ...] = ()
     nodes: tuple[Node, ...] = ()
     layouts: tuple[ObservedNodeLayout, ...] = ()

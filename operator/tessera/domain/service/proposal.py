@@ -270,7 +270,7 @@ def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantFo
     choice, variant = proposal.placement.choice, proposal.service.status.variant
     if choice is not None:
         offer, hardware = choice.offer, choice.offer.hardware
-        replicas, desired = len(proposal.objects.pods), proposal.scale.replicas
+        replicas, desired = existing_replicas(proposal), proposal.scale.replicas
         if desired > replicas:
             replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
@@ -282,6 +282,13 @@ def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantFo
 
 
 allocate = Step(_allocate, lambda *_: None)
+
+
+def existing_replicas(proposal: Proposal) -> int:
+    """Return how many pods hold devices or should get some; others merely wait for them."""
+    pods = proposal.objects.pods
+    bound = sum(pod.node is not None for pod in pods)
+    return max(bound, min(len(pods), proposal.scale.replicas))
 
 
 def additional_replicas(

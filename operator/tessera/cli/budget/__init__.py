@@ -1,1 +1,0 @@
-"""`tessera budget`: what the platform team decides about a budget by hand."""
