@@ -27,6 +27,7 @@ from tessera.domain.mig_backends.backend import (
 )
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.actions import PoolActions, PoolService, Replica
 from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
@@ -241,8 +242,22 @@ class PoolSimulation:
             services=self.pool_services(),
             backend=self.backend,
             own_pods={pod.ref for pod in self.pods.values() if pod.service},
+            device_pods={name: tuple(self._device_pods(name)) for name in self.nodes},
             at=self.at,
         )
+
+    def _device_pods(self, node: str) -> Iterator[Pod]:
+        for pod in self.pods.values():
+            if pod.node == node:
+                yield Pod(
+                    ref=pod.ref,
+                    uid=pod.uid,
+                    service=Ref(pod.ref.namespace, pod.service),
+                    created=START,
+                    node=node,
+                    devices={f"nvidia.com/mig-{pod.profile.replace('+', '.')}": 1},
+                    bound=START,
+                )
 
     def ready_capacity(self) -> dict[str, float]:
         capacity = dict.fromkeys(self.services, 0.0)

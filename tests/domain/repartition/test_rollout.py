@@ -230,6 +230,38 @@ def test_an_unmanaged_pod_on_one_gpu_does_not_block_the_others_of_its_node() -> 
     assert simulation.layouts() == {"n0": [HALVES, SEVENTHS]}
 
 
+def test_without_an_agent_nothing_is_cut_under_an_unmanaged_pod() -> None:
+    simulation = a_simulation(HALVES, backend=WholeGpuBackend(), target=[SEVENTHS])
+    simulation.foreign("notebook", "n0", 0, HALF)
+    actions = simulation.play()
+    assert actions.verdict.reason is LayoutReady.UNMANAGED_POD
+    assert actions.verdict.message.startswith("Pod/other/notebook was not created by Tessera and")
+    assert (actions.requests, simulation.layouts()) == ({}, {"n0": [HALVES]})
+
+
+def test_an_unmanaged_pod_that_the_agent_has_not_reported_keeps_its_slice() -> None:
+    simulation = a_simulation(HALVES, target=[SEVENTHS])
+    simulation.foreign("notebook", "n0", 0, HALF)
+    inputs = inputs_of(simulation)
+    (node,) = inputs.nodes
+    (gpu,) = node.gpus
+    instances = tuple(replace(instance, holders=()) for instance in gpu.instances)
+    late = replace(node, gpus=(replace(gpu, instances=instances),))
+    actions = advance_rollout(replace(inputs, nodes=[late]))
+    assert actions.verdict.reason is LayoutReady.UNMANAGED_POD
+    assert actions.tainted_nodes == frozenset()
+
+
+def test_the_slice_of_an_unmanaged_pod_is_no_room_for_a_replacement() -> None:
+    backend = WholeGpuBackend()
+    simulation = a_simulation(HALVES, ["3g.40gb@0"], backend=backend, target=[SEVENTHS, HALVES[:1]])
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    simulation.foreign("notebook", "n1", 0, HALF)
+    actions, _ = simulation.reconcile()
+    assert actions.verdict.reason is LayoutReady.NO_SURGE_CAPACITY
+    assert simulation.play().displaced == frozenset()
+
+
 def test_an_own_pod_that_cannot_be_replaced_is_waited_for() -> None:
     simulation = a_simulation(HALVES, target=[SEVENTHS])
     batch = simulation.foreign("batch", "n0", 0, HALF)

@@ -6,14 +6,16 @@ slices that remain after every pending pod of another service has a slice.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.mig.demand import DEMAND_TOLERANCE
 from tessera.domain.mig.gpu_models import WHOLE_GPU
+from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.actions import PoolService, Replica
 
 
@@ -54,7 +56,13 @@ class _ReplicaCounts(NamedTuple):
 class PoolCapacity:
     """The services of a pool and the free slices of its nodes."""
 
-    def __init__(self, nodes: Iterable[MigNode], services: Iterable[PoolService]) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[MigNode],
+        services: Iterable[PoolService],
+        device_pods: Mapping[str, Sequence[Pod]],
+    ) -> None:
+        """Take all pods with devices by node: those that are no replica hold slices too."""
         self.services = tuple(sorted(services, key=lambda service: service.ref))
         self._counts: dict[tuple[Ref, str], _ReplicaCounts] = {}
         self._required: dict[Ref, float] = {}
@@ -75,8 +83,16 @@ class PoolCapacity:
                 if replica.node is not None and replica.profile is not None:
                     replicas_by_node.setdefault(replica.node, []).append(replica)
         self.replicas_by_node: Mapping[str, Sequence[Replica]] = replicas_by_node
+        self.other_pods = {
+            node.name: tuple(self._other_pods(node, device_pods.get(node.name, ())))
+            for node in nodes
+        }
+        """Pods that are no replica, by node, each with the profile of a slice that it holds."""
         self._free = {
-            node.name: _free_slices(node, replicas_by_node.get(node.name, ())) for node in nodes
+            node.name: _free_slices(
+                node, replicas_by_node.get(node.name, ()), self.other_pods[node.name]
+            )
+            for node in nodes
         }
         self._all_free = Counter[str]()
         for free in self._free.values():
@@ -85,6 +101,13 @@ class PoolCapacity:
         for pool_service in self.services:
             for profile in _profiles(pool_service):
                 self._pending[profile] += self._pending_pods(pool_service, profile, 0)
+
+    def _other_pods(self, node: MigNode, pods: Iterable[Pod]) -> Iterator[tuple[Ref, str]]:
+        for pod in pods:
+            for resource, count in pod.devices.items():
+                profile = profile_of(node.gpu_model, resource)
+                if profile is not None and pod.ref not in self.owner:
+                    yield from [(pod.ref, profile)] * count
 
     def has_replica(self, pod: Ref, node: str) -> bool:
         """Return whether a pod is a replica that may run on the node, whatever an agent says."""
@@ -316,7 +339,9 @@ def _profiles(service: PoolService) -> set[str]:
     return {profile for profile in profiles if profile is not None}
 
 
-def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
+def _free_slices(
+    node: MigNode, replicas: Sequence[Replica], other_pods: Sequence[tuple[Ref, str]]
+) -> Counter[str]:
     """Return the slices that a pod could be scheduled on now, by profile."""
     if not node.ready or node.inconsistency:
         return Counter()
@@ -327,8 +352,9 @@ def _free_slices(node: MigNode, replicas: Sequence[Replica]) -> Counter[str]:
         for instance in gpu.instances
         if gpu.fault is None and not instance.holders and not instance.processes
     )
-    # A replica whose slice the agent has not reported yet holds one of its profile.
+    # A pod whose slice the agent has not reported yet holds one of its profile.
     free.subtract(
         replica.profile for replica in replicas if replica.profile and replica.pod not in known
     )
+    free.subtract(profile for pod, profile in other_pods if pod not in known)
     return +free

@@ -69,7 +69,7 @@ class RolloutCacheEntry:
             idle
             and previous.nodes is inputs.nodes
             and previous.services is inputs.services
-            and previous.own_pods is inputs.own_pods
+            and previous.device_pods is inputs.device_pods
             and self.window_closed == window_closed
             and previous.backend == inputs.backend
             and previous.mig == inputs.mig
@@ -108,7 +108,8 @@ class LayoutCache:
     def __init__(self) -> None:
         self.node_cache = new_mig_node_cache()
         self.problem_cache = LayoutProblemCache()
-        self.own_pods = LastCallCache(_pod_refs)
+        self.own_pods = LastCallCache(_own_pods)
+        self.device_pods = LastCallCache(_device_pods)
         self.last_nodes: Mapping[str, tuple[MigNode, ...]] = {}
         self.last_capabilities: Mapping[str, Capabilities] = {}
         self._stable_nodes: dict[str, StableTupleCache[MigNode]] = defaultdict(StableTupleCache)
@@ -143,8 +144,17 @@ class LayoutCache:
         return self.last_capabilities
 
 
-def _pod_refs(pods: Sequence[Pod]) -> frozenset[Ref]:
-    return frozenset(pod.ref for pod in pods)
+def _own_pods(pods: Sequence[Pod]) -> frozenset[Ref]:
+    return frozenset(pod.ref for pod in pods if not pod.unmanaged)
+
+
+def _device_pods(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
+    """Return the pods that hold devices, by node."""
+    pods_by_node = defaultdict[str, list[Pod]](list)
+    for pod in pods:
+        if pod.node is not None and pod.holds_devices:
+            pods_by_node[pod.node].append(pod)
+    return pods_by_node
 
 
 def _repartition(
@@ -269,6 +279,7 @@ def _decide_actions(
         services=services,
         backend=backend,
         own_pods=cache.own_pods(snapshot.pods),
+        device_pods=cache.device_pods(snapshot.pods),
         at=snapshot.at,
     )
     actions = _rollout_actions(cache, inputs)

@@ -14,8 +14,8 @@ The units in the pool's status are the only memory. They are written before anyt
 cycle compares them with what is observed, so each write may be lost or repeated.
 """
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
@@ -24,6 +24,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.mig_backends.backend import BackendRequest, GeometryBackend
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition import messages
 from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
@@ -73,6 +74,8 @@ class RolloutInputs:
     backend: GeometryBackend
     own_pods: Collection[Ref]
     """Pods that Tessera created; no other pod is ever moved."""
+    device_pods: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
+    """All pods that hold devices, by node, whoever created them."""
     at: datetime
 
 
@@ -137,7 +140,7 @@ class _RolloutCycle:
         self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
         nodes = inputs.nodes
         self._goals = node_goals(plan, self._units, nodes, pinned=self._capabilities.pinned_starts)
-        self._capacity = PoolCapacity(nodes, inputs.services)
+        self._capacity = PoolCapacity(nodes, inputs.services, inputs.device_pods)
         self._repartitions: dict[tuple[str, tuple[int, ...]], NodeRepartition] = {}
         self._blockers: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
         self._active: dict[str, _ActiveUnit] = {}

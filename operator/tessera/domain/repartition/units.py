@@ -1,6 +1,6 @@
 """GPUs of a node that are repartitioned at once: which pods they displace, and what blocks them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.api.reasons import LayoutReady, StatusVerdict
@@ -54,10 +54,6 @@ def node_repartition(
     """Return what it takes to give these GPUs of the node their desired layouts."""
     replicas = capacity.replicas_by_node.get(node.name, ())
     chosen = {gpu: desired[gpu] for gpu in sorted(gpus)}
-    if not (capabilities.knows_pods and node.reports_pods):
-        # Any pod of the node may hold one of the slices, so all of them have to leave.
-        pods = frozenset(replica.pod for replica in replicas if chosen)
-        return NodeRepartition(node=node, gpus=tuple(chosen), desired=chosen, pods=pods)
     removed = [
         (mig_gpu, instance)
         for mig_gpu in node.gpus
@@ -69,6 +65,13 @@ def node_repartition(
         pod for mig_gpu in node.gpus for instance in mig_gpu.instances for pod in instance.holders
     }
     unused = {instance.placement.profile for _, instance in removed if not instance.holders}
+    others = tuple(f"Pod/{pod}" for pod in _unlocated_others(node, unused, capacity))
+    if not (capabilities.knows_pods and node.reports_pods):
+        # Any pod of the node may hold one of the slices, so all of them have to leave.
+        pods = frozenset(replica.pod for replica in replicas if chosen)
+        return NodeRepartition(
+            node=node, gpus=tuple(chosen), desired=chosen, pods=pods, other_users=others
+        )
     return NodeRepartition(
         node=node,
         gpus=tuple(chosen),
@@ -83,12 +86,30 @@ def node_repartition(
             )
         ),
         unused_profiles=frozenset(unused),
-        other_users=tuple(
+        other_users=others
+        + tuple(
             _describe_users(node, mig_gpu, instance, capacity)
             for mig_gpu, instance in removed
             if (not instance.holders and instance.processes)
             or any(not capacity.has_replica(pod, node.name) for pod in instance.holders)
         ),
+    )
+
+
+def _unlocated_others(
+    node: MigNode, unused: Collection[str], capacity: PoolCapacity
+) -> Sequence[Ref]:
+    """Return pods that are no replica and may hold a slice of these profiles, by name.
+
+    That is every pod with such a slice that no agent reports on another one.
+    """
+    located = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
+    return sorted(
+        {
+            pod
+            for pod, profile in capacity.other_pods.get(node.name, ())
+            if profile in unused and pod not in located
+        }
     )
 
 
@@ -132,9 +153,15 @@ def blocker(
         message = mig_gpu.message or f"the agent reports {mig_gpu.fault}"
         reason = _FAULT_REASONS[mig_gpu.fault]
         return StatusVerdict(reason, f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}")
+    removed = tuple(removed_instances(node, mig_gpu, goal.desired, capabilities))
+    unused = {instance.placement.profile for instance in removed if not instance.holders}
+    for pod in _unlocated_others(node, unused, capacity):
+        slice_ = f"a slice of Node/{node.name}, perhaps of GPU {gpu}"
+        if verdict := _holder_blocker(pod, slice_, node.name, capacity, own_pods):
+            return verdict
     if not (capabilities.knows_pods and node.reports_pods):
         return None
-    for instance in removed_instances(node, mig_gpu, goal.desired, capabilities):
+    for instance in removed:
         slice_ = f"{format_placement(instance.placement)} of {place}"
         for pod in instance.holders:
             if verdict := _holder_blocker(pod, slice_, node.name, capacity, own_pods):
