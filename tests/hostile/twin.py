@@ -15,6 +15,7 @@ Deployments make ReplicaSets and pods with owner references, pods are bound to n
 their devices, become ready after `READY_AFTER`, and go when they are removed.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -207,7 +208,6 @@ class Fleet(MemoryOperator):
             "controller": True,
         }
         self._put_replica_set(key, owner, meta)
-        names = {f"{key.name}-{template_hash}-{index}" for index in range(spec.get("replicas", 1))}
         pods = {
             pod_key.name: body
             for pod_key, body in self._bodies("pods")
@@ -217,6 +217,12 @@ class Fleet(MemoryOperator):
                 for reference in body["metadata"].get("ownerReferences", ())
             )
         }
+        free_names = (
+            name
+            for name in (f"{key.name}-{template_hash}-{index}" for index in itertools.count())
+            if name in pods or ObjectKey("pods", key.namespace, name) not in self.cluster.objects
+        )
+        names = set(itertools.islice(free_names, spec.get("replicas", 1)))
         surplus = len(pods) - len(names)
         by_cost = sorted(pods, key=lambda name: (_deletion_cost(pods[name]), name not in names))
         for name in by_cost[: max(surplus, 0)]:
@@ -382,7 +388,9 @@ def _comparable(fleet: Fleet, hostile: set[str]) -> Iterator[tuple[str, object]]
     for key, body in sorted(fleet.cluster.objects.items()):
         if key.namespace in hostile or (key.name in hostile and not key.namespace):
             continue
-        yield f"{key.plural} {key.namespace}/{key.name}", _without_identity(body)
+        data = {name: text for name, text in body.get("data", {}).items() if name not in hostile}
+        shown = body | {"data": data} if data else body
+        yield f"{key.plural} {key.namespace}/{key.name}", _without_identity(shown)
     memory = fleet.observations.memory
     for name, meter in memory.meters.items():
         if name not in hostile:

@@ -68,6 +68,7 @@ from tessera.domain.service.proposal import (
     propose,
 )
 from tessera.domain.service.proposals import ProposalCache, propose_all
+from tessera.domain.service.removed import RemovedWorkload, drain_removed
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service_plan import (
     ServicePlan,
@@ -95,6 +96,8 @@ class Plan:
     """Namespaces without a budget in force that get nothing new."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
+    removed_workloads: tuple[RemovedWorkload, ...] = ()
+    """Deployments of deleted services, which are drained."""
     repartitions: Repartitions = field(default_factory=Repartitions)
     """Actions on the layouts of MIG pools."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
@@ -304,6 +307,7 @@ def plan(
         budgets=budgets,
         closed=closed,
         service_plans=cache.service_plans,
+        removed_workloads=drain_removed(snapshot),
         repartitions=layouts,
         services_to_probe=frozenset(services_to_probe),
         engine_progress={

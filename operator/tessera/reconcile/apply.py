@@ -18,6 +18,7 @@ from tessera.domain.health.stall import Replacement
 from tessera.domain.names import prepull_namespace
 from tessera.domain.observed.snapshot import Ref, Snapshot, Workload
 from tessera.domain.plan import Plan
+from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.batch import batch_status
 from tessera.domain.status.budget import budget_status
@@ -177,6 +178,7 @@ class Applier:
             self._report_status(snapshot, service_work)
             for service_work in self._due_reports(work, change_pending)
         )
+        await run_all(self._drain_removed(snapshot, removed) for removed in plan.removed_workloads)
         await run_all(
             self._apply_batch(snapshot, batch_plan, tenants_by_namespace.get(ref.namespace))
             for ref, batch_plan in plan.batches.items()
@@ -264,12 +266,14 @@ class Applier:
         self._in_place.pop(ref, None)
         if must_write_status_first(service_plan) and not await self._write_status(snapshot, work):
             return
-        for manifest, subresource in outdated_marks(snapshot, service_plan):
+        # Of a service that was set aside nothing is known, so its replicas stay as they are.
+        pods = () if work.is_set_aside else service_plan.pods
+        for manifest, subresource in outdated_marks(snapshot.at, pods, service_plan.drain):
             problems += await self._attempt(self._write(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
         if not work.may_add:
-            others = [item for item in manifests if item.kind is not api_resources.DEPLOYMENTS]
-            refusals, _ = await self._apply_all(others)
+            kept = [item for item in manifests if item.kind is not api_resources.DEPLOYMENTS]
+            refusals, _ = await self._apply_all(kept)
             problems += refusals
         elif not self._may_defer(service_plan, manifests, existing):
             refusals, work.in_place = await self._apply_all(manifests)
@@ -282,6 +286,13 @@ class Applier:
         if work.in_place and not problems:
             # Not after a repair: the same field may be changed again before its event arrives.
             self._in_place[ref] = work.inputs
+
+    async def _drain_removed(self, snapshot: Snapshot, removed: RemovedWorkload) -> None:
+        """Drain a Deployment without a service; what is refused is repeated in the next cycle."""
+        for manifest, subresource in outdated_marks(snapshot.at, removed.pods, removed.drain):
+            await self._attempt(self._write(manifest, subresource))
+        if removed.workload.replicas != removed.drain.replicas:
+            await self._attempt(self._resize(removed.workload.ref, removed.drain.replicas))
 
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
         """Write the status of one service, then do what requires a written status."""

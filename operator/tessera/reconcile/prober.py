@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -22,6 +22,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.plan import Plan
+from tessera.domain.scaling.drain import DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.ports import Clock, Engines, ModelHub
 from tessera.reconcile.observe import Observations
@@ -63,6 +64,9 @@ class Prober:
         """Start the probes that the plan needs, and forget what it does not know anymore."""
         for ref, service_plan in plan.service_plans.items():
             self._start_service_probes(ref, service_plan)
+            self._start_drain_probes(service_plan.pods, service_plan.drain)
+        for removed in plan.removed_workloads:
+            self._start_drain_probes(removed.pods, removed.drain)
         for ref in plan.services_to_probe & snapshot.addresses.keys():
             address = _host_port(snapshot.addresses[ref], PORT)
             complete = partial(self._probe_completion, plan.service_plans[ref].service, address)
@@ -89,14 +93,16 @@ class Prober:
         if fetching and self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
             fetch = partial(self._fetch_status, ref, _host_port(fetching, PORT))
             self._start_once(f"fetch {ref}", ref.namespace, fetch)
-        if not (draining := service_plan.drain.draining):
+
+    def _start_drain_probes(self, pods: Iterable[Pod], drain: DrainPlan) -> None:
+        if not (draining := drain.draining):
             return
-        for pod in service_plan.pods:
+        for pod in pods:
             load = self._observations.in_flight.get(pod.ref)
             due = self._is_due(load.at if load else None, _DRAIN_INTERVAL)
             if pod.ref in draining and pod.address and due:
                 count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
-                self._start_once(f"pod {pod.uid}", ref.namespace, count)
+                self._start_once(f"pod {pod.uid}", pod.ref.namespace, count)
 
     async def stop(self) -> None:
         """Cancel all probes."""
@@ -177,6 +183,7 @@ class Prober:
             del self._observations.probe_results[ref]
         if self._observations.in_flight:
             pods = {pod.ref for service_plan in service_plans.values() for pod in service_plan.pods}
+            pods |= {pod.ref for removed in plan.removed_workloads for pod in removed.pods}
             for ref in self._observations.in_flight.keys() - pods:
                 del self._observations.in_flight[ref]
         if self._observations.resolutions:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeAlias
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
-from tessera.domain.scaling.drain import DRAINED_DELETION_COST
+from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
+from tessera.domain.scaling.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.resources import pod_patches as marks
@@ -31,8 +32,8 @@ class TenantFunding:
 
     @property
     def may_add(self) -> bool:
-        """Return whether what was granted may start: with a record of the spend or an override."""
-        return not self.refusals or self.view.override is not None
+        """Return whether what was granted may start: only with a record of the spend."""
+        return not self.refusals
 
 
 # All inputs of the objects and the status of a service.
@@ -61,6 +62,10 @@ class ServiceWork:
     def ref(self) -> Ref:
         return self.service_plan.service.ref
 
+    @property
+    def is_set_aside(self) -> bool:
+        return self.service_plan.accepted.reason is Accepted.PLANNER_ERROR
+
 
 def must_write_status_first(service_plan: ServicePlan) -> bool:
     """Return whether the status must be written before the Deployment."""
@@ -75,16 +80,13 @@ def must_write_status_first(service_plan: ServicePlan) -> bool:
 
 
 def outdated_marks(
-    snapshot: Snapshot, service_plan: ServicePlan
+    at: datetime, pods: Iterable[Pod], drain: DrainPlan
 ) -> Iterable[tuple[ObjectManifest, str | None]]:
     """Yield manifests for readiness gates and deletion costs that differ from the decision."""
-    if service_plan.accepted.reason is Accepted.PLANNER_ERROR:
-        return
-    drain = service_plan.drain
-    for pod in service_plan.pods:
+    for pod in pods:
         serving = pod.ref not in drain.draining
         if not pod.terminating and pod.serving is not serving:
-            yield marks.serving_gate(pod, snapshot.at, serving=serving), "status"
+            yield marks.serving_gate(pod, at, serving=serving), "status"
         done = pod.ref in drain.drained
         if not pod.terminating and done is not (pod.deletion_cost == DRAINED_DELETION_COST):
             yield marks.deletion_cost(pod, done=done), None

@@ -1,0 +1,42 @@
+"""Deployments that outlive their service: they are drained and scaled to 0."""
+
+from dataclasses import dataclass
+
+from tessera.api.inference_service import Drain
+from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
+from tessera.domain.scaling.drain import DrainPlan, plan_drain
+
+_DEFAULT_TIMEOUT = Drain().timeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedWorkload:
+    """A Deployment without a service, with what is left to do until it has no replica."""
+
+    workload: Workload
+    pods: tuple[Pod, ...]
+    drain: DrainPlan
+
+
+def drain_removed(snapshot: Snapshot) -> tuple[RemovedWorkload, ...]:
+    """Return the Deployments of deleted services that the garbage collector does not remove.
+
+    Those are orphaned ones, which have lost their owner, and those whose service has a finalizer.
+    """
+    services = {service.ref for service in snapshot.services}
+    deleting = {service.uid: service for service in snapshot.deleting_services}
+    removed = []
+    for workload in snapshot.workloads:
+        owner = deleting.get(workload.owner_uid or "")
+        if workload.service in services or (owner is None and workload.owner_uid is not None):
+            continue
+        timeout = owner.spec.drain.timeout if owner and owner.spec else _DEFAULT_TIMEOUT
+        pods = tuple(
+            pod
+            for pod in snapshot.pods
+            if pod.service == workload.service and pod.variant == workload.variant
+        )
+        if pods or workload.replicas:
+            drain = plan_drain(snapshot, workload, 0, pods, timeout)
+            removed.append(RemovedWorkload(workload=workload, pods=pods, drain=drain))
+    return tuple(sorted(removed, key=lambda candidate: candidate.workload.ref))
