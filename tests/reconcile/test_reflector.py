@@ -140,6 +140,37 @@ async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -
     assert harness.names() == ["early", "later"]
 
 
+async def test_an_etcd_restored_while_the_connection_was_lost_ends_the_reflector() -> None:
+    harness = await listed_reflector()
+    for name in ("one", "two", "three"):
+        await harness.put(a_body(name))
+    harness.cluster.version = 2  # etcd was restored from a snapshot
+    harness.cluster.broken_watches = 1
+    async with asyncio.timeout(30):
+        with pytest.raises(ExceptionGroup) as error:
+            await harness.reflector.run()
+    assert error.group_contains(VersionRollbackError, match="nodes went back from version 3 to 2")
+
+
+async def test_what_was_lost_with_the_connection_is_listed_again() -> None:
+    harness = await listed_reflector()
+    for name in ("one", "two"):
+        await harness.put(a_body(name))
+    # The restored etcd has passed the last known version, and no event tells of what it lacks.
+    await harness.remove("two")
+    harness.cluster.forget_the_past()
+    harness.cluster.forgotten, harness.cluster.broken_watches = 0, 1
+
+    async def names() -> list[str]:
+        return harness.names()
+
+    task = asyncio.create_task(harness.reflector.run())
+    try:
+        await eventually(names, lambda names: names == ["one"])
+    finally:
+        task.cancel()
+
+
 async def test_an_api_server_that_went_back_to_an_older_version_ends_the_reflector() -> None:
     harness = await listed_reflector()
     await harness.put(a_body("one"))

@@ -1,8 +1,9 @@
 """Reflector: keeps the store up to date by lists and watches.
 
-A watch resumes exactly where the list or the last watch ended. When that version has expired, the
-kind is listed again, since a new watch would not report what was deleted meanwhile. Every kind is
-also listed again from time to time.
+A watch resumes exactly where the list or the last watch ended. When that version has expired, or
+the connection was lost, the kind is listed again: a new watch would not report what was deleted
+meanwhile, nor that etcd was restored from an older snapshot. Every kind is also listed again from
+time to time.
 """
 
 import asyncio
@@ -60,20 +61,19 @@ class Reflector:
                 self._wake()
 
     async def _watch_forever(self, kind: ApiResource, scope: str | None) -> None:
-        failing = False
+        interrupted = failing = False
         while True:
             try:
+                if interrupted and await self._list(kind):
+                    self._wake()
+                interrupted = False
                 await self.watch(kind, scope)
                 failing = False
-            except ResourceExpiredError:
-                self._versions[kind, scope] = 0
-                await self._list_with_retry(kind)
-                self._wake()
-                await asyncio.sleep(_RETRY_SECONDS)
             except ClusterError as error:
-                if not failing:
+                if not failing and not isinstance(error, ResourceExpiredError):
                     log.warning("watch failed, retrying: %s", error)
-                failing = True
+                    failing = True
+                interrupted = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
     def _store_change(self, kind: ApiResource, change: WatchEvent) -> bool:
