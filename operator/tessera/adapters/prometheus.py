@@ -1,7 +1,6 @@
 """Prometheus: named queries, and their results as readings."""
 
 import asyncio
-import math
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +90,7 @@ _HISTORY_TIMEOUT_SECONDS = 30
 _GRACE_SECONDS = 1
 _MAX_QUERIES = 8
 _RANGE_STEP = timedelta(seconds=5)
+_MAX_STEPS = 240
 # One service with a longer window must not make the query longer for all.
 _MAX_HISTORY = timedelta(hours=1)
 _SPEEDS_INTERVAL = timedelta(seconds=30)
@@ -184,11 +184,15 @@ class PrometheusMetrics:
         Unknown pods are absent.
         """
         names = "|".join(pod.partition("/")[2] for pod in pods)
-        query = f'{LIVENESS_METRIC}{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
-        rows = self._bounded(
-            await self._query_at(query, self._clock()), Bounds(_POD_LABELS, math.inf)
-        )
-        last_scrapes = {str(_pod_ref(row)): _to_datetime(row["values"][-1][0]) for row in rows}
+        # Of this metric a page can add no series, however many it has of its own.
+        query = f'up{{pod=~"{names}"}}[{span // timedelta(seconds=1) + 1}s]'
+        rows = self._bounded(await self._query_at(query, self._clock()), Bounds(_POD_LABELS, 1))
+        last_scrapes = {
+            str(_pod_ref(row)): _to_datetime(moment)
+            for row in rows
+            for moment, value in row["values"]
+            if value
+        }
         return {pod: last_scrapes[pod] for pod in pods if pod in last_scrapes}
 
     async def tokens(self) -> Mapping[Ref, float]:
@@ -244,7 +248,7 @@ class PrometheusMetrics:
         return bounded_rows(rows, bounds, self._rejected)
 
     async def _query_range(self, query: str, start: datetime, end: datetime) -> list[QueryRow]:
-        step = f"{int(_RANGE_STEP.total_seconds())}s"
+        step = f"{max(_RANGE_STEP, (end - start) // _MAX_STEPS) // timedelta(seconds=1)}s"
         return await self._execute(
             _HISTORY_TIMEOUT_SECONDS, self._client.custom_query_range, query, start, end, step
         )

@@ -39,8 +39,10 @@ SPEEDS = union_query(
         "flops": _rate("vllm:estimated_flops_per_gpu_total", "avg"),
         "read": _rate("vllm:estimated_read_bytes_per_gpu_total", "avg"),
         "written": _rate("vllm:estimated_write_bytes_per_gpu_total", "avg"),
-        "cache": f"count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
-        f"(vllm:cache_config_info{{{_SERVICE_MATCHER}}})",
+        # The sizes are labels of the page, so the number of rows is limited for each service.
+        "cache": f"topk {_GROUP_BY} (3, "
+        f"count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
+        f"(vllm:cache_config_info{{{_SERVICE_MATCHER}}}))",
     }
 )
 

@@ -1,0 +1,122 @@
+"""What the real Prometheus keeps of engines' pages, and what the operator reads of it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from aiohttp import web
+
+from tessera.adapters.clock import now
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus_speeds import SPEEDS
+from tessera.domain.observed.snapshot import PodReading, Ref
+from tessera.ports import MetricsError
+from world import binaries
+from world.prometheus import configuration
+from world.slots import Slot, free_port
+from world.testing import eventually
+
+HONEST = """\
+vllm:num_requests_waiting 3
+vllm:num_requests_running 2
+vllm:cache_config_info{kv_cache_size_tokens="777"} 1
+"""
+FORGED = """\
+vllm:num_requests_waiting{namespace="team-a",pod="chat-0",tessera_dev_service="chat"} 900
+tessera_cost_as_of_timestamp_seconds{job="tessera-system/tessera-operator"} 4102444800
+DCGM_FI_PROF_GR_ENGINE_ACTIVE{namespace="team-a",pod="chat-0"} 1
+"""
+SIZES = "".join(
+    f'vllm:cache_config_info{{kv_cache_size_tokens="{size}"}} 1\n' for size in range(15_000)
+)
+PAGES = {
+    ("team-a", "chat-0"): HONEST,
+    ("evil", "forger"): FORGED,
+    ("evil", "sizes"): SIZES,
+    ("evil", "flood"): HONEST + SIZES + SIZES.replace("cache_config_info", "flood"),
+    ("evil", "label"): f'{HONEST}vllm:e{{long="{"x" * 2000}"}} 1\n',
+}
+CHAT = Ref("team-a", "chat-0")
+
+
+@contextlib.asynccontextmanager
+async def scraped_pages(folder: Path) -> AsyncIterator[PrometheusMetrics]:
+    """Yield the Prometheus that scrapes these pages as a PodMonitor of engines says."""
+
+    async def page(request: web.Request) -> web.Response:
+        _, namespace, pod = request.path.split("/")
+        return web.Response(text=PAGES[namespace, pod], headers={"Content-Type": "text/plain"})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", page)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    port_of_prometheus = free_port("127.0.0.1")
+    config = folder / "prometheus.yaml"
+    config.write_text(json.dumps(_engines_job(folder, f"{host}:{port}")))
+    process = await asyncio.create_subprocess_exec(
+        str(binaries.ensure(print) / "prometheus"),
+        *(f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"),
+        *(f"--web.listen-address=127.0.0.1:{port_of_prometheus}", "--log.level=error"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield PrometheusMetrics(f"http://127.0.0.1:{port_of_prometheus}", now)
+    finally:
+        process.terminate()
+        await process.wait()
+        await runner.cleanup()
+
+
+def _engines_job(folder: Path, address: str) -> dict[str, Any]:
+    slot = cast(Slot, SimpleNamespace(pod_prefix="127.", control="127.0.0.1"))
+    config = configuration(slot, folder / "kubeconfig", 1)
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "engines")
+    del job["kubernetes_sd_configs"], job["relabel_configs"]
+    job["static_configs"] = [
+        {
+            "targets": [address],
+            "labels": {
+                "namespace": namespace,
+                "pod": pod,
+                "tessera_dev_service": "chat",
+                "tessera_dev_variant": "a100",
+                "__metrics_path__": f"/{namespace}/{pod}",
+            },
+        }
+        for namespace, pod in PAGES
+    ]
+    return config | {"scrape_configs": [job]}
+
+
+async def test_what_one_page_shows_is_kept_apart_and_within_limits(tmp_path: Path) -> None:
+    async with scraped_pages(tmp_path) as metrics:
+
+        async def count_scraped() -> Mapping[str, int]:
+            try:
+                return await metrics.count_series(["up == 1", "up == 0"])
+            except MetricsError:  # Prometheus starts
+                return {}
+
+        scraped = await eventually(
+            count_scraped, lambda counts: sum(counts.values()) == len(PAGES), within=30
+        )
+        assert scraped == {"up == 1": 3, "up == 0": 2}, "the flood and the label are refused"
+        readings = await metrics.read()
+        assert readings.problem is None
+        assert readings.pods[CHAT] == PodReading(waiting=3, running=2)
+        assert {pod.name for pod in readings.pods} == {"chat-0", "forger"}
+        (speed,) = readings.speeds[Ref("team-a", "chat")]
+        assert speed.kv_tokens == 777
+        assert (await metrics.count_series([SPEEDS]))[SPEEDS] < 20
+        foreign = ("{__name__=~'tessera_.*'}", "{__name__=~'DCGM_.*'}", 'up{namespace="team-a"}')
+        assert list((await metrics.count_series(foreign)).values()) == [0, 0, 1]
+        pods = ["team-a/chat-0", "evil/sizes", "evil/flood"]
+        assert (await metrics.last_seen(pods, timedelta(minutes=5))).keys() == set(pods[:2])
