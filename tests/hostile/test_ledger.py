@@ -1,5 +1,6 @@
 """Money under broken clocks, refused records and lost objects."""
 
+import json
 from datetime import datetime, timedelta
 from unittest.mock import ANY
 
@@ -192,3 +193,58 @@ async def test_without_a_record_of_the_spend_nothing_is_added_and_reductions_go_
     assert fleet.replicas_of("team-a") == 2
     assert [key for key in fleet.cluster.objects if key.plural == "jobs"]
     assert fleet.body(batch)["status"]["state"] != "Failed"
+
+
+def annotate_override(fleet: Fleet, until: datetime) -> None:
+    override = {"until": until.isoformat(), "reason": "INC-7"}
+    annotations = {"tessera.dev/budget-override": json.dumps(override)}
+    fleet.body(BUDGET)["metadata"]["annotations"] = annotations
+    fleet.cluster.touch(BUDGET)
+
+
+@pytest.mark.parametrize("closed_by", ["lost record", "refused record"])
+async def test_an_override_opens_a_closed_budget_until_its_end(closed_by: str) -> None:
+    fleet = Fleet()
+    fleet.add_pool("a100")
+    fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+    fleet.add_budget("team-a", "5000", "Month")
+    chat = fleet.serve("chat", "team-a", replicas=1)
+    for _ in range(3):
+        await fleet.cycle()
+    if closed_by == "lost record":
+        fleet.cluster.discard(RECORDS)
+        del fleet.body(BUDGET)["status"]["spend"]
+        fleet.restart()
+    else:
+        fleet.cluster.refusals[BUDGET] = "500 etcdserver: request timed out"
+
+    async def replicas_after(wanted: int) -> int:
+        fleet.body(chat)["spec"]["replicas"] = wanted
+        fleet.cluster.touch(chat)
+        for _ in range(20):
+            await fleet.cycle()
+        return fleet.replicas_of("team-a")
+
+    assert await replicas_after(2) == 1
+    annotate_override(fleet, fleet.at + timedelta(minutes=5))
+    assert await replicas_after(3) == 3
+    if closed_by == "lost record":
+        status = fleet.body(BUDGET)["status"]
+        assert status["override"]["reason"] == "INC-7"
+        assert "INC-7" in str(status["conditions"])
+    fleet.at += timedelta(minutes=5)
+    assert await replicas_after(4) <= 3
+    assert "override" not in fleet.body(BUDGET)["status"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "{}", '{"until": "2026-12-01", "reason": "a"}', "[" * 10**5]
+)
+async def test_an_override_that_cannot_be_read_is_none(text: str) -> None:
+    fleet = Fleet()
+    add_tenant(fleet)
+    annotations = {"tessera.dev/budget-override": text}
+    fleet.body(BUDGET)["metadata"]["annotations"] = annotations
+    fleet.cluster.touch(BUDGET)
+    await fleet.cycle()
+    assert "override" not in fleet.body(BUDGET)["status"]

@@ -19,7 +19,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
-from tessera.api.tenant_budget import Tenant, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
@@ -102,11 +102,14 @@ def parse_budget(body: JsonObject) -> Budget:
     """Parse a TenantBudget; if its spec is invalid, `problem` says why."""
     meta = body["metadata"]
     spec, problem = _validate(TenantBudgetSpec, "tenantbudget", body.get("spec", {}))
-    status, named = None, None
+    status, named, override = None, None, None
     with contextlib.suppress(ValidationError):
         status = TenantBudgetStatus.model_validate(body.get("status", {}), extra="ignore")
     with contextlib.suppress(ValidationError):
         named = Tenant.model_validate(body.get("spec", {}).get("tenant"), extra="ignore")
+    with contextlib.suppress(ValidationError):
+        text = meta.get("annotations", {}).get(names.OVERRIDE_ANNOTATION, "")
+        override = BudgetOverride.model_validate_json(text)
     return Budget(
         name=meta["name"],
         created=_creation_time(meta),
@@ -115,6 +118,7 @@ def parse_budget(body: JsonObject) -> Budget:
         named_namespaces=named.namespaces if spec is None and named is not None else (),
         problem=problem,
         status=status or TenantBudgetStatus(),
+        override=override,
         record_lost=status is None,
     )
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, text_default, with_rules
 
@@ -183,6 +183,16 @@ class SpendStatus(_BudgetStatusBase):
     """Windows in which some earlier spend is unknown."""
 
 
+class BudgetOverride(_BudgetStatusBase):
+    """Permission to add replicas and batches although the spend is unknown or not recorded."""
+
+    until: AwareDatetime
+    """When it ends."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """Why it was given."""
+
+
 class TenantBudgetStatus(_BudgetStatusBase):
     """Observed state of the budget; written by the operator only."""
 
@@ -197,6 +207,9 @@ class TenantBudgetStatus(_BudgetStatusBase):
 
     spend: SpendStatus | None = None
     """Record of the spend, from which a restarted operator continues."""
+
+    override: BudgetOverride | None = None
+    """Override in effect, from the annotation `tessera.dev/budget-override`."""
 
     summary: str = ""
     """Window closest to its limit in one line, for `kubectl get`: spend, limit and share."""

@@ -32,7 +32,16 @@ def build_parser(program: str = "tessera") -> argparse.ArgumentParser:
         prog=program, description="Inspect the inference fleets of a cluster."
     )
     commands = root_parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    cluster_commands = (_add_doctor, _add_explain, _add_top, _add_update, _add_cost, plan, mosaic)
+    cluster_commands = (
+        _add_doctor,
+        _add_explain,
+        _add_top,
+        _add_update,
+        _add_budget,
+        _add_cost,
+        plan,
+        mosaic,
+    )
     for add in (*cluster_commands, size):
         add(commands)
     _add_installed_commands(commands)
@@ -123,6 +132,33 @@ def _add_update(commands: Commands) -> None:
     subparser.add_argument("service", metavar="SERVICE", help="name of the InferenceService")
     add_cluster_options(subparser)
     add_namespace_option(subparser, "namespace of the service")
+    add_output_options(subparser)
+
+
+def _add_budget(commands: Commands) -> None:
+    subcommands = commands.add_parser(
+        "budget",
+        help="open a tenant's budget for some time",
+        description="Commands of the platform team for TenantBudgets.",
+    ).add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+    subparser = add_command(
+        subcommands,
+        "override",
+        "let a tenant add replicas although the spend is unknown or not recorded",
+        "A budget whose spend is unknown, or whose record the API server refuses, adds nothing. "
+        "The override opens it until a time: the limits apply to the spend that is known. It "
+        "stands in the status, in the message of WithinBudget, in explain and in the metrics.",
+        module="tessera.cli.budget.command",
+    )
+    subparser.add_argument("budget", metavar="NAME", help="name of the TenantBudget")
+    subparser.add_argument(
+        "--until",
+        required=True,
+        metavar="TIME",
+        help="end, such as 2026-11-30T18:00:00Z; within the next 31 days",
+    )
+    subparser.add_argument("--reason", required=True, metavar="TEXT", help="why, for the record")
+    add_cluster_options(subparser)
     add_output_options(subparser)
 
 

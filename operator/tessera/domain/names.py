@@ -29,6 +29,8 @@ SPEND_RECORDS_NAME = "tessera-spend"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 # On a service: a new value requests the newest pod template and weights.
 UPDATE_ANNOTATION = f"{GROUP}/update"
+# On a TenantBudget: a `BudgetOverride` as JSON.
+OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"

@@ -272,8 +272,8 @@ class Applier:
             problems += await self._attempt(self._write(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
         if not work.may_add:
-            kept = [item for item in manifests if item.kind is not api_resources.DEPLOYMENTS]
-            refusals, _ = await self._apply_all(kept)
+            others = [item for item in manifests if item.kind is not api_resources.DEPLOYMENTS]
+            refusals, _ = await self._apply_all(others)
             problems += refusals
         elif not self._may_defer(service_plan, manifests, existing):
             refusals, work.in_place = await self._apply_all(manifests)

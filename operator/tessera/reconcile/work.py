@@ -32,8 +32,8 @@ class TenantFunding:
 
     @property
     def may_add(self) -> bool:
-        """Return whether what was granted may start: only with a record of the spend."""
-        return not self.refusals
+        """Return whether what was granted may start: with a record of the spend or an override."""
+        return not self.refusals or self.view.override is not None
 
 
 # All inputs of the objects and the status of a service.

@@ -317,7 +317,14 @@ class _BudgetCollector(Collector):
             "1 if the budget covers everything that is requested, else 0; with the reason.",
             labels=["budget", "owner", "reason"],
         )
+        override = GaugeMetricFamily(
+            "tessera_budget_override_until_timestamp_seconds",
+            "End of the override in effect.",
+            labels=["budget"],
+        )
         for view in self.outcome.plan.budgets if self.outcome else ():
+            if view.override is not None:
+                override.add_metric([view.budget.name], view.override.until.timestamp())
             name, verdict = view.budget.name, view.within_budget
             owner = view.spec.owner if view.spec is not None else ""
             within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
@@ -329,7 +336,7 @@ class _BudgetCollector(Collector):
                     label_values, budget_window.min_replicas_cost + budget_window.granted
                 )
                 forecast.add_metric(label_values, budget_window.forecast)
-        yield from (limit, spent, committed, forecast, within_budget)
+        yield from (limit, spent, committed, forecast, within_budget, override)
 
 
 class _BatchCollector(Collector):

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from tessera.api.accelerator_pool import Price
 from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
-from tessera.api.tenant_budget import TenantBudgetSpec
+from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import accrue_spend, current_meter, rates, restore_meter
@@ -48,6 +48,8 @@ class BudgetView:
     """Namespaces in which the budget decides."""
     state: BudgetState
     meter: SpendMeter = field(default_factory=SpendMeter)
+    override: BudgetOverride | None = None
+    """The override in effect: no window is closed because its spend is unknown."""
     hourly_cost: int = 0
     """Nano-units that all running replicas cost in an hour now."""
     services: int = 0
@@ -74,7 +76,11 @@ class BudgetView:
     @property
     def within_budget(self) -> StatusVerdict[WithinBudget]:
         """Return the condition WithinBudget; valid once the plan has granted all requests."""
-        return self.state.closed or _within_budget(self, self.state)
+        verdict = self.state.closed or _within_budget(self, self.state)
+        if self.override is None:
+            return verdict
+        override = f"override until {self.override.until:%Y-%m-%dT%H:%MZ}: {self.override.reason}"
+        return StatusVerdict(verdict.reason, f"{verdict.message}; {override}")
 
 
 def build_budget_views(
@@ -120,6 +126,9 @@ def build_budget_views(
             namespaces=tuple(names),
             state=_closed_state(budget.name, snapshot.at, _NOT_ACCEPTED),
             meter=meters.get(budget.name, SpendMeter()),
+            override=budget.override
+            if budget.override is not None and snapshot.at < budget.override.until
+            else None,
             services=sum(services[name] for name in names),
             batches=sum(batches[name] for name in names),
         )
@@ -236,7 +245,7 @@ def _metered_view(
     pods = [pod for pod in snapshot.pods if pod.devices and pod.ref.namespace in view.namespaces]
     pod_rates = rates(pods, views, spec.currency)
     meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
-    state = _budget_state(budget.name, spec, meter, periods, at)
+    state = _budget_state(view, spec, meter, periods, at)
     state.currency_mismatch = _uncounted_pods(pods, views, spec.currency)
     hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
     return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
@@ -272,7 +281,7 @@ meter_budget = Step(_metered_view, _set_aside)
 
 
 def _budget_state(
-    name: str,
+    view: BudgetView,
     spec: TenantBudgetSpec,
     meter: SpendMeter,
     periods: Sequence[CalendarPeriod],
@@ -282,7 +291,7 @@ def _budget_state(
         BudgetWindow(
             field_path=f"spec.limits[{index}].amount",
             period=period,
-            limit=_limit(spec, index, known=meter.is_complete(period)),
+            limit=_limit(spec, index, known=bool(view.override) or meter.is_complete(period)),
             spent=meter.spent(period),
         )
         for index, period in enumerate(periods)
@@ -297,7 +306,7 @@ def _budget_state(
         )
         for budget_window, limit in zip(current, spec.limits, strict=True)
     ]
-    return BudgetState(name, spec.currency, at, current, upcoming)
+    return BudgetState(view.budget.name, spec.currency, at, current, upcoming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,14 +381,13 @@ def _within_budget(view: BudgetView, state: BudgetState) -> StatusVerdict[Within
 def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget] | None:
     """Return why the budget refuses replicas, now or in the next windows; None when it does not."""
     for window in state.current_windows:
-        if not view.meter.is_complete(window.period):
+        if view.override is None and not view.meter.is_complete(window.period):
             return StatusVerdict(
                 WithinBudget.SPEND_UNKNOWN,
                 f"the spend of this {window.period.name.lower()} is unknown, so at most "
                 f"{state.amount(window.limit)} is available until "
-                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onSpendUnknown.allowUpTo to "
-                "allow "
-                "more",
+                f"{window.period.end:%Y-%m-%dT%H:%MZ}; raise spec.onSpendUnknown.allowUpTo, or run "
+                f"kubectl tessera budget override {view.budget.name} --until TIME --reason TEXT",
             )
     if state.currency_mismatch is not None:
         return StatusVerdict(WithinBudget.CURRENCY_MISMATCH, state.currency_mismatch)

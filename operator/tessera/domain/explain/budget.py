@@ -43,6 +43,11 @@ def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
     return (
         *([("budget", f"{view.budget.name}, owner {view.spec.owner}")] if view.spec else []),
         *(
+            [("override", f"until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}")]
+            if (override := view.override) is not None
+            else []
+        ),
+        *(
             (
                 window.period.name.lower(),
                 f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "

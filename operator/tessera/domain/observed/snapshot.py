@@ -8,7 +8,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolSta
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
-from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -63,6 +63,8 @@ class Budget:
     """Namespaces that an invalid spec names, as far as they can be read."""
     problem: str | None = None
     status: TenantBudgetStatus = field(default_factory=TenantBudgetStatus)
+    override: BudgetOverride | None = None
+    """The annotation, whether or not it has ended."""
     record_lost: bool = False
     """There is a status, and it cannot be read."""
 

@@ -49,7 +49,8 @@ def budget_status(
         for condition in previous.conditions
     ]
     same_spec = view.spec in (None, previous.accepted_spec)
-    is_due = must_record or _is_record_due(view, previous.spend, state)
+    changed = must_record or view.override != previous.override
+    is_due = changed or _is_record_due(view, previous.spend, state)
     if unchanged and same_spec and not is_due:
         return previous
     return TenantBudgetStatus(
@@ -57,6 +58,7 @@ def budget_status(
         conditions=new_conditions,
         accepted_spec=view.spec or previous.accepted_spec,
         spend=_spend_status(view.meter, state) if state.closed is None else previous.spend,
+        override=view.override,
         summary=summary(view),
         per_hour=from_nanos(view.hourly_cost).quantize(_COST_QUANTUM)
         if state.closed is None

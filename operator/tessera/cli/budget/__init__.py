@@ -1,0 +1,1 @@
+"""`tessera budget`: what the platform team decides about a budget by hand."""

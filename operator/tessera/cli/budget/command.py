@@ -1,0 +1,81 @@
+"""`tessera budget override`: open a budget whose spend is unknown or not recorded."""
+
+import argparse
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+
+from pydantic import ValidationError
+
+from tessera.adapters.clock import now
+from tessera.api.tenant_budget import BudgetOverride
+from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.output import Output
+from tessera.domain.names import OVERRIDE_ANNOTATION
+from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.resources.manifest import wire_format
+
+# No window is longer.
+_MAX_DURATION = timedelta(days=31)
+
+
+def run(arguments: argparse.Namespace) -> Output:
+    """Write the override."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> Output:
+    requested = parse_override(arguments.until, arguments.reason, now())
+    async with open_reader(arguments) as reader:
+        return await override(reader, arguments.budget, requested, arguments.output)
+
+
+def parse_override(until: str, reason: str, at: datetime) -> BudgetOverride:
+    """Return the override that the options describe; CommandError when they do not."""
+    try:
+        end = datetime.fromisoformat(until)
+    except ValueError as error:
+        raise CommandError(
+            f"--until {until}: not a time, use a form such as 2026-11-30T18:00:00Z"
+        ) from error
+    if end.tzinfo is None:
+        raise CommandError(f"--until {until}: the time zone is missing, append Z for UTC")
+    if not at < end <= at + _MAX_DURATION:
+        raise CommandError(
+            f"--until {until}: not within the next {_MAX_DURATION.days} days; an override always "
+            "ends"
+        )
+    try:
+        return BudgetOverride(until=end.astimezone(UTC), reason=reason)
+    except ValidationError as error:
+        raise CommandError("--reason: give 1 to 256 characters") from error
+
+
+async def override(
+    reader: Reader, name: str, requested: BudgetOverride, output_format: str
+) -> Output:
+    """Annotate the TenantBudget, which only those may do who may change it."""
+    body = {"metadata": {"annotations": {OVERRIDE_ANNOTATION: json.dumps(wire_format(requested))}}}
+    status, answer = await reader.send(
+        "PATCH",
+        TENANT_BUDGETS.path(None, name),
+        body=body,
+        content_type="application/merge-patch+json",
+    )
+    if status == HTTPStatus.FORBIDDEN:
+        raise DeniedError(
+            f"permission denied: patch TenantBudget/{name}; ask the platform team for it"
+        )
+    if status == HTTPStatus.NOT_FOUND:
+        raise CommandError(f"TenantBudget/{name} not found; kubectl get tenantbudgets")
+    if status >= HTTPStatus.BAD_REQUEST:
+        message = answer.get("message", "")
+        raise CommandError(f"TenantBudget/{name}: API server returned {status}: {message}")
+    if output_format == "json":
+        return Output(json.dumps({"budget": name, **wire_format(requested)}, indent=2) + "\n")
+    return Output(
+        f"TenantBudget/{name}: override until {requested.until:%Y-%m-%dT%H:%MZ}, its spend counts "
+        f"on; end it with kubectl annotate tenantbudget {name} {OVERRIDE_ANNOTATION}-\n"
+    )
