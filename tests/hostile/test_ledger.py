@@ -1,6 +1,7 @@
 """Money under broken clocks, refused records and lost objects."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from unittest.mock import ANY
 
@@ -140,6 +141,31 @@ async def test_a_record_from_the_future_is_not_believed_and_time_goes_on(copied:
     assert fleet.spent("team-a") > before
     as_of = fleet.body(BUDGET)["status"]["spend"]["asOf"]
     assert datetime.fromisoformat(as_of) <= fleet.at
+
+
+async def test_where_the_record_outside_is_gone_too_the_operators_own_series_have_the_spend() -> (
+    None
+):
+    fleet = Fleet()
+    add_tenant(fleet)
+    for _ in range(20):
+        await fleet.cycle()
+    spent = fleet.spent("team-a") + 10**9
+    records = dict(fleet.observations.memory.spend_records)
+    window = records["team-a"].meter.spend_by_window["Month"]
+    exported = replace(
+        records["team-a"].meter, spend_by_window={"Month": replace(window, nanos=spent)}
+    )
+    fleet.cluster.discard(BUDGET)
+    fleet.cluster.discard(RECORDS)
+    fleet.restart()
+    memory = fleet.observations.memory
+    fleet.observations.memory = replace(
+        memory, spend_records={"team-a": replace(records["team-a"], meter=exported)}
+    )
+    fleet.add_budget("team-a", "5000", "Month")
+    await fleet.cycle()
+    assert fleet.spent("team-a") >= spent
 
 
 async def test_a_new_budget_is_new_and_an_old_record_is_dropped() -> None:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from prometheus_api_client import PrometheusConnect
@@ -25,8 +25,10 @@ from tessera.adapters.prometheus_rows import (
 )
 from tessera.adapters.prometheus_session import PrometheusSession, start_daemon
 from tessera.adapters.prometheus_speeds import SPEED_BOUNDS, SPEEDS, speeds_of
+from tessera.api.tenant_budget import WindowName
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
+from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.ports import Clock, MetricsError, RejectedSample
@@ -61,6 +63,9 @@ COST = "tessera_cost_nanos_total"
 COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
 COST_SINCE = "tessera_cost_since_timestamp_seconds"
 
+BUDGET_SPENT = "tessera_budget_spent_nanos"
+BUDGET_WINDOW_START = "tessera_budget_window_start_timestamp_seconds"
+
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _STATES = {state.value: state for state in CostState}
 # The prefix that Prometheus adds to a target's own label when it collides with one of ours.
@@ -73,6 +78,7 @@ _ACTIVITY_BOUNDS = Bounds(_POD_LABELS, 1.01)
 _TOKEN_BOUNDS = Bounds(_SERVICE_LABELS, 1e9)
 _TIMESTAMP_BOUNDS = Bounds((), MAX_TIMESTAMP)
 _NANO_BOUNDS = Bounds((), 1e18)
+_SPENT_BOUNDS = Bounds(("budget", "window"), 1e18)
 _LOAD_BOUNDS = {
     "waiting": _QUEUE_BOUNDS,
     "running": _QUEUE_BOUNDS,
@@ -86,6 +92,10 @@ _LOAD_BOUNDS = {
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 _HISTORY_TIMEOUT_SECONDS = 30
+# No window of a budget is longer.
+_MAX_WINDOW = timedelta(days=32)
+# So long after the start of a window a scrape may show the spend of the one before.
+_WINDOW_CHANGE = timedelta(seconds=30)
 # Seconds that a thread may outlive its query's own deadline, which does not cover slow headers.
 _GRACE_SECONDS = 1
 _MAX_QUERIES = 8
@@ -177,6 +187,34 @@ class PrometheusMetrics:
         query = f"max_over_time({COST_AS_OF}{{{self._own_target}}}[1d])"
         rows = self._bounded(await self._query(query), latest)
         return _to_datetime(max(map(_sample_value, rows))) if rows else None
+
+    async def spend_records(self) -> Mapping[str, SpendRecord]:
+        """Return what each budget spent in its latest windows, as the operators exported it.
+
+        Raises MetricsError on failure.
+        """
+        at, own = self._clock(), f"{{{self._own_target}}}"
+        span = f"[{_MAX_WINDOW // timedelta(seconds=1)}s]"
+        latest = (at + _MAX_CLOCK_SKEW).timestamp()
+        as_of, started = await asyncio.gather(
+            self._query_at(f"max(max_over_time({COST_AS_OF}{own}{span}))", at),
+            self._query_at(
+                "max by (budget, window, currency) "
+                f"(max_over_time({BUDGET_WINDOW_START}{own}{span}))",
+                at,
+            ),
+        )
+        charged = self._bounded(as_of, Bounds((), latest))
+        starts = self._bounded(started, Bounds(("budget", "window", "currency"), latest))
+        spent: list[tuple[float, QueryRow]] = []
+        for start in sorted({_sample_value(row) for row in starts}):
+            elapsed = at - _to_datetime(start) - _WINDOW_CHANGE
+            if elapsed > timedelta(seconds=1):
+                seconds = elapsed // timedelta(seconds=1)
+                query = f"max by (budget, window) (max_over_time({BUDGET_SPENT}{own}[{seconds}s]))"
+                rows = self._bounded(await self._query_at(query, at), _SPENT_BOUNDS)
+                spent += [(start, row) for row in rows]
+        return spend_records_of(charged, starts, spent)
 
     async def last_seen(self, pods: Sequence[str], span: timedelta) -> Mapping[str, datetime]:
         """Return when each of these pods (namespace/name) was last scraped.
@@ -334,6 +372,44 @@ def loads_of(
             )
         )
     return {service: tuple(service_loads) for service, service_loads in loads.items()}
+
+
+def spend_records_of(
+    charged: Sequence[QueryRow], starts: Iterable[QueryRow], spent: Iterable[tuple[float, QueryRow]]
+) -> Mapping[str, SpendRecord]:
+    """Return a record for each budget, from the starts of its windows and the spend since these."""
+    if not charged:
+        return {}
+    as_of = _to_datetime(max(map(_sample_value, charged)))
+    nanos = {
+        (row["metric"]["budget"], row["metric"]["window"], start): int(_sample_value(row))
+        for start, row in spent
+    }
+    latest: dict[tuple[str, WindowName], tuple[float, str]] = {}
+    for row in starts:
+        labels = row["metric"]
+        for window in get_args(WindowName):
+            if labels["window"] == window:
+                key = labels["budget"], window
+                latest[key] = max(
+                    latest.get(key, (0.0, "")), (_sample_value(row), labels["currency"])
+                )
+    windows: dict[str, dict[WindowName, WindowSpend]] = defaultdict(dict)
+    currencies: dict[str, str] = {}
+    for (budget, window), (start, currency) in sorted(latest.items()):
+        amount = nanos.get((budget, window, start))
+        if amount is not None:
+            since = _to_datetime(start)
+            windows[budget][window] = WindowSpend(since, amount, since)
+            # Of windows in several currencies none can be used.
+            currencies[budget] = currency if currencies.get(budget, currency) == currency else ""
+    return {
+        budget: SpendRecord(
+            currency=currencies[budget],
+            meter=SpendMeter(as_of=as_of, spend_by_window=spends, names_replicas=False),
+        )
+        for budget, spends in windows.items()
+    }
 
 
 def scrapes_of(

@@ -256,7 +256,7 @@ class Runtime:
         self._observations.memory = replace(memory, scaling_history=scaling_history)
 
     async def _restore_spend(self) -> None:
-        """Restore until when costs were billed, and when pods deleted since then were last seen."""
+        """Restore from Prometheus the end of the bill, spend, and when missing pods were seen."""
         if self._metrics is None:
             return
         records = [
@@ -271,6 +271,9 @@ class Runtime:
         } - existing_pods
         try:
             self._observations.bill = Bill(as_of=await self._metrics.billed_until())
+            spend_records = await self._metrics.spend_records()
+            memory = replace(self._observations.memory, spend_records=spend_records)
+            self._observations.memory = memory
             if missing_pods:
                 since = self._clock() - min(record.as_of for record in records)
                 last_seen = await self._metrics.last_seen(sorted(missing_pods), since)

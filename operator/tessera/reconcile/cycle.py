@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tessera.domain.billing.bill import Bill, accrue, busy_since
+from tessera.domain.budget.metering import merge_records
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import Plan, PlanCache, plan
@@ -104,7 +105,8 @@ class FleetReconciler:
         if self._spend_restored:
             return
         memory = self._observations.memory
-        records = {**memory.spend_records, **await self._applier.spend_records.read()}
+        copy = await self._applier.spend_records.read()
+        records = merge_records(copy, memory.spend_records, self._clock())
         self._observations.memory = replace(memory, spend_records=records)
         self._spend_restored = True
 

@@ -317,6 +317,11 @@ class _BudgetCollector(Collector):
             "1 if the budget covers everything that is requested, else 0; with the reason.",
             labels=["budget", "owner", "reason"],
         )
+        start = GaugeMetricFamily(
+            "tessera_budget_window_start_timestamp_seconds",
+            "Start of the current window.",
+            labels=[*labels, "currency"],
+        )
         override = GaugeMetricFamily(
             "tessera_budget_override_until_timestamp_seconds",
             "End of the override in effect.",
@@ -330,13 +335,16 @@ class _BudgetCollector(Collector):
             within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
             for budget_window in view.state.current_windows:
                 label_values = [name, budget_window.period.name]
+                start.add_metric(
+                    [*label_values, view.state.currency], budget_window.period.start.timestamp()
+                )
                 limit.add_metric(label_values, budget_window.limit)
                 spent.add_metric(label_values, budget_window.spent)
                 committed.add_metric(
                     label_values, budget_window.min_replicas_cost + budget_window.granted
                 )
                 forecast.add_metric(label_values, budget_window.forecast)
-        yield from (limit, spent, committed, forecast, within_budget, override)
+        yield from (limit, spent, committed, forecast, within_budget, start, override)
 
 
 class _BatchCollector(Collector):

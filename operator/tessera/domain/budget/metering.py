@@ -13,6 +13,7 @@ from tessera.domain.budget.meter import (
     MeteredGroup,
     MeteredReplica,
     SpendMeter,
+    SpendRecord,
     WindowSpend,
 )
 from tessera.domain.budget.periods import CalendarPeriod
@@ -187,6 +188,17 @@ def current_meter(
         outside.as_of is not None and outside.as_of - recorded.as_of > MAX_CLOCK_ERROR
     )
     return outside if restored and _is_past(outside, at) else recorded
+
+
+def merge_records(
+    first: Mapping[str, SpendRecord], second: Mapping[str, SpendRecord], at: datetime
+) -> Mapping[str, SpendRecord]:
+    """Return the records of both; of two for one budget, the one that `current_meter` prefers."""
+    merged = {**second, **first}
+    for name in first.keys() & second.keys():
+        if current_meter(None, first[name].meter, second[name].meter, at) is second[name].meter:
+            merged[name] = second[name]
+    return merged
 
 
 def _is_past(meter: SpendMeter, at: datetime) -> bool:
