@@ -18,12 +18,15 @@ class Counts:
     active: int = 7
     renamed: int = 0
     engines: int = 2
+    operators: int = 1
     problem: str = ""
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         if self.problem:
             raise MetricsError(self.problem)
-        return dict(zip(selectors, (self.active, self.renamed, self.engines), strict=True))
+        return dict(
+            zip(selectors, (self.active, self.renamed, self.engines, self.operators), strict=True)
+        )
 
 
 def a_check_context(api: MemoryApi, counts: Counts | None = None, **fields: Any) -> CheckContext:

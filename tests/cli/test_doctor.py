@@ -251,6 +251,7 @@ async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
         (Counts(active=0), "dcgm metrics", "dcgm-exporter"),
         (Counts(renamed=7), "dcgm metrics", "honorLabels: true"),
         (Counts(engines=0), "engine metrics", "podMonitorSelector"),
+        (Counts(operators=0), "operator metrics", "prometheus.job"),
         (Counts(problem="it is away"), "prometheus", "port-forward"),
     ],
 )

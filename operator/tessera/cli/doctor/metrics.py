@@ -1,11 +1,12 @@
 """Checks of Prometheus: reachable, and with the series that scaling reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tessera.adapters.prometheus import LIVENESS_METRIC
+from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.adapters.prometheus_queries import SERVICE
 from tessera.api.text import counted
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, SeriesCounter
+from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
 from tessera.cli.doctor.operator import operator_deployments
 from tessera.cli.errors import CommandError
 from tessera.ports import MetricsError
@@ -15,7 +16,7 @@ _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.
 _RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
-_URL_VARIABLE = "TESSERA_PROMETHEUS_URL"
+_URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
 _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
 _SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
 
@@ -38,7 +39,8 @@ async def check_pod_monitors(context: CheckContext) -> Sequence[Finding]:
 
 async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
     """Check that the given Prometheus, or the operator's, has the readings."""
-    url, configured_url = context.prometheus_url, await _configured_url(context)
+    configured_url, access = await _operator_settings(context)
+    url = context.prometheus_url
     if configured_url == "":
         return [
             Finding(
@@ -53,7 +55,10 @@ async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
         message = "URL unknown"
         return [Finding("prometheus", FindingState.SKIPPED, message, "--prometheus URL")]
     try:
-        counts = await _series_counts(context.series_counter(url))
+        own_series = f"tessera_leader{{{access.own_target}}}"
+        counts = await context.series_counter(url).count_series(
+            (_GPU_ACTIVITY, _RELABELED_ACTIVITY, _ENGINE_LIVENESS, own_series)
+        )
     except MetricsError as error:
         if context.prometheus_url is not None:
             fix = f"check the URL, or {_FORWARD_HINT} http://127.0.0.1:9090"
@@ -70,26 +75,23 @@ async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
     return [
         Finding("prometheus", FindingState.OK, f"{url} responds"),
         *_metric_findings(counts, await _ready_replicas(context)),
+        _own_finding(own_series, counts[own_series]),
     ]
 
 
-async def _configured_url(context: CheckContext) -> str | None:
-    """Return the operator's URL; empty when it has none, None when unknown."""
+async def _operator_settings(context: CheckContext) -> tuple[str | None, PrometheusAccess]:
+    """Return the operator's URL, empty when it has none and None when unknown, and its target."""
     try:
         deployments = await operator_deployments(context.reader)
     except CommandError:
-        return None
+        return None, PrometheusAccess()
     for deployment in deployments:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             env = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
-            return env.get(_URL_VARIABLE, "") or ""
-    return None
-
-
-async def _series_counts(series_counter: SeriesCounter) -> dict[str, int]:
-    return dict(
-        await series_counter.count_series((_GPU_ACTIVITY, _RELABELED_ACTIVITY, _ENGINE_LIVENESS))
-    )
+            namespace, job = deployment["metadata"]["namespace"], env.get(_JOB_VARIABLE) or ""
+            access = PrometheusAccess(namespace=namespace, job=job)
+            return env.get(_URL_VARIABLE, "") or "", access
+    return None, PrometheusAccess()
 
 
 async def _ready_replicas(context: CheckContext) -> int:
@@ -101,7 +103,18 @@ async def _ready_replicas(context: CheckContext) -> int:
     return sum(body.get("status", {}).get("readyReplicas", 0) for body in bodies)
 
 
-def _metric_findings(counts: dict[str, int], ready_replicas: int) -> Iterator[Finding]:
+def _own_finding(selector: str, count: int) -> Finding:
+    if count:
+        return Finding("operator metrics", FindingState.OK, f"{counted(count, 'operator')} scraped")
+    fix = (
+        "check that Prometheus selects the PodMonitor tessera-operator, or set prometheus.job of "
+        "the chart to the label job of its target: without it a new leader charges nothing for "
+        "the time before its start"
+    )
+    return Finding("operator metrics", FindingState.PROBLEM, f"no {selector}", fix)
+
+
+def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
         message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
