@@ -117,6 +117,8 @@ class ClusterObject:
 
     None for an object that Tessera never applied, whatever its labels say.
     """
+    malformed: bool = False
+    """Whether it could not be parsed, and is no input of a plan for that reason."""
     version: int = field(default=0, compare=False)
     """The resourceVersion; of two observations of an object, the larger one is the newer."""
 

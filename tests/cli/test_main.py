@@ -236,7 +236,10 @@ def test_an_object_that_cannot_be_read_is_a_sentence_on_stderr(tmp_path: Path) -
     )
     done = tessera("snapshot", "plan", str(file))
     assert done.returncode == 0
-    assert done.stderr == "tessera snapshot plan: nodes odd: parsing failed, ignored\n"
+    assert done.stderr == (
+        "tessera snapshot plan: nodes/odd: malformed and ignored: "
+        "AttributeError: 'int' object has no attribute 'get'\n"
+    )
 
 
 def test_a_wrong_option_is_reported_with_the_usage() -> None:

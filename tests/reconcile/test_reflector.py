@@ -189,3 +189,16 @@ async def test_a_watch_that_is_stale_again_and_again_pauses_between_lists() -> N
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert harness.woken <= len(KINDS)
+
+
+async def test_a_malformed_object_is_left_out_and_counted() -> None:
+    harness = await listed_reflector()
+    await harness.put(a_body("good"))
+    await harness.put({"metadata": {"name": "odd", "labels": {"pool": 5}}})
+    assert [node.name for node in harness.store.plan_inputs(NODES) if isinstance(node, Node)] == [
+        "good"
+    ]
+    assert harness.store.malformed == {"nodes": 1}
+    await harness.put(a_body("odd"))
+    assert len(harness.store.plan_inputs(NODES)) == 2
+    assert harness.store.malformed == {"nodes": 0}

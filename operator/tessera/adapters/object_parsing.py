@@ -595,8 +595,8 @@ def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterOb
         RecursionError,
     ) as error:
         summary = f"{type(error).__name__}: {error}"[:300]
-        log.warning("%s/%s: malformed and ignored: %s", kind.plural, meta["name"], summary)
-        return ClusterObject(key=key)
+        log.error("%s/%s: malformed and ignored: %s", kind.plural, meta["name"], summary)
+        return ClusterObject(key=key, malformed=True)
 
 
 def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) -> ClusterObject:

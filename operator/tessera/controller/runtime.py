@@ -210,6 +210,7 @@ class Runtime:
             self._last_reconcile = time.monotonic()
             seconds = self._last_reconcile - started
             self.telemetry.record_reconcile(outcome, seconds, time.thread_time() - cpu_started)
+            self.telemetry.record_malformed(self.store.malformed)
 
     async def _read_metrics(self) -> None:
         """Query Prometheus beside the cycles, so that a slow query delays nothing."""

@@ -22,6 +22,8 @@ class Store:
         self._unlisted = set(self._objects)
         self._deleted_versions: dict[ObjectKey, int] = {}
         self._plan_inputs: dict[str, tuple[ObjectValue, ...]] = {}
+        self.malformed: dict[str, int] = {}
+        """Objects that the last plan left out since they cannot be parsed, by kind."""
         self._children: Mapping[Ref | None, tuple[ClusterObject, ...]] | None = None
         self._previous_children: Mapping[Ref | None, tuple[ClusterObject, ...]] = {}
 
@@ -79,7 +81,9 @@ class Store:
     def plan_inputs(self, kind: ApiResource) -> tuple[ObjectValue, ...]:
         """Return what the plan reads of a kind; the same tuple as long as nothing changed."""
         if kind.plural not in self._plan_inputs:
-            plan_inputs = (observed.plan_input for observed in self._objects[kind.plural].values())
+            objects = self._objects[kind.plural].values()
+            self.malformed[kind.plural] = sum(observed.malformed for observed in objects)
+            plan_inputs = (observed.plan_input for observed in objects)
             self._plan_inputs[kind.plural] = tuple(
                 value for value in plan_inputs if value is not None
             )

@@ -83,6 +83,12 @@ class Telemetry:
         # From 0 on, so that a first increase is one.
         for reason in RejectedSample:
             self._rejected.labels(reason)
+        self._malformed = Gauge(
+            "tessera_malformed_objects",
+            "Objects that cannot be parsed and are left out, by `kind`, such as pods.",
+            ("kind",),
+            registry=self.registry,
+        )
         self._certificate = Gauge(
             "tessera_webhook_certificate_expiration_timestamp_seconds",
             "Expiry of the webhook certificate that this process serves, by `secret`.",
@@ -211,6 +217,11 @@ class Telemetry:
         """Count samples of Prometheus that were left out, by reason."""
         for reason, count in samples.items():
             self._rejected.labels(reason).inc(count)
+
+    def record_malformed(self, objects: Mapping[str, int]) -> None:
+        """Record how many objects of each kind are left out."""
+        for kind, count in objects.items():
+            self._malformed.labels(kind).set(count)
 
     def record_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)
