@@ -51,13 +51,13 @@ POOLS = [
         reason=PoolAccepted.OVERLAPPING,
         manifest=pool_manifest(LABELS + PRICES, "zone-b"),
         field="spec.nodeSelector",
-        says=("1 node of AcceleratorPool/a100", "a100-0"),
+        says=("only nodes of other pools", "a100-0 of AcceleratorPool/a100"),
     ),
     RefusalCase(
         reason=Discovered.NOT_ACCEPTED,
         manifest=pool_manifest(LABELS + f"  prices: [{{from: {TOMORROW}, perGPUHour: '1'}}]"),
         field="Accepted",
-        says=("nothing is discovered",),
+        says=("Accepted is False", "PriceNotYetEffective"),
     ),
     RefusalCase(
         reason=Discovered.NO_NODES,
@@ -74,10 +74,10 @@ POOLS = [
         pools=(),
     ),
     RefusalCase(
-        reason=Discovered.MIXED_PRODUCTS,
+        reason=Discovered.NODES_SET_ASIDE,
         manifest=pool_manifest(LABELS + PRICES),
         field="spec.nodeSelector",
-        says=("2 products", A100, H100, "nvidia.com/gpu.product"),
+        says=("1 node set aside", f"a100-1 is {H100}"),
         nodes=(a_node(whole=1), a_node(whole=1, product=H100, name="a100-1")),
         pools=(),
     ),

@@ -359,7 +359,10 @@ class PoolAccepted(StatusReason):
         "PriceNotYetEffective",
         "The first day of `spec.prices` is in the future.",
     )
-    OVERLAPPING = "Overlapping", "A node matches the `spec.nodeSelector` of two pools."
+    OVERLAPPING = (
+        "Overlapping",
+        "Every node that `spec.nodeSelector` matches belongs to an older pool.",
+    )
     PLANNER_ERROR = (
         "PlannerError",
         "Discovering this pool failed with an internal error; what runs there stays.",
@@ -373,7 +376,12 @@ class Discovered(StatusReason):
     NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
     NO_NODES = "NoNodes", "No node matches `spec.nodeSelector`."
     NO_DEVICES = "NoDevices", "Nodes match `spec.nodeSelector`, but offer no GPU."
-    MIXED_PRODUCTS = "MixedProducts", "The nodes have different GPU products."
+    NODES_SET_ASIDE = (
+        "NodesSetAside",
+        "Nodes with known devices match `spec.nodeSelector`; others, named in the message, have "
+        "another product or belong to an older pool and are not used.",
+        True,
+    )
     UNKNOWN_PRODUCT = "UnknownProduct", "The nodes have a GPU product that Tessera does not know."
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from tessera.adapters import object_parsing as wire
+from tessera.api.reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
@@ -45,6 +46,10 @@ def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
             yield Finding(name, FindingState.PROBLEM, f"{verdict.reason}: {verdict.message}", fix)
             return
     message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
+    if view.discovered.reason is Discovered.NODES_SET_ASIDE:
+        fix = "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
+        yield Finding(name, FindingState.WARNING, message, fix)
+        return
     if view.ready_nodes < view.nodes:
         not_ready = view.nodes - view.ready_nodes
         fix = "kubectl get nodes: a node that is NotReady or cordoned offers no devices"

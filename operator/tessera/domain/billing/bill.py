@@ -105,13 +105,19 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
     if end <= begin:
         return bill
     busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot)
-    specs = {view.pool.name: view.pool.spec for view in views if view.pool.spec is not None}
+    views_by_node = pools.pools_by_node(views)
     parts: Counter[CostLine] = Counter()
     for node in snapshot.nodes:
-        if (pool := _pool_of(node, specs)) is not None:
+        view = views_by_node.get(node.name)
+        if view is not None and view.pool.spec is not None:
             node_pods = pods_by_node.get(node.name, ())
             node_charges = _NodeCharges(
-                pool=pool, spec=specs[pool], node=node, pods=node_pods, busy_since=busy_pods
+                pool=view.pool.name,
+                product=view.product or "",
+                spec=view.pool.spec,
+                node=node,
+                pods=node_pods,
+                busy_since=busy_pods,
             )
             for line, charged in node_charges.charges(begin, end):
                 parts[line] += charged
@@ -141,20 +147,12 @@ def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
     return {ref: since for ref, reading in usable.items() if reading.running}
 
 
-def _pool_of(node: Node, specs: Mapping[str, AcceleratorPoolSpec]) -> str | None:
-    """Return the pool of a node; None without one."""
-    labels = node.labels.items()
-    # A node costs once, even when the selectors of two pools match it: the first name counts.
-    return min(
-        (name for name, spec in specs.items() if spec.node_selector.items() <= labels), default=None
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NodeCharges:
     """One node with its pods, for charging."""
 
     pool: str
+    product: str
     spec: AcceleratorPoolSpec
     node: Node
     pods: Sequence[Pod]
@@ -230,14 +228,10 @@ class _NodeCharges:
         return -(-allocatable // _GPU_WEIGHT)
 
     def _weight(self, resource: str) -> int:
-        return round(pools.weight_of(self._product, resource) * _GPU_WEIGHT)
+        return round(pools.weight_of(self.product, resource) * _GPU_WEIGHT)
 
     def _profile(self, resource: str) -> str:
-        return WHOLE if resource == pools.GPU else pools.profile_of(self._product, resource)
-
-    @property
-    def _product(self) -> str:
-        return self.node.labels.get(pools.PRODUCT_LABEL, "")
+        return WHOLE if resource == pools.GPU else pools.profile_of(self.product, resource)
 
 
 def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:

@@ -16,7 +16,7 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import accrue_spend, current_meter, rates, restore_meter
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
-from tessera.domain.hardware.pools import PoolView
+from tessera.domain.hardware.pools import PoolView, pools_by_node
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
 from tessera.domain.steps import Step, planner_error
@@ -253,20 +253,22 @@ def _metered_view(
 
 def _uncounted_pods(pods: Sequence[Pod], views: Sequence[PoolView], currency: str) -> str | None:
     """Return which pools of another currency the pods run in; None without one."""
-    nodes = {pod.node for pod in pods if pod.ended is None and pod.devices}
-    foreign = [
+    views_by_node = pools_by_node(views)
+    pools = {
         f"{view.pool.name} ({view.price.currency})"
-        for view in views
-        if view.price is not None
+        for pod in pods
+        if pod.ended is None
+        and pod.devices
+        and (view := views_by_node.get(pod.node or "")) is not None
+        and view.price is not None
         and view.price.currency != currency
-        and not nodes.isdisjoint(view.node_names)
-    ]
-    if not foreign:
+    }
+    if not pools:
         return None
     return (
-        f"spec.currency: {currency}, but the tenant runs in {', '.join(foreign)}, where its cost "
-        "is not counted and nothing is added; convert spec.prices of the pool, or name other pools "
-        "in spec.placement.pools"
+        f"spec.currency: {currency}, but the tenant runs in {', '.join(sorted(pools))}, where its "
+        "cost is not counted and nothing is added; convert spec.prices of the pool, or name other "
+        "pools in spec.placement.pools"
     )
 
 

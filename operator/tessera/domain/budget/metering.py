@@ -17,7 +17,7 @@ from tessera.domain.budget.meter import (
     WindowSpend,
 )
 from tessera.domain.budget.periods import CalendarPeriod
-from tessera.domain.hardware.pools import PoolView, tariff_of
+from tessera.domain.hardware.pools import PoolView, pools_by_node, tariff_of
 from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.observed.snapshot import Pod
 
@@ -39,10 +39,10 @@ class Rate:
 
 def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
     """Return the rates by uid of the pods that are bound in a pool priced in the currency."""
-    pools_by_node = {name: view for view in views for name in view.node_names}
+    views_by_node = pools_by_node(views)
     rates_by_uid = {}
     for pod in pods:
-        view = pools_by_node.get(pod.node or "")
+        view = views_by_node.get(pod.node or "")
         tariff = tariff_of(view, pod.devices) if view is not None else None
         if view is not None and tariff is not None and tariff.currency == currency:
             rates_by_uid[pod.uid] = Rate(view.pool.name, tariff)

@@ -69,6 +69,8 @@ class PoolView:
     discovered: StatusVerdict[Discovered]
     product: str | None = None
     node_names: frozenset[str] = frozenset()
+    odd_nodes: frozenset[str] = frozenset()
+    """Nodes of another product: unused, and billed by the pool's prices all the same."""
     nodes: int = 0
     ready_nodes: int = 0
     gpus: int = 0
@@ -79,38 +81,52 @@ class PoolView:
 
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
     """Return every pool with its nodes, devices and price of the day, in the order of names."""
-    nodes_by_pool = {
-        pool.name: tuple(
+    selected = {
+        pool.name: [
             node for node in nodes if pool.spec.node_selector.items() <= node.labels.items()
-        )
-        for pool in pools
+        ]
+        for pool in sorted(pools, key=lambda pool: (pool.created, pool.name))
         if pool.spec is not None
     }
+    owners: dict[str, str] = {}
+    for name, pool_nodes in selected.items():
+        for node in pool_nodes:
+            owners.setdefault(node.name, name)
     return tuple(
-        pool_view(pool, nodes_by_pool, today) for pool in sorted(pools, key=lambda pool: pool.name)
+        pool_view(pool, selected.get(pool.name, ()), owners, today)
+        for pool in sorted(pools, key=lambda pool: pool.name)
     )
 
 
+def pools_by_node(views: Sequence[PoolView]) -> Mapping[str, PoolView]:
+    """Return the pool by whose prices the pods of each node are billed."""
+    return {name: view for view in views for name in view.node_names | view.odd_nodes}
+
+
 def _discover_pool(
-    pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]], today: date
+    pool: Pool, selected: Sequence[Node], owners: Mapping[str, str], today: date
 ) -> PoolView:
+    """Return the view of a pool; a node that two pools select belongs to the older one."""
     if pool.spec is None:
         return _rejected_view(pool, PoolAccepted.INVALID_SPEC, pool.problem or "")
-    nodes = nodes_by_pool[pool.name]
     price = money.price_on(pool.spec.prices, today)
     if price is None:
         first = min(price.from_ for price in pool.spec.prices)
         message = f"spec.prices begins on {first}; add a price from {today} or earlier"
         return _rejected_view(pool, PoolAccepted.PRICE_NOT_YET_EFFECTIVE, message)
-    if (overlap := _overlap_message(pool, nodes_by_pool)) is not None:
-        return _rejected_view(pool, PoolAccepted.OVERLAPPING, overlap)
-    return _discovered_view(pool, pool.spec, nodes, price)
+    nodes = tuple(node for node in selected if owners[node.name] == pool.name)
+    others = {node.name: owner for node in selected if (owner := owners[node.name]) != pool.name}
+    if others and not nodes:
+        message = (
+            f"spec.nodeSelector matches only nodes of other pools ({_owned_by_others(others)}); "
+            "narrow the labels of one of them"
+        )
+        return _rejected_view(pool, PoolAccepted.OVERLAPPING, message)
+    return _discovered_view(pool, pool.spec, nodes, others, price)
 
 
 def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
-    discovered = StatusVerdict(
-        Discovered.NOT_ACCEPTED, "nothing is discovered while Accepted is False"
-    )
+    discovered = StatusVerdict(Discovered.NOT_ACCEPTED, f"Accepted is False, {reason}: {message}")
     return PoolView(pool=pool, accepted=StatusVerdict(reason, message), discovered=discovered)
 
 
@@ -122,36 +138,51 @@ def _set_aside(error: Exception, pool: Pool, *_: object) -> PoolView:
 pool_view = Step(_discover_pool, _set_aside)
 
 
-def _overlap_message(pool: Pool, nodes_by_pool: Mapping[str, tuple[Node, ...]]) -> str | None:
-    """Return why the pool is rejected: it shares a node with a pool of an earlier name."""
-    own_nodes = {node.name for node in nodes_by_pool[pool.name]}
-    for name in sorted(nodes_by_pool):
-        shared = own_nodes.intersection(node.name for node in nodes_by_pool[name])
-        if name < pool.name and shared:
-            return (
-                f"spec.nodeSelector matches {counted(len(shared), 'node')} of "
-                f"AcceleratorPool/{name}, first {min(shared)}; narrow the labels of one of them"
-            )
-    return None
+def _owned_by_others(owners: Mapping[str, str]) -> str:
+    """Return up to 3 nodes with their pools, and how many more there are."""
+    parts = [f"{name} of AcceleratorPool/{owners[name]}" for name in sorted(owners)[:3]]
+    return ", ".join(parts) + (f" and {len(owners) - 3} more" if len(owners) > 3 else "")
+
+
+def _product_name(pool: Pool, nodes: Sequence[Node]) -> str | None:
+    """Return the product of a pool: the known one while a node has it, else that of most nodes."""
+    counts = Counter(name for node in nodes if (name := node.labels.get(PRODUCT_LABEL)))
+    if pool.status.product in counts:
+        return pool.status.product
+    return min(counts, key=lambda name: (-counts[name], name), default=None)
 
 
 def _discovered_view(
-    pool: Pool, spec: AcceleratorPoolSpec, nodes: tuple[Node, ...], price: Price
+    pool: Pool,
+    spec: AcceleratorPoolSpec,
+    owned: tuple[Node, ...],
+    others: Mapping[str, str],
+    price: Price,
 ) -> PoolView:
+    name = _product_name(pool, owned)
+    odd = {
+        node.name: node.labels[PRODUCT_LABEL]
+        for node in owned
+        if node.labels.get(PRODUCT_LABEL, name) != name
+    }
+    nodes = tuple(node for node in owned if node.name not in odd)
     ready = tuple(node for node in nodes if node.schedulable)
-    names = sorted({node.labels[PRODUCT_LABEL] for node in nodes if PRODUCT_LABEL in node.labels})
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
     slices = +_slice_counts(ready)
-    product = products().get(names[0]) if len(names) == 1 else None
+    product = products().get(name) if name is not None else None
+    verdict = _discovery_verdict(spec, nodes, name, gpus, slices)
+    if odd or others:
+        verdict = _with_nodes_set_aside(verdict, odd, others)
     return PoolView(
         pool=pool,
         accepted=StatusVerdict(
             PoolAccepted.VALID,
             f"{price.per_gpu_hour} {price.currency} per GPU and hour ({price.basis})",
         ),
-        discovered=_discovery_verdict(spec, nodes, names, gpus, slices),
-        product=names[0] if len(names) == 1 else None,
+        discovered=verdict,
+        product=name,
         node_names=frozenset(node.name for node in nodes),
+        odd_nodes=frozenset(odd),
         nodes=len(nodes),
         ready_nodes=len(ready),
         gpus=gpus,
@@ -164,7 +195,7 @@ def _discovered_view(
 def _discovery_verdict(
     spec: AcceleratorPoolSpec,
     nodes: tuple[Node, ...],
-    names: list[str],
+    name: str | None,
     gpus: int,
     slices: Mapping[str, int],
 ) -> StatusVerdict[Discovered]:
@@ -174,23 +205,34 @@ def _discovery_verdict(
         return StatusVerdict(
             Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0"
         )
-    if len(names) > 1:
-        return StatusVerdict(
-            Discovered.MIXED_PRODUCTS,
-            f"spec.nodeSelector matches {len(names)} products ({', '.join(names)}): add "
-            f"{PRODUCT_LABEL}",
-        )
-    if not names or not (gpus or slices):
+    if name is None or not (gpus or slices):
         return StatusVerdict(
             Discovered.NO_DEVICES,
             f"spec.nodeSelector matches {counted(len(nodes), 'node')} without an allocatable GPU; "
             f"check that the device plugin and GPU feature discovery run there: {command} -L "
             f"{PRODUCT_LABEL}",
         )
-    if names[0] not in products():
-        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(names[0]))
+    if name not in products():
+        return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(name))
     message = f"{counted(len(nodes), 'node')} with {format_devices(gpus, tuple(slices.items()))}"
     return StatusVerdict(Discovered.DEVICES_FOUND, message)
+
+
+def _with_nodes_set_aside(
+    verdict: StatusVerdict[Discovered], odd: Mapping[str, str], others: Mapping[str, str]
+) -> StatusVerdict[Discovered]:
+    """Return the verdict with the nodes that the pool selects and does not use."""
+    parts = [f"{name} is {product}" for name, product in sorted(odd.items())[:3]]
+    if len(odd) > 3:
+        parts.append(f"{len(odd) - 3} more have another product")
+    if others:
+        parts.append(_owned_by_others(others))
+    message = (
+        f"{verdict.message}; {counted(len(odd) + len(others), 'node')} set aside: "
+        f"{', '.join(parts)}. Narrow spec.nodeSelector, or correct the labels of the nodes"
+    )
+    reason = Discovered.NODES_SET_ASIDE if verdict.reason.is_true else verdict.reason
+    return StatusVerdict(reason, message)
 
 
 def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
@@ -199,20 +241,31 @@ def tier_by_pool(views: Sequence[PoolView]) -> Mapping[str, Tier | None]:
 
 
 def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None:
-    """Return what a pod with these devices is billed in a pool; None without price or product."""
-    if view.pool.spec is None or view.product not in products():
+    """Return what a pod with these devices is billed in a pool; None without a readable spec."""
+    if view.pool.spec is None:
         return None
-    weights = (weight_of(view.product, resource) * count for resource, count in devices.items())
+    product = view.product or ""
+    weights = (weight_of(product, resource) * count for resource, count in devices.items())
     return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
 
 
 @cache
 def weight_of(product: str, resource: str) -> Decimal:
-    """Return the share of a GPU that a device is billed; 0 for an unknown one."""
+    """Return the share of a GPU that a device is billed; 0 for what is neither GPU nor slice.
+
+    A slice that the product does not have costs as the smallest that any product calls so, and one
+    that none has as a whole GPU.
+    """
     if resource == GPU:
         return Decimal(1)
+    if not resource.startswith(MIG_PREFIX):
+        return Decimal(0)
     hardware = _resource_hardware(product, resource)
-    return billing_weight(hardware) if hardware is not None else Decimal(0)
+    candidates = (
+        [hardware] if hardware else [_resource_hardware(name, resource) for name in products()]
+    )
+    weights = [billing_weight(candidate) for candidate in candidates if candidate is not None]
+    return min(weights, default=Decimal(1))
 
 
 @cache

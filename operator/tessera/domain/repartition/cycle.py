@@ -345,7 +345,7 @@ def _pool_blocker(
 ) -> StatusVerdict[LayoutReady] | None:
     """Return why the rollout of a pool has to pause, None when it may go on."""
     # A pool without devices goes on: they are absent while a device plugin restarts.
-    if view.discovered.reason not in (Discovered.DEVICES_FOUND, Discovered.NO_DEVICES):
+    if not view.discovered.reason.is_true and view.discovered.reason is not Discovered.NO_DEVICES:
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
     if mig.backend in mig_backends or (mig.mode == "Static" and not mig.layout):
         return None

@@ -1,0 +1,100 @@
+"""Which nodes a pool uses, what a pod there costs, and who may use the pool."""
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from tessera.api.reasons import Discovered, PlacementReason, PoolAccepted
+from tessera.domain.hardware.pools import PoolView, discover, pools_by_node, tariff_of
+from tessera.domain.observed.snapshot import Node, Pool, Ref
+from tessera.domain.placement.placement import place
+from tessera.domain.status.service import pool_status
+from tests.builders import (
+    A100,
+    H100,
+    NOW,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    plan_of,
+)
+
+SLICE = {"nvidia.com/mig-1g.10gb": 1}
+CHAT = Ref("team-a", "chat")
+NODES = (a_node(slices={"1g.10gb": 7}), a_node(slices={"1g.10gb": 7}, name="a100-1"))
+
+
+def views_of(pools: tuple[Pool, ...], nodes: tuple[Node, ...]) -> dict[str, PoolView]:
+    return {view.pool.name: view for view in discover(pools, nodes, NOW.date())}
+
+
+def test_an_established_pool_keeps_its_nodes_from_a_newcomer_with_an_earlier_name() -> None:
+    established = replace(a_pool(), created=NOW)
+    newcomer = replace(a_pool("a", "9.50", nodeSelector={"pool": "a100"}), created=at(60))
+    snapshot = a_snapshot(
+        a_service(),
+        pools=(newcomer, established),
+        workloads=(a_workload(2),),
+        pods=(a_pod(node="a100-0", devices=SLICE, bound=NOW),),
+    )
+    decision = plan_of(snapshot)
+    views = {view.pool.name: view for view in decision.pools}
+    assert views["a"].accepted.reason == PoolAccepted.OVERLAPPING
+    assert views["a100"].discovered.reason == Discovered.DEVICES_FOUND
+    choice = decision.service_plans[CHAT].choice
+    assert choice is not None
+    assert choice.offer.pool == "a100"
+    assert pools_by_node(decision.pools)["a100-0"].pool.name == "a100"
+    status = pool_status(views["a"], None, NOW)
+    messages = {condition.type: condition.message for condition in status.conditions}
+    assert "Overlapping" in messages["Discovered"]
+    assert "a100-0 of AcceleratorPool/a100" in messages["Discovered"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "slices"),
+    [(H100, {"1g.10gb": 7}), ("NVIDIA-Z900", {"1g.10gb": 7}), ("NVIDIA-H200", {"1g.18gb": 7})],
+)
+def test_a_node_of_another_product_is_set_aside_and_the_pool_goes_on(
+    odd: str, slices: dict[str, int]
+) -> None:
+    view = views_of((a_pool(),), (*NODES, a_node(slices=slices, product=odd, name="odd")))["a100"]
+    assert (view.product, view.nodes, view.slices) == (A100, 2, (("1g.10gb", 14),))
+    assert view.discovered.reason == Discovered.NODES_SET_ASIDE
+    assert f"1 node set aside: odd is {odd}" in view.discovered.message
+    profile = next(iter(slices))
+    tariff = tariff_of(pools_by_node([view])["odd"], {f"nvidia.com/mig-{profile}": 1})
+    assert tariff is not None
+    assert tariff.hourly(NOW.date()).nanos > 0
+
+
+def test_the_product_of_a_pool_stays_while_a_node_has_it() -> None:
+    pool = a_pool()
+    known = replace(pool, status=pool.status.model_copy(update={"product": A100}))
+    nodes = [a_node(slices={"1g.10gb": 7}, product=H100, name=f"h-{index}") for index in range(3)]
+    assert views_of((known,), (*nodes, NODES[0]))["a100"].product == A100
+    assert views_of((pool,), (*nodes, NODES[0]))["a100"].product == H100
+    assert views_of((known,), tuple(nodes))["a100"].product == H100
+
+
+def test_one_node_with_the_label_of_another_pool_takes_no_pool_out() -> None:
+    pools = (replace(a_pool("a000", nodeSelector={"old": "yes"}), created=NOW), a_pool())
+    shared = a_node(slices={"1g.10gb": 7}, name="shared", labels={"old": "yes"})
+    views = views_of(pools, (*NODES, shared))
+    assert views["a100"].node_names == {"a100-0", "a100-1"}
+    assert views["a100"].discovered.reason == Discovered.NODES_SET_ASIDE
+    assert "shared of AcceleratorPool/a000" in views["a100"].discovered.message
+    assert views["a000"].node_names == {"shared"}
+
+
+def test_a_slice_that_no_product_has_costs_as_a_whole_gpu() -> None:
+    view = views_of((a_pool(),), NODES)["a100"]
+    tariff = tariff_of(view, {"nvidia.com/mig-9g.999gb": 1, "nvidia.com/hostdev": 4})
+    assert tariff is not None
+    assert tariff.weight == Decimal(1)
