@@ -159,6 +159,13 @@ SERVICES = [
         pools=(),
     ),
     RefusalCase(
+        reason=PlacementReason.POOL_NOT_ALLOWED,
+        manifest=service_manifest("  model: {uri: 'hf://Qwen/Qwen3-8B'}"),
+        field="spec.placement.pools",
+        says=("spec.namespaces of AcceleratorPool a100", "team-a", "kubectl get acceleratorpools"),
+        pools=(a_pool(namespaces=["team-b"]),),
+    ),
+    RefusalCase(
         reason=PlacementReason.NO_POOL,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  placement: {pools: [spot]}\n  class: Standard"

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from tessera.api.meta import (
     Amount,
     Conditions,
+    DnsLabel,
     DnsSubdomain,
     LabelKey,
     LabelValue,
@@ -86,7 +87,11 @@ class AcceleratorPoolSpec(Wire):
     """Nodes of the pool, and what they cost."""
 
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
-    """Labels that select the nodes of the pool. All of them must have the same GPU product."""
+    """Labels that select the nodes of the pool. A node of another GPU product than most is not
+    used."""
+
+    namespaces: Annotated[tuple[DnsLabel, ...], Field(max_length=256)] | None = None
+    """Namespaces whose services and batches may use the pool; omitted, all of them."""
 
     tier: Tier = "OnDemand"
     """How the nodes are bought. Services of class `Interactive` never run on `Spot`."""
@@ -153,10 +158,10 @@ class AcceleratorPoolStatus(Wire):
     """GPU product as named by GPU Feature Discovery."""
 
     nodes: int = 0
-    """Nodes that match `spec.nodeSelector`."""
+    """Nodes that match `spec.nodeSelector`, without those set aside."""
 
     ready_nodes: int = 0
-    """Matching nodes that are Ready and schedulable."""
+    """Nodes of these that are Ready and schedulable."""
 
     gpus: int = 0
     """Whole GPUs that the nodes offer, without GPUs that are partitioned into slices."""

@@ -104,6 +104,10 @@ class PlacementReason(StatusReason):
     PLACED = "Placed", "The service is placed on the cheapest hardware that fits.", True
     NOT_ACCEPTED = "NotAccepted", "The service is not placed while `Accepted` is False."
     NO_POOL = "NoPool", "No AcceleratorPool may be used."
+    POOL_NOT_ALLOWED = (
+        "PoolNotAllowed",
+        "`spec.namespaces` of the pools that could be used does not list the namespace.",
+    )
     NO_HARDWARE = "NoHardware", "The allowed pools offer no device that Tessera knows."
     MIXED_CURRENCIES = (
         "MixedCurrencies",

@@ -98,3 +98,39 @@ def test_a_slice_that_no_product_has_costs_as_a_whole_gpu() -> None:
     tariff = tariff_of(view, {"nvidia.com/mig-9g.999gb": 1, "nvidia.com/hostdev": 4})
     assert tariff is not None
     assert tariff.weight == Decimal(1)
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "reason"),
+    [
+        (None, PlacementReason.PLACED),
+        (["team-b", "team-a"], PlacementReason.PLACED),
+        (["team-b"], PlacementReason.POOL_NOT_ALLOWED),
+        ([], PlacementReason.POOL_NOT_ALLOWED),
+    ],
+)
+def test_a_pool_names_the_namespaces_that_may_use_it(
+    namespaces: list[str] | None, reason: PlacementReason
+) -> None:
+    pool = a_pool(namespaces=namespaces)
+    decision = place(
+        a_spec(),
+        discover((pool,), NODES, NOW.date()),
+        namespace="team-a",
+        current=None,
+        min_replicas=2,
+        used_devices={},
+    )
+    assert decision.verdict.reason == reason
+    snapshot = a_snapshot(a_service(), pools=(pool,), nodes=NODES)
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    assert service_plan.placement.verdict.reason == reason
+    assert service_plan.scale.replicas == (2 if reason.is_true else 0)
+
+
+def test_a_service_moves_past_a_cheaper_pool_that_does_not_list_its_namespace() -> None:
+    pools = (a_pool("a100", "1.00", namespaces=["team-b"]), a_pool("b100", "9.00"))
+    nodes = (*NODES, a_node("b100", slices={"1g.10gb": 7}))
+    choice = plan_of(a_snapshot(a_service(), pools=pools, nodes=nodes)).service_plans[CHAT].choice
+    assert choice is not None
+    assert choice.offer.pool == "b100"

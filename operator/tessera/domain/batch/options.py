@@ -34,6 +34,7 @@ TIERS: Mapping[CapacityClass, frozenset[Tier]] = {
 _EXCLUDED_BY_POLICY: Mapping[SpotPolicy, CapacityClass] = {"Only": "non-spot", "Never": "spot"}
 _NO_CAPACITY_REASONS = {
     PlacementReason.NO_POOL: BatchRunning.NO_POOL,
+    PlacementReason.POOL_NOT_ALLOWED: BatchRunning.NO_POOL,
     PlacementReason.NO_HARDWARE: BatchRunning.NO_HARDWARE,
     PlacementReason.MIXED_CURRENCIES: BatchRunning.MIXED_CURRENCIES,
     PlacementReason.TOO_LARGE: BatchRunning.TOO_LARGE,
@@ -146,6 +147,7 @@ def no_capacity_verdict(query: CapacityQuery) -> StatusVerdict[BatchRunning]:
     verdict = place(
         query.source.spec,
         query.situation.views,
+        namespace=query.situation.batch.ref.namespace,
         current=None,
         min_replicas=1,
         used_devices=query.situation.used_devices,
@@ -200,6 +202,7 @@ def _placed_choice(
     return place(
         query.source.spec,
         views,
+        namespace=query.situation.batch.ref.namespace,
         current=attempt.variant
         if attempt is not None and attempt_capacity(attempt) == capacity_class
         else None,

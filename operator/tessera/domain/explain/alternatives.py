@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.explain.decision import Alternative
 from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
-from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.hardware.pools import HardwareOffer, admits
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import (
     HardwareCandidate,
@@ -34,7 +34,7 @@ def alternatives(
         if isinstance(sized.fit, ReplicaFit)
     ]
     for candidate, choice in sorted(fitting, key=lambda pair: price_order(pair[1])):
-        message = exclusion_reason(spec, candidate.offer) or _comparison(
+        message = exclusion_reason(plan, service_plan, candidate.offer) or _comparison(
             snapshot, plan, service_plan, choice
         )
         yield Alternative(name=choice.variant, price=choice.hourly.formatted(4), message=message)
@@ -44,7 +44,7 @@ def alternatives(
             yield Alternative(
                 name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
                 price=candidate.offer.hourly.formatted(4),
-                message=exclusion_reason(spec, candidate.offer)
+                message=exclusion_reason(plan, service_plan, candidate.offer)
                 or _misfit_message(spec, candidate.fit),
             )
     for view in plan.pools:
@@ -53,20 +53,27 @@ def alternatives(
             yield Alternative(name=view.pool.name, price="", message=blocker.message)
 
 
-def exclusion_reason(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
-    """Return why the spec does not allow an offer; empty when it does."""
+def exclusion_reason(plan: Plan, service_plan: ServicePlan, offer: HardwareOffer) -> str:
+    """Return why the spec or the pool does not allow an offer; empty when both do."""
+    spec = service_plan.service.spec
+    if spec is None:
+        return ""
     if spec.placement.pools and offer.pool not in spec.placement.pools:
         return "spec.placement.pools does not list the pool"
     if offer.needs_repartition and spec.placement.mig != "Auto":
         return "no such slice exists; spec.placement.mig Auto would let Tessera partition GPUs"
     if spec.placement.isolation == "Gpu" and not offer.hardware.exclusive:
         return "spec.placement.isolation Gpu: other pods may share the GPU"
-    return tier_exclusion(spec, offer)
+    return pool_exclusion(plan, service_plan, offer)
 
 
-def tier_exclusion(spec: InferenceServiceSpec, offer: HardwareOffer) -> str:
-    """Return why the service class excludes an offer, whatever pools are listed; else empty."""
-    if offer.tier in allowed_tiers(spec):
+def pool_exclusion(plan: Plan, service_plan: ServicePlan, offer: HardwareOffer) -> str:
+    """Return why the pool excludes the service, whatever pools that lists; else empty."""
+    service = service_plan.service
+    if not admits(pool_view(plan, offer.pool).pool.spec, service.ref.namespace):
+        return f"spec.namespaces of the pool does not list {service.ref.namespace}"
+    spec = service.spec
+    if spec is None or offer.tier in allowed_tiers(spec):
         return ""
     return f"{offer.tier}: spec.class {spec.service_class} never runs there"
 

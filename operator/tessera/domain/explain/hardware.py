@@ -7,7 +7,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.explain.alternatives import alternatives, exclusion_reason, tier_exclusion
+from tessera.domain.explain.alternatives import alternatives, exclusion_reason, pool_exclusion
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
 from tessera.domain.hardware.pools import PoolView
@@ -113,13 +113,15 @@ def _would_change(
     compared_pools = {chosen.offer.pool}
     for other_choice in choices:
         pool = other_choice.offer.pool
-        if pool not in compared_pools and not exclusion_reason(spec, other_choice.offer):
+        if pool not in compared_pools and not exclusion_reason(
+            plan, service_plan, other_choice.offer
+        ):
             compared_pools.add(pool)
             yield from _changes_for(snapshot, plan, service_plan, chosen, other_choice)
     other_pools = {
         option.offer.pool
         for option in choices
-        if not tier_exclusion(spec, option.offer)
+        if not pool_exclusion(plan, service_plan, option.offer)
         and option.offer.pool not in compared_pools
         and option.hourly.currency == chosen.hourly.currency
     }

@@ -103,6 +103,11 @@ def pools_by_node(views: Sequence[PoolView]) -> Mapping[str, PoolView]:
     return {name: view for view in views for name in view.node_names | view.odd_nodes}
 
 
+def admits(spec: AcceleratorPoolSpec | None, namespace: str) -> bool:
+    """Return whether the services and batches of a namespace may use a pool."""
+    return spec is None or spec.namespaces is None or namespace in spec.namespaces
+
+
 def _discover_pool(
     pool: Pool, selected: Sequence[Node], owners: Mapping[str, str], today: date
 ) -> PoolView:

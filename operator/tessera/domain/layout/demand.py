@@ -12,7 +12,7 @@ from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain import money
 from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
-from tessera.domain.hardware.pools import GPU, PoolView, plans_layouts
+from tessera.domain.hardware.pools import GPU, PoolView, admits, plans_layouts
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
@@ -246,6 +246,7 @@ def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOpt
         offer
         for view in views
         if not spec.placement.pools or view.pool.name in spec.placement.pools
+        if admits(view.pool.spec, proposal.service.ref.namespace)
         for offer in view.offers
         if offer.layout_profile and offer.tier in tiers
     ]

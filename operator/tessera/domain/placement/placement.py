@@ -10,7 +10,7 @@ from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.hardware.pools import HardwareOffer, PoolView, plans_layouts
+from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
@@ -110,6 +110,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     spec: InferenceServiceSpec,
     views: Sequence[PoolView],
     *,
+    namespace: str,
     current: str | None,
     min_replicas: int,
     used_devices: Mapping[tuple[str, str], int],
@@ -122,7 +123,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     A service stays on its `current` variant as long as that fits: no model moves only for a better
     price. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
     the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
-    of other services by pool and resource. Only pools of `tiers` count, and `rank` defines cheap.
+    of other services by pool and resource. Only pools of `tiers` that admit the namespace count,
+    and `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
     it stays where it is or waits.
@@ -131,7 +133,15 @@ def place(  # noqa: PLR0913 - two of them are for batches
     if shape is None:
         raise ValueError(f"{spec.model.uri} was placed without a shape")
     pools = spec.placement.pools
-    allowed = [view for view in views if not pools or view.pool.name in pools]
+    named = [view for view in views if not pools or view.pool.name in pools]
+    allowed = [view for view in named if admits(view.pool.spec, namespace)]
+    if named and not allowed:
+        closed = ", ".join(view.pool.name for view in named)
+        return _not_placed(
+            PlacementReason.POOL_NOT_ALLOWED,
+            f"spec.placement.pools: spec.namespaces of AcceleratorPool {closed} does not list "
+            f"{namespace}; have it added, or name another pool of kubectl get acceleratorpools",
+        )
     offers = [
         offer
         for view in allowed

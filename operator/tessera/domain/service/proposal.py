@@ -151,6 +151,7 @@ def _propose(
     placement = _unknown_pool_decision(service, views) or place(
         spec,
         views,
+        namespace=service.ref.namespace,
         current=objects.workloads[0].variant if objects.workloads else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
