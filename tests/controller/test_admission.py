@@ -11,11 +11,12 @@ from tessera.api.inference_service import InferenceServiceStatus
 from tessera.controller.admission import (
     review_batch,
     review_budget,
+    review_pool,
     review_service,
     service_validator,
 )
 from tessera.domain.observed.batches import VolumeClaim
-from tessera.domain.observed.snapshot import Ref
+from tessera.domain.observed.snapshot import Budget, Node, Pool, Ref
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
@@ -24,11 +25,13 @@ from tessera.resources.api_resources import (
     CLAIMS,
     INFERENCE_SERVICES,
     KINDS,
+    NODES,
     TENANT_BUDGETS,
+    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.batch_builders import a_batch, a_batch_spec
-from tests.builders import NOW, SMALL, a_budget, a_pool, a_service, a_spec
+from tests.builders import A100, NOW, SMALL, a_budget, a_node, a_pool, a_service, a_spec
 
 
 def a_body(**spec: Any) -> dict[str, Any]:
@@ -120,8 +123,115 @@ def test_a_second_budget_for_a_namespace_is_a_warning() -> None:
     refusals, warnings = review_budget(a_budget_body(), store)
     assert refusals == []
     assert warnings[0].startswith(
-        "spec.tenant.namespaces[0]: team-a belongs to TenantBudget/first too"
+        "spec.tenant.namespaces[0]: team-a belongs to TenantBudget/first, which keeps it"
     )
+
+
+def put(store: Store, kind: ApiResource, *values: Budget | Pool | Node) -> Store:
+    for value in values:
+        key = ObjectKey(kind.plural, "", value.name)
+        store.put(kind, ClusterObject(key=key, plan_input=value))
+    return store
+
+
+def test_the_currency_of_a_budget_that_spent_is_refused() -> None:
+    body = a_budget_body(currency="EUR")
+    window = {
+        "window": "Day",
+        "start": "2026-11-20T00:00:00Z",
+        "end": "2026-11-21T00:00:00Z",
+        **dict.fromkeys(("limit", "spent", "committed", "forecast", "maxOverspend"), "1"),
+    }
+    body["status"] = {
+        "acceptedSpec": a_budget_body()["spec"],
+        "spend": {"asOf": "2026-11-20T12:00:00Z", "windows": [window]},
+    }
+    refusals, _ = review_budget(body, a_store())
+    assert refusals[0].startswith("spec.currency: EUR cannot replace USD")
+
+
+def test_a_budget_in_a_currency_that_no_pool_has_is_a_warning() -> None:
+    store = put(a_store(), ACCELERATOR_POOLS, a_pool())
+    assert review_budget(a_budget_body(), store) == ([], [])
+    _, (warning,) = review_budget(a_budget_body(currency="EUR"), store)
+    assert warning.startswith("spec.currency: no AcceleratorPool is priced in EUR but in USD")
+
+
+def a_pool_body(name: str = "a-new", **spec: Any) -> dict[str, Any]:
+    prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
+    body = {"nodeSelector": {"pool": "a100"}, "prices": prices, **spec}
+    return {"metadata": {"name": name}, "spec": body}
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({}, "matches only nodes of other pools (a100-0 of AcceleratorPool/a100)"),
+        (
+            {"prices": [{"from": "2026-01-01", "perGPUHour": "0"}], "nodeSelector": {"p": "new"}},
+            "spec.prices[0].perGPUHour: 0 makes what runs there free",
+        ),
+        (
+            {"prices": [{"from": "2099-01-01", "perGPUHour": "1"}]},
+            "spec.prices begins on 2099-01-01",
+        ),
+        (
+            {
+                "nodeSelector": {"p": "new"},
+                "mig": {"mode": "Static", "layout": {"1g.10gb": 7, "3g.40gb": 2}},
+            },
+            "spec.mig.layout: 7x 1g.10gb, 2x 3g.40gb do not fit on 1 GPU of any known product",
+        ),
+        (
+            {
+                "nodeSelector": {"p": "new"},
+                "prices": [{"from": "2026-01-01", "perGPUHour": "2", "currency": "EUR"}],
+            },
+            "spec.prices: no TenantBudget is in EUR but in USD",
+        ),
+    ],
+)
+def test_what_is_unwise_in_a_pool_is_a_warning(spec: dict[str, Any], says: str) -> None:
+    store = put(a_store(), ACCELERATOR_POOLS, replace(a_pool(), created=NOW))
+    put(store, NODES, a_node(slices={"1g.10gb": 7}))
+    put(store, TENANT_BUDGETS, a_budget())
+    refusals, warnings = review_pool(a_pool_body(**spec), store, NOW)
+    assert refusals == []
+    assert says in warnings[0]
+
+
+def test_an_older_pool_that_takes_nodes_over_is_a_warning() -> None:
+    old = replace(a_pool("old"), created=NOW)
+    store = put(a_store(), ACCELERATOR_POOLS, old, a_pool())
+    put(store, NODES, a_node(slices={"1g.10gb": 7}))
+    body = a_pool_body("old")
+    body["metadata"]["creationTimestamp"] = NOW.isoformat()
+    _, (warning,) = review_pool(body, store, NOW)
+    assert "takes 1 node from AcceleratorPool/a100, which is newer" in warning
+
+
+def test_deleting_a_pool_in_use_is_a_warning() -> None:
+    variant = {
+        "name": "a100-1g-10gb",
+        "pool": "a100",
+        "product": A100,
+        "gpus": 1,
+        "precision": "bf16",
+        "maxModelLen": 1,
+        "maxNumSeqs": 1,
+        "maxNumBatchedTokens": 1,
+        "kvCacheTokens": 1,
+        "tokensPerSecond": 1,
+        "source": "Table",
+    }
+    status = InferenceServiceStatus.model_validate({"variant": variant}, extra="ignore")
+    store = put(a_store(), ACCELERATOR_POOLS, a_pool())
+    assert review_pool(a_pool_body("a100"), store, NOW, deleted=True) == ([], [])
+    service = a_service(status=status)
+    key = ObjectKey("inferenceservices", "team-a", "chat")
+    store.put(INFERENCE_SERVICES, ClusterObject(key=key, plan_input=service))
+    _, (warning,) = review_pool(a_pool_body("a100"), store, NOW, deleted=True)
+    assert warning.startswith("1 service and 0 batches run in AcceleratorPool/a100")
 
 
 def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:

@@ -3,19 +3,23 @@
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import kopf
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
+from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.batch_reasons import BatchAccepted
-from tessera.api.reasons import Accepted
+from tessera.api.reasons import Accepted, Discovered
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
-from tessera.domain.budget.budgets import zone_fault
-from tessera.domain.observed.snapshot import Budget, Pool
+from tessera.domain.budget.budgets import currency_fault, zone_fault
+from tessera.domain.hardware.pools import discover
+from tessera.domain.mig.gpu_building import place_geometry
+from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model, gpu_models
+from tessera.domain.observed.snapshot import Budget, Pool, Snapshot
 from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
@@ -29,6 +33,7 @@ _TRANSIENT = {
     BatchAccepted.POOL_NOT_FOUND,
     BatchAccepted.CLAIM_NOT_FOUND,
 }
+T = TypeVar("T")
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 
@@ -69,22 +74,112 @@ def review_budget(
         return [], _deletion_warnings(budget, store)
     if budget.spec is None:
         return [budget.problem or "spec: unreadable"], []
-    if (fault := zone_fault(budget.spec)) is not None:
+    if (fault := zone_fault(budget.spec) or currency_fault(budget)) is not None:
         return [fault], []
-    other_budgets = (
-        observed.plan_input
-        for observed in store.all(api_resources.TENANT_BUDGETS).values()
-        if isinstance(observed.plan_input, Budget)
-        and observed.plan_input.name != budget.name
-        and observed.plan_input.spec
-    )
-    return [], [
-        f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name} too; of 2 "
-        "budgets the first by name applies"
-        for other in sorted(other_budgets, key=lambda tenant_budget: tenant_budget.name)
+    existing = _inputs(store, api_resources.TENANT_BUDGETS, Budget)
+    others = [other for other in existing if other.name != budget.name]
+    warnings = [
+        f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name}, which "
+        "keeps it: this spec is not accepted until one of the two gives the namespace up"
+        for other in others
+        if (other_spec := other.status.accepted_spec or other.spec) is not None
         for index, name in enumerate(budget.spec.tenant.namespaces)
-        if other.spec is not None and name in other.spec.tenant.namespaces
+        if name in other_spec.tenant.namespaces
     ]
+    currencies = {
+        pool.spec.prices[0].currency
+        for pool in _inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+        if pool.spec is not None
+    }
+    if currencies and budget.spec.currency not in currencies:
+        warnings.append(
+            f"spec.currency: no AcceleratorPool is priced in {budget.spec.currency} but in "
+            f"{', '.join(sorted(currencies))}, so nothing is added in the namespaces"
+        )
+    return [], warnings
+
+
+def review_pool(
+    body: Mapping[str, Any], store: Store, at: datetime, *, deleted: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return refusals and warnings for an AcceleratorPool; deleting one in use is a warning."""
+    pool, snapshot = wire.parse_pool(body), observe(store, Observations(), at)
+    if deleted:
+        return [], _pool_deletion_warnings(pool.name, snapshot)
+    spec = pool.spec
+    if spec is None:
+        return [pool.problem or "spec: unreadable"], []
+    pools = (*(other for other in snapshot.pools if other.name != pool.name), pool)
+    views = {view.pool.name: view for view in discover(pools, snapshot.nodes, at.date())}
+    view = views[pool.name]
+    warnings = []
+    if not view.accepted.reason.is_true:
+        warnings.append(view.accepted.message)
+    elif view.discovered.reason is Discovered.NODES_SET_ASIDE:
+        warnings.append(view.discovered.message)
+    for before in discover(snapshot.pools, snapshot.nodes, at.date()):
+        after = views[before.pool.name]
+        taken = (before.node_names & (view.node_names | view.odd_nodes)) - after.node_names
+        if taken:
+            warnings.append(
+                f"spec.nodeSelector: takes {counted(len(taken), 'node')} from AcceleratorPool/"
+                f"{before.pool.name}, which is newer, first {min(taken)}"
+            )
+    warnings += [
+        f"spec.prices[{index}].perGPUHour: {price.per_gpu_hour} makes what runs there free, and no "
+        "budget limits it"
+        for index, price in enumerate(spec.prices)
+        if not price.per_gpu_hour
+    ]
+    currency = spec.prices[0].currency
+    budgets = {budget.spec.currency for budget in snapshot.budgets if budget.spec is not None}
+    if budgets and currency not in budgets:
+        warnings.append(
+            f"spec.prices: no TenantBudget is in {currency} but in {', '.join(sorted(budgets))}, "
+            "so none of their tenants gets anything new here"
+        )
+    if spec.mig is not None and not _is_possible(spec.mig.layout, view.product):
+        slices = ", ".join(f"{count}x {name}" for name, count in sorted(spec.mig.layout.items()))
+        device = view.product or "any known product"
+        warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of {device}")
+    return [], warnings
+
+
+def _is_possible(layout: Mapping[str, int], product: str | None) -> bool:
+    """Return whether a GPU of the product can have the layout; without one, whether any can."""
+    if product is not None:
+        model = find_gpu_model(product)
+        # Of a product without MIG the condition LayoutReady says so.
+        return model is None or _has_layout(model, layout)
+    return any(_has_layout(model, layout) for model in gpu_models().values())
+
+
+def _has_layout(model: GpuModel, layout: Mapping[str, int]) -> bool:
+    profiles = [(model.find_profile(name), count) for name, count in layout.items()]
+    counts = tuple(sorted((profile.name, count) for profile, count in profiles if profile))
+    return len(counts) == len(layout) and place_geometry(model, counts) is not None
+
+
+def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
+    variants = [service.status.variant for service in snapshot.services]
+    attempts = [batch.status.attempt for batch in snapshot.batches]
+    services = sum(variant is not None and variant.pool == name for variant in variants)
+    batches = sum(
+        attempt is not None and attempt.pool == name and batch.status.state not in TERMINAL_STATES
+        for batch, attempt in zip(snapshot.batches, attempts, strict=True)
+    )
+    if not services + batches:
+        return []
+    return [
+        f"{counted(services, 'service')} and {counted(batches, 'batch', 'batches')} run in "
+        f"AcceleratorPool/{name}: they move to other pools or stay as they are, and what they cost "
+        "there is not counted any more"
+    ]
+
+
+def _inputs(store: Store, kind: api_resources.ApiResource, parsed_as: type[T]) -> list[T]:
+    values = (observed.plan_input for observed in store.all(kind).values())
+    return [value for value in values if isinstance(value, parsed_as)]
 
 
 def review_batch(
@@ -134,6 +229,15 @@ def budget_validator(store: Store) -> Any:
 
     def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
         return review_budget(body, store, deleted=operation == "DELETE")
+
+    return _validator(review)
+
+
+def pool_validator(store: Store, clock: Clock) -> Any:
+    """Return the handler that kopf calls for AcceleratorPools."""
+
+    def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
+        return review_pool(body, store, clock(), deleted=operation == "DELETE")
 
     return _validator(review)
 

@@ -14,14 +14,24 @@ from pydantic_settings import SettingsError
 from tessera.adapters.clock import now
 from tessera.adapters.kube import Connection, KubeCluster, connect
 from tessera.api.meta import GROUP, VERSION
-from tessera.controller.admission import batch_validator, budget_validator, service_validator
+from tessera.controller.admission import (
+    batch_validator,
+    budget_validator,
+    pool_validator,
+    service_validator,
+)
 from tessera.controller.certificates import AdmissionServer
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
-from tessera.resources.api_resources import BATCH_INFERENCES, INFERENCE_SERVICES, TENANT_BUDGETS
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    BATCH_INFERENCES,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+)
 from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
@@ -168,6 +178,7 @@ def _register_admission(
         (INFERENCE_SERVICES, service_validator(store, namespaces)),
         (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
         (TENANT_BUDGETS, budget_validator(store)),
+        (ACCELERATOR_POOLS, pool_validator(store, now)),
     ):
         kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(handler)
 

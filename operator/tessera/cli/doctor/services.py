@@ -129,8 +129,8 @@ async def check_budgets(context: CheckContext) -> Sequence[Finding]:
     covered_namespaces = {
         name
         for budget in tenant_budgets
-        if budget.spec is not None
-        for name in budget.spec.tenant.namespaces
+        if (spec := budget.status.accepted_spec or budget.spec) is not None
+        for name in spec.tenant.namespaces
     }
     findings = []
     for budget in tenant_budgets:
