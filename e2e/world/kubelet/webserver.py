@@ -4,8 +4,9 @@
 
 `/` answers with the name of the pod, `/env` with the environment, `/fail` makes `/health` answer
 503 and `/heal` undoes it, `/exit?code=N` ends the container. Ready after the delay; when asked to
-stop, it goes on for the drain time. `/metrics` counts the requests to `/`; with `--busy`,
-`/sim/busy` answers like an engine that never rests.
+stop, it goes on for the drain time. `/metrics` counts the requests to `/`, or shows the page of the
+variable METRICS_PAGE; with `--busy`, `/sim/busy` answers like an engine that never rests. Arguments
+of an engine are ignored.
 """
 
 import argparse
@@ -34,7 +35,8 @@ class _Server:
         return web.json_response(dict(self.call.env))
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(text=f"world_requests_total {self.requests}\n")
+        counted = f"world_requests_total {self.requests}\n"
+        return web.Response(text=self.call.env.get("METRICS_PAGE", counted))
 
     async def busy_seconds(self, _: web.Request) -> web.Response:
         if not self.busy:
@@ -67,7 +69,7 @@ class _Server:
 
 
 async def serve_http(call: Call) -> None:
-    options = _parser().parse_args(call.arguments)
+    options, _ = _parser().parse_known_args(call.arguments)
     server = _Server(call, busy=options.busy)
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
@@ -94,7 +96,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("world/http")
+    parser = argparse.ArgumentParser("world/http", allow_abbrev=False)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--delay", type=float, default=0)
     parser.add_argument("--drain", type=float, default=0)
