@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,10 @@ class OperatorOptions:
     prometheus_url: str | None = None
     metrics_port: int = 0
     clock_ahead: timedelta = timedelta()
-    """The difference of its time of day from the real one."""
+    """The difference of its time of day from the real one, at its start."""
 
 
-def _run(options: OperatorOptions, trigger: CrashTrigger) -> None:
+def _run(options: OperatorOptions, trigger: CrashTrigger, seconds_ahead: Any) -> None:
     settings = Settings(
         namespace=options.namespace,
         pod_name=options.pod,
@@ -113,10 +113,13 @@ def _run(options: OperatorOptions, trigger: CrashTrigger) -> None:
         probes_port=free_port(),
     )
 
+    def clock() -> datetime:
+        return now() + timedelta(seconds=seconds_ahead.value)
+
     async def run() -> int:
         connection = await connect(str(options.kubeconfig))
         connection.trace_configs = [trace_config(trigger)]
-        return await operate(settings, "127.0.0.1", connection, lambda: now() + options.clock_ahead)
+        return await operate(settings, "127.0.0.1", connection, clock)
 
     sys.exit(asyncio.run(run()))
 
@@ -130,11 +133,16 @@ class RestartingOperator:
         self.exit_codes: list[int | None] = []
         """Exit codes of its processes so far."""
         self._options = options
+        self._seconds_ahead = _context.Value("d", options.clock_ahead.total_seconds())
         self._process: ForkServerProcess | None = None
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
+
+    def set_clock(self, ahead: timedelta) -> None:
+        """Set how far its time of day is ahead, while it runs."""
+        self._seconds_ahead.value = ahead.total_seconds()
 
     def kill(self) -> None:
         if self._process is not None:
@@ -157,7 +165,7 @@ class RestartingOperator:
         try:
             while True:
                 self._process = _context.Process(
-                    target=_run, args=(self._options, self.crash_trigger)
+                    target=_run, args=(self._options, self.crash_trigger, self._seconds_ahead)
                 )
                 await asyncio.to_thread(self._process.start)
                 await _wait_for_exit(self._process)
