@@ -42,8 +42,9 @@ check: lint ## Run lint and the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
 .PHONY: hostile
-hostile: .venv/made ## Run the hostile-tenant suite in the in-memory cluster; its last line counts scenes and differences.
-	@$(BIN)/pytest -q tests/hostile
+hostile: .venv/made ## Run the hostile-tenant suite, in memory and in a world; its last line counts scenes and differences (FULL=1: all scenes).
+	@$(RUN) -m world build
+	@$(BIN)/pytest -q tests/hostile e2e/hostile $(if $(FULL),--full)
 
 .PHONY: lint
 lint: .venv/made ## Check format, lint, types, import rules, generated files and names.

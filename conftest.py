@@ -21,6 +21,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+pytest_plugins = ["tests.hostile.score"]
+
 ROOT = Path(__file__).parent
 # Files and folders of which each row runs in one worker, the longest first. The tests of a row
 # share a world, or take long; other tests are handed out file by file.
@@ -43,6 +45,7 @@ GROUPS = (
     ("tests/faults/",),
     ("e2e/chart_tests/",),
     ("e2e/repartition/",),
+    ("e2e/hostile/",),
     ("e2e/soak/",),
     ("e2e/docs_tests/",),
     ("e2e/scenarios/test_batches.py",),

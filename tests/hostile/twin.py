@@ -18,7 +18,7 @@ their devices, become ready after `READY_AFTER`, and go when they are removed.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ from tessera.resources.api_resources import (
     TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
+from tests.hostile.score import SCORE
 from tests.memory_operator import MemoryOperator
 
 HOSTILE = "evil"
@@ -44,17 +45,6 @@ READY_AFTER = timedelta(seconds=30)
 A100 = "NVIDIA-A100-SXM4-80GB"
 
 Body = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Score:
-    """What `make hostile` prints last."""
-
-    scenes: int = 0
-    differences: list[str] = field(default_factory=list)
-
-
-SCORE = Score()
 
 
 class Fleet(MemoryOperator):
@@ -378,8 +368,7 @@ class Twins:
     def assert_equal(self, *hostile_namespaces: str) -> None:
         """Assert that nothing outside the hostile namespaces differs, and count the scene."""
         differences = self.differences(*hostile_namespaces)
-        SCORE.scenes += 1
-        SCORE.differences += differences
+        SCORE.add(len(differences))
         assert not differences, "\n".join(differences)
 
 

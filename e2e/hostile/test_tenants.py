@@ -1,0 +1,205 @@
+"""What T and E try in a running world, each with only his rights."""
+
+import asyncio
+import json
+
+import pytest
+
+from demo.cluster import Json, condition
+from hostile.bystander import Bystander
+from hostile.identities import HOSTILE, Identity
+from tessera.resources.api_resources import (
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    PODS,
+    TENANT_BUDGETS,
+)
+from world.testing import eventually
+
+# Two scrapes and two cycles: what a page does, it has done by then.
+SCRAPED_SECONDS = 12
+PAGES = {
+    "digits": 'vllm:cache_config_info{kv_cache_size_tokens="' + "9" * 3000 + '"} 1',
+    "infinite": "\n".join(
+        [
+            "vllm:kv_cache_usage_perc 1e300",
+            "vllm:num_requests_running 1e308",
+            "vllm:num_requests_waiting 1e308",
+            "vllm:generation_tokens_total 1e300",
+            "vllm:iteration_tokens_total_count 1e300",
+        ]
+    ),
+    "bill": "\n".join(
+        [
+            "tessera_cost_as_of_timestamp_seconds 4102444800",
+            'tessera_cost_nanos_total{state="bribe",namespace="bystander",currency="USD"} 9e18',
+        ]
+    ),
+    "identity": (
+        'vllm:num_requests_waiting{namespace="bystander",pod="x",tessera_dev_service="chat"} 1e6'
+    ),
+}
+_FURTHER_PAGES = ("infinite", "identity")
+
+
+async def give_budget(bystander: Bystander, amount: str, name: str = HOSTILE) -> None:
+    """Give the hostile tenant a budget, as the platform does."""
+    body = {
+        "apiVersion": TENANT_BUDGETS.api_version,
+        "kind": TENANT_BUDGETS.kind,
+        "metadata": {"name": name},
+        "spec": {
+            "owner": "mallory@example.org",
+            "tenant": {"namespaces": [HOSTILE]},
+            "limits": [{"window": "Day", "amount": amount}],
+        },
+    }
+    await bystander.cluster.api.apply_manifest(body, "kubectl")
+
+
+async def deployments(bystander: Bystander) -> list[Json]:
+    listed: list[Json] = (await bystander.cluster.api.get(DEPLOYMENTS.path(HOSTILE)))["items"]
+    return listed
+
+
+async def running_pod(bystander: Bystander) -> Json:
+    """Return the replica of the hostile tenant, once it runs."""
+
+    async def pods() -> list[Json]:
+        listed: list[Json] = (await bystander.cluster.api.get(PODS.path(HOSTILE)))["items"]
+        return listed
+
+    def are_running(pods: list[Json]) -> bool:
+        return bool(pods) and all(pod["status"].get("phase") == "Running" for pod in pods)
+
+    return (await eventually(pods, are_running, within=60))[0]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["digits", "bill", *(pytest.param(page, marks=pytest.mark.full) for page in _FURTHER_PAGES)],
+)
+async def test_no_metrics_page_reaches_beyond_its_service(
+    bystander: Bystander, tenant: Identity, page: str
+) -> None:
+    await tenant.serve(
+        "liar",
+        replicas=1,
+        engine={"image": "world/http:1"},
+        podTemplate={"env": [{"name": "METRICS_PAGE", "value": PAGES[page] + "\n"}]},
+    )
+    await running_pod(bystander)
+    await asyncio.sleep(SCRAPED_SECONDS)  # the attack itself
+    await bystander.assert_undisturbed()
+    output = await bystander.cluster.tessera(
+        "cost", "--prometheus", bystander.cluster.world.prometheus_url
+    )
+    assert "bribe" not in output
+
+
+async def test_an_unfunded_tenant_takes_nothing(bystander: Bystander, tenant: Identity) -> None:
+    await give_budget(bystander, "0")
+    for index in range(5):
+        await tenant.serve(f"x{index}", scaling={"minReplicas": 1000, "maxReplicas": 1000})
+
+    async def ready() -> Json:
+        path = INFERENCE_SERVICES.path(HOSTILE, "x0")
+        return condition(await bystander.cluster.api.get(path), "Ready")
+
+    await eventually(ready, lambda ready: ready.get("reason") == "BudgetExhausted", within=30)
+    await bystander.assert_undisturbed()
+    assert sum(body["spec"]["replicas"] for body in await deployments(bystander)) == 0
+
+
+async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Identity) -> None:
+    await give_budget(bystander, "100")
+    await editor.serve("paid", replicas=1)
+    pod = (await running_pod(bystander))["metadata"]["name"]
+    words = await editor.expect_refusal("label", "pod", pod, "app.kubernetes.io/component-")
+    assert "Tessera" in words
+    decoy = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "decoy",
+            "labels": {
+                "app.kubernetes.io/component": "engine",
+                "tessera.dev/service": "paid",
+                "tessera.dev/variant": "a100-reserved-1g-10gb",
+            },
+        },
+        "spec": {"containers": [{"name": "main", "image": "world/http:1"}]},
+    }
+    path = bystander.cluster.world.folder / "decoy.json"
+    path.write_text(json.dumps(decoy))
+    assert "Tessera" in await editor.expect_refusal("apply", "-f", str(path))
+    await bystander.assert_undisturbed()
+
+
+async def test_an_orphaned_service_leaves_and_is_paid_until_then(
+    bystander: Bystander, tenant: Identity, editor: Identity
+) -> None:
+    await give_budget(bystander, "100")
+    await tenant.serve("orphan", replicas=1)
+    await running_pod(bystander)
+    await tenant.run("delete", "inferenceservice", "orphan", "--cascade=orphan")
+    (deployment,) = await deployments(bystander)
+    await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=3")
+
+    async def replicas() -> list[int]:
+        return [body["spec"]["replicas"] for body in await deployments(bystander)]
+
+    await eventually(replicas, lambda counts: not any(counts), within=40)
+    await bystander.assert_undisturbed()
+
+
+async def test_a_finalizer_of_the_tenant_keeps_nothing_running(
+    bystander: Bystander, tenant: Identity
+) -> None:
+    await give_budget(bystander, "100")
+    await tenant.serve("held", replicas=1)
+    await running_pod(bystander)
+    patch = json.dumps({"metadata": {"finalizers": ["example.org/held"]}})
+    await tenant.run("patch", "inferenceservice", "held", "--type=merge", "-p", patch)
+    await tenant.run("delete", "inferenceservice", "held", "--wait=false")
+
+    async def replicas() -> list[int]:
+        return [body["spec"]["replicas"] for body in await deployments(bystander)]
+
+    await eventually(replicas, lambda counts: not any(counts), within=40)
+    await bystander.assert_undisturbed()
+
+
+async def test_a_deployment_scaled_by_hand_is_taken_back(
+    bystander: Bystander, editor: Identity
+) -> None:
+    await give_budget(bystander, "100")
+    await editor.serve("grown", replicas=1)
+    await running_pod(bystander)
+    (deployment,) = await deployments(bystander)
+    await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=9")
+
+    async def replicas() -> list[int]:
+        return [body["spec"]["replicas"] for body in await deployments(bystander)]
+
+    await eventually(replicas, lambda counts: counts == [1], within=30)
+    await bystander.assert_undisturbed()
+
+
+@pytest.mark.parametrize("name", ["a.b.c", "a" * 64])
+async def test_a_name_that_no_service_can_bear_is_refused(
+    bystander: Bystander, tenant: Identity, name: str
+) -> None:
+    with pytest.raises(Exception, match="name"):
+        await tenant.serve(name)
+    await bystander.assert_undisturbed()
+
+
+async def test_nobody_writes_a_status(bystander: Bystander, tenant: Identity) -> None:
+    await tenant.serve("mine", replicas=0)
+    patch = json.dumps({"status": {"speed": None}})
+    words = await tenant.expect_refusal(
+        *("patch", "inferenceservice", "mine", "--subresource=status", "--type=merge", "-p", patch)
+    )
+    assert "forbidden" in words.lower()
+    await bystander.assert_undisturbed()
