@@ -482,6 +482,10 @@ async def test_the_operator_binds_no_other_role_and_opens_no_service_to_the_outs
     await operator.may_not_create(
         account | {"metadata": {"name": "other"}}, "only the names tessera-engine"
     )
+    home = Trial(release, NAMESPACE, *AS_OPERATOR)
+    config: Json = {"apiVersion": "v1", "kind": "ConfigMap"}
+    await home.creates(config | {"metadata": {"name": "tessera-mig"}})
+    await home.may_not_create(config | {"metadata": {"name": "other"}}, "only the names")
     ports: Json = {"ports": [{"port": 80}]}
     service: Json = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat"}}
     await operator.creates(service | {"spec": ports})
