@@ -1,7 +1,8 @@
 """CPU time of a reconcile in which nothing changed: `make bench-turn`.
 
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
-planning, comparing. The last line is `BENCH {json}`.
+planning, comparing. With `--foreign`, other people's pods hold devices of all nodes of the cluster,
+the pool's and others, and what one takes is measured. The last line is `BENCH {json}`.
 """
 
 import argparse
@@ -11,15 +12,20 @@ import math
 import resource
 import statistics
 import time
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
+from tessera.adapters.object_parsing import parse_object
 from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
+from tessera.ports import ClusterObject, ObjectList
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.observe import Observations
@@ -36,8 +42,10 @@ from tessera.resources.api_resources import (
     SERVICES,
 )
 from tessera.resources.batch_job import RunnerImage
+from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL, a_speed_reading
 from tests.memory_cluster import MemoryCluster
+from tests.memory_operator import replica_of
 
 REPLICAS = 2
 RECONCILES = 30
@@ -119,29 +127,61 @@ def _settle(cluster: MemoryCluster) -> None:
 
 
 def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
-    labels = {
-        "app.kubernetes.io/component": "engine",
-        "tessera.dev/service": service,
-        "tessera.dev/variant": VARIANT,
-        "pod-template-hash": "one",
-    }
+    deployment = ObjectKey("deployments", namespace, deployment_name(service, VARIANT))
+    body = replica_of(deployment, f"{deployment.name}-{replica}", service)
     since = "2026-11-20T11:00:00Z"
     conditions = [
         {"type": kind, "status": "True", "lastTransitionTime": since}
         for kind in ("Ready", "ContainersReady", "PodScheduled", "tessera.dev/serving")
     ]
-    return {
-        "metadata": {
-            "name": f"{deployment_name(service, VARIANT)}-{replica}",
-            "namespace": namespace,
-            "labels": labels,
-            "creationTimestamp": since,
-        },
-        "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": conditions},
-    }
+    status = {"phase": "Running", "podIP": "127.0.0.1", "conditions": conditions}
+    body["metadata"]["creationTimestamp"] = since
+    return {**body, "status": status}
 
 
-async def _measure(services: int) -> dict[str, float]:
+def _foreign_pods(count: int) -> tuple[ClusterObject, ...]:
+    """Return pods of others as a list of the API server brings them: each from its own JSON."""
+    limits = {"nvidia.com/gpu": "1"}
+    since = "2026-11-20T11:00:00Z"
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": since}
+    return tuple(
+        parse_object(
+            PODS,
+            from_json(
+                to_json(
+                    {
+                        "metadata": {
+                            "name": f"training-{index:05d}-worker",
+                            "namespace": f"research-{index % NAMESPACES}",
+                            "uid": f"0f8fad5b-d9cb-469f-a165-{index:012d}",
+                            "resourceVersion": str(10**9 + index),
+                            "creationTimestamp": since,
+                            "labels": {"app": "training", "index": str(index)},
+                        },
+                        "spec": {
+                            "nodeName": f"node-{index % 2500}",
+                            "containers": [{"name": "main", "resources": {"limits": limits}}],
+                        },
+                        "status": {"phase": "Running", "conditions": [scheduled]},
+                    }
+                )
+            ),
+        )
+        for index in range(count)
+    )
+
+
+def _foreign_pod_bytes(count: int) -> int:
+    """Return what the store keeps of one pod of others."""
+    store = Store(KINDS)
+    tracemalloc.start()
+    store.replace(PODS, ObjectList(_foreign_pods(count), 1))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return size // count
+
+
+async def _measure(services: int, foreign: int) -> dict[str, float]:
     cluster, store, observations, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
     _stock(cluster, services)
     config = Config()
@@ -175,6 +215,9 @@ async def _measure(services: int) -> dict[str, float]:
         clock.at += PERIOD
         await fleet.reconcile()
         await asyncio.sleep(0.1)  # the answers to the first completions
+    for observed in _foreign_pods(foreign):
+        store.put(PODS, observed)
+    await fleet.reconcile()
     spent, writes = [], 0
     for _ in range(RECONCILES):
         clock.at += PERIOD
@@ -187,7 +230,9 @@ async def _measure(services: int) -> dict[str, float]:
     return {
         "services": services,
         "pods": len(pods),
+        "foreign_pods": foreign,
         "turn_cpu_ms": round(statistics.median(spent), 2),
+        "turn_cpu_ms_mean": round(statistics.mean(spent), 2),
         "turn_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
         "speeds_turn_cpu_ms": measured,
@@ -228,7 +273,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="bench_turn")
     parser.add_argument("--services", type=int, default=50)
-    figures = asyncio.run(_measure(parser.parse_args().services))
+    parser.add_argument("--foreign", type=int, default=0)
+    arguments = parser.parse_args()
+    figures = asyncio.run(_measure(arguments.services, arguments.foreign))
+    if arguments.foreign:
+        figures["foreign_pod_bytes"] = _foreign_pod_bytes(arguments.foreign)
     for name, value in figures.items():
         print(f"{name:>16} {value}")
     print(f"BENCH {json.dumps(figures)}")

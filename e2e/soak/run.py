@@ -176,7 +176,9 @@ async def _objects(api: Api) -> dict[str, Any]:
         if kind.watched:
             listed = await api.get(kind.path(None), labelSelector=kind.selector or "")
             objects += [item | {"kind": kind.kind} for item in listed["items"]]
-    pods = (await api.get(PODS.path(None), labelSelector=PODS.selector or ""))["items"]
+    pods = (await api.get(PODS.path(None), labelSelector="app.kubernetes.io/component=engine"))[
+        "items"
+    ]
     running = Counter(pod["metadata"]["labels"]["tessera.dev/service"] for pod in pods)
     return comparable_objects(objects) | {
         f"pods of {name}": count for name, count in running.items()
