@@ -15,8 +15,9 @@ from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.resources.api_resources import PODS
 from tests.builders import NOW, a_speed_reading
-from tests.cli.memory_api import MemoryApi, a_served_cluster
+from tests.cli.memory_api import MemoryApi, a_pod_body, a_served_cluster
 from tests.memory_operator import CHAT
 
 TEAM_CHAT = Ref("team-a", "chat")
@@ -128,6 +129,16 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
+
+
+async def test_top_counts_devices_of_unmanaged_pods_as_used_and_names_the_pods() -> None:
+    operator, api = await a_served_cluster()
+    notebook = a_pod_body("notebook")
+    del notebook["metadata"]["ownerReferences"]
+    operator.cluster.put(PODS, notebook)
+    (pool,) = pools_json((await read_fleet(Reader(api), None)).snapshot)
+    assert pool["devices"] == {"1g.10gb": {"free": 4, "allocatable": 7}}
+    assert pool["unmanagedPods"] == ["team-a/notebook"]
 
 
 async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> None:

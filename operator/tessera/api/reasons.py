@@ -503,7 +503,7 @@ class WithinBudget(StatusReason):
     NEAR_LIMIT = "NearLimit", "80 % of a limit is spent.", True
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",
-        "A replica or batch was denied because a limit does not cover it.",
+        "A limit is exceeded, or does not cover a replica or batch, which was denied.",
     )
     MIN_REPLICAS_EXCEED_BUDGET = (
         "MinReplicasExceedBudget",

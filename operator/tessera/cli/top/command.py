@@ -5,7 +5,9 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from tessera.api.text import counted
 from tessera.cli.cluster import Json, open_reader
+from tessera.cli.doctor.finding import join_names
 from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import table
@@ -28,10 +30,17 @@ async def _run(arguments: argparse.Namespace) -> Output:
     snapshot = fleet.snapshot
     rows = service_rows(snapshot, fleet.compute_plan(snapshot), token_rates, namespace)
     notes = [*fleet.read_errors, *([problem] if problem else [])]
+    pools = pools_json(snapshot)
     if arguments.output == "json":
-        fields = {"services": [_row_json(row) for row in rows], "pools": pools_json(snapshot)}
+        fields = {"services": [_row_json(row) for row in rows], "pools": pools}
         return Output(json.dumps({**fields, "notes": notes}, indent=2) + "\n")
-    return Output("\n".join(_report_lines(rows, pools_json(snapshot), notes)) + "\n")
+    notes += [
+        f"AcceleratorPool/{pool['name']}: devices are held by "
+        f"{counted(len(pods), 'pod')} that Tessera did not create: {join_names(pods)}"
+        for pool in pools
+        if (pods := pool["unmanagedPods"])
+    ]
+    return Output("\n".join(_report_lines(rows, pools, notes)) + "\n")
 
 
 async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:

@@ -123,6 +123,11 @@ def pools_json(snapshot: Snapshot) -> list[Json]:
                 "currency": view.price.currency if view.price else None,
                 "readyNodes": view.ready_nodes,
                 "nodes": view.nodes,
+                "unmanagedPods": [
+                    str(pod.ref)
+                    for pod in snapshot.pods
+                    if pod.unmanaged and pod.holds_devices and pod.node in view.node_names
+                ],
                 "devices": {
                     offer.hardware.profile or "whole": {
                         "free": free_replicas(snapshot, view, offer),
