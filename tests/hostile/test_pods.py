@@ -71,37 +71,53 @@ async def test_a_pod_that_its_replica_set_released_is_charged_until_it_ends() ->
     assert {line.namespace for line in lines if line.state is CostState.UNMANAGED} == {HOSTILE}
 
 
-@pytest.mark.parametrize("devices", [{}, {SLICE: 1}], ids=["without devices", "never bound"])
-async def test_decoys_hold_no_room_and_get_no_gate(devices: dict[str, int]) -> None:
-    labels = {
-        "app.kubernetes.io/component": "engine",
-        "tessera.dev/service": "chat",
-        "tessera.dev/variant": "a100-1g-10gb",
-        "pod-template-hash": "one",
-    }
+DECOY = {
+    "app.kubernetes.io/component": "engine",
+    "tessera.dev/service": "chat",
+    "tessera.dev/variant": "a100-1g-10gb",
+    "pod-template-hash": "two",
+}
+
+
+async def decoys(devices: dict[str, int], owner: dict[str, Any] | None = None) -> Fleet:
+    """Let him add 14 pods that no node takes, then a neighbor a service; compare with the twin."""
 
     def act(fleet: Fleet, cycle: int) -> None:
-        if cycle == 3:
-            for index in range(14):
-                selector = {"pool": "nowhere"}
-                fleet.run_pod(f"d{index}", labels=labels, devices=devices, node_selector=selector)
-        for each in twins.both:
-            if cycle == 6:
+        for index in range(14 if cycle == 3 else 0):
+            fleet.run_pod(
+                f"d{index}",
+                labels=DECOY,
+                devices=devices,
+                node_selector={"pool": "nowhere"},
+                owner=owner,
+            )
+        if cycle == 6:
+            for each in twins.both:
                 each.serve("later", "team-a", replicas=2)
 
     twins = Twins(serve)
     await twins.run(12, act)
     await charge(twins)
     twins.assert_equal()
-    variant = twins.hostile.body(ObjectKey("inferenceservices", "team-a", "later"))["status"][
-        "variant"
-    ]
-    assert variant["pool"] == "a100"
-    decoy = twins.hostile.body(ObjectKey("pods", HOSTILE, "d0"))
-    types = {condition["type"] for condition in decoy["status"].get("conditions", ())}
+    later = twins.hostile.body(ObjectKey("inferenceservices", "team-a", "later"))
+    assert later["status"]["variant"]["pool"] == "a100"
+    return twins.hostile
+
+
+@pytest.mark.parametrize("devices", [{}, {SLICE: 1}], ids=["without devices", "never bound"])
+async def test_decoys_hold_no_room_and_get_no_gate(devices: dict[str, int]) -> None:
+    fleet = await decoys(devices)
+    status = fleet.body(ObjectKey("pods", HOSTILE, "d0"))["status"]
+    types = {condition["type"] for condition in status.get("conditions", ())}
     assert "tessera.dev/serving" not in types
-    conditions = twins.hostile.body(ObjectKey("inferenceservices", HOSTILE, "chat"))["status"]
-    assert "14" not in str(conditions["conditions"])
+    chat = fleet.body(ObjectKey("inferenceservices", HOSTILE, "chat"))["status"]
+    assert "14" not in str(chat["conditions"])
+
+
+async def test_pods_of_a_replica_set_that_is_named_alike_hold_no_room() -> None:
+    name = "chat-a100-1g-10gb-two"
+    owner = {"kind": "ReplicaSet", "name": name, "uid": "uid-two", "controller": True}
+    await decoys({SLICE: 1}, owner)
 
 
 async def test_slices_of_a_notebook_are_billed_and_not_offered() -> None:
