@@ -16,20 +16,20 @@ help: ## List the targets.
 	@touch $@
 
 .PHONY: demo
-demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos).
-	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep)
+demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos, REQUIRE_BUDGET=1 installs with requireBudget).
+	@$(RUN) -m demo $(if $(ALL),all,main) --engine $(ENGINE) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: demo-budget
 demo-budget: .venv/made ## Run the budget demo: spend is counted, a scale-up is refused, a higher limit allows it.
-	@$(RUN) -m demo budget $(if $(KEEP),--keep)
+	@$(RUN) -m demo budget $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: demo-batch
 demo-batch: .venv/made ## Run the batch demo: a spot node dies during a batch.
-	@$(RUN) -m demo batch $(if $(KEEP),--keep)
+	@$(RUN) -m demo batch $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: demo-mig
 demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
-	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep)
+	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: test
 test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).

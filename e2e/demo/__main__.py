@@ -19,6 +19,7 @@ from demo.cluster import (
     all_ready,
     apply_examples,
     clear,
+    fund,
     install,
 )
 from world.api import connect
@@ -31,6 +32,8 @@ DEMOS: dict[str, tuple[tuple[str, Step], ...]] = {
     "batch": (("batch", batch.run),),
 }
 ALL, MIG = "all", "mig"
+# The namespaces of each demo that its own steps give no budget.
+NAMESPACES = {"main": ("team-a", "team-b"), "budget": (), "batch": (batch.NAMESPACE,)}
 MIG_FLEET = Path(__file__).parent / "mig.yaml"
 
 
@@ -45,6 +48,11 @@ def main() -> int:
         choices=mig.BACKENDS,
         default="Agent",
         help="what partitions GPUs in the demo mig",
+    )
+    parser.add_argument(
+        "--require-budget",
+        action="store_true",
+        help="install with requireBudget, and give every tenant of a demo a budget",
     )
     options = parser.parse_args()
     begun = time.monotonic()
@@ -63,9 +71,9 @@ def main() -> int:
             vllm=vllm,
         ) as world:
             if options.demo == MIG:
-                asyncio.run(run_mig(world, say, options.backend))
+                asyncio.run(run_mig(world, say, options.backend, options.require_budget))
             else:
-                asyncio.run(run_demo(world, say, options.demo, vllm))
+                asyncio.run(run_demo(world, say, options.demo, vllm, options.require_budget))
             if options.keep:
                 _print_commands(world)
     except (StepError, worlds.WorldError) as error:
@@ -78,26 +86,35 @@ def main() -> int:
     return 0
 
 
-async def run_demo(world: worlds.World, say: Say, demo: str, vllm: Path | None) -> None:
+async def run_demo(
+    world: worlds.World, say: Say, demo: str, vllm: Path | None, require_budget: bool
+) -> None:
     """Install the chart in the world, and run the steps of a demo or of all."""
     async with connect(world.kubeconfig) as api:
         cluster = InstalledCluster(world, api, say)
         say("installing the chart with Helm")
-        await install(cluster)
+        await install(cluster, f"requireBudget={str(require_budget).lower()}")
         for index, name in enumerate(DEMOS if demo == ALL else (demo,)):
             if index:
                 await clear(cluster)
+                await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
+            if require_budget and NAMESPACES[name]:
+                await fund(cluster, f"demo-{name}", *NAMESPACES[name])
             await _run_steps(cluster, name)
         if vllm is not None:
             await _run_step(cluster, "engine", functools.partial(engine.run, venv=vllm))
 
 
-async def run_mig(world: worlds.World, say: Say, backend: mig.Backend) -> None:
+async def run_mig(
+    world: worlds.World, say: Say, backend: mig.Backend, require_budget: bool
+) -> None:
     """Run the demo whose GPUs are repartitioned."""
     async with connect(world.kubeconfig) as api:
         cluster = InstalledCluster(world, api, say)
         say("installing the chart with Helm")
-        await mig.install(cluster, backend)
+        await mig.install(cluster, backend, require_budget=require_budget)
+        if require_budget:
+            await fund(cluster, "demo-mig", mig.NAMESPACE)
         await _run_step(cluster, MIG, functools.partial(mig.run, backend=backend))
 
 

@@ -28,8 +28,8 @@ _RECONCILE_SECONDS = 5.0
 
 async def run(cluster: InstalledCluster) -> None:
     """Show spend, grant one replica and refuse the next, and raise the limit."""
-    await _serve(cluster)
     await _limit(cluster, PLENTY)
+    await _serve(cluster)
     budget = await _wait_for_budget(cluster, {"WithinLimits"})
     await _show_budgets(cluster)
     (window,) = budget["status"]["spend"]["windows"]
@@ -64,7 +64,7 @@ async def run(cluster: InstalledCluster) -> None:
     cluster.say(await cluster.run("kubectl", "delete", "tenantbudget", "team-a"))
     await until(
         lambda: cluster.service(SERVICE),
-        lambda body: body["status"]["tenant"]["reason"] == "NoBudget",
+        lambda body: body["status"]["tenant"]["reason"] in ("NoBudget", "BudgetRequired"),
         "the service says that it has no budget",
         10,
     )

@@ -114,6 +114,21 @@ async def install(cluster: InstalledCluster, *values: str) -> None:
     await until(available, lambda status: status.get("availableReplicas"), "the operator is up", 60)
 
 
+async def fund(cluster: InstalledCluster, name: str, *namespaces: str) -> None:
+    """Give the namespaces of a demo a budget, as an installation with `requireBudget` asks."""
+    body = {
+        "apiVersion": "tessera.dev/v1alpha1",
+        "kind": "TenantBudget",
+        "metadata": {"name": name},
+        "spec": {
+            "owner": "platform@example.org",
+            "tenant": {"namespaces": list(namespaces)},
+            "limits": [{"window": "Month", "amount": "100000"}],
+        },
+    }
+    await cluster.api.apply(f"/apis/tessera.dev/v1alpha1/tenantbudgets/{name}", body, "kubectl")
+
+
 async def apply_examples(cluster: InstalledCluster) -> None:
     """`kubectl apply -f examples/`."""
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES))

@@ -37,11 +37,14 @@ SERVICES = {
 MIN_REPLICAS = {name: 3 if name.startswith(("small", "large")) else 2 for name in SERVICES}
 
 
-async def install(cluster: InstalledCluster, backend: Backend) -> None:
+async def install(
+    cluster: InstalledCluster, backend: Backend, *, require_budget: bool = False
+) -> None:
     """Install the chart with MIG permissions, and agents that partition GPUs or only observe."""
     partition = str(backend == "Agent").lower()
     await installed_cluster.install(
         cluster,
+        f"requireBudget={str(require_budget).lower()}",
         "mig.enabled=true",
         f"mig.managerNamespace={_MANAGERS}",
         "node.enabled=true",
