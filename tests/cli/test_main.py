@@ -96,9 +96,10 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], [*sorted((*COMMANDS, "snapshot"))]),
+        ([""], [*sorted((*COMMANDS, "budget", "snapshot"))]),
         (["ex"], ["explain"]),
         (["snapshot", ""], ["plan", "save"]),
+        (["budget", ""], ["override"]),
         (["bench", "--endpoint", ""], ["chat", "completions"]),
         (["cost", "--by", ""], ["pool", "service", "tenant"]),
         (["cost", "--by", "t"], ["tenant"]),
