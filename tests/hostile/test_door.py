@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from tessera.reconcile.work import MAX_CONCURRENCY
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS, ApiResource
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
@@ -127,3 +128,22 @@ async def test_a_file_is_written_by_one_batch_and_the_later_one_is_not_paid() ->
     jobs = [key.name for key in twins.hostile.cluster.objects if key.plural == "jobs"]
     assert sorted(jobs) == ["first-check", "night-check"]
     twins.assert_equal()
+
+
+async def test_many_services_of_one_tenant_delay_the_writes_of_no_other() -> None:
+    fleet = Fleet()
+    _build(fleet)
+    await fleet.cycle()
+    fleet.cluster.applied.clear()
+    for index in range(60):
+        fleet.serve(f"s{index:02}", HOSTILE, replicas=1)
+    fleet.serve("rival", "team-a", replicas=1)  # after all of them, also by name
+    await fleet.reconcile(hurried=True)
+    deployments, statuses = (
+        [key for key in fleet.cluster.applied if key.plural == plural]
+        for plural in ("deployments", "inferenceservices")
+    )
+    for written in (deployments, statuses):
+        position = next(index for index, key in enumerate(written) if key.namespace == "team-a")
+        assert position < MAX_CONCURRENCY
+    assert len(deployments) > 60

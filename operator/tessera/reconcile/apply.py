@@ -34,6 +34,7 @@ from tessera.reconcile.work import (
     ServiceInputs,
     ServiceWork,
     TenantFunding,
+    by_turns,
     inputs_unchanged,
     must_write_status_first,
     obsolete_objects,
@@ -155,7 +156,7 @@ class Applier:
             for name, view in plan.budgets_by_namespace.items()
         }
         problems: dict[Ref, list[str]] = {}
-        work = []
+        changed = []
         for ref, service_plan in plan.service_plans.items():
             tenant = tenants_by_namespace.get(ref.namespace)
             objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
@@ -164,7 +165,7 @@ class Applier:
             inputs = (service_plan, objects, probe_result, funding)
             if errors or not inputs_unchanged(inputs, self._up_to_date.get(ref)):
                 problems[ref] = errors
-                work.append(
+                changed.append(
                     ServiceWork(
                         service_plan=service_plan,
                         tenant=tenant,
@@ -173,6 +174,7 @@ class Applier:
                         status=service_plan.service.status,
                     )
                 )
+        work = by_turns(changed, lambda service_work: service_work.ref.namespace)
         await run_all(self._apply_objects(snapshot, service_work) for service_work in work)
         await run_all(
             self._report_status(snapshot, service_work)
@@ -180,8 +182,8 @@ class Applier:
         )
         await run_all(self._drain_removed(snapshot, removed) for removed in plan.removed_workloads)
         await run_all(
-            self._apply_batch(snapshot, batch_plan, tenants_by_namespace.get(ref.namespace))
-            for ref, batch_plan in plan.batches.items()
+            self._apply_batch(snapshot, plan.batches[ref], tenants_by_namespace.get(ref.namespace))
+            for ref in by_turns(plan.batches, lambda ref: ref.namespace)
         )
         pulls = self._pulls(
             plan.pools,
@@ -240,11 +242,17 @@ class Applier:
     def _due_reports(
         self, work: Sequence[ServiceWork], change_pending: Callable[[], bool]
     ) -> Iterator[ServiceWork]:
-        """Yield the services whose status is due, those that have waited longest first."""
+        """Yield the services whose status is due.
+
+        The namespaces take turns, each with the service that has waited longest.
+        """
         # Objects of changed services come before the statuses of others, so that many changes at
         # once do not delay each other.
         previous, self._unreported = self._unreported, {}
-        waiting = sorted(work, key=lambda item: previous.get(item.ref, self._cycle))
+        waiting = by_turns(
+            sorted(work, key=lambda item: previous.get(item.ref, self._cycle)),
+            lambda item: item.ref.namespace,
+        )
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _REPORT_SECONDS
         for index, service_work in enumerate(waiting):

@@ -1,10 +1,11 @@
 """The work of a cycle for one service, and when there is none."""
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Accepted, WithinBudget
@@ -16,6 +17,8 @@ from tessera.ports import ClusterObject
 from tessera.resources import pod_patches as marks
 from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+
+WorkT = TypeVar("WorkT")
 
 KINDS = {kind.plural: kind for kind in CHILDREN}
 # Maximum number of services in progress, and of writing requests, at a time.
@@ -138,6 +141,20 @@ def inputs_unchanged(inputs: ServiceInputs, previous: ServiceInputs | None) -> b
         and inputs[2] is probe_result
         and inputs[3] == funding
     )
+
+
+def by_turns(work: Iterable[WorkT], namespace_of: Callable[[WorkT], str]) -> list[WorkT]:
+    """Return the work in turns of the namespaces, so that a large one delays no other.
+
+    The order within a namespace stays, and so does that of the namespaces within a turn.
+    """
+    turns = Counter[str]()
+    ordered = []
+    for item in work:
+        namespace = namespace_of(item)
+        ordered.append((turns[namespace], item))
+        turns[namespace] += 1
+    return [item for _, item in sorted(ordered, key=lambda turn_and_item: turn_and_item[0])]
 
 
 async def run_all(steps: Iterable[Awaitable[None]]) -> None:
