@@ -71,3 +71,28 @@ async def test_a_tenant_who_changes_his_mind_in_every_cycle_keeps_no_plan_back()
     await twins.run(cycles=12, act=change)
     replicas = [len(fleet.pods_of("team-a")) for fleet in twins.both]
     assert replicas == [7, 7]
+
+
+async def test_a_crowd_of_waiting_pods_takes_no_device_of_a_replica_that_restarts() -> None:
+    def build(fleet: Fleet) -> None:
+        fleet.add_pool("a100")
+        for index in range(2):
+            fleet.add_node(f"a100-{index}", "a100", {"1g.10gb": 7})
+        fleet.add_budget("team-a", "100")
+        fleet.serve("chat", replicas=6)
+
+    def crash_one(fleet: Fleet, cycle: int) -> None:
+        if cycle % 10 == 9:
+            fleet.cluster.discard(fleet.pods_of("team-a", "chat")[0])
+
+    twins = Twins(build)
+    await twins.run(cycles=10)
+    twins.hostile.serve("crowd", HOSTILE, scaling=EVERYTHING)
+    await twins.run(cycles=61, act=crash_one)
+    fleet = twins.hostile
+    bound = [
+        key
+        for key in fleet.pods_of("team-a", "chat")
+        if fleet.cluster.objects[key]["spec"].get("nodeName")
+    ]
+    assert (len(bound), len(fleet.pods_of(HOSTILE))) == (6, 8)

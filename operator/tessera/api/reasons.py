@@ -351,6 +351,10 @@ class ScalingReason(StatusReason):
         "BudgetExhausted",
         "The tenant's budget does not cover all recommended replicas.",
     )
+    FAIR_SHARE = (
+        "FairShare",
+        "The pool has too few devices for all tenants, so the service gets its tenant's share.",
+    )
     NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
 
 

@@ -57,6 +57,7 @@ from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
+from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.model_files import claim_ref, with_known_shape
 from tessera.domain.service.proposal import (
     AllocatedDevices,
@@ -289,11 +290,12 @@ def plan(
         proposals, batch_proposals, unclaimed.pods, deciding, memory.scaling_history
     )
     funded = FundedProposals(proposals, grants, deciding)
+    shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
     layouts = repartition(
         config.mig_backends, snapshot, memory.layouts, views, funded, cache.layouts
     )
     decisions = _FleetDecisions(
-        proposals=proposals, grants=grants, allocated=allocated, layouts=layouts
+        proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
     )
     cache.service_plans, inspections = _plan_services(config, snapshot, memory, decisions, cache)
     cache.proposals.planned_at = snapshot.at
@@ -473,6 +475,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     batches.allocate,
     grant_tenant,
     claims_of,
+    share_devices,
     repartition,
     mig_node_of,
     paid_replicas,

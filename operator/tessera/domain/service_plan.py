@@ -123,7 +123,7 @@ def plan_service(
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
-        scale = autoscale.cap_to_grant(scale, grant.replicas, grant.shortage, snapshot.at)
+        scale = autoscale.cap_to_grant(scale, grant, snapshot.at)
     base_plan = ServicePlan(
         service=service,
         accepted=proposal.accepted,

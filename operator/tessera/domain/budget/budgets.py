@@ -58,6 +58,11 @@ class BudgetView:
     """Batches of the tenant that have not finished."""
 
     @property
+    def weight(self) -> float:
+        """Return the weight of the tenant where devices are too few for all."""
+        return float(self.spec.weight) if self.spec is not None else 1.0
+
+    @property
     def enforcing(self) -> StatusVerdict[Enforcing]:
         """Return the condition Enforcing, which names the limits that hold."""
         if self.state.closed is not None or self.spec is None:

@@ -27,6 +27,11 @@ class GrantForecast:
         self._min_replicas = min_replicas
         self._states: dict[BudgetState, BudgetState] = {}
 
+    def tenant(self, namespace: str) -> tuple[str, float]:
+        """Return the tenant of a namespace and its weight; without a budget all are one tenant."""
+        view = self._views.get(namespace)
+        return ("", 1.0) if view is None else (view.budget.name, view.weight)
+
     def count(self, request: GrantRequest) -> int:
         """Return how many of the desired replicas would be granted, after earlier requests."""
         view = self._views.get(request.ref.namespace)

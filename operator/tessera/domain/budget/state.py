@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tessera.api.reasons import StatusVerdict, WithinBudget
+from tessera.api.reasons import ScalingReason, StatusVerdict, WithinBudget
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.observed.snapshot import Ref
@@ -192,6 +192,7 @@ class Grant:
 
     replicas: int
     shortage: str | None = None
+    reason: ScalingReason = ScalingReason.BUDGET_EXHAUSTED
 
 
 def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapping[Ref, Grant]:

@@ -27,15 +27,27 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
             topic="budget",
             reason=WithinBudget.NO_BUDGET,
             message=f"no TenantBudget has the namespace {namespace}, so its spend is not limited",
+            numbers=_share(plan, view),
             would_change=(f"a TenantBudget with {namespace} in spec.tenant.namespaces",),
         )
     return Decision(
         topic="budget",
         reason=view.within_budget.reason,
         message=view.within_budget.message,
-        numbers=_numbers(view, view.state),
+        numbers=(*_numbers(view, view.state), *_share(plan, view)),
         would_change=tuple(_would_change(snapshot, view.state, service_plan)),
     )
+
+
+def _share(plan: Plan, view: BudgetView | None) -> Numbers:
+    """Return the tenant's share of devices that are too few for all tenants with services."""
+    budgets = plan.budgets_by_namespace
+    views = [budgets.get(ref.namespace) for ref in plan.service_plans]
+    weights = {other.budget.name: other.weight for other in views if other is not None}
+    # All namespaces without a budget are one tenant.
+    weights |= {"": 1.0} if None in views else {}
+    weight, total = view.weight if view is not None else 1.0, sum(weights.values())
+    return (("share", f"{weight / total:.0%} of scarce devices, weight {weight:g} of {total:g}"),)
 
 
 def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:

@@ -93,6 +93,9 @@ def _would_change(
     if scale.reason is ScalingReason.BUDGET_EXHAUSTED:
         yield "budget for more replicas: see budget"
         return
+    if scale.reason is ScalingReason.FAIR_SHARE:
+        yield "more devices in the pool, or a larger share of them: see budget"
+        return
     policy = scaling_of(spec)
     yield _scale_up_message(policy, load, scale.replicas)
     yield _scale_down_message(policy, load, scale.replicas)

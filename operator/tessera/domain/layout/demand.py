@@ -25,6 +25,7 @@ from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
+    CLASS_RANKS,
     HardwareChoice,
     allowed_tiers,
     hardware_candidates,
@@ -37,7 +38,6 @@ from tessera.domain.steps import Step
 
 # Share of its concurrent requests that an engine has on average, so that peaks fit.
 _TARGET_OCCUPANCY = 0.6
-_CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 _OptionsOf: TypeAlias = Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]]
 _NO_READINGS: Mapping[Ref, PodReading] = {}
 
@@ -227,7 +227,7 @@ def _build_demand(
         tenant=share.tenant,
         weight=share.weight,
         running_replicas=sum(pod.node is not None for pod in proposal.objects.pods),
-        class_rank=_CLASS_RANKS[spec.service_class],
+        class_rank=CLASS_RANKS[spec.service_class],
     )
     return SliceDemand(service=service, options=options, current=_current_type(proposal))
 

@@ -35,8 +35,7 @@ def tenant_shares(
     for ref in sorted(proposals):
         if (view := views.get(ref.namespace)) is not None:
             paid = paid_replicas(proposals[ref], grants.get(ref), forecast)
-            weight = float(view.spec.weight) if view.spec is not None else 1.0
-            shares[ref] = TenantShare(view.budget.name, weight, paid)
+            shares[ref] = TenantShare(view.budget.name, view.weight, paid)
     return shares
 
 

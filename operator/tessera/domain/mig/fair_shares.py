@@ -6,7 +6,7 @@ a tenant, replicas of `min_replicas` go first, then classes decide, then the lar
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.domain.mig.demand import (
@@ -29,7 +29,7 @@ class ReplicaStep:
     speed: float
     """Throughput of a replica on the smallest slice."""
     gpu_share: float
-    """Memory of that slice, as a share of a GPU."""
+    """Memory of that slice as a share of a GPU, or whatever else is shared."""
     is_last: bool
 
     @property
@@ -63,14 +63,23 @@ def fair_steps(
     """Return the replicas of all services in the order in which they get GPUs."""
     gpus = sum(offer.max_gpus or 0 for offer in offers) + sum(part.gpu_count for part in sunk)
     slices_of_gpu = max((offer.gpu_model.memory_slices for offer in offers), default=1)
+    return in_fair_order(
+        step
+        for service in services
+        if service.throughput
+        for step in _steps(service, offers, gpus * slices_of_gpu)
+    )
+
+
+def in_fair_order(steps: Iterable[ReplicaStep]) -> list[ReplicaStep]:
+    """Return the replicas in the order in which they get what is too little for all."""
     steps_by_tenant = defaultdict[str, list[ReplicaStep]](list)
-    for service in services:
-        if service.throughput:
-            steps_by_tenant[service.tenant] += _steps(service, offers, gpus * slices_of_gpu)
+    for step in steps:
+        steps_by_tenant[step.service.tenant].append(step)
     ordered = []
-    for tenant, steps in sorted(steps_by_tenant.items()):
+    for tenant, own_steps in sorted(steps_by_tenant.items()):
         share = 0.0
-        for index, step in enumerate(sorted(steps, key=lambda step: step.tenant_order)):
+        for index, step in enumerate(sorted(own_steps, key=lambda step: step.tenant_order)):
             share += step.gpu_share / step.service.weight
             ordered.append(((step.is_new, share, tenant, index), step))
     return [step for _, step in sorted(ordered, key=lambda entry: entry[0])]

@@ -23,6 +23,8 @@ from tessera.domain.sizing.tensor_parallel import can_shard
 # Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
 _ALL_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand", "Spot"})
+# Where devices are too few, a lower rank goes first within a tenant.
+CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.

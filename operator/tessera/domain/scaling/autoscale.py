@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
+from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
 
 TOLERANCE = 0.1
@@ -117,18 +118,17 @@ def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -
     return _clamp(policy, _recommend(policy, load, current).replicas)
 
 
-def cap_to_grant(
-    decision: ScaleDecision, granted_replicas: int, message: str, at: datetime
-) -> ScaleDecision:
-    """Return the decision after a budget granted fewer replicas; the windows stay."""
+def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
+    """Return the decision after fewer replicas were granted; the windows stay."""
+    granted_replicas = grant.replicas
     decisions = tuple(decided for decided in decision.history.decisions if decided.at < at)
     if not decisions or decisions[-1].replicas != granted_replicas:
         decisions = (*decisions, TimestampedReplicas(at, granted_replicas))
     history = replace(decision.history, decisions=decisions)
     return ScaleDecision(
         replicas=granted_replicas,
-        reason=ScalingReason.BUDGET_EXHAUSTED,
-        message=message,
+        reason=grant.reason,
+        message=grant.shortage or "",
         history=history,
     )
 

@@ -266,8 +266,8 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
 
 
-def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> None:
-    """Count the devices of the replicas that exist or would be granted."""
+def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> float:
+    """Count the devices of the replicas that exist or would be granted; return their GPUs."""
     choice, variant = proposal.placement.choice, proposal.service.status.variant
     if choice is not None:
         offer, hardware = choice.offer, choice.offer.hardware
@@ -275,14 +275,16 @@ def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantFo
         if desired > replicas:
             replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
-    elif variant is not None:
+        return replicas * float(offer.tariff.weight)
+    if variant is not None:
         # Replicas of a service for which nothing is decided hold their devices all the same.
         for pod in proposal.objects.pods:
             for resource, count in pod.devices.items():
                 allocated[variant.pool, resource] += count
+    return 0.0
 
 
-allocate = Step(_allocate, lambda *_: None)
+allocate = Step(_allocate, lambda *_: 0.0)
 
 
 def existing_replicas(proposal: Proposal) -> int:

@@ -1,8 +1,12 @@
 """The proposals of all services, in the order in which they choose hardware."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import heapify, heappop, heapreplace
+from itertools import chain
+from typing import NamedTuple
 
 from tessera.api.reasons import Accepted
 from tessera.domain.budget.forecast import GrantForecast
@@ -18,6 +22,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
+from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.load import next_reading_due, usable_readings
@@ -111,7 +116,11 @@ def propose_all(
     )
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
     proposals, entries = {}, {}
-    for service in cache.in_choice_order(snapshot.services, objects_by_ref):
+    order, gpus = (
+        cache.in_choice_order(snapshot.services, objects_by_ref),
+        defaultdict[str, float](float),
+    )
+    for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
         readings = tuple([readings_by_pod.get(pod.ref) for pod in objects.pods])
         entry = cache.entries.get(ref)
@@ -133,7 +142,7 @@ def propose_all(
             )
         entries[ref] = entry
         proposals[ref] = entry.proposal
-        allocate(allocated, entry.proposal, forecast)
+        gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, entry.proposal, forecast)
     cache.entries = entries
     return proposals
 
@@ -184,10 +193,46 @@ def _scaling_history(
     return autoscale.extend_windows(history, cache.planned_at)
 
 
+class _ChoiceOrder(NamedTuple):
+    running: Sequence[ObservedService]
+    new: Sequence[ObservedService]
+    """The classes of a tenant's services decide among them."""
+
+
 def _in_choice_order(
     services: Sequence[ObservedService], objects_by_ref: Mapping[Ref, CurrentObjects]
-) -> Sequence[ObservedService]:
-    """Sort services in the order in which they choose: those that run before new ones."""
-    return sorted(
-        services, key=lambda service: (not objects_by_ref[service.ref].workloads, service.ref)
+) -> _ChoiceOrder:
+    """Sort the services that run, and new ones, which choose hardware after them."""
+    running = [service for service in services if objects_by_ref[service.ref].workloads]
+    new = [service for service in services if not objects_by_ref[service.ref].workloads]
+    return _ChoiceOrder(
+        running=sorted(running, key=lambda service: service.ref),
+        new=sorted(new, key=lambda service: (_class_rank(service), service.ref)),
     )
+
+
+def _class_rank(service: ObservedService) -> int:
+    return CLASS_RANKS[service.spec.service_class] if service.spec is not None else 0
+
+
+def _in_turns(
+    services: Sequence[ObservedService], gpus: Mapping[str, float], forecast: GrantForecast
+) -> Iterator[ObservedService]:
+    """Yield new services: next is always the tenant with the fewest GPUs for its weight.
+
+    `gpus` of a tenant grow between the services, as these choose.
+    """
+    queues: dict[str, deque[ObservedService]] = defaultdict(deque)
+    weights: dict[str, float] = {}
+    for service in services:
+        tenant, weights[tenant] = forecast.tenant(service.ref.namespace)
+        queues[tenant].append(service)
+    turns = [(gpus[tenant] / weights[tenant], tenant) for tenant in queues]
+    heapify(turns)
+    while turns:
+        _, tenant = turns[0]
+        yield queues[tenant].popleft()
+        if queues[tenant]:
+            heapreplace(turns, (gpus[tenant] / weights[tenant], tenant))
+        else:
+            heappop(turns)

@@ -261,6 +261,10 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
         return StatusVerdict(
             Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
         )
+    if desired == 0 and service_plan.scale.reason is ScalingReason.FAIR_SHARE:
+        return StatusVerdict(
+            Ready.NO_REPLICA_READY, "0 replicas have a device; see status.scaling.message"
+        )
     failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
 
