@@ -53,21 +53,22 @@ OBJECTS = st.one_of(
     st.fixed_dictionaries({"attempt": LEAVES, "done": LEAVES, "rows": LEAVES}),
     st.fixed_dictionaries({"done": LEAVES, "total": LEAVES}),
 )
+NUMBERS = st.one_of(st.integers(0, 7), st.integers(0, 7), st.integers())
 LAYOUTS = st.fixed_dictionaries(
     {
         "observedGeneration": st.integers(0, 2**63 - 1),
         "gpus": st.lists(
             st.fixed_dictionaries(
                 {
-                    "index": st.integers(),
+                    "index": NUMBERS,
                     "uuid": st.text(max_size=3),
                     "product": st.text(max_size=3),
-                    "memoryMiB": st.integers(),
+                    "memoryMiB": NUMBERS,
                     "mode": st.just("Enabled"),
                     "slices": st.lists(
                         st.fixed_dictionaries(
-                            {"profile": st.text(max_size=3), "start": st.integers()},
-                            optional={"memoryMiB": st.integers(), "processes": st.integers()},
+                            {"profile": st.text(max_size=3), "start": NUMBERS},
+                            optional={"memoryMiB": NUMBERS, "processes": NUMBERS},
                         ),
                         max_size=2,
                     ),

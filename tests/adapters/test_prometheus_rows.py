@@ -26,7 +26,7 @@ QUERY_NAMES = ("waiting", "running", "activity", "steps", "scraped", "awake", "f
 SPEED_NAMES = ("requests", "tokens", "steps", "gaps", "gap_seconds", "kv_usage", "cache", "else")
 LABELS = (
     *("namespace", "pod", SERVICE, VARIANT, "kv_cache_size_tokens", "num_gpu_blocks", "block_size"),
-    *("state", "tenant", "currency", "exported_namespace", "__name__"),
+    *("state", "tenant", "currency", "exported_namespace", "__name__", "budget", "window"),
 )
 VALUES = st.one_of(
     st.floats(),
@@ -42,7 +42,8 @@ SAMPLES = st.one_of(
     st.none(),
 )
 TEXTS = st.one_of(
-    st.text(max_size=8), st.sampled_from(["9" * 5000, "16", "team-a", "chat", "allocated", "idle"])
+    st.text(max_size=8),
+    st.sampled_from(["9" * 5000, "16", "team-a", "chat", "allocated", "idle", "Day"]),
 )
 METRICS = st.dictionaries(st.sampled_from(LABELS), TEXTS, max_size=8).flatmap(
     lambda labels: st.sampled_from((*QUERY_NAMES, *SPEED_NAMES)).map(
@@ -68,6 +69,7 @@ async def _read_all(metrics: PrometheusMetrics) -> list[Any]:
         await metrics.billed_until(),
         await metrics.last_seen(["team-a/chat-0"], timedelta(minutes=5)),
         await metrics.tokens(),
+        await metrics.spend_records(),
         await metrics.bill_scrapes(begin, NOW),
         await _amounts_at(metrics, ScrapeRef(process, NOW)),
     ]
