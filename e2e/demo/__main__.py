@@ -71,9 +71,13 @@ def main() -> int:
             vllm=vllm,
         ) as world:
             if options.demo == MIG:
-                asyncio.run(run_mig(world, say, options.backend, options.require_budget))
+                asyncio.run(
+                    run_mig(world, say, options.backend, require_budget=options.require_budget)
+                )
             else:
-                asyncio.run(run_demo(world, say, options.demo, vllm, options.require_budget))
+                asyncio.run(
+                    run_demo(world, say, options.demo, vllm, require_budget=options.require_budget)
+                )
             if options.keep:
                 _print_commands(world)
     except (StepError, worlds.WorldError) as error:
@@ -87,7 +91,7 @@ def main() -> int:
 
 
 async def run_demo(
-    world: worlds.World, say: Say, demo: str, vllm: Path | None, require_budget: bool
+    world: worlds.World, say: Say, demo: str, vllm: Path | None, *, require_budget: bool
 ) -> None:
     """Install the chart in the world, and run the steps of a demo or of all."""
     async with connect(world.kubeconfig) as api:
@@ -106,7 +110,7 @@ async def run_demo(
 
 
 async def run_mig(
-    world: worlds.World, say: Say, backend: mig.Backend, require_budget: bool
+    world: worlds.World, say: Say, backend: mig.Backend, *, require_budget: bool = False
 ) -> None:
     """Run the demo whose GPUs are repartitioned."""
     async with connect(world.kubeconfig) as api:
