@@ -178,6 +178,21 @@ async def test_what_outlives_its_service_is_drained_whoever_scales_it(remove: An
     assert twins.hostile.pods_of(HOSTILE) == []
 
 
+async def test_a_service_that_a_finalizer_keeps_is_not_ready() -> None:
+    fleet = Fleet()
+    serve(fleet)
+    for cycle in range(20):
+        if cycle == 10:
+            hold(fleet)
+        await fleet.cycle()
+    status = fleet.body(ObjectKey("inferenceservices", HOSTILE, "chat"))["status"]
+    reasons = {each["type"]: each["reason"] for each in status["conditions"]}
+    assert (reasons["Ready"], status["replicas"]) == ("Terminating", 0)
+    await fleet.cycle()
+    assert fleet.outcome is not None
+    assert fleet.outcome.writes == 0
+
+
 async def test_a_budget_without_services_says_that_it_is_exhausted() -> None:
     fleet = Fleet()
     serve(fleet)

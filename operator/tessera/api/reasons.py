@@ -226,6 +226,7 @@ class Ready(StatusReason):
     NO_REPLICA_READY = "NoReplicaReady", "No replica is ready to receive requests yet."
     PROBE_PENDING = "ProbePending", "Replicas are ready; the first completion was sent."
     COMPLETION_FAILED = "CompletionFailed", "The service did not answer a completion."
+    TERMINATING = "Terminating", "The service is being deleted, and its replicas are drained."
 
 
 class UpdateAvailable(StatusReason):

@@ -16,13 +16,13 @@ from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
 from tessera.domain.health.stall import Replacement
 from tessera.domain.names import prepull_namespace
-from tessera.domain.observed.snapshot import Ref, Snapshot, Workload
+from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
 from tessera.domain.plan import Plan
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.batch import batch_status
 from tessera.domain.status.budget import budget_status
-from tessera.domain.status.service import pool_status, service_status
+from tessera.domain.status.service import deleting_status, pool_status, service_status
 from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
 from tessera.reconcile.layouts import LayoutApplier
 from tessera.reconcile.spend_records import SpendRecordStore
@@ -182,6 +182,9 @@ class Applier:
         )
         await run_all(self._drain_removed(snapshot, removed) for removed in plan.removed_workloads)
         await run_all(
+            self._report_deletion(snapshot, service) for service in snapshot.deleting_services
+        )
+        await run_all(
             self._apply_batch(snapshot, plan.batches[ref], tenants_by_namespace.get(ref.namespace))
             for ref in by_turns(plan.batches, lambda ref: ref.namespace)
         )
@@ -301,6 +304,13 @@ class Applier:
             await self._attempt(self._write(manifest, subresource))
         if removed.workload.replicas != removed.drain.replicas:
             await self._attempt(self._resize(removed.workload.ref, removed.drain.replicas))
+
+    async def _report_deletion(self, snapshot: Snapshot, service: ObservedService) -> None:
+        pods = [pod for pod in snapshot.pods if pod.service == service.ref]
+        status = deleting_status(service, pods, snapshot.at)
+        if status != service.status:
+            metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
+            await self._attempt_status(api_resources.INFERENCE_SERVICES, metadata, status)
 
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
         """Write the status of one service, then do what requires a written status."""

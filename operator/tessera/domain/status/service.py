@@ -36,7 +36,7 @@ from tessera.domain.health.readiness import assess_readiness
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import per_million_tokens
 from tessera.domain.names import PORT, selector
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.scaling.rollout import is_rolling_out, rollout_progress, strategy_message
@@ -88,6 +88,31 @@ def service_status(
         ),
         scaling=_scaling_status(service_plan, previous.scaling),
         replacement=_replacement_status(service_plan),
+    )
+
+
+def deleting_status(
+    service: ObservedService, pods: Sequence[Pod], at: datetime
+) -> InferenceServiceStatus:
+    """Return the status of a service that a finalizer keeps, with its remaining replicas."""
+    message = (
+        f"InferenceService/{service.ref.name} is being deleted and kept by metadata.finalizers: "
+        f"{counted(len(pods), 'replica')} of 0 are left"
+    )
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+        "Ready": StatusVerdict(Ready.TERMINATING, message)
+    }
+    previous = service.status
+    (ready,) = conditions(verdicts, previous.conditions, service.generation, at)
+    return previous.model_copy(
+        update={
+            "conditions": tuple(
+                ready if condition.type == "Ready" else condition
+                for condition in previous.conditions
+            ),
+            "replicas": len(pods),
+            "ready_replicas": sum(pod.takes_requests for pod in pods),
+        }
     )
 
 
