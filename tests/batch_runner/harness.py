@@ -16,13 +16,13 @@ from typing import Any
 
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.rows import ServedModel
+from tessera.batch_runner.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
 
 DEADLINE_SECONDS = 60
 UID = "5f0c1a52-uid"
 BATCH = "team-a/night"
-SERVED = ServedModel(name="tiny", aliases=("gpt-4o-mini",))
+SERVED = RequestTarget(name="tiny", aliases=("gpt-4o-mini",))
 _ROOT = Path(__file__).resolve().parents[2]
 _SERVERS = Path(__file__).with_name("simulated_servers.py")
 _KUBECONFIG = {

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner.rows import BatchRow, RowFault, ServedModel, read_row
+from tessera.batch_runner.rows import BatchRow, RequestTarget, RowFault, read_row
 from tests.batch_runner.harness import SERVED, a_row
 
 
@@ -123,7 +123,7 @@ def test_an_alias_is_sent_under_the_name_of_the_model(named: dict[str, Any], sen
     ],
 )
 def test_a_row_asks_for_what_the_engine_serves(fields: dict[str, Any], code: str | None) -> None:
-    served = ServedModel(
+    served = RequestTarget(
         name="tiny",
         adapters=("sql",),
         aliases=("gpt-4o-mini",),

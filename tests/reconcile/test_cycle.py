@@ -484,6 +484,27 @@ async def test_a_job_that_was_lost_before_it_was_done_is_created_again(
     assert job in operator.cluster.objects
 
 
+@pytest.mark.parametrize("refused", [("jobs", "night-check"), ("rolebindings", "tessera-batch")])
+async def test_a_refused_object_of_a_batch_is_reported_and_tried_again(
+    operator: MemoryOperator, refused: tuple[str, str]
+) -> None:
+    batch = add_batch(operator)
+    key = ObjectKey(refused[0], "team-a", refused[1])
+    check = ObjectKey(JOBS.plural, "team-a", "night-check")
+    operator.cluster.refusals[key] = "apply: 422 the policy of the cluster denies it"
+    for _ in range(3):
+        await operator.reconcile()
+    status = operator.body(batch)["status"]
+    assert status["reason"] == "ApplyFailed"
+    assert status["message"].startswith("apply: 422 the policy of the cluster denies it; ")
+    assert check not in operator.cluster.objects
+    del operator.cluster.refusals[key]
+    for _ in range(2):
+        await operator.reconcile()
+    assert check in operator.cluster.objects
+    assert operator.body(batch)["status"]["reason"] == "ValidationJobRunning"
+
+
 async def test_a_refused_model_job_is_reported_and_tried_again(
     operator: MemoryOperator,
 ) -> None:

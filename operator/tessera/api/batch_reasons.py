@@ -94,6 +94,10 @@ class BatchRunning(StatusReason):
         "ValidationJobFailed",
         "The validation Job could not run; it is retried.",
     )
+    APPLY_FAILED = (
+        "ApplyFailed",
+        "The API server rejected an object of the batch; the message has its words.",
+    )
     STARTING = "Starting", "The pod of the attempt is starting."
     WAITING_FOR_SPOT = "WaitingForSpot", "The deadline leaves time to wait for spot capacity."
     UNSCHEDULABLE = (

@@ -14,7 +14,7 @@ from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
 from tessera.batch_runner.files import link_or_move
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.rows import ServedModel
+from tessera.batch_runner.rows import RequestTarget
 from tessera.batch_runner.scan import (
     InputScan,
     LineFault,
@@ -38,7 +38,7 @@ class BatchPaths:
 
 
 def check(
-    paths: BatchPaths, served: ServedModel, heartbeat: WorkHeartbeat
+    paths: BatchPaths, served: RequestTarget, heartbeat: WorkHeartbeat
 ) -> tuple[int, dict[str, Any]]:
     """Check the batch and write its manifest; return the exit code and the report."""
     try:
@@ -122,7 +122,7 @@ def _probe_output(work: Path, output: Path) -> None:
 
 
 def _scan_input(
-    path: Path, served: ServedModel, heartbeat: WorkHeartbeat
+    path: Path, served: RequestTarget, heartbeat: WorkHeartbeat
 ) -> tuple[ScanFindings, int, str]:
     """Return the findings, and size and SHA-256 of exactly the bytes that were scanned."""
     scan, digest = InputScan(served), hashlib.sha256()

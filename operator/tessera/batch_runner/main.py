@@ -18,7 +18,7 @@ from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECO
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.model_jobs import fetch, shape
 from tessera.batch_runner.progress import Progress, write_report
-from tessera.batch_runner.rows import URLS, ServedModel
+from tessera.batch_runner.rows import URLS, RequestTarget
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.settings import RunnerSettings
@@ -54,7 +54,7 @@ def _check_input(arguments: argparse.Namespace) -> int:
         errors=arguments.errors,
         work=arguments.work,
     )
-    served = ServedModel(
+    served = RequestTarget(
         name=arguments.model,
         adapters=tuple(arguments.adapter),
         aliases=tuple(arguments.alias),
@@ -107,7 +107,7 @@ async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
     send_options = SendOptions(
-        served=ServedModel(name=arguments.model, aliases=tuple(arguments.alias)),
+        served=RequestTarget(name=arguments.model, aliases=tuple(arguments.alias)),
         concurrency=arguments.concurrency,
         retries=arguments.retries,
         seed=f"{arguments.batch} {arguments.attempt}",

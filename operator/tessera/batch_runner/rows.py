@@ -41,7 +41,7 @@ class RowFault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
+class RequestTarget:
     """What the engine of a batch serves, which is what its rows may ask for."""
 
     name: str

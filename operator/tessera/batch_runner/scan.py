@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 
 from tessera.batch_runner import rows
 from tessera.batch_runner.manifest import SHARD_ROWS
-from tessera.batch_runner.rows import BatchRow, RowFault, ServedModel
+from tessera.batch_runner.rows import BatchRow, RequestTarget, RowFault
 
 MAX_ROW_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20
@@ -150,7 +150,7 @@ class ScanFindings:
 class InputScan:
     """Collects the findings of a scan, line by line."""
 
-    def __init__(self, served: ServedModel, hash_id: IdHasher = id_hash) -> None:
+    def __init__(self, served: RequestTarget, hash_id: IdHasher = id_hash) -> None:
         self._served = served
         self._ids = IdSet(hash_id)
         self._rows = 0

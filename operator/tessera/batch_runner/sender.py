@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
+from tessera.api.text import counted
 from tessera.batch_runner import parts, results, retry, rows
 from tessera.batch_runner.engine import EngineClient, Reply
 from tessera.batch_runner.errors import RowsRefusedError
@@ -16,7 +17,7 @@ from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
 from tessera.batch_runner.results import RowResult
-from tessera.batch_runner.rows import RowFault, ServedModel
+from tessera.batch_runner.rows import RequestTarget, RowFault
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
 # After so many rows that the engine refused, and none that it answered, no other is sent.
@@ -51,7 +52,7 @@ class MemoryLimiter:
 class SendOptions:
     """Options of the sender."""
 
-    served: ServedModel
+    served: RequestTarget
     concurrency: int
     retries: int
     seed: str
@@ -192,7 +193,7 @@ class RowSender:
         only_refusals = self._refused_rows == self._final_rows == MAX_FIRST_REFUSALS
         if only_refusals and not self._ledger.counts().completed:
             raise RowsRefusedError(
-                f"the engine refused the first {MAX_FIRST_REFUSALS} rows, the last with "
+                f"the engine refused the first {counted(MAX_FIRST_REFUSALS, 'row')}, the last with "
                 f"{result.message}. Correct the rows and create another BatchInference"
             )
 

@@ -185,7 +185,12 @@ class Applier:
             self._report_deletion(snapshot, service) for service in snapshot.deleting_services
         )
         await run_all(
-            self._apply_batch(snapshot, plan.batches[ref], tenants_by_namespace.get(ref.namespace))
+            self._apply_batch(
+                snapshot,
+                plan.batches[ref],
+                tenants_by_namespace.get(ref.namespace),
+                shared.get(ref.namespace, []),
+            )
             for ref in by_turns(plan.batches, lambda ref: ref.namespace)
         )
         pulls = self._pulls(
@@ -430,9 +435,16 @@ class Applier:
         return refusals
 
     async def _apply_batch(
-        self, snapshot: Snapshot, batch_plan: BatchPlan, tenant: TenantFunding | None
+        self,
+        snapshot: Snapshot,
+        batch_plan: BatchPlan,
+        tenant: TenantFunding | None,
+        shared_refusals: list[str],
     ) -> None:
-        """Write the status of a batch, then its other objects."""
+        """Write the status of a batch, then its other objects.
+
+        No Job is created while a shared object of its namespace is refused.
+        """
         # The attempt in the status is the fence of the runners: without it nothing else is written.
         batch, spec = batch_plan.batch, batch_plan.batch.spec
         status = batch_status(batch_plan, snapshot.at, self._batch_errors.get(batch.ref))
@@ -446,7 +458,7 @@ class Applier:
                 key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
                 problems += await self._attempt(self._remove(api_resources.JOBS, key))
         if not problems and batch_plan.create is not None and spec is not None:
-            refusals = [] if tenant is None or tenant.may_add else tenant.refusals
+            refusals = [*shared_refusals, *(() if tenant is None else tenant.refusals)]
             if not refusals:
                 manifest = batch_job_manifest(
                     batch, spec, batch_plan.create, self._batch_image, self._config.newest_template

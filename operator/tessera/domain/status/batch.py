@@ -30,6 +30,13 @@ _VARYING_REASONS = frozenset(
 def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:
     """Return the status to write before any Job; `problem` is an earlier refusal by the API."""
     plan = replace(plan, running=_stable_running_verdict(plan))
+    if (
+        problem is not None
+        and plan.state not in TERMINAL_STATES
+        and not plan.running.reason.is_true
+    ):
+        message = f"{problem}; {plan.running.message}"
+        plan = replace(plan, running=StatusVerdict(BatchRunning.APPLY_FAILED, message))
     batch, progress = plan.batch, plan.progress
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": plan.accepted,
@@ -37,7 +44,9 @@ def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> B
         "Complete": plan.complete,
     }
     deciding = _deciding_verdict(plan)
-    message = deciding.message if problem is None else f"{problem}; {deciding.message}"
+    message = deciding.message
+    if problem is not None and deciding.reason is not BatchRunning.APPLY_FAILED:
+        message = f"{problem}; {message}"
     return BatchInferenceStatus(
         observed_generation=batch.generation,
         conditions=conditions(verdicts, batch.status.conditions, batch.generation, at),
