@@ -94,6 +94,7 @@ class MemoryOperator:
         self.answered = asyncio.Event()
         self.builder = 1
         self.platform = Platform()
+        self.require_budget = False
         self.at = NOW
         self.observations = Observations()
         self.restart()
@@ -102,7 +103,11 @@ class MemoryOperator:
         """Start a new process, which has lost all memory."""
         resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
         self.observations = Observations(resolutions=resolutions)
-        config = Config(builder_version=self.builder, platform=self.platform)
+        config = Config(
+            builder_version=self.builder,
+            platform=self.platform,
+            require_budget=self.require_budget,
+        )
         self._store = Store(KINDS)
         applier = Applier(
             config,

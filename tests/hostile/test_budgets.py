@@ -6,8 +6,10 @@ import pytest
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.resources.manifest import ObjectKey
 from tests.hostile.twin import HOSTILE, Fleet, Twins
 
+CHAT = ObjectKey("inferenceservices", "team-a", "chat")
 H100 = "NVIDIA-H100-80GB-HBM3"
 
 
@@ -71,8 +73,54 @@ async def test_the_labels_of_one_node_take_no_pool_out_and_make_nobody_free(
 
     twins = Twins(build)
     await twins.run(20)
+    twins.hostile.cluster.discard(ObjectKey("nodes", "", "odd"))
     twins.hostile.add_node("odd", "a100", {"1g.10gb": 7}, labels=labels)
     await twins.run(20)
-    assert twins.hostile.spent("team-a") > 0
-    # The pools say that the node is not used; nothing else differs.
-    twins.assert_equal(HOSTILE, "odd", "a100", "a000")
+    pool = twins.hostile.cluster.objects[ObjectKey("acceleratorpools", "", "a100")]
+    assert pool["status"]["nodes"] == 2
+    assert twins.hostile.spent("team-a") == twins.peaceful.spent("team-a") > 0
+    # A node that changes is charged at once, and the message of Placed lists the hardware.
+    hostile, peaceful = (
+        {
+            condition["type"]: condition["reason"]
+            for condition in fleet.cluster.objects[CHAT]["status"]["conditions"]
+        }
+        for fleet in twins.both
+    )
+    assert hostile == peaceful
+    assert twins.hostile.pods_of("team-a") == twins.peaceful.pods_of("team-a")
+
+
+async def test_a_namespace_without_a_budget_gets_nothing_where_one_is_required() -> None:
+    def build(fleet: Fleet) -> None:
+        fleet.require_budget = True
+        fleet.restart()
+        fleet.add_pool("a100")
+        fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+        fleet.add_budget("team-a", "500")
+        fleet.serve("chat", "team-a", scaling={"minReplicas": 2, "maxReplicas": 6})
+
+    twins = Twins(build)
+    twins.hostile.serve("x", HOSTILE, scaling={"minReplicas": 5, "maxReplicas": 9})
+    await twins.run(20)
+    status = twins.hostile.cluster.objects[
+        next(key for key in twins.hostile.cluster.objects if key.name == "x")
+    ]["status"]
+    assert twins.hostile.replicas_of(HOSTILE) == 0
+    assert status["tenant"] == {"reason": "BudgetRequired"}
+    twins.assert_equal()
+
+
+async def test_a_namespace_that_a_pool_does_not_list_takes_nothing_there() -> None:
+    def build(fleet: Fleet) -> None:
+        fleet.add_pool("a100", namespaces=["team-a"])
+        fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+        fleet.add_budget("team-a", "500")
+        fleet.add_budget(HOSTILE, "500")
+        fleet.serve("chat", "team-a", scaling={"minReplicas": 2, "maxReplicas": 6})
+
+    twins = Twins(build)
+    twins.hostile.serve("x", HOSTILE, placement={"pools": ["a100"]})
+    await twins.run(20)
+    assert twins.hostile.replicas_of(HOSTILE) == 0
+    twins.assert_equal()

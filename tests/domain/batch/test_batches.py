@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.api.batch_reasons import BatchAccepted
+from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.domain.batch.batches import propose_batches, situation_of
 from tessera.domain.batch.names import job_name
 from tessera.domain.budget.forecast import GrantForecast
+from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
@@ -200,3 +201,31 @@ def test_a_batch_that_was_made_again_begins_with_its_own_check() -> None:
     assert (plan.state, plan.attempt, plan.delete) == ("validating", None, ())
     assert plan.create is not None
     assert plan.create.name == "night-check"
+
+
+def checked_batch() -> Batch:
+    progress = {"rows": 10, "at": NOW}
+    check = {"rows": 10, "url": "/v1/chat/completions", "inputTokens": 500}
+    status = {"state": "in_progress", "check": check, "progress": progress}
+    return a_batch(status=BatchInferenceStatus.model_validate(status))
+
+
+def test_a_batch_without_a_budget_waits_where_one_is_required() -> None:
+    fleet = a_fleet(batches=(checked_batch(),))
+    decision = plan_of(fleet, Config(require_budget=True)).batches[NIGHT]
+    assert decision.running.reason is BatchRunning.BUDGET_EXHAUSTED
+    assert "requireBudget" in decision.running.message
+    assert decision.attempt is None
+    assert plan_of(fleet).batches[NIGHT].attempt is not None
+
+
+def test_a_batch_does_not_run_in_a_pool_that_does_not_list_its_namespace() -> None:
+    pools = tuple(
+        replace(pool, spec=pool.spec.model_copy(update={"namespaces": ("team-b",)}))
+        for pool in POOLS
+        if pool.spec is not None
+    )
+    decision = plan_of(a_fleet(batches=(checked_batch(),), pools=pools)).batches[NIGHT]
+    assert decision.running.reason is BatchRunning.NO_POOL
+    assert "does not list team-a" in decision.running.message
+    assert decision.attempt is None
