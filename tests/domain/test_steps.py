@@ -3,19 +3,32 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tessera.api.reasons import Accepted, LayoutReady, PoolAccepted
 from tessera.domain.batch.batches import ProposedBatch
+from tessera.domain.billing.bill import Bill, accrue
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import BudgetState
 from tessera.domain.config import Config
-from tessera.domain.hardware.pools import pool_view
+from tessera.domain.hardware.pools import PoolView, pool_view
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.batches import Batch, VolumeClaim
-from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot
+from tessera.domain.observed.snapshot import (
+    Budget,
+    Node,
+    ObservedService,
+    Pod,
+    Pool,
+    Ref,
+    Snapshot,
+    Workload,
+)
 from tessera.domain.plan import STEPS, Plan, PlanCache, PlanMemory, plan_one_service
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal
@@ -23,6 +36,7 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
 from tests.batch_builders import a_batch
 from tests.builders import (
+    A100,
     NO_MEMORY,
     NOW,
     a_budget,
@@ -61,6 +75,8 @@ def _fleet() -> Snapshot:
                     "bound": at(-120),
                 }
                 pods.append(replace(pod, uid=f"uid-{pod.ref}", service=ref, **held))
+        gone = Ref(namespace, "gone")
+        workloads.append(replace(a_workload(1, owner_uid=None), ref=gone, service=gone))
     return a_snapshot(
         *services,
         pools=tuple(a_planned_pool(name) for name in (EVIL, GOOD)),
@@ -81,32 +97,34 @@ def _fleet() -> Snapshot:
     )
 
 
-def _owner(value: object) -> str | None:
+_OWNERS: dict[type, Callable[[Any], str]] = {
+    Batch: attrgetter("ref.namespace"),
+    Budget: attrgetter("name"),
+    BudgetState: attrgetter("name"),
+    BudgetView: attrgetter("budget.name"),
+    MigNode: lambda node: str(node.name.removesuffix("-0")),
+    Node: lambda node: str(node.name.removesuffix("-0")),
+    ObservedService: attrgetter("ref.namespace"),
+    Pod: attrgetter("ref.namespace"),
+    Pool: attrgetter("name"),
+    PoolView: attrgetter("pool.name"),
+    Proposal: attrgetter("service.ref.namespace"),
+    ProposedBatch: attrgetter("situation.batch.ref.namespace"),
+    Ref: attrgetter("namespace"),
+    ServicePlan: attrgetter("service.ref.namespace"),
+    Workload: attrgetter("service.namespace"),
+}
+
+
+def owner_of(value: object) -> str | None:
     """Return the tenant whose object an argument of a step is; None for other arguments."""
-    name: str | None
-    match value:
-        case Ref():
-            name = value.namespace
-        case ObservedService() | Batch():
-            name = value.ref.namespace
-        case Proposal() | ServicePlan():
-            name = value.service.ref.namespace
-        case ProposedBatch():
-            name = value.situation.batch.ref.namespace
-        case Pool() | BudgetState():
-            name = value.name
-        case Node() | MigNode():
-            name = value.name.removesuffix("-0")
-        case BudgetView():
-            name = value.budget.name
-        case tuple() if hasattr(value, "view"):
-            name = value.view.pool.name
-        case _:
-            name = None
-    return name
+    if isinstance(value, tuple) and hasattr(value, "view"):
+        return owner_of(value.view)
+    getter = _OWNERS.get(type(value))
+    return None if getter is None else getter(value)
 
 
-class _Raising:
+class Raising:
     """Stands for a step, and raises for the objects of one tenant."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -114,14 +132,14 @@ class _Raising:
         self.raised = 0
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        owners = {owner for owner in map(_owner, arguments) if owner is not None}
+        owners = {owner for owner in map(owner_of, arguments) if owner is not None}
         if owners == {GOOD}:
             return self._function(*arguments, **named)
         self.raised += 1
         raise OverflowError("cannot convert float infinity to integer")
 
 
-def _cycles(cache: PlanCache, memory: PlanMemory, count: int) -> tuple[Plan, PlanMemory]:
+def cycles(cache: PlanCache, memory: PlanMemory, count: int) -> tuple[Plan, PlanMemory]:
     snapshot = _fleet()
     for index in range(count):
         decision = plan_of(
@@ -131,7 +149,7 @@ def _cycles(cache: PlanCache, memory: PlanMemory, count: int) -> tuple[Plan, Pla
     return decision, memory
 
 
-def _good_part(decision: Plan) -> object:
+def good_part(decision: Plan) -> object:
     return (
         {ref: plan for ref, plan in decision.service_plans.items() if ref.namespace == GOOD},
         decision.batches[Ref(GOOD, "night")],
@@ -150,13 +168,17 @@ def _good_part(decision: Plan) -> object:
 def test_what_a_step_raises_for_one_object_changes_no_other(
     step: Step[..., Any], restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, memory = _cycles(cache := PlanCache(), NO_MEMORY, 2)
-    expected, _ = _cycles(PlanCache(), memory, 1)
-    stub = _Raising(step.function)
+    _, memory = cycles(cache := PlanCache(), NO_MEMORY, 2)
+    expected, _ = cycles(PlanCache(), memory, 1)
+    stub = Raising(step.function)
     monkeypatch.setattr(step, "function", stub)
-    decision, _ = _cycles(PlanCache() if restarted else cache, memory, 1)
+    try:
+        decision: Plan | Exception = cycles(PlanCache() if restarted else cache, memory, 1)[0]
+    except OverflowError as error:
+        decision = error
+    assert isinstance(decision, Plan)
     assert stub.raised
-    assert _good_part(decision) == _good_part(expected)
+    assert good_part(decision) == good_part(expected)
     for ref in (Ref(EVIL, "auto"), Ref(EVIL, "chat")):
         service_plan = decision.service_plans[ref]
         kept = (service_plan.drain.replicas, service_plan.removable_deployments)
@@ -171,8 +193,8 @@ def test_what_a_step_raises_for_one_object_changes_no_other(
 def test_a_pool_whose_repartition_raises_keeps_its_taints_and_begins_nothing(
     step: Step[..., Any], reason: LayoutReady, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step, "function", _Raising(step.function))
-    decision, _ = _cycles(PlanCache(), NO_MEMORY, 1)
+    monkeypatch.setattr(step, "function", Raising(step.function))
+    decision, _ = cycles(PlanCache(), NO_MEMORY, 1)
     actions = decision.repartitions.actions[EVIL]
     assert (actions.verdict.reason, actions.requests, actions.evictions) == (reason, {}, {})
 
@@ -180,8 +202,8 @@ def test_a_pool_whose_repartition_raises_keeps_its_taints_and_begins_nothing(
 def test_a_service_that_is_set_aside_says_what_was_raised_and_where(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan_one_service, "function", _Raising(plan_one_service.function))
-    decision, _ = _cycles(PlanCache(), NO_MEMORY, 1)
+    monkeypatch.setattr(plan_one_service, "function", Raising(plan_one_service.function))
+    decision, _ = cycles(PlanCache(), NO_MEMORY, 1)
     accepted = decision.service_plans[Ref(EVIL, "chat")].accepted
     assert accepted.reason is Accepted.PLANNER_ERROR
     assert accepted.message.startswith(
@@ -195,9 +217,43 @@ def test_a_service_that_is_set_aside_says_what_was_raised_and_where(
 def test_services_stay_on_a_pool_whose_discovery_raises(
     restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, memory = _cycles(cache := PlanCache(), NO_MEMORY, 2)
-    monkeypatch.setattr(pool_view, "function", _Raising(pool_view.function))
-    decision, _ = _cycles(PlanCache() if restarted else cache, memory, 1)
+    _, memory = cycles(cache := PlanCache(), NO_MEMORY, 2)
+    monkeypatch.setattr(pool_view, "function", Raising(pool_view.function))
+    decision, _ = cycles(PlanCache() if restarted else cache, memory, 1)
     (view,) = (view for view in decision.pools if view.pool.name == EVIL)
     assert view.accepted.reason is PoolAccepted.PLANNER_ERROR
     assert bool(view.offers) is not restarted
+
+
+LABELS = ("gpu.count", "gpu.product", "gpu.memory", "gpu.replicas", "gfd.timestamp", "mig.config")
+NUMBERS = st.one_of(
+    st.integers(-1, 20).map(str),
+    st.sampled_from(["1" * 5000, "1e308", "nan", "-0", "\u0661", "", "x", str(10**18)]),
+)
+RESOURCES = ("gpu", "mig-1g.10gb", "mig-7g.80gb", "mig-9g.1gb", "mig-")
+
+
+@given(
+    labels=st.dictionaries(st.sampled_from(LABELS), NUMBERS | st.just(A100), max_size=6),
+    allocatable=st.dictionaries(
+        st.sampled_from(RESOURCES), st.integers(0, 20) | st.just(10**18), max_size=4
+    ),
+)
+@settings(max_examples=60, deadline=timedelta(seconds=2))
+def test_whatever_one_node_says_of_itself_changes_nothing_for_other_pools(
+    labels: dict[str, str], allocatable: dict[str, int]
+) -> None:
+    fleet = _fleet()
+    evil = replace(
+        fleet.nodes[0],
+        labels={"pool": EVIL, **{f"nvidia.com/{name}": text for name, text in labels.items()}},
+        allocatable={f"nvidia.com/{name}": count for name, count in allocatable.items()},
+    )
+    visited = replace(fleet, nodes=(evil, *fleet.nodes[1:]))
+    hostile = plan_of(visited, CONFIG)
+    assert good_part(hostile) == good_part(plan_of(fleet, CONFIG))
+    bills = [accrue(Bill(as_of=at(-15)), seen, hostile.pools) for seen in (visited, fleet)]
+    shares = [
+        {line: nanos for line, nanos in bill.lines.items() if line.pool == GOOD} for bill in bills
+    ]
+    assert shares[0] == shares[1]

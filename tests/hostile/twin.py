@@ -375,7 +375,8 @@ class Twins:
 def _comparable(fleet: Fleet, hostile: set[str]) -> Iterator[tuple[str, object]]:
     """Yield everything that must not differ, by name; without identities and versions."""
     for key, body in sorted(fleet.cluster.objects.items()):
-        if key.namespace in hostile or (key.name in hostile and not key.namespace):
+        path = f"{key.namespace}/{key.name}" if key.namespace else key.name
+        if hostile & {key.namespace, path}:
             continue
         data = {name: text for name, text in body.get("data", {}).items() if name not in hostile}
         shown = body | {"data": data} if data else body

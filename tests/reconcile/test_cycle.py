@@ -15,9 +15,9 @@ from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
 from tessera.domain.plan import PlanMemory
-from tessera.reconcile.apply import NotLeadingError
 from tessera.reconcile.loop import run_loop
 from tessera.reconcile.startup_resync import SERVICES_PER_CYCLE
+from tessera.reconcile.work import NotLeadingError
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,

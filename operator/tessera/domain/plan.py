@@ -12,6 +12,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import (
     BudgetView,
+    acceptance,
     build_budget_views,
     by_namespace,
     closed_views,
@@ -68,8 +69,13 @@ from tessera.domain.service.proposal import (
     pods_of_variant,
     propose,
 )
-from tessera.domain.service.proposals import ProposalCache, propose_all
-from tessera.domain.service.removed import RemovedWorkload, drain_removed
+from tessera.domain.service.proposals import (
+    ProposalCache,
+    history_of,
+    propose_all,
+    valid_until_of,
+)
+from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service_plan import (
     ServicePlan,
@@ -467,16 +473,19 @@ def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspectio
 STEPS: tuple[Step[..., Any], ...] = (
     with_known_shape,
     pool_view,
+    acceptance,
     meter_budget,
+    history_of,
     propose,
+    valid_until_of,
     allocate,
     measured_speed,
+    batches.written_files,
     batches.proposed_batch,
     batches.allocate,
     grant_tenant,
     claims_of,
     share_devices,
-    repartition,
     mig_node_of,
     paid_replicas,
     slice_demand,
@@ -485,6 +494,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     pool_actions,
     plan_one_service,
     is_probe_due,
+    removed_workload,
     batches.final_plan,
 )
 """Whatever a plan does for one object, in this order."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.health.stall import Replacement
 from tessera.domain.names import prepull_namespace
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
@@ -23,7 +23,7 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.batch import batch_status
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import deleting_status, pool_status, service_status
-from tessera.ports import Cluster, ClusterError, ClusterObject, NotFoundError
+from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.layouts import LayoutApplier
 from tessera.reconcile.spend_records import SpendRecordStore
 from tessera.reconcile.startup_resync import StartupResync, was_reconciled_before
@@ -31,9 +31,11 @@ from tessera.reconcile.store import Store
 from tessera.reconcile.work import (
     KINDS,
     MAX_CONCURRENCY,
+    NotLeadingError,
     ServiceInputs,
     ServiceWork,
     TenantFunding,
+    WriteStep,
     by_turns,
     inputs_unchanged,
     must_write_status_first,
@@ -44,21 +46,17 @@ from tessera.reconcile.work import (
 )
 from tessera.resources import api_resources, children, prepull
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.children import NamespaceOwners
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest, wire_format
 from tessera.resources.model_job import model_job_manifest
 
 log = logging.getLogger("tessera")
 
-_MAX_MESSAGE_LENGTH = 500
 _MAX_REPORTS = 4 * MAX_CONCURRENCY
 # How many statuses a cycle writes, and for how many seconds, while a change waits for the next
 # cycle; after that time only as many as there are connections.
 _REPORT_SECONDS = 0.25
-
-
-class NotLeadingError(Exception):
-    """The process may not be the leader anymore, so it writes nothing more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,8 @@ class Applier:
         self._batch_errors: dict[Ref, str | None] = {}
         self._model_errors: dict[Ref, list[str]] = {}
         self._pull_problems: list[str] = []
+        self._pull_keys: Collection[ObjectKey] | None = None
+        """The DaemonSets that pull images; None where they could not be built."""
         self.job_creation_errors: dict[str, str] = {}
         """Errors of the last cycle when creating Jobs of attempts, by the batches' UIDs."""
         self._is_leader = is_leader
@@ -143,8 +143,18 @@ class Applier:
             self._up_to_date.pop(due_ref, None)
             self._in_place.pop(due_ref, None)
         existing = self._store.children_by_service()
-        await self.layouts.apply(plan.repartitions, await self._write_pool_statuses(snapshot, plan))
-        shared = await self._apply_shared(plan, monitored=monitored)
+        refused_pools = frozenset(
+            [
+                view.pool.name
+                for view in plan.pools
+                if await self._write_pool_status(snapshot, plan, view)
+            ]
+        )
+        await self._apply_layouts(plan, refused_pools)
+        shared = {
+            sharing.namespace: await self._apply_shared(sharing, monitored)
+            for sharing in self._sharing(plan.service_plans, plan.active_batches or _NO_BATCHES)
+        }
         budget_refusals = {  # before anything that costs money
             view.budget.name: await self._write_budget_status(view, snapshot)
             for view in plan.budgets
@@ -175,9 +185,12 @@ class Applier:
                     )
                 )
         work = by_turns(changed, lambda service_work: service_work.ref.namespace)
-        await run_all(self._apply_objects(snapshot, service_work) for service_work in work)
         await run_all(
-            self._report_status(snapshot, service_work)
+            service_work.collect(self._apply_objects(snapshot, service_work))
+            for service_work in work
+        )
+        await run_all(
+            service_work.collect(self._report_status(snapshot, service_work))
             for service_work in self._due_reports(work, change_pending)
         )
         await run_all(self._drain_removed(snapshot, removed) for removed in plan.removed_workloads)
@@ -193,7 +206,48 @@ class Applier:
             )
             for ref in by_turns(plan.batches, lambda ref: ref.namespace)
         )
-        pulls = self._pulls(
+        self._log_pull_problems(await self._apply_pulls(plan))
+        for kind, key in self._unused_shared_objects(plan, existing):
+            await self._attempt(self._remove(kind, key))
+        self._forget(plan)
+        return {ref: "; ".join(errors) for ref, errors in problems.items() if errors}
+
+    @WriteStep
+    async def _write_pool_status(self, snapshot: Snapshot, plan: Plan, view: PoolView) -> list[str]:
+        """Write the status of a pool, which announces layouts before they change."""
+        status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
+        if status == view.pool.status:
+            return []
+        metadata = {"name": view.pool.name}
+        return await self._attempt_status(api_resources.ACCELERATOR_POOLS, metadata, status)
+
+    @WriteStep
+    async def _apply_layouts(self, plan: Plan, refused_pools: frozenset[str]) -> None:
+        await self.layouts.apply(plan.repartitions, refused_pools)
+
+    @WriteStep
+    async def _apply_shared(self, sharing: NamespaceOwners, monitored: bool) -> list[str]:
+        """Apply the shared objects of a namespace."""
+        inputs, manifests = self._shared_cache.get(sharing.namespace, (None, ()))
+        if inputs != (sharing, monitored):
+            manifests = sharing.manifests(
+                operator_namespace=self._operator_namespace,
+                ingress_namespaces=self._ingress_namespaces,
+                monitored=monitored,
+                batch_role=self._batch_role,
+            )
+            self._shared_cache[sharing.namespace] = ((sharing, monitored), manifests)
+        return [
+            error
+            for manifest in manifests
+            for error in await self._attempt(self._apply_if_changed(manifest))
+        ]
+
+    @WriteStep
+    async def _apply_pulls(self, plan: Plan) -> list[str]:
+        """Apply the DaemonSets that pull images; where that raises, those that exist stay."""
+        self._pull_keys = None
+        manifests = self._pulls(
             plan.pools,
             plan.service_plans,
             self._config.platform,
@@ -201,51 +255,12 @@ class Applier:
             self._batch_image,
             self._prepull_namespace,
         )
-        self._log_pull_problems(
-            [
-                error
-                for manifest in pulls
-                for error in await self._attempt(self._apply_if_changed(manifest))
-            ]
-        )
-        for kind, key in self._unused_shared_objects(
-            plan, existing, {manifest.key for manifest in pulls}
-        ):
-            await self._attempt(self._remove(kind, key))
-        self._forget(plan)
-        return {ref: "; ".join(errors) for ref, errors in problems.items() if errors}
-
-    async def _write_pool_statuses(self, snapshot: Snapshot, plan: Plan) -> frozenset[str]:
-        """Write the pools' statuses, which announce layouts before they change.
-
-        Returns the names of the pools whose status was refused.
-        """
-        refused_pools = set[str]()
-        for view in plan.pools:
-            status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
-            metadata, changed = {"name": view.pool.name}, status != view.pool.status
-            if changed and await self._attempt_status(
-                api_resources.ACCELERATOR_POOLS, metadata, status
-            ):
-                refused_pools.add(view.pool.name)
-        return frozenset(refused_pools)
-
-    async def _apply_shared(self, plan: Plan, *, monitored: bool) -> Mapping[str, list[str]]:
-        """Apply the shared objects of the namespaces; return what was refused, by namespace."""
-        problems: dict[str, list[str]] = defaultdict(list)
-        for sharing in self._sharing(plan.service_plans, plan.active_batches or _NO_BATCHES):
-            inputs, manifests = self._shared_cache.get(sharing.namespace, (None, ()))
-            if inputs != (sharing, monitored):
-                manifests = sharing.manifests(
-                    operator_namespace=self._operator_namespace,
-                    ingress_namespaces=self._ingress_namespaces,
-                    monitored=monitored,
-                    batch_role=self._batch_role,
-                )
-                self._shared_cache[sharing.namespace] = ((sharing, monitored), manifests)
-            for manifest in manifests:
-                problems[sharing.namespace] += await self._attempt(self._apply_if_changed(manifest))
-        return problems
+        self._pull_keys = {manifest.key for manifest in manifests}
+        return [
+            error
+            for manifest in manifests
+            for error in await self._attempt(self._apply_if_changed(manifest))
+        ]
 
     def _due_reports(
         self, work: Sequence[ServiceWork], change_pending: Callable[[], bool]
@@ -274,6 +289,7 @@ class Applier:
                 return
             yield service_work
 
+    @WriteStep
     async def _apply_objects(self, snapshot: Snapshot, work: ServiceWork) -> None:
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         self._up_to_date.pop(ref, None)
@@ -303,6 +319,7 @@ class Applier:
             # Not after a repair: the same field may be changed again before its event arrives.
             self._in_place[ref] = work.inputs
 
+    @WriteStep
     async def _drain_removed(self, snapshot: Snapshot, removed: RemovedWorkload) -> None:
         """Drain a Deployment without a service; what is refused is repeated in the next cycle."""
         for manifest, subresource in outdated_marks(snapshot.at, removed.pods, removed.drain):
@@ -310,6 +327,7 @@ class Applier:
         if removed.workload.replicas != removed.drain.replicas:
             await self._attempt(self._resize(removed.workload.ref, removed.drain.replicas))
 
+    @WriteStep
     async def _report_deletion(self, snapshot: Snapshot, service: ObservedService) -> None:
         pods = [pod for pod in snapshot.pods if pod.service == service.ref]
         status = deleting_status(service, pods, snapshot.at)
@@ -317,6 +335,7 @@ class Applier:
             metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
             await self._attempt_status(api_resources.INFERENCE_SERVICES, metadata, status)
 
+    @WriteStep
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
         """Write the status of one service, then do what requires a written status."""
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
@@ -414,23 +433,19 @@ class Applier:
             return service_plan
         return replace(service_plan, workload=workload if isinstance(workload, Workload) else None)
 
+    @WriteStep
     async def _write_budget_status(self, view: BudgetView, snapshot: Snapshot) -> list[str]:
         """Write the status if its record is due; return why there is no record of this cycle."""
         name = view.budget.name
-        try:
-            status = budget_status(view, snapshot.at, must_record=name in self._unrecorded)
-        except Exception as error:  # noqa: BLE001 - nothing is added, and the others go on
-            problem = f"the status cannot be built: {type(error).__name__}: {error}"
-            refusals = [f"tenantbudgets {name}: {problem}"[:_MAX_MESSAGE_LENGTH]]
-        else:
-            refusals = []
-            if status != view.budget.status:
-                refusals = await self._attempt_status(
-                    api_resources.TENANT_BUDGETS, {"name": name}, status
-                )
-        if refusals:
-            self._unrecorded.add(name)
-        else:
+        must_record = name in self._unrecorded
+        self._unrecorded.add(name)
+        status = budget_status(view, snapshot.at, must_record=must_record)
+        refusals: list[str] = []
+        if status != view.budget.status:
+            refusals = await self._attempt_status(
+                api_resources.TENANT_BUDGETS, {"name": name}, status
+            )
+        if not refusals:
             self._unrecorded.discard(name)
         return refusals
 
@@ -441,6 +456,17 @@ class Applier:
         tenant: TenantFunding | None,
         shared_refusals: list[str],
     ) -> None:
+        problems = await self._write_batch(snapshot, batch_plan, tenant, shared_refusals)
+        self._batch_errors[batch_plan.batch.ref] = "; ".join(problems) or None
+
+    @WriteStep
+    async def _write_batch(
+        self,
+        snapshot: Snapshot,
+        batch_plan: BatchPlan,
+        tenant: TenantFunding | None,
+        shared_refusals: list[str],
+    ) -> list[str]:
         """Write the status of a batch, then its other objects.
 
         No Job is created while a shared object of its namespace is refused.
@@ -468,17 +494,11 @@ class Applier:
                 self.job_creation_errors[batch.uid] = "; ".join(refusals)
             else:
                 problems += refusals
-        self._batch_errors[batch.ref] = "; ".join(problems) or None
+        return problems
 
-    async def _attempt(self, write: Awaitable[object]) -> list[str]:
-        """Return the error of a write, if any; an object that does not exist needs nothing more."""
-        try:
-            await write
-        except NotFoundError:
-            return []
-        except ClusterError as error:
-            return [str(error)]
-        return []
+    @WriteStep
+    async def _attempt(self, write: Awaitable[object]) -> None:
+        await write
 
     async def _attempt_status(
         self, kind: api_resources.ApiResource, metadata: dict[str, Any], status: BaseModel
@@ -555,7 +575,6 @@ class Applier:
         self,
         plan: Plan,
         existing: Mapping[Ref | None, tuple[ClusterObject, ...]],
-        pulls: Collection[ObjectKey],
     ) -> list[tuple[api_resources.ApiResource, ObjectKey]]:
         """Return the shared objects of namespaces and pools that no longer need them.
 
@@ -568,9 +587,12 @@ class Applier:
         return [
             (KINDS[observed.key.plural], observed.key)
             for observed in existing.get(None, ())
-            if observed.owned_fields_digest and observed.key not in pulls
-            if observed.key.plural == api_resources.DAEMON_SETS.plural
-            or observed.key.namespace not in used
+            if observed.owned_fields_digest
+            if (
+                self._pull_keys is not None and observed.key not in self._pull_keys
+                if observed.key.plural == api_resources.DAEMON_SETS.plural
+                else observed.key.namespace not in used
+            )
         ]
 
     def _forget(self, plan: Plan) -> None:
@@ -591,3 +613,16 @@ class Applier:
             del self._applied[key]
         for name in self._shared_cache.keys() - namespaces:
             del self._shared_cache[name]
+
+    STEPS = (
+        _write_pool_status,
+        _apply_shared,
+        _write_budget_status,
+        _apply_objects,
+        _report_status,
+        _drain_removed,
+        _report_deletion,
+        _write_batch,
+        _apply_pulls,
+    )
+    """Whatever a cycle writes for one object, in this order."""

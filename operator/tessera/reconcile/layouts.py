@@ -1,14 +1,15 @@
 """Write what the plan decided for the layouts of pools: taints, backend requests and evictions."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.mig_manager import referenced_configs
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref
 from tessera.domain.repartition.cycle import Repartitions
-from tessera.ports import Cluster, ClusterError, DisruptionBudgetError, NotFoundError
+from tessera.ports import Cluster, DisruptionBudgetError
 from tessera.reconcile.store import Store
+from tessera.reconcile.work import WriteStep
 from tessera.resources import mig_objects
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
@@ -56,29 +57,30 @@ class LayoutApplier:
         for node in self._nodes():
             is_tainted = TAINT in node.taints
             if node.name in tainted and not is_tainted:
-                await self._attempt(self._taint(node.name, present=True))
+                self.problems += await self._taint(node.name, present=True)
             # A node may belong to a pool whose status is not written: while there is one, no taint
             # is removed.
             elif is_tainted and node.name not in keep_tainted and not refused:
-                await self._attempt(self._taint(node.name, present=False))
+                self.problems += await self._taint(node.name, present=False)
         requests = {
             node: request for actions in pool_actions for node, request in actions.requests.items()
         }
-        await self._configure(repartitions, requests)
+        self.problems += await self._configure(repartitions, requests)
         for name, request in sorted(requests.items()):
-            await self._attempt(self._send_request(name, request))
+            self.problems += await self._send_request(name, request)
         for actions in pool_actions:
             for ref, uid in sorted(actions.evictions.items()):
                 if ref not in actions.deletions:
-                    await self._attempt(self._evict(ref, uid))
+                    self.problems += await self._evict(ref, uid)
             for ref, uid in sorted(actions.deletions.items()):
-                await self._attempt(self._delete(ref, uid))
+                self.problems += await self._delete(ref, uid)
 
     def _nodes(self) -> Iterator[Node]:
         for observed in self._store.all(NODES).values():
             if isinstance(observed.plan_input, Node):
                 yield observed.plan_input
 
+    @WriteStep
     async def _configure(
         self, repartitions: Repartitions, requests: Mapping[str, BackendRequest]
     ) -> None:
@@ -92,13 +94,14 @@ class LayoutApplier:
             return
         manifest = mig_objects.configuration(self._namespace, requests.values(), referenced)
         if manifest.body != self._applied_config:
-            await self._attempt(self._apply_configuration(manifest))
+            await self._apply_configuration(manifest)
 
     async def _apply_configuration(self, manifest: ObjectManifest) -> None:
         self._before_write()
         await self._cluster.apply(manifest)
         self._applied_config = manifest.body
 
+    @WriteStep
     async def _taint(self, node: str, *, present: bool) -> None:
         await self._patch_node(node, {}, {TAINT: present})
 
@@ -108,6 +111,7 @@ class LayoutApplier:
         self._before_write()
         self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
 
+    @WriteStep
     async def _send_request(self, node: str, request: BackendRequest) -> None:
         layout_spec = request.layout_spec
         if layout_spec is not None:
@@ -121,6 +125,7 @@ class LayoutApplier:
         if request.labels:
             await self._patch_node(node, request.labels, {})
 
+    @WriteStep
     async def _evict(self, ref: Ref, uid: str) -> None:
         self._before_write()
         try:
@@ -128,15 +133,8 @@ class LayoutApplier:
         except DisruptionBudgetError as error:
             self.blocked_evictions[ref] = str(error)
 
+    @WriteStep
     async def _delete(self, ref: Ref, uid: str) -> None:
         self._before_write()
         key = ObjectKey(PODS.plural, ref.namespace, ref.name)
         await self._cluster.delete(PODS, key, uid=uid, grace_seconds=_EXIT_SECONDS)
-
-    async def _attempt(self, write: Awaitable[object]) -> None:
-        try:
-            await write
-        except NotFoundError:
-            return  # the node or pod is deleted: nothing left to do
-        except ClusterError as error:
-            self.problems.append(str(error))

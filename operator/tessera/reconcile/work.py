@@ -1,11 +1,13 @@
 """The work of a cycle for one service, and when there is none."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias, TypeVar
+from functools import partial
+from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Accepted, WithinBudget
@@ -13,16 +15,53 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.scaling.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.domain.service_plan import ServicePlan
-from tessera.ports import ClusterObject
+from tessera.domain.steps import error_text
+from tessera.ports import ClusterError, ClusterObject, NotFoundError
 from tessera.resources import pod_patches as marks
 from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
+log = logging.getLogger("tessera")
+
 WorkT = TypeVar("WorkT")
+S = TypeVar("S")
+P = ParamSpec("P")
 
 KINDS = {kind.plural: kind for kind in CHILDREN}
 # Maximum number of services in progress, and of writing requests, at a time.
 MAX_CONCURRENCY = 16
+
+
+class NotLeadingError(Exception):
+    """The process may not be the leader anymore, so it writes nothing more."""
+
+
+class WriteStep(Generic[S, P]):
+    """A method that writes what the plan decided for one object; it returns what was refused.
+
+    Whatever else it raises is refused in the same way, so that it stops no other object.
+    """
+
+    def __init__(self, function: Callable[Concatenate[S, P], Awaitable[list[str] | None]]) -> None:
+        self.function = function
+
+    def __get__(self, instance: S, owner: type[S]) -> Callable[P, Awaitable[list[str]]]:
+        del owner
+        return partial(self._write, instance)
+
+    async def _write(self, instance: S, *arguments: P.args, **named: P.kwargs) -> list[str]:
+        try:
+            return await self.function(instance, *arguments, **named) or []
+        except NotLeadingError:
+            raise
+        except NotFoundError:
+            return []  # it is deleted: nothing more to do
+        except ClusterError as error:
+            return [str(error)]
+        except Exception as error:
+            message = f"{self.function.__name__.strip('_')} raised {error_text(error)}"
+            log.exception("%s", message)
+            return [f"{message}; please report it with the log of the operator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +107,10 @@ class ServiceWork:
     @property
     def is_set_aside(self) -> bool:
         return self.service_plan.accepted.reason is Accepted.PLANNER_ERROR
+
+    async def collect(self, step: Awaitable[list[str]]) -> None:
+        """Add what a step of the service was refused to its problems."""
+        self.problems += await step
 
 
 def must_write_status_first(service_plan: ServicePlan) -> bool:
@@ -157,7 +200,7 @@ def by_turns(work: Iterable[WorkT], namespace_of: Callable[[WorkT], str]) -> lis
     return [item for _, item in sorted(ordered, key=lambda turn_and_item: turn_and_item[0])]
 
 
-async def run_all(steps: Iterable[Awaitable[None]]) -> None:
+async def run_all(steps: Iterable[Awaitable[object]]) -> None:
     """Run the steps, at most MAX_CONCURRENCY at a time; if one raises, the others are canceled."""
     # The iterator is consumed lazily, so that no coroutine is left unawaited after an error. Each
     # worker yields between two steps, so that a large fleet does not delay the probes.

@@ -1,7 +1,7 @@
 """All batches of a plan: the situation of each, its proposal and its claim on the budget."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.batch_inference import TERMINAL_STATES
@@ -156,7 +156,7 @@ class _SnapshotIndex:
         """The earliest unfinished batch that writes a file, by claim and path."""
         for batch in sorted(snapshot.batches, key=lambda batch: (batch.created, batch.ref)):
             if batch.status.state not in TERMINAL_STATES:
-                for file in _written_files(batch):
+                for file in written_files(batch):
                     self._writers.setdefault(file, batch.ref)
         self._nodes = {
             node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
@@ -182,7 +182,7 @@ class _SnapshotIndex:
             conflict=next(
                 (
                     (path, writer)
-                    for claim, path in _written_files(batch)
+                    for claim, path in written_files(batch)
                     if (writer := self._writers.get((claim, path), ref)) != ref
                 ),
                 None,
@@ -196,12 +196,15 @@ class _SnapshotIndex:
         )
 
 
-def _written_files(batch: Batch) -> Iterator[tuple[Ref, str]]:
-    """Yield the files that a batch writes, by claim and path."""
-    if batch.spec is not None:
-        claim = Ref(batch.ref.namespace, batch.spec.claim_name)
-        yield claim, batch.spec.output
-        yield claim, errors_path(batch.spec)
+def _written_files(batch: Batch) -> Sequence[tuple[Ref, str]]:
+    """Return the files that a batch writes, by claim and path."""
+    if batch.spec is None:
+        return ()
+    claim = Ref(batch.ref.namespace, batch.spec.claim_name)
+    return (claim, batch.spec.output), (claim, errors_path(batch.spec))
+
+
+written_files = Step(_written_files, lambda *_: ())
 
 
 def _batch_pod(pod: Pod, run: BatchRun) -> BatchPod:

@@ -114,7 +114,7 @@ def build_budget_views(
                 owners.setdefault(name, budget.name)
     budget_views = {}
     for budget in oldest_first:
-        accepted, spec = _acceptance(budget, owners), budget.status.accepted_spec
+        accepted, spec = acceptance(budget, owners), budget.status.accepted_spec
         if accepted.reason.is_true and budget.spec is not None:
             spec = budget.spec
             owners = {name: owner for name, owner in owners.items() if owner != budget.name}
@@ -229,6 +229,16 @@ def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[Budg
                 "already; remove it from one of the two, since a namespace has at most 1 budget",
             )
     return StatusVerdict(BudgetAccepted.VALID, _summarize(spec))
+
+
+def _refuse(
+    error: Exception, budget: Budget, _: Mapping[str, str]
+) -> StatusVerdict[BudgetAccepted]:
+    message = planner_error(error, f"kubectl get tenantbudget {budget.name} -o yaml")
+    return StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
+
+
+acceptance = Step(_acceptance, _refuse)
 
 
 def _metered_view(

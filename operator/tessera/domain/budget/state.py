@@ -84,7 +84,7 @@ class BudgetState:
         self.min_replicas_shortage: str | None = None
         # Whether this plan grants a replica that did not run before.
         self.has_new_grants = False
-        for window in self._windows:
+        for window in (*self.current_windows, *self.next_windows):
             window.forecast = window.spent
 
     def amount(self, nanos: int) -> str:

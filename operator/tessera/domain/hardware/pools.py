@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import cache
+from functools import lru_cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.api.node_layout import MAX_GPUS
@@ -254,7 +254,7 @@ def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None
     return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
 
 
-@cache
+@lru_cache(maxsize=1024)
 def weight_of(product: str, resource: str) -> Decimal:
     """Return the share of a GPU that a device is billed; 0 for what is neither GPU nor slice.
 
@@ -273,7 +273,7 @@ def weight_of(product: str, resource: str) -> Decimal:
     return min(weights, default=Decimal(1))
 
 
-@cache
+@lru_cache(maxsize=1024)
 def profile_of(product: str, resource: str) -> str:
     """Return the canonical name of a slice's profile, or the resource's own for an unknown one."""
     hardware = _resource_hardware(product, resource)

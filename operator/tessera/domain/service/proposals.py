@@ -37,6 +37,7 @@ from tessera.domain.service.proposal import (
     objects_by_service,
     propose,
 )
+from tessera.domain.steps import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +131,9 @@ def propose_all(
             or known_history is not entry.proposal.scale.history
             or not _is_valid(entry, snapshot.at, service, objects, views, readings)
         ):
-            history = _scaling_history(known_history, service, entry, cache)
+            history = history_of(known_history, service, entry, cache)
             proposal = propose(snapshot, service, objects, views, allocated, history)
-            valid_until = _valid_until(snapshot, proposal)
+            valid_until = valid_until_of(snapshot, proposal)
             entry = _CachedProposal(
                 service=service,
                 proposal=proposal,
@@ -180,6 +181,9 @@ def _valid_until(snapshot: Snapshot, proposal: Proposal) -> datetime | None:
     return next_reading_due(proposal.objects.pods, snapshot.at)
 
 
+valid_until_of = Step(_valid_until, lambda _error, snapshot, _proposal: snapshot.at)
+
+
 def _scaling_history(
     known_history: ScalingHistory | None,
     service: ObservedService,
@@ -191,6 +195,9 @@ def _scaling_history(
     if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
         return history
     return autoscale.extend_windows(history, cache.planned_at)
+
+
+history_of = Step(_scaling_history, lambda _error, known, *_: known or ScalingHistory())
 
 
 class _ChoiceOrder(NamedTuple):

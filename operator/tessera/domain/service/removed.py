@@ -1,10 +1,12 @@
 """Deployments that outlive their service: they are drained and scaled to 0."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from tessera.api.inference_service import Drain
 from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
 from tessera.domain.scaling.drain import DrainPlan, plan_drain
+from tessera.domain.steps import Step
 
 _DEFAULT_TIMEOUT = Drain().timeout
 
@@ -31,12 +33,21 @@ def drain_removed(snapshot: Snapshot) -> tuple[RemovedWorkload, ...]:
         if workload.service in services or (owner is None and workload.owner_uid is not None):
             continue
         timeout = owner.spec.drain.timeout if owner and owner.spec else _DEFAULT_TIMEOUT
-        pods = tuple(
-            pod
-            for pod in snapshot.pods
-            if pod.service == workload.service and pod.variant == workload.variant
-        )
-        if pods or workload.replicas:
-            drain = plan_drain(snapshot, workload, 0, pods, timeout)
-            removed.append(RemovedWorkload(workload=workload, pods=pods, drain=drain))
+        if (drained := removed_workload(snapshot, workload, timeout)) is not None:
+            removed.append(drained)
     return tuple(sorted(removed, key=lambda candidate: candidate.workload.ref))
+
+
+def _drain(snapshot: Snapshot, workload: Workload, timeout: timedelta) -> RemovedWorkload | None:
+    pods = tuple(
+        pod
+        for pod in snapshot.pods
+        if pod.service == workload.service and pod.variant == workload.variant
+    )
+    if not pods and not workload.replicas:
+        return None
+    drain = plan_drain(snapshot, workload, 0, pods, timeout)
+    return RemovedWorkload(workload=workload, pods=pods, drain=drain)
+
+
+removed_workload = Step(_drain, lambda *_: None)

@@ -4,10 +4,11 @@ from dataclasses import replace
 from datetime import datetime
 
 from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, ProgressStatus
-from tessera.api.batch_reasons import BatchRunning
+from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.domain.batch.batch_plan import BatchPlan
-from tessera.domain.status.service import conditions
+from tessera.domain.status.service import conditions, with_accepted
+from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
 # Their messages hold amounts that move with time alone.
@@ -27,7 +28,9 @@ _VARYING_REASONS = frozenset(
 )
 
 
-def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> BatchInferenceStatus:
+def _batch_status(
+    plan: BatchPlan, at: datetime, problem: str | None = None
+) -> BatchInferenceStatus:
     """Return the status to write before any Job; `problem` is an earlier refusal by the API."""
     plan = replace(plan, running=_stable_running_verdict(plan))
     if (
@@ -59,6 +62,17 @@ def batch_status(plan: BatchPlan, at: datetime, problem: str | None = None) -> B
         attempt=plan.attempt,
         progress=progress,
     )
+
+
+def _set_aside(error: Exception, plan: BatchPlan, at: datetime, *_: object) -> BatchInferenceStatus:
+    batch = plan.batch
+    command = f"kubectl get batchinference {batch.ref.name} -n {batch.ref.namespace} -o yaml"
+    verdict = StatusVerdict(BatchAccepted.PLANNER_ERROR, planner_error(error, command))
+    update = with_accepted(batch.status.conditions, verdict, batch.generation, at)
+    return batch.status.model_copy(update=update)
+
+
+batch_status = Step(_batch_status, _set_aside)
 
 
 def _done(progress: ProgressStatus) -> str:

@@ -1,6 +1,6 @@
 """The status of services and pools from the plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -21,6 +21,7 @@ from tessera.api.reasons import (
     Accepted,
     LayoutReady,
     PlacementReason,
+    PoolAccepted,
     Progressing,
     Ready,
     ScalingReason,
@@ -43,6 +44,7 @@ from tessera.domain.scaling.rollout import is_rolling_out, rollout_progress, str
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.measurements import corrected_rate
+from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
 _UNMANAGED = StatusVerdict(
@@ -50,7 +52,18 @@ _UNMANAGED = StatusVerdict(
 )
 
 
-def service_status(
+def with_accepted(
+    previous: Sequence[Condition],
+    verdict: StatusVerdict[StatusReason],
+    generation: int,
+    at: datetime,
+) -> Mapping[str, tuple[Condition, ...]]:
+    """Return the update of a status that is as it was but for the condition Accepted."""
+    others = (condition for condition in previous if condition.type != "Accepted")
+    return {"conditions": (*conditions({"Accepted": verdict}, previous, generation, at), *others)}
+
+
+def _service_status(
     snapshot: Snapshot,
     service_plan: ServicePlan,
     budget_view: BudgetView | None,
@@ -91,6 +104,21 @@ def service_status(
     )
 
 
+def _set_aside_service(
+    error: Exception, snapshot: Snapshot, service_plan: ServicePlan, *_: object
+) -> InferenceServiceStatus:
+    service = service_plan.service
+    message = planner_error(
+        error, f"kubectl get tsvc {service.ref.name} -n {service.ref.namespace} -o yaml"
+    )
+    verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
+    update = with_accepted(service.status.conditions, verdict, service.generation, snapshot.at)
+    return service.status.model_copy(update=update)
+
+
+service_status = Step(_service_status, _set_aside_service)
+
+
 def deleting_status(
     service: ObservedService, pods: Sequence[Pod], at: datetime
 ) -> InferenceServiceStatus:
@@ -116,7 +144,7 @@ def deleting_status(
     )
 
 
-def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
+def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
     """Return the status of a pool, with the actions for its layouts if Tessera plans them."""
     pool = view.pool
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
@@ -137,6 +165,19 @@ def pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> Acc
         currency=view.price.currency if view.price else None,
         mig=orders.status if orders is not None else None,
     )
+
+
+def _set_aside_pool(
+    error: Exception, view: PoolView, _: PoolActions | None, at: datetime
+) -> AcceleratorPoolStatus:
+    pool = view.pool
+    message = planner_error(error, f"kubectl get acceleratorpool {pool.name} -o yaml")
+    verdict = StatusVerdict(PoolAccepted.PLANNER_ERROR, message)
+    update = with_accepted(pool.status.conditions, verdict, pool.generation, at)
+    return pool.status.model_copy(update=update)
+
+
+pool_status = Step(_pool_status, _set_aside_pool)
 
 
 def conditions(

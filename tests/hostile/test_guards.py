@@ -1,0 +1,191 @@
+"""Whatever a cycle does for one tenant raises in each cycle; the others end as without that."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tessera.domain.batch.batch_plan import BatchPlan
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.observed.snapshot import Ref
+from tessera.domain.plan import STEPS
+from tessera.domain.service.removed import RemovedWorkload
+from tessera.domain.steps import Step
+from tessera.reconcile.apply import Applier
+from tessera.reconcile.work import ServiceWork, WriteStep
+from tessera.resources.api_resources import (
+    BATCH_INFERENCES,
+    CLAIMS,
+    INFERENCE_SERVICES,
+    NODE_LAYOUTS,
+)
+from tessera.resources.children import NamespaceOwners
+from tessera.resources.manifest import ObjectKey
+from tests.builders import SMALL
+from tests.domain.test_steps import owner_of
+from tests.hostile.twin import A100, HOSTILE, Fleet, Twins
+
+GOOD = "team-a"
+
+
+class _Raising:
+    """Stands for a step: while active, it raises for the objects of the hostile tenant."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__name__ = function.__name__
+        self._function = function
+        self.active = False
+        self.raised = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        owners = {owner for owner in map(_owner_of, arguments) if owner is not None}
+        if not self.active or GOOD in owners:
+            return self._function(*arguments, **named)
+        self.raised += 1
+        raise OverflowError("cannot convert float infinity to integer")
+
+
+def _owner_of(value: object) -> str | None:
+    name: str | None
+    match value:
+        case RemovedWorkload():
+            name = value.workload.service.namespace
+        case ServiceWork():
+            name = value.ref.namespace
+        case NamespaceOwners():
+            name = value.namespace
+        case PoolView():
+            name = value.pool.name
+        case BatchPlan():
+            name = value.batch.ref.namespace
+        case _:
+            name = owner_of(value)
+    return name
+
+
+def _build(fleet: Fleet) -> None:
+    for tenant in (GOOD, HOSTILE):
+        fleet.add_pool(tenant, mig={"mode": "Auto"})
+        fleet.add_node(f"{tenant}-0", tenant, {"1g.10gb": 7})
+        fleet.add_budget(tenant, "1000")
+        placement = {"pools": [tenant]}
+        fleet.serve("chat", tenant, placement=placement, scaling={"maxReplicas": 4})
+        fleet.serve("auto", tenant, placement={**placement, "mig": "Auto"}, replicas=1)
+        fleet.serve("gone", tenant, placement=placement, replicas=1)
+        fleet.running[Ref(tenant, "chat")] = 1.0
+        meta = {"namespace": tenant, "creationTimestamp": "2026-11-20T11:59:00Z"}
+        fleet.cluster.put(
+            CLAIMS,
+            {
+                "metadata": {**meta, "name": "data"},
+                "spec": {"accessModes": ["ReadWriteMany"]},
+            },
+        )
+        spec = {
+            "claimName": "data",
+            "input": "in.jsonl",
+            "output": "out.jsonl",
+            "model": {"uri": SMALL},
+        }
+        fleet.cluster.put(BATCH_INFERENCES, {"metadata": {**meta, "name": "night"}, "spec": spec})
+
+
+def _disturb(fleet: Fleet) -> None:
+    """Change what everything depends on, so that nothing is taken from a cache."""
+    fleet.waiting[Ref(GOOD, "chat")] = 100.0
+    for tenant in (GOOD, HOSTILE):
+        fleet.cluster.discard(ObjectKey("inferenceservices", tenant, "gone"))
+        leaving = {
+            "name": "leaving",
+            "namespace": tenant,
+            "finalizers": ["example.org/keep"],
+            "deletionTimestamp": "2026-11-20T12:00:00Z",
+        }
+        spec = {"model": {"uri": SMALL}}
+        fleet.cluster.put(INFERENCE_SERVICES, {"metadata": leaving, "spec": spec})
+        for key in sorted(fleet.cluster.objects):
+            if key.plural == "deployments" and key.name.startswith("gone"):
+                fleet.cluster.objects[key]["metadata"].pop("ownerReferences", None)
+                fleet.cluster.touch(key)
+        key = ObjectKey("nodes", "", f"{tenant}-0")
+        fleet.cluster.objects[key]["status"]["allocatable"]["nvidia.com/mig-1g.10gb"] = "6"
+        fleet.cluster.touch(key)
+
+
+@pytest.mark.parametrize(
+    "step", [*STEPS, *Applier.STEPS], ids=lambda step: step.function.__name__.strip("_")
+)
+async def test_a_tenant_for_whom_a_step_raises_changes_nothing_for_others(
+    step: Step[..., Any] | WriteStep[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = Twins(_build)
+    await twins.run(cycles=8)
+    stub = _Raising(step.function)
+    monkeypatch.setattr(step, "function", stub)
+    replicas = twins.hostile.replicas_of(HOSTILE) - 1  # of `gone`
+    failures = []
+    for fleet in twins.both:
+        _disturb(fleet)
+        stub.active = fleet is twins.hostile
+        for _ in range(6):
+            try:
+                await fleet.cycle()
+            except Exception as error:  # noqa: BLE001 - none may leave a cycle
+                failures.append(error)
+    assert failures == []
+    assert stub.raised
+    twins.assert_equal(HOSTILE, f"{HOSTILE}-0", "tessera-system/tessera-spend")
+    assert twins.hostile.replicas_of(HOSTILE) >= replicas
+
+
+async def test_a_node_whose_layout_cannot_be_written_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twins = Twins(_build)
+    cluster = twins.hostile.cluster
+    patch_node = cluster.patch_node
+
+    async def patch(node: str, labels: Any, taints: Any) -> Any:
+        if node == f"{HOSTILE}-0":
+            raise OverflowError("cannot convert float infinity to integer")
+        return await patch_node(node, labels, taints)
+
+    monkeypatch.setattr(cluster, "patch_node", patch)
+    await twins.run(cycles=12)
+    labels = [
+        fleet.cluster.objects[ObjectKey("nodes", "", f"{GOOD}-0")]["metadata"]["labels"]
+        for fleet in twins.both
+    ]
+    assert labels[0] == labels[1]
+    assert "nvidia.com/mig.config" in labels[0]
+
+
+GPU = {"index": 0, "uuid": "GPU-0", "product": A100, "mode": "Enabled"}
+LAYOUT = {"gpus": [GPU]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "status"),
+    [
+        ({}, {"gpus": [{**GPU, "slices": [{"profile": "1g.10gb", "start": 0, "pods": ["x"]}]}]}),
+        ({}, {"gpus": "many"}),
+        ({"nvidia.com/gpu.count": "1000000"}, {}),
+        ({"nvidia.com/gpu.count": "9" * 5000}, {}),
+        ({"nvidia.com/gfd.timestamp": "9" * 20}, LAYOUT),
+        ({"nvidia.com/gpu.product": "x" * 5000}, LAYOUT),
+    ],
+    ids=["pod without slash", "no gpus", "million", "digits", "timestamp", "product"],
+)
+async def test_what_one_node_says_changes_nothing_for_others(labels: Any, status: Any) -> None:
+    twins = Twins(_build)
+    await twins.run(cycles=6)
+    fleet = twins.hostile
+    key = ObjectKey("nodes", "", f"{HOSTILE}-0")
+    fleet.cluster.objects[key]["metadata"]["labels"].update(labels)
+    fleet.cluster.touch(key)
+    meta = {"name": f"{HOSTILE}-0"}
+    fleet.cluster.put(NODE_LAYOUTS, {"metadata": meta, "spec": {}, "status": status})
+    async with asyncio.timeout(30):
+        await twins.run(cycles=6)
+    twins.assert_equal(HOSTILE, f"{HOSTILE}-0", "tessera-system/tessera-spend")
