@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+import pytest
+
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.ports import LayoutPlanningError
 from tessera.reconcile.layout_solving import BackgroundPlanner
@@ -21,15 +23,15 @@ TWO = layout_problem_of(a_fleet(a_mig_service("code"), mig_nodes=GROUNDS), GROUN
 class ControlledPlanner:
     """Answers when a test allows it, or fails."""
 
-    fails: bool = False
+    error: Exception | None = None
     problems: list[LayoutProblem] = field(default_factory=list)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def solve(self, problem: LayoutProblem) -> LayoutSolution:
         self.problems.append(problem)
         await self.may_answer.wait()
-        if self.fails:
-            raise LayoutPlanningError("no solver")
+        if self.error is not None:
+            raise self.error
         return LayoutSolution(problem=problem, pools={})
 
 
@@ -73,19 +75,22 @@ async def test_a_new_problem_is_solved_after_the_current_one() -> None:
     assert harness.planner.problems == [ONE, TWO]
 
 
-async def test_a_failure_is_reported_keeps_the_last_solution_and_is_tried_again_later() -> None:
+@pytest.mark.parametrize("error", [LayoutPlanningError("no solver"), KeyError("a100")])
+async def test_a_failure_is_reported_keeps_the_last_solution_and_is_tried_again_later(
+    error: Exception,
+) -> None:
     harness = PlannerHarness()
     background = harness.background_planner()
     background.start(ONE)
     await harness.wait_for_solution()
-    harness.planner.fails = True
+    harness.planner.error = error
     background.start(TWO)
     await harness.wait_for_solution()
-    assert harness.observations.memory.layouts.solver_error == "no solver"
+    assert str(error) in (harness.observations.memory.layouts.solver_error or "")
     assert harness.observations.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
     background.start(TWO)
     assert harness.planner.problems == [ONE, TWO]
-    harness.seconds, harness.planner.fails = 31, False
+    harness.seconds, harness.planner.error = 31, None
     background.start(TWO)
     await harness.wait_for_solution()
     assert harness.planner.problems == [ONE, TWO, TWO]

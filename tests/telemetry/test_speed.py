@@ -1,10 +1,12 @@
 """The metrics of speeds."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.reconcile.cycle import ReconcileOutcome
+from tessera.telemetry.speed import observed_speed
 from tessera.telemetry.telemetry import Telemetry
 from tests.builders import (
     a_pod,
@@ -39,6 +41,20 @@ def scrape(telemetry: Telemetry) -> dict[str, float]:
             name = sample.name.removeprefix("tessera_service_")
             values[f"{name} {sample.labels.get('kind', '')}".strip()] = sample.value
     return values
+
+
+def test_a_service_whose_speed_raises_has_no_series_and_the_page_has_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("cannot convert float infinity to integer")
+
+    monkeypatch.setattr(observed_speed, "function", fail)
+    telemetry = Telemetry()
+    telemetry.record_reconcile(outcome(a_speed_reading()), 0.1, 0.1)
+    values = scrape(telemetry)
+    assert values["desired_replicas"] == 2
+    assert not any(name.startswith("output_tokens") for name in values)
 
 
 def test_both_speeds_prices_and_caches_are_exported_side_by_side() -> None:

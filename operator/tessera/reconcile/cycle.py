@@ -1,5 +1,6 @@
 """One reconcile cycle: observe, decide, apply."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,6 +17,8 @@ from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.store import Store
+
+log = logging.getLogger("tessera")
 
 # The usual scrape interval, at which Prometheus reads the bill.
 CHARGE_INTERVAL = timedelta(seconds=15)
@@ -73,8 +76,8 @@ class FleetReconciler:
         snapshot = observe(self._store, observations, self._clock())
         decision = plan(self._config, snapshot, observations.memory, self._plan_cache)
         observations.memory = observations.memory.after(decision)
-        self._charge(snapshot, decision)
-        self._prober.start(snapshot, decision)
+        _try(self._charge, snapshot, decision)
+        _try(self._prober.start, snapshot, decision)
         if self._background_planner is not None:
             self._background_planner.start(decision.repartitions.layout_problem)
         problems = await self._applier.apply_plan(
@@ -123,6 +126,14 @@ class FleetReconciler:
             bill, due = accrue(bill, before[0], before[1].pools), True
         self._pending_charge = None if due else (snapshot, decision)
         self._observations.bill = accrue(bill, snapshot, decision.pools) if due else bill
+
+
+def _try(work: Callable[[Snapshot, Plan], None], snapshot: Snapshot, decision: Plan) -> None:
+    """Do what stands beside the plan: whatever it raises, the plan is applied."""
+    try:
+        work(snapshot, decision)
+    except Exception:
+        log.exception("%s failed, retrying in the next cycle", work.__qualname__)
 
 
 def _is_same_charge(before: tuple[Snapshot, Plan], snapshot: Snapshot, decision: Plan) -> bool:

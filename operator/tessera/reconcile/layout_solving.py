@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
+from tessera.domain.steps import error_text
 from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
 from tessera.reconcile.observe import Observations
 
@@ -59,12 +60,17 @@ class BackgroundPlanner:
         try:
             solution = await self._planner.solve(problem)
         except LayoutPlanningError as error:
-            self._update_memory(solver_error=str(error))
-            self._last_failure = (problem, self._clock())
+            self._fail(problem, str(error))
+        except Exception as error:  # noqa: BLE001 - tried again later, as any other failure
+            self._fail(problem, f"planning layouts raised {error_text(error)}")
         else:
             # The solution came from another process with a copy of the problem. Cycles compare by
             # identity first, which is much faster.
             self._update_memory(solution=replace(solution, problem=problem))
+
+    def _fail(self, problem: LayoutProblem, message: str) -> None:
+        self._update_memory(solver_error=message)
+        self._last_failure = (problem, self._clock())
 
     def _update_memory(
         self, *, solution: LayoutSolution | None = None, solver_error: str | None = None

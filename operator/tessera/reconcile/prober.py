@@ -24,6 +24,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.plan import Plan
 from tessera.domain.scaling.drain import DrainPlan
 from tessera.domain.service_plan import ServicePlan
+from tessera.domain.steps import Step
 from tessera.ports import Clock, Engines, ModelHub
 from tessera.reconcile.observe import Observations
 
@@ -63,7 +64,7 @@ class Prober:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Start the probes that the plan needs, and forget what it does not know anymore."""
         for ref, service_plan in plan.service_plans.items():
-            self._start_service_probes(ref, service_plan)
+            self.start_service(self, ref, service_plan)
             self._start_drain_probes(service_plan.pods, service_plan.drain)
         for removed in plan.removed_workloads:
             self._start_drain_probes(removed.pods, removed.drain)
@@ -103,6 +104,8 @@ class Prober:
             if pod.ref in draining and pod.address and due:
                 count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
                 self._start_once(f"pod {pod.uid}", pod.ref.namespace, count)
+
+    start_service = Step(_start_service_probes, lambda *_: None)
 
     async def stop(self) -> None:
         """Cancel all probes."""

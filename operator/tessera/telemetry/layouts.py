@@ -16,6 +16,7 @@ from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import pool_usage, slice_usages
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.steps import Step
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -105,7 +106,7 @@ class LayoutsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot, families = self._snapshot, _LayoutFamilies()
         for pool in snapshot.pools:
-            families.add(pool, snapshot.pods)
+            add_layouts(families, pool, snapshot.pods)
         for (name, backend, outcome), count in sorted(snapshot.outcome_counts.items()):
             families.repartitions.add_metric([name, backend, outcome], count)
         yield from families.families
@@ -174,3 +175,6 @@ class _LayoutFamilies:
             labels = [name, price.currency]
             self._stranded.add_metric(labels, float(usage.stranded * price.per_gpu_hour))
             self._idle.add_metric(labels, float(usage.idle * price.per_gpu_hour))
+
+
+add_layouts = Step(_LayoutFamilies.add, lambda *_: None)

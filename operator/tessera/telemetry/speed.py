@@ -10,10 +10,14 @@ from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.speed.service_speed import ServiceSpeed
+from tessera.domain.steps import Step
 
 _SERVICE_LABELS = ("namespace", "service")
 _KIND_LABELS = (*_SERVICE_LABELS, "kind")
 _PREDICTED, _MEASURED = "predicted", "measured"
+
+
+observed_speed = Step(ServicePlan.observed_speed, lambda *_: None)
 
 
 class SpeedCollector(Collector):
@@ -37,7 +41,7 @@ class SpeedCollector(Collector):
         metrics = _SpeedMetrics()
         readings = self.readings
         for ref, service_plan in (self.service_plans or {}).items():
-            speed = service_plan.observed_speed(readings)
+            speed = observed_speed(service_plan, readings)
             if speed is not None:
                 metrics.add([ref.namespace, ref.name], speed)
         yield from metrics.families

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from tessera.domain.billing.bill import Bill, CostLine, CostState, accrue
 from tessera.domain.hardware.device import slice_hardware
@@ -79,6 +80,29 @@ def total(bill: Bill) -> int:
 def test_a_pod_that_ended_by_a_clock_ahead_is_not_charged_on() -> None:
     bill = bill_after(1, pods=[a_loaded_pod(ended=NOW + 9 * HOUR, terminating=True)])
     assert not any(line.state.allocated for line in bill.lines)
+
+
+def test_a_node_whose_charge_raises_costs_as_idle_and_the_others_as_without_it() -> None:
+    class Devices(dict[str, int]):
+        @override
+        def items(self) -> Any:
+            raise OverflowError("cannot convert float infinity to integer")
+
+    nodes = tuple(a_node(slices={"1g.10gb": 7}, name=f"a100-{index}") for index in range(2))
+    good = a_loaded_pod("good-0", node="a100-1")
+    bill = bill_after(1, nodes=nodes, pods=[good, a_loaded_pod(devices=Devices())])
+    assert bill.lines == bill_after(1, nodes=nodes, pods=[good]).lines
+
+
+def test_services_whose_names_change_for_ever_share_one_line_after_the_first_500() -> None:
+    bill = bill_after(0.001)
+    for index in range(510):
+        service = Ref("team-a", f"x{index:03}")
+        bill = bill_after(0.001, bill=bill, pods=[a_loaded_pod(service=service)])
+    named = {cost_line.service for cost_line in bill.lines if cost_line.namespace}
+    assert len(named - {""}) == 500
+    assert "" in named
+    assert total(bill) == sum(bill_after(0.001 * 511).lines.values())
 
 
 def test_the_first_cycle_charges_nothing_and_begins_to_count() -> None:

@@ -23,10 +23,13 @@ from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
 from tessera.domain.scaling.load import MAX_READING_AGE, usable_readings
+from tessera.domain.steps import Step
 
 # The profile of a GPU that is not partitioned.
 WHOLE = "whole"
 
+# Services of one namespace with lines of their own.
+_MAX_SERVICES = 500
 _NO_OWNER = Ref("", "")
 _MICROSECOND = timedelta(microseconds=1)
 # The billing weight of a GPU as an integer, for which that of every slice is an integer too.
@@ -119,7 +122,7 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
                 pods=node_pods,
                 busy_since=busy_pods,
             )
-            for line, charged in node_charges.charges(begin, end):
+            for line, charged in charges_of(node_charges, begin, end):
                 parts[line] += charged
     return _credit(replace(bill, as_of=end, since=bill.since or begin), parts)
 
@@ -225,7 +228,7 @@ class _NodeCharges:
         allocatable = sum(
             self._weight(resource) * count for resource, count in self.node.allocatable.items()
         )
-        return -(-allocatable // _GPU_WEIGHT)
+        return min(MAX_GPUS, -(-allocatable // _GPU_WEIGHT))
 
     def _weight(self, resource: str) -> int:
         return round(pools.weight_of(self.product, resource) * _GPU_WEIGHT)
@@ -234,10 +237,27 @@ class _NodeCharges:
         return WHOLE if resource == pools.GPU else pools.profile_of(self.product, resource)
 
 
+def _charges(
+    node_charges: _NodeCharges, begin: datetime, end: datetime
+) -> list[tuple[CostLine, int]]:
+    return list(node_charges.charges(begin, end))
+
+
+def _idle_charges(
+    node_charges: _NodeCharges, begin: datetime, end: datetime
+) -> list[tuple[CostLine, int]]:
+    return _charges(replace(node_charges, pods=()), begin, end)
+
+
+# A node whose pods cannot be charged costs as idle, and one that cannot be charged nothing.
+_charges_without_pods = Step(_idle_charges, lambda *_: [])
+charges_of = Step(_charges, lambda _, *arguments: _charges_without_pods(*arguments))
+
+
 def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
     """Return the bill with parts added and, pool by pool, whole nano-units moved into its lines."""
     lines, remainders = dict(bill.lines), Counter(bill.remainders)
-    remainders.update(parts)
+    remainders.update(_bounded(bill, parts))
     parts_by_pool: dict[tuple[str, str], dict[CostLine, int]] = defaultdict(dict)
     for line, due in remainders.items():
         parts_by_pool[line.currency, line.pool][line] = due
@@ -246,6 +266,23 @@ def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
             lines[line] = lines.get(line, 0) + nanos
             remainders[line] -= nanos * _PARTS_PER_NANO
     return replace(bill, lines=lines, remainders=dict(remainders))
+
+
+def _bounded(bill: Bill, parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
+    """Return the parts with at most _MAX_SERVICES services of a namespace; others have no name."""
+    # A line stays as long as the process, so names that change for ever may not make new ones.
+    services: dict[str, set[str]] = defaultdict(set)
+    for line in bill.lines:
+        services[line.namespace].add(line.service)
+    bounded: Counter[CostLine] = Counter()
+    for line, charged in sorted(parts.items()):
+        known = services[line.namespace]
+        if line.service in known or len(known) < _MAX_SERVICES:
+            known.add(line.service)
+            bounded[line] += charged
+        else:
+            bounded[replace(line, service="")] += charged
+    return bounded
 
 
 def _whole_nanos(due_parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
