@@ -69,14 +69,12 @@ def _fleet() -> Snapshot:
             for index in range(2):
                 pod = a_pod(variant=variant, ref=Ref(namespace, f"{name}-{index}"))
                 devices = {"nvidia.com/mig-1g.10gb": 1}
-                held: dict[str, Any] = {
-                    "node": f"{namespace}-0",
-                    "devices": devices,
-                    "bound": at(-120),
-                }
-                pods.append(replace(pod, uid=f"uid-{pod.ref}", service=ref, **held))
-        gone = Ref(namespace, "gone")
-        workloads.append(replace(a_workload(1, owner_uid=None), ref=gone, service=gone))
+                on_node: dict[str, Any] = {"node": f"{namespace}-0", "bound": at(-120)}
+                pods.append(
+                    replace(pod, uid=f"uid-{pod.ref}", service=ref, devices=devices, **on_node)
+                )
+        removed = Ref(namespace, "removed")
+        workloads.append(replace(a_workload(1, owner_uid=None), ref=removed, service=removed))
     return a_snapshot(
         *services,
         pools=tuple(a_planned_pool(name) for name in (EVIL, GOOD)),
@@ -181,8 +179,8 @@ def test_what_a_step_raises_for_one_object_changes_no_other(
     assert good_part(decision) == good_part(expected)
     for ref in (Ref(EVIL, "auto"), Ref(EVIL, "chat")):
         service_plan = decision.service_plans[ref]
-        kept = (service_plan.drain.replicas, service_plan.removable_deployments)
-        assert (kept, service_plan.drain.draining) == ((2, ()), ())
+        unchanged = (service_plan.drain.replicas, service_plan.removable_deployments)
+        assert (unchanged, service_plan.drain.draining) == ((2, ()), ())
 
 
 @pytest.mark.parametrize(

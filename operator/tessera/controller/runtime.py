@@ -6,7 +6,6 @@ import logging
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,11 @@ from tessera.adapters.leader_election import LeaderElector
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.controller.certificates import CertificateRotator
 from tessera.controller.garbage import freeze_survivors
-from tessera.domain.billing.bill import Bill
+from tessera.controller.metrics_reader import MetricsReader
 from tessera.domain.config import Config
-from tessera.domain.observed.snapshot import Budget, ObservedService
-from tessera.domain.scaling.autoscale import rebuild_history
-from tessera.domain.service.proposal import history_from_status, scaling_of
 from tessera.domain.serving_certificate import CertificatePolicy
-from tessera.ports import Clock, ClusterError, MetricsError
-from tessera.reconcile.apply import Applier, NotLeadingError
+from tessera.ports import Clock, ClusterError
+from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.layout_solving import BackgroundPlanner
 from tessera.reconcile.loop import run_loop
@@ -37,7 +33,8 @@ from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.trusted_clock import TrustedClock
-from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, PODS, TENANT_BUDGETS
+from tessera.reconcile.work import NotLeadingError
+from tessera.resources.api_resources import KINDS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
 from tessera.settings import Settings
@@ -47,7 +44,6 @@ log = logging.getLogger("tessera")
 
 # Name of the leader election's Lease.
 LEASE = "tessera-operator"
-_READ_SECONDS = 5.0
 _LAG_SECONDS = 0.25
 _MAX_RECONCILE_AGE_SECONDS = 60.0
 
@@ -69,10 +65,21 @@ class Runtime:
         )
         self._observations = Observations(resolutions={})
         self.telemetry = Telemetry()
+        self.store = Store(KINDS)
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
         url, access = settings.prometheus_url, settings.prometheus_access
-        self._metrics = PrometheusMetrics(url, clock, access) if url else None
+        self._metrics = (
+            MetricsReader(
+                PrometheusMetrics(url, clock, access),
+                self.store,
+                self._observations,
+                self.telemetry,
+                clock,
+            )
+            if url
+            else None
+        )
         self._prober = Prober(
             self._engines, self._observations, clock, self._changed.set, self._hub
         )
@@ -81,7 +88,6 @@ class Runtime:
             self._layouts, self._observations, clock, self._changed.set
         )
         self._last_reconcile = time.monotonic()
-        self.store = Store(KINDS)
         self.reflector = Reflector(cluster, self.store, self._observations, self._changed.set)
         self.elector = LeaderElector(
             cluster,
@@ -189,10 +195,12 @@ class Runtime:
         await self.elector.elected.wait()
         log.info("became leader")
         self._last_reconcile = time.monotonic()
-        await self._restore_scaling()
-        await self._restore_spend()
+        if self._metrics is not None:
+            await self._metrics.restore_scaling()
+            await self._metrics.restore_spend()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._read_metrics())
+            if self._metrics is not None:
+                group.create_task(self._metrics.run())
             group.create_task(run_loop(self._changed, self._reconcile))
 
     async def _reconcile(self) -> None:
@@ -202,85 +210,14 @@ class Runtime:
         self.telemetry.set_leader(leading=self.elector.is_leader())
         try:
             outcome = await self._fleet.reconcile(self._changed.is_set)
+            self._last_reconcile = time.monotonic()
+            seconds = self._last_reconcile - started
+            self.telemetry.record_malformed(self.store.malformed)
+            self.telemetry.record_reconcile(outcome, seconds, time.thread_time() - cpu_started)
         except* NotLeadingError:
             log.warning("not the leader anymore, reconcile aborted")
         except* Exception as errors:  # noqa: BLE001 - the loop must continue
             self.telemetry.record_failure(errors)
-        else:
-            self._last_reconcile = time.monotonic()
-            seconds = self._last_reconcile - started
-            self.telemetry.record_reconcile(outcome, seconds, time.thread_time() - cpu_started)
-            self.telemetry.record_malformed(self.store.malformed)
-
-    async def _read_metrics(self) -> None:
-        """Query Prometheus beside the cycles, so that a slow query delays nothing."""
-        if self._metrics is None:
-            return
-        while True:
-            readings = await self._metrics.read()
-            self.telemetry.record_rejected(self._metrics.take_rejected())
-            previous = self._observations.readings
-            self._observations.readings = readings
-            if readings.problem and (previous is None or previous.problem is None):
-                log.warning("metrics unavailable: %s", readings.problem)
-            await asyncio.sleep(_READ_SECONDS)
-
-    async def _restore_scaling(self) -> None:
-        """Rebuild the stabilization windows from the load history of the last leader."""
-        if self._metrics is None:
-            return
-        policies = {
-            observed.plan_input.ref: (
-                scaling_of(observed.plan_input.spec),
-                history_from_status(observed.plan_input.status),
-            )
-            for observed in self.store.all(INFERENCE_SERVICES).values()
-            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
-        }
-        if not policies:
-            return
-        span = max(
-            max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
-            for policy, _ in policies.values()
-        )
-        try:
-            past = await self._metrics.load_history(span)
-        except MetricsError as error:
-            log.warning("load history unavailable, stabilization windows start empty: %s", error)
-            return
-        memory = self._observations.memory
-        rebuilt = {
-            ref: rebuild_history(policy, past.get(ref, ()), history)
-            for ref, (policy, history) in policies.items()
-        }
-        scaling_history = {**memory.scaling_history, **rebuilt}
-        self._observations.memory = replace(memory, scaling_history=scaling_history)
-
-    async def _restore_spend(self) -> None:
-        """Restore from Prometheus the end of the bill, spend, and when missing pods were seen."""
-        if self._metrics is None:
-            return
-        records = [
-            observed.plan_input.status.spend
-            for observed in self.store.all(TENANT_BUDGETS).values()
-            if isinstance(observed.plan_input, Budget)
-            and observed.plan_input.status.spend is not None
-        ]
-        existing_pods = {f"{key.namespace}/{key.name}" for key in self.store.all(PODS)}
-        missing_pods = {
-            replica.pod for record in records for replica in record.running
-        } - existing_pods
-        try:
-            self._observations.bill = Bill(as_of=await self._metrics.billed_until())
-            spend_records = await self._metrics.spend_records()
-            memory = replace(self._observations.memory, spend_records=spend_records)
-            self._observations.memory = memory
-            if missing_pods:
-                since = self._clock() - min(record.as_of for record in records)
-                last_seen = await self._metrics.last_seen(sorted(missing_pods), since)
-                self._observations.memory = replace(self._observations.memory, last_seen=last_seen)
-        except MetricsError as error:
-            log.warning("billing history unavailable: %s", error)
 
     async def _watch_lag(self) -> None:
         while True:

@@ -470,6 +470,7 @@ def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspectio
     )
 
 
+# Whatever a plan does for one object, in this order.
 STEPS: tuple[Step[..., Any], ...] = (
     with_known_shape,
     pool_view,
@@ -497,4 +498,3 @@ STEPS: tuple[Step[..., Any], ...] = (
     removed_workload,
     batches.final_plan,
 )
-"""Whatever a plan does for one object, in this order."""

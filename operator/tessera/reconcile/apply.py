@@ -614,6 +614,7 @@ class Applier:
         for name in self._shared_cache.keys() - namespaces:
             del self._shared_cache[name]
 
+    # Whatever a cycle writes for one object, in this order.
     STEPS = (
         _write_pool_status,
         _apply_shared,
@@ -625,4 +626,3 @@ class Applier:
         _write_batch,
         _apply_pulls,
     )
-    """Whatever a cycle writes for one object, in this order."""

@@ -89,6 +89,11 @@ class Telemetry:
             ("kind",),
             registry=self.registry,
         )
+        self._query_failures = Counter(
+            "tessera_prometheus_query_failures",
+            "Questions to Prometheus that were not answered in time, or that raised.",
+            registry=self.registry,
+        )
         self._certificate = Gauge(
             "tessera_webhook_certificate_expiration_timestamp_seconds",
             "Expiry of the webhook certificate that this process serves, by `secret`.",
@@ -124,6 +129,8 @@ class Telemetry:
         self._reconcile_seconds.observe(seconds)
         self._cpu.inc(cpu_seconds)
         self._writes.inc(outcome.writes)
+        names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
+        self.record_bill(outcome.bill, names)
         self._service_states.outcome = outcome
         self._speeds.service_plans = outcome.plan.service_plans
         self._speeds.readings = outcome.snapshot.readings
@@ -140,8 +147,6 @@ class Telemetry:
             ],
             outcome.snapshot.pods,
         )
-        names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
-        self.record_bill(outcome.bill, names)
         for ref, service_plan in outcome.plan.service_plans.items():
             scale, problem = service_plan.scale, outcome.problems.get(ref)
             if self._logged_plans.get(ref) is service_plan and problem is None:
@@ -222,6 +227,9 @@ class Telemetry:
         """Record how many objects of each kind are left out."""
         for kind, count in objects.items():
             self._malformed.labels(kind).set(count)
+
+    def record_query_failure(self) -> None:
+        self._query_failures.inc()
 
     def record_loop_lag(self, seconds: float) -> None:
         self._lag.observe(seconds)

@@ -1,0 +1,141 @@
+"""The reads of Prometheus beside the cycles, and what a new leader restores from it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import TypeVar
+
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.domain.billing.bill import Bill
+from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
+from tessera.domain.scaling.autoscale import rebuild_history
+from tessera.domain.service.proposal import history_from_status, scaling_of
+from tessera.domain.steps import Step, error_text
+from tessera.ports import Clock, MetricsError
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
+from tessera.telemetry.telemetry import Telemetry
+
+log = logging.getLogger("tessera")
+
+T = TypeVar("T")
+
+READ_INTERVAL_SECONDS = 5.0
+# How long one question may take in all. A new leader asks three times before its first cycle, which
+# must come before it counts as dead.
+_ANSWER_SECONDS = 10.0
+
+_rebuild_history = Step(rebuild_history, lambda _error, _policy, _readings, history: history)
+
+
+class MetricsReader:
+    """Asks Prometheus; whatever goes wrong is logged and counted, and what is known stays."""
+
+    def __init__(
+        self,
+        metrics: PrometheusMetrics,
+        store: Store,
+        observations: Observations,
+        telemetry: Telemetry,
+        clock: Clock,
+        *,
+        answer_seconds: float = _ANSWER_SECONDS,
+    ) -> None:
+        self._metrics = metrics
+        self._store = store
+        self._observations = observations
+        self._telemetry = telemetry
+        self._clock = clock
+        self._answer_seconds = answer_seconds
+
+    async def run(self) -> None:
+        """Read forever, so that a slow query delays no cycle."""
+        while True:
+            await self.read()
+            await asyncio.sleep(READ_INTERVAL_SECONDS)
+
+    async def read(self) -> None:
+        """Read the load of the engines once."""
+        readings = await self._ask("readings", self._metrics.read())
+        self._telemetry.record_rejected(self._metrics.take_rejected())
+        if readings is None:
+            readings = Readings(
+                at=self._clock(), problem="the read of Prometheus failed, see the log"
+            )
+        previous = self._observations.readings
+        self._observations.readings = readings
+        if readings.problem and (previous is None or previous.problem is None):
+            log.warning("metrics unavailable: %s", readings.problem)
+
+    async def restore_scaling(self) -> None:
+        """Rebuild the stabilization windows from the load history of the last leader."""
+        policies = {
+            observed.plan_input.ref: (
+                scaling_of(observed.plan_input.spec),
+                history_from_status(observed.plan_input.status),
+            )
+            for observed in self._store.all(INFERENCE_SERVICES).values()
+            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
+        }
+        if not policies:
+            return
+        span = max(
+            max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
+            for policy, _ in policies.values()
+        )
+        past = await self._ask(
+            "load history, so stabilization windows start empty", self._metrics.load_history(span)
+        )
+        if past is None:
+            return
+        memory = self._observations.memory
+        rebuilt = {
+            ref: _rebuild_history(policy, past.get(ref, ()), history)
+            for ref, (policy, history) in policies.items()
+        }
+        scaling_history = {**memory.scaling_history, **rebuilt}
+        self._observations.memory = replace(memory, scaling_history=scaling_history)
+
+    async def restore_spend(self) -> None:
+        """Restore the end of the bill, the spend of budgets, and when missing pods were seen."""
+        records = [
+            observed.plan_input.status.spend
+            for observed in self._store.all(TENANT_BUDGETS).values()
+            if isinstance(observed.plan_input, Budget)
+            and observed.plan_input.status.spend is not None
+        ]
+        existing_pods = {f"{key.namespace}/{key.name}" for key in self._store.all(PODS)}
+        missing_pods = {
+            replica.pod for record in records for replica in record.running
+        } - existing_pods
+        billed_until = await self._ask("billing history", self._metrics.billed_until())
+        self._observations.bill = Bill(as_of=billed_until)
+        spend_records = await self._ask("spend of budgets", self._metrics.spend_records())
+        if spend_records is not None:
+            memory = replace(self._observations.memory, spend_records=spend_records)
+            self._observations.memory = memory
+        if not missing_pods:
+            return
+        since = self._clock() - min(record.as_of for record in records)
+        last_seen = await self._ask(
+            "last scrapes of deleted pods", self._metrics.last_seen(sorted(missing_pods), since)
+        )
+        if last_seen is not None:
+            self._observations.memory = replace(self._observations.memory, last_seen=last_seen)
+
+    async def _ask(self, subject: str, answer: Awaitable[T]) -> T | None:
+        """Return the answer; None if there is none in time, or whatever else is raised."""
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await answer
+        except TimeoutError:
+            message = f"no complete answer within {self._answer_seconds:g} s"
+        except MetricsError as error:
+            message = str(error)
+        except Exception as error:  # noqa: BLE001 - engines export what they like
+            message = error_text(error)
+        self._telemetry.record_query_failure()
+        log.warning("Prometheus: no %s: %s", subject, message)
+        return None

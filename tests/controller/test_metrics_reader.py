@@ -1,0 +1,141 @@
+"""Whatever a question to Prometheus raises, or how long it takes, the operator goes on."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.controller.metrics_reader import MetricsReader
+from tessera.domain.budget.meter import SpendMeter, SpendRecord
+from tessera.domain.observed.snapshot import Readings, Ref
+from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.ports import MetricsError
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.reflector import Reflector
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import KINDS, TENANT_BUDGETS
+from tessera.telemetry.telemetry import Telemetry
+from tests.builders import NOW, at
+from tests.memory_operator import MemoryOperator
+
+SPEND = {
+    "asOf": "2026-11-20T11:59:00Z",
+    "windows": [],
+    "running": [
+        {
+            "uid": "uid-gone",
+            "pod": "team-a/gone",
+            "pool": "a100",
+            "weight": "1",
+            "perGPUHour": "2",
+            "chargedUntil": "2026-11-20T11:59:00Z",
+        }
+    ],
+}
+
+
+class _Prometheus:
+    """Answers well, but for one question."""
+
+    def __init__(self, failing: str, fail: Callable[[], Awaitable[Any]]) -> None:
+        self._failing, self._fail = failing, fail
+
+    async def _answer(self, question: str, answer: Any) -> Any:
+        return await self._fail() if question == self._failing else answer
+
+    async def read(self) -> Any:
+        return await self._answer("read", Readings(at=NOW))
+
+    async def load_history(self, span: timedelta) -> Any:
+        del span
+        load = ServiceLoad(at=at(-30), replicas=2, ready=2, waiting=80.0, activity=0.5)
+        return await self._answer("load_history", {Ref("team-a", "chat"): (load,)})
+
+    async def billed_until(self) -> Any:
+        return await self._answer("billed_until", at(-60))
+
+    async def spend_records(self) -> Any:
+        record = SpendRecord(currency="USD", meter=SpendMeter())
+        return await self._answer("spend_records", {"team-a": record})
+
+    async def last_seen(self, pods: Any, span: timedelta) -> Any:
+        del span
+        return await self._answer("last_seen", dict.fromkeys(pods, at(-30)))
+
+    def take_rejected(self) -> Any:
+        return {}
+
+
+async def _raise(error: Exception) -> Any:
+    raise error
+
+
+async def _hang() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _error_of(reader: MetricsReader) -> Exception | None:
+    """Return what ends a leader before its first cycle, a wait of 2 seconds included."""
+    try:
+        async with asyncio.timeout(2):
+            await reader.restore_scaling()
+            await reader.restore_spend()
+            await reader.read()
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        return error
+    return None
+
+
+FAILURES: dict[str, Callable[[], Awaitable[Any]]] = {
+    "year out of range": lambda: _raise(ValueError("year 31690708 is out of range")),
+    "infinity": lambda: _raise(OverflowError("cannot convert float infinity to integer")),
+    "no label": lambda: _raise(KeyError("namespace")),
+    "refused": lambda: _raise(MetricsError("503")),
+    "dripping": _hang,
+}
+
+
+@pytest.mark.parametrize(
+    "question", ["read", "load_history", "billed_until", "spend_records", "last_seen"]
+)
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
+    question: str, failure: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator, store, observations = MemoryOperator(), Store(KINDS), Observations()
+    operator.serve()
+    limits = [{"window": "Hour", "amount": "1"}]
+    spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
+    operator.cluster.put(
+        TENANT_BUDGETS,
+        {"metadata": {"name": "team-a"}, "spec": spec, "status": {"spend": SPEND}},
+    )
+    await Reflector(operator.cluster, store, observations, lambda: None).list_all()
+    telemetry = Telemetry()
+    reader = MetricsReader(
+        cast(PrometheusMetrics, _Prometheus(question, FAILURES[failure])),
+        store,
+        observations,
+        telemetry,
+        lambda: NOW,
+        answer_seconds=0.05,
+    )
+    with caplog.at_level(logging.WARNING):
+        ended = await _error_of(reader)
+    assert ended is None
+    answered = {
+        "load_history": bool(observations.memory.scaling_history),
+        "billed_until": observations.bill.as_of is not None,
+        "spend_records": bool(observations.memory.spend_records),
+        "last_seen": bool(observations.memory.last_seen),
+        "read": observations.readings is not None and observations.readings.problem is None,
+    }
+    assert [name for name, known in answered.items() if not known] == [question]
+    assert "Prometheus: no " in caplog.text
+    assert "Traceback" not in caplog.text
+    failures = "tessera_prometheus_query_failures_total"
+    assert telemetry.registry.get_sample_value(failures) == 1
