@@ -238,6 +238,11 @@ QUIET: list[tuple[str, str, Series]] = [
             'tessera_pool_layout_ready{pool="a100",reason="Repartitioning"}': "_x20 0x160",
         },
     ),
+    (
+        "a clock that was off for a minute",
+        "ClockNotTrusted",
+        {'tessera_clock_error_seconds{instance="10.0.0.1:8080"}': "-7200x4 0x160"},
+    ),
 ]
 
 

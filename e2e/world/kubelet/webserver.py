@@ -5,8 +5,8 @@
 `/` answers with the name of the pod, `/env` with the environment, `/fail` makes `/health` answer
 503 and `/heal` undoes it, `/exit?code=N` ends the container. Ready after the delay; when asked to
 stop, it goes on for the drain time. `/metrics` counts the requests to `/`, or shows the page of the
-variable METRICS_PAGE; with `--busy`, `/sim/busy` answers like an engine that never rests. Arguments
-of an engine are ignored.
+variable METRICS_PAGE and ignores the arguments; with `--busy`, `/sim/busy` answers like an engine
+that never rests.
 """
 
 import argparse
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from world.kubelet.instances import Call
+
+PAGE_VARIABLE = "METRICS_PAGE"
 
 
 @dataclass(slots=True)
@@ -36,7 +38,7 @@ class _Server:
 
     async def metrics(self, _: web.Request) -> web.Response:
         counted = f"world_requests_total {self.requests}\n"
-        return web.Response(text=self.call.env.get("METRICS_PAGE", counted))
+        return web.Response(text=self.call.env.get(PAGE_VARIABLE, counted))
 
     async def busy_seconds(self, _: web.Request) -> web.Response:
         if not self.busy:
@@ -69,7 +71,9 @@ class _Server:
 
 
 async def serve_http(call: Call) -> None:
-    options, _ = _parser().parse_known_args(call.arguments)
+    # As an engine it gets the arguments of one.
+    arguments = () if PAGE_VARIABLE in call.env else call.arguments
+    options = _parser().parse_args(arguments)
     server = _Server(call, busy=options.busy)
     runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
@@ -96,7 +100,7 @@ async def _first_of(*events: asyncio.Event) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("world/http", allow_abbrev=False)
+    parser = argparse.ArgumentParser("world/http")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--delay", type=float, default=0)
     parser.add_argument("--drain", type=float, default=0)
