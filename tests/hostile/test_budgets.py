@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tessera.domain.observed.snapshot import Ref
-from tessera.resources.api_resources import TENANT_BUDGETS
+from tessera.resources.api_resources import DEPLOYMENTS, TENANT_BUDGETS
 from tessera.resources.manifest import ObjectKey
 from tests.hostile.twin import HOSTILE, Fleet, Twins
 
@@ -124,3 +124,29 @@ async def test_a_namespace_that_a_pool_does_not_list_takes_nothing_there() -> No
     await twins.run(20)
     assert twins.hostile.replicas_of(HOSTILE) == 0
     twins.assert_equal()
+
+
+async def test_a_deployment_scaled_by_hand_adds_nothing_to_a_closed_budget() -> None:
+    fleet = Fleet()
+    fleet.require_budget = True
+    fleet.restart()
+    fleet.add_pool("a100")
+    fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+    budget = fleet.add_budget(HOSTILE, "500")
+    chat = fleet.serve("chat", HOSTILE, scaling={"minReplicas": 1, "maxReplicas": 7})
+    for _ in range(10):
+        await fleet.cycle()
+    fleet.cluster.discard(budget)
+    fleet.waiting[Ref(chat.namespace, chat.name)] = 1000.0
+    deployment = next(key for key in fleet.cluster.objects if key.plural == "deployments")
+    for _ in range(20):
+        await fleet.cycle()
+        fleet.cluster.put(
+            DEPLOYMENTS,
+            {
+                "metadata": {"name": deployment.name, "namespace": HOSTILE},
+                "spec": {"replicas": 6},
+            },
+        )
+    await fleet.cycle()
+    assert fleet.replicas_of(HOSTILE) == 1

@@ -133,16 +133,17 @@ def _grant_requests(
         return ()
     objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
     history = known_history or history_from_status(proposal.service.status)
-    last_replicas = [count.replicas for count in history.decisions[-1:]]
+    # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
+    running = [count.replicas for count in history.decisions[-1:]] or [
+        workload.replicas for workload in objects.workloads
+    ]
     active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
     grant_request = GrantRequest(
         ref=ref,
         tariff=choice.offer.tariff,
         min_replicas=min(guaranteed_replicas(spec), desired),
         desired=desired,
-        running=max(
-            [*last_replicas, *(workload.replicas for workload in objects.workloads)], default=0
-        ),
+        running=max(running, default=0),
         existing_pods=len(active_pods),
         termination_time=termination_time(spec),
     )
