@@ -114,8 +114,10 @@ async def install(cluster: InstalledCluster, *values: str) -> None:
     await until(available, lambda status: status.get("availableReplicas"), "the operator is up", 60)
 
 
-async def fund(cluster: InstalledCluster, name: str, *namespaces: str) -> None:
-    """Give the namespaces of a demo a budget, as an installation with `requireBudget` asks."""
+async def fund(
+    cluster: InstalledCluster, name: str, *namespaces: str, amount: str = "100000"
+) -> None:
+    """Give namespaces a budget for a month, as the platform does."""
     body = {
         "apiVersion": "tessera.dev/v1alpha1",
         "kind": "TenantBudget",
@@ -123,7 +125,7 @@ async def fund(cluster: InstalledCluster, name: str, *namespaces: str) -> None:
         "spec": {
             "owner": "platform@example.org",
             "tenant": {"namespaces": list(namespaces)},
-            "limits": [{"window": "Month", "amount": "100000"}],
+            "limits": [{"window": "Month", "amount": amount}],
         },
     }
     await cluster.api.apply(f"/apis/tessera.dev/v1alpha1/tenantbudgets/{name}", body, "kubectl")

@@ -5,7 +5,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from demo.cluster import InstalledCluster, Json
+from demo.cluster import InstalledCluster, Json, fund
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import read_operator_pod
 from tessera.resources.api_resources import (
@@ -41,17 +41,7 @@ class Bystander:
 
     async def settle(self) -> None:
         """Bring up the service, and remember everything that must stay."""
-        budget = {
-            "apiVersion": TENANT_BUDGETS.api_version,
-            "kind": TENANT_BUDGETS.kind,
-            "metadata": {"name": NAME},
-            "spec": {
-                "owner": "anna@example.org",
-                "tenant": {"namespaces": [NAME]},
-                "limits": [{"window": "Month", "amount": "100000"}],
-            },
-        }
-        await self.cluster.api.apply_manifest(budget, "kubectl")
+        await fund(self.cluster, NAME, NAME)
         await self.namespace.apply_service(replicas=REPLICAS)
         await self.namespace.wait_until_ready(within=60)
         await self.namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", 60)

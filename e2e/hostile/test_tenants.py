@@ -2,17 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
-from demo.cluster import Json, condition
+from demo.cluster import Json, condition, fund
 from hostile.bystander import Bystander
 from hostile.identities import HOSTILE, Identity
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     INFERENCE_SERVICES,
     PODS,
-    TENANT_BUDGETS,
 )
 from world.testing import eventually
 
@@ -42,24 +42,20 @@ PAGES = {
 _FURTHER_PAGES = ("infinite", "identity")
 
 
-async def give_budget(bystander: Bystander, amount: str, name: str = HOSTILE) -> None:
-    """Give the hostile tenant a budget, as the platform does."""
-    body = {
-        "apiVersion": TENANT_BUDGETS.api_version,
-        "kind": TENANT_BUDGETS.kind,
-        "metadata": {"name": name},
-        "spec": {
-            "owner": "mallory@example.org",
-            "tenant": {"namespaces": [HOSTILE]},
-            "limits": [{"window": "Day", "amount": amount}],
-        },
-    }
-    await bystander.cluster.api.apply_manifest(body, "kubectl")
-
-
 async def deployments(bystander: Bystander) -> list[Json]:
     listed: list[Json] = (await bystander.cluster.api.get(DEPLOYMENTS.path(HOSTILE)))["items"]
     return listed
+
+
+async def wait_for_replicas(
+    bystander: Bystander, holds: Callable[[list[int]], bool], within: float
+) -> None:
+    """Wait until the counts of all Deployments of the hostile tenant hold."""
+
+    async def replicas() -> list[int]:
+        return [body["spec"]["replicas"] for body in await deployments(bystander)]
+
+    await eventually(replicas, holds, within=within)
 
 
 async def running_pod(bystander: Bystander) -> Json:
@@ -98,7 +94,7 @@ async def test_no_metrics_page_reaches_beyond_its_service(
 
 
 async def test_an_unfunded_tenant_takes_nothing(bystander: Bystander, tenant: Identity) -> None:
-    await give_budget(bystander, "0")
+    await fund(bystander.cluster, HOSTILE, HOSTILE, amount="0")
     for index in range(5):
         await tenant.serve(f"x{index}", scaling={"minReplicas": 1000, "maxReplicas": 1000})
 
@@ -108,11 +104,11 @@ async def test_an_unfunded_tenant_takes_nothing(bystander: Bystander, tenant: Id
 
     await eventually(ready, lambda ready: ready.get("reason") == "BudgetExhausted", within=30)
     await bystander.assert_undisturbed()
-    assert sum(body["spec"]["replicas"] for body in await deployments(bystander)) == 0
+    await wait_for_replicas(bystander, lambda counts: not any(counts), within=5)
 
 
 async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Identity) -> None:
-    await give_budget(bystander, "100")
+    await fund(bystander.cluster, HOSTILE, HOSTILE)
     await editor.serve("paid", replicas=1)
     pod = (await running_pod(bystander))["metadata"]["name"]
     words = await editor.expect_refusal("label", "pod", pod, "app.kubernetes.io/component-")
@@ -139,50 +135,41 @@ async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Ident
 async def test_an_orphaned_service_leaves_and_is_paid_until_then(
     bystander: Bystander, tenant: Identity, editor: Identity
 ) -> None:
-    await give_budget(bystander, "100")
+    await fund(bystander.cluster, HOSTILE, HOSTILE)
     await tenant.serve("orphan", replicas=1)
     await running_pod(bystander)
     await tenant.run("delete", "inferenceservice", "orphan", "--cascade=orphan")
     (deployment,) = await deployments(bystander)
     await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=3")
 
-    async def replicas() -> list[int]:
-        return [body["spec"]["replicas"] for body in await deployments(bystander)]
-
-    await eventually(replicas, lambda counts: not any(counts), within=40)
+    await wait_for_replicas(bystander, lambda counts: not any(counts), within=40)
     await bystander.assert_undisturbed()
 
 
 async def test_a_finalizer_of_the_tenant_keeps_nothing_running(
     bystander: Bystander, tenant: Identity
 ) -> None:
-    await give_budget(bystander, "100")
+    await fund(bystander.cluster, HOSTILE, HOSTILE)
     await tenant.serve("held", replicas=1)
     await running_pod(bystander)
     patch = json.dumps({"metadata": {"finalizers": ["example.org/held"]}})
     await tenant.run("patch", "inferenceservice", "held", "--type=merge", "-p", patch)
     await tenant.run("delete", "inferenceservice", "held", "--wait=false")
 
-    async def replicas() -> list[int]:
-        return [body["spec"]["replicas"] for body in await deployments(bystander)]
-
-    await eventually(replicas, lambda counts: not any(counts), within=40)
+    await wait_for_replicas(bystander, lambda counts: not any(counts), within=40)
     await bystander.assert_undisturbed()
 
 
 async def test_a_deployment_scaled_by_hand_is_taken_back(
     bystander: Bystander, editor: Identity
 ) -> None:
-    await give_budget(bystander, "100")
+    await fund(bystander.cluster, HOSTILE, HOSTILE)
     await editor.serve("grown", replicas=1)
     await running_pod(bystander)
     (deployment,) = await deployments(bystander)
     await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=9")
 
-    async def replicas() -> list[int]:
-        return [body["spec"]["replicas"] for body in await deployments(bystander)]
-
-    await eventually(replicas, lambda counts: counts == [1], within=30)
+    await wait_for_replicas(bystander, lambda counts: counts == [1], within=30)
     await bystander.assert_undisturbed()
 
 
