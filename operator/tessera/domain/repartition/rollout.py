@@ -7,18 +7,18 @@ A unit is some GPUs of one node. Its phases:
 2. Partition: nothing holds the slices any more, and the backend is asked for the new layout.
 3. Verify: the GPUs have the layout, and the node has to offer the new slices to pods.
 
-Then the taint goes and the next unit begins, the one that displaces the fewest pods first. Where
-every unit waits for a slice that only another unit would free, unused GPUs get a temporary layout.
+Then the taint goes and the next unit begins (`new_units`). Where every unit waits for a slice that
+only another unit would free, unused GPUs get a temporary layout.
 
 The units in the pool's status are the only memory. They are written before anything else, and every
 cycle compares them with what is observed, so each write may be lost or repeated.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, Phase, Unit
+from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
@@ -27,7 +27,7 @@ from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition import messages
 from tessera.domain.repartition.actions import PoolActions, PoolService
-from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.evictions import (
     MAX_DRAIN,
     displaced_by_profile,
@@ -36,14 +36,9 @@ from tessera.domain.repartition.evictions import (
     wrong_profile_pods,
 )
 from tessera.domain.repartition.goals import NodeGoal, node_goals
-from tessera.domain.repartition.temporary_layouts import BlockedUnit, find_temporary_layout
-from tessera.domain.repartition.units import (
-    NodeRepartition,
-    blocker,
-    node_blocker,
-    node_repartition,
-    plan_blocker,
-)
+from tessera.domain.repartition.new_units import NewUnits
+from tessera.domain.repartition.rollout_state import ActiveUnit, RolloutState
+from tessera.domain.repartition.units import NodeRepartition, node_blocker, plan_blocker
 from tessera.domain.repartition.window import closed_reason
 
 # Attempts of a backend to give one unit its layout.
@@ -94,59 +89,23 @@ def advance_rollout(inputs: RolloutInputs) -> PoolActions:
     return _RolloutCycle(inputs, plan).decide()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ActiveUnit:
-    """A unit of the status in this cycle."""
-
-    unit: Unit
-    repartition: NodeRepartition
-    """Those of its GPUs that do not have their layout yet."""
-    problem: StatusVerdict[LayoutReady] | None = None
-    surging: bool = False
-    """Replacements fit on its own node alone, so the node is not tainted until they have slices."""
-
-    @property
-    def is_temporary(self) -> bool:
-        """Whether its GPUs have a temporary layout, which is there for pods to be scheduled on."""
-        return self.unit.phase == "Temporary"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """A unit that may begin."""
-
-    repartition: NodeRepartition
-    services_with_downtime: int = 0
-    """Services that lose pods and allow downtime."""
-
-    @property
-    def rank(self) -> tuple[int, int, str]:
-        # Least harm first: no downtime, then few displaced pods; the name makes it deterministic.
-        return self.services_with_downtime, len(self.repartition.pods), self.repartition.node.name
-
-
 class _RolloutCycle:
-    """The decisions of one cycle for one pool.
-
-    `_active` starts with the units of the status and grows by those that begin; shortages are
-    always computed for all of them together.
-    """
+    """The decisions of one cycle for one pool."""
 
     def __init__(self, inputs: RolloutInputs, plan: MigPlan) -> None:
         self._mig, self._status, self._at = inputs.mig, inputs.status, inputs.at
-        self._backend, self._capabilities = inputs.backend, inputs.backend.capabilities
-        self._own_pods = frozenset(inputs.own_pods)
-        self._since = plan.at
+        self._backend, self._since = inputs.backend, plan.at
         self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
-        nodes = inputs.nodes
-        self._goals = node_goals(plan, self._units, nodes, pinned=self._capabilities.pinned_starts)
-        self._capacity = PoolCapacity(nodes, inputs.services, inputs.device_pods)
-        self._repartitions: dict[tuple[str, tuple[int, ...]], NodeRepartition] = {}
-        self._blockers: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = {}
-        self._active: dict[str, _ActiveUnit] = {}
+        nodes, capabilities = inputs.nodes, inputs.backend.capabilities
+        self._state = RolloutState(
+            goals=node_goals(plan, self._units, nodes, pinned=capabilities.pinned_starts),
+            capacity=PoolCapacity(nodes, inputs.services, inputs.device_pods),
+            capabilities=capabilities,
+            own_pods=frozenset(inputs.own_pods),
+            at=inputs.at,
+        )
+        self._new_units = NewUnits(state=self._state, max_concurrent=inputs.mig.max_concurrent)
         self._requests: dict[str, BackendRequest] = {}
-        self._blocked: list[StatusVerdict[LayoutReady]] = []
-        self._blocked_units: list[BlockedUnit] = []
 
     def decide(self) -> PoolActions:
         """Continue the units of the status, begin others, and return all actions for the pool."""
@@ -154,14 +113,14 @@ class _RolloutCycle:
         # waits for the window would be lost to its services.
         for unit in self._units:
             if (continued := self._continue_unit(unit)) is not None:
-                self._active[unit.node] = continued
+                self._state.active[unit.node] = continued
         window_closed = closed_reason(self._mig.maintenance_window, self._at)
-        self._start_units(window_closed)
+        self._new_units.start(window_closed)
         self._reassert()
-        wrong_profile = wrong_profile_pods(self._capacity.services)
-        displaced = self._unit_pods() | wrong_profile
+        wrong_profile = wrong_profile_pods(self._state.capacity.services)
+        displaced = self._state.unit_pods() | wrong_profile
         draining = self._draining(displaced, wrong_profile)
-        replicas = self._capacity.replicas
+        replicas = self._state.capacity.replicas
         # Draining is read back from the pod before it is evicted: a pod marked in this cycle
         # may not have stopped yet.
         evictions = {
@@ -171,19 +130,19 @@ class _RolloutCycle:
         }
         units = tuple(
             self._with_message(active, draining, evictions)
-            for _, active in sorted(self._active.items())
+            for _, active in sorted(self._state.active.items())
         )
-        done = sum(self._count_done(goal) for goal in self._goals.values())
-        total = sum(len(goal.desired) + len(goal.infeasible) for goal in self._goals.values())
+        done = sum(self._count_done(goal) for goal in self._state.goals.values())
+        total = sum(len(goal.desired) + len(goal.infeasible) for goal in self._state.goals.values())
         changes = {"units": units, "done": done, "total": total}
         progress = f"planned layout on {done} of {counted(total, 'GPU')}"
         return PoolActions(
             verdict=self._verdict(units, progress, window_closed),
             status=self._status.model_copy(update=changes),
-            tainted_nodes=self._nodes_to_taint(),
+            tainted_nodes=self._state.nodes_to_taint(),
             displaced=frozenset(pod for pod in displaced if needs_extra_replica(replicas[pod])),
-            surge_replicas=self._capacity.surge_replicas(
-                self._unit_pods(), self._capacity.supply(self._nodes_to_taint())
+            surge_replicas=self._state.capacity.surge_replicas(
+                self._state.unit_pods(), self._state.capacity.supply(self._state.nodes_to_taint())
             ),
             draining=draining,
             evictions=evictions,
@@ -195,21 +154,11 @@ class _RolloutCycle:
         pending = {*goal.mismatched, *goal.missing, *goal.temporary}
         return sum(gpu not in pending for gpu in goal.desired)
 
-    def _nodes_to_taint(self) -> frozenset[str]:
-        return frozenset(
-            name
-            for name, active in self._active.items()
-            if not (active.is_temporary or active.surging)
-        )
-
-    def _count_in_progress(self) -> int:
-        return sum(not active.is_temporary for active in self._active.values())
-
     # Units under way
 
-    def _continue_unit(self, unit: Unit) -> _ActiveUnit | None:
+    def _continue_unit(self, unit: Unit) -> ActiveUnit | None:
         """Return the unit in its next state, None when it is complete or dropped."""
-        goal = self._goals.get(unit.node)
+        goal = self._state.goals.get(unit.node)
         if goal is None:
             return None  # the node left the pool or the plan
         gpus = tuple(gpu for gpu in unit.gpus if gpu in goal.desired)
@@ -220,22 +169,22 @@ class _RolloutCycle:
             return self._partition(unit, goal, gpus, mismatched)
         return self._drain(unit, goal, mismatched) if mismatched else self._finish(unit, goal)
 
-    def _finish(self, unit: Unit, goal: NodeGoal) -> _ActiveUnit | None:
+    def _finish(self, unit: Unit, goal: NodeGoal) -> ActiveUnit | None:
         """Complete the unit, unless its layout is temporary: that one stays until it is ended."""
         if not unit.temporary_layout:
             return None
         since = unit.since if unit.phase == "Temporary" else self._at
         temporary = unit.model_copy(update={"phase": "Temporary", "since": since})
-        return _ActiveUnit(unit=temporary, repartition=self._repartition(goal, ()))
+        return ActiveUnit(unit=temporary, repartition=self._state.repartition(goal, ()))
 
-    def _drain(self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...]) -> _ActiveUnit | None:
+    def _drain(self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...]) -> ActiveUnit | None:
         """Wait until nothing is on the slices that go, then ask the backend.
 
         A unit that cannot go on is dropped only while none of its pods drains: pods that drain
         are lost to their service already.
         """
-        repartition = self._repartition(goal, gpus)
-        draining = any(self._capacity.replicas[pod].draining for pod in repartition.pods)
+        repartition = self._state.repartition(goal, gpus)
+        draining = any(self._state.capacity.replicas[pod].draining for pod in repartition.pods)
         since = self._at if unit.phase != "Draining" else unit.since
         updated = unit.model_copy(update={"gpus": gpus, "phase": "Draining", "since": since})
         configs = self._backend.request(repartition.node, repartition.desired, unit.attempt).configs
@@ -244,9 +193,9 @@ class _RolloutCycle:
             # pods drain.
             self._requests[unit.node] = BackendRequest(configs=configs)
         overdue = self._at - since >= REPLACEMENT_TIMEOUT
-        if problem := self._find_blocker(goal, gpus):
+        if problem := self._state.find_blocker(goal, gpus):
             transient = problem.reason in _TRANSIENT and not overdue
-            active = _ActiveUnit(
+            active = ActiveUnit(
                 unit=updated, repartition=repartition, problem=None if transient else problem
             )
             return active if draining or transient else None
@@ -254,33 +203,24 @@ class _RolloutCycle:
         if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
             return self._request(updated, repartition, "Partitioning")
         if self._at - since >= MAX_DRAIN:
-            return _ActiveUnit(unit=updated, repartition=repartition)
-        surging = not draining and self._needs_surge(repartition)
+            return ActiveUnit(unit=updated, repartition=repartition)
+        surging = not draining and self._state.needs_surge(repartition)
         # The slices that were free for the replacements when the unit began went to other pods.
-        if overdue and not draining and not surging and self._shortages(repartition):
+        if overdue and not draining and not surging and self._state.shortages(repartition):
             return None
-        return _ActiveUnit(unit=updated, repartition=repartition, surging=surging)
-
-    def _find_blocker(
-        self, goal: NodeGoal, gpus: Sequence[int]
-    ) -> StatusVerdict[LayoutReady] | None:
-        """Return why these GPUs cannot be partitioned, however many slices are free elsewhere."""
-        if verdict := node_blocker(goal):
-            return verdict
-        blockers = (self._gpu_blocker(goal, gpu) for gpu in gpus)
-        return next((blocker for blocker in blockers if blocker is not None), None)
+        return ActiveUnit(unit=updated, repartition=repartition, surging=surging)
 
     def _partition(
         self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...], mismatched: tuple[int, ...]
-    ) -> _ActiveUnit | None:
+    ) -> ActiveUnit | None:
         """Repeat the request to the backend until the node offers the layout."""
         node = goal.node
-        repartition = self._repartition(goal, mismatched)
+        repartition = self._state.repartition(goal, mismatched)
         updated = unit.model_copy(update={"gpus": gpus})
         # A pod that tolerates the taint may have come: it has to be drained first.
         if not repartition.free:
             draining = {"phase": "Draining", "since": self._at}
-            return _ActiveUnit(unit=updated.model_copy(update=draining), repartition=repartition)
+            return ActiveUnit(unit=updated.model_copy(update=draining), repartition=repartition)
         # GPUs of the unit that have their layout already stay in the request: equal input gives an
         # equal request, which the backend recognizes.
         desired = {gpu: goal.desired[gpu] for gpu in gpus}
@@ -295,214 +235,33 @@ class _RolloutCycle:
         phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
         return replace(self._request(updated, requested, phase), problem=status.problem or failure)
 
-    def _request(self, unit: Unit, repartition: NodeRepartition, phase: Phase) -> _ActiveUnit:
+    def _request(self, unit: Unit, repartition: NodeRepartition, phase: Phase) -> ActiveUnit:
         since = unit.since if unit.phase == phase else self._at
         self._requests[unit.node] = self._backend.request(
             repartition.node, repartition.desired, unit.attempt
         )
         update = {"phase": phase, "since": since}
-        return _ActiveUnit(unit=unit.model_copy(update=update), repartition=repartition)
+        return ActiveUnit(unit=unit.model_copy(update=update), repartition=repartition)
 
     def _reassert(self) -> None:
         """Repeat the request for nodes that have their layout, where labels or objects differ.
 
         After a reboot the backend restores a layout from what these say.
         """
-        for name, goal in self._goals.items():
-            if name in self._active or goal.mismatched or node_blocker(goal) or plan_blocker(goal):
+        for name, goal in self._state.goals.items():
+            if (
+                name in self._state.active
+                or goal.mismatched
+                or node_blocker(goal)
+                or plan_blocker(goal)
+            ):
                 continue
             if not self._backend.status(goal.node, goal.desired, 1, self._since, self._at).done:
                 self._requests[name] = self._backend.request(goal.node, goal.desired, 1)
 
-    # Units that begin
-
-    def _start_units(self, window_closed: str | None) -> None:
-        """Begin units up to `spec.mig.maxConcurrent`, or begin or end a temporary layout."""
-        if self._count_in_progress() and not self._may_start():
-            return
-        candidates = self._candidates()
-        while candidates and not window_closed and self._may_start():
-            first = min(candidates, key=lambda candidate: candidate.rank)
-            self._start(first.repartition)
-            # A begun unit takes free slices: the others are judged again with it.
-            candidates = self._candidates() if self._may_start() else []
-        if candidates or self._count_in_progress():
-            return
-        if self._active:
-            # Temporary layouts alone are left and help no unit any more: without their units,
-            # their GPUs are mismatched and get the planned layout from the next cycle on.
-            self._active.clear()
-            self._blocked.append(messages.temporary_layout_ended())
-        elif self._blocked_units and not window_closed:
-            self._start_temporary()
-
-    def _may_start(self) -> bool:
-        # A node with a problem does not count against maxConcurrent, or one broken node would stop
-        # the rollout; more broken nodes than maxConcurrent do stop it.
-        stuck = sum(active.problem is not None for active in self._active.values())
-        return (
-            self._count_in_progress() - stuck < self._mig.max_concurrent
-            and stuck <= self._mig.max_concurrent
-        )
-
-    def _start(self, repartition: NodeRepartition, temporary: tuple[GpuTarget, ...] = ()) -> None:
-        node = repartition.node.name
-        unit = Unit(
-            node=node,
-            gpus=repartition.gpus,
-            phase="Draining",
-            since=self._at,
-            temporary_layout=temporary,
-        )
-        surging = self._needs_surge(repartition)
-        self._active[node] = _ActiveUnit(unit=unit, repartition=repartition, surging=surging)
-
-    def _start_temporary(self) -> None:
-        available = [goal for goal in self._goals.values() if not node_blocker(goal)]
-        temporary = find_temporary_layout(
-            self._blocked_units, available, self._capacity, self._capabilities
-        )
-        if temporary is not None:
-            # The goal is the planned layout, whose pods have to leave; a temporary layout keeps
-            # every slice that is in use.
-            repartition = replace(
-                self._repartition(temporary.goal, temporary.gpus), pods=frozenset()
-            )
-            self._start(repartition, temporary.targets)
-
-    def _candidates(self) -> list[_Candidate]:
-        """Return at most one unit per node, and record why others cannot begin."""
-        self._blocked, self._blocked_units = [], []
-        candidates: list[_Candidate] = []
-        for name, goal in self._goals.items():
-            if verdict := plan_blocker(goal):
-                self._blocked.append(verdict)
-            if name in self._active or not (goal.mismatched or goal.node.inconsistency):
-                continue
-            if verdict := node_blocker(goal):
-                self._blocked.append(verdict)
-            else:
-                candidates += self._node_candidates(goal)
-        return candidates
-
-    def _node_candidates(self, goal: NodeGoal) -> Iterator[_Candidate]:
-        """Yield the unit that may begin on one node."""
-        blockers = {gpu: self._gpu_blocker(goal, gpu) for gpu in goal.mismatched}
-        self._blocked += [blocker for blocker in blockers.values() if blocker is not None]
-        free = [gpu for gpu, blocker in blockers.items() if blocker is None]
-        # Without an agent it is not known which pod is on which GPU: drain the whole node or
-        # nothing.
-        if not (self._capabilities.knows_pods and goal.node.reports_pods):
-            if len(free) == len(goal.mismatched):
-                yield from self._feasible_candidates(goal, [free])
-            return
-        repartitions = {gpu: self._repartition(goal, (gpu,)) for gpu in free}
-        # GPUs without pods go by themselves: their new slices take the replacements of the others.
-        if idle := [gpu for gpu in free if not repartitions[gpu].pods]:
-            yield _Candidate(repartition=self._repartition(goal, idle))
-            return
-        ordered = sorted(free, key=lambda gpu: (len(repartitions[gpu].pods), gpu))
-        yield from self._feasible_candidates(goal, [(gpu,) for gpu in ordered])
-
-    def _feasible_candidates(
-        self, goal: NodeGoal, parts: Sequence[Sequence[int]]
-    ) -> Iterator[_Candidate]:
-        """Yield the parts of the node that can be partitioned at once, as one unit.
-
-        Each part is added if all services keep their minimum capacity while the pods of all parts
-        so far are displaced.
-        """
-        chosen, blocked = self._repartition(goal, ()), list[BlockedUnit]()
-        for part in parts:
-            extended = self._repartition(goal, (*chosen.gpus, *part))
-            shortages = self._shortages(extended)
-            if not shortages or self._fits_on_node(extended):
-                chosen = extended
-            elif not chosen.gpus:
-                blocked.append(BlockedUnit(repartition=extended, shortages=shortages))
-        if chosen.gpus:
-            services_with_downtime = self._count_services_with_downtime(chosen)
-            yield _Candidate(repartition=chosen, services_with_downtime=services_with_downtime)
-            return
-        self._blocked_units += blocked
-        self._blocked += [
-            messages.no_surge_capacity(unit.repartition, shortage)
-            for unit in blocked
-            for shortage in unit.shortages
-        ]
-
-    def _repartition(self, goal: NodeGoal, gpus: Sequence[int]) -> NodeRepartition:
-        # Computed once per cycle: candidates are compared again whenever a unit begins.
-        key = goal.node.name, tuple(gpus)
-        if key not in self._repartitions:
-            self._repartitions[key] = node_repartition(
-                goal.node, goal.desired, gpus, self._capacity, self._capabilities
-            )
-        return self._repartitions[key]
-
-    def _gpu_blocker(self, goal: NodeGoal, gpu: int) -> StatusVerdict[LayoutReady] | None:
-        key = goal.node.name, gpu
-        if key not in self._blockers:
-            self._blockers[key] = blocker(
-                goal, gpu, self._capacity, self._capabilities, self._own_pods
-            )
-        return self._blockers[key]
-
-    def _shortages(
-        self, repartition: NodeRepartition, *, use_own_node: bool = False
-    ) -> list[SliceShortage]:
-        """Return the services that would fall short if this began beside all active units.
-
-        Replacements go to nodes without the taint; with `use_own_node` also to the free slices of
-        the unit's own node.
-        """
-        others = self._nodes_to_taint() - {repartition.node.name}
-        excluded = others if use_own_node else {*others, repartition.node.name}
-        displaced = self._unit_pods() | repartition.pods
-        return self._capacity.shortages(displaced, self._capacity.supply(excluded))
-
-    def _needs_surge(self, repartition: NodeRepartition) -> bool:
-        """Return whether the replacements fit on the unit's own node and nowhere else."""
-        return bool(self._shortages(repartition)) and self._fits_on_node(repartition)
-
-    def _fits_on_node(self, repartition: NodeRepartition) -> bool:
-        """Return whether the node's free slices that stay are certain to take the replacements."""
-        node = repartition.node
-        if not (
-            self._capabilities.knows_pods
-            and node.reports_pods
-            and self._capacity.free_slices(node.name)
-        ):
-            return False
-        profiles = {
-            replacement_profile(
-                service,
-                [replica for replica in service.replicas if replica.pod in repartition.pods],
-            )
-            for service in self._capacity.affected_services(repartition.pods)
-        }
-        # The scheduler picks any free slice of the profile: if one of those that go has it, a
-        # replacement could land there and block the unit.
-        return not (
-            profiles & repartition.unused_profiles
-            or self._shortages(repartition, use_own_node=True)
-        )
-
-    def _count_services_with_downtime(self, repartition: NodeRepartition) -> int:
-        return sum(
-            service.allows_downtime
-            for service in self._capacity.affected_services(repartition.pods)
-        )
-
     # Pods that leave
 
-    def _unit_pods(self) -> frozenset[Ref]:
-        """Return the pods on slices that the active units take away."""
-        return frozenset[Ref]().union(
-            *(active.repartition.pods for active in self._active.values())
-        )
-
-    def _is_expired(self, active: _ActiveUnit) -> bool:
+    def _is_expired(self, active: ActiveUnit) -> bool:
         return self._at - active.unit.since >= MAX_DRAIN
 
     def _expired_pods(self) -> frozenset[Ref]:
@@ -510,10 +269,10 @@ class _RolloutCycle:
 
         A pod that somebody deleted may have the grace period of its whole drain timeout.
         """
-        replicas = self._capacity.replicas
+        replicas = self._state.capacity.replicas
         return frozenset(
             pod
-            for active in self._active.values()
+            for active in self._state.active.values()
             for pod in active.repartition.pods
             if replicas[pod].drain_expired
             or (replicas[pod].terminating and self._is_expired(active))
@@ -521,9 +280,9 @@ class _RolloutCycle:
 
     def _draining(self, displaced: frozenset[Ref], wrong_profile: frozenset[Ref]) -> frozenset[Ref]:
         """Return the pods that take no new requests from now on."""
-        unit_pods = self._unit_pods()
+        unit_pods = self._state.unit_pods()
         ready, overdue, expired = set[Ref](), set[Ref](), set[Ref]()
-        for active in self._active.values():
+        for active in self._state.active.values():
             # Before the taint is observed, a replacement could be bound to the very slice that its
             # predecessor leaves.
             if active.repartition.node.tainted:
@@ -534,14 +293,17 @@ class _RolloutCycle:
                     expired |= active.repartition.pods
         # Pods of GPUs whose unit has not begun lose their slices as well, later.
         mismatched_pods = frozenset[Ref]().union(
-            *(self._repartition(goal, goal.mismatched).pods for goal in self._goals.values())
+            *(
+                self._state.repartition(goal, goal.mismatched).pods
+                for goal in self._state.goals.values()
+            )
         )
         # An expired pod waits for no replacement any more, even if its service falls below its
         # minimum.
         return frozenset(expired) | pods_to_drain(
-            self._capacity,
+            self._state.capacity,
             displaced,
-            self._capacity.supply(self._nodes_to_taint()),
+            self._state.capacity.supply(self._state.nodes_to_taint()),
             # A pod of another profile outside every unit waits for no taint: its slice is taken
             # over as it is.
             ready=ready | (wrong_profile - unit_pods),
@@ -553,7 +315,7 @@ class _RolloutCycle:
     # Messages
 
     def _with_message(
-        self, active: _ActiveUnit, draining: Collection[Ref], evictions: Collection[Ref]
+        self, active: ActiveUnit, draining: Collection[Ref], evictions: Collection[Ref]
     ) -> Unit:
         problem = active.problem.message if active.problem else ""
         message = problem or (
@@ -566,18 +328,22 @@ class _RolloutCycle:
     def _verdict(
         self, units: Sequence[Unit], progress: str, window_closed: str | None
     ) -> StatusVerdict[LayoutReady]:
-        problem = next((active.problem for active in self._active.values() if active.problem), None)
+        problem = next(
+            (active.problem for active in self._state.active.values() if active.problem), None
+        )
         if problem is not None:
             return StatusVerdict(problem.reason, f"{problem.message}; {progress}")
         if units:
             message = f"{messages.progress_message(units)}; {progress}"
             return StatusVerdict(LayoutReady.REPARTITIONING, message)
-        if window_closed and any(goal.mismatched for goal in self._goals.values()):
+        if window_closed and any(goal.mismatched for goal in self._state.goals.values()):
             return StatusVerdict(
                 LayoutReady.OUTSIDE_MAINTENANCE_WINDOW, f"{window_closed}; {progress}"
             )
-        if self._blocked:
+        if self._new_units.blocked:
             # Any order would do; the smallest keeps the message stable from cycle to cycle.
-            first = min(self._blocked, key=lambda verdict: (verdict.reason.value, verdict.message))
+            first = min(
+                self._new_units.blocked, key=lambda verdict: (verdict.reason.value, verdict.message)
+            )
             return StatusVerdict(first.reason, f"{first.message}; {progress}")
         return StatusVerdict(LayoutReady.AS_PLANNED, progress)
