@@ -3,7 +3,7 @@
 import pytest
 
 import world as worlds
-from world.api import NODES, Api, Json
+from world.api import NODES, PODS, Api, Json
 from world.testing import (
     WorldNamespace,
     a_container,
@@ -133,6 +133,27 @@ async def test_a_node_that_boots_again_restarts_its_pods(
     await namespace.wait_for_pod(
         "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
     )
+
+
+async def test_a_pod_deleted_while_its_node_was_dead_ends_as_killed(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    await namespace.start_pod(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
+    path = PODS.path(namespace.name, "web")
+    await namespace.api.patch(path, {"metadata": {"finalizers": ["tessera.dev/test"]}})
+
+    world.end_node("victim")
+    await namespace.api.delete(path)
+    world.wake("victim")
+
+    try:
+        ended = await namespace.wait_for_pod(
+            "web", lambda pod: "terminated" in container_status(pod)["state"]
+        )
+    finally:
+        await namespace.api.patch(path, {"metadata": {"finalizers": None}})
+    terminated = container_status(ended)["state"]["terminated"]
+    assert (terminated["exitCode"], terminated["reason"]) == (137, "ContainerStatusUnknown")
 
 
 async def test_a_fake_node_only_says_that_its_pods_run(

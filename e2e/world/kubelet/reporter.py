@@ -46,9 +46,10 @@ class Reporter:
                 self._changed.set()
 
     async def send_final(self) -> None:
-        """The status that a pod is remembered by."""
+        """The status that a pod is remembered by, sent again until the API has it."""
         await self.host.connected.wait()
-        await self._report()
+        while not await self._report():
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def remove(self) -> None:
         """Let the object go, and the name with it; another pod of this name is left alone."""

@@ -1,9 +1,13 @@
 """What the specification of a pod says about its containers."""
 
+import datetime
 from pathlib import Path
 
+from world import clock
 from world.api import Json
-from world.kubelet.states import View, Waiting
+from world.kubelet.states import State, Terminated, View, Waiting
+
+KILLED = 137
 
 
 def is_sidecar(spec: Json) -> bool:
@@ -36,13 +40,32 @@ def first_view(pod: Json, spec: Json) -> View:
         ),
         {},
     )
-    waits_for_init = bool(pod["spec"].get("initContainers"))
     return View(
         name=spec["name"],
         image=spec["image"],
-        state=Waiting("PodInitializing" if waits_for_init else "ContainerCreating"),
+        state=_lost_with_the_node(pod, previous) or _before_start(pod),
         restarts=previous.get("restartCount", 0),
         container_id=previous.get("containerID", ""),
+    )
+
+
+def _before_start(pod: Json) -> State:
+    waits_for_init = bool(pod["spec"].get("initContainers"))
+    return Waiting("PodInitializing" if waits_for_init else "ContainerCreating")
+
+
+def _lost_with_the_node(pod: Json, previous: Json) -> State | None:
+    """Return the end of a container that ran when its node died, if its pod is on its way out."""
+    running = previous.get("state", {}).get("running")
+    if running is None or "deletionTimestamp" not in pod["metadata"]:
+        return None
+    return Terminated(
+        code=KILLED,
+        reason="ContainerStatusUnknown",
+        message="the container was not found when the node was back",
+        started=datetime.datetime.fromisoformat(running["startedAt"]),
+        finished=clock.now(),
+        container_id=previous["containerID"],
     )
 
 
