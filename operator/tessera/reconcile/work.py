@@ -202,15 +202,18 @@ def by_turns(work: Iterable[WorkT], namespace_of: Callable[[WorkT], str]) -> lis
 
 async def run_all(steps: Iterable[Awaitable[object]]) -> None:
     """Run the steps, at most MAX_CONCURRENCY at a time; if one raises, the others are canceled."""
-    # The iterator is consumed lazily, so that no coroutine is left unawaited after an error. Each
-    # worker yields between two steps, so that a large fleet does not delay the probes.
+    # The iterator is consumed lazily, so that no coroutine is left unawaited after an error. A
+    # worker starts the next one with its first step, so that an idle cycle starts none, and yields
+    # between two steps, so that a large fleet does not delay the probes.
     remaining = iter(steps)
 
-    async def worker() -> None:
+    async def work(others: int) -> None:
         for step in remaining:
+            if others:
+                group.create_task(work(others - 1))
+                others = 0
             await step
             await asyncio.sleep(0)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(MAX_CONCURRENCY):
-            group.create_task(worker())
+        await work(MAX_CONCURRENCY - 1)
