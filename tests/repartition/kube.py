@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.ref import Ref
-from tessera.domain.names import SERVICE_LABEL, SERVING_GATE
+from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import Pod
 from tessera.ports import ClusterObject, DisruptionBudgetError, NotFoundError, WatchEvent
 from tessera.resources.api_resources import (
@@ -94,24 +94,49 @@ class Kube(MemoryCluster):
         key = ObjectKey(PODS.plural, pod.namespace, pod.name)
         if self._uid(key) != uid or self.pod(key).terminating:
             return
-        parsed_pod = self.pod(key)
-        if parsed_pod.takes_requests and not self._may_be_disrupted(parsed_pod.service):
+        budgets = [name for name in self._budgets(pod.namespace) if self._protects(name, key)]
+        if len(budgets) > 1:
+            names = " and ".join(f"poddisruptionbudget/{name.name}" for name in sorted(budgets))
+            raise DisruptionBudgetError(
+                f"evict pod {pod}: {names} select it, and the API server evicts no pod with more "
+                "than one"
+            )
+        if self.pod(key).takes_requests and not all(map(self._allows_disruption, budgets)):
             raise DisruptionBudgetError(f"evict pod {pod}: the disruption budget allows none")
         self.begin_deletion(key)
 
-    def _may_be_disrupted(self, service: Ref) -> bool:
-        budget = self.objects[ObjectKey(DISRUPTION_BUDGETS.plural, service.namespace, service.name)]
+    def _budgets(self, namespace: str) -> list[ObjectKey]:
+        return [
+            key
+            for key in self.objects
+            if key.plural == DISRUPTION_BUDGETS.plural and key.namespace == namespace
+        ]
+
+    def _protects(self, budget: ObjectKey, pod: ObjectKey) -> bool:
+        selector = self.objects[budget]["spec"]["selector"]
+        absent = [
+            entry["key"]
+            for entry in selector.get("matchExpressions", ())
+            if entry["operator"] == "DoesNotExist"
+        ]
+        labels = self.objects[pod]["metadata"]["labels"]
+        return self._carries(pod, selector.get("matchLabels", {})) and not any(
+            name in labels for name in absent
+        )
+
+    def _allows_disruption(self, budget: ObjectKey) -> bool:
+        selector = self.objects[budget]["spec"]["selector"].get("matchLabels", {})
         expected = sum(
-            body["spec"]["replicas"]
+            int(body["spec"]["replicas"])
             for key, body in self.objects.items()
             if key.plural == DEPLOYMENTS.plural
-            and body["metadata"]["labels"][SERVICE_LABEL] == service.name
+            and selector.items() <= body["spec"]["template"]["metadata"]["labels"].items()
         )
-        healthy = sum(
-            pod.takes_requests for _, pod in self.pods() if pod.service.name == service.name
-        )
-        max_unavailable = int(budget["spec"]["maxUnavailable"])
-        return healthy + max_unavailable > int(expected)
+        healthy = sum(pod.takes_requests for key, pod in self.pods() if self._protects(budget, key))
+        limit = str(self.objects[budget]["spec"]["maxUnavailable"])
+        percent = int(limit.removesuffix("%")) if limit.endswith("%") else None
+        max_unavailable = int(limit) if percent is None else -(-expected * percent // 100)
+        return healthy + max_unavailable > expected
 
     def _uid(self, key: ObjectKey) -> str | None:
         uid: str | None = self.objects.get(key, {}).get("metadata", {}).get("uid")

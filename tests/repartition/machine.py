@@ -29,8 +29,6 @@ from world.mig_manager import MigManager
 STARTING = 5
 # Seconds until a node sees a write to a ConfigMap.
 LAG = 60.0
-# Seconds from the device plugin's permission to start until it runs.
-RETURN = 10.0
 
 
 class InvariantError(AssertionError):
@@ -105,13 +103,18 @@ class SimulatedNode:
     agent_partitions: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     """Names of profiles in the device plugin that differ from the usual ones."""
+    plugin_stop: float = 0.0
+    """Seconds until the device plugin is gone after its label forbids it."""
+    plugin_start: float = 10.0
+    """Seconds until it runs after its label allows it; 10 to 60 on real nodes."""
     device_by_pod: dict[ObjectKey, str] = field(default_factory=dict)
     """Devices by the pod that uses them."""
     deaths: int = 0
     _since: dict[ObjectKey, int] = field(default_factory=dict)
     _devices: dict[str, str] | None = None
     """Profiles of the devices that the plugin found when it started, by UUID."""
-    _plugin_due: float = 0.0
+    _plugin_due: float | None = None
+    """When the device plugin stops or runs, while it is about to."""
     _now: float = 0.0
     _files: list[tuple[float, str]] = field(default_factory=list)
     _agent: tuple[NodeAgent, KillableProcess] | None = None
@@ -221,11 +224,19 @@ class SimulatedNode:
     # The device plugin and feature discovery
 
     def _run_device_plugin(self) -> None:
-        if self.labels[DEVICE_PLUGIN_LABEL] != "true":
-            self._devices, self._plugin_due = None, self._now + RETURN
-            self._set_allocatable(Counter())
-        elif self._devices is None and self._now >= self._plugin_due:
-            self._discover_devices()
+        allowed, running = self.labels[DEVICE_PLUGIN_LABEL] == "true", self._devices is not None
+        if allowed == running:
+            self._plugin_due = None
+            return
+        if self._plugin_due is None:
+            self._plugin_due = self._now + (self.plugin_start if allowed else self.plugin_stop)
+        if self._now >= self._plugin_due:
+            self._plugin_due = None
+            if allowed:
+                self._discover_devices()
+            else:
+                self._devices = None
+                self._set_allocatable(Counter())
 
     def _discover_devices(self) -> None:
         self._devices = dict(self._profiles_by_uuid())
