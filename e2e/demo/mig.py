@@ -140,7 +140,7 @@ async def _follow_repartition(cluster: InstalledCluster) -> None:
             if line not in reported:
                 reported.add(line)
                 cluster.say(line)
-        return status | {"services": await _misplaced_services(cluster, status)}
+        return await _progress(cluster, status)
 
     await until(pool, _is_done, "the pool is laid out as planned", 600)
 
@@ -187,16 +187,26 @@ async def _misplaced_services(cluster: InstalledCluster, status: Json) -> list[s
     return left
 
 
-def _is_done(status: Json) -> bool:
-    """Return whether a plan that saves GPUs is done; one made too early saves none."""
+async def _progress(cluster: InstalledCluster, status: Json) -> Json:
+    """Return what is left to do, short enough to be read when it is not done in time."""
     mig = status.get("mig", {})
-    target = mig.get("target")
+    target = mig.get("target", {})
+    return {
+        "condition": _layout_condition(status),
+        "gpus": (target.get("gpusBefore", 0), target.get("gpusAfter", 0)),
+        "units": mig.get("units", []),
+        "services": await _misplaced_services(cluster, status),
+    }
+
+
+def _is_done(progress: Json) -> bool:
+    """Return whether a plan that saves GPUs is done; one made too early saves none."""
+    before, after = progress["gpus"]
     return bool(
-        target
-        and target["gpusAfter"] < target["gpusBefore"]
-        and not mig.get("units")
-        and _layout_condition(status).get("reason") == "AsPlanned"
-        and not status["services"]
+        after < before
+        and not progress["units"]
+        and progress["condition"].get("reason") == "AsPlanned"
+        and not progress["services"]
     )
 
 
