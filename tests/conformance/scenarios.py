@@ -136,9 +136,13 @@ async def priorities(client: Client) -> Facts:
 
 
 async def queue_limit(client: Client) -> Facts:
-    """Send more than the queue limit at once; count the refusals."""
+    """Send more than the queue limit to a stopped engine, resume it, and count the refusals."""
     before = await client.metrics()
+    client.engine.stop()
+    sent = client.engine.sent.count
     tasks = [asyncio.create_task(client.ask(200)) for _ in range(QUEUE_LIMIT + _OVER)]
+    await client.engine.sent.wait_until_sent(sent + len(tasks))
+    client.engine.resume()
     answers = await asyncio.gather(*tasks)
     after = await client.metrics()
     refused = [answer for answer in answers if answer.status_code != 200]
