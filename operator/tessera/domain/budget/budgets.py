@@ -13,7 +13,13 @@ from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, Within
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
-from tessera.domain.budget.metering import accrue_spend, current_meter, rates, restore_meter
+from tessera.domain.budget.metering import (
+    accrue_spend,
+    is_past,
+    rates,
+    recorded_meter,
+    restore_meter,
+)
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
 from tessera.domain.hardware.pools import PoolView, pools_by_node
@@ -343,9 +349,11 @@ def _latest_meter(
     history: _SpendHistory,
 ) -> tuple[SpendMeter, bool]:
     """Return the meter to go on from, and whether there was one that cannot be used."""
+    if history.meter is not None and is_past(history.meter, at):
+        return history.meter, False
     recorded, record = _restore_meter(budget, spec, views), history.record
     outside = record.meter if record and record.currency == spec.currency else SpendMeter()
-    meter = current_meter(history.meter, recorded, outside, at)
+    meter = recorded_meter(recorded, outside, at)
     was_enforced = budget.status.accepted_spec is not None or any(
         condition.type == "Accepted" and condition.status == "True"
         for condition in budget.status.conditions

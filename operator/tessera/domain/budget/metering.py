@@ -172,36 +172,33 @@ def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
     return period.start if meter.as_of is None else max(period.start, meter.as_of)
 
 
-def current_meter(
-    known: SpendMeter | None, recorded: SpendMeter, outside: SpendMeter, at: datetime
-) -> SpendMeter:
-    """Return the meter to go on from, of those that are not from the future; an empty one if none.
+def recorded_meter(recorded: SpendMeter, outside: SpendMeter, at: datetime) -> SpendMeter:
+    """Return the record to go on from, of those that are not from the future; an empty one if none.
 
     The status says more than the record outside, which counts only where the status is missing,
     or is older by more than the interval at which both are written.
     """
-    if known is not None and _is_past(known, at):
-        return known
-    if not _is_past(recorded, at):
-        return outside if _is_past(outside, at) else SpendMeter()
+    if not is_past(recorded, at):
+        return outside if is_past(outside, at) else SpendMeter()
     restored = recorded.as_of is None or (
         outside.as_of is not None and outside.as_of - recorded.as_of > MAX_CLOCK_ERROR
     )
-    return outside if restored and _is_past(outside, at) else recorded
+    return outside if restored and is_past(outside, at) else recorded
 
 
 def merge_records(
     first: Mapping[str, SpendRecord], second: Mapping[str, SpendRecord], at: datetime
 ) -> Mapping[str, SpendRecord]:
-    """Return the records of both; of two for one budget, the one that `current_meter` prefers."""
+    """Return the records of both; of two for one budget, the one that `recorded_meter` prefers."""
     merged = {**second, **first}
     for name in first.keys() & second.keys():
-        if current_meter(None, first[name].meter, second[name].meter, at) is second[name].meter:
+        if recorded_meter(first[name].meter, second[name].meter, at) is second[name].meter:
             merged[name] = second[name]
     return merged
 
 
-def _is_past(meter: SpendMeter, at: datetime) -> bool:
+def is_past(meter: SpendMeter, at: datetime) -> bool:
+    """Return whether a meter has spend, and none from the future."""
     return meter.as_of is not None and meter.as_of - at <= _MAX_RECORD_LEAD
 
 
