@@ -193,17 +193,21 @@ async def _progress(cluster: InstalledCluster, status: Json) -> Json:
     target = mig.get("target", {})
     return {
         "condition": _layout_condition(status),
-        "gpus": (target.get("gpusBefore", 0), target.get("gpusAfter", 0)),
+        "gpus": target.get("gpusAfter"),
         "units": mig.get("units", []),
         "services": await _misplaced_services(cluster, status),
     }
 
 
 def _is_done(progress: Json) -> bool:
-    """Return whether a plan that saves GPUs is done; one made too early saves none."""
-    before, after = progress["gpus"]
+    """Return whether a plan that saves GPUs is done; one made too early saves none.
+
+    At the start each replica has a GPU of its own, whatever a later plan begins with.
+    """
+    gpus = progress["gpus"]
     return bool(
-        after < before
+        gpus is not None
+        and gpus < sum(MIN_REPLICAS.values())
         and not progress["units"]
         and progress["condition"].get("reason") == "AsPlanned"
         and not progress["services"]
