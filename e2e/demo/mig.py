@@ -142,7 +142,7 @@ async def _follow_repartition(cluster: InstalledCluster) -> None:
                 cluster.say(line)
         return await _progress(cluster, status)
 
-    await until(pool, _is_done, "the pool is laid out as planned", 600)
+    await until(pool, _is_done, "the pool is laid out as planned", 1200)
 
 
 def _lines(status: Json) -> list[str]:
