@@ -107,14 +107,21 @@ class SimulatedNode:
     """Seconds until the device plugin is gone after its label forbids it."""
     plugin_start: float = 10.0
     """Seconds until it runs after its label allows it; 10 to 60 on real nodes."""
+    plugin_away: bool = False
+    """Its pod is gone, as while it is upgraded, whatever the label of the node says."""
+    agent_away: bool = False
+    """The agent does not run, and its NodeLayout stays as it was."""
+    other_resources: dict[str, str] = field(default_factory=dict)
+    """Allocatable resources of other device plugins, such as nvidia.com/hostdev."""
     device_by_pod: dict[ObjectKey, str] = field(default_factory=dict)
     """Devices by the pod that uses them."""
     deaths: int = 0
     _since: dict[ObjectKey, int] = field(default_factory=dict)
     _devices: dict[str, str] | None = None
     """Profiles of the devices that the plugin found when it started, by UUID."""
-    _plugin_due: float | None = None
-    """When the device plugin stops or runs, while it is about to."""
+    _plugin_due: float = 0.0
+    _plugin_gone: float | None = None
+    """When the plugin that was paused is gone, whatever the label says by then."""
     _now: float = 0.0
     _files: list[tuple[float, str]] = field(default_factory=list)
     _agent: tuple[NodeAgent, KillableProcess] | None = None
@@ -223,20 +230,29 @@ class SimulatedNode:
 
     # The device plugin and feature discovery
 
+    def add_resource(self, name: str, count: int) -> None:
+        """Offer a resource of another device plugin."""
+        self.other_resources[name] = str(count)
+        allocatable = self.kube.objects[self.key]["status"]["allocatable"]
+        self.kube.set(self.key, "status", allocatable=allocatable | self.other_resources)
+
+    def reboot(self) -> None:
+        """Lose all slices; the device plugin looks before anything creates them again."""
+        for gpu in self.gpu_driver.gpus:
+            self.gpu_driver.clear(gpu.index)
+        self._discover_devices()
+
     def _run_device_plugin(self) -> None:
-        allowed, running = self.labels[DEVICE_PLUGIN_LABEL] == "true", self._devices is not None
-        if allowed == running:
-            self._plugin_due = None
-            return
-        if self._plugin_due is None:
-            self._plugin_due = self._now + (self.plugin_start if allowed else self.plugin_stop)
-        if self._now >= self._plugin_due:
-            self._plugin_due = None
-            if allowed:
-                self._discover_devices()
-            else:
-                self._devices = None
-                self._set_allocatable(Counter())
+        paused = self.plugin_away or self.labels[DEVICE_PLUGIN_LABEL] != "true"
+        if paused and self._devices is not None and self._plugin_gone is None:
+            self._plugin_gone = self._now + self.plugin_stop
+        if self._plugin_gone is not None and self._now >= self._plugin_gone:
+            self._devices = self._plugin_gone = None
+            self._set_allocatable(Counter())
+        if paused or self._plugin_gone is not None:
+            self._plugin_due = self._now + self.plugin_start
+        elif self._devices is None and self._now >= self._plugin_due:
+            self._discover_devices()
 
     def _discover_devices(self) -> None:
         self._devices = dict(self._profiles_by_uuid())
@@ -257,7 +273,7 @@ class SimulatedNode:
     def _set_allocatable(self, resources: Mapping[str, int]) -> None:
         known = dict.fromkeys(self.kube.objects[self.key]["status"]["allocatable"], "0")
         offered = known | {name: str(count) for name, count in resources.items()}
-        self.kube.set(self.key, "status", allocatable=offered)
+        self.kube.set(self.key, "status", allocatable=offered | self.other_resources)
 
     # NVIDIA's mig-manager
 
@@ -292,7 +308,7 @@ class SimulatedNode:
 
     async def run_agent(self) -> None:
         """Run a cycle of the agent if anything changed or is unfinished."""
-        if not self.has_agent:
+        if not self.has_agent or self.agent_away:
             return
         layout = ClusterLayout(self.kube, self.name)
         node_layout = await layout.read()

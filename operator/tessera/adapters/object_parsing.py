@@ -22,6 +22,7 @@ from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
+from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
@@ -48,7 +49,6 @@ log = logging.getLogger("tessera")
 JsonObject = Mapping[str, Any]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_GPU_VENDOR = "nvidia.com/"
 # Of one node; above it the count is no number of devices.
 _MAX_DEVICES = 1024
 _QUANTITY = re.compile(r"(\d{1,64})(?:\.\d*)?(?:[eE](\d{1,2})|([kKMGTPE]?)(i?))", re.ASCII)
@@ -187,7 +187,7 @@ def parse_node(body: JsonObject) -> Node:
         allocatable={
             name: count
             for name, quantity in allocatable.items()
-            if name.startswith(_GPU_VENDOR) and (count := _parse_quantity(quantity)) <= _MAX_DEVICES
+            if is_gpu_resource(name) and (count := _parse_quantity(quantity)) <= _MAX_DEVICES
         },
     )
 
@@ -475,11 +475,7 @@ def _limits(container: JsonObject) -> Counter[str]:
     """Return the devices of a container; requests and limits of extended resources are equal."""
     limits = container.get("resources", {}).get("limits", {})
     return Counter(
-        {
-            name: _parse_quantity(count)
-            for name, count in limits.items()
-            if name.startswith(_GPU_VENDOR)
-        }
+        {name: _parse_quantity(count) for name, count in limits.items() if is_gpu_resource(name)}
     )
 
 

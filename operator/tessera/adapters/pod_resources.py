@@ -15,11 +15,11 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.mig.partitioning import PodsByDevice
 from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"
-_VENDOR = "nvidia.com/"
 # Separates the UUID of a shared device (time-slicing, MPS) from the replica's number.
 _REPLICA_SEPARATOR = "::"
 _TIMEOUT_SECONDS = 5
@@ -92,7 +92,7 @@ class KubeletPods:
         for pod in response.pod_resources:
             for container in pod.containers:
                 for devices in container.devices:
-                    if devices.resource_name.startswith(_VENDOR):
+                    if is_gpu_resource(devices.resource_name):
                         for device in devices.device_ids:
                             device_pods = pods_by_device.setdefault(
                                 device.partition(_REPLICA_SEPARATOR)[0], set()

@@ -8,12 +8,12 @@ from tessera.api.reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
 from tessera.domain.money import price_on
 from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES
 
 MAX_PRICE_AGE = timedelta(days=90)
-_RESOURCE_PREFIX = "nvidia.com/"
 _STRATEGY_LABEL, _CAPABLE_LABEL = "nvidia.com/mig.strategy", "nvidia.com/mig.capable"
 _GPU_LABELS = {
     "nvidia.com/gpu.present": "true",
@@ -97,7 +97,7 @@ def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
     labels = body["metadata"].get("labels", {})
     capacity = body.get("status", {}).get("capacity", {})
     return (
-        any(name.startswith(_RESOURCE_PREFIX) for name in capacity)
+        any(is_gpu_resource(name) for name in capacity)
         or any(labels.get(name) == value for name, value in _GPU_LABELS.items())
         or any(name in labels for name in (*_CLOUD_GPU_LABELS, PRODUCT_LABEL))
         or any(
@@ -126,7 +126,7 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
         yield Finding("mig strategy", FindingState.PROBLEM, message, fix)
     empty = [_node_name(body) for body in nodes if not _has_gpu_resource(body)]
     if empty:
-        message = f"no {_RESOURCE_PREFIX} resource on {join_names(empty)}"
+        message = f"no nvidia.com/gpu or nvidia.com/mig- resource on {join_names(empty)}"
         fix = (
             "check that NVIDIA's device plugin runs: kubectl get pods -A -o wide "
             f"--field-selector spec.nodeName={empty[0]}"
@@ -145,6 +145,4 @@ def _labels(body: Json) -> Json:
 
 def _has_gpu_resource(body: Json) -> bool:
     allocatable = body.get("status", {}).get("allocatable", {})
-    return any(
-        name.startswith(_RESOURCE_PREFIX) and count != "0" for name, count in allocatable.items()
-    )
+    return any(is_gpu_resource(name) and count != "0" for name, count in allocatable.items())

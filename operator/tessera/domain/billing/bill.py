@@ -19,6 +19,7 @@ from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.hardware import pools
+from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
@@ -234,7 +235,7 @@ class _NodeCharges:
         return round(pools.weight_of(self.product, resource) * _GPU_WEIGHT)
 
     def _profile(self, resource: str) -> str:
-        return WHOLE if resource == pools.GPU else pools.profile_of(self.product, resource)
+        return WHOLE if resource == GPU else pools.profile_of(self.product, resource)
 
 
 def _charges(

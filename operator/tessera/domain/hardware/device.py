@@ -5,6 +5,17 @@ from dataclasses import dataclass
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
 from tessera.domain.mig.gpu_models import find_gpu_model
 
+GPU = "nvidia.com/gpu"
+MIG_PREFIX = "nvidia.com/mig-"
+
+
+def is_gpu_resource(name: str) -> bool:
+    """Return whether an extended resource is a GPU or a MIG slice.
+
+    Other devices of the vendor, such as network functions, are not.
+    """
+    return name == GPU or name.startswith((f"{GPU}.", MIG_PREFIX))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
@@ -33,8 +44,8 @@ class Hardware:
     def resource(self) -> str:
         """Return the extended resource that the device plugin offers under `mig.strategy=mixed`."""
         if self.profile is None:
-            return "nvidia.com/gpu"
-        return f"nvidia.com/mig-{(self.node_profile or self.profile).replace('+', '.')}"
+            return GPU
+        return f"{MIG_PREFIX}{(self.node_profile or self.profile).replace('+', '.')}"
 
     @property
     def exclusive(self) -> bool:

@@ -12,7 +12,13 @@ from tessera.api.node_layout import MAX_GPUS
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain import money
-from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import (
+    GPU,
+    MIG_PREFIX,
+    Hardware,
+    slice_hardware,
+    whole_gpu_hardware,
+)
 from tessera.domain.hardware.gpu_catalog import Product, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
@@ -21,8 +27,6 @@ from tessera.domain.steps import Step, planner_error
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 COUNT_LABEL = "nvidia.com/gpu.count"
-GPU = "nvidia.com/gpu"
-MIG_PREFIX = "nvidia.com/mig-"
 _GPU_COUNTS = (1, 2, 4, 8)
 # Far above any GPU, and small enough for every product of it.
 _MAX_MIB = 10_000_000

@@ -12,7 +12,8 @@ from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain import money
 from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
-from tessera.domain.hardware.pools import GPU, PoolView, admits, plans_layouts
+from tessera.domain.hardware.device import GPU
+from tessera.domain.hardware.pools import PoolView, admits, plans_layouts
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
+from tessera.domain.hardware.device import MIG_PREFIX
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
-from tessera.domain.hardware.pools import MIG_PREFIX
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.nodes import MigNode

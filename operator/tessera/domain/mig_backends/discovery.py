@@ -9,7 +9,8 @@ from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
 from tessera.api.text import counted, parse_decimal
 from tessera.domain.cache import KeyedCache
-from tessera.domain.hardware.pools import COUNT_LABEL, GPU, PRODUCT_LABEL, PoolView
+from tessera.domain.hardware.device import GPU
+from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, PoolView
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
 from tessera.domain.mig_backends import devices

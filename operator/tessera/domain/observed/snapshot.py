@@ -78,7 +78,7 @@ class Node:
     schedulable: bool
     """Ready and not cordoned."""
     allocatable: Mapping[str, int]
-    """Extended resources `nvidia.com/…` that the node offers."""
+    """GPUs and MIG slices that the node offers, by extended resource."""
     kubelet_ready: bool = True
     """The condition Ready alone; a cordoned node is alive."""
     taints: frozenset[str] = frozenset()
@@ -132,7 +132,7 @@ class Pod:
     node: str | None = None
     """Where it was bound to."""
     devices: Mapping[str, int] = field(default_factory=dict)
-    """Extended resources `nvidia.com/…` that it holds."""
+    """GPUs and MIG slices that it holds, by extended resource."""
     bound: datetime | None = None
     """When it was bound: from then on it costs money."""
     ended: datetime | None = None
