@@ -7,6 +7,7 @@ from tessera.domain.batch import batches
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.namespaces import group_by_namespace, in_namespaces
 from tessera.domain.budget.state import (
     RESERVED_DURATION,
     BudgetState,
@@ -31,30 +32,29 @@ _Member: TypeAlias = Proposal | batches.ProposedBatch
 def grant_replicas(
     proposals: Mapping[Ref, Proposal],
     batch_proposals: Mapping[Ref, batches.ProposedBatch],
-    unclaimed: Sequence[Pod],
+    unclaimed: Mapping[str, Sequence[Pod]],
     budgets: Sequence[BudgetView],
     scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant | Exception]:
     """Return the grants of all services and batches for which a budget, open or closed, decides.
 
     An exception in place of a grant sets its service or batch aside: nothing is added to it. What
-    `unclaimed` pods of its namespaces cost is committed, as long as they run.
+    `unclaimed` pods cost, by namespace, is committed as long as they run.
     """
+    services = group_by_namespace((ref, proposals[ref]) for ref in sorted(proposals))
+    runs = group_by_namespace((ref, batch_proposals[ref]) for ref in sorted(batch_proposals))
     grants: dict[Ref, Grant | Exception] = {}
     for view in budgets:
         names = view.namespaces
-        for pod in unclaimed:
+        for pod in in_namespaces(names, unclaimed):
             running = view.meter.running.get(pod.uid)
             if running is not None and pod.terminating:
                 view.state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
             elif running is not None:
                 view.state.reserve_min_replicas(running.tariff, 1)
         members: list[_Member] = [
-            *(proposals[ref] for ref in sorted(ref for ref in proposals if ref.namespace in names)),
-            *(
-                batch_proposals[ref]
-                for ref in sorted(ref for ref in batch_proposals if ref.namespace in names)
-            ),
+            *in_namespaces(names, services),
+            *in_namespaces(names, runs),
         ]
         grants |= grant_tenant(view.meter, view.state, members, scaling_history)
     return grants

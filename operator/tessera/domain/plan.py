@@ -20,6 +20,7 @@ from tessera.domain.budget.budgets import (
 )
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
+from tessera.domain.budget.metering import MeteringInputs, metering_inputs
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache
 from tessera.domain.config import Config
@@ -230,6 +231,7 @@ class PlanCache:
 
     def __init__(self) -> None:
         self.views = LastCallCache(self._discover)
+        self.metering = LastCallCache(metering_inputs)
         self.unclaimed = LastCallCache(unclaimed_pods)
         self.proposals = ProposalCache()
         self.layouts = LayoutCache()
@@ -276,8 +278,9 @@ def plan(
     cache = cache or PlanCache()
     snapshot = replace(observed, services=cache.proposals.with_known_shapes(observed.services))
     views = cache.views(snapshot.pools, snapshot.nodes, cache.date_of(snapshot.at))
+    metering = cache.metering(snapshot.pods, views)
     budgets = build_budget_views(
-        snapshot, views, memory.meters, memory.last_seen, memory.spend_records
+        snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
     )
     closed = closed_views(snapshot, budgets, require_budget=config.require_budget)
     deciding = (*budgets, *closed)
@@ -285,7 +288,7 @@ def plan(
         snapshot.pods, snapshot.services, snapshot.batches, snapshot.nodes, views
     )
     allocated: AllocatedDevices = Counter(unclaimed.allocated)
-    forecast = _grant_forecast(snapshot, deciding)
+    forecast = _grant_forecast(snapshot, deciding, metering)
     proposals = propose_all(
         snapshot, memory.scaling_history, views, allocated, forecast, cache.proposals
     )
@@ -293,7 +296,7 @@ def plan(
         snapshot, views, allocated, forecast, memory.job_creation_errors
     )
     grants = grant_replicas(
-        proposals, batch_proposals, unclaimed.pods, deciding, memory.scaling_history
+        proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )
     funded = FundedProposals(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
@@ -331,14 +334,16 @@ def plan(
     )
 
 
-def _grant_forecast(snapshot: Snapshot, budgets: Sequence[BudgetView]) -> GrantForecast:
+def _grant_forecast(
+    snapshot: Snapshot, budgets: Sequence[BudgetView], metering: MeteringInputs
+) -> GrantForecast:
     specs = {service.ref: service.spec for service in snapshot.services}
 
     def min_replicas(ref: Ref) -> int:
         spec = specs.get(ref)
         return guaranteed_replicas(spec) if spec is not None else 0
 
-    return GrantForecast(budgets, snapshot.pods, min_replicas)
+    return GrantForecast(budgets, metering.pods, min_replicas)
 
 
 def _plan_services(

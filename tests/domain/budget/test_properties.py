@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tessera.api.tenant_budget import TenantBudgetSpec
 from tessera.domain.budget.budgets import build_budget_views
 from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.metering import metering_inputs
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import Tariff
@@ -137,7 +138,7 @@ class BudgetSimulation:
         )
         (view,) = build_budget_views(
             snapshot,
-            discover(snapshot.pools, NODES, snapshot.at.date()),
+            metering_inputs(snapshot.pods, discover(snapshot.pools, NODES, snapshot.at.date())),
             meters={} if self.meter is None else {self.budget.name: self.meter},
             last_seen=self.last_seen if self.meter is None else {},
         )

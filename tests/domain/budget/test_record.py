@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.domain.budget.budgets import BudgetView, build_budget_views
 from tessera.domain.budget.meter import SpendMeter
+from tessera.domain.budget.metering import metering_inputs
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.snapshot import Budget, Pod
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS, budget_status
@@ -45,7 +46,9 @@ def view_of(
     snapshot = a_snapshot(at=at, pools=(POOL,), nodes=NODES, pods=tuple(pods), budgets=(budget,))
     views = discover(snapshot.pools, NODES, at.date())
     meters = {} if meter is None else {budget.name: meter}
-    (view,) = build_budget_views(snapshot, views, meters=meters, last_seen={})
+    (view,) = build_budget_views(
+        snapshot, metering_inputs(snapshot.pods, views), meters=meters, last_seen={}
+    )
     return view
 
 

@@ -14,15 +14,17 @@ from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import (
+    MeteringInputs,
     accrue_spend,
     is_past,
     rates,
     recorded_meter,
     restore_meter,
 )
+from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
-from tessera.domain.hardware.pools import PoolView, pools_by_node
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Snapshot
 from tessera.domain.steps import Step, planner_error
@@ -96,7 +98,7 @@ class BudgetView:
 
 def build_budget_views(
     snapshot: Snapshot,
-    views: Sequence[PoolView],
+    inputs: MeteringInputs,
     meters: Mapping[str, SpendMeter],
     last_seen: Mapping[str, datetime],
     records: Mapping[str, SpendRecord] = _NO_RECORDS,
@@ -144,7 +146,7 @@ def build_budget_views(
             batches=sum(batches[name] for name in names),
         )
         history = _SpendHistory(meters.get(budget.name), records.get(budget.name), last_seen)
-        view = meter_budget(snapshot, view, views, history)
+        view = meter_budget(snapshot.at, view, inputs, history)
         budget_views[budget.name] = view
     return tuple(budget_views[name] for name in sorted(budget_views))
 
@@ -248,9 +250,9 @@ acceptance = Step(_acceptance, _refuse)
 
 
 def _metered_view(
-    snapshot: Snapshot,
+    now: datetime,
     view: BudgetView,
-    views: Sequence[PoolView],
+    inputs: MeteringInputs,
     history: "_SpendHistory",
 ) -> BudgetView:
     """Return the view with the meter advanced and its state, if a spec is in force."""
@@ -258,42 +260,42 @@ def _metered_view(
     zone = zone_of(spec.time_zone) if spec is not None else None
     if spec is None or zone is None:
         return view
-    meter, is_lost = _latest_meter(snapshot.at, budget, spec, views, history)
-    at = max(snapshot.at, meter.as_of or snapshot.at)
+    meter, is_lost = _latest_meter(now, budget, spec, inputs.prices, history)
+    at = max(now, meter.as_of or now)
     periods = [period_at(limit.window, at, zone) for limit in spec.limits]
     if is_lost:
         meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
-    pods = [pod for pod in snapshot.pods if pod.devices and pod.ref.namespace in view.namespaces]
-    pod_rates = rates(pods, views, spec.currency)
+    pods = in_namespaces(view.namespaces, inputs.pods)
+    pod_rates = rates(pods, inputs.pools, spec.currency)
     meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
     state = _budget_state(view, spec, meter, periods, at)
-    state.currency_mismatch = _uncounted_pods(pods, views, spec.currency)
+    state.currency_mismatch = _uncounted_pods(pods, inputs.pools, spec.currency)
     hourly_cost = sum(replica.tariff.hourly(at.date()).nanos for replica in meter.running.values())
     return replace(view, meter=meter, state=state, hourly_cost=hourly_cost)
 
 
-def _uncounted_pods(pods: Sequence[Pod], views: Sequence[PoolView], currency: str) -> str | None:
+def _uncounted_pods(
+    pods: Sequence[Pod], pools: Mapping[str, PoolView], currency: str
+) -> str | None:
     """Return which pools of another currency the pods run in; None without one."""
-    views_by_node = pools_by_node(views)
-    pools = {
+    names = {
         f"{view.pool.name} ({view.price.currency})"
         for pod in pods
         if pod.ended is None
-        and pod.devices
-        and (view := views_by_node.get(pod.node or "")) is not None
+        and (view := pools.get(pod.node or "")) is not None
         and view.price is not None
         and view.price.currency != currency
     }
-    if not pools:
+    if not names:
         return None
     return (
-        f"spec.currency: {currency}, but the tenant runs in {', '.join(sorted(pools))}, where its "
+        f"spec.currency: {currency}, but the tenant runs in {', '.join(sorted(names))}, where its "
         "cost is not counted and nothing is added; convert spec.prices of the pool, or name other "
         "pools in spec.placement.pools"
     )
 
 
-def _set_aside(error: Exception, _: Snapshot, view: BudgetView, *others: object) -> BudgetView:
+def _set_aside(error: Exception, _: datetime, view: BudgetView, *others: object) -> BudgetView:
     del others
     message = planner_error(error, f"kubectl get tenantbudget {view.budget.name} -o yaml")
     accepted = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
@@ -345,13 +347,14 @@ def _latest_meter(
     at: datetime,
     budget: Budget,
     spec: TenantBudgetSpec,
-    views: Sequence[PoolView],
+    prices: Mapping[str, tuple[Price, ...]],
     history: _SpendHistory,
 ) -> tuple[SpendMeter, bool]:
     """Return the meter to go on from, and whether there was one that cannot be used."""
     if history.meter is not None and is_past(history.meter, at):
         return history.meter, False
-    recorded, record = _restore_meter(budget, spec, views), history.record
+    spend, record = budget.status.spend, history.record
+    recorded = SpendMeter() if spend is None else restore_meter(spend, prices, spec.currency)
     outside = record.meter if record and record.currency == spec.currency else SpendMeter()
     meter = recorded_meter(recorded, outside, at)
     was_enforced = budget.status.accepted_spec is not None or any(
@@ -361,16 +364,6 @@ def _latest_meter(
     # A budget that was enforced had a record of its spend: without it the windows are incomplete.
     is_lost = budget.record_lost or was_enforced or record is not None or recorded.as_of is not None
     return meter, meter.as_of is None and is_lost
-
-
-def _restore_meter(budget: Budget, spec: TenantBudgetSpec, views: Sequence[PoolView]) -> SpendMeter:
-    """Return the meter that an earlier leader recorded in the status, or an empty one."""
-    if budget.status.spend is None:
-        return SpendMeter()
-    prices: dict[str, tuple[Price, ...]] = {
-        view.pool.name: view.pool.spec.prices for view in views if view.pool.spec is not None
-    }
-    return restore_meter(budget.status.spend, prices, spec.currency)
 
 
 def _limit(spec: TenantBudgetSpec, index: int, *, known: bool) -> int:

@@ -1,12 +1,15 @@
 """How many replicas a budget would grant, while services still choose their hardware."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 from tessera.domain.budget.budgets import BudgetView, by_namespace
+from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
 from tessera.domain.observed.snapshot import Pod, Ref
+
+_NO_PODS: Mapping[str, Sequence[Pod]] = {}
 
 
 class GrantForecast:
@@ -15,12 +18,12 @@ class GrantForecast:
     def __init__(
         self,
         budgets: Sequence[BudgetView],
-        pods: Sequence[Pod] = (),
+        pods: Mapping[str, Sequence[Pod]] = _NO_PODS,
         min_replicas: Callable[[Ref], int] = lambda _: 0,
     ) -> None:
-        """Create a forecast; the cost of `pods` that run is reserved before anything new.
+        """Create a forecast; what runs of `pods`, by namespace, is reserved before anything new.
 
-        That of `min_replicas` of a service is reserved until a window ends.
+        The cost of `min_replicas` of a service is reserved until a window ends.
         """
         self._views = by_namespace(budgets)
         self._pods = pods
@@ -43,7 +46,7 @@ class GrantForecast:
 
     def _with_running(self, view: BudgetView, state: BudgetState) -> BudgetState:
         counts = Counter[Ref]()
-        for pod in self._pods:
+        for pod in in_namespaces(view.namespaces, self._pods):
             replica = view.meter.running.get(pod.uid)
             if replica is None:
                 continue

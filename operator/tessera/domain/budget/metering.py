@@ -16,6 +16,7 @@ from tessera.domain.budget.meter import (
     SpendRecord,
     WindowSpend,
 )
+from tessera.domain.budget.namespaces import group_by_namespace
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.hardware.pools import PoolView, pools_by_node, tariff_of
 from tessera.domain.money import Tariff, to_nanos
@@ -29,6 +30,28 @@ _MAX_RECORD_LEAD = 2 * MAX_CLOCK_ERROR
 _MAX_OBSERVATION_DELAY = timedelta(minutes=2)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeteringInputs:
+    """What the spend of all tenants is metered from."""
+
+    pods: Mapping[str, Sequence[Pod]]
+    """Pods with devices, by namespace."""
+    pools: Mapping[str, PoolView]
+    """The pool by whose prices the pods of each node are billed."""
+    prices: Mapping[str, tuple[Price, ...]]
+    """Prices by pool."""
+
+
+def metering_inputs(pods: Iterable[Pod], views: Sequence[PoolView]) -> MeteringInputs:
+    return MeteringInputs(
+        pods=group_by_namespace((pod.ref, pod) for pod in pods if pod.devices),
+        pools=pools_by_node(views),
+        prices={
+            view.pool.name: view.pool.spec.prices for view in views if view.pool.spec is not None
+        },
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """The pool of a replica and the tariff that it is billed by."""
@@ -37,12 +60,11 @@ class Rate:
     tariff: Tariff
 
 
-def rates(pods: Iterable[Pod], views: Sequence[PoolView], currency: str) -> Mapping[str, Rate]:
-    """Return the rates by uid of the pods that are bound in a pool priced in the currency."""
-    views_by_node = pools_by_node(views)
+def rates(pods: Iterable[Pod], pools: Mapping[str, PoolView], currency: str) -> Mapping[str, Rate]:
+    """Return the rates by uid of the pods on nodes of `pools` that are priced in the currency."""
     rates_by_uid = {}
     for pod in pods:
-        view = views_by_node.get(pod.node or "")
+        view = pools.get(pod.node or "")
         tariff = tariff_of(view, pod.devices) if view is not None else None
         if view is not None and tariff is not None and tariff.currency == currency:
             rates_by_uid[pod.uid] = Rate(view.pool.name, tariff)

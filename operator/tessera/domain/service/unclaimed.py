@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tessera.domain.budget.namespaces import group_by_namespace
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod
@@ -13,7 +14,7 @@ from tessera.domain.observed.snapshot import Node, ObservedService, Pod
 class UnclaimedPods:
     """Unmanaged pods, and those of deleted services and batches, as long as they hold devices."""
 
-    pods: tuple[Pod, ...] = ()
+    by_namespace: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
     allocated: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Their devices on schedulable nodes, by pool and resource."""
 
@@ -41,4 +42,6 @@ def unclaimed_pods(
         if pod.node in schedulable:
             for resource, count in pod.devices.items():
                 allocated[pools[pod.node], resource] += count
-    return UnclaimedPods(pods=tuple(unclaimed), allocated=allocated)
+    return UnclaimedPods(
+        by_namespace=group_by_namespace((pod.ref, pod) for pod in unclaimed), allocated=allocated
+    )
