@@ -185,6 +185,12 @@ def by_namespace(views: Sequence[BudgetView]) -> Mapping[str, BudgetView]:
     return {name: view for view in views for name in view.namespaces}
 
 
+def tenant_of(namespace: str, views: Mapping[str, BudgetView]) -> tuple[str, float]:
+    """Return the tenant of a namespace and its weight; without a budget all are one tenant."""
+    view = views.get(namespace)
+    return ("", 1.0) if view is None else (view.budget.name, view.weight)
+
+
 def zone_fault(spec: TenantBudgetSpec) -> str | None:
     """Return why spec.timeZone cannot be used; None when it can."""
     if zone_of(spec.time_zone) is not None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
-from tessera.domain.budget.budgets import BudgetView, by_namespace
+from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantRequest, grant_requests
 from tessera.domain.observed.snapshot import Pod, Ref
@@ -32,8 +32,7 @@ class GrantForecast:
 
     def tenant(self, namespace: str) -> tuple[str, float]:
         """Return the tenant of a namespace and its weight; without a budget all are one tenant."""
-        view = self._views.get(namespace)
-        return ("", 1.0) if view is None else (view.budget.name, view.weight)
+        return tenant_of(namespace, self._views)
 
     def count(self, request: GrantRequest) -> int:
         """Return how many of the desired replicas would be granted, after earlier requests."""

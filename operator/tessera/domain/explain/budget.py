@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from tessera.api.reasons import WithinBudget
 from tessera.api.text import counted
-from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.budget.budgets import BudgetView, tenant_of
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, BudgetWindow
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
@@ -27,26 +27,23 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
             topic="budget",
             reason=WithinBudget.NO_BUDGET,
             message=f"no TenantBudget has the namespace {namespace}, so its spend is not limited",
-            numbers=_share(plan, view),
+            numbers=_share(plan, namespace),
             would_change=(f"a TenantBudget with {namespace} in spec.tenant.namespaces",),
         )
     return Decision(
         topic="budget",
         reason=view.within_budget.reason,
         message=view.within_budget.message,
-        numbers=(*_numbers(view, view.state), *_share(plan, view)),
+        numbers=(*_numbers(view, view.state), *_share(plan, namespace)),
         would_change=tuple(_would_change(snapshot, view.state, service_plan)),
     )
 
 
-def _share(plan: Plan, view: BudgetView | None) -> Numbers:
+def _share(plan: Plan, namespace: str) -> Numbers:
     """Return the tenant's share of devices that are too few for all tenants with services."""
     budgets = plan.budgets_by_namespace
-    views = [budgets.get(ref.namespace) for ref in plan.service_plans]
-    weights = {other.budget.name: other.weight for other in views if other is not None}
-    # All namespaces without a budget are one tenant.
-    weights |= {"": 1.0} if None in views else {}
-    weight, total = view.weight if view is not None else 1.0, sum(weights.values())
+    weights = dict(tenant_of(ref.namespace, budgets) for ref in plan.service_plans)
+    (_, weight), total = tenant_of(namespace, budgets), sum(weights.values())
     return (("share", f"{weight / total:.0%} of scarce devices, weight {weight:g} of {total:g}"),)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
-from tessera.domain.budget.budgets import BudgetView, by_namespace
+from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import Grant
 from tessera.domain.service.proposal import Proposal, additional_replicas, min_replicas_of
@@ -33,9 +33,9 @@ def tenant_shares(
     views, forecast = by_namespace(budgets), GrantForecast(budgets)
     shares = {}
     for ref in sorted(proposals):
-        if (view := views.get(ref.namespace)) is not None:
+        if ref.namespace in views:
             paid = paid_replicas(proposals[ref], grants.get(ref), forecast)
-            shares[ref] = TenantShare(view.budget.name, view.weight, paid)
+            shares[ref] = TenantShare(*tenant_of(ref.namespace, views), paid)
     return shares
 
 

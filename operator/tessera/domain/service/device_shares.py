@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tessera.api.reasons import ScalingReason
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.budget.budgets import BudgetView, by_namespace
+from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.state import Grant
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig.demand import ServiceDemand
@@ -95,15 +95,15 @@ def _device_claim(
     proposal: Proposal, grant: Grant | Exception | None, budget_views: Mapping[str, BudgetView]
 ) -> _DeviceClaim:
     choice, spec, ref = proposal.placement.choice, proposal.service.spec, proposal.service.ref
-    view = budget_views.get(ref.namespace)
+    tenant, weight = tenant_of(ref.namespace, budget_views)
     running = pods_of_variant(proposal.objects.pods, choice) if choice is not None else ()
     demand = ServiceDemand(
         name=str(ref),
         demand=0.0,
         min_replicas=min_replicas_of(spec) if spec is not None else 0,
         throughput={},
-        tenant=view.budget.name if view is not None else "",
-        weight=view.weight if view is not None else 1.0,
+        tenant=tenant,
+        weight=weight,
         running_replicas=_count_bound(running),
         class_rank=CLASS_RANKS[spec.service_class] if spec is not None else 0,
     )
