@@ -29,6 +29,7 @@ from tessera.api.tenant_budget import WindowName
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
+from tessera.domain.budget.periods import MAX_PERIOD
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.ports import Clock, MetricsError, RejectedSample
@@ -92,8 +93,6 @@ _LOAD_BOUNDS = {
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 _HISTORY_TIMEOUT_SECONDS = 30
-# No window of a budget is longer.
-_MAX_WINDOW = timedelta(days=32)
 # So long after the start of a window a scrape may show the spend of the one before.
 _WINDOW_CHANGE = timedelta(seconds=30)
 # Seconds that a thread may outlive its query's own deadline, which does not cover slow headers.
@@ -194,7 +193,7 @@ class PrometheusMetrics:
         Raises MetricsError on failure.
         """
         at, own = self._clock(), f"{{{self._own_target}}}"
-        span = f"[{_MAX_WINDOW // timedelta(seconds=1)}s]"
+        span = f"[{MAX_PERIOD // timedelta(seconds=1)}s]"
         latest = (at + _MAX_CLOCK_SKEW).timestamp()
         as_of, started = await asyncio.gather(
             self._query_at(f"max(max_over_time({COST_AS_OF}{own}{span}))", at),

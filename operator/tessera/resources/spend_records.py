@@ -6,21 +6,20 @@ from here.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tessera.api.meta import Amount
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
+from tessera.domain.budget.periods import MAX_PERIOD
 from tessera.domain.money import from_nanos, to_nanos
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.resources.api_resources import SPEND_RECORDS
 from tessera.resources.manifest import ObjectManifest, labels, partial_manifest
 
 _LABELS = labels(SPEND_RECORDS_NAME, SPEND_RECORDS_NAME, component="budgets")
-# No window is longer.
-_MAX_AGE = timedelta(days=32)
 
 
 class _RecordedWindow(BaseModel):
@@ -48,7 +47,7 @@ def spend_records_manifest(
     data = {
         name: _recorded(record.currency, record.meter, as_of).model_dump_json()
         for name, record in sorted(records.items())
-        if (as_of := record.meter.as_of) is not None and as_of > at - _MAX_AGE
+        if (as_of := record.meter.as_of) is not None and as_of > at - MAX_PERIOD
     }
     return partial_manifest(SPEND_RECORDS, metadata, data=data)
 

@@ -6,6 +6,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tessera.api.tenant_budget import WindowName
 
+# Longer than any window: so long after the first of a month it is always the next month.
+MAX_PERIOD = timedelta(days=32)
+
 
 @dataclass(frozen=True, slots=True)
 class CalendarPeriod:
@@ -37,9 +40,7 @@ def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
         start = (at.astimezone(UTC) + shift).replace(minute=0, second=0, microsecond=0) - shift
         return CalendarPeriod(name, start, start + timedelta(hours=1))
     first = local.date() if name == "Day" else local.date().replace(day=1)
-    # 32 days after the first of a month is always in the next month.
-    days = 1 if name == "Day" else 32
-    after = first + timedelta(days=days)
+    after = first + (timedelta(days=1) if name == "Day" else MAX_PERIOD)
     last = after if name == "Day" else after.replace(day=1)
     start, end = (
         datetime.combine(date, time(), tzinfo=zone).astimezone(UTC) for date in (first, last)
