@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import kopf
 
@@ -23,7 +23,7 @@ from tessera.domain.observed.snapshot import Budget, Pool, Snapshot
 from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
-from tessera.reconcile.observe import Observations, observe
+from tessera.reconcile.observe import Observations, observe, plan_inputs
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
 
@@ -33,7 +33,6 @@ _TRANSIENT = {
     BatchAccepted.POOL_NOT_FOUND,
     BatchAccepted.CLAIM_NOT_FOUND,
 }
-T = TypeVar("T")
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 
@@ -76,7 +75,7 @@ def review_budget(
         return [budget.problem or "spec: unreadable"], []
     if (fault := zone_fault(budget.spec) or currency_fault(budget)) is not None:
         return [fault], []
-    existing = _inputs(store, api_resources.TENANT_BUDGETS, Budget)
+    existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
     others = [other for other in existing if other.name != budget.name]
     warnings = [
         f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name}, which "
@@ -88,7 +87,7 @@ def review_budget(
     ]
     currencies = {
         pool.spec.prices[0].currency
-        for pool in _inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+        for pool in plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
         if pool.spec is not None
     }
     if currencies and budget.spec.currency not in currencies:
@@ -175,11 +174,6 @@ def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
         f"AcceleratorPool/{name}: they move to other pools or stay as they are, and what they cost "
         "there is not counted any more"
     ]
-
-
-def _inputs(store: Store, kind: api_resources.ApiResource, parsed_as: type[T]) -> list[T]:
-    values = (observed.plan_input for observed in store.all(kind).values())
-    return [value for value in values if isinstance(value, parsed_as)]
 
 
 def review_batch(

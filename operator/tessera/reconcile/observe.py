@@ -122,26 +122,26 @@ def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
     """Return the fleet at one moment; unchanged parts are the same objects as before."""
     jobs = cast(tuple[Job, ...], store.plan_inputs(api_resources.JOBS))
     services, deleting_services = observations.services_of(
-        _plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
+        plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
     )
-    pools = _plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
-    nodes = _plan_inputs(store, api_resources.NODES, Node)
+    pools = plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool)
+    nodes = plan_inputs(store, api_resources.NODES, Node)
     return Snapshot(
         at=at,
         services=services,
         deleting_services=deleting_services,
         pools=pools,
         nodes=nodes,
-        layouts=_plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
-        pods=observations.pods_of(_plan_inputs(store, api_resources.PODS, Pod), pools, nodes),
-        workloads=_plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
+        layouts=plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
+        pods=observations.pods_of(plan_inputs(store, api_resources.PODS, Pod), pools, nodes),
+        workloads=plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=observations.addresses_of(
-            _plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)
+            plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)
         ),
         readings=observations.readings,
         probe_results=dict(observations.probe_results),
         in_flight=dict(observations.in_flight),
-        batches=_plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
+        batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
         batch_jobs=observations.batch_jobs_of(jobs),
         model_jobs=observations.model_jobs_of(jobs),
         fetch_progress=dict(observations.fetch_progress),
@@ -151,11 +151,12 @@ def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
             if isinstance(observed.plan_input, VolumeClaim)
         },
         runner_answers=dict(observations.runner_answers),
-        budgets=_plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
+        budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
         resolutions=None if observations.resolutions is None else dict(observations.resolutions),
     )
 
 
-def _plan_inputs(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
+def plan_inputs(store: Store, kind: api_resources.ApiResource, read_as: type[T]) -> tuple[T, ...]:
+    """Return what the plan reads of a kind."""
     del read_as  # only for the type checker: the parser of a kind always returns one type
     return cast(tuple[T, ...], store.plan_inputs(kind))
