@@ -1,11 +1,13 @@
 """The decision for the whole fleet: settings, one snapshot and the memory in, one plan out."""
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any, NamedTuple
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import PoolAccepted
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -337,10 +339,12 @@ def plan(
 def _grant_forecast(
     snapshot: Snapshot, budgets: Sequence[BudgetView], metering: MeteringInputs
 ) -> GrantForecast:
-    specs = {service.ref: service.spec for service in snapshot.services}
+    @functools.cache  # only needed where something is added
+    def specs() -> Mapping[Ref, InferenceServiceSpec | None]:
+        return {service.ref: service.spec for service in snapshot.services}
 
     def min_replicas(ref: Ref) -> int:
-        spec = specs.get(ref)
+        spec = specs().get(ref)
         return guaranteed_replicas(spec) if spec is not None else 0
 
     return GrantForecast(budgets, metering.pods, min_replicas)
