@@ -23,8 +23,8 @@ log = logging.getLogger("tessera")
 T = TypeVar("T")
 
 READ_INTERVAL_SECONDS = 5.0
-# How long one question may take in all. A new leader asks three times before its first cycle, which
-# must come before it counts as dead.
+# How long one question may take in all. A new leader asks up to four times before its first cycle,
+# which must come before it counts as dead.
 _ANSWER_SECONDS = 10.0
 
 _rebuild_history = Step(rebuild_history, lambda _error, _policy, _readings, history: history)
