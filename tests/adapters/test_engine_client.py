@@ -2,39 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from tessera.adapters.engine_client import EngineTimeouts, HttpEngines
+from tests.adapters.small_server import OK, raw_server
 
 DEADLINE_SECONDS = 10
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
-@asynccontextmanager
-async def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AsyncIterator[str]:
-    """Yield the address of a server that answers, and then sends `again` without end."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        try:
-            while again:
-                writer.write(again)
-                await writer.drain()
-                await asyncio.sleep(every)
-        except ConnectionError:
-            return
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    try:
-        yield f"{host}:{port}"
-    finally:
-        server.close()
+def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AbstractAsyncContextManager[str]:
+    return raw_server(lambda _: (answer, again), every)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -14,37 +12,11 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.domain.billing.statement import ScrapeRef
 from tessera.ports import MetricsError
+from tests.adapters.small_server import OK, Response, raw_server
 from tests.builders import NOW
 
 DEADLINE_SECONDS = 10
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 EMPTY = {"status": "success", "data": {"resultType": "vector", "result": []}}
-# From the request's text to the bytes that are sent, and the bytes that follow without end.
-Response = Callable[[str], tuple[bytes, bytes]]
-
-
-@asynccontextmanager
-async def a_prometheus(respond: Response, every: float = 0) -> AsyncIterator[str]:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        request = (await reader.readuntil(b"\r\n\r\n")).decode()
-        answer, again = respond(request)
-        try:
-            writer.write(answer)
-            while again:
-                writer.write(again)
-                await writer.drain()
-                await asyncio.sleep(every)
-        except ConnectionError:
-            return
-        finally:
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, port = server.sockets[0].getsockname()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.close()
 
 
 def respond_with(body: object) -> Response:
@@ -55,8 +27,8 @@ def respond_with(body: object) -> Response:
 async def problem_of(
     respond: Response, access: PrometheusAccess | None = None, every: float = 0, seconds: float = 5
 ) -> str | None:
-    async with asyncio.timeout(DEADLINE_SECONDS), a_prometheus(respond, every) as url:
-        metrics = PrometheusMetrics(url, lambda: NOW, access, seconds)
+    async with asyncio.timeout(DEADLINE_SECONDS), raw_server(respond, every) as address:
+        metrics = PrometheusMetrics(f"http://{address}", lambda: NOW, access, seconds)
         return (await metrics.read()).problem
 
 
@@ -173,8 +145,8 @@ def forged(request: str) -> tuple[bytes, bytes]:
 
 
 async def test_the_operators_own_series_are_never_those_of_a_tenant() -> None:
-    async with a_prometheus(forged) as url:
-        metrics = PrometheusMetrics(url, lambda: NOW)
+    async with raw_server(forged) as address:
+        metrics = PrometheusMetrics(f"http://{address}", lambda: NOW)
         assert await metrics.billed_until() is None
         assert await metrics.bill_scrapes(NOW, NOW) == {}
         assert await metrics.amounts_at(ScrapeRef((), NOW)) == {}
@@ -188,15 +160,15 @@ async def test_one_service_with_a_long_window_does_not_lengthen_the_query() -> N
         spans.append(float(parameters["end"][0]) - float(parameters["start"][0]))
         return respond_with(EMPTY)(request)
 
-    async with a_prometheus(respond) as url:
-        await PrometheusMetrics(url, lambda: NOW).load_history(timedelta(days=30))
+    async with raw_server(respond) as address:
+        await PrometheusMetrics(f"http://{address}", lambda: NOW).load_history(timedelta(days=30))
     assert spans == [3600, 3600]
 
 
 async def test_another_job_is_asked_where_the_chart_says_so() -> None:
     access = PrometheusAccess(namespace="ops", job='ops"1')
     assert access.own_target == 'job="ops\\"1",namespace="ops"'
-    async with a_prometheus(forged) as url:
-        metrics = PrometheusMetrics(url, lambda: NOW, access)
+    async with raw_server(forged) as address:
+        metrics = PrometheusMetrics(f"http://{address}", lambda: NOW, access)
         with pytest.raises(MetricsError, match="bribe"):
             await metrics.amounts_at(ScrapeRef((("pod", "liar"),), NOW))

@@ -185,14 +185,20 @@ def reason_of(fleet: Fleet) -> str:
     return str({entry["type"]: entry["reason"] for entry in conditions}["WithinBudget"])
 
 
-async def test_without_a_record_of_the_spend_nothing_is_added_and_reductions_go_on() -> None:
+async def serving_fleet(replicas: int) -> tuple[Fleet, ObjectKey]:
+    """Return a fleet in which a funded service runs, and the service."""
     fleet = Fleet()
     fleet.add_pool("a100")
     fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
     fleet.add_budget("team-a", "5000", "Month")
-    chat = fleet.serve("chat", "team-a", replicas=3)
+    chat = fleet.serve("chat", "team-a", replicas=replicas)
     for _ in range(3):
         await fleet.cycle()
+    return fleet, chat
+
+
+async def test_without_a_record_of_the_spend_nothing_is_added_and_reductions_go_on() -> None:
+    fleet, chat = await serving_fleet(replicas=3)
     assert len(fleet.pods_of("team-a")) == 3
 
     fleet.cluster.refusals[BUDGET] = "500 etcdserver: request timed out"
@@ -230,13 +236,7 @@ def annotate_override(fleet: Fleet, until: datetime) -> None:
 
 @pytest.mark.parametrize("closed_by", ["lost record", "refused record"])
 async def test_an_override_opens_a_closed_budget_until_its_end(closed_by: str) -> None:
-    fleet = Fleet()
-    fleet.add_pool("a100")
-    fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
-    fleet.add_budget("team-a", "5000", "Month")
-    chat = fleet.serve("chat", "team-a", replicas=1)
-    for _ in range(3):
-        await fleet.cycle()
+    fleet, chat = await serving_fleet(replicas=1)
     if closed_by == "lost record":
         fleet.cluster.discard(RECORDS)
         del fleet.body(BUDGET)["status"]["spend"]

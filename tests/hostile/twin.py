@@ -24,7 +24,6 @@ from typing import Any
 
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
-from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.resources.api_resources import (
@@ -226,7 +225,7 @@ class Fleet(MemoryOperator):
             }
             self.cluster.put(
                 PODS,
-                {"metadata": pod_meta, "spec": _as_dict(spec["template"]["spec"])},
+                {"metadata": pod_meta, "spec": spec["template"]["spec"]},
                 "kube-controller-manager",
             )
         ready = sum(_is_ready(pod) for pod in pods.values())
@@ -410,10 +409,6 @@ def _first_difference(expected: object, actual: object, path: str = "") -> str:
     return f"{path} is {str(actual)[:200]}, without him {str(expected)[:200]}"
 
 
-def dollars_spent(fleet: Fleet, budget: str) -> str:
-    return str(from_nanos(fleet.spent(budget)))
-
-
 def _wire(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
@@ -445,7 +440,3 @@ def _devices(pod: Body) -> Counter[str]:
             {name: int(count) for name, count in limits.items() if name.startswith("nvidia.com/")}
         )
     return devices
-
-
-def _as_dict(value: Any) -> Any:
-    return value.to_dict() if hasattr(value, "to_dict") else value

@@ -115,21 +115,24 @@ async def test_an_interrupted_watch_resumes_where_it_ended() -> None:
     assert harness.woken == 3
 
 
+async def run_until_named(harness: ReflectorHarness, expected: list[str]) -> None:
+    async def names() -> list[str]:
+        return harness.names()
+
+    task = asyncio.create_task(harness.reflector.run())
+    try:
+        await eventually(names, lambda names: names == expected)
+    finally:
+        task.cancel()
+
+
 async def test_a_new_list_forgets_what_vanished_while_the_watch_was_blind() -> None:
     harness = await listed_reflector()
     for name in ("one", "two"):
         await harness.put(a_body(name))
     await harness.remove("two")
     harness.cluster.forgotten = harness.cluster.version
-
-    async def names() -> list[str]:
-        return harness.names()
-
-    task = asyncio.create_task(harness.reflector.run())
-    try:
-        await eventually(names, lambda names: names == ["one"])
-    finally:
-        task.cancel()
+    await run_until_named(harness, ["one"])
 
 
 async def test_a_listing_does_not_undo_what_events_brought_after_it_was_made() -> None:
@@ -164,15 +167,7 @@ async def test_what_was_lost_with_the_connection_is_listed_again() -> None:
     await harness.remove("two")
     harness.cluster.forget_the_past()
     harness.cluster.forgotten, harness.cluster.broken_watches = 0, 1
-
-    async def names() -> list[str]:
-        return harness.names()
-
-    task = asyncio.create_task(harness.reflector.run())
-    try:
-        await eventually(names, lambda names: names == ["one"])
-    finally:
-        task.cancel()
+    await run_until_named(harness, ["one"])
 
 
 async def test_an_api_server_that_went_back_to_an_older_version_ends_the_reflector() -> None:
