@@ -82,7 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whoever asks for a world, however indirectly, is marked by it; some wait for `--full`."""
+    """Mark each test that uses a world, however indirectly; some wait for `--full`."""
     waits = pytest.mark.skip(reason="only with --full")
     needs_engine = pytest.mark.skip(reason="only with --vllm (make test-vllm)")
     for item in items:

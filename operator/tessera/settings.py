@@ -13,7 +13,7 @@ from tessera.domain.batch.names import BATCH_ROLE
 
 
 class PrometheusSettings(BaseSettings):
-    """Settings of whoever queries Prometheus."""
+    """Settings of processes that query Prometheus."""
 
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True

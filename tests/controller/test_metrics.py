@@ -1,4 +1,4 @@
-"""The metrics endpoint holds no more than its limits, whoever connects."""
+"""The metrics endpoint holds no more than its limits, however many connect."""
 
 import socket
 import threading

@@ -160,7 +160,7 @@ def hold(fleet: Fleet) -> ObjectKey:
 
 
 @pytest.mark.parametrize("remove", [orphan, hold])
-async def test_what_outlives_its_service_is_drained_whoever_scales_it(remove: Any) -> None:
+async def test_what_outlives_its_service_is_drained_even_when_scaled(remove: Any) -> None:
     deployments: list[ObjectKey] = []
 
     def act(fleet: Fleet, cycle: int) -> None:

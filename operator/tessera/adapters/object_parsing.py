@@ -290,7 +290,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
 
 
 def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> bool:
-    """Return whether the object is one of the many pods that concern nobody here."""
+    """Return whether the object is one of the many pods that the operator does not need."""
     return kind.plural == api_resources.PODS.plural and observed.plan_input is None
 
 

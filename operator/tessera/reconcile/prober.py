@@ -87,7 +87,7 @@ class Prober:
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
         if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
-            # By namespace too: nobody waits behind another's probes for a model that both use.
+            # By namespace too: none waits behind another's probes for a model that both use.
             key = f"model {query} of {ref.namespace}"
             self._start_once(key, ref.namespace, partial(self._resolve, self._hub, query))
         fetching = service_plan.preparation and service_plan.preparation.progress_address

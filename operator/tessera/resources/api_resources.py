@@ -68,7 +68,7 @@ BATCH_INFERENCES = _own_kind(kind="BatchInference", plural="batchinferences", su
 # Created by the agents, one for each node; the operator writes only the spec.
 NODE_LAYOUTS = _own_kind(kind="NodeLayout", plural="nodelayouts", namespaced=False)
 NODES = ApiResource(kind="Node", plural="nodes", namespaced=False, verbs=_READ)
-# Of all pods, since whoever may write a pod may take its labels off: those without devices that
+# Of all pods, since a user who may write a pod may take its labels off: those without devices that
 # Tessera did not create are dropped when they are parsed.
 PODS = ApiResource(
     kind="Pod", plural="pods", verbs=(*_READ, "patch", "delete"), subresources=_STATUS

@@ -70,7 +70,7 @@ class RolloutInputs:
     own_pods: Collection[Ref]
     """Pods that Tessera created; no other pod is ever moved."""
     device_pods: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
-    """All pods that hold devices, by node, whoever created them."""
+    """All pods that hold devices, by node, also those of other controllers."""
     at: datetime
 
 

@@ -1,6 +1,6 @@
 """Devices of a pool where they are too few for all tenants.
 
-A pod that waits for a device takes the next one that becomes free, whoever had it before. So a
+A pod that waits for a device takes the next one that becomes free, also one of another tenant. So a
 tenant gets no replica beyond its share while others use devices of the same kind: then no pod waits
 but the successor of one that went.
 """

@@ -28,7 +28,7 @@ def unclaimed_pods(
 ) -> UnclaimedPods:
     """Return the pods that are bound to nodes of pools and that nothing in the plan accounts for.
 
-    What they hold is in use and costs their namespace, whoever created them.
+    What they hold is in use and costs their namespace, also where Tessera did not create them.
     """
     refs, uids = {service.ref for service in services}, {batch.uid for batch in batches}
     pools = {name: view.pool.name for view in views for name in view.node_names}
