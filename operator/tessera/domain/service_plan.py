@@ -13,10 +13,10 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
-from tessera.domain.repartition.displacement import previous_deployments
+from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScaleDecision
-from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain
+from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.scaling.rollout import should_surge
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
@@ -154,20 +154,26 @@ def plan_service(
         if waits_for_slices
         else []
     )
+    previous = previous_variants(
+        remaining,
+        objects.pods,
+        displacement,
+        surge=inputs.surge_replicas,
+        enough_ready=sum(pod.takes_requests for pod in pods) >= scale.replicas,
+    )
+    drain = plan_drain(
+        snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
+    )
     return replace(
         base_plan,
         placement=replace(proposal.placement, choice=template.choice),
         pinned_revision=pinned_revision,
         preparation=preparation and with_files(snapshot, service, preparation, pinned_revision),
         template=template,
-        drain=plan_drain(
-            snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
-        ),
+        drain=with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout),
         workload=workload,
         removable_deployments=removable,
-        previous_deployments=previous_deployments(
-            remaining, objects.pods, displacement.displaced, inputs.surge_replicas
-        ),
+        previous_deployments=previous.replicas,
     )
 
 

@@ -194,7 +194,7 @@ def _repartition(
         shares=shares,
     )
     services = {
-        name: pool_services(snapshot, view, proposals, problem, cache.service_caches[name])
+        name: pool_services(snapshot, view, views, proposals, problem, cache.service_caches[name])
         for name, view in managed.items()
     }
     states = {

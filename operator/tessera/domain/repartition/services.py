@@ -31,6 +31,8 @@ class _PoolContext(NamedTuple):
     gpu_model: GpuModel | None
     members: frozenset[str]
     """Names of the pool's nodes."""
+    other_nodes: frozenset[str]
+    """Names of the nodes of other pools."""
 
 
 class PoolServiceCache:
@@ -43,10 +45,13 @@ class PoolServiceCache:
             Ref, [_PoolContext, Proposal, _Speeds], PoolService | None
         ] = KeyedCache(_service_without_draining)
 
-    def context(self, view: PoolView) -> _PoolContext:
+    def context(self, view: PoolView, views: Sequence[PoolView]) -> _PoolContext:
         """Return the context, the same object as long as it is equal."""
         gpu_model = find_gpu_model(view.product) if view.product is not None else None
-        context = _PoolContext(view.pool.name, gpu_model, view.node_names)
+        other_nodes = (
+            frozenset[str]().union(*(other.node_names for other in views)) - view.node_names
+        )
+        context = _PoolContext(view.pool.name, gpu_model, view.node_names, other_nodes)
         if self._context is None or context != self._context:
             self._context = context
         return self._context
@@ -68,6 +73,7 @@ class PoolServiceCache:
 def pool_services(
     snapshot: Snapshot,
     view: PoolView,
+    views: Sequence[PoolView],
     proposals: Mapping[Ref, Proposal],
     problem: LayoutProblem,
     cache: PoolServiceCache | None = None,
@@ -75,7 +81,7 @@ def pool_services(
     """Return the services with replicas on slices of the pool or slices planned there, by name."""
     speeds = {demand.service.name: demand.service.throughput for demand in problem.demands}
     cache = cache or PoolServiceCache()
-    context = cache.context(view)
+    context = cache.context(view, views)
     services = [
         cache.pool_service(snapshot, context, proposals[ref], speeds.get(str(ref), _NO_SPEEDS))
         for ref in sorted(proposals)
@@ -152,12 +158,21 @@ def _replicas(
     in_flight: Mapping[Ref, InFlight],
     at: datetime | None,
 ) -> Iterator[Replica]:
-    """Yield its pods on the pool's slices and its pending pods that request one."""
+    """Yield its pods on the pool's slices and its pending pods that request one.
+
+    A service of the pool keeps the replicas on nodes that left every pool.
+    """
     variants = {workload.variant for workload in proposal.objects.workloads}
+    choice = proposal.placement.choice
+    in_pool = choice is not None and choice.offer.pool == context.pool
     limit = min(spec.drain.timeout, MAX_DRAIN)
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
-        belongs = pod.node in context.members if pod.node is not None else pod.variant in variants
+        if pod.node is None:
+            belongs = pod.variant in variants
+        else:
+            left = in_pool and pod.node not in context.other_nodes and _serves_or_drains(pod)
+            belongs = pod.node in context.members or left
         if profile is None or not belongs or pod.ended is not None:
             continue
         now, since = at or pod.created, pod.draining_since
@@ -172,6 +187,10 @@ def _replicas(
             drained=is_drained(pod, in_flight, now, limit),
             drain_expired=since is not None and now - since >= MAX_DRAIN,
         )
+
+
+def _serves_or_drains(pod: Pod) -> bool:
+    return pod.takes_requests or pod.draining_since is not None
 
 
 def _slice_profile(gpu_model: GpuModel | None, pod: Pod) -> str | None:

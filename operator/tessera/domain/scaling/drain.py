@@ -9,8 +9,8 @@ the pod is the Deployment scaled down, so that its controller deletes this pod a
 this is read back from the pods, so a restarted operator continues where the last one stopped.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.domain.observed.snapshot import InFlight, Pod, PodReading, Ref, Snapshot, Workload
@@ -69,6 +69,19 @@ def plan_drain(
         replicas=min(workload.replicas, len(active) - len(marked)),
         draining=(*(pod.ref for pod in victims), *displaced_draining),
         drained=tuple(pod.ref for pod in drained),
+    )
+
+
+def with_leaving(
+    snapshot: Snapshot, drain: DrainPlan, leaving: Iterable[Pod], timeout: timedelta
+) -> DrainPlan:
+    """Return the plan with further replicas that leave, of Deployments of previous variants."""
+    pods = sorted(leaving, key=lambda pod: pod.ref)
+    drained = (pod.ref for pod in pods if is_drained(pod, snapshot.in_flight, snapshot.at, timeout))
+    return replace(
+        drain,
+        draining=(*drain.draining, *(pod.ref for pod in pods)),
+        drained=(*drain.drained, *drained),
     )
 
 
