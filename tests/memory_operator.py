@@ -10,7 +10,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
-from tessera.ports import ModelHub
+from tessera.ports import Engines, ModelHub
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome
 from tessera.reconcile.observe import Observations
@@ -87,7 +87,14 @@ class SilentEngines:
 class MemoryOperator:
     """An operator over an in-memory cluster; tests start each cycle."""
 
-    def __init__(self, *, monitored: bool = False, hub: ModelHub | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        monitored: bool = False,
+        hub: ModelHub | None = None,
+        engines: Engines | None = None,
+    ) -> None:
+        self.engines = engines or SilentEngines()
         self.cluster = MemoryCluster(monitored=monitored)
         self.leading = True
         self.hub = hub
@@ -118,7 +125,7 @@ class MemoryOperator:
             batch_image=RunnerImage("tessera/batch:test"),
             is_leader=lambda: self.leading,
         )
-        prober = Prober(SilentEngines(), self.observations, self._now, self.answered.set, self.hub)
+        prober = Prober(self.engines, self.observations, self._now, self.answered.set, self.hub)
         self._fleet = FleetReconciler(
             config, self._store, self.observations, applier, prober, self._now
         )

@@ -254,8 +254,10 @@ class Kube(MemoryCluster):
             if key.plural == DEPLOYMENTS.plural
         }
         for key, pod in list(self.pods()):
-            if not pod.terminating and not any(
-                self._carries(key, dict(labels)) for labels in owners
+            if (
+                pod.service.name
+                and not pod.terminating
+                and not any(self._carries(key, dict(labels)) for labels in owners)
             ):
                 self.begin_deletion(key)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from tessera.api.mig import MigStatus
 from tessera.api.ref import Ref
@@ -186,11 +186,14 @@ class RepartitionSimulation:
         nodes: Sequence[Sequence[list[tuple[str, int]]]],
         seed: int = 0,
         names: Mapping[str, str] | None = None,
-    ) -> "RepartitionSimulation":
-        kube = Kube(seed)
+        *,
+        kube_type: type[Kube] = Kube,
+        node_type: type[SimulatedNode] = SimulatedNode,
+    ) -> Self:
+        kube = kube_type(seed)
         injector = CrashInjector(state=lambda: ())
         machines = [
-            SimulatedNode(
+            node_type(
                 name=f"a100-{at}",
                 kube=kube,
                 gpu_driver=RecordingGpuDriver(f"a100-{at}", layouts),
@@ -311,13 +314,13 @@ class RepartitionSimulation:
 
     @property
     def mig(self) -> MigStatus:
-        status = self.kube.objects[_POOL].get("status", {}).get("mig")
+        status = self.kube.objects.get(_POOL, {}).get("status", {}).get("mig")
         return MigStatus.model_validate(status) if status else MigStatus()
 
     @property
     def reason(self) -> str:
         """The reason of the condition LayoutReady."""
-        conditions = self.kube.objects[_POOL].get("status", {}).get("conditions", ())
+        conditions = self.kube.objects.get(_POOL, {}).get("status", {}).get("conditions", ())
         return next(
             (condition["reason"] for condition in conditions if condition["type"] == "LayoutReady"),
             "",
@@ -325,7 +328,7 @@ class RepartitionSimulation:
 
     def describe(self) -> list[str]:
         """Describe the pool, its units and its pods."""
-        conditions = self.kube.objects[_POOL].get("status", {}).get("conditions", ())
+        conditions = self.kube.objects.get(_POOL, {}).get("status", {}).get("conditions", ())
         pods = [
             f"{key.name} on {pod.node}, {'ready' if pod.takes_requests else 'not ready'}"
             for key, pod in self.kube.pods()
