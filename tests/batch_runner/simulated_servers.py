@@ -18,6 +18,7 @@ from typing_extensions import override
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"\r\nx-request-id: *(\S+)", re.IGNORECASE)
 _ECHO = re.compile(rb"echo ([\w-]+)")
+_USAGE = re.compile(rb"please count ([\w.-]+)")
 _ANSWER = (
     b'{"id":"chatcmpl-%s","object":"chat.completion","created":1,"model":"tiny","choices":[{"index"'
     b':0,"message":{"role":"assistant","content":"%s%s"},"finish_reason":"stop"}],"usage":{'
@@ -68,20 +69,40 @@ class SimulatedConnection(asyncio.Protocol):
         self._seen[name] = self._seen.get(name, 0) + 1
         if self._options.log is not None:
             os.write(self._options.log, b"%s\n" % name)
-        if b"please crash" in body:
+        if self._is_in_trouble():
+            self._answer_in_trouble()
+        elif b"please crash" in body:
             os.kill(os.getpid(), signal.SIGKILL)
-        elif b"please hang" in body:
+        elif b"please hang" in body or (b"hang once" in body and self._seen[name] == 1):
             return
+        elif b"please refuse with 429" in body:
+            self._answer(429, b'{"error":{"message":"too many"}}')
         elif b"please refuse" in body:
             self._answer(400, b'{"error":{"message":"the prompt is wrong","code":400}}')
         elif b"please fail" in body or (b"fail once" in body and self._seen[name] == 1):
             self._answer(500, b'{"error":{"message":"out of luck","code":500}}')
         elif b"please mumble" in body:
             self._answer(200, b"mumble")
+        elif match := _USAGE.search(body):
+            self._answer(200, b'{"usage":{"prompt_tokens":%s,"completion_tokens":1}}' % match[1])
         else:
             echo = _ECHO.search(body)
             answer = _ANSWER % (name, echo[1] if echo else b"", self._filler)
             self._later(answer)
+
+    def _is_in_trouble(self) -> bool:
+        options = self._options
+        if not options.trouble or sum(self._seen.values()) <= options.trouble_after:
+            return False
+        now = asyncio.get_running_loop().time()
+        options.trouble_since = options.trouble_since or now
+        return bool(now - options.trouble_since < options.trouble_seconds)
+
+    def _answer_in_trouble(self) -> None:
+        if self._options.trouble == "cut":
+            self._answer(200, _ANSWER[:60])
+        else:
+            self._answer(int(self._options.trouble), b'{"error":{"message":"overloaded"}}')
 
     def _later(self, answer: bytes) -> None:
         if self._options.delay:
@@ -91,8 +112,10 @@ class SimulatedConnection(asyncio.Protocol):
             self._answer(200, answer)
 
     def _answer(self, status: int, body: bytes) -> None:
-        form = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-        self._transport.write(form % (status, len(body), body))
+        form = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
+        retry = self._options.retry_after.encode() if status in (429, 503) else b""
+        header = b"Retry-After: %s\r\n" % retry if retry else b""
+        self._transport.write(form % (status, header, len(body), body))
 
 
 def batch_object(attempt: int, uid: str) -> str:
@@ -115,9 +138,14 @@ def main() -> None:
     parser.add_argument("--object", type=Path, help="what the API server shows, or a status code")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds to an answer")
     parser.add_argument("--words", type=int, default=1, help="of an answer")
+    parser.add_argument("--trouble", default="", help="a status, or cut for half of an answer")
+    parser.add_argument("--trouble-after", type=int, default=0, help="requests before it")
+    parser.add_argument("--trouble-seconds", type=float, default=0.0)
+    parser.add_argument("--retry-after", default="", help="header of 429 and 503")
     parser.add_argument("--log", type=Path, help="ids of requests that came")
     options = parser.parse_args()
     options.seen = {}
+    options.trouble_since = None
     if options.log is not None:
         options.log = os.open(options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     asyncio.run(_serve(options))

@@ -2,13 +2,14 @@ import errno
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.check import BatchPaths, check
-from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
+from tessera.batch_runner.errors import StorageRefusedError, TransientError, storage_error
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tests.batch_runner.harness import SERVED, Claim, RunnerHarness, a_row
 
@@ -58,6 +59,8 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     claim = _claim(tmp_path)
     code, said = _check(claim, output=tmp_path / "none" / "out.jsonl")
     assert (code, "none: it does not exist; correct the path or create it" in said) == (3, True)
+    code, said = _check(claim, errors=tmp_path / "failed" / "left.jsonl")
+    assert (code, "failed: it does not exist; correct the path or create it" in said) == (3, True)
     code, said = _check(claim, output=claim.input / "out.jsonl")
     assert (code, "is not a folder" in said) == (3, True)
     code, said = _check(claim, work=claim.input / "work")
@@ -76,6 +79,33 @@ def test_another_output_is_never_overwritten(tmp_path: Path) -> None:
     claim.errors.unlink()
     claim.output.symlink_to(tmp_path / "nowhere")
     assert _check(claim)[0] == 3
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl/left.jsonl"])
+def test_results_that_would_be_one_file_are_refused(tmp_path: Path, name: str) -> None:
+    claim = _claim(tmp_path)
+    code, said = _check(claim, errors=tmp_path / name)
+    assert (code, "set spec.errors to another path" in said) == (3, True)
+
+
+def test_names_that_nothing_can_have_are_refused(tmp_path: Path) -> None:
+    claim = _claim(tmp_path)
+    for name in ("output", "errors"):
+        code, said = _check(claim, **{name: tmp_path / ("x" * 256)})
+        assert (code, "shorten the path" in said) == (3, True)
+
+
+@pytest.mark.parametrize("create", [os.mkfifo, Path.mkdir])
+def test_an_input_or_a_result_that_is_no_file_is_refused(
+    tmp_path: Path, create: Callable[[Path], object]
+) -> None:
+    claim = _claim(tmp_path)
+    create(path := tmp_path / "special")
+    for name in ("input", "output", "errors"):
+        code, said = _check(claim, **{name: path})
+        assert code == 3
+        expected = "not a regular file" if name == "input" else "is not a result of this batch"
+        assert expected in said
 
 
 def test_a_file_for_another_model_is_refused_with_its_lines_and_the_fix(tmp_path: Path) -> None:
@@ -112,10 +142,10 @@ def test_a_changed_input_is_checked_again_until_rows_were_answered(tmp_path: Pat
 @pytest.mark.parametrize(
     ("number", "kind", "advice"),
     [
-        (errno.EROFS, RefusedError, "volume is read-only"),
-        (errno.EACCES, RefusedError, "fsGroup"),
-        (errno.EPERM, RefusedError, "fsGroup"),
-        (errno.EXDEV, RefusedError, "same volume"),
+        (errno.EROFS, StorageRefusedError, "volume is read-only"),
+        (errno.EACCES, StorageRefusedError, "fsGroup"),
+        (errno.EPERM, StorageRefusedError, "fsGroup"),
+        (errno.EXDEV, StorageRefusedError, "same volume"),
         (errno.ENOSPC, TransientError, "volume is full"),
         (errno.EDQUOT, TransientError, "volume is full"),
         (errno.EIO, TransientError, "next attempt retries"),

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, BinaryIO
 from tessera.api.text import counted
 from tessera.batch_runner import manifest, parts, publish
 from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
-from tessera.batch_runner.files import link_or_move
+from tessera.batch_runner.files import link_or_move, open_regular
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.rows import RequestTarget
@@ -90,23 +89,22 @@ def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
 def _prepare_work(paths: BatchPaths) -> None:
     """Refuse what can be refused before the input is read; RefusedError names the fix."""
     try:
-        mode = paths.input.stat().st_mode
-    except OSError as error:
-        raise storage_error(error, paths.input, "read the input") from error
-    if not stat.S_ISREG(mode):
-        message = f"the input {paths.input} is not a regular file; set spec.input to a JSONL file"
-        raise RefusedError(message)
-    try:
         paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, paths.work, "create the work folder") from error
+    if paths.output == paths.errors or paths.output in paths.errors.parents:
+        raise RefusedError(
+            f"the errors file {paths.errors} and the output {paths.output} need the same name; "
+            "set spec.errors to another path"
+        )
     publish.refuse_unowned(paths.work, paths.output, paths.errors)
-    _probe_output(paths.work, paths.output)
+    for folder in sorted({paths.output.parent, paths.errors.parent}):
+        _probe_folder(paths.work, folder)
 
 
-def _probe_output(work: Path, output: Path) -> None:
-    """Publish an empty file next to the output in the way of results, then delete it."""
-    source, target = work / "probe", output.parent / f".tessera-probe-{work.name}"
+def _probe_folder(work: Path, folder: Path) -> None:
+    """Publish an empty file into the folder in the way of results, then delete it."""
+    source, target = work / "probe", folder / f".tessera-probe-{work.name}"
     try:
         source.touch()
     except OSError as error:
@@ -116,7 +114,7 @@ def _probe_output(work: Path, output: Path) -> None:
         link_or_move(source, target)
         target.unlink()
     except OSError as error:
-        raise storage_error(error, output.parent, "write the output into") from error
+        raise storage_error(error, folder, "write results into") from error
     finally:
         source.unlink(missing_ok=True)
 
@@ -127,7 +125,10 @@ def _scan_input(
     """Return the findings, and size and SHA-256 of exactly the bytes that were scanned."""
     scan, digest = InputScan(served), hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        if (opened := open_regular(path)) is None:
+            message = f"the input {path} is not a regular file; set spec.input to a JSONL file"
+            raise RefusedError(message)
+        with opened as file:
             for line in read_lines(file, digest.update):
                 scan.add(line)
                 heartbeat.beat("%s rows checked", line.number)
@@ -164,8 +165,8 @@ def _save_manifest(paths: BatchPaths, new_manifest: InputManifest) -> None:
     # Answers of another input would count as answers of these rows.
     if parts.has_parts(paths.work) and manifest.load(paths.work).sha256 != new_manifest.sha256:
         raise RefusedError(
-            f"{paths.input} changed after some of its rows were answered; restore the old file, or "
-            "create another BatchInference for the new one"
+            f"{paths.input} changed after some of its rows were answered; create another "
+            "BatchInference for the new file"
         )
     try:
         manifest.save(paths.work, new_manifest)

@@ -20,6 +20,10 @@ class RefusedError(BatchError):
     code = REFUSED_EXIT_CODE
 
 
+class StorageRefusedError(RefusedError):
+    """The volume refuses a path; an attempt retries, since its check could use the path."""
+
+
 class RowsRefusedError(RefusedError):
     """The engine refused the first rows, and answered none."""
 
@@ -74,6 +78,6 @@ def storage_error(error: OSError, path: Path, action: str) -> BatchError:
     """Return the error for a failed `action` on `path`: refused, or transient."""
     error_number = error.errno or 0
     if (advice := _REFUSED.get(error_number)) is not None:
-        return RefusedError(f"cannot {action} {path}: {advice}")
+        return StorageRefusedError(f"cannot {action} {path}: {advice}")
     advice = _TRANSIENT.get(error_number) or f"{error.strerror or error}; the next attempt retries"
     return TransientError(f"cannot {action} {path}: {advice}")

@@ -2,12 +2,19 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 
 Link = Callable[[Path, Path], None]
 # Errors of file systems without a feature, such as hard links.
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def open_regular(path: Path) -> BufferedReader | None:
+    """Open a regular file for reading; None for anything else, such as a FIFO, which may block."""
+    return path.open("rb") if stat.S_ISREG(path.stat().st_mode) else None
 
 
 def write_all(descriptor: int, content: bytes) -> None:

@@ -41,6 +41,8 @@ def main() -> int:
         log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
         write_report(arguments.report, fields)
         return code
+    # A row that the check could read may not be nested too deeply here.
+    sys.setrecursionlimit(3 * sys.getrecursionlimit())
     # Connections and part files may exceed the usual soft limit of 1,024.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,18 +1,15 @@
 """The manifest of a valid input, which the check writes and every attempt reads."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera.batch_runner.errors import RefusedError, storage_error
+from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
 from tessera.batch_runner.files import replace_file
-from tessera.batch_runner.heartbeat import WorkHeartbeat
 
 SHARD_ROWS = 1000
-_CHUNK_BYTES = 2**20
 
 
 class Shard(BaseModel):
@@ -71,38 +68,16 @@ def save(work: Path, manifest: InputManifest) -> None:
 
 
 def load(work: Path) -> InputManifest:
-    """Return the manifest of the work folder; RefusedError without a valid one."""
+    """Return the manifest of the work folder; a BatchError without a valid one."""
     path = manifest_path(work)
     try:
         return InputManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
+        # The folder may be back for the next attempt, as after an unmounted export.
         message = f"{path} is missing: the input was not checked, or the work folder was deleted"
-        raise RefusedError(f"{message}; recreate the BatchInference") from error
+        raise TransientError(f"{message}; restore it, or recreate the BatchInference") from error
     except OSError as error:
         raise storage_error(error, path, "read") from error
     except ValidationError as error:
         message = f"{path} is not a manifest of this version; recreate the BatchInference"
         raise RefusedError(message) from error
-
-
-def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> None:
-    """Raise RefusedError unless the input still has the checked size and checksum."""
-    try:
-        with path.open("rb") as file:
-            unchanged = _measure_input(file, heartbeat) == (manifest.bytes, manifest.sha256)
-    except OSError as error:
-        raise storage_error(error, path, "read") from error
-    if not unchanged:
-        raise RefusedError(
-            f"{path} changed after its check, so answers would belong to other rows. Restore the "
-            "old file, or create another BatchInference for the new one"
-        )
-
-
-def _measure_input(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    while piece := file.read(_CHUNK_BYTES):
-        heartbeat.beat("%s MiB of the input verified", size // _CHUNK_BYTES)
-        digest.update(piece)
-        size += len(piece)
-    return size, digest.hexdigest()

@@ -138,7 +138,12 @@ def parts_folder(work: Path) -> Path:
 def has_parts(work: Path) -> bool:
     """Return whether any attempt has sent a row."""
     folder = parts_folder(work)
-    return folder.exists() and any(True for _ in folder.iterdir())
+    try:
+        return any(folder.iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(error, folder, "read") from error
 
 
 @dataclass(frozen=True, slots=True)

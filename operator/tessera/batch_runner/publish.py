@@ -13,7 +13,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
-from tessera.batch_runner.files import Link, create_once, link_or_move, replace_file
+from tessera.batch_runner.files import (
+    Link,
+    create_once,
+    link_or_move,
+    open_regular,
+    replace_file,
+)
 from tessera.batch_runner.ledger import BatchCounts
 
 
@@ -61,7 +67,7 @@ def refuse_unowned(work: Path, *targets: Path) -> None:
     """Raise RefusedError if a target exists that this batch did not write."""
     record = read_record(work)
     for target in targets:
-        if os.path.lexists(target) and not _is_own_result(work, record, target):
+        if _exists(target) and not _is_own_result(work, record, target):
             raise RefusedError(
                 f"{target} exists and is not a result of this batch, so it is not overwritten. "
                 "Move it or choose another path"
@@ -119,6 +125,17 @@ def _is_intact(work: Path, result_file: ResultFile) -> bool:
         raise storage_error(error, path, "read") from error
 
 
+def _exists(target: Path) -> bool:
+    """Return whether anything has this name; a BatchError when nothing can have it."""
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(error, target, "publish") from error
+    return True
+
+
 def _is_own_result(work: Path, record: PublicationRecord | None, target: Path) -> bool:
     return record is not None and any(
         _is_same_file(work, result_file, target) for result_file in (record.output, record.errors)
@@ -139,7 +156,9 @@ def _is_same_file(work: Path, result_file: ResultFile, target: Path) -> bool:
 
 
 def _matches(result_file: ResultFile, path: Path) -> bool:
-    with path.open("rb") as file:
+    if (file := open_regular(path)) is None:
+        return False
+    with file:
         if os.fstat(file.fileno()).st_size != result_file.bytes:
             return False
         return hashlib.file_digest(file, "sha256").hexdigest() == result_file.sha256

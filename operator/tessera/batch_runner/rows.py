@@ -65,14 +65,11 @@ class RequestTarget:
         )
         return RowFault(code="model_not_served", message=message, param="body.model")
 
-    def request_body(self, row: BatchRow) -> bytes | RowFault:
+    def request_body(self, row: BatchRow) -> bytes:
         """Return the JSON to send, with the name under which the engine serves the model."""
         renamed = row.body.get("model") in (None, *self.aliases)
         body = {**row.body, "model": self.name} if renamed else row.body
-        try:
-            return json.dumps(body, separators=(",", ":")).encode()
-        except RecursionError:
-            return _TOO_DEEP
+        return json.dumps(body, separators=(",", ":")).encode()
 
 
 def read_row(content: bytes) -> BatchRow | RowFault:

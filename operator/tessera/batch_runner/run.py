@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from tessera.batch_runner import manifest, parts, publish
+from tessera.batch_runner import checked_input, manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
+from tessera.batch_runner.checked_input import CheckedInput
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS, EngineClient
 from tessera.batch_runner.errors import (
     BatchError,
     FencedError,
+    RefusedError,
     StoppedError,
+    StorageRefusedError,
     TransientError,
     storage_error,
 )
@@ -35,7 +38,6 @@ KILLED_MESSAGE = "killed without notice; answered rows are retained"
 # whether an attempt has new rows.
 _REPORT_INTERVAL_SECONDS = 1.0
 _LAST_SYNC_TIMEOUT_SECONDS = 1.0
-_READ_BUFFER_BYTES = 2**20
 _POLL_SECONDS = 2.0
 
 
@@ -131,7 +133,9 @@ class AttemptRunner:
         except BatchError as error:
             log.log(logging.ERROR if error.code else logging.INFO, "%s", error)
             self._write_report(error.state, str(error))
-            return error.code
+            # The check could use these paths, so the volume has trouble that may pass.
+            refused_by_volume = isinstance(error, StorageRefusedError)
+            return TransientError.code if refused_by_volume else error.code
         self._write_report("completed", f"the results are in {self._options.output}")
         return 0
 
@@ -169,28 +173,36 @@ class AttemptRunner:
         async with serve(status_app(progress), options.host, options.port):
             input_manifest = await asyncio.to_thread(manifest.load, options.work)
             progress.rows = input_manifest.rows
-            targets = (options.output, options.errors)
-            await asyncio.to_thread(publish.refuse_unowned, options.work, *targets)
-            record = await asyncio.to_thread(publish.read_record, options.work)
+            record = await asyncio.to_thread(self._existing_record)
             if record is None:
                 await wait_until_current(self._fence, options.attempt, options.start_timeout)
                 record = await self._produce_record(input_manifest)
             progress.counts = lambda: record.counts
             await self._publish(record)
 
+    def _existing_record(self) -> PublicationRecord | None:
+        """Return the record; RefusedError if a file is in the way before any row is paid."""
+        options = self._options
+        if not parts.has_parts(options.work):
+            publish.refuse_unowned(options.work, options.output, options.errors)
+        return publish.read_record(options.work)
+
     async def _produce_record(self, input_manifest: InputManifest) -> PublicationRecord:
         """Answer the remaining rows, assemble the results and return the record that counts."""
         options, progress = self._options, self._progress
         heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set)
         progress.state = "verifying"
-        await asyncio.to_thread(manifest.verify, options.input, input_manifest, heartbeat)
+        checked = await asyncio.to_thread(
+            checked_input.verify, options.input, input_manifest, heartbeat
+        )
         progress.state = "replaying"
         ledger = await asyncio.to_thread(_replay_parts, options.work, input_manifest, heartbeat)
         progress.counts = ledger.counts
         progress.state = "running"
         if ledger.counts().done < input_manifest.rows:
-            await self._send_rows(input_manifest, ledger)
+            await self._send_rows(checked, ledger)
         progress.state = "assembling"
+        await asyncio.to_thread(checked.verify_unchanged, heartbeat)
         record = await asyncio.to_thread(
             _assemble_record, options, input_manifest, ledger, heartbeat
         )
@@ -198,18 +210,16 @@ class AttemptRunner:
         await wait_until_current(self._fence, options.attempt, options.publish_timeout)
         return await asyncio.to_thread(publish.commit_record, options.work, record)
 
-    async def _send_rows(self, input_manifest: InputManifest, ledger: Ledger) -> None:
+    async def _send_rows(self, checked: CheckedInput, ledger: Ledger) -> None:
         options = self._options
         journal = Journal(options.work, options.attempt)
         engine = EngineClient(
             options.engine, timeout=options.row_seconds, away_timeout=options.patience_seconds
         )
         self._progress.engine_away = lambda: engine.away
-        sender = RowSender(
-            input_manifest, ledger, self._progress, journal, engine, options.send_options
-        )
+        sender = RowSender(checked, ledger, self._progress, journal, engine, options.send_options)
         try:
-            with options.input.open("rb", buffering=_READ_BUFFER_BYTES) as file:
+            with checked.open() as file:
                 await run_until_first(sender.run(file), engine.watch(), journal.run())
             await journal.sync()
         except OSError as error:
@@ -227,9 +237,13 @@ class AttemptRunner:
         if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
             return
         await wait_until_current(self._fence, options.attempt, options.publish_timeout)
-        await asyncio.to_thread(
-            publish.publish, options.work, record, options.output, options.errors
-        )
+        try:
+            await asyncio.to_thread(
+                publish.publish, options.work, record, options.output, options.errors
+            )
+        except RefusedError as error:
+            # All rows are paid for, so the next attempt publishes once this is corrected.
+            raise TransientError(f"{error}; the next attempt publishes") from error
 
     def _write_report(self, state: str, message: str) -> None:
         write_report(self._options.report, self._progress.report(state, message))

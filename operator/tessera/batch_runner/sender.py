@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from tessera.api.text import counted
 from tessera.batch_runner import parts, results, retry, rows
+from tessera.batch_runner.checked_input import CheckedInput, PendingRow
 from tessera.batch_runner.engine import EngineClient, Reply
-from tessera.batch_runner.errors import RowsRefusedError
+from tessera.batch_runner.errors import RefusedError, RowsRefusedError
 from tessera.batch_runner.ledger import Ledger
-from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
 from tessera.batch_runner.results import RowResult
@@ -59,14 +59,6 @@ class SendOptions:
     """Seed of the jitter."""
 
 
-class PendingRow(NamedTuple):
-    """A row without an answer."""
-
-    shard: int
-    row: int
-    content: bytes
-
-
 class RowRequest(NamedTuple):
     """A request that is ready to be sent."""
 
@@ -78,32 +70,19 @@ class RowRequest(NamedTuple):
     sent: SentEntry
 
 
-def pending_rows(file: BinaryIO, manifest: InputManifest, ledger: Ledger) -> Iterator[PendingRow]:
-    """Yield rows that have no answer when they are reached; completed shards are not read."""
-    for number, shard in enumerate(manifest.shards):
-        row_numbers = range(shard.first_row, shard.first_row + shard.rows)
-        if all(map(ledger.is_answered, row_numbers)):
-            continue
-        file.seek(shard.offset)
-        for row in row_numbers:
-            content = file.readline()
-            if not ledger.is_answered(row):
-                yield PendingRow(number, row, content)
-
-
 class RowSender:
     """Sends rows and records the results in the journal and the ledger."""
 
     def __init__(
         self,
-        manifest: InputManifest,
+        checked_input: CheckedInput,
         ledger: Ledger,
         progress: Progress,
         journal: Journal,
         engine: EngineClient,
         options: SendOptions,
     ) -> None:
-        self._manifest = manifest
+        self._input = checked_input
         self._ledger = ledger
         self._progress = progress
         self._journal = journal
@@ -125,7 +104,7 @@ class RowSender:
         """
         widths = retry.rounds(self._options.concurrency)
         for number, width in enumerate(widths, start=1):
-            queue = pending_rows(file, self._manifest, self._ledger)
+            queue = self._input.pending_rows(file, self._ledger)
             last = number == len(widths)
             await run_all(self._send_queue(queue, alone=last) for _ in range(width))
 
@@ -136,9 +115,6 @@ class RowSender:
 
     async def _send_until_final(self, pending_row: PendingRow, *, alone: bool) -> None:
         request = self._build_request(pending_row)
-        if isinstance(request, RowResult):
-            self._record_result(pending_row, request)
-            return
         trial = retry.Trial()
         while True:
             outcome, result = await self._send(request)
@@ -151,15 +127,14 @@ class RowSender:
             if verdict is retry.RetryVerdict.RETRY:
                 await asyncio.sleep(retry.delay_seconds(trial.failures, self._jitter.random()))
 
-    def _build_request(self, pending_row: PendingRow) -> RowRequest | RowResult:
-        """Return the request of a row, or its error if the row is invalid."""
-        line_id = parts.line_id(self._manifest.input_id, pending_row.row)
+    def _build_request(self, pending_row: PendingRow) -> RowRequest:
+        line_id = parts.line_id(self._input.manifest.input_id, pending_row.row)
         row = rows.read_row(pending_row.content)
         if isinstance(row, RowFault):
-            return results.failure(line_id, "", row)
+            # No result may lack its custom_id. Only a runner of another version comes here.
+            message = f"row {pending_row.row + 1} passed the check, but {row.message}"
+            raise RefusedError(f"{message}; create another BatchInference")
         body = self._options.served.request_body(row)
-        if isinstance(body, RowFault):
-            return results.failure(line_id, row.custom_id, body)
         sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
         return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
 
