@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.batch_runner.check import BatchPaths, check
+from tessera.batch_runner.engine import PROBE_ID
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
@@ -221,8 +222,9 @@ class RunnerHarness:
         return self._engine is not None and self._engine.poll() is None
 
     def sent_row_ids(self) -> list[str]:
-        """Return the ids of rows that reached an engine."""
-        return self.request_log.read_text().split() if self.request_log.exists() else []
+        """Return the ids of rows that reached an engine; probes are no rows."""
+        log = self.request_log.read_text() if self.request_log.exists() else ""
+        return [row_id for row_id in log.split() if row_id != PROBE_ID]
 
     def write_checked_input(self, *rows: Mapping[str, Any]) -> None:
         """Write an input and check it, in this process."""

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from tessera.batch_runner.engine import Reply, outcome_of
-from tessera.batch_runner.results import row_outcome
+from tessera.batch_runner.engine import outcome_of, parse_reply
+from tessera.batch_runner.results import row_result
 from tessera.batch_runner.retry import RequestOutcome
 from tessera.batch_runner.sender import MemoryLimiter
 from tests.batch_runner.harness import DEADLINE_SECONDS
@@ -15,10 +15,10 @@ BODY = b'{"id":"chatcmpl-1","usage":{"prompt_tokens":3,"completion_tokens":5},"c
 def _ending(
     body: bytes, status: int = 200
 ) -> tuple[RequestOutcome, dict[str, object], tuple[int, int]]:
-    reply = Reply(outcome=outcome_of(status), status=status, body=body)
-    outcome, result = row_outcome("batch_req_1", 'q "1" \ud800', reply)
+    reply = parse_reply(status, body)
+    result = row_result("batch_req_1", 'q "1" \ud800', reply)
     assert b"\n" not in result.line
-    return outcome, json.loads(result.line), (result.prompt_tokens, result.output_tokens)
+    return reply.outcome, json.loads(result.line), (result.prompt_tokens, result.output_tokens)
 
 
 @pytest.mark.parametrize("body", [BODY, json.dumps(json.loads(BODY), indent=2).encode()])
@@ -34,13 +34,30 @@ def test_an_answer_keeps_the_engines_body_on_one_line(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b"\xff", b"\xef\xbb\xbf{}", '{"a":1}'.encode("utf-16"), b"[" * 10**5]
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b"{",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        '{"a":1}'.encode("utf-16"),
+        b"[" * 10**5,
+    ],
 )
 def test_what_is_no_answer_is_a_failure(body: bytes) -> None:
     outcome, line, _ = _ending(body)
     assert (outcome, line["response"]) == (RequestOutcome.FAILED, None)
     assert isinstance(error := line["error"], dict)
     assert error["code"] == "invalid_response"
+
+
+@pytest.mark.parametrize(("digits", "tokens"), [(10, 2**31), (18, 2**31), (4300, 2**31), (3, 999)])
+def test_a_figure_beyond_all_models_is_clamped(digits: int, tokens: int) -> None:
+    usage = f'{{"prompt_tokens":{"9" * digits},"completion_tokens":1}}'
+    assert _ending(f'{{"usage":{usage}}}'.encode())[2] == (tokens, 1)
 
 
 @pytest.mark.parametrize("usage", ["null", "[]", '{"prompt_tokens":"3"}', '{"prompt_tokens":-3}'])

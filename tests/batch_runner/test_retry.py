@@ -29,10 +29,11 @@ def test_a_failure_is_repeated_as_often_as_there_are_retries(outcome: RequestOut
     assert verdicts == [RetryVerdict.RETRY, RetryVerdict.RETRY, RetryVerdict.FINISH]
 
 
-def test_an_absent_engine_costs_a_row_nothing() -> None:
+@pytest.mark.parametrize("outcome", [RequestOutcome.UNSENT, RequestOutcome.UNAVAILABLE])
+def test_an_absent_engine_costs_a_row_nothing(outcome: RequestOutcome) -> None:
     trial = Trial()
     for _ in range(ENDLESS):
-        trial, verdict = judge(trial, RequestOutcome.UNSENT, retries=0, alone=True)
+        trial, verdict = judge(trial, outcome, retries=0, alone=True)
         assert (trial, verdict) == (Trial(), RetryVerdict.WAIT)
 
 

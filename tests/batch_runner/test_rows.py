@@ -57,7 +57,10 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], code: str, param: str) -
         (b'{"custom_id": "\xff"}', "not UTF-8 at byte 15"),
         (b'\xef\xbb\xbf{"custom_id": "a"}', "without one"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"\0" * 100, "not JSON"),
+        (b'{"a": 1,}', "at character 9"),
+        (b"\0" * 100, "byte 1 of the line is NUL"),
+        (json.dumps(a_row(1)).encode("utf-16-le"), "byte 2 of the line is NUL"),
+        (b'{"custom_id": "a"}\r{"custom_id": "b"}', "byte 19 of the line is a carriage return"),
     ],
 )
 def test_a_line_that_is_no_json_object_is_refused_with_the_reason(
@@ -84,6 +87,8 @@ def test_the_method_may_be_absent_and_stream_may_be_false() -> None:
         ({"max_tokens": 5}, 5),
         ({"max_tokens": 5, "max_completion_tokens": 9}, 9),
         ({"max_tokens": "5"}, None),
+        ({"max_tokens": 2**63 - 1}, 2**31),
+        ({"max_tokens": -1}, 0),
     ],
 )
 def test_the_limit_of_an_answer_is_read(body: dict[str, Any], limit: int | None) -> None:
@@ -106,7 +111,6 @@ def test_an_alias_is_sent_under_the_name_of_the_model(named: dict[str, Any], sen
     row = _read(body={"prompt": "käse \ud800 漢", **named})
     assert isinstance(row, BatchRow)
     body = SERVED.request_body(row)
-    assert isinstance(body, bytes)
     assert json.loads(body) == {"prompt": "käse \ud800 漢", "model": sent}
 
 
@@ -120,6 +124,15 @@ def test_an_alias_is_sent_under_the_name_of_the_model(named: dict[str, Any], sen
         ({"body": {"model": "gpt-4o"}}, "model_not_served"),
         ({"body": {"model": ["tiny"]}}, "model_not_served"),
         ({"url": "/v1/embeddings"}, "url_not_served"),
+        ({"body": {"max_tokens": 1}}, None),
+        ({"body": {"max_tokens": 2**31}}, None),
+        ({"body": {"max_tokens": None}}, None),
+        ({"body": {"max_tokens": 0, "echo": True}}, None),
+        ({"body": {"max_tokens": 0}}, "invalid_max_tokens"),
+        ({"body": {"max_tokens": -1}}, "invalid_max_tokens"),
+        ({"body": {"max_tokens": 2**31 + 1}}, "invalid_max_tokens"),
+        ({"body": {"max_tokens": 5, "max_completion_tokens": 2**63 - 1}}, "invalid_max_tokens"),
+        ({"body": {"max_tokens": 10**4000}}, "invalid_max_tokens"),
     ],
 )
 def test_a_row_asks_for_what_the_engine_serves(fields: dict[str, Any], code: str | None) -> None:

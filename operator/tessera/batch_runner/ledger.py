@@ -13,6 +13,7 @@ from tessera.batch_runner import parts
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import AnsweredEntry, AttemptParts, Entry, SentEntry
+from tessera.batch_runner.rows import clamp_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +73,9 @@ class Ledger:
         if self._winners[entry.row]:
             return
         self._winners[entry.row] = attempt
-        self._prompt_tokens += entry.prompt_tokens
-        self._output_tokens += entry.output_tokens
+        # Part files may be those of a runner that clamped nothing.
+        self._prompt_tokens += clamp_tokens(entry.prompt_tokens)
+        self._output_tokens += clamp_tokens(entry.output_tokens)
         if entry.good:
             self._completed += 1
         else:
@@ -82,7 +84,7 @@ class Ledger:
     def record_resent(self, sent: SentEntry) -> None:
         """Record a request whose answer was lost, so that it is sent again."""
         self._resent_rows += 1
-        self._resent_tokens += sent.prompt_tokens + (sent.max_tokens or 0)
+        self._resent_tokens += sent.prompt_tokens + clamp_tokens(sent.max_tokens)
         self._resent_unlimited += sent.max_tokens is None
 
 

@@ -23,6 +23,8 @@ class RequestOutcome(Enum):
     """The engine terminated while it processed the request."""
     UNSENT = auto()
     """The engine was not reachable."""
+    UNAVAILABLE = auto()
+    """The engine failed to process any request."""
 
 
 class RetryVerdict(Enum):
@@ -51,13 +53,13 @@ def judge(
 ) -> tuple[Trial, RetryVerdict]:
     """Return the updated trial and the next step; `alone` means that no other row was in flight.
 
-    A row's own failures use up its retries. Restarts of the engine do not, unless the engine
+    A row's own failures use up its retries. Those of the engine do not, unless the engine
     terminates each time it processes this row alone.
     """
     match outcome:
         case RequestOutcome.ANSWERED | RequestOutcome.REFUSED:
             return trial, RetryVerdict.FINISH
-        case RequestOutcome.UNSENT:
+        case RequestOutcome.UNSENT | RequestOutcome.UNAVAILABLE:
             return trial, RetryVerdict.WAIT
         case RequestOutcome.FAILED | RequestOutcome.TIMED_OUT:
             trial = replace(trial, failures=trial.failures + 1)

@@ -2,14 +2,17 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
 from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL
 
 URLS = (*COMPLETION_URLS, EMBEDDING_URL)
 MAX_ID_LENGTH = 512
+# No model has as many; clients write more for "unlimited".
+MAX_TOKENS = 2**31
 # Characters of an invalid value that a message repeats.
 _MAX_SHOWN_VALUE = 120
 
@@ -25,10 +28,13 @@ class BatchRow:
     @property
     def max_tokens(self) -> int | None:
         """The limit for tokens of the answer; None where the row sets none."""
+        return next((clamp_tokens(limit) for _, limit in self.token_limits()), None)
+
+    def token_limits(self) -> Iterator[tuple[str, int]]:
+        """Yield the fields that limit the tokens of the answer."""
         for name in ("max_completion_tokens", "max_tokens"):
             if isinstance(limit := self.body.get(name), int):
-                return limit
-        return None
+                yield name, limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +57,17 @@ class RequestTarget:
     urls: tuple[str, ...] = URLS
 
     def fault(self, row: BatchRow) -> RowFault | None:
-        """Return why the engine would not find what a valid row asks for."""
+        """Return why the engine would refuse what a valid row asks for."""
         if row.url not in self.urls:
             message = f"url is {row.url}, but the model serves {' and '.join(self.urls)} only"
             return RowFault(code="url_not_served", message=message, param="url")
+        # A prompt without an answer is scored.
+        least = 0 if row.body.get("echo") else 1
+        for name, limit in row.token_limits():
+            if not least <= limit <= MAX_TOKENS:
+                shown = str(limit) if abs(limit) < 10**20 else "a number of more than 20 digits"
+                message = f"{name} is {shown}; use {least} to {MAX_TOKENS}, or omit it"
+                return RowFault(code="invalid_max_tokens", message=message, param=f"body.{name}")
         model = row.body.get("model")
         if model is None or model in (self.name, *self.adapters, *self.aliases):
             return None
@@ -72,9 +85,20 @@ class RequestTarget:
         return json.dumps(body, separators=(",", ":")).encode()
 
 
+def probe_body(url: str, model: str) -> bytes:
+    """Return a request of one token."""
+    chat, completion = COMPLETION_URLS
+    contents: dict[str, tuple[str, object]] = {
+        chat: ("messages", [{"role": "user", "content": "Hi"}]),
+        completion: ("prompt", "Hi"),
+    }
+    field, content = contents.get(url, ("input", "Hi"))
+    return json.dumps({"model": model, "max_tokens": 1, field: content}).encode()
+
+
 def read_row(content: bytes) -> BatchRow | RowFault:
     """Return the row of a line, or its first fault."""
-    fields = _parse_object(content)
+    fields = _parse_object(content, _STRICT_DECODER)
     if isinstance(fields, RowFault):
         return fields
     for part_fault in (_id_fault, _request_fault, _body_fault):
@@ -83,14 +107,25 @@ def read_row(content: bytes) -> BatchRow | RowFault:
     return BatchRow(custom_id=fields["custom_id"], url=fields["url"], body=fields["body"])
 
 
+def reply_object(content: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a reply; None for anything else, such as one with NaN."""
+    fields = _parse_object(content, _REPLY_DECODER)
+    return None if isinstance(fields, RowFault) else fields
+
+
+def clamp_tokens(count: object) -> int:
+    """Return a number of tokens within 0 and 2^31; 0 for anything else."""
+    return min(max(0, count), MAX_TOKENS) if isinstance(count, int) else 0
+
+
 def estimate_tokens(json_bytes: int) -> int:
     """Estimate the tokens of so many bytes of JSON, at four bytes per token."""
     return -(-json_bytes // 4)
 
 
-def _parse_object(content: bytes) -> dict[str, Any] | RowFault:
+def _parse_object(content: bytes, decoder: JSONDecoder) -> dict[str, Any] | RowFault:
     try:
-        value = _STRICT_DECODER.decode(content.decode())
+        value = decoder.decode(content.decode())
     except UnicodeDecodeError as error:
         message = f"the line is not UTF-8 at byte {error.start}; save the file as UTF-8"
         return RowFault(code="invalid_json", message=message)
@@ -143,7 +178,20 @@ def _body_fault(fields: Mapping[str, Any]) -> RowFault | None:
 def _json_error_message(content: bytes, error: ValueError) -> str:
     if content.startswith(b"\xef\xbb\xbf"):
         return "the line begins with a byte order mark; save the file as UTF-8 without one"
-    return f"the line is not JSON: {str(error)[:_MAX_SHOWN_VALUE]}"
+    if (position := content.find(b"\0")) >= 0:
+        return (
+            f"byte {position + 1} of the line is NUL, as in UTF-16 or after a crash of the writer; "
+            "write the file again as UTF-8"
+        )
+    if (position := content.find(b"\r")) >= 0:
+        return (
+            f"byte {position + 1} of the line is a carriage return without a line feed; end every "
+            "line with a line feed"
+        )
+    reason = str(error)
+    if isinstance(error, JSONDecodeError):  # whose text counts lines, but this is one
+        reason = f"{error.msg} at character {error.pos + 1}"
+    return f"the line is not JSON: {reason[:_MAX_SHOWN_VALUE]}"
 
 
 def _type_name(value: object) -> str:
@@ -168,5 +216,7 @@ def _parse_finite(text: str) -> float:
     raise ValueError(f"{text[:_MAX_SHOWN_VALUE]} exceeds the range of numbers")
 
 
-_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
+# Numbers of a reply are not written again, and an embedding has thousands.
+_REPLY_DECODER = JSONDecoder(parse_constant=_refuse_constant)
+_STRICT_DECODER = JSONDecoder(parse_constant=_refuse_constant, parse_float=_parse_finite)
 _TOO_DEEP = RowFault(code="invalid_json", message="the line is nested too deeply")

@@ -10,7 +10,12 @@ from typing import Protocol
 from tessera.batch_runner import checked_input, manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
 from tessera.batch_runner.checked_input import CheckedInput
-from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS, EngineClient
+from tessera.batch_runner.engine import (
+    ENGINE_TIMEOUT_SECONDS,
+    ROW_TIMEOUT_SECONDS,
+    EngineClient,
+    ProbeRequest,
+)
 from tessera.batch_runner.errors import (
     BatchError,
     FencedError,
@@ -27,6 +32,7 @@ from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import Journal
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.publish import PublicationRecord
+from tessera.batch_runner.rows import probe_body
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.ports import NotFoundError
@@ -213,8 +219,12 @@ class AttemptRunner:
     async def _send_rows(self, checked: CheckedInput, ledger: Ledger) -> None:
         options = self._options
         journal = Journal(options.work, options.attempt)
+        url = checked.manifest.url
         engine = EngineClient(
-            options.engine, timeout=options.row_seconds, away_timeout=options.patience_seconds
+            options.engine,
+            ProbeRequest(url, probe_body(url, options.send_options.served.name)),
+            timeout=options.row_seconds,
+            away_timeout=options.patience_seconds,
         )
         self._progress.engine_away = lambda: engine.away
         sender = RowSender(checked, ledger, self._progress, journal, engine, options.send_options)

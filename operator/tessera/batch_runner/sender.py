@@ -6,13 +6,14 @@ import random
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, BinaryIO, NamedTuple
 
 from tessera.api.text import counted
 from tessera.batch_runner import parts, results, retry, rows
 from tessera.batch_runner.checked_input import CheckedInput, PendingRow
 from tessera.batch_runner.engine import EngineClient, Reply
-from tessera.batch_runner.errors import RefusedError, RowsRefusedError
+from tessera.batch_runner.errors import RefusedError, RowsRefusedError, TransientError
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
 from tessera.batch_runner.progress import Progress
@@ -20,8 +21,8 @@ from tessera.batch_runner.results import RowResult
 from tessera.batch_runner.rows import RequestTarget, RowFault
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
-# After so many rows that the engine refused, and none that it answered, no other is sent.
-MAX_FIRST_REFUSALS = 20
+# After so many rows that failed, and none that the engine answered, no other is sent.
+MAX_FIRST_FAILURES = 20
 
 TaskCoroutine = Coroutine[Any, Any, None]
 
@@ -91,8 +92,9 @@ class RowSender:
         self._jitter = random.Random(options.seed)  # noqa: S311 - not a secret
         self._memory = MemoryLimiter()
         self._request_numbers = itertools.count(1)
-        # Rows of this attempt with a final outcome, and those of them that the engine refused.
-        self._final_rows = 0
+        # Whether the engine has answered any row of the batch, and the failed rows before that.
+        self._proven = ledger.counts().completed > 0
+        self._unproven: list[tuple[PendingRow, RowResult]] = []
         self._refused_rows = 0
         # Rows that this attempt paid for and that got no answer.
         self._paid_unanswered: set[int] = set()
@@ -107,6 +109,7 @@ class RowSender:
             queue = self._input.pending_rows(file, self._ledger)
             last = number == len(widths)
             await run_all(self._send_queue(queue, alone=last) for _ in range(width))
+            self._record_unproven()
 
     async def _send_queue(self, queue: Iterator[PendingRow], *, alone: bool) -> None:
         for pending_row in queue:
@@ -120,8 +123,7 @@ class RowSender:
             outcome, result = await self._send(request)
             trial, verdict = retry.judge(trial, outcome, retries=self._options.retries, alone=alone)
             if verdict is retry.RetryVerdict.FINISH:
-                self._record_result(pending_row, result)
-                self._stop_if_all_refused(outcome, result)
+                self._finish(pending_row, outcome, result)
             if verdict in (retry.RetryVerdict.FINISH, retry.RetryVerdict.SET_ASIDE):
                 return
             if verdict is retry.RetryVerdict.RETRY:
@@ -154,23 +156,47 @@ class RowSender:
             reply = await self._engine.send_row(epoch, request.path, request.body, request_id)
         finally:
             self._progress.in_flight -= 1
-        outcome, result = results.row_outcome(request.line_id, request.custom_id, reply)
+        result = results.row_result(request.line_id, request.custom_id, reply)
         if _was_not_processed(reply):
             self._journal.append(request.shard, parts.encode_unsent(row))
-        elif outcome not in (retry.RequestOutcome.ANSWERED, retry.RequestOutcome.REFUSED):
+        elif reply.outcome not in (retry.RequestOutcome.ANSWERED, retry.RequestOutcome.REFUSED):
             self._paid_unanswered.add(row)
-        return outcome, result
+        return reply.outcome, result
 
-    def _stop_if_all_refused(self, outcome: retry.RequestOutcome, result: RowResult) -> None:
-        """Raise RowsRefusedError when the engine has refused all of the first rows."""
-        self._final_rows += 1
+    def _finish(
+        self, pending_row: PendingRow, outcome: retry.RequestOutcome, result: RowResult
+    ) -> None:
+        """Record the result; before the first answer of the batch, failures wait for one.
+
+        Raises RowsRefusedError when the engine has refused all of the first rows, and
+        TransientError when it has failed some of them.
+        """
+        if result.good and not self._proven:
+            self._proven = True
+            self._record_unproven()
+        if self._proven:
+            self._record_result(pending_row, result)
+            return
+        self._unproven.append((pending_row, result))
         self._refused_rows += outcome is retry.RequestOutcome.REFUSED
-        only_refusals = self._refused_rows == self._final_rows == MAX_FIRST_REFUSALS
-        if only_refusals and not self._ledger.counts().completed:
+        if len(self._unproven) < MAX_FIRST_FAILURES:
+            return
+        first_rows = f"the first {counted(MAX_FIRST_FAILURES, 'row')}"
+        if self._refused_rows == len(self._unproven):
+            self._record_unproven()
             raise RowsRefusedError(
-                f"the engine refused the first {counted(MAX_FIRST_REFUSALS, 'row')}, the last with "
-                f"{result.message}. Correct the rows and create another BatchInference"
+                f"the engine refused {first_rows}, the last with {result.message}. Correct the "
+                "rows and create another BatchInference"
             )
+        raise TransientError(
+            f"the engine answered none of {first_rows}, the last failed with {result.message}; "
+            "the next attempt retries them"
+        )
+
+    def _record_unproven(self) -> None:
+        for pending_row, result in self._unproven:
+            self._record_result(pending_row, result)
+        self._unproven.clear()
 
     def _record_result(self, pending_row: PendingRow, result: RowResult) -> None:
         row = pending_row.row
@@ -186,8 +212,9 @@ class RowSender:
 
 def _was_not_processed(reply: Reply) -> bool:
     """Return whether the engine did not process the row: it was unreachable or refused."""
+    failed = (retry.RequestOutcome.FAILED, retry.RequestOutcome.UNAVAILABLE)
     return reply.outcome is retry.RequestOutcome.UNSENT or (
-        reply.outcome is retry.RequestOutcome.FAILED and reply.status > 0
+        reply.outcome in failed and reply.status not in (0, HTTPStatus.OK)
     )
 
 
