@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,6 +116,22 @@ def test_no_report_raises(text: str) -> None:
         counts = numbers(report.model_dump()) if report is not None else []
         assert all(0 <= count <= MAX_COUNT for count in counts)
     assert len(report_message(text)) <= max(8192, len(text))
+
+
+@pytest.mark.parametrize(
+    ("figure", "count"),
+    [("-1", 0), ("NaN", 0), ("1e999", MAX_COUNT), ("9" * 5000, MAX_COUNT), ('"3"', 0), ("7", 7)],
+)
+def test_a_figure_hides_neither_the_state_of_a_report_nor_another_figure(
+    figure: str, count: int
+) -> None:
+    head = '"phase": "run", "attempt": 2, "rows": 400, "completed": 400, "done": 400'
+    text = f'{{{head}, "state": "completed", "resentTokens": {figure}}}'
+    report, progress = run_report(text), runner_progress(text)
+    assert report is not None
+    assert (report.state, report.completed, report.resent_tokens) == ("completed", 400, count)
+    assert progress is not None
+    assert (progress.done, progress.resent_tokens) == (400, count)
 
 
 @given(BODIES)

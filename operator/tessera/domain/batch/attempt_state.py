@@ -86,8 +86,8 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
         return AttemptState(attempt=attempt, progress=progress)
     completed = [report for _, report in _run_reports(situation) if report.state == "completed"]
     if completed:
-        all_failed = completed[0].failed > 0 and completed[0].completed == 0
-        reason = BatchComplete.ALL_ROWS_FAILED if all_failed else BatchComplete.COMPLETED
+        answered = completed[0].completed > 0
+        reason = BatchComplete.COMPLETED if answered else BatchComplete.ALL_ROWS_FAILED
         return AttemptState(
             attempt=attempt
             if attempt.finished_at

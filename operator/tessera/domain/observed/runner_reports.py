@@ -1,8 +1,12 @@
-"""Reports of batch runners, validated: any process of the pod can write a termination message."""
+"""Reports of batch runners: any process of the pod can write a termination message.
 
+A figure is clamped and a text is cut, so that neither hides the state beside it.
+"""
+
+import json
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from tessera.api.meta import Wire
 
@@ -11,8 +15,26 @@ REFUSED_EXIT_CODE = 3
 # State of an attempt whose engine refused the first rows, and answered none.
 ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Text = Annotated[str, Field(max_length=8192)]
+_MAX_COUNT = 2**53
+_MAX_TEXT_LENGTH = 8192
+
+
+def _clamp(value: object) -> int:
+    """Return a count of at most 2^53; 0 for what is no number."""
+    if not isinstance(value, int | float) or not value > 0:  # nor is NaN above 0
+        return 0
+    return int(min(value, _MAX_COUNT))
+
+
+def _parse_int(digits: str) -> int:
+    # More digits than an int may be read from.
+    return int(digits[:20])
+
+
+Count = Annotated[int, BeforeValidator(_clamp)]
+Text = Annotated[
+    str, BeforeValidator(lambda value: value[:_MAX_TEXT_LENGTH] if isinstance(value, str) else "")
+]
 
 
 class _RunnerReport(Wire):
@@ -91,6 +113,6 @@ def runner_progress(text: str | bytes) -> RunnerProgress | None:
 
 def _read(model: type[ReportT], text: str | bytes) -> ReportT | None:
     try:
-        return model.model_validate_json(text)
-    except ValidationError:
+        return model.model_validate(json.loads(text, parse_int=_parse_int))
+    except (ValueError, RecursionError):
         return None
