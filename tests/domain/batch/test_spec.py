@@ -2,6 +2,7 @@
 
 import pytest
 
+from tessera.api.batch_reasons import BatchAccepted
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
@@ -47,6 +48,26 @@ def test_the_paths_of_a_model_are_those_that_are_known(
     verdict, source = accept_spec(a_situation(a_batch(spec)))
     assert source is not None, verdict
     assert source.urls == urls
+
+
+@pytest.mark.parametrize(
+    ("paths", "accepted"),
+    [
+        ({}, True),
+        ({"input": "left.errors.jsonl", "output": "left.jsonl"}, False),
+        ({"input": "in", "output": "out", "errors": "out/left"}, False),
+        ({"input": "in", "output": "out/a", "errors": "out"}, False),
+        ({"input": "in", "output": "in/out"}, False),
+        ({"input": "in", "output": "in.jsonl"}, True),
+        ({"input": "a/in", "output": "a/out"}, True),
+    ],
+)
+def test_paths_that_cannot_be_three_files_are_refused_before_the_check(
+    paths: dict[str, str], accepted: bool
+) -> None:
+    verdict, source = accept_spec(a_situation(a_batch(a_batch_spec(**paths))))
+    assert (verdict.reason is BatchAccepted.VALID, source is not None) == (accepted, accepted)
+    assert accepted or "create this batch with another path" in verdict.message
 
 
 @pytest.mark.parametrize(

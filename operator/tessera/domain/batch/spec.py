@@ -1,5 +1,6 @@
 """Validation of a batch's spec, and its translation to the spec of a service for placement."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,7 @@ from tessera.api.inference_service import (
 )
 from tessera.api.model_files import Cache
 from tessera.api.reasons import StatusVerdict
+from tessera.domain.batch import names
 from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_LENGTH
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.gpu_catalog import models
@@ -149,6 +151,7 @@ def _denials(
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)
         yield StatusVerdict(BatchAccepted[denial.reason.name], message)
+    yield from _path_denials(spec)
     yield from _claim_denials(situation.claim, spec)
     if situation.conflict is not None:
         path, writer = situation.conflict
@@ -167,6 +170,23 @@ def _batch_sentence(denial: checks.Denial) -> str:
     for field in _SERVICE_ONLY_FIELDS:
         sentence = sentence.replace(f"set by {field}", "set by Tessera")
     return sentence
+
+
+def _path_denials(spec: BatchInferenceSpec) -> Iterator[AcceptedVerdict]:
+    files = {
+        "spec.input": spec.input,
+        "spec.output": spec.output,
+        "spec.errors": names.errors_path(spec),
+    }
+    for (field, path), (other_field, other) in itertools.combinations(files.items(), 2):
+        outer, inner = sorted((path, other))
+        if path == other or inner.startswith(f"{outer}/"):
+            default = "" if spec.errors else " (spec.errors follows from spec.output by default)"
+            yield StatusVerdict(
+                BatchAccepted.INVALID_SPEC,
+                f"{field}: {path} and {other_field}: {other} cannot be 2 files{default}; create "
+                "this batch with another path",
+            )
 
 
 def _claim_denials(
