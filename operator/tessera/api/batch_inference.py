@@ -222,10 +222,11 @@ class AttemptStatus(_BatchStatusBase):
     """How the nodes of its pool are bought."""
 
     pool: str
-    """AcceleratorPool that it runs on."""
+    """AcceleratorPool that it runs on; empty for an attempt without a GPU."""
 
     variant: str
-    """Pool, instance type and precision in one name."""
+    """Pool, instance type and precision in one name; empty for an attempt without a GPU, which
+    publishes finished rows."""
 
     job: str
     """Name of its Job."""
@@ -267,6 +268,10 @@ class AttemptStatus(_BatchStatusBase):
 
     unavailable_pools: tuple[UnavailablePool, ...] = ()
     """Pools without an available node; other pools are tried first for ten minutes."""
+
+    @property
+    def has_engine(self) -> bool:
+        return bool(self.variant)
 
 
 class ProgressStatus(_BatchStatusBase):

@@ -19,7 +19,11 @@ class BatchAccepted(StatusReason):
         "it may lack a flag or a metric that Tessera needs.",
         True,
     )
-    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
+    INVALID_SPEC = (
+        "InvalidSpec",
+        "The object does not match the schema of this operator, or its paths cannot be three "
+        "files.",
+    )
     INVALID_NAME = "InvalidName", "The name is too long for a label value, so no Job can carry it."
     SERVICE_NOT_FOUND = (
         "ServiceNotFound",
@@ -99,6 +103,11 @@ class BatchRunning(StatusReason):
         "The API server rejected an object of the batch; the message has its words.",
     )
     STARTING = "Starting", "The pod of the attempt is starting."
+    PUBLISHING = (
+        "Publishing",
+        "All rows are done, and an attempt without a GPU publishes the results.",
+        True,
+    )
     WAITING_FOR_SPOT = "WaitingForSpot", "The deadline leaves time to wait for spot capacity."
     UNSCHEDULABLE = (
         "Unschedulable",
@@ -130,7 +139,8 @@ class BatchComplete(StatusReason):
     INVALID_INPUT = "InvalidInput", "The validation found errors in the input or on the claim."
     USER_ACTION_REQUIRED = (
         "UserActionRequired",
-        "An attempt found a problem that only the user can fix, such as a changed input.",
+        "An attempt found a problem that only the user can fix: a changed input, or a file in the "
+        "way of the results before the first row was sent.",
     )
     ROWS_REFUSED = (
         "RowsRefused",

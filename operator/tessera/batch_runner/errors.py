@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 from typing import ClassVar
 
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, ROWS_REFUSED
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, ROWS_MISSING, ROWS_REFUSED
 
 
 class BatchError(Exception):
@@ -34,6 +34,12 @@ class TransientError(BatchError):
     """An external failure that a retry may fix."""
 
     code = 1
+
+
+class RowsMissingError(TransientError):
+    """Rows have no answer, and the attempt has no engine."""
+
+    state = ROWS_MISSING
 
 
 class FencedError(BatchError):

@@ -158,11 +158,11 @@ def _parser() -> argparse.ArgumentParser:
         "--attempt", type=_positive_int, required=True, help="its number, the fencing token"
     )
     run_parser.add_argument("--batch", type=_batch_name, required=True, help="NAMESPACE/NAME")
-    run_parser.add_argument("--engine", type=base_url, required=True, help="base URL of the engine")
     run_parser.add_argument(
-        "--concurrency", type=_positive_int, required=True, help="rows in flight"
+        "--engine", type=base_url, help="base URL of the engine; omit it to publish finished rows"
     )
-    run_parser.add_argument("--retries", type=int, required=True, help="retries per row")
+    run_parser.add_argument("--concurrency", type=_positive_int, default=1, help="rows in flight")
+    run_parser.add_argument("--retries", type=int, default=3, help="retries per row")
     run_parser.add_argument(
         "--host", default="0.0.0.0", help="address of /healthz, /progress and /metrics"
     )

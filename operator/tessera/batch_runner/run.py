@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from tessera.api.text import counted
 from tessera.batch_runner import checked_input, manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
 from tessera.batch_runner.checked_input import CheckedInput
@@ -20,6 +21,7 @@ from tessera.batch_runner.errors import (
     BatchError,
     FencedError,
     RefusedError,
+    RowsMissingError,
     StoppedError,
     StorageRefusedError,
     TransientError,
@@ -105,7 +107,8 @@ class RunOptions:
     work: Path
     report: Path
     attempt: int
-    engine: str
+    engine: str | None
+    """Base URL; None for an attempt that only publishes."""
     send_options: SendOptions
     host: str
     port: int
@@ -205,8 +208,13 @@ class AttemptRunner:
         ledger = await asyncio.to_thread(_replay_parts, options.work, input_manifest, heartbeat)
         progress.counts = ledger.counts
         progress.state = "running"
-        if ledger.counts().done < input_manifest.rows:
-            await self._send_rows(checked, ledger)
+        if missing := input_manifest.rows - ledger.counts().done:
+            if options.engine is None:
+                raise RowsMissingError(
+                    f"the volume lost the answers of {counted(missing, 'row')} of "
+                    f"{input_manifest.rows}; the next attempt sends them again"
+                )
+            await self._send_rows(checked, ledger, options.engine)
         progress.state = "assembling"
         await asyncio.to_thread(checked.verify_unchanged, heartbeat)
         record = await asyncio.to_thread(
@@ -216,12 +224,12 @@ class AttemptRunner:
         await wait_until_current(self._fence, options.attempt, options.publish_timeout)
         return await asyncio.to_thread(publish.commit_record, options.work, record)
 
-    async def _send_rows(self, checked: CheckedInput, ledger: Ledger) -> None:
+    async def _send_rows(self, checked: CheckedInput, ledger: Ledger, base: str) -> None:
         options = self._options
         journal = Journal(options.work, options.attempt)
         url = checked.manifest.url
         engine = EngineClient(
-            options.engine,
+            base,
             ProbeRequest(url, probe_body(url, options.send_options.served.name)),
             timeout=options.row_seconds,
             away_timeout=options.patience_seconds,

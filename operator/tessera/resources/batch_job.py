@@ -1,7 +1,8 @@
 """Jobs of a batch: the check of its input, and one per attempt.
 
 An attempt is one pod with the engine as a sidecar, which is ready before the runner starts and
-terminates after it. Its Job never retries it, since the next attempt needs a new number.
+terminates after it; an attempt that only publishes has no engine. Its Job never retries it, since
+the next attempt needs a new number.
 """
 
 from dataclasses import dataclass
@@ -63,8 +64,13 @@ def batch_job_manifest(
         names.ATTEMPT_LABEL: names.CHECK if request.attempt is None else str(request.attempt),
     }
     annotations = None
-    pod = _check_pod(batch, spec, request.source, image, template_version)
-    if request.attempt is not None and request.choice is not None:
+    if request.attempt is None:
+        container = _check_container(batch, spec, request.source, image)
+        pod = _pod(spec, image, template_version, container)
+    elif request.choice is None:
+        container = _runner(batch, spec, request, image)
+        pod = _pod(spec, image, template_version, container, _token_volume())
+    else:
         version = request.source.spec.engine.version
         job_labels |= labels(VLLM, batch.ref.name, version=version)
         job_labels |= {VARIANT_LABEL: request.choice.variant}
@@ -85,13 +91,9 @@ def batch_job_manifest(
     return manifest(JOBS, batch.ref.namespace, request.name, job)
 
 
-def _check_pod(
-    batch: Batch,
-    spec: BatchInferenceSpec,
-    source: BatchModelSource,
-    image: RunnerImage,
-    template_version: PodTemplateVersion,
-) -> client.V1PodSpec:
+def _check_container(
+    batch: Batch, spec: BatchInferenceSpec, source: BatchModelSource, image: RunnerImage
+) -> client.V1Container:
     arguments = [
         "check",
         *_paths(batch, spec),
@@ -100,7 +102,17 @@ def _check_pod(
         *(f"--url={url}" for url in source.urls),
     ]
     requests = {"cpu": "200m", "memory": "256Mi"}
-    container = _container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
+    return _container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
+
+
+def _pod(
+    spec: BatchInferenceSpec,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
+    container: client.V1Container,
+    *volumes: client.V1Volume,
+) -> client.V1PodSpec:
+    """Return the pod of a check or of a runner; without an engine it runs on any node."""
     return client.V1PodSpec(
         service_account_name=names.BATCH_ACCOUNT,
         automount_service_account_token=False,
@@ -112,7 +124,7 @@ def _check_pod(
         termination_grace_period_seconds=_GRACE_SECONDS,
         security_context=engine.restricted_pod(),
         containers=[container],
-        volumes=[_claim_volume(spec), _scratch_volume()],
+        volumes=[_claim_volume(spec), _scratch_volume(), *volumes],
     )
 
 
@@ -127,46 +139,27 @@ def _attempt_pod(
     source = request.source
     sidecar = engine.engine(source.name, source.spec, choice, template_version)
     sidecar.restart_policy = "Always"
-    pod = client.V1PodSpec(
-        service_account_name=names.BATCH_ACCOUNT,
-        automount_service_account_token=False,
-        enable_service_links=False,
-        restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(
-            template_version.platform, *image.pull_secrets
-        ),
-        affinity=spot.affinity() if request.spot_affinity else None,
-        termination_grace_period_seconds=_GRACE_SECONDS,
-        security_context=engine.restricted_pod(),
-        init_containers=[sidecar],
-        containers=[_runner(batch, spec, request, choice, image)],
-        volumes=[
-            *engine.volumes(source.name, source.spec, choice, template_version),
-            _claim_volume(spec),
-            _scratch_volume(),
-            _token_volume(),
-        ],
-    )
+    runner = _runner(batch, spec, request, image)
+    pod = _pod(spec, image, template_version, runner, _token_volume())
+    pod.affinity = spot.affinity() if request.spot_affinity else None
+    pod.init_containers = [sidecar]
+    pod.volumes = [
+        *engine.volumes(source.name, source.spec, choice, template_version),
+        *(pod.volumes or ()),
+    ]
     return bind_to_pool(pod, source.spec, choice, template_version)
 
 
 def _runner(
-    batch: Batch,
-    spec: BatchInferenceSpec,
-    request: BatchJobRequest,
-    choice: HardwareChoice,
-    image: RunnerImage,
+    batch: Batch, spec: BatchInferenceSpec, request: BatchJobRequest, image: RunnerImage
 ) -> client.V1Container:
-    in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
     arguments = [
         "run",
         *_paths(batch, spec),
         *_model_names(spec, request.source),
         f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
-        f"--engine=http://$(POD_IP):{PORT}",
-        f"--concurrency={in_flight}",
-        f"--retries={spec.retries}",
+        *_engine_arguments(spec, request.choice),
         "--host=$(POD_IP)",
         f"--port={names.RUNNER_PORT}",
     ]
@@ -179,6 +172,17 @@ def _runner(
     token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
     container.volume_mounts = [*(container.volume_mounts or ()), token]
     return container
+
+
+def _engine_arguments(spec: BatchInferenceSpec, choice: HardwareChoice | None) -> list[str]:
+    if choice is None:
+        return []
+    in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
+    return [
+        f"--engine=http://$(POD_IP):{PORT}",
+        f"--concurrency={in_flight}",
+        f"--retries={spec.retries}",
+    ]
 
 
 def _container(

@@ -15,6 +15,7 @@ from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod, ProgressSample
 from tessera.domain.observed.runner_reports import (
     REFUSED_EXIT_CODE,
+    ROWS_MISSING,
     ROWS_REFUSED,
     RunReport,
     run_report,
@@ -111,7 +112,7 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     state = AttemptState(attempt=attempt, progress=progress, pod=pod, alive=True)
     sample = _current_sample(situation)
     assembling = sample is not None and sample.progress.state in ("assembling", "publishing")
-    all_done = state.started and progress.done >= progress.rows
+    all_done = (state.started or not attempt.has_engine) and progress.done >= progress.rows
     return replace(state, publishing=assembling or all_done)
 
 
@@ -218,8 +219,10 @@ def _ended_state(
             reason = BatchComplete.ROWS_REFUSED
         completion = StatusVerdict(reason, f"{message}; {progress_text}")
         return replace(state, completion=completion)
+    # Publishing costs no GPU, so it is tried until the deadline.
     if (
-        ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
+        progress.done < progress.rows
+        and ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):
         message = (
@@ -321,12 +324,14 @@ def _mark_running(
 
 
 def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | None:
-    """Return the furthest progress of all reports; it never decreases."""
+    """Return the furthest progress of all reports; it decreases only when a volume lost rows."""
     known = situation.batch.status.progress
     if known is None:
         return None
     for _, report in _run_reports(situation):
         counts = report.model_dump(exclude={"phase", "attempt", "state", "rows", "message"})
+        if report.state == ROWS_MISSING:
+            known = known.model_copy(update={**counts, "at": now})
         known = _furthest(known, counts, now)
     sample = _current_sample(situation)
     if sample is not None:

@@ -47,7 +47,7 @@ class BatchJobRequest:
     name: str
     source: BatchModelSource
     choice: HardwareChoice | None = None
-    """Hardware of the attempt; None for the check."""
+    """Hardware of the attempt; None for the check and for an attempt that only publishes."""
     active_deadline: timedelta
     """Limit after which the Job ends without an operator."""
     spot_affinity: bool = False

@@ -9,6 +9,7 @@ harm, and the next one need not wait for it.
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import (
     TERMINAL_STATES,
     AttemptStatus,
@@ -159,7 +160,7 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
         return None
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
-        f"status.attempt: attempt {attempt.number} on {attempt.variant} ended: "
+        f"status.attempt: attempt {attempt.number} on {attempt.variant or 'no GPU'} ended: "
         f"{attempt.termination_message}; the next attempt starts at {retry_at:%H:%M:%SZ}",
     )
 
@@ -201,10 +202,12 @@ def _propose_attempt(
     if backoff is not None and attempt is not None and not attempt.consecutive_interruptions:
         return BatchProposal(plan=idle_plan(context, backoff))
     if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
-        rows = counted(progress.rows, "row")
-        text = f"status.attempt: attempt {attempt.number} publishes all results ({rows})"
-        plan = continue_plan(context, StatusVerdict(_running_reason(context, attempt), text))
-        return BatchProposal(plan=plan)
+        verdict = _publishing_verdict(context, attempt, progress)
+        return BatchProposal(plan=continue_plan(context, verdict))
+    if attempt is not None and not context.attempt_state.alive and progress.done >= progress.rows:
+        if backoff is not None:
+            return BatchProposal(plan=idle_plan(context, backoff))
+        return BatchProposal(plan=_publishing_plan(context, source, attempt, progress))
     context = _record_full_pool(context)
     schedule = Schedule(
         start=context.batch.created,
@@ -222,6 +225,35 @@ def _propose_attempt(
         schedule=schedule,
     )
     return _propose_on_capacity(context, query)
+
+
+def _publishing_plan(
+    context: BatchContext,
+    source: BatchModelSource,
+    previous: AttemptStatus,
+    progress: ProgressStatus,
+) -> BatchPlan:
+    """Return the plan that starts an attempt without a GPU: all rows are done."""
+    attempt = _next_attempt(context, previous.tier, pool="", variant="", replacement="")
+    verdict = _publishing_verdict(context, attempt, progress)
+    request = BatchJobRequest(
+        attempt=attempt.number,
+        name=attempt.job,
+        source=source,
+        active_deadline=context.active_deadline,
+    )
+    return _starting_plan(context, attempt, request, verdict)
+
+
+def _publishing_verdict(
+    context: BatchContext, attempt: AttemptStatus, progress: ProgressStatus
+) -> StatusVerdict[BatchRunning]:
+    rows = counted(progress.rows, "row")
+    text = f"status.attempt: attempt {attempt.number} publishes all results ({rows})"
+    if attempt.has_engine:
+        return StatusVerdict(_running_reason(context, attempt), text)
+    text += f" without a GPU, see kubectl describe job {attempt.job}"
+    return StatusVerdict(BatchRunning.PUBLISHING, text + _history(attempt))
 
 
 def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchProposal:
@@ -334,43 +366,58 @@ def _propose_next(
     decision: CapacityDecision,
 ) -> BatchProposal:
     """Propose the next attempt, with an unused number; it replaces the running one."""
-    attempt = _next_attempt(context, option.choice, decision.reason)
+    choice = option.choice
+    attempt = _next_attempt(
+        context,
+        choice.offer.tier,
+        pool=choice.offer.pool,
+        variant=choice.variant,
+        replacement=f"replaced: {decision.reason}",
+    )
     request = BatchJobRequest(
         attempt=attempt.number,
         name=attempt.job,
         source=source,
-        choice=option.choice,
+        choice=choice,
         active_deadline=context.active_deadline,
         spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
-    state = AttemptState(attempt=attempt, progress=context.attempt_state.progress)
+    plan = _starting_plan(context, attempt, request, _starting_verdict(attempt, decision))
     return BatchProposal(
-        plan=replace(
-            unchanged_plan(
-                replace(context, attempt_state=state), _starting_verdict(attempt, decision)
-            ),
-            create=request,
-            delete=deletable_jobs(context.situation, (attempt.number,), attempt),
-            choice=option.choice,
-        ),
-        claim=_budget_claim(context, option.choice, running=0),
+        plan=replace(plan, choice=choice),
+        claim=_budget_claim(context, choice, running=0),
         unfunded_plan=idle_plan(context, _BUDGET_EXHAUSTED),
     )
 
 
+def _starting_plan(
+    context: BatchContext,
+    attempt: AttemptStatus,
+    request: BatchJobRequest,
+    running: StatusVerdict[BatchRunning],
+) -> BatchPlan:
+    state = AttemptState(attempt=attempt, progress=context.attempt_state.progress)
+    return replace(
+        unchanged_plan(replace(context, attempt_state=state), running),
+        create=request,
+        delete=deletable_jobs(context.situation, (attempt.number,), attempt),
+    )
+
+
 def _next_attempt(
-    context: BatchContext, choice: HardwareChoice, reason: BatchRunning
+    context: BatchContext, tier: Tier, *, pool: str, variant: str, replacement: str
 ) -> AttemptStatus:
+    """Return the attempt with the next number; `replacement` is why a running one ends."""
     previous, progress = context.attempt_state.attempt, context.attempt_state.progress
     number = highest_attempt_number(context.situation) + 1
     if previous is not None and previous.finished_at is None:
-        previous = end_attempt(previous, progress, context.now, f"replaced: {reason}")
+        previous = end_attempt(previous, progress, context.now, replacement)
     return AttemptStatus(
         number=number,
-        tier=choice.offer.tier,
-        pool=choice.offer.pool,
-        variant=choice.variant,
+        tier=tier,
+        pool=pool,
+        variant=variant,
         job=job_name(context.batch.ref.name, number),
         started_at=context.now,
         previous_outcome=""
@@ -428,5 +475,8 @@ def _starting_verdict(
         f"status.attempt: attempt {attempt.number} starts on {attempt.variant} (kubectl describe "
         f"job {attempt.job}); {decision.message}"
     )
-    history = f"; previous {attempt.previous_outcome}" if attempt.previous_outcome else ""
-    return StatusVerdict(BatchRunning.STARTING, text + history)
+    return StatusVerdict(BatchRunning.STARTING, text + _history(attempt))
+
+
+def _history(attempt: AttemptStatus) -> str:
+    return f"; previous {attempt.previous_outcome}" if attempt.previous_outcome else ""

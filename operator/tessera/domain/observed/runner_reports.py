@@ -14,6 +14,8 @@ from tessera.api.meta import Wire
 REFUSED_EXIT_CODE = 3
 # State of an attempt whose engine refused the first rows, and answered none.
 ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
+# State of an attempt without an engine that found rows without an answer.
+ROWS_MISSING: Literal["rowsMissing"] = "rowsMissing"
 
 _MAX_COUNT = 2**53
 _MAX_TEXT_LENGTH = 8192
@@ -68,7 +70,7 @@ class RunReport(_RunnerReport):
 
     phase: Literal["run"]
     attempt: Count
-    state: Literal["completed", "stopped", "fenced", "failed", "rowsRefused"]
+    state: Literal["completed", "stopped", "fenced", "failed", "rowsRefused", "rowsMissing"]
     rows: Count = 0
     completed: Count = 0
     failed: Count = 0
