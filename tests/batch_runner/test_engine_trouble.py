@@ -41,10 +41,10 @@ def test_trouble_beyond_the_patience_ends_the_attempt_and_burns_no_row(
 ) -> None:
     harness.write_checked_input(*map(a_row, range(ROWS)))
     harness.start_engine("--trouble", trouble, "--trouble-seconds", "3600")
-    runner_exit = harness.start(1, "--engine-seconds", "2").wait_for_exit()
+    runner_exit = harness.start(1, "--engine-seconds", "5").wait_for_exit()
     report = runner_exit.report
     assert (runner_exit.code, report["state"], report["failed"]) == (1, "failed", 0)
-    assert "did not answer for 2 s" in report["message"]
+    assert "did not answer for 5 s" in report["message"]
     assert ("503: overloaded" if trouble == "503" else "not a JSON object") in report["message"]
     harness.kill_engine()
     harness.start_engine("--delay", "0")
