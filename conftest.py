@@ -16,12 +16,17 @@ page.
 
 from pathlib import Path
 
+import grpc.aio
 import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.hostile.score"]
+
+# Without this, the thread of grpc.aio ends with the last channel or server: perhaps in the garbage
+# collector, which then waits for a thread that waits for an event loop that a test has closed.
+grpc.aio.init_grpc_aio()
 
 ROOT = Path(__file__).parent
 # Files and folders of which each row runs in one worker, the longest first. The tests of a row
