@@ -1,6 +1,7 @@
 """The kubelet's PodResources v1 on a unix socket: which container holds which device."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ class DeviceGrant:
     devices: tuple[str, ...]
 
 
+@asynccontextmanager
 async def serve_pod_resources(
     granted: Callable[[], Iterable[DeviceGrant]], path: Path
-) -> "grpc.aio.Server":
-    """Listen from now on; every request is answered with what is granted at its time."""
+) -> AsyncIterator[None]:
+    """Listen meanwhile; every request is answered with what is granted at its time."""
     known = message_classes()
 
     async def list_pods(_request: Any, _context: Any) -> Any:
@@ -45,4 +47,7 @@ async def serve_pod_resources(
     server.add_generic_rpc_handlers((lister,))
     server.add_insecure_port(f"unix://{path}")
     await server.start()
-    return server
+    try:
+        yield
+    finally:
+        await server.stop(None)

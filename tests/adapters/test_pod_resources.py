@@ -36,15 +36,14 @@ async def test_holders_are_listed_by_device(tmp_path: Path) -> None:
             namespace="b", pod="mig", resource="nvidia.com/mig-1g.10gb", devices=("M1", "M2")
         ),
     ]
-    server = await serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock")
-    pods = KubeletPods(tmp_path / "kubelet.sock")
-    assert await pods.holders() == {
-        "GPU-1": ("a/one", "a/two"),
-        "M1": ("b/mig",),
-        "M2": ("b/mig",),
-    }
-    await pods.close()
-    await server.stop(None)
+    async with serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock"):
+        pods = KubeletPods(tmp_path / "kubelet.sock")
+        assert await pods.holders() == {
+            "GPU-1": ("a/one", "a/two"),
+            "M1": ("b/mig",),
+            "M2": ("b/mig",),
+        }
+        await pods.close()
 
 
 async def test_a_kubelet_that_is_not_there_is_an_error_that_names_its_socket(

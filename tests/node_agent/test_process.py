@@ -85,12 +85,10 @@ async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill
     config = rights.kubeconfig(world.kubeconfig, await rights.token(cluster, NODE), tmp_path)
     gpu_driver = GpuDriver(A100, 1, layouts=[[("3g.40gb", 4), ("4g.40gb", 0)]])
     used_uuid = gpu_driver.gpus[0].instances[1].uuid
-    granted = [
-        DeviceGrant(namespace="a", pod="chat-0", resource="nvidia.com/mig", devices=(used_uuid,))
-    ]
-    kubelet = await serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock")
+    resource = "nvidia.com/mig-3g.40gb"
+    granted = [DeviceGrant(namespace="a", pod="chat-0", resource=resource, devices=(used_uuid,))]
     driver = await remote.serve(gpu_driver, tmp_path / "nvml")
-    async with driver:
+    async with driver, serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock"):
         async with running_agent(config, tmp_path) as process:
             await eventually(
                 lambda: slices_of_gpu(cluster),
@@ -135,7 +133,6 @@ async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill
             )
     assert await slices_of_gpu(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
     assert gpu_driver.gpus[0].instances[1].uuid == used_uuid
-    await kubelet.stop(None)
 
 
 async def test_an_agent_writes_the_layout_of_its_own_node_and_never_a_spec(
