@@ -139,6 +139,19 @@ def test_a_changed_input_is_checked_again_until_rows_were_answered(tmp_path: Pat
     assert (code, "changed after some of its rows were answered" in said) == (3, True)
 
 
+def test_a_batch_with_paid_rows_whose_status_was_erased_outlives_its_volumes_trouble(
+    tmp_path: Path,
+) -> None:
+    claim = _claim(tmp_path)
+    assert _check(claim)[0] == 0
+    parts.parts_folder(claim.work).mkdir()
+    parts.part_path(claim.work, 0, 1).touch()
+    code, said = _check(claim, output=tmp_path / "none" / "out.jsonl")
+    assert (code, "none: it does not exist" in said) == (1, True)
+    claim.output.write_text("mine")
+    assert _check(claim)[0] == 0, "its attempts publish once the file is moved"
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "advice"),
     [

@@ -9,7 +9,13 @@ from typing import Any, BinaryIO
 
 from tessera.api.text import counted
 from tessera.batch_runner import manifest, parts, publish
-from tessera.batch_runner.errors import BatchError, RefusedError, storage_error
+from tessera.batch_runner.errors import (
+    BatchError,
+    RefusedError,
+    StorageRefusedError,
+    TransientError,
+    storage_error,
+)
 from tessera.batch_runner.files import link_or_move, open_regular
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
@@ -40,14 +46,19 @@ def check(
     paths: BatchPaths, served: RequestTarget, heartbeat: WorkHeartbeat
 ) -> tuple[int, dict[str, Any]]:
     """Check the batch and write its manifest; return the exit code and the report."""
+    paid = False
     try:
-        _prepare_work(paths)
+        paid = parts.has_parts(paths.work)
+        _prepare_work(paths, paid=paid)
         findings, input_bytes, digest = _scan_input(paths.input, served, heartbeat)
         if findings.fault_count:
             return RefusedError.code, _refusal_report(findings)
         _save_manifest(paths, _build_manifest(findings, input_bytes, digest))
     except BatchError as error:
-        return error.code, _failure_report(str(error), rows=0)
+        # An earlier check could use these paths, so the volume has trouble that may pass.
+        trouble = paid and isinstance(error, StorageRefusedError)
+        code = TransientError.code if trouble else error.code
+        return code, _failure_report(str(error), rows=0)
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
     return 0, {**valid, "inputTokens": findings.input_tokens}
 
@@ -86,7 +97,7 @@ def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare_work(paths: BatchPaths) -> None:
+def _prepare_work(paths: BatchPaths, *, paid: bool) -> None:
     """Refuse what can be refused before the input is read; RefusedError names the fix."""
     try:
         paths.work.mkdir(parents=True, exist_ok=True)
@@ -97,7 +108,8 @@ def _prepare_work(paths: BatchPaths) -> None:
             f"the errors file {paths.errors} and the output {paths.output} need the same name; "
             "set spec.errors to another path"
         )
-    publish.refuse_unowned(paths.work, paths.output, paths.errors)
+    if not paid:
+        publish.refuse_unowned(paths.work, paths.output, paths.errors)
     for folder in sorted({paths.output.parent, paths.errors.parent}):
         _probe_folder(paths.work, folder)
 
