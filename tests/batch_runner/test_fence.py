@@ -122,7 +122,7 @@ async def test_a_fence_that_cannot_be_reached_is_noticed_before_a_row_is_paid(
 ) -> None:
     harness.write_checked_input(a_row(1))
     harness.start_engine()
-    run_options = options(harness, start_timeout=FenceTimeout(seconds=0.1, interval=0.01))
+    run_options = options(harness, fence_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert await AttemptRunner(run_options, ScriptedFence([None]), asyncio.Event()).run() == 1
     report = json.loads(run_options.report.read_bytes())
@@ -136,7 +136,7 @@ async def test_an_unreachable_fence_is_waited_for_and_every_row_is_retained(
 ) -> None:
     harness.write_checked_input(a_row(1))
     harness.start_engine()
-    run_options = options(harness, publish_timeout=FenceTimeout(seconds=0.1, interval=0.01))
+    run_options = options(harness, fence_timeout=FenceTimeout(seconds=0.1, interval=0.01))
     async with asyncio.timeout(DEADLINE_SECONDS):
         assert (
             await AttemptRunner(run_options, ScriptedFence([1, None]), asyncio.Event()).run() == 1

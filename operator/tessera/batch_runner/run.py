@@ -57,10 +57,8 @@ class FenceTimeout:
     interval: float = _POLL_SECONDS
 
 
-# Nothing is paid yet, so an attempt that may not publish ends soon.
-START_TIMEOUT = FenceTimeout(120)
-# All rows are paid for, so a longer outage of the API server is tolerated.
-PUBLISH_TIMEOUT = FenceTimeout(900)
+# An attempt that ends here holds its GPU no longer; the next one publishes without any.
+FENCE_TIMEOUT = FenceTimeout(120)
 
 
 class Fence(Protocol):
@@ -116,8 +114,7 @@ class RunOptions:
     patience_seconds: float = ENGINE_TIMEOUT_SECONDS
     fence_seconds: float = 60.0
     """Interval of fence checks while rows are sent."""
-    start_timeout: FenceTimeout = START_TIMEOUT
-    publish_timeout: FenceTimeout = PUBLISH_TIMEOUT
+    fence_timeout: FenceTimeout = FENCE_TIMEOUT
 
 
 class AttemptRunner:
@@ -184,7 +181,7 @@ class AttemptRunner:
             progress.rows = input_manifest.rows
             record = await asyncio.to_thread(self._existing_record)
             if record is None:
-                await wait_until_current(self._fence, options.attempt, options.start_timeout)
+                await wait_until_current(self._fence, options.attempt, options.fence_timeout)
                 record = await self._produce_record(input_manifest)
             progress.counts = lambda: record.counts
             await self._publish(record)
@@ -221,7 +218,7 @@ class AttemptRunner:
             _assemble_record, options, input_manifest, ledger, heartbeat
         )
         progress.state = "publishing"
-        await wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        await wait_until_current(self._fence, options.attempt, options.fence_timeout)
         return await asyncio.to_thread(publish.commit_record, options.work, record)
 
     async def _send_rows(self, checked: CheckedInput, ledger: Ledger, base: str) -> None:
@@ -254,7 +251,7 @@ class AttemptRunner:
         self._progress.state = "publishing"
         if await asyncio.to_thread(publish.is_published, options.work, record, options.output):
             return
-        await wait_until_current(self._fence, options.attempt, options.publish_timeout)
+        await wait_until_current(self._fence, options.attempt, options.fence_timeout)
         try:
             await asyncio.to_thread(
                 publish.publish, options.work, record, options.output, options.errors
