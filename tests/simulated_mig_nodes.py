@@ -238,7 +238,7 @@ class BackendRun:
             elif self.status.problem is not None and self.status.retry:
                 break
             for write in self.node.writes(
-                self.backend.request(mig_node, self.desired, self.attempt)
+                self.backend.request(mig_node, self.desired, self.attempt, self.node.at)
             ):
                 self.writes += 1
                 if self.writes - 1 == killed_at_write:

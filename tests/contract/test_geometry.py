@@ -85,12 +85,12 @@ def test_equal_input_gives_equal_requests_and_a_finished_unit_requests_nothing(
 ) -> None:
     backend, node = backend_and_node
     desired = desired_layouts(backend_and_node, 0, MIXED)
-    assert backend.request(node.observed(), desired, 1) == backend.request(
-        node.observed(), desired, 1
+    assert backend.request(node.observed(), desired, 1, node.at) == backend.request(
+        node.observed(), desired, 1, node.at
     )
     run = BackendRun(backend=backend, node=node, desired=desired)
     run.run()
-    request = backend.request(node.observed(), desired, run.attempt)
+    request = backend.request(node.observed(), desired, run.attempt, node.at)
     assert not request.labels
     assert request.layout_spec in (None, node.spec)
 
@@ -159,8 +159,8 @@ def test_every_layout_is_reached_from_every_other(name: str, layouts: Sequence[L
 def test_a_static_pool_requests_nothing_and_reports_it() -> None:
     _, node = a_backend_and_node(BACKENDS[0], HALVES)
     status = StaticBackend().status(node.observed(), {0: SMALL}, 1, node.at, node.at)
-    assert StaticBackend().request(node.observed(), {0: SMALL}, 1) == replace(
-        StaticBackend().request(node.observed(), {}, 1)
+    assert StaticBackend().request(node.observed(), {0: SMALL}, 1, node.at) == replace(
+        StaticBackend().request(node.observed(), {}, 1, node.at)
     )
     assert status.problem is not None
     assert status.problem.reason is LayoutReady.NOT_MANAGED

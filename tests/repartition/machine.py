@@ -153,6 +153,11 @@ class SimulatedNode:
         labels: dict[str, str] = self.kube.objects[self.key]["metadata"]["labels"]
         return labels
 
+    @property
+    def allocatable(self) -> dict[str, str]:
+        allocatable: dict[str, str] = self.kube.objects[self.key]["status"]["allocatable"]
+        return dict(allocatable)
+
     def layouts(self) -> dict[int, Layout]:
         return {
             gpu.index: tuple(
@@ -233,8 +238,7 @@ class SimulatedNode:
     def add_resource(self, name: str, count: int) -> None:
         """Offer a resource of another device plugin."""
         self.other_resources[name] = str(count)
-        allocatable = self.kube.objects[self.key]["status"]["allocatable"]
-        self.kube.set(self.key, "status", allocatable=allocatable | self.other_resources)
+        self.kube.set(self.key, "status", allocatable=self.allocatable | self.other_resources)
 
     def reboot(self) -> None:
         """Lose all slices; the device plugin looks before anything creates them again."""
@@ -271,7 +275,7 @@ class SimulatedNode:
         return f"nvidia.com/mig-{self.names.get(profile, profile).replace('+', '.')}"
 
     def _set_allocatable(self, resources: Mapping[str, int]) -> None:
-        known = dict.fromkeys(self.kube.objects[self.key]["status"]["allocatable"], "0")
+        known = dict.fromkeys(self.allocatable, "0")
         offered = known | {name: str(count) for name, count in resources.items()}
         self.kube.set(self.key, "status", allocatable=offered | self.other_resources)
 

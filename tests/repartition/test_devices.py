@@ -60,3 +60,24 @@ async def test_a_slow_device_plugin_delays_and_nothing_more(
     simulation.check("AsPlanned")
     assert all(machine.labels[DEVICE_PLUGIN_LABEL] == "true" for machine in simulation.machines)
     await simulation.close()
+
+
+async def test_slices_that_come_after_the_device_plugin_are_offered() -> None:
+    simulation = await settled("agent", "a service comes")
+    machine = next(machine for machine in simulation.machines if not machine.device_by_pod)
+    offered = machine.allocatable
+    for _ in range(2):
+        machine.reboot()
+        await simulation.run_until_quiet()
+        simulation.check("AsPlanned")
+        assert machine.allocatable == offered
+    await simulation.close()
+
+
+async def test_a_node_that_offers_nothing_is_not_as_planned() -> None:
+    simulation = await settled("agent", "a service comes")
+    simulation.machines[0].plugin_away = True
+    await simulation.tick()
+    await simulation.tick()
+    assert simulation.reason == "DevicesMissing"
+    await simulation.close()

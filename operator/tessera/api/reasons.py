@@ -397,7 +397,11 @@ class Discovered(StatusReason):
 class LayoutReady(StatusReason):
     """Do the GPUs of the pool have the planned MIG layout?"""
 
-    AS_PLANNED = "AsPlanned", "Every GPU has the planned layout.", True
+    AS_PLANNED = (
+        "AsPlanned",
+        "Every GPU has the planned layout, nodes offer its slices, and services run on them.",
+        True,
+    )
     NOT_MANAGED = (
         "NotManaged",
         "`spec.mig` is absent, or `Static` without a layout: existing slices are used.",
@@ -432,7 +436,8 @@ class LayoutReady(StatusReason):
     )
     UNMANAGED_POD = (
         "UnmanagedPod",
-        "A pod that Tessera does not manage holds a slice that must be removed.",
+        "A pod that Tessera does not manage holds a slice that must be removed or that a service "
+        "moves to.",
     )
     NODE_NOT_READY = "NodeNotReady", "A node that must be repartitioned is not Ready."
     INCONSISTENT_LABELS = (
@@ -448,7 +453,7 @@ class LayoutReady(StatusReason):
     BACKEND_TIMEOUT = "BackendTimeout", "The backend started and did not finish in time."
     DEVICES_MISSING = (
         "DevicesMissing",
-        "The backend reported success, but the node does not offer the slices.",
+        "A node has the planned slices and does not offer them to pods.",
     )
     GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU requires a reset, which Tessera never does."
     GPU_IN_USE = "GpuInUse", "A process outside any pod holds a slice that must be removed."

@@ -10,7 +10,7 @@ from fakegpu.gpu_driver import GpuDriver
 from tessera.api.node_layout import GpuFault
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, REFRESHED_LABEL, AgentBackend
+from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, AgentBackend
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.nodes import MigNode
 from tests.builders import A100
@@ -67,7 +67,7 @@ def test_a_node_without_an_agent_or_with_a_read_only_one_says_which_value_to_set
     node.has_agent = False
     reason, message = problem_of(node.observed())
     assert (reason, "node.enabled" in message) == (LayoutReady.BACKEND_UNAVAILABLE, True)
-    assert AgentBackend().request(node.observed(), {0: SMALL}, 1).layout_spec is None
+    assert AgentBackend().request(node.observed(), {0: SMALL}, 1, node.at).layout_spec is None
 
 
 def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
@@ -83,7 +83,7 @@ def test_an_agent_that_does_nothing_is_missed_after_ten_minutes() -> None:
 def test_requests_for_other_gpus_stay() -> None:
     node = a_node(HALVES, HALVES)
     assert BackendRun(backend=AgentBackend(), node=node, desired={1: SMALL}).run().done
-    request = AgentBackend().request(node.observed(), {0: SMALL}, 1)
+    request = AgentBackend().request(node.observed(), {0: SMALL}, 1, node.at)
     assert request.layout_spec is not None
     assert [gpu.slices for gpu in request.layout_spec.gpus] == [node.spec.gpus[0].slices] * 2
 
@@ -98,7 +98,25 @@ def test_the_device_plugin_goes_once_and_comes_back_once() -> None:
         state for state, previous in zip(states, [None, *states], strict=False) if state != previous
     ]
     assert changes == ["true", PAUSED, "true"]
-    assert node.labels[REFRESHED_LABEL] == "2-1"
+
+
+def test_a_restart_is_repeated_for_other_devices_or_after_a_while() -> None:
+    node = a_node(SMALL)
+    assert BackendRun(backend=AgentBackend(), node=node, desired={0: HALVES}).run().done
+
+    def pauses() -> bool:
+        request = AgentBackend().request(node.observed(), {0: HALVES}, 1, node.at)
+        return request.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
+
+    node.allocatable = {"nvidia.com/mig-1g.10gb": 2}
+    assert not pauses()
+    node.now += 15 * 60
+    assert pauses()
+    node.now -= 15 * 60
+    node.gpu_driver.clear(0)
+    for placement in HALVES:
+        node.gpu_driver.create(0, placement.profile, placement.start)
+    assert pauses()
 
 
 def test_a_node_that_had_no_slices_offers_its_first_ones() -> None:
@@ -129,5 +147,5 @@ def test_mig_manager_is_removed_where_the_agent_partitions(
     node = a_node(HALVES)
     node.labels |= labels
     assert (
-        MIG_MANAGER_LABEL in AgentBackend().request(node.observed(), {0: SMALL}, 1).labels
+        MIG_MANAGER_LABEL in AgentBackend().request(node.observed(), {0: SMALL}, 1, node.at).labels
     ) is written

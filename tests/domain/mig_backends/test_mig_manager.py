@@ -67,17 +67,18 @@ def test_an_old_success_is_not_taken_for_the_answer_to_a_new_question() -> None:
 
 def test_the_neutral_word_comes_with_the_new_name_and_never_again() -> None:
     node = a_node(HALVES)
-    first = BACKEND.request(node.observed(), {0: WHOLE}, 1)
+    first = BACKEND.request(node.observed(), {0: WHOLE}, 1, node.at)
     assert first.labels.keys() == {CONFIG_LABEL, STATE_LABEL}
     node.labels |= {key: value or "" for key, value in first.labels.items()}
     node.labels[STATE_LABEL] = "pending"
-    assert BACKEND.request(node.observed(), {0: WHOLE}, 1).labels == {}
+    assert BACKEND.request(node.observed(), {0: WHOLE}, 1, node.at).labels == {}
 
 
 def test_every_attempt_has_a_name_of_its_own_that_a_label_may_have() -> None:
     node = a_node(HALVES)
     names = [
-        BACKEND.request(node.observed(), {0: WHOLE}, at).labels[CONFIG_LABEL] for at in range(1, 8)
+        BACKEND.request(node.observed(), {0: WHOLE}, at, node.at).labels[CONFIG_LABEL]
+        for at in range(1, 8)
     ]
     assert len(set(names)) == 7
     assert all(name is not None and len(name) <= 63 for name in names)
@@ -86,8 +87,8 @@ def test_every_attempt_has_a_name_of_its_own_that_a_label_may_have() -> None:
 def test_entries_of_all_attempts_exist_before_the_first_so_that_a_repetition_is_seen() -> None:
     node = a_node(HALVES)
     for attempt in (1, 3):
-        request = BACKEND.request(node.observed(), {0: WHOLE}, attempt)
-        following = BACKEND.request(node.observed(), {0: WHOLE}, attempt + 1)
+        request = BACKEND.request(node.observed(), {0: WHOLE}, attempt, node.at)
+        following = BACKEND.request(node.observed(), {0: WHOLE}, attempt + 1, node.at)
         assert following.labels[CONFIG_LABEL] in request.configs
 
 
@@ -145,7 +146,7 @@ def test_a_mode_is_never_asked_to_change_and_gpus_out_of_mig_mode_are_never_name
     backend_run = a_backend_run(node)
     assert backend_run.run().done
     assert manager(node).mode_changes == 0
-    entries = "".join(BACKEND.request(node.observed(), {0: WHOLE}, 1).configs.values())
+    entries = "".join(BACKEND.request(node.observed(), {0: WHOLE}, 1, node.at).configs.values())
     assert {line for line in entries.splitlines() if "devices: [" in line} == {"- devices: [0]"}
     assert "mig-enabled: false" not in entries
 
@@ -161,11 +162,11 @@ def test_a_gpu_with_a_slice_in_use_keeps_it_and_the_attempt_fails() -> None:
 
 def test_first_the_gpus_of_the_unit_are_named_and_in_the_end_all_of_the_node() -> None:
     node = a_node(HALVES, SMALL)
-    request = BACKEND.request(node.observed(), {0: WHOLE}, 1)
+    request = BACKEND.request(node.observed(), {0: WHOLE}, 1, node.at)
     assert request.configs[request.labels[CONFIG_LABEL] or ""].count("- devices:") == 1
     backend_run = a_backend_run(node)
     assert backend_run.run().done
-    entries = BACKEND.request(node.observed(), {0: WHOLE}, backend_run.attempt).configs[
+    entries = BACKEND.request(node.observed(), {0: WHOLE}, backend_run.attempt, node.at).configs[
         node.labels[CONFIG_LABEL]
     ]
     assert entries == (

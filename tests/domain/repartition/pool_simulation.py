@@ -199,7 +199,12 @@ class PoolSimulation:
             node_layout=ObservedNodeLayout(name=node.name, generation=1, spec=node.layout)
             if node.layout is not None
             else None,
-            allocatable={} if node.paused else self._allocatable(node),
+            allocatable={}
+            if node.paused
+            else {
+                f"nvidia.com/mig-{profile.replace('+', '.')}": count
+                for profile, count in self._allocatable(node).items()
+            },
         )
 
     def _allocatable(self, node: SimNode) -> Counter[str]:
@@ -537,7 +542,10 @@ class WholeGpuBackend:
         self.fails = fails
         """Attempts that fail before one succeeds."""
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
+        del node, at
         wanted_layout = ";".join(
             f"{gpu}:{'+'.join(slice_names(layout))}" for gpu, layout in sorted(desired.items())
         )
@@ -546,7 +554,7 @@ class WholeGpuBackend:
     def status(
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
-        wanted_layout = self.request(node, desired, attempt).labels["want"]
+        wanted_layout = self.request(node, desired, attempt, at).labels["want"]
         current = {gpu.index: geometry(gpu.layout) for gpu in node.gpus}
         if node.labels.get("want", wanted_layout) == wanted_layout and all(
             current.get(gpu) == geometry(layout) for gpu, layout in desired.items()
@@ -583,7 +591,10 @@ class PinnedBackend:
 
     capabilities = Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:  # noqa: ARG002
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
+        del attempt, at
         uuids = {gpu.index: gpu.uuid for gpu in node.gpus}
         return BackendRequest(
             layout_spec=NodeLayoutSpec(
@@ -603,8 +614,8 @@ class PinnedBackend:
     def status(
         self, node: MigNode, desired: LayoutsByGpu, attempt: int, since: datetime, at: datetime
     ) -> BackendStatus:
-        del since, at
-        layout_spec = self.request(node, desired, attempt).layout_spec or NodeLayoutSpec()
+        del since
+        layout_spec = self.request(node, desired, attempt, at).layout_spec or NodeLayoutSpec()
         current = {gpu.index: gpu.layout for gpu in node.gpus}
         named = (
             {desired_gpu.uuid: desired_gpu for desired_gpu in node.node_layout.spec.gpus}

@@ -2,16 +2,17 @@
 
 The NVIDIA device plugin lists slices only when it starts. After every new layout it is therefore
 stopped and started again through the GPU operator's node labels; `tessera.dev/devices-refreshed`
-records for which layout and attempt that was done.
+records for which devices and attempt that was done, and when.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.api.reasons import LayoutReady, StatusVerdict
-from tessera.api.text import counted
+from tessera.api.text import counted, parse_decimal
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
@@ -27,7 +28,8 @@ from tessera.domain.mig_backends.devices import (
 )
 from tessera.domain.mig_backends.nodes import MigNode
 
-# Node label: generation and attempt for which the device plugin was restarted.
+# Node label: digest of the devices and attempt for which the device plugin was restarted, and when,
+# in seconds since 1970.
 REFRESHED_LABEL = "tessera.dev/devices-refreshed"
 # Where the agent partitions, mig-manager must not run: each would undo the other's layout.
 MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
@@ -35,6 +37,8 @@ MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
 _PARTITION_TIMEOUT = timedelta(minutes=10)
 # From the request on: partitioning takes seconds, and the device plugin restarts within a minute.
 _DEVICE_PLUGIN_TIMEOUT = timedelta(minutes=3)
+# Devices may keep their UUIDs when they are created again, so a restart is repeated after this.
+_REFRESH_INTERVAL = timedelta(minutes=15)
 _FAULT_REASONS: Mapping[GpuFault, LayoutReady] = {
     "ResetRequired": LayoutReady.GPU_RESET_REQUIRED,
     "InUse": LayoutReady.GPU_IN_USE,
@@ -52,10 +56,12 @@ class AgentBackend:
     def capabilities(self) -> Capabilities:
         return Capabilities(pinned_starts=True, sibling_safe=True, knows_pods=True)
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
         if not node.reports_pods or node.node_layout is None:
             return BackendRequest()
-        labels = {**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt)}
+        labels = {**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt, at)}
         return BackendRequest(labels=labels, layout_spec=_layout_spec(node, desired))
 
     def status(
@@ -108,22 +114,36 @@ def _mig_manager_labels(node: MigNode) -> Mapping[str, str]:
     )
 
 
-def _refresh_labels(node: MigNode, desired: LayoutsByGpu, attempt: int) -> Mapping[str, str]:
-    """Return the labels that stop, then start the device plugin, once per layout and attempt."""
+def _refresh_labels(
+    node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+) -> Mapping[str, str]:
+    """Return the labels that stop, then start the device plugin where it offers other devices.
+
+    That is done once for the same devices and attempt, and again after `_REFRESH_INTERVAL`.
+    """
     if not _is_partitioned(node, desired):
         return {}
     paused = node.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
-    token = f"{node.node_layout.generation if node.node_layout else 0}-{attempt}"
+    token = f"{_devices_digest(node)}-{attempt}"
     # Without allocatable devices the kubelet has noticed that the plugin is away: start it again.
     if paused and not any(node.allocatable.values()):
         return {
             DEVICE_PLUGIN_LABEL: "true",
             FEATURE_DISCOVERY_LABEL: "true",
-            REFRESHED_LABEL: token,
+            REFRESHED_LABEL: f"{token}-{int(at.timestamp())}",
         }
-    if paused or offers_layouts(node, desired) or node.labels.get(REFRESHED_LABEL) == token:
+    previous, _, time = node.labels.get(REFRESHED_LABEL, "").rpartition("-")
+    elapsed = at.timestamp() - (parse_decimal(time) or 0)
+    recent = previous == token and 0 <= elapsed < _REFRESH_INTERVAL.total_seconds()
+    if paused or offers_layouts(node, desired) or recent:
         return {}
     return {DEVICE_PLUGIN_LABEL: PAUSED, FEATURE_DISCOVERY_LABEL: PAUSED}
+
+
+def _devices_digest(node: MigNode) -> str:
+    status = node.node_layout.status if node.node_layout else None
+    uuids = sorted(part.uuid for gpu in (status.gpus if status else ()) for part in gpu.slices)
+    return hashlib.sha256(" ".join(uuids).encode()).hexdigest()[:12]
 
 
 def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:

@@ -58,7 +58,9 @@ class GeometryBackend(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
         """Return what to write until `status` is done; equal input gives an equal request.
 
         Without `knows_pods`, `desired` names all GPUs of the node.

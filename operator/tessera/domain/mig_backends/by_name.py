@@ -39,8 +39,10 @@ class StaticBackend:
     def capabilities(self) -> Capabilities:
         return Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=False)
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
-        del node, desired, attempt
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
+        del node, desired, attempt, at
         return BackendRequest()
 
     def status(

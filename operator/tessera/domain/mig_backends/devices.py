@@ -52,10 +52,15 @@ def labeled_slices(node: MigNode) -> Counter[str]:
 
 def offers_layouts(node: MigNode, desired: Mapping[int, Layout]) -> bool:
     """Return whether the node offers exactly the slices of these layouts and of its other GPUs."""
-    layouts = {gpu.index: gpu.layout for gpu in node.gpus} | dict(desired)
-    expected = count_slices(layouts.values())
+    expected = planned_slices(node, desired)
     # Feature discovery, where it runs, has to agree: the memory of slices is read from its labels.
     return allocatable_slices(node) == expected and labeled_slices(node) in (expected, Counter())
+
+
+def planned_slices(node: MigNode, desired: Mapping[int, Layout]) -> Counter[str]:
+    """Return the slices of these layouts and of the node's other GPUs, by profile."""
+    layouts = {gpu.index: gpu.layout for gpu in node.gpus} | dict(desired)
+    return count_slices(layouts.values())
 
 
 def count_slices(layouts: Iterable[Layout]) -> Counter[str]:

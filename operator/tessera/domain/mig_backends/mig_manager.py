@@ -70,7 +70,10 @@ class MigManagerBackend:
     def capabilities(self) -> Capabilities:
         return Capabilities(pinned_starts=False, sibling_safe=False, knows_pods=self.knows_pods)
 
-    def request(self, node: MigNode, desired: LayoutsByGpu, attempt: int) -> BackendRequest:
+    def request(
+        self, node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
+    ) -> BackendRequest:
+        del at
         # Two configurations in turn: the GPUs of the unit alone, since mig-manager may touch every
         # GPU that is named; then all GPUs of the node, which changes nothing by then but lets a
         # reboot restore all of them.

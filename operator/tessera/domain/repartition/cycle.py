@@ -377,7 +377,13 @@ def _verdict(
         return StatusVerdict(LayoutReady.APPLY_FAILED, memory.write_errors[0] + more)
     if actions.verdict.reason is LayoutReady.PLANNING and memory.solver_error:
         return StatusVerdict(LayoutReady.PLANNING, memory.solver_error)
-    waiting = actions.verdict.reason.is_true or actions.verdict.reason is LayoutReady.PLANNING
+    reason, units = actions.verdict.reason, actions.status.units if actions.status else ()
+    # Without a unit, services wait for slices, which the plan may not have for all of them.
+    waiting = (
+        reason.is_true
+        or reason is LayoutReady.PLANNING
+        or (reason is LayoutReady.REPARTITIONING and not units)
+    )
     verdict = plan_verdict if waiting and plan_verdict is not None else actions.verdict
     whole_gpus = sum(node.whole_gpus for node in nodes)
     if waiting and whole_gpus and not any(node.gpus or node.inconsistency for node in nodes):

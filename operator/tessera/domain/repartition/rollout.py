@@ -28,6 +28,7 @@ from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition import messages
 from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity
+from tessera.domain.repartition.completion import unfinished
 from tessera.domain.repartition.evictions import (
     MAX_DRAIN,
     displaced_by_profile,
@@ -94,7 +95,7 @@ class _RolloutCycle:
 
     def __init__(self, inputs: RolloutInputs, plan: MigPlan) -> None:
         self._mig, self._status, self._at = inputs.mig, inputs.status, inputs.at
-        self._backend, self._since = inputs.backend, plan.at
+        self._backend, self._plan = inputs.backend, plan
         self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
         nodes, capabilities = inputs.nodes, inputs.backend.capabilities
         self._state = RolloutState(
@@ -187,7 +188,9 @@ class _RolloutCycle:
         draining = any(self._state.capacity.replicas[pod].draining for pod in repartition.pods)
         since = self._at if unit.phase != "Draining" else unit.since
         updated = unit.model_copy(update={"gpus": gpus, "phase": "Draining", "since": since})
-        configs = self._backend.request(repartition.node, repartition.desired, unit.attempt).configs
+        configs = self._backend.request(
+            repartition.node, repartition.desired, unit.attempt, self._at
+        ).configs
         if configs:
             # The kubelet takes up to a minute to update a mounted ConfigMap: write it while the
             # pods drain.
@@ -238,7 +241,7 @@ class _RolloutCycle:
     def _request(self, unit: Unit, repartition: NodeRepartition, phase: Phase) -> ActiveUnit:
         since = unit.since if unit.phase == phase else self._at
         self._requests[unit.node] = self._backend.request(
-            repartition.node, repartition.desired, unit.attempt
+            repartition.node, repartition.desired, unit.attempt, self._at
         )
         update = {"phase": phase, "since": since}
         return ActiveUnit(unit=unit.model_copy(update=update), repartition=repartition)
@@ -256,8 +259,8 @@ class _RolloutCycle:
                 or plan_blocker(goal)
             ):
                 continue
-            if not self._backend.status(goal.node, goal.desired, 1, self._since, self._at).done:
-                self._requests[name] = self._backend.request(goal.node, goal.desired, 1)
+            if not self._backend.status(goal.node, goal.desired, 1, self._plan.at, self._at).done:
+                self._requests[name] = self._backend.request(goal.node, goal.desired, 1, self._at)
 
     # Pods that leave
 
@@ -346,4 +349,7 @@ class _RolloutCycle:
                 self._new_units.blocked, key=lambda verdict: (verdict.reason.value, verdict.message)
             )
             return StatusVerdict(first.reason, f"{first.message}; {progress}")
-        return StatusVerdict(LayoutReady.AS_PLANNED, progress)
+        verdict = unfinished(
+            self._plan, self._state.goals, self._state.capacity, self._state.own_pods
+        )
+        return verdict or StatusVerdict(LayoutReady.AS_PLANNED, progress)
