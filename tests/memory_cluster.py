@@ -107,7 +107,8 @@ class MemoryCluster:
         if (subresource is not None and live is None) or uid not in (None, live):
             raise NotFoundError(f"{key.describe()} not found")
         manager = FIELD_MANAGER if subresource is None else f"{FIELD_MANAGER}/{subresource}"
-        if key in self.objects and subresource is None and not uid:
+        creates = "create" in manifest.kind.verbs
+        if key in self.objects and subresource is None and not uid and creates:
             self._require_ownership(key)
         _require_valid_names(manifest)
         self._set(key, manifest.body, manager)

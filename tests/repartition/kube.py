@@ -15,7 +15,6 @@ from tessera.ports import ClusterObject, DisruptionBudgetError, NotFoundError, W
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
-    NODE_LAYOUTS,
     NODES,
     PODS,
     SERVICES,
@@ -141,12 +140,6 @@ class Kube(MemoryCluster):
     def _uid(self, key: ObjectKey) -> str | None:
         uid: str | None = self.objects.get(key, {}).get("metadata", {}).get("uid")
         return uid
-
-    @override
-    def _require_ownership(self, key: ObjectKey) -> None:
-        """Accept any NodeLayout: no other client owns its spec."""
-        if key.plural != NODE_LAYOUTS.plural:
-            super()._require_ownership(key)
 
     # Writes of its parts
 

@@ -217,10 +217,12 @@ class KubeCluster:
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None
     ) -> ClusterObject:
-        status, body = await self._apply(manifest, subresource, force=False)
+        # An object that the operator never creates is the one meant: its fields there are its own.
+        force = "create" not in manifest.kind.verbs
+        status, body = await self._apply(manifest, subresource, force=force)
         if status == HTTPStatus.CONFLICT:
             managers = await self._field_managers(manifest)
-            if managers and FIELD_MANAGER not in managers:
+            if managers and not force and FIELD_MANAGER not in managers:
                 raise ClusterError(
                     f"{manifest.key.describe()} already exists and is managed by "
                     f"{', '.join(sorted(managers))}; rename it or the InferenceService"
