@@ -30,6 +30,7 @@ from tessera.resources.api_resources import (
     ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.mig_objects import node_patch
 
 Path = tuple[str, ...]
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -134,7 +135,7 @@ class MemoryCluster:
         if key not in self.objects:
             raise NotFoundError(f"node {node} not found")
         body = self.objects[key]
-        change = wire.node_patch(body, labels, taints)
+        change = node_patch(body, labels, taints)
         if change is not None:
             live = body["metadata"].setdefault("labels", {})
             for name, value in change.get("metadata", {}).get("labels", {}).items():

@@ -117,6 +117,8 @@ class ClusterObject:
 
     None for an object that Tessera never applied, whatever its labels say.
     """
+    heartbeat: datetime | None = field(default=None, compare=False)
+    """Of a NodeLayout: when its agent wrote it last. A new one alone is no change."""
     malformed: bool = False
     """Whether it could not be parsed, and is no input of a plan for that reason."""
     version: int = field(default=0, compare=False)

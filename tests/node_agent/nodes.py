@@ -14,6 +14,7 @@ from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import KubeletError
+from tests.builders import NOW
 
 A100 = "NVIDIA-A100-SXM4-80GB"
 
@@ -37,7 +38,11 @@ class MemoryLayout:
     async def write(self, status: NodeLayoutStatus) -> None:
         self.on_call("write", "before")
         self.writes += 1
-        self.layout = replace(self.layout, status=status)
+        self.layout = replace(
+            self.layout,
+            status=status.model_copy(update={"last_heartbeat_time": None}),
+            heartbeat=status.last_heartbeat_time,
+        )
         self.on_call("write", "after")
 
     async def wait_for_change(self) -> None:
@@ -92,6 +97,7 @@ class GpuNode:
         self.own_layout = MemoryLayout()
         self.pods = MemoryPods()
         self.locks = MemoryLocks()
+        self.at = NOW
         self._module = nvml(self.gpu_driver, _module())
 
     def agent(self, *, can_partition: bool = True) -> NodeAgent:
@@ -101,6 +107,7 @@ class GpuNode:
             self.pods,
             self.own_layout,
             self.locks,
+            lambda: self.at,
             can_partition=can_partition,
         )
 

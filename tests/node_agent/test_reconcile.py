@@ -1,7 +1,10 @@
+from datetime import timedelta
+
 import pytest
 
 from fakegpu.gpu_driver import Code
 from tessera.domain.mig.layouts import SlicePlacement
+from tests.builders import NOW
 from tests.node_agent.nodes import GpuNode
 
 
@@ -31,6 +34,18 @@ async def test_nothing_is_written_or_read_again_while_nothing_changes() -> None:
     for _ in range(3):
         await agent.reconcile()
     assert (node.own_layout.reads, node.own_layout.writes) == (1, 1)
+
+
+async def test_the_heartbeat_is_renewed_every_minute() -> None:
+    node = GpuNode([("3g.40gb", 4)])
+    agent, heartbeats = node.agent(), []
+    for _ in range(8):
+        await agent.reconcile()
+        heartbeats.append(node.own_layout.layout.heartbeat)
+        node.at += timedelta(seconds=20)
+    minute = timedelta(minutes=1)
+    assert heartbeats == [NOW] * 3 + [NOW + minute] * 3 + [NOW + 2 * minute] * 2
+    assert node.own_layout.writes == 3
 
 
 async def test_a_read_only_agent_changes_nothing() -> None:
@@ -230,11 +245,14 @@ async def test_stale_handles_are_looked_up_again() -> None:
 
 
 async def test_an_unreadable_driver_is_a_problem_in_the_status() -> None:
-    node = GpuNode([])
+    node = GpuNode([("3g.40gb", 4)])
+    await node.agent().reconcile()
+    before = node.status
     node.gpu_driver.fail("nvmlInitWithFlags", Code.UNKNOWN, times=2)
     agent = node.agent()
     await agent.reconcile()
-    assert node.status.problem == "read the GPUs: NVML error UNKNOWN"
+    problem = "read the GPUs: NVML error UNKNOWN"
+    assert node.status == before.model_copy(update={"problem": problem})
     await agent.reconcile()
     assert node.status.problem == ""
 

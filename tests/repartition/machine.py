@@ -15,7 +15,7 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
-from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Pod
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.resources.api_resources import CONFIG_MAPS, NODE_LAYOUTS, NODES
@@ -318,11 +318,17 @@ class SimulatedNode:
         node_layout = await layout.read()
         seen = (self.gpu_driver.version, dict(self.device_by_pod), node_layout.generation)
         status = node_layout.status
-        unfinished = status is None or (
-            self.agent_partitions
-            and (
-                status.observed_generation != node_layout.generation
-                or any(gpu.fault for gpu in status.gpus)
+        heartbeat = node_layout.heartbeat
+        expired = heartbeat is None or self.kube.at - heartbeat >= HEARTBEAT_INTERVAL
+        unfinished = (
+            expired
+            or status is None
+            or (
+                self.agent_partitions
+                and (
+                    status.observed_generation != node_layout.generation
+                    or any(gpu.fault for gpu in status.gpus)
+                )
             )
         )
         if self._agent is not None and seen == self._seen and not unfinished:
@@ -333,7 +339,14 @@ class SimulatedNode:
             gpus = NvmlGpus(nvml(self.gpu_driver, _module(self.name)))
             own = KillableLayout(layout, process)
             self._agent = (
-                NodeAgent(gpus, self, own, self._locks, can_partition=self.agent_partitions),
+                NodeAgent(
+                    gpus,
+                    self,
+                    own,
+                    self._locks,
+                    lambda: self.kube.at,
+                    can_partition=self.agent_partitions,
+                ),
                 process,
             )
         await self._reconcile_agent(*self._agent)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any, Self
 
 from tessera.api.mig import MigStatus
@@ -30,6 +31,7 @@ from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
     KINDS,
+    NODE_LAYOUTS,
     PODS,
     WATCHED,
 )
@@ -300,11 +302,16 @@ class RepartitionSimulation:
         while self.ticks < end + self._operator_kills * self.restart_ticks:
             before = self.kube.version
             writes = await self.tick()
-            busy = writes or before != self.kube.version or self.mig.units or self.mig.proposed
+            busy = writes or self._changed_since(before) or self.mig.units or self.mig.proposed
             quiet = 0 if busy else quiet + 1
             if quiet >= QUIET:
                 return
         raise InvariantError(f"not quiet after {ticks} ticks: {self.describe()}")
+
+    def _changed_since(self, version: int) -> bool:
+        """Return whether more than the heartbeat of an agent changed."""
+        changes = takewhile(lambda change: change[0] > version, reversed(self.kube.history))
+        return any(key.plural != NODE_LAYOUTS.plural for _, key, _ in changes)
 
     async def close(self) -> None:
         if self.operator is not None:

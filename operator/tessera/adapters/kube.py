@@ -40,6 +40,7 @@ from tessera.ports import (
 )
 from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.mig_objects import node_patch
 
 log = logging.getLogger("tessera")
 
@@ -287,7 +288,7 @@ class KubeCluster:
             if status == HTTPStatus.NOT_FOUND:
                 raise NotFoundError(f"node {node} not found")
             raise_for_status(status, live, f"get node {node}")
-            patch = wire.node_patch(live, labels, taints)
+            patch = node_patch(live, labels, taints)
             if patch is None:
                 return wire.parse_object(NODES, live)
             status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)

@@ -192,39 +192,20 @@ def parse_node(body: JsonObject) -> Node:
     )
 
 
-def node_patch(
-    body: JsonObject, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-) -> JsonObject | None:
-    """Return the merge patch that sets these labels and taints on a node; None if it has them.
-
-    Taints are one list, so the patch carries the resourceVersion: after a concurrent change it
-    fails with a conflict.
-    """
-    meta = body["metadata"]
-    live = meta.get("labels", {})
-    changed_labels = {key: value for key, value in labels.items() if live.get(key) != value}
-    before = body.get("spec", {}).get("taints", [])
-    after = [taint for taint in before if taints.get(taint["key"], True)]
-    existing_keys = {taint["key"] for taint in after}
-    wanted = sorted(key for key, present in taints.items() if present and key not in existing_keys)
-    after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
-    patch: dict[str, Any] = {"metadata": {"labels": changed_labels}} if changed_labels else {}
-    if after != before:
-        version = {"resourceVersion": meta["resourceVersion"]}
-        patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}
-    return patch or None
-
-
 def parse_layout(body: JsonObject) -> ObservedNodeLayout:
     """Parse a NodeLayout: what the agent reports about the GPUs of its node."""
     meta = body["metadata"]
     spec, _ = _validate(NodeLayoutSpec, "nodelayout", body.get("spec", {}))
     status, _ = _validate(NodeLayoutStatus, "nodelayout", body.get("status", {}))
+    heartbeat = status.last_heartbeat_time if status else None
+    if status and heartbeat:
+        status = status.model_copy(update={"last_heartbeat_time": None})
     return ObservedNodeLayout(
         name=meta["name"],
         generation=meta.get("generation", 0),
         spec=spec or NodeLayoutSpec(),
         status=status if "status" in body else None,
+        heartbeat=heartbeat,
     )
 
 
@@ -605,10 +586,12 @@ def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) ->
     foreign = managed and owned is None
     parse = None if foreign else _PARSERS.get(kind.plural)
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
+    plan_input = parse(body) if parse is not None else None
     return ClusterObject(
         key=key,
         uid=meta.get("uid", ""),
-        plan_input=parse(body) if parse is not None else None,
+        plan_input=plan_input,
+        heartbeat=getattr(plan_input, "heartbeat", None),
         service=Ref(key.namespace, name) if name else None,
         controller=_controller(meta).get("uid") if managed else None,
         owned_fields_digest=owned,

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from tessera.api.meta import Wire
 
@@ -106,7 +106,12 @@ class NodeLayoutStatus(Wire):
     """GPUs of the node, by index."""
 
     problem: Annotated[str, Field(max_length=500)] = ""
-    """Why the agent cannot report the GPUs of this node; empty without a problem."""
+    """Why the agent cannot report the GPUs of this node, whose last state is in `gpus`; empty
+    without a problem."""
+
+    last_heartbeat_time: AwareDatetime | None = None
+    """When the agent last wrote this status, by the API server's clock; at least every minute while
+    it runs."""
 
 
 class NodeLayout(Wire):

@@ -439,7 +439,11 @@ class LayoutReady(StatusReason):
         "A pod that Tessera does not manage holds a slice that must be removed or that a service "
         "moves to.",
     )
-    NODE_NOT_READY = "NodeNotReady", "A node that must be repartitioned is not Ready."
+    NODE_NOT_READY = (
+        "NodeNotReady",
+        "A node that must be repartitioned is not Ready, or its agent is silent or cannot read the "
+        "GPUs.",
+    )
     INCONSISTENT_LABELS = (
         "InconsistentLabels",
         "The labels and resources of a node match no layout of its GPUs; the node is not changed.",

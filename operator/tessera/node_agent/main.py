@@ -6,10 +6,12 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 
 from aiohttp import web
 from pydantic import ValidationError
 
+from tessera.adapters.clock import now
 from tessera.adapters.kube import KubeCluster, connect
 from tessera.adapters.locks import FileLocks
 from tessera.adapters.node_layout_client import KubeOwnLayout
@@ -17,6 +19,7 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.adapters.pod_resources import KubeletPods
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import ClusterError, OwnLayout
+from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.settings import NodeSettings
 
 log = logging.getLogger("tessera")
@@ -60,7 +63,8 @@ async def run(settings: NodeSettings, host: str) -> None:
     pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
     locks = FileLocks(settings.lock_directory)
-    agent = NodeAgent(NvmlGpus(), pods, layout, locks, can_partition=settings.partition)
+    clock = TrustedClock(now, time.monotonic, lambda: cluster.server_date)
+    agent = NodeAgent(NvmlGpus(), pods, layout, locks, clock, can_partition=settings.partition)
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop_signal, agent.stop.set)
     heartbeat = AgentHeartbeat()

@@ -7,6 +7,7 @@ observed one in the driver, and the pods that use devices in the kubelet.
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
 from tessera.domain.mig.partitioning import (
@@ -15,8 +16,8 @@ from tessera.domain.mig.partitioning import (
     gpu_status,
     plan_partitioning,
 )
-from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.ports import GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
+from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout
+from tessera.ports import Clock, GpuError, Gpus, KubeletError, Locks, OwnLayout, PodDevices
 
 log = logging.getLogger("tessera")
 
@@ -52,12 +53,21 @@ class NodeAgent:
     """The agent of one node."""
 
     def __init__(
-        self, gpus: Gpus, pods: PodDevices, layout: OwnLayout, locks: Locks, *, can_partition: bool
+        self,
+        gpus: Gpus,
+        pods: PodDevices,
+        layout: OwnLayout,
+        locks: Locks,
+        now: Clock,
+        *,
+        can_partition: bool,
     ) -> None:
         self._gpus = gpus
         self._pods = pods
         self._layout = layout
         self._locks = locks
+        self._now = now
+        self._heartbeat: datetime | None = None
         self._can_partition = can_partition
         self._cached_layout: ObservedNodeLayout | None = None
         self._cache_valid = False
@@ -75,9 +85,12 @@ class NodeAgent:
         Raises ClusterError if the NodeLayout cannot be read or written.
         """
         layout = await self._read_layout()
-        status = await self._reconcile_gpus(layout)
-        if status != layout.status:
-            await self._layout.write(status)
+        status, at, last = await self._reconcile_gpus(layout), self._now(), self._heartbeat
+        due = last is None or not last <= at < last + HEARTBEAT_INTERVAL
+        if due or status != layout.status:
+            heartbeat = at.replace(microsecond=0)
+            await self._layout.write(status.model_copy(update={"last_heartbeat_time": heartbeat}))
+            self._heartbeat = at
         self._cached_layout = replace(layout, status=status)
 
     async def _read_layout(self) -> ObservedNodeLayout:
@@ -96,11 +109,8 @@ class NodeAgent:
             inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
         except (GpuError, KubeletError) as error:
             log.warning("%s", error)
-            return NodeLayoutStatus(
-                observed_generation=previous.observed_generation,
-                partitioning_enabled=self._can_partition,
-                problem=str(error)[:500],
-            )
+            update = {"partitioning_enabled": self._can_partition, "problem": str(error)[:500]}
+            return previous.model_copy(update=update)
         finished = all(outcome.finished for outcome in outcomes.values())
         present_uuids = {gpu.uuid for gpu in inventory.gpus}
         missing = [uuid for uuid in outcomes if uuid not in present_uuids]

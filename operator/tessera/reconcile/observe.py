@@ -6,11 +6,15 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar, cast
 
 from tessera.domain.billing.bill import Bill
-from tessera.domain.cache import LastCallCache, StableTupleCache
+from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
 from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
-from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.node_layout import (
+    MAX_HEARTBEAT_AGE,
+    ObservedNodeLayout,
+    silenced,
+)
 from tessera.domain.observed.snapshot import (
     Budget,
     InFlight,
@@ -52,6 +56,35 @@ class _PodsOfPools:
         return self._stable(self._pods(pods, self._nodes(pools, nodes)))
 
 
+class _LayoutsWithAge:
+    """The NodeLayouts, with the time since which an agent is silent; unchanged ones are the same.
+
+    Heartbeats are no input of the plan: every agent renews its own each minute.
+    """
+
+    def __init__(self) -> None:
+        self._silenced = KeyedCache[str, [ObservedNodeLayout, datetime], ObservedNodeLayout](
+            silenced
+        )
+        self._stable = StableTupleCache[ObservedNodeLayout]()
+
+    def __call__(self, store: Store, at: datetime) -> tuple[ObservedNodeLayout, ...]:
+        silent = {
+            key.name: observed.heartbeat
+            for key, observed in store.all(api_resources.NODE_LAYOUTS).items()
+            if observed.heartbeat and abs(at - observed.heartbeat) > MAX_HEARTBEAT_AGE
+        }
+        self._silenced.retain(silent)
+        return self._stable(
+            tuple(
+                self._silenced(layout.name, layout, silent[layout.name])
+                if layout.name in silent
+                else layout
+                for layout in plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout)
+            )
+        )
+
+
 @dataclass(slots=True)
 class Observations:
     """Everything that the operator observed besides the objects; kept between cycles."""
@@ -75,6 +108,7 @@ class Observations:
         [tuple[ObservedService, ...]], tuple[tuple[ObservedService, ...], ...]
     ] = field(default_factory=lambda: LastCallCache(_split_deleting))
     pods_of: _PodsOfPools = field(default_factory=_PodsOfPools)
+    layouts_of: _LayoutsWithAge = field(default_factory=_LayoutsWithAge)
     batch_jobs_of: LastCallCache[[tuple[Job, ...]], tuple[BatchJob, ...]] = field(
         default_factory=lambda: LastCallCache(_batch_jobs)
     )
@@ -132,7 +166,7 @@ def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
         deleting_services=deleting_services,
         pools=pools,
         nodes=nodes,
-        layouts=plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout),
+        layouts=observations.layouts_of(store, at),
         pods=observations.pods_of(plan_inputs(store, api_resources.PODS, Pod), pools, nodes),
         workloads=plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=observations.addresses_of(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from textwrap import indent
+from typing import Any
 
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.domain.mig_backends.backend import BackendRequest
@@ -33,3 +34,26 @@ def configuration(
 def node_layout(node: str, spec: NodeLayoutSpec) -> ObjectManifest:
     """Return the fields of a NodeLayout that the operator owns."""
     return partial_manifest(NODE_LAYOUTS, {"name": node}, spec=wire_format(spec))
+
+
+def node_patch(
+    body: Mapping[str, Any], labels: Mapping[str, str | None], taints: Mapping[str, bool]
+) -> Mapping[str, Any] | None:
+    """Return the merge patch that sets these labels and taints on a node; None if it has them.
+
+    Taints are one list, so the patch carries the resourceVersion: after a concurrent change it
+    fails with a conflict.
+    """
+    meta = body["metadata"]
+    live = meta.get("labels", {})
+    changed_labels = {key: value for key, value in labels.items() if live.get(key) != value}
+    before = body.get("spec", {}).get("taints", [])
+    after = [taint for taint in before if taints.get(taint["key"], True)]
+    existing_keys = {taint["key"] for taint in after}
+    wanted = sorted(key for key, present in taints.items() if present and key not in existing_keys)
+    after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
+    patch: dict[str, Any] = {"metadata": {"labels": changed_labels}} if changed_labels else {}
+    if after != before:
+        version = {"resourceVersion": meta["resourceVersion"]}
+        patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}
+    return patch or None

@@ -167,9 +167,8 @@ def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
             f"tessera-node does not report from Node/{node.name}; set the chart value "
             f"node.enabled=true and check kubectl get nodelayouts {node.name}",
         )
-    if status.problem:
-        message = f"tessera-node on Node/{node.name}: {status.problem}"
-        return StatusVerdict(LayoutReady.BACKEND_FAILED, message)
+    if node.unavailable:
+        return StatusVerdict(LayoutReady.NODE_NOT_READY, f"Node/{node.name}: {node.unavailable}")
     if not status.partitioning_enabled:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,

@@ -26,7 +26,7 @@ def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
         return AgentBackend()
     # Capabilities hold for the whole pool: one node without an agent makes all of them drain as a
     # whole.
-    partitioned = [node for node in nodes if node.gpus]
+    partitioned = [node for node in nodes if node.gpus and not node.unavailable]
     knows_pods = bool(partitioned) and all(node.reports_pods for node in partitioned)
     return MigManagerBackend(knows_pods=knows_pods)
 

@@ -65,9 +65,22 @@ def mig_nodes(
 
 
 def _agent_status(layout: ObservedNodeLayout | None) -> NodeLayoutStatus | None:
-    """Return the report of a node's agent, None where it has a problem or does not run."""
+    """Return the last report of a node's agent, None where it never read the GPUs."""
     status = layout.status if layout else None
-    return status if status is not None and not status.problem else None
+    return status if status is not None and (status.gpus or not status.problem) else None
+
+
+def _agent_problem(layout: ObservedNodeLayout | None) -> str | None:
+    """Return why the report of the agent cannot be relied on."""
+    if layout is None or layout.status is None:
+        return None
+    if layout.silent_since is not None:
+        return (
+            f"its tessera-node is silent since {layout.silent_since:%Y-%m-%d %H:%M:%S}, so the "
+            "pods on its slices are not known; check the agent's pod, or delete "
+            f"NodeLayout/{layout.name} where none runs any more"
+        )
+    return f"its tessera-node reports: {layout.status.problem}" if layout.status.problem else None
 
 
 def _read_node(
@@ -89,6 +102,7 @@ def _read_node(
         labels=node.labels,
         allocatable=node.allocatable,
         node_layout=layout,
+        unavailable=_agent_problem(layout),
     )
     if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
         return replace(base, inconsistency=problem)
@@ -139,7 +153,7 @@ def _inconsistency(
 ) -> str | None:
     """Return how the driver's report contradicts the node's labels, None if it does not."""
     label = node.labels.get(PRODUCT_LABEL)
-    if agent_status is None:
+    if agent_status is None or agent_status.problem:
         return None
     gpus = agent_status.gpus
     for gpu in gpus:

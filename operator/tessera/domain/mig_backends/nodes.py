@@ -55,5 +55,7 @@ class MigNode:
     labels: Mapping[str, str] = field(default_factory=dict)
     allocatable: Mapping[str, int] = field(default_factory=dict)
     node_layout: ObservedNodeLayout | None = None
+    unavailable: str | None = None
+    """Why its agent's report cannot be relied on; what it reported last stays."""
     inconsistency: str | None = None
     """Why labels and resources fit no layout; `gpus` is empty then."""

@@ -99,7 +99,9 @@ class NewUnits:
         for name, goal in self.state.goals.items():
             if verdict := plan_blocker(goal):
                 self.blocked.append(verdict)
-            if name in self.state.active or not (goal.mismatched or goal.node.inconsistency):
+            node = goal.node
+            unusable = node.inconsistency or (node.unavailable and node.ready)
+            if name in self.state.active or not (goal.mismatched or unusable):
                 continue
             if verdict := node_blocker(goal):
                 self.blocked.append(verdict)

@@ -231,11 +231,13 @@ class _RolloutCycle:
         status = self._backend.status(node, desired, unit.attempt, unit.since, self._at)
         if status.done:
             return self._finish(unit, goal)
+        phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
+        if node.unavailable:
+            return replace(self._request(updated, requested, phase), problem=node_blocker(goal))
         if status.retry and unit.attempt < MAX_ATTEMPTS:
             next_attempt = {"attempt": unit.attempt + 1, "since": self._at}
             return self._request(updated.model_copy(update=next_attempt), requested, "Partitioning")
         failure = messages.backend_failed(node.name, gpus, MAX_ATTEMPTS) if status.retry else None
-        phase: Phase = unit.phase if mismatched or goal.missing else "Verifying"
         return replace(self._request(updated, requested, phase), problem=status.problem or failure)
 
     def _request(self, unit: Unit, repartition: NodeRepartition, phase: Phase) -> ActiveUnit:

@@ -203,6 +203,8 @@ def _holder_blocker(
 def node_blocker(goal: NodeGoal) -> StatusVerdict[LayoutReady] | None:
     """Return why no GPU of this node can be partitioned now."""
     node = goal.node
+    if node.unavailable:
+        return StatusVerdict(LayoutReady.NODE_NOT_READY, f"Node/{node.name}: {node.unavailable}")
     if node.inconsistency:
         return StatusVerdict(
             LayoutReady.INCONSISTENT_LABELS,
