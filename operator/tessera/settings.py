@@ -83,6 +83,9 @@ class Settings(PrometheusSettings):
     mig_enabled: bool = False
     """Whether GPUs may be repartitioned; the chart then grants the permissions for it."""
 
+    node_agent: bool = True
+    """Whether the release runs tessera-node; otherwise NodeLayouts of silent agents are deleted."""
+
     mig_manager_namespace: str | None = None
     """Namespace of the GPU operator; without it nothing is written for mig-manager."""
 

@@ -93,7 +93,7 @@ class AnsweringEngines:
 class KillableOperator:
     """One process of the operator; its memory is lost with it."""
 
-    def __init__(self, kube: Kube, injector: CrashInjector) -> None:
+    def __init__(self, kube: Kube, injector: CrashInjector, *, node_agents: bool) -> None:
         cluster = KillableCluster(kube, KillableProcess("operator", injector))
         store, observations = Store(KINDS), Observations()
         self.observations = observations
@@ -108,7 +108,7 @@ class KillableOperator:
         self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
         self._reflector = Reflector(cluster, store, observations, wake)
         self._listed = False
-        config = Config(mig_backends=frozenset({"Agent", "MigManager"}))
+        config = Config(mig_backends=frozenset({"Agent", "MigManager"}), node_agents=node_agents)
         self._reconciler = FleetReconciler(
             config,
             store,
@@ -175,6 +175,8 @@ class RepartitionSimulation:
     backend: PartitionBackend
     operator: KillableOperator | None = None
     ticks: int = 0
+    node_agents: bool = True
+    """The chart value node.enabled, as the next operator has it."""
     restart_ticks: int = 0
     """Ticks between the end of an operator and the start of the next."""
     _operator_kills: int = 0
@@ -266,7 +268,9 @@ class RepartitionSimulation:
     async def _operate(self) -> int:
         if self.ticks < self._next_start:
             return 1
-        self.operator = self.operator or KillableOperator(self.kube, self.injector)
+        self.operator = self.operator or KillableOperator(
+            self.kube, self.injector, node_agents=self.node_agents
+        )
         try:
             writes = await self.operator.reconcile()
             self.operator.observations.readings = self._readings()

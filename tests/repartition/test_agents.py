@@ -3,6 +3,7 @@
 import pytest
 
 from fakegpu.gpu_driver import Code
+from tessera.resources.api_resources import NODE_LAYOUTS
 from tests.repartition.scenarios import SCENARIOS
 from tests.repartition.simulation import BACKENDS, RepartitionSimulation
 
@@ -67,4 +68,17 @@ async def test_a_lost_gpu_is_named_and_displaces_no_more_pods(backend: str) -> N
     assert others <= node.device_by_pod.keys()
     assert simulation.reason == "NodeNotReady", simulation.describe()
     assert f"Node/{node.name}: its tessera-node reports: " in message(simulation)
+    await simulation.close()
+
+
+async def test_the_layouts_of_agents_that_were_uninstalled_are_deleted() -> None:
+    simulation = await settled("mig-manager, with agents that look")
+    await simulation.close()
+    simulation.operator, simulation.node_agents = None, False
+    for machine in simulation.machines:
+        machine.agent_away = True
+    for _ in range(40):
+        await simulation.tick()
+    assert not [key for key in simulation.kube.objects if key.plural == NODE_LAYOUTS.plural]
+    assert simulation.reason == "AsPlanned", simulation.describe()
     await simulation.close()

@@ -58,6 +58,7 @@ class Runtime:
         """Set when every kind was listed once."""
         config = Config(
             mig_backends=settings.partition_backends,
+            node_agents=settings.node_agent,
             stall_timeout=timedelta(seconds=settings.stall_seconds),
             require_budget=settings.require_budget,
             builder_version=newest_version(),

@@ -16,6 +16,8 @@ class Config:
 
     mig_backends: frozenset[str] = frozenset({"Agent", "MigManager"})
     """The backends that this installation lets partition GPUs."""
+    node_agents: bool = True
+    """Whether the installation runs tessera-node; without it, layouts of silent agents go."""
     stall_timeout: timedelta = STALL_TIMEOUT
     """How long an engine may hold requests without a step."""
     require_budget: bool = False

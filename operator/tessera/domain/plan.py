@@ -302,9 +302,7 @@ def plan(
     )
     funded = FundedProposals(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
-    layouts = repartition(
-        config.mig_backends, snapshot, memory.layouts, views, funded, cache.layouts
-    )
+    layouts = repartition(config, snapshot, memory.layouts, views, funded, cache.layouts)
     decisions = _FleetDecisions(
         proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
     )

@@ -65,6 +65,8 @@ class LayoutApplier:
         requests = {
             node: request for actions in pool_actions for node, request in actions.requests.items()
         }
+        for name in sorted(repartitions.retired_layouts):
+            self.problems += await self._delete_layout(name)
         self.problems += await self._configure(repartitions, requests)
         for name, request in sorted(requests.items()):
             self.problems += await self._send_request(name, request)
@@ -124,6 +126,13 @@ class LayoutApplier:
                 self._store.put(NODE_LAYOUTS, applied)
         if request.labels:
             await self._patch_node(node, request.labels, {})
+
+    @WriteStep
+    async def _delete_layout(self, name: str) -> None:
+        self._before_write()
+        key = ObjectKey(NODE_LAYOUTS.plural, "", name)
+        await self._cluster.delete(NODE_LAYOUTS, key)
+        self._store.drop(NODE_LAYOUTS, key)
 
     @WriteStep
     async def _evict(self, ref: Ref, uid: str) -> None:

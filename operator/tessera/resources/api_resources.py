@@ -151,7 +151,7 @@ KINDS = (
 # Additional permissions of an operator that may partition GPUs.
 PARTITIONING = (
     replace(NODES, verbs=("patch",)),
-    replace(NODE_LAYOUTS, verbs=("patch",)),
+    replace(NODE_LAYOUTS, verbs=("patch", "delete")),
     replace(PODS, verbs=(), subresources=(("eviction", ("create",)),)),
 )
 WATCHED = tuple(kind for kind in KINDS if kind.watched)

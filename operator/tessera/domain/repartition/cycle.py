@@ -12,6 +12,7 @@ from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import Grant
 from tessera.domain.cache import LastCallCache, StableTupleCache
+from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
@@ -86,6 +87,8 @@ class Repartitions:
     actions: Mapping[str, PoolActions] = field(default_factory=dict)
     services: Mapping[str, frozenset[Ref]] = field(default_factory=dict)
     """Services with slices of the pool, or with slices planned there."""
+    retired_layouts: frozenset[str] = frozenset()
+    """NodeLayouts of silent agents where the installation runs no agents any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +161,7 @@ def _device_pods(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
 
 
 def _repartition(
-    mig_backends: frozenset[str],
+    config: Config,
     snapshot: Snapshot,
     memory: LayoutMemory,
     views: Sequence[PoolView],
@@ -202,7 +205,7 @@ def _repartition(
         for name, view in managed.items()
     }
     actions = {
-        name: pool_actions(mig_backends, snapshot, memory, state, problem, cache)
+        name: pool_actions(config.mig_backends, snapshot, memory, state, problem, cache)
         for name, state in states.items()
     }
     return Repartitions(
@@ -213,6 +216,11 @@ def _repartition(
             name: frozenset(service.ref for service in members)
             for name, members in services.items()
         },
+        retired_layouts=frozenset(
+            layout.name
+            for layout in snapshot.layouts
+            if layout.silent_since is not None and not config.node_agents
+        ),
     )
 
 
@@ -232,7 +240,7 @@ def _pause_all(
 
 repartition = Step(
     _repartition,
-    lambda error, _backends, _snapshot, _memory, views, funded, cache=None: _pause_all(
+    lambda error, _config, _snapshot, _memory, views, funded, cache=None: _pause_all(
         error, views, funded.proposals, cache
     ),
 )
