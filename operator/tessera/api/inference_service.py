@@ -542,7 +542,8 @@ class CostStatus(Wire):
     """Current cost of the service."""
 
     per_hour: Amount
-    """Cost of all desired replicas per hour; a slice counts with its billing weight."""
+    """Cost per hour of the replicas that run and of desired ones that do not run yet; a slice
+    counts with its billing weight, also one of a previous variant."""
 
     per_million_tokens: Amount | None = None
     """Cost of a million output tokens if the service runs at `assumedLoad`."""

@@ -284,7 +284,7 @@ class _ServiceCollector(Collector):
         )
         cost = GaugeMetricFamily(
             "tessera_service_cost_per_hour",
-            "Cost of all desired replicas per hour.",
+            "Cost per hour of running replicas and of desired ones that do not run yet.",
             labels=[*labels, "currency"],
         )
         condition = GaugeMetricFamily(

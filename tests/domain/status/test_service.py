@@ -73,6 +73,17 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
     assert status.selector == "tessera.dev/service=chat"
 
 
+def test_replicas_on_slices_of_a_previous_variant_cost_what_these_cost() -> None:
+    former, chosen = {"nvidia.com/mig-7g.80gb": 1}, {"nvidia.com/mig-1g.10gb": 1}
+    pods = (
+        a_pod("chat-0", variant="a100-7g-80gb", node="gpu-1", devices=former),
+        a_pod("chat-1", node="gpu-1", devices=chosen),
+    )
+    status = status_of(a_running_fleet(pods=pods))
+    assert status.cost is not None
+    assert str(status.cost.per_hour) == "2.2679"  # 2.00 + 0.2679
+
+
 def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None:
     status = status_of(a_running_fleet())
     assert status.cost is not None

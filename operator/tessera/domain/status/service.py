@@ -1,7 +1,8 @@
 """The status of services and pools from the plan."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Literal
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
@@ -32,10 +33,10 @@ from tessera.api.reasons import (
 )
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.hardware.pools import PoolView, format_devices
+from tessera.domain.hardware.pools import PoolView, format_devices, weight_of
 from tessera.domain.health.readiness import assess_readiness
 from tessera.domain.health.startup_failure import startup_failure
-from tessera.domain.money import per_million_tokens
+from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
@@ -91,7 +92,7 @@ def _service_status(
         variant=_variant_status(service_plan, choice) if choice else previous.variant,
         model=_model_status(service_plan, previous.model),
         pod_template_version=template.record if template else previous.pod_template_version,
-        cost=_cost_status(service_plan, choice) if choice else previous.cost,
+        cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=service_plan.speed,
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
@@ -385,8 +386,8 @@ def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> Varian
     )
 
 
-def _cost_status(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatus:
-    total_hourly = choice.hourly.times(service_plan.scale.replicas)
+def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> CostStatus:
+    total_hourly = _hourly_cost(service_plan, choice, day)
     limits = choice.fit.limits
     throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
     per_million = per_million_tokens(choice.hourly, throughput)
@@ -399,6 +400,21 @@ def _cost_status(service_plan: ServicePlan, choice: HardwareChoice) -> CostStatu
             f"requests, {_speed_source(service_plan, choice).lower()}"
         ),
     )
+
+
+def _hourly_cost(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> Money:
+    """Return the price of what runs, and of desired replicas that no running pod stands for."""
+    running = [pod for pod in service_plan.pods if pod.node is not None and pod.ended is None]
+    others = [pod for pod in running if pod.variant != choice.variant]
+    product, prices = choice.fit.hardware.product, choice.offer.tariff.prices
+    weight = sum(
+        weight_of(product, resource) * count
+        for pod in others
+        for resource, count in pod.devices.items()
+    )
+    planned = max(len(running), service_plan.scale.replicas) - len(others)
+    nanos = Tariff(prices, Decimal(weight)).hourly(day).nanos + choice.hourly.times(planned).nanos
+    return Money(nanos, choice.hourly.currency)
 
 
 def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
