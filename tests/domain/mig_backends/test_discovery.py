@@ -18,7 +18,7 @@ from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
 from tessera.domain.mig_backends.nodes import MigNode
-from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.node_layout import ObservedNodeLayout, silenced
 from tessera.domain.observed.snapshot import Node, Pool
 from tests.builders import A100, H100, NOW, a_node, a_pool
 from tests.mig_oracles import enumerate_layouts
@@ -152,6 +152,31 @@ def test_keys_with_a_zero_are_no_slices() -> None:
 def test_while_the_device_plugin_is_away_labels_decide() -> None:
     node = a_node(slices={"3g.40gb": 0}, labels={"nvidia.com/mig-3g.40gb.count": "2"})
     assert profile_counts(discover_node(node)) == {"3g.40gb": 2}
+
+
+def test_a_slice_that_is_unhealthy_still_exists() -> None:
+    node = a_node(slices={"1g.10gb": 7})
+    labels = {**node.labels, "nvidia.com/mig-1g.10gb.count": "7"}
+    unhealthy = replace(node, labels=labels, allocatable={"nvidia.com/mig-1g.10gb": 6})
+    assert profile_counts(discover_node(unhealthy)) == {"1g.10gb": 7}
+
+
+def test_an_agent_that_cannot_read_its_gpus_or_is_silent_leaves_what_it_reported_last() -> None:
+    node, gpu = (
+        a_node(slices={"3g.40gb": 1}),
+        an_observed_gpu(ObservedSlice(profile="3g.40gb", start=4, pods=("team-a/chat-0",))),
+    )
+    known = discover_node(node, a_node_layout(gpu))
+    failing = discover_node(node, a_node_layout(gpu, problem="GPU is lost"))
+    silent = discover_node(node, silenced(a_node_layout(gpu), NOW))
+    assert known.gpus == failing.gpus == silent.gpus
+    assert failing.reports_pods
+    assert silent.reports_pods
+    assert (known.unavailable, failing.unavailable) == (
+        None,
+        "its tessera-node reports: GPU is lost",
+    )
+    assert f"silent since {NOW:%Y-%m-%d %H:%M:%S}" in (silent.unavailable or "")
 
 
 def test_a_profile_with_media_engines_is_known_by_its_resource() -> None:

@@ -251,10 +251,12 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
 
 def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
     """Return the slices by profile, and the number of GPUs that are not in MIG mode."""
-    # While the device plugin restarts nothing is allocatable; the labels usually stay.
+    counts, offered = devices.labeled_slices(base), devices.allocatable_slices(base)
+    # While the device plugin restarts nothing is allocatable, and an unhealthy slice never is; the
+    # labels usually stay.
     if any(base.allocatable.values()):
-        return devices.allocatable_slices(base), min(gpus, base.allocatable.get(GPU, 0))
-    counts = devices.labeled_slices(base)
+        whole_gpus = min(gpus, base.allocatable.get(GPU, 0))
+        return counts if offered and offered <= counts else offered, whole_gpus
     return counts, 0 if counts or base.labels.get(_REPLICAS_LABEL) == "0" else gpus
 
 

@@ -35,7 +35,7 @@ def _missing_devices(goals: Iterable[NodeGoal]) -> Iterator[StatusVerdict[Layout
             yield StatusVerdict(
                 LayoutReady.DEVICES_MISSING,
                 f"Node/{goal.node.name} has {_slices(planned)} as planned and offers "
-                f"{_slices(offered)}; its device plugin starts, or check its pod on the node and "
+                f"{_slices(offered)}; wait for its device plugin, or check its pod on the node and "
                 f"the label {DEVICE_PLUGIN_LABEL}",
             )
 
