@@ -107,6 +107,14 @@ def test_a_replica_that_says_it_is_busy_is_deleted_after_an_hour(
     assert dict(actions.deletions) == ({pod.ref: pod.uid} if deleted else {})
 
 
+def test_a_pool_whose_layout_is_managed_no_more_says_so_at_once() -> None:
+    snapshot = later(a_snapshot(pools=(HALVES,), nodes=(a_node(slices={"3g.40gb": 2}),)), 2)
+    status = snapshot.pools[0].status
+    unmanaged = replace(a_planned_pool(mode="Static"), status=status)
+    verdict = actions_of(replace(snapshot, pools=(unmanaged,))).verdict
+    assert verdict.reason is LayoutReady.NOT_MANAGED
+
+
 def test_a_node_of_another_product_is_left_alone_and_the_rest_is_planned() -> None:
     nodes = (
         a_node(name="a100-0", slices={"1g.10gb": 7}),

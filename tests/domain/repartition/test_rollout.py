@@ -413,6 +413,18 @@ def test_an_eviction_that_a_disruption_budget_forbids_is_reported() -> None:
     assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
+def test_a_pod_that_terminates_is_evicted_no_more() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    pod = next(iter(simulation.pods))
+    requests = 0
+    for _ in range(30):
+        actions, _ = simulation.reconcile()
+        requests += pod in actions.evictions
+        simulation.tick()
+    assert (requests, pod in simulation.pods) == (1, False)
+
+
 def test_a_replica_that_never_leaves_is_deleted_and_the_unit_goes_on() -> None:
     simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
     simulation.serve(chat(protected=True), [("n0", 0, HALF)])

@@ -329,8 +329,12 @@ def _inconsistent_labels(nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]
 
 def _start_plan(snapshot: Snapshot, adoption: PlanAdoption, state: _PoolState) -> PoolActions:
     plan = adoption.status.target
-    name = plan.name if plan is not None else ""
-    verdict = StatusVerdict(LayoutReady.PLANNING, f"starting plan {name} of {snapshot.at:%H:%M:%S}")
+    if plan is not None:
+        message = f"starting plan {plan.name} of {snapshot.at:%H:%M:%S}"
+        verdict = StatusVerdict(LayoutReady.PLANNING, message)
+    else:
+        message = f"AcceleratorPool/{state.view.pool.name} has no layout plan"
+        verdict = adoption.verdict or StatusVerdict(LayoutReady.PLANNING, message)
     return _paused_actions(_inconsistent_labels(state.nodes) or verdict, adoption.status, state)
 
 

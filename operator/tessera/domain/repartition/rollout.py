@@ -127,7 +127,7 @@ class _RolloutCycle:
         evictions = {
             pod: replicas[pod].uid
             for pod in sorted(draining)
-            if replicas[pod].draining and replicas[pod].drained
+            if replicas[pod].draining and replicas[pod].drained and not replicas[pod].terminating
         }
         units = tuple(
             self._with_message(active, draining, evictions)
