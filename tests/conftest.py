@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 import world as worlds
-from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
 from tessera.api.schema import KINDS, crd
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
 from world.testing import eventually

@@ -7,7 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tessera.adapters.kube import Connection, KubeCluster
+from tessera.adapters.connection import Connection
+from tessera.adapters.kube import KubeCluster
 
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # From the request's text to the bytes that are sent, and the bytes that follow without end.

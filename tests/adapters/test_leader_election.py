@@ -9,7 +9,8 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
 from tessera.adapters.leader_election import LEASE_DURATION, RENEW_DEADLINE, LeaderElector
 from tessera.ports import ClusterError
 from world import World

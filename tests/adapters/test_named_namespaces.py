@@ -1,6 +1,7 @@
 """A cluster that is restricted to named namespaces lists nothing else."""
 
-from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DAEMON_SETS,

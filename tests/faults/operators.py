@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube import connect
+from tessera.adapters.connection import connect
 from tessera.controller.main import operate
 from tessera.settings import Settings
 

@@ -16,16 +16,14 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
-from urllib.request import getproxies
 
 import aiohttp
-import yaml
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.rest import RESTResponse
 from pydantic_core import from_json
 
 from tessera.adapters import object_parsing as wire
+from tessera.adapters.connection import Connection
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import (
@@ -47,8 +45,6 @@ log = logging.getLogger("tessera")
 # At most as long as a leader without a connection still counts as leader (see leader_election). All
 # retries that the server asks for happen within this time.
 _TIMEOUT_SECONDS = 5
-# Maximum number of connections: the writes of a cycle, and beside them the election and the lists.
-_MAX_CONNECTIONS = 20
 _RETRYABLE_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _PAGE_SIZE = 500
 _WATCH_SECONDS = 300
@@ -65,45 +61,6 @@ _MAX_ATTEMPTS = 5
 
 class _ForbiddenError(ClusterError):
     """RBAC does not grant the request."""
-
-
-class Connection(Configuration):
-    """Address of the API server, and the credentials."""
-
-    namespace = "default"
-    """Namespace of the kubeconfig's context."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.connection_pool_maxsize = _MAX_CONNECTIONS
-        # Looking for a proxy in the environment takes a third of a request's time.
-        self.client_session_kwargs = {"trust_env": bool(getproxies())}
-
-    async def token(self) -> str | None:
-        """Return the current bearer token without its scheme; None with a client certificate."""
-        value = await self.get_api_key_with_prefix("BearerToken", alias="authorization")
-        return value.split(" ", 1)[-1] if value else None
-
-
-async def connect(kubeconfig: str | None, context: str | None = None) -> Connection:
-    """Return the connection of a kubeconfig, or of the pod's ServiceAccount.
-
-    The token of a ServiceAccount is read again when it is rotated. Raises ClusterError when there
-    is no usable configuration.
-    """
-    connection = Connection()
-    try:
-        if kubeconfig:
-            loader = await config.load_kube_config(  # type: ignore[no-untyped-call]  # partly typed package
-                config_file=kubeconfig, context=context, client_configuration=connection
-            )
-            current_context = loader.current_context["context"]
-            connection.namespace = current_context.get("namespace") or connection.namespace
-        else:
-            config.load_incluster_config(client_configuration=connection)  # type: ignore[no-untyped-call]  # same
-    except (config.ConfigException, yaml.YAMLError, OSError, ValueError) as error:
-        raise ClusterError(f"{kubeconfig or 'the ServiceAccount'}: {error}") from error
-    return connection
 
 
 class KubeCluster:
@@ -309,6 +266,13 @@ class KubeCluster:
         observed = wire.parse_object(DEPLOYMENTS, body)
         self._remember_version(observed.version)
         return observed
+
+    async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
+        status, body = await self.request("GET", kind.path(ref.namespace, ref.name))
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        raise_for_status(status, body, f"get {kind.plural} {ref}")
+        return str(body["metadata"]["uid"])
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         status, body = await self.request("GET", CONFIG_MAPS.path(key.namespace, key.name))

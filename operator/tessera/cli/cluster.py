@@ -8,7 +8,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 
-from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
 from tessera.api.meta import GROUP
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.ports import ClusterError

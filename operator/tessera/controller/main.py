@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube import Connection, KubeCluster, connect
+from tessera.adapters.connection import Connection, connect
+from tessera.adapters.kube import KubeCluster
 from tessera.api.meta import GROUP, VERSION
 from tessera.controller.admission import (
     batch_validator,

@@ -12,7 +12,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube import KubeCluster, connect
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
 from tessera.adapters.locks import FileLocks
 from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.adapters.nvml import NvmlGpus
