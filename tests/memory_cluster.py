@@ -155,6 +155,13 @@ class MemoryCluster:
         self._changed(key)
         return self.seen(key)
 
+    async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
+        key = ObjectKey(kind.plural, ref.namespace, ref.name)
+        if key in self.refusals:
+            raise ClusterError(self.refusals[key])
+        uid = self.objects.get(key, {}).get("metadata", {}).get("uid")
+        return None if uid is None else str(uid)
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         if key in self.refusals:
             raise ClusterError(self.refusals[key])

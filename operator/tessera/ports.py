@@ -197,6 +197,9 @@ class Cluster(Protocol):
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         """Set the replicas of a Deployment and nothing else; NotFoundError if it does not exist."""
 
+    async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
+        """Return the UID of an object as it is now; None if it does not exist."""
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         """Return the data of a ConfigMap, nothing if it does not exist; ClusterError on failure."""
 

@@ -123,6 +123,9 @@ class KillableCluster:
         with self.process.around_write(f"resize {deployment} {replicas}"):
             return await self.cluster.scale(deployment, replicas)
 
+    async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
+        return await self.cluster.read_uid(kind, ref)
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         return await self.cluster.config_data(key)
 

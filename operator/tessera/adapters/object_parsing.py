@@ -123,11 +123,9 @@ def parse_budget(body: JsonObject) -> Budget:
     )
 
 
-def parse_batch(body: JsonObject) -> Batch | None:
-    """Parse a BatchInference; None for one that is being deleted."""
+def parse_batch(body: JsonObject) -> Batch:
+    """Parse a BatchInference."""
     meta = body["metadata"]
-    if "deletionTimestamp" in meta:
-        return None
     spec, problem = _validate(BatchInferenceSpec, "batchinference", body.get("spec", {}))
     status, _ = _validate(BatchInferenceStatus, "batchinference", body.get("status", {}))
     return Batch(
@@ -138,6 +136,7 @@ def parse_batch(body: JsonObject) -> Batch | None:
         spec=spec,
         problem=problem,
         status=status or BatchInferenceStatus(),
+        deleting="deletionTimestamp" in meta,
     )
 
 

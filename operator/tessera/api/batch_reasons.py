@@ -115,6 +115,10 @@ class BatchRunning(StatusReason):
     )
     BACKING_OFF = "BackingOff", "The last attempt failed; the next one starts after a backoff."
     SUSPENDED = "Suspended", "`spec.suspend` is true."
+    TERMINATING = (
+        "Terminating",
+        "The batch is being deleted and a finalizer keeps it; no attempt runs.",
+    )
     BUDGET_EXHAUSTED = "BudgetExhausted", "The tenant's budget does not cover an attempt."
     NO_POOL = "NoPool", "No AcceleratorPool may be used."
     NO_HARDWARE = "NoHardware", "The allowed pools offer no device that Tessera knows."
@@ -154,7 +158,11 @@ class BatchComplete(StatusReason):
         "BackoffLimitExceeded",
         "Too many consecutive attempts failed without a new finished row.",
     )
-    DEADLINE_EXCEEDED = "DeadlineExceeded", "The deadline passed; finished rows are retained."
+    DEADLINE_EXCEEDED = (
+        "DeadlineExceeded",
+        "The deadline passed; finished rows are retained, and a later `spec.deadline` continues "
+        "with them.",
+    )
 
 
 BATCH_CONDITIONS: tuple[type[StatusReason], ...] = (BatchAccepted, BatchRunning, BatchComplete)

@@ -9,7 +9,6 @@ import kopf
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
-from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.reasons import Accepted, Discovered
 from tessera.api.text import counted
@@ -164,7 +163,7 @@ def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
     attempts = [batch.status.attempt for batch in snapshot.batches]
     services = sum(variant is not None and variant.pool == name for variant in variants)
     batches = sum(
-        attempt is not None and attempt.pool == name and batch.status.state not in TERMINAL_STATES
+        attempt is not None and attempt.pool == name and batch.unfinished
         for batch, attempt in zip(snapshot.batches, attempts, strict=True)
     )
     if not services + batches:
@@ -187,7 +186,7 @@ def review_batch(
     # A new object has neither time nor uid yet.
     metadata = {"creationTimestamp": at.isoformat(), "uid": ""} | dict(body["metadata"])
     batch = wire.parse_batch({**body, "metadata": metadata})
-    if batch is None:
+    if batch.deleting:
         return [], []
     snapshot = observe(store, Observations(), at)
     others = (other for other in snapshot.batches if other.ref != batch.ref)

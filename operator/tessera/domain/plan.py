@@ -39,6 +39,7 @@ from tessera.domain.health.stall import (
 from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
+from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.snapshot import (
     Node,
     ObservedService,
@@ -106,6 +107,8 @@ class Plan:
     """Namespaces without a budget in force that get nothing new."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
+    orphaned_jobs: tuple[BatchJob, ...] = ()
+    """Jobs of batches that are not known; they are deleted if these do not exist."""
     removed_workloads: tuple[RemovedWorkload, ...] = ()
     """Deployments of deleted services, which are drained."""
     repartitions: Repartitions = field(default_factory=Repartitions)
@@ -318,6 +321,7 @@ def plan(
         budgets=budgets,
         closed=closed,
         service_plans=cache.service_plans,
+        orphaned_jobs=batches.orphaned_jobs(snapshot),
         removed_workloads=drain_removed(snapshot),
         repartitions=layouts,
         services_to_probe=frozenset(services_to_probe),

@@ -20,10 +20,10 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Wor
 from tessera.domain.plan import Plan
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.service_plan import ServicePlan
-from tessera.domain.status.batch import batch_status
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import deleting_status, pool_status, service_status
 from tessera.ports import Cluster, ClusterObject
+from tessera.reconcile.batches import BatchApplier
 from tessera.reconcile.layouts import LayoutApplier
 from tessera.reconcile.spend_records import SpendRecordStore
 from tessera.reconcile.startup_resync import StartupResync, was_reconciled_before
@@ -45,7 +45,7 @@ from tessera.reconcile.work import (
     run_all,
 )
 from tessera.resources import api_resources, children, prepull
-from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.batch_job import RunnerImage
 from tessera.resources.children import NamespaceOwners
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest, wire_format
@@ -98,14 +98,19 @@ class Applier:
         self._prepull_namespace = prepull_namespace(operator_namespace)
         self._ingress_namespaces = ingress_namespaces
         self._batch_image = batch_image
+        self.batches = BatchApplier(
+            config,
+            cluster,
+            batch_image,
+            write=self._write,
+            write_status=self._attempt_status,
+            remove=self._remove,
+        )
         self._batch_role = batch_role
-        self._batch_errors: dict[Ref, str | None] = {}
         self._model_errors: dict[Ref, list[str]] = {}
         self._pull_problems: list[str] = []
         self._pull_keys: Collection[ObjectKey] | None = None
         """The DaemonSets that pull images; None where they could not be built."""
-        self.job_creation_errors: dict[str, str] = {}
-        """Errors of the last cycle when creating Jobs of attempts, by the batches' UIDs."""
         self._is_leader = is_leader
         self.layouts = LayoutApplier(
             cluster, store, namespace=mig_namespace, before_write=self._begin_write
@@ -137,7 +142,6 @@ class Applier:
         An error for one object is reported on its service and stops no other. While
         `change_pending` returns True, deferrable writes wait for the next cycle.
         """
-        self.job_creation_errors.clear()
         self._cycle += 1
         for due_ref in self._startup_resync.begin_cycle():
             self._up_to_date.pop(due_ref, None)
@@ -197,15 +201,7 @@ class Applier:
         await run_all(
             self._report_deletion(snapshot, service) for service in snapshot.deleting_services
         )
-        await run_all(
-            self._apply_batch(
-                snapshot,
-                plan.batches[ref],
-                tenants_by_namespace.get(ref.namespace),
-                shared.get(ref.namespace, []),
-            )
-            for ref in by_turns(plan.batches, lambda ref: ref.namespace)
-        )
+        await self.batches.apply(snapshot, plan, tenants_by_namespace, shared)
         self._log_pull_problems(await self._apply_pulls(plan))
         for kind, key in self._unused_shared_objects(plan, existing):
             await self._attempt(self._remove(kind, key))
@@ -449,53 +445,6 @@ class Applier:
             self._unrecorded.discard(name)
         return refusals
 
-    async def _apply_batch(
-        self,
-        snapshot: Snapshot,
-        batch_plan: BatchPlan,
-        tenant: TenantFunding | None,
-        shared_refusals: list[str],
-    ) -> None:
-        problems = await self._write_batch(snapshot, batch_plan, tenant, shared_refusals)
-        self._batch_errors[batch_plan.batch.ref] = "; ".join(problems) or None
-
-    @WriteStep
-    async def _write_batch(
-        self,
-        snapshot: Snapshot,
-        batch_plan: BatchPlan,
-        tenant: TenantFunding | None,
-        shared_refusals: list[str],
-    ) -> list[str]:
-        """Write the status of a batch, then its other objects.
-
-        No Job is created while a shared object of its namespace is refused.
-        """
-        # The attempt in the status is the fence of the runners: without it nothing else is written.
-        batch, spec = batch_plan.batch, batch_plan.batch.spec
-        status = batch_status(batch_plan, snapshot.at, self._batch_errors.get(batch.ref))
-        problems: list[str] = []
-        if status != batch.status:
-            # The uid keeps the status off a new batch of the same name.
-            metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
-            problems += await self._attempt_status(api_resources.BATCH_INFERENCES, metadata, status)
-        if not problems:
-            for ref in batch_plan.delete:
-                key = ObjectKey(api_resources.JOBS.plural, ref.namespace, ref.name)
-                problems += await self._attempt(self._remove(api_resources.JOBS, key))
-        if not problems and batch_plan.create is not None and spec is not None:
-            refusals = [*shared_refusals, *(() if tenant is None else tenant.refusals)]
-            if not refusals:
-                manifest = batch_job_manifest(
-                    batch, spec, batch_plan.create, self._batch_image, self._config.newest_template
-                )
-                refusals = await self._attempt(self._write(manifest))
-            if refusals and batch_plan.create.attempt is not None:
-                self.job_creation_errors[batch.uid] = "; ".join(refusals)
-            else:
-                problems += refusals
-        return problems
-
     @WriteStep
     async def _attempt(self, write: Awaitable[object]) -> None:
         await write
@@ -584,6 +533,7 @@ class Applier:
         used = {
             ref.namespace for ref in (*plan.service_plans, *plan.active_batches, *existing) if ref
         }
+        used |= {job.ref.namespace for job in plan.orphaned_jobs}
         return [
             (KINDS[observed.key.plural], observed.key)
             for observed in existing.get(None, ())
@@ -603,8 +553,6 @@ class Applier:
             self._up_to_date.pop(ref, None)
             self._in_place.pop(ref, None)
         self._startup_resync.forget(plan.service_plans.keys())
-        for ref in self._batch_errors.keys() - plan.batches.keys():
-            del self._batch_errors[ref]
         for ref in self._model_errors.keys() - plan.service_plans.keys():
             del self._model_errors[ref]
         namespaces = {ref.namespace for ref in (*plan.service_plans, *plan.active_batches)}
@@ -623,6 +571,6 @@ class Applier:
         _report_status,
         _drain_removed,
         _report_deletion,
-        _write_batch,
+        *BatchApplier.STEPS,
         _apply_pulls,
     )

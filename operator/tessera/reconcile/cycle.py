@@ -88,7 +88,7 @@ class FleetReconciler:
         memory = observations.memory
         observations.memory = replace(
             memory,
-            job_creation_errors=dict(self._applier.job_creation_errors),
+            job_creation_errors=dict(self._applier.batches.job_creation_errors),
             layouts=replace(
                 memory.layouts,
                 blocked_evictions=dict(self._applier.layouts.blocked_evictions),

@@ -28,7 +28,7 @@ MIN_FAILURE_DURATION = timedelta(hours=2)
 # Each write of the progress costs a request.
 PROGRESS_WRITE_INTERVAL = timedelta(seconds=30)
 _INITIAL_BACKOFF = timedelta(seconds=5)
-_MAX_BACKOFF = timedelta(minutes=5)
+MAX_BACKOFF = timedelta(minutes=5)
 _MAX_BACKOFF_AFTER_INTERRUPTION = timedelta(minutes=1)
 # Waiting reasons of the kubelet that rarely resolve by themselves.
 _FATAL_WAITING_REASONS = frozenset(
@@ -146,9 +146,7 @@ def end_attempt(
     )
     backoff = timedelta()
     if cause == "failed":
-        backoff = min(
-            _INITIAL_BACKOFF * 2 ** min(failures, MAX_FAILURES_WITHOUT_ROWS), _MAX_BACKOFF
-        )
+        backoff = min(_INITIAL_BACKOFF * 2 ** min(failures, MAX_FAILURES_WITHOUT_ROWS), MAX_BACKOFF)
     elif cause == "interrupted" and interruptions > 1:
         backoff = min(
             _INITIAL_BACKOFF * 2 ** min(interruptions - 2, MAX_FAILURES_WITHOUT_ROWS),

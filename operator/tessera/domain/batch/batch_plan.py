@@ -147,6 +147,16 @@ def idle_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> Ba
     return replace(unchanged_plan(stopped, running), delete=delete)
 
 
+def deleting_plan(context: BatchContext) -> BatchPlan:
+    """Return the plan of a batch that a finalizer keeps; its attempt is stopped."""
+    text = (
+        f"BatchInference/{context.batch.ref.name} is being deleted and kept by "
+        "metadata.finalizers, so 0 attempts run"
+    )
+    plan = idle_plan(context, StatusVerdict(BatchRunning.TERMINATING, text))
+    return replace(plan, active=_has_live_pods(context.situation))
+
+
 def closing_plan(context: BatchContext, completion: StatusVerdict[BatchComplete]) -> BatchPlan:
     """Return the plan that finishes the batch."""
     stopped = _stop_attempt(context, completion.reason)

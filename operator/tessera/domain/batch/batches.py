@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -70,6 +69,20 @@ def propose_batches(
     return proposals
 
 
+def orphaned_jobs(snapshot: Snapshot) -> tuple[BatchJob, ...]:
+    """Return the Jobs of batches that are not known, without those whose pod has ended."""
+    uids = {batch.uid for batch in snapshot.batches}
+    orphans = [job for job in snapshot.batch_jobs if job.batch_uid not in uids]
+    if not orphans:
+        return ()
+    ended = {
+        pod.batch_run.job_uid
+        for pod in snapshot.pods
+        if pod.batch_run is not None and pod.ended is not None
+    }
+    return tuple(job for job in orphans if job.uid not in ended)
+
+
 def _allocate(
     used_devices: Counter[tuple[str, str]], proposed: ProposedBatch, forecast: GrantForecast
 ) -> None:
@@ -87,7 +100,7 @@ allocate = Step(_allocate, lambda *_: None)
 def _propose(
     index: "_SnapshotIndex", batch: Batch, used_devices: Counter[tuple[str, str]]
 ) -> ProposedBatch:
-    if batch.status.state in TERMINAL_STATES:
+    if batch.has_ended(index.at):
         situation = index.terminal_situation(batch)
     else:
         situation = index.situation(batch.ref, used_devices)
@@ -131,6 +144,7 @@ class _SnapshotIndex:
     def __init__(
         self, snapshot: Snapshot, views: Sequence[PoolView], job_creation_errors: Mapping[str, str]
     ) -> None:
+        self.at = snapshot.at
         self._job_creation_errors = job_creation_errors
         self._snapshot = snapshot
         self._views = tuple(views)
@@ -155,7 +169,7 @@ class _SnapshotIndex:
         self._writers: dict[tuple[Ref, str], Ref] = {}
         """The earliest unfinished batch that writes a file, by claim and path."""
         for batch in sorted(snapshot.batches, key=lambda batch: (batch.created, batch.ref)):
-            if batch.status.state not in TERMINAL_STATES:
+            if batch.unfinished:
                 for file in written_files(batch):
                     self._writers.setdefault(file, batch.ref)
         self._nodes = {
@@ -167,13 +181,13 @@ class _SnapshotIndex:
         """Return the pods and Jobs of a finished batch, without the facts of a decision."""
         # There may be many of these, and nothing is decided for them.
         pods, jobs = tuple(self.pods[batch.ref]), tuple(self._jobs[batch.ref])
-        return Situation(at=self._snapshot.at, batch=batch, pods=pods, jobs=jobs)
+        return Situation(at=self.at, batch=batch, pods=pods, jobs=jobs)
 
     def situation(self, ref: Ref, used_devices: Mapping[tuple[str, str], int]) -> Situation:
         batch = self._batches[ref]
         name = batch.spec.claim_name if batch.spec is not None else ""
         return Situation(
-            at=self._snapshot.at,
+            at=self.at,
             batch=batch,
             pods=tuple(self.pods[ref]),
             jobs=tuple(self._jobs[ref]),

@@ -20,6 +20,7 @@ from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import (
+    MAX_BACKOFF,
     AttemptState,
     attempt_state,
     end_attempt,
@@ -34,6 +35,7 @@ from tessera.domain.batch.batch_plan import (
     closing_plan,
     continue_plan,
     deletable_jobs,
+    deleting_plan,
     idle_plan,
     terminal_plan,
     unaccepted_plan,
@@ -82,19 +84,22 @@ class BatchProposal:
 
 def propose_batch(situation: Situation) -> BatchProposal:
     """Decide for one batch, regardless of the budget."""
-    if situation.batch.status.state in TERMINAL_STATES:
+    batch, spec = situation.batch, situation.batch.spec
+    # Another batch may write the files of an expired one by now.
+    replaced = batch.status.state in TERMINAL_STATES and situation.conflict is not None
+    if replaced or batch.has_ended(situation.at) or (batch.deleting and spec is None):
         return BatchProposal(plan=terminal_plan(situation))
     accepted, source = accept_spec(situation)
-    if situation.batch.spec is None:
+    if spec is None:
         return BatchProposal(plan=unaccepted_plan(situation, accepted))
     now = situation.at.replace(microsecond=0)
     context = BatchContext(
         situation=situation,
         now=now,
-        spec=situation.batch.spec,
+        spec=spec,
         accepted=accepted,
         attempt_state=attempt_state(situation, now),
-        check=situation.batch.status.check,
+        check=batch.status.check,
     )
     completion = context.attempt_state.completion or _expiry_verdict(context)
     return (
@@ -124,6 +129,8 @@ def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
 
 
 def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:
+    if context.batch.deleting:
+        return BatchProposal(plan=deleting_plan(context))
     if source is None:
         return BatchProposal(plan=continue_plan(context, NOT_ACCEPTED))
     if context.spec.suspend:
@@ -156,7 +163,12 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
     """Return why the next attempt waits; None when it may start."""
     attempt = context.attempt_state.attempt
     retry_at = None if attempt is None else attempt.retry_at
-    if attempt is None or retry_at is None or context.now >= retry_at:
+    # A time further ahead was written by a clock that was ahead.
+    if (
+        attempt is None
+        or retry_at is None
+        or not timedelta() < retry_at - context.now <= MAX_BACKOFF
+    ):
         return None
     return StatusVerdict(
         BatchRunning.BACKING_OFF,

@@ -8,7 +8,6 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
-from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
@@ -109,11 +108,7 @@ def build_budget_views(
     wins, then the earlier name.
     """
     services = Counter(service.ref.namespace for service in snapshot.services)
-    batches = Counter(
-        batch.ref.namespace
-        for batch in snapshot.batches
-        if batch.status.state not in TERMINAL_STATES
-    )
+    batches = Counter(batch.ref.namespace for batch in snapshot.batches if batch.unfinished)
     oldest_first = sorted(snapshot.budgets, key=lambda budget: (budget.created, budget.name))
     owners: dict[str, str] = {}
     for budget in oldest_first:

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
+from tessera.api.batch_inference import (
+    TERMINAL_STATES,
+    BatchInferenceSpec,
+    BatchInferenceStatus,
+)
 from tessera.api.ref import Ref
 from tessera.domain.observed.runner_reports import RunnerProgress
 
@@ -20,6 +24,19 @@ class Batch:
     spec: BatchInferenceSpec | None
     problem: str | None = None
     status: BatchInferenceStatus = field(default_factory=BatchInferenceStatus)
+    deleting: bool = False
+    """It has a deletion timestamp, and a finalizer keeps it."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Return whether it writes its files, or will."""
+        return not self.deleting and self.status.state not in TERMINAL_STATES
+
+    def has_ended(self, at: datetime) -> bool:
+        """Return whether no attempt may start; a later deadline lets an expired batch go on."""
+        if self.status.state == "expired" and self.spec is not None:
+            return at >= self.created + self.spec.deadline
+        return self.status.state in TERMINAL_STATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,103 @@
+"""Whole cycles of batches against an in-memory cluster."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.domain.observed.snapshot import Ref
+from tessera.resources.api_resources import PODS
+from tessera.resources.manifest import ObjectKey
+from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
+
+NIGHT = ObjectKey("batchinferences", "team-a", "night")
+ATTEMPT = ObjectKey("jobs", "team-a", "night-a1")
+ACCOUNT = ObjectKey("serviceaccounts", "team-a", "tessera-batch")
+
+
+@pytest.fixture
+async def operator() -> MemoryOperator:
+    """Return an operator with a batch whose first attempt runs."""
+    memory_operator = MemoryOperator()
+    add_pool_and_node(memory_operator)
+    add_batch(memory_operator)
+    await memory_operator.reconcile()
+    check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
+    progress = {"rows": 10, "at": "2026-11-20T12:00:00Z"}
+    memory_operator.body(NIGHT)["status"] |= {"check": check, "progress": progress}
+    memory_operator.cluster.touch(NIGHT)
+    await memory_operator.reconcile()
+    memory_operator.cluster.put(PODS, _pod_of(memory_operator, ATTEMPT))
+    await memory_operator.reconcile()
+    assert memory_operator.body(NIGHT)["status"]["attempt"]["number"] == 1
+    return memory_operator
+
+
+def _pod_of(operator: MemoryOperator, job: ObjectKey) -> dict[str, Any]:
+    owner = operator.body(job)["metadata"]
+    controller = {"kind": "Job", "name": job.name, "uid": owner["uid"], "controller": True}
+    meta = {
+        "name": f"{job.name}-x",
+        "namespace": job.namespace,
+        "labels": owner["labels"],
+        "ownerReferences": [controller],
+        "creationTimestamp": "2026-11-20T12:00:00Z",
+    }
+    return {"metadata": meta, "spec": {"nodeName": "a100-0"}, "status": {"phase": "Running"}}
+
+
+async def test_a_job_that_outlives_its_batch_is_ended_and_its_account_stays_until_then(
+    operator: MemoryOperator,
+) -> None:
+    operator.cluster.discard(NIGHT)
+    operator.cluster.refusals[NIGHT] = "get batchinferences team-a/night: 503"
+    await operator.reconcile()
+    assert {ATTEMPT, ACCOUNT} <= operator.cluster.objects.keys()
+    del operator.cluster.refusals[NIGHT]
+    await operator.reconcile()
+    assert ATTEMPT not in operator.cluster.objects
+    await operator.reconcile()
+    assert ACCOUNT not in operator.cluster.objects
+
+
+async def test_a_job_is_ended_when_its_batch_was_made_anew(operator: MemoryOperator) -> None:
+    operator.cluster.discard(NIGHT)
+    add_batch(operator)
+    await operator.reconcile()
+    assert ATTEMPT not in operator.cluster.objects
+
+
+async def test_a_job_whose_batch_is_only_missing_in_the_list_goes_on(
+    operator: MemoryOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = operator.body(NIGHT)["metadata"]["uid"]
+
+    async def read_uid(kind: object, ref: Ref) -> str:
+        del kind, ref
+        return str(uid)
+
+    monkeypatch.setattr(operator.cluster, "read_uid", read_uid)
+    operator.cluster.discard(NIGHT)
+    for _ in range(3):
+        await operator.reconcile()
+    assert {ATTEMPT, ACCOUNT} <= operator.cluster.objects.keys()
+
+
+async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
+    operator: MemoryOperator,
+) -> None:
+    operator.body(NIGHT)["metadata"] |= {
+        "deletionTimestamp": "2026-11-20T12:00:30Z",
+        "finalizers": ["example.org/keep"],
+    }
+    operator.cluster.touch(NIGHT)
+    await operator.reconcile()
+    assert ATTEMPT not in operator.cluster.objects
+    status = operator.body(NIGHT)["status"]
+    assert (status["reason"], status["attempt"]["number"]) == ("Terminating", 1)
+    operator.cluster.discard(ObjectKey("pods", "team-a", "night-a1-x"))
+    for _ in range(2):
+        operator.at += timedelta(minutes=10)
+        await operator.reconcile()
+    assert not {ATTEMPT, ACCOUNT} & operator.cluster.objects.keys()
+    assert (await operator.reconcile()).writes == 0
