@@ -101,3 +101,16 @@ async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
         await operator.reconcile()
     assert not {ATTEMPT, ACCOUNT} & operator.cluster.objects.keys()
     assert (await operator.reconcile()).writes == 0
+
+
+async def test_an_ended_batch_is_decided_and_written_once(operator: MemoryOperator) -> None:
+    operator.body(NIGHT)["status"]["state"] = "completed"
+    operator.cluster.touch(NIGHT)
+    operator.cluster.discard(ObjectKey("pods", "team-a", "night-a1-x"))
+    plans = [(await operator.reconcile()).plan.batches for _ in range(4)]
+    night = Ref("team-a", "night")
+    assert plans[2][night] is plans[3][night]
+    operator.body(NIGHT)["status"]["conditions"] = []
+    operator.cluster.touch(NIGHT)
+    await operator.reconcile()
+    assert operator.body(NIGHT)["status"]["conditions"]

@@ -240,6 +240,7 @@ class PlanCache:
         self.unclaimed = LastCallCache(unclaimed_pods)
         self.proposals = ProposalCache()
         self.layouts = LayoutCache()
+        self.batch_proposals: Mapping[Ref, batches.ProposedBatch] = {}
         self.service_plans: Mapping[Ref, ServicePlan] = {}
         self.inputs: dict[Ref, ServicePlanInputs] = {}
         self.probe_deferrals: dict[Ref, _ProbeDeferral] = {}
@@ -298,8 +299,9 @@ def plan(
         snapshot, memory.scaling_history, views, allocated, forecast, cache.proposals
     )
     batch_proposals = batches.propose_batches(
-        snapshot, views, allocated, forecast, memory.job_creation_errors
+        snapshot, views, allocated, forecast, memory.job_creation_errors, cache.batch_proposals
     )
+    cache.batch_proposals = batch_proposals
     grants = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
     )

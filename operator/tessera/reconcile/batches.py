@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.config import Config
 from tessera.domain.observed.batches import BatchJob
@@ -43,7 +44,9 @@ class BatchApplier:
         self._write = write
         self._write_status = write_status
         self._remove = remove
-        self._errors: dict[Ref, str | None] = {}
+        self._errors: dict[Ref, str] = {}
+        self._settled: dict[Ref, BatchPlan] = {}
+        """Plans that left nothing to write; there may be thousands of ended batches."""
         self.job_creation_errors: dict[str, str] = {}
         """Errors of the last cycle when creating Jobs of attempts, by the batches' UIDs."""
 
@@ -56,18 +59,20 @@ class BatchApplier:
     ) -> None:
         """Apply all batches; tenants and refusals of shared objects are by namespace."""
         self.job_creation_errors.clear()
+        settled, batches = self._settled, plan.batches
+        self._settled = {ref: batch for ref, batch in batches.items() if settled.get(ref) is batch}
+        unsettled = (ref for ref in batches if ref not in self._settled)
         await run_all(
             self._apply_batch(
                 snapshot,
-                plan.batches[ref],
+                batches[ref],
                 tenants.get(ref.namespace),
                 shared_refusals.get(ref.namespace, ()),
             )
-            for ref in by_turns(plan.batches, lambda ref: ref.namespace)
+            for ref in by_turns(unsettled, lambda ref: ref.namespace)
         )
         await run_all(self._delete_orphan(job) for job in plan.orphaned_jobs)
-        for ref in self._errors.keys() - plan.batches.keys():
-            del self._errors[ref]
+        self._errors = {ref: error for ref, error in self._errors.items() if ref in batches}
 
     async def _apply_batch(
         self,
@@ -76,8 +81,13 @@ class BatchApplier:
         tenant: TenantFunding | None,
         shared_refusals: Sequence[str],
     ) -> None:
+        ref = batch_plan.batch.ref
         problems = await self._write_batch(snapshot, batch_plan, tenant, shared_refusals)
-        self._errors[batch_plan.batch.ref] = "; ".join(problems) or None
+        self._errors.pop(ref, None)
+        if problems:
+            self._errors[ref] = "; ".join(problems)
+        elif batch_plan.state in TERMINAL_STATES and not batch_plan.delete:
+            self._settled[ref] = batch_plan
 
     @WriteStep
     async def _write_batch(

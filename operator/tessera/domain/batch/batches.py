@@ -3,7 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -49,18 +51,24 @@ def propose_batches(
     used_devices: Counter[tuple[str, str]],
     forecast: GrantForecast,
     job_creation_errors: Mapping[str, str],
+    previous: Mapping[Ref, ProposedBatch] = MappingProxyType({}),
 ) -> Mapping[Ref, ProposedBatch]:
     """Propose a plan for every batch regardless of budgets.
 
     Batches that hold hardware come first. `used_devices` counts the devices in use and is
-    increased by those of proposals that run or would be granted.
+    increased by those of proposals that run or would be granted. Of the `previous` proposals those
+    of ended batches are reused, since there may be thousands.
     """
     if not snapshot.batches:
         return {}
     index = _SnapshotIndex(snapshot, views, job_creation_errors)
-    proposals = {}
+    proposals = {
+        batch.ref: previous[batch.ref]
+        for batch in snapshot.batches
+        if batch.ref in previous and index.is_settled(batch, previous[batch.ref])
+    }
     for batch in sorted(
-        snapshot.batches,
+        (batch for batch in snapshot.batches if batch.ref not in proposals),
         key=lambda candidate: (not index.pods[candidate.ref], candidate.created, candidate.ref),
     ):
         proposed = proposed_batch(index, batch, used_devices)
@@ -168,14 +176,25 @@ class _SnapshotIndex:
                 self._services[namespace][service.ref.name] = with_known_shape(service).spec
         self._writers: dict[tuple[Ref, str], Ref] = {}
         """The earliest unfinished batch that writes a file, by claim and path."""
-        for batch in sorted(snapshot.batches, key=lambda batch: (batch.created, batch.ref)):
-            if batch.unfinished:
-                for file in written_files(batch):
-                    self._writers.setdefault(file, batch.ref)
+        unfinished = (batch for batch in snapshot.batches if batch.unfinished)
+        for batch in sorted(unfinished, key=lambda batch: (batch.created, batch.ref)):
+            for file in written_files(batch):
+                self._writers.setdefault(file, batch.ref)
         self._nodes = {
             node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
         }
+
+    def is_settled(self, batch: Batch, previous: ProposedBatch) -> bool:
+        """Return whether a batch has ended, and nothing of it changed since this proposal."""
+        situation = previous.situation
+        return (
+            situation.batch is batch
+            and batch.has_ended(self.at)
+            and previous.proposal.plan.accepted.reason is not BatchAccepted.PLANNER_ERROR
+            and [*situation.pods] == self.pods.get(batch.ref, [])
+            and [*situation.jobs] == self._jobs.get(batch.ref, [])
+        )
 
     def terminal_situation(self, batch: Batch) -> Situation:
         """Return the pods and Jobs of a finished batch, without the facts of a decision."""
