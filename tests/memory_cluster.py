@@ -65,6 +65,9 @@ class MemoryCluster:
         """So many watches of nodes lose their connection."""
         self.applied: list[ObjectKey] = []
         self.refusals: dict[ObjectKey, str] = {}
+        self.pod_refusals: dict[str, str] = {}
+        """The messages of events FailedCreate, by the UIDs of Jobs."""
+        self.event_queries: list[str] = []
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         if kind.plural in self._unknown:
@@ -161,6 +164,11 @@ class MemoryCluster:
             raise ClusterError(self.refusals[key])
         uid = self.objects.get(key, {}).get("metadata", {}).get("uid")
         return None if uid is None else str(uid)
+
+    async def pod_refusal(self, job: Ref, uid: str) -> str | None:
+        del job
+        self.event_queries.append(uid)
+        return self.pod_refusals.get(uid)
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         if key in self.refusals:

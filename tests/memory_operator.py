@@ -125,7 +125,14 @@ class MemoryOperator:
             batch_image=RunnerImage("tessera/batch:test"),
             is_leader=lambda: self.leading,
         )
-        prober = Prober(self.engines, self.observations, self._now, self.answered.set, self.hub)
+        prober = Prober(
+            self.engines,
+            self.observations,
+            self._now,
+            self.answered.set,
+            self.hub,
+            self.cluster,
+        )
         self._fleet = FleetReconciler(
             config, self._store, self.observations, applier, prober, self._now
         )

@@ -24,6 +24,7 @@ from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
 from tessera.resources.api_resources import (
     CONFIG_MAPS,
+    EVENTS,
     KINDS,
     PARTITIONING,
     SPEND_RECORDS,
@@ -93,7 +94,7 @@ _RULES: tuple[tuple[str, str, Sequence[ApiResource]], ...] = (
     (
         "namespaceRules",
         "watched namespaces",
-        [kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace],
+        [*(kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace), EVENTS],
     ),
     ("homeRules", "the operator's namespace", [SPEND_RECORDS]),
     (

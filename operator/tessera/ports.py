@@ -200,6 +200,9 @@ class Cluster(Protocol):
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
         """Return the UID of an object as it is now; None if it does not exist."""
 
+    async def pod_refusal(self, job: Ref, uid: str) -> str | None:
+        """Return why the pod of a Job could last not be created; None without an event."""
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         """Return the data of a ConfigMap, nothing if it does not exist; ClusterError on failure."""
 

@@ -1,5 +1,6 @@
 """Whole cycles of batches against an in-memory cluster."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
 
 NIGHT = ObjectKey("batchinferences", "team-a", "night")
 ATTEMPT = ObjectKey("jobs", "team-a", "night-a1")
+CHECK = ObjectKey("jobs", "team-a", "night-check")
 ACCOUNT = ObjectKey("serviceaccounts", "team-a", "tessera-batch")
 
 
@@ -103,13 +105,36 @@ async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
     assert (await operator.reconcile()).writes == 0
 
 
+async def test_the_events_of_a_job_without_a_pod_explain_it_at_most_twice_a_minute() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    add_batch(operator)
+    await operator.reconcile()
+    check = operator.body(CHECK)
+    check["metadata"]["creationTimestamp"] = operator.at.isoformat()
+    operator.cluster.touch(CHECK)
+    operator.cluster.pod_refusals[check["metadata"]["uid"]] = "exceeded quota: small"
+    for _ in range(50):
+        operator.at += timedelta(seconds=1)
+        await operator.reconcile()
+        await asyncio.sleep(0)
+    status = operator.body(NIGHT)["status"]
+    assert status["reason"] == "FailedCreate"
+    assert "Job/night-check has no pod: exceeded quota: small" in status["message"]
+    assert operator.cluster.event_queries == [check["metadata"]["uid"]] * 2
+    operator.cluster.put(PODS, _pod_of(operator, CHECK))
+    await operator.reconcile()
+    assert operator.body(NIGHT)["status"]["reason"] == "ValidationJobRunning"
+    assert operator.observations.pod_refusals == {}
+
+
 async def test_an_ended_batch_is_decided_and_written_once(operator: MemoryOperator) -> None:
     operator.body(NIGHT)["status"]["state"] = "completed"
     operator.cluster.touch(NIGHT)
     operator.cluster.discard(ObjectKey("pods", "team-a", "night-a1-x"))
     plans = [(await operator.reconcile()).plan.batches for _ in range(4)]
     night = Ref("team-a", "night")
-    assert plans[2][night] is plans[3][night]
+    assert len({id(batches[night]) for batches in plans[2:]}) == 1
     operator.body(NIGHT)["status"]["conditions"] = []
     operator.cluster.touch(NIGHT)
     await operator.reconcile()

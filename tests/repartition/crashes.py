@@ -126,6 +126,9 @@ class KillableCluster:
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
         return await self.cluster.read_uid(kind, ref)
 
+    async def pod_refusal(self, job: Ref, uid: str) -> str | None:
+        return await self.cluster.pod_refusal(job, uid)
+
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         return await self.cluster.config_data(key)
 

@@ -36,7 +36,14 @@ from tessera.ports import (
     ServerDate,
     WatchEvent,
 )
-from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS, NODES, PODS, ApiResource
+from tessera.resources.api_resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    EVENTS,
+    NODES,
+    PODS,
+    ApiResource,
+)
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.mig_objects import node_patch
 
@@ -273,6 +280,13 @@ class KubeCluster:
             return None
         raise_for_status(status, body, f"get {kind.plural} {ref}")
         return str(body["metadata"]["uid"])
+
+    async def pod_refusal(self, job: Ref, uid: str) -> str | None:
+        selector = f"involvedObject.uid={uid},reason=FailedCreate"
+        query = {"fieldSelector": selector, "limit": str(_PAGE_SIZE)}
+        status, body = await self.request("GET", EVENTS.path(job.namespace), query)
+        raise_for_status(status, body, f"list events of job {job}")
+        return wire.last_event_message(body["items"])
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         status, body = await self.request("GET", CONFIG_MAPS.path(key.namespace, key.name))

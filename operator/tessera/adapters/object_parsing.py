@@ -160,8 +160,15 @@ def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
         batch_uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
         attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
         uid=meta["uid"],
+        created=_creation_time(meta),
         failed=_condition(body, "Failed").get("status") == "True",
     )
+
+
+def last_event_message(events: Iterable[JsonObject]) -> str | None:
+    """Return the message of the latest event; None without one."""
+    latest = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default=None)
+    return None if latest is None else _bounded_text(latest.get("message", ""))
 
 
 def parse_claim(body: JsonObject) -> VolumeClaim:

@@ -102,6 +102,10 @@ class BatchRunning(StatusReason):
         "ApplyFailed",
         "The API server rejected an object of the batch; the message has its words.",
     )
+    FAILED_CREATE = (
+        "FailedCreate",
+        "A quota or a policy of the cluster refuses the pod of a Job; the message has its words.",
+    )
     STARTING = "Starting", "The pod of the attempt is starting."
     PUBLISHING = (
         "Publishing",

@@ -82,7 +82,7 @@ class Runtime:
             else None
         )
         self._prober = Prober(
-            self._engines, self._observations, clock, self._changed.set, self._hub
+            self._engines, self._observations, clock, self._changed.set, self._hub, cluster
         )
         self._layouts = LayoutSolverProcess()
         self._planning = BackgroundPlanner(

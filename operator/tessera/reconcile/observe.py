@@ -7,7 +7,7 @@ from typing import TypeAlias, TypeVar, cast
 
 from tessera.domain.billing.bill import Bill
 from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
-from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
+from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import (
@@ -93,6 +93,7 @@ class Observations:
     probe_results: dict[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: dict[Ref, InFlight] = field(default_factory=dict)
     runner_answers: dict[str, ProgressSample] = field(default_factory=dict)
+    pod_refusals: dict[str, PodRefusal] = field(default_factory=dict)
     fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
     memory: PlanMemory = field(default_factory=PlanMemory)
     """What the next plan needs to know of earlier cycles; every writer replaces its own fields."""
@@ -184,6 +185,7 @@ def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
             for key, observed in store.all(api_resources.CLAIMS).items()
             if isinstance(observed.plan_input, VolumeClaim)
         },
+        pod_refusals=dict(observations.pod_refusals),
         runner_answers=dict(observations.runner_answers),
         budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
         resolutions=None if observations.resolutions is None else dict(observations.resolutions),

@@ -1,6 +1,7 @@
 """Probes of engines, runners and hubs in the background; their results enter a later cycle."""
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.health.readiness import was_ready
 from tessera.domain.health.stall import Suspect
 from tessera.domain.names import PORT
-from tessera.domain.observed.batches import ProgressSample
+from tessera.domain.observed.batches import BatchJob, PodRefusal, ProgressSample
 from tessera.domain.observed.snapshot import (
     InFlight,
     ObservedService,
@@ -25,13 +26,15 @@ from tessera.domain.plan import Plan
 from tessera.domain.scaling.drain import DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
-from tessera.ports import Clock, Engines, ModelHub
+from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub
 from tessera.reconcile.observe import Observations
 
 # Seconds between two probes of a draining replica.
 _DRAIN_INTERVAL = timedelta(seconds=1)
 # Seconds between two probes of a runner.
 _RUNNER_INTERVAL = timedelta(seconds=3)
+# Seconds between two questions for the events of a Job without a pod.
+_EVENTS_INTERVAL = timedelta(seconds=30)
 # Probes of one namespace at the same time: engines that hang delay those beside them alone.
 _PROBES_PER_NAMESPACE = 16
 # How long a resolved revision stays valid.
@@ -48,7 +51,9 @@ class Prober:
         clock: Clock,
         wake: Callable[[], None],
         hub: ModelHub | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
+        self._cluster = cluster
         self._hub = hub
         self._engines = engines
         self._observations = observations
@@ -83,6 +88,11 @@ class Prober:
             if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
                 fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
                 self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
+            if (job := batch_plan.podless_job) is not None and self._cluster is not None:
+                refusal = self._observations.pod_refusals.get(job.uid)
+                if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
+                    read = partial(self._read_pod_refusal, self._cluster, job)
+                    self._start_once(f"job {job.uid}", namespace, read)
         self._forget(plan)
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
@@ -170,6 +180,14 @@ class Prober:
             self._observations.runner_answers[batch] = ProgressSample(asked_at, progress)
             self._wake()
 
+    async def _read_pod_refusal(self, cluster: Cluster, job: BatchJob) -> None:
+        message: str | None = None
+        # Without the right to list events the Job stays unexplained.
+        with contextlib.suppress(ClusterError):
+            message = await cluster.pod_refusal(job.ref, job.uid)
+        self._observations.pod_refusals[job.uid] = PodRefusal(self._clock(), message)
+        self._wake()
+
     async def _fetch_status(self, service: Ref, address: str) -> None:
         self._fetch_times[service] = self._clock()
         progress = await self._engines.fetch_progress(address)
@@ -193,6 +211,11 @@ class Prober:
             self._forget_resolutions(self._observations.resolutions, plan)
         if self._observations.fetch_progress or self._fetch_times:
             self._forget_fetches(plan)
+        if self._observations.pod_refusals:
+            podless_jobs = [batch_plan.podless_job for batch_plan in plan.batches.values()]
+            uids = {job.uid for job in podless_jobs if job is not None}
+            for uid in self._observations.pod_refusals.keys() - uids:
+                del self._observations.pod_refusals[uid]
         for uid in self._observations.runner_answers.keys() - {
             batch_plan.batch.uid for batch_plan in plan.batches.values()
         }:

@@ -121,6 +121,9 @@ CONFIG_MAPS = ApiResource(
     resource_names=(MIG_CONFIG,),
 )
 
+# Why the pod of a Job is refused; the Job itself does not say it.
+EVENTS = ApiResource(kind="Event", plural="events", verbs=("list",), watched=False)
+
 # The copy of the spend of all budgets, in the operator's namespace.
 SPEND_RECORDS = replace(CONFIG_MAPS, resource_names=(SPEND_RECORDS_NAME,))
 

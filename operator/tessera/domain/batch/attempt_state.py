@@ -42,6 +42,8 @@ _FATAL_WAITING_REASONS = frozenset(
         "RunContainerError",
     }
 )
+# The Job controller creates a pod at once; a refusal it tries again.
+_POD_CREATION_TIME = timedelta(seconds=15)
 # An image of 20 GB and the largest weights start in less.
 _START_TIMEOUT = timedelta(minutes=45)
 _MAX_MESSAGE_LENGTH = 600
@@ -114,6 +116,26 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     assembling = sample is not None and sample.progress.state in ("assembling", "publishing")
     all_done = (state.started or not attempt.has_engine) and progress.done >= progress.rows
     return replace(state, publishing=assembling or all_done)
+
+
+def podless_job(situation: Situation) -> BatchJob | None:
+    """Return a Job whose pod should exist by now."""
+    owners = {pod.owner for pod in situation.pods}
+    for job in situation.jobs:
+        created = job.created or situation.at
+        if job.uid not in owners and situation.at - created >= _POD_CREATION_TIME:
+            return job
+    return None
+
+
+def pod_refusal_message(situation: Situation, attempt: int | None) -> str | None:
+    """Return why the Job of an attempt, or of the check, has no pod; None while nothing says so."""
+    job = podless_job(situation)
+    refusal = None if job is None else situation.pod_refusals.get(job.uid)
+    if job is None or job.attempt != attempt or refusal is None or refusal.message is None:
+        return None
+    text = refusal.message[:_MAX_MESSAGE_LENGTH]
+    return f"Job/{job.ref.name} has no pod: {text}; the Job controller tries again"
 
 
 def highest_attempt_number(situation: Situation) -> int:

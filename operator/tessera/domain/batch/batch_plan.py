@@ -16,7 +16,7 @@ from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.batch.attempt_state import AttemptState, end_attempt
+from tessera.domain.batch.attempt_state import AttemptState, end_attempt, podless_job
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.observed.batches import Batch, BatchJob
@@ -83,6 +83,8 @@ class BatchPlan:
     delete: tuple[Ref, ...] = ()
     """Jobs to delete, with their pods."""
     progress_target: ProgressTarget | None = None
+    podless_job: BatchJob | None = None
+    """A Job whose events may say why it has no pod."""
     choice: HardwareChoice | None = None
     """The hardware that the batch holds or is about to use."""
     active: bool = True
@@ -128,6 +130,7 @@ def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) 
         attempt=context.attempt_state.attempt,
         progress=context.attempt_state.progress,
         progress_target=_progress_target(context.attempt_state),
+        podless_job=podless_job(context.situation),
     )
 
 

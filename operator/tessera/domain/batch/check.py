@@ -7,6 +7,7 @@ from tessera.api.batch_inference import BatchInferenceSpec, CheckStatus
 from tessera.api.batch_reasons import BatchComplete, BatchRunning
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
+from tessera.domain.batch.attempt_state import pod_refusal_message
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
@@ -49,7 +50,7 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
         running = StatusVerdict(BatchRunning.FINISHED, "spec.input is invalid, so 0 attempts run")
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
     name = job_name(situation.batch.ref.name, None)
-    running = _running_verdict(spec, name, pod)
+    running = _running_verdict(situation, spec, name, pod)
     recreate = _must_recreate(situation, job, pod, now)
     return InputCheck(running=running, create=job is None, recreate=recreate)
 
@@ -87,9 +88,11 @@ def _must_recreate(
 
 
 def _running_verdict(
-    spec: BatchInferenceSpec, name: str, pod: BatchPod | None
+    situation: Situation, spec: BatchInferenceSpec, name: str, pod: BatchPod | None
 ) -> StatusVerdict[BatchRunning]:
     subject = f"spec.input, {spec.input} on {spec.claim_name}"
+    if (refusal := pod_refusal_message(situation, None)) is not None:
+        return StatusVerdict(BatchRunning.FAILED_CREATE, f"{subject}: {refusal}")
     if pod is not None and pod.finished:
         report = check_report(pod.report)
         text = report.message if report is not None else pod.report.strip() or pod.container_message

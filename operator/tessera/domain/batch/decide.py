@@ -25,6 +25,7 @@ from tessera.domain.batch.attempt_state import (
     attempt_state,
     end_attempt,
     highest_attempt_number,
+    pod_refusal_message,
     retained_rows_message,
 )
 from tessera.domain.batch.batch_plan import (
@@ -466,6 +467,10 @@ def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -
 def _attempt_verdict(
     context: BatchContext, attempt: AttemptStatus, decision: CapacityDecision
 ) -> StatusVerdict[BatchRunning]:
+    refusal = pod_refusal_message(context.situation, attempt.number)
+    if refusal is not None:
+        text = f"status.attempt: attempt {attempt.number} on {attempt.variant}: {refusal}"
+        return StatusVerdict(BatchRunning.FAILED_CREATE, text)
     pod = context.attempt_state.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
         spot = attempt.tier == "Spot"

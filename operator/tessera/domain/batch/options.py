@@ -69,8 +69,9 @@ def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
 
 
 def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
-    """Return whether the attempt has been pending for longer than 60 s."""
-    if state.attempt is None or not state.alive or state.scheduled:
+    """Return whether the pod of the attempt has been pending for longer than 60 s."""
+    # A pod that may not be created says nothing of the capacity.
+    if state.attempt is None or not state.alive or state.pod is None or state.scheduled:
         return False
     return now - state.attempt.started_at > SCHEDULING_TIMEOUT
 

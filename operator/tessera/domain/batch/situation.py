@@ -12,6 +12,7 @@ from tessera.domain.observed.batches import (
     BatchJob,
     BatchPod,
     NodeHealth,
+    PodRefusal,
     ProgressSample,
     VolumeClaim,
 )
@@ -42,5 +43,7 @@ class Situation:
     """Speeds that services of the cluster measured."""
     progress_sample: ProgressSample | None = None
     """The last progress that the runner of this batch reported."""
+    pod_refusals: Mapping[str, PodRefusal] = field(default_factory=dict)
+    """Why Jobs have no pod, by their UIDs."""
     job_refusal: str | None = None
     """The error of the API server when it refused the Job of the last attempt."""

@@ -90,6 +90,7 @@ class BatchJob:
     attempt: int | None
     """None is the check."""
     uid: str = ""
+    created: datetime | None = None
     failed: bool = False
     """Its controller makes no more pods: the condition Failed."""
 
@@ -112,6 +113,14 @@ class VolumeClaim:
     access_modes: tuple[str, ...]
     storage_class: str | None = None
     uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodRefusal:
+    """What the events of a Job without a pod said at a moment; None: nothing."""
+
+    at: datetime
+    message: str | None
 
 
 @dataclass(frozen=True, slots=True)

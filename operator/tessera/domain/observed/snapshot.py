@@ -9,7 +9,13 @@ from tessera.api.inference_service import InferenceServiceSpec, InferenceService
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.observed.batches import Batch, BatchJob, ProgressSample, VolumeClaim
+from tessera.domain.observed.batches import (
+    Batch,
+    BatchJob,
+    PodRefusal,
+    ProgressSample,
+    VolumeClaim,
+)
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
@@ -334,6 +340,8 @@ class Snapshot:
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
     batch_jobs: tuple[BatchJob, ...] = ()
+    pod_refusals: Mapping[str, PodRefusal] = field(default_factory=dict)
+    """Answers about Jobs of batches that have no pod, by the Jobs' UIDs."""
     model_jobs: tuple[ObservedModelJob, ...] = ()
     fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """What the fetches of models answered last, by service."""
