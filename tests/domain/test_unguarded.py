@@ -13,7 +13,15 @@ from tests.builders import NO_MEMORY
 from tests.domain.test_steps import EVIL, cycles, good_part, owner_of
 
 # They only join names or compare fields that were checked at the border.
-PLAIN = {"billing_ref", "_named_namespaces", "_last_good_view", "_is_stuck", "weight"}
+PLAIN = {
+    "billing_ref",
+    "_named_namespaces",
+    "_last_good_view",
+    "_is_stuck",
+    "weight",
+    "unfinished",
+    "has_ended",
+}
 
 
 def _is_own(frame: FrameType) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.plan import STEPS
 from tessera.domain.service.removed import RemovedWorkload
@@ -59,6 +60,8 @@ def _owner_of(value: object) -> str | None:
             name = value.pool.name
         case BatchPlan():
             name = value.batch.ref.namespace
+        case BatchJob():
+            name = value.ref.namespace
         case _:
             name = owner_of(value)
     return name
@@ -88,7 +91,9 @@ def _build(fleet: Fleet) -> None:
             "output": "out.jsonl",
             "model": {"uri": SMALL},
         }
-        fleet.cluster.put(BATCH_INFERENCES, {"metadata": {**meta, "name": "night"}, "spec": spec})
+        for name in ("night", "orphan"):
+            spec = {**spec, "output": f"{name}.jsonl"}
+            fleet.cluster.put(BATCH_INFERENCES, {"metadata": {**meta, "name": name}, "spec": spec})
 
 
 def _disturb(fleet: Fleet) -> None:
@@ -96,6 +101,7 @@ def _disturb(fleet: Fleet) -> None:
     fleet.waiting[Ref(GOOD, "chat")] = 100.0
     for tenant in (GOOD, HOSTILE):
         fleet.cluster.discard(ObjectKey("inferenceservices", tenant, "gone"))
+        fleet.cluster.discard(ObjectKey("batchinferences", tenant, "orphan"))
         leaving = {
             "name": "leaving",
             "namespace": tenant,

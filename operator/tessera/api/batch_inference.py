@@ -251,6 +251,9 @@ class AttemptStatus(_BatchStatusBase):
     """Consecutive attempts, up to the latest finished one, that lost their node before a new
     finished row."""
 
+    failed_node: str = ""
+    """Node on which it failed; the next attempt prefers another."""
+
     running_since: datetime | None = None
     """When its engine was first observed processing rows."""
 
@@ -275,7 +278,7 @@ class AttemptStatus(_BatchStatusBase):
 
 
 class ProgressStatus(_BatchStatusBase):
-    """Progress of the batch; at most 30 seconds old while an attempt runs."""
+    """Progress of the batch; at most 30 seconds old while rows move."""
 
     rows: int
     """Rows of the input."""
@@ -299,7 +302,7 @@ class ProgressStatus(_BatchStatusBase):
     """Output tokens generated."""
 
     at: datetime
-    """When this progress was observed."""
+    """When rows or tokens were last observed to increase."""
 
     speed_ratio: Amount | None = None
     """Measured speed divided by the speed predicted for the hardware."""
@@ -345,7 +348,7 @@ class BatchInferenceStatus(_BatchStatusBase):
     results."""
 
     progress: ProgressStatus | None = None
-    """Progress of the batch; at most 30 seconds old while an attempt runs."""
+    """Progress of the batch; at most 30 seconds old while rows move."""
 
 
 class BatchInference(Wire):

@@ -112,6 +112,11 @@ class BatchRunning(StatusReason):
         "All rows are done, and an attempt without a GPU publishes the results.",
         True,
     )
+    STALLED = (
+        "Stalled",
+        "No row and no byte of the attempt moves: runner, volume or engine hang. It is replaced "
+        "after 20 minutes.",
+    )
     WAITING_FOR_SPOT = "WaitingForSpot", "The deadline leaves time to wait for spot capacity."
     UNSCHEDULABLE = (
         "Unschedulable",

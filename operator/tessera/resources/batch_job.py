@@ -141,7 +141,7 @@ def _attempt_pod(
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)
     pod = _pod(spec, image, template_version, runner, _token_volume())
-    pod.affinity = spot.affinity() if request.spot_affinity else None
+    pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
     pod.init_containers = [sidecar]
     pod.volumes = [
         *engine.volumes(source.name, source.spec, choice, template_version),
@@ -168,6 +168,13 @@ def _runner(
     field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
     address = client.V1EnvVarSource(field_ref=field_ref)
     container.env = [client.V1EnvVar(name="POD_IP", value_from=address)]
+    # A runner whose event loop hangs, as on a frozen volume, does not answer at all.
+    container.liveness_probe = client.V1Probe(
+        http_get=client.V1HTTPGetAction(path="/healthz", port="progress"),
+        period_seconds=30,
+        timeout_seconds=10,
+        failure_threshold=10,
+    )
     container.ports = [client.V1ContainerPort(name="progress", container_port=names.RUNNER_PORT)]
     token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
     container.volume_mounts = [*(container.volume_mounts or ()), token]

@@ -14,7 +14,7 @@ import pytest
 from tessera.api.batch_reasons import BATCH_CONDITIONS, BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
-from tessera.domain.observed.batches import Batch, NodeHealth, VolumeClaim
+from tessera.domain.observed.batches import Batch, NodeHealth, PodRefusal, VolumeClaim
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
@@ -26,6 +26,7 @@ from tests.batch_builders import (
     a_batch_spec,
     a_check_report,
     a_checked_situation,
+    a_job,
     a_progress_sample,
     a_report,
     a_situation,
@@ -383,6 +384,27 @@ CASES = [
             "0 of 1000 rows",
             ".tessera/uid-night",
         ),
+    ),
+    BatchCase(
+        reason=BatchRunning.TERMINATING,
+        situation=on_attempt(batch=a_batch(deleting=True)),
+        field="metadata.finalizers",
+        says=("BatchInference/night is being deleted", "0 attempts run"),
+    ),
+    BatchCase(
+        reason=BatchRunning.FAILED_CREATE,
+        situation=a_situation(
+            jobs=(a_job(None, created=at(-15)),),
+            pod_refusals={"uid-night-check": PodRefusal(NOW, "exceeded quota: small")},
+        ),
+        field="spec.input",
+        says=("Job/night-check has no pod: exceeded quota: small",),
+    ),
+    BatchCase(
+        reason=BatchRunning.STALLED,
+        situation=on_attempt(progress_sample=a_progress_sample(5, idleSeconds=180)),
+        field="status.attempt",
+        says=("no row and no byte of attempt 1", "since 11:57:00Z", "kubectl logs job/night-a1"),
     ),
 ]
 

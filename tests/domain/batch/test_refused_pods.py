@@ -27,7 +27,7 @@ def test_an_attempt_without_a_pod_has_the_words_of_the_quota_and_waits_for_no_ha
     for moment in (situation, later(situation, 600)):
         plan = plan_batch(moment)
         assert (plan.running.reason, plan.create, plan.delete) == ("FailedCreate", None, ())
-        assert f"on spot-1g-10gb: Job/night-a1 has no pod: {QUOTA}" in plan.running.message
+        assert f"attempt 1: Job/night-a1 has no pod: {QUOTA}" in plan.running.message
 
 
 def test_only_a_job_that_is_old_enough_and_has_no_pod_is_asked_for_its_events() -> None:

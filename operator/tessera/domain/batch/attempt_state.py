@@ -17,6 +17,7 @@ from tessera.domain.observed.runner_reports import (
     REFUSED_EXIT_CODE,
     ROWS_MISSING,
     ROWS_REFUSED,
+    STALL_SECONDS,
     RunReport,
     run_report,
 )
@@ -46,6 +47,10 @@ _FATAL_WAITING_REASONS = frozenset(
 _POD_CREATION_TIME = timedelta(seconds=15)
 # An image of 20 GB and the largest weights start in less.
 _START_TIMEOUT = timedelta(minutes=45)
+# After so long without a row or a byte an attempt is called stalled,
+_STALL_NOTICE = timedelta(minutes=2)
+# and replaced if its runner, which ends it sooner, could not.
+_STALL_TIMEOUT = timedelta(seconds=STALL_SECONDS, minutes=5)
 _MAX_MESSAGE_LENGTH = 600
 
 
@@ -108,14 +113,35 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
         if pod.attempt == attempt.number and (job is None or pod.owner == job.uid)
     ]
     pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
-    end = _attempt_end(situation, pod, job) or _start_timeout_end(pod, now)
+    end = (
+        _attempt_end(situation, pod, job)
+        or _start_timeout_end(pod, now)
+        or _stall_end(situation, now)
+    )
     if end is not None:
+        if end.kind == "failed" and pod is not None and pod.node is not None:
+            attempt = attempt.model_copy(update={"failed_node": pod.node})
         return _ended_state(situation, attempt, progress, end, now)
     state = AttemptState(attempt=attempt, progress=progress, pod=pod, alive=True)
     sample = _current_sample(situation)
     assembling = sample is not None and sample.progress.state in ("assembling", "publishing")
     all_done = (state.started or not attempt.has_engine) and progress.done >= progress.rows
     return replace(state, publishing=assembling or all_done)
+
+
+def stalled_since(situation: Situation, now: datetime) -> datetime | None:
+    """Return when a row or a byte of the attempt last moved, if that is 2 minutes ago; else None.
+
+    A runner that never answered may be out of reach, so only one that did is judged.
+    """
+    sample = _current_sample(situation)
+    if sample is None:
+        return None
+    # The checksums of large results take long, and no row moves meanwhile.
+    publishing = sample.progress.state == "publishing"
+    idle = timedelta(seconds=0 if publishing else sample.progress.idle_seconds)
+    moved = (sample.at - idle).replace(microsecond=0)
+    return moved if now - moved >= _STALL_NOTICE else None
 
 
 def podless_job(situation: Situation) -> BatchJob | None:
@@ -135,7 +161,7 @@ def pod_refusal_message(situation: Situation, attempt: int | None) -> str | None
     if job is None or job.attempt != attempt or refusal is None or refusal.message is None:
         return None
     text = refusal.message[:_MAX_MESSAGE_LENGTH]
-    return f"Job/{job.ref.name} has no pod: {text}; the Job controller tries again"
+    return f"Job/{job.ref.name} has no pod: {text}; see kubectl describe job {job.ref.name}"
 
 
 def highest_attempt_number(situation: Situation) -> int:
@@ -295,6 +321,16 @@ def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | Non
     message = f"engine not started after {limit} min, see kubectl describe pod {pod.ref.name}"
     return _AttemptEnd(
         "failed", f"{message}: {pod.waiting_reason or 'ContainerCreating'}: {pod.container_message}"
+    )
+
+
+def _stall_end(situation: Situation, now: datetime) -> _AttemptEnd | None:
+    since = stalled_since(situation, now)
+    if since is None or now - since < _STALL_TIMEOUT:
+        return None
+    minutes = int(_STALL_TIMEOUT.total_seconds() / 60)
+    return _AttemptEnd(
+        "failed", f"no row and no byte moved for {minutes} min (since {since:%H:%M:%SZ})"
     )
 
 

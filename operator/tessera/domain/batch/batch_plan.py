@@ -50,6 +50,8 @@ class BatchJobRequest:
     """Hardware of the attempt; None for the check and for an attempt that only publishes."""
     active_deadline: timedelta
     """Limit after which the Job ends without an operator."""
+    avoided_node: str = ""
+    """Node on which the last attempt failed."""
     spot_affinity: bool = False
     """Nodes of the chosen pool have a spot label, so the pod can require it."""
 

@@ -27,6 +27,7 @@ from tessera.domain.batch.attempt_state import (
     highest_attempt_number,
     pod_refusal_message,
     retained_rows_message,
+    stalled_since,
 )
 from tessera.domain.batch.batch_plan import (
     NOT_ACCEPTED,
@@ -215,7 +216,9 @@ def _propose_attempt(
     if backoff is not None and attempt is not None and not attempt.consecutive_interruptions:
         return BatchProposal(plan=idle_plan(context, backoff))
     if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
-        verdict = _publishing_verdict(context, attempt, progress)
+        verdict = _stuck_verdict(context, attempt) or _publishing_verdict(
+            context, attempt, progress
+        )
         return BatchProposal(plan=continue_plan(context, verdict))
     if attempt is not None and not context.attempt_state.alive and progress.done >= progress.rows:
         if backoff is not None:
@@ -308,6 +311,25 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
     return _propose_next(context, query.source, option, decision)
 
 
+def _stuck_verdict(
+    context: BatchContext, attempt: AttemptStatus
+) -> StatusVerdict[BatchRunning] | None:
+    """Return why an attempt does not move, if it has no pod or its runner is idle."""
+    refusal = pod_refusal_message(context.situation, attempt.number)
+    if refusal is not None:
+        text = f"status.attempt: attempt {attempt.number}: {refusal}"
+        return StatusVerdict(BatchRunning.FAILED_CREATE, text)
+    since = stalled_since(context.situation, context.now)
+    if since is None:
+        return None
+    text = (
+        f"status.attempt: no row and no byte of attempt {attempt.number} moved since "
+        f"{since:%H:%M:%SZ}; it is replaced after 20 min. See kubectl logs job/{attempt.job} "
+        "--all-containers"
+    )
+    return StatusVerdict(BatchRunning.STALLED, text)
+
+
 def _capacity_unknown(
     context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
 ) -> bool:
@@ -393,6 +415,7 @@ def _propose_next(
         source=source,
         choice=choice,
         active_deadline=context.active_deadline,
+        avoided_node=_failed_node(context),
         spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
@@ -444,6 +467,11 @@ def _next_attempt(
     )
 
 
+def _failed_node(context: BatchContext) -> str:
+    previous = context.attempt_state.attempt
+    return "" if previous is None else previous.failed_node
+
+
 def _pool_nodes(situation: Situation, pool: str) -> list[NodeHealth]:
     members = [view.node_names for view in situation.views if view.pool.name == pool]
     names = sorted(frozenset[str]().union(*members))
@@ -467,10 +495,8 @@ def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -
 def _attempt_verdict(
     context: BatchContext, attempt: AttemptStatus, decision: CapacityDecision
 ) -> StatusVerdict[BatchRunning]:
-    refusal = pod_refusal_message(context.situation, attempt.number)
-    if refusal is not None:
-        text = f"status.attempt: attempt {attempt.number} on {attempt.variant}: {refusal}"
-        return StatusVerdict(BatchRunning.FAILED_CREATE, text)
+    if (stuck := _stuck_verdict(context, attempt)) is not None:
+        return stuck
     pod = context.attempt_state.pod
     if pod is not None and pod.bound is None and pod.unschedulable is not None:
         spot = attempt.tier == "Spot"

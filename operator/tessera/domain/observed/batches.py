@@ -35,7 +35,7 @@ class Batch:
     def has_ended(self, at: datetime) -> bool:
         """Return whether no attempt may start; a later deadline lets an expired batch go on."""
         if self.status.state == "expired" and self.spec is not None:
-            return at >= self.created + self.spec.deadline
+            return at - self.created >= self.spec.deadline
         return self.status.state in TERMINAL_STATES
 
 

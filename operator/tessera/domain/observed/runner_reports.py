@@ -17,6 +17,9 @@ ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 # State of an attempt without an engine that found rows without an answer.
 ROWS_MISSING: Literal["rowsMissing"] = "rowsMissing"
 
+# After so many seconds without a row or a byte a runner ends its attempt.
+STALL_SECONDS = 900
+
 _MAX_COUNT = 2**53
 _MAX_TEXT_LENGTH = 8192
 
@@ -86,6 +89,8 @@ class RunnerProgress(_RunnerReport):
 
     attempt: Count
     state: Text = "running"
+    idle_seconds: Count = 0
+    """Since a row or a byte last moved."""
     rows: Count = 0
     done: Count = 0
     failed: Count = 0

@@ -21,6 +21,7 @@ _VARYING_REASONS = frozenset(
         BatchRunning.SPOT_DISABLED,
         BatchRunning.DEADLINE_AT_RISK,
         BatchRunning.STARTING,
+        BatchRunning.STALLED,
         BatchRunning.WAITING_FOR_SPOT,
         BatchRunning.UNSCHEDULABLE,
         BatchRunning.BUDGET_EXHAUSTED,
