@@ -34,6 +34,8 @@ _KEEPALIVE_SECONDS = 2
 _MAX_SILENT_RESTARTS = 10
 # It cannot match inside a text of the answer, where the quotes are escaped.
 _ABORT_PATTERN = re.compile(rb'"finish_reason": ?"abort"')
+# Counts the steps that emit tokens, of each engine process.
+_STEPS_PATTERN = re.compile(rb"^vllm:iteration_tokens_total_count(?:{[^}]*})? (\S+)", re.MULTILINE)
 _RETRYABLE_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_EARLY,
@@ -89,6 +91,7 @@ class EngineClient:
         self._ready, self._away = asyncio.Event(), asyncio.Event()
         self._away.set()
         self._epoch = 0
+        self._steps: float | None = None
         self._silent_restarts = 0
         self._answers = 0
         self._probing = asyncio.Lock()
@@ -98,6 +101,21 @@ class EngineClient:
     @property
     def away(self) -> bool:
         return not self._ready.is_set()
+
+    async def steps(self) -> float | None:
+        """Return how many steps the engine has made; None if it counts none.
+
+        Without an answer the last count is returned.
+        """
+        try:
+            async with self._session.get(
+                f"{self._base}/metrics", timeout=_PROBE_TIMEOUT
+            ) as response:
+                counts = [float(count) for count in _STEPS_PATTERN.findall(await response.read())]
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return self._steps
+        self._steps = sum(counts) if counts else None
+        return self._steps
 
     async def close(self) -> None:
         await self._session.close()

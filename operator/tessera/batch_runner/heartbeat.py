@@ -15,14 +15,19 @@ class WorkHeartbeat:
     """Logs progress every ten seconds and interrupts work that calls `beat` often."""
 
     def __init__(
-        self, clock: Callable[[], float], stopped: Callable[[], bool] = lambda: False
+        self,
+        clock: Callable[[], float],
+        stopped: Callable[[], bool] = lambda: False,
+        record_movement: Callable[[], None] = lambda: None,
     ) -> None:
+        self._record_movement = record_movement
         self._clock = clock
         self._stopped = stopped
         self._due = clock() + LOG_INTERVAL_SECONDS
 
     def beat(self, message: str, *figures: object) -> None:
         """Log the message if ten seconds have passed; raise StoppedError if the work must stop."""
+        self._record_movement()
         if self._stopped():
             raise StoppedError(STOP_MESSAGE)
         now = self._clock()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 
-from tessera.batch_runner.errors import storage_error
+from tessera.batch_runner.errors import TransientError, storage_error
 from tessera.batch_runner.files import sync_folder, write_all
+from tessera.domain.observed.runner_reports import STALL_SECONDS
 
 SYNC_ROWS = 64
 SYNC_SECONDS = 5.0
@@ -174,7 +175,8 @@ def part_files(work: Path) -> PartFiles:
 class Journal:
     """Appends to the part files of one attempt; flushes to disk after 5 seconds or 64 answers."""
 
-    def __init__(self, work: Path, attempt: int) -> None:
+    def __init__(self, work: Path, attempt: int, stall_seconds: float = STALL_SECONDS) -> None:
+        self._stall_seconds = stall_seconds
         self._work = work
         self._attempt = attempt
         self._open: dict[int, int] = {}
@@ -204,7 +206,12 @@ class Journal:
             with suppress(TimeoutError):
                 async with asyncio.timeout(SYNC_SECONDS):
                     await self._due.wait()
-            await self.sync()
+            try:
+                async with asyncio.timeout(self._stall_seconds):
+                    await self.sync()
+            except TimeoutError as error:
+                message = f"the volume of {parts_folder(self._work)} hangs: it took no row for"
+                raise TransientError(f"{message} {self._stall_seconds:.0f} s") from error
 
     async def sync(self) -> None:
         """Flush all lines to disk and close files without new lines; raises a BatchError."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing_extensions import override
 
 from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.ledger import BatchCounts
+from tessera.domain.observed.runner_reports import STALL_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,34 @@ RunnerState: TypeAlias = Literal[
 class Progress:
     """State and counts of a running attempt."""
 
-    def __init__(self, attempt: int) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        stall_seconds: float = STALL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.attempt = attempt
+        self._stall_seconds = stall_seconds
+        self._clock = clock
+        self._moved_at = clock()
         self.state: RunnerState = "starting"
         self.rows = 0
         self.in_flight = 0
         self.counts: Callable[[], BatchCounts] = BatchCounts
         self.engine_away: Callable[[], bool] = bool
+
+    def record_movement(self) -> None:
+        """Note that a row or a byte moved."""
+        self._moved_at = self._clock()
+
+    @property
+    def idle_seconds(self) -> float:
+        return self._clock() - self._moved_at
+
+    @property
+    def stalled(self) -> bool:
+        """Return whether nothing moved for too long; publishing has time limits of its own."""
+        return self.state != "publishing" and self.idle_seconds >= self._stall_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer of `/progress`."""
@@ -45,6 +68,7 @@ class Progress:
         return {
             "attempt": self.attempt,
             "state": "waiting" if waiting else self.state,
+            "idleSeconds": int(self.idle_seconds),
             "rows": self.rows,
             "done": counts.done,
             "failed": counts.failed,
@@ -163,6 +187,8 @@ def status_app(progress: Progress) -> web.Application:
     metrics = metrics_registry(progress)
 
     async def healthz(_: web.Request) -> web.Response:
+        if progress.stalled:
+            return web.Response(text=f"idle for {progress.idle_seconds:.0f} s", status=503)
         return web.Response(text="ok")
 
     async def show_progress(_: web.Request) -> web.Response:

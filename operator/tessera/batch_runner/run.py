@@ -37,6 +37,7 @@ from tessera.batch_runner.publish import PublicationRecord
 from tessera.batch_runner.rows import probe_body
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
+from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.ports import NotFoundError
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class RunOptions:
     port: int
     row_seconds: float = ROW_TIMEOUT_SECONDS
     patience_seconds: float = ENGINE_TIMEOUT_SECONDS
+    stall_seconds: float = STALL_SECONDS
+    """The attempt ends when no row and no byte moved for so long."""
     fence_seconds: float = 60.0
     """Interval of fence checks while rows are sent."""
     fence_timeout: FenceTimeout = FENCE_TIMEOUT
@@ -124,7 +127,7 @@ class AttemptRunner:
         self._options = options
         self._fence = fence
         self._stop = stop
-        self._progress = Progress(options.attempt)
+        self._progress = Progress(options.attempt, options.stall_seconds)
 
     async def run(self) -> int:
         """Run the attempt, write its report and return the exit code."""
@@ -132,6 +135,7 @@ class AttemptRunner:
             background_tasks = (
                 self._watch_stop(),
                 self._watch_fence(),
+                self._watch_movement(),
                 self._refresh_report(),
                 self._log_progress(),
             )
@@ -154,6 +158,17 @@ class AttemptRunner:
         while True:
             await asyncio.sleep(self._options.fence_seconds)
             await refuse_stale(self._fence, self._options.attempt)
+
+    async def _watch_movement(self) -> None:
+        # A hanging engine or volume is left to the next attempt, on another node.
+        progress = self._progress
+        while not progress.stalled:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(self._options.stall_seconds / 60)
+        raise TransientError(
+            f"no row and no byte moved for {progress.idle_seconds:.0f} s while {progress.state}, "
+            f"with {counted(progress.in_flight, 'row')} at the engine: the engine "
+            "or the volume hangs"
+        )
 
     async def _refresh_report(self) -> None:
         # SIGKILL leaves no time for a report.
@@ -196,7 +211,7 @@ class AttemptRunner:
     async def _produce_record(self, input_manifest: InputManifest) -> PublicationRecord:
         """Answer the remaining rows, assemble the results and return the record that counts."""
         options, progress = self._options, self._progress
-        heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set)
+        heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set, progress.record_movement)
         progress.state = "verifying"
         checked = await asyncio.to_thread(
             checked_input.verify, options.input, input_manifest, heartbeat
@@ -223,7 +238,7 @@ class AttemptRunner:
 
     async def _send_rows(self, checked: CheckedInput, ledger: Ledger, base: str) -> None:
         options = self._options
-        journal = Journal(options.work, options.attempt)
+        journal = Journal(options.work, options.attempt, options.stall_seconds)
         url = checked.manifest.url
         engine = EngineClient(
             base,
@@ -235,7 +250,9 @@ class AttemptRunner:
         sender = RowSender(checked, ledger, self._progress, journal, engine, options.send_options)
         try:
             with checked.open() as file:
-                await run_until_first(sender.run(file), engine.watch(), journal.run())
+                await run_until_first(
+                    sender.run(file), engine.watch(), journal.run(), self._watch_steps(engine)
+                )
             await journal.sync()
         except OSError as error:
             raise storage_error(error, options.input, "read") from error
@@ -245,6 +262,17 @@ class AttemptRunner:
         finally:
             journal.close()
             await engine.close()
+
+    async def _watch_steps(self, engine: EngineClient) -> None:
+        """Take a step of the engine as a movement: a long answer moves nothing else."""
+        steps: float | None = None
+        while True:
+            previous, steps = steps, await engine.steps()
+            uncounted = steps is None and self._progress.in_flight > 0
+            # Without a count, requests in flight are bounded by the time limit of a row.
+            if engine.away or uncounted or steps != previous:
+                self._progress.record_movement()
+            await asyncio.sleep(self._options.stall_seconds / 60)
 
     async def _publish(self, record: PublicationRecord) -> None:
         options = self._options

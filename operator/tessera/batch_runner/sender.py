@@ -156,6 +156,7 @@ class RowSender:
             reply = await self._engine.send_row(epoch, request.path, request.body, request_id)
         finally:
             self._progress.in_flight -= 1
+            self._progress.record_movement()
         result = results.row_result(request.line_id, request.custom_id, reply)
         if _was_not_processed(reply):
             self._journal.append(request.shard, parts.encode_unsent(row))
