@@ -311,7 +311,10 @@ async def test_a_gpu_that_the_node_does_not_have_is_reported() -> None:
     other.set_spec([], None)
     node.own_layout.layout = other.own_layout.layout
     await node.agent().reconcile()
-    assert node.status.problem == "spec.gpus names GPUs that the node does not have: GPU-elsewhere"
+    assert node.status.problem == (
+        "spec.gpus names 1 GPU that the node does not have: GPU-elsewhere; repair the node, or "
+        "delete NodeLayout/gpu-1 once GPUs were replaced"
+    )
 
 
 async def test_instances_that_a_reset_destroyed_are_created_again() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
+from tessera.api.text import counted
 from tessera.domain.mig.partitioning import (
     GpuProblem,
     InstanceOperation,
@@ -122,7 +123,9 @@ class NodeAgent:
                 gpu_status(gpu, pods_by_device, outcomes.get(gpu.uuid, _GpuOutcome()).problem)
                 for gpu in inventory.gpus
             ),
-            problem=f"spec.gpus names GPUs that the node does not have: {', '.join(missing)}"[:500]
+            problem=f"spec.gpus names {counted(len(missing), 'GPU')} that the node does not have: "
+            f"{', '.join(missing[:3])}; repair the node, or delete NodeLayout/{layout.name} once "
+            "GPUs were replaced"
             if missing
             else "",
         )
