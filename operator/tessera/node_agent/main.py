@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from datetime import datetime, timedelta
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -20,7 +21,6 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.adapters.pod_resources import KubeletPods
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import ClusterError, OwnLayout
-from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.settings import NodeSettings
 
 log = logging.getLogger("tessera")
@@ -64,8 +64,14 @@ async def run(settings: NodeSettings, host: str) -> None:
     pods = KubeletPods(settings.pod_resources_socket)
     layout = KubeOwnLayout(cluster, settings.node_name)
     locks = FileLocks(settings.lock_directory)
-    clock = TrustedClock(now, time.monotonic, lambda: cluster.server_date)
-    agent = NodeAgent(NvmlGpus(), pods, layout, locks, clock, can_partition=settings.partition)
+    agent = NodeAgent(
+        NvmlGpus(),
+        pods,
+        layout,
+        locks,
+        lambda: _server_time(cluster),
+        can_partition=settings.partition,
+    )
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop_signal, agent.stop.set)
     heartbeat = AgentHeartbeat()
@@ -76,6 +82,14 @@ async def run(settings: NodeSettings, host: str) -> None:
         await runner.cleanup()
         await pods.close()
         await cluster.close()
+
+
+def _server_time(cluster: KubeCluster) -> datetime:
+    """Return the time by the API server's latest response; the clock of the node may be wrong."""
+    date = cluster.server_date
+    if date is None:
+        return now()
+    return date.at + timedelta(seconds=time.monotonic() - date.monotonic)
 
 
 class AgentHeartbeat:
