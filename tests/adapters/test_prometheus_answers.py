@@ -18,10 +18,16 @@ def series(
 
 
 def read_loads(
-    waiting: list[dict[str, object]], activity: list[dict[str, object]]
+    waiting: list[dict[str, object]],
+    activity: list[dict[str, object]],
+    running: list[dict[str, object]] | None = None,
 ) -> dict[Ref, tuple[ServiceLoad, ...]]:
-    """Read the answers of two range queries as the adapter does."""
-    return loads_of(well_formed_rows(waiting, Counter()), well_formed_rows(activity, Counter()))
+    """Read the answers of three range queries as the adapter does."""
+    return loads_of(
+        well_formed_rows(waiting, Counter()),
+        well_formed_rows(running or [], Counter()),
+        well_formed_rows(activity, Counter()),
+    )
 
 
 def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
@@ -31,10 +37,11 @@ def test_past_loads_are_summed_over_the_replicas_of_each_moment() -> None:
         series("b", [(start + 5, "5")]),
     ]
     activity = [series("a", [(start, "0.5"), (start + 5, "0.6")], None)]
-    ((_, loads),) = read_loads(waiting, activity).items()
-    assert [(load.waiting, load.activity, load.ready) for load in loads] == [
-        (10, 0.5, 1),
-        (25, 0.6, 2),
+    running = [series("b", [(start + 5, "8")])]
+    ((_, loads),) = read_loads(waiting, activity, running).items()
+    assert [(load.waiting, load.running, load.activity, load.ready) for load in loads] == [
+        (10, None, 0.5, 1),
+        (25, 8, 0.6, 2),
     ]
 
 

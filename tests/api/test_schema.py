@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS, InferenceServiceSpec
 from tessera.api.meta import format_duration
-from tessera.api.schema import KINDS, CustomResourceType, crd
+from tessera.api.schema import INFERENCE_SERVICE, KINDS, CustomResourceType, crd
 
 CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -77,11 +77,20 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
     assert defaults["scaling"] == {
         "minReplicas": 2,
         "maxReplicas": 8,
-        "queue": {"target": 50},
+        "queue": {"target": None},
         "activity": {"target": "0.75"},
         "scaleUp": {"stabilizationWindow": "60s", "pods": 2, "period": "120s"},
         "scaleDown": {"stabilizationWindow": "300s"},
     }
+
+
+def test_the_queue_target_of_each_class_is_in_the_description_and_is_not_stored() -> None:
+    (target,) = [
+        node for path, node in nodes(schema(INFERENCE_SERVICE)) if path.endswith(".queue.target")
+    ]
+    numbers = [int(number) for number in re.findall(r"\d+", target["description"])]
+    assert numbers == list(DEFAULT_QUEUE_TARGETS.values()) == [4, 16, 50]
+    assert "default" not in target
 
 
 def test_the_shortest_manifest_names_a_model_only() -> None:

@@ -36,7 +36,7 @@ async def a_fleet(**spec: Any) -> tuple[MemoryOperator, FleetInputs]:
 
 
 def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
-    pods = {Ref("team-a", f"chat-{index}"): PodReading(waiting=waiting, activity=0.9)
+    pods = {Ref("team-a", f"chat-{index}"): PodReading(waiting=waiting, running=30, activity=0.9)
             for index in range(2)}  # fmt: skip
     lows = (TimestampedReplicas(at(-120), 4), TimestampedReplicas(at(-30), 5))
     return replace(
@@ -96,6 +96,7 @@ async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
     scaling = {
         "minReplicas": 2,
         "maxReplicas": 7,
+        "queue": {"target": 50},
         "scaleUp": {"stabilizationWindow": "0s", "pods": 5},
     }
     _, fleet = await a_fleet(scaling=scaling)

@@ -37,6 +37,20 @@ SPEND = {
     ],
 }
 
+VARIANT = {
+    "name": "a100-1g-10gb",
+    "pool": "a100",
+    "product": "NVIDIA-A100-SXM4-80GB",
+    "gpus": 1,
+    "precision": "checkpoint",
+    "maxModelLen": 8192,
+    "maxNumSeqs": 30,
+    "maxNumBatchedTokens": 256,
+    "kvCacheTokens": 138064,
+    "tokensPerSecond": 1028,
+    "source": "Table",
+}
+
 
 class _Prometheus:
     """Answers well, but for one question."""
@@ -52,7 +66,7 @@ class _Prometheus:
 
     async def load_history(self, span: timedelta) -> Any:
         del span
-        load = ServiceLoad(at=at(-30), replicas=2, ready=2, waiting=80.0, activity=0.5)
+        load = ServiceLoad(at=at(-30), replicas=2, ready=2, waiting=80.0, running=4, activity=0.5)
         return await self._answer("load_history", {Ref("team-a", "chat"): (load,)})
 
     async def billed_until(self) -> Any:
@@ -107,7 +121,7 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
     question: str, failure: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     operator, store, observations = MemoryOperator(), Store(KINDS), Observations()
-    operator.serve()
+    operator.body(operator.serve())["status"] = {"variant": VARIANT}
     limits = [{"window": "Hour", "amount": "1"}]
     spec = {"owner": "a@example.org", "tenant": {"namespaces": ["team-a"]}, "limits": limits}
     operator.cluster.put(

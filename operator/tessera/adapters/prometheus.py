@@ -172,12 +172,15 @@ class PrometheusMetrics:
     async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
         """Return the load of each service within the span, of at most the last hour."""
         end, span = self._clock(), min(span, _MAX_HISTORY)
-        waiting, activity = await asyncio.gather(
+        waiting, running, activity = await asyncio.gather(
             self._query_range(WAITING, end - span, end),
+            self._query_range(RUNNING, end - span, end),
             self._query_range(ACTIVITY, end - span, end),
         )
         return loads_of(
-            self._bounded(waiting, _QUEUE_BOUNDS), self._bounded(activity, _ACTIVITY_BOUNDS)
+            self._bounded(waiting, _QUEUE_BOUNDS),
+            self._bounded(running, _QUEUE_BOUNDS),
+            self._bounded(activity, _ACTIVITY_BOUNDS),
         )
 
     async def billed_until(self) -> datetime | None:
@@ -347,18 +350,20 @@ def engines_of(
 
 
 def loads_of(
-    waiting: Iterable[QueryRow], activity: Iterable[QueryRow]
+    waiting: Iterable[QueryRow], running: Iterable[QueryRow], activity: Iterable[QueryRow]
 ) -> dict[Ref, tuple[ServiceLoad, ...]]:
-    """Return the loads of every service at every step of two range queries."""
+    """Return the loads of every service at every step of three range queries."""
     services = {_pod_ref(row): _service_ref(row) for row in waiting}
     queues: dict[tuple[Ref, float], list[float]] = defaultdict(list)
+    batches: dict[tuple[Ref, float], list[float]] = defaultdict(list)
     activities: dict[tuple[Ref, float], list[float]] = defaultdict(list)
-    for rows, samples in ((waiting, queues), (activity, activities)):
+    for rows, samples in ((waiting, queues), (running, batches), (activity, activities)):
         for row in rows:
             for moment, value in row["values"] if _pod_ref(row) in services else ():
                 samples[services[_pod_ref(row)], moment].append(value)
     loads: dict[Ref, list[ServiceLoad]] = defaultdict(list)
     for service, moment in sorted(queues):
+        running_values = batches.get((service, moment))
         activity_values = activities.get((service, moment))
         replicas = len(queues[service, moment])
         loads[service].append(
@@ -367,6 +372,7 @@ def loads_of(
                 replicas=replicas,
                 ready=replicas,
                 waiting=sum(queues[service, moment]),
+                running=sum(running_values) if running_values else None,
                 activity=sum(activity_values) / len(activity_values) if activity_values else None,
             )
         )

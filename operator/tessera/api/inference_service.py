@@ -200,19 +200,26 @@ class ServicePlacement(Placement):
     `Slice` shares a GPU with other services, with memory and multiprocessors of its own."""
 
 
+ServiceClass = Literal["Interactive", "Standard", "Batch"]
+# People wait for their first token, so their queue is answered before the default TTFT of 1 s is
+# lost; programs wait longer, and no client of class Batch waits.
+DEFAULT_QUEUE_TARGETS: dict[ServiceClass, int] = {"Interactive": 4, "Standard": 16, "Batch": 50}
+
+
 class QueueTarget(Wire):
     """Target for waiting requests."""
 
-    target: Annotated[int, Field(ge=1, le=100_000)] = 50
-    """Waiting requests per replica above which replicas are added."""
+    target: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Waiting requests per replica above which replicas are added; omitted, 4 for `spec.class`
+    `Interactive`, 16 for `Standard` and 50 for `Batch`."""
 
 
 class ActivityTarget(Wire):
     """Target for the share of time in which a slice is active (`DCGM_FI_PROF_GR_ENGINE_ACTIVE`)."""
 
     target: Amount = text_default("0.75")
-    """Share between 0 and 1. Above it no replica is removed, and replicas are added only while
-    requests wait."""
+    """Share between 0 and 1. Above it, replicas are added as soon as requests wait, also below the
+    queue's target. It keeps no replica."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
@@ -290,7 +297,7 @@ class Scaling(Wire):
     """Target for waiting requests, the leading signal."""
 
     activity: ActivityTarget = Field(default_factory=ActivityTarget)
-    """Target for the activity of slices, which prevents scaling down while they are busy."""
+    """Target for the activity of slices, above which any waiting request adds replicas."""
 
     scale_up: ScaleUp = Field(default_factory=ScaleUp)
     """Scale-up behavior."""
@@ -401,9 +408,7 @@ class InferenceServiceSpec(Wire):
     precision: Precision = Field(default_factory=Precision)
     """Precisions that the model may run in, besides that of its files."""
 
-    service_class: Annotated[Literal["Interactive", "Standard", "Batch"], Field(alias="class")] = (
-        "Interactive"
-    )
+    service_class: Annotated[ServiceClass, Field(alias="class")] = "Interactive"
     """Kind of clients. `Interactive`: people; no pool of tier `Spot` is used, and naming one is
     rejected. `Standard`: programs; no pool of tier `Spot` is used either. `Batch`: no client waits;
     pools of tier `Spot` are used where they are the cheapest."""

@@ -305,7 +305,8 @@ class ScalingReason(StatusReason):
     STEADY = "Steady", "The replicas match the load."
     QUEUE_ABOVE_TARGET = (
         "QueueAboveTarget",
-        "More requests wait than `spec.scaling.queue.target` allows.",
+        "More requests wait than `spec.scaling.queue.target`, or its default for `spec.class`, "
+        "allows.",
     )
     ACTIVITY_ABOVE_TARGET_WITH_QUEUE = (
         "ActivityAboveTargetWithQueue",
@@ -313,7 +314,7 @@ class ScalingReason(StatusReason):
     )
     LOAD_BELOW_TARGET = (
         "LoadBelowTarget",
-        "Fewer replicas can carry the load, so replicas are removed.",
+        "Fewer replicas can run all requests, so replicas are removed, however active they are.",
     )
     SCALE_UP_STABILIZED = (
         "ScaleUpStabilized",
@@ -322,10 +323,6 @@ class ScalingReason(StatusReason):
     SCALE_DOWN_STABILIZED = (
         "ScaleDownStabilized",
         "Fewer replicas are recommended, but not yet for the whole stabilization window.",
-    )
-    ABOVE_ACTIVITY_TARGET = (
-        "AboveActivityTarget",
-        "The queue is short, but slices are busier than their target, so no replica is removed.",
     )
     SCALE_UP_LIMIT = (
         "ScaleUpLimit",
@@ -341,11 +338,12 @@ class ScalingReason(StatusReason):
     )
     FAILED_GET_METRICS = (
         "FailedGetMetrics",
-        "A metric is missing, so no replica is removed, and none can be added.",
+        "Waiting or running requests are not known, so the number stays. The stabilization windows "
+        "continue; after 5 minutes that of scale-down starts again.",
     )
     METRICS_PARTIAL = (
         "MetricsPartial",
-        "A metric is missing, so no replica is removed; the other metric can add replicas.",
+        "The replicas match the load. Activity is not known, so only the queue can add replicas.",
     )
     SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number."
     BUDGET_EXHAUSTED = (

@@ -17,7 +17,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
-from tessera.domain.service.proposal import history_from_status, scaling_of
+from tessera.domain.service.proposal import history_from_status, policy_of
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
@@ -113,14 +113,11 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     readings = await metrics.read()
     services = {service.ref: service for service in fleet.snapshot.services}
     policies = {
-        ref: scaling_of(service.spec)
+        ref: policy_of(service.spec, service.status.variant.max_num_seqs)
         for ref, service in services.items()
-        if service.spec is not None
+        if service.spec is not None and service.status.variant is not None
     }
-    windows = [
-        max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
-        for policy in policies.values()
-    ]
+    windows = [policy.longest_window for policy in policies.values()]
     try:
         history = (
             await metrics.load_history(max(windows)) if windows and readings.problem is None else {}

@@ -10,7 +10,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.autoscale import rebuild_history
-from tessera.domain.service.proposal import history_from_status, scaling_of
+from tessera.domain.service.proposal import history_from_status, policy_of
 from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
 from tessera.reconcile.observe import Observations
@@ -73,18 +73,17 @@ class MetricsReader:
         """Rebuild the stabilization windows from the load history of the last leader."""
         policies = {
             observed.plan_input.ref: (
-                scaling_of(observed.plan_input.spec),
+                policy_of(spec, variant.max_num_seqs),
                 history_from_status(observed.plan_input.status),
             )
             for observed in self._store.all(INFERENCE_SERVICES).values()
-            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
+            if isinstance(observed.plan_input, ObservedService)
+            and (spec := observed.plan_input.spec)
+            and (variant := observed.plan_input.status.variant)
         }
         if not policies:
             return
-        span = max(
-            max(policy.scale_up.stabilization_window, policy.scale_down.stabilization_window)
-            for policy, _ in policies.values()
-        )
+        span = max(policy.longest_window for policy, _ in policies.values())
         past = await self._ask(
             "load history, so stabilization windows start empty", self._metrics.load_history(span)
         )

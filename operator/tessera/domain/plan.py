@@ -312,7 +312,6 @@ def plan(
         proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
     )
     cache.service_plans, inspections = _plan_services(config, snapshot, memory, decisions, cache)
-    cache.proposals.planned_at = snapshot.at
     services_to_probe = (
         ref
         for ref, service_plan in cache.service_plans.items()

@@ -56,7 +56,7 @@ def pods_of(count: int) -> tuple[Pod, ...]:
 
 
 def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **fields: Any) -> Snapshot:
-    """A service with so many replicas, each with so many requests waiting."""
+    """A service with so many replicas, all needed, each with so many requests waiting."""
     pods = pods_of(count)
     scaling = {"minReplicas": 1, "maxReplicas": 6, "queue": {"target": 10}}
     windows = {
@@ -69,7 +69,7 @@ def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **field
         **{
             "pods": pods,
             "workloads": (a_workload(replicas=count),),
-            "readings": readings_of(pods, waiting=waiting, activity=activity),
+            "readings": readings_of(pods, waiting=waiting, running=20, activity=activity),
             **fields,
         },
     )
@@ -79,11 +79,11 @@ def replicas(snapshot: Snapshot) -> int:
     return plan_of(snapshot).service_plans[CHAT].scale.replicas
 
 
-def with_load(snapshot: Snapshot, waiting: float, activity: float) -> Snapshot:
-    """All that waits does so in the first replica, so that the sum is exact."""
+def with_load(snapshot: Snapshot, waiting: float, activity: float, running: float = 0) -> Snapshot:
+    """All requests are on the first replica, so that the sums are exact."""
     first, *others = snapshot.pods
     readings = readings_of(others, activity=activity)
-    waits = readings_of((first,), waiting=waiting, activity=activity)
+    waits = readings_of((first,), waiting=waiting, running=running, activity=activity)
     return replace(snapshot, readings=replace(readings, pods={**readings.pods, **waits.pods}))
 
 
@@ -124,10 +124,25 @@ def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_do
     (condition,) = [
         hint for hint in decisions(snapshot)["scaling"].would_change if "would remove" in hint
     ]
-    waiting, activity = numbers_in(condition)[:2]
-    assert replicas(with_load(snapshot, waiting, activity)) < count
-    assert replicas(with_load(snapshot, waiting + 1, 0.0)) == count
-    assert replicas(with_load(snapshot, 0, activity + 0.01)) == count
+    most = numbers_in(condition)[0]
+    assert replicas(with_load(snapshot, 0, 1.0, most)) < count
+    assert replicas(with_load(snapshot, 0, 0.0, most + 1)) == count
+    assert replicas(with_load(snapshot, 1, 0.0, most)) == count
+
+
+@pytest.mark.parametrize(
+    ("service_class", "target"), [("Interactive", 4), ("Standard", 16), ("Batch", 50)]
+)
+def test_a_queue_target_that_the_spec_omits_depends_on_the_class(
+    service_class: str, target: int
+) -> None:
+    snapshot = running(2, scaling={"queue": {}}, spec={"class": service_class})
+    for waiting, more in ((2 * target, 2), (2 * target * 1.1 + 1, 3)):
+        assert replicas(with_load(snapshot, waiting, 0.0)) == more
+    numbers = dict(decisions(snapshot)["scaling"].numbers)
+    default = f"(target {target} per replica, the default of class {service_class})"
+    assert default in numbers["waiting requests"]
+    assert f"target {target} per replica" in decisions(snapshot)["scaling"].message
 
 
 def test_at_the_bounds_it_names_them() -> None:
@@ -331,7 +346,7 @@ def test_where_a_budget_is_required_it_says_that_nothing_is_added_without_one() 
 
 
 def test_a_draining_replica_is_named_with_what_would_let_it_end() -> None:
-    snapshot = running(3, waiting=0.0, activity=0.0)
+    snapshot = running(3, readings=readings_of(pods_of(3)))
     pods = (replace(snapshot.pods[0], serving=False, draining_since=at(-20)), *snapshot.pods[1:])
     decision = decisions(replace(snapshot, pods=pods))["drain"]
     assert dict(decision.numbers)["chat-0"] == "20 s without new requests"

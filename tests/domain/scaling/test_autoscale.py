@@ -1,5 +1,8 @@
 """The autoscaler, minutes in microseconds."""
 
+import itertools
+import math
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,8 +12,10 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain.scaling.autoscale import (
+    HEADROOM,
     ScaleDecision,
     ScalingHistory,
+    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
     desired_replicas,
@@ -19,9 +24,17 @@ from tessera.domain.scaling.autoscale import (
 )
 from tests.builders import at
 
+MAX_NUM_SEQS = 30
 
-def policy(**fields: Any) -> ScalingSpec:
-    return ScalingSpec.model_validate(fields)
+
+def policy(
+    queue_target: int = 50, max_num_seqs: int = MAX_NUM_SEQS, **fields: Any
+) -> ScalingPolicy:
+    return ScalingPolicy(
+        spec=ScalingSpec.model_validate(fields),
+        queue_target=queue_target,
+        max_num_seqs=max_num_seqs,
+    )
 
 
 def load(
@@ -30,18 +43,20 @@ def load(
     activity: float | None = 0,
     replicas: int = 2,
     ready: int | None = None,
+    running: float | None = 0,
 ) -> ServiceLoad:
     return ServiceLoad(
         at=at(seconds),
         replicas=replicas,
         ready=replicas if ready is None else ready,
         waiting=waiting,
+        running=running,
         activity=activity,
     )
 
 
 def play(
-    spec: ScalingSpec, loads: list[ServiceLoad], memory: ScalingHistory | None = None
+    spec: ScalingPolicy, loads: list[ServiceLoad], memory: ScalingHistory | None = None
 ) -> list[ScaleDecision]:
     """Every decision over a course of loads, with the memory passed on."""
     decisions = []
@@ -108,12 +123,33 @@ def test_a_busy_moment_in_the_window_keeps_the_replicas() -> None:
     assert {decision.replicas for decision in decisions[:49]} == {4}
 
 
-def test_activity_above_its_target_blocks_scale_down_and_alone_never_raises() -> None:
-    loads = [load(second, activity=0.99, replicas=3) for second in range(0, 600, 10)]
+@pytest.mark.parametrize("activity", [0.99, None])
+def test_a_few_streams_keep_no_replicas_however_active_they_are(activity: float | None) -> None:
+    loads = [load(second, activity=activity, running=2, replicas=4) for second in range(0, 310, 10)]
+    decisions = play(policy(), loads, steady(4))
+    assert {decision.reason for decision in decisions[:30]} == {"ScaleDownStabilized"}
+    assert (decisions[30].replicas, decisions[30].reason) == (2, "LoadBelowTarget")
+    assert "2 running (at most 30 per replica)" in decisions[30].message
+
+
+@pytest.mark.parametrize(("running", "waiting", "left"), [(45, 0, 3), (46, 0, 4), (40, 6, 4)])
+def test_replicas_stay_whose_requests_the_others_cannot_run_with_headroom(
+    running: int, waiting: int, left: int
+) -> None:
+    loads = [
+        load(second, waiting, 0.1, running=running, replicas=4) for second in range(0, 610, 10)
+    ]
+    assert play(policy(), loads, steady(4))[-1].replicas == left
+
+
+@pytest.mark.parametrize("activity", [0.99, None])
+def test_activity_without_a_queue_raises_nothing(activity: float | None) -> None:
+    loads = [
+        load(second, activity=activity, running=60, replicas=3) for second in range(0, 600, 10)
+    ]
+    reason = "MetricsPartial" if activity is None else "Steady"
     decisions = play(policy(), loads, steady(3))
-    assert {(decision.replicas, decision.reason) for decision in decisions} == {
-        (3, "AboveActivityTarget")
-    }
+    assert {(decision.replicas, decision.reason) for decision in decisions} == {(3, reason)}
 
 
 def test_activity_raises_while_something_waits() -> None:
@@ -122,39 +158,86 @@ def test_activity_raises_while_something_waits() -> None:
     assert (decisions[12].replicas, decisions[12].reason) == (4, "ActivityAboveTargetWithQueue")
 
 
-def test_low_activity_limits_how_far_replicas_are_removed() -> None:
-    loads = [load(second, activity=0.30, replicas=8) for second in range(0, 310, 10)]
-    assert play(policy(), loads, steady(8))[-1].replicas == 4
-
-
-@pytest.mark.parametrize(("waiting", "activity"), [(None, None), (None, 0.1), (0, None)])
-def test_a_missing_reading_removes_nothing(waiting: float | None, activity: float | None) -> None:
-    loads = [load(second, waiting, activity, replicas=4) for second in range(0, 900, 10)]
+@pytest.mark.parametrize(("waiting", "running"), [(None, None), (None, 2), (0, None)])
+def test_while_requests_are_unknown_nothing_is_removed(
+    waiting: float | None, running: float | None
+) -> None:
+    loads = [load(second, waiting, running=running, replicas=4) for second in range(0, 900, 10)]
     decisions = play(policy(), loads, steady(4))
-    reason = "FailedGetMetrics" if waiting is None else "MetricsPartial"
-    assert {(decision.replicas, decision.reason) for decision in decisions} == {(4, reason)}
-    assert ("tessera doctor" in decisions[-1].message) == (waiting is None)
+    assert {(decision.replicas, decision.reason) for decision in decisions} == {
+        (4, "FailedGetMetrics")
+    }
+    assert "after 5 minutes without readings" in decisions[-1].message
+    assert "tessera doctor" in decisions[-1].message
 
 
 def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
     loads = [load(second, waiting=150, activity=None) for second in range(0, 70, 5)]
-    decision = play(policy(), loads)[-1]
-    assert (decision.replicas, decision.reason) == (3, "MetricsPartial")
+    decision = play(policy(), loads)[12]
+    assert (decision.replicas, decision.reason) == (3, "QueueAboveTarget")
     assert "activity unknown" in decision.message
 
 
-def test_a_readings_gap_does_not_count_as_quiet() -> None:
-    quiet = [load(second, replicas=4) for second in range(0, 200, 10)]
-    gap = [load(second, None, None, replicas=4) for second in range(200, 210, 10)]
-    after = [load(second, replicas=4) for second in range(210, 500, 10)]
-    decisions = play(policy(), quiet + gap + after, steady(4))
-    assert {decision.replicas for decision in decisions} == {4}
+def with_gap(loads: list[ServiceLoad], begin: float, end: float) -> list[ServiceLoad]:
+    """The same loads, of which those of the gap were not read."""
+    return [
+        replace(load, waiting=None, running=None, activity=None)
+        if at(begin) <= load.at < at(end)
+        else load
+        for load in loads
+    ]
+
+
+@pytest.mark.parametrize("missed", [*range(5, 300, 50), 295])
+def test_a_missed_reading_neither_restarts_the_quiet_nor_drops_a_raise(missed: int) -> None:
+    quiet = [load(second, replicas=4) for second in range(0, 310, 5)]
+    decisions = play(policy(), with_gap(quiet, missed, missed + 5), steady(4))
+    assert [decision.replicas for decision in decisions[-2:]] == [2, 2]
+    busy = [load(second, waiting=200) for second in range(0, 70, 5)]
+    decisions = play(policy(), with_gap(busy, missed / 5, missed / 5 + 5))
+    assert decisions[-1].replicas == 4
+
+
+@pytest.mark.parametrize(("minutes", "quiet_ends"), [(4, 400), (6, 860)])
+def test_five_minutes_without_readings_begin_the_quiet_again(minutes: int, quiet_ends: int) -> None:
+    loads = [load(second, replicas=4) for second in range(0, 1000, 10)]
+    gap_end = 200 + 60 * minutes
+    decisions = play(policy(), with_gap(loads, 200, gap_end), steady(4))
+    removed_at = next(
+        load.at for load, decision in zip(loads, decisions, strict=True) if decision.replicas == 2
+    )
+    assert removed_at == at(max(gap_end, quiet_ends))
+
+
+def test_a_long_gap_drops_no_raise() -> None:
+    loads = [load(second, waiting=200) for second in range(0, 700, 10)]
+    decisions = play(policy(), with_gap(loads, 50, 650))
+    assert [decision.replicas for decision in decisions[64:66]] == [2, 4]
+
+
+def test_a_gap_after_a_busy_reading_is_not_quiet() -> None:
+    loads = [load(second, waiting=200 if second < 30 else 0) for second in range(0, 300, 10)]
+    spec = policy(scaleDown={"stabilizationWindow": "20s"}, minReplicas=1)
+    decisions = play(spec, with_gap(loads, 20, 200), steady(4))
+    assert [decision.replicas for decision in decisions[20:23]] == [4, 4, 1]
 
 
 @pytest.mark.parametrize("waiting", [91, 100, 109])
 def test_within_the_tolerance_nothing_moves(waiting: float) -> None:
     loads = [load(second, waiting=waiting, activity=0.75) for second in range(0, 130, 5)]
     assert {decision.replicas for decision in play(policy(), loads)} == {2}
+
+
+@pytest.mark.parametrize(("ready", "replicas"), [(1, 3), (3, 5)])
+def test_a_queue_that_starting_replicas_will_run_orders_no_more_of_them(
+    ready: int, replicas: int
+) -> None:
+    loads = [
+        load(second, waiting=30, running=30, ready=1 if second <= 60 else ready)
+        for second in range(0, 600, 10)
+    ]
+    decisions = play(policy(4, minReplicas=1), loads, steady(1))
+    assert max(decision.replicas for decision in decisions) == replicas
 
 
 def test_starting_replicas_count_as_idle_when_more_are_desired() -> None:
@@ -245,3 +328,34 @@ def test_a_longer_queue_never_means_fewer_replicas(
         greater = scale(spec, load(second, heavier, activity), more_memory)
         assert greater.replicas >= less.replicas
         less_memory, more_memory = less.history, greater.history
+
+
+@given(
+    clients=st.integers(0, 600),
+    max_num_seqs=st.integers(2, 64),
+    start=st.integers(1, 12),
+    queue_target=st.sampled_from([4, 16, 50]),
+    active=st.booleans(),
+    imbalance=st.floats(0, 1 / HEADROOM - 1),
+)
+def test_a_steady_load_converges_within_an_hour_and_never_flaps(
+    clients: int, max_num_seqs: int, start: int, queue_target: int, active: bool, imbalance: float
+) -> None:
+    """Clients that send their next request after each answer, unevenly spread."""
+    spec = policy(queue_target, max_num_seqs, minReplicas=1, maxReplicas=12)
+    memory, replicas, course = steady(start), start, [start]
+    for second in range(0, 3600, 10):
+        share = min(clients, clients / replicas * (1 + imbalance))
+        hot = min(share, max_num_seqs)
+        others = min(clients - share, max_num_seqs * (replicas - 1))
+        waiting, running = math.floor(clients - hot - others), math.ceil(hot + others)
+        activity = float(clients > 0) if active else None
+        decision = scale(spec, load(second, waiting, activity, replicas, running=running), memory)
+        if decision.replicas < replicas:
+            assert running <= decision.replicas * max_num_seqs * HEADROOM or running == 0
+        memory, replicas = decision.history, decision.replicas
+        course.append(replicas)
+    changes = [after - before for before, after in itertools.pairwise(course) if after != before]
+    rises = [change > 0 for change in changes]
+    assert rises == sorted(rises, reverse=True)  # nothing is added after a reduction
+    assert len(set(course[-60:])) == 1

@@ -20,6 +20,7 @@ def test_waiting_is_summed_and_activity_averaged() -> None:
         },
     )
     assert read(pods, readings) == (40, 0.7)
+    assert load_of(pods, readings, 2, NOW).running == 2
 
 
 def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:
@@ -47,6 +48,12 @@ def test_a_young_replica_may_have_one_metric_before_the_other() -> None:
 def test_leaving_replicas_are_not_counted() -> None:
     pods = [a_pod("a"), a_pod("b", serving=False, draining_since=at(-5))]
     assert read(pods, readings_of(pods, waiting=30, activity=0.5)) == (30, 0.5)
+
+
+def test_requests_that_run_on_draining_replicas_will_run_on_the_others() -> None:
+    pods = [a_pod("a"), a_pod("b", serving=False, draining_since=at(-5))]
+    assert load_of(pods, readings_of(pods, running=3), 1, NOW).running == 6
+    assert load_of(pods, readings_of(pods[:1], running=3), 1, NOW).running == 3
 
 
 def test_old_readings_and_failed_questions_are_no_readings() -> None:

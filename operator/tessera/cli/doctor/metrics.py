@@ -125,9 +125,8 @@ def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator
         )
     else:
         fix = (
-            f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it: no replica is "
-            "removed "
-            "without it"
+            f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it: without it the "
+            "queue alone adds replicas"
         )
         yield Finding("dcgm metrics", FindingState.PROBLEM, f"no {_GPU_ACTIVITY}", fix)
     if counts[_ENGINE_LIVENESS]:

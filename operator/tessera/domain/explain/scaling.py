@@ -5,15 +5,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.inference_service import Scaling as Policy
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.scaling.autoscale import ServiceLoad, recommended_replicas
+from tessera.domain.scaling.autoscale import (
+    HEADROOM,
+    ScalingPolicy,
+    ServiceLoad,
+    recommended_replicas,
+)
 from tessera.domain.scaling.load import load_of
-from tessera.domain.service.proposal import scaling_of
+from tessera.domain.service.proposal import policy_of, queue_target_of, scaling_of
 from tessera.domain.service_plan import ServicePlan
 
 
@@ -63,12 +67,15 @@ def _numbers(
         return (("replicas", f"{replicas} desired by spec.replicas"),)
     policy = scaling_of(spec)
     missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
+    default = f", the default of class {spec.service_class}" if policy.queue.target is None else ""
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
+    running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
     return (
         ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
-        ("waiting requests", f"{waiting} (target {policy.queue.target} per replica)"),
+        ("waiting requests", f"{waiting} (target {queue_target_of(spec)} per replica{default})"),
+        ("running requests", running),
         ("activity", f"{activity} (target {policy.activity.target})"),
         (
             "scale up",
@@ -96,22 +103,24 @@ def _would_change(
     if scale.reason is ScalingReason.FAIR_SHARE:
         yield "more devices in the pool, or a larger share of them: see budget"
         return
-    policy = scaling_of(spec)
+    policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
     yield _scale_up_message(policy, load, scale.replicas)
     yield _scale_down_message(policy, load, scale.replicas)
 
 
-def _scale_up_message(policy: Policy, load: ServiceLoad, current: int) -> str:
+def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the shortest queue that would add replicas."""
-    if current >= policy.max_replicas:
-        return f"spec.scaling.maxReplicas above {policy.max_replicas} would let a queue add more"
+    if current >= policy.spec.max_replicas:
+        return (
+            f"spec.scaling.maxReplicas above {policy.spec.max_replicas} would let a queue add more"
+        )
     queue = bisect_left(
-        range(policy.queue.target * (current + 1) * 2),
+        range(policy.queue_target * (current + 1) * 2 + policy.max_num_seqs * current),
         True,
         key=lambda waiting: _desired_replicas(policy, load, current, waiting) > current,
     )
     added = _desired_replicas(policy, load, current, queue) - current
-    window = format_duration(policy.scale_up.stabilization_window)
+    window = format_duration(policy.spec.scale_up.stabilization_window)
     waiting = counted(queue, "waiting request")
     if load.waiting is None:
         return f"{waiting} for {window} would add {counted(added, 'replica')}"
@@ -125,33 +134,26 @@ def _scale_up_message(policy: Policy, load: ServiceLoad, current: int) -> str:
 
 
 def _desired_replicas(
-    policy: Policy, load: ServiceLoad, current: int, waiting: int, activity: float | None = None
+    policy: ScalingPolicy, load: ServiceLoad, current: int, waiting: int, running: int = 0
 ) -> int:
-    known = load.activity if activity is None else activity
-    return recommended_replicas(
-        policy, replace(load, waiting=float(waiting), activity=known), current
-    )
+    requests = replace(load, waiting=float(waiting), running=float(running))
+    return recommended_replicas(policy, requests, current)
 
 
-def _scale_down_message(policy: Policy, load: ServiceLoad, current: int) -> str:
-    """Return the longest queue and the highest activity that would remove replicas."""
-    if current <= policy.min_replicas:
-        return f"spec.scaling.minReplicas below {policy.min_replicas} would allow fewer replicas"
-    idle = replace(load, ready=current)
-    queue = bisect_left(
-        range(policy.queue.target * current),
+def _scale_down_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
+    """Return the most running requests that would let replicas be removed."""
+    if current <= policy.spec.min_replicas:
+        return (
+            f"spec.scaling.minReplicas below {policy.spec.min_replicas} would allow fewer replicas"
+        )
+    running = bisect_left(
+        range(policy.max_num_seqs * current),
         True,
-        key=lambda waiting: _desired_replicas(policy, idle, current, waiting, 0.0) >= current,
+        key=lambda running: _desired_replicas(policy, load, current, 0, running) >= current,
     )
-    hundredths = bisect_left(
-        range(101),
-        True,
-        key=lambda share: _desired_replicas(policy, idle, current, 0, share / 100) >= current,
-    )
-    if queue == 0 or hundredths == 0:
-        return "no load would remove a replica"
-    window = format_duration(policy.scale_down.stabilization_window)
+    window = format_duration(policy.spec.scale_down.stabilization_window)
     return (
-        f"at most {counted(queue - 1, 'waiting request')} and activity of at most "
-        f"{(hundredths - 1) / 100:.2f} for {window} would remove replicas"
+        f"at most {counted(running - 1, 'running request')} and none waiting for {window} would "
+        f"remove replicas, since those left then fill at most {HEADROOM:.0%} of maxNumSeqs "
+        f"({policy.max_num_seqs})"
     )

@@ -1,8 +1,8 @@
-"""How many replicas: waiting requests lead, the activity of the slices guards.
+"""How many replicas: waiting requests and activity add them, running requests allow removal.
 
 The rules are those of the HorizontalPodAutoscaler (ratio with tolerance, windows, step limit), with
-one difference: an engine that decodes is nearly always active, so activity above its target keeps
-replicas, and adds some only while something waits.
+one difference: an engine that decodes is nearly always active, so activity adds replicas only while
+something waits, and keeps none.
 """
 
 import math
@@ -17,10 +17,35 @@ from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
 
 TOLERANCE = 0.1
+# Share of `maxNumSeqs` that requests may fill on the remaining replicas. A replica with twice its
+# share of the connections then runs all of its requests. Steps slow down as they fill: where a full
+# step takes three times as long as an empty one, the arrivals that fill this share of the remaining
+# half of the replicas fill them completely.
+HEADROOM = 0.5
+# After so long without a reading, the stabilization window of scale-down starts again.
+MAX_READING_GAP = timedelta(minutes=5)
 _METRICS_ADVICE = (
-    "no replica is removed. Check with tessera doctor that Prometheus answers and scrapes "
+    "the number of replicas stays, and after 5 minutes without readings the stabilization of "
+    "scale-down starts again. Check with tessera doctor that Prometheus answers and scrapes "
     f"PodMonitor/{ENGINE_ACCOUNT}"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPolicy:
+    """The scaling spec of a service, with what its class and its hardware add."""
+
+    spec: ScalingSpec
+    queue_target: int
+    """Waiting requests per replica above which replicas are added."""
+    max_num_seqs: int
+    """Maximum concurrent requests per replica."""
+
+    @property
+    def longest_window(self) -> timedelta:
+        return max(
+            self.spec.scale_up.stabilization_window, self.spec.scale_down.stabilization_window
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +56,11 @@ class ServiceLoad:
     replicas: int
     """Existing replicas; without a history they count as desired."""
     ready: int
-    """Ready replicas, over which the activity is averaged."""
+    """Ready replicas with readings."""
     waiting: float | None
     """Waiting requests of all replicas."""
+    running: float | None
+    """Running requests of all replicas."""
     activity: float | None
     """Mean share of time in which the slices of ready replicas compute."""
 
@@ -73,7 +100,7 @@ def desired_replicas(total: float, target_average: float) -> int:
     return math.ceil(total / target_average)
 
 
-def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
+def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
     """Choose the replica count.
 
     Without a history (a new service, or a restarted operator that could not read it back) the
@@ -81,11 +108,11 @@ def scale(policy: ScalingSpec, load: ServiceLoad, history: ScalingHistory) -> Sc
     """
     current = history.decisions[-1].replicas if history.decisions else load.replicas
     recommendation = _recommend(policy, load, current)
-    clamped = _clamp(policy, recommendation.replicas)
-    history = _record(policy, load.at, current, clamped, history)
-    decisions = _recent(history.decisions, load.at, policy.scale_up.period)
+    recommended = _clamp(policy.spec, recommendation.replicas)
+    history = _record(policy.spec, load, current, recommended, history)
+    decisions = _recent(history.decisions, load.at, policy.spec.scale_up.period)
     history = replace(history, decisions=decisions)
-    replicas, reason, message = _decide(policy, recommendation, clamped, current, history)
+    replicas, reason, message = _decide(policy.spec, load, recommendation, current, history)
     if replicas != current:
         history = replace(
             history, decisions=(*history.decisions, TimestampedReplicas(load.at, replicas))
@@ -100,22 +127,9 @@ def is_steady(decision: ScaleDecision, at: datetime) -> bool:
     return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
 
 
-def extend_windows(history: ScalingHistory, at: datetime) -> ScalingHistory:
-    """Return the history as if the last recommendation was repeated until `at`."""
-    up_window = _extend_window(history.up_window, at)
-    down_window = _extend_window(history.down_window, at)
-    return replace(history, up_window=up_window, down_window=down_window)
-
-
-def _extend_window(
-    window: tuple[TimestampedReplicas, ...], at: datetime
-) -> tuple[TimestampedReplicas, ...]:
-    return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
-
-
-def recommended_replicas(policy: ScalingSpec, load: ServiceLoad, current: int) -> int:
+def recommended_replicas(policy: ScalingPolicy, load: ServiceLoad, current: int) -> int:
     """Return the recommendation of one reading within the bounds, before windows and steps."""
-    return _clamp(policy, _recommend(policy, load, current).replicas)
+    return _clamp(policy.spec, _recommend(policy, load, current).replicas)
 
 
 def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
@@ -134,35 +148,49 @@ def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDe
 
 
 def rebuild_history(
-    policy: ScalingSpec, readings: Sequence[ServiceLoad], history: ScalingHistory
+    policy: ScalingPolicy, readings: Sequence[ServiceLoad], history: ScalingHistory
 ) -> ScalingHistory:
     """Build the windows from past readings, oldest first."""
     for load in readings:
         current = history.decisions[-1].replicas if history.decisions else load.replicas
-        recommended = _clamp(policy, _recommend(policy, load, current).replicas)
-        history = _record(policy, load.at, current, recommended, history)
+        recommended = recommended_replicas(policy, load, current)
+        history = _record(policy.spec, load, current, recommended, history)
     return history
 
 
 def _record(
-    policy: ScalingSpec, at: datetime, current: int, recommended: int, history: ScalingHistory
+    spec: ScalingSpec, load: ServiceLoad, current: int, recommended: int, history: ScalingHistory
 ) -> ScalingHistory:
-    """Add a recommendation to both windows; an unknown past counts as the current number."""
-    start = (TimestampedReplicas(at, current),)
-    new = TimestampedReplicas(at, recommended)
-    return ScalingHistory(
-        up_window=_push(
-            history.up_window or start, new, policy.scale_up.stabilization_window, lowest=True
-        ),
-        down_window=_push(
-            history.down_window or start, new, policy.scale_down.stabilization_window, lowest=False
-        ),
-        decisions=history.decisions or start,
+    """Add a recommendation to both windows, in which the one before it stands until now.
+
+    An unknown past counts as the current number: before the first reading, and for scale-down also
+    after a gap in the readings.
+    """
+    at = load.at
+    start, new = TimestampedReplicas(at, current), TimestampedReplicas(at, recommended)
+    history = replace(history, decisions=history.decisions or (start,))
+    if load.waiting is None or load.running is None:
+        return history
+    up_window = _extend_window(history.up_window, at) or (start,)
+    down_window = _extend_window(history.down_window, at) or (start,)
+    down_span = spec.scale_down.stabilization_window
+    if history.down_window and at - history.down_window[-1].at >= MAX_READING_GAP:
+        down_window = _push(down_window, start, down_span, lowest=False)
+    return replace(
+        history,
+        up_window=_push(up_window, new, spec.scale_up.stabilization_window, lowest=True),
+        down_window=_push(down_window, new, down_span, lowest=False),
     )
 
 
-def _clamp(policy: ScalingSpec, replicas: int) -> int:
-    return min(max(replicas, policy.min_replicas), policy.max_replicas)
+def _extend_window(
+    window: tuple[TimestampedReplicas, ...], at: datetime
+) -> tuple[TimestampedReplicas, ...]:
+    return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
+
+
+def _clamp(spec: ScalingSpec, replicas: int) -> int:
+    return min(max(replicas, spec.min_replicas), spec.max_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,49 +202,40 @@ class _Recommendation:
     message: str
 
 
-def _recommend(policy: ScalingSpec, load: ServiceLoad, current: int) -> _Recommendation:
+def _recommend(policy: ScalingPolicy, load: ServiceLoad, current: int) -> _Recommendation:
     message = _metrics_message(policy, load, current)
-    if load.waiting is None:
+    if load.waiting is None or load.running is None:
         replicas, reason = current, ScalingReason.FAILED_GET_METRICS
         message = f"{message}; {_METRICS_ADVICE}"
-    elif load.activity is None:
-        replicas, reason = (
-            max(_by_queue(policy, current, load.waiting), current),
-            ScalingReason.METRICS_PARTIAL,
-        )
     else:
-        replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.activity)
+        replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.running)
     return _Recommendation(replicas=replicas, reason=reason, message=message)
 
 
 def _combine_metrics(
-    policy: ScalingSpec, load: ServiceLoad, current: int, waiting: float, activity: float
+    policy: ScalingPolicy, load: ServiceLoad, current: int, waiting: float, running: float
 ) -> tuple[int, ScalingReason]:
-    queue_replicas = _by_queue(policy, current, waiting)
-    activity_replicas = _by_activity(policy, current, load.ready, activity)
+    replica_requests = policy.max_num_seqs * HEADROOM
+    # What starting replicas will run orders no more of them, however long their start takes.
+    queue = max(0.0, waiting - max(0, current - load.ready) * replica_requests)
+    queue_replicas = _by_ratio(current, queue, policy.queue_target)
+    activity_replicas = _by_activity(policy.spec, load, current) if waiting else 0
     if queue_replicas > current and queue_replicas >= activity_replicas:
         return queue_replicas, ScalingReason.QUEUE_ABOVE_TARGET
-    if activity_replicas > current and waiting:
+    if activity_replicas > current:
         return activity_replicas, ScalingReason.ACTIVITY_ABOVE_TARGET_WITH_QUEUE
-    if max(queue_replicas, activity_replicas) < current:
-        return max(queue_replicas, activity_replicas), ScalingReason.LOAD_BELOW_TARGET
-    is_above_target = queue_replicas < current and activity > policy.activity.target
-    return (
-        current,
-        ScalingReason.ABOVE_ACTIVITY_TARGET if is_above_target else ScalingReason.STEADY,
-    )
+    request_replicas = desired_replicas(waiting + running, replica_requests)
+    needed = max(queue_replicas, request_replicas)
+    if needed < current:
+        return needed, ScalingReason.LOAD_BELOW_TARGET
+    return current, ScalingReason.STEADY
 
 
-def _by_queue(policy: ScalingSpec, current: int, waiting: float) -> int:
-    return _by_ratio(current, waiting, policy.queue.target)
-
-
-def _by_activity(policy: ScalingSpec, current: int, ready: int, activity: float) -> int:
-    # As in the HPA: a starting replica counts as idle before adding and as on target before
-    # removing, so that neither overshoots.
-    target = float(policy.activity.target)
-    missing = 0.0 if activity > target else max(0, current - ready) * target
-    return _by_ratio(current, ready * activity + missing, target)
+def _by_activity(spec: ScalingSpec, load: ServiceLoad, current: int) -> int:
+    """Return the replicas for the target; those that start count as idle."""
+    if load.activity is None:
+        return 0
+    return _by_ratio(current, load.ready * load.activity, float(spec.activity.target))
 
 
 def _by_ratio(current: int, total: float, target: float) -> int:
@@ -226,93 +245,83 @@ def _by_ratio(current: int, total: float, target: float) -> int:
 
 
 def _decide(
-    policy: ScalingSpec,
+    spec: ScalingSpec,
+    load: ServiceLoad,
     recommendation: _Recommendation,
-    clamped: int,
     current: int,
     history: ScalingHistory,
 ) -> tuple[int, ScalingReason, str]:
     """Apply the windows, then the step, then explain why the count stays."""
-    if current != _clamp(policy, current):
-        replicas = _clamp(policy, current)
+    if current != _clamp(spec, current):
+        replicas = _clamp(spec, current)
         bound = "minReplicas" if replicas > current else "maxReplicas"
         return replicas, ScalingReason.BOUNDS_CHANGED, f"spec.scaling.{bound} is {replicas}"
+    if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
+        return current, recommendation.reason, recommendation.message
     up = min(recommended.replicas for recommended in history.up_window)
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
-        return _scale_up(policy, recommendation, up, current, history.decisions[0].replicas)
+        return _scale_up(spec, recommendation, up, current, history.decisions[0].replicas)
     if down < current:
         return down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message
-    return (
-        current,
-        _hold_reason(recommendation, clamped, current),
-        _hold_message(policy, recommendation, clamped, current),
-    )
+    return _hold(spec, load, recommendation, current)
 
 
 def _scale_up(
-    policy: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
+    spec: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
 ) -> tuple[int, ScalingReason, str]:
     """Raise to the lowest recommendation of the window, within the step of one period."""
-    limit = previous + policy.scale_up.pods
+    limit = previous + spec.scale_up.pods
     replicas = max(current, min(target, limit))
     reason = recommendation.reason
     if replicas == target:
         return target, reason, recommendation.message
-    period = int(policy.scale_up.period.total_seconds())
+    period = int(spec.scale_up.period.total_seconds())
     message = (
         f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
-        f"{policy.scale_up.pods} more than {period} s ago ({previous})"
+        f"{spec.scale_up.pods} more than {period} s ago ({previous})"
     )
     return (replicas, reason if replicas > current else ScalingReason.SCALE_UP_LIMIT, message)
 
 
-def _hold_reason(recommendation: _Recommendation, clamped: int, current: int) -> ScalingReason:
-    if recommendation.reason in (
-        ScalingReason.FAILED_GET_METRICS,
-        ScalingReason.METRICS_PARTIAL,
-        ScalingReason.ABOVE_ACTIVITY_TARGET,
-    ):
-        return recommendation.reason
-    if recommendation.replicas > current and clamped == current:
-        return ScalingReason.TOO_MANY_REPLICAS
+def _hold(
+    spec: ScalingSpec, load: ServiceLoad, recommendation: _Recommendation, current: int
+) -> tuple[int, ScalingReason, str]:
+    """Return the current number with what keeps it."""
+    clamped, message = _clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
-        return ScalingReason.SCALE_UP_STABILIZED
+        window = int(spec.scale_up.stabilization_window.total_seconds())
+        reason = ScalingReason.SCALE_UP_STABILIZED
+        return current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
     if clamped < current:
-        return ScalingReason.SCALE_DOWN_STABILIZED
-    return ScalingReason.STEADY
+        window = int(spec.scale_down.stabilization_window.total_seconds())
+        reason = ScalingReason.SCALE_DOWN_STABILIZED
+        return current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
+    if recommendation.replicas > current:
+        desired = f"desired {recommendation.replicas}, spec.scaling.maxReplicas is {clamped}"
+        return current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}"
+    is_partial = load.activity is None
+    return current, ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY, message
 
 
-def _hold_message(
-    policy: ScalingSpec, recommendation: _Recommendation, clamped: int, current: int
-) -> str:
-    if clamped > current:
-        window = int(policy.scale_up.stabilization_window.total_seconds())
-        return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
-    if clamped < current:
-        window = int(policy.scale_down.stabilization_window.total_seconds())
-        return f"{recommendation.message}; desired {clamped}, stabilizing for {window} s"
-    if recommendation.replicas > clamped:
-        return (
-            f"{recommendation.message}; desired {recommendation.replicas}, "
-            f"spec.scaling.maxReplicas is {clamped}"
-        )
-    return recommendation.message
-
-
-def _metrics_message(policy: ScalingSpec, load: ServiceLoad, current: int) -> str:
+def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the readings with their targets, with which every message begins."""
     queue = (
         "waiting requests unknown"
         if load.waiting is None
-        else f"{load.waiting:.0f} waiting (target {policy.queue.target} per replica)"
+        else f"{load.waiting:.0f} waiting (target {policy.queue_target} per replica)"
+    )
+    running = (
+        "running requests unknown"
+        if load.running is None
+        else f"{load.running:.0f} running (at most {policy.max_num_seqs} per replica)"
     )
     activity = (
         "activity unknown"
         if load.activity is None
-        else f"activity {load.activity:.2f} (target {policy.activity.target})"
+        else f"activity {load.activity:.2f} (target {policy.spec.activity.target})"
     )
-    return f"{queue}, {activity}, {counted(current, 'replica')}"
+    return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
 
 
 def _push(

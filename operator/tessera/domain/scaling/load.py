@@ -13,20 +13,28 @@ MAX_READING_AGE = timedelta(seconds=30)
 def load_of(
     pods: Sequence[Pod], readings: Readings | None, replicas: int, now: datetime
 ) -> ServiceLoad:
-    """Sum waiting requests and average activity over the ready replicas.
+    """Sum waiting and running requests and average activity over the ready replicas.
 
-    One replica without a reading makes the sum unknown, since missing is not zero.
+    One replica without a reading makes the sum unknown, since missing is not zero. What runs on
+    draining replicas counts too: its clients send their next requests to the others.
     """
     serving = [pod for pod in pods if pod.takes_requests and pod.serving]
     by_pod = usable_readings(readings, now)
     samples = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
     waiting = _known_values([(reading.waiting, young) for reading, young in samples])
+    running = _known_values([(reading.running, young) for reading, young in samples])
+    leaving = [
+        by_pod.get(pod.ref, PodReading()).running or 0
+        for pod in pods
+        if pod.draining_since is not None and not pod.serving and not pod.terminating
+    ]
     activity = _known_values([(reading.activity, young) for reading, young in samples])
     return ServiceLoad(
         at=now,
         replicas=replicas,
-        ready=len(activity or ()),
+        ready=len(waiting or ()),
         waiting=None if waiting is None else sum(waiting),
+        running=None if running is None else sum(running) + sum(leaving),
         activity=None if activity is None else sum(activity) / len(activity),
     )
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import (
+    DEFAULT_QUEUE_TARGETS,
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+)
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import (
     Accepted,
@@ -30,7 +34,12 @@ from tessera.domain.placement.placement import (
     slice_assignment,
 )
 from tessera.domain.scaling import autoscale
-from tessera.domain.scaling.autoscale import ScaleDecision, ScalingHistory, TimestampedReplicas
+from tessera.domain.scaling.autoscale import (
+    ScaleDecision,
+    ScalingHistory,
+    ScalingPolicy,
+    TimestampedReplicas,
+)
 from tessera.domain.scaling.load import load_of
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.steps import Step, planner_error
@@ -174,7 +183,7 @@ def _propose(
         accepted=accepted,
         placement=placement,
         preparation=preparation,
-        scale=_scale(snapshot, spec, pods, workload, history),
+        scale=_scale(snapshot, spec, placement.choice, pods, workload, history),
     )
 
 
@@ -202,14 +211,15 @@ def _unknown_pool_decision(
 def _scale(
     snapshot: Snapshot,
     spec: InferenceServiceSpec,
+    choice: HardwareChoice,
     pods: Sequence[Pod],
     workload: Workload | None,
     history: ScalingHistory,
 ) -> ScaleDecision:
     if spec.replicas is not None:
         return _fixed_scale(spec.replicas, history, snapshot.at)
-    policy = scaling_of(spec)
-    existing = workload.replicas if workload else policy.min_replicas
+    policy = policy_of(spec, choice.fit.limits.max_num_seqs)
+    existing = workload.replicas if workload else policy.spec.min_replicas
     return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), history)
 
 
@@ -328,8 +338,20 @@ def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod
 
 
 def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
-    """Return the scaling policy of a spec, or the default."""
+    """Return the scaling bounds and targets of a spec, or the defaults."""
     return spec.scaling or _DEFAULT_SCALING
+
+
+def queue_target_of(spec: InferenceServiceSpec) -> int:
+    """Return the queue target of a spec, or the default of its class."""
+    return scaling_of(spec).queue.target or DEFAULT_QUEUE_TARGETS[spec.service_class]
+
+
+def policy_of(spec: InferenceServiceSpec, max_num_seqs: int) -> ScalingPolicy:
+    """Return what the autoscaler needs of a spec, and of the limit of its replicas."""
+    return ScalingPolicy(
+        spec=scaling_of(spec), queue_target=queue_target_of(spec), max_num_seqs=max_num_seqs
+    )
 
 
 def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:

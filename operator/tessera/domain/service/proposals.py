@@ -54,8 +54,6 @@ class ProposalCache:
     """Proposals of earlier cycles by the identity of their inputs."""
 
     def __init__(self) -> None:
-        self.planned_at: datetime | None = None
-        """The time of the last plan."""
         self.with_known_shapes = LastCallCache(self._with_known_shapes)
         self.current_objects = LastCallCache(self._current_objects)
         self.in_choice_order = LastCallCache(_in_choice_order)
@@ -131,7 +129,7 @@ def propose_all(
             or known_history is not entry.proposal.scale.history
             or not _is_valid(entry, snapshot.at, service, objects, views, readings)
         ):
-            history = history_of(known_history, service, entry, cache)
+            history = history_of(known_history, service)
             proposal = propose(snapshot, service, objects, views, allocated, history)
             valid_until = valid_until_of(snapshot, proposal)
             entry = _CachedProposal(
@@ -185,16 +183,10 @@ valid_until_of = Step(_valid_until, lambda _error, snapshot, _proposal: snapshot
 
 
 def _scaling_history(
-    known_history: ScalingHistory | None,
-    service: ObservedService,
-    entry: _CachedProposal | None,
-    cache: ProposalCache,
+    known_history: ScalingHistory | None, service: ObservedService
 ) -> ScalingHistory:
-    """Return the history; a cached proposal repeated its last recommendation until now."""
-    history = known_history or history_from_status(service.status)
-    if entry is None or cache.planned_at is None or history is not entry.proposal.scale.history:
-        return history
-    return autoscale.extend_windows(history, cache.planned_at)
+    """Return the history that is known, else what the status has of it."""
+    return known_history or history_from_status(service.status)
 
 
 history_of = Step(_scaling_history, lambda _error, known, *_: known or ScalingHistory())
