@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tessera.batch_runner.engine import PROBE_ID
 from tests.batch_runner.harness import RunnerHarness, a_row
 
 pytestmark = pytest.mark.long
@@ -33,6 +34,8 @@ def test_retry_after_closes_the_door_for_all_rows(harness: RunnerHarness) -> Non
     runner_exit = harness.start(1).wait_for_exit()
     assert (runner_exit.code, runner_exit.report["completed"]) == (0, ROWS), runner_exit.log_text
     assert len(harness.sent_row_ids()) <= ROWS + 16, "a closed door sends each row in flight once"
+    probes = harness.request_log.read_text().split().count(PROBE_ID)
+    assert probes <= 3, "a closed door is left alone as long as the engine asks for"
 
 
 @pytest.mark.parametrize("trouble", ["503", "cut"])
