@@ -36,8 +36,10 @@ async def _silent_engine(metrics: Callable[[], str]) -> AsyncIterator[str]:
     app.router.add_route("*", "/{path:.*}", answer)
     port = free_port()
     async with serve(app, "127.0.0.1", port):
-        yield f"http://127.0.0.1:{port}"
-        ended.set()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            ended.set()
 
 
 async def test_an_engine_without_a_step_ends_the_attempt(harness: RunnerHarness) -> None:
