@@ -180,6 +180,9 @@ class PoolCapacity:
             lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
             profile = replacement_profile(service, lost)
             surge = _previous_profile_replicas(service, profile, required - expected)
+            if all(replica.profile == service.previous_profile for replica in lost):
+                # One for one: a planned profile can be worth thousands of the previous one.
+                surge = min(surge, len(lost))
             if surge > 0:
                 surges[service.ref] = surge
         return surges
