@@ -10,7 +10,7 @@ SEQUENCES = 200
 # Sequences of the short run, by backend.
 SHORT = {
     "agent": (9, 46, 50),
-    "mig-manager": (2, 12, 24),
+    "mig-manager": (2, 12, 21),
     "mig-manager, with agents that look": (3, 31, 48),
 }
 

@@ -404,12 +404,10 @@ def _plan_or_reuse(context: _ServiceContext, ref: Ref, proposal: Proposal) -> _P
     displacement = (
         displaced_pods(actions.values(), proposal.objects.pods) if actions else NO_DISPLACEMENT
     )
-    choice = proposal.placement.choice
-    has_slices = choice is not None and ref in decisions.layouts.services.get(choice.offer.pool, ())
     surge_replicas = sum(pool_orders.surge_replicas.get(ref, 0) for pool_orders in actions.values())
     if isinstance(grant := decisions.grants.get(ref), Exception):
         raise grant
-    inputs = ServicePlanInputs(proposal, grant, claim, displacement, has_slices, surge_replicas)
+    inputs = ServicePlanInputs(proposal, grant, claim, displacement, surge_replicas)
     service_plan, previous_inputs = cache.service_plans.get(ref), cache.inputs.get(ref)
     reused = (
         service_plan is not None

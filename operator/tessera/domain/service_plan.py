@@ -109,8 +109,6 @@ class ServicePlanInputs(NamedTuple):
     """The claim of its model cache, if it has one."""
     displacement: Displacement
     """Replicas whose slices are removed."""
-    has_slices: bool
-    """It has slices, or slices planned, in the pool of its choice."""
     surge_replicas: int
     """Further replicas that it needs on its previous variants."""
 
@@ -142,7 +140,7 @@ def plan_service(
     pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions)
     template = decide_template(newest_template, service, spec, choice, workload)
     preparation = proposal.preparation
-    waits_for_slices = spec.placement.mig == "Auto" and inputs.has_slices
+    waits_for_slices = spec.placement.mig == "Auto"
     removable = _removable_deployments(
         objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
     )
@@ -236,7 +234,6 @@ def is_reusable(
         and previous.grant == inputs.grant
         and previous.volume_claim == inputs.volume_claim
         and previous.displacement == inputs.displacement
-        and previous.has_slices == inputs.has_slices
         and previous.surge_replicas == inputs.surge_replicas
         and (inputs.grant is None or inputs.grant.shortage is None)
         and not service_plan.drain.draining
@@ -274,7 +271,8 @@ def _removable_deployments(
 ) -> tuple[Ref, ...]:
     """Return previous variants to delete: once the new one is ready, or if it needs their devices.
 
-    A service that waits for slices to be partitioned keeps them; its replicas move one by one.
+    A service whose slices are planned keeps them, also when its pool does not plan any more: its
+    replicas move one by one.
     """
     enough_ready = sum(pod.takes_requests for pod in pods) >= desired
     blocked = any(pod.unschedulable for pod in pods)

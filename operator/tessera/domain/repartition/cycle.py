@@ -85,8 +85,6 @@ class Repartitions:
     layout_problem: LayoutProblem | None = None
     nodes: Mapping[str, tuple[MigNode, ...]] = field(default_factory=dict)
     actions: Mapping[str, PoolActions] = field(default_factory=dict)
-    services: Mapping[str, frozenset[Ref]] = field(default_factory=dict)
-    """Services with slices of the pool, or with slices planned there."""
     retired_layouts: frozenset[str] = frozenset()
     """NodeLayouts of silent agents where the installation runs no agents any more."""
 
@@ -212,10 +210,6 @@ def _repartition(
         layout_problem=problem,
         nodes=nodes,
         actions=actions,
-        services={
-            name: frozenset(service.ref for service in members)
-            for name, members in services.items()
-        },
         retired_layouts=frozenset(
             layout.name
             for layout in snapshot.layouts
@@ -227,21 +221,19 @@ def _repartition(
 def _pause_all(
     error: Exception,
     views: Sequence[PoolView],
-    proposals: Mapping[Ref, Proposal],
     cache: LayoutCache | None,
 ) -> Repartitions:
-    """Return a repartition that begins nothing; no service loses a slice or a Deployment."""
+    """Return a repartition that begins nothing; no service loses a slice."""
     managed = [view for view in views if view.pool.spec is not None and view.pool.spec.mig]
     return Repartitions(
         actions={view.pool.name: _planner_error_actions(error, view, cache) for view in managed},
-        services={view.pool.name: frozenset(proposals) for view in managed},
     )
 
 
 repartition = Step(
     _repartition,
-    lambda error, _config, _snapshot, _memory, views, funded, cache=None: _pause_all(
-        error, views, funded.proposals, cache
+    lambda error, _config, _snapshot, _memory, views, _funded, cache=None: _pause_all(
+        error, views, cache
     ),
 )
 
