@@ -51,6 +51,8 @@ Row = tuple[str, str]
 
 NIGHT = ObjectKey(BATCH_INFERENCES.plural, "team-a", "night")
 _ACCOUNT = ObjectKey("serviceaccounts", "team-a", BATCH_ACCOUNT)
+# An input must not fit into the runner's read buffer of 1 MiB.
+_BACKGROUND = {"role": "system", "content": "word " * 4000}
 _CLAIM_PATH = "/claim/"
 _CONCURRENCY = 8
 _CYCLE_SECONDS = 5
@@ -546,7 +548,7 @@ def _row(custom_id: str, prompt: str) -> Body:
         "custom_id": custom_id,
         "method": "POST",
         "url": "/v1/chat/completions",
-        "body": {"messages": [{"role": "user", "content": prompt}], "max_tokens": 20},
+        "body": {"messages": [_BACKGROUND, {"role": "user", "content": prompt}], "max_tokens": 20},
     }
 
 

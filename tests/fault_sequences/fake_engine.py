@@ -77,7 +77,7 @@ async def serve_engine(host: str, port: int, state: EngineState) -> int:
 
 def _answer(body: bytes, mode: EngineMode) -> bytes:
     """Return an answer that repeats the prompt."""
-    prompt = json.loads(body)["messages"][0]["content"]
+    prompt = json.loads(body)["messages"][-1]["content"]
     tokens = _HUGE if mode == "huge" else 7
     text = json.dumps(
         {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 FleetT = TypeVar("FleetT")
-# A fault that finds no target for so many seconds is a fault of the language.
-_LONGEST_WAIT = 600.0
+# A fault that finds nothing to hit for so long does not happen.
+_LONGEST_WAIT_SECONDS = 300.0
 
 
 def _nothing(_fleet: object, _target: str) -> None:
@@ -92,8 +92,8 @@ class Occurrence(Generic[FleetT]):
         if self.target is None:
             targets = self.fault.targets(fleet)
             if not targets:
-                assert now < self.begins + _LONGEST_WAIT, f"{self.fault.name} has nothing to hit"
-                return False
+                self.over = now >= self.begins + _LONGEST_WAIT_SECONDS
+                return self.over
             self.target, self.ends = rng.choice(sorted(targets)), self.ends + now - self.begins
             self.fault.begin(fleet, self.target)
             self.over = self.fault.end is None and self.fault.during is _nothing
@@ -107,6 +107,8 @@ class Occurrence(Generic[FleetT]):
         return True
 
     def describe(self) -> str:
+        if self.target is None:
+            return f"{self.fault.name} finds nothing to hit"
         ending = self.over and self.fault.end is not None
         return f"{self.fault.name} {'ends' if ending else f'hits {self.target}'}"
 

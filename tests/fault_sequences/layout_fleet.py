@@ -13,6 +13,7 @@ from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.observed.snapshot import Pod
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    DEPLOYMENTS,
     DISRUPTION_BUDGETS,
     INFERENCE_SERVICES,
     NODES,
@@ -20,7 +21,7 @@ from tessera.resources.api_resources import (
 )
 from tessera.resources.manifest import ObjectKey
 from tests.repartition.kube import Kube
-from tests.repartition.machine import SimulatedNode
+from tests.repartition.machine import InvariantError, SimulatedNode
 from tests.repartition.scenarios import RepartitionScenario
 from tests.repartition.simulation import (
     DRAINED,
@@ -40,6 +41,8 @@ _LOST_CALLS = (
     "nvmlComputeInstanceDestroy",
 )
 _FOREVER = 10**9
+# No service of a scenario asks for more than this, with all of its surge.
+_MOST_REPLICAS = 30
 
 
 class FaultyKube(Kube):
@@ -71,6 +74,13 @@ class FaultyKube(Kube):
             )
             if before.containers_ready and not drained:
                 self.broken_streams.append(f"{key.name} at {self.at:%H:%M:%S}")
+
+    @override
+    def _deployments(self) -> None:
+        for key, body in self.objects.items():
+            if key.plural == DEPLOYMENTS.plural and body["spec"]["replicas"] > _MOST_REPLICAS:
+                raise InvariantError(f"{key.name} has {body['spec']['replicas']} replicas")
+        super()._deployments()
 
     def lose(self, key: ObjectKey) -> None:
         """Delete a pod as a fault does: what it serves then is excused."""

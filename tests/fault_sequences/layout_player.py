@@ -231,7 +231,8 @@ def _layout_findings(fleet: LayoutFleet) -> list[str]:
     target = fleet.mig.target
     if target is None:
         return ["AsPlanned without a plan"]
-    pinned = fleet.mig_spec.get("backend") == "Agent"
+    # A plan for the agent says where each slice begins.
+    pinned = any("@" in text for node in target.nodes for gpu in node.gpus for text in gpu.slices)
     findings = []
     for node in target.nodes:
         layouts = fleet.node(node.node).layouts()
