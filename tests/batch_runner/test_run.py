@@ -164,6 +164,7 @@ def test_it_reports_its_progress(harness: RunnerHarness) -> None:
     seen = runner.wait_until(lambda seen: seen["done"] == 2 and seen["inFlight"] == 1, "two rows")
     figures = {"attempt": 1, "rows": 3, "done": 2, "failed": 1, "inFlight": 1, "state": "running"}
     tokens = {"resentRows": 0, "resentTokens": 0, "promptTokens": 7, "outputTokens": 11}
+    assert seen.pop("idleSeconds") < 60
     assert seen == figures | tokens
     assert get(runner.port, "/healthz")[0] == 200
     samples = {
