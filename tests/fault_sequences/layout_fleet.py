@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from fakegpu.gpu_driver import Code
 from tessera.api.ref import Ref
-from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
+from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.snapshot import Pod
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,

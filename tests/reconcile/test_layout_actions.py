@@ -7,6 +7,7 @@ from tessera.domain.repartition.cycle import Repartitions
 from tessera.reconcile.layouts import LayoutApplier
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import NODES, PODS
+from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
 
 
@@ -24,7 +25,7 @@ async def test_a_replica_whose_time_is_over_is_deleted_whatever_its_disruption_b
     async def carry_out(deletions: dict[Ref, str]) -> None:
         verdict = StatusVerdict(LayoutReady.REPARTITIONING, "")
         actions = PoolActions(verdict=verdict, evictions=evicted, deletions=deletions)
-        await applier.apply(Repartitions(actions={"a100": actions}), frozenset())
+        await applier.apply(Repartitions(actions={"a100": actions}), frozenset(), NOW)
 
     await carry_out(deletions={})
     assert (pod in cluster.objects, list(applier.blocked_evictions)) == (True, list(evicted))

@@ -15,6 +15,7 @@ from tessera.adapters.nvml import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
+from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Pod
 from tessera.node_agent.reconcile import NodeAgent
@@ -124,6 +125,7 @@ class SimulatedNode:
     """When the plugin that was paused is gone, whatever the label says by then."""
     _now: float = 0.0
     _files: list[tuple[float, str]] = field(default_factory=list)
+    _manager_started: float | None = 0.0
     _agent: tuple[NodeAgent, KillableProcess] | None = None
     _seen: object = None
     _locks: MemoryLocks = field(default_factory=MemoryLocks)
@@ -282,8 +284,13 @@ class SimulatedNode:
     # NVIDIA's mig-manager
 
     def _run_mig_manager(self) -> None:
+        if self.labels.get(MIG_MANAGER_LABEL) == "false":
+            self._manager_started = None
+            return
         if self.manager is None:
             return
+        if self._manager_started is None:
+            self._manager_started = self._now  # its pod mounts the file as it is now
         file = self._file()
         while labels := self._next_labels(file):
             self.kube.set(self.key, "metadata", "labels", **labels)
@@ -305,7 +312,8 @@ class SimulatedNode:
         text = config_maps[0]["data"]["config.yaml"] if config_maps else ""
         if text and (not self._files or self._files[-1][1] != text):
             self._files.append((self._now, text))
-        visible = [text for written, text in self._files if written <= self._now - LAG]
+        seen_until = max(self._now - LAG, self._manager_started or 0.0)
+        visible = [text for written, text in self._files if written <= seen_until]
         return visible[-1] if visible else None
 
     # The agent

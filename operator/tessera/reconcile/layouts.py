@@ -1,11 +1,14 @@
 """Write what the plan decided for the layouts of pools: taints, backend requests and evictions."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from tessera.domain.mig_backends.backend import BackendRequest
+from tessera.domain.mig_backends.gpu_clients import restart_device_plugin
 from tessera.domain.mig_backends.mig_manager import referenced_configs
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref
+from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.ports import Cluster, DisruptionBudgetError
 from tessera.reconcile.store import Store
@@ -40,7 +43,9 @@ class LayoutApplier:
         self.problems: list[str] = []
         """Errors of writes in the last cycle."""
 
-    async def apply(self, repartitions: Repartitions, refused: frozenset[str]) -> None:
+    async def apply(
+        self, repartitions: Repartitions, refused: frozenset[str], at: datetime
+    ) -> None:
         """Write the actions of all pools, except of those whose status was `refused`.
 
         A failed write stops no other: it is repeated in the next cycle.
@@ -49,22 +54,11 @@ class LayoutApplier:
         pool_actions = [
             actions for pool, actions in repartitions.actions.items() if pool not in refused
         ]
-        keep_tainted = {
-            node for actions in repartitions.actions.values() for node in actions.tainted_nodes
-        }
-        tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
-        # Taints come first: requests and evictions rely on them.
-        for node in self._nodes():
-            is_tainted = TAINT in node.taints
-            if node.name in tainted and not is_tainted:
-                self.problems += await self._taint(node.name, present=True)
-            # A node may belong to a pool whose status is not written: while there is one, no taint
-            # is removed.
-            elif is_tainted and node.name not in keep_tainted and not refused:
-                self.problems += await self._taint(node.name, present=False)
         requests = {
             node: request for actions in pool_actions for node, request in actions.requests.items()
         }
+        # Taints come first: requests and evictions rely on them.
+        await self._update_nodes(pool_actions, refused, at)
         for name in sorted(repartitions.retired_layouts):
             self.problems += await self._delete_layout(name)
         self.problems += await self._configure(repartitions, requests)
@@ -76,6 +70,22 @@ class LayoutApplier:
                     self.problems += await self._evict(ref, uid)
             for ref, uid in sorted(actions.deletions.items()):
                 self.problems += await self._delete(ref, uid)
+
+    async def _update_nodes(
+        self, pool_actions: Sequence[PoolActions], refused: frozenset[str], at: datetime
+    ) -> None:
+        """Set taints, and take back what no plan needs any more, whatever became of its pool."""
+        tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
+        for node in self._nodes():
+            is_tainted = TAINT in node.taints
+            if node.name in tainted and not is_tainted:
+                self.problems += await self._taint(node.name, present=True)
+            # A node may belong to a pool whose status is not written: while there is one, no taint
+            # is removed.
+            elif is_tainted and node.name not in tainted and not refused:
+                self.problems += await self._taint(node.name, present=False)
+            if labels := restart_device_plugin(node, at):
+                self.problems += await self._relabel(node.name, labels)
 
     def _nodes(self) -> Iterator[Node]:
         for observed in self._store.all(NODES).values():
@@ -106,6 +116,10 @@ class LayoutApplier:
     @WriteStep
     async def _taint(self, node: str, *, present: bool) -> None:
         await self._patch_node(node, {}, {TAINT: present})
+
+    @WriteStep
+    async def _relabel(self, node: str, labels: Mapping[str, str | None]) -> None:
+        await self._patch_node(node, labels, {})
 
     async def _patch_node(
         self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]

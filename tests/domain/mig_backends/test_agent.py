@@ -10,8 +10,9 @@ from fakegpu.gpu_driver import GpuDriver
 from tessera.api.node_layout import GpuFault
 from tessera.api.reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.mig_backends.agent import MIG_MANAGER_LABEL, AgentBackend
+from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
+from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.mig_backends.nodes import MigNode
 from tests.builders import A100
 from tests.simulated_mig_nodes import BackendRun, SimulatedMigNode

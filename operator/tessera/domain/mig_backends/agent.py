@@ -22,17 +22,19 @@ from tessera.domain.mig_backends.backend import (
 )
 from tessera.domain.mig_backends.devices import (
     DEVICE_PLUGIN_LABEL,
-    FEATURE_DISCOVERY_LABEL,
     PAUSED,
     offers_layouts,
+)
+from tessera.domain.mig_backends.gpu_clients import (
+    exclude_mig_manager,
+    start_device_plugin,
+    stop_device_plugin,
 )
 from tessera.domain.mig_backends.nodes import MigNode
 
 # Node label: digest of the devices and attempt for which the device plugin was restarted, and when,
 # in seconds since 1970.
 REFRESHED_LABEL = "tessera.dev/devices-refreshed"
-# Where the agent partitions, mig-manager must not run: each would undo the other's layout.
-MIG_MANAGER_LABEL = "nvidia.com/gpu.deploy.mig-manager"
 
 _PARTITION_TIMEOUT = timedelta(minutes=10)
 # From the request on: partitioning takes seconds, and the device plugin restarts within a minute.
@@ -61,7 +63,7 @@ class AgentBackend:
     ) -> BackendRequest:
         if not node.reports_pods or node.node_layout is None:
             return BackendRequest()
-        labels = {**_mig_manager_labels(node), **_refresh_labels(node, desired, attempt, at)}
+        labels = {**exclude_mig_manager(node.labels), **_refresh_labels(node, desired, attempt, at)}
         return BackendRequest(labels=labels, layout_spec=_layout_spec(node, desired))
 
     def status(
@@ -106,17 +108,9 @@ def _gpu_spec(uuid: str, layout: Layout) -> DesiredGpu:
     return DesiredGpu(uuid=uuid, slices=slices)
 
 
-def _mig_manager_labels(node: MigNode) -> Mapping[str, str]:
-    return (
-        {MIG_MANAGER_LABEL: "false"}
-        if node.labels.get(MIG_MANAGER_LABEL, "false") != "false"
-        else {}
-    )
-
-
 def _refresh_labels(
     node: MigNode, desired: LayoutsByGpu, attempt: int, at: datetime
-) -> Mapping[str, str]:
+) -> Mapping[str, str | None]:
     """Return the labels that stop, then start the device plugin where it offers other devices.
 
     That is done once for the same devices and attempt, and again after `_REFRESH_INTERVAL`.
@@ -125,19 +119,16 @@ def _refresh_labels(
         return {}
     paused = node.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
     token = f"{_devices_digest(node)}-{attempt}"
+    refreshed = f"{token}-{int(at.timestamp())}"
     # Without allocatable devices the kubelet has noticed that the plugin is away: start it again.
     if paused and not any(node.allocatable.values()):
-        return {
-            DEVICE_PLUGIN_LABEL: "true",
-            FEATURE_DISCOVERY_LABEL: "true",
-            REFRESHED_LABEL: f"{token}-{int(at.timestamp())}",
-        }
+        return {**start_device_plugin(node.labels), REFRESHED_LABEL: refreshed}
     previous, _, time = node.labels.get(REFRESHED_LABEL, "").rpartition("-")
     elapsed = at.timestamp() - (parse_decimal(time) or 0)
     recent = previous == token and 0 <= elapsed < _REFRESH_INTERVAL.total_seconds()
     if paused or offers_layouts(node, desired) or recent:
         return {}
-    return {DEVICE_PLUGIN_LABEL: PAUSED, FEATURE_DISCOVERY_LABEL: PAUSED}
+    return {**stop_device_plugin(at), REFRESHED_LABEL: refreshed}
 
 
 def _devices_digest(node: MigNode) -> str:

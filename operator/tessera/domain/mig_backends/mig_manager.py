@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from tessera.api.node_layout import NodeLayoutSpec
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain.mig.layouts import Geometry, geometry
@@ -27,6 +28,12 @@ from tessera.domain.mig_backends.devices import (
     FEATURE_DISCOVERY_LABEL,
     PAUSED,
     offers_layouts,
+)
+from tessera.domain.mig_backends.gpu_clients import (
+    MIG_MANAGER_LABEL,
+    MIG_MANAGER_OFF_LABEL,
+    STOPPED_LABEL,
+    admit_mig_manager,
 )
 from tessera.domain.mig_backends.nodes import MigNode
 
@@ -80,10 +87,15 @@ class MigManagerBackend:
         contents = _contents(node, desired)
         attempts = range(1, max(_PREPARED_ATTEMPTS, attempt) + 1)
         name = _desired_config(node, desired, attempt)
+        labels: dict[str, str | None] = {}
+        # mig-manager stops and starts the device plugin itself: it waits until that is back.
+        if STOPPED_LABEL not in node.labels:
+            labels |= admit_mig_manager(node.labels)
+            if node.labels.get(CONFIG_LABEL) != name:
+                labels |= {CONFIG_LABEL: name, STATE_LABEL: STATE_REQUESTED}
         return BackendRequest(
-            labels={}
-            if node.labels.get(CONFIG_LABEL) == name
-            else {CONFIG_LABEL: name, STATE_LABEL: STATE_REQUESTED},
+            labels=labels,
+            layout_spec=NodeLayoutSpec() if _has_agent_layout(node) else None,
             configs={_config_name(text, number): text for text in contents for number in attempts},
         )
 
@@ -92,7 +104,8 @@ class MigManagerBackend:
     ) -> BackendStatus:
         unit, full = (_config_name(text, attempt) for text in _contents(node, desired))
         name, state = node.labels.get(CONFIG_LABEL), node.labels.get(STATE_LABEL, "")
-        if name not in (unit, full):
+        marks = node.labels.keys() & {STOPPED_LABEL, MIG_MANAGER_OFF_LABEL}
+        if name not in (unit, full) or marks or _has_agent_layout(node):
             return BackendStatus()
         if name != unit:
             since += _PARTITION_TIMEOUT  # the configuration of the unit came first
@@ -117,6 +130,11 @@ def referenced_configs(nodes: Iterable[MigNode]) -> Mapping[str, str]:
         if name.startswith(f"{_config_prefix(full)}-"):
             configs[name] = full
     return configs
+
+
+def _has_agent_layout(node: MigNode) -> bool:
+    """Return whether the agent would undo the layouts of mig-manager."""
+    return node.node_layout is not None and bool(node.node_layout.spec.gpus)
 
 
 def _contents(node: MigNode, desired: LayoutsByGpu) -> tuple[str, str]:
@@ -217,6 +235,12 @@ def _stuck_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutRead
 
 
 def _silent_verdict(node: MigNode, waited: timedelta) -> StatusVerdict[LayoutReady]:
+    if node.labels.get(MIG_MANAGER_LABEL) == "false":
+        return StatusVerdict(
+            LayoutReady.BACKEND_UNAVAILABLE,
+            f"the label {MIG_MANAGER_LABEL} of Node/{node.name} is false, so mig-manager does not "
+            f"run there; kubectl label --overwrite node {node.name} {MIG_MANAGER_LABEL}=true",
+        )
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
         f"no response to the label {CONFIG_LABEL} of Node/{node.name} for {_minutes(waited)}; "

@@ -335,10 +335,11 @@ def _paused_actions(
 ) -> PoolActions:
     """Return actions that keep taints and displaced pods as they are and begin nothing."""
     displaced, draining = displaced_by_profile(state.services)
+    unit_nodes = frozenset(unit.node for unit in status.units) if status else frozenset[str]()
     return PoolActions(
         verdict=verdict,
         status=status,
-        tainted_nodes=frozenset(unit.node for unit in status.units) if status else frozenset(),
+        tainted_nodes=unit_nodes & state.view.node_names,
         displaced=displaced,
         draining=draining,
     )
