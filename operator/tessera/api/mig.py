@@ -132,6 +132,10 @@ class Unit(Wire):
     attempt: int = 1
     """How often the backend was requested."""
 
+    replacements: int = 0
+    """Replicas that were told to leave for it. A unit to which others come instead keeps its node
+    closed until it is free."""
+
     temporary_layout: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
     """Temporary layout of the GPUs before they get the planned one."""
 

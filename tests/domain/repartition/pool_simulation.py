@@ -129,6 +129,8 @@ class PoolSimulation:
         self.writes = 0
         self.evictions = 0
         self.layout_changes = 0
+        self.tolerant = False
+        """Pods tolerate the taint of a repartition."""
 
     # Services and pods
 
@@ -390,7 +392,7 @@ class PoolSimulation:
                 node.name
                 for node in self.nodes.values()
                 if node.ready
-                and not node.tainted
+                and (self.tolerant or not node.tainted)
                 and not node.paused
                 and self._allocatable(node)[pod.profile]
                 > sum(

@@ -177,6 +177,20 @@ def test_in_a_pool_of_one_node_replacements_come_before_the_taint() -> None:
     assert simulation.ready_capacity() == {"chat": 3.0}
 
 
+def test_a_unit_to_which_other_replicas_come_gives_up_and_says_how_many_left() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[SEVENTHS, HALVES])
+    simulation.tolerant = True
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    simulation.serve(SimService("mail", "3g.40gb", 1, 3.0, SPEED), [("n1", 0, HALF)])
+    simulation.reconcile()
+    simulation.foreign("notebook", "n1", 0, OTHER)
+    reconcile_for(simulation, timedelta(minutes=9))
+    actions, _ = simulation.reconcile()
+    assert simulation.evictions <= 7
+    assert actions.verdict.reason is LayoutReady.NO_SURGE_CAPACITY
+    assert "6 replicas left its 2 slices and others started there" in actions.verdict.message
+
+
 def test_where_two_units_wait_for_each_other_an_idle_gpu_gets_a_temporary_layout() -> None:
     small, other = ["3g.40gb@0", "2g.20gb@4"], ["2g.20gb@0", "3g.40gb@4"]
     simulation = a_simulation(["7g.80gb@0"], small, target=[["7g.80gb@0"], other])

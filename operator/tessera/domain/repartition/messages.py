@@ -76,6 +76,16 @@ def no_surge_capacity(
     )
 
 
+def repeated_replacement(unit: Unit, repartition: NodeRepartition) -> StatusVerdict[LayoutReady]:
+    """Return that other replicas started on the slices that a unit empties."""
+    return StatusVerdict(
+        LayoutReady.NO_SURGE_CAPACITY,
+        f"{gpu_list(unit.gpus)} of Node/{unit.node}: {counted(unit.replacements, 'replica')} left "
+        f"its {counted(repartition.slices, 'slice')} and others started there, so replacements "
+        f"start on other nodes only; add a node, or let no pod tolerate {TAINT}",
+    )
+
+
 def backend_failed(node: str, indices: Sequence[int], attempts: int) -> StatusVerdict[LayoutReady]:
     """Return that no attempt is left."""
     return StatusVerdict(

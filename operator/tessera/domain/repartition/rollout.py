@@ -44,6 +44,8 @@ from tessera.domain.repartition.window import closed_reason
 
 # Attempts of a backend to give one unit its layout.
 MAX_ATTEMPTS = 5
+# Replicas that a unit tells to leave for each of its slices, before it surges no more.
+MAX_REPLACEMENTS = 3
 # A pod that the scheduler bound before it saw the taint is observed within this time.
 SETTLE_PERIOD = timedelta(seconds=5)
 # How long a unit waits for replacements. After that its services may go down to minReplicas, and a
@@ -207,11 +209,22 @@ class _RolloutCycle:
             return self._request(updated, repartition, "Partitioning")
         if self._at - since >= MAX_DRAIN:
             return ActiveUnit(unit=updated, repartition=repartition)
-        surging = not draining and self._state.needs_surge(repartition)
+        # Replacements that start on the slices to remove would be replaced without end.
+        repeated = self._is_repeated(unit, repartition)
+        surging = not (draining or repeated) and self._state.needs_surge(repartition)
         # The slices that were free for the replacements when the unit began went to other pods.
-        if overdue and not draining and not surging and self._state.shortages(repartition):
+        if (
+            overdue
+            and not (draining or surging)
+            and (repeated or self._state.shortages(repartition))
+        ):
             return None
-        return ActiveUnit(unit=updated, repartition=repartition, surging=surging)
+        problem = messages.repeated_replacement(updated, repartition) if repeated else None
+        return ActiveUnit(unit=updated, repartition=repartition, surging=surging, problem=problem)
+
+    @staticmethod
+    def _is_repeated(unit: Unit, repartition: NodeRepartition) -> bool:
+        return unit.replacements >= MAX_REPLACEMENTS * repartition.slices > 0
 
     def _partition(
         self, unit: Unit, goal: NodeGoal, gpus: tuple[int, ...], mismatched: tuple[int, ...]
@@ -290,7 +303,9 @@ class _RolloutCycle:
         for active in self._state.active.values():
             # Before the taint is observed, a replacement could be bound to the very slice that its
             # predecessor leaves.
-            if active.repartition.node.tainted:
+            if active.repartition.node.tainted and not self._is_repeated(
+                active.unit, active.repartition
+            ):
                 ready |= active.repartition.pods
                 if self._at - active.unit.since >= REPLACEMENT_TIMEOUT:
                     overdue |= active.repartition.pods
@@ -328,7 +343,15 @@ class _RolloutCycle:
             if active.surging
             else messages.wait_message(active.unit, active.repartition, draining, evictions)
         )
-        return active.unit.model_copy(update={"message": messages.truncate(message)})
+        leaving = sum(
+            pod in draining and not self._state.capacity.replicas[pod].draining
+            for pod in active.repartition.pods
+        )
+        update = {
+            "message": messages.truncate(message),
+            "replacements": active.unit.replacements + leaving,
+        }
+        return active.unit.model_copy(update=update)
 
     def _verdict(
         self, units: Sequence[Unit], progress: str, window_closed: str | None

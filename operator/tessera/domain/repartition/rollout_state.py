@@ -117,12 +117,19 @@ class RolloutState:
             and self.capacity.free_slices(node.name)
         ):
             return False
+        services = self.capacity.affected_services(repartition.pods)
         profiles = {
             replacement_profile(
                 service,
                 [replica for replica in service.replicas if replica.pod in repartition.pods],
             )
-            for service in self.capacity.affected_services(repartition.pods)
+            for service in services
+        }
+        # Where no slice of the planned profile is free, replacements start on the previous one.
+        supply = self.capacity.supply(self.nodes_to_taint() - {node.name})
+        surging = self.capacity.surge_replicas(self.unit_pods() | repartition.pods, supply)
+        profiles |= {
+            service.previous_profile or "" for service in services if service.ref in surging
         }
         # The scheduler picks any free slice of the profile: if one of those that go has it, a
         # replacement could land there and block the unit.

@@ -37,6 +37,8 @@ class NodeRepartition:
     """Descriptions of other pods and processes on slices to remove."""
     unused_profiles: frozenset[str] = frozenset()
     """Profiles of slices to remove that no pod holds."""
+    slices: int = 0
+    """Number of slices to remove."""
 
     @property
     def free(self) -> bool:
@@ -70,7 +72,12 @@ def node_repartition(
         # Any pod of the node may hold one of the slices, so all of them have to leave.
         pods = frozenset(replica.pod for replica in replicas if chosen)
         return NodeRepartition(
-            node=node, gpus=tuple(chosen), desired=chosen, pods=pods, other_users=others
+            node=node,
+            gpus=tuple(chosen),
+            desired=chosen,
+            pods=pods,
+            other_users=others,
+            slices=len(removed),
         )
     return NodeRepartition(
         node=node,
@@ -86,6 +93,7 @@ def node_repartition(
             )
         ),
         unused_profiles=frozenset(unused),
+        slices=len(removed),
         other_users=others
         + tuple(
             _describe_users(node, mig_gpu, instance, capacity)
