@@ -121,6 +121,13 @@ class PoolCapacity:
             counts.subtract(self.free_slices(name))
         return counts
 
+    def waiting_pods(self, removed: Mapping[str, int] | None = None) -> Counter[str]:
+        """Return the pods that find no free slice, by profile, once these are `removed`."""
+        waiting = self._pending.copy()
+        waiting.subtract(self._all_free)
+        waiting.update(removed or {})
+        return +waiting
+
     def free_slices(self, node: str) -> Mapping[str, int]:
         """Return the free slices of one node, by profile."""
         return self._free.get(node, {})

@@ -3,6 +3,7 @@
 A unit can only begin while free slices elsewhere can take its pods. Where no unit can, unused GPUs
 are partitioned other than planned for a while, with the slices that one unit needs. No slice in use
 is touched: only GPUs without users count, and with a sibling-safe backend the unused part of GPUs.
+Where that helps no unit, the unused part of a GPU gets the planned slices that fit there already.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from functools import cache
 
 from tessera.api.mig import GpuTarget
 from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.layouts import Layout, format_placement
+from tessera.domain.mig.layouts import Layout, format_placement, layout_error
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
@@ -83,6 +84,31 @@ def find_temporary_layout(
                 gpus = sorted(layouts) if goal.node.reports_pods else sorted(goal.desired)
                 targets = tuple(_gpu_target(gpu, layouts[gpu]) for gpu in sorted(layouts))
                 return TemporaryLayout(goal=goal, gpus=tuple(gpus), targets=targets)
+    return _first_planned_slices(goals, capacity, capabilities)
+
+
+def _first_planned_slices(
+    goals: Sequence[NodeGoal], capacity: PoolCapacity, capabilities: Capabilities
+) -> TemporaryLayout | None:
+    """Return the planned slices of one GPU that fit beside those in use, if replicas wait for them.
+
+    The replicas that move there free slices of their previous profiles, which others wait for.
+    """
+    waiting = capacity.waiting_pods()
+    for goal in goals if capabilities.sibling_safe else ():
+        # The last layout of each GPU is the one without unused slices.
+        spare = {gpu.index: (gpu, used) for gpu, used in _spare_gpus(goal, capacity, capabilities)}
+        for index in sorted(spare.keys() & set(goal.mismatched)):
+            gpu, layout = spare[index]
+            for placement in goal.desired[index]:
+                grown = tuple(sorted({*layout, placement}))
+                layout = grown if layout_error(goal.node.gpu_model, grown) is None else layout
+            current = canonical_layout(goal.node.gpu_model, gpu.layout)
+            added = Counter(placement.profile for placement in layout if placement not in current)
+            removed = Counter(placement.profile for placement in current if placement not in layout)
+            if added & waiting and capacity.waiting_pods(removed) == waiting:
+                targets = (_gpu_target(index, layout),)
+                return TemporaryLayout(goal=goal, gpus=(index,), targets=targets)
     return None
 
 
