@@ -62,22 +62,26 @@ async def an_engine_pod(release: Release) -> tuple[str, str]:
     return namespace, str(pod["metadata"]["name"])
 
 
-async def test_of_pods_only_the_gate_and_the_deletion_cost_are_patched(release: Release) -> None:
+async def test_of_pods_only_the_gate_and_the_marks_of_those_that_leave_are_patched(
+    release: Release,
+) -> None:
     await release.install()
     namespace, name = await an_engine_pod(release)
     patch = ("patch", "pod", name, "-n", namespace, *AS_OPERATOR, "-p")
     cost = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
-    await release.kubectl(*patch, json.dumps({"metadata": {"annotations": cost}}))
+    leaving = {"tessera.dev/leaving": "true"}
+    marks = {"metadata": {"annotations": cost, "labels": leaving}}
+    await release.kubectl(*patch, json.dumps(marks))
     for change, words in (
         (
             {"metadata": {"annotations": {"other": "x"}}},
             "only the annotation controller.kubernetes.io/pod-deletion-cost",
         ),
-        ({"metadata": {"labels": {"tessera.dev/service": "stolen"}}}, "not change labels"),
         (
-            {"metadata": {"finalizers": ["tessera.dev/held"]}},
-            "not change labels, owners or finalizers",
+            {"metadata": {"labels": {"tessera.dev/service": "stolen"}}},
+            "only the label tessera.dev/leaving",
         ),
+        ({"metadata": {"finalizers": ["tessera.dev/held"]}}, "not change owners or finalizers"),
         (
             {"spec": {"containers": [{"name": "engine", "image": "evil/image:1"}]}},
             "not change the spec of a pod",

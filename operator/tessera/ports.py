@@ -209,7 +209,8 @@ class Cluster(Protocol):
     async def evict(self, pod: Ref, uid: str) -> None:
         """Evict a pod; no error if it does not exist, or has another UID.
 
-        Raises DisruptionBudgetError when its PodDisruptionBudget does not allow that now.
+        Raises DisruptionBudgetError when its PodDisruptionBudget does not allow that now, and with
+        the names of all budgets when there is more than one.
         """
 
 

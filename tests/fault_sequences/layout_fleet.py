@@ -96,8 +96,7 @@ class FaultyKube(Kube):
             if pod.node != node or pod.terminating:
                 continue
             budgets = [name for name in self._budgets(key.namespace) if self._protects(name, key)]
-            allowed = not pod.takes_requests or all(map(self._allows_disruption, budgets))
-            if len(budgets) < 2 and allowed:
+            if len(budgets) < 2 and all(self._allows_disruption(name, pod) for name in budgets):
                 self.lose(key)
 
 

@@ -100,7 +100,7 @@ class Kube(MemoryCluster):
                 f"evict pod {pod}: {names} select it, and the API server evicts no pod with more "
                 "than one"
             )
-        if self.pod(key).takes_requests and not all(map(self._allows_disruption, budgets)):
+        if not all(self._allows_disruption(name, self.pod(key)) for name in budgets):
             raise DisruptionBudgetError(f"evict pod {pod}: the disruption budget allows none")
         self.begin_deletion(key)
 
@@ -123,8 +123,11 @@ class Kube(MemoryCluster):
             name in labels for name in absent
         )
 
-    def _allows_disruption(self, budget: ObjectKey) -> bool:
-        selector = self.objects[budget]["spec"]["selector"].get("matchLabels", {})
+    def _allows_disruption(self, budget: ObjectKey, pod: Pod) -> bool:
+        spec = self.objects[budget]["spec"]
+        if not pod.takes_requests and spec.get("unhealthyPodEvictionPolicy") == "AlwaysAllow":
+            return True
+        selector = spec["selector"].get("matchLabels", {})
         expected = sum(
             int(body["spec"]["replicas"])
             for key, body in self.objects.items()
@@ -132,10 +135,11 @@ class Kube(MemoryCluster):
             and selector.items() <= body["spec"]["template"]["metadata"]["labels"].items()
         )
         healthy = sum(pod.takes_requests for key, pod in self.pods() if self._protects(budget, key))
-        limit = str(self.objects[budget]["spec"]["maxUnavailable"])
+        limit = str(spec["maxUnavailable"])
         percent = int(limit.removesuffix("%")) if limit.endswith("%") else None
         max_unavailable = int(limit) if percent is None else -(-expected * percent // 100)
-        return healthy + max_unavailable > expected
+        spare = healthy + max_unavailable - expected
+        return spare > 0 or (spare == 0 and not pod.takes_requests)
 
     def _uid(self, key: ObjectKey) -> str | None:
         uid: str | None = self.objects.get(key, {}).get("metadata", {}).get("uid")

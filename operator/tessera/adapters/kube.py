@@ -24,6 +24,7 @@ from pydantic_core import from_json
 
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.connection import Connection
+from tessera.adapters.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import (
@@ -39,6 +40,7 @@ from tessera.ports import (
 from tessera.resources.api_resources import (
     CONFIG_MAPS,
     DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
     EVENTS,
     NODES,
     PODS,
@@ -309,9 +311,17 @@ class KubeCluster:
         response = _decode(text)
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
-        if message := _disruption_message(response):
+        if message := refusal(response):
             raise DisruptionBudgetError(f"evict pod {pod}: {message}")
+        if HAS_SEVERAL in str(response.get("message", "")):
+            raise DisruptionBudgetError(f"evict pod {pod}: {await self._budgets_of(pod)}")
         raise_for_status(status, response, f"evict pod {pod}")
+
+    async def _budgets_of(self, pod: Ref) -> str:
+        """Return why a pod with several PodDisruptionBudgets is not evicted, with their names."""
+        _, listed = await self.request("GET", DISRUPTION_BUDGETS.path(pod.namespace))
+        _, body = await self.request("GET", PODS.path(pod.namespace, pod.name))
+        return several_budgets(listed.get("items", ()), body.get("metadata", {}).get("labels", {}))
 
     async def request(
         self,
@@ -482,15 +492,6 @@ def _is_namespace_gone(status: int, body: Any) -> bool:
     causes = details.get("causes") or ()
     return status == HTTPStatus.FORBIDDEN and any(
         cause.get("reason") == "NamespaceTerminating" for cause in causes
-    )
-
-
-def _disruption_message(body: Any) -> str | None:
-    """Return the message of the PodDisruptionBudget that refused an eviction."""
-    causes = (body.get("details") or {}).get("causes") or ()
-    budget_causes = [cause for cause in causes if cause.get("reason") == "DisruptionBudget"]
-    return (
-        str(budget_causes[0].get("message") or body.get("message", "")) if budget_causes else None
     )
 
 

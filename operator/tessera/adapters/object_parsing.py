@@ -265,6 +265,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
         else None,
         terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
         deletion_cost=_parse_int32(meta.get("annotations", {}).get(names.COST_ANNOTATION, "")),
+        leaving=names.LEAVING_LABEL in labels,
         unschedulable=_bounded_text(scheduled["message"])
         if scheduled.get("status") == "False" and scheduled.get("message")
         else None,

@@ -32,6 +32,8 @@ UPDATE_ANNOTATION = f"{GROUP}/update"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"
+# Label of a replica that was told to leave: its PodDisruptionBudget selects it no more.
+LEAVING_LABEL = f"{GROUP}/leaving"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"
 FIELD_MANAGER = "tessera-operator"

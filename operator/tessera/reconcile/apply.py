@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -155,7 +154,7 @@ class Applier:
                 if await self._write_pool_status(snapshot, plan, view)
             ]
         )
-        await self._apply_layouts(plan, refused_pools, snapshot.at)
+        await self.layouts.apply(plan.repartitions, refused_pools, snapshot.at)
         shared = {
             sharing.namespace: await self._apply_shared(sharing, monitored)
             for sharing in self._sharing(plan.service_plans, plan.active_batches or _NO_BATCHES)
@@ -217,10 +216,6 @@ class Applier:
             return []
         metadata = {"name": view.pool.name}
         return await self._attempt_status(api_resources.ACCELERATOR_POOLS, metadata, status)
-
-    @WriteStep
-    async def _apply_layouts(self, plan: Plan, refused_pools: frozenset[str], at: datetime) -> None:
-        await self.layouts.apply(plan.repartitions, refused_pools, at)
 
     @WriteStep
     async def _apply_shared(self, sharing: NamespaceOwners, monitored: bool) -> list[str]:

@@ -10,6 +10,7 @@ from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions
+from tessera.domain.repartition.evictions import BlockedEviction
 from tessera.ports import Cluster, DisruptionBudgetError
 from tessera.reconcile.store import Store
 from tessera.reconcile.work import WriteStep
@@ -38,11 +39,12 @@ class LayoutApplier:
         self._namespace = namespace
         self._before_write = before_write
         self._applied_config: Mapping[str, object] | None = None
-        self.blocked_evictions: dict[Ref, str] = {}
-        """Pods that could not be evicted in the last cycle, with the API server's message."""
+        self.blocked_evictions: dict[Ref, BlockedEviction] = {}
+        """Pods that could not be evicted when that was tried last."""
         self.problems: list[str] = []
         """Errors of writes in the last cycle."""
 
+    @WriteStep
     async def apply(
         self, repartitions: Repartitions, refused: frozenset[str], at: datetime
     ) -> None:
@@ -50,10 +52,14 @@ class LayoutApplier:
 
         A failed write stops no other: it is repeated in the next cycle.
         """
-        self.problems, self.blocked_evictions = [], {}
+        self.problems = []
         pool_actions = [
             actions for pool, actions in repartitions.actions.items() if pool not in refused
         ]
+        displaced = {pod for actions in pool_actions for pod in actions.displaced}
+        self.blocked_evictions = {
+            pod: blocked for pod, blocked in self.blocked_evictions.items() if pod in displaced
+        }
         requests = {
             node: request for actions in pool_actions for node, request in actions.requests.items()
         }
@@ -67,7 +73,7 @@ class LayoutApplier:
         for actions in pool_actions:
             for ref, uid in sorted(actions.evictions.items()):
                 if ref not in actions.deletions:
-                    self.problems += await self._evict(ref, uid)
+                    self.problems += await self._evict(ref, uid, at)
             for ref, uid in sorted(actions.deletions.items()):
                 self.problems += await self._delete(ref, uid)
 
@@ -149,12 +155,14 @@ class LayoutApplier:
         self._store.drop(NODE_LAYOUTS, key)
 
     @WriteStep
-    async def _evict(self, ref: Ref, uid: str) -> None:
+    async def _evict(self, ref: Ref, uid: str, at: datetime) -> None:
         self._before_write()
+        previous = self.blocked_evictions.pop(ref, None)
         try:
             await self._cluster.evict(ref, uid)
         except DisruptionBudgetError as error:
-            self.blocked_evictions[ref] = str(error)
+            since = previous.since if previous is not None else at
+            self.blocked_evictions[ref] = BlockedEviction(str(error), since)
 
     @WriteStep
     async def _delete(self, ref: Ref, uid: str) -> None:

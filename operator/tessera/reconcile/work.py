@@ -128,14 +128,15 @@ def must_write_status_first(service_plan: ServicePlan) -> bool:
 def outdated_marks(
     at: datetime, pods: Iterable[Pod], drain: DrainPlan
 ) -> Iterable[tuple[ObjectManifest, str | None]]:
-    """Yield manifests for readiness gates and deletion costs that differ from the decision."""
+    """Yield manifests for readiness gates and marks that differ from the decision."""
     for pod in pods:
-        serving = pod.ref not in drain.draining
+        leaving, drained = pod.ref in drain.draining, pod.ref in drain.drained
+        serving = not leaving
         if not pod.terminating and pod.serving is not serving:
             yield marks.serving_gate(pod, at, serving=serving), "status"
-        done = pod.ref in drain.drained
-        if not pod.terminating and done is not (pod.deletion_cost == DRAINED_DELETION_COST):
-            yield marks.deletion_cost(pod, done=done), None
+        current = pod.leaving, pod.deletion_cost == DRAINED_DELETION_COST
+        if not pod.terminating and current != (leaving, drained):
+            yield marks.leaving_marks(pod, leaving=leaving, drained=drained), None
 
 
 def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:

@@ -1,9 +1,9 @@
-"""Patches of single replicas: the readiness gate and the pod deletion cost."""
+"""Patches of single replicas: the readiness gate, and the marks of those that leave."""
 
 from datetime import datetime
 from typing import Any
 
-from tessera.domain.names import COST_ANNOTATION, DRAINING, SERVING_GATE
+from tessera.domain.names import COST_ANNOTATION, DRAINING, LEAVING_LABEL, SERVING_GATE
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.scaling.drain import DRAINED_DELETION_COST
 from tessera.resources.api_resources import PODS
@@ -22,10 +22,14 @@ def serving_gate(pod: Pod, at: datetime, *, serving: bool) -> ObjectManifest:
     return partial_manifest(PODS, _metadata(pod), status={"conditions": [condition]})
 
 
-def deletion_cost(pod: Pod, *, done: bool) -> ObjectManifest:
-    """Return the annotation by which a ReplicaSet chooses; applying it empty removes it."""
-    annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if done else {}
-    return partial_manifest(PODS, {**_metadata(pod), "annotations": annotations})
+def leaving_marks(pod: Pod, *, leaving: bool, drained: bool) -> ObjectManifest:
+    """Return the label that disruption budgets exclude and the annotation that ReplicaSets read.
+
+    Applying them without one removes it.
+    """
+    labels = {"labels": {LEAVING_LABEL: "true"}} if leaving else {}
+    annotations = {COST_ANNOTATION: str(DRAINED_DELETION_COST)} if drained else {}
+    return partial_manifest(PODS, {**_metadata(pod), **labels, "annotations": annotations})
 
 
 def _metadata(pod: Pod) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tessera.domain.observed.snapshot import InFlight, Snapshot
 from tessera.domain.plan import PlanMemory
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import LayoutMemory
+from tessera.domain.repartition.evictions import BlockedEviction
 from tests.builders import (
     NO_MEMORY,
     NOW,
@@ -72,13 +73,15 @@ def test_a_disruption_budget_that_forbids_all_evictions_is_named_with_the_replic
         service, pools=(HALVES,), nodes=(node,), pods=(empty,), workloads=(a_workload(1),)
     )
     snapshot = later(fleet, 2)
-    blocked = LayoutMemory(blocked_evictions={empty.ref: "needs 1 healthy pods and has 1"})
+    blocked = LayoutMemory(
+        blocked_evictions={empty.ref: BlockedEviction("needs 1 healthy pods and has 1", NOW)}
+    )
     assert list(actions_of(snapshot).evictions) == [empty.ref]
     verdict = actions_of(snapshot, blocked).verdict
     assert verdict.reason is LayoutReady.DISRUPTION_BUDGET
     assert verdict.message == (
-        "Pod/team-a/chat-0 cannot be evicted: needs 1 healthy pods and has 1; "
-        "its PodDisruptionBudget must allow 1 disruption"
+        "Pod/team-a/chat-0 cannot be evicted since 12:00: needs 1 healthy pods and "
+        "has 1; its PodDisruptionBudget must allow 1 disruption"
     )
 
 

@@ -154,6 +154,8 @@ class Pod:
     terminating: bool = False
     """It has a deletion timestamp."""
     deletion_cost: int = 0
+    leaving: bool = False
+    """It has the label by which its PodDisruptionBudget selects it no more."""
     unschedulable: str | None = None
     """The scheduler's sentence, while it finds no node."""
     waiting_reason: str | None = None

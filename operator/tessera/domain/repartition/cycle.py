@@ -24,7 +24,7 @@ from tessera.domain.mig_backends.discovery import mig_nodes, new_mig_node_cache
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.repartition.actions import PoolActions, PoolService
-from tessera.domain.repartition.evictions import displaced_by_profile
+from tessera.domain.repartition.evictions import BlockedEviction, displaced_by_profile
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tessera.domain.repartition.services import PoolServiceCache, pool_services
 from tessera.domain.repartition.window import closed_reason
@@ -65,7 +65,12 @@ class RolloutCacheEntry:
         status = self.actions.status
         # While a unit is under way, phases and timeouts depend on the time. Otherwise it only
         # matters to the maintenance window.
-        idle = not (inputs.status.units or self.actions.requests or (status and status.units))
+        idle = not (
+            inputs.status.units
+            or inputs.blocked_evictions
+            or self.actions.requests
+            or (status and status.units)
+        )
         return (
             idle
             and previous.nodes is inputs.nodes
@@ -97,8 +102,8 @@ class LayoutMemory:
     """The last solution, perhaps of an older problem."""
     solver_error: str | None = None
     """Why there is no newer solution."""
-    blocked_evictions: Mapping[Ref, str] = field(default_factory=dict)
-    """Pods that could not be evicted in the last cycle, with the API server's message."""
+    blocked_evictions: Mapping[Ref, BlockedEviction] = field(default_factory=dict)
+    """Pods that could not be evicted when that was tried last."""
     write_errors: tuple[str, ...] = ()
     """Errors of the last cycle's writes for layouts."""
 
@@ -280,6 +285,7 @@ def _decide_actions(
         backend=backend,
         own_pods=cache.own_pods(snapshot.pods),
         device_pods=cache.device_pods(snapshot.pods),
+        blocked_evictions=memory.blocked_evictions,
         at=snapshot.at,
     )
     actions = _rollout_actions(cache, inputs)
@@ -369,12 +375,12 @@ def _verdict(
     nodes: Sequence[MigNode],
 ) -> StatusVerdict[LayoutReady]:
     """Return the most urgent verdict: what blocks the rollout, then what the plan lacks."""
-    for pod in sorted(actions.evictions):
-        if (refusal := memory.blocked_evictions.get(pod)) is not None:
+    for pod, blocked in sorted(memory.blocked_evictions.items()):
+        if pod in actions.displaced:
             return StatusVerdict(
                 LayoutReady.DISRUPTION_BUDGET,
-                f"Pod/{pod} cannot be evicted: {refusal}; its PodDisruptionBudget must allow 1 "
-                "disruption",
+                f"Pod/{pod} cannot be evicted since {blocked.since:%H:%M}: {blocked.message}; its "
+                "PodDisruptionBudget must allow 1 disruption",
             )
     if memory.write_errors and (actions.requests or actions.tainted_nodes):
         remaining = len(memory.write_errors) - 1

@@ -1,7 +1,8 @@
 """Which displaced pods may drain now."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.repartition.actions import PoolService, Replica
@@ -17,6 +18,22 @@ from tessera.domain.repartition.capacity import (
 # The longest that a unit waits for a replica: GKE gives a pod of a node that it upgrades the same.
 # Whether requests are left or a replacement is Ready is the engine's word.
 MAX_DRAIN = timedelta(hours=1)
+# A replica that cannot be evicted takes no requests for this long, then serves for as long, and so
+# on: what keeps it may last.
+BLOCKED_PERIOD = timedelta(minutes=10)
+
+
+class BlockedEviction(NamedTuple):
+    """A pod that could not be evicted."""
+
+    message: str
+    """What the API server said last."""
+    since: datetime
+    """When it was refused first."""
+
+    def returns(self, at: datetime) -> bool:
+        """Return whether the pod serves again, until its eviction is tried again."""
+        return (at - self.since) // BLOCKED_PERIOD % 2 == 1
 
 
 def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:

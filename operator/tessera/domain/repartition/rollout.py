@@ -31,6 +31,7 @@ from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.completion import unfinished
 from tessera.domain.repartition.evictions import (
     MAX_DRAIN,
+    BlockedEviction,
     displaced_by_profile,
     needs_extra_replica,
     pods_to_drain,
@@ -74,6 +75,7 @@ class RolloutInputs:
     """Pods that Tessera created; no other pod is ever moved."""
     device_pods: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
     """All pods that hold devices, by node, also those of other controllers."""
+    blocked_evictions: Mapping[Ref, BlockedEviction] = field(default_factory=dict)
     at: datetime
 
 
@@ -98,6 +100,7 @@ class _RolloutCycle:
     def __init__(self, inputs: RolloutInputs, plan: MigPlan) -> None:
         self._mig, self._status, self._at = inputs.mig, inputs.status, inputs.at
         self._backend, self._plan = inputs.backend, plan
+        self._blocked_evictions = inputs.blocked_evictions
         self._units = sorted(inputs.status.units, key=lambda unit: unit.node)
         nodes, capabilities = inputs.nodes, inputs.backend.capabilities
         self._state = RolloutState(
@@ -293,7 +296,10 @@ class _RolloutCycle:
             for active in self._state.active.values()
             for pod in active.repartition.pods
             if replicas[pod].drain_expired
-            or (replicas[pod].terminating and self._is_expired(active))
+            or (
+                self._is_expired(active)
+                and (replicas[pod].terminating or pod in self._blocked_evictions)
+            )
         )
 
     def _draining(self, displaced: frozenset[Ref], wrong_profile: frozenset[Ref]) -> frozenset[Ref]:
@@ -318,9 +324,10 @@ class _RolloutCycle:
                 for goal in self._state.goals.values()
             )
         )
-        # An expired pod waits for no replacement any more, even if its service falls below its
-        # minimum.
-        return frozenset(expired) | pods_to_drain(
+        returned = {
+            pod for pod, blocked in self._blocked_evictions.items() if blocked.returns(self._at)
+        }
+        leaving = pods_to_drain(
             self._state.capacity,
             displaced,
             self._state.capacity.supply(self._state.nodes_to_taint()),
@@ -331,6 +338,9 @@ class _RolloutCycle:
             on_removed_slices=unit_pods | mismatched_pods if mismatched_pods else displaced,
             overdue=overdue,
         )
+        # An expired pod waits for no replacement any more, even if its service falls below its
+        # minimum.
+        return frozenset(expired) | (leaving - returned)
 
     # Messages
 
