@@ -42,6 +42,10 @@ class HeartBeats:
 FAULTS = HeartBeats(
     lease_seconds=8, renew_seconds=2, grace_seconds=8, evict_seconds=10, scrape_seconds=1
 )
+# Many engines on one machine: their kubelets share a process, which may be late by many seconds.
+CROWDED = HeartBeats(
+    lease_seconds=60, renew_seconds=2, grace_seconds=60, evict_seconds=300, scrape_seconds=1
+)
 SCALE = HeartBeats(
     lease_seconds=40, renew_seconds=10, grace_seconds=40, evict_seconds=300, scrape_seconds=15
 )

@@ -133,7 +133,11 @@ async def assert_exact_spend(namespace: TenantNamespace, replicas: int) -> None:
         record: Json = budget["status"]["spend"]
         return record
 
-    running = await eventually(pods, lambda pods: len(pods) == replicas, within=30)
+    running = await eventually(
+        pods,
+        lambda pods: len(pods) == replicas and all(pod["spec"].get("nodeName") for pod in pods),
+        within=30,
+    )
     started_at = now()
     record = await eventually(
         spend, lambda record: datetime.fromisoformat(record["asOf"]) > started_at, within=75
