@@ -39,11 +39,15 @@ Clock: TypeAlias = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class ServerDate:
-    """The time of the API server, and the monotonic seconds at which it was received."""
+class ClockReading:
+    """A time, and the monotonic seconds at which it was read."""
 
     at: datetime
     monotonic: float
+
+    def after(self, monotonic: float) -> datetime:
+        """Return the time at these monotonic seconds."""
+        return self.at + timedelta(seconds=monotonic - self.monotonic)
 
 
 ObjectValue: TypeAlias = (

@@ -23,7 +23,7 @@ from tessera.batch_runner.progress import Progress, write_report
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, RUNNER_PORT
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
-from tessera.ports import ClusterError, ServerDate
+from tessera.ports import ClockReading, ClusterError
 from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
@@ -149,7 +149,7 @@ class _Operator(MemoryOperator):
         self._trusted = TrustedClock(
             lambda: self.true_time() + self.jump,
             lambda: clock.now,
-            lambda: ServerDate(self.true_time(), clock.now),
+            lambda: ClockReading(self.true_time(), clock.now),
         )
         super().__init__(engines=engines)
 

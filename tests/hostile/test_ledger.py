@@ -8,7 +8,7 @@ from unittest.mock import ANY
 import pytest
 from typing_extensions import override
 
-from tessera.ports import ServerDate
+from tessera.ports import ClockReading
 from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
@@ -24,7 +24,7 @@ class SteppingFleet(Fleet):
         self._trusted = TrustedClock(
             lambda: self.at + self.step,
             self._monotonic,
-            lambda: ServerDate(self.at, self._monotonic()),
+            lambda: ClockReading(self.at, self._monotonic()),
         )
         super().__init__()
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tessera.domain.budget.metering import MAX_CLOCK_ERROR
-from tessera.ports import ServerDate
+from tessera.ports import ClockReading
 from tessera.reconcile.trusted_clock import TrustedClock
 from tests.builders import NOW
 
@@ -25,11 +25,11 @@ class Clocks:
             self._server_date,
         )
 
-    def _server_date(self) -> ServerDate | None:
+    def _server_date(self) -> ClockReading | None:
         if self.server_error is None:
             return None
         at = NOW + timedelta(seconds=int(self.elapsed)) + self.server_error
-        return ServerDate(at, 5000 + self.elapsed)
+        return ClockReading(at, 5000 + self.elapsed)
 
     def error_after(self, seconds: float = 5.5) -> timedelta:
         """Return by how much the believed time is off after some seconds."""

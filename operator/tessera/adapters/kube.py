@@ -28,13 +28,13 @@ from tessera.adapters.disruption_budgets import HAS_SEVERAL, refusal, several_bu
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import (
+    ClockReading,
     ClusterError,
     ClusterObject,
     DisruptionBudgetError,
     NotFoundError,
     ObjectList,
     ResourceExpiredError,
-    ServerDate,
     WatchEvent,
 )
 from tessera.resources.api_resources import (
@@ -97,7 +97,7 @@ class KubeCluster:
         """The resourceVersions that our own writes returned, whose events are still to come."""
         self._retry_at: dict[tuple[str, str], float] = {}
         """Times, on the event loop's clock, before which the server asked not to retry."""
-        self.server_date: ServerDate | None = None
+        self.server_date: ClockReading | None = None
         """The `Date` of the latest response, on the event loop's clock, which is monotonic."""
 
     async def close(self) -> None:
@@ -371,7 +371,7 @@ class KubeCluster:
     def _remember_date(self, header: str) -> None:
         with contextlib.suppress(ValueError):
             date = parsedate_to_datetime(header).astimezone(UTC)
-            self.server_date = ServerDate(date, asyncio.get_running_loop().time())
+            self.server_date = ClockReading(date, asyncio.get_running_loop().time())
 
     async def _apply(
         self, manifest: ObjectManifest, subresource: str | None, *, force: bool

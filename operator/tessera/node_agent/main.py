@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -87,9 +87,7 @@ async def run(settings: NodeSettings, host: str) -> None:
 def _server_time(cluster: KubeCluster) -> datetime:
     """Return the time by the API server's latest response; the clock of the node may be wrong."""
     date = cluster.server_date
-    if date is None:
-        return now()
-    return date.at + timedelta(seconds=time.monotonic() - date.monotonic)
+    return now() if date is None else date.after(time.monotonic())
 
 
 class AgentHeartbeat:

@@ -7,24 +7,12 @@ that agree, the time is taken.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tessera.domain.budget.metering import MAX_CLOCK_ERROR
-from tessera.ports import Clock, ServerDate
+from tessera.ports import Clock, ClockReading
 
 log = logging.getLogger("tessera")
-
-
-@dataclass(frozen=True, slots=True)
-class _Anchor:
-    """A believed time, and the monotonic seconds at which it was read."""
-
-    at: datetime
-    monotonic: float
-
-    def after(self, monotonic: float) -> datetime:
-        return self.at + timedelta(seconds=monotonic - self.monotonic)
 
 
 class TrustedClock:
@@ -34,12 +22,13 @@ class TrustedClock:
         self,
         wall: Clock,
         monotonic: Callable[[], float],
-        server_date: Callable[[], ServerDate | None],
+        server_date: Callable[[], ClockReading | None],
     ) -> None:
         self._wall = wall
         self._monotonic = monotonic
         self._server_date = server_date
-        self._anchor: _Anchor | None = None
+        self._anchor: ClockReading | None = None
+        """The reading from which the monotonic clock goes on."""
         self.error = timedelta()
         """How far the wall clock was ahead at the last reading; zero while it is believed."""
 
@@ -64,13 +53,13 @@ class TrustedClock:
         monotonic, date = self._monotonic(), self._server_date()
         if date is None:  # before the first response
             return wall
-        server = _Anchor(date.at, date.monotonic).after(monotonic)
+        server = date.after(monotonic)
         if _agree(wall, server):
-            self._anchor = _Anchor(wall, monotonic)
+            self._anchor = ClockReading(wall, monotonic)
             return wall
         # At the start nothing outvotes the API server, which also dates all objects.
         if self._anchor is None:
-            self._anchor = _Anchor(server, monotonic)
+            self._anchor = ClockReading(server, monotonic)
         continued = self._anchor.after(monotonic)
         return wall if _agree(wall, continued) else continued
 
