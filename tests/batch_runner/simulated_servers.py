@@ -26,14 +26,11 @@ _ANSWER = (
 )
 
 
-class SimulatedConnection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """One connection, whose requests are sequential."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._options = options
-        self._seen: dict[bytes, int] = options.seen
+    def __init__(self) -> None:
         self._read = bytearray()
-        self._filler = b" word" * options.words
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,9 +45,30 @@ class SimulatedConnection(asyncio.Protocol):
         if not end or len(rest) < (size := int(length[1]) if length else 0):
             return
         self._read = bytearray(rest[size:])
-        self._take(head, rest[:size])
+        self.take(head, rest[:size])
 
-    def _take(self, head: bytes, body: bytes) -> None:
+    def take(self, head: bytes, body: bytes) -> None:
+        """Answer a request, now or later."""
+        raise NotImplementedError
+
+    def answer(self, status: int, body: bytes, retry_after: str = "") -> None:
+        """Send a reply of JSON."""
+        form = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
+        header = b"Retry-After: %s\r\n" % retry_after.encode() if retry_after else b""
+        self._transport.write(form % (status, header, len(body), body))
+
+
+class SimulatedConnection(HttpConnection):
+    """A connection to the simulated engine and API server."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
+        self._options = options
+        self._seen: dict[bytes, int] = options.seen
+        self._filler = b" word" * options.words
+
+    @override
+    def take(self, head: bytes, body: bytes) -> None:
         method, path, _ = head.split(b" ", 2)
         if path.startswith(b"/apis/"):
             self._object()
@@ -112,10 +130,7 @@ class SimulatedConnection(asyncio.Protocol):
             self._answer(200, answer)
 
     def _answer(self, status: int, body: bytes) -> None:
-        form = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n%s"
-        retry = self._options.retry_after.encode() if status in (429, 503) else b""
-        header = b"Retry-After: %s\r\n" % retry if retry else b""
-        self._transport.write(form % (status, header, len(body), body))
+        self.answer(status, body, self._options.retry_after if status in (429, 503) else "")
 
 
 def batch_object(attempt: int, uid: str) -> str:

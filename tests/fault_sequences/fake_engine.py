@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from typing_extensions import override
 
+from tests.batch_runner.simulated_servers import HttpConnection
+
 EngineMode = Literal["well", "busy", "unavailable", "half", "frozen", "huge"]
-_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _HUGE = 10**18
 # From the begin of a row to its answer.
 _ROW_SECONDS = 0.4
@@ -24,40 +24,23 @@ class EngineState:
     """Rows that reached an engine and were not refused."""
 
 
-class _EngineConnection(asyncio.Protocol):
+class _EngineConnection(HttpConnection):
     def __init__(self, state: EngineState, queue: "asyncio.Queue[object]") -> None:
+        super().__init__()
         self._state = state
         self._queue = queue
-        self._read = bytearray()
 
     @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        self._read += data
-        head, end, rest = bytes(self._read).partition(b"\r\n\r\n")
-        length = _LENGTH.search(head) if end else None
-        size = int(length[1]) if length else 0
-        if not end or len(rest) < size:
-            return
-        self._read = bytearray(rest[size:])
+    def take(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET"):
             self.answer(200, b"")
         elif self._state.mode == "busy":
-            self.answer(429, b'{"error":{"message":"too many requests","code":429}}', 5)
+            self.answer(429, b'{"error":{"message":"too many requests","code":429}}', "5")
         elif self._state.mode == "unavailable":
-            self.answer(503, b'{"error":{"message":"overloaded","code":503}}', 5)
+            self.answer(503, b'{"error":{"message":"overloaded","code":503}}', "5")
         else:
             self._state.sent += 1
-            self._queue.put_nowait((self, rest[:size]))
-
-    def answer(self, status: int, body: bytes, retry_after: int | None = None) -> None:
-        retry = b"" if retry_after is None else b"Retry-After: %d\r\n" % retry_after
-        head = b"HTTP/1.1 %d So\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\n\r\n"
-        self._transport.write(head % (status, retry, len(body)) + body)
+            self._queue.put_nowait((self, body))
 
 
 async def serve_engine(host: str, port: int, state: EngineState) -> int:
