@@ -1,6 +1,8 @@
 """The observers and judges of fault sequences find what is wrong."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
@@ -12,7 +14,9 @@ from tests.repartition.scenarios import SCENARIOS
 from tests.repartition.simulation import BACKENDS
 
 
-async def test_a_replica_that_goes_and_a_paused_device_plugin_are_found() -> None:
+@asynccontextmanager
+async def observed_fleet() -> AsyncIterator[tuple[LayoutFleet, FleetObserver]]:
+    """Return a fleet that is quiet, and has been looked at once."""
     scenario = SCENARIOS["little room"]
     fleet = LayoutFleet.begin(BACKENDS["agent"], scenario, seed=0)
     try:
@@ -20,6 +24,13 @@ async def test_a_replica_that_goes_and_a_paused_device_plugin_are_found() -> Non
         await fleet.run_until_quiet()
         observer = FleetObserver(fleet)
         observer.look()
+        yield fleet, observer
+    finally:
+        await fleet.close()
+
+
+async def test_a_replica_that_goes_and_a_paused_device_plugin_are_found() -> None:
+    async with observed_fleet() as (fleet, observer):
         assert (observer.findings, end_findings(fleet)) == ([], [])
         key = next(key for key, pod in fleet.kube.pods() if pod.service.name == "code")
         fleet.kube.begin_deletion(key)
@@ -27,25 +38,15 @@ async def test_a_replica_that_goes_and_a_paused_device_plugin_are_found() -> Non
         observer.look()
         assert "team-a/code has 0 ready of 1" in observer.findings[0]
         assert end_findings(fleet) == [f"a100-0 is left with {DEVICE_PLUGIN_LABEL}={PAUSED}"]
-    finally:
-        await fleet.close()
 
 
 async def test_a_replica_that_a_fault_itself_takes_down_is_excused() -> None:
-    scenario = SCENARIOS["little room"]
-    fleet = LayoutFleet.begin(BACKENDS["agent"], scenario, seed=0)
-    try:
-        scenario.begin(fleet)
-        await fleet.run_until_quiet()
-        observer = FleetObserver(fleet)
-        observer.look()
+    async with observed_fleet() as (fleet, observer):
         fleet.faulty_kube.lose(
             next(key for key, pod in fleet.kube.pods() if pod.service.name == "code")
         )
         observer.look()
         assert observer.findings == []
-    finally:
-        await fleet.close()
 
 
 def test_rows_of_both_files_are_read_with_their_answers(tmp_path: Path) -> None:
