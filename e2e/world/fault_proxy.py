@@ -98,7 +98,7 @@ class FaultProxy:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "true"
-        fault = self._choose_fault(watching)
+        fault = self._choose_fault(reading=request.method == "GET")
         self.requests.append(
             ProxiedRequest(
                 at=time.monotonic(),
@@ -125,10 +125,10 @@ class FaultProxy:
             case _:
                 return await self._forward(request, watching, lost=fault == "lost")
 
-    def _choose_fault(self, watching: bool) -> str | None:
+    def _choose_fault(self, reading: bool) -> str | None:
         if self._random.random() >= self.faults.share:
             return None
-        kinds = [kind for kind in self.faults.kinds if not (watching and kind == "conflict")]
+        kinds = [kind for kind in self.faults.kinds if not (reading and kind == "conflict")]
         return self._random.choice(kinds)
 
     async def _forward(
