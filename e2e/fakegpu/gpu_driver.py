@@ -12,8 +12,8 @@ The rules are written here again and not taken from the planner, so that the two
 an instance begins at a multiple of its size in memory, every compute slice stands at the memory
 slice of its number, nothing overlaps, and there is one set of media engines.
 
-Faults: `fail`, `ignore_destroy`, `invalidate_handles` and `on_call`. Everything may be called from
-any thread.
+Faults: `fail`, `lose`, `ignore_destroy`, `invalidate_handles` and `on_call`. Everything may be
+called from any thread.
 """
 
 import threading
@@ -109,6 +109,8 @@ class FakeGpu:
     instances: list[FakeGpuInstance] = field(default_factory=list)
     attached: set[int | str] = field(default_factory=set)
     """What computes on the whole GPU."""
+    lost: bool = False
+    """It has fallen off the bus (XID 79): all that is asked about it answers GPU_IS_LOST."""
 
     @property
     def busy(self) -> bool:
@@ -199,6 +201,19 @@ class GpuDriver:
             raise RefusedError(Code.IN_USE)
         for instance in tuple(self.gpus[gpu_index].instances):
             self.destroy(gpu_index, instance.start)
+
+    def clear_unused(self) -> None:
+        """Every instance that is not in use, on all GPUs."""
+        for gpu in self.gpus:
+            for instance in tuple(gpu.instances):
+                if not instance.attached:
+                    self.destroy(gpu.index, instance.start)
+
+    def lose(self, gpu_index: int, *, lost: bool = True) -> None:
+        """Lose a GPU, or have it again as it was."""
+        with self._lock:
+            self.gpus[gpu_index].lost = lost
+            self._changed()
 
     def attach(self, which: str, process: int | str) -> None:
         """A process or a pod begins to compute on a MIG device or a whole GPU, by UUID."""
@@ -343,7 +358,7 @@ class GpuDriver:
 
     def instance(self, gpu_index: int, instance_id: int) -> FakeGpuInstance:
         """By its id on the GPU."""
-        for instance in self.gpus[gpu_index].instances:
+        for instance in self._present_gpu(gpu_index).instances:
             if instance.id == instance_id:
                 return instance
         raise RefusedError(Code.NOT_FOUND)
@@ -380,8 +395,14 @@ class GpuDriver:
                     self._faults.remove(fault)
                 raise RefusedError(fault.code)
 
-    def _mig_gpu(self, gpu_index: int) -> FakeGpu:
+    def _present_gpu(self, gpu_index: int) -> FakeGpu:
         gpu = self.gpus[gpu_index]
+        if gpu.lost:
+            raise RefusedError(Code.GPU_IS_LOST)
+        return gpu
+
+    def _mig_gpu(self, gpu_index: int) -> FakeGpu:
+        gpu = self._present_gpu(gpu_index)
         if not gpu.mig:
             raise RefusedError(Code.NOT_SUPPORTED)
         return gpu

@@ -290,6 +290,8 @@ class NvmlSession:
         target = self._targets[handle - 1]
         if target.epoch != self._driver.epoch:
             raise RefusedError(Code.INVALID_ARGUMENT)
+        if target.gpu.lost:
+            raise RefusedError(Code.GPU_IS_LOST)
         if target.instance and not any(
             target.instance is existing for existing in target.gpu.instances
         ):

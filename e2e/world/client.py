@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tessera
+from fakevolume.faulty_volume import set_error
 from world import binaries
 from world.binaries import Progress
 from world.errors import WorldError, require_linux
@@ -70,6 +71,13 @@ class World:
         """End a container as the kernel does when it takes more memory than it may."""
         self._request("POST", "containers", namespace, pod, container, "oom")
 
+    def pause(self, namespace: str, pod: str, container: str) -> None:
+        """Send SIGSTOP to a container that is a process: it keeps its connections and files."""
+        self._request("POST", "containers", namespace, pod, container, "pause")
+
+    def resume(self, namespace: str, pod: str, container: str) -> None:
+        self._request("POST", "containers", namespace, pod, container, "resume")
+
     def silence(self, node: str) -> None:
         """Disconnect a node's kubelet from the API; its containers go on."""
         self._request("POST", "nodes", node, "silence")
@@ -95,6 +103,31 @@ class World:
     def fail(self, node: str, call: str, code: str, times: int = 1) -> None:
         """Let the next calls of a function of the driver fail, `IN_USE` or so."""
         self._request("POST", "gpus", node, "fail", call=call, code=code, times=times)
+
+    def lose_gpu(self, node: str, gpu: int) -> None:
+        """Let a GPU fall off the bus (XID 79): no device of it is offered any more."""
+        self._request("POST", "gpus", node, "lose", gpu=gpu, lost=True)
+
+    def repair_gpu(self, node: str, gpu: int) -> None:
+        self._request("POST", "gpus", node, "lose", gpu=gpu, lost=False)
+
+    def clear_slices(self, node: str) -> None:
+        """Take away all slices that are not in use, as a reset of the GPUs does."""
+        self._request("POST", "gpus", node, "clear")
+
+    def device_plugin(self, node: str, *, start_seconds: float, stop_seconds: float = 0.0) -> None:
+        """How late its device plugin comes and goes; real ones take 10 to 60 s."""
+        self._request(
+            "POST",
+            "device-plugins",
+            node,
+            start_seconds=start_seconds,
+            stop_seconds=stop_seconds,
+        )
+
+    def fail_writes(self, folder: Path, error: str | None) -> None:
+        """Answer writes of batch runners to a volume with `EROFS` or so; None ends that."""
+        set_error(folder, error)
 
     def mig_manager(self, node: str, **switches: bool | float) -> None:
         """Its pace, where 1 is the real one, and its edges: `stuck=True`, `fails=2`, ..."""

@@ -9,6 +9,7 @@ from aiohttp import web
 from world.errors import WorldError
 from world.gpus.control import GpuControl
 from world.gpus.operands import Operands
+from world.kubelet.container import Container
 from world.kubelet.kubelet import Kubelet
 from world.programs import Programs
 
@@ -25,11 +26,13 @@ async def serve_control(
     gpus = GpuControl(operands)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
-    app.router.add_post("/containers/{namespace}/{pod}/{container}/{act:kill|oom}", control.kill)
+    container = "/containers/{namespace}/{pod}/{container}"
+    app.router.add_post(f"{container}/{{act:kill|oom|pause|resume}}", control.container)
     app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
     app.router.add_post("/programs/{program}/{act:end|start|pause|resume}", control.program)
     app.router.add_get("/gpus/{node}", gpus.look)
-    app.router.add_post("/gpus/{node}/{act:fail|attach|detach}", gpus.act)
+    app.router.add_post("/gpus/{node}/{act:fail|lose|clear|attach|detach}", gpus.act)
+    app.router.add_post("/device-plugins/{node}", gpus.plugin)
     app.router.add_get("/mig-managers/{node}", gpus.config)
     app.router.add_post("/mig-managers/{node}", gpus.manage)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -63,7 +66,7 @@ class _Control:
         ]
         return web.json_response(running_containers)
 
-    async def kill(self, request: web.Request) -> web.Response:
+    async def container(self, request: web.Request) -> web.Response:
         parameters = dict(request.match_info)
         for kubelet in self.kubelets.values():
             for worker, container in kubelet.containers():
@@ -73,7 +76,7 @@ class _Control:
                     parameters["pod"],
                     parameters["container"],
                 ):
-                    container.kill("OOMKilled" if parameters["act"] == "oom" else "")
+                    _signal(container, parameters["act"])
                     return web.Response()
         raise web.HTTPNotFound(text=f"no such container runs: {'/'.join(parameters.values())}")
 
@@ -106,3 +109,14 @@ class _Control:
         except WorldError as error:
             raise web.HTTPNotFound(text=str(error)) from error
         return web.Response()
+
+
+def _signal(container: Container, act: str) -> None:
+    match act:
+        case "kill" | "oom":
+            container.kill("OOMKilled" if act == "oom" else "")
+        case _:
+            try:
+                container.freeze(frozen=act == "pause")
+            except WorldError as error:
+                raise web.HTTPConflict(text=str(error)) from error

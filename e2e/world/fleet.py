@@ -71,6 +71,8 @@ class NodeEntry(BaseModel):
     )
     labels: dict[str, str] = {}
     taints: tuple[Taint, ...] = ()
+    resources: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """What other device plugins offer, `nvidia.com/hostdev` or so; pods get nothing of it."""
     cpu: Annotated[int, Field(ge=1)] = 96
     memory_gib: Annotated[int, Field(ge=1, alias="memoryGiB")] = 1024
 
@@ -123,6 +125,7 @@ class Node:
     mig_manager: MigManagerEntry | None
     labels: Mapping[str, str]
     taints: tuple[Taint, ...]
+    resources: Mapping[str, int]
     cpu: int
     memory_gib: int
 
@@ -171,6 +174,7 @@ def _expand(entry: NodeEntry) -> Iterator[Node]:
             mig_manager=entry.mig_manager or None,
             labels=entry.labels,
             taints=entry.taints,
+            resources=entry.resources,
             cpu=entry.cpu,
             memory_gib=entry.memory_gib,
         )

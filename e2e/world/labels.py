@@ -202,4 +202,5 @@ def basic_resources(node: Node) -> dict[str, str]:
         "memory": f"{node.memory_gib}Gi",
         "ephemeral-storage": "1000Gi",
         "pods": "110",
+        **{resource: str(count) for resource, count in node.resources.items()},
     }

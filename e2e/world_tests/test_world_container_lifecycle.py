@@ -147,23 +147,45 @@ async def test_what_ignores_term_is_killed_with_all_its_children(
         container.pid for container in world.containers() if container.namespace == namespace.name
     ]
     assert pid is not None
-    assert len(session_pids(pid)) >= 3
+    assert len(session_fields(pid, "pid")) >= 3
 
     await namespace.api.delete(PODS.path(namespace.name, "stubborn"))
     await eventually(namespace.list_pods, lambda pods: not pods)
 
     async def read_pids() -> list[str]:
-        return session_pids(pid)
+        return session_fields(pid, "pid")
 
     await eventually(read_pids, lambda pids: not pids)
 
 
-def session_pids(leader: int) -> list[str]:
-    """Return the processes of a session."""
+def session_fields(leader: int, field: str) -> list[str]:
+    """Return a field of `ps` for the processes of a session."""
     process = subprocess.run(
-        ["ps", "-o", "pid=", "--sid", str(leader)], capture_output=True, text=True, check=False
+        ["ps", "-o", f"{field}=", "--sid", str(leader)], capture_output=True, text=True, check=False
     )
     return process.stdout.split()
+
+
+async def test_a_process_is_paused_with_its_children_and_a_coroutine_cannot_be(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    await namespace.start_pod(a_pod("sleeping", a_container("sleep 1000 & wait")))
+    (pid,) = [
+        container.pid for container in world.containers() if container.namespace == namespace.name
+    ]
+    assert pid is not None
+
+    async def states() -> set[str]:
+        return {state[0] for state in session_fields(pid, "stat")}
+
+    world.pause(namespace.name, "sleeping", "main")
+    await eventually(states, lambda states: states == {"T"})
+    world.resume(namespace.name, "sleeping", "main")
+    await eventually(states, lambda states: states == {"S"})
+
+    await namespace.start_pod(a_pod("web", a_container()))
+    with pytest.raises(worlds.WorldError, match="takes no signal"):
+        world.pause(namespace.name, "web", "main")
 
 
 async def test_a_coroutine_gets_the_time_that_it_takes_to_drain(namespace: WorldNamespace) -> None:

@@ -179,16 +179,7 @@ async def test_a_changed_secret_arrives_in_a_running_container(namespace: WorldN
 async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(
     namespace: WorldNamespace,
 ) -> None:
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "models"},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
-    await namespace.create(claim)
+    await namespace.create(a_claim("models"))
     volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
     mount = [{"name": "models", "mountPath": "/models"}]
 
@@ -200,19 +191,43 @@ async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(
     assert termination_message(pod) == "weights\n"
 
 
+async def test_writes_of_a_runner_fail_while_its_volume_refuses_them(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    await namespace.create(a_claim("data"))
+    path = f"/api/v1/namespaces/{namespace.name}/persistentvolumeclaims/data"
+    bound = await eventually(
+        lambda: namespace.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
+    )
+    folder = world.folder / "claims" / bound["spec"]["volumeName"]
+    script = (
+        "import os, pathlib\n"
+        "try: os.write(os.open('/data/file', os.O_CREAT | os.O_WRONLY), b'row')\n"
+        "except OSError as error: pathlib.Path('/dev/termination-log').write_text(str(error))"
+    )
+    container = a_container(
+        image="tessera/batch:1",
+        command=["python3", "-c", script],
+        args=[],
+        volumeMounts=[{"name": "data", "mountPath": "/data"}],
+    )
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+
+    messages = []
+    for name, error in (("read-only", "EROFS"), ("full", "ENOSPC"), ("well", None)):
+        world.fail_writes(folder, error)
+        pod = await namespace.run_pod(a_pod(name, container, volumes=[volume], **NEVER))
+        messages.append(container_status(pod)["state"]["terminated"].get("message", ""))
+
+    assert "Read-only file system" in messages[0]
+    assert "No space left on device" in messages[1]
+    assert (messages[2], (folder / "file").read_text()) == ("", "row")
+
+
 async def test_a_deleted_claim_takes_its_volume_along(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "scratch"},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    }
-    await namespace.create(claim)
+    await namespace.create(a_claim("scratch"))
     path = f"/api/v1/namespaces/{namespace.name}/persistentvolumeclaims/scratch"
     bound = await eventually(
         lambda: namespace.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
@@ -336,3 +351,15 @@ async def test_what_the_kernel_kills_for_memory_says_so(
         "greedy", lambda pod: container_status(pod)["restartCount"] == 2
     )
     assert container_status(pod)["lastState"]["terminated"]["reason"] == "Error"
+
+
+def a_claim(name: str) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }

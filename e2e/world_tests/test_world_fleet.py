@@ -198,3 +198,10 @@ def test_a_node_offers_its_whole_gpus_and_its_slices(tmp_path: Path) -> None:
     offered = {key: count for key, count in resources(node).items() if "nvidia" in key}
     assert offered == {"nvidia.com/gpu": "2", "nvidia.com/mig-2g.20gb": "2"}
     assert len({device.id for device in hardware(node).devices()}) == 4
+
+
+def test_a_node_offers_what_other_device_plugins_say(tmp_path: Path) -> None:
+    node = a_node(tmp_path, gpus="[[7g.80gb]]", resources="{nvidia.com/hostdev: 8}")
+
+    offered = {key: count for key, count in resources(node).items() if "nvidia" in key}
+    assert offered == {"nvidia.com/hostdev": "8", "nvidia.com/mig-7g.80gb": "1"}

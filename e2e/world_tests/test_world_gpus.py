@@ -89,6 +89,41 @@ def test_a_plugin_that_is_paused_while_it_starts_starts_again(machine: Hardware)
     assert plugin.offered is not None
 
 
+def test_a_slow_plugin_offers_its_devices_while_it_stops(machine: Hardware) -> None:
+    plugin = a_plugin(machine)
+    plugin.stop_seconds = 5
+
+    offered = []
+    for label, now in (("paused", 0), ("true", 4), ("true", 5), ("true", 6), ("true", 8)):
+        plugin.step(label, now)
+        offered.append(plugin.offered is not None)
+
+    # A stop that has begun is finished, and the start after it takes its own time.
+    assert offered == [True, True, False, False, True]
+
+
+def test_slices_of_a_lost_gpu_are_not_healthy_until_it_is_repaired(machine: Hardware) -> None:
+    gpu_driver, devices = get_gpu_driver(machine), machine.devices()
+
+    gpu_driver.lose(0)
+    with pytest.raises(RefusedError, match="GPU_IS_LOST"):
+        gpu_driver.create(0, "2g.20gb")
+    healthy = [device.resource for device in machine.healthy(devices)]
+    gpu_driver.lose(0, lost=False)
+
+    assert healthy == ["nvidia.com/gpu"]
+    assert machine.healthy(devices) == devices
+
+
+def test_a_reset_takes_unused_slices_alone(machine: Hardware) -> None:
+    (used,) = (device for device in machine.devices() if device.resource == HALF)
+    machine.begin([used])
+
+    get_gpu_driver(machine).clear_unused()
+
+    assert [device.resource for device in machine.devices()] == [HALF, "nvidia.com/gpu"]
+
+
 def test_resources_without_devices_stay_with_none_allocatable_and_their_last_capacity(
     machine: Hardware,
 ) -> None:

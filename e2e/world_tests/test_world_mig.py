@@ -22,7 +22,11 @@ nodes:
   product: NVIDIA-A100-SXM4-80GB
   gpus: [[], [], whole]
   migManager: {lagSeconds: 0, pace: 0.02}
-- {name: bare, product: NVIDIA-H100-80GB-HBM3, gpus: [[]], migManager: false}
+- name: bare
+  product: NVIDIA-H100-80GB-HBM3
+  gpus: [[]]
+  migManager: false
+  resources: {nvidia.com/hostdev: 8}
 """
 PLUGIN = "nvidia.com/gpu.deploy.device-plugin"
 SMALL, HALF = "nvidia.com/mig-1g.10gb", "nvidia.com/mig-3g.40gb"
@@ -324,10 +328,39 @@ async def test_a_refusal_of_the_driver_fails_the_request(partitioner: Partitione
     await partitioner.wait_for_state("failed")
 
 
+@pytest.mark.full
+async def test_a_slow_device_plugin_comes_and_goes_late(partitioner: Partitioner) -> None:
+    partitioner.world.device_plugin("a100", start_seconds=2, stop_seconds=5)
+    offered = partitioner.current_resources()
+
+    await partitioner.label({PLUGIN: PAUSED})
+    while_it_stops = allocatable(await partitioner.node())
+    await partitioner.wait_for_resources({})
+    await partitioner.label({PLUGIN: "true"})
+    await partitioner.wait_for_resources(offered)
+
+    partitioner.world.device_plugin("a100", start_seconds=1)
+    assert while_it_stops == offered
+
+
+async def test_a_lost_gpu_is_not_offered_and_slices_without_a_use_go_with_a_reset(
+    partitioner: Partitioner,
+) -> None:
+    offered = partitioner.current_resources()
+
+    partitioner.world.lose_gpu("a100", 0)
+    await partitioner.wait_for_resources({"nvidia.com/gpu": 1, SMALL: 3})
+    partitioner.world.repair_gpu("a100", 0)
+    await partitioner.wait_for_resources(offered)
+    partitioner.world.clear_slices("a100")
+
+    assert [gpu["slices"] for gpu in partitioner.world.gpus("a100")] == [[], [], []]
+
+
 async def test_a_node_may_have_gpus_in_mig_mode_without_instances(partitioner: Partitioner) -> None:
     node = await partitioner.node("bare")
 
-    assert allocatable(node) == {}
+    assert allocatable(node) == {"nvidia.com/hostdev": 8}
     assert nvidia_label(node, "gpu.count") == "1"
     assert nvidia_label(node, "gpu.deploy.mig-manager") is None
     assert partitioner.world.gpus("bare")[0]["mig"]

@@ -100,7 +100,7 @@ def _return_node(fleet: BatchFleet, node: str) -> None:
 
 
 def _announce_loss(fleet: BatchFleet, node: str) -> None:
-    """The cloud takes the node back: its pods are told to end, then it goes."""
+    """The cloud takes the node back: its pods are deleted, then the node."""
     for pod in list(fleet.pods.values()):
         if pod.node == node:
             body = fleet.cluster.objects[pod.key]

@@ -16,6 +16,7 @@ from typing import Any, cast
 from kubernetes import client
 from typing_extensions import override
 
+from fakevolume.faulty_volume import FaultyVolume
 from tessera.adapters.attempt_fence import KubeFence
 from tessera.adapters.kube import KubeCluster
 from tessera.batch_runner import main as runner_main
@@ -42,7 +43,6 @@ from tests.fault_sequences.processes import (
     SimulatedClock,
     SimulatedProcess,
 )
-from tests.fault_sequences.volume import FaultyVolume
 from tests.memory_operator import MemoryOperator, SilentEngines
 
 Body = dict[str, Any]

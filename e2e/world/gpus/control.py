@@ -21,17 +21,28 @@ class GpuControl:
         return web.json_response([_gpu_body(gpu) for gpu in self._gpu_driver(request).gpus])
 
     async def act(self, request: web.Request) -> web.Response:
-        gpu_driver, body = self._gpu_driver(request), await request.json()
+        gpu_driver = self._gpu_driver(request)
+        body = await request.json() if request.can_read_body else {}
         try:
             match request.match_info["act"]:
                 case "fail":
                     gpu_driver.fail(body["call"], Code[body["code"]], times=body["times"])
+                case "lose":
+                    gpu_driver.lose(body["gpu"], lost=body["lost"])
+                case "clear":
+                    gpu_driver.clear_unused()
                 case "attach":
                     gpu_driver.attach(body["device"], body["process"])
                 case _:
                     gpu_driver.detach(body["device"], body["process"])
-        except (KeyError, RefusedError) as error:
+        except (LookupError, RefusedError) as error:
             raise web.HTTPNotFound(text=f"there is no {error}") from error
+        return web.Response()
+
+    async def plugin(self, request: web.Request) -> web.Response:
+        """How long the device plugin takes from now on."""
+        plugin, body = self._operands(request).plugin, await request.json()
+        plugin.start_seconds, plugin.stop_seconds = body["start_seconds"], body["stop_seconds"]
         return web.Response()
 
     async def config(self, request: web.Request) -> web.Response:

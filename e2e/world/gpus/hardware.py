@@ -44,6 +44,12 @@ class Hardware:
                 devices.append(self._whole(product, gpu))
         return tuple(devices)
 
+    def healthy(self, devices: Sequence[Device]) -> tuple[Device, ...]:
+        """Those of them whose GPU is not lost."""
+        gpus = self.gpu_driver.gpus if self.gpu_driver is not None else ()
+        lost = {gpu.index for gpu in gpus if gpu.lost}
+        return tuple(device for device in devices if device.gpu not in lost)
+
     def layouts(self) -> tuple[Layout, ...]:
         """The same in the form of a fleet file."""
         if self.gpu_driver is None:

@@ -82,7 +82,7 @@ class Operands:
         if labels is None:
             return
         self.plugin.step(labels.get(LABEL), now)
-        self.host.devices.offer(self.plugin.offered or ())
+        self.host.devices.offer(self.host.hardware.healthy(self.plugin.offered or ()))
         self._unwritten |= self._discovery.step(labels, now) or {}
         self._unwritten |= self._manager_labels(labels, now)
         api, name = self.host.machine.api, self.host.node.name

@@ -79,6 +79,11 @@ class Container:
             self._killed_for = reason
             self._start.instance.kill()
 
+    def freeze(self, *, frozen: bool) -> None:
+        """Stop what runs by a signal, or let it go on."""
+        if self._start is not None:
+            self._start.instance.freeze(frozen=frozen)
+
     def log(self, *, previous: bool = False) -> Path:
         return self.logs / f"{self.view.restarts - previous}.log"
 

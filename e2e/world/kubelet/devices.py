@@ -160,7 +160,7 @@ def _sidecars(pod: Json) -> list[Json]:
 
 def _wanted(container: Json) -> Iterator[tuple[str, int]]:
     for resource, quantity in sorted(container.get("resources", {}).get("limits", {}).items()):
-        if resource.startswith(PREFIX):
+        if resource.startswith((f"{PREFIX}gpu", f"{PREFIX}mig-")):
             yield resource, int(number(str(quantity)))
 
 

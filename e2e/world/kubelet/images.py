@@ -40,6 +40,8 @@ class ImageEntry:
     """Ends its arguments with `--host <pod address>`: nothing else keeps pods apart here."""
     reaches_driver: bool = False
     """Its `pynvml` talks to the GPUs of its node."""
+    writes_claims: bool = False
+    """Its writes fail where the world's volumes are said to refuse them."""
     missing: str = ""
     """Why the image cannot be had."""
 
@@ -70,6 +72,7 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         pattern="*/tessera-batch:*",
         entrypoints=((str(SCRIPTS / "tessera-batch"),), ("tessera-batch",)),
         env={"PYTHONUNBUFFERED": "1"},
+        writes_claims=True,
     )
     engine = ImageEntry(
         pattern="vllm/vllm-openai:*",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import os
 import signal
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from world.errors import WorldError
 from world.janitor import kill_tree
 from world.kubelet import logs
 from world.lifetimes import dies_with_parent
@@ -55,6 +57,10 @@ class ContainerInstance(Protocol):
 
     def kill(self) -> None: ...
 
+    def freeze(self, *, frozen: bool) -> None:
+        """SIGSTOP, or SIGCONT; `WorldError` for a coroutine, which takes no signal."""
+        ...
+
 
 class ProcessInstance:
     """A process that leads a session of its own; when it ends, so does all that it started."""
@@ -79,6 +85,10 @@ class ProcessInstance:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
+
+    def freeze(self, *, frozen: bool) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):  # ended, and perhaps not heard of yet
@@ -140,6 +150,10 @@ class CoroutineInstance:
         """The coroutine may close its sockets, but is not waited for much longer than a process."""
         self._task.cancel()
         asyncio.get_running_loop().call_later(AFTERLIFE_SECONDS, self._finish, KILLED)
+
+    def freeze(self, *, frozen: bool) -> None:
+        del frozen
+        raise WorldError("a coroutine of the world takes no signal; ask the simulator to freeze")
 
     def _done(self, task: asyncio.Task[int]) -> None:
         if task.cancelled():

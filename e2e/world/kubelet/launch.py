@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakegpu.remote import SHIM, SOCKET
+from fakevolume.faulty_volume import SHIM as VOLUME_SHIM
 from world.api import CONFIG_MAPS, SECRETS, ApiError, Json
 from world.kubelet.devices import device_environment
 from world.kubelet.environment import PodFacts, SourceRef, expand, references, resolve
@@ -72,6 +73,7 @@ async def prepare(context: ContainerContext, image: ImageEntry, pod: Json) -> La
         "HOSTNAME": pod["spec"].get("hostname") or pod["metadata"]["name"],
         **{name: rewrite(value) for name, value in image.env.items()},
         **(_driver(context.host) if image.reaches_driver else {}),
+        **({"PYTHONPATH": _path_of(VOLUME_SHIM)} if image.writes_claims else {}),
         **device_environment(
             context.host.devices.held_by(pod["metadata"]["uid"], container["name"])
         ),
@@ -114,7 +116,12 @@ async def start(
 
 def _driver(host: Host) -> dict[str, str]:
     """How a process finds the GPUs of its node."""
-    return {SOCKET: str(host.driver), "PYTHONPATH": f"{SHIM}:{SHIM.parents[1]}"}
+    return {SOCKET: str(host.driver), "PYTHONPATH": _path_of(SHIM)}
+
+
+def _path_of(shim: Path) -> str:
+    """Where a process finds a shim, and what that imports."""
+    return f"{shim}:{shim.parents[1]}"
 
 
 def _mounts(context: ContainerContext, env: dict[str, str]) -> dict[str, Path]:

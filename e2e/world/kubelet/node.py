@@ -73,8 +73,8 @@ async def send_heartbeats(
 ) -> None:
     """Renew the node's Lease for as long as it is not silent.
 
-    After a Lease that came late everything is told again for a while: the node controller may have
-    declared the node and its pods dead, and does so until it has seen the Lease.
+    After a Lease that came late everything is reported again for a while: the node controller may
+    have declared the node and its pods dead, and does so until it has seen the Lease.
     """
     loop = asyncio.get_running_loop()
     renewed_at, resync_until = loop.time(), 0.0

@@ -1,0 +1,1 @@
+"""Volumes that refuse writes for a while, in the test's own process and in those of a world."""
