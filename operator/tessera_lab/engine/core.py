@@ -125,12 +125,6 @@ class EngineCore:
         return self.limits.blocks - 1 - self._blocks.free + self._blocks.saved_by_sharing
 
     @property
-    def kv_waste(self) -> float:
-        """Return the share of the allocated token slots that hold no token."""
-        slots = self.logical_blocks * self.limits.block_size
-        return 1 - self.kv_tokens / slots if slots else 0.0
-
-    @property
     def requests(self) -> tuple[int, ...]:
         """Return the ids of all requests, running ones first."""
         return (*self._running, *self._waiting)

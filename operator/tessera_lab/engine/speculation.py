@@ -1,6 +1,6 @@
 """Speculative decoding: tokens per step with a draft model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera_lab.engine.requests import EngineLimits
@@ -22,11 +22,6 @@ class Speculation:
         """Return the mean tokens per step: (1 - a^(k+1)) / (1 - a)."""
         return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
 
-    @property
-    def speedup(self) -> float:
-        """Return the speedup over plain decoding while memory binds: E / (1 + k c)."""
-        return self.expected_tokens / (1 + self.draft_tokens * self.draft_cost)
-
     def check_limits(self, limits: EngineLimits) -> None:
         """Raise ValueError where drafted tokens beyond the end of an output do not fit."""
         drafted = self.draft_tokens
@@ -45,12 +40,3 @@ class Speculation:
             tokens = int(remainder)
             remainder -= tokens
             yield tokens
-
-    def sampled_tokens(self, uniform: Iterable[float]) -> Iterator[int]:
-        """Yield the tokens of each step from numbers in [0, 1) that the caller draws."""
-        numbers = iter(uniform)
-        while True:
-            accepted = 0
-            while accepted < self.draft_tokens and next(numbers) < self.acceptance:
-                accepted += 1
-            yield accepted + 1

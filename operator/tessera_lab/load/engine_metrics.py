@@ -101,7 +101,6 @@ class EngineActivity:
     bytes_per_second: float | None
     running: float | None
     """Mean over the scrapes during the load."""
-    max_waiting: float | None
     max_kv_usage: float | None
 
 
@@ -145,7 +144,6 @@ def engine_activity(
         flops_per_second=flop_rate,
         bytes_per_second=byte_rate,
         running=sum(running) / len(running) if running else None,
-        max_waiting=max(_values(snapshots, WAITING), default=None),
         max_kv_usage=max(_values(snapshots, KV_USAGE), default=None),
     )
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.placement.spec_warnings import MAX_WARNING_LENGTH, spec_warnings
+from tessera.domain.placement.spec_warnings import spec_warnings
 from tests.builders import a_spec
 
 
@@ -66,9 +66,10 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
             "typicalInputTokens": 1_000_000,
             "typicalOutputTokens": 1_000_000,
         },
-        slo={"itlP95": "999999ms"},
+        slo={"itlP95": "59999ms"},
         engine={"image": "m" * 500},
     )
     warnings = spec_warnings(spec)
     assert len(warnings) == 5
-    assert max(map(len, warnings)) <= MAX_WARNING_LENGTH
+    # The API server may truncate a longer warning.
+    assert max(map(len, warnings)) <= 256

@@ -13,7 +13,6 @@ from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import (
     ReplicaFit,
     ReplicaMisfit,
-    kv_pool_gb,
     plan_device_memory,
     size,
 )
@@ -40,22 +39,6 @@ def demand(model: str, precision: str | None = None, length: int = 8192, ms: int
         ttft=timedelta(seconds=1),
         inter_token=timedelta(milliseconds=ms),
     )
-
-
-@pytest.mark.parametrize(
-    ("device_gb", "devices", "utilization", "weights_gb", "pool_gb"),
-    [
-        (80, 2, 0.92, 140, 7.2),
-        (80, 1, 0.92, 70, 3.6),
-        (80, 1, 0.92, 35, 38.6),
-        (40, 1, 0.92, 35, 1.8),
-        (80, 4, 0.90, 140, 148.0),
-    ],
-)
-def test_the_bare_cache_pool_is_what_the_weights_leave(
-    device_gb: float, devices: int, utilization: float, weights_gb: float, pool_gb: float
-) -> None:
-    assert kv_pool_gb(device_gb, devices, utilization, weights_gb) == pytest.approx(pool_gb)
 
 
 @pytest.mark.parametrize(

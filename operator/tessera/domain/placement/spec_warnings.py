@@ -7,8 +7,6 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec, Scaling
 from tessera.api.text import counted
 
-# The API server may truncate a longer warning.
-MAX_WARNING_LENGTH = 256
 # A context this many times a typical request is rarely used, but its memory is always paid.
 _LONG_CONTEXT_RATIO = 16
 # Response lengths vary: a drain this many times a typical response lets most of them finish.

@@ -70,11 +70,6 @@ class ReplicaMisfit:
     """Time to read a typical prompt when nothing else runs."""
 
 
-def kv_pool_gb(device_gb: float, devices: int, utilization: float, weights_gb: float) -> float:
-    """Return the memory that the weights leave for the KV cache when nothing else is reserved."""
-    return device_gb * devices * utilization - weights_gb
-
-
 def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model are options
     shape: ModelShape,
     precision: str | None,
