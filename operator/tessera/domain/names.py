@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from functools import cache
 
 from tessera.api.meta import GROUP
 
@@ -43,7 +42,6 @@ _MAX_NAME_LENGTH = 52
 _MAX_LABEL_LENGTH = 63
 
 
-@cache
 def variant_name(pool: str, instance: str, precision: str | None) -> str:
     """Return pool, hardware and precision in one label, such as `a100-3g-40gb`."""
     parts = [pool, re.sub(r"[^a-z0-9]+", "-", instance), *([precision] if precision else [])]

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from functools import lru_cache
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
 from tessera.api.node_layout import MAX_GPUS
@@ -21,6 +20,7 @@ from tessera.domain.hardware.device import (
 )
 from tessera.domain.hardware.gpu_catalog import Product, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.domain.steps import Step, planner_error
@@ -258,7 +258,7 @@ def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None
     return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
 
 
-@lru_cache(maxsize=1024)
+@tabulated
 def weight_of(product: str, resource: str) -> Decimal:
     """Return the share of a GPU that a device is billed; 0 for what is neither GPU nor slice.
 
@@ -277,7 +277,7 @@ def weight_of(product: str, resource: str) -> Decimal:
     return min(weights, default=Decimal(1))
 
 
-@lru_cache(maxsize=1024)
+@tabulated
 def profile_of(product: str, resource: str) -> str:
     """Return the canonical name of a slice's profile, or the resource's own for an unknown one."""
     hardware = _resource_hardware(product, resource)

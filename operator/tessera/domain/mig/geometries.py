@@ -6,9 +6,9 @@ the instance counts of any known GPU model.
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import cache
 from typing import NamedTuple, TypeAlias
 
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Geometry, Layout, maximal_geometries
 
@@ -22,7 +22,7 @@ class Reshape(NamedTuple):
     added: Geometry
 
 
-@cache
+@tabulated
 def maximal_fillings(
     gpu_model: GpuModel, profiles: tuple[str, ...], retained: Layout = ()
 ) -> tuple[Geometry, ...]:
@@ -49,7 +49,7 @@ def _slice_mask(gi_profile: GpuInstanceProfile, start: int) -> int:
     return ((1 << gi_profile.memory_slices) - 1) << start
 
 
-@cache
+@tabulated
 def _fill_counts(
     gpu_model: GpuModel, profiles: tuple[str, ...], taken: int, media_taken: bool
 ) -> frozenset[_ProfileCounts]:
@@ -79,7 +79,7 @@ def _fill_counts(
     return frozenset(possible_counts)
 
 
-@cache
+@tabulated
 def possible_reshapes(
     gpu_model: GpuModel, profiles: tuple[str, ...], layout: Layout
 ) -> tuple[Reshape, ...]:

@@ -2,8 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from functools import cache
 
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
@@ -12,7 +12,7 @@ from tessera.domain.mig.mix import Mix
 from tessera.domain.mig.pattern_pricing import ReplicaPattern
 
 
-@cache
+@tabulated
 def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = ()) -> Layout | None:
     """Return the first layout that adds exactly these slices to the occupied ones.
 

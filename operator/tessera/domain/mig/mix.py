@@ -10,9 +10,9 @@ over the columns nearly always reaches it.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import NamedTuple, TypeAlias
 
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, SunkCapacity
 from tessera.domain.mig.direct_program import solve_direct
 from tessera.domain.mig.geometries import maximal_fillings
@@ -61,7 +61,7 @@ class Mix:
         return (self.cost - self.bound) / self.cost if self.cost else 0.0
 
 
-@cache
+@tabulated
 def gpu_geometries(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
     """Return the maximal geometries of these profiles on an empty GPU; `whole` is one of them."""
     partitions = tuple(profile for profile in profiles if profile != WHOLE_GPU)

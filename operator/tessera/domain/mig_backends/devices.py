@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
 from tessera.domain.hardware.device import MIG_PREFIX
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.nodes import MigNode
@@ -80,7 +80,7 @@ def profile_of(gpu_model: GpuModel, resource: str) -> str | None:
     )
 
 
-@lru_cache(maxsize=1024)
+@tabulated
 def _profile_from_label(gpu_model: GpuModel, text: str) -> str:
     # Kubernetes allows no `+` in names: 1g.10gb+me is 1g.10gb.me there.
     names = (

@@ -2,15 +2,15 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.geometries import maximal_fillings
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Geometry, Layout, geometry
 
 
-@lru_cache(maxsize=4096)
+@tabulated
 def layouts_for_counts(
     gpu_model: GpuModel, counts: Geometry, gpus: int, preferred: tuple[Layout, ...] = ()
 ) -> tuple[Layout, ...] | None:
@@ -35,7 +35,7 @@ def layouts_for_counts(
     return tuple(layouts)
 
 
-@lru_cache(maxsize=4096)
+@tabulated
 def _pack(gpu_model: GpuModel, counts: Geometry, gpus: int) -> tuple[Geometry, ...] | None:
     """Return the slices of each GPU, for at most so many GPUs; None when they do not fit."""
     return _PackingSearch(gpu_model).pack(counts, gpus)
@@ -75,7 +75,7 @@ class _PackingSearch:
         return None
 
 
-@lru_cache(maxsize=4096)
+@tabulated
 def _densest_first(gpu_model: GpuModel, profiles: tuple[str, ...]) -> tuple[Geometry, ...]:
     """Return the maximal fillings of one GPU with these profiles, the most memory first."""
     return tuple(

@@ -5,11 +5,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from functools import cache
 from operator import attrgetter
 
 from tessera.api.ref import Ref
 from tessera.domain.hardware.weights import slice_weight
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.devices import profile_of
@@ -51,7 +51,7 @@ class PoolUsage:
     """Share of the GPUs that no slice covers."""
 
 
-@cache
+@tabulated
 def share(gpu_model: GpuModel, profile: str) -> Decimal:
     """Return the share of its GPU's price that a slice is billed."""
     gi_profile = gpu_model.find_profile(profile)

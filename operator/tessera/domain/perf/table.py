@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from importlib import resources
 
 from tessera.api.meta import Wire
+from tessera.domain.incremental import constant
 from tessera.domain.perf.roofline import Arithmetic, PeakShares
 
 _SECONDS_PER_MICRO = 1e-6
@@ -62,7 +62,7 @@ class SpeedTable(Wire):
     families: tuple[GpuFamily, ...]
 
 
-@cache
+@constant
 def shipped_speed_table() -> SpeedTable:
     """Return the table that is shipped with the package."""
     text = resources.files("tessera.domain").joinpath("data", "speed.json").read_text("utf-8")

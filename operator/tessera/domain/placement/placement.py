@@ -1,8 +1,7 @@
 """The cheapest hardware on which a service fits and keeps its SLO."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
@@ -11,6 +10,7 @@ from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
+from tessera.domain.incremental import tabulated
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
@@ -28,7 +28,7 @@ CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.
-_cached_size = lru_cache(maxsize=4096)(size)
+_tabulated_size = tabulated(size)
 
 
 class SliceAssignment(NamedTuple):
@@ -58,13 +58,14 @@ class HardwareChoice:
 
     offer: HardwareOffer
     fit: ReplicaFit
+    variant: str = field(init=False, compare=False)
+    """The name of pool, hardware and precision together."""
 
-    @property
-    def variant(self) -> str:
-        """The name of pool, hardware and precision together."""
+    def __post_init__(self) -> None:
         hardware = self.offer.hardware
         instance = hardware.profile or f"{hardware.devices}gpu"
-        return variant_name(self.offer.pool, instance, self.fit.precision)
+        variant = variant_name(self.offer.pool, instance, self.fit.precision)
+        object.__setattr__(self, "variant", variant)  # every cycle asks for it
 
     @property
     def hourly(self) -> Money:
@@ -241,7 +242,7 @@ def hardware_candidates(
 ) -> list[HardwareCandidate]:
     """Size every offer in every accepted precision."""
     return [
-        HardwareCandidate(offer=offer, demand=demand, fit=_cached_size(demand, offer.hardware))
+        HardwareCandidate(offer=offer, demand=demand, fit=_tabulated_size(demand, offer.hardware))
         for offer, demand in _offers_with_demands(spec, shape, offers)
     ]
 

@@ -9,7 +9,6 @@ Where that helps no unit, the unused part of a GPU gets the planned slices that 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from tessera.api.mig import GpuTarget
 from tessera.domain.mig.gpu_building import place_geometry
@@ -51,7 +50,7 @@ def find_temporary_layout(
     """Return the first temporary layout with which one of the blocked units can begin."""
     candidates = [(goal, tuple(_spare_gpus(goal, capacity, capabilities))) for goal in goals]
     # Many blocked units need the same slices.
-    layouts_for = cache(lambda position, needs: _free_layouts(*candidates[position], dict(needs)))
+    known_layouts: dict[object, Mapping[int, Layout] | None] = {}
     ordered = sorted(
         blocked,
         key=lambda blocked_unit: (
@@ -68,7 +67,12 @@ def find_temporary_layout(
         for index, (goal, _) in enumerate(candidates):
             if goal.node.name in closed_nodes:
                 continue
-            layouts = layouts_for(index, tuple(sorted(needs.items())))
+            question = index, frozenset(needs.items())
+            if question not in known_layouts:
+                known_layouts[question] = _free_layouts(
+                    *candidates[index], dict(sorted(needs.items()))
+                )
+            layouts = known_layouts[question]
             # Undoing a planned layout is only worth it when it can be restored afterwards.
             if layouts is None or not (
                 all(gpu in goal.mismatched for gpu in layouts)

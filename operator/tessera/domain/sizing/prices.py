@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from importlib import resources
 
 from pydantic import TypeAdapter, ValidationError
 
 from tessera.api.accelerator_pool import Price
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.incremental import constant
 from tessera.domain.money import Money, money, price_on
 
 ASSUMED = "assumed"
@@ -40,7 +40,7 @@ class PriceBook:
         return next((amount.currency for amount in self.hourly.values()), "USD")
 
 
-@cache
+@constant
 def list_prices() -> tuple[ProductPrice, ...]:
     """Return the shipped list prices, which are for comparing and never for billing."""
     path = resources.files("tessera.domain").joinpath("data", "prices.json")

@@ -7,7 +7,6 @@ the load of the last five minutes: running requests, tokens in the cache, and pr
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.money import Money, per_million_tokens
@@ -187,7 +186,6 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
     return InterTokenLatency(mean=mean, median=mixed if share > 0.5 else decode)
 
 
-@cache
 def itl_bucket_bounds(version: str) -> tuple[float, ...]:
     """Return the upper bounds of the ITL histogram's buckets in an engine version, in seconds."""
     # An unknown version is most likely newer than the newest known one.

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from tessera.api.meta import Wire
+from tessera.domain.incremental import constant
 
 # How a value is read. A `size` may be written 8k (8000) or 8K (8192); a `word` folds case.
 FlagType = Literal["float", "int", "json", "jsonOrText", "size", "sizeOrAuto", "str", "word"]
@@ -62,13 +62,7 @@ class EngineFacts:
 
 def known_versions() -> tuple[str, ...]:
     """Return the versions with a shipped table, oldest first."""
-    names = (entry.name for entry in _data_directory().iterdir())
-    versions = [
-        name.removeprefix("vllm-").removesuffix(".json")
-        for name in names
-        if name.startswith("vllm-")
-    ]
-    return tuple(sorted(versions, key=_version_key))
+    return tuple(_facts_by_version())
 
 
 def is_older(version: str, other: str) -> bool:
@@ -79,14 +73,25 @@ def _version_key(version: str) -> list[int]:
     return [int(part) for part in version.split(".")]
 
 
-@cache
 def version_facts(version: str) -> EngineFacts | None:
     """Return the facts of a version; None when they are not shipped."""
-    if version not in known_versions():
-        return None
-    document = json.loads(
-        _data_directory().joinpath(f"vllm-{version}.json").read_text(encoding="utf-8")
-    )
+    return _facts_by_version().get(version)
+
+
+@constant
+def _facts_by_version() -> Mapping[str, EngineFacts]:
+    files = {
+        file.name.removeprefix("vllm-").removesuffix(".json"): file
+        for file in resources.files("tessera.domain").joinpath("data").iterdir()
+        if file.name.startswith("vllm-")
+    }
+    return {
+        version: _read_facts(version, files[version]) for version in sorted(files, key=_version_key)
+    }
+
+
+def _read_facts(version: str, file: Traversable) -> EngineFacts:
+    document = json.loads(file.read_text(encoding="utf-8"))
     flags = TypeAdapter(tuple[Flag, ...]).validate_python(document["flags"])
     metrics = TypeAdapter(tuple[Metric, ...]).validate_python(document["metrics"])
     return EngineFacts(
@@ -95,7 +100,3 @@ def version_facts(version: str) -> EngineFacts | None:
         metrics={metric.name: metric for metric in metrics},
         by_option={option: flag for flag in flags for option in flag.options},
     )
-
-
-def _data_directory() -> Traversable:
-    return resources.files("tessera.domain").joinpath("data")

@@ -1,0 +1,115 @@
+"""What is kept between two cycles: results of pure functions, by their inputs.
+
+A decision is composed of pure functions. While an `Incremental` runs it, the marked ones among them
+return the result of the last run again if their inputs are the same objects or equal ones, so that
+a cycle costs what changed. Anywhere else they are plain functions: no decision reads its memory.
+Prices of 2 and 2.00 are equal, yet printed differently; the edited object has another generation.
+"""
+
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TABLE_SIZE = 16_384
+
+
+@dataclass(slots=True)
+class _Result:
+    """The last result of a function for one object."""
+
+    inputs: tuple[object, ...]
+    value: Any
+    parts: "_Results"
+    """Results of the marked functions that it called."""
+
+
+_Results: TypeAlias = dict[object, _Result]
+
+
+class _Run(NamedTuple):
+    """Results for the calls of one function; those of objects that are gone are not carried on."""
+
+    previous: _Results
+    current: _Results
+
+
+_active: ContextVar[_Run | None] = ContextVar("active", default=None)
+
+
+class Incremental:
+    """Runs a decision again and again, and keeps the results of its parts from run to run."""
+
+    def __init__(self) -> None:
+        self._results: _Results = {}
+
+    def run(self, decide: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Return what `decide` returns; what it calls is only computed for changed inputs."""
+        run = _Run(self._results, {})
+        decision = _call(run, decide, *arguments, **named)
+        self._results = run.current
+        return decision
+
+
+def _call(run: _Run, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    token = _active.set(run)
+    try:
+        return function(*arguments, **named)
+    finally:
+        _active.reset(token)
+
+
+def reused(
+    function: Callable[P, T], *, per_object: bool = False, holds: Callable[..., bool] | None = None
+) -> Callable[P, T]:
+    """Mark a pure function whose last result is worth keeping while its inputs stay the same.
+
+    With `per_object` there is a result for each object, which the first argument names. Positional
+    arguments are the inputs. Named ones are circumstances that may change in every cycle, such as
+    the time: `holds` gets the last result with the same arguments and returns whether it stands.
+    """
+
+    @functools.wraps(function)
+    def call(*inputs: P.args, **circumstances: P.kwargs) -> T:
+        run = _active.get()
+        if run is None:
+            return function(*inputs, **circumstances)
+        previous, current = run
+        key = (call, inputs[0]) if per_object else call
+        last = previous.get(key)
+        if (
+            last is not None
+            and last.inputs == inputs
+            and (holds is None or holds(last.value, *inputs, **circumstances))
+        ):
+            last.inputs = inputs  # the same objects are equal at once in the next run
+            current[key] = last
+            return last.value  # type: ignore[no-any-return] # a result of this very function
+        inner = _Run(last.parts if last is not None else {}, {})
+        value = _call(inner, function, *inputs, **circumstances)
+        current[key] = _Result(inputs, value, inner.current)
+        return value
+
+    return call
+
+
+def reused_per_object(function: Callable[P, T]) -> Callable[P, T]:
+    """Mark a function of which the result for each object is worth keeping: see `reused`."""
+    return reused(function, per_object=True)
+
+
+def constant(read: Callable[[], T]) -> Callable[[], T]:
+    """Mark the reader of shipped data, which runs when the data is needed first."""
+    return functools.cache(read)
+
+
+def tabulated(function: Callable[P, T]) -> Callable[P, T]:
+    """Mark a step of a search over small hashable values, such as the slices of a GPU.
+
+    A search asks for the same ones many times, also outside of cycles. The table is bounded.
+    """
+    return cast(Callable[P, T], functools.lru_cache(_TABLE_SIZE)(function))
