@@ -7,8 +7,10 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+import pynvml
+
 from tessera.domain.hardware.gpu_catalog import Product, products
-from tessera.domain.mig.gpu_models import find_gpu_model, nvml_profile_constants
+from tessera.domain.mig.gpu_models import find_gpu_model
 
 _IDS_SEVEN = {
     "7_SLICE": 0,
@@ -97,27 +99,26 @@ class FakeGpuModel:
 def model_of(product: str) -> FakeGpuModel:
     """KeyError for a product that no table has; one without MIG has no profiles."""
     gpu_model = find_gpu_model(product)
-    known = products().get(product)
     if gpu_model is None:
         return _without_mig(products()[product])
     seven = gpu_model.compute_slices == 7
     profiles = []
     for gpu_profile in gpu_model.profiles:
         compute = int(gpu_profile.constant[0])
-        slice_ = known.mig_profile(gpu_profile.name.partition("+")[0]) if known else None
+        sized = gpu_model.find_profile(gpu_profile.name.partition("+")[0]) or gpu_profile
         profiles.append(
             FakeGpuProfile(
                 name=gpu_profile.name,
                 constant=gpu_profile.constant,
-                value=nvml_profile_constants()[gpu_profile.constant],
+                value=getattr(pynvml, f"NVML_GPU_INSTANCE_PROFILE_{gpu_profile.constant}"),
                 id=(_IDS_SEVEN if seven else _IDS_FOUR)[gpu_profile.constant],
                 compute_slices=compute,
                 memory_slices=_MEMORY_OF_SEVEN.get(gpu_profile.constant, compute)
                 if seven
                 else compute,
                 # A little less than the name says, where it is not known.
-                memory_mib=slice_.memory_mib if slice_ else 992 * _gigabytes(gpu_profile.name),
-                multiprocessors=slice_.multiprocessors if slice_ else 14 * compute,
+                memory_mib=sized.memory_mib or 992 * _gigabytes(gpu_profile.name),
+                multiprocessors=sized.multiprocessors or 14 * compute,
                 media=gpu_profile.constant in _MEDIA,
             )
         )

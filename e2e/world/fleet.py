@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from tessera.domain.hardware.device import sized_profiles
 from tessera.domain.hardware.gpu_catalog import Product, products
 from world import mig
 from world.errors import WorldError
@@ -98,7 +99,7 @@ class NodeEntry(BaseModel):
                 continue
             for profile in layout:
                 if mig.find_mig_profile(product, profile) is None:
-                    known = ", ".join(mig_profile.profile for mig_profile in product.slices)
+                    known = ", ".join(gi_profile.name for gi_profile in sized_profiles(product))
                     yield f"gpus[{index}]: {product.product} has no {profile}; it has {known}"
             if mig.place_slices(product, layout) is None:
                 yield f"gpus[{index}]: {' + '.join(layout)} do not fit on one {product.product}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
+from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.mig.gpu_models import find_gpu_model
 
 # Suffix of the one small slice of a GPU that also has the media engines.
@@ -24,11 +24,21 @@ _FOUR = {(1, 1): (3, 2, 1, 0), (2, 2): (2, 0), (4, 4): (0,)}
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSize:
+    """What a slice has of its GPU."""
+
+    compute_slices: int
+    memory_slices: int
+    multiprocessors: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlacedSlice:
     """A slice and the memory slice that it starts at."""
 
     profile: str
-    slice: ProductMigProfile
+    slice: SliceSize
     start: int
 
     @property
@@ -42,12 +52,20 @@ class PlacedSlice:
         return f"nvidia.com/mig-{self.profile.replace('+', '.')}"
 
 
-def find_mig_profile(product: Product, profile: str) -> ProductMigProfile | None:
+def find_mig_profile(product: Product, profile: str) -> SliceSize | None:
     """The slice that a profile of this product stands for."""
-    mig_profile = product.mig_profile(profile.removesuffix(MEDIA))
-    if mig_profile is not None and profile.endswith(MEDIA) and mig_profile.memory_slices != 1:
+    gpu_model = find_gpu_model(product.product)
+    gi_profile = gpu_model.find_profile(profile.removesuffix(MEDIA)) if gpu_model else None
+    if gi_profile is None or gi_profile.multiprocessors is None or gi_profile.memory_mib is None:
         return None
-    return mig_profile
+    if profile.endswith(MEDIA) and gi_profile.memory_slices != 1:
+        return None
+    return SliceSize(
+        compute_slices=gi_profile.compute_slices,
+        memory_slices=gi_profile.memory_slices,
+        multiprocessors=gi_profile.multiprocessors,
+        memory_mib=gi_profile.memory_mib,
+    )
 
 
 def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice, ...] | None:
@@ -70,7 +88,7 @@ def place_slices(product: Product, profiles: Sequence[str]) -> tuple[PlacedSlice
 
 
 def _search(
-    required: Sequence[tuple[str, ProductMigProfile]],
+    required: Sequence[tuple[str, SliceSize]],
     starts: Mapping[tuple[int, int], Sequence[int]],
     taken: frozenset[int],
 ) -> list[PlacedSlice] | None:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
+from tessera.domain.hardware.gpu_catalog import Product
+from world.mig import SliceSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ def product_names(product: Product) -> ProductNames:
     return PRODUCT_NAMES.get(product.product, plain)
 
 
-def engines(product: Product, mig_profile: ProductMigProfile, *, media: bool) -> dict[str, int]:
+def engines(product: Product, mig_profile: SliceSize, *, media: bool) -> dict[str, int]:
     """Copy and media engines of a slice, as `nvidia-smi mig -lgip` prints them."""
     whole = mig_profile.memory_slices == 8
     compute = mig_profile.compute_slices

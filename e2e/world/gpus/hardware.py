@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fakegpu.gpu_driver import FakeGpu, FakeGpuInstance, GpuDriver, RefusedError
-from tessera.domain.hardware.gpu_catalog import Product, ProductMigProfile
+from tessera.domain.hardware.gpu_catalog import Product
 from world.fleet import GpuLayout as Layout
 from world.fleet import Node
 from world.kubelet.devices import Device
-from world.mig import MEDIA, PlacedSlice
+from world.mig import PlacedSlice, SliceSize
 
 FIRST_PROCESS = 10_000
 
@@ -96,8 +96,7 @@ class Hardware:
 
     def _slice(self, product: Product, gpu: FakeGpu, instance: FakeGpuInstance) -> Device:
         kind = instance.kind
-        mig_profile = ProductMigProfile(
-            profile=kind.name.removesuffix(MEDIA),
+        mig_profile = SliceSize(
             compute_slices=kind.compute_slices,
             memory_slices=kind.memory_slices,
             multiprocessors=kind.multiprocessors,

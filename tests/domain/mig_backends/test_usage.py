@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.ref import Ref
-from tessera.domain.hardware.device import slice_hardware
+from tessera.domain.hardware.device import sized_profiles, slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
@@ -41,8 +41,8 @@ def test_a_slice_has_the_share_that_it_is_billed(product: str) -> None:
     gpu_model = find_gpu_model(product)
     assert gpu_model is not None
     billed = {
-        mig_profile.profile: slice_hardware(products()[product], mig_profile.profile)
-        for mig_profile in products()[product].slices
+        gi_profile.name: slice_hardware(products()[product], gi_profile.name)
+        for gi_profile in sized_profiles(products()[product])
     }
     assert {name: share(gpu_model, name) for name in billed} == {
         name: billing_weight(hardware) for name, hardware in billed.items() if hardware is not None

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import (
+    Hardware,
+    sized_profiles,
+    slice_hardware,
+    whole_gpu_hardware,
+)
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf import (
     SpeedMeasurement,
@@ -234,7 +239,7 @@ def test_more_work_never_takes_less_time_and_a_faster_device_never_more(
         )
 
     assert 0 < seconds(step) <= seconds(step, 1)
-    for profile in products()[product].slices:
-        hardware = slice_hardware(products()[product], profile.profile)
+    for gi_profile in sized_profiles(products()[product]):
+        hardware = slice_hardware(products()[product], gi_profile.name)
         assert hardware is not None
         assert seconds(step_time(shape, precision, hardware)) >= seconds(step) * (1 - 1e-12)

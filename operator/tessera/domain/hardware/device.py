@@ -1,9 +1,9 @@
 """The hardware of one replica: a MIG slice, or whole GPUs of one node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.mig.gpu_models import GpuInstanceProfile, find_gpu_model
 
 GPU = "nvidia.com/gpu"
 MIG_PREFIX = "nvidia.com/mig-"
@@ -39,13 +39,13 @@ class Hardware:
     memory_slices: int
     compute_slices_of_gpu: int = COMPUTE_SLICES
     memory_slices_of_gpu: int = MEMORY_SLICES
+    resource: str = field(init=False, compare=False)
+    """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
 
-    @property
-    def resource(self) -> str:
-        """Return the extended resource that the device plugin offers under `mig.strategy=mixed`."""
-        if self.profile is None:
-            return GPU
-        return f"{MIG_PREFIX}{(self.node_profile or self.profile).replace('+', '.')}"
+    def __post_init__(self) -> None:
+        name = self.node_profile or self.profile
+        resource = GPU if name is None else f"{MIG_PREFIX}{name.replace('+', '.')}"
+        object.__setattr__(self, "resource", resource)  # every cycle asks for it
 
     @property
     def exclusive(self) -> bool:
@@ -61,6 +61,9 @@ class Hardware:
 
 def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = None) -> Hardware:
     """Return `devices` whole GPUs; `memory_mib` is what a node reports for one of them."""
+    gpu_model = find_gpu_model(product.product)
+    compute_slices = gpu_model.compute_slices if gpu_model is not None else COMPUTE_SLICES
+    memory_slices = gpu_model.memory_slices if gpu_model is not None else MEMORY_SLICES
     return Hardware(
         product=product.product,
         profile=None,
@@ -70,48 +73,60 @@ def whole_gpu_hardware(product: Product, devices: int, memory_mib: int | None = 
         bandwidth=product.bandwidth_gbs * 1e9,
         bf16_flops=product.bf16_tflops * 1e12,
         fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12,
-        compute_slices=product.compute_slices,
-        memory_slices=product.memory_slices,
-        compute_slices_of_gpu=product.compute_slices,
-        memory_slices_of_gpu=product.memory_slices,
+        compute_slices=compute_slices,
+        memory_slices=memory_slices,
+        compute_slices_of_gpu=compute_slices,
+        memory_slices_of_gpu=memory_slices,
     )
 
 
 def slice_hardware(
     product: Product, profile: str, memory_mib: int | None = None
 ) -> Hardware | None:
-    """Return one MIG slice by any of its names; None when the product does not have the profile."""
+    """Return one MIG slice by any of its names; None where its size is not known."""
     gpu_model = find_gpu_model(product.product)
-    instance_profile = gpu_model.find_profile(profile) if gpu_model is not None else None
-    canonical = instance_profile.name if instance_profile is not None else profile
-    mig_profile = product.mig_profile(canonical)
-    if mig_profile is None:
+    gi_profile = gpu_model.find_profile(profile) if gpu_model is not None else None
+    if (
+        gpu_model is None
+        or gi_profile is None
+        or gi_profile.multiprocessors is None
+        or gi_profile.memory_mib is None
+    ):
         return None
     # On Hopper the multiprocessors are not proportional to the sevenths in the profile's name.
-    compute_share = mig_profile.multiprocessors / product.multiprocessors
+    compute_share = gi_profile.multiprocessors / product.multiprocessors
     return Hardware(
         product=product.product,
-        profile=canonical,
-        node_profile=profile if profile != canonical else None,
+        profile=gi_profile.name,
+        node_profile=profile if profile != gi_profile.name else None,
         devices=1,
-        memory_mib=min(mig_profile.memory_mib, memory_mib or mig_profile.memory_mib),
-        bandwidth=product.bandwidth_gbs * 1e9 * mig_profile.memory_slices / product.memory_slices,
+        memory_mib=min(gi_profile.memory_mib, memory_mib or gi_profile.memory_mib),
+        bandwidth=product.bandwidth_gbs * 1e9 * gi_profile.memory_slices / gpu_model.memory_slices,
         bf16_flops=product.bf16_tflops * 1e12 * compute_share,
         fp8_flops=None if product.fp8_tflops is None else product.fp8_tflops * 1e12 * compute_share,
-        compute_slices=mig_profile.compute_slices,
-        memory_slices=mig_profile.memory_slices,
-        compute_slices_of_gpu=product.compute_slices,
-        memory_slices_of_gpu=product.memory_slices,
+        compute_slices=gi_profile.compute_slices,
+        memory_slices=gi_profile.memory_slices,
+        compute_slices_of_gpu=gpu_model.compute_slices,
+        memory_slices_of_gpu=gpu_model.memory_slices,
     )
+
+
+def sized_profiles(product: Product) -> list[GpuInstanceProfile]:
+    """Return the MIG profiles of a product whose multiprocessors and memory are known."""
+    gpu_model = find_gpu_model(product.product)
+    gi_profiles = gpu_model.profiles if gpu_model is not None else ()
+    return [gi_profile for gi_profile in gi_profiles if gi_profile.memory_mib is not None]
 
 
 def product_slices(product: Product) -> list[Hardware]:
     """Return all slices of a product that are less than a whole GPU, the smallest first."""
-    candidates = (slice_hardware(product, mig_profile.profile) for mig_profile in product.slices)
+    candidates = (
+        slice_hardware(product, gi_profile.name) for gi_profile in sized_profiles(product)
+    )
     partial_slices = [
         hardware
         for hardware in candidates
-        if hardware and hardware.compute_slices < product.compute_slices
+        if hardware and hardware.compute_slices < hardware.compute_slices_of_gpu
     ]
     return sorted(
         partial_slices,

@@ -1,9 +1,8 @@
-"""GPU products, MIG profiles and model shapes, from the data files in `domain/data`."""
+"""GPU products and model shapes, from the data files in `domain/data`."""
 
 import difflib
 import json
 from collections.abc import Mapping
-from functools import cache
 from importlib import resources
 from typing import Annotated
 
@@ -11,20 +10,11 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.meta import Wire
+from tessera.domain.incremental import constant
 
 # Slices of most MIG-capable GPUs; a few products have four and four.
 COMPUTE_SLICES = 7
 MEMORY_SLICES = 8
-
-
-class ProductMigProfile(Wire):
-    """One MIG profile of a product."""
-
-    profile: str
-    compute_slices: int
-    memory_slices: int
-    multiprocessors: int
-    memory_mib: Annotated[int, Field(alias="memoryMiB")]
 
 
 class Product(Wire):
@@ -40,15 +30,6 @@ class Product(Wire):
     bf16_tflops: float
     """Dense peak in 1e12 operations per second; float16 where the product has no bfloat16."""
     fp8_tflops: float | None
-    compute_slices: int = COMPUTE_SLICES
-    """Compute slices of the whole GPU in MIG mode."""
-    memory_slices: int = MEMORY_SLICES
-    """Memory slices of the whole GPU in MIG mode."""
-    slices: tuple[ProductMigProfile, ...]
-
-    def mig_profile(self, profile: str) -> ProductMigProfile | None:
-        """Return a profile by its name; None when the product does not have it."""
-        return next((candidate for candidate in self.slices if candidate.profile == profile), None)
 
 
 class _KnownModel(ModelShape):
@@ -61,7 +42,7 @@ def _read(name: str, key: str) -> object:
     return json.loads(text)[key]
 
 
-@cache
+@constant
 def products() -> Mapping[str, Product]:
     """Return all known GPU products by name."""
     entries = TypeAdapter(tuple[Product, ...]).validate_python(
@@ -79,7 +60,7 @@ def nearest_products(name: str) -> list[str]:
     return list(dict.fromkeys([*containing, *similar])) or sorted(products())
 
 
-@cache
+@constant
 def models() -> Mapping[str, ModelShape]:
     """Return the shapes of all known models by their name on the hub."""
     entries = TypeAdapter(tuple[_KnownModel, ...]).validate_python(_read("models.json", "models"))

@@ -1,4 +1,4 @@
-"""MIG profiles of the known GPU models and their possible placements, from `data/mig.json`.
+"""All facts about MIG of the known GPU models, from `data/mig.json`.
 
 Placements are counted in memory slices. What a GPU's driver reports takes precedence.
 """
@@ -6,12 +6,13 @@ Placements are counted in memory slices. What a GPU's driver reports takes prece
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import resources
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from tessera.api.meta import Wire
+from tessera.domain.incremental import constant
 
 # Takes the place of a profile's name for a GPU without MIG mode.
 WHOLE_GPU = "whole"
@@ -32,6 +33,10 @@ class GpuInstanceProfile:
     """Instances that one GPU can have at the same time."""
     has_media_engines: bool
     """Whether an instance owns the GPU's only set of media engines, so that no other may."""
+    multiprocessors: int | None = None
+    """None where no GPU of the model was asked; they are not proportional to compute slices."""
+    memory_mib: int | None = None
+    """None where no GPU of the model was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,6 @@ class GpuModel:
 class _ProfileFamily(Wire):
     class ProfileEntry(Wire):
         constant: str
-        value: int
         compute_slices: int
         memory_slices: int
         starts: tuple[int, ...]
@@ -85,10 +89,15 @@ class _ProfileFamily(Wire):
 
 
 class _GpuModelEntry(Wire):
+    class NamedProfile(Wire):
+        names: tuple[str, ...]
+        multiprocessors: int | None = None
+        memory_mib: Annotated[int | None, Field(alias="memoryMiB")] = None
+
     gpu_model: str
     products: tuple[str, ...]
     family: str
-    names: dict[str, tuple[str, ...]]
+    profiles: dict[str, NamedProfile]
 
 
 class _ProfileFile(Wire):
@@ -97,24 +106,15 @@ class _ProfileFile(Wire):
     gpu_models: tuple[_GpuModelEntry, ...]
 
 
-@cache
+@constant
 def gpu_models() -> Mapping[str, GpuModel]:
     """Return all known GPU models by name."""
-    file = _read_profile_file()
+    text = resources.files("tessera.domain").joinpath("data", "mig.json").read_text("utf-8")
+    file = TypeAdapter(_ProfileFile).validate_python(json.loads(text))
     families = {family.family: family for family in file.families}
     return {
         entry.gpu_model: _build_gpu_model(entry, families[entry.family])
         for entry in file.gpu_models
-    }
-
-
-@cache
-def nvml_profile_constants() -> Mapping[str, int]:
-    """Return the values of NVML's profile constants, by name without prefix."""
-    return {
-        gi_profile.constant: gi_profile.value
-        for family in _read_profile_file().families
-        for gi_profile in family.profiles
     }
 
 
@@ -126,21 +126,18 @@ def find_gpu_model(name: str) -> GpuModel | None:
     )
 
 
-def _read_profile_file() -> _ProfileFile:
-    text = resources.files("tessera.domain").joinpath("data", "mig.json").read_text("utf-8")
-    return TypeAdapter(_ProfileFile).validate_python(json.loads(text))
-
-
 def _build_gpu_model(entry: _GpuModelEntry, family: _ProfileFamily) -> GpuModel:
     gi_profiles = tuple(
         GpuInstanceProfile(
-            name=entry.names[gi_profile.constant][0],
+            name=entry.profiles[gi_profile.constant].names[0],
             constant=gi_profile.constant,
             compute_slices=gi_profile.compute_slices,
             memory_slices=gi_profile.memory_slices,
             starts=gi_profile.starts,
             max_instances=gi_profile.max_instances,
             has_media_engines=gi_profile.has_media_engines,
+            multiprocessors=entry.profiles[gi_profile.constant].multiprocessors,
+            memory_mib=entry.profiles[gi_profile.constant].memory_mib,
         )
         for gi_profile in family.profiles
     )
@@ -150,5 +147,9 @@ def _build_gpu_model(entry: _GpuModelEntry, family: _ProfileFamily) -> GpuModel:
         compute_slices=family.compute_slices,
         memory_slices=family.memory_slices,
         profiles=gi_profiles,
-        aliases=tuple((name, names[0]) for names in entry.names.values() for name in names[1:]),
+        aliases=tuple(
+            (name, profile.names[0])
+            for profile in entry.profiles.values()
+            for name in profile.names[1:]
+        ),
     )

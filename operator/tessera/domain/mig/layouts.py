@@ -34,6 +34,12 @@ def format_placement(placement: SlicePlacement) -> str:
     return f"{placement.profile}@{placement.start}"
 
 
+def parse_placement(text: str) -> tuple[str, int | None]:
+    """Return the profile and the start of `profile@start`; None for the start of `profile`."""
+    profile, _, start = text.partition("@")
+    return profile, int(start) if start else None
+
+
 def geometry(layout: Iterable[SlicePlacement]) -> Geometry:
     """Return the counts of a layout's profiles."""
     return tuple(sorted(Counter(placement.profile for placement in layout).items()))

@@ -4,7 +4,13 @@ from collections.abc import Iterable
 
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, SlicePlacement, format_placement, geometry
+from tessera.domain.mig.layouts import (
+    Layout,
+    SlicePlacement,
+    format_placement,
+    geometry,
+    parse_placement,
+)
 
 
 def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
@@ -14,10 +20,11 @@ def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:
 
 def parse_layout(gpu_model: GpuModel, slices: Iterable[str]) -> Layout:
     """Return the layout of one GPU; without starts, the first possible ones are assumed."""
-    parts = [text.partition("@") for text in slices]
-    if all(start for _, _, start in parts):
-        return tuple(sorted(SlicePlacement(int(start), profile) for profile, _, start in parts))
+    parts = [parse_placement(text) for text in slices]
+    placements = [SlicePlacement(start, profile) for profile, start in parts if start is not None]
+    if len(placements) == len(parts):
+        return tuple(sorted(placements))
     return (
-        place_geometry(gpu_model, geometry(SlicePlacement(0, profile) for profile, _, _ in parts))
+        place_geometry(gpu_model, geometry(SlicePlacement(0, profile) for profile, _ in parts))
         or ()
     )

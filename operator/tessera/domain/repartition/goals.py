@@ -3,12 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from tessera.api.mig import GpuTarget, MigPlan, NodeTarget, Unit
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Geometry, Layout, SlicePlacement, geometry, layout_error
+from tessera.domain.mig.layouts import (
+    Geometry,
+    Layout,
+    SlicePlacement,
+    geometry,
+    layout_error,
+    parse_placement,
+)
 from tessera.domain.mig_backends.backend import LayoutsByGpu
 from tessera.domain.mig_backends.devices import canonical_profile
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
@@ -100,7 +107,7 @@ def _mismatched_gpus(
     return () if current_counts == desired_counts else tuple(current)
 
 
-@lru_cache(4096)
+@tabulated
 def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
     """Return the layout, sorted and with the profile names of the GPU model's table."""
     return tuple(
@@ -111,25 +118,24 @@ def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
     )
 
 
-@lru_cache(4096)
+@tabulated
 def _target_layout(
     gpu_model: GpuModel, slices: tuple[str, ...], current: Layout, *, exact: bool
 ) -> Layout | str:
     """Return the layout for these slices, or why it is impossible on the GPU model."""
-    parts = [text.partition("@") for text in slices]
+    parts = [parse_placement(text) for text in slices]
     unknown = next(
-        (profile for profile, _, _ in parts if gpu_model.find_profile(profile) is None), None
+        (profile for profile, _ in parts if gpu_model.find_profile(profile) is None), None
     )
     if unknown is not None:
         names = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
         return f"{gpu_model.name} has no profile {unknown}; it has {names}"
-    if exact and all(start for _, _, start in parts):
-        layout = canonical_layout(
-            gpu_model, tuple(SlicePlacement(int(start), profile) for profile, _, start in parts)
-        )
+    placements = [SlicePlacement(start, profile) for profile, start in parts if start is not None]
+    if exact and len(placements) == len(parts):
+        layout = canonical_layout(gpu_model, tuple(placements))
         return layout_error(gpu_model, layout) or layout
     counts = geometry(
-        SlicePlacement(0, canonical_profile(gpu_model, profile)) for profile, _, _ in parts
+        SlicePlacement(0, canonical_profile(gpu_model, profile)) for profile, _ in parts
     )
     return _layout_around(gpu_model, counts, current) or (
         f"{' + '.join(slices)} does not fit on 1 {gpu_model.name}" if counts else ()
