@@ -89,7 +89,9 @@ def test_a_move_is_shown_with_both_its_places(files: PlanFiles) -> None:
     assert report["gpus"] == 1
     [move] = report["moves"]
     assert {move["from"]["gpu"], move["to"]["gpu"]} == {"b", "c"}
-    assert [step["operation"] for step in report["steps"]] == ["create", "start", "stop"]
+    [step] = report["steps"]
+    assert (step["gpu"], step["displaced"], step["destroy"]) == (move["to"]["gpu"], [], [])
+    assert step["create"] == [f"{move['to']['profile']}@{move['to']['start']}"]
     text = files.plan(*files.current(current)).text
     assert "1 replica moved:" in text
     with_few_moves = files.fields(*files.current(current), "--moves-per-gpu", "0.5")
@@ -100,7 +102,8 @@ def test_a_move_is_shown_with_both_its_places(files: PlanFiles) -> None:
     )
     with pytest.raises(CommandError, match="write a number from 0"):
         files.plan("--moves-per-gpu", "-1")
-    assert "Steps:\n  1. create " in text
+    assert "1 GPU to repartition, in this order as capacity allows:" in text
+    assert f"  1. {step['gpu']}: create {step['create'][0]}\n" in text
 
 
 def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:

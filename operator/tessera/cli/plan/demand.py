@@ -1,9 +1,9 @@
 """`tessera plan --demand`: MIG layouts for a demand, without a cluster."""
 
-import argparse
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
@@ -15,9 +15,8 @@ from tessera.domain.mig.demand import GpuOffer
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.integer_program import SolverMissingError
-from tessera.domain.mig.layout_changes import SliceLocation
+from tessera.domain.mig.layout_changes import GpuRepartition, SliceLocation, repartitions
 from tessera.domain.mig.layouts import format_placement
-from tessera.domain.mig.operations import LayoutOperation, OperationKind, order_operations
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 
 # More moves per GPU are as good as any number.
@@ -26,7 +25,7 @@ _MAX_MOVES_PER_GPU = 1000
 UNMET = 3
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the plan, with exit code 3 when a service does not fit."""
     gpu_model = _gpu_model(arguments.gpu)
     wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
@@ -51,19 +50,15 @@ def run(arguments: argparse.Namespace) -> Output:
         raise CommandError(
             "the solver is not installed; install it with: pip install 'tessera[cli]'"
         ) from None
-    operations = (
-        order_operations(current_gpus, plan.gpus, wanted, {gpu_model.name: gpu_model})
-        if current_gpus
-        else ()
-    )
+    steps = repartitions(current_gpus, plan.gpus) if current_gpus else []
     if arguments.svg:
         write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        return Output(json.dumps(_plan_json(plan, gpu_model, operations), indent=2) + "\n", code)
+        return Output(json.dumps(_plan_json(plan, gpu_model, steps), indent=2) + "\n", code)
     lines = _plan_lines(plan, gpu_model, current_gpus)
     return Output(
-        "\n".join((*lines, *(_change_lines(plan, operations) if current_gpus else ()))) + "\n", code
+        "\n".join((*lines, *(_change_lines(plan, steps) if current_gpus else ()))) + "\n", code
     )
 
 
@@ -91,9 +86,7 @@ def _gpu_model(name: str) -> GpuModel:
     )
 
 
-def _plan_json(
-    plan: LayoutPlan, gpu_model: GpuModel, operations: Sequence[LayoutOperation]
-) -> Json:
+def _plan_json(plan: LayoutPlan, gpu_model: GpuModel, steps: Sequence[GpuRepartition]) -> Json:
     changes = plan.changes
     return {
         "gpu": gpu_model.name,
@@ -125,13 +118,12 @@ def _plan_json(
         ],
         "steps": [
             {
-                "operation": operation.kind,
-                "placement": _location_json(operation.location),
-                "service": operation.service,
-                "temporary": operation.temporary,
-                "belowMinReplicas": operation.below_minimum,
+                "gpu": step.gpu,
+                "displaced": list(step.displaced),
+                "destroy": [format_placement(placement) for placement in step.destroyed],
+                "create": [format_placement(placement) for placement in step.created],
             }
-            for operation in operations
+            for step in steps
         ],
     }
 
@@ -161,7 +153,7 @@ def _plan_lines(
     yield from strip_lines(gpu_model, plan.gpus)
 
 
-def _change_lines(plan: LayoutPlan, operations: Sequence[LayoutOperation]) -> Iterator[str]:
+def _change_lines(plan: LayoutPlan, steps: Sequence[GpuRepartition]) -> Iterator[str]:
     yield ""
     if plan.changes.is_empty:
         yield "Nothing changes."
@@ -171,23 +163,20 @@ def _change_lines(plan: LayoutPlan, operations: Sequence[LayoutOperation]) -> It
     for move in moves:
         source, target = _location_text(move.source), _location_text(move.target)
         yield f"  {move.service} from {source} to {target}"
-    yield "Steps:"
-    for number, operation in enumerate(operations, start=1):
-        yield f"  {number}. {_operation_line(operation)}"
+    if steps:
+        yield f"{counted(len(steps), 'GPU')} to repartition, in this order as capacity allows:"
+    for number, step in enumerate(steps, start=1):
+        yield f"  {number}. {step.gpu}: {_step_text(step)}"
 
 
-def _operation_line(operation: LayoutOperation) -> str:
-    where = _location_text(operation.location)
-    match operation.kind:
-        case OperationKind.CREATE:
-            return f"create {where}"
-        case OperationKind.DESTROY:
-            return f"destroy {where}"
-        case OperationKind.START:
-            return f"start {operation.service} on {where}" + ", temporarily" * operation.temporary
-        case OperationKind.STOP:
-            text = f"stop {operation.service} on {where}"
-            return text + ", below its minimum until its next start" * operation.below_minimum
+def _step_text(step: GpuRepartition) -> str:
+    parts = {
+        "displace": step.displaced,
+        "destroy": map(format_placement, step.destroyed),
+        "create": map(format_placement, step.created),
+    }
+    texts = ((verb, ", ".join(names)) for verb, names in parts.items())
+    return "; ".join(f"{verb} {names}" for verb, names in texts if names)
 
 
 def _location_text(location: SliceLocation) -> str:

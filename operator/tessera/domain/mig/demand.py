@@ -28,10 +28,6 @@ class ServiceDemand:
     min_replicas: int = 0
     throughput: Mapping[InstanceType, float]
     """Throughput of one replica. The service does not fit on an instance type that is absent."""
-    min_gpus: int = 1
-    """Number of different GPUs that its replicas are spread over at least."""
-    min_nodes: int = 1
-    """Number of different nodes that its replicas are spread over at least."""
     single_type: bool = False
     """Whether all replicas have the same instance type."""
     tenant: str = ""
@@ -45,9 +41,8 @@ class ServiceDemand:
 
     @property
     def required_replicas(self) -> int:
-        """Return the least number of replicas that keeps `min_replicas` and the spread."""
-        spread = max(self.min_gpus, self.min_nodes)
-        return max(self.min_replicas, spread if spread > 1 else 0, 1 if self.demand > 0 else 0)
+        """Return `min_replicas`, or 1 where there is demand."""
+        return max(self.min_replicas, 1 if self.demand > 0 else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +54,6 @@ class GpuOffer:
     """Price of a whole GPU per hour, in nano-units of one currency or in any other unit."""
     max_gpus: int | None = None
     """Limit of GPUs; None without a limit."""
-    gpus_per_node: int = 8
-    """GPUs of a node that does not exist yet."""
     sibling_safe: bool = True
     """Whether a slice can be created or destroyed while others on its GPU are in use; otherwise a
     GPU is repartitioned as a whole."""

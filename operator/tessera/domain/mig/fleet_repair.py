@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
-from tessera.domain.mig.failure_domains import spread_violations
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.rearrange import RearrangeProblem, rearrange
 
@@ -35,7 +34,7 @@ class MigFleet:
 
 
 def serves_all_demand(fleet: MigFleet) -> bool:
-    """Return whether all services are served and spread, and no other service has replicas."""
+    """Return whether all services are served, and no other service has replicas."""
     replicas = replicas_by_service(fleet.gpus)
     names = {service.name for service in fleet.services}
     return (
@@ -48,7 +47,6 @@ def serves_all_demand(fleet: MigFleet) -> bool:
         and all(
             meets_demand(service, usable_replicas(service, replicas)) for service in fleet.services
         )
-        and not spread_violations(fleet.services, fleet.gpus)
     )
 
 

@@ -36,6 +36,17 @@ class PlacedReplica(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuRepartition:
+    """A GPU whose slices change."""
+
+    gpu: str
+    displaced: tuple[str, ...]
+    """The services on slices that are destroyed, once per replica."""
+    destroyed: tuple[SlicePlacement, ...]
+    created: tuple[SlicePlacement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutChanges:
     """The way from one state of a fleet to another."""
 
@@ -74,6 +85,38 @@ def layout_changes(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> Lay
         created=tuple(sorted(new_slices - old_slices)),
         destroyed=tuple(sorted(old_slices - new_slices)),
     )
+
+
+def repartition_rank(
+    displaced: int, name: str, services_with_downtime: int = 0
+) -> tuple[int, int, str]:
+    """Return the key by which repartitions begin: the least harm first, then by name."""
+    return services_with_downtime, displaced, name
+
+
+def repartitions(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> list[GpuRepartition]:
+    """Return the GPUs whose slices change, in the order in which they are begun."""
+    old_gpus = {gpu.name: gpu for gpu in before}
+    changed = []
+    for gpu in after:
+        old = old_gpus.get(gpu.name)
+        old_slices = old.slices if old is not None else ()
+        old_layout = old.layout if old is not None else ()
+        if set(gpu.layout) == set(old_layout):
+            continue
+        destroyed = tuple(placement for placement in old_layout if placement not in gpu.layout)
+        repartition = GpuRepartition(
+            gpu=gpu.name,
+            displaced=tuple(
+                mig_slice.service
+                for mig_slice in old_slices
+                if mig_slice.service is not None and mig_slice.placement in destroyed
+            ),
+            destroyed=destroyed,
+            created=tuple(placement for placement in gpu.layout if placement not in old_layout),
+        )
+        changed.append(repartition)
+    return sorted(changed, key=lambda gpu: repartition_rank(len(gpu.displaced), gpu.gpu))
 
 
 def _slices_and_replicas(gpus: Iterable[FleetGpu]) -> tuple[set[SliceLocation], set[PlacedReplica]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
-from tessera.domain.mig.failure_domains import assign_nodes, spread, spread_violations
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.fleet_repair import (
     MigFleet,
@@ -41,8 +40,6 @@ class LayoutPlan:
     """Lower bound of the cost of any layouts that serve the same services."""
     unmet: tuple[str, ...]
     """Services that the available GPUs do not serve, or only in part."""
-    spread_violations: tuple[str, ...] = ()
-    """Services on fewer GPUs or nodes than they require."""
 
     @property
     def gpus_in_use(self) -> int:
@@ -79,9 +76,9 @@ def plan_layouts(
     fleet = MigFleet(services=selection.services, offers=sorted_offers, gpus=existing)
     meets_all = bool(existing) and serves_all_demand(fleet)
     gpus = existing
-    if not (meets_all and _is_cheapest(fleet, mix)):
-        gpus = _spread_replicas(fleet, _replan(fleet, mix, moves_per_gpu))
-        # Spreading may cost more than replanning saves; then nothing changes.
+    if not (meets_all and fleet.cost(existing) <= mix.cost):
+        gpus = _replan(fleet, mix, moves_per_gpu)
+        # A new plan that saves nothing moves nothing.
         if meets_all and fleet.cost(gpus) >= fleet.cost(existing):
             gpus = existing
     cost = fleet.cost(gpus)
@@ -91,7 +88,6 @@ def plan_layouts(
         cost=cost,
         bound=min(selection.bound, cost),
         unmet=_unmet_services(wanted, gpus),
-        spread_violations=spread_violations(selection.services, gpus),
     )
 
 
@@ -104,30 +100,6 @@ def _unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu])
         if service.required_replicas
         and not meets_demand(service, usable_replicas(service, replicas))
     )
-
-
-def _is_cheapest(fleet: MigFleet, mix: Mix) -> bool:
-    """Return whether the current GPUs cost no more than a fleet planned from scratch."""
-    cost = fleet.cost(fleet.gpus)
-    # The mix knows no nodes, so that spreading may cost more than the mix itself.
-    if cost <= mix.cost or not any(
-        max(service.min_gpus, service.min_nodes) > 1 for service in fleet.services
-    ):
-        return cost <= mix.cost
-    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
-    return cost <= fleet.cost(_spread_replicas(fleet, build_gpus(mix, gpu_models)))
-
-
-def _spread_replicas(fleet: MigFleet, gpus: tuple[FleetGpu, ...]) -> tuple[FleetGpu, ...]:
-    """Return the GPUs with spread replicas, and with nodes if a service requires several."""
-    gpu_models = {offer.gpu_model.name: offer.gpu_model for offer in fleet.offers}
-    needs_nodes = any(service.min_nodes > 1 for service in fleet.services)
-    gpus_per_node = min((offer.gpus_per_node for offer in fleet.offers), default=1)
-    with_nodes = assign_nodes(gpus, gpus_per_node) if needs_nodes else gpus
-    if not spread_violations(fleet.services, with_nodes):
-        return with_nodes
-    spread_gpus = spread(fleet.services, with_nodes, gpu_models)
-    return name_gpus(assign_nodes(spread_gpus, gpus_per_node) if needs_nodes else spread_gpus)
 
 
 def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[FleetGpu, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from tessera.api.mig import GpuTarget, Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.domain.mig.layout_changes import repartition_rank
 from tessera.domain.repartition import messages
 from tessera.domain.repartition.goals import NodeGoal
 from tessera.domain.repartition.rollout_state import ActiveUnit, RolloutState
@@ -22,8 +23,8 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[int, int, str]:
-        # Least harm first: no downtime, then few displaced pods; the name makes it deterministic.
-        return self.services_with_downtime, len(self.repartition.pods), self.repartition.node.name
+        displaced, name = len(self.repartition.pods), self.repartition.node.name
+        return repartition_rank(displaced, name, self.services_with_downtime)
 
 
 @dataclass(slots=True, kw_only=True)
