@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 import typing_extensions
 
@@ -73,6 +74,7 @@ def test_without_the_lab_bench_says_which_package_to_install(
 ) -> None:
     wheels["tessera"].extractall(tmp_path)
     shutil.copy(str(typing_extensions.__file__), tmp_path)
+    shutil.copytree(Path(click.__file__).parent, tmp_path / "click")
     # -S: no packages but those in PYTHONPATH.
     done = subprocess.run(
         [sys.executable, "-S", "-m", "tessera.cli.main", "bench", *words],

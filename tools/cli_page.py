@@ -1,11 +1,11 @@
-"""The reference page of the command line, from its parser."""
+"""The reference page of the command line, from its commands."""
 
-import argparse
 from collections.abc import Iterator
 
-from tessera.cli.parser import build_parser
+import click
 
-_HELP = "-h"
+from tessera.cli.commands import root_command
+
 _HEAD = """\
 # Command line
 
@@ -19,42 +19,27 @@ the environment it reads `KUBECONFIG`, `TESSERA_PROMETHEUS_URL` and, for `bench`
 def page() -> str:
     """All commands with their arguments."""
     lines = [_HEAD]
-    for command in _leaves(build_parser()):
-        lines += ["", f"## {command.prog}", "", str(command.description), "", *_usage(command)]
-        if rows := [row for action in command._actions if (row := _row(action))]:
+    for context in _leaves(root_command()):
+        command = context.command
+        lines += ["", f"## {context.command_path}", "", str(command.help), ""]
+        usage = [context.command_path, *command.collect_usage_pieces(context)]
+        lines += [f"    {' '.join(usage)}"]
+        records = [param.get_help_record(context) for param in command.params]
+        if rows := [_row(*record) for record in records if record]:
             lines += ["", "| argument | meaning |", "| --- | --- |", *rows]
     return "\n".join(lines) + "\n"
 
 
-def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def _leaves(command: click.Command, parent: click.Context | None = None) -> Iterator[click.Context]:
     """The commands that do something, in the order of the help."""
-    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not below:
-        yield parser
-    for action in below:
-        for command in action.choices.values():
-            yield from _leaves(command)
+    context = command.make_context(command.name, [], parent, resilient_parsing=True)
+    if not isinstance(command, click.Group):
+        yield context
+        return
+    for name in command.list_commands(context):
+        yield from _leaves(command.commands[name], context)
 
 
-def _usage(command: argparse.ArgumentParser) -> Iterator[str]:
-    words = [_value(action) for action in command._actions if not action.option_strings]
-    yield "    " + " ".join([command.prog, *words, "[OPTIONS]"])
-
-
-def _row(action: argparse.Action) -> str:
-    if _HELP in action.option_strings:
-        return ""
-    value = _value(action)
-    names = ", ".join(f"`{option}`" for option in action.option_strings)
-    argument = f"{names} `{value}`".strip() if value else names
-    meaning = str(action.help).replace("%(default)s", str(action.default)).replace("|", "\\|")
-    return f"| {argument} | {meaning} |"
-
-
-def _value(action: argparse.Action) -> str:
-    """What stands for the value; empty for an option that takes none."""
-    if action.nargs == 0:
-        return ""
-    if action.metavar:
-        return str(action.metavar)
-    return "{" + ",".join(map(str, action.choices or ())) + "}"
+def _row(names: str, meaning: str) -> str:
+    # A bar would end the cell.
+    return f"| `{names.replace('|', ',')}` | {meaning.replace('  [', ' [')} |"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fit.engines import URL, RunningEngine
-from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.arguments import bench
 from tessera_lab.cli.bench.command import run_load_test
 from tessera_lab.cli.bench.plan import parse_plan
 from tessera_lab.cli.bench.report import BenchReport
@@ -95,7 +95,7 @@ async def run_once(
 
 
 async def _bench(words: Sequence[str]) -> BenchReport:
-    arguments = build_parser().parse_args(["bench", URL, *words])
+    arguments = bench.parse([URL, *words])
     report = await run_load_test(arguments, parse_plan(arguments, arguments.seed))
     failed = [result.failures for result in report.results if result.failures]
     if failed or report.interrupted:

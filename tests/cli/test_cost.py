@@ -13,10 +13,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.adapters.prometheus import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
-from tessera.cli.cost.command import parse_since, read_statement
+from tessera.cli.cost.command import read_statement
 from tessera.cli.cost.report import CostReport, as_csv, as_json, table
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
+from tessera.cli.text import parse_since
 from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.domain.billing.statement import (
     Amounts,

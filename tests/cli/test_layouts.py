@@ -16,6 +16,7 @@ from environments import ROOT
 from tessera.api.mig import MigPlan
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.cli.cluster import Reader
+from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.mosaic.command import (
@@ -32,7 +33,6 @@ from tessera.cli.mosaic.pool_layouts import (
     planned_slices,
     pool_snapshots,
 )
-from tessera.cli.parser import build_parser
 from tessera.cli.plan.command import UNMET, run
 from tessera.cli.plan.command import render_plans as planned
 from tessera.domain.hardware.pools import PoolView
@@ -235,7 +235,7 @@ def test_options_for_no_cluster_come_together_and_without_a_pool(
     words: list[str], fix: str
 ) -> None:
     with pytest.raises(CommandError, match=fix):
-        run(build_parser().parse_args(["plan", *words]))
+        run(PLAN.parse(words))
 
 
 async def test_the_mosaic_has_service_start_load_and_price_before_and_after_a_plan() -> None:

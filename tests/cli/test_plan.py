@@ -12,10 +12,10 @@ import pytest
 from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, read_page_steps
 from mig_fleets import fleet
+from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError
 from tessera.cli.mosaic.drawing import gpu_tiles, strip_lines
 from tessera.cli.output import Output
-from tessera.cli.parser import build_parser
 from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
 
@@ -41,10 +41,10 @@ class PlanFiles:
         (self.folder / name).write_text(text, encoding="utf-8")
 
     def plan(self, *more: str, gpu: str = "A100-80GB") -> Output:
-        words = ["plan", "--gpu", gpu, *more]
+        words = ["--gpu", gpu, *more]
         for option in ("demand", "throughput"):
             words += [f"--{option}", str(self.folder / f"{option}.csv")]
-        return run(build_parser().parse_args(words))
+        return run(PLAN.parse(words))
 
     def fields(self, *more: str) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.plan("--json", *more).text)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tessera.cli.commands import SIZE
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.cli.parser import build_parser
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request
@@ -34,7 +34,7 @@ PRICES = {"prices": [{"product": H100, "from": "2026-01-01", "perGPUHour": "2.95
 
 
 def size_report(*words: str) -> SizeReport:
-    return build_report(size_request(build_parser().parse_args(["size", *words]), DAY))
+    return build_report(size_request(SIZE.parse(words), DAY))
 
 
 def write_file(folder: Path, name: str, content: object) -> str:

@@ -10,10 +10,10 @@ import pytest
 
 from tessera.adapters import object_parsing as wire
 from tessera.cli.cluster import Reader
+from tessera.cli.commands import SNAPSHOT_PLAN
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.main import main
-from tessera.cli.parser import build_parser
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.snapshot.trim import trim_object
@@ -89,7 +89,7 @@ async def test_the_replayed_decisions_are_those_of_the_status(tmp_path: Path) ->
 
 def plan_text(folder: Path, *arguments: str) -> str:
     """Run the command as a shell does, without an event loop, and return its output."""
-    return plan(build_parser().parse_args(["snapshot", "plan", str(folder / "f"), *arguments])).text
+    return plan(SNAPSHOT_PLAN.parse([str(folder / "f"), *arguments])).text
 
 
 async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:

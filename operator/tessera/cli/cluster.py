@@ -1,11 +1,11 @@
 """The API server for commands: objects as they are, one sentence when it denies a request."""
 
-import argparse
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from tessera.adapters.connection import connect
@@ -129,7 +129,7 @@ def _raise_for_status(status: int, body: Any, operation: str) -> Any:
     return body
 
 
-def _kubeconfig_path(arguments: argparse.Namespace) -> str | None:
+def _kubeconfig_path(arguments: SimpleNamespace) -> str | None:
     """Return the chosen file; None in a pod, which uses its ServiceAccount."""
     settings, default_path = CommandSettings(), Path.home() / ".kube" / "config"
     kubeconfig: str | None = arguments.kubeconfig or settings.kubeconfig
@@ -144,7 +144,7 @@ def _kubeconfig_path(arguments: argparse.Namespace) -> str | None:
 
 
 @asynccontextmanager
-async def open_reader(arguments: argparse.Namespace) -> AsyncIterator[Reader]:
+async def open_reader(arguments: SimpleNamespace) -> AsyncIterator[Reader]:
     """Open a reader for the kubeconfig and context that the user chose."""
     kubeconfig = _kubeconfig_path(arguments)
     try:

@@ -1,10 +1,10 @@
 """The input of a plan: objects of the cluster, and readings if a Prometheus is given."""
 
-import argparse
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import SimpleNamespace
 
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
@@ -137,7 +137,7 @@ def open_prometheus(url: str) -> PrometheusMetrics:
     return PrometheusMetrics(url, now, CommandSettings().prometheus_access)
 
 
-def prometheus_url(arguments: argparse.Namespace) -> str | None:
+def prometheus_url(arguments: SimpleNamespace) -> str | None:
     """Return the URL that the user gave."""
     url: str | None = arguments.prometheus or CommandSettings().prometheus_url
     return url

@@ -1,48 +1,117 @@
-"""Options that several commands share."""
+"""Commands by the name of their module, and the options that several of them share."""
 
-import argparse
-from typing import TypeAlias
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import click
+from typing_extensions import override
+
+from tessera.cli.errors import CommandError
+from tessera.cli.output import Output
+from tessera.cli.text import escape_controls
 
 OUTPUT_FORMATS = ("text", "json")
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+# Shells complete the paths of files; the commands say themselves why one cannot be read.
+FILE = {"metavar": "FILE", "type": click.Path(readable=False)}
+INTEGER = {"metavar": "N", "type": int}
 
 
-def add_command(
-    commands: Commands, name: str, summary: str, description: str, module: str = ""
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=description)
-    parser.set_defaults(module=module or f"tessera.cli.{name}.command")
-    return parser
+class Command(click.Command):
+    """Calls `run` of a module, which is imported then, so that help and completion are quick.
+
+    `run` takes the parsed arguments and returns an `Output`.
+    """
+
+    def __init__(
+        self, name: str, summary: str, description: str, *params: click.Parameter, module: str = ""
+    ) -> None:
+        super().__init__(name, short_help=summary, help=description, params=list(params))
+        self.module = module or f"tessera.cli.{name}.command"
+
+    def parse(self, words: Sequence[str]) -> SimpleNamespace:
+        """Return the arguments that the words after the command stand for."""
+        return SimpleNamespace(**self.make_context(self.name, list(words)).params)
+
+    @override
+    def invoke(self, ctx: click.Context) -> int:
+        """Print the output and return the exit code; exit with 1 and one sentence on an error."""
+        _configure_logging(ctx.command_path)
+        try:
+            run = importlib.import_module(self.module).run
+            output: Output = run(SimpleNamespace(**ctx.params))
+            _print(escape_controls(output.text))
+        except CommandError as error:
+            sys.exit(f"{ctx.command_path}: {escape_controls(str(error))}")
+        except Exception as error:  # noqa: BLE001 - a user never sees a traceback
+            _exit_internal_error(ctx.command_path, error)
+        return output.exit_code
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--kubeconfig",
-        metavar="FILE",
-        help="the kubeconfig (default: $KUBECONFIG, then ~/.kube/config)",
+def argument(name: str, help_text: str, **settings: Any) -> click.Argument:
+    return click.Argument([name], help=help_text, **settings)
+
+
+def option(names: str, help_text: str, **settings: Any) -> click.Option:
+    """Return an option with its names, which spaces separate, the name of its value last."""
+    return click.Option(names.split(), help=help_text, **settings)
+
+
+def namespace_option(help_text: str) -> click.Option:
+    return option("-n --namespace", help_text, metavar="NAME")
+
+
+def output_options(formats: Sequence[str] = OUTPUT_FORMATS) -> tuple[click.Option, click.Option]:
+    return (
+        option("-o --output", "output format", type=click.Choice(formats), default=formats[0]),
+        option("--json output", "short for -o json", flag_value="json"),
     )
-    parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig")
 
 
-def add_namespace_option(parser: argparse.ArgumentParser, help_text: str) -> None:
-    parser.add_argument("-n", "--namespace", metavar="NAME", help=help_text)
+CLUSTER_OPTIONS = (
+    option("--kubeconfig", "the kubeconfig (default: $KUBECONFIG, then ~/.kube/config)", **FILE),
+    option("--context", "context of the kubeconfig", metavar="NAME"),
+)
+PROMETHEUS_OPTION = option(
+    "--prometheus", "base URL (default: $TESSERA_PROMETHEUS_URL)", metavar="URL"
+)
 
 
-def add_prometheus_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prometheus", metavar="URL", help="base URL (default: $TESSERA_PROMETHEUS_URL)"
-    )
+def _configure_logging(command: str) -> None:
+    """Print what adapters log as one sentence on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_MessageFormatter(f"{command}: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.ERROR)
 
 
-def add_output_options(
-    parser: argparse.ArgumentParser, formats: tuple[str, ...] = OUTPUT_FORMATS
-) -> None:
-    parser.add_argument(
-        *("-o", "--output"),
-        choices=formats,
-        default=formats[0],
-        help="output format (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--json", dest="output", action="store_const", const="json", help="short for -o json"
+class _MessageFormatter(logging.Formatter):
+    """Formats log records without tracebacks."""
+
+    @override
+    def formatException(self, ei: object) -> str:
+        del ei
+        return ""
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # A reader that stops early, such as head, is no error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit_internal_error(command: str, error: Exception) -> NoReturn:
+    frames = traceback.extract_tb(error.__traceback__)
+    location = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+    sys.exit(
+        f"{command}: internal error: {type(error).__name__} at {location}: "
+        f"{escape_controls(str(error))}; please report it with the output of tessera snapshot save"
     )

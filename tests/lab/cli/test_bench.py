@@ -18,7 +18,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.arguments import bench as bench_command
 from tessera_lab.cli.bench.command import run_bench
 from tests.lab.cli.scripted_server import (
     ResponseHandler,
@@ -63,7 +63,7 @@ class CommandRun:
 
 async def bench(*arguments: str) -> CommandRun:
     """Run the command in this process."""
-    output = await run_bench(build_parser().parse_args(["bench", *arguments]))
+    output = await run_bench(bench_command.parse(arguments))
     return CommandRun(output.exit_code, output.text)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.cli.errors import CommandError
-from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.arguments import bench as bench_command
 from tessera_lab.cli.bench.baseline import read_baseline
 from tessera_lab.cli.bench.command import run_bench
 from tests.lab.cli.scripted_server import good, scripted_server
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def bench(*arguments: str) -> str:
-    return (await run_bench(build_parser().parse_args(["bench", *arguments]))).text
+    return (await run_bench(bench_command.parse(arguments))).text
 
 
 async def save_report(folder: Path, *arguments: str, **changed: Any) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
-from tessera.cli.parser import build_parser
+from tessera_lab.cli.bench.arguments import bench
 from tessera_lab.cli.bench.plan import BenchPlan, parse_plan
 from tessera_lab.cli.bench.plots import Plot, PlotSeries, svg, thin_out, ticks
 from tessera_lab.cli.bench.prompts import (
@@ -29,7 +29,7 @@ MOONCAKE = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids"
 
 
 def bench_plan(*words: str) -> BenchPlan:
-    return parse_plan(build_parser().parse_args(["bench", *words]), seed=1)
+    return parse_plan(bench.parse(words), seed=1)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_without_options_a_hundred_prompts_are_sent_ten_at_once() -> None:
     (load,) = bench_plan(URL).loads
     assert (load.concurrency, len(load.requests)) == (10, 100)
     assert {job.output_tokens for job in load.requests} == {200}
-    arguments = build_parser().parse_args(["bench", URL])
+    arguments = bench.parse([URL])
     assert (arguments.timeout, arguments.warmup) == (60.0, 10)
 
 

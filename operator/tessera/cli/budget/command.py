@@ -1,10 +1,10 @@
 """`tessera budget override`: open a budget whose spend is unknown or not recorded."""
 
-import argparse
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from types import SimpleNamespace
 
 from pydantic import ValidationError
 
@@ -21,12 +21,12 @@ from tessera.resources.manifest import wire_format
 _MAX_DURATION = timedelta(days=31)
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Write the override."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     requested = parse_override(arguments.until, arguments.reason, now())
     async with open_reader(arguments) as reader:
         return await override(reader, arguments.budget, requested, arguments.output)

@@ -1,10 +1,9 @@
 """`tessera cost`: the cost of the fleet by service, tenant or pool."""
 
-import argparse
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from types import SimpleNamespace
 from typing import Protocol
 
 from tessera.adapters.clock import now
@@ -13,6 +12,7 @@ from tessera.cli.cost.report import FORMATTERS, CostReport
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import open_prometheus, prometheus_url
 from tessera.cli.output import Output
+from tessera.cli.text import parse_since
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
@@ -25,7 +25,6 @@ from tessera.domain.billing.statement import (
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
 
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PORT_FORWARD_HINT = (
     "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
     "then --prometheus http://127.0.0.1:9090"
@@ -44,7 +43,7 @@ class BillReader(Protocol):
         """Return the bill of a process at a scrape."""
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the report in the requested format."""
     url = prometheus_url(arguments)
     if not url:
@@ -83,21 +82,3 @@ async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> S
         if scrape is not None
     }
     return build_statement(periods, {scrape: await bills.amounts_at(scrape) for scrape in scrapes})
-
-
-def parse_since(text: str, end: datetime) -> datetime:
-    """Return the moment that `24h`, a day or a moment in UTC stands for; CommandError otherwise."""
-    if span_match := re.fullmatch(r"(\d{1,4})([mhdw])", text):
-        return end - timedelta(**{_UNITS[span_match[2]]: int(span_match[1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandError(
-            f"--since {text}: write a span (30m, 24h, 7d, 4w) or a day (2026-11-01)"
-        ) from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment >= end:
-        raise CommandError(
-            f"--since {text} is not in the past; the time is {end:%Y-%m-%d %H:%M} UTC"
-        )
-    return moment

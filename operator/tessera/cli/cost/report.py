@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tessera.cli.text import column_head
+from tessera.cli.text import table as text_table
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import Statement
 from tessera.domain.money import Money
@@ -111,15 +112,8 @@ def table(report: CostReport) -> str:
         for row in (*cost_rows, *totals)
     ]
     return "\n".join(
-        [*_align([[column_head(key) for key in head], *body]), "", *_notes(report), ""]
+        [*text_table([column_head(key) for key in head], body, str.rjust), "", *_notes(report), ""]
     )
-
-
-def _align(lines: list[list[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *others in lines:
-        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-        yield "  ".join([first.ljust(widths[0]), *cells])
 
 
 def _notes(report: CostReport) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """`tessera doctor`: what is wrong in the cluster, and how to fix it."""
 
-import argparse
 import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import open_reader
@@ -38,12 +38,12 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Print all findings; the exit code is 1 when one of them is a problem."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     async with open_reader(arguments) as reader:
         context = CheckContext(
             reader=reader,

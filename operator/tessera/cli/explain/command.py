@@ -1,10 +1,10 @@
 """`tessera explain`: every decision about a service, its numbers, and what would change it."""
 
-import argparse
 import asyncio
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 from tessera.cli.cluster import Json, open_reader
 from tessera.cli.errors import CommandError
@@ -18,12 +18,12 @@ from tessera.domain.observed.snapshot import Ref
 _MAX_SUGGESTIONS = 5
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     async with open_reader(arguments) as reader:
         fleet = await read_fleet(reader, prometheus_url(arguments))
     return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
@@ -79,9 +79,7 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
     yield from (f"  {line}" for line in decision.message.splitlines())
     if decision.replayed:
         yield f"  a new plan says {decision.replayed}"
-    width = max((len(name) for name, _ in decision.numbers), default=0)
-    for name, value in decision.numbers:
-        yield f"    {name.ljust(width)}  {value}"
+    yield from indent_lines(table((), decision.numbers), "    ")
     if decision.alternatives:
         rows = [
             [alternative.name, alternative.price or "-", alternative.message]

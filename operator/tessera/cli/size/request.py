@@ -1,6 +1,5 @@
 """The request of `tessera size`, from its command-line options."""
 
-import argparse
 import difflib
 import json
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,7 +55,7 @@ class SizeRequest:
     api_price: Money | None
 
 
-def size_request(arguments: argparse.Namespace, day: date) -> SizeRequest:
+def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
     """Return the request of the options; CommandError where they are invalid."""
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
         _check_bounds(option, getattr(arguments, option), least)
@@ -111,7 +111,7 @@ def _check_bounds(option: str, value: int | None, least: int) -> None:
         raise CommandError(f"--{name} {value}: write a number from {least} to {10**8}")
 
 
-def _requested_model(arguments: argparse.Namespace) -> tuple[str, ModelShape]:
+def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
     if arguments.config is not None:
         return arguments.model or arguments.config, _from_config(
             Path(arguments.config).expanduser()
@@ -148,7 +148,7 @@ def _read_json(path: Path) -> object:
         raise CommandError(f"{path} is not JSON: {error}") from None
 
 
-def _requested_demand(arguments: argparse.Namespace, shape: ModelShape) -> Demand:
+def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
     longest = shape.max_position_embeddings
     _check_bounds("context", arguments.context, 16)
     if arguments.context is not None and arguments.context > longest:

@@ -1,8 +1,8 @@
 """`tessera snapshot plan`: the plan that this version computes from a snapshot file."""
 
-import argparse
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
@@ -16,7 +16,7 @@ from tessera.domain.plan import Plan
 from tessera.domain.status.service import service_status
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Print all decisions, or those about one service."""
     fleet, version = read(arguments.file)
     if arguments.service:

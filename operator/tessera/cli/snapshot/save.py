@@ -1,7 +1,7 @@
 """`tessera snapshot save`: the input of the plan in one file."""
 
-import argparse
 import asyncio
+from types import SimpleNamespace
 
 from tessera.cli.cluster import open_reader
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
@@ -9,7 +9,7 @@ from tessera.cli.output import Output
 from tessera.cli.snapshot.file import save, serialize
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Write the file, and print what is in it."""
     fleet = asyncio.run(_read_from_cluster(arguments))
     text = serialize(fleet)
@@ -32,6 +32,6 @@ def run(arguments: argparse.Namespace) -> Output:
     return Output("\n".join(messages) + "\n")
 
 
-async def _read_from_cluster(arguments: argparse.Namespace) -> FleetInputs:
+async def _read_from_cluster(arguments: SimpleNamespace) -> FleetInputs:
     async with open_reader(arguments) as reader:
         return await read_fleet(reader, prometheus_url(arguments))

@@ -1,9 +1,9 @@
 """`tessera top`: services by cost, pools by free devices."""
 
-import argparse
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.cluster import Json, open_reader
@@ -16,12 +16,12 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.ports import MetricsError
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Print both tables."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     url = prometheus_url(arguments)
     async with open_reader(arguments) as reader:
         fleet = await read_fleet(reader, url)

@@ -1,9 +1,9 @@
 """`tessera update`: request the pod template of this version."""
 
-import argparse
 import asyncio
 import json
 from http import HTTPStatus
+from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.api.reasons import RevisionReason
@@ -24,12 +24,12 @@ _RESOLVABLE_REASONS = set(RevisionReason) - {
 }
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Request an update, or say that none is available."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     async with open_reader(arguments) as reader:
         return await update(reader, Ref(reader.namespace, arguments.service), arguments.output)
 

@@ -1,6 +1,5 @@
 """`tessera bench`: a load test of an OpenAI-compatible server."""
 
-import argparse
 import asyncio
 import os
 import resource
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
@@ -42,7 +42,7 @@ _FEW_RESPONSES = 100
 _WARMUP_ROUND = -1
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Run the test; the exit code is 130 after Ctrl-C and 1 when no request completed."""
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> Output:
     return asyncio.run(run_bench(arguments))
 
 
-async def run_bench(arguments: argparse.Namespace) -> Output:
+async def run_bench(arguments: SimpleNamespace) -> Output:
     """Run the test in the caller's event loop."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     bench_plan = parse_plan(arguments, seed)
@@ -71,7 +71,7 @@ async def run_bench(arguments: argparse.Namespace) -> Output:
     return Output(text, 0 if any(result.completed for result in report.results) else 1)
 
 
-async def run_load_test(arguments: argparse.Namespace, bench_plan: BenchPlan) -> BenchReport:
+async def run_load_test(arguments: SimpleNamespace, bench_plan: BenchPlan) -> BenchReport:
     """Put the load on the server and return the report with every response."""
     api = OpenAiClient(bench_plan.base, api_key(arguments), arguments.timeout)
     try:

@@ -1,16 +1,16 @@
 """The options of `tessera bench` as a plan; every invalid one is a sentence with its fix."""
 
-import argparse
 import math
 import os
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
-from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import sized_profiles, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.money import money
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks
@@ -57,7 +57,7 @@ class BenchPlan:
     """An earlier report."""
 
 
-def parse_plan(arguments: argparse.Namespace, seed: int) -> BenchPlan:
+def parse_plan(arguments: SimpleNamespace, seed: int) -> BenchPlan:
     """Return the plan; raise CommandError for invalid options."""
     for option, minimum in (("prompts", 1), ("concurrency", 1), ("warmup", 0), ("gpus", 1)):
         value = getattr(arguments, option)
@@ -82,7 +82,7 @@ def parse_plan(arguments: argparse.Namespace, seed: int) -> BenchPlan:
     )
 
 
-def api_key(arguments: argparse.Namespace) -> str | None:
+def api_key(arguments: SimpleNamespace) -> str | None:
     """Return the key of the file, else of TESSERA_API_KEY, else None."""
     key_text = os.environ.get("TESSERA_API_KEY", "")
     if arguments.api_key_file:
@@ -107,7 +107,7 @@ def _metrics(text: str | None) -> tuple[str, ...]:
     return urls
 
 
-def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, ...], str]:
+def _loads(arguments: SimpleNamespace, seed: int) -> tuple[tuple[BenchLoad, ...], str]:
     if arguments.trace:
         requests = read_trace(arguments.trace, arguments.prompts, arguments.speed)
         description = f"{arguments.trace}, open loop" + (
@@ -140,7 +140,7 @@ def _loads(arguments: argparse.Namespace, seed: int) -> tuple[tuple[BenchLoad, .
 
 
 def _length_distributions(
-    arguments: argparse.Namespace,
+    arguments: SimpleNamespace,
 ) -> tuple[LengthDistribution, LengthDistribution]:
     inputs = parse_lengths("--input-tokens", arguments.input_tokens)
     shared_prefix = arguments.shared_prefix
@@ -162,7 +162,7 @@ def _sweep(text: str) -> list[int]:
     return concurrencies
 
 
-def _peaks(arguments: argparse.Namespace) -> HardwarePeaks | None:
+def _peaks(arguments: SimpleNamespace) -> HardwarePeaks | None:
     if arguments.gpu is None:
         return None
     name, _, profile = arguments.gpu.partition("/")
@@ -172,7 +172,7 @@ def _peaks(arguments: argparse.Namespace) -> HardwarePeaks | None:
         raise CommandError(f"--gpu {name} is not known; did you mean {nearest}")
     hardware = slice_hardware(product, profile) if profile else whole_gpu_hardware(product, 1)
     if hardware is None:
-        known = ", ".join(mig_slice.profile for mig_slice in product.slices)
+        known = ", ".join(gi_profile.name for gi_profile in sized_profiles(product))
         raise CommandError(f"--gpu {arguments.gpu}: {name} has no {profile}, but {known}")
     gpu_peaks = hardware_peaks(hardware, fp8=arguments.fp8)
     if gpu_peaks is None:
@@ -180,7 +180,7 @@ def _peaks(arguments: argparse.Namespace) -> HardwarePeaks | None:
     return gpu_peaks
 
 
-def _price(arguments: argparse.Namespace) -> HourlyPrice | None:
+def _price(arguments: SimpleNamespace) -> HourlyPrice | None:
     if arguments.price is None:
         return None
     try:

@@ -1,0 +1,299 @@
+"""All commands and their options.
+
+Nothing heavy is imported, so that help and completion are quick.
+"""
+
+import sys
+from importlib.metadata import entry_points
+
+import click
+from typing_extensions import override
+
+from tessera.cli.options import (
+    CLUSTER_OPTIONS,
+    FILE,
+    INTEGER,
+    PROMETHEUS_OPTION,
+    Command,
+    argument,
+    namespace_option,
+    option,
+    output_options,
+)
+
+COST_GROUPINGS = ("service", "tenant", "pool")
+COST_FORMATS = ("table", "json", "csv")
+SHELLS = ("bash", "zsh", "fish")
+
+# Each entry point of this group is a command of another distribution.
+COMMANDS_GROUP = "tessera.commands"
+_CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+def root_command() -> click.Group:
+    """Return the whole command line, with the commands of other distributions."""
+    # Where a distribution is found twice, as installed and in a checkout, so are its commands.
+    entries = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
+    installed = {"bench": _MISSING_BENCH} | {name: entries[name].load() for name in sorted(entries)}
+    return _Group(
+        "tessera",
+        help="Inspect the inference fleets of a cluster.",
+        commands=[*_BEFORE, *installed.values(), *_AFTER],
+        context_settings=_CONTEXT_SETTINGS,
+    )
+
+
+class _Group(click.Group):
+    """Commands in the order in which they are given."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self.commands)
+
+
+_MISSING_BENCH = click.Command(
+    "bench",
+    short_help="a load test of an OpenAI-compatible server (in the package tessera-lab)",
+    help="Not installed: pip install tessera-lab.",
+    params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+    callback=lambda arguments: sys.exit(  # noqa: ARG005 - every call ends with the sentence
+        "tessera bench needs the package tessera-lab: pip install tessera-lab"
+    ),
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+)
+
+_SERVICE_ARGUMENT = argument("service", "name of the InferenceService")
+_POOL_ARGUMENT = argument("pool", "only this AcceleratorPool", required=False)
+
+DOCTOR = Command(
+    "doctor",
+    "what is wrong in the cluster, and how to fix it",
+    "Checks the cluster, the operator, the hardware, the metrics and the services. Checks "
+    "without permission are skipped. Exits with 1 when a problem was found; warnings do "
+    "not count.",
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace for a dry run of the webhook; nothing is created"),
+    PROMETHEUS_OPTION,
+    *output_options(),
+)
+
+EXPLAIN = Command(
+    "explain",
+    "every decision about a service, and what would change it",
+    "Explains why a service is as it is: hardware with its price and the alternatives, sizing, "
+    "scaling, budget, drain, rollout, readiness. Reads the status and computes the plan as the "
+    "operator does, without writing anything.",
+    _SERVICE_ARGUMENT,
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace of the service"),
+    PROMETHEUS_OPTION,
+    *output_options(),
+)
+
+TOP = Command(
+    "top",
+    "services by cost, pools by free devices",
+    "Shows the services, the most expensive first, and the pools with their free devices. "
+    "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~.",
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace of the services (default: all)"),
+    option("-A --all-namespaces", "all namespaces (the default)", is_flag=True),
+    PROMETHEUS_OPTION,
+    *output_options(),
+)
+
+UPDATE = Command(
+    "update",
+    "roll a service to what this version of Tessera would build",
+    "Upgrades of Tessera leave running models alone. Where the condition UpdateAvailable is "
+    "True, this command requests the new pod template now; otherwise it does nothing.",
+    _SERVICE_ARGUMENT,
+    *CLUSTER_OPTIONS,
+    namespace_option("namespace of the service"),
+    *output_options(),
+)
+
+BUDGET_OVERRIDE = Command(
+    "override",
+    "let a tenant add replicas although the spend is unknown or not recorded",
+    "A budget whose spend is unknown, or whose record the API server refuses, adds nothing. "
+    "The override opens it until a time: the limits apply to the spend that is known. It "
+    "stands in the status, in the message of WithinBudget, in explain and in the metrics.",
+    argument("budget", "name of the TenantBudget", metavar="NAME"),
+    option(
+        "--until",
+        "end, such as 2026-11-30T18:00:00Z; within the next 31 days",
+        required=True,
+        metavar="TIME",
+    ),
+    option("--reason", "why, for the record", required=True, metavar="TEXT"),
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.budget.command",
+)
+
+BUDGET = _Group(
+    "budget",
+    short_help="open a tenant's budget for some time",
+    help="Commands of the platform team for TenantBudgets.",
+    commands=[BUDGET_OVERRIDE],
+)
+
+COST = Command(
+    "cost",
+    "what the fleet cost",
+    "Shows what the nodes of all pools cost, by what they were used for. The figures are "
+    "differences of counters between two scrapes, so they are exact.",
+    option("--by", "rows", type=click.Choice(COST_GROUPINGS), default="service"),
+    option(
+        "--since",
+        "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
+        default="24h",
+        metavar="WHEN",
+    ),
+    PROMETHEUS_OPTION,
+    *output_options(COST_FORMATS),
+)
+
+PLAN = Command(
+    "plan",
+    "MIG layouts of the pools, or for a demand, on the fewest GPUs",
+    "Shows the planned MIG layouts of every pool with spec.mig: the GPUs that change and their "
+    "order, the replicas that move, the cost before and after, the optimality gap, and the "
+    "reasons. With --demand it plans slices and layouts for the services of a CSV file "
+    "instead, without a cluster. Exits with 3 if a service does not fit; the others are "
+    "planned nevertheless.",
+    _POOL_ARGUMENT,
+    *CLUSTER_OPTIONS,
+    option("--demand", "CSV: service,demand[,minReplicas]", **FILE),
+    option(
+        "--throughput",
+        "CSV: service,profile,throughput of one replica in the unit of demand; without a row "
+        "the service does not fit; the profile whole is the whole GPU",
+        **FILE,
+    ),
+    option("--gpu", "GPU model, such as A100-80GB or NVIDIA-H100-PCIe", metavar="NAME"),
+    option(
+        "--current",
+        "JSON: the current layouts, as this command prints them; as few replicas as possible move",
+        **FILE,
+    ),
+    option(
+        "--moves-per-gpu",
+        "with --current: give up a GPU only if that moves at most N replicas (default: any number)",
+        metavar="N",
+        type=float,
+    ),
+    option("--svg", "also draw the layouts to this file", **FILE),
+    *output_options(),
+)
+
+MOSAIC = Command(
+    "mosaic",
+    "every GPU as a strip of tiles, one for each slice",
+    "Draws the GPUs in MIG mode: the service, start, GPU activity and price per hour of every "
+    "slice, and what no slice covers. With a plan that is proposed or carried out it draws "
+    "them before and after. GPU activity needs Prometheus.",
+    _POOL_ARGUMENT,
+    *CLUSTER_OPTIONS,
+    PROMETHEUS_OPTION,
+    option("--svg", "also draw the GPUs to this file", **FILE),
+    *output_options(),
+)
+
+SIZE = Command(
+    "size",
+    "the hardware that a model fits on, with speed and cost",
+    "Sizes a model on all hardware that has a price, in every precision, without any cluster: "
+    "for each the smallest instance that serves it, and why. Speeds are predicted and prices "
+    "assumed, unless a file gives them.",
+    argument("model", "its name on the Hugging Face Hub", required=False),
+    option("--config", "the config.json of a model outside the catalog", **FILE),
+    option(
+        "--gpu",
+        "only these GPUs, named as the label nvidia.com/gpu.product has them",
+        metavar="PRODUCT,...",
+    ),
+    option(
+        "--precision",
+        "only these precisions: checkpoint, fp8, int8, awq-int4, gptq-int4",
+        metavar="NAME,...",
+    ),
+    option("--tensor-parallel", "only replicas over N whole GPUs", **INTEGER),
+    option(
+        "--compare",
+        "every slice and number of GPUs, cheapest tokens first, against the cheapest",
+        is_flag=True,
+    ),
+    option("--prices", "JSON with dated prices of GPUs", **FILE),
+    option(
+        "--api-price",
+        "what a million output tokens cost elsewhere: shows where serving breaks even",
+        metavar="AMOUNT",
+    ),
+    option(
+        "--slo",
+        "the SLO to meet; finds the simplest instance that does",
+        metavar="ttft=1s,itl=33ms",
+    ),
+    option(
+        "--context",
+        "maximum tokens of prompt and response (default: 8192, or the model's if smaller)",
+        **INTEGER,
+    ),
+    option("--input-tokens", "tokens of a typical prompt", **INTEGER, default=1200),
+    option("--output-tokens", "tokens of a typical response", **INTEGER, default=250),
+    option(
+        "--kv-cache-dtype",
+        "precision of the KV cache; auto is 16 bits",
+        type=click.Choice(("auto", "fp8")),
+        default="auto",
+    ),
+    option("--draft", "a draft model for speculative decoding", metavar="MODEL"),
+    option("--adapters", "slots for LoRA adapters", **INTEGER, default=0),
+    option("--rank", "rank of the adapters", metavar="R", type=int, default=16),
+    *output_options(),
+)
+
+SNAPSHOT_SAVE = Command(
+    "save",
+    "write a snapshot file",
+    "Writes everything that the plan reads into one JSON file. Values of environment "
+    "variables, arguments of containers and passwords in URLs are left out.",
+    argument("file", "compressed when it ends in .gz; - is stdout", **FILE),
+    *CLUSTER_OPTIONS,
+    PROMETHEUS_OPTION,
+    module="tessera.cli.snapshot.save",
+)
+
+SNAPSHOT_PLAN = Command(
+    "plan",
+    "compute the plan of a snapshot file",
+    "Prints what this version decides from a snapshot file, without any cluster.",
+    argument("file", "written by tessera snapshot save", **FILE),
+    option("--service", "explain this service", metavar="NAMESPACE/NAME"),
+    *output_options(),
+    module="tessera.cli.snapshot.plan",
+)
+
+SNAPSHOT = _Group(
+    "snapshot",
+    short_help="save the input of the plan, and compute the plan elsewhere",
+    help="A snapshot file holds everything that the plan reads, without secrets. "
+    "Computing its plan needs no cluster: attach the file to a bug report.",
+    commands=[SNAPSHOT_SAVE, SNAPSHOT_PLAN],
+)
+
+COMPLETION = Command(
+    "completion",
+    "the completion script of a shell",
+    "Prints a completion script, for example: source <(tessera completion bash). kubectl "
+    "tessera is completed by kubectl itself, through kubectl_complete-tessera.",
+    argument("shell", "which shell", type=click.Choice(SHELLS)),
+    module="tessera.cli.complete",
+)
+
+_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, COST, PLAN, MOSAIC, SIZE)
+_AFTER = (SNAPSHOT, COMPLETION)
