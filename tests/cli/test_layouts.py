@@ -21,10 +21,8 @@ from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.mosaic.command import (
     LEGEND,
-    Mosaic,
-    comparison_lines,
     mosaic_svg,
-    pool_mosaic,
+    mosaics,
     render_mosaic,
 )
 from tessera.cli.mosaic.pool_layouts import (
@@ -353,21 +351,15 @@ async def test_the_picture_without_a_plan_has_the_current_slices(tmp_path: Path)
     assert "1g.10gb chat @2 0.27" in titles
 
 
-def mosaics(fleet: FleetInputs) -> list[Mosaic]:
-    return [pool_mosaic(pool) for pool in pool_snapshots(fleet, None)]
-
-
-async def test_two_readings_are_drawn_as_before_and_after() -> None:
-    before = mosaics(await read_inputs(a_partitioned_cluster(None)))
-    api = a_partitioned_cluster(None)
-    put_layout(api, "a100-0", [[a_slice("2g.20gb", 0, "chat-0")], []])
-    after = mosaics(await read_inputs(api))
-    lines = list(comparison_lines(before, after, 110))
-    assert lines.index("Before:") < lines.index("After:")
-    assert any("|2g chat" in line for line in lines)
-    document = ElementTree.fromstring(mosaic_svg(before, after))  # noqa: S314 - it is our own
+async def test_planned_services_of_one_name_have_their_namespace_in_the_picture() -> None:
+    pools: list[PoolSnapshot] = []
+    for namespace in ("team-a", "team-b"):
+        service = {"service": f"{namespace}/new", "profile": "2g.20gb", "replicas": 1}
+        api = a_partitioned_cluster(AGENT, {"target": a_plan(services=[service])}, "Repartitioning")
+        pools += pool_snapshots(await read_inputs(api), None)
+    document = ElementTree.fromstring(mosaic_svg(mosaics(pools)))  # noqa: S314 - it is our own
     titles = {element.text for element in document.iter(TITLE)}
-    assert {"1g.10gb chat @2 0.27", "2g.20gb chat @0 0.54"} <= titles
+    assert {"2g.20gb team-a/new @0 0.54", "2g.20gb team-b/new @0 0.54"} <= titles
 
 
 async def test_json_has_every_slice_with_its_price_and_what_it_becomes() -> None:

@@ -14,11 +14,12 @@ from docs_tests.pages import page_of, read_page_steps
 from mig_fleets import fleet
 from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError
-from tessera.cli.mosaic.drawing import gpu_tiles, strip_lines
+from tessera.cli.mosaic.drawing import MosaicTile, Strip, gpu_tiles, strip_lines, svg_document
 from tessera.cli.output import Output
 from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
 
+SVG = "{http://www.w3.org/2000/svg}"
 DEMAND = "service,demand,minReplicas\nchat,700,1\nsearch,300,2\n"
 THROUGHPUT = """\
 service,profile,throughput
@@ -131,7 +132,7 @@ def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(
     picture = files.folder / "layouts.svg"
     files.plan(*files.current(current), "--svg", str(picture))
     root = ElementTree.fromstring(picture.read_text("utf-8"))  # noqa: S314 - it is our own
-    titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    titles = [element.text for element in root.iter(f"{SVG}title")]
     assert {"3g.40gb a&b @0", "3g.40gb chat @0", "free"} <= set(titles)
     with pytest.raises(CommandError, match="cannot be written"):
         files.plan("--svg", str(files.folder))
@@ -311,3 +312,27 @@ def test_the_page_shows_what_the_command_says(tmp_path: Path) -> None:
             if step.output is not None:
                 assert done.stdout.strip() == step.output.strip()
     assert tried >= 2
+
+
+def test_in_the_picture_no_two_services_share_a_fill_and_cut_names_have_a_title() -> None:
+    names = [f"service-{number:03}-with-a-long-name" for number in range(100)]
+    tiles = tuple(
+        MosaicTile(start=start, width=1, profile="1g.10gb", service=name)
+        for start, name in enumerate(names)
+    )
+    picture = svg_document([("", [Strip(name=f"node-{'a' * 40}", tiles=tiles)])])
+    root = ElementTree.fromstring(picture)  # noqa: S314 - it is our own
+    patterns = {}
+    for pattern in root.iter(f"{SVG}pattern"):
+        color, stripe = (shape.attrib for shape in pattern)
+        angle, name = pattern.attrib["patternTransform"], f"url(#{pattern.attrib.pop('id')})"
+        patterns[name] = (color["fill"], angle, stripe["width"], color["width"])
+    fills = {}
+    for tile in root.iter(f"{SVG}g"):
+        service = str(tile.findtext(f"{SVG}title")).split()[1]
+        fill = tile.find(f"{SVG}rect").attrib["fill"]  # type: ignore[union-attr]
+        fills[service] = patterns.get(fill, fill)
+        assert tile.findtext(f"{SVG}text/{SVG}title") == f"1g {service}"
+    assert list(fills) == names
+    assert len(set(fills.values())) == len(names)
+    assert f"node-{'a' * 40}" in [title.text for title in root.iter(f"{SVG}title")]

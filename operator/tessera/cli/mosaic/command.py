@@ -1,6 +1,5 @@
 """`tessera mosaic`: every GPU as a strip of tiles, one for each slice."""
 
-import argparse
 import asyncio
 import json
 import shutil
@@ -8,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan
 from tessera.api.text import counted
@@ -62,12 +62,12 @@ class Mosaic:
     """The GPUs with their layouts of the plan."""
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the mosaic of the pools, as wide as the terminal."""
     return asyncio.run(_run(arguments))
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     async with open_reader(arguments) as reader:
         fleet = await read_fleet(reader, prometheus_url(arguments))
     width = shutil.get_terminal_size(_DEFAULT_TERMINAL_SIZE).columns
@@ -79,7 +79,7 @@ def render_mosaic(
 ) -> Output:
     """Return the mosaic of all pools, or of the named one, and write it to the file as SVG."""
     pools = _mig_pools(fleet, name)
-    pool_mosaics = [pool_mosaic(pool) for pool in pools]
+    pool_mosaics = mosaics(pools)
     if file is not None:
         write_svg(file, mosaic_svg(pool_mosaics))
     if output_format == "json":
@@ -119,22 +119,11 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
     yield from LEGEND
 
 
-def comparison_lines(
-    mosaics_before: Sequence[Mosaic], mosaics_after: Sequence[Mosaic], width: int
-) -> Iterator[str]:
-    """Yield two readings of the same pools as lines of text."""
-    for title, pool_mosaics in (("Before:", mosaics_before), ("After:", mosaics_after)):
-        yield title
-        for drawn_mosaic in pool_mosaics:
-            yield from (*drawn_mosaic.summary, *mosaic_lines(drawn_mosaic.rows, width), "")
-    yield from LEGEND
-
-
-def mosaic_svg(pool_mosaics: Sequence[Mosaic], mosaics_after: Sequence[Mosaic] = ()) -> str:
-    """Return the mosaics as SVG, with a later reading or a pending plan beside them."""
-    current_rows = _current_rows(pool_mosaics)
-    if mosaics_after:
-        return svg_document([("before", current_rows), ("after", _current_rows(mosaics_after))])
+def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
+    """Return the mosaics as SVG, with a pending plan beside them."""
+    current_rows = [
+        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
+    ]
     plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
     if not plans:
         return svg_document([("", current_rows)])
@@ -154,15 +143,14 @@ def mosaic_svg(pool_mosaics: Sequence[Mosaic], mosaics_after: Sequence[Mosaic] =
     )
 
 
-def _current_rows(pool_mosaics: Sequence[Mosaic]) -> Rows:
-    return [
-        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
-    ]
+def mosaics(pools: Sequence[PoolSnapshot]) -> list[Mosaic]:
+    """Return the mosaics of pools; no two services have the same name in them."""
+    short_names = _short_names(pools)
+    return [_mosaic(pool, short_names) for pool in pools]
 
 
-def pool_mosaic(pool: PoolSnapshot) -> Mosaic:
-    """Return the mosaic of one pool."""
-    plan, labels = pool.pending_plan, _tile_labels(pool)
+def _mosaic(pool: PoolSnapshot, short_names: Mapping[str, str]) -> Mosaic:
+    plan, labels = pool.pending_plan, _tile_labels(pool, short_names)
     planned_labels = replace(labels, loads={}, leaving=frozenset())
     return Mosaic(
         pool=pool.name,
@@ -230,7 +218,7 @@ class _TileLabels:
     leaving: frozenset[tuple[str, int, int]]
 
 
-def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
+def _tile_labels(pool: PoolSnapshot, short_names: Mapping[str, str]) -> _TileLabels:
     plan = pool.pending_plan
     leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
     slices_by_location = {
@@ -241,7 +229,7 @@ def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
         location: pool.slice_load(mig_slice) for location, mig_slice in slices_by_location.items()
     }
     return _TileLabels(
-        short_names=_short_names(pool),
+        short_names=short_names,
         gpu_hour_price=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
         loads={location: load for location, load in loads.items() if load is not None},
         leaving=frozenset(
@@ -252,12 +240,13 @@ def _tile_labels(pool: PoolSnapshot) -> _TileLabels:
     )
 
 
-def _short_names(pool: PoolSnapshot) -> Mapping[str, str]:
+def _short_names(pools: Sequence[PoolSnapshot]) -> Mapping[str, str]:
     """Return services by their names without namespace, where these are unique: tiles are small."""
-    plan = pool.pending_plan
-    service_names = {
-        *pool.service_of_pod.values(),
-        *(assignment.service for assignment in (plan.services if plan else ())),
+    service_names = {name for pool in pools for name in pool.service_of_pod.values()}
+    service_names |= {
+        assignment.service
+        for pool in pools
+        for assignment in (pool.pending_plan.services if pool.pending_plan else ())
     }
     name_counts = Counter(_base_name(name) for name in service_names)
     return {name: _base_name(name) for name in service_names if name_counts[_base_name(name)] == 1}

@@ -5,7 +5,7 @@ A tile is as wide as its memory slices. Free memory slices where no profile fits
 
 import html
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from operator import attrgetter
@@ -21,7 +21,13 @@ from tessera.domain.mig.layouts import fitting_placements
 _MAX_CELL, _MIN_CELL = 11, 5
 # Sizes in SVG's units.
 _SLICE_WIDTH, _STRIP_HEIGHT, _GAP, _NAME_WIDTH, _NOTE_WIDTH = 90, 38, 8, 150, 130
+# The line of a text in the middle of a strip.
+_MIDDLE = _STRIP_HEIGHT // 2 + 4
+_CHARACTER_WIDTH = 7
 _COLORS = ("#4e79a7", "#59a14f", "#b07aa1", "#f28e2b", "#76b7b2", "#e15759", "#9c755f", "#edc948")
+# Degrees of the stripes on further services of a color, each with wider gaps than those before.
+_STRIPE_ANGLES = (45, 135, 0, 90)
+_MIN_STRIPE_GAP = 7
 _IDLE, _FREE, _STRANDED = "#d9d9d9", "#ffffff", "#8c8c8c"
 
 
@@ -148,25 +154,30 @@ def _tile_columns(tile: MosaicTile, cell_width: int) -> int:
 def _label(tile: MosaicTile, width: int) -> str:
     if tile.profile is None:
         return ("/" if tile.stranded else " ") * width
-    short = tile.profile if tile.profile == WHOLE_GPU else tile.profile.split(".")[0]
-    label = f"{short} {'*' * tile.must_leave}{tile.service or '-'}"
+    label = f"{_short_profile(tile.profile)} {'*' * tile.must_leave}{tile.service or '-'}"
     return (label if len(label) <= width else label[: width - 1] + "~").ljust(width)
 
 
+def _short_profile(profile: str) -> str:
+    return profile.partition(".")[0]
+
+
 def _figures(tile: MosaicTile, width: int) -> str:
-    """Return start, activity and price, without the first of them where the tile is too narrow."""
     if tile.profile is None:
         return ("/" if tile.stranded else " ") * width
-    figures = _figure_texts(tile)
-    while len(" ".join(figures)) > width and len(figures) > 1:
+    return _figures_within(tile, width)[:width].ljust(width)
+
+
+def _figures_within(tile: MosaicTile, width: int | None = None) -> str:
+    """Return start, activity and price, without the first of them where the tile is too narrow."""
+    if tile.profile is None:
+        return ""
+    figures = [f"@{tile.start}"] if tile.start_known else []
+    figures += [f"{tile.load:.0%}"] if tile.load is not None else []
+    figures += [f"{tile.hourly_price:.2f}"] if tile.hourly_price is not None else []
+    while width is not None and len(" ".join(figures)) > width and len(figures) > 1:
         figures = figures[1:]
-    return " ".join(figures)[:width].ljust(width)
-
-
-def _figure_texts(tile: MosaicTile) -> list[str]:
-    texts = [f"@{tile.start}"] if tile.start_known else []
-    texts += [f"{tile.load:.0%}"] if tile.load is not None else []
-    return texts + ([f"{tile.hourly_price:.2f}"] if tile.hourly_price is not None else [])
+    return " ".join(figures)
 
 
 def write_svg(file: str, document: str) -> None:
@@ -192,9 +203,13 @@ def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence
 
 
 def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
-    """Return columns of strips as SVG, each with its title; a service has one color everywhere."""
+    """Return columns of strips as SVG, each with its title.
+
+    A service has one fill everywhere, and no other service has it.
+    """
     strips = [row for _, rows in columns for row in rows if isinstance(row, Strip)]
-    colors = _color_by_service(strips)
+    names = sorted({tile.service for strip in strips for tile in strip.tiles if tile.service})
+    fills = {name: _fill(number) for number, name in enumerate(names)}
     axis = max(map(_memory_slices, strips), default=1)
     note_width = _NOTE_WIDTH if any(strip.stranded_price for strip in strips) else 0
     width = _NAME_WIDTH + axis * _SLICE_WIDTH + note_width + 2 * _GAP
@@ -203,59 +218,80 @@ def svg_document(columns: Sequence[tuple[str, Rows]]) -> str:
     ) + _GAP
     elements = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(columns)}" '
-        f'height="{height}" font-family="sans-serif" font-size="12">'
+        f'height="{height}" font-family="sans-serif" font-size="12">',
+        *(_stripes(number) for number in range(len(_COLORS), len(names))),
     ]
     for index, (title, rows) in enumerate(columns):
         left = index * width + _GAP
-        elements.append(_text_element(left, _GAP, title))
+        text_width = width - 2 * _GAP
+        elements.append(_text_element(left, _GAP + _MIDDLE, title, text_width))
         for number, row in enumerate(rows, start=1):
             top = number * (_STRIP_HEIGHT + _GAP)
             elements += (
-                _strip_elements(row, left, top, colors)
+                _strip_elements(row, left, top, fills)
                 if isinstance(row, Strip)
-                else [_text_element(left, top, row)]
+                else [_text_element(left, top + _MIDDLE, row, text_width)]
             )
     return "\n".join((*elements, "</svg>", ""))
 
 
-def _color_by_service(strips: Iterable[Strip]) -> dict[str, str]:
-    names = sorted({tile.service for strip in strips for tile in strip.tiles if tile.service})
-    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(names)}
+def _fill(number: int) -> str:
+    """Return the fill of a service: a color, or one with stripes once the colors are used up."""
+    return _COLORS[number] if number < len(_COLORS) else f"url(#{_stripes_name(number)})"
 
 
-def _strip_elements(strip: Strip, left: int, top: int, colors: dict[str, str]) -> Iterator[str]:
-    yield _text_element(left, top, strip.name)
+def _stripes_name(number: int) -> str:
+    return f"stripes-{number}"
+
+
+def _stripes(number: int) -> str:
+    """Return the pattern of a service; no two numbers have the same color, angle and gap."""
+    round_, color = divmod(number, len(_COLORS))
+    wider, angle = divmod(round_ - 1, len(_STRIPE_ANGLES))
+    gap = _MIN_STRIPE_GAP * (wider + 1)
+    return (
+        f'<pattern id="{_stripes_name(number)}" width="{gap}" height="{gap}" '
+        f'patternUnits="userSpaceOnUse" patternTransform="rotate({_STRIPE_ANGLES[angle]})">'
+        f'<rect width="{gap}" height="{gap}" fill="{_COLORS[color]}"/>'
+        f'<rect width="2" height="{gap}" fill="#ffffff" fill-opacity="0.6"/></pattern>'
+    )
+
+
+def _strip_elements(strip: Strip, left: int, top: int, fills: Mapping[str, str]) -> Iterator[str]:
+    yield _text_element(left, top + _MIDDLE, strip.name, _NAME_WIDTH)
     for tile in strip.tiles:
-        yield _tile_element(tile, left + _NAME_WIDTH, top, colors)
+        yield _tile_element(tile, left + _NAME_WIDTH, top, fills)
     if strip.stranded_price:
         side = left + _NAME_WIDTH + _memory_slices(strip) * _SLICE_WIDTH + _GAP
-        yield _text_element(side, top, f"{strip.stranded_price:.2f} stranded")
+        text = f"{strip.stranded_price:.2f} stranded"
+        yield _text_element(side, top + _MIDDLE, text, _NOTE_WIDTH)
 
 
-def _text_element(left: int, top: int, text: str) -> str:
-    return f'<text x="{left}" y="{top + _STRIP_HEIGHT // 2 + 4}">{html.escape(text)}</text>'
+def _text_element(x: int, y: int, text: str, width: int) -> str:
+    """Return a text; one too long for its width is cut and has the whole as its title."""
+    shown, title = text, ""
+    if (fitting := width // _CHARACTER_WIDTH) < len(text):
+        shown, title = f"{text[: fitting - 1]}…", f"<title>{html.escape(text)}</title>"
+    return f'<text x="{x}" y="{y}">{title}{html.escape(shown)}</text>'
 
 
-def _tile_element(tile: MosaicTile, left: int, top: int, colors: dict[str, str]) -> str:
+def _tile_element(tile: MosaicTile, left: int, top: int, fills: Mapping[str, str]) -> str:
     x, width = left + tile.start * _SLICE_WIDTH, tile.width * _SLICE_WIDTH
-    fill = _STRANDED if tile.stranded else _FREE if tile.profile is None else _IDLE
-    label, figures = "stranded" if tile.stranded else "free", ""
-    if tile.profile is not None:
-        fill = colors.get(tile.service or "", _IDLE)
-        label = html.escape(
-            f"{tile.profile} {tile.service or 'idle'}{' displaced' * tile.must_leave}"
-        )
-        figures = " ".join(_figure_texts(tile))
+    text_width = width - _GAP
+    if tile.profile is None:
+        fill, title = (_STRANDED, "stranded") if tile.stranded else (_FREE, "free")
+        label = title
+    else:
+        fill = fills.get(tile.service or "", _IDLE)
+        name = f"{tile.service or 'idle'}{' displaced' * tile.must_leave}"
+        title, label = f"{tile.profile} {name}", f"{_short_profile(tile.profile)} {name}"
+    figures = _figures_within(tile, text_width // _CHARACTER_WIDTH)
+    title = html.escape(f"{title} {_figures_within(tile)}".strip())
     rect = (
         f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" '
         f'fill="{fill}" stroke="#333"/>'
     )
-    title = f"<title>{label}{f' {figures}' if figures else ''}</title>"
-    label_text = _fitted_text(label, x, top + (16 if figures else _STRIP_HEIGHT // 2 + 4), width)
-    figures_text = _fitted_text(figures, x, top + 32, width) if figures else ""
-    return f"<g>{title}{rect}{label_text}{figures_text}</g>"
-
-
-def _fitted_text(text: str, x: int, y: int, width: int) -> str:
-    fit_attributes = f' textLength="{width - 10}" lengthAdjust="spacingAndGlyphs"'
-    return f'<text x="{x + 5}" y="{y}"{fit_attributes * (len(text) * 7 > width)}>{text}</text>'
+    texts = _text_element(x + 5, top + (16 if figures else _MIDDLE), label, text_width)
+    if figures:
+        texts += _text_element(x + 5, top + 32, figures, text_width)
+    return f"<g><title>{title}</title>{rect}{texts}</g>"

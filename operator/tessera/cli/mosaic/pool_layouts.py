@@ -15,7 +15,13 @@ from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.layout.solution import layouts_by_node
 from tessera.domain.mig.fleet import FleetSlice
-from tessera.domain.mig.layouts import Layout, SlicePlacement, format_placement, geometry
+from tessera.domain.mig.layouts import (
+    Layout,
+    SlicePlacement,
+    format_placement,
+    geometry,
+    parse_placement,
+)
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes
@@ -180,7 +186,7 @@ def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, in
         (node.node, gpu.gpu)
         for node in plan.nodes
         for gpu in node.gpus
-        if "@" in "".join(gpu.slices)
+        if any(parse_placement(text)[1] is not None for text in gpu.slices)
     }
     layouts = {}
     for mig_node, mig_gpu in _mig_gpus(pool):
