@@ -20,7 +20,10 @@ COUNTS = st.one_of(
     st.integers(0, 10**18).map(str),
     st.sampled_from(["3k", "1Ki", "1e3", "7E", "9E", "0", "1.0", "999Ei", "9e99"]),
 )
-TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(["9" * 5000, "True", "False", "None"]))
+TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["9" * 5000, "True", "False", "None", "NaN", "Infinity", "1e999999999"]),
+)
 LEAVES = st.one_of(TEXTS, TIMES, COUNTS, st.none(), st.booleans(), st.integers(), st.floats())
 JSON = st.recursive(
     LEAVES,

@@ -10,9 +10,9 @@ import httpx
 
 from tessera.api.reasons import RevisionReason
 from tessera.api.template_version import Platform
+from tessera.domain.names import PUBLIC_HUB
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
 
-PUBLIC_ENDPOINT = "https://huggingface.co"
 # The response lists all files of a model.
 _MAX_BYTES = 4 * 2**20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -27,7 +27,7 @@ class HttpHub:
     """`ModelHub` over HTTP: the public hub, or the platform's mirror."""
 
     def __init__(self, platform: Platform, seconds: float = 5) -> None:
-        self._base = (platform.hub_endpoint or PUBLIC_ENDPOINT).rstrip("/")
+        self._base = (platform.hub_endpoint or PUBLIC_HUB).rstrip("/")
         self._seconds = seconds
         self._client = httpx.AsyncClient(
             trust_env=False,

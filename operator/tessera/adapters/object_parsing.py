@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
 
+from kubernetes.utils import parse_quantity
 from pydantic import BaseModel, ValidationError
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
@@ -51,8 +53,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 # Of one node; above it the count is no number of devices.
 _MAX_DEVICES = 1024
-_QUANTITY = re.compile(r"(\d{1,64})(?:\.\d*)?(?:[eE](\d{1,2})|([kKMGTPE]?)(i?))", re.ASCII)
-_MAX_QUANTITY = 10**6
+_MAX_QUANTITY = Decimal(10**6)
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 # Far from the ends of the calendar, so that any span may be added to a time.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -62,7 +63,7 @@ _TEMPLATE_LABEL = "pod-template-hash"
 # Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 # Of a spec as JSON; those that people write have about 1,000 characters.
-_MAX_CACHED_LENGTH = 8192
+_MAX_CACHED_LENGTH = 2048
 
 
 def parse_service(body: JsonObject) -> ObservedService:
@@ -193,7 +194,7 @@ def parse_node(body: JsonObject) -> Node:
         allocatable={
             name: count
             for name, quantity in allocatable.items()
-            if is_gpu_resource(name) and (count := _parse_quantity(quantity)) <= _MAX_DEVICES
+            if is_gpu_resource(name) and (count := _device_count(quantity)) <= _MAX_DEVICES
         },
     )
 
@@ -463,7 +464,7 @@ def _limits(container: JsonObject) -> Counter[str]:
     """Return the devices of a container; requests and limits of extended resources are equal."""
     limits = container.get("resources", {}).get("limits", {})
     return Counter(
-        {name: _parse_quantity(count) for name, count in limits.items() if is_gpu_resource(name)}
+        {name: _device_count(count) for name, count in limits.items() if is_gpu_resource(name)}
     )
 
 
@@ -473,15 +474,12 @@ def _shared_devices(devices: tuple[tuple[str, int], ...]) -> Mapping[str, int]:
     return dict(devices)
 
 
-def _parse_quantity(quantity: str) -> int:
-    """Parse a quantity in any form that the API server accepts: 3000 may appear as 3k or 3e3."""
-    match = _QUANTITY.fullmatch(quantity)
-    if match is None:
+def _device_count(quantity: str) -> int:
+    """Parse a count of devices in any form that the API server accepts, such as 3k or 3e3."""
+    count: Decimal = parse_quantity(quantity)  # type: ignore[no-untyped-call]  # partly typed package
+    if not 0 <= count < Decimal("Infinity"):
         raise ValueError(f"{quantity[:20]!r} is not a count of devices")
-    number, exponent, prefix, binary = match.groups()
-    power = " KMGTPE".index((prefix or " ").upper())
-    factor: int = 10 ** int(exponent) if exponent else (1024 if binary else 1000) ** power
-    return min(int(number) * factor, _MAX_QUANTITY)
+    return int(min(count, _MAX_QUANTITY))
 
 
 def _end_time(body: JsonObject) -> datetime | None:

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+from tessera.domain.names import PUBLIC_HUB
 
-PUBLIC_ENDPOINT = "https://huggingface.co"
 _CONNECT_TIMEOUT_SECONDS = 30
 # Longest pause within a response.
 _READ_TIMEOUT_SECONDS = 60
@@ -111,7 +111,7 @@ async def open_repository(
     )
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(trust_env=True, timeout=timeout, headers=headers) as session:
-        yield HubRepository(session, endpoint or PUBLIC_ENDPOINT, uri.removeprefix("hf://"))
+        yield HubRepository(session, endpoint or PUBLIC_HUB, uri.removeprefix("hf://"))
 
 
 def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:

@@ -36,6 +36,8 @@ LEAVING_LABEL = f"{GROUP}/leaving"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"
 FIELD_MANAGER = "tessera-operator"
+# The model hub where the platform names no mirror.
+PUBLIC_HUB = "https://huggingface.co"
 PORT = 8000
 # A Deployment appends a hash and a random part to pod names: 11 characters.
 _MAX_NAME_LENGTH = 52
