@@ -79,6 +79,13 @@ def test_a_model_that_fits_but_misses_the_slo_is_a_misfit_without_missing_memory
     assert (fit.needed_mib, round(fit.inter_token_ms)) == (0, 23)
 
 
+def test_a_model_of_one_token_of_context_has_no_room_for_a_prompt_and_is_planned() -> None:
+    hour = timedelta(hours=1)
+    shortest = replace(demand(B1, length=1), input_tokens=0, output_tokens=1, ttft=hour)
+    assert shortest.resident_tokens == 1
+    assert isinstance(size(shortest, a_slice("1g.10gb")), ReplicaFit)
+
+
 @given(
     model=st.sampled_from(sorted(models())),
     profile=st.sampled_from(["1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"]),

@@ -33,7 +33,8 @@ class Demand:
     @property
     def resident_tokens(self) -> int:
         """Return the cached tokens of a typical request half way through its answer."""
-        return min(self.max_model_len, self.input_tokens + self.output_tokens // 2)
+        # A model of one token of context leaves no room for a prompt beside the answer.
+        return max(1, min(self.max_model_len, self.input_tokens + self.output_tokens // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
