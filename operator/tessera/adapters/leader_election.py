@@ -1,9 +1,9 @@
 """Leader election by a Lease.
 
-A lease expires when it has not changed for `LEASE_DURATION` on the local monotonic clock. Times of
-day are never compared, so clock skew does no harm. A leader that could not renew for
-`RENEW_DEADLINE` stops leading `LEASE_DURATION - RENEW_DEADLINE` before another process may acquire
-the lease.
+A lease expires when it has not changed for `LEASE_DURATION` on the local monotonic clock, which has
+to go on while the machine is suspended. Times of day are never compared, so clock skew does no
+harm. A leader that could not renew for `RENEW_DEADLINE` stops leading `LEASE_DURATION -
+RENEW_DEADLINE` before another process may acquire the lease.
 """
 
 import asyncio

@@ -1,0 +1,159 @@
+"""The work of a cycle for one service, and when there is none."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeAlias, TypeVar
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.reasons import Accepted, WithinBudget
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
+from tessera.domain.scaling.drain import DRAINED_DELETION_COST, DrainPlan
+from tessera.domain.service_plan import ServicePlan
+from tessera.ports import ClusterObject
+from tessera.resources import pod_patches as marks
+from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
+from tessera.resources.manifest import ObjectKey, ObjectManifest
+
+WorkT = TypeVar("WorkT")
+
+CHILD_KINDS = {kind.plural: kind for kind in CHILDREN}
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFunding:
+    """The budget of a service's tenant, its state, and what was refused when it was written."""
+
+    view: BudgetView
+    state: WithinBudget
+    refusals: list[str]
+
+    @property
+    def may_add(self) -> bool:
+        """Return whether what was granted may start: with a record of the spend or an override."""
+        return not self.refusals or self.view.override is not None
+
+
+# All inputs of the objects and the status of a service.
+ServiceInputs: TypeAlias = tuple[
+    ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
+]
+
+
+@dataclass(slots=True, kw_only=True)
+class ServiceWork:
+    """The work of a cycle for one service, and its results."""
+
+    service_plan: ServicePlan
+    inputs: ServiceInputs
+    status: InferenceServiceStatus
+    """The status as last written."""
+    tenant: TenantFunding | None = None
+    problems: list[str] = field(default_factory=list)
+    in_place: bool = True
+
+    @property
+    def may_add(self) -> bool:
+        return self.tenant is None or self.tenant.may_add
+
+    @property
+    def ref(self) -> Ref:
+        return self.service_plan.service.ref
+
+    @property
+    def is_set_aside(self) -> bool:
+        return self.service_plan.accepted.reason is Accepted.PLANNER_ERROR
+
+    async def collect(self, step: Awaitable[list[str]]) -> None:
+        """Add what a step of the service was refused to its problems."""
+        self.problems += await step
+
+
+def must_write_status_first(service_plan: ServicePlan) -> bool:
+    """Return whether the status must be written before the Deployment."""
+    # The status records the commit of the first replicas: without it the next leader could not tell
+    # that commit from one that was never requested.
+    pinned, model_status = service_plan.pinned_revision.status, service_plan.service.status.model
+    return (
+        service_plan.workload is None
+        and pinned is not None
+        and (model_status is None or model_status.reason != pinned.reason)
+    )
+
+
+def outdated_marks(
+    at: datetime, pods: Iterable[Pod], drain: DrainPlan
+) -> Iterable[tuple[ObjectManifest, str | None]]:
+    """Yield manifests for readiness gates and marks that differ from the decision."""
+    for pod in pods:
+        leaving, drained = pod.ref in drain.draining, pod.ref in drain.drained
+        serving = not leaving
+        if not pod.terminating and pod.serving is not serving:
+            yield marks.serving_gate(pod, at, serving=serving), "status"
+        current = pod.leaving, pod.deletion_cost == DRAINED_DELETION_COST
+        if not pod.terminating and current != (leaving, drained):
+            yield marks.leaving_marks(pod, leaving=leaving, drained=drained), None
+
+
+def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:
+    """Return the Deployments whose replicas alone are set; without a record only reductions."""
+    planned = work.service_plan.previous_deployments
+    if work.may_add:
+        return planned.items()
+    workload = work.service_plan.workload
+    if workload is not None:
+        planned = {**planned, workload.ref: work.service_plan.drain.replicas}
+    running = {current.ref: current.replicas for current in snapshot.workloads}
+    return [(ref, count) for ref, count in planned.items() if count < running.get(ref, 0)]
+
+
+def obsolete_objects(
+    service_plan: ServicePlan,
+    manifests: Iterable[ObjectManifest],
+    existing: Iterable[ClusterObject],
+) -> list[tuple[ApiResource, ObjectKey]]:
+    """Return the objects of the service that are no longer needed; none while undecided."""
+    unservable = service_plan.accepted.reason is Accepted.INVALID_NAME
+    if service_plan.choice is None and not unservable:
+        return []
+    keys = {manifest.key for manifest in manifests}
+    return [
+        (CHILD_KINDS[observed.key.plural], observed.key)
+        for observed in existing
+        if observed.key not in keys
+        # The children of a namesake that was deleted go with it.
+        and observed.controller in (None, service_plan.service.uid)
+        and (
+            unservable
+            or observed.key.plural != DEPLOYMENTS.plural
+            or Ref(observed.key.namespace, observed.key.name) in service_plan.removable_deployments
+        )
+    ]
+
+
+def inputs_unchanged(inputs: ServiceInputs, previous: ServiceInputs | None) -> bool:
+    if previous is None:
+        return False
+    service_plan, existing, probe_result, funding = previous
+    return (
+        inputs[0] is service_plan
+        and inputs[1] is existing
+        and inputs[2] is probe_result
+        and inputs[3] == funding
+    )
+
+
+def by_turns(work: Iterable[WorkT], namespace_of: Callable[[WorkT], str]) -> list[WorkT]:
+    """Return the work in turns of the namespaces, so that a large one delays no other.
+
+    The order within a namespace stays, and so does that of the namespaces within a turn.
+    """
+    turns = Counter[str]()
+    ordered = []
+    for item in work:
+        namespace = namespace_of(item)
+        ordered.append((turns[namespace], item))
+        turns[namespace] += 1
+    return [item for _, item in sorted(ordered, key=lambda turn_and_item: turn_and_item[0])]

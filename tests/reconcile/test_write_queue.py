@@ -1,0 +1,264 @@
+"""The order in which decided work is written, and what a newer plan replaces."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from typing_extensions import override
+
+from tessera.ports import ClusterObject
+from tessera.reconcile.store import Store
+from tessera.reconcile.writing import write_queue
+from tessera.reconcile.writing.write_queue import (
+    LATE_SHARE,
+    MAX_CONCURRENCY,
+    Stage,
+    Work,
+    WorkKey,
+    WriteQueue,
+)
+from tessera.reconcile.writing.writer import NotLeadingError, SupersededError, Writer
+from tessera.resources.api_resources import KINDS, NODES
+from tessera.resources.manifest import ObjectKey
+from tests.memory_cluster import MemoryCluster
+
+
+def _key(name: str, stage: Stage = Stage.CHILDREN, namespace: str = "team-a") -> WorkKey:
+    return WorkKey(ObjectKey("inferenceservices", namespace, name), stage)
+
+
+@dataclass
+class Harness:
+    """A queue, and what its work did."""
+
+    written: list[str] = field(default_factory=list)
+    woken: int = 0
+    queue: WriteQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = WriteQueue(self._wake)
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def work(
+        self,
+        name: str,
+        stage: Stage = Stage.CHILDREN,
+        *after: WorkKey,
+        namespace: str = "team-a",
+        until: asyncio.Event | None = None,
+        plan: str = "",
+    ) -> Work:
+        """Return work that notes its name, stage and plan, once `until` is set."""
+
+        async def write() -> None:
+            if until is not None:
+                await until.wait()
+            self.written.append(f"{name} {stage.name}{plan}")
+
+        return Work(_key(name, stage, namespace), write, after)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.queue.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def hand_over(self, *works: Work) -> None:
+        async with self.queue.paused():
+            self.queue.replace(works)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - there is no event
+                await asyncio.sleep(0)
+
+
+async def test_work_that_has_not_begun_is_replaced_by_that_of_a_newer_plan() -> None:
+    harness = Harness()
+    await harness.hand_over(harness.work("a"), harness.work("b"))
+    await harness.hand_over(harness.work("b", plan=" new"), harness.work("c"))
+    await harness.queue.drain()
+    assert sorted(harness.written) == ["b CHILDREN new", "c CHILDREN"]
+
+
+async def test_children_come_before_statuses_and_both_after_what_they_need() -> None:
+    harness, first = Harness(), _key("budget", Stage.FLEET)
+    await harness.hand_over(
+        harness.work("a", Stage.STATUS, _key("a")),
+        harness.work("a", Stage.CHILDREN, first),
+        harness.work("b", Stage.STATUS),
+        harness.work("b"),
+        harness.work("budget", Stage.FLEET),
+    )
+    await harness.queue.drain()
+    assert harness.written[0] == "budget FLEET"
+    assert set(harness.written[1:3]) == {"a CHILDREN", "b CHILDREN"}
+    assert len(harness.written) == 5
+
+
+async def test_what_needs_other_work_waits_while_that_is_in_progress() -> None:
+    harness, answer = Harness(), asyncio.Event()
+    async with harness.running():
+        await harness.hand_over(
+            harness.work("budget", Stage.FLEET, until=answer),
+            harness.work("a", Stage.CHILDREN, _key("budget", Stage.FLEET)),
+            harness.work("b"),
+        )
+        await harness.until(lambda: "b CHILDREN" in harness.written)
+        await asyncio.sleep(0.01)
+        assert harness.written == ["b CHILDREN"]
+        answer.set()
+        await harness.until(lambda: len(harness.written) == 3)
+    assert harness.written[1:] == ["budget FLEET", "a CHILDREN"]
+
+
+async def test_what_waits_longest_comes_first_and_namespaces_take_turns() -> None:
+    harness = Harness()
+    await harness.hand_over(harness.work("old"))
+    await harness.hand_over(
+        *(harness.work(f"new-{index}") for index in range(3)),
+        harness.work("old"),
+        harness.work("other", namespace="team-b"),
+    )
+    await harness.queue.drain()
+    assert harness.written[0] == "old CHILDREN"
+    assert harness.written.index("other CHILDREN") <= 1
+
+
+async def test_a_status_does_not_wait_forever_for_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.0)
+    harness = Harness()
+    await harness.hand_over(harness.work("late", Stage.STATUS))
+    await asyncio.sleep(0.001)
+    children = [harness.work(f"child-{index}") for index in range(MAX_CONCURRENCY)]
+    await harness.hand_over(*children, harness.work("late", Stage.STATUS))
+    await harness.queue.drain()
+    assert harness.written.index("late STATUS") <= LATE_SHARE
+
+
+async def test_so_many_objects_are_in_progress_and_no_more() -> None:
+    harness, answer, begun = Harness(), asyncio.Event(), list[int]()
+
+    def slow(index: int) -> Work:
+        async def write() -> None:
+            begun.append(index)
+            await answer.wait()
+
+        return Work(_key(f"slow-{index}"), write)
+
+    async with harness.running():
+        await harness.hand_over(*(slow(index) for index in range(3 * MAX_CONCURRENCY)))
+        await asyncio.sleep(0.01)
+        assert len(begun) == MAX_CONCURRENCY
+        answer.set()
+        await harness.until(lambda: len(begun) == 3 * MAX_CONCURRENCY)
+
+
+async def test_a_plan_waits_for_requests_on_their_way_and_nothing_is_sent_after_them() -> None:
+    """A plan knows each write that was sent before it."""
+    sent, answer = asyncio.Event(), asyncio.Event()
+
+    class SlowCluster(MemoryCluster):
+        @override
+        async def patch_node(
+            self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+        ) -> ClusterObject:
+            sent.set()
+            await answer.wait()
+            return await super().patch_node(node, labels, taints)
+
+    cluster, harness = SlowCluster(), Harness()
+    cluster.put(NODES, {"metadata": {"name": "a"}})
+    store = Store(KINDS)
+    writer = Writer(cluster, store, lambda: True, is_superseded=harness.queue.is_paused)
+    stopped = list[bool]()
+
+    async def write() -> None:
+        await writer.patch_node("a", {"first": "yes"}, {})
+        try:
+            await writer.patch_node("a", {"second": "yes"}, {})
+        except SupersededError:
+            stopped.append(True)
+            raise
+
+    async with harness.running():
+        await harness.hand_over(Work(_key("a"), write))
+        await sent.wait()
+        deciding = asyncio.create_task(harness.hand_over(harness.work("b")))
+        await asyncio.sleep(0.01)
+        assert not deciding.done()
+        answer.set()
+        await deciding
+        assert stopped
+        (node,) = store.all(NODES).values()
+        await harness.until(lambda: harness.written == ["b CHILDREN"])
+    assert cluster.objects[node.key]["metadata"]["labels"] == {"first": "yes"}
+
+
+async def test_a_request_that_hangs_delays_no_plan_but_the_next_one_of_its_owner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "SETTLE_SECONDS", 0.01)
+    harness, answer = Harness(), asyncio.Event()
+    async with harness.running():
+        await harness.hand_over(harness.work("hangs", until=answer))
+        await asyncio.sleep(0.001)
+        await harness.hand_over(
+            harness.work("hangs", plan=" new"),
+            harness.work("hangs", Stage.STATUS, _key("hangs")),
+            harness.work("b"),
+        )
+        await harness.until(lambda: harness.written == ["b CHILDREN"])
+        assert harness.woken == 0
+        answer.set()
+        await harness.until(lambda: harness.woken == 1)
+    assert harness.written == ["b CHILDREN", "hangs CHILDREN"]
+
+
+async def test_no_plan_is_decided_while_what_all_rely_on_is_in_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "SETTLE_SECONDS", 0.01)
+    harness, answer = Harness(), asyncio.Event()
+    async with harness.running():
+        await harness.hand_over(harness.work("pools", Stage.FLEET, until=answer))
+        await asyncio.sleep(0.001)
+        deciding = asyncio.create_task(harness.hand_over())
+        await asyncio.sleep(0.05)
+        assert not deciding.done()
+        answer.set()
+        await deciding
+
+
+async def test_an_error_of_work_stops_no_other_and_fails_the_next_cycle() -> None:
+    harness = Harness()
+
+    async def fail() -> None:
+        raise KeyError("a")
+
+    await harness.hand_over(Work(_key("fails"), fail), harness.work("b"))
+    await harness.queue.drain()
+    assert harness.written == ["b CHILDREN"]
+    with pytest.raises(KeyError):
+        await harness.hand_over()
+    await harness.hand_over()
+
+
+async def test_a_process_that_leads_no_more_writes_nothing_that_is_left() -> None:
+    harness = Harness()
+
+    async def fail() -> None:
+        raise NotLeadingError
+
+    await harness.hand_over(Work(_key("a"), fail), *(harness.work(f"b-{i}") for i in range(40)))
+    await harness.queue.drain()
+    assert len(harness.written) < MAX_CONCURRENCY
+    with pytest.raises(NotLeadingError):
+        await harness.hand_over()
