@@ -1,22 +1,26 @@
 """An operator over an in-memory cluster, and objects for it."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from tessera.api.template_version import Platform
+from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.domain.plan import PlanMemory
 from tessera.ports import Engines, ModelHub
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.observe import Observations, ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
+from tessera.reconcile.writing.shared_objects import Installation
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
@@ -65,6 +69,16 @@ def replica_of(deployment: ObjectKey, name: str, service: str = "chat") -> dict[
     }
 
 
+async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> ReconcileOutcome:
+    """Run a cycle, and write all that it decided; return what was refused and written."""
+    before = applier.writes
+    outcome = await fleet.reconcile()
+    await applier.queue.drain()
+    async with applier.queue.paused():
+        """Raises what stopped the writing."""
+    return replace(outcome, problems=dict(applier.problems), writes=applier.writes - before)
+
+
 class SilentEngines:
     """Engines that refuse every connection."""
 
@@ -109,42 +123,66 @@ class MemoryOperator:
     def restart(self) -> None:
         """Start a new process, which has lost all memory."""
         resolutions: dict[RevisionQuery, Resolution] | None = None if self.hub is None else {}
-        self.observations = Observations(resolutions=resolutions)
+        self.observations = Observations(answers=ProbeAnswers(resolutions=resolutions))
         config = Config(
             builder_version=self.builder,
             platform=self.platform,
             require_budget=self.require_budget,
         )
         self._store = Store(KINDS)
-        applier = Applier(
+        self.applier = Applier(
             config,
             self.cluster,
             self._store,
-            operator_namespace="tessera-system",
-            ingress_namespaces=("tessera-system", "monitoring"),
-            batch_image=RunnerImage("tessera/batch:test"),
-            is_leader=lambda: self.leading,
+            Installation(
+                namespace="tessera-system",
+                ingress_namespaces=("tessera-system", "monitoring"),
+                batch_image=RunnerImage("tessera/batch:test"),
+            ),
+            lambda: self.leading,
         )
         prober = Prober(
             self.engines,
-            self.observations,
+            self.observations.answers,
             self._now,
             self.answered.set,
             self.hub,
             self.cluster,
         )
         self._fleet = FleetReconciler(
-            config, self._store, self.observations, applier, prober, self._now
+            config, self._store, self.observations, self.applier, prober, self._now
         )
         self._reflector = Reflector(self.cluster, self._store, self.observations, lambda: None)
+
+    @property
+    def memory(self) -> PlanMemory:
+        """What the next plan needs to know of earlier ones."""
+        return self._fleet.memory
+
+    @memory.setter
+    def memory(self, memory: PlanMemory) -> None:
+        self._fleet.memory = memory
+
+    @property
+    def bill(self) -> Bill:
+        """What the nodes have cost until now."""
+        return self._fleet.bill
 
     def _now(self) -> datetime:
         return self.at
 
-    async def reconcile(self, *, hurried: bool = False) -> ReconcileOutcome:
-        """List everything, as after any event, and run a cycle."""
+    def _read_monotonic(self) -> float:
+        return self.at.timestamp()
+
+    async def reconcile(self) -> ReconcileOutcome:
+        """List everything, as after any event, run a cycle, and write what it decided."""
         await self._reflector.list_all()
-        return await self._fleet.reconcile(lambda: hurried)
+        return await reconcile_and_write(self._fleet, self.applier)
+
+    async def decide(self) -> ReconcileOutcome:
+        """List everything, and run a cycle beside which something else writes."""
+        await self._reflector.list_all()
+        return await self._fleet.reconcile()
 
     def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> ObjectKey:
         body = {

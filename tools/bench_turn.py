@@ -32,6 +32,7 @@ from tessera.reconcile.observe import Observations
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
+from tessera.reconcile.writing.shared_objects import Installation
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
@@ -45,7 +46,7 @@ from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL, a_speed_reading
 from tests.memory_cluster import MemoryCluster
-from tests.memory_operator import replica_of
+from tests.memory_operator import reconcile_and_write, replica_of
 
 REPLICAS = 2
 RECONCILES = 30
@@ -189,12 +190,14 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
         config,
         cluster,
         store,
-        operator_namespace="monitoring",
-        ingress_namespaces=("monitoring",),
-        batch_image=RunnerImage("tessera/batch:test"),
-        is_leader=lambda: True,
+        Installation(
+            namespace="monitoring",
+            ingress_namespaces=("monitoring",),
+            batch_image=RunnerImage("tessera/batch:test"),
+        ),
+        lambda: True,
     )
-    prober = Prober(_Engines(), observations, clock, lambda: None)
+    prober = Prober(_Engines(), observations.answers, clock, lambda: None)
     fleet = FleetReconciler(config, store, observations, applier, prober, clock)
     reflector = Reflector(cluster, store, observations, lambda: None)
     await reflector.list_all()
@@ -208,24 +211,24 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
         pods={pod.ref: reading for pod in pods},
         engines={pod.ref: engine for pod in pods},
     )
-    await fleet.reconcile()
+    await reconcile_and_write(fleet, applier)
     _settle(cluster)
     for _ in range(4):
         await reflector.list_all()
         clock.at += PERIOD
-        await fleet.reconcile()
+        await reconcile_and_write(fleet, applier)
         await asyncio.sleep(0.1)  # the answers to the first completions
     for observed in _foreign_pods(foreign):
         store.put(PODS, observed)
-    await fleet.reconcile()
+    await reconcile_and_write(fleet, applier)
     spent, writes = [], 0
     for _ in range(RECONCILES):
         clock.at += PERIOD
         observations.readings = replace(observations.readings, at=clock.at)
         begun = time.process_time()
-        writes += (await fleet.reconcile()).writes
+        writes += (await reconcile_and_write(fleet, applier)).writes
         spent.append((time.process_time() - begun) * 1e3)
-    measured, speed_writes = await _with_speeds(fleet, observations, clock)
+    measured, speed_writes = await _with_speeds(fleet, applier, observations, clock)
     await prober.stop()
     return {
         "services": services,
@@ -242,12 +245,12 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
 
 
 async def _with_speeds(
-    fleet: FleetReconciler, observations: Observations, clock: _Clock
+    fleet: FleetReconciler, applier: Applier, observations: Observations, clock: _Clock
 ) -> tuple[float, int]:
     """Ten minutes with measured speeds that move in every reading: the CPU time of a reconcile
     that finds a new one, and the writes after the first, which writes all services."""
     spent, writes = [], 0
-    refs = {pod.service for pod in (await fleet.reconcile()).snapshot.pods}
+    refs = {pod.service for pod in (await reconcile_and_write(fleet, applier)).snapshot.pods}
     known = observations.readings or Readings(at=clock.at)
     for index in range(_SPEED_RECONCILES):
         clock.at += _SPEEDS
@@ -262,7 +265,7 @@ async def _with_speeds(
             speeds_at=clock.at,
         )
         begun = time.process_time()
-        wrote = (await fleet.reconcile()).writes
+        wrote = (await reconcile_and_write(fleet, applier)).writes
         if index:
             spent.append((time.process_time() - begun) * 1e3)
             writes += wrote

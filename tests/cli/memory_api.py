@@ -138,7 +138,7 @@ async def a_served_cluster(**spec: Any) -> tuple[MemoryOperator, MemoryApi]:
     for index in range(2):
         operator.cluster.put(PODS, a_pod_body(f"chat-{index}"))
     await operator.reconcile()
-    operator.observations.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
+    operator.observations.answers.probe_results[Ref("team-a", "chat")] = ProbeResult(at=NOW)
     await operator.reconcile()
     return operator, MemoryApi(operator.cluster, pages=pages())
 

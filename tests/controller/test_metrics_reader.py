@@ -142,10 +142,10 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
         ended = await _error_of(reader)
     assert ended is None
     answered = {
-        "load_history": bool(observations.memory.scaling_history),
-        "billed_until": observations.bill.as_of is not None,
-        "spend_records": bool(observations.memory.spend_records),
-        "last_seen": bool(observations.memory.last_seen),
+        "load_history": bool(observations.history.scaling),
+        "billed_until": observations.history.billed_until is not None,
+        "spend_records": bool(observations.history.spend_records),
+        "last_seen": bool(observations.history.last_seen),
         "read": observations.readings is not None and observations.readings.problem is None,
     }
     assert [name for name, known in answered.items() if not known] == [question]

@@ -11,8 +11,8 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT
 from tessera.adapters.prometheus_rows import QueryRow, well_formed_rows
 from tessera.adapters.prometheus_speeds import SPEEDS
-from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Readings
+from tessera.reconcile.observe import RestoredHistory
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL
@@ -82,7 +82,8 @@ class ScrapedFleet(Fleet):
 
     async def restore_bill(self) -> None:
         """Continue the bill, as a new leader does."""
-        self.observations.bill = Bill(as_of=await self.metrics.billed_until())
+        billed_until = await self.metrics.billed_until()
+        self.observations.history = RestoredHistory(billed_until=billed_until)
 
     @override
     def _readings(self) -> Readings | None:
@@ -155,7 +156,7 @@ async def test_what_one_engine_exports_counts_for_nobody_else(
     await twins.run(12, lambda fleet, cycle: act(fleet, cycle + 12))
     assert hostile.ended == 0
     assert twins.hostile.spent("team-a") > 0
-    assert any(line.namespace == "team-a" for line in hostile.observations.bill.lines)
+    assert any(line.namespace == "team-a" for line in hostile.bill.lines)
     twins.assert_equal()
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from tessera.reconcile.work import MAX_CONCURRENCY
+from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS, ApiResource
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL
@@ -138,7 +138,7 @@ async def test_many_services_of_one_tenant_delay_the_writes_of_no_other() -> Non
     for index in range(60):
         fleet.serve(f"s{index:02}", HOSTILE, replicas=1)
     fleet.serve("rival", "team-a", replicas=1)  # after all of them, also by name
-    await fleet.reconcile(hurried=True)
+    await fleet.reconcile()
     deployments, statuses = (
         [key for key in fleet.cluster.applied if key.plural == plural]
         for plural in ("deployments", "inferenceservices")

@@ -8,13 +8,14 @@ import pytest
 
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.observed.batches import BatchJob
+from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.plan import STEPS
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.steps import Step
 from tessera.reconcile.apply import Applier
-from tessera.reconcile.work import ServiceWork, WriteStep
+from tessera.reconcile.writing.service_work import ServiceWork
+from tessera.reconcile.writing.writer import WriteStep
 from tessera.resources.api_resources import (
     BATCH_INFERENCES,
     CLAIMS,
@@ -28,6 +29,14 @@ from tests.domain.test_steps import owner_of
 from tests.hostile.twin import A100, HOSTILE, Fleet, Twins
 
 GOOD = "team-a"
+ATTEMPT = {
+    "number": 1,
+    "pool": "team-a",
+    "variant": "a100-1g-10gb",
+    "tier": "OnDemand",
+    "job": "ended-a1",
+    "startedAt": "2026-01-01T11:00:00Z",
+}
 
 
 class _Raising:
@@ -60,7 +69,7 @@ def _owner_of(value: object) -> str | None:
             name = value.pool.name
         case BatchPlan():
             name = value.batch.ref.namespace
-        case BatchJob():
+        case BatchJob() | Batch():
             name = value.ref.namespace
         case _:
             name = owner_of(value)
@@ -100,6 +109,12 @@ def _disturb(fleet: Fleet) -> None:
     """Change what everything depends on, so that nothing is taken from a cache."""
     fleet.waiting[Ref(GOOD, "chat")] = 100.0
     for tenant in (GOOD, HOSTILE):
+        night = fleet.cluster.objects[ObjectKey("batchinferences", tenant, "night")]
+        attempt = {"finishedAt": "2026-01-01T12:00:00Z", **ATTEMPT}
+        ended = {**night["metadata"], "name": "ended", "uid": f"uid-ended-{tenant}"}
+        status = {"state": "completed", "attempt": attempt}
+        body = {"metadata": ended, "spec": night["spec"], "status": status}
+        fleet.cluster.put(BATCH_INFERENCES, body)
         fleet.cluster.discard(ObjectKey("inferenceservices", tenant, "gone"))
         fleet.cluster.discard(ObjectKey("batchinferences", tenant, "orphan"))
         leaving = {

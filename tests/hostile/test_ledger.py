@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from tessera.ports import ClockReading
+from tessera.reconcile.observe import RestoredHistory
 from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
@@ -151,7 +152,7 @@ async def test_where_the_record_outside_is_gone_too_the_operators_own_series_hav
     for _ in range(20):
         await fleet.cycle()
     spent = fleet.spent("team-a") + 10**9
-    records = dict(fleet.observations.memory.spend_records)
+    records = dict(fleet.memory.spend_records)
     window = records["team-a"].meter.spend_by_window["Month"]
     exported = replace(
         records["team-a"].meter, spend_by_window={"Month": replace(window, nanos=spent)}
@@ -159,9 +160,8 @@ async def test_where_the_record_outside_is_gone_too_the_operators_own_series_hav
     fleet.cluster.discard(BUDGET)
     fleet.cluster.discard(RECORDS)
     fleet.restart()
-    memory = fleet.observations.memory
-    fleet.observations.memory = replace(
-        memory, spend_records={"team-a": replace(records["team-a"], meter=exported)}
+    fleet.observations.history = RestoredHistory(
+        spend_records={"team-a": replace(records["team-a"], meter=exported)}
     )
     fleet.add_budget("team-a", "5000", "Month")
     await fleet.cycle()

@@ -45,11 +45,7 @@ async def test_a_pod_that_ended_by_a_clock_ahead_costs_what_it_ran(ahead: timede
     SCORE.add(spent[0] != spent[1])
     assert spent[0] == spent[1]
     lines = [
-        sum(
-            nanos
-            for line, nanos in fleet.observations.bill.lines.items()
-            if line.namespace == TENANT
-        )
+        sum(nanos for line, nanos in fleet.bill.lines.items() if line.namespace == TENANT)
         for fleet in twins.both
     ]
     # The bill leaves out the part of a cycle in which nobody knows when the pod ended.

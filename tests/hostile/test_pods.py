@@ -34,7 +34,7 @@ def unlabel(fleet: Fleet, _: int) -> None:
 
 async def charge(twins: Twins) -> None:
     """Charge both to the same moment: where a node changed, all time until then is charged."""
-    while any(fleet.observations.bill.as_of == fleet.at - PERIOD for fleet in twins.both):
+    while any(fleet.bill.as_of == fleet.at - PERIOD for fleet in twins.both):
         await twins.run(1)
     for fleet in twins.both:
         fleet.add_node("a100-1", "a100", {"1g.10gb": 7})
@@ -47,7 +47,7 @@ async def test_pods_without_their_labels_cost_and_count_as_before() -> None:
     await charge(twins)
     twins.assert_equal()
     assert twins.hostile.spent(HOSTILE) == twins.peaceful.spent(HOSTILE) > 0
-    assert twins.hostile.observations.bill.lines == twins.peaceful.observations.bill.lines
+    assert twins.hostile.bill.lines == twins.peaceful.bill.lines
 
 
 def released(fleet: Fleet, cycle: int) -> None:
@@ -67,7 +67,7 @@ async def test_a_pod_that_its_replica_set_released_is_charged_until_it_ends() ->
     twins.assert_equal()
     hostile, peaceful = twins.both
     assert hostile.spent(HOSTILE) > peaceful.spent(HOSTILE) * 1.2
-    lines = {line: nanos for line, nanos in hostile.observations.bill.lines.items() if nanos}
+    lines = {line: nanos for line, nanos in hostile.bill.lines.items() if nanos}
     assert {line.namespace for line in lines if line.state is CostState.UNMANAGED} == {HOSTILE}
 
 
@@ -135,7 +135,7 @@ async def test_slices_of_a_notebook_are_billed_and_not_offered() -> None:
     status = fleet.body(ObjectKey("inferenceservices", "team-a", "later"))["status"]
     # Of seven slices four serve and two are the notebooks'.
     assert status["variant"]["pool"] == "h100"
-    lines = fleet.observations.bill.lines
+    lines = fleet.bill.lines
     assert {line.namespace for line in lines if line.state is CostState.UNMANAGED} == {HOSTILE}
 
 

@@ -18,7 +18,6 @@ their devices, become ready after `READY_AFTER`, and go when they are removed.
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +25,7 @@ from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.reconcile.cycle import ReconcileOutcome
+from tessera.reconcile.observe import SolvedLayouts
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
@@ -55,6 +55,8 @@ class Fleet(MemoryOperator):
         self.running: dict[Ref, float] = {}
         """Requests in flight by service, dealt evenly to its ready replicas; none: no reading."""
         self.waiting: dict[Ref, float] = {}
+        self.kubelet_ahead = timedelta()
+        """How far the clocks of the nodes are ahead of that of the control plane."""
         self.plans_layouts = True
         """Whether layout problems are solved, each within its own cycle."""
 
@@ -135,9 +137,9 @@ class Fleet(MemoryOperator):
         self.at += PERIOD
 
     def _adopt_solution(self, problem: LayoutProblem) -> None:
-        memory = self.observations.memory
-        layouts = replace(memory.layouts, solution=solve(problem), solver_error=None)
-        self.observations.memory = replace(memory, layouts=layouts)
+        solution = self.observations.layouts.solution
+        if solution is None or solution.problem != problem:
+            self.observations.layouts = SolvedLayouts(solve(problem))
 
     def pods_of(self, namespace: str, service: str | None = None) -> list[ObjectKey]:
         return [
@@ -157,7 +159,7 @@ class Fleet(MemoryOperator):
 
     def spent(self, budget: str) -> int:
         """Return the nano-units that a budget has counted in its first window."""
-        meter = self.observations.memory.meters[budget]
+        meter = self.memory.meters[budget]
         return next(iter(meter.spend_by_window.values())).nanos
 
     def _meta(self, name: str, namespace: str | None) -> Body:
@@ -298,9 +300,16 @@ class Fleet(MemoryOperator):
         bound = _condition(pod, "PodScheduled")
         if _is_ready(pod) or not bound or self.at < _parse(bound) + READY_AFTER:
             return
-        self._update_pod(key, {}, [("Ready", "True"), ("ContainersReady", "True")])
+        ready = [("Ready", "True"), ("ContainersReady", "True")]
+        self._update_pod(key, {}, ready, self.at + self.kubelet_ahead)
 
-    def _update_pod(self, key: ObjectKey, spec: Body, conditions: list[tuple[str, str]]) -> None:
+    def _update_pod(
+        self,
+        key: ObjectKey,
+        spec: Body,
+        conditions: list[tuple[str, str]],
+        at: datetime | None = None,
+    ) -> None:
         pod = self.cluster.objects[key]
         pod["spec"].update(spec)
         status = pod.setdefault("status", {})
@@ -311,7 +320,7 @@ class Fleet(MemoryOperator):
             if condition["type"] not in dict(conditions)
         ]
         status["conditions"] = others + [
-            {"type": kind, "status": value, "lastTransitionTime": _wire(self.at)}
+            {"type": kind, "status": value, "lastTransitionTime": _wire(at or self.at)}
             for kind, value in conditions
         ]
         self.cluster.touch(key)
@@ -380,12 +389,12 @@ def _comparable(fleet: Fleet, hostile: set[str]) -> Iterator[tuple[str, object]]
         data = {name: text for name, text in body.get("data", {}).items() if name not in hostile}
         shown = body | {"data": data} if data else body
         yield f"{key.plural} {key.namespace}/{key.name}", _without_identity(shown)
-    memory = fleet.observations.memory
+    memory = fleet.memory
     for name, meter in memory.meters.items():
         if name not in hostile:
             windows = {window: spend.nanos for window, spend in meter.spend_by_window.items()}
             yield f"spend of {name} in nano-units", windows
-    for line, amount in fleet.observations.bill.lines.items():
+    for line, amount in fleet.bill.lines.items():
         if line.namespace and line.namespace not in hostile:
             yield f"bill {line}", amount
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from tessera.domain.observed.snapshot import Ref
+from tessera.ports import ClusterObject
 from tessera.resources.api_resources import PODS
-from tessera.resources.manifest import ObjectKey
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
 
 NIGHT = ObjectKey("batchinferences", "team-a", "night")
 ATTEMPT = ObjectKey("jobs", "team-a", "night-a1")
+POD = ObjectKey("pods", "team-a", "night-a1-x")
 CHECK = ObjectKey("jobs", "team-a", "night-check")
 ACCOUNT = ObjectKey("serviceaccounts", "team-a", "tessera-batch")
 
@@ -46,6 +48,33 @@ def _pod_of(operator: MemoryOperator, job: ObjectKey) -> dict[str, Any]:
         "creationTimestamp": "2026-11-20T12:00:00Z",
     }
     return {"metadata": meta, "spec": {"nodeName": "a100-0"}, "status": {"phase": "Running"}}
+
+
+async def test_an_attempt_in_the_status_gets_its_job_though_a_newer_plan_is_due(
+    operator: MemoryOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, decisions = operator.cluster.apply, list[asyncio.Task[object]]()
+
+    async def apply_and_wake(
+        manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
+        observed = await apply(manifest, subresource=subresource)
+        if manifest.key == NIGHT:
+            decisions.append(asyncio.create_task(operator.decide()))
+            await asyncio.sleep(0)
+        return observed
+
+    monkeypatch.setattr(operator.cluster, "apply", apply_and_wake)
+    operator.body(POD)["metadata"]["deletionTimestamp"] = "2026-11-20T12:00:30Z"
+    operator.cluster.touch(POD)
+    await operator.decide()
+    await operator.applier.queue.drain()
+    assert decisions
+    await asyncio.gather(*decisions)
+    await operator.applier.queue.drain()
+    assert operator.body(NIGHT)["status"]["attempt"]["number"] == 2
+    assert ObjectKey("jobs", "team-a", "night-a2") in operator.cluster.objects
+    assert ATTEMPT not in operator.cluster.objects
 
 
 async def test_a_job_that_outlives_its_batch_is_ended_and_its_account_stays_until_then(
@@ -97,7 +126,7 @@ async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
     assert ATTEMPT not in operator.cluster.objects
     status = operator.body(NIGHT)["status"]
     assert (status["reason"], status["attempt"]["number"]) == ("Terminating", 1)
-    operator.cluster.discard(ObjectKey("pods", "team-a", "night-a1-x"))
+    operator.cluster.discard(POD)
     for _ in range(2):
         operator.at += timedelta(minutes=10)
         await operator.reconcile()
@@ -125,13 +154,13 @@ async def test_the_events_of_a_job_without_a_pod_explain_it_at_most_twice_a_minu
     operator.cluster.put(PODS, _pod_of(operator, CHECK))
     await operator.reconcile()
     assert operator.body(NIGHT)["status"]["reason"] == "ValidationJobRunning"
-    assert operator.observations.pod_refusals == {}
+    assert operator.observations.answers.pod_refusals == {}
 
 
 async def test_an_ended_batch_is_decided_and_written_once(operator: MemoryOperator) -> None:
     operator.body(NIGHT)["status"]["state"] = "completed"
     operator.cluster.touch(NIGHT)
-    operator.cluster.discard(ObjectKey("pods", "team-a", "night-a1-x"))
+    operator.cluster.discard(POD)
     plans = [(await operator.reconcile()).plan.batches for _ in range(4)]
     night = Ref("team-a", "night")
     assert len({id(batches[night]) for batches in plans[2:]}) == 1
@@ -139,3 +168,15 @@ async def test_an_ended_batch_is_decided_and_written_once(operator: MemoryOperat
     operator.cluster.touch(NIGHT)
     await operator.reconcile()
     assert operator.body(NIGHT)["status"]["conditions"]
+
+
+async def test_a_finished_batch_is_deleted_after_its_ttl(operator: MemoryOperator) -> None:
+    body = operator.body(NIGHT)
+    body["status"] |= {"state": "failed"}
+    body["status"]["attempt"]["finishedAt"] = "2026-11-20T12:00:00Z"
+    operator.cluster.touch(NIGHT)
+    await operator.reconcile()
+    assert NIGHT in operator.cluster.objects
+    operator.at += timedelta(hours=721)
+    await operator.reconcile()
+    assert NIGHT not in operator.cluster.objects

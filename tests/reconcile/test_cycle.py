@@ -16,8 +16,10 @@ from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
 from tessera.domain.plan import PlanMemory
 from tessera.reconcile.loop import run_loop
-from tessera.reconcile.startup_resync import SERVICES_PER_CYCLE
-from tessera.reconcile.work import NotLeadingError
+from tessera.reconcile.writing import write_queue
+from tessera.reconcile.writing.startup_resync import SERVICES_PER_CYCLE
+from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
+from tessera.reconcile.writing.writer import NotLeadingError
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
@@ -271,10 +273,10 @@ def add_stalled_replica(operator: MemoryOperator) -> ObjectKey:
     operator.observations.readings = Readings(
         at=NOW, engines={ref: EngineReading(steps=9.0, scraped_at=NOW)}
     )
-    operator.observations.memory = PlanMemory(
+    operator.memory = PlanMemory(
         engine_progress={ref: EngineProgress(steps=9.0, since=at(-130), busy_since=at(-125))}
     )
-    operator.observations.in_flight = {ref: InFlight(NOW, 2)}
+    operator.observations.answers.in_flight = {ref: InFlight(NOW, 2)}
     body = replica_of(DEPLOYMENT, "chat-0")
     body["metadata"]["creationTimestamp"] = "2026-11-20T11:30:00Z"
     return operator.cluster.put(PODS, {**body, "status": status})
@@ -382,7 +384,7 @@ async def test_the_status_of_a_batch_is_written_before_its_job(operator: MemoryO
         key.name for key in operator.cluster.objects if key.plural == "serviceaccounts"
     }
     telemetry = Telemetry()
-    telemetry.record_reconcile(outcome, 0.1, 0.1)
+    telemetry.record_reconcile(outcome, 0.1)
     metrics = telemetry.exposition().decode()
     assert (
         'tessera_batch_state{batch="night",namespace="team-a",reason="ValidationJobRunning"'
@@ -436,13 +438,14 @@ async def test_a_refused_job_is_explained_by_the_next_cycle(operator: MemoryOper
 async def test_a_change_during_a_cycle_costs_exactly_one_more() -> None:
     changed, cycles = asyncio.Event(), list[int]()
 
-    async def count_cycle() -> None:
+    async def count_cycle() -> float:
         cycles.append(len(cycles))
         if len(cycles) == 1:
             changed.set()
             changed.set()
         if len(cycles) == 3:
             raise RuntimeError("enough")
+        return 0.0
 
     changed.set()
     with pytest.raises(RuntimeError, match="enough"):
@@ -591,31 +594,39 @@ async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(
     assert PULLS not in operator.cluster.objects
 
 
-async def test_in_a_hurry_objects_come_before_statuses_and_no_service_is_forgotten(
-    operator: MemoryOperator,
+async def test_an_edit_does_not_wait_for_what_an_earlier_plan_left_to_write(
+    operator: MemoryOperator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.0)
     names = [f"chat-{index:03}" for index in range(200)]
     keys = [operator.serve(name, replicas=1) for name in names]
     await operator.reconcile()
     for name in names:
         operator.serve(name, replicas=2)
+    applied, before = operator.cluster.applied, len(operator.cluster.applied)
+    await operator.decide()
+    writing = asyncio.create_task(operator.applier.queue.run())
 
-    def updated_statuses() -> int:
-        statuses = [operator.body(key)["status"] for key in keys]
-        return sum(status["scaling"]["desiredReplicas"] == 2 for status in statuses)
+    async def until_written(*kinds: ApiResource, count: int) -> None:
+        plurals = {kind.plural for kind in kinds}
+        async with asyncio.timeout(30):
+            while sum(key.plural in plurals for key in applied[before:]) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
-    await operator.reconcile(hurried=True)
-    deployments = [
-        body for key, body in operator.cluster.objects.items() if key.plural == "deployments"
-    ]
-    assert [body["spec"]["replicas"] for body in deployments] == [2] * len(names)
-    first = updated_statuses()
-    assert 0 < first < len(keys)
-    await operator.reconcile(hurried=True)
-    assert first < updated_statuses() < len(keys)
-    for _ in range(10):
-        await operator.reconcile(hurried=True)
-    assert updated_statuses() == len(keys)
+    await until_written(DEPLOYMENTS, count=len(names))
+    statuses_written = [key for key in applied[before:] if key.plural == INFERENCE_SERVICES.plural]
+    assert len(statuses_written) < MAX_CONCURRENCY
+    await until_written(INFERENCE_SERVICES, count=20)
+    operator.serve("edited", replicas=1)
+    await operator.decide()
+    decided = len(applied)
+    deployment = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name("edited", VARIANT))
+    await until_written(DEPLOYMENTS, count=len(names) + 1)
+    assert applied.index(deployment) < decided + len(names) // 2
+    writing.cancel()
+    await operator.reconcile()
+    statuses = [operator.body(key)["status"] for key in keys]
+    assert {status["scaling"]["desiredReplicas"] for status in statuses} == {2}
 
 
 async def test_inputs_of_deleted_services_are_forgotten(operator: MemoryOperator) -> None:

@@ -61,7 +61,7 @@ async def test_a_problem_is_solved_once_and_its_solution_wakes_the_loop() -> Non
     await harness.wait_for_solution()
     background.start(replace(ONE))
     assert harness.planner.problems == [ONE]
-    assert harness.observations.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
+    assert harness.observations.layouts.solution == LayoutSolution(problem=ONE, pools={})
 
 
 async def test_a_new_problem_is_solved_after_the_current_one() -> None:
@@ -86,15 +86,15 @@ async def test_a_failure_is_reported_keeps_the_last_solution_and_is_tried_again_
     harness.planner.error = error
     background.start(TWO)
     await harness.wait_for_solution()
-    assert str(error) in (harness.observations.memory.layouts.solver_error or "")
-    assert harness.observations.memory.layouts.solution == LayoutSolution(problem=ONE, pools={})
+    assert str(error) in (harness.observations.layouts.error or "")
+    assert harness.observations.layouts.solution == LayoutSolution(problem=ONE, pools={})
     background.start(TWO)
     assert harness.planner.problems == [ONE, TWO]
     harness.seconds, harness.planner.error = 31, None
     background.start(TWO)
     await harness.wait_for_solution()
     assert harness.planner.problems == [ONE, TWO, TWO]
-    assert not harness.observations.memory.layouts.solver_error
+    assert not harness.observations.layouts.error
 
 
 async def test_nothing_is_solved_without_pools_to_plan() -> None:
@@ -110,4 +110,4 @@ async def test_stopping_ends_the_current_solve() -> None:
     background.start(ONE)
     await asyncio.sleep(0)
     await background.stop()
-    assert harness.observations.memory.layouts.solution is None
+    assert harness.observations.layouts.solution is None

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 import pytest
 from typing_extensions import override
@@ -18,7 +19,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.plan import Plan, PlanMemory
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.observe import ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tests.batch_builders import NIGHT, on_attempt, plan_batch
 from tests.builders import NOW, a_pod, a_service, a_snapshot, a_workload, at, plan_of
@@ -55,17 +56,37 @@ def _clock() -> datetime:
 async def test_the_answer_of_a_runner_is_stored_under_the_uid_of_its_batch(
     address: str, queried: str
 ) -> None:
-    engines, observations, answered = RecordingEngines(), Observations(), asyncio.Event()
-    prober = Prober(engines, observations, _clock, answered.set)
+    engines, answers, answered = RecordingEngines(), ProbeAnswers(), asyncio.Event()
+    prober = Prober(engines, answers, _clock, answered.set)
     plan = Plan(batches={NIGHT: plan_batch(on_attempt(pod={"address": address}))})
     prober.start(Snapshot(at=NOW), plan)
     async with asyncio.timeout(5):
         await answered.wait()
     assert engines.addresses == [queried]
-    assert observations.runner_answers["uid-night"].progress.done == 5
+    assert answers.runner_answers["uid-night"].progress.done == 5
     prober.start(Snapshot(at=NOW), Plan())
-    assert observations.runner_answers == {}
+    assert answers.runner_answers == {}
     await prober.stop()
+
+
+class SilentEngines(RecordingEngines):
+    """Engines of which none answers."""
+
+    @override
+    async def progress(self, address: str) -> RunnerProgress | None:
+        await super().progress(address)
+        return None
+
+
+async def test_a_silent_runner_is_remembered_since_it_was_first_asked() -> None:
+    answers, plan = ProbeAnswers(), Plan(batches={NIGHT: plan_batch(on_attempt())})
+    for engines, seconds in ((SilentEngines(), 0), (SilentEngines(), 60), (RecordingEngines(), 90)):
+        prober = Prober(engines, answers, partial(at, seconds), lambda: None)
+        assert answers.silent_runners == ({"uid-night": NOW} if seconds else {})
+        prober.start(Snapshot(at=NOW), plan)
+        async with asyncio.timeout(5):
+            await asyncio.wait([task for task in asyncio.all_tasks() if _is_probe(task)])
+    assert answers.silent_runners == {}
 
 
 class StalledEngines:
@@ -117,20 +138,20 @@ async def test_a_stalled_engine_is_counted_and_if_busy_asked_for_a_token(
             moving.ref: EngineProgress(steps=8.0, since=at(-60)),
         }
     )
-    engines, observations = StalledEngines(requests), Observations()
-    prober = Prober(engines, observations, _clock, lambda: None)
+    engines, answers = StalledEngines(requests), ProbeAnswers()
+    prober = Prober(engines, answers, _clock, lambda: None)
     prober.start(snapshot, plan_of(snapshot, memory=memory))
     async with asyncio.timeout(5):
         while tasks := [task for task in asyncio.all_tasks() if _is_probe(task)]:
             await asyncio.wait(tasks)
     assert engines.counted_addresses == ["127.10.0.5:8000"]
     assert engines.probes == probes
-    in_flight = observations.in_flight.get(stalled.ref)
+    in_flight = answers.in_flight.get(stalled.ref)
     assert in_flight == (None if known is None else InFlight(NOW, known))
 
 
 def _is_probe(task: "asyncio.Task[object]") -> bool:
-    return task.get_name().startswith(("pod ", "token "))
+    return task.get_name().startswith(("batch ", "pod ", "token "))
 
 
 class HangingEngines(RecordingEngines):
@@ -152,11 +173,11 @@ async def test_engines_that_hang_delay_no_probe_of_another_namespace() -> None:
     addresses = {service.ref: "10.0.0.66" for service in hanging} | {chat.ref: "10.0.0.9"}
     snapshot = a_snapshot(*hanging, chat, addresses=addresses)
     plan = replace(plan_of(snapshot), services_to_probe=frozenset(addresses))
-    engines, observations, answered = HangingEngines(), Observations(), asyncio.Event()
-    prober = Prober(engines, observations, _clock, answered.set)
+    engines, answers, answered = HangingEngines(), ProbeAnswers(), asyncio.Event()
+    prober = Prober(engines, answers, _clock, answered.set)
     prober.start(snapshot, plan)
     async with asyncio.timeout(5):
         await answered.wait()
-    assert observations.probe_results.keys() == {chat.ref}
+    assert answers.probe_results.keys() == {chat.ref}
     assert engines.hanging == 16
     await prober.stop()

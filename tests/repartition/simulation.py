@@ -27,6 +27,7 @@ from tessera.reconcile.observe import Observations
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
+from tessera.reconcile.writing.shared_objects import Installation
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     INFERENCE_SERVICES,
@@ -37,6 +38,7 @@ from tessera.resources.api_resources import (
 )
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
+from tests.memory_operator import reconcile_and_write
 from tests.mig_builders import A100
 from tests.repartition.crashes import CrashInjector, KillableCluster, KillableProcess, KilledError
 from tests.repartition.kube import Kube
@@ -104,25 +106,28 @@ class KillableOperator:
         def wake() -> None:
             """Do nothing: a cycle runs in every tick."""
 
-        self._prober = Prober(AnsweringEngines(kube), observations, now, wake)
+        self._prober = Prober(AnsweringEngines(kube), observations.answers, now, wake)
         self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
         self._reflector = Reflector(cluster, store, observations, wake)
         self._listed = False
         config = Config(mig_backends=frozenset({"Agent", "MigManager"}), node_agents=node_agents)
+        self._applier = Applier(
+            config,
+            cluster,
+            store,
+            Installation(
+                namespace="tessera-system",
+                ingress_namespaces=("tessera-system",),
+                batch_image=RunnerImage("tessera/batch:test"),
+                mig_namespace="gpu-operator",
+            ),
+            lambda: True,
+        )
         self._reconciler = FleetReconciler(
             config,
             store,
             observations,
-            Applier(
-                config,
-                cluster,
-                store,
-                operator_namespace="tessera-system",
-                ingress_namespaces=("tessera-system",),
-                batch_image=RunnerImage("tessera/batch:test"),
-                mig_namespace="gpu-operator",
-                is_leader=lambda: True,
-            ),
+            self._applier,
             self._prober,
             now,
             background_planner=self._background_planner,
@@ -135,7 +140,7 @@ class KillableOperator:
             self._listed = True
         for kind in WATCHED:
             await self._reflector.watch(kind)
-        outcome = await self._reconciler.reconcile()
+        outcome = await reconcile_and_write(self._reconciler, self._applier)
         assert not outcome.problems, outcome.problems
         for _ in range(3):  # probes of engines and the planner are answered
             await asyncio.sleep(0)
@@ -224,7 +229,7 @@ class RepartitionSimulation:
 
     # Users
 
-    def pool(self, **mig: str) -> None:
+    def pool(self, **mig: Any) -> None:
         mig_field = {
             "mig": {"backend": "Agent" if self.backend.agent_partitions else "MigManager", **mig}
         }

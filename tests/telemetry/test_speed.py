@@ -29,7 +29,7 @@ def outcome(*readings: SpeedReading, when: float = 0) -> ReconcileOutcome:
         a_service(), pods=PODS, workloads=(a_workload(2),), readings=observed_readings
     )
     return ReconcileOutcome(
-        snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0
+        snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0, cpu_seconds=0
     )
 
 
@@ -51,7 +51,7 @@ def test_a_service_whose_speed_raises_has_no_series_and_the_page_has_all_others(
 
     monkeypatch.setattr(observed_speed, "function", fail)
     telemetry = Telemetry()
-    telemetry.record_reconcile(outcome(a_speed_reading()), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(a_speed_reading()), 0.1)
     values = scrape(telemetry)
     assert values["desired_replicas"] == 2
     assert not any(name.startswith("output_tokens") for name in values)
@@ -62,7 +62,7 @@ def test_both_speeds_prices_and_caches_are_exported_side_by_side() -> None:
     measured = a_speed_reading(
         tokens_per_second=360.0, flops_per_second=4.0444e12, median_itl_seconds=0.015
     )
-    telemetry.record_reconcile(outcome(measured), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(measured), 0.1)
     values = scrape(telemetry)
     assert values["output_tokens_per_second measured"] == 360
     assert values["output_tokens_per_second predicted"] > 360
@@ -83,7 +83,7 @@ def test_both_speeds_prices_and_caches_are_exported_side_by_side() -> None:
 
 def test_without_readings_only_predictions_are_exported() -> None:
     telemetry = Telemetry()
-    telemetry.record_reconcile(outcome(), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(), 0.1)
     values = scrape(telemetry)
     assert "output_tokens_per_second predicted" in values
     assert "peak_flops" in values
@@ -93,9 +93,9 @@ def test_without_readings_only_predictions_are_exported() -> None:
 
 def test_a_later_reading_is_exported_though_nothing_is_decided_by_it() -> None:
     telemetry = Telemetry()
-    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=100.0)), 0.1)
     assert scrape(telemetry)["output_tokens_per_second measured"] == 100
-    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1, 0.1)
+    telemetry.record_reconcile(outcome(a_speed_reading(tokens_per_second=101.0), when=30), 0.1)
     assert scrape(telemetry)["output_tokens_per_second measured"] == 101
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.autoscale import rebuild_history
 from tessera.domain.service.proposal import history_from_status, policy_of
@@ -89,13 +88,11 @@ class MetricsReader:
         )
         if past is None:
             return
-        memory = self._observations.memory
         rebuilt = {
             ref: _rebuild_history(policy, past.get(ref, ()), history)
             for ref, (policy, history) in policies.items()
         }
-        scaling_history = {**memory.scaling_history, **rebuilt}
-        self._observations.memory = replace(memory, scaling_history=scaling_history)
+        self._observations.history = replace(self._observations.history, scaling=rebuilt)
 
     async def restore_spend(self) -> None:
         """Restore the end of the bill, the spend of budgets, and when missing pods were seen."""
@@ -110,11 +107,12 @@ class MetricsReader:
             replica.pod for record in records for replica in record.running
         } - existing_pods
         billed_until = await self._ask("billing history", self._metrics.billed_until())
-        self._observations.bill = Bill(as_of=billed_until)
         spend_records = await self._ask("spend of budgets", self._metrics.spend_records())
-        if spend_records is not None:
-            memory = replace(self._observations.memory, spend_records=spend_records)
-            self._observations.memory = memory
+        self._observations.history = replace(
+            self._observations.history,
+            billed_until=billed_until,
+            spend_records=spend_records or {},
+        )
         if not missing_pods:
             return
         since = self._clock() - min(record.as_of for record in records)
@@ -122,7 +120,7 @@ class MetricsReader:
             "last scrapes of deleted pods", self._metrics.last_seen(sorted(missing_pods), since)
         )
         if last_seen is not None:
-            self._observations.memory = replace(self._observations.memory, last_seen=last_seen)
+            self._observations.history = replace(self._observations.history, last_seen=last_seen)
 
     async def _ask(self, subject: str, answer: Awaitable[T]) -> T | None:
         """Return the answer; None if there is none in time, or whatever else is raised."""

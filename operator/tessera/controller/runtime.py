@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tessera.adapters.admission_objects import AdmissionObjects
-from tessera.adapters.clock import now
+from tessera.adapters.clock import now, seconds_since_boot
 from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.hub_client import HttpHub
 from tessera.adapters.kube import KubeCluster
@@ -27,13 +27,14 @@ from tessera.ports import Clock, ClusterError
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.layout_solving import BackgroundPlanner
-from tessera.reconcile.loop import run_loop
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.loop import BURST_REST_RATIO, REST_RATIO, run_loop
+from tessera.reconcile.observe import Observations, ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.reconcile.trusted_clock import TrustedClock
-from tessera.reconcile.work import NotLeadingError
+from tessera.reconcile.writing.shared_objects import Installation
+from tessera.reconcile.writing.writer import NotLeadingError
 from tessera.resources.api_resources import KINDS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
@@ -64,7 +65,7 @@ class Runtime:
             builder_version=newest_version(),
             platform=settings.platform,
         )
-        self._observations = Observations(resolutions={})
+        self._observations = Observations(answers=ProbeAnswers(resolutions={}))
         self.telemetry = Telemetry()
         self.store = Store(KINDS)
         self._engines = HttpEngines()
@@ -82,7 +83,7 @@ class Runtime:
             else None
         )
         self._prober = Prober(
-            self._engines, self._observations, clock, self._changed.set, self._hub, cluster
+            self._engines, self._observations.answers, clock, self._changed.set, self._hub, cluster
         )
         self._layouts = LayoutSolverProcess()
         self._planning = BackgroundPlanner(
@@ -96,20 +97,24 @@ class Runtime:
             name=LEASE,
             identity=settings.pod_name,
             clock=clock,
-            monotonic=time.monotonic,
+            monotonic=seconds_since_boot,
         )
+        self.telemetry.watch_leader(self.elector.is_leader)
         applier = Applier(
             config,
             cluster,
             self.store,
-            operator_namespace=settings.namespace,
-            ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
-            batch_image=RunnerImage(
-                settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+            Installation(
+                namespace=settings.namespace,
+                ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
+                batch_image=RunnerImage(
+                    settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+                ),
+                batch_role=settings.batch_role,
+                mig_namespace=settings.mig_manager_namespace,
             ),
-            batch_role=settings.batch_role,
-            mig_namespace=settings.mig_manager_namespace,
-            is_leader=self.elector.is_leader,
+            self.elector.is_leader,
+            wake=self._changed.set,
         )
         self._fleet = FleetReconciler(
             config,
@@ -202,23 +207,29 @@ class Runtime:
         async with asyncio.TaskGroup() as group:
             if self._metrics is not None:
                 group.create_task(self._metrics.run())
+            group.create_task(self._fleet.write())
             group.create_task(run_loop(self._changed, self._reconcile))
 
-    async def _reconcile(self) -> None:
-        """Run one cycle; any error is counted, logged and retried."""
-        started, cpu_started = time.monotonic(), time.thread_time()
+    async def _reconcile(self) -> float:
+        """Run one cycle, and return for how many seconds the loop idles after it.
+
+        Any error is counted, logged and retried.
+        """
+        started = time.monotonic()
         self.telemetry.record_clock_error(self._clock.error)
-        self.telemetry.set_leader(leading=self.elector.is_leader())
         try:
-            outcome = await self._fleet.reconcile(self._changed.is_set)
+            outcome = await self._fleet.reconcile()
             self._last_reconcile = time.monotonic()
-            seconds = self._last_reconcile - started
             self.telemetry.record_malformed(self.store.malformed)
-            self.telemetry.record_reconcile(outcome, seconds, time.thread_time() - cpu_started)
+            self.telemetry.record_reconcile(outcome, self._last_reconcile - started)
         except* NotLeadingError:
             log.warning("not the leader anymore, reconcile aborted")
         except* Exception as errors:  # noqa: BLE001 - the loop must continue
             self.telemetry.record_failure(errors)
+        else:
+            ratio = BURST_REST_RATIO if outcome.is_burst else REST_RATIO
+            return ratio * outcome.cpu_seconds
+        return 0.0
 
     async def _watch_lag(self) -> None:
         while True:

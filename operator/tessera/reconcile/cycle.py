@@ -1,6 +1,7 @@
-"""One reconcile cycle: observe, decide, apply."""
+"""One reconcile cycle: observe, decide, hand over what is to be written."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -8,8 +9,9 @@ from datetime import timedelta
 from tessera.domain.billing.bill import Bill, accrue, busy_since
 from tessera.domain.budget.metering import merge_records
 from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan, PlanCache, plan
+from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.layout_solving import BackgroundPlanner
@@ -17,6 +19,7 @@ from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.store import Store
+from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
 
 log = logging.getLogger("tessera")
 
@@ -35,7 +38,13 @@ class ReconcileOutcome:
     bill: Bill
     """What the nodes have cost until now, by tenant and line."""
     problems: Mapping[Ref, str]
+    """What was refused when a service was written last."""
     writes: int
+    """Writing requests since the last cycle."""
+    cpu_seconds: float
+    """What observing and deciding took."""
+    is_burst: bool = False
+    """More objects are to be written than at a time."""
 
 
 class FleetReconciler:
@@ -59,73 +68,92 @@ class FleetReconciler:
         self._prober = prober
         self._clock = clock
         self._background_planner = background_planner
-        self._plan_cache = PlanCache()
-        self._spend_restored = False
+        self._incremental = Incremental()
+        self._restored = False
+        self.memory = PlanMemory()
+        """What the next plan needs to know of earlier ones."""
+        self.bill = Bill()
+        """What the nodes have cost until now."""
+        self._writes = 0
         self._pending_charge: tuple[Snapshot, Plan] | None = None
 
-    async def reconcile(
-        self, change_pending: Callable[[], bool] = lambda: False
-    ) -> ReconcileOutcome:
-        """Move the fleet toward the desired state; repeating it does no harm.
+    async def reconcile(self) -> ReconcileOutcome:
+        """Decide what moves the fleet toward the desired state, and hand it to the queue of writes.
 
-        Deferrable work waits while `change_pending` returns True: the next cycle then comes first.
+        Repeating it does no harm.
         """
-        writes_before = self._applier.writes
-        await self._restore_spend()
-        observations = self._observations
-        snapshot = observe(self._store, observations, self._clock())
-        decision = plan(self._config, snapshot, observations.memory, self._plan_cache)
-        observations.memory = observations.memory.after(decision)
+        async with self._applier.queue.paused():
+            await self._restore()
+            started = time.thread_time()
+            observations = self._observations
+            snapshot = observe(self._store, observations, self._clock())
+            memory = self._memory_with_results()
+            decision = self._incremental.run(plan, self._config, snapshot, memory)
+            self.memory = memory = memory.after(decision)
+            self._applier.hand_over(
+                snapshot, decision, memory.spend_records, monitored=observations.monitored
+            )
         _try(self._charge, snapshot, decision)
         _try(self._prober.start, snapshot, decision)
         if self._background_planner is not None:
             self._background_planner.start(decision.repartitions.layout_problem)
-        problems = await self._applier.apply_plan(
-            snapshot, decision, monitored=observations.monitored, change_pending=change_pending
-        )
-        await self._applier.spend_records.write(observations.memory.spend_records, snapshot.at)
-        # The background planner may have replaced the solution while the plan was applied.
-        memory = observations.memory
-        observations.memory = replace(
-            memory,
-            job_creation_errors=dict(self._applier.batches.job_creation_errors),
-            layouts=replace(
-                memory.layouts,
-                blocked_evictions=dict(self._applier.layouts.blocked_evictions),
-                write_errors=tuple(self._applier.layouts.problems),
-            ),
-        )
+        writes_before, self._writes = self._writes, self._applier.writes
         return ReconcileOutcome(
             snapshot=snapshot,
             plan=decision,
-            bill=observations.bill,
-            problems=problems,
-            writes=self._applier.writes - writes_before,
+            bill=self.bill,
+            problems=dict(self._applier.problems),
+            writes=self._writes - writes_before,
+            cpu_seconds=time.thread_time() - started,
+            is_burst=self._applier.queue.waiting > MAX_CONCURRENCY,
         )
 
-    async def _restore_spend(self) -> None:
-        """Read once what budgets spent that were deleted or lost their status."""
-        if self._spend_restored:
+    async def write(self) -> None:
+        """Write forever what the cycles decide."""
+        await self._applier.queue.run()
+
+    def _memory_with_results(self) -> PlanMemory:
+        """Return the memory with what was refused, and with the layouts solved since."""
+        applier, solved = self._applier, self._observations.layouts
+        return replace(
+            self.memory,
+            job_creation_errors=dict(applier.batches.job_creation_errors),
+            layouts=replace(
+                self.memory.layouts,
+                solution=solved.solution,
+                solver_error=solved.error,
+                blocked_evictions=dict(applier.layouts.blocked_evictions),
+                write_errors=tuple(applier.layouts.problems),
+            ),
+        )
+
+    async def _restore(self) -> None:
+        """Continue once from what Prometheus and the copy of the spend know of the time before."""
+        if self._restored:
             return
-        memory = self._observations.memory
-        copy = await self._applier.spend_records.read()
-        records = merge_records(copy, memory.spend_records, self._clock())
-        self._observations.memory = replace(memory, spend_records=records)
-        self._spend_restored = True
+        copy, history = await self._applier.spend_records.read(), self._observations.history
+        self.memory = replace(
+            self.memory,
+            scaling_history=history.scaling,
+            spend_records=merge_records(copy, history.spend_records, self._clock()),
+            last_seen=history.last_seen,
+        )
+        self.bill = Bill(as_of=history.billed_until)
+        self._restored = True
 
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
         """Charge the time since the last charge, by the state that held until now.
 
         Nothing is charged while the state stays the same, nor again soon after the last charge.
         """
-        bill, before = self._observations.bill, self._pending_charge
+        bill, before = self.bill, self._pending_charge
         if bill.as_of is not None and timedelta() <= snapshot.at - bill.as_of < MIN_CHARGE_INTERVAL:
             return
         due = bill.as_of is None or snapshot.at - bill.as_of >= CHARGE_INTERVAL
         if before is not None and not _is_same_charge(before, snapshot, decision):
             bill, due = accrue(bill, before[0], before[1].pools), True
         self._pending_charge = None if due else (snapshot, decision)
-        self._observations.bill = accrue(bill, snapshot, decision.pools) if due else bill
+        self.bill = accrue(bill, snapshot, decision.pools) if due else bill
 
 
 def _try(work: Callable[[Snapshot, Plan], None], snapshot: Snapshot, decision: Plan) -> None:

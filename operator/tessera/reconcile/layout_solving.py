@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
+from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.steps import error_text
 from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.observe import Observations, SolvedLayouts
 
 # Delay until a problem whose planning failed is tried again.
 _RETRY_AFTER = timedelta(seconds=30)
@@ -38,7 +38,7 @@ class BackgroundPlanner:
         """
         if problem is None or not problem.terms or self._task is not None:
             return
-        solution = self._observations.memory.layouts.solution
+        solution = self._observations.layouts.solution
         if solution is not None and (solution.problem is problem or solution.problem == problem):
             return
         if (
@@ -66,20 +66,11 @@ class BackgroundPlanner:
         else:
             # The solution came from another process with a copy of the problem. Cycles compare by
             # identity first, which is much faster.
-            self._update_memory(solution=replace(solution, problem=problem))
+            self._observations.layouts = SolvedLayouts(replace(solution, problem=problem))
 
     def _fail(self, problem: LayoutProblem, message: str) -> None:
-        self._update_memory(solver_error=message)
+        self._observations.layouts = replace(self._observations.layouts, error=message)
         self._last_failure = (problem, self._clock())
-
-    def _update_memory(
-        self, *, solution: LayoutSolution | None = None, solver_error: str | None = None
-    ) -> None:
-        memory = self._observations.memory
-        layouts = replace(
-            memory.layouts, solution=solution or memory.layouts.solution, solver_error=solver_error
-        )
-        self._observations.memory = replace(memory, layouts=layouts)
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         self._task = None

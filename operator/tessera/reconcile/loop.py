@@ -1,7 +1,6 @@
 """The loop that decides when a reconcile cycle is due."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 # Seconds after which a cycle runs even if nothing changed.
@@ -9,25 +8,29 @@ PERIOD = 5.0
 # Minimum seconds between two cycles, so that a burst of changes costs one cycle.
 MIN_INTERVAL = 0.25
 # The loop then idles this many times as long as the cycle computed, so that other tasks get the
-# event loop; it matters from a thousand services on.
+# event loop; it matters from some hundred services on.
 REST_RATIO = 4.0
-MAX_REST = 1.0
+# While more is to be written than at a time: cycles do not wait for writes, and the plans of a
+# burst need no more than a tenth of a core.
+BURST_REST_RATIO = 10.0
+MAX_REST = 2.0
 
 
 async def run_loop(
     changed: asyncio.Event,
-    reconcile: Callable[[], Awaitable[None]],
+    reconcile: Callable[[], Awaitable[float]],
     *,
     period: float = PERIOD,
     min_interval: float = MIN_INTERVAL,
 ) -> None:
-    """Run cycles forever: at once on the first change, once per burst, and every `period`."""
+    """Run cycles forever: at once on the first change, once per burst, and every `period`.
+
+    `reconcile` returns the seconds for which the loop idles.
+    """
     # The event is cleared before the cycle, or a change during the cycle would be lost.
     while True:
         changed.clear()
-        started = time.thread_time()
-        await reconcile()
-        rest = max(min_interval, min(MAX_REST, REST_RATIO * (time.thread_time() - started)))
+        rest = max(min_interval, min(MAX_REST, await reconcile()))
         await asyncio.sleep(rest)
         try:
             async with asyncio.timeout(period - rest):

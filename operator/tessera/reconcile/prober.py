@@ -27,7 +27,7 @@ from tessera.domain.scaling.drain import DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
 from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.observe import ProbeAnswers
 
 # Seconds between two probes of a draining replica.
 _DRAIN_INTERVAL = timedelta(seconds=1)
@@ -47,7 +47,7 @@ class Prober:
     def __init__(
         self,
         engines: Engines,
-        observations: Observations,
+        answers: ProbeAnswers,
         clock: Clock,
         wake: Callable[[], None],
         hub: ModelHub | None = None,
@@ -56,7 +56,7 @@ class Prober:
         self._cluster = cluster
         self._hub = hub
         self._engines = engines
-        self._observations = observations
+        self._answers = answers
         self._clock = clock
         self._wake = wake
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -84,12 +84,12 @@ class Prober:
         for batch_plan in plan.batches.values():
             uid, probe = batch_plan.batch.uid, batch_plan.progress_target
             namespace = batch_plan.batch.ref.namespace
-            answer = self._observations.runner_answers.get(uid)
+            answer = self._answers.runner_answers.get(uid)
             if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
                 fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
                 self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
             if (job := batch_plan.podless_job) is not None and self._cluster is not None:
-                refusal = self._observations.pod_refusals.get(job.uid)
+                refusal = self._answers.pod_refusals.get(job.uid)
                 if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
                     read = partial(self._read_pod_refusal, self._cluster, job)
                     self._start_once(f"job {job.uid}", namespace, read)
@@ -109,7 +109,7 @@ class Prober:
         if not (draining := drain.draining):
             return
         for pod in pods:
-            load = self._observations.in_flight.get(pod.ref)
+            load = self._answers.in_flight.get(pod.ref)
             due = self._is_due(load.at if load else None, _DRAIN_INTERVAL)
             if pod.ref in draining and pod.address and due:
                 count = partial(self._count_requests, pod, _host_port(pod.address, PORT))
@@ -139,14 +139,14 @@ class Prober:
     async def _probe_completion(self, service: ObservedService, address: str) -> None:
         problem = await self._engines.probe(f"http://{address}", _served_model_name(service))
         at = self._clock()
-        self._observations.probe_results[service.ref] = ProbeResult(at=at, problem=problem)
+        self._answers.probe_results[service.ref] = ProbeResult(at=at, problem=problem)
         if problem is not None or not was_ready(service):
             self._wake()
 
     async def _resolve(self, hub: ModelHub, query: RevisionQuery) -> None:
         resolution = await hub.resolve(query)
-        if self._observations.resolutions is not None:
-            self._observations.resolutions[query] = resolution
+        if self._answers.resolutions is not None:
+            self._answers.resolutions[query] = resolution
             self._resolution_times[query] = self._clock()
             self._wake()
 
@@ -154,7 +154,7 @@ class Prober:
         asked_at = self._clock()
         requests = await self._engines.in_flight(address)
         if requests is not None:
-            self._observations.in_flight[pod.ref] = InFlight(asked_at, requests)
+            self._answers.in_flight[pod.ref] = InFlight(asked_at, requests)
             self._wake()
 
     async def _check_suspect(self, suspect: Suspect, address: str) -> None:
@@ -165,7 +165,7 @@ class Prober:
         requests = await self._engines.in_flight(address)
         if requests is None:
             return
-        self._observations.in_flight[suspect.pod.ref] = InFlight(asked_at, requests)
+        self._answers.in_flight[suspect.pod.ref] = InFlight(asked_at, requests)
         if requests:
             probe = partial(self._request_token, suspect, address)
             self._start_once(f"token {suspect.pod.uid}", suspect.pod.ref.namespace, probe)
@@ -176,23 +176,26 @@ class Prober:
     async def _fetch_progress(self, batch: str, address: str) -> None:
         asked_at = self._clock()
         progress = await self._engines.progress(address)
-        if progress is not None:
-            self._observations.runner_answers[batch] = ProgressSample(asked_at, progress)
-            self._wake()
+        if progress is None:
+            self._answers.silent_runners.setdefault(batch, asked_at)
+            return
+        self._answers.silent_runners.pop(batch, None)
+        self._answers.runner_answers[batch] = ProgressSample(asked_at, progress)
+        self._wake()
 
     async def _read_pod_refusal(self, cluster: Cluster, job: BatchJob) -> None:
         message: str | None = None
         # Without the right to list events the Job stays unexplained.
         with contextlib.suppress(ClusterError):
             message = await cluster.pod_refusal(job.ref, job.uid)
-        self._observations.pod_refusals[job.uid] = PodRefusal(self._clock(), message)
+        self._answers.pod_refusals[job.uid] = PodRefusal(self._clock(), message)
         self._wake()
 
     async def _fetch_status(self, service: Ref, address: str) -> None:
         self._fetch_times[service] = self._clock()
         progress = await self._engines.fetch_progress(address)
         if progress is not None:
-            self._observations.fetch_progress[service] = progress
+            self._answers.fetch_progress[service] = progress
             self._wake()
 
     def _is_due(self, last: datetime | None, interval: timedelta) -> bool:
@@ -200,26 +203,26 @@ class Prober:
 
     def _forget(self, plan: Plan) -> None:
         service_plans = plan.service_plans
-        for ref in self._observations.probe_results.keys() - service_plans.keys():
-            del self._observations.probe_results[ref]
-        if self._observations.in_flight:
+        for ref in self._answers.probe_results.keys() - service_plans.keys():
+            del self._answers.probe_results[ref]
+        if self._answers.in_flight:
             pods = {pod.ref for service_plan in service_plans.values() for pod in service_plan.pods}
             pods |= {pod.ref for removed in plan.removed_workloads for pod in removed.pods}
-            for ref in self._observations.in_flight.keys() - pods:
-                del self._observations.in_flight[ref]
-        if self._observations.resolutions:
-            self._forget_resolutions(self._observations.resolutions, plan)
-        if self._observations.fetch_progress or self._fetch_times:
+            for ref in self._answers.in_flight.keys() - pods:
+                del self._answers.in_flight[ref]
+        if self._answers.resolutions:
+            self._forget_resolutions(self._answers.resolutions, plan)
+        if self._answers.fetch_progress or self._fetch_times:
             self._forget_fetches(plan)
-        if self._observations.pod_refusals:
+        if self._answers.pod_refusals:
             podless_jobs = [batch_plan.podless_job for batch_plan in plan.batches.values()]
             uids = {job.uid for job in podless_jobs if job is not None}
-            for uid in self._observations.pod_refusals.keys() - uids:
-                del self._observations.pod_refusals[uid]
-        for uid in self._observations.runner_answers.keys() - {
-            batch_plan.batch.uid for batch_plan in plan.batches.values()
-        }:
-            del self._observations.runner_answers[uid]
+            for uid in self._answers.pod_refusals.keys() - uids:
+                del self._answers.pod_refusals[uid]
+        batches = {batch_plan.batch.uid for batch_plan in plan.batches.values()}
+        for answers in (self._answers.runner_answers, self._answers.silent_runners):
+            for uid in answers.keys() - batches:
+                del answers[uid]
 
     def _forget_resolutions(self, known: dict[RevisionQuery, Resolution], plan: Plan) -> None:
         """Forget revisions that no service uses; services with the same model share one query."""
@@ -236,8 +239,8 @@ class Prober:
             for ref, service_plan in plan.service_plans.items()
             if service_plan.preparation and service_plan.preparation.progress_address
         }
-        for ref in self._observations.fetch_progress.keys() - fetching:
-            del self._observations.fetch_progress[ref]
+        for ref in self._answers.fetch_progress.keys() - fetching:
+            del self._answers.fetch_progress[ref]
         for ref in self._fetch_times.keys() - fetching:
             del self._fetch_times[ref]
 

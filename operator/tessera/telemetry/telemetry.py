@@ -1,10 +1,9 @@
 """Metrics and log lines about the outcome of reconcile cycles."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -17,7 +16,7 @@ from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill, CostLine
-from tessera.domain.cache import LastCallCache
+from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.money import NANO
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
@@ -40,13 +39,13 @@ class Telemetry:
         """All metrics except those of the services, their speeds and the bill."""
         self._reconcile_seconds = Histogram(
             "tessera_reconcile_duration_seconds",
-            "Duration of reconcile cycles.",
+            "Duration of reconcile cycles, without what they leave to write.",
             buckets=_RECONCILE_BUCKETS,
             registry=self.registry,
         )
         self._cpu = Counter(
             "tessera_reconcile_cpu_seconds",
-            "CPU time of reconcile cycles, including other work of the event loop meanwhile.",
+            "CPU time of reconcile cycles.",
             registry=self.registry,
         )
         self._errors = Counter(
@@ -103,11 +102,9 @@ class Telemetry:
         self._service_states = _ServiceCollector()
         self._services = CollectorRegistry()
         self._services.register(self._service_states)
-        self._services_page = LastCallCache(partial(_render, self._services))
         self._speeds = SpeedCollector()
         self._speed = CollectorRegistry()
         self._speed.register(self._speeds)
-        self._speed_page = LastCallCache(partial(_render, self._speed))
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -117,17 +114,15 @@ class Telemetry:
         self._bill = _BillCollector()
         self._costs = CollectorRegistry()
         self._costs.register(self._bill)
-        self._costs_page = LastCallCache(partial(_render, self._costs))
+        self._pages = Incremental()
         self._logged_decisions: dict[Ref, tuple[object, ...]] = {}
         self._logged_layouts: dict[str, StatusVerdict[LayoutReady]] = {}
         self._logged_plans: dict[Ref, ServicePlan] = {}
 
-    def record_reconcile(
-        self, outcome: ReconcileOutcome, seconds: float, cpu_seconds: float
-    ) -> None:
+    def record_reconcile(self, outcome: ReconcileOutcome, seconds: float) -> None:
         """Record the outcome of a reconcile cycle."""
         self._reconcile_seconds.observe(seconds)
-        self._cpu.inc(cpu_seconds)
+        self._cpu.inc(outcome.cpu_seconds)
         self._writes.inc(outcome.writes)
         names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
         self.record_bill(outcome.bill, names)
@@ -178,11 +173,15 @@ class Telemetry:
         """Return the page that Prometheus scrapes."""
         # The series of the services, their speeds and the bill are most of the page, so they are
         # rendered only when one of them changed.
+        return generate_latest(self.registry) + self._pages.run(self._large_parts)
+
+    def _large_parts(self) -> bytes:
         outcome = self._service_states.outcome
-        services = self._services_page(outcome and outcome.plan.service_plans)
-        speeds = self._speed_page(self._speeds.inputs)
-        costs = self._costs_page(self._bill.billed)
-        return generate_latest(self.registry) + services + speeds + costs
+        return (
+            _render(self._services, outcome and outcome.plan.service_plans)
+            + _render(self._speed, self._speeds.inputs)
+            + _render(self._costs, self._bill.billed)
+        )
 
     def families(self) -> Iterator[Metric]:
         """Yield all metrics with their current values."""
@@ -212,8 +211,9 @@ class Telemetry:
         self._errors.inc()
         log.error("reconcile failed, retrying", exc_info=error)
 
-    def set_leader(self, *, leading: bool) -> None:
-        self._leader.set(leading)
+    def watch_leader(self, is_leader: Callable[[], bool]) -> None:
+        """Ask at each scrape whether this process leads, also while no cycle runs."""
+        self._leader.set_function(is_leader)
 
     def record_clock_error(self, error: timedelta) -> None:
         self._clock_error.set(error.total_seconds())
@@ -262,7 +262,8 @@ class Telemetry:
             log.info("%s: %s: %s", ref, replicas_text, scale.message, extra=fields)
 
 
-def _render(registry: CollectorRegistry, _: object) -> bytes:
+@reused_per_object
+def _render(registry: CollectorRegistry, _shown: object) -> bytes:
     return generate_latest(registry)
 
 

@@ -1,51 +1,73 @@
-"""Write what the plan decided for the layouts of pools: taints, backend requests and evictions."""
+"""Write what the plan decided for pools: statuses, taints, backend requests and evictions."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.gpu_clients import restart_device_plugin
 from tessera.domain.mig_backends.mig_manager import referenced_configs
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
-from tessera.domain.observed.snapshot import Node, Ref
+from tessera.domain.observed.snapshot import Node, Ref, Snapshot
+from tessera.domain.plan import Plan
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.domain.repartition.evictions import BlockedEviction
-from tessera.ports import Cluster, DisruptionBudgetError
+from tessera.domain.status.service import pool_status
+from tessera.ports import DisruptionBudgetError
 from tessera.reconcile.store import Store
-from tessera.reconcile.work import WriteStep
+from tessera.reconcile.writing.writer import SupersededError, Writer, WriteStep, attempt
 from tessera.resources import mig_objects
-from tessera.resources.api_resources import NODE_LAYOUTS, NODES, PODS
-from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES
+from tessera.resources.manifest import ObjectKey
 
 # A replica whose drain took too long has this long to exit, whatever its grace period.
 _EXIT_SECONDS = 10
 
 
 class LayoutApplier:
-    """Carries out the actions of pools whose statuses have been written."""
+    """Writes the statuses of pools, and carries out their actions."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        store: Store,
-        *,
-        namespace: str | None,
-        before_write: Callable[[], None],
-    ) -> None:
+    def __init__(self, writer: Writer, store: Store, *, namespace: str | None) -> None:
         """Create an applier; `namespace` has mig-manager's ConfigMap, None if it is not used."""
-        self._cluster = cluster
+        self._writer = writer
         self._store = store
         self._namespace = namespace
-        self._before_write = before_write
         self._applied_config: Mapping[str, object] | None = None
         self.blocked_evictions: dict[Ref, BlockedEviction] = {}
         """Pods that could not be evicted when that was tried last."""
         self.problems: list[str] = []
         """Errors of writes in the last cycle."""
 
+    async def apply(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Write the statuses of pools, which announce layouts before they change, then the actions.
+
+        Of a pool whose status is refused no action is written.
+        """
+        refused = frozenset(
+            [
+                view.pool.name
+                for view in plan.pools
+                if await self.write_pool_status(snapshot, plan, view)
+            ]
+        )
+        problems = self.problems
+        try:
+            await self.write_actions(plan.repartitions, refused, snapshot.at)
+        except SupersededError:
+            self.problems = problems
+            raise
+
     @WriteStep
-    async def apply(
+    async def write_pool_status(self, snapshot: Snapshot, plan: Plan, view: PoolView) -> list[str]:
+        status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
+        if status == view.pool.status:
+            return []
+        metadata = {"name": view.pool.name}
+        return await self._writer.apply_status(ACCELERATOR_POOLS, metadata, status)
+
+    @WriteStep
+    async def write_actions(
         self, repartitions: Repartitions, refused: frozenset[str], at: datetime
     ) -> None:
         """Write the actions of all pools, except of those whose status was `refused`.
@@ -66,7 +88,8 @@ class LayoutApplier:
         # Taints come first: requests and evictions rely on them.
         await self._update_nodes(pool_actions, refused, at)
         for name in sorted(repartitions.retired_layouts):
-            self.problems += await self._delete_layout(name)
+            key = ObjectKey(NODE_LAYOUTS.plural, "", name)
+            self.problems += await attempt(self._writer.delete(NODE_LAYOUTS, key))
         self.problems += await self._configure(repartitions, requests)
         for name, request in sorted(requests.items()):
             self.problems += await self._send_request(name, request)
@@ -75,7 +98,7 @@ class LayoutApplier:
                 if ref not in actions.deletions:
                     self.problems += await self._evict(ref, uid, at)
             for ref, uid in sorted(actions.deletions.items()):
-                self.problems += await self._delete(ref, uid)
+                self.problems += await attempt(self._writer.delete_pod(ref, uid, _EXIT_SECONDS))
 
     async def _update_nodes(
         self, pool_actions: Sequence[PoolActions], refused: frozenset[str], at: datetime
@@ -112,26 +135,16 @@ class LayoutApplier:
             return
         manifest = mig_objects.configuration(self._namespace, requests.values(), referenced)
         if manifest.body != self._applied_config:
-            await self._apply_configuration(manifest)
-
-    async def _apply_configuration(self, manifest: ObjectManifest) -> None:
-        self._before_write()
-        await self._cluster.apply(manifest)
-        self._applied_config = manifest.body
+            await self._writer.send(manifest)
+            self._applied_config = manifest.body
 
     @WriteStep
     async def _taint(self, node: str, *, present: bool) -> None:
-        await self._patch_node(node, {}, {TAINT: present})
+        await self._writer.patch_node(node, {}, {TAINT: present})
 
     @WriteStep
     async def _relabel(self, node: str, labels: Mapping[str, str | None]) -> None:
-        await self._patch_node(node, labels, {})
-
-    async def _patch_node(
-        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
-    ) -> None:
-        self._before_write()
-        self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
+        await self._writer.patch_node(node, labels, {})
 
     @WriteStep
     async def _send_request(self, node: str, request: BackendRequest) -> None:
@@ -141,31 +154,19 @@ class LayoutApplier:
             observed = self._store.all(NODE_LAYOUTS).get(key)
             current = observed.plan_input if observed is not None else None
             if isinstance(current, ObservedNodeLayout) and current.spec != layout_spec:
-                self._before_write()
-                applied = await self._cluster.apply(mig_objects.node_layout(node, layout_spec))
-                self._store.put(NODE_LAYOUTS, applied)
+                await self._writer.apply(mig_objects.node_layout(node, layout_spec))
         if request.labels:
-            await self._patch_node(node, request.labels, {})
-
-    @WriteStep
-    async def _delete_layout(self, name: str) -> None:
-        self._before_write()
-        key = ObjectKey(NODE_LAYOUTS.plural, "", name)
-        await self._cluster.delete(NODE_LAYOUTS, key)
-        self._store.drop(NODE_LAYOUTS, key)
+            await self._writer.patch_node(node, request.labels, {})
 
     @WriteStep
     async def _evict(self, ref: Ref, uid: str, at: datetime) -> None:
-        self._before_write()
-        previous = self.blocked_evictions.pop(ref, None)
+        previous = self.blocked_evictions.get(ref)
         try:
-            await self._cluster.evict(ref, uid)
+            await self._writer.evict(ref, uid)
         except DisruptionBudgetError as error:
             since = previous.since if previous is not None else at
             self.blocked_evictions[ref] = BlockedEviction(str(error), since)
+        else:
+            self.blocked_evictions.pop(ref, None)
 
-    @WriteStep
-    async def _delete(self, ref: Ref, uid: str) -> None:
-        self._before_write()
-        key = ObjectKey(PODS.plural, ref.namespace, ref.name)
-        await self._cluster.delete(PODS, key, uid=uid, grace_seconds=_EXIT_SECONDS)
+    STEPS = (write_pool_status,)

@@ -1,12 +1,13 @@
 """Reading and writing the record of spend outside the TenantBudgets."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.ports import Cluster, ClusterError
+from tessera.reconcile.writing.writer import Writer
 from tessera.resources.api_resources import SPEND_RECORDS
 from tessera.resources.manifest import ObjectKey
 from tessera.resources.spend_records import parse_spend_records, spend_records_manifest
@@ -19,12 +20,10 @@ WRITE_INTERVAL = timedelta(minutes=1)
 class SpendRecordStore:
     """The ConfigMap with the record of all budgets."""
 
-    def __init__(
-        self, cluster: Cluster, namespace: str, before_write: Callable[[], object]
-    ) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, writer: Writer) -> None:
         self._cluster = cluster
         self._namespace = namespace
-        self._before_write = before_write
+        self._writer = writer
         self._written_at: datetime | None = None
         self._written: Mapping[str, object] = {}
 
@@ -45,11 +44,10 @@ class SpendRecordStore:
         recently = self._written_at is not None and at - self._written_at < WRITE_INTERVAL
         if recently or amounts == self._written:
             return
-        self._written_at = at
-        self._before_write()
         try:
-            await self._cluster.apply(spend_records_manifest(self._namespace, records, at))
+            await self._writer.send(spend_records_manifest(self._namespace, records, at))
         except ClusterError as error:
             log.warning("the copy of the spend was not written: %s", error)
         else:
             self._written = amounts
+        self._written_at = at

@@ -1,0 +1,45 @@
+"""Write the statuses of TenantBudgets, with the record of what was spent."""
+
+from collections.abc import Collection
+
+from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.status.budget import budget_status
+from tessera.reconcile.writing.writer import Writer, WriteStep
+from tessera.resources.api_resources import TENANT_BUDGETS
+
+
+class BudgetApplier:
+    """Writes the status of each budget whose record is due."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._unrecorded = set[str]()
+        """Budgets whose last status was refused or could not be built."""
+        self.refusals: dict[str, list[str]] = {}
+        """Why there is no record of the last cycle, by budget."""
+
+    async def apply(self, view: BudgetView, snapshot: Snapshot) -> None:
+        """Write the status if its record is due, before anything that costs money."""
+        self.refusals[view.budget.name] = await self.write_budget_status(view, snapshot)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Forget all other budgets."""
+        for name in self.refusals.keys() - names:
+            del self.refusals[name]
+
+    @WriteStep
+    async def write_budget_status(self, view: BudgetView, snapshot: Snapshot) -> list[str]:
+        """Write the status; return why there is no record of this cycle."""
+        name = view.budget.name
+        must_record = name in self._unrecorded
+        self._unrecorded.add(name)
+        status = budget_status(view, snapshot.at, must_record=must_record)
+        refusals: list[str] = []
+        if status != view.budget.status:
+            refusals = await self._writer.apply_status(TENANT_BUDGETS, {"name": name}, status)
+        if not refusals:
+            self._unrecorded.discard(name)
+        return refusals
+
+    STEPS = (write_budget_status,)

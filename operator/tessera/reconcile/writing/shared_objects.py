@@ -1,0 +1,161 @@
+"""Apply the objects that several services share, and delete those that nothing needs anymore."""
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tessera.domain.batch.names import BATCH_ROLE
+from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
+from tessera.domain.names import prepull_namespace
+from tessera.domain.observed.snapshot import Ref
+from tessera.domain.plan import Plan
+from tessera.ports import ClusterObject
+from tessera.reconcile.writing.service_work import CHILD_KINDS
+from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
+from tessera.resources import prepull
+from tessera.resources.api_resources import DAEMON_SETS
+from tessera.resources.batch_job import RunnerImage
+from tessera.resources.children import NamespaceOwners
+from tessera.resources.manifest import ObjectKey
+
+log = logging.getLogger("tessera")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """What all objects need to know of how the operator is installed."""
+
+    namespace: str
+    """The operator's own."""
+    ingress_namespaces: tuple[str, ...]
+    """From which engines may be reached, besides their own."""
+    batch_image: RunnerImage
+    batch_role: str = BATCH_ROLE
+    mig_namespace: str | None = None
+    """With the ConfigMap of mig-manager; None where it is not used."""
+
+
+class SharedInputs(NamedTuple):
+    """All inputs of the shared objects of a namespace."""
+
+    sharing: NamespaceOwners
+    monitored: bool
+    existing: tuple[ClusterObject, ...]
+    """The shared objects of all namespaces."""
+
+
+class SharedObjectApplier:
+    """Applies the shared objects of namespaces, and prunes."""
+
+    def __init__(self, writer: Writer, installation: Installation) -> None:
+        self._writer = writer
+        self._installation = installation
+        self._in_place: dict[str, SharedInputs] = {}
+        """The inputs of namespaces whose objects are all in place."""
+        self._unchanged = set[str]()
+        """Namespaces of which the last application changed nothing."""
+        self.refusals: dict[str, list[str]] = {}
+        """What was refused last, by namespace."""
+
+    def are_in_place(self, inputs: SharedInputs) -> bool:
+        """Return whether the shared objects of a namespace are as planned."""
+        return inputs == self._in_place.get(inputs.sharing.namespace)
+
+    async def apply(self, inputs: SharedInputs) -> None:
+        """Apply the shared objects of a namespace."""
+        namespace = inputs.sharing.namespace
+        self._in_place.pop(namespace, None)
+        self._unchanged.discard(namespace)
+        self.refusals[namespace] = await self.apply_shared(inputs.sharing, inputs.monitored)
+        if namespace in self._unchanged:
+            self._in_place[namespace] = inputs
+
+    @WriteStep
+    async def apply_shared(self, sharing: NamespaceOwners, monitored: bool) -> list[str]:
+        manifests = sharing.manifests(
+            operator_namespace=self._installation.namespace,
+            ingress_namespaces=self._installation.ingress_namespaces,
+            monitored=monitored,
+            batch_role=self._installation.batch_role,
+        )
+        problems, unchanged = await self._writer.apply_changed(manifests)
+        if unchanged:
+            self._unchanged.add(sharing.namespace)
+        return problems
+
+    async def prune(
+        self,
+        plan: Plan,
+        existing: Mapping[Ref | None, tuple[ClusterObject, ...]],
+        pull_keys: Collection[ObjectKey] | None,
+    ) -> None:
+        """Delete the shared objects of namespaces and pools that no longer need them.
+
+        `pull_keys` are the DaemonSets that are needed, None if that is not known.
+        """
+        # Their owners may end together. While the garbage collector removes one owner from an
+        # object, an apply may just have set it as the only one; then only the operator removes it.
+        used = {
+            ref.namespace for ref in (*plan.service_plans, *plan.active_batches, *existing) if ref
+        }
+        used |= {job.ref.namespace for job in plan.orphaned_jobs}
+        for observed in existing.get(None, ()):
+            is_unused = (
+                pull_keys is not None and observed.key not in pull_keys
+                if observed.key.plural == DAEMON_SETS.plural
+                else observed.key.namespace not in used
+            )
+            if observed.owned_fields_digest and is_unused:
+                await attempt(self._writer.delete(CHILD_KINDS[observed.key.plural], observed.key))
+
+    def forget(self, namespaces: Collection[str]) -> None:
+        """Forget all other namespaces."""
+        self._unchanged &= set(namespaces)
+        for name in self._in_place.keys() - namespaces:
+            del self._in_place[name]
+        for name in self.refusals.keys() - namespaces:
+            del self.refusals[name]
+
+    STEPS = (apply_shared,)
+
+
+class PrePullApplier:
+    """Applies the DaemonSets that pull images before services need them."""
+
+    def __init__(self, writer: Writer, config: Config, installation: Installation) -> None:
+        self._writer = writer
+        self._config = config
+        self._image = installation.batch_image
+        self.namespace = prepull_namespace(installation.namespace)
+        self._incremental = Incremental()
+        self._problems: list[str] = []
+        self.keys: Collection[ObjectKey] | None = None
+        """The needed DaemonSets; None where they could not be built."""
+
+    async def apply(self, plan: Plan) -> None:
+        """Apply them; a failed pre-pull delays nothing, so a log line reports it."""
+        problems = await self.apply_pulls(plan)
+        if problems and problems != self._problems:
+            log.warning("image pre-pull failed: %s", "; ".join(problems))
+        self._problems = problems
+
+    @WriteStep
+    async def apply_pulls(self, plan: Plan) -> list[str]:
+        """Apply the DaemonSets; where that raises, those that exist stay."""
+        self.keys = None
+        manifests = self._incremental.run(
+            prepull.prepull_daemon_sets,
+            plan.pools,
+            plan.service_plans,
+            self._config.platform,
+            self._config.builder_version,
+            self._image,
+            self.namespace,
+        )
+        self.keys = {manifest.key for manifest in manifests}
+        problems, _ = await self._writer.apply_changed(manifests)
+        return problems
+
+    STEPS = (apply_pulls,)
