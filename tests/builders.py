@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
@@ -26,7 +27,7 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     Workload,
 )
-from tessera.domain.plan import Plan, PlanCache, PlanMemory, plan
+from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.service_plan import ServicePlan
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -228,10 +229,12 @@ def plan_of(
     config: Config = DEFAULT_CONFIG,
     memory: PlanMemory = NO_MEMORY,
     *,
-    cache: PlanCache | None = None,
+    incremental: Incremental | None = None,
 ) -> Plan:
     """Plan a snapshot, with default settings and no memory."""
-    return plan(config, snapshot, memory, cache)
+    if incremental is None:
+        return plan(config, snapshot, memory)
+    return incremental.run(plan, config, snapshot, memory)
 
 
 def compute_service_plan(

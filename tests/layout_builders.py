@@ -106,12 +106,14 @@ def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
     views = views_of(snapshot)
     return {
         service.ref: propose(
-            snapshot,
+            service.ref,
             service,
-            current_objects[service.ref].in_order,
+            current_objects[service.ref],
             views,
-            Counter(),
-            ScalingHistory(),
+            (),
+            history=ScalingHistory(),
+            snapshot=snapshot,
+            allocated=Counter(),
         )
         for service in snapshot.services
     }

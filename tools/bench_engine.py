@@ -15,12 +15,18 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tessera.adapters.clock import now
 from tessera.domain import perf
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
+from tessera.domain.sizing import prices
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+from tessera.domain.sizing.table import smallest_serving_rows
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.sim import self_benchmark as bench
@@ -182,8 +188,24 @@ def _speeds() -> dict[str, Any]:
 
 
 def _sizing() -> dict[str, Any]:
-    measure = _elsewhere("tessera.cli.size.command", "size_all_ms")
-    return {"size_all_ms": measure() if measure else None}
+    """CPU milliseconds of sizing all known models on all products."""
+    book = prices.price_book(prices.ASSUMED, prices.list_prices(), now().date())
+    products = tuple(catalog.products().values())
+    started_at = time.process_time()
+    for shape in catalog.models().values():
+        demand = Demand(
+            shape=shape,
+            precision=None,
+            max_model_len=min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings),
+            input_tokens=min(1200, shape.max_position_embeddings // 2),
+            output_tokens=250,
+            ttft=timedelta(seconds=10),
+            inter_token=timedelta(milliseconds=250),
+        )
+        # Quantized files have no other precision.
+        precisions = (None, "fp8", "awq-int4") if shape.quantization is None else (None,)
+        smallest_serving_rows(demand, products, precisions, book)
+    return {"size_all_ms": round((time.process_time() - started_at) * 1e3)}
 
 
 def main() -> None:

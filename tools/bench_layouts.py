@@ -20,6 +20,7 @@ from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarge
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
+from tessera.domain.incremental import Incremental
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutSolution, PoolLayout
 from tessera.domain.mig_backends.agent import AgentBackend
@@ -28,7 +29,7 @@ from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Snapshot
-from tessera.domain.plan import Plan, PlanCache, PlanMemory, plan
+from tessera.domain.plan import Plan, PlanMemory, plan
 from tests.builders import (
     A100,
     a_node,
@@ -222,10 +223,10 @@ def _with_new_process(snapshot: Snapshot, index: int) -> Snapshot:
 
 def _reconcile_times(snapshot: Snapshot, *, news: bool) -> list[float]:
     """Return the CPU milliseconds of each reconcile."""
-    config, memory, cache, spent = Config(), PlanMemory(), PlanCache(), []
+    config, memory, incremental, spent = Config(), PlanMemory(), Incremental(), []
     for index in range(RECONCILES + 5):
         begun = time.process_time()
-        fleet_plan = plan(config, snapshot, memory, cache)
+        fleet_plan = incremental.run(plan, config, snapshot, memory)
         spent.append((time.process_time() - begun) * 1e3)
         snapshot, memory = _next_snapshot(snapshot, memory, fleet_plan)
         if news:

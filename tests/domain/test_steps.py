@@ -17,6 +17,7 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import BudgetState
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView, pool_view
+from tessera.domain.incremental import Incremental
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import (
@@ -29,7 +30,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
-from tessera.domain.plan import STEPS, Plan, PlanCache, PlanMemory, plan_one_service
+from tessera.domain.plan import STEPS, Plan, PlanMemory, plan_one_service
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.service_plan import ServicePlan
@@ -95,6 +96,17 @@ def _fleet() -> Snapshot:
     )
 
 
+def _revised(fleet: Snapshot, revision: int) -> Snapshot:
+    """Change every service and node in what matters to no decision, so that all are planned."""
+    return replace(
+        fleet,
+        services=tuple(replace(service, generation=revision) for service in fleet.services),
+        nodes=tuple(
+            replace(node, labels={**node.labels, "revision": str(revision)}) for node in fleet.nodes
+        ),
+    )
+
+
 _OWNERS: dict[type, Callable[[Any], str]] = {
     Batch: attrgetter("ref.namespace"),
     Budget: attrgetter("name"),
@@ -137,11 +149,16 @@ class Raising:
         raise OverflowError("cannot convert float infinity to integer")
 
 
-def cycles(cache: PlanCache, memory: PlanMemory, count: int) -> tuple[Plan, PlanMemory]:
-    snapshot = _fleet()
+def cycles(
+    incremental: Incremental, memory: PlanMemory, count: int, revision: int = 1
+) -> tuple[Plan, PlanMemory]:
+    snapshot = _revised(_fleet(), revision)
     for index in range(count):
         decision = plan_of(
-            replace(snapshot, at=NOW + timedelta(seconds=5 * index)), CONFIG, memory, cache=cache
+            replace(snapshot, at=NOW + timedelta(seconds=5 * index)),
+            CONFIG,
+            memory,
+            incremental=incremental,
         )
         memory = memory.after(decision)
     return decision, memory
@@ -166,12 +183,14 @@ def good_part(decision: Plan) -> object:
 def test_what_a_step_raises_for_one_object_changes_no_other(
     step: Step[..., Any], restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, memory = cycles(cache := PlanCache(), NO_MEMORY, 2)
-    expected, _ = cycles(PlanCache(), memory, 1)
+    _, memory = cycles(incremental := Incremental(), NO_MEMORY, 2)
+    expected, _ = cycles(Incremental(), memory, 1, revision=2)
     stub = Raising(step.function)
     monkeypatch.setattr(step, "function", stub)
     try:
-        decision: Plan | Exception = cycles(PlanCache() if restarted else cache, memory, 1)[0]
+        decision: Plan | Exception = cycles(
+            Incremental() if restarted else incremental, memory, 1, revision=2
+        )[0]
     except OverflowError as error:
         decision = error
     assert isinstance(decision, Plan)
@@ -192,7 +211,7 @@ def test_a_pool_whose_repartition_raises_keeps_its_taints_and_begins_nothing(
     step: Step[..., Any], reason: LayoutReady, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step, "function", Raising(step.function))
-    decision, _ = cycles(PlanCache(), NO_MEMORY, 1)
+    decision, _ = cycles(Incremental(), NO_MEMORY, 1)
     actions = decision.repartitions.actions[EVIL]
     assert (actions.verdict.reason, actions.requests, actions.evictions) == (reason, {}, {})
 
@@ -201,7 +220,7 @@ def test_a_service_that_is_set_aside_says_what_was_raised_and_where(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plan_one_service, "function", Raising(plan_one_service.function))
-    decision, _ = cycles(PlanCache(), NO_MEMORY, 1)
+    decision, _ = cycles(Incremental(), NO_MEMORY, 1)
     accepted = decision.service_plans[Ref(EVIL, "chat")].accepted
     assert accepted.reason is Accepted.PLANNER_ERROR
     assert accepted.message.startswith(
@@ -215,9 +234,11 @@ def test_a_service_that_is_set_aside_says_what_was_raised_and_where(
 def test_services_stay_on_a_pool_whose_discovery_raises(
     restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, memory = cycles(cache := PlanCache(), NO_MEMORY, 2)
+    _, memory = cycles(incremental := Incremental(), NO_MEMORY, 2)
     monkeypatch.setattr(pool_view, "function", Raising(pool_view.function))
-    decision, _ = cycles(PlanCache() if restarted else cache, memory, 1)
+    if restarted:
+        incremental, memory = Incremental(), replace(memory, pools=())
+    decision, _ = cycles(incremental, memory, 1, revision=2)
     (view,) = (view for view in decision.pools if view.pool.name == EVIL)
     assert view.accepted.reason is PoolAccepted.PLANNER_ERROR
     assert bool(view.offers) is not restarted

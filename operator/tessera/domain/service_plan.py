@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
@@ -9,8 +10,17 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
+from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.batches import VolumeClaim
-from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Snapshot, Workload
+from tessera.domain.observed.snapshot import (
+    ObservedService,
+    Pod,
+    Readings,
+    Ref,
+    Snapshot,
+    SpeedReading,
+    Workload,
+)
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import previous_variants
@@ -32,7 +42,7 @@ from tessera.domain.service.template_version import (
     decide_template,
     spec_with_effective_values,
 )
-from tessera.domain.speed.condition import next_speed_status
+from tessera.domain.speed.condition import is_recent, next_speed_status
 from tessera.domain.speed.measurements import own_measurement
 from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
@@ -111,11 +121,19 @@ class ServicePlanInputs(NamedTuple):
     """Replicas whose slices are removed."""
     surge_replicas: int
     """Further replicas that it needs on its previous variants."""
+    newest_template: PodTemplateVersion
 
 
-def plan_service(
-    newest_template: PodTemplateVersion, snapshot: Snapshot, inputs: ServicePlanInputs
-) -> ServicePlan:
+class ServiceObservations(NamedTuple):
+    """What its plan needs of other services and of its engines."""
+
+    allocated: Mapping[tuple[str, str], int]
+    """Devices that all services use, by pool and resource."""
+    stall: Stall
+    speed: SpeedStatus | None
+
+
+def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
     """Return the plan of a service within its grant."""
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
@@ -138,7 +156,7 @@ def plan_service(
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
     pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions)
-    template = decide_template(newest_template, service, spec, choice, workload)
+    template = decide_template(inputs.newest_template, service, spec, choice, workload)
     preparation = proposal.preparation
     waits_for_slices = spec.placement.mig == "Auto"
     removable = _removable_deployments(
@@ -175,6 +193,25 @@ def plan_service(
     )
 
 
+def _holds(
+    service_plan: ServicePlan, _ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot
+) -> bool:
+    """Return whether the time does not matter.
+
+    A service that drains, lacks budget, or waits for its model is planned in every cycle.
+    """
+    preparation = service_plan.preparation
+    return (
+        (inputs.grant is None or inputs.grant.shortage is None)
+        and not service_plan.drain.draining
+        and not (preparation is not None and preparation.pending)
+        and service_plan.pinned_revision.query not in (snapshot.resolutions or {})
+    )
+
+
+plan_service = reused(_plan_service, per_object=True, holds=_holds)
+
+
 def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
     """Return the plan of a service whose planning raised: all of its objects stay as they are."""
     unchanged = planner_error_proposal(
@@ -193,58 +230,58 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
     )
 
 
-def with_surge_and_stall(
-    snapshot: Snapshot,
+def _with_observations(
+    _ref: Ref,
     service_plan: ServicePlan,
     proposal: Proposal,
-    allocated: Mapping[tuple[str, str], int],
-    stall: Stall,
+    observed: ServiceObservations,
+    *,
+    at: datetime,
 ) -> ServicePlan:
-    """Add what depends on the time and on other services."""
+    """Add what depends on other services, on the engines and on the time."""
     choice = proposal.placement.choice
-    if choice is None:
-        return service_plan
-    pods = pods_of_variant(service_plan.pods, choice)
-    has_capacity = _has_surge_capacity(proposal, choice, service_plan.scale, allocated)
-    surge = should_surge(service_plan.workload, pods, snapshot.at, has_capacity=has_capacity)
-    same = surge is service_plan.surge and stall == service_plan.stall
-    return service_plan if same else replace(service_plan, surge=surge, stall=stall)
-
-
-def with_speed(readings: Readings | None, service_plan: ServicePlan) -> ServicePlan:
-    """Add the speed for the status; without a reading the present one."""
-    speed = service_plan.service.status.speed
-    if readings is not None and readings.speeds_at is not None:
-        observed = service_plan.observed_speed(readings)
-        if observed is not None:
-            speed = next_speed_status(observed, speed, readings.speeds_at)
-    same = speed is service_plan.speed or speed == service_plan.speed
-    return service_plan if same else replace(service_plan, speed=speed)
-
-
-def is_reusable(
-    service_plan: ServicePlan, inputs: ServicePlanInputs, previous: ServicePlanInputs
-) -> bool:
-    """Return whether the plan of the last cycle still holds.
-
-    A service that drains, lacks budget, or waits for its model is planned in every cycle.
-    """
-    return (
-        previous.proposal is inputs.proposal
-        and previous.grant == inputs.grant
-        and previous.volume_claim == inputs.volume_claim
-        and previous.displacement == inputs.displacement
-        and previous.surge_replicas == inputs.surge_replicas
-        and (inputs.grant is None or inputs.grant.shortage is None)
-        and not service_plan.drain.draining
-        and not (service_plan.preparation is not None and service_plan.preparation.pending)
+    surge = choice is not None and should_surge(
+        service_plan.workload,
+        pods_of_variant(service_plan.pods, choice),
+        at,
+        has_capacity=_has_surge_capacity(proposal, choice, service_plan.scale, observed.allocated),
     )
+    return _with_additions(service_plan, surge, observed.stall, observed.speed)
 
 
-def is_time_independent(service_plan: ServicePlan, stall: Stall) -> bool:
-    """Return whether the time alone changes nothing in the plan."""
-    workload = service_plan.workload
-    return (workload is None or workload.rollout_complete) and stall == service_plan.stall
+with_observations = reused(
+    _with_observations,
+    per_object=True,
+    # During a rollout the time matters: a surge replica stays pending for a while at most.
+    holds=lambda _last, _ref, service_plan, *_, **_named: (
+        service_plan.workload is None or service_plan.workload.rollout_complete
+    ),
+)
+
+
+@reused
+def _with_additions(
+    service_plan: ServicePlan,
+    surge: bool,
+    stall: Stall,
+    speed: SpeedStatus | None,
+) -> ServicePlan:
+    return replace(service_plan, surge=surge, stall=stall, speed=speed)
+
+
+@reused_per_object
+def next_speed(
+    _ref: Ref, service_plan: ServicePlan, readings: Sequence[SpeedReading], at: datetime | None
+) -> SpeedStatus | None:
+    """Return the speed for the status; without a reading the present one."""
+    service, choice = service_plan.service, service_plan.choice
+    current = service.status.speed
+    if at is None or choice is None or service.spec is None:
+        return current
+    if current is not None and is_recent(current, service.spec.model.uri, choice.variant, at):
+        return current
+    observed = service_speed(service.spec, choice, service_plan.pods, readings)
+    return next_speed_status(observed, current, at)
 
 
 def _has_surge_capacity(

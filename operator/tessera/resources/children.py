@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tessera.api.ref import Ref
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
+from tessera.domain.incremental import reused
 from tessera.domain.service_plan import ServicePlan
 from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment_manifest
@@ -89,6 +90,7 @@ class NamespaceOwners:
         return tuple(shared)
 
 
+@reused
 def namespace_owners(
     service_plans: Mapping[Ref, ServicePlan], batches: Mapping[Ref, BatchPlan]
 ) -> tuple[NamespaceOwners, ...]:

@@ -17,6 +17,7 @@ from tessera.api.inference_service import EngineOptions
 from tessera.api.meta import GROUP
 from tessera.api.template_version import Platform
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import reused
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
 from tessera.domain.service_plan import ServicePlan
@@ -42,6 +43,7 @@ _LIMITS = {"cpu": "50m", "memory": "16Mi", "ephemeral-storage": "16Mi"}
 _ENVIRONMENT = {"NVIDIA_VISIBLE_DEVICES": "void", "LD_PRELOAD": ""}
 
 
+@reused
 def prepull_daemon_sets(
     pools: Sequence[PoolView],
     service_plans: Mapping[Ref, ServicePlan],

@@ -19,6 +19,7 @@ from tessera.domain.health.stall import (
     stall_timeout_for,
     updated_progress,
 )
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import (
     EngineReading,
     InFlight,
@@ -29,7 +30,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanCache, PlanMemory
+from tessera.domain.plan import PlanMemory
 from tessera.domain.sizing.sizing import ReplicaFit
 from tests.builders import (
     MEDIUM,
@@ -290,24 +291,32 @@ def test_engine_progress_is_carried_to_the_next_cycle() -> None:
 
 
 def test_a_cached_plan_sees_a_stalled_engine_and_is_else_the_same_object() -> None:
-    cache = PlanCache()
+    incremental = Incremental()
     calm = a_fleet(load={}, engine_progress={}, service=a_service(spec=a_spec(replicas=2)))
     for _ in range(2):
-        history = plan_of(*calm, cache=cache).scaling_history
+        history = plan_of(*calm, incremental=incremental).scaling_history
         calm = PlanInputs(
             replace(calm.snapshot, at=at(5)), memory=PlanMemory(scaling_history=history)
         )
-    assert plan_of(*calm, cache=cache).service_plans is plan_of(*calm, cache=cache).service_plans
+    assert (
+        plan_of(*calm, incremental=incremental).service_plans
+        is plan_of(*calm, incremental=incremental).service_plans
+    )
     frozen = PlanInputs(
         replace(calm.snapshot, in_flight={PAIR[0].ref: InFlight(NOW, 3)}),
         memory=replace(calm.memory, engine_progress={PAIR[0].ref: FROZEN}),
     )
     replacement = (
-        plan_of(*frozen, cache=cache).service_plans[Ref("team-a", "chat")].stall.replacement
+        plan_of(*frozen, incremental=incremental)
+        .service_plans[Ref("team-a", "chat")]
+        .stall.replacement
     )
     assert replacement is not None
     assert replacement.pod == PAIR[0].ref
-    assert plan_of(*calm, cache=cache).service_plans[Ref("team-a", "chat")].stall == Stall()
+    assert (
+        plan_of(*calm, incremental=incremental).service_plans[Ref("team-a", "chat")].stall
+        == Stall()
+    )
 
 
 readings = st.lists(

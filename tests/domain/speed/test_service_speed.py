@@ -9,11 +9,11 @@ import pytest
 from tessera.api.inference_service import SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted
 from tessera.domain.explain.explain import explain
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
 from tessera.domain.perf import MeasurementKey, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanCache
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.speed.service_speed import (
@@ -277,9 +277,11 @@ def a_measured_fleet(
     )
 
 
-def with_written_status(snapshot: Snapshot, cache: PlanCache | None = None) -> ObservedService:
+def with_written_status(
+    snapshot: Snapshot, incremental: Incremental | None = None
+) -> ObservedService:
     """Return the service with the status that this cycle writes."""
-    service_plan = plan_of(snapshot, cache=cache).service_plans[CHAT]
+    service_plan = plan_of(snapshot, incremental=incremental).service_plans[CHAT]
     return replace(service_plan.service, status=service_status(snapshot, service_plan, None, None))
 
 
@@ -300,12 +302,12 @@ def test_a_restarted_operator_keeps_what_the_status_says() -> None:
 
 
 def test_moving_readings_write_no_status() -> None:
-    cache, service = PlanCache(), with_written_status(a_measured_fleet(1.0))
+    incremental, service = Incremental(), with_written_status(a_measured_fleet(1.0))
     for cycle in range(1, 20):
         moved = a_measured_fleet(
             1 + 0.004 * cycle, service, 30.0 * cycle, tokens_per_second=400.0 + 9 * cycle
         )
-        assert with_written_status(moved, cache).status.speed == service.status.speed
+        assert with_written_status(moved, incremental).status.speed == service.status.speed
 
 
 def test_a_verdict_that_changes_is_written_once_in_five_minutes() -> None:

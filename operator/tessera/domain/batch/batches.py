@@ -3,9 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
-from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -15,6 +13,7 @@ from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
 from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.incremental import reused_per_object
 from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealth
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.service.model_files import with_known_shape
@@ -51,24 +50,18 @@ def propose_batches(
     used_devices: Counter[tuple[str, str]],
     forecast: GrantForecast,
     job_creation_errors: Mapping[str, str],
-    previous: Mapping[Ref, ProposedBatch] = MappingProxyType({}),
 ) -> Mapping[Ref, ProposedBatch]:
     """Propose a plan for every batch regardless of budgets.
 
     Batches that hold hardware come first. `used_devices` counts the devices in use and is
-    increased by those of proposals that run or would be granted. Of the `previous` proposals those
-    of ended batches are reused, since there may be thousands.
+    increased by those of proposals that run or would be granted.
     """
     if not snapshot.batches:
         return {}
     index = _SnapshotIndex(snapshot, views, job_creation_errors)
-    proposals = {
-        batch.ref: previous[batch.ref]
-        for batch in snapshot.batches
-        if batch.ref in previous and index.is_settled(batch, previous[batch.ref])
-    }
+    proposals = {}
     for batch in sorted(
-        (batch for batch in snapshot.batches if batch.ref not in proposals),
+        snapshot.batches,
         key=lambda candidate: (not index.pods[candidate.ref], candidate.created, candidate.ref),
     ):
         proposed = proposed_batch(index, batch, used_devices)
@@ -110,8 +103,20 @@ def _propose(
 ) -> ProposedBatch:
     if batch.has_ended(index.at):
         situation = index.terminal_situation(batch)
-    else:
-        situation = index.situation(batch.ref, used_devices)
+        return _ended_batch(batch.ref, batch, situation.pods, situation.jobs, situation=situation)
+    situation = index.situation(batch.ref, used_devices)
+    return ProposedBatch(situation, decide.propose_batch(situation))
+
+
+@reused_per_object  # there may be thousands
+def _ended_batch(
+    _ref: Ref,
+    _batch: Batch,
+    _pods: Sequence[BatchPod],
+    _jobs: Sequence[BatchJob],
+    *,
+    situation: Situation,
+) -> ProposedBatch:
     return ProposedBatch(situation, decide.propose_batch(situation))
 
 
@@ -184,17 +189,6 @@ class _SnapshotIndex:
             node.name: NodeHealth(ready=node.kubelet_ready, taints=node.taints, labels=node.labels)
             for node in snapshot.nodes
         }
-
-    def is_settled(self, batch: Batch, previous: ProposedBatch) -> bool:
-        """Return whether a batch has ended, and nothing of it changed since this proposal."""
-        situation = previous.situation
-        return (
-            situation.batch is batch
-            and batch.has_ended(self.at)
-            and previous.proposal.plan.accepted.reason is not BatchAccepted.PLANNER_ERROR
-            and [*situation.pods] == self.pods.get(batch.ref, [])
-            and [*situation.jobs] == self._jobs.get(batch.ref, [])
-        )
 
     def terminal_situation(self, batch: Batch) -> Situation:
         """Return the pods and Jobs of a finished batch, without the facts of a decision."""

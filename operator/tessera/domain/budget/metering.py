@@ -19,6 +19,7 @@ from tessera.domain.budget.meter import (
 from tessera.domain.budget.namespaces import group_by_namespace
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.hardware.pools import PoolView, pools_by_node, tariff_of
+from tessera.domain.incremental import reused
 from tessera.domain.money import Tariff, to_nanos
 from tessera.domain.observed.snapshot import Pod
 
@@ -42,6 +43,7 @@ class MeteringInputs:
     """Prices by pool."""
 
 
+@reused
 def metering_inputs(pods: Iterable[Pod], views: Sequence[PoolView]) -> MeteringInputs:
     return MeteringInputs(
         pods=group_by_namespace((pod.ref, pod) for pod in pods if pod.devices),

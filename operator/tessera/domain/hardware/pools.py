@@ -20,7 +20,7 @@ from tessera.domain.hardware.device import (
 )
 from tessera.domain.hardware.gpu_catalog import Product, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
-from tessera.domain.incremental import tabulated
+from tessera.domain.incremental import reused, tabulated
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.domain.steps import Step, planner_error
@@ -83,6 +83,7 @@ class PoolView:
     offers: tuple[HardwareOffer, ...] = ()
 
 
+@reused
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
     """Return every pool with its nodes, devices and price of the day, in the order of names."""
     selected = {

@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from tessera.api.meta import Condition
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.text import counted
-from tessera.domain.observed.snapshot import ObservedService, Pod, ProbeResult, Snapshot
+from tessera.domain.incremental import reused_per_object
+from tessera.domain.observed.snapshot import ObservedService, Pod, ProbeResult, Ref, Snapshot
 
 # How long after a completion an idle service is probed again.
 IDLE_PROBE_INTERVAL = timedelta(minutes=5)
 # How long after a failure it is probed again.
 FAILED_PROBE_INTERVAL = timedelta(seconds=5)
-_NEVER = datetime.max.replace(tzinfo=UTC)
+_AT_ONCE = datetime.min.replace(tzinfo=UTC)
 
 
 def assess_readiness(
@@ -33,7 +34,7 @@ def assess_readiness(
         cause = f"; {failure.reason}: {failure.message}" if failure is not None else ""
         message = f"0 of {counted(desired, 'replica')} ready{cause}"
         return StatusVerdict(Ready.NO_REPLICA_READY, message)
-    probe_result = _current_result(snapshot, service)
+    probe_result = _current_result(snapshot.probe_results.get(service.ref), service)
     if probe_result is not None and probe_result.problem is not None:
         return StatusVerdict(Ready.COMPLETION_FAILED, probe_result.problem)
     if probe_result is not None or was_ready(service):
@@ -45,23 +46,25 @@ def assess_readiness(
 
 def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]) -> bool:
     """Return whether a completion is due."""
-    if not any(pod.takes_requests for pod in pods):
+    last_result = snapshot.probe_results.get(service.ref)
+    due = _next_probe(service.ref, service, pods, last_result)
+    if due is None or snapshot.at < due:
         return False
-    probe_result = _current_result(snapshot, service)
-    if probe_result is None:
-        return True
-    age = snapshot.at - probe_result.at
-    if probe_result.problem is not None:
-        return age >= FAILED_PROBE_INTERVAL
     finished_requests = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
-    return age >= IDLE_PROBE_INTERVAL and not finished_requests
+    succeeded = last_result is not None and last_result.problem is None
+    return not (succeeded and due > _AT_ONCE and finished_requests)
 
 
-def next_probe_at(snapshot: Snapshot, service: ObservedService) -> datetime:
-    """Return when the next completion is due, if replicas, status and last result stay the same."""
-    probe_result = snapshot.probe_results.get(service.ref)
+@reused_per_object
+def _next_probe(
+    _ref: Ref, service: ObservedService, pods: Sequence[Pod], last_result: ProbeResult | None
+) -> datetime | None:
+    """Return when a completion is due; None without a replica."""
+    if not any(pod.takes_requests for pod in pods):
+        return None
+    probe_result = _current_result(last_result, service)
     if probe_result is None:
-        return _NEVER
+        return _AT_ONCE
     return probe_result.at + (
         IDLE_PROBE_INTERVAL if probe_result.problem is None else FAILED_PROBE_INTERVAL
     )
@@ -73,9 +76,10 @@ def was_ready(service: ObservedService) -> bool:
     return condition is not None and condition.status == "True"
 
 
-def _current_result(snapshot: Snapshot, service: ObservedService) -> ProbeResult | None:
+def _current_result(
+    probe_result: ProbeResult | None, service: ObservedService
+) -> ProbeResult | None:
     """Return the last result, unless the service was not ready since."""
-    probe_result = snapshot.probe_results.get(service.ref)
     condition = _ready_condition(service)
     if probe_result is None or condition is None or condition.status == "True":
         return probe_result

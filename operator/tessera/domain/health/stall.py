@@ -17,8 +17,9 @@ in the status.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref
@@ -66,6 +67,9 @@ class Stall:
     """Why a stalled replica may not be replaced yet."""
 
 
+_NO_STALL = Stall()
+
+
 @dataclass(frozen=True, slots=True)
 class Suspect:
     """A replica whose engine may be stalled and is asked for its requests in flight."""
@@ -74,13 +78,12 @@ class Suspect:
     pod: Pod
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
+class Inspection(NamedTuple):
     """The result of inspecting the engines of one service."""
 
-    engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
+    engine_progress: Mapping[Ref, EngineProgress]
     suspects: tuple[Suspect, ...] = ()
-    stall: Stall = Stall()
+    stall: Stall = _NO_STALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ def inspect_engines(
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
+    check_interval = watch.stall_timeout / _CHECKS_PER_TIMEOUT
     for pod in pods:
         reading, load = watch.readings.get(pod.ref), watch.in_flight.get(pod.ref)
         asleep = reading is not None and reading.awake is False
@@ -122,21 +126,18 @@ def inspect_engines(
         if progress is None:
             continue
         progress_by_pod[pod.ref] = progress
-        if (
-            reading is None
-            or reading.scraped_at - progress.since < watch.stall_timeout / _CHECKS_PER_TIMEOUT
-        ):
+        if reading is None or reading.scraped_at - progress.since < check_interval:
             continue
         timeout = stall_timeout_for(fit, progress, watch.stall_timeout)
         if _is_check_due(progress, load, timeout, watch.at):
             suspects.append(Suspect(service, pod))
         if _is_stalled(progress, reading, load, timeout, watch.at):
             stalled.append((_idle_since(progress), pod.ref, pod))
-    stall = Stall()
+    stall = _NO_STALL
     if stalled:
         since, _, pod = min(stalled)
         stall = _judge_stall(watch, service, pod, since, pods, min_replicas)
-    return Inspection(engine_progress=progress_by_pod, suspects=tuple(suspects), stall=stall)
+    return Inspection(progress_by_pod, tuple(suspects), stall)
 
 
 def updated_progress(

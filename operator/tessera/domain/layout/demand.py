@@ -2,18 +2,17 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from sys import intern
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain import money
-from tessera.domain.cache import KeyedCache, LastCallCache, StableTupleCache
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.pools import PoolView, admits, plans_layouts
+from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
@@ -39,8 +38,6 @@ from tessera.domain.steps import Step
 
 # Share of its concurrent requests that an engine has on average, so that peaks fit.
 _TARGET_OCCUPANCY = 0.6
-_OptionsOf: TypeAlias = Callable[[Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]]
-_NO_READINGS: Mapping[Ref, PodReading] = {}
 
 
 def whole_gpu_model(pool: str) -> str:
@@ -54,90 +51,36 @@ class _NodeGpus(NamedTuple):
     """Names and layouts of the GPUs in MIG mode."""
 
 
-class LayoutProblemCache:
-    """The parts of the last layout problem, by the identity of their inputs."""
-
-    def __init__(self) -> None:
-        self.views = StableTupleCache[PoolView]()
-        self.proposals = StableTupleCache[Proposal]()
-        self.demands = LastCallCache(self._demands)
-        self.node_gpus: KeyedCache[
-            tuple[str, str], [str, MigNode, bool, _DeviceHolders], _NodeGpus
-        ] = KeyedCache(node_gpus_of)
-        self.stable_nodes = StableTupleCache[_NodeGpus]()
-        self.problem = LastCallCache(_build_problem)
-        self._options: KeyedCache[
-            Ref, [Proposal, Sequence[PoolView]], tuple[HardwareOption, ...]
-        ] = KeyedCache(_options)
-        self._previous: dict[Ref, SliceDemand] = {}
-        self._names: frozenset[str] = frozenset()
-        self._holders = LastCallCache(_DeviceHolders)
-        self._shares: Mapping[Ref, TenantShare] = {}
-
-    def shares(self, shares: Mapping[Ref, TenantShare]) -> Mapping[Ref, TenantShare]:
-        """Return the shares, the same mapping as long as nothing in it changed."""
-        if shares != self._shares:
-            self._shares = shares
-        return self._shares
-
-    def device_holders(
-        self, pods: Sequence[Pod], demands: Sequence[SliceDemand]
-    ) -> "_DeviceHolders":
-        """Return which pods hold devices, split by whether their service is planned for."""
-        names = frozenset(demand.service.name for demand in demands)
-        if names != self._names:
-            self._names = names
-        return self._holders(pods, self._names)
-
-    def _demands(
-        self,
-        proposals: Sequence[Proposal],
-        views: Sequence[PoolView],
-        readings: Mapping[Ref, PodReading],
-        shares: Mapping[Ref, TenantShare],
-    ) -> tuple[SliceDemand, ...]:
-        """Return the demands by service name; an unchanged demand is the same object."""
-        previous, self._previous = self._previous, {}
-        for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref):
-            ref = proposal.service.ref
-            share, options_of = shares.get(ref, TenantShare()), partial(self._options, ref)
-            demand = slice_demand(proposal, views, readings, share, options_of, previous.get(ref))
-            if demand is not None:
-                self._previous[ref] = previous[ref] if previous.get(ref) == demand else demand
-        self._options.retain({proposal.service.ref for proposal in proposals})
-        return tuple(self._previous.values())
-
-
 def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the proposals
     views: Sequence[PoolView],
     nodes_by_pool: Mapping[str, Sequence[MigNode]],
     capabilities: Mapping[str, Capabilities],
     proposals: Mapping[Ref, Proposal],
     snapshot: Snapshot,
-    cache: LayoutProblemCache | None = None,
     *,
     shares: Mapping[Ref, TenantShare] | None = None,
+    previous: LayoutProblem | None = None,
 ) -> LayoutProblem:
     """Return the layout problem of all pools that plan layouts and have GPUs.
 
-    Slices held by pods of services that are not planned for stay as they are.
+    Slices held by pods of services that are not planned for stay as they are. The `previous`
+    problem has the demand of a service whose planning raises.
     """
-    cache = cache or LayoutProblemCache()
-    planned = cache.views(
-        tuple(
-            view
-            for view in sorted(views, key=lambda view: view.pool.name)
-            if view.price is not None
-            and plans_layouts(view.pool.spec)
-            and view.pool.name in capabilities
-            and any(node.gpus or node.whole_gpus for node in nodes_by_pool.get(view.pool.name, ()))
-        )
+    planned = tuple(
+        view
+        for view in sorted(views, key=lambda view: view.pool.name)
+        if view.price is not None
+        and plans_layouts(view.pool.spec)
+        and view.pool.name in capabilities
+        and any(node.gpus or node.whole_gpus for node in nodes_by_pool.get(view.pool.name, ()))
     )
-    readings = usable_readings(snapshot.readings, snapshot.at) or _NO_READINGS
-    demands = cache.demands(
-        cache.proposals(tuple(proposals.values())), planned, readings, cache.shares(shares or {})
+    readings = usable_readings(snapshot.readings, snapshot.at)
+    demands = _slice_demands(
+        tuple(proposals.values()), planned, readings, shares or {}, previous=previous
     )
-    device_holders = cache.device_holders(snapshot.pods, demands)
+    device_holders = _device_holders(
+        snapshot.pods, frozenset(demand.service.name for demand in demands)
+    )
     nodes = {
         (pool, node.name): node
         for view in planned
@@ -145,15 +88,40 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
         for node in sorted(nodes_by_pool[pool], key=lambda node: node.name)
     }
     node_gpus = tuple(
-        cache.node_gpus(key, key[0], node, capabilities[key[0]].knows_pods, device_holders)
+        node_gpus_of(key, node, capabilities[key[0]].knows_pods, device_holders)
         for key, node in nodes.items()
     )
-    cache.node_gpus.retain(nodes.keys())
-    return cache.problem(
-        planned, nodes_by_pool, capabilities, demands, cache.stable_nodes(node_gpus)
+    return _build_problem(planned, nodes_by_pool, capabilities, demands, node_gpus)
+
+
+@reused
+def _slice_demands(
+    proposals: Sequence[Proposal],
+    views: Sequence[PoolView],
+    readings: Mapping[Ref, PodReading],
+    shares: Mapping[Ref, TenantShare],
+    *,
+    previous: LayoutProblem | None,
+) -> tuple[SliceDemand, ...]:
+    """Return the demands by service name."""
+    previous_by_name = (
+        {demand.service.name: demand for demand in previous.demands} if previous else {}
     )
+    demands = (
+        slice_demand(
+            proposal,
+            views,
+            readings,
+            shares.get(ref, TenantShare()),
+            previous_by_name.get(str(ref)),
+        )
+        for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref)
+        for ref in (proposal.service.ref,)
+    )
+    return tuple(demand for demand in demands if demand is not None)
 
 
+@reused
 def _build_problem(
     planned: Sequence[PoolView],
     nodes_by_pool: Mapping[str, Sequence[MigNode]],
@@ -197,7 +165,6 @@ def _build_demand(
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
     share: TenantShare,
-    options_of: _OptionsOf,
     previous: SliceDemand | None,
 ) -> SliceDemand | None:
     """Return the demand as far as it is paid.
@@ -211,7 +178,7 @@ def _build_demand(
         return None
     if spec is None or spec.placement.mig != "Auto" or not proposal.accepted.reason.is_true:
         return None
-    options = options_of(proposal, views)
+    options = _options(proposal.service.ref, proposal, views)
     speeds = {
         option.instance_type: option.tokens_per_second
         for option in options
@@ -236,7 +203,10 @@ def _build_demand(
 slice_demand = Step(_build_demand, lambda *arguments: arguments[-1])
 
 
-def _options(proposal: Proposal, views: Sequence[PoolView]) -> tuple[HardwareOption, ...]:
+@reused_per_object
+def _options(
+    _ref: Ref, proposal: Proposal, views: Sequence[PoolView]
+) -> tuple[HardwareOption, ...]:
     """Return the hardware that placement accepts for the service too, the cheapest first."""
     spec = proposal.service.spec
     shape = shape_of(spec) if spec else None
@@ -367,9 +337,16 @@ class _DeviceHolders:
         return refs_by_profile
 
 
+@reused
+def _device_holders(pods: Sequence[Pod], names: Collection[str]) -> _DeviceHolders:
+    return _DeviceHolders(pods, names)
+
+
+@reused_per_object
 def _build_node_gpus(
-    pool: str, node: MigNode, knows_pods: bool, holders: _DeviceHolders
+    key: tuple[str, str], node: MigNode, knows_pods: bool, holders: _DeviceHolders
 ) -> _NodeGpus:
+    pool, _ = key
     gpus = tuple(_problem_gpus(pool, node, holders, knows_pods=knows_pods))
     return _NodeGpus(gpus, tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus))
 

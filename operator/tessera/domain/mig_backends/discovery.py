@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from tessera.api.mig import NodeTarget
 from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
 from tessera.api.text import counted, parse_decimal
-from tessera.domain.cache import KeyedCache
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, PoolView
+from tessera.domain.incremental import reused_per_object
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
 from tessera.domain.mig_backends import devices
@@ -24,31 +23,15 @@ from tessera.domain.steps import Step, error_text
 _REPLICAS_LABEL = "nvidia.com/gpu.replicas"
 _MIG_MODES = ("Enabled", "Disabling")
 
-# Keyed by pool and node.
-MigNodeCache: TypeAlias = KeyedCache[
-    tuple[str, str],
-    [str | None, Node, ObservedNodeLayout | None, NodeTarget | None],
-    MigNode | None,
-]
-
-
-def new_mig_node_cache() -> MigNodeCache:
-    """Return an empty cache."""
-    return KeyedCache(mig_node_of)
-
 
 def mig_nodes(
-    view: PoolView,
-    nodes: Sequence[Node],
-    layouts: Sequence[ObservedNodeLayout],
-    cache: MigNodeCache | None = None,
+    view: PoolView, nodes: Sequence[Node], layouts: Sequence[ObservedNodeLayout]
 ) -> tuple[MigNode, ...]:
     """Return every node of the pool whose GPU product is known, by name.
 
     Without an agent only slice counts are known: layouts are the planned ones as far as those
     counts allow.
     """
-    cached_node = cache or new_mig_node_cache()
     layouts_by_node = {layout.name: layout for layout in layouts}
     pool = view.pool
     status = pool.status.mig
@@ -60,7 +43,7 @@ def mig_nodes(
         if node.name in view.node_names
         for layout in (layouts_by_node.get(node.name),)
         for target in (None if _agent_status(layout) else targets.get(node.name),)
-        if (mig_node := cached_node((pool.name, node.name), view.product, node, layout, target))
+        if (mig_node := mig_node_of(node.name, view.product, node, layout, target))
     )
 
 
@@ -83,7 +66,9 @@ def _agent_problem(layout: ObservedNodeLayout | None) -> str | None:
     return f"its tessera-node reports: {layout.status.problem}" if layout.status.problem else None
 
 
+@reused_per_object
 def _read_node(
+    _name: str,
     pool_product: str | None,
     node: Node,
     layout: ObservedNodeLayout | None,
@@ -109,7 +94,9 @@ def _read_node(
     return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
 
 
-def _set_aside(error: Exception, pool_product: str | None, node: Node, *_: object) -> MigNode:
+def _set_aside(
+    error: Exception, _name: str, pool_product: str | None, node: Node, *_: object
+) -> MigNode:
     product = pool_product or ""
     return MigNode(
         name=node.name,

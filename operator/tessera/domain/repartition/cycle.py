@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from tessera.api.mig import Mig, MigStatus
 from tessera.api.reasons import Discovered, LayoutReady, StatusVerdict
@@ -11,28 +11,28 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import Grant
-from tessera.domain.cache import LastCallCache, StableTupleCache
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import reused
 from tessera.domain.layout.adoption import PlanAdoption, adopt
-from tessera.domain.layout.demand import LayoutProblemCache, layout_problem
+from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.shares import tenant_shares
-from tessera.domain.mig_backends.backend import Capabilities, GeometryBackend
+from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
-from tessera.domain.mig_backends.discovery import mig_nodes, new_mig_node_cache
+from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
-from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.snapshot import Node, Pod, Snapshot
 from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.evictions import BlockedEviction, displaced_by_profile
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
-from tessera.domain.repartition.services import PoolServiceCache, pool_services
+from tessera.domain.repartition.services import pool_services
 from tessera.domain.repartition.window import closed_reason
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.steps import Step, planner_error
 
 _MANAGER_VALUE = "mig.managerNamespace"
-_Backends: TypeAlias = Mapping[str, GeometryBackend]
 
 
 class FundedProposals(NamedTuple):
@@ -49,38 +49,6 @@ class _PoolState(NamedTuple):
     nodes: tuple[MigNode, ...]
     backend: GeometryBackend
     services: tuple[PoolService, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutCacheEntry:
-    """The last actions of a rollout, with their inputs."""
-
-    inputs: RolloutInputs
-    window_closed: str | None
-    actions: PoolActions
-
-    def is_current(self, inputs: RolloutInputs, window_closed: str | None) -> bool:
-        """Return whether the rollout would decide the same again."""
-        previous = self.inputs
-        status = self.actions.status
-        # While a unit is under way, phases and timeouts depend on the time. Otherwise it only
-        # matters to the maintenance window.
-        idle = not (
-            inputs.status.units
-            or inputs.blocked_evictions
-            or self.actions.requests
-            or (status and status.units)
-        )
-        return (
-            idle
-            and previous.nodes is inputs.nodes
-            and previous.services is inputs.services
-            and previous.device_pods is inputs.device_pods
-            and self.window_closed == window_closed
-            and previous.backend == inputs.backend
-            and previous.mig == inputs.mig
-            and previous.status == inputs.status
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,54 +74,23 @@ class LayoutMemory:
     """Pods that could not be evicted when that was tried last."""
     write_errors: tuple[str, ...] = ()
     """Errors of the last cycle's writes for layouts."""
+    repartitions: Repartitions = field(default_factory=Repartitions)
+    """What the last cycle decided, for a pool or service whose planning raises."""
 
 
-class LayoutCache:
-    """Results of earlier cycles, found again by the identity of their inputs."""
-
-    def __init__(self) -> None:
-        self.node_cache = new_mig_node_cache()
-        self.problem_cache = LayoutProblemCache()
-        self.own_pods = LastCallCache(_own_pods)
-        self.device_pods = LastCallCache(_device_pods)
-        self.last_nodes: Mapping[str, tuple[MigNode, ...]] = {}
-        self.last_capabilities: Mapping[str, Capabilities] = {}
-        self._stable_nodes: dict[str, StableTupleCache[MigNode]] = defaultdict(StableTupleCache)
-        self.service_caches: dict[str, PoolServiceCache] = defaultdict(PoolServiceCache)
-        self.rollouts: dict[str, RolloutCacheEntry] = {}
-
-    def nodes(
-        self, views: Sequence[PoolView], snapshot: Snapshot
-    ) -> Mapping[str, tuple[MigNode, ...]]:
-        """Return the MIG nodes by pool, the same mapping as long as nothing in it changed."""
-        nodes = {
-            view.pool.name: self._stable_nodes[view.pool.name](
-                mig_nodes(view, snapshot.nodes, snapshot.layouts, self.node_cache)
-            )
-            for view in views
-        }
-        self.node_cache.retain(
-            {(pool, node.name) for pool, pool_nodes in nodes.items() for node in pool_nodes}
-        )
-        previous = self.last_nodes
-        if nodes.keys() != previous.keys() or any(
-            nodes[name] is not previous[name] for name in nodes
-        ):
-            self.last_nodes = nodes
-        return self.last_nodes
-
-    def capabilities(self, backends: _Backends) -> Mapping[str, Capabilities]:
-        """Return the capabilities by pool, the same mapping as long as nothing in it changed."""
-        capabilities = {name: backend.capabilities for name, backend in backends.items()}
-        if capabilities != self.last_capabilities:
-            self.last_capabilities = capabilities
-        return self.last_capabilities
+@reused
+def _nodes_by_pool(
+    views: Sequence[PoolView], nodes: Sequence[Node], layouts: Sequence[ObservedNodeLayout]
+) -> Mapping[str, tuple[MigNode, ...]]:
+    return {view.pool.name: mig_nodes(view, nodes, layouts) for view in views}
 
 
+@reused
 def _own_pods(pods: Sequence[Pod]) -> frozenset[Ref]:
     return frozenset(pod.ref for pod in pods if not pod.unmanaged)
 
 
+@reused
 def _device_pods(pods: Sequence[Pod]) -> Mapping[str, Sequence[Pod]]:
     """Return the pods that hold devices, by node."""
     pods_by_node = defaultdict[str, list[Pod]](list)
@@ -169,7 +106,6 @@ def _repartition(
     memory: LayoutMemory,
     views: Sequence[PoolView],
     funded: FundedProposals,
-    cache: LayoutCache | None = None,
 ) -> Repartitions:
     """Decide about the layouts of all pools with `spec.mig`.
 
@@ -183,11 +119,10 @@ def _repartition(
     }
     if not migs:
         return Repartitions()
-    cache = cache or LayoutCache()
     managed = {view.pool.name: view for view in views if view.pool.name in migs}
-    nodes = cache.nodes(tuple(managed.values()), snapshot)
+    nodes = _nodes_by_pool(tuple(managed.values()), snapshot.nodes, snapshot.layouts)
     backends = {name: backend_of(mig, nodes[name]) for name, mig in migs.items()}
-    capabilities = cache.capabilities(backends)
+    capabilities = {name: backend.capabilities for name, backend in backends.items()}
     known_views = [view for view in managed.values() if view.product is not None]
     proposals, shares = funded.proposals, tenant_shares(*funded)
     problem = layout_problem(
@@ -196,11 +131,11 @@ def _repartition(
         capabilities,
         proposals,
         snapshot,
-        cache.problem_cache,
         shares=shares,
+        previous=memory.repartitions.layout_problem,
     )
     services = {
-        name: pool_services(snapshot, view, views, proposals, problem, cache.service_caches[name])
+        name: pool_services(snapshot, view, views, proposals, problem)
         for name, view in managed.items()
     }
     states = {
@@ -208,7 +143,7 @@ def _repartition(
         for name, view in managed.items()
     }
     actions = {
-        name: pool_actions(config.mig_backends, snapshot, memory, state, problem, cache)
+        name: pool_actions(config.mig_backends, snapshot, memory, state, problem)
         for name, state in states.items()
     }
     return Repartitions(
@@ -223,39 +158,31 @@ def _repartition(
     )
 
 
-def _pause_all(
-    error: Exception,
-    views: Sequence[PoolView],
-    cache: LayoutCache | None,
-) -> Repartitions:
+def _pause_all(error: Exception, memory: LayoutMemory, views: Sequence[PoolView]) -> Repartitions:
     """Return a repartition that begins nothing; no service loses a slice."""
     managed = [view for view in views if view.pool.spec is not None and view.pool.spec.mig]
     return Repartitions(
-        actions={view.pool.name: _planner_error_actions(error, view, cache) for view in managed},
+        actions={view.pool.name: _planner_error_actions(error, memory, view) for view in managed},
     )
 
 
 repartition = Step(
     _repartition,
-    lambda error, _config, _snapshot, _memory, views, _funded, cache=None: _pause_all(
-        error, views, cache
-    ),
+    lambda error, _config, _snapshot, memory, views, _funded: _pause_all(error, memory, views),
 )
 
 
-def _planner_error_actions(
-    error: Exception, view: PoolView, cache: LayoutCache | None
-) -> PoolActions:
+def _planner_error_actions(error: Exception, memory: LayoutMemory, view: PoolView) -> PoolActions:
     """Return actions that keep the taints, and the displaced pods of the last cycle."""
     status = view.pool.status.mig
-    last = cache.rollouts.get(view.pool.name) if cache is not None else None
+    last = memory.repartitions.actions.get(view.pool.name)
     message = planner_error(error, f"kubectl get acceleratorpool {view.pool.name} -o yaml")
     return PoolActions(
         verdict=StatusVerdict(LayoutReady.PLANNER_ERROR, message),
         status=status,
         tainted_nodes=frozenset(unit.node for unit in status.units) if status else frozenset(),
-        displaced=last.actions.displaced if last is not None else frozenset(),
-        draining=last.actions.draining if last is not None else frozenset(),
+        displaced=last.displaced if last is not None else frozenset(),
+        draining=last.draining if last is not None else frozenset(),
     )
 
 
@@ -265,7 +192,6 @@ def _decide_actions(
     memory: LayoutMemory,
     state: _PoolState,
     problem: LayoutProblem,
-    cache: LayoutCache,
 ) -> PoolActions:
     view, mig, nodes, backend, services = state
     if (blocker := _pool_blocker(mig_backends, view, mig)) is not None:
@@ -283,12 +209,13 @@ def _decide_actions(
         nodes=nodes,
         services=services,
         backend=backend,
-        own_pods=cache.own_pods(snapshot.pods),
-        device_pods=cache.device_pods(snapshot.pods),
+        own_pods=_own_pods(snapshot.pods),
+        device_pods=_device_pods(snapshot.pods),
         blocked_evictions=memory.blocked_evictions,
         at=snapshot.at,
     )
-    actions = _rollout_actions(cache, inputs)
+    window_closed = closed_reason(mig.maintenance_window, snapshot.at)
+    actions = _rollout_actions(view.pool.name, window_closed, inputs)
     verdict = _verdict(memory, actions, adoption.verdict, nodes)
     # A skipped node does not have the planned layout, so the pool is not ready.
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
@@ -297,22 +224,29 @@ def _decide_actions(
 
 pool_actions = Step(
     _decide_actions,
-    lambda error, _backends, _snapshot, _memory, state, _problem, cache: _planner_error_actions(
-        error, state.view, cache
+    lambda error, _backends, _snapshot, memory, state, _problem: _planner_error_actions(
+        error, memory, state.view
     ),
 )
 
 
-def _rollout_actions(cache: LayoutCache, inputs: RolloutInputs) -> PoolActions:
-    window_closed = closed_reason(inputs.mig.maintenance_window, inputs.at)
-    previous = cache.rollouts.get(inputs.pool)
-    if previous is not None and previous.is_current(inputs, window_closed):
-        return previous.actions
-    actions = advance_rollout(inputs)
-    cache.rollouts[inputs.pool] = RolloutCacheEntry(
-        inputs=inputs, window_closed=window_closed, actions=actions
+def _advance(_pool: str, _window_closed: str | None, inputs: RolloutInputs) -> PoolActions:
+    return advance_rollout(inputs)
+
+
+def _is_idle(
+    actions: PoolActions, _pool: str, _window_closed: str | None, inputs: RolloutInputs
+) -> bool:
+    """Return whether the time only matters to the maintenance window: no unit is under way."""
+    return not (
+        inputs.status.units
+        or inputs.blocked_evictions
+        or actions.requests
+        or (actions.status and actions.status.units)
     )
-    return actions
+
+
+_rollout_actions = reused(_advance, per_object=True, holds=_is_idle)
 
 
 def _inconsistent_labels(nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady] | None:
@@ -393,7 +327,7 @@ def _verdict(
     waiting = (
         reason.is_true
         or reason is LayoutReady.PLANNING
-        or (reason is LayoutReady.REPARTITIONING and not units)
+        or (reason in {LayoutReady.REPARTITIONING, LayoutReady.INSUFFICIENT_CAPACITY} and not units)
     )
     verdict = plan_verdict if waiting and plan_verdict is not None else actions.verdict
     whole_gpus = sum(node.whole_gpus for node in nodes)

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
-from tessera.domain.cache import KeyedCache, StableTupleCache
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
@@ -33,41 +33,22 @@ class _PoolContext(NamedTuple):
     """Names of the pool's nodes."""
     other_nodes: frozenset[str]
     """Names of the nodes of other pools."""
+    max_drain: timedelta | None
+    """How long a replica may drain before it is stopped; None for the drain timeout of its
+    service."""
 
 
-class PoolServiceCache:
-    """The services of one pool as of the last cycle."""
-
-    def __init__(self) -> None:
-        self.stable = StableTupleCache[PoolService]()
-        self._context: _PoolContext | None = None
-        self._pool_service: KeyedCache[
-            Ref, [_PoolContext, Proposal, _Speeds], PoolService | None
-        ] = KeyedCache(_service_without_draining)
-
-    def context(self, view: PoolView, views: Sequence[PoolView]) -> _PoolContext:
-        """Return the context, the same object as long as it is equal."""
-        gpu_model = find_gpu_model(view.product) if view.product is not None else None
-        other_nodes = (
+@reused_per_object
+def _pool_context(_pool: str, view: PoolView, views: Sequence[PoolView]) -> _PoolContext:
+    return _PoolContext(
+        pool=view.pool.name,
+        gpu_model=find_gpu_model(view.product) if view.product is not None else None,
+        members=view.node_names,
+        other_nodes=(
             frozenset[str]().union(*(other.node_names for other in views)) - view.node_names
-        )
-        context = _PoolContext(view.pool.name, gpu_model, view.node_names, other_nodes)
-        if self._context is None or context != self._context:
-            self._context = context
-        return self._context
-
-    def pool_service(
-        self, snapshot: Snapshot, context: _PoolContext, proposal: Proposal, speeds: _Speeds
-    ) -> PoolService | None:
-        """Return one service, from the cache unless it drains a pod."""
-        # Whether a drain has ended depends on the time, which is no key of the cache.
-        if any(pod.draining_since is not None for pod in proposal.objects.pods):
-            return pool_service_of(context, proposal, speeds, snapshot.in_flight, snapshot.at)
-        return self._pool_service(proposal.service.ref, context, proposal, speeds)
-
-    def retain(self, proposals: Mapping[Ref, Proposal]) -> None:
-        """Forget services without a proposal."""
-        self._pool_service.retain(proposals.keys())
+        ),
+        max_drain=MAX_DRAIN,
+    )
 
 
 def pool_services(
@@ -76,28 +57,33 @@ def pool_services(
     views: Sequence[PoolView],
     proposals: Mapping[Ref, Proposal],
     problem: LayoutProblem,
-    cache: PoolServiceCache | None = None,
 ) -> tuple[PoolService, ...]:
     """Return the services with replicas on slices of the pool or slices planned there, by name."""
     speeds = {demand.service.name: demand.service.throughput for demand in problem.demands}
-    cache = cache or PoolServiceCache()
-    context = cache.context(view, views)
+    context = _pool_context(view.pool.name, view, views)
     services = [
-        cache.pool_service(snapshot, context, proposals[ref], speeds.get(str(ref), _NO_SPEEDS))
+        pool_service_of(
+            (context.pool, ref),
+            context,
+            proposals[ref],
+            speeds.get(str(ref), _NO_SPEEDS),
+            in_flight=snapshot.in_flight,
+            at=snapshot.at,
+        )
         for ref in sorted(proposals)
     ]
-    cache.retain(proposals)
-    return cache.stable(tuple(service for service in services if service is not None))
+    return tuple(service for service in services if service is not None)
 
 
 def _build_pool_service(
+    _key: tuple[str, Ref],
     context: _PoolContext,
     proposal: Proposal,
     speeds: _Speeds,
+    *,
     in_flight: Mapping[Ref, InFlight],
-    at: datetime | None,
+    at: datetime,
 ) -> PoolService | None:
-    """Return the service as of a moment; `at` is None where no pod drains."""
     spec, choice = proposal.service.spec, proposal.placement.choice
     if spec is None:
         return None
@@ -131,7 +117,21 @@ def _build_pool_service(
     )
 
 
-pool_service_of = Step(_build_pool_service, lambda *_: None)
+def _drains_nothing(
+    _last: PoolService | None,
+    _key: tuple[str, Ref],
+    _context: _PoolContext,
+    proposal: Proposal,
+    *_: object,
+    **_named: object,
+) -> bool:
+    """Return whether the time does not matter: it decides when a drain has ended."""
+    return all(pod.draining_since is None for pod in proposal.objects.pods)
+
+
+pool_service_of = Step(
+    reused(_build_pool_service, per_object=True, holds=_drains_nothing), lambda *_, **_named: None
+)
 
 
 def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:
@@ -144,19 +144,12 @@ def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str |
     return max(sorted(counts), key=lambda profile: counts[profile], default=None)
 
 
-def _service_without_draining(
-    context: _PoolContext, proposal: Proposal, speeds: _Speeds
-) -> PoolService | None:
-    # No pod drains, so the result is the same at any time and can be cached.
-    return pool_service_of(context, proposal, speeds, {}, None)
-
-
 def _replicas(
     context: _PoolContext,
     proposal: Proposal,
     spec: InferenceServiceSpec,
     in_flight: Mapping[Ref, InFlight],
-    at: datetime | None,
+    at: datetime,
 ) -> Iterator[Replica]:
     """Yield its pods on the pool's slices and its pending pods that request one.
 
@@ -165,7 +158,8 @@ def _replicas(
     variants = {workload.variant for workload in proposal.objects.workloads}
     choice = proposal.placement.choice
     in_pool = choice is not None and choice.offer.pool == context.pool
-    limit = min(spec.drain.timeout, MAX_DRAIN)
+    max_drain = context.max_drain
+    limit = spec.drain.timeout if max_drain is None else min(spec.drain.timeout, max_drain)
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
         if pod.node is None:
@@ -175,7 +169,7 @@ def _replicas(
             belongs = pod.node in context.members or left
         if profile is None or not belongs or pod.ended is not None:
             continue
-        now, since = at or pod.created, pod.draining_since
+        since = pod.draining_since
         yield Replica(
             pod=pod.ref,
             uid=pod.uid,
@@ -184,8 +178,8 @@ def _replicas(
             ready=pod.takes_requests,
             draining=pod.terminating or pod.draining_since is not None,
             terminating=pod.terminating,
-            drained=is_drained(pod, in_flight, now, limit),
-            drain_expired=since is not None and now - since >= MAX_DRAIN,
+            drained=is_drained(pod, in_flight, at, limit),
+            drain_expired=(since is not None and max_drain is not None and at - since >= max_drain),
         )
 
 

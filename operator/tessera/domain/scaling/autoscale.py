@@ -42,6 +42,11 @@ class ScalingPolicy:
     """Maximum concurrent requests per replica."""
 
     @property
+    def replica_requests(self) -> float:
+        """Return how many requests a replica is planned for."""
+        return self.max_num_seqs * HEADROOM
+
+    @property
     def longest_window(self) -> timedelta:
         return max(
             self.spec.scale_up.stabilization_window, self.spec.scale_down.stabilization_window
@@ -215,7 +220,7 @@ def _recommend(policy: ScalingPolicy, load: ServiceLoad, current: int) -> _Recom
 def _combine_metrics(
     policy: ScalingPolicy, load: ServiceLoad, current: int, waiting: float, running: float
 ) -> tuple[int, ScalingReason]:
-    replica_requests = policy.max_num_seqs * HEADROOM
+    replica_requests = policy.replica_requests
     # What starting replicas will run orders no more of them, however long their start takes.
     queue = max(0.0, waiting - max(0, current - load.ready) * replica_requests)
     queue_replicas = _by_ratio(current, queue, policy.queue_target)

@@ -7,6 +7,7 @@ from tessera.api.model_files import CacheStatus
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice
+from tessera.domain.incremental import reused
 from tessera.domain.model.names import claim_name, folder_of
 from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
@@ -51,13 +52,21 @@ class Preparation:
 
 def _with_known_shape(service: ObservedService) -> ObservedService:
     """Return the service with the shape that was read before, as if its spec had it."""
+    if service.spec is None or shape_of(service.spec) is not None:
+        return service
     known = _known_status(service)
-    if service.spec is None or known.shape is None or shape_of(service.spec) is not None:
+    if known.shape is None:
         return service
     return replace(service, spec=_with_shape(service.spec, known.shape))
 
 
 with_known_shape = Step(_with_known_shape, lambda _, service: service)
+
+
+@reused
+def with_known_shapes(services: tuple[ObservedService, ...]) -> tuple[ObservedService, ...]:
+    """Return the services with the shapes that were read before."""
+    return tuple([with_known_shape(service) for service in services])
 
 
 def prepare_model(

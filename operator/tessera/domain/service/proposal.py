@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from tessera.api.inference_service import (
     DEFAULT_QUEUE_TARGETS,
@@ -22,9 +21,18 @@ from tessera.api.reasons import (
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
+from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.model_jobs import ObservedModelJob
-from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot, Workload
+from tessera.domain.observed.snapshot import (
+    Node,
+    ObservedService,
+    Pod,
+    PodReading,
+    Ref,
+    Snapshot,
+    Workload,
+)
 from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.placement import (
     HardwareChoice,
@@ -40,7 +48,7 @@ from tessera.domain.scaling.autoscale import (
     ScalingPolicy,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.load import load_of
+from tessera.domain.scaling.load import load_of, next_reading_due
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.steps import Step, planner_error
 
@@ -80,46 +88,52 @@ class Proposal:
     placement: PlacementDecision
     scale: ScaleDecision
     preparation: Preparation | None = None
+    valid_until: datetime | None = None
+    """From then on the time or other services may change it. None while its inputs stay."""
 
 
-class UnsortedObjects(NamedTuple):
-    """Existing objects of a service, in the order of the snapshot."""
-
-    pods: list[Pod]
-    workloads: list[Workload]
-    model_jobs: list[ObservedModelJob]
-
-    @property
-    def in_order(self) -> CurrentObjects:
-        return CurrentObjects(
-            pods=tuple(sorted(self.pods, key=lambda pod: pod.ref)),
-            workloads=tuple(sorted(self.workloads, key=lambda workload: workload.ref)),
-            model_jobs=tuple(sorted(self.model_jobs, key=lambda job: job.ref)),
-        )
-
-
+@reused
 def objects_by_service(
     services: Sequence[ObservedService],
     pods: Sequence[Pod],
     workloads: Sequence[Workload],
     nodes: Sequence[Node],
     model_jobs: Sequence[ObservedModelJob],
-) -> Mapping[Ref, UnsortedObjects]:
+) -> Mapping[Ref, CurrentObjects]:
     """Return the existing objects of each service."""
-    objects_by_ref = {service.ref: UnsortedObjects([], [], []) for service in services}
+    pods_by_ref: dict[Ref, list[Pod]] = {service.ref: [] for service in services}
+    workloads_by_ref: dict[Ref, list[Workload]] = {ref: [] for ref in pods_by_ref}
+    jobs_by_ref: dict[Ref, list[ObservedModelJob]] = {ref: [] for ref in pods_by_ref}
     ready_nodes = {node.name for node in nodes if node.kubelet_ready}
     for pod in pods:
-        if (objects := objects_by_ref.get(pod.service)) is not None and not _is_stuck(
-            pod, ready_nodes
-        ):
-            objects.pods.append(pod)
+        if pod.service in pods_by_ref and not _is_stuck(pod, ready_nodes):
+            pods_by_ref[pod.service].append(pod)
     for workload in workloads:
-        if (objects := objects_by_ref.get(workload.service)) is not None:
-            objects.workloads.append(workload)
+        if workload.service in workloads_by_ref:
+            workloads_by_ref[workload.service].append(workload)
     for job in model_jobs:
-        if (objects := objects_by_ref.get(job.service)) is not None:
-            objects.model_jobs.append(job)
-    return objects_by_ref
+        if job.service in jobs_by_ref:
+            jobs_by_ref[job.service].append(job)
+    return {
+        ref: _objects_in_order(
+            ref, tuple(service_pods), tuple(workloads_by_ref[ref]), tuple(jobs_by_ref[ref])
+        )
+        for ref, service_pods in pods_by_ref.items()
+    }
+
+
+@reused_per_object
+def _objects_in_order(
+    _ref: Ref,
+    pods: tuple[Pod, ...],
+    workloads: tuple[Workload, ...],
+    model_jobs: tuple[ObservedModelJob, ...],
+) -> CurrentObjects:
+    return CurrentObjects(
+        pods=tuple(sorted(pods, key=lambda pod: pod.ref)),
+        workloads=tuple(sorted(workloads, key=lambda workload: workload.ref)),
+        model_jobs=tuple(sorted(model_jobs, key=lambda job: job.ref)),
+    )
 
 
 def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
@@ -129,14 +143,18 @@ def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
 
 
 def _propose(
-    snapshot: Snapshot,
+    _ref: Ref,
     service: ObservedService,
     objects: CurrentObjects,
     views: Sequence[PoolView],
+    _readings: tuple[PodReading | None, ...],
+    _queued: int = 0,
+    *,
+    history: ScalingHistory | None,
+    snapshot: Snapshot,
     allocated: AllocatedDevices,
-    history: ScalingHistory,
 ) -> Proposal:
-    spec = service.spec
+    spec, history = service.spec, history or history_from_status(service.status)
     if spec is None:
         message = service.problem or "spec: unreadable"
         return _unchanged_proposal(
@@ -155,7 +173,7 @@ def _propose(
         )
     if preparation.missing_shape is not None:
         unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
-        return replace(unchanged, preparation=preparation)
+        return replace(unchanged, preparation=preparation, valid_until=snapshot.at)
     current_assignment = slice_assignment(service.ref, snapshot.pools)
     placement = _unknown_pool_decision(service, views) or place(
         spec,
@@ -170,27 +188,60 @@ def _propose(
     accepted = engine_verdict(spec)
     if placement.choice is None:
         unchanged = _unchanged_proposal(service, objects, accepted, history)
-        return replace(unchanged, placement=placement, preparation=preparation)
+        valid_until = snapshot.at if preparation.pending else None
+        return replace(
+            unchanged, placement=placement, preparation=preparation, valid_until=valid_until
+        )
     pods = pods_of_variant(objects.pods, placement.choice)
     workload = objects.workload_of(placement.choice.variant)
-    if current_assignment is not None and workload is None and objects.workloads:
+    moves = current_assignment is not None and workload is None and objects.workloads
+    if current_assignment is not None and moves:
         history = ScalingHistory(
             decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
         )
+    scale = _scale(
+        snapshot, service.ref, spec, placement.choice, pods=pods, workload=workload, history=history
+    )
     return Proposal(
         service=service,
         objects=objects,
         accepted=accepted,
         placement=placement,
         preparation=preparation,
-        scale=_scale(snapshot, spec, placement.choice, pods, workload, history),
+        scale=scale,
+        valid_until=_valid_until(snapshot.at, preparation, objects, placement.choice, scale),
+    )
+
+
+def _valid_until(
+    at: datetime,
+    preparation: Preparation,
+    objects: CurrentObjects,
+    choice: HardwareChoice,
+    scale: ScaleDecision,
+) -> datetime | None:
+    moving = not objects.workloads or objects.workloads[0].variant != choice.variant
+    if preparation.pending or moving or not autoscale.is_steady(scale, at):
+        return at
+    return next_reading_due(objects.pods, at)
+
+
+def _holds(
+    proposal: Proposal,
+    *_: object,
+    history: ScalingHistory | None,
+    snapshot: Snapshot,
+    **_named: object,
+) -> bool:
+    return history is proposal.scale.history and (
+        proposal.valid_until is None or snapshot.at < proposal.valid_until
     )
 
 
 propose = Step(
-    _propose,
-    lambda error, _snapshot, service, objects, _views, _allocated, history: planner_error_proposal(
-        error, service, objects, history
+    reused(_propose, per_object=True, holds=_holds),
+    lambda error, _ref, service, objects, *_, history, **_named: planner_error_proposal(
+        error, service, objects, history or ScalingHistory()
     ),
 )
 
@@ -208,10 +259,12 @@ def _unknown_pool_decision(
     return None
 
 
-def _scale(
+def _scale(  # noqa: PLR0913 - the parts of one service
     snapshot: Snapshot,
+    ref: Ref,
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
+    *,
     pods: Sequence[Pod],
     workload: Workload | None,
     history: ScalingHistory,
@@ -220,7 +273,8 @@ def _scale(
         return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
     existing = workload.replicas if workload else policy.spec.min_replicas
-    return autoscale.scale(policy, load_of(pods, snapshot.readings, existing, snapshot.at), history)
+    load = load_of(pods, snapshot.readings, existing, snapshot.at)
+    return autoscale.scale(policy, load, history)
 
 
 def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleDecision:
@@ -322,7 +376,10 @@ def additional_replicas(
 
 
 def guaranteed_replicas(spec: InferenceServiceSpec) -> int:
-    """Return the minReplicas that a budget never reduces: 1 of a fixed replica count."""
+    """Return the minReplicas that a budget never reduces: 1 of a fixed replica count.
+
+    A service that may have no replica has no such minimum: its first one is granted like others.
+    """
     return 1 if spec.replicas is not None else scaling_of(spec).min_replicas
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tessera.domain.budget.namespaces import group_by_namespace
 from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import reused
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod
 
@@ -19,6 +20,7 @@ class UnclaimedPods:
     """Their devices on schedulable nodes, by pool and resource."""
 
 
+@reused
 def unclaimed_pods(
     pods: Sequence[Pod],
     services: Sequence[ObservedService],

@@ -33,14 +33,19 @@ def next_speed_status(
     It is `current` unless the reading differs by much. A missing reading, and one of too few
     requests, change nothing. A status of another model or variant is dropped.
     """
+    if current is not None and is_recent(current, speed.model, speed.variant, at):
+        return current
     if current is not None and (current.model, current.variant) != (speed.model, speed.variant):
         current = None
-    if current is not None and at - current.at < WINDOW:
-        return current
     reason = speed_reason(speed, _status_reason(current))
     if reason is None or (current is not None and not _has_changed(current, reason, speed)):
         return current
     return _speed_status(speed, reason, at) or current
+
+
+def is_recent(status: SpeedStatus, model: str, variant: str, at: datetime) -> bool:
+    """Return whether a status of this model and variant stays, whatever a reading says."""
+    return (status.model, status.variant) == (model, variant) and at - status.at < WINDOW
 
 
 def speed_verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:

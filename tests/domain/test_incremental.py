@@ -1,4 +1,4 @@
-"""The cache of plans saves time and changes no decision."""
+"""An incremental plan saves time and decides the same."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,13 +8,23 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tessera.api.batch_inference import BatchInferenceStatus
+from tessera.domain.incremental import Incremental
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
-from tessera.domain.observed.snapshot import Pod, ProbeResult, Readings, Ref, Snapshot
-from tessera.domain.plan import PlanCache
+from tessera.domain.observed.snapshot import (
+    BatchRun,
+    Pod,
+    ProbeResult,
+    Readings,
+    Ref,
+    Snapshot,
+)
+from tessera.domain.plan import Plan
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
+from tests.batch_builders import NIGHT, a_batch, a_job
 from tests.builders import (
     NO_MEMORY,
     NOW,
@@ -22,6 +32,7 @@ from tests.builders import (
     a_model_job,
     a_node,
     a_pod,
+    a_pool,
     a_service,
     a_snapshot,
     a_spec,
@@ -75,6 +86,7 @@ steps = st.builds(
         (
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
             *("model", "model job", "claim", "read", "gone"),
+            *("batch", "batch pod", "service", "pool"),
         )
     ),
 )
@@ -204,7 +216,47 @@ def record_model_status(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:
     }
 
 
+def change_batch(old: Snapshot, *_: Any) -> Fields:
+    """Create a batch, let it end, or delete it."""
+    batch = a_batch()
+    if not old.batches:
+        return {"batches": (batch,)}
+    if old.batches[0].status.state == "completed":
+        return {"batches": ()}
+    return {"batches": (replace(batch, status=BatchInferenceStatus(state="completed")),)}
+
+
+def change_batch_pod(old: Snapshot, *rest: Any) -> Fields:
+    """Start an attempt of the batch, or let its Job and its pod go."""
+    step: FleetStep = rest[-1]
+    other_pods = tuple(pod for pod in old.pods if pod.batch_run is None)
+    if old.batch_jobs:
+        return {"batch_jobs": (), "pods": other_pods}
+    job = a_job(step.pods)
+    run = BatchRun(batch=NIGHT, uid="uid-night", attempt=step.pods, job_uid=job.uid)
+    pod = replace(a_pod(job.ref.name), service=NIGHT, batch_run=run)
+    return {"batch_jobs": (job,), "pods": (*other_pods, pod)}
+
+
+def change_services(old: Snapshot, *_: Any) -> Fields:
+    """Create one more service, or delete it."""
+    others = tuple(service for service in old.services if service.ref.name != "extra")
+    more = () if len(others) < len(old.services) else (a_service("extra", a_spec(scaling=SCALING)),)
+    return {"services": (*others, *more)}
+
+
+def change_pool(old: Snapshot, *rest: Any) -> Fields:
+    """Change the price of the pool."""
+    step: FleetStep = rest[-1]
+    pool = a_pool(per_gpu_hour=str(1 + step.pods))
+    return {"pools": (replace(pool, generation=old.pools[0].generation + 1),)}
+
+
 CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] = {
+    "batch": change_batch,
+    "batch pod": change_batch_pod,
+    "service": change_services,
+    "pool": change_pool,
     "nothing": lambda *_: {},
     "load": change_load,
     "spec": change_spec,
@@ -224,11 +276,24 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
 
 
 def without_history(service_plans: Mapping[Ref, ServicePlan]) -> dict[Ref, ServicePlan]:
-    """Drop the times in the history, which a cached plan updates later."""
+    """Drop the times in the history, which an incremental plan updates later."""
     return {
         ref: replace(service_plan, scale=replace(service_plan.scale, history=ScalingHistory()))
         for ref, service_plan in service_plans.items()
     }
+
+
+def decisions_on_others(decision: Plan) -> object:
+    """Return what a plan decides on all objects that are no services."""
+    return (
+        decision.pools,
+        decision.meters,
+        decision.batches,
+        decision.orphaned_jobs,
+        decision.removed_workloads,
+        decision.services_to_probe,
+        decision.suspects,
+    )
 
 
 def a_step(change: str, waiting: float = 0, passed: int = 5) -> FleetStep:
@@ -267,8 +332,8 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
-def test_a_plan_with_a_cache_equals_a_plan_without_one(sequence: list[FleetStep]) -> None:
-    cache, plain, quick = PlanCache(), initial_snapshot(), initial_snapshot()
+def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> None:
+    incremental, plain, quick = Incremental(), initial_snapshot(), initial_snapshot()
     plain_memory = quick_memory = NO_MEMORY
     for step in sequence:
         plain, quick = next_snapshot(plain, step), next_snapshot(quick, step)
@@ -276,60 +341,63 @@ def test_a_plan_with_a_cache_equals_a_plan_without_one(sequence: list[FleetStep]
             plain_memory = replace(plain_memory, meters={})
             quick_memory = replace(quick_memory, meters={})
         slow = plan_of(plain, memory=plain_memory)
-        fast = plan_of(quick, memory=quick_memory, cache=cache)
+        fast = plan_of(quick, memory=quick_memory, incremental=incremental)
         assert without_history(fast.service_plans) == without_history(slow.service_plans)
+        assert decisions_on_others(fast) == decisions_on_others(slow)
         plain_memory, quick_memory = plain_memory.after(slow), quick_memory.after(fast)
 
 
 def test_an_unchanged_fleet_gets_the_very_same_service_plans() -> None:
-    cache, memory, service_plans = PlanCache(), NO_MEMORY, []
+    incremental, memory, service_plans = Incremental(), NO_MEMORY, []
     snapshot = replace(initial_snapshot(), workloads=tuple(a_workload(1, name) for name in NAMES))
     for seconds in (0, 5, 10, 15):
         current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
-        decision = plan_of(current, memory=memory, cache=cache)
+        decision = plan_of(current, memory=memory, incremental=incremental)
         memory = memory.after(decision)
         service_plans.append(decision.service_plans)
-    assert service_plans[0] is not service_plans[1]
-    assert service_plans[2] is service_plans[3]
+    assert all(service_plans[0] is others for others in service_plans)
 
 
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:
-    """Only services with a Job under way are planned again."""
+    """A service with a Job under way is planned again; an equal plan is the same object."""
     own = a_service("chat", a_spec(OWN, replicas=1))
     parts = a_model_job("shape", own, report=READ, exit_code=0)
     first = a_snapshot(own, **parts)
     status = service_status(first, plan_of(first).service_plans[own.ref], None, None)
     service = replace(own, status=status)
-    cache, memory, service_plans = PlanCache(), NO_MEMORY, []
+    incremental, memory, service_plans = Incremental(), NO_MEMORY, []
     snapshot = a_snapshot(
         service, a_service("code"), workloads=(a_workload(1), a_workload(2, "code"))
     )
     for seconds in (0, 5, 10):
         current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
-        decision = plan_of(current, memory=memory, cache=cache)
+        decision = plan_of(current, memory=memory, incremental=incremental)
         memory = memory.after(decision)
         service_plans.append(decision.service_plans)
     assert service_plans[1] is service_plans[2]
     snapshot = replace(snapshot, **parts)
-    over = [plan_of(snapshot, memory=memory, cache=cache).service_plans for _ in range(2)]
+    over = [
+        plan_of(snapshot, memory=memory, incremental=incremental).service_plans for _ in range(2)
+    ]
     preparation = over[0][own.ref].preparation
     assert preparation is not None
     assert preparation.obsolete_jobs == (parts["model_jobs"][0].ref,)
-    assert over[0][own.ref] is not over[1][own.ref]
-    assert over[0][Ref("team-a", "code")] is over[1][Ref("team-a", "code")]
+    assert over[0] is over[1]
 
 
 def test_a_service_that_raises_is_planned_again_in_every_cycle() -> None:
-    cache = PlanCache()
+    incremental = Incremental()
     broken = a_service("code", a_spec(uri="hf://meta-llama/Llama-3.2-1B-Instruct"))
     spec = broken.spec.model_copy(update={"context": None}) if broken.spec else None
     snapshot = a_snapshot(replace(broken, spec=spec), a_service("chat"))
     for _ in range(2):
-        service_plans = plan_of(snapshot, cache=cache).service_plans
+        service_plans = plan_of(snapshot, incremental=incremental).service_plans
         assert service_plans[Ref("team-a", "code")].accepted.reason == "PlannerError"
         assert service_plans[Ref("team-a", "chat")].accepted.reason == "Valid"
     repaired = replace(snapshot, services=(broken, snapshot.services[1]))
     assert (
-        plan_of(repaired, cache=cache).service_plans[Ref("team-a", "code")].accepted.reason
+        plan_of(repaired, incremental=incremental)
+        .service_plans[Ref("team-a", "code")]
+        .accepted.reason
         == "Valid"
     )

@@ -1,4 +1,4 @@
-"""The cache of layouts saves time and changes no decision."""
+"""Layouts that are planned incrementally are the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
+from tessera.domain.incremental import Incremental
 from tessera.domain.layout.problem import LayoutSolution, PoolLayout
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import InFlight, Node, Pod, Snapshot
-from tessera.domain.plan import Plan, PlanCache, PlanMemory
+from tessera.domain.plan import Plan, PlanMemory
 from tests.builders import (
     A100,
     NO_MEMORY,
@@ -303,14 +304,14 @@ def _solved(decision: Plan, step: PoolStep) -> LayoutSolution | None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from(("Agent", "MigManager")), st.lists(steps, min_size=4, max_size=25))
-def test_with_layouts_a_plan_with_a_cache_equals_a_plan_without_one(
+def test_with_layouts_an_incremental_plan_equals_a_plain_one(
     backend: str, sequence: list[PoolStep]
 ) -> None:
-    cache, plain, quick = PlanCache(), initial_snapshot(backend), initial_snapshot(backend)
+    incremental, plain, quick = Incremental(), initial_snapshot(backend), initial_snapshot(backend)
     plain_memory = quick_memory = NO_MEMORY
     for step in sequence:
         slow = plan_of(plain, memory=plain_memory)
-        fast = plan_of(quick, memory=quick_memory, cache=cache)
+        fast = plan_of(quick, memory=quick_memory, incremental=incremental)
         assert fast.repartitions == slow.repartitions
         for ref, service_plan in fast.service_plans.items():
             assert service_plan.drain == slow.service_plans[ref].drain
@@ -321,34 +322,34 @@ def test_with_layouts_a_plan_with_a_cache_equals_a_plan_without_one(
         quick_memory = next_memory(quick_memory, fast, step)
 
 
-def settle_fleet() -> tuple[Snapshot, PlanMemory, PlanCache, Plan]:
-    cache, snapshot, memory = PlanCache(), initial_snapshot("Agent"), NO_MEMORY
+def settle_fleet() -> tuple[Snapshot, PlanMemory, Incremental, Plan]:
+    incremental, snapshot, memory = Incremental(), initial_snapshot("Agent"), NO_MEMORY
     sequence = ("nothing", "solved", "nothing", "nothing", "nothing", "nothing")
     for change in sequence:
-        decision = plan_of(snapshot, memory=memory, cache=cache)
+        decision = plan_of(snapshot, memory=memory, incremental=incremental)
         step = PoolStep(passed=5, name="chat", node=0, slice_set=0, change=change)
         snapshot, memory = (
             next_snapshot(snapshot, decision, step),
             next_memory(memory, decision, step),
         )
-    return snapshot, memory, cache, decision
+    return snapshot, memory, incremental, decision
 
 
 def test_an_unchanged_fleet_gets_the_very_same_problem_and_actions() -> None:
-    snapshot, memory, cache, decision = settle_fleet()
+    snapshot, memory, incremental, decision = settle_fleet()
     before = decision.repartitions
     later = replace(snapshot, at=snapshot.at + timedelta(seconds=5))
-    repartitions = plan_of(later, memory=memory, cache=cache).repartitions
+    repartitions = plan_of(later, memory=memory, incremental=incremental).repartitions
     assert repartitions.layout_problem is before.layout_problem
     assert repartitions.nodes is before.nodes
     assert repartitions.actions["a100"].status is before.actions["a100"].status
 
 
 def test_one_node_that_changes_leaves_the_others_as_they_were() -> None:
-    snapshot, memory, cache, decision = settle_fleet()
+    snapshot, memory, incremental, decision = settle_fleet()
     step = PoolStep(passed=5, name="chat", node=1, slice_set=1, change="slices")
     nodes = plan_of(
-        next_snapshot(snapshot, decision, step), memory=memory, cache=cache
+        next_snapshot(snapshot, decision, step), memory=memory, incremental=incremental
     ).repartitions.nodes["a100"]
     before = decision.repartitions.nodes["a100"]
     assert [node is previous for node, previous in zip(nodes, before, strict=True)] == [
