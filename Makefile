@@ -54,6 +54,7 @@ lint: .venv/made ## Check format, lint, types, import rules, generated files and
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
 	@$(RUN) tools/generate.py --check
 	@$(RUN) tools/check_words.py
+	@$(RUN) tools/check_memory.py
 
 .PHONY: test-vllm
 test-vllm: .venv/made ## Compare the simulator with a real vLLM on the CPU (UPDATE=1 records its responses again).

@@ -36,6 +36,11 @@ PLANTED = {
         "use counted()",
     ),
     "a string after a constant": ('\n\nTOP = 1\n"""The top."""\n', "a string explains a constant"),
+    "a large class": (
+        "\n\nclass Node:\n"
+        + "".join(f"    def method_{index}(self) -> None: ...\n" for index in range(21)),
+        "class Node has 21 methods",
+    ),
     "a noun without an entry": ("\n\nclass Quota:\n    pass\n", f"{GLOSSARY} has no `Quota`"),
     "too few comments": ("\n" * 400, "comments per 1,000 lines"),
 }

@@ -1,4 +1,4 @@
-"""Checks that names and comments follow the rules of docs/decisions/words.md.
+"""Checks that names and comments follow docs/decisions/words.md, and that classes stay small.
 
 `python tools/check_words.py` prints one line per violation and exits with 1 if there is any;
 `--figures` prints shares and counts per package instead.
@@ -30,6 +30,10 @@ _NOUNS = (
     "rows seconds sequences services sessions slices steps streams tokens windows writes"
 )
 COUNTED_NOUNS = frozenset(re.findall(r"\w+", _NOUNS))
+
+# A class with more has several subjects.
+MAX_METHODS = 20
+OPERATOR = "operator/tessera"
 
 # Reasons stand at the line that they explain.
 COMMENTS_PER_KLOC = 10
@@ -136,6 +140,17 @@ def strings_after_constants(sources: Sequence[Module]) -> Iterator[Violation]:
                 yield Violation(source.path, node.lineno, "a string explains a constant")
 
 
+def large_classes(sources: Sequence[Module]) -> Iterator[Violation]:
+    """Yield the classes of the operator with more than `MAX_METHODS` methods."""
+    for source in sources:
+        for node in ast.walk(source.tree) if source.path.startswith(f"{OPERATOR}/") else ():
+            if isinstance(node, ast.ClassDef):
+                count = sum(isinstance(statement, _Function) for statement in node.body)
+                if count > MAX_METHODS:
+                    message = f"class {node.name} has {count} methods, at most {MAX_METHODS}"
+                    yield Violation(source.path, node.lineno, message)
+
+
 def _is_text(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Expr)
@@ -186,6 +201,7 @@ def violations(root: Path) -> list[Violation]:
         shared_class_names,
         uncounted_nouns,
         strings_after_constants,
+        large_classes,
         too_few_comments,
     )
     glossary = (root / GLOSSARY).read_text(encoding="utf-8")

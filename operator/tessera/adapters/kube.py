@@ -93,8 +93,7 @@ class KubeCluster:
         self._watches = ApiClient(_without_pool_limit(connection))
         """A client of its own for watches, since streams would use up the connection pool."""
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_read=idle_seconds)
-        self._own_versions: dict[int, None] = {}
-        """The resourceVersions that our own writes returned, whose events are still to come."""
+        self._own_writes = _OwnWrites()
         self._retry_at: dict[tuple[str, str], float] = {}
         """Times, on the event loop's clock, before which the server asked not to retry."""
         self.server_date: ClockReading | None = None
@@ -176,7 +175,7 @@ class KubeCluster:
                 if stream.status != HTTPStatus.OK:
                     raise _watch_error(kind, stream.status, _decode(await stream.response.read()))
                 async for line in _lines(stream.response.content):
-                    yield self._own_change(line) or _to_change(kind, from_json(line))
+                    yield self._own_writes.change(line) or _to_change(kind, from_json(line))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             message = str(error) or type(error).__name__
             raise ClusterError(f"watch {kind.plural}: {message}") from error
@@ -205,26 +204,8 @@ class KubeCluster:
             raise NotFoundError(f"{manifest.key.describe()}: namespace terminating or not found")
         raise_for_status(status, body, f"apply {manifest.key.describe()}")
         observed = wire.parse_object(manifest.kind, body)
-        self._remember_version(observed.version)
+        self._own_writes.remember(observed.version)
         return observed
-
-    def _remember_version(self, version: int) -> None:
-        self._own_versions[version] = None
-        if len(self._own_versions) > _MAX_OWN_VERSIONS:
-            del self._own_versions[next(iter(self._own_versions))]
-
-    def _own_change(self, line: bytes) -> WatchEvent | None:
-        """Return a bookmark for the event of our own write; None for any other event.
-
-        The write's response had the same content, and half of all events are of this kind.
-        """
-        # The line is not decoded: an object's own resourceVersion comes first in its JSON.
-        version_match = _RESOURCE_VERSION.search(line)
-        version = int(version_match[1]) if version_match else 0
-        if version not in self._own_versions:
-            return None
-        del self._own_versions[version]
-        return WatchEvent(version=version)
 
     async def delete(
         self,
@@ -262,7 +243,7 @@ class KubeCluster:
                 break
         raise_for_status(status, body, f"patch node {node}")
         observed = wire.parse_object(NODES, body)
-        self._remember_version(observed.version)
+        self._own_writes.remember(observed.version)
         return observed
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
@@ -273,7 +254,7 @@ class KubeCluster:
             raise NotFoundError(f"deployment {deployment} not found")
         raise_for_status(status, body, f"scale deployment {deployment}")
         observed = wire.parse_object(DEPLOYMENTS, body)
-        self._remember_version(observed.version)
+        self._own_writes.remember(observed.version)
         return observed
 
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
@@ -314,14 +295,8 @@ class KubeCluster:
         if message := refusal(response):
             raise DisruptionBudgetError(f"evict pod {pod}: {message}")
         if HAS_SEVERAL in str(response.get("message", "")):
-            raise DisruptionBudgetError(f"evict pod {pod}: {await self._budgets_of(pod)}")
+            raise DisruptionBudgetError(f"evict pod {pod}: {await _budgets_of(self, pod)}")
         raise_for_status(status, response, f"evict pod {pod}")
-
-    async def _budgets_of(self, pod: Ref) -> str:
-        """Return why a pod with several PodDisruptionBudgets is not evicted, with their names."""
-        _, listed = await self.request("GET", DISRUPTION_BUDGETS.path(pod.namespace))
-        _, body = await self.request("GET", PODS.path(pod.namespace, pod.name))
-        return several_budgets(listed.get("items", ()), body.get("metadata", {}).get("labels", {}))
 
     async def request(
         self,
@@ -361,17 +336,12 @@ class KubeCluster:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await _send(self._api, request)
-                self._remember_date(response.headers.get("Date", ""))
+                self.server_date = _read_date(response.headers.get("Date", "")) or self.server_date
                 text: bytes = await response.read()  # type: ignore[no-untyped-call]  # same
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = f"{request.method} {request.path}: no response from the API server"
             raise ClusterError(f"{message}: {str(error) or type(error).__name__}") from error
         return response.status, text, _retry_seconds(response.headers.get("Retry-After"))
-
-    def _remember_date(self, header: str) -> None:
-        with contextlib.suppress(ValueError):
-            date = parsedate_to_datetime(header).astimezone(UTC)
-            self.server_date = ClockReading(date, asyncio.get_running_loop().time())
 
     async def _apply(
         self, manifest: ObjectManifest, subresource: str | None, *, force: bool
@@ -410,6 +380,31 @@ class KubeCluster:
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
+class _OwnWrites:
+    """The resourceVersions that our own writes returned, whose events are still to come."""
+
+    def __init__(self) -> None:
+        self._versions: dict[int, None] = {}
+
+    def remember(self, version: int) -> None:
+        self._versions[version] = None
+        if len(self._versions) > _MAX_OWN_VERSIONS:
+            del self._versions[next(iter(self._versions))]
+
+    def change(self, line: bytes) -> WatchEvent | None:
+        """Return a bookmark for the event of our own write; None for any other event.
+
+        The write's response had the same content, and half of all events are of this kind.
+        """
+        # The line is not decoded: an object's own resourceVersion comes first in its JSON.
+        version_match = _RESOURCE_VERSION.search(line)
+        version = int(version_match[1]) if version_match else 0
+        if version not in self._versions:
+            return None
+        del self._versions[version]
+        return WatchEvent(version=version)
+
+
 @dataclass(frozen=True, slots=True)
 class _ApiRequest:
     method: str
@@ -417,6 +412,13 @@ class _ApiRequest:
     query: Mapping[str, str] | None = None
     body: Mapping[str, Any] | None = None
     content_type: str = "application/json"
+
+
+async def _budgets_of(cluster: KubeCluster, pod: Ref) -> str:
+    """Return why a pod with several PodDisruptionBudgets is not evicted, with their names."""
+    _, listed = await cluster.request("GET", DISRUPTION_BUDGETS.path(pod.namespace))
+    _, body = await cluster.request("GET", PODS.path(pod.namespace, pod.name))
+    return several_budgets(listed.get("items", ()), body.get("metadata", {}).get("labels", {}))
 
 
 async def _send(
@@ -467,6 +469,14 @@ def _to_change(kind: ApiResource, event: Mapping[str, Any]) -> WatchEvent:
 def _watch_error(kind: ApiResource, status: int, body: Any) -> ClusterError:
     message = f"watch {kind.plural}: {status} {body.get('message', '')}".strip()
     return ResourceExpiredError(message) if status == HTTPStatus.GONE else ClusterError(message)
+
+
+def _read_date(header: str) -> ClockReading | None:
+    try:
+        date = parsedate_to_datetime(header).astimezone(UTC)
+    except ValueError:
+        return None
+    return ClockReading(date, asyncio.get_running_loop().time())
 
 
 def _retry_seconds(retry_after: str | None) -> float | None:

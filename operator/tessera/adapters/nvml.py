@@ -150,7 +150,7 @@ class NvmlGpus:
 
     def _read_gpu(self, handle: Any) -> DriverGpu:
         index = self._nvml.nvmlDeviceGetIndex(handle)
-        mode = self._mig_mode(handle)
+        mode = _mig_mode(self._nvml, handle)
         partitionable = mode in ("Enabled", "Disabling")
         uuid = self._nvml.nvmlDeviceGetUUID(handle)
         properties = self._gpu_properties(handle, uuid, partitionable=partitionable)
@@ -173,17 +173,6 @@ class NvmlGpus:
             gpu_error = self._gpu_error(error, f"read the GPU instances of GPU {index}")
             return replace(gpu, read_error=str(gpu_error))
         return replace(gpu, instances=tuple(instances))
-
-    def _mig_mode(self, handle: Any) -> MigMode:
-        try:
-            current, pending = self._nvml.nvmlDeviceGetMigMode(handle)
-        except self._nvml.NVMLError as error:
-            if error_name(self._nvml, error) != "NOT_SUPPORTED":
-                raise
-            return "Unsupported"
-        if current != pending:
-            return "Enabling" if pending else "Disabling"
-        return "Enabled" if current else "Disabled"
 
     def _gpu_properties(self, handle: Any, uuid: str, *, partitionable: bool) -> _GpuProperties:
         properties = self._properties_by_uuid.get(uuid)
@@ -322,3 +311,15 @@ class NvmlGpus:
         for compute_instance in compute_instances:
             self._nvml.nvmlComputeInstanceDestroy(compute_instance)
         self._nvml.nvmlGpuInstanceDestroy(target.instance)
+
+
+def _mig_mode(nvml: Any, handle: Any) -> MigMode:
+    try:
+        current, pending = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError as error:
+        if error_name(nvml, error) != "NOT_SUPPORTED":
+            raise
+        return "Unsupported"
+    if current != pending:
+        return "Enabling" if pending else "Disabling"
+    return "Enabled" if current else "Disabled"

@@ -108,7 +108,7 @@ _TimedSpeeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading
 
 
 class PrometheusMetrics:
-    """`Metrics` over the HTTP API of Prometheus."""
+    """Readings and history by the HTTP API of Prometheus."""
 
     def __init__(
         self,
