@@ -247,7 +247,6 @@ class RunnerHarness:
             "--batch": BATCH,
             "--engine": f"http://127.0.0.1:{self.engine_port}",
             "--kubeconfig": self.kubeconfig,
-            "--host": "127.0.0.1",
         }
         chosen = [str(word) for option in fields.items() for word in option]
         defaults = ("--concurrency", "16", "--retries", "2")
@@ -268,8 +267,8 @@ class RunnerHarness:
         ]
         words += ["--output", str(claim.output), "--work", str(claim.work)]
         words += ["--errors", str(claim.errors), "--model", SERVED.name]
-        words += ["--report", str(report)]
-        words += ["--port", str(port)] if command == "run" else []
+        words += ["--report", str(report), "--host", "127.0.0.1"]
+        words += ["--port", str(port)]
         words += options
         with log.open("wb") as output:
             process = subprocess.Popen(

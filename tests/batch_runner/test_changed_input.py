@@ -115,7 +115,7 @@ def test_a_fifo_in_place_of_a_checked_input_is_not_waited_for(harness: RunnerHar
 
 
 def test_the_deepest_row_that_the_check_reads_is_sent(harness: RunnerHarness) -> None:
-    body = f'{{"prompt": "echo row-1", "extra": {"[" * 984}{"]" * 984}}}'
+    body = f'{{"prompt": "echo row-1", "extra": {"[" * 983}{"]" * 983}}}'
     harness.claim.write([f'{{"custom_id": "row-1", "url": "/v1/completions", "body": {body}}}'])
     assert harness.check().code == 0
     harness.start_engine()

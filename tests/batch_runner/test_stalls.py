@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 from typing_extensions import override
 
+from tessera.batch_runner import main
 from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.parts import Journal
 from tessera.batch_runner.progress import Progress, serve, status_app
@@ -83,6 +86,31 @@ async def test_a_volume_that_takes_no_row_ends_the_attempt(harness: RunnerHarnes
     journal._due.set()  # otherwise the first flush is 5 s away
     with pytest.raises(TransientError, match="hangs: it took no row"):
         await journal.run()
+
+
+async def test_a_check_answers_while_its_volume_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, thawed, port = threading.Event(), threading.Event(), free_port()
+
+    def check(*_: object) -> tuple[int, dict[str, str]]:
+        frozen.set()
+        thawed.wait()
+        return 1, {"message": "thawed"}
+
+    monkeypatch.setattr(main, "check", check)
+    names = ("input", "output", "work", "errors", "report")
+    paths = [f"--{name}={tmp_path / name}" for name in names]
+    words = ["check", *paths, "--model=m", "--host=127.0.0.1", f"--port={port}"]
+    checked = asyncio.create_task(main._serve_check(main._parser().parse_args(words)))
+    try:
+        await asyncio.to_thread(frozen.wait, DEADLINE_SECONDS)
+        async with aiohttp.ClientSession() as session, asyncio.timeout(DEADLINE_SECONDS):
+            progress = await session.get(f"http://127.0.0.1:{port}/progress")
+            assert (await progress.json())["attempt"] == 0
+    finally:
+        thawed.set()
+    assert await checked == 1
 
 
 async def test_healthz_fails_once_nothing_moves_but_while_results_are_published() -> None:

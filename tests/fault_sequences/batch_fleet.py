@@ -6,6 +6,7 @@ are its requests to the engine, on addresses of this machine.
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fakevolume.faulty_volume import FaultyVolume
 from tessera.adapters.attempt_fence import KubeFence
 from tessera.adapters.kube import KubeCluster
 from tessera.batch_runner import main as runner_main
+from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.progress import Progress, write_report
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, RUNNER_PORT
@@ -447,7 +449,9 @@ class BatchFleet:
         if command == "check":
             if age >= _ENGINE_SECONDS:
                 arguments = runner_main._parser().parse_args(pod.arguments)
-                self._finish(pod, runner_main._check_input(arguments))
+                self._finish(
+                    pod, runner_main._check_input(arguments, WorkHeartbeat(time.monotonic))
+                )
             return
         if pod.engine is None and age >= _ENGINE_SECONDS:
             self.start_engine(pod)

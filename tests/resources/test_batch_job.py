@@ -257,6 +257,8 @@ def test_a_check_takes_no_gpu_and_no_token() -> None:
         "--model=night",
         "--url=/v1/chat/completions",
         "--url=/v1/completions",
+        "--host=$(POD_IP)",
+        "--port=8001",
     ]
 
 

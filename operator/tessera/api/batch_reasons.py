@@ -114,8 +114,8 @@ class BatchRunning(StatusReason):
     )
     STALLED = (
         "Stalled",
-        "No row and no byte of the attempt moves: runner, volume or engine hang. It is replaced "
-        "after 20 minutes.",
+        "No row and no byte of the attempt or the check moves: runner, volume or engine hang. It "
+        "is replaced after 20 minutes.",
     )
     WAITING_FOR_SPOT = "WaitingForSpot", "The deadline leaves time to wait for spot capacity."
     UNSCHEDULABLE = (

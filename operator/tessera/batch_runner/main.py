@@ -17,10 +17,11 @@ from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.model_jobs import fetch, shape
-from tessera.batch_runner.progress import Progress, write_report
+from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.rows import URLS, RequestTarget
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
+from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.settings import RunnerSettings
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def main() -> int:
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     arguments = _parser().parse_args()
     if arguments.command == "check":
-        return _check_input(arguments)
+        return asyncio.run(_serve_check(arguments))
     if arguments.command in _MODEL_COMMANDS:
         code, fields = asyncio.run(_MODEL_COMMANDS[arguments.command](arguments))
         log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
@@ -49,7 +50,15 @@ def main() -> int:
     return asyncio.run(_run_attempt(arguments))
 
 
-def _check_input(arguments: argparse.Namespace) -> int:
+async def _serve_check(arguments: argparse.Namespace) -> int:
+    """Check the input in a thread: a volume that hangs does not keep `/progress` from answering."""
+    progress = Progress(CHECK_NUMBER)
+    heartbeat = WorkHeartbeat(time.monotonic, record_movement=progress.record_movement)
+    async with serve(status_app(progress), arguments.host, arguments.port):
+        return await asyncio.to_thread(_check_input, arguments, heartbeat)
+
+
+def _check_input(arguments: argparse.Namespace, heartbeat: WorkHeartbeat) -> int:
     paths = BatchPaths(
         input=arguments.input,
         output=arguments.output,
@@ -62,7 +71,7 @@ def _check_input(arguments: argparse.Namespace) -> int:
         aliases=tuple(arguments.alias),
         urls=tuple(arguments.url or URLS),
     )
-    code, fields = check(paths, served, WorkHeartbeat(time.monotonic))
+    code, fields = check(paths, served, heartbeat)
     log.log(
         logging.ERROR if code else logging.INFO, "%s", fields.get("message", "the file is valid")
     )
@@ -143,6 +152,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--errors", type=Path, required=True, help="file of the failed rows")
         command.add_argument("--report", type=Path, required=True, help="termination message")
+        command.add_argument(
+            "--host", default="0.0.0.0", help="address of /healthz, /progress and /metrics"
+        )
+        command.add_argument("--port", type=int, default=8001)
         command.add_argument("--model", required=True, help="name of the model at the engine")
         command.add_argument(
             "--alias", action="append", default=[], help="another name of the model in the rows"
@@ -163,10 +176,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     run_parser.add_argument("--concurrency", type=_positive_int, default=1, help="rows in flight")
     run_parser.add_argument("--retries", type=int, default=3, help="retries per row")
-    run_parser.add_argument(
-        "--host", default="0.0.0.0", help="address of /healthz, /progress and /metrics"
-    )
-    run_parser.add_argument("--port", type=int, default=8001)
     run_parser.add_argument("--kubeconfig", help="replaces KUBECONFIG and the ServiceAccount")
     run_parser.add_argument(
         "--row-seconds", type=float, default=ROW_TIMEOUT_SECONDS, help="time limit of a request"

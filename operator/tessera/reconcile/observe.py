@@ -190,6 +190,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         },
         pod_refusals=dict(answers.pod_refusals),
         runner_answers=dict(answers.runner_answers),
+        silent_runners=dict(answers.silent_runners),
         budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),
         resolutions=None if answers.resolutions is None else dict(answers.resolutions),
     )

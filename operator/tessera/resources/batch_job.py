@@ -102,7 +102,7 @@ def _check_container(
         *(f"--url={url}" for url in source.urls),
     ]
     requests = {"cpu": "200m", "memory": "256Mi"}
-    return _container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
+    return _watched_container(names.CHECK, image, arguments, requests, memory_limit="1Gi")
 
 
 def _pod(
@@ -160,11 +160,20 @@ def _runner(
         f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
         *_engine_arguments(spec, request.choice),
-        "--host=$(POD_IP)",
-        f"--port={names.RUNNER_PORT}",
     ]
     requests = {"cpu": "1", "memory": "512Mi"}
-    container = _container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
+    container = _watched_container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
+    token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
+    container.volume_mounts = [*(container.volume_mounts or ()), token]
+    return container
+
+
+def _watched_container(
+    name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
+) -> client.V1Container:
+    """Return a container that serves `/progress`, and ends when it hangs."""
+    arguments = [*arguments, "--host=$(POD_IP)", f"--port={names.RUNNER_PORT}"]
+    container = _container(name, image, arguments, requests, memory_limit)
     field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
     address = client.V1EnvVarSource(field_ref=field_ref)
     container.env = [client.V1EnvVar(name="POD_IP", value_from=address)]
@@ -176,8 +185,6 @@ def _runner(
         failure_threshold=10,
     )
     container.ports = [client.V1ContainerPort(name="progress", container_port=names.RUNNER_PORT)]
-    token = client.V1VolumeMount(name="token", mount_path=_TOKEN, read_only=True)
-    container.volume_mounts = [*(container.volume_mounts or ()), token]
     return container
 
 

@@ -1,8 +1,14 @@
 """Attempts in which no row and no byte moves: named, then replaced on another node."""
 
+from typing import Any
+
+from tessera.domain.batch.situation import Situation
 from tests.batch_builders import (
     SPOT_NODE,
+    a_batch_pod,
+    a_job,
     a_progress_sample,
+    a_situation,
     later,
     on_attempt,
     plan_and_carry_out,
@@ -48,6 +54,53 @@ def test_a_runner_that_publishes_large_files_is_only_judged_by_its_answers() -> 
     situation = later(on_attempt(), 3600, progress_sample=sample)
     assert plan_batch(situation).running.reason == "OnSpot"
     assert plan_batch(later(situation, 120)).running.reason == "Stalled"
+
+
+def test_a_new_leader_names_and_replaces_a_runner_that_answered_only_the_one_before() -> None:
+    situation = on_attempt(unanswered_since=NOW)
+    reasons = [plan_batch(later(situation, 60 * minutes)).running.reason for minutes in (1, 2, 20)]
+    assert reasons == ["OnSpot", "Stalled", "BackingOff"]
+    unreached = on_attempt(unanswered_since=NOW, attempt={"runningSince": None})
+    assert plan_batch(later(unreached, 3600)).running.reason == "OnSpot"
+    answered = later(situation, 3600, progress_sample=a_progress_sample(5, 3600))
+    assert plan_batch(answered).running.reason == "OnSpot"
+
+
+def _on_check(seconds: float, answered: float, **fields: Any) -> Situation:
+    """A check that began at `NOW` and answers at `answered` seconds."""
+    sample = a_progress_sample(0, answered, **{"attempt": 0, **fields})
+    situation = a_situation(jobs=(a_job(None),), pods=(a_batch_pod(None),), progress_sample=sample)
+    return later(situation, seconds)
+
+
+def test_a_check_in_which_nothing_moves_is_named_and_then_replaced() -> None:
+    for minutes, reason, deleted in (
+        (1, "ValidationJobRunning", 0),
+        (2, "Stalled", 0),
+        (20, "Stalled", 1),
+    ):
+        seconds = minutes * MINUTE
+        hanging = _on_check(seconds, seconds, idleSeconds=seconds)
+        for situation in (hanging, _on_check(seconds, 0)):
+            plan = plan_batch(situation)
+            assert (plan.running.reason, len(plan.delete)) == (reason, deleted), minutes
+    assert "no row of Job/night-check moved since 12:00:00Z" in plan.running.message
+    plan = plan_batch(_on_check(3600, 3600))
+    assert (plan.running.reason, plan.delete) == ("ValidationJobRunning", ())
+
+
+def test_a_check_that_has_not_started_names_the_pod_whose_events_say_why() -> None:
+    pod = a_batch_pod(None, runner_since=None)
+    plan = plan_batch(later(a_situation(jobs=(a_job(None),), pods=(pod,)), 600))
+    assert plan.running.message.endswith("starts; see kubectl describe pod night-check-x")
+
+
+def test_a_check_is_asked_and_not_judged_by_what_another_one_answered() -> None:
+    target = plan_batch(_on_check(0, 0)).progress_target
+    assert target is not None
+    assert (target.attempt, target.address) == (0, "127.10.0.9")
+    assert plan_batch(_on_check(3600, -1)).running.reason == "ValidationJobRunning"
+    assert plan_batch(_on_check(3600, 0, attempt=1)).running.reason == "ValidationJobRunning"
 
 
 def test_only_an_attempt_that_failed_makes_the_next_one_prefer_another_node() -> None:

@@ -50,7 +50,7 @@ _START_TIMEOUT = timedelta(minutes=45)
 # After so long without a row or a byte an attempt is called stalled,
 _STALL_NOTICE = timedelta(minutes=2)
 # and replaced if its runner, which ends it sooner, could not.
-_STALL_TIMEOUT = timedelta(seconds=STALL_SECONDS, minutes=5)
+STALL_TIMEOUT = timedelta(seconds=STALL_SECONDS, minutes=5)
 _MAX_MESSAGE_LENGTH = 600
 
 
@@ -134,9 +134,16 @@ def stalled_since(situation: Situation, now: datetime) -> datetime | None:
 
     A runner that never answered may be out of reach, so only one that did is judged.
     """
-    sample = _current_sample(situation)
-    if sample is None:
-        return None
+    sample, attempt = _current_sample(situation), situation.batch.status.attempt
+    if sample is not None:
+        return unmoved_since(sample, now)
+    # It answered an earlier leader, and this one not yet.
+    silent = situation.unanswered_since if attempt and attempt.running_since else None
+    return silent if silent is not None and now - silent >= _STALL_NOTICE else None
+
+
+def unmoved_since(sample: ProgressSample, now: datetime) -> datetime | None:
+    """Return when a row or a byte last moved, if that is 2 minutes ago; else None."""
     # The checksums of large results take long, and no row moves meanwhile.
     publishing = sample.progress.state == "publishing"
     idle = timedelta(seconds=0 if publishing else sample.progress.idle_seconds)
@@ -326,9 +333,9 @@ def _start_timeout_end(pod: BatchPod | None, now: datetime) -> _AttemptEnd | Non
 
 def _stall_end(situation: Situation, now: datetime) -> _AttemptEnd | None:
     since = stalled_since(situation, now)
-    if since is None or now - since < _STALL_TIMEOUT:
+    if since is None or now - since < STALL_TIMEOUT:
         return None
-    minutes = int(_STALL_TIMEOUT.total_seconds() / 60)
+    minutes = int(STALL_TIMEOUT.total_seconds() / 60)
     return _AttemptEnd(
         "failed", f"no row and no byte moved for {minutes} min (since {since:%H:%M:%SZ})"
     )

@@ -17,9 +17,11 @@ from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import AttemptState, end_attempt, podless_job
+from tessera.domain.batch.check import check_pod
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.observed.batches import Batch, BatchJob
+from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.domain.placement.placement import HardwareChoice
 
 NOT_ACCEPTED = StatusVerdict(
@@ -61,6 +63,7 @@ class ProgressTarget:
     """The runner whose `/progress` is to be read."""
 
     attempt: int
+    """Its number; `CHECK_NUMBER` for the check."""
     pod: Ref
     address: str
 
@@ -131,7 +134,7 @@ def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) 
         check=context.check,
         attempt=context.attempt_state.attempt,
         progress=context.attempt_state.progress,
-        progress_target=_progress_target(context.attempt_state),
+        progress_target=_progress_target(context),
         podless_job=podless_job(context.situation),
     )
 
@@ -238,11 +241,14 @@ def _stop_attempt(context: BatchContext, message: str) -> BatchContext:
     return replace(context, attempt_state=replace(state, attempt=ended_attempt, alive=False))
 
 
-def _progress_target(state: AttemptState) -> ProgressTarget | None:
-    attempt, pod = state.attempt, state.pod
-    if not state.alive or attempt is None or pod is None or pod.address is None:
+def _progress_target(context: BatchContext) -> ProgressTarget | None:
+    state, number = context.attempt_state, CHECK_NUMBER
+    pod = check_pod(context.situation) if context.check is None else None
+    if state.alive and state.attempt is not None:
+        pod, number = state.pod, state.attempt.number
+    if pod is None or pod.finished or pod.address is None:
         return None
-    return ProgressTarget(attempt=attempt.number, pod=pod.ref, address=pod.address)
+    return ProgressTarget(attempt=number, pod=pod.ref, address=pod.address)
 
 
 def _batch_state(context: BatchContext) -> tuple[BatchState, StatusVerdict[BatchComplete]]:

@@ -219,6 +219,7 @@ class _SnapshotIndex:
             used_devices=dict(used_devices),
             measured=speeds_for(ref.namespace, self._measured),
             progress_sample=self._snapshot.runner_answers.get(batch.uid),
+            unanswered_since=self._snapshot.silent_runners.get(batch.uid),
             pod_refusals=self._snapshot.pod_refusals,
             job_refusal=self._job_creation_errors.get(batch.uid),
         )

@@ -7,12 +7,16 @@ from tessera.api.batch_inference import BatchInferenceSpec, CheckStatus
 from tessera.api.batch_reasons import BatchComplete, BatchRunning
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
-from tessera.domain.batch.attempt_state import pod_refusal_message
+from tessera.domain.batch.attempt_state import STALL_TIMEOUT, pod_refusal_message, unmoved_since
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, check_report
+from tessera.domain.observed.runner_reports import (
+    CHECK_NUMBER,
+    REFUSED_EXIT_CODE,
+    check_report,
+)
 
 # Delay before a check with a transient failure is retried.
 _RETRY_DELAY = timedelta(seconds=30)
@@ -35,7 +39,6 @@ class InputCheck:
 
 def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime) -> InputCheck:
     """Assess the check by its pod and its Job."""
-    job = next((job for job in situation.jobs if job.attempt is None), None)
     pods = [pod for pod in situation.pods if pod.attempt is None]
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
         if report is not None and report.ok:
@@ -44,15 +47,39 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
             return InputCheck(
                 running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message), passed=passed
             )
-    job_pods = [pod for pod in pods if job is not None and pod.owner == job.uid]
-    pod = max(job_pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+    job, pod = _check_job(situation), check_pod(situation)
     if pod is not None and pod.exit_code == REFUSED_EXIT_CODE:
         running = StatusVerdict(BatchRunning.FINISHED, "spec.input is invalid, so 0 attempts run")
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
-    name = job_name(situation.batch.ref.name, None)
-    running = _running_verdict(situation, spec, name, pod)
+    stalled = None if pod is None or pod.finished else _stalled_since(situation, pod, now)
+    running = _running_verdict(situation, spec, pod, stalled)
     recreate = _must_recreate(situation, job, pod, now)
+    if stalled is not None and now - stalled >= STALL_TIMEOUT:
+        recreate = True
     return InputCheck(running=running, create=job is None, recreate=recreate)
+
+
+def check_pod(situation: Situation) -> BatchPod | None:
+    """Return the last pod of the check's Job."""
+    job = _check_job(situation)
+    pods = [
+        pod
+        for pod in situation.pods
+        if job is not None and pod.attempt is None and pod.owner == job.uid
+    ]
+    return max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+
+
+def _check_job(situation: Situation) -> BatchJob | None:
+    return next((job for job in situation.jobs if job.attempt is None), None)
+
+
+def _stalled_since(situation: Situation, pod: BatchPod, now: datetime) -> datetime | None:
+    """Return when the check last moved, if it does not; an answer of an earlier pod counts not."""
+    sample = situation.progress_sample
+    if sample is None or sample.progress.attempt != CHECK_NUMBER or sample.at < pod.created:
+        return None
+    return unmoved_since(sample, now)
 
 
 def _refusal_verdict(
@@ -88,8 +115,9 @@ def _must_recreate(
 
 
 def _running_verdict(
-    situation: Situation, spec: BatchInferenceSpec, name: str, pod: BatchPod | None
+    situation: Situation, spec: BatchInferenceSpec, pod: BatchPod | None, stalled: datetime | None
 ) -> StatusVerdict[BatchRunning]:
+    name = job_name(situation.batch.ref.name, None)
     subject = f"spec.input, {spec.input} on {spec.claim_name}"
     if (refusal := pod_refusal_message(situation, None)) is not None:
         return StatusVerdict(BatchRunning.FAILED_CREATE, f"{subject}: {refusal}")
@@ -110,8 +138,17 @@ def _running_verdict(
             BatchRunning.VALIDATION_JOB_FAILED,
             f"{message}; see kubectl describe pod {pod.ref.name}",
         )
+    if stalled is not None:
+        message = (
+            f"{subject}: no row of Job/{name} moved since {stalled:%H:%M:%SZ}; it is replaced "
+            f"after 20 min. See kubectl logs job/{name} and the volume"
+        )
+        return StatusVerdict(BatchRunning.STALLED, message)
     if pod is not None and pod.unschedulable is not None:
         message = f"{subject}: Job/{name} waits for a node: {pod.unschedulable}"
         return StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message)
-    message = f"{subject}: Job/{name} checks every row without a GPU; see kubectl logs job/{name}"
+    action = f"checks every row without a GPU; see kubectl logs job/{name}"
+    if pod is not None and pod.runner_since is None:
+        action = f"starts; see kubectl describe pod {pod.ref.name}"
+    message = f"{subject}: Job/{name} {action}"
     return StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message)

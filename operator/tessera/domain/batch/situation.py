@@ -43,6 +43,8 @@ class Situation:
     """Speeds that services of the cluster measured."""
     progress_sample: ProgressSample | None = None
     """The last progress that the runner of this batch reported."""
+    unanswered_since: datetime | None = None
+    """When this leader first asked the runner without an answer; None once it answered."""
     pod_refusals: Mapping[str, PodRefusal] = field(default_factory=dict)
     """Why Jobs have no pod, by their UIDs."""
     job_refusal: str | None = None

@@ -17,6 +17,9 @@ ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 # State of an attempt without an engine that found rows without an answer.
 ROWS_MISSING: Literal["rowsMissing"] = "rowsMissing"
 
+# The number with which the check of an input answers instead of that of an attempt.
+CHECK_NUMBER = 0
+
 # After so many seconds without a row or a byte a runner ends its attempt.
 STALL_SECONDS = 900
 
@@ -85,7 +88,7 @@ class RunReport(_RunnerReport):
 
 
 class RunnerProgress(_RunnerReport):
-    """Answer of a running attempt at `/progress`; `done` includes failed rows."""
+    """Answer of a running attempt or check at `/progress`; `done` includes failed rows."""
 
     attempt: Count
     state: Text = "running"

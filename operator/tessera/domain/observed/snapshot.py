@@ -350,6 +350,8 @@ class Snapshot:
     claims: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
     runner_answers: Mapping[str, ProgressSample] = field(default_factory=dict)
     """What the runners of batches answered last, by the batches' uids."""
+    silent_runners: Mapping[str, datetime] = field(default_factory=dict)
+    """When runners that never answered this leader were first asked, by the batches' uids."""
     budgets: tuple[Budget, ...] = ()
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """Recent responses of the hub; None where no hub is queried."""
