@@ -105,6 +105,26 @@ async def test_a_stopped_device_plugin_starts_again_whatever_became_of_the_pool(
     await simulation.close()
 
 
+@pytest.mark.parametrize("change", [delete_pool, select_no_node, leave_slices_alone, plan_nothing])
+async def test_slices_that_come_after_the_device_plugin_are_offered_whatever_became_of_the_pool(
+    change: Callable[[RepartitionSimulation], None],
+) -> None:
+    scenario = SCENARIOS["a service comes"]
+    simulation = RepartitionSimulation.of(BACKENDS["agent"], scenario.nodes)
+    scenario.begin(simulation)
+    await simulation.run_until_quiet()
+    machine = next(machine for machine in simulation.machines if not machine.device_by_pod)
+    offered = machine.allocatable
+    machine.reboot()
+    await simulation.run_until_quiet()
+    change(simulation)
+    machine.reboot()
+    await simulation.run_until_quiet()
+    assert machine.allocatable == offered
+    assert machine.labels[DEVICE_PLUGIN_LABEL] == "true"
+    await simulation.close()
+
+
 async def test_mig_manager_gets_the_nodes_of_an_agent_in_mid_plan() -> None:
     simulation = await refreshing()
     for machine in simulation.machines:

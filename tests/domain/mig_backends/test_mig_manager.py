@@ -109,6 +109,15 @@ def test_a_failure_is_repeated_after_a_pause_that_grows() -> None:
     assert node.now > 90
 
 
+def test_a_failure_of_the_configuration_for_the_whole_node_is_repeated_as_soon() -> None:
+    node = a_node(HALVES, SMALL)
+    backend_run = a_backend_run(node)
+    assert backend_run.run().done
+    node.labels[STATE_LABEL] = "failed"
+    since, attempt = node.at - timedelta(minutes=5), backend_run.attempt
+    assert BACKEND.status(node.observed(), {0: WHOLE}, attempt, since, node.at).retry
+
+
 def test_a_failure_that_stays_says_where_to_look() -> None:
     node = a_node(HALVES, fails=99)
     backend_run = a_backend_run(node)

@@ -54,3 +54,20 @@ def test_a_pool_is_not_as_planned_while_a_node_does_not_offer_its_slices() -> No
     actions = advance_rollout(replace(inputs, nodes=[n0, replace(n1, allocatable={})]))
     assert actions.verdict.reason is LayoutReady.DEVICES_MISSING
     assert actions.verdict.message.startswith("Node/n1 has 7x 1g.10gb as planned and offers no ")
+
+
+def test_a_service_whose_planned_slices_do_not_exist_is_short_of_them_at_once() -> None:
+    simulation = half_moved()
+    simulation.pods = {ref: pod for ref, pod in simulation.pods.items() if pod.service}
+    simulation.nodes["n1"].gpus[0] = placements("7g.80gb@0")
+    assert simulation.status.target is not None
+    assignment = simulation.status.target.services
+    simulation.plan({"n0": [["7g.80gb@0"]], "n1": [["7g.80gb@0"]]})
+    target = simulation.status.target.model_copy(update={"services": assignment})
+    simulation.status = simulation.status.model_copy(update={"target": target})
+    actions = advance_rollout(simulation.rollout_inputs())
+    assert actions.verdict.reason is LayoutReady.INSUFFICIENT_CAPACITY
+    assert actions.verdict.message == (
+        "1 replica of team/chat not yet on 1g.10gb: 1 more free slice of that profile needed; add "
+        "a node, or lower spec.scaling.minReplicas"
+    )

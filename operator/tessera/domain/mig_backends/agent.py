@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted, parse_decimal
-from tessera.domain.mig.layouts import Layout
+from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
@@ -25,12 +25,16 @@ from tessera.domain.mig_backends.devices import (
     PAUSED,
     offers_layouts,
 )
+from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.mig_backends.gpu_clients import (
+    STOPPED_LABEL,
     exclude_mig_manager,
     start_device_plugin,
     stop_device_plugin,
 )
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.snapshot import Node
 
 # Node label: digest of the devices and attempt for which the device plugin was restarted, and when,
 # in seconds since 1970.
@@ -118,21 +122,61 @@ def _refresh_labels(
     if not _is_partitioned(node, desired):
         return {}
     paused = node.labels.get(DEVICE_PLUGIN_LABEL) == PAUSED
-    token = f"{_devices_digest(node)}-{attempt}"
-    refreshed = f"{token}-{int(at.timestamp())}"
     # Without allocatable devices the kubelet has noticed that the plugin is away: start it again.
-    if paused and not any(node.allocatable.values()):
-        return {**start_device_plugin(node.labels), REFRESHED_LABEL: refreshed}
-    previous, _, time = node.labels.get(REFRESHED_LABEL, "").rpartition("-")
-    elapsed = at.timestamp() - (parse_decimal(time) or 0)
-    recent = previous == token and 0 <= elapsed < _REFRESH_INTERVAL.total_seconds()
-    if paused or offers_layouts(node, desired) or recent:
+    starts = paused and not any(node.allocatable.values())
+    if not starts and (paused or offers_layouts(node, desired)):
         return {}
-    return {**stop_device_plugin(at), REFRESHED_LABEL: refreshed}
+    token = f"{_devices_digest(node.node_layout)}-{attempt}"
+    refreshed = {REFRESHED_LABEL: f"{token}-{int(at.timestamp())}"}
+    if starts:
+        return {**start_device_plugin(node.labels), **refreshed}
+    previous, elapsed = _last_refresh(node.labels, at)
+    recent = previous == token and 0 <= elapsed < _REFRESH_INTERVAL.total_seconds()
+    return {} if recent else {**stop_device_plugin(at), **refreshed}
 
 
-def _devices_digest(node: MigNode) -> str:
-    status = node.node_layout.status if node.node_layout else None
+def stale_devices(node: Node, layout: ObservedNodeLayout) -> str | None:
+    """Return the digest of the slices that the agent made and the device plugin does not offer.
+
+    None where the plugin offers them, or where the agent has not carried out its NodeLayout.
+    """
+    mig_node = mig_node_of(node.name, None, node, layout, None)
+    if mig_node is None or mig_node.unavailable or not mig_node.can_partition:
+        return None
+    layouts = {gpu.uuid: (gpu.index, gpu.layout) for gpu in mig_node.gpus}
+    requested = {
+        gpu.uuid: tuple(sorted(SlicePlacement(part.start, part.profile) for part in gpu.slices))
+        for gpu in layout.spec.gpus
+        if gpu.uuid in layouts
+    }
+    carried_out = all(layouts[uuid][1] == placements for uuid, placements in requested.items())
+    if not (requested and carried_out) or offers_layouts(mig_node, {}):
+        return None
+    return _devices_digest(layout)
+
+
+def refresh_device_plugin(
+    labels: Mapping[str, str], digest: str, at: datetime
+) -> Mapping[str, str | None]:
+    """Return the labels that stop a device plugin that does not offer these devices.
+
+    It starts again as every plugin that Tessera stopped. One that is off already stays off.
+    """
+    previous, elapsed = _last_refresh(labels, at)
+    recent = previous.startswith(digest) and 0 <= elapsed < _REFRESH_INTERVAL.total_seconds()
+    if labels.get(DEVICE_PLUGIN_LABEL) != "true" or STOPPED_LABEL in labels or recent:
+        return {}
+    return {**stop_device_plugin(at), REFRESHED_LABEL: f"{digest}-1-{int(at.timestamp())}"}
+
+
+def _last_refresh(labels: Mapping[str, str], at: datetime) -> tuple[str, float]:
+    """Return the token of the last refresh, and the seconds since then."""
+    token, _, time = labels.get(REFRESHED_LABEL, "").rpartition("-")
+    return token, at.timestamp() - (parse_decimal(time) or 0)
+
+
+def _devices_digest(layout: ObservedNodeLayout | None) -> str:
+    status = layout.status if layout else None
     uuids = sorted(part.uuid for gpu in (status.gpus if status else ()) for part in gpu.slices)
     return hashlib.sha256(" ".join(uuids).encode()).hexdigest()[:12]
 

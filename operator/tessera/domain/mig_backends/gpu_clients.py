@@ -21,7 +21,7 @@ STOPPED_LABEL = "tessera.dev/device-plugin-stopped"
 # Node label where Tessera took mig-manager off: the value of its label before.
 MIG_MANAGER_OFF_LABEL = "tessera.dev/mig-manager-off"
 
-# A device plugin that was told to stop, and whose devices the node still offers then, starts again.
+# A stopped device plugin whose devices the node still offers then starts again.
 STOP_TIMEOUT = timedelta(minutes=3)
 
 
@@ -44,7 +44,7 @@ def start_device_plugin(labels: Mapping[str, str]) -> Mapping[str, str | None]:
 def restart_device_plugin(node: Node, at: datetime) -> Mapping[str, str | None]:
     """Return the labels that start again what Tessera stopped, as soon as that is away.
 
-    Until then the plugin would not notice that it was told to stop, and offer its old devices.
+    Until then the plugin would not notice the stop, and offer its old devices.
     """
     since = parse_decimal(node.labels.get(STOPPED_LABEL, ""))
     if STOPPED_LABEL not in node.labels:

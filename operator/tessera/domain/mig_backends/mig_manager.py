@@ -107,8 +107,6 @@ class MigManagerBackend:
         marks = node.labels.keys() & {STOPPED_LABEL, MIG_MANAGER_OFF_LABEL}
         if name not in (unit, full) or marks or _has_agent_layout(node):
             return BackendStatus()
-        if name != unit:
-            since += _PARTITION_TIMEOUT  # the configuration of the unit came first
         if state == "success":
             ready = _is_partitioned(node, desired) and offers_layouts(node, desired)
             return BackendStatus(done=name == full) if ready else _missing_devices(node, since, at)

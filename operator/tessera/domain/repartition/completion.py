@@ -43,6 +43,7 @@ def _missing_devices(goals: Iterable[NodeGoal]) -> Iterator[StatusVerdict[Layout
 def _unmoved(
     services: Iterable[PoolService], capacity: PoolCapacity, own_pods: Collection[Ref]
 ) -> Iterator[StatusVerdict[LayoutReady]]:
+    waiting_pods = capacity.waiting_pods()
     for service in services:
         former = [
             replica
@@ -61,7 +62,13 @@ def _unmoved(
         )
         waiting = sum(replica.node is None for replica in service.replicas)
         state = f"{counted(len(former), 'replica')} of {service.ref} not yet on {service.profile}"
-        if not (waiting and holders):
+        if not holders and (lacking := waiting_pods[service.profile]):
+            yield StatusVerdict(
+                LayoutReady.INSUFFICIENT_CAPACITY,
+                f"{state}: {counted(lacking, 'more free slice')} of that profile needed; add a "
+                "node, or lower spec.scaling.minReplicas",
+            )
+        elif not (waiting and holders):
             yield StatusVerdict(
                 LayoutReady.REPARTITIONING,
                 f"{state}: waiting for their replacements to become Ready",

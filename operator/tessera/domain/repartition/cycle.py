@@ -1,7 +1,7 @@
 """The part of a reconcile cycle about layouts: the layout problem, and actions for every pool."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.incremental import reused
+from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.shares import tenant_shares
+from tessera.domain.mig_backends.agent import refresh_device_plugin, stale_devices
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes
@@ -60,6 +61,8 @@ class Repartitions:
     actions: Mapping[str, PoolActions] = field(default_factory=dict)
     retired_layouts: frozenset[str] = frozenset()
     """NodeLayouts of silent agents where the installation runs no agents any more."""
+    plugin_refreshes: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Labels of nodes that no rollout changes now, and whose device plugins offer old slices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,27 @@ def _nodes_by_pool(
     views: Sequence[PoolView], nodes: Sequence[Node], layouts: Sequence[ObservedNodeLayout]
 ) -> Mapping[str, tuple[MigNode, ...]]:
     return {view.pool.name: mig_nodes(view, nodes, layouts) for view in views}
+
+
+def _plugin_refreshes(
+    snapshot: Snapshot, busy_nodes: Collection[str]
+) -> Mapping[str, Mapping[str, str | None]]:
+    """Return the labels that refresh device plugins, whatever became of the nodes' pools."""
+    layouts = {layout.name: layout for layout in snapshot.layouts if layout.spec.gpus}
+    nodes = [
+        node for node in snapshot.nodes if node.name in layouts and node.name not in busy_nodes
+    ]
+    refreshes = {
+        node.name: refresh_device_plugin(node.labels, digest, snapshot.at)
+        for node in nodes
+        if (digest := _stale_devices(node.name, node, layouts[node.name])) is not None
+    }
+    return {name: labels for name, labels in refreshes.items() if labels}
+
+
+@reused_per_object
+def _stale_devices(_name: str, node: Node, layout: ObservedNodeLayout) -> str | None:
+    return stale_devices(node, layout)
 
 
 @reused
@@ -118,7 +142,7 @@ def _repartition(
         if view.pool.spec is not None and view.pool.spec.mig is not None
     }
     if not migs:
-        return Repartitions()
+        return Repartitions(plugin_refreshes=_plugin_refreshes(snapshot, ()))
     managed = {view.pool.name: view for view in views if view.pool.name in migs}
     nodes = _nodes_by_pool(tuple(managed.values()), snapshot.nodes, snapshot.layouts)
     backends = {name: backend_of(mig, nodes[name]) for name, mig in migs.items()}
@@ -146,6 +170,9 @@ def _repartition(
         name: pool_actions(config.mig_backends, snapshot, memory, state, problem)
         for name, state in states.items()
     }
+    busy_nodes = {
+        node for rollout in actions.values() for node in (*rollout.requests, *rollout.tainted_nodes)
+    }
     return Repartitions(
         layout_problem=problem,
         nodes=nodes,
@@ -155,6 +182,7 @@ def _repartition(
             for layout in snapshot.layouts
             if layout.silent_since is not None and not config.node_agents
         ),
+        plugin_refreshes=_plugin_refreshes(snapshot, busy_nodes),
     )
 
 

@@ -87,6 +87,9 @@ class LayoutApplier:
         }
         # Taints come first: requests and evictions rely on them.
         await self._update_nodes(pool_actions, refused, at)
+        # A node of a pool whose status is not written may be in the middle of a refresh.
+        for name, labels in sorted(repartitions.plugin_refreshes.items() if not refused else ()):
+            self.problems += await self._relabel(name, labels)
         for name in sorted(repartitions.retired_layouts):
             key = ObjectKey(NODE_LAYOUTS.plural, "", name)
             self.problems += await attempt(self._writer.delete(NODE_LAYOUTS, key))
