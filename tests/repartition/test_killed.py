@@ -29,7 +29,7 @@ async def test_a_plan_is_carried_out_with_a_kill_at_every_write_and_every_nvml_c
     tally: KillTally = await run_with_kills(SCENARIOS[scenario], BACKENDS[backend])
     summary = f"{backend}, {scenario}: killed {tally.kills} times for {tally.points} moments"
     record_property("killed", summary)
-    assert tally.kills > 20
+    assert tally.kills > (0 if backend in SCENARIOS[scenario].crowded else 20)
 
 
 def _random_kills(seed: int) -> Callable[[CrashPoint], bool]:

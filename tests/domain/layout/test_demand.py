@@ -395,7 +395,8 @@ def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:
 def test_a_plan_counts_all_displaced_replicas(can: Capabilities, moves: int) -> None:
     pods, workload = running("chat", "1g.10gb", 2)
     ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0=team-a/chat-0", "1g.10gb@1=team-a/chat-1"))
-    services = (a_mig_service("chat"), a_mig_service("code", MEDIUM, replicas=1))
+    chat = replace(a_mig_service("chat"), allows_downtime=True)
+    services = (chat, a_mig_service("code", MEDIUM, replicas=1))
     fleet = a_fleet(*services, mig_nodes=[ground], pods=pods, workloads=(workload,))
     plan = adopt_plan(fleet, [ground], can).status.target
     assert plan is not None

@@ -32,6 +32,8 @@ class PlanAdoption:
     status: MigStatus
     verdict: StatusVerdict[LayoutReady] | None = None
     """What the plan lacks; None leaves the verdict to the rollout."""
+    crowded_gpus: int = 0
+    """GPUs whose layout stays as it is, since too few slices are free to empty them."""
 
 
 def adopt(
@@ -119,7 +121,11 @@ def _adopt_layout(
     plan, target = pool_layout.plan, status.target
     # Equal names mean equal layouts and profiles: nothing to adopt.
     if target is not None and target.name == plan.name:
-        return PlanAdoption(status=status.model_copy(update={"proposed": None}), verdict=unmet)
+        return PlanAdoption(
+            status=status.model_copy(update={"proposed": None}),
+            verdict=unmet,
+            crowded_gpus=pool_layout.crowded_gpus,
+        )
     sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
     proposed = status.proposed
     if proposed is not None and proposed.name != plan.name:

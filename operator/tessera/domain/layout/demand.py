@@ -197,7 +197,12 @@ def _build_demand(
         running_replicas=sum(pod.node is not None for pod in proposal.objects.pods),
         class_rank=CLASS_RANKS[spec.service_class],
     )
-    return SliceDemand(service=service, options=options, current=_current_type(proposal))
+    return SliceDemand(
+        service=service,
+        options=options,
+        current=_current_type(proposal),
+        floor=0 if proposal.service.allows_downtime else min_replicas_of(spec),
+    )
 
 
 slice_demand = Step(_build_demand, lambda *arguments: arguments[-1])

@@ -35,6 +35,8 @@ class SliceDemand:
     """All hardware on which a replica fits, the cheapest first."""
     current: InstanceType | None = None
     """The instance type that it runs on now."""
+    floor: int = 0
+    """Replicas that leave no slice without a replacement; 0 if the service allows downtime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,8 @@ class PoolLayout:
     shortfalls: tuple[Shortfall, ...] = ()
     repartitioned_gpus: int = 0
     """GPUs whose layout changes."""
+    crowded_gpus: int = 0
+    """GPUs that keep their layout, since too few slices are free to empty them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.text import counted
 from tessera.domain import money
+from tessera.domain.layout.crowded import crowded_gpus, lock
 from tessera.domain.layout.demand import whole_gpu_model
 from tessera.domain.layout.problem import (
     HardwareOption,
@@ -52,27 +54,50 @@ def solve(problem: LayoutProblem) -> LayoutSolution:
             for pool_terms in terms
             for name in (pool_terms.pool, whole_gpu_model(pool_terms.pool))
         }
-        demands = [
-            demand
-            for demand in problem.demands
-            if {instance_type.gpu_model for instance_type in demand.service.throughput}
-            <= model_names
-        ]
-        plan = plan_layouts(
-            [demand.service for demand in demands],
-            [offer for offer in problem.offers if offer.gpu_model.name in model_names],
-            [gpu for gpu in problem.gpus if gpu.gpu_model in model_names],
-            moves_per_gpu=MOVES_PER_SAVED_GPU,
+        part = replace(
+            problem,
+            demands=tuple(
+                demand
+                for demand in problem.demands
+                if {instance_type.gpu_model for instance_type in demand.service.throughput}
+                <= model_names
+            ),
+            offers=tuple(offer for offer in problem.offers if offer.gpu_model.name in model_names),
+            gpus=tuple(gpu for gpu in problem.gpus if gpu.gpu_model in model_names),
         )
+        plan, crowded = _plan_that_begins(part)
         pool_layouts |= {
-            pool_terms.pool: _pool_layout(problem, pool_terms, demands, plan)
-            for pool_terms in terms
+            pool_terms.pool: _pool_layout(part, pool_terms, plan, crowded) for pool_terms in terms
         }
     return LayoutSolution(problem=problem, pools=pool_layouts)
 
 
+def _plan_that_begins(problem: LayoutProblem) -> tuple[LayoutPlan, frozenset[str]]:
+    """Return a plan and the GPUs that it keeps as they are, since they cannot be emptied.
+
+    A plan of which no GPU can be emptied first would never begin: another one without them is made.
+    """
+    crowded = crowded_gpus(problem, grows=True)
+    plan = _plan(lock(problem, crowded))
+    layouts = {gpu.name: gpu.layout for gpu in problem.gpus}
+    changed = {gpu.name for gpu in plan.gpus if gpu.layout != layouts.get(gpu.name)}
+    blocked = crowded_gpus(problem, grows=False) if changed else crowded
+    if changed and changed <= blocked:
+        return _plan(lock(problem, blocked)), blocked
+    return plan, crowded
+
+
+def _plan(problem: LayoutProblem) -> LayoutPlan:
+    return plan_layouts(
+        [demand.service for demand in problem.demands],
+        problem.offers,
+        problem.gpus,
+        moves_per_gpu=MOVES_PER_SAVED_GPU,
+    )
+
+
 def _pool_layout(
-    problem: LayoutProblem, terms: PoolTerms, demands: Sequence[SliceDemand], plan: LayoutPlan
+    problem: LayoutProblem, terms: PoolTerms, plan: LayoutPlan, crowded: Collection[str]
 ) -> PoolLayout:
     pool = terms.pool
     model_names = {pool, whole_gpu_model(pool)}
@@ -80,7 +105,7 @@ def _pool_layout(
     after = [gpu for gpu in plan.gpus if gpu.gpu_model in model_names]
     pool_demands = [
         demand
-        for demand in demands
+        for demand in problem.demands
         if {instance_type.gpu_model for instance_type in demand.service.throughput} & model_names
     ]
     offer = next(candidate for candidate in problem.offers if candidate.gpu_model.name == pool)
@@ -119,7 +144,12 @@ def _pool_layout(
         nodes=nodes,
         unmet=tuple(shortfall.service for shortfall in shortfalls)[:_MAX_UNMET],
     )
-    return PoolLayout(plan=mig_plan, shortfalls=shortfalls, repartitioned_gpus=len(repartitioned))
+    return PoolLayout(
+        plan=mig_plan,
+        shortfalls=shortfalls,
+        repartitioned_gpus=len(repartitioned),
+        crowded_gpus=sum(gpu.name in crowded for gpu in before),
+    )
 
 
 def _count_moves(

@@ -245,6 +245,12 @@ def _decide_actions(
     window_closed = closed_reason(mig.maintenance_window, snapshot.at)
     actions = _rollout_actions(view.pool.name, window_closed, inputs)
     verdict = _verdict(memory, actions, adoption.verdict, nodes)
+    if verdict.reason is LayoutReady.AS_PLANNED and adoption.crowded_gpus:
+        verdict = replace(
+            verdict,
+            message=f"{verdict.message}; too few slices are free to empty and repartition "
+            f"{counted(adoption.crowded_gpus, 'GPU')}",
+        )
     # A skipped node does not have the planned layout, so the pool is not ready.
     inconsistency = _inconsistent_labels(nodes) if verdict.reason.is_true else None
     return replace(actions, verdict=inconsistency or verdict)
