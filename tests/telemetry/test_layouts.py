@@ -135,6 +135,13 @@ def test_repartitions_are_counted_once_when_they_end() -> None:
     }
 
 
+def test_a_repartition_that_is_canceled_at_its_deadline_is_counted_once() -> None:
+    canceled = a_unit(phase="Canceled")
+    assert repartition_outcomes((a_unit(),), (canceled,)) == {RepartitionOutcome.CANCELED: 1}
+    assert repartition_outcomes((canceled,), (canceled,)) == {}
+    assert repartition_outcomes((canceled,), ()) == {}
+
+
 def test_a_unit_that_continues_has_no_outcome() -> None:
     later = a_unit().model_copy(update={"since": NOW + timedelta(seconds=5)})
     assert repartition_outcomes((a_unit(),), (later,)) == {}

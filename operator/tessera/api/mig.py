@@ -1,11 +1,11 @@
 """MIG settings of a pool, and the layout plans in its status."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Wire, rule, with_rules
+from tessera.api.meta import Amount, Duration, Wire, at_most, rule, text_default, with_rules
 
 # A MIG profile, such as 3g.40gb or 1g.10gb+me.
 Profile = Annotated[
@@ -19,7 +19,7 @@ TimeOfDay = Annotated[
     str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", max_length=5)
 ]
 Weekday = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
-Phase = Literal["Draining", "Partitioning", "Verifying", "Temporary"]
+Phase = Literal["Draining", "Partitioning", "Verifying", "Temporary", "Canceled"]
 
 
 class MaintenanceWindow(Wire):
@@ -58,6 +58,15 @@ class Mig(Wire):
 
     max_concurrent: Annotated[int, Field(ge=1, le=64)] = 1
     """Maximum number of nodes that are repartitioned at the same time."""
+
+    drain_deadline: Annotated[Duration, at_most(timedelta(hours=24))] = text_default("30m")
+    """Time for the replicas on the slices of a node to be replaced and to finish their requests, at
+    most `24h`."""
+
+    on_deadline: Literal["Cancel", "Evict"] = "Cancel"
+    """`Cancel`: after `drainDeadline` the node takes pods again with its present layout, and the
+    repartition begins again as much later. `Evict`: replicas are stopped then, even below
+    `minReplicas` of their services."""
 
     maintenance_window: MaintenanceWindow | None = None
     """When GPUs may be repartitioned; omitted, at any time."""
@@ -124,7 +133,8 @@ class Unit(Wire):
 
     phase: Phase
     """Progress of the repartition. `Temporary` GPUs have a temporary layout, which takes replicas
-    while other GPUs are repartitioned."""
+    while other GPUs are repartitioned. A `Canceled` repartition begins again after as much time as
+    it had."""
 
     since: datetime
     """When this phase began."""
@@ -133,7 +143,7 @@ class Unit(Wire):
     """How often the backend was requested."""
 
     replacements: int = 0
-    """Replicas that were told to leave for it. A unit to which others come instead keeps its node
+    """Replicas that were displaced for it. A unit to which others come instead keeps its node
     closed until it is free."""
 
     temporary_layout: Annotated[tuple[GpuTarget, ...], Field(max_length=16)] = ()
@@ -200,3 +210,8 @@ class MigStatus(Wire):
 
     total: int = 0
     """GPUs in the plan."""
+
+    @property
+    def busy_nodes(self) -> frozenset[str]:
+        """Nodes that are being repartitioned."""
+        return frozenset(unit.node for unit in self.units if unit.phase != "Canceled")

@@ -432,6 +432,11 @@ class LayoutReady(StatusReason):
         "DisruptionBudget",
         "A PodDisruptionBudget does not allow the eviction of a replica now.",
     )
+    DRAIN_DEADLINE_EXCEEDED = (
+        "DrainDeadlineExceeded",
+        "The slices to remove were not free within `spec.mig.drainDeadline`: the node takes pods "
+        "again, and the repartition begins again later.",
+    )
     UNMANAGED_POD = (
         "UnmanagedPod",
         "A pod that Tessera does not manage holds a slice that must be removed or that a service "

@@ -31,7 +31,7 @@ UPDATE_ANNOTATION = f"{GROUP}/update"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"
-# Label of a replica that was told to leave: its PodDisruptionBudget selects it no more.
+# Label of a displaced replica: the PodDisruptionBudget of its service no longer selects it.
 LEAVING_LABEL = f"{GROUP}/leaving"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.
 DRAINING = "Draining"

@@ -56,8 +56,10 @@ def repartition_outcomes(
     current = {(unit.node, unit.gpus): unit for unit in after}
     outcomes: Counter[RepartitionOutcome] = Counter()
     for unit in before:
+        if unit.phase == "Canceled":
+            continue  # counted when it was canceled
         later = current.get((unit.node, unit.gpus))
-        if later is None:
+        if later is None or later.phase == "Canceled":
             # A unit that was still draining has not touched a GPU.
             outcomes[
                 RepartitionOutcome.CANCELED

@@ -29,7 +29,6 @@ from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.actions import PoolActions, PoolService, Replica
-from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.mig_builders import A100
 
@@ -225,7 +224,8 @@ class PoolSimulation:
                         ready=pod.ready,
                         draining=pod.leaving,
                         drained=pod.empty and not service.busy,
-                        drain_expired=(pod.drain_ticks or 0) * TICK >= MAX_DRAIN,
+                        drain_expired=self.mig.on_deadline == "Evict"
+                        and (pod.drain_ticks or 0) * TICK >= self.mig.drain_deadline,
                         terminating=pod.deleted is not None,
                     )
                     for pod in self.pods.values()

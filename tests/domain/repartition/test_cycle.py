@@ -85,9 +85,12 @@ def test_a_disruption_budget_that_forbids_all_evictions_is_named_with_the_replic
     )
 
 
-@pytest.mark.parametrize(("minutes", "deleted"), [(59, False), (60, True)])
-def test_a_replica_that_says_it_is_busy_is_deleted_after_an_hour(
-    minutes: int, deleted: bool
+@pytest.mark.parametrize(
+    ("minutes", "on_deadline", "deleted"),
+    [(29, "Evict", False), (30, "Evict", True), (300, "Cancel", False)],
+)
+def test_a_replica_that_says_it_is_busy_is_only_deleted_at_the_deadline_of_its_pool(
+    minutes: int, on_deadline: str, deleted: bool
 ) -> None:
     pod = a_pod(
         node="a100-0",
@@ -99,7 +102,11 @@ def test_a_replica_that_says_it_is_busy_is_deleted_after_an_hour(
     spec = a_spec(placement={"mig": "Auto"}, drain={"timeout": "24h"})
     fleet = a_snapshot(
         replace(a_service(spec=spec), allows_downtime=True),
-        pools=(HALVES,),
+        pools=(
+            a_planned_pool(
+                mode="Static", mig={"layout": {"3g.40gb": 2}, "onDeadline": on_deadline}
+            ),
+        ),
         nodes=(replace(a_node(slices={"1g.10gb": 7}), taints=frozenset({TAINT})),),
         pods=(pod,),
         workloads=(a_workload(1),),

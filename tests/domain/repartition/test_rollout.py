@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
 from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
+from tessera.domain.mig.layout_changes import repartitions
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.domain.repartition.pool_simulation import (
     START,
@@ -21,6 +22,7 @@ from tests.domain.repartition.pool_simulation import (
     WholeGpuBackend,
     placements,
 )
+from tests.mig_builders import a_gpu
 
 HALF, OTHER = SlicePlacement(0, "3g.40gb"), SlicePlacement(4, "3g.40gb")
 SPEED = {"3g.40gb": 3.0, "1g.10gb": 1.0, "7g.80gb": 7.0, "4g.40gb": 3.5}
@@ -99,6 +101,25 @@ def test_an_idle_gpu_is_tainted_first_and_then_partitioned() -> None:
     assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
     assert simulation.layouts() == {"n0": [HALVES]}
     assert not simulation.nodes["n0"].tainted
+
+
+def test_units_begin_in_the_order_that_a_plan_without_a_cluster_shows() -> None:
+    target = [SEVENTHS, SEVENTHS, SEVENTHS, HALVES, HALVES]
+    simulation = a_simulation(*[HALVES] * 5, target=target)
+    simulation.serve(chat(3), [("n0", 0, HALF), ("n0", 0, OTHER), ("n1", 0, OTHER)])
+    begun: dict[str, None] = {}
+    for _ in range(200):
+        actions, _ = simulation.reconcile()
+        begun |= dict.fromkeys(unit.node for unit in (actions.status or simulation.status).units)
+        simulation.tick()
+    assert actions.verdict.reason is LayoutReady.AS_PLANNED
+    before = (
+        a_gpu("n0", "3g.40gb@0=chat", "3g.40gb@4=chat"),
+        a_gpu("n1", "3g.40gb@0", "3g.40gb@4=chat"),
+        a_gpu("n2", "3g.40gb@0", "3g.40gb@4"),
+    )
+    shown = repartitions(before, [a_gpu(gpu.name, *SEVENTHS) for gpu in before])
+    assert [step.gpu for step in shown] == list(begun) == ["n2", "n1", "n0"]
 
 
 def test_a_replica_leaves_only_when_another_is_ready() -> None:
@@ -439,22 +460,83 @@ def test_a_pod_that_terminates_is_evicted_no_more() -> None:
     assert (requests, pod in simulation.pods) == (1, False)
 
 
-def test_a_replica_that_never_leaves_is_deleted_and_the_unit_goes_on() -> None:
-    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+def stuck_simulation(**mig: Any) -> PoolSimulation:
+    """Return a repartition whose only replica never finishes its requests."""
+    return a_simulation(
+        HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES], mig=Mig(layout={}, **mig)
+    )
+
+
+def test_with_evict_a_replica_that_never_leaves_is_deleted_at_the_deadline() -> None:
+    simulation = stuck_simulation(on_deadline="Evict")
     simulation.serve(chat(protected=True), [("n0", 0, HALF)])
     simulation.services["chat"].busy = True
-    reconcile_for(simulation, MAX_DRAIN + timedelta(minutes=10))
+    reconcile_for(simulation, timedelta(minutes=29))
+    assert [unit.phase for unit in simulation.status.units] == ["Draining"]
+    reconcile_for(simulation, timedelta(minutes=11))
     assert simulation.status.units == ()
-    assert not simulation.nodes["n0"].tainted
+    assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
-def test_replacements_that_never_become_ready_hold_no_node_for_ever() -> None:
-    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+def test_with_evict_replacements_that_never_become_ready_hold_no_node() -> None:
+    simulation = stuck_simulation(on_deadline="Evict")
     simulation.serve(chat(), [("n0", 0, HALF)])
     simulation.services["chat"].broken = True
-    reconcile_for(simulation, MAX_DRAIN + timedelta(minutes=10))
+    reconcile_for(simulation, timedelta(minutes=40))
     assert simulation.status.units == ()
     assert not simulation.nodes["n0"].tainted
+
+
+@pytest.mark.parametrize("fault", ["busy", "broken"])
+def test_a_node_that_is_not_free_at_the_deadline_takes_pods_again(fault: str) -> None:
+    simulation = stuck_simulation()
+    simulation.serve(chat(protected=True), [("n0", 0, HALF)])
+    setattr(simulation.services["chat"], fault, True)
+    reconcile_for(simulation, timedelta(minutes=31))
+    actions, _ = simulation.reconcile()
+    assert actions.verdict.reason is LayoutReady.DRAIN_DEADLINE_EXCEEDED
+    assert "canceled after 30m" in actions.verdict.message
+    assert "spec.mig.onDeadline" in actions.verdict.message
+    assert (actions.tainted_nodes, actions.draining, actions.displaced) == (frozenset(),) * 3
+    assert [unit.phase for unit in simulation.status.units] == ["Canceled"]
+    assert not simulation.nodes["n0"].tainted
+    assert simulation.ready_capacity()["chat"] > 0
+
+
+def test_a_canceled_repartition_begins_again_after_as_much_time_as_it_had() -> None:
+    simulation = stuck_simulation(drain_deadline="10m")
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    simulation.services["chat"].busy = True
+    reconcile_for(simulation, timedelta(minutes=11))
+    simulation.services["chat"].busy = False
+    reconcile_for(simulation, timedelta(minutes=8))
+    assert [unit.phase for unit in simulation.status.units] == ["Canceled"]
+    reconcile_for(simulation, timedelta(minutes=3))
+    assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
+
+
+def test_a_deadline_may_be_at_most_a_day() -> None:
+    with pytest.raises(ValueError, match="must be at most 24h"):
+        Mig(layout={}, drain_deadline="25h")
+
+
+def test_replacements_that_find_no_slice_are_named_after_three_minutes() -> None:
+    simulation = a_simulation(HALVES, HALVES, target=[["4g.40gb@0", "3g.40gb@4"], HALVES])
+    simulation.serve(chat(), [("n0", 0, HALF)])
+    simulation.foreign("neighbor", "n0", 0, OTHER)
+    simulation.reconcile()
+    for placement in (HALF, OTHER):
+        simulation.foreign(f"notebook-{placement.start}", "n1", 0, placement)
+    reconcile_for(simulation, timedelta(minutes=2))
+    assert simulation.reconcile()[0].verdict.reason is LayoutReady.REPARTITIONING
+    reconcile_for(simulation, timedelta(minutes=2))
+    verdict = simulation.reconcile()[0].verdict
+    assert verdict.reason is LayoutReady.NO_SURGE_CAPACITY
+    assert verdict.message.startswith(
+        "GPU 0 of Node/n0: no free slice for Pod/team/chat-5, so team/chat-1 cannot leave; "
+    )
+    del simulation.pods[Ref("other", "notebook-0")]
+    assert simulation.play().verdict.reason is LayoutReady.AS_PLANNED
 
 
 def test_a_pod_that_comes_while_the_backend_partitions_leaves_first() -> None:
@@ -474,7 +556,7 @@ def test_a_replica_that_the_agent_has_not_reported_is_waited_for() -> None:
     simulation.status = simulation.status.model_copy(update={"units": (unit,)})
     simulation.nodes["n0"].tainted = True
     inputs = inputs_of(simulation)
-    untold = replace(
+    unreported = replace(
         inputs.nodes[0],
         gpus=tuple(
             replace(
@@ -483,7 +565,7 @@ def test_a_replica_that_the_agent_has_not_reported_is_waited_for() -> None:
             for gpu in inputs.nodes[0].gpus
         ),
     )
-    actions = advance_rollout(replace(inputs, nodes=[untold, inputs.nodes[1]]))
+    actions = advance_rollout(replace(inputs, nodes=[unreported, inputs.nodes[1]]))
     assert actions.requests == {}
     assert "the agent to report the slices of team/chat-1" in actions.verdict.message
 

@@ -1,12 +1,12 @@
 """`tessera plan`: the planned MIG layouts of pools, or of a demand without a cluster."""
 
-import argparse
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
+from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan, Unit
 from tessera.api.text import counted
@@ -22,6 +22,7 @@ from tessera.cli.mosaic.pool_layouts import (
 from tessera.cli.output import Output
 from tessera.cli.plan import demand as plan_demand
 from tessera.cli.text import format_age, format_time, indent_lines, table
+from tessera.domain.mig.layout_changes import repartition_rank
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.observed.node_layout import APPROVAL
 
@@ -31,7 +32,7 @@ _DEMAND_OPTIONS = ("demand", "throughput", "gpu")
 _OTHER_OPTIONS = ("current", "moves_per_gpu", "svg")
 
 
-def run(arguments: argparse.Namespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the plans, with exit code 3 when a service is not served completely."""
     options = [
         name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Output:
     return plan_demand.run(arguments)
 
 
-async def _run(arguments: argparse.Namespace) -> Output:
+async def _run(arguments: SimpleNamespace) -> Output:
     async with open_reader(arguments) as reader:
         fleet = await read_fleet(reader, None)
     return render_plans(fleet, arguments.pool, arguments.output)
@@ -201,7 +202,7 @@ def _in_rollout_order(
     pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]
 ) -> Sequence[GpuLayoutChange]:
     """Return the changes in the rollout's order: started nodes, then those with few evictions."""
-    started_nodes = {unit.node for unit in pool.status.units}
+    started_nodes = pool.status.busy_nodes
     pods_by_node: dict[str, set[object]] = {}
     for change in gpu_changes:
         pods_by_node.setdefault(change.node, set()).update(change.leaving_pods)
@@ -209,8 +210,7 @@ def _in_rollout_order(
         gpu_changes,
         key=lambda gpu_change: (
             gpu_change.node not in started_nodes,
-            len(pods_by_node[gpu_change.node]),
-            gpu_change.node,
+            repartition_rank(len(pods_by_node[gpu_change.node]), gpu_change.node),
             gpu_change.gpu,
         ),
     )

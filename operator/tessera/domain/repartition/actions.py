@@ -27,7 +27,7 @@ class Replica:
     terminating: bool = False
     """It has a deletion timestamp, so its Deployment no longer counts it."""
     drain_expired: bool = False
-    """It has taken no new requests for `MAX_DRAIN`."""
+    """It has taken no new requests for as long as `spec.mig.drainDeadline` lets it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -208,7 +208,7 @@ def _planner_error_actions(error: Exception, memory: LayoutMemory, view: PoolVie
     return PoolActions(
         verdict=StatusVerdict(LayoutReady.PLANNER_ERROR, message),
         status=status,
-        tainted_nodes=frozenset(unit.node for unit in status.units) if status else frozenset(),
+        tainted_nodes=status.busy_nodes if status else frozenset(),
         displaced=last.displaced if last is not None else frozenset(),
         draining=last.draining if last is not None else frozenset(),
     )
@@ -309,7 +309,7 @@ def _paused_actions(
 ) -> PoolActions:
     """Return actions that keep taints and displaced pods as they are and begin nothing."""
     displaced, draining = displaced_by_profile(state.services)
-    unit_nodes = frozenset(unit.node for unit in status.units) if status else frozenset[str]()
+    unit_nodes = status.busy_nodes if status else frozenset[str]()
     return PoolActions(
         verdict=verdict,
         status=status,

@@ -15,9 +15,6 @@ from tessera.domain.repartition.capacity import (
     tolerance,
 )
 
-# The longest that a unit waits for a replica: GKE gives a pod of a node that it upgrades the same.
-# Whether requests are left or a replacement is Ready is the engine's word.
-MAX_DRAIN = timedelta(hours=1)
 # A replica that cannot be evicted takes no requests for this long, then serves for as long, and so
 # on: what keeps it may last.
 BLOCKED_PERIOD = timedelta(minutes=10)

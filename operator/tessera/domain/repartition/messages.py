@@ -1,7 +1,9 @@
 """Messages about a rollout: what a unit waits for, and why no unit can begin."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
+from tessera.api.meta import format_duration
 from tessera.api.mig import Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
@@ -83,6 +85,33 @@ def repeated_replacement(unit: Unit, repartition: NodeRepartition) -> StatusVerd
         f"{gpu_list(unit.gpus)} of Node/{unit.node}: {counted(unit.replacements, 'replica')} left "
         f"its {counted(repartition.slices, 'slice')} and others started there, so replacements "
         f"start on other nodes only; add a node, or let no pod tolerate {TAINT}",
+    )
+
+
+def unplaced_replacements(
+    repartition: NodeRepartition, pods: Sequence[str]
+) -> StatusVerdict[LayoutReady]:
+    """Return that the scheduler finds no slice for the replacements that a unit waits for."""
+    return StatusVerdict(
+        LayoutReady.NO_SURGE_CAPACITY,
+        f"{gpu_list(repartition.gpus)} of Node/{repartition.node.name}: no free slice for "
+        f"{name_list(pods)}, so {name_list(sorted(repartition.pods))} cannot leave; add a node, "
+        f"lower spec.scaling.minReplicas, or annotate the service with {DOWNTIME}=true",
+    )
+
+
+def canceled_message(unit: Unit, deadline: timedelta, at: datetime) -> str:
+    """Return why a unit is canceled, and when it begins again."""
+    limit = format_duration(deadline)
+    return truncate(f"canceled after {limit} until {at + deadline:%H:%M} UTC: {unit.message}")
+
+
+def drain_deadline_exceeded(unit: Unit) -> StatusVerdict[LayoutReady]:
+    """Return that a unit was not free in time, and what it waited for."""
+    return StatusVerdict(
+        LayoutReady.DRAIN_DEADLINE_EXCEEDED,
+        f"{gpu_list(unit.gpus)} of Node/{unit.node}: {unit.message}; free the slices, raise "
+        "spec.mig.drainDeadline, or set spec.mig.onDeadline to Evict",
     )
 
 

@@ -104,6 +104,9 @@ class NewUnits:
             unusable = node.inconsistency or (node.unavailable and node.ready)
             if name in self.state.active or not (goal.mismatched or unusable):
                 continue
+            if (canceled := self.state.canceled.get(name)) is not None:
+                self.blocked.append(messages.drain_deadline_exceeded(canceled))
+                continue
             if verdict := node_blocker(goal):
                 self.blocked.append(verdict)
             else:

@@ -30,7 +30,6 @@ from tessera.domain.repartition.actions import PoolActions, PoolService
 from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.completion import unfinished
 from tessera.domain.repartition.evictions import (
-    MAX_DRAIN,
     BlockedEviction,
     displaced_by_profile,
     needs_extra_replica,
@@ -52,7 +51,8 @@ SETTLE_PERIOD = timedelta(seconds=5)
 # How long a unit waits for replacements. After that its services may go down to minReplicas, and a
 # unit whose free slices were taken by other pods is dropped.
 REPLACEMENT_TIMEOUT = timedelta(minutes=10)
-
+# After that a unit whose replacements are not scheduled says so, and waits on.
+PLACEMENT_TIMEOUT = timedelta(minutes=3)
 
 # After a pod ended, the agent still reports it for a moment.
 _TRANSIENT = frozenset(
@@ -71,12 +71,12 @@ class RolloutInputs:
     nodes: Sequence[MigNode]
     services: Sequence[PoolService]
     backend: GeometryBackend
-    own_pods: Collection[Ref]
+    own_pods: Collection[Ref] = field(compare=False)
     """Pods that Tessera created; no other pod is ever moved."""
     device_pods: Mapping[str, Sequence[Pod]] = field(default_factory=dict)
     """All pods that hold devices, by node, also those of other controllers."""
     blocked_evictions: Mapping[Ref, BlockedEviction] = field(default_factory=dict)
-    at: datetime
+    at: datetime = field(compare=False)
 
 
 def advance_rollout(inputs: RolloutInputs) -> PoolActions:
@@ -118,7 +118,11 @@ class _RolloutCycle:
         # Units under way go first and even outside the maintenance window: a drained node that
         # waits for the window would be lost to its services.
         for unit in self._units:
-            if (continued := self._continue_unit(unit)) is not None:
+            if (continued := self._continue_unit(unit)) is None:
+                continue
+            if continued.unit.phase == "Canceled":
+                self._state.canceled[unit.node] = continued.unit
+            else:
                 self._state.active[unit.node] = continued
         window_closed = closed_reason(self._mig.maintenance_window, self._at)
         self._new_units.start(window_closed)
@@ -138,9 +142,12 @@ class _RolloutCycle:
             self._with_message(active, draining, evictions)
             for _, active in sorted(self._state.active.items())
         )
+        all_units = tuple(
+            sorted((*units, *self._state.canceled.values()), key=lambda unit: unit.node)
+        )
         done = sum(self._count_done(goal) for goal in self._state.goals.values())
         total = sum(len(goal.desired) + len(goal.infeasible) for goal in self._state.goals.values())
-        changes = {"units": units, "done": done, "total": total}
+        changes = {"units": all_units, "done": done, "total": total}
         progress = f"planned layout on {done} of {counted(total, 'GPU')}"
         return PoolActions(
             verdict=self._verdict(units, progress, window_closed),
@@ -171,6 +178,13 @@ class _RolloutCycle:
         mismatched = tuple(gpu for gpu in gpus if gpu in goal.mismatched)
         if not gpus:
             return None
+        if unit.phase == "Canceled":
+            waits = mismatched and self._at - unit.since < self._mig.drain_deadline
+            return (
+                ActiveUnit(unit=unit, repartition=self._state.repartition(goal, ()))
+                if waits
+                else None
+            )
         if unit.phase in {"Partitioning", "Verifying"}:
             return self._partition(unit, goal, gpus, mismatched)
         return self._drain(unit, goal, mismatched) if mismatched else self._finish(unit, goal)
@@ -193,6 +207,8 @@ class _RolloutCycle:
         draining = any(self._state.capacity.replicas[pod].draining for pod in repartition.pods)
         since = self._at if unit.phase != "Draining" else unit.since
         updated = unit.model_copy(update={"gpus": gpus, "phase": "Draining", "since": since})
+        if self._mig.on_deadline == "Cancel" and self._is_overdue(updated):
+            return ActiveUnit(unit=self._cancel(updated), repartition=repartition)
         configs = self._backend.request(
             repartition.node, repartition.desired, unit.attempt, self._at
         ).configs
@@ -210,7 +226,7 @@ class _RolloutCycle:
         # Without the taint, or just after it, a pod may still be bound to one of these slices.
         if repartition.free and goal.node.tainted and self._at - since >= SETTLE_PERIOD:
             return self._request(updated, repartition, "Partitioning")
-        if self._at - since >= MAX_DRAIN:
+        if self._is_overdue(updated):
             return ActiveUnit(unit=updated, repartition=repartition)
         # Replacements that start on the slices to remove would be replaced without end.
         repeated = self._is_repeated(unit, repartition)
@@ -223,7 +239,30 @@ class _RolloutCycle:
         ):
             return None
         problem = messages.repeated_replacement(updated, repartition) if repeated else None
+        if problem is None and not draining and self._at - since >= PLACEMENT_TIMEOUT:
+            problem = self._unplaced_replacements(repartition)
         return ActiveUnit(unit=updated, repartition=repartition, surging=surging, problem=problem)
+
+    def _is_overdue(self, unit: Unit) -> bool:
+        """Return whether the time is over in which the slices of the unit had to become free."""
+        return self._at - unit.since >= self._mig.drain_deadline
+
+    def _cancel(self, unit: Unit) -> Unit:
+        """Return the unit that leaves its pods where they are, and its node to new ones."""
+        message = messages.canceled_message(unit, self._mig.drain_deadline, self._at)
+        return unit.model_copy(update={"phase": "Canceled", "since": self._at, "message": message})
+
+    def _unplaced_replacements(
+        self, repartition: NodeRepartition
+    ) -> StatusVerdict[LayoutReady] | None:
+        services = self._state.capacity.affected_services(repartition.pods)
+        pods = [
+            f"Pod/{replica.pod}"
+            for service in services
+            for replica in service.replicas
+            if replica.node is None and not replica.draining
+        ]
+        return messages.unplaced_replacements(repartition, sorted(pods)) if pods else None
 
     @staticmethod
     def _is_repeated(unit: Unit, repartition: NodeRepartition) -> bool:
@@ -282,9 +321,6 @@ class _RolloutCycle:
 
     # Pods that leave
 
-    def _is_expired(self, active: ActiveUnit) -> bool:
-        return self._at - active.unit.since >= MAX_DRAIN
-
     def _expired_pods(self) -> frozenset[Ref]:
         """Return the pods that an active unit has waited for as long as it may.
 
@@ -297,7 +333,7 @@ class _RolloutCycle:
             for pod in active.repartition.pods
             if replicas[pod].drain_expired
             or (
-                self._is_expired(active)
+                self._is_overdue(active.unit)
                 and (replicas[pod].terminating or pod in self._blocked_evictions)
             )
         )
@@ -315,7 +351,7 @@ class _RolloutCycle:
                 ready |= active.repartition.pods
                 if self._at - active.unit.since >= REPLACEMENT_TIMEOUT:
                     overdue |= active.repartition.pods
-                if self._is_expired(active):
+                if self._is_overdue(active.unit):
                     expired |= active.repartition.pods
         # Pods of GPUs whose unit has not begun lose their slices as well, later.
         mismatched_pods = frozenset[Ref]().union(

@@ -46,6 +46,8 @@ class RolloutState:
     at: datetime
     active: dict[str, ActiveUnit] = field(default_factory=dict)
     """By node: starts with the units of the status and grows by those that begin."""
+    canceled: dict[str, Unit] = field(default_factory=dict)
+    """By node: units that were not free in time, and begin again later."""
     _repartitions: dict[tuple[str, tuple[int, ...]], NodeRepartition] = field(default_factory=dict)
     _blockers: dict[tuple[str, int], StatusVerdict[LayoutReady] | None] = field(
         default_factory=dict

@@ -15,7 +15,6 @@ from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot
 from tessera.domain.repartition.actions import PoolService, Replica
-from tessera.domain.repartition.evictions import MAX_DRAIN
 from tessera.domain.scaling.drain import is_drained
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.steps import Step
@@ -40,6 +39,7 @@ class _PoolContext(NamedTuple):
 
 @reused_per_object
 def _pool_context(_pool: str, view: PoolView, views: Sequence[PoolView]) -> _PoolContext:
+    mig = view.pool.spec.mig if view.pool.spec is not None else None
     return _PoolContext(
         pool=view.pool.name,
         gpu_model=find_gpu_model(view.product) if view.product is not None else None,
@@ -47,7 +47,7 @@ def _pool_context(_pool: str, view: PoolView, views: Sequence[PoolView]) -> _Poo
         other_nodes=(
             frozenset[str]().union(*(other.node_names for other in views)) - view.node_names
         ),
-        max_drain=MAX_DRAIN,
+        max_drain=mig.drain_deadline if mig and mig.on_deadline == "Evict" else None,
     )
 
 
