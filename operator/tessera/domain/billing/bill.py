@@ -6,7 +6,7 @@ its slices do not cover as stranded. Integers of a fraction of a nano-unit make 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
@@ -30,7 +30,9 @@ from tessera.domain.steps import Step
 WHOLE = "whole"
 
 # Services of one namespace with lines of their own.
-_MAX_SERVICES = 500
+MAX_SERVICES = 500
+# A line without a charge for so long ends; Prometheus has scraped it long before.
+LINE_LIFETIME = timedelta(days=1)
 _NO_OWNER = Ref("", "")
 _MICROSECOND = timedelta(microseconds=1)
 # The billing weight of a GPU as an integer, for which that of every slice is an integer too.
@@ -83,7 +85,7 @@ class Bill:
 
     The lines of a pool sum exactly to the cost of its nodes, rounded down to a nano-unit once in
     total. No line ever shrinks, and each differs from its exact value by fewer nano-units than its
-    pool has lines, after any number of cycles.
+    pool has lines, after any number of cycles. A line ends a day after its last charge.
     """
 
     as_of: datetime | None = None
@@ -94,6 +96,8 @@ class Bill:
     """Nano-units by line."""
     remainders: Mapping[CostLine, int] = field(default_factory=dict)
     """Parts of a nano-unit that are due to a line; negative where it was rounded up."""
+    charged_at: Mapping[CostLine, datetime] = field(default_factory=dict)
+    """When a line was charged last."""
 
 
 def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> Bill:
@@ -125,7 +129,8 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
             )
             for line, charged in charges_of(node_charges, begin, end):
                 parts[line] += charged
-    return _credit(replace(bill, as_of=end, since=bill.since or begin), parts)
+    current = _without_ended(bill, begin - LINE_LIFETIME, parts)
+    return _credit(replace(current, since=bill.since or begin), parts, end)
 
 
 def _pods_by_node(snapshot: Snapshot) -> Mapping[str, Sequence[Pod]]:
@@ -255,22 +260,58 @@ _charges_without_pods = Step(_idle_charges, lambda *_: [])
 charges_of = Step(_charges, lambda _, *arguments: _charges_without_pods(*arguments))
 
 
-def _credit(bill: Bill, parts: Mapping[CostLine, int]) -> Bill:
+def _credit(bill: Bill, parts: Mapping[CostLine, int], at: datetime) -> Bill:
     """Return the bill with parts added and, pool by pool, whole nano-units moved into its lines."""
     lines, remainders = dict(bill.lines), Counter(bill.remainders)
-    remainders.update(_bounded(bill, parts))
+    bounded = _bounded(bill, parts)
+    remainders.update(bounded)
     parts_by_pool: dict[tuple[str, str], dict[CostLine, int]] = defaultdict(dict)
     for line, due in remainders.items():
         parts_by_pool[line.currency, line.pool][line] = due
+    charged_at = {**bill.charged_at, **dict.fromkeys(bounded, at)}
     for due_parts in parts_by_pool.values():
         for line, nanos in _whole_nanos(due_parts).items():
-            lines[line] = lines.get(line, 0) + nanos
-            remainders[line] -= nanos * _PARTS_PER_NANO
-    return replace(bill, lines=lines, remainders=dict(remainders))
+            if nanos or line in charged_at:
+                lines[line] = lines.get(line, 0) + nanos
+                remainders[line] -= nanos * _PARTS_PER_NANO
+                charged_at.setdefault(line, at)
+    return replace(
+        bill,
+        as_of=at,
+        lines=lines,
+        remainders=dict(remainders),
+        charged_at=charged_at,
+    )
+
+
+def _stranded(line: CostLine) -> CostLine:
+    """Return the line of the stranded cost of the same pool."""
+    return CostLine(currency=line.currency, pool=line.pool, profile="", state=CostState.STRANDED)
+
+
+def _without_ended(bill: Bill, oldest: datetime, charged: Collection[CostLine]) -> Bill:
+    """Return the bill without lines whose last charge is not after a moment, nor is now."""
+    stale = {line for line, at in bill.charged_at.items() if at <= oldest and line not in charged}
+    remaining = {_stranded(line) for line in (*bill.lines, *charged) if line not in stale}
+    # The stranded cost of a pool ends with its last line: it takes what the others leave.
+    ended = {line for line in stale if line not in remaining}
+    if not ended:
+        return bill
+    remainders = {line: due for line, due in bill.remainders.items() if line not in ended}
+    for line in ended:
+        # What its rounding owes to the pool, or is owed, goes on with the stranded cost.
+        heir = _stranded(line)
+        remainders[heir] = remainders.get(heir, 0) + bill.remainders.get(line, 0)
+    return replace(
+        bill,
+        lines={line: nanos for line, nanos in bill.lines.items() if line not in ended},
+        remainders=remainders,
+        charged_at={line: at for line, at in bill.charged_at.items() if line not in ended},
+    )
 
 
 def _bounded(bill: Bill, parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
-    """Return the parts with at most _MAX_SERVICES services of a namespace; others have no name."""
+    """Return the parts with at most MAX_SERVICES services of a namespace; others have no name."""
     # A line stays as long as the process, so names that change for ever may not make new ones.
     services: dict[str, set[str]] = defaultdict(set)
     for line in bill.lines:
@@ -278,7 +319,7 @@ def _bounded(bill: Bill, parts: Mapping[CostLine, int]) -> Mapping[CostLine, int
     bounded: Counter[CostLine] = Counter()
     for line, charged in sorted(parts.items()):
         known = services[line.namespace]
-        if line.service in known or len(known) < _MAX_SERVICES:
+        if line.service in known or len(known) < MAX_SERVICES:
             known.add(line.service)
             bounded[line] += charged
         else:
