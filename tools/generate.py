@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.core import Metric
 from pydantic import BaseModel
 
+import bounds_page
 import engine_differences
 from chart_values import Chart
 from cli_page import page as cli_page
@@ -54,6 +55,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/metrics.md"] = _metrics()
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()
+    files["docs/reference/bounds.md"] = bounds_page.page()
     files["docs/security.md"] = _security_page()
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
@@ -258,7 +260,7 @@ def _page(resource: Resource) -> str:
         f"`kubectl explain {next(iter(resource.short_names), resource.name.lower())}.spec`.",
     ]
     for part in ("spec", "status"):
-        lines += ["", f"## {part}", "", *_table("field", "type", "default", "meaning")]
+        lines += ["", f"## {part}", "", *_table("field", "type", "default", "range", "meaning")]
         lines += _rows(schema["properties"][part], "")
         if rules := list(_all_rules(schema["properties"][part])):
             lines += ["", "Rules:", "", *(f"- {rule}" for rule in rules)]
@@ -270,7 +272,8 @@ def _rows(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, child in node.get("properties", {}).items():
         path = f"{prefix}{name}"
         default = "required" if name in required else _default_cell(child.get("default"))
-        yield f"| `{path}` | {_type(child)} | {default} | {child.get('description', '')} |"
+        cells = (f"`{path}`", _type(child), default, _range(child), child.get("description", ""))
+        yield f"| {' | '.join(cells)} |"
         yield from _rows(child, f"{path}.")
         if "items" in child:
             yield from _rows(child["items"], f"{path}[].")
@@ -286,13 +289,25 @@ def _type(node: Mapping[str, Any]) -> str:
     return str(node["type"])
 
 
+def _range(node: Mapping[str, Any]) -> str:
+    """Return what the API server accepts of a number, list, map, text or duration."""
+    durations = (rule["message"] for rule in node.get("x-kubernetes-validations", ()))
+    if node["type"] == "string" and (text := next(durations, "")):
+        return text.removeprefix("must be ")
+    for suffix, unit in (("Items", " items"), ("Properties", " keys"), ("Length", " characters")):
+        if (limit := node.get(f"max{suffix}")) is not None:
+            return f"{limit:,}{unit}"
+    limits = (node.get("minimum"), node.get("maximum"))
+    return "" if None in limits or "enum" in node else "{:,} to {:,}".format(*limits)
+
+
 def _default_cell(default: Any) -> str:
     return "" if default in (None, [], ()) else f"`{default}`"
 
 
 def _all_rules(node: Mapping[str, Any]) -> Iterator[str]:
-    for rule in node.get("x-kubernetes-validations", ()):
-        yield rule["message"]
+    if node["type"] != "string":
+        yield from (rule["message"] for rule in node.get("x-kubernetes-validations", ()))
     children = [*node.get("properties", {}).values(), node.get("items")]
     for child in filter(None, children):
         yield from _all_rules(child)

@@ -10,6 +10,7 @@ import pytest
 from tessera.batch_runner import manifest, parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.errors import StorageRefusedError, TransientError, storage_error
+from tessera.batch_runner.files import MAX_IDLE_FOLDER
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tests.batch_runner.harness import SERVED, Claim, RunnerHarness, a_row
 
@@ -218,3 +219,26 @@ def test_a_full_volume_is_a_transient_error(harness: RunnerHarness) -> None:
     assert (ended.code, ended.report["ok"]) == (1, False)
     assert "raise the limit" in ended.report["message"]
     assert "Traceback" not in ended.log_text
+
+
+def test_folders_of_other_batches_are_swept_when_nothing_wrote_to_them_for_long(
+    tmp_path: Path,
+) -> None:
+    claim = _claim(tmp_path)
+    names = [f"0000000{number}-1111-2222-3333-444444444444" for number in range(3)]
+    idle, live, written = (claim.work.parent / name for name in names)
+    other = claim.work.parent / "notes"
+    for folder in (idle, live, written, other):
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "shard-0.attempt-1.jsonl").write_text("{}")
+    link = claim.work.parent / "00000009-1111-2222-3333-444444444444"
+    link.symlink_to(other)
+    old = time.time() - MAX_IDLE_FOLDER.total_seconds() - 60
+    for folder in (idle, written, other):
+        for path in (folder, *folder.rglob("*")):
+            os.utime(path, (old, old))
+    (written / "parts" / "shard-0.attempt-1.jsonl").write_text("{}{}")
+    assert _check(claim) == (0, "")
+    assert {path.name for path in claim.work.parent.iterdir()} == {
+        *(live.name, written.name, other.name, link.name, claim.work.name)
+    }

@@ -53,8 +53,9 @@ class Toleration(Wire):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Taint effect to match; omitted, all effects match."""
 
-    toleration_seconds: Annotated[int, Field(ge=0)] | None = None
-    """Seconds that a pod tolerates a `NoExecute` taint; omitted, it tolerates the taint forever."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    """Seconds that a pod tolerates a `NoExecute` taint, at most a day; omitted, it tolerates the
+    taint forever."""
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(

@@ -1,6 +1,6 @@
 """`BatchInference`: requests of a file, answered before a deadline, on spot capacity first."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
@@ -13,6 +13,7 @@ from tessera.api.meta import (
     DnsLabel,
     Duration,
     Wire,
+    at_most,
     name_rule,
     rule,
     text_default,
@@ -30,6 +31,9 @@ ClaimPath = Annotated[
 
 # A model as clients name it.
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+# Pools without an available node that the status of a batch names.
+MAX_FULL_POOLS = 64
 
 SpotPolicy = Literal["Preferred", "Only", "Never"]
 # The states of the OpenAI Batch API.
@@ -107,9 +111,9 @@ class BatchInferenceSpec(Wire):
     engine: EngineOptions = Field(default_factory=EngineOptions)
     """vLLM version, image and flags."""
 
-    deadline: Duration = text_default("24h")
-    """Time from the creation of this object until all rows must be done. After it the batch
-    expires; finished rows are retained."""
+    deadline: Annotated[Duration, at_most(timedelta(days=30))] = text_default("24h")
+    """Time from the creation of this object until all rows must be done, at most `720h`. After it
+    the batch expires; finished rows are retained."""
 
     spot: Spot = Field(default_factory=Spot)
     """Use of spot capacity, which the cloud provider can reclaim."""
@@ -117,6 +121,10 @@ class BatchInferenceSpec(Wire):
     retries: Annotated[int, Field(ge=0, le=20)] = 3
     """How often a row is retried when the engine fails to answer it; after that it goes to
     `errors`."""
+
+    ttl_after_finished: Annotated[Duration, at_most(timedelta(days=365))] = text_default("720h")
+    """Time after the end of the batch, at most `8760h`, after which this object is deleted. The
+    files on the claim stay."""
 
     suspend: bool = False
     """`true` stops the running attempt within seconds and starts no other; finished rows are
@@ -269,7 +277,7 @@ class AttemptStatus(_BatchStatusBase):
     termination_message: Annotated[str, Field(max_length=1024)] = ""
     """Why it ended."""
 
-    unavailable_pools: tuple[UnavailablePool, ...] = ()
+    unavailable_pools: Annotated[tuple[UnavailablePool, ...], Field(max_length=MAX_FULL_POOLS)] = ()
     """Pools without an available node; other pools are tried first for ten minutes."""
 
     @property

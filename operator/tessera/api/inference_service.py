@@ -159,10 +159,10 @@ class Precision(Wire):
 class Slo(Wire):
     """Latency objectives of the service."""
 
-    ttft_p95: Duration = text_default("1s")
+    ttft_p95: Annotated[Duration, at_most(timedelta(hours=1))] = text_default("1s")
     """Objective for the 95th percentile of the time to first token (TTFT), for example `500ms`."""
 
-    itl_p95: Duration = text_default("33ms")
+    itl_p95: Annotated[Duration, at_most(timedelta(minutes=1))] = text_default("33ms")
     """Objective for the 95th percentile of the inter-token latency (ITL), the time between two
     tokens of a stream, for example `33ms`."""
 
@@ -249,21 +249,6 @@ class ScaleUp(Wire):
     period: _WindowDuration = text_default("120s")
     """Period over which `pods` is counted, at most `1h`."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "duration(self.stabilizationWindow) <= duration('1h')",
-                "spec.scaling.scaleUp.stabilizationWindow must be at most 1h",
-                ".stabilizationWindow",
-            ),
-            rule(
-                "duration(self.period) <= duration('1h')",
-                "spec.scaling.scaleUp.period must be at most 1h",
-                ".period",
-            ),
-        )
-    )
-
 
 class ScaleDown(Wire):
     """Scale-down behavior."""
@@ -271,16 +256,6 @@ class ScaleDown(Wire):
     stabilization_window: _WindowDuration = text_default("300s")
     """Window of past recommendations for scaling down, at most `1h`; the largest one applies, so
     that a short lull removes no replicas."""
-
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "duration(self.stabilizationWindow) <= duration('1h')",
-                "spec.scaling.scaleDown.stabilizationWindow must be at most 1h",
-                ".stabilizationWindow",
-            )
-        )
-    )
 
 
 class Scaling(Wire):
@@ -341,17 +316,8 @@ class Drain(Wire):
 
     timeout: Annotated[Duration, at_most(timedelta(hours=24))] = text_default("60s")
     """Time that running streams have to finish before the replica is stopped, at most `24h`. Where
-    GPUs are repartitioned, a replica is stopped after one hour at the latest."""
-
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "duration(self.timeout) <= duration('24h')",
-                "spec.drain.timeout must be at most 24h; until then the replica holds its device",
-                ".timeout",
-            )
-        )
-    )
+    GPUs are repartitioned and the pool has `mig.onDeadline: Evict`, at most its
+    `mig.drainDeadline`."""
 
 
 class EnvVarSource(Wire):

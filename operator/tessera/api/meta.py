@@ -1,21 +1,24 @@
 """Shared parts of all resource types: base model, scalars with a unit, conditions."""
 
 import re
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 GROUP = "tessera.dev"
 VERSION = "v1alpha1"
@@ -91,15 +94,53 @@ Duration = Annotated[
 ]
 
 
-def at_most(limit: timedelta) -> AfterValidator:
-    """Return the check of a duration's upper bound; the CRD has the same bound as a rule."""
+@dataclass(frozen=True, slots=True)
+class _DurationBounds:
+    """Bounds of a duration; the CRD has the same ones as rules."""
 
-    def check(value: timedelta) -> timedelta:
-        if value > limit:
-            raise ValueError(f"at most {format_duration(limit)} is allowed")
+    lowest: timedelta | None
+    highest: timedelta
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        bounds = [("<=", "at most", self.highest)]
+        if self.lowest is not None:
+            bounds.append((">=", "at least", self.lowest))
+        rules = (
+            rule(f"duration(self) {sign} duration('{text}')", f"must be {words} {text}")
+            for sign, words, limit in bounds
+            for text in (_bound_text(limit),)
+        )
+        return handler(schema) | with_rules(*rules)
+
+    def _check(self, value: timedelta) -> timedelta:
+        if value > self.highest:
+            raise ValueError(f"must be at most {_bound_text(self.highest)}")
+        if self.lowest is not None and value < self.lowest:
+            raise ValueError(f"must be at least {_bound_text(self.lowest)}")
         return value
 
-    return AfterValidator(check)
+
+def _bound_text(limit: timedelta) -> str:
+    """Return a bound as a user writes it."""
+    hours = limit / timedelta(hours=1)
+    return f"{hours:g}h" if hours >= 1 else format_duration(limit)
+
+
+def at_most(limit: timedelta) -> _DurationBounds:
+    """Return the annotation of a duration that bounds it."""
+    return _DurationBounds(None, limit)
+
+
+def between(lowest: timedelta, highest: timedelta) -> _DurationBounds:
+    """Return the annotation of a duration with two bounds."""
+    return _DurationBounds(lowest, highest)
 
 
 # A decimal number as a string, which keeps it exact where a float would round.

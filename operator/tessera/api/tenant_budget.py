@@ -160,7 +160,7 @@ class RunningGroupStatus(_BudgetStatusBase):
     per_gpu_hour: Annotated[Amount, Field(alias="perGPUHour")]
     """Latest known price of one whole GPU per hour."""
 
-    replicas: Annotated[int, Field(ge=1, le=10**6)]
+    replicas: Annotated[int, Field(ge=1, le=100_000)]
     """How many they are, all charged until `spend.asOf`."""
 
 

@@ -16,7 +16,7 @@ from tessera.batch_runner.errors import (
     TransientError,
     storage_error,
 )
-from tessera.batch_runner.files import link_or_move, open_regular
+from tessera.batch_runner.files import link_or_move, open_regular, sweep_idle_folders
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.rows import RequestTarget
@@ -112,6 +112,7 @@ def _prepare_work(paths: BatchPaths, *, paid: bool) -> None:
         publish.refuse_unowned(paths.work, paths.output, paths.errors)
     for folder in sorted({paths.output.parent, paths.errors.parent}):
         _probe_folder(paths.work, folder)
+    sweep_idle_folders(paths.work)
 
 
 def _probe_folder(work: Path, folder: Path) -> None:

@@ -2,14 +2,37 @@
 
 import errno
 import os
+import re
+import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from io import BufferedReader
 from pathlib import Path
 
 Link = Callable[[Path, Path], None]
 # Errors of file systems without a feature, such as hard links.
 _UNSUPPORTED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+# Nothing writes into the folder of a batch for so long: a deadline is at most 30 days.
+MAX_IDLE_FOLDER = timedelta(days=60)
+_BATCH_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def sweep_idle_folders(work: Path) -> None:
+    """Delete the folders of other batches beside `work` that nothing wrote to for long.
+
+    `work` was written just now: its time is that of the volume's own clock.
+    """
+    oldest = work.stat().st_mtime - MAX_IDLE_FOLDER.total_seconds()
+    for folder in work.parent.iterdir():
+        if not _BATCH_UID.fullmatch(folder.name) or folder.is_symlink() or folder == work:
+            continue
+        with suppress(OSError):  # another check sweeps it too, or it belongs to another user
+            if all(path.lstat().st_mtime < oldest for path in (folder, *folder.rglob("*"))):
+                shutil.rmtree(folder)
 
 
 def open_regular(path: Path) -> BufferedReader | None:

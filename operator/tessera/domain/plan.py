@@ -39,7 +39,7 @@ from tessera.domain.incremental import reused
 from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
-from tessera.domain.observed.batches import BatchJob
+from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.repartition.cycle import (
     FundedProposals,
@@ -95,6 +95,8 @@ class Plan:
     """Namespaces without a budget in force that get nothing new."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
+    outdated_batches: tuple[Batch, ...] = ()
+    """Batches that ended longer ago than their `spec.ttlAfterFinished`; they are deleted."""
     orphaned_jobs: tuple[BatchJob, ...] = ()
     """Jobs of batches that are not known; they are deleted if these do not exist."""
     removed_workloads: tuple[RemovedWorkload, ...] = ()
@@ -246,6 +248,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         budgets=budgets,
         closed=closed,
         service_plans=service_plans,
+        outdated_batches=batches.outdated_batches(snapshot),
         orphaned_jobs=batches.orphaned_jobs(snapshot),
         removed_workloads=drain_removed(snapshot),
         repartitions=layouts,
@@ -403,6 +406,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     propose,
     allocate,
     measured_speed,
+    batches.is_outdated,
     batches.written_files,
     batches.proposed_batch,
     batches.allocate,

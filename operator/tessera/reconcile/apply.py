@@ -189,6 +189,9 @@ class Applier:
                 partial(self._apply_batch, snapshot, plan, batch_plan),
                 _requirements(plan, ref.namespace),
             )
+        for batch in plan.outdated_batches:
+            delete = partial(self.batches.delete_outdated, batch)
+            yield Work(_key(BATCH_INFERENCES, batch.ref, Stage.STATUS), delete)
         for job in plan.orphaned_jobs:
             yield Work(_key(JOBS, job.ref, Stage.STATUS), partial(self.batches.delete_orphan, job))
 

@@ -64,7 +64,14 @@ ACCELERATOR_POOLS = _own_kind(
 TENANT_BUDGETS = _own_kind(
     kind="TenantBudget", plural="tenantbudgets", namespaced=False, subresources=_STATUS
 )
-BATCH_INFERENCES = _own_kind(kind="BatchInference", plural="batchinferences", subresources=_STATUS)
+BATCH_INFERENCES = ApiResource(
+    kind="BatchInference",
+    plural="batchinferences",
+    group=GROUP,
+    version=VERSION,
+    verbs=(*_READ, "delete"),
+    subresources=_STATUS,
+)
 # Created by the agents, one for each node; the operator writes only the spec.
 NODE_LAYOUTS = _own_kind(kind="NodeLayout", plural="nodelayouts", namespaced=False)
 NODES = ApiResource(kind="Node", plural="nodes", namespaced=False, verbs=_READ)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -136,6 +137,27 @@ def test_neither_another_namespace_nor_a_finished_batch_holds_a_file(other: Ref)
 def a_completed_batch(**fields: Any) -> Batch:
     status = {"state": "completed", "done": "5/5", "attempt": ATTEMPT}
     return a_batch(status=BatchInferenceStatus.model_validate(status), **fields)
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "outdated"),
+    [
+        ("completed", timedelta(hours=1), True),
+        ("expired", timedelta(hours=1), True),
+        ("failed", timedelta(minutes=59), False),
+        ("in_progress", timedelta(hours=1), False),
+    ],
+)
+def test_a_batch_is_deleted_its_ttl_after_its_end(
+    state: str, ended: timedelta, outdated: bool
+) -> None:
+    status = {"state": state, "attempt": {**ATTEMPT, "finishedAt": NOW - ended}}
+    batch = a_batch(
+        a_batch_spec(ttlAfterFinished="1h", deadline="1m"),
+        status=BatchInferenceStatus.model_validate(status),
+        created=NOW - timedelta(days=1),
+    )
+    assert plan_of(a_fleet(batches=(batch,))).outdated_batches == ((batch,) if outdated else ())
 
 
 def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:

@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 
-from tessera.api.batch_inference import BatchInferenceStatus, UnavailablePool
+from tessera.api.batch_inference import (
+    MAX_FULL_POOLS,
+    BatchInferenceStatus,
+    UnavailablePool,
+)
 from tessera.api.ref import Ref
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import apply_funding, planner_error_plan, propose_batch
@@ -656,6 +660,18 @@ def test_on_demand_hardware_that_does_not_come_gives_way_to_spot_for_ten_minutes
         then = plan_batch(later(on_spot, seconds))
         assert then.attempt is not None
         assert then.attempt.tier == tier
+
+
+def test_a_status_names_the_latest_full_pools_only() -> None:
+    stuck = {"node": None, "unschedulable": "0/2 nodes are available"}
+    earlier = [{"pool": f"full-{number}", "at": at(number)} for number in range(MAX_FULL_POOLS)]
+    attempt = {"runningSince": None, "unavailablePools": earlier}
+    plan = plan_batch(on_attempt("non-spot", pod=stuck, attempt=attempt, at=at(61)))
+    assert plan.attempt is not None
+    names = {entry.pool for entry in plan.attempt.unavailable_pools}
+    assert len(names) == MAX_FULL_POOLS
+    assert "a100" in names
+    assert "full-0" not in names
 
 
 def twin_pools(policy: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
@@ -68,6 +69,18 @@ def propose_batches(
         proposals[batch.ref] = proposed
         allocate(used_devices, proposed, forecast)
     return proposals
+
+
+def outdated_batches(snapshot: Snapshot) -> tuple[Batch, ...]:
+    """Return the batches that ended longer ago than their `spec.ttlAfterFinished`."""
+    return tuple(batch for batch in snapshot.batches if is_outdated(batch, snapshot.at))
+
+
+def _is_outdated(batch: Batch, at: datetime) -> bool:
+    return batch.is_outdated(at)
+
+
+is_outdated = Step(_is_outdated, lambda *_: False)
 
 
 def orphaned_jobs(snapshot: Snapshot) -> tuple[BatchJob, ...]:

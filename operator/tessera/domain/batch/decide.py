@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import (
+    MAX_FULL_POOLS,
     TERMINAL_STATES,
     AttemptStatus,
     ProgressStatus,
@@ -372,7 +373,8 @@ def _record_full_pool(context: BatchContext) -> BatchContext:
         if context.now - entry.at < FULL_POOL_BACKOFF
     }
     known[attempt.pool] = UnavailablePool(pool=attempt.pool, at=context.now)
-    update = {"unavailable_pools": tuple(known[name] for name in sorted(known))}
+    latest = sorted(known.values(), key=lambda entry: entry.at)[-MAX_FULL_POOLS:]
+    update = {"unavailable_pools": tuple(sorted(latest, key=lambda entry: entry.pool))}
     updated_attempt = attempt.model_copy(update=update)
     return replace(context, attempt_state=replace(state, attempt=updated_attempt))
 

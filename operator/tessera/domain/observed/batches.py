@@ -32,6 +32,16 @@ class Batch:
         """Return whether it writes its files, or will."""
         return not self.deleting and self.status.state not in TERMINAL_STATES
 
+    def is_outdated(self, at: datetime) -> bool:
+        """Return whether it ended longer ago than `spec.ttlAfterFinished`."""
+        if self.spec is None or self.deleting or self.status.state not in TERMINAL_STATES:
+            return False
+        attempt = self.status.attempt
+        known = [condition.last_transition_time for condition in self.status.conditions]
+        if attempt is not None and attempt.finished_at is not None:
+            known.append(attempt.finished_at)
+        return bool(known) and at - max(known) >= self.spec.ttl_after_finished
+
     def has_ended(self, at: datetime) -> bool:
         """Return whether no attempt may start; a later deadline lets an expired batch go on."""
         if self.status.state == "expired" and self.spec is not None:

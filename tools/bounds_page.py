@@ -1,0 +1,128 @@
+"""The reference page of all bounds that no field sets, from the constants of the code."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from tessera.adapters.prometheus_rows import MAX_ROWS
+from tessera.adapters.prometheus_session import MAX_ANSWER_BYTES
+from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS
+from tessera.api.node_layout import MAX_GPUS
+from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
+from tessera.batch_runner.scan import MAX_ROW_BYTES
+from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
+from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS
+from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
+from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
+from tessera.domain.config import STALL_TIMEOUT
+from tessera.domain.health.stall import REPLACEMENT_INTERVAL
+from tessera.domain.layout.adoption import STABILIZATION_WINDOW
+from tessera.domain.mig_backends.gpu_clients import STOP_TIMEOUT
+from tessera.domain.observed.node_layout import MAX_HEARTBEAT_AGE
+from tessera.domain.observed.runner_reports import STALL_SECONDS
+from tessera.domain.repartition.evictions import BLOCKED_PERIOD
+from tessera.domain.repartition.rollout import (
+    MAX_ATTEMPTS,
+    MAX_REPLACEMENTS,
+    PLACEMENT_TIMEOUT,
+    REPLACEMENT_TIMEOUT,
+)
+from tessera.domain.scaling.autoscale import MAX_READING_GAP
+from tessera.domain.scaling.load import MAX_READING_AGE
+from tessera.domain.scaling.rollout import SURGE_TIMEOUT
+from tessera.domain.status.budget import MAX_NAMED_REPLICAS
+from tessera.reconcile.reflector import RELIST_SECONDS
+from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
+
+_HEAD = """\
+# Bounds
+
+The range of each field stands on the page of its kind ([InferenceService](inferenceservice.md),
+[AcceleratorPool](acceleratorpool.md), [TenantBudget](tenantbudget.md),
+[BatchInference](batchinference.md)). What follows is constant: the bounds of what Tessera waits
+for, keeps in memory and reads."""
+
+_SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
+    (
+        "Replicas",
+        (
+            *(
+                (f"`scaling.queue.target` of class `{name}` if the field is omitted", target)
+                for name, target in DEFAULT_QUEUE_TARGETS.items()
+            ),
+            ("a load reading counts as current", MAX_READING_AGE),
+            ("no readings before the scale-down window starts again", MAX_READING_GAP),
+            ("an engine with requests makes no step before it is replaced", STALL_TIMEOUT),
+            ("between two such replacements of a service", REPLACEMENT_INTERVAL),
+            ("a rollout waits for an additional device", SURGE_TIMEOUT),
+        ),
+    ),
+    (
+        "Repartitions",
+        (
+            ("a plan that only saves cost waits", STABILIZATION_WINDOW),
+            ("replacements find no slice before the pool names them", PLACEMENT_TIMEOUT),
+            ("a service keeps all its replicas instead of `minReplicas`", REPLACEMENT_TIMEOUT),
+            ("a replica that cannot be evicted drains, then serves for as long", BLOCKED_PERIOD),
+            ("replacements of the replicas on one slice", MAX_REPLACEMENTS),
+            ("attempts of a backend", MAX_ATTEMPTS),
+            ("the device plugin stays stopped", STOP_TIMEOUT),
+            ("an agent is silent before its node counts as not ready", MAX_HEARTBEAT_AGE),
+            ("GPUs of a node", MAX_GPUS),
+        ),
+    ),
+    (
+        "Batches",
+        (
+            (
+                "the pod of an attempt finds no node before another pool is tried",
+                SCHEDULING_TIMEOUT,
+            ),
+            ("a pool without a node is tried last", FULL_POOL_BACKOFF),
+            ("between two attempts", MAX_BACKOFF),
+            ("attempts in a row without a row", MAX_FAILURES_WITHOUT_ROWS),
+            (
+                "an attempt makes no progress before it is replaced",
+                timedelta(seconds=STALL_SECONDS),
+            ),
+            (
+                "an engine is unreachable before its attempt ends",
+                timedelta(seconds=ENGINE_TIMEOUT_SECONDS),
+            ),
+            ("one row", timedelta(seconds=ROW_TIMEOUT_SECONDS)),
+            ("bytes of a row", MAX_ROW_BYTES),
+            ("bytes of all rows that an engine works on", MAX_IN_FLIGHT_BYTES),
+        ),
+    ),
+    (
+        "The operator",
+        (
+            ("services of a namespace with lines of their own in the bill", MAX_SERVICES),
+            ("a line of the bill without a charge", LINE_LIFETIME),
+            ("replicas that the status of a budget names", MAX_NAMED_REPLICAS),
+            ("pre-pulled images of a namespace", MAX_IMAGES_PER_NAMESPACE),
+            ("pre-pulled images", MAX_IMAGES),
+            ("bytes of an answer of Prometheus", MAX_ANSWER_BYTES),
+            ("rows of an answer of Prometheus", MAX_ROWS),
+            ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
+        ),
+    ),
+)
+
+
+def page() -> str:
+    """Return the page, with one table per section."""
+    lines = [_HEAD]
+    for title, rows in _SECTIONS:
+        lines += ["", f"## {title}", "", "| what | at most |", "| --- | --- |"]
+        lines += [f"| {what} | {_text(bound)} |" for what, bound in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _text(bound: object) -> str:
+    if isinstance(bound, timedelta):
+        seconds = round(bound.total_seconds())
+        for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+            if seconds % size == 0 and seconds > size:
+                return f"{seconds // size} {unit}"
+        return f"{seconds} s"
+    return f"{bound:,}"
