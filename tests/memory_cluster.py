@@ -68,6 +68,8 @@ class MemoryCluster:
         self.pod_refusals: dict[str, str] = {}
         """The messages of events FailedCreate, by the UIDs of Jobs."""
         self.event_queries: list[str] = []
+        self.events: dict[str, dict[str, Any]] = {}
+        """Recorded Events, by name."""
 
     async def list(self, kind: ApiResource) -> ObjectList | None:
         if kind.plural in self._unknown:
@@ -174,6 +176,9 @@ class MemoryCluster:
         if key in self.refusals:
             raise ClusterError(self.refusals[key])
         return dict(self.objects.get(key, {}).get("data", {}))
+
+    async def record_event(self, event: ObjectManifest) -> None:
+        self.events[event.name] = dict(event.body)
 
     async def evict(self, pod: Ref, uid: str) -> None:
         key = ObjectKey(PODS.plural, pod.namespace, pod.name)

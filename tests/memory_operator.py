@@ -16,6 +16,7 @@ from tessera.domain.plan import PlanMemory
 from tessera.ports import Engines, ModelHub
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome
+from tessera.reconcile.event_recorder import EventRecorder
 from tessera.reconcile.observe import Observations, ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
@@ -130,6 +131,13 @@ class MemoryOperator:
             require_budget=self.require_budget,
         )
         self._store = Store(KINDS)
+        self.events = EventRecorder(
+            self.cluster,
+            instance="tessera-operator-0",
+            clock=self._now,
+            monotonic=self._read_monotonic,
+            count=lambda _: None,
+        )
         self.applier = Applier(
             config,
             self.cluster,
@@ -140,6 +148,7 @@ class MemoryOperator:
                 batch_image=RunnerImage("tessera/batch:test"),
             ),
             lambda: self.leading,
+            record_events=self.events.record,
         )
         prober = Prober(
             self.engines,
@@ -177,7 +186,9 @@ class MemoryOperator:
     async def reconcile(self) -> ReconcileOutcome:
         """List everything, as after any event, run a cycle, and write what it decided."""
         await self._reflector.list_all()
-        return await reconcile_and_write(self._fleet, self.applier)
+        outcome = await reconcile_and_write(self._fleet, self.applier)
+        await self.events.write_pending()
+        return outcome
 
     async def decide(self) -> ReconcileOutcome:
         """List everything, and run a cycle beside which something else writes."""

@@ -28,9 +28,11 @@ from tessera.resources.api_resources import (
     EVENTS,
     KINDS,
     PARTITIONING,
+    RECORDED_EVENTS,
     SPEND_RECORDS,
     ApiResource,
 )
+from tessera.resources.event import CLUSTER_EVENTS_NAMESPACE
 from tessera.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,8 +98,13 @@ _RULES: tuple[tuple[str, str, Sequence[ApiResource]], ...] = (
     (
         "namespaceRules",
         "watched namespaces",
-        [*(kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace), EVENTS],
+        [
+            *(kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace),
+            EVENTS,
+            RECORDED_EVENTS,
+        ],
     ),
+    ("clusterEventRules", f"`{CLUSTER_EVENTS_NAMESPACE}`", [RECORDED_EVENTS]),
     ("homeRules", "the operator's namespace", [SPEND_RECORDS]),
     (
         "prepullRules",
@@ -164,6 +171,34 @@ subjects:
 - kind: ServiceAccount
   name: {{ include "tessera.serviceAccount" $ }}
   namespace: {{ $.Release.Namespace }}
+{{- end }}
+{{- if .Values.watch.namespaces }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: {{ include "tessera.clusterName" . }}-events
+  namespace: default
+  labels:
+    {{- include "tessera.labels" . | nindent 4 }}
+rules:
+{{- include "tessera.clusterEventRules" . }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: {{ include "tessera.clusterName" . }}-events
+  namespace: default
+  labels:
+    {{- include "tessera.labels" . | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: {{ include "tessera.clusterName" . }}-events
+subjects:
+- kind: ServiceAccount
+  name: {{ include "tessera.serviceAccount" . }}
+  namespace: {{ .Release.Namespace }}
 {{- end }}
 """
 # Verbs of which a name can say nothing: a new object is named in its body.
@@ -318,6 +353,10 @@ def _table(*columns: str) -> list[str]:
     return [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
 
 
+# Reasons of no condition have no status.
+_WITHOUT_STATUS = (reasons.ScalingReason, reasons.EventReason)
+
+
 def _reasons() -> str:
     titles = {
         reasons.Accepted: "InferenceService: condition Accepted",
@@ -328,6 +367,7 @@ def _reasons() -> str:
         reasons.SpeedAsPredicted: "InferenceService: condition SpeedAsPredicted",
         reasons.RevisionReason: "InferenceService: status.model.reason",
         reasons.ScalingReason: "InferenceService: status.scaling.reason",
+        reasons.EventReason: "Events without a condition",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
         reasons.LayoutReady: "AcceleratorPool: condition LayoutReady",
@@ -342,13 +382,14 @@ def _reasons() -> str:
     lines = [
         "# Reasons",
         "",
-        "Conditions, labels of metrics and logs use the same names.",
+        "Conditions, labels of metrics, logs and "
+        "[Events](../tasks/explain.md#the-history-of-an-object) use the same names.",
     ]
     for kind, title in titles.items():
         lines += ["", f"## {title}", "", str(kind.__doc__), ""]
         lines += _table("reason", "status", "meaning")
         for reason in kind:
-            status = "" if kind is reasons.ScalingReason else str(reason.is_true)
+            status = "" if kind in _WITHOUT_STATUS else str(reason.is_true)
             status = status if reason.is_known else "Unknown"
             lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
     return "\n".join(lines) + "\n"

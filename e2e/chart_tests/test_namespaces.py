@@ -64,6 +64,10 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
             assert not await is_allowed(release, verb, resource, other)
             assert not await is_allowed(release, verb, resource, None)
     print(f"{checked} rights checked")
+    for namespace in (named, "default"):
+        for verb, allowed in (("create", True), ("patch", True), ("get", False), ("delete", False)):
+            assert await is_allowed(release, verb, "events.k8s.io/events", namespace) is allowed
+    assert not await is_allowed(release, "create", "events.k8s.io/events", other)
     assert not await is_allowed(release, "get", "/secrets", named)
     assert not await is_allowed(release, "get", "/secrets", NAMESPACE)  # any but its own by name
     message = await release.expect_refusal(

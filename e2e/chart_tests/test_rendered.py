@@ -68,6 +68,19 @@ def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> Non
         assert plurals(role["rules"]) == prepull_plurals
 
 
+def test_events_are_created_and_patched_where_objects_are_and_in_the_default_namespace() -> None:
+    named, anywhere = render("--set", "watch.namespaces={a,b}"), render()
+    rule = {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
+    name = "tessera-operator-tessera-system"
+    assert rule in anywhere["ClusterRole", name]["rules"]
+    assert rule in named["Role", f"a/{name}"]["rules"]
+    # Events of cluster-scoped objects can be nowhere else.
+    assert named["Role", f"default/{name}-events"]["rules"] == [rule]
+    subject = named["RoleBinding", f"default/{name}-events"]["subjects"][0]
+    assert (subject["name"], subject["namespace"]) == ("tessera-operator", "tessera-system")
+    assert not [key for key in anywhere if key[1].startswith("default/")]
+
+
 def test_pods_that_pre_pull_images_have_a_restricted_namespace_without_any_network() -> None:
     for arguments in ((), ("--namespace", "n" * 63)):
         objects = render(*arguments)

@@ -84,7 +84,7 @@ def _check_record(record: ScalingRecord) -> None:
 
 @contextlib.asynccontextmanager
 async def _record_scaling(cluster: InstalledCluster) -> AsyncIterator[ScalingRecord]:
-    """Poll the Deployment and the status, and print every new reason."""
+    """Poll the Deployment, watch the status, and print every new reason."""
     record = ScalingRecord()
 
     async def look() -> None:
@@ -92,21 +92,35 @@ async def _record_scaling(cluster: InstalledCluster) -> AsyncIterator[ScalingRec
         path = f"/apis/apps/v1/namespaces/{SERVICE.namespace}/deployments/{SERVICE.name}-{variant}"
         while True:
             _note_replicas(await cluster.api.get(path), record)
-            scaling = (await cluster.service(SERVICE))["status"].get("scaling", {})
-            reason = scaling.get("reason")
-            if reason and reason not in record.reasons:
-                record.reasons[reason] = scaling["message"]
-                cluster.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
             await asyncio.sleep(_LOOK_SECONDS)
 
-    task = asyncio.create_task(look())
+    async def watch() -> None:
+        # The reason of a change may be followed by the next one within a tenth of a second.
+        path = f"/apis/tessera.dev/v1alpha1/namespaces/{SERVICE.namespace}/inferenceservices"
+        while True:
+            version = (await cluster.service(SERVICE))["metadata"]["resourceVersion"]
+            async for kind, body in cluster.api.watch(path, version):
+                if kind != "BOOKMARK" and body["metadata"]["name"] == SERVICE.name:
+                    _note_reason(cluster, body, record)
+
+    tasks = [asyncio.create_task(look()), asyncio.create_task(watch())]
     try:
         yield record
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
+
+
+def _note_reason(cluster: InstalledCluster, service: Json, record: ScalingRecord) -> None:
+    scaling = service.get("status", {}).get("scaling", {})
+    reason = scaling.get("reason")
+    if reason and reason not in record.reasons:
+        record.reasons[reason] = scaling["message"]
+        cluster.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
 
 
 def _note_replicas(deployment: Json, record: ScalingRecord) -> None:

@@ -1,12 +1,20 @@
 """A namespace for one scenario, and what users do in it."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from demo.cluster import InstalledCluster, Json, Ref, condition
-from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, PODS, ApiResource
+from tessera.resources.api_resources import (
+    CHILDREN,
+    INFERENCE_SERVICES,
+    PODS,
+    TENANT_BUDGETS,
+    ApiResource,
+)
 from world.testing import eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
@@ -109,3 +117,24 @@ class ScenarioNamespace:
 
 
 MANAGED = "app.kubernetes.io/managed-by"
+
+
+@asynccontextmanager
+async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[None]:
+    """Give the namespace a month's budget of its own name, as long as the block runs."""
+    path = TENANT_BUDGETS.path(None, namespace.name)
+    body = {
+        "apiVersion": TENANT_BUDGETS.api_version,
+        "kind": TENANT_BUDGETS.kind,
+        "metadata": {"name": namespace.name},
+        "spec": {
+            "owner": "team@example.org",
+            "tenant": {"namespaces": [namespace.name]},
+            "limits": [{"window": "Month", "amount": amount}],
+        },
+    }
+    await namespace.cluster.api.apply(path, body, "kubectl")
+    try:
+        yield
+    finally:
+        await namespace.cluster.api.delete(path)

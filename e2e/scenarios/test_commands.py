@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, condition
-from scenarios.actions import SMALL, ScenarioNamespace
+from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.commands import explain, run_tessera
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from world.testing import eventually
@@ -231,26 +231,6 @@ async def test_an_unplaceable_service_is_explained_by_every_hardware(
     assert finding["fix"] == f"tessera explain chat -n {namespace.name}"
 
 
-@asynccontextmanager
-async def a_budget(namespace: ScenarioNamespace, amount: str) -> AsyncIterator[None]:
-    path = TENANT_BUDGETS.path(None, namespace.name)
-    body = {
-        "apiVersion": TENANT_BUDGETS.api_version,
-        "kind": TENANT_BUDGETS.kind,
-        "metadata": {"name": namespace.name},
-        "spec": {
-            "owner": "team@example.org",
-            "tenant": {"namespaces": [namespace.name]},
-            "limits": [{"window": "Month", "amount": amount}],
-        },
-    }
-    await namespace.cluster.api.apply(path, body, "kubectl")
-    try:
-        yield
-    finally:
-        await namespace.cluster.api.delete(path)
-
-
 async def test_a_service_without_budget_is_explained_with_the_limit_that_it_needs(
     namespace: ScenarioNamespace,
 ) -> None:
@@ -443,6 +423,6 @@ async def test_kubectl_runs_and_completes_it_as_a_plugin(
         return output.decode()
 
     assert "POOL" in await run("tessera", "top", "-n", namespace.name)
-    assert "usage: kubectl tessera explain" in await run("tessera", "explain", "--help")
+    assert "Usage: kubectl tessera explain" in await run("tessera", "explain", "--help")
     completions = await run("__complete", "tessera", "snapshot", "s")
     assert completions.splitlines()[:2] == ["save", ":4"]

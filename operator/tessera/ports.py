@@ -22,14 +22,12 @@ from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
     Pool,
-    Readings,
     Ref,
     Resolution,
     RevisionQuery,
     ServiceEndpoint,
     Workload,
 )
-from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.domain.serving_certificate import CertificateSecret
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
@@ -102,6 +100,16 @@ class RejectedSample(StrEnum):
     MISSING_LABEL = "MissingLabel"
     OUT_OF_RANGE = "OutOfRange"
     TOO_MANY_ROWS = "TooManyRows"
+
+
+class EventOutcome(StrEnum):
+    """What became of an Event."""
+
+    WRITTEN = "Written"
+    REFUSED = "Refused"
+    """By the API server, or since it did not respond."""
+    DROPPED = "Dropped"
+    """More than the limit of its object, or than can wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,17 +226,11 @@ class Cluster(Protocol):
         """
 
 
-class Metrics(Protocol):
-    """Prometheus."""
+class EventSink(Protocol):
+    """The Events of the API server."""
 
-    async def read(self) -> Readings:
-        """Return the current readings; when Prometheus cannot be queried, they say why."""
-
-    async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
-        """Return the load of each service in the last `span`, oldest first.
-
-        Raises MetricsError on failure.
-        """
+    async def record_event(self, event: ObjectManifest) -> None:
+        """Create an Event, or update the series of one that exists; ClusterError on failure."""
 
 
 class ModelHub(Protocol):

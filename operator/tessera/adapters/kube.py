@@ -278,6 +278,10 @@ class KubeCluster:
         raise_for_status(status, body, f"get {key.describe()}")
         return dict(body.get("data") or {})
 
+    async def record_event(self, event: ObjectManifest) -> None:
+        status, body = await self._apply(event, None, force=True)
+        raise_for_status(status, body, f"record {event.body['reason']}")
+
     async def evict(self, pod: Ref, uid: str) -> None:
         body = {
             "apiVersion": "policy/v1",

@@ -73,6 +73,7 @@ def parse_service(body: JsonObject) -> ObservedService:
     return ObservedService(
         ref=_ref(meta),
         uid=meta["uid"],
+        created=_creation_time(meta),
         generation=meta.get("generation", 0),
         spec=spec,
         problem=problem,

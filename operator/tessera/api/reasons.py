@@ -547,6 +547,17 @@ class WithinBudget(StatusReason):
     )
 
 
+class EventReason(StatusReason):
+    """What happened at a moment that no condition shows afterwards?"""
+
+    DRAINED = "Drained", "Replicas that are removed hold no requests any more and stop."
+    ATTEMPT_STARTED = "AttemptStarted", "An attempt of a batch starts; the message says where."
+    ATTEMPT_INTERRUPTED = (
+        "AttemptInterrupted",
+        "An attempt ended before all rows were done; the message says why.",
+    )
+
+
 SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
     Accepted,
     PlacementReason,

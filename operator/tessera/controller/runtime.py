@@ -26,6 +26,7 @@ from tessera.domain.serving_certificate import CertificatePolicy
 from tessera.ports import Clock, ClusterError
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
+from tessera.reconcile.event_recorder import EventRecorder
 from tessera.reconcile.layout_solving import BackgroundPlanner
 from tessera.reconcile.loop import BURST_REST_RATIO, REST_RATIO, run_loop
 from tessera.reconcile.observe import Observations, ProbeAnswers
@@ -99,6 +100,13 @@ class Runtime:
             clock=clock,
             monotonic=seconds_since_boot,
         )
+        self._events = EventRecorder(
+            cluster,
+            instance=settings.pod_name,
+            clock=clock,
+            monotonic=time.monotonic,
+            count=self.telemetry.record_event,
+        )
         self.telemetry.watch_leader(self.elector.is_leader)
         applier = Applier(
             config,
@@ -114,6 +122,7 @@ class Runtime:
                 mig_namespace=settings.mig_manager_namespace,
             ),
             self.elector.is_leader,
+            record_events=self._events.record,
             wake=self._changed.set,
         )
         self._fleet = FleetReconciler(
@@ -207,6 +216,7 @@ class Runtime:
         async with asyncio.TaskGroup() as group:
             if self._metrics is not None:
                 group.create_task(self._metrics.run())
+            group.create_task(self._events.run())
             group.create_task(self._fleet.write())
             group.create_task(run_loop(self._changed, self._reconcile))
 

@@ -131,6 +131,9 @@ CONFIG_MAPS = ApiResource(
 # Why the pod of a Job is refused; the Job itself does not say it.
 EVENTS = ApiResource(kind="Event", plural="events", verbs=("list",), watched=False)
 
+# What the operator decided about an object, for `kubectl describe`.
+RECORDED_EVENTS = replace(EVENTS, group="events.k8s.io", verbs=("create", "patch"))
+
 # The copy of the spend of all budgets, in the operator's namespace.
 SPEND_RECORDS = replace(CONFIG_MAPS, resource_names=(SPEND_RECORDS_NAME,))
 

@@ -20,7 +20,7 @@ from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.money import NANO
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
-from tessera.ports import RejectedSample
+from tessera.ports import EventOutcome, RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
 from tessera.telemetry.speed import SpeedCollector
@@ -58,6 +58,15 @@ class Telemetry:
             "Write requests to the API server.",
             registry=self.registry,
         )
+        self._events = Counter(
+            "tessera_events",
+            "Events about objects, by `outcome`: Written, Refused by the API server, or Dropped "
+            "above 10 a minute for an object.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in EventOutcome:
+            self._events.labels(outcome)
         self._leader = Gauge(
             "tessera_leader", "1 while this process is the leader.", registry=self.registry
         )
@@ -227,6 +236,9 @@ class Telemetry:
         """Record how many objects of each kind are left out."""
         for kind, count in objects.items():
             self._malformed.labels(kind).set(count)
+
+    def record_event(self, outcome: EventOutcome) -> None:
+        self._events.labels(outcome).inc()
 
     def record_query_failure(self) -> None:
         self._query_failures.inc()

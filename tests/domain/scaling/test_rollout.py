@@ -94,6 +94,29 @@ def test_a_full_pool_is_rolled_in_place_and_says_so_before_the_first_pod_is_new(
     assert "in place" in progressing_condition(snapshot)[1]
 
 
+def test_the_only_replica_is_rolled_in_place_until_its_successor_is_ready() -> None:
+    """No two replicas ever exist, so the old one counts while it stops."""
+    service = a_service(spec=a_spec(replicas=1))
+    stopping = a_snapshot(
+        service,
+        nodes=(a_node(slices={"1g.10gb": 1}),),
+        pods=(a_pod("chat-0", terminating=True), starting()),
+        workloads=(a_workload(1, surge=False),),
+    )
+    reason, message = progressing_condition(stopping)
+    assert (reason, message[:36]) == ("RollingOut", "0 of 1 replica updated, 0 old; in pl")
+    status = service_status(stopping, plan_of(stopping).service_plans[CHAT], None, None)
+    reported = replace(stopping, services=(replace(service, status=status),), pods=(starting(),))
+    assert progressing_condition(reported)[0] == "RollingOut"
+    ended = replace(reported, pods=(new(),))
+    assert progressing_condition(ended)[0] == "RolloutComplete"
+
+
+def test_a_replica_that_restarts_with_its_own_template_is_no_rollout() -> None:
+    pods = (a_pod("chat-0", terminating=True), OLD[1], starting(template=OLD[1].template))
+    assert progressing_condition(fleet(3, pods))[0] == "Starting"
+
+
 def test_another_service_that_takes_the_capacity_does_not_stop_a_surge() -> None:
     other = a_service("other", a_spec(replicas=1))
     assert surge(fleet(3, (*OLD, new()), other, rollout_complete=False))

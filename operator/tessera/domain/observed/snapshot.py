@@ -30,6 +30,7 @@ class ObservedService:
 
     ref: Ref
     uid: str
+    created: datetime = NOT_CREATED
     generation: int
     spec: InferenceServiceSpec | None
     problem: str | None = None

@@ -28,6 +28,16 @@ def is_rolling_out(pods: Sequence[Pod]) -> bool:
     return len({pod.template for pod in pods if not pod.terminating}) > 1
 
 
+def replaces_in_place(pods: Sequence[Pod]) -> bool:
+    """Return whether a replica of an older template is still stopping for a newer one."""
+    newest = max(pods, key=lambda pod: (pod.created, pod.ref), default=None)
+    return (
+        newest is not None
+        and not newest.terminating
+        and any(pod.template != newest.template for pod in pods)
+    )
+
+
 def strategy_message(choice: HardwareChoice, *, surge: bool) -> str:
     """Return the rollout strategy with its reason."""
     device, pool = choice.fit.hardware.name, choice.offer.pool

@@ -41,7 +41,12 @@ from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.scaling.rollout import is_rolling_out, rollout_progress, strategy_message
+from tessera.domain.scaling.rollout import (
+    is_rolling_out,
+    replaces_in_place,
+    rollout_progress,
+    strategy_message,
+)
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.measurements import corrected_rate
@@ -271,7 +276,7 @@ def _in_progress_verdict(
             f"resolving revision {query.revision} of {query.repository}",
         )
     strategy = strategy_message(choice, surge=service_plan.surge)
-    if is_rolling_out(pods):
+    if _is_rolling_out(service_plan):
         new, old = rollout_progress(pods)
         return StatusVerdict(
             Progressing.ROLLING_OUT,
@@ -283,6 +288,15 @@ def _in_progress_verdict(
     changed = workload is not None and not workload.rollout_complete and pods
     message = f"{summary}; rolling out: {strategy}" if changed else summary
     return StatusVerdict(Progressing.STARTING, message)
+
+
+def _is_rolling_out(service_plan: ServicePlan) -> bool:
+    """Return whether new replicas replace old ones; a reported rollout lasts until its end."""
+    pods, status = service_plan.pods, service_plan.service.status
+    if is_rolling_out(pods) or replaces_in_place(pods):
+        return True
+    reported = any(condition.reason == Progressing.ROLLING_OUT for condition in status.conditions)
+    return reported and any(not pod.terminating for pod in pods)
 
 
 def _is_rollout_complete(service_plan: ServicePlan) -> bool:

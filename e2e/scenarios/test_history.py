@@ -1,0 +1,49 @@
+"""`kubectl describe` tells the history of an object."""
+
+from scenarios.actions import ScenarioNamespace, a_budget
+from world.testing import eventually
+
+TOLD = ("Placed", "BoundsChanged", "BudgetExhausted", "RollingOut", "RolloutComplete")
+
+
+async def describe_events(
+    namespace: ScenarioNamespace, kind: str, name: str
+) -> list[tuple[str, str]]:
+    """Return reason and message of the Events that kubectl prints, in its order."""
+    text = await namespace.cluster.run("kubectl", "-n", namespace.name, "describe", kind, name)
+    _, _, table = text.partition("\nEvents:")
+    rows = [line.split(None, 2) for line in table.splitlines()[3:] if line.strip()]
+    return [(reason, message) for _, reason, message in rows]
+
+
+async def wait_for_event(namespace: ScenarioNamespace, reason: str) -> None:
+    await eventually(
+        lambda: describe_events(namespace, "tsvc", "chat"),
+        lambda events: reason in [event for event, _ in events],
+        within=60,
+    )
+
+
+async def test_a_service_that_was_placed_scaled_held_and_rolled_shows_that_in_order(
+    namespace: ScenarioNamespace,
+) -> None:
+    await namespace.apply_service(scaling={"minReplicas": 1, "maxReplicas": 6})
+    await namespace.wait_until_ready()
+    await namespace.apply_service(scaling={"minReplicas": 2, "maxReplicas": 6})
+    await wait_for_event(namespace, "BoundsChanged")
+    await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=60)
+    async with a_budget(namespace, "0.0100"):
+        scaling = {"minReplicas": 4, "maxReplicas": 6}
+        await namespace.apply_service(scaling=scaling)
+        await wait_for_event(namespace, "BudgetExhausted")
+        env = [{"name": "STEP", "value": "rolled"}]
+        await namespace.apply_service(scaling=scaling, podTemplate={"env": env})
+        await wait_for_event(namespace, "RolloutComplete")
+        events = await describe_events(namespace, "tsvc", "chat")
+        limits = await describe_events(namespace, "tenantbudget", namespace.name)
+    assert [reason for reason, _ in events if reason in TOLD] == list(TOLD)
+    messages = dict(events)
+    assert "tessera-operator  placed on " in messages["Placed"]
+    assert "scaled from 1 to 2 replicas: spec.scaling.minReplicas is 2" in messages["BoundsChanged"]
+    assert f"held at 2 replicas: TenantBudget/{namespace.name}: " in messages["BudgetExhausted"]
+    assert "MinReplicasExceedBudget" in dict(limits)

@@ -1,0 +1,266 @@
+"""The Events of an object: what changed between two of its statuses.
+
+The first status is the one in the cluster and the second the one that replaces it, so a restarted
+operator repeats nothing and a steady fleet has no Events.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tessera.api.accelerator_pool import AcceleratorPoolStatus
+from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
+from tessera.api.batch_reasons import BatchRunning
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.meta import Condition, Conditions
+from tessera.api.reasons import (
+    Accepted,
+    Discovered,
+    EventReason,
+    LayoutReady,
+    PlacementReason,
+    Progressing,
+    ScalingReason,
+)
+from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.api.text import counted
+
+# Reasons that only repeat another condition.
+_CONSEQUENCES = frozenset(
+    {Discovered.NOT_ACCEPTED, LayoutReady.NOT_DISCOVERED, Progressing.NOT_PLACED}
+)
+# Reasons of a False condition that is on its way, or has an Event of its own.
+_WITHOUT_EVENT = _CONSEQUENCES | {
+    BatchRunning.BACKING_OFF,
+    BatchRunning.FINISHED,
+    BatchRunning.STARTING,
+    BatchRunning.TERMINATING,
+    BatchRunning.VALIDATION_JOB_RUNNING,
+    LayoutReady.REPARTITIONING,
+}
+# Reasons of a False condition that needs no attention.
+_EXPECTED = frozenset(
+    {
+        Accepted.READING_MODEL,
+        BatchRunning.SUSPENDED,
+        BatchRunning.WAITING_FOR_SPOT,
+        LayoutReady.AWAITING_APPROVAL,
+        LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
+        PlacementReason.LAYOUT_PENDING,
+    }
+)
+_HELD = frozenset({ScalingReason.BUDGET_EXHAUSTED, ScalingReason.FAIR_SHARE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventNote:
+    """One Event, without its object and time."""
+
+    action: str
+    """What was decided on: a condition's type, or what changed, in one CamelCase word."""
+    reason: str
+    message: str
+    is_warning: bool = False
+
+
+def event_notes(old: object, new: object) -> Iterator[EventNote]:
+    """Yield the Events of one change of a status, in the order in which they are decided."""
+    match old, new:
+        case InferenceServiceStatus(), InferenceServiceStatus():
+            yield from _service_notes(old, new)
+        case AcceleratorPoolStatus(), AcceleratorPoolStatus():
+            yield from _pool_notes(old, new)
+        case TenantBudgetStatus(), TenantBudgetStatus():
+            for condition_type in ("Accepted", "WithinBudget"):
+                yield from _failure(condition_type, old.conditions, new.conditions)
+                yield from _recovery(condition_type, old.conditions, new.conditions)
+        case BatchInferenceStatus(), BatchInferenceStatus():
+            yield from _batch_notes(old, new)
+        case _:
+            return
+
+
+def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    yield from _failure("Accepted", old.conditions, new.conditions)
+    yield from _recovery("Accepted", old.conditions, new.conditions)
+    yield from _failure("Placed", old.conditions, new.conditions)
+    yield from _placed(old, new)
+    yield from _scaled(old, new)
+    yield from _progress(old, new)
+    yield from _update_available(old.conditions, new.conditions)
+    yield from _failure("LoadBalanced", old.conditions, new.conditions)
+    yield from _recovery("LoadBalanced", old.conditions, new.conditions)
+
+
+def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:
+    yield from _failure("Accepted", old.conditions, new.conditions)
+    yield from _recovery("Accepted", old.conditions, new.conditions)
+    yield from _failure("Discovered", old.conditions, new.conditions)
+    yield from _recovery("Discovered", old.conditions, new.conditions)
+    begun = {(unit.node, gpu) for unit in (old.mig.units if old.mig else ()) for gpu in unit.gpus}
+    for unit in new.mig.units if new.mig else ():
+        if gpus := [gpu for gpu in unit.gpus if (unit.node, gpu) not in begun]:
+            yield EventNote(
+                action="LayoutReady",
+                reason=LayoutReady.REPARTITIONING,
+                message=f"Node/{unit.node}: repartition of {counted(len(gpus), 'GPU')} "
+                f"({', '.join(map(str, gpus))}) begins: {unit.message or unit.phase}",
+            )
+    yield from _failure("LayoutReady", old.conditions, new.conditions)
+    yield from _recovery("LayoutReady", old.conditions, new.conditions)
+
+
+def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:
+    yield from _failure("Accepted", old.conditions, new.conditions)
+    yield from _recovery("Accepted", old.conditions, new.conditions)
+    if new.state not in TERMINAL_STATES:
+        yield from _attempts(old, new)
+        yield from _failure("Running", old.conditions, new.conditions)
+    elif old.state not in TERMINAL_STATES:
+        yield EventNote(
+            action="Complete",
+            reason=new.reason,
+            message=new.message,
+            is_warning=new.state != "completed",
+        )
+
+
+def _failure(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
+    """Yield the Event of a condition that became False for a reason, or for a new spec."""
+    previous, current = _find(condition_type, old), _find(condition_type, new)
+    if current is None or current.status != "False" or current.reason in _WITHOUT_EVENT:
+        return
+    if previous is not None and _cause(previous) == _cause(current):
+        return
+    yield EventNote(
+        action=condition_type,
+        reason=current.reason,
+        message=current.message,
+        is_warning=current.reason not in _EXPECTED,
+    )
+
+
+def _cause(condition: Condition) -> tuple[str, str, int]:
+    return condition.status, condition.reason, condition.observed_generation
+
+
+def _recovery(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
+    """Yield the Event of a condition that was False and is True."""
+    previous, current = _find(condition_type, old), _find(condition_type, new)
+    if previous is None or previous.status != "False" or previous.reason in _CONSEQUENCES:
+        return
+    if current is not None and current.status == "True":
+        yield EventNote(action=condition_type, reason=current.reason, message=current.message)
+
+
+def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    previous, current = _find("Placed", old.conditions), _find("Placed", new.conditions)
+    if current is None or current.status != "True" or new.variant is None:
+        return
+    name, previous_name = new.variant.name, old.variant.name if old.variant else ""
+    if previous is None or previous.status != "True":
+        waited = previous is not None and previous.reason == PlacementReason.UNSCHEDULABLE
+        message = f"{'scheduled' if waited and name == previous_name else 'placed'} on {name}"
+    elif previous_name not in ("", name):
+        message = f"moved from {previous_name} to {name}"
+    else:
+        return
+    yield EventNote(action="Placed", reason=current.reason, message=f"{message}: {current.message}")
+
+
+def _scaled(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    """Yield the Event of another number of replicas, or of one that is held by new limits."""
+    previous, current = old.scaling, new.scaling
+    if current is None or current.reason == ScalingReason.NOT_PLACED:
+        return
+    if previous is not None and previous.reason == ScalingReason.NOT_PLACED:
+        previous = None  # the first number comes with the placement
+    replicas, limited = counted(current.desired_replicas, "replica"), current.reason in _HELD
+    if previous is not None and previous.desired_replicas != current.desired_replicas:
+        message = f"scaled from {previous.desired_replicas} to {replicas}"
+    elif limited and (previous is None or previous.reason != current.reason):
+        message = f"held at {replicas}"
+    else:
+        return
+    yield EventNote(
+        action="Scaled",
+        reason=current.reason,
+        message=f"{message}: {current.message}",
+        is_warning=limited,
+    )
+
+
+def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    """Yield the Events of drained, replaced and rolled replicas, and of failures to start."""
+    previous, current = _find("Progressing", old.conditions), _find("Progressing", new.conditions)
+    before, after = previous.reason if previous else "", current.reason if current else ""
+    was_draining = before == Progressing.DRAINING != after and _desired(new) <= _desired(old)
+    if was_draining and current is not None and current.status == "True":
+        yield EventNote(
+            action="Progressing",
+            reason=EventReason.DRAINED,
+            message=f"drained replicas stop, {counted(_desired(new), 'replica')} desired",
+        )
+    if new.replacement is not None and new.replacement != old.replacement:
+        yield EventNote(
+            action="Replaced",
+            reason=Progressing.ENGINE_STALLED,
+            message=f"Pod/{new.replacement.pod} is replaced: {new.replacement.message}",
+            is_warning=True,
+        )
+    elif current is not None and _is_rollout_step(before, after):
+        yield EventNote(action="Progressing", reason=after, message=current.message)
+    else:
+        yield from _failure("Progressing", old.conditions, new.conditions)
+
+
+def _is_rollout_step(before: str, after: str) -> bool:
+    """Return whether a rollout began or is complete."""
+    begins = before != Progressing.ROLLING_OUT == after
+    return begins or (before == Progressing.ROLLING_OUT and after == Progressing.ROLLOUT_COMPLETE)
+
+
+def _desired(status: InferenceServiceStatus) -> int:
+    return status.scaling.desired_replicas if status.scaling else 0
+
+
+def _update_available(old: Conditions, new: Conditions) -> Iterator[EventNote]:
+    previous, current = _find("UpdateAvailable", old), _find("UpdateAvailable", new)
+    if current is None or current.status != "True":
+        return
+    if previous is None or previous.status != "True":
+        yield EventNote(action="UpdateAvailable", reason=current.reason, message=current.message)
+
+
+def _attempts(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:
+    """Yield the Events of an attempt that ended before its rows, and of one that begins."""
+    previous, current, progress = old.attempt, new.attempt, new.progress
+    if current is None:
+        return
+    is_new = previous is None or previous.number != current.number
+    ended = previous is not None and previous.finished_at is None
+    ended = ended and (is_new or current.finished_at is not None)
+    if previous is not None and ended and (progress is None or progress.done < progress.rows):
+        done = f"{progress.done} of {counted(progress.rows, 'row')}" if progress else "0 rows"
+        outcome = current.previous_outcome if is_new else current.termination_message
+        yield EventNote(
+            action="Attempt",
+            reason=EventReason.ATTEMPT_INTERRUPTED,
+            message=f"attempt {previous.number} ended with {done} done: {outcome}",
+            is_warning=True,
+        )
+    if is_new and current.finished_at is None:
+        yield EventNote(
+            action="Attempt",
+            reason=EventReason.ATTEMPT_STARTED,
+            message=f"attempt {current.number} starts {_attempt_hardware(current)}",
+        )
+
+
+def _attempt_hardware(attempt: AttemptStatus) -> str:
+    if not attempt.has_engine:
+        return "without a GPU, to publish the results"
+    return f"on {attempt.variant} of AcceleratorPool/{attempt.pool} ({attempt.tier})"
+
+
+def _find(condition_type: str, conditions: Conditions) -> Condition | None:
+    return next((condition for condition in conditions if condition.type == condition_type), None)

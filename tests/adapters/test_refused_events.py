@@ -1,0 +1,33 @@
+"""Events as requests; a small server takes the place of the API server."""
+
+import pytest
+from aiohttp import web
+
+from tessera.ports import ClusterError
+from tessera.resources.api_resources import RECORDED_EVENTS
+from tessera.resources.manifest import partial_manifest
+from tests.adapters.small_server import connected_cluster
+
+EVENT = partial_manifest(
+    RECORDED_EVENTS, {"name": "chat.1", "namespace": "team-a"}, reason="Placed"
+)
+
+
+async def test_an_event_is_one_request_also_where_it_is_refused() -> None:
+    """No right to read Events is granted, so nothing is asked afterwards."""
+    requests: list[tuple[str, str, str]] = []
+    statuses = iter([201, 403, 409, 422])
+
+    async def answer(request: web.Request) -> web.Response:
+        requests.append((request.method, request.path, request.query["force"]))
+        status = next(statuses)
+        body = {"message": f"status {status}"} if status > 201 else await request.json()
+        return web.json_response(body, status=status)
+
+    async with connected_cluster(answer) as cluster:
+        await cluster.record_event(EVENT)
+        for status in (403, 409, 422):
+            with pytest.raises(ClusterError, match=f"record Placed: {status} status {status}"):
+                await cluster.record_event(EVENT)
+    path = "/apis/events.k8s.io/v1/namespaces/team-a/events/chat.1"
+    assert requests == [("PATCH", path, "true")] * 4
