@@ -248,8 +248,6 @@ async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
 @pytest.mark.parametrize(
     ("counts", "check", "fix"),
     [
-        (Counts(active=0), "dcgm metrics", "dcgm-exporter"),
-        (Counts(renamed=7), "dcgm metrics", "honorLabels: true"),
         (Counts(engines=0), "engine metrics", "podMonitorSelector"),
         (Counts(operators=0), "operator metrics", "prometheus.job"),
         (Counts(problem="it is away"), "prometheus", "port-forward"),
@@ -262,6 +260,19 @@ async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
     finding = (await findings_by_check(api, counts))[check]
     assert finding.state is FindingState.PROBLEM
     assert fix in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("counts", "fix"),
+    [(Counts(active=0), "dcgm-exporter"), (Counts(renamed=7), "honorLabels: true")],
+)
+async def test_missing_activity_is_a_warning_that_says_what_is_lost(
+    counts: Counts, fix: str
+) -> None:
+    _, api = await a_healthy_cluster()
+    finding = (await findings_by_check(api, counts))["dcgm metrics"]
+    assert (finding.state, fix in finding.fix) == (FindingState.WARNING, True)
+    assert "the queue alone" in finding.message
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:

@@ -599,7 +599,11 @@ class ScalingStatus(Wire):
     """Reason for that number, in one CamelCase word."""
 
     message: str
-    """Explanation of the reason, with the metrics behind it."""
+    """Explanation of the reason, with the metrics behind it as they were at `observedAt`."""
+
+    observed_at: datetime | None = None
+    """When the reason or the number last changed, and `message` was written. Current metrics are in
+    Prometheus and in `tessera explain`."""
 
     recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
     """Recent changes, with which a restarted operator applies the scale-up limit."""

@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
-from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceStatus, ScalingStatus
 from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
+from tessera.domain.plan import PlanMemory
+from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
 from tessera.domain.status.service import service_status
 from tests.builders import (
     H100,
@@ -93,7 +95,10 @@ def numbers_in(text: str) -> list[float]:
 
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
     explained = explain(running(), plan_of(running()), CHAT)
-    topics = ["accepted", "placed", "sizing", "speed", "scaling", "budget", "rollout", "ready"]
+    topics = [
+        *("accepted", "placed", "sizing", "speed", "scaling", "balance", "budget", "rollout"),
+        "ready",
+    ]
     assert [decision.topic for decision in explained] == topics
     assert all(
         decision.message and decision.would_change
@@ -165,6 +170,61 @@ def test_without_readings_the_status_has_the_word_and_the_numbers_say_what_is_no
         assert (decision.reason, decision.replayed) == (ScalingReason.STEADY, "")
         assert dict(decision.numbers)["waiting requests"].startswith("unknown")
         assert any("would add" in hint for hint in decision.would_change)
+
+
+def with_reported_scaling(snapshot: Snapshot, **scaling: Any) -> Snapshot:
+    """The snapshot with what the operator wrote ten minutes earlier."""
+    fields = {"desired_replicas": 2, "message": "90 waiting", "observed_at": at(-600), **scaling}
+    status = InferenceServiceStatus(scaling=ScalingStatus(**fields))
+    return replace(snapshot, services=(replace(snapshot.services[0], status=status),))
+
+
+def test_the_message_about_the_replicas_has_the_metrics_of_now() -> None:
+    steady = decisions(with_reported_scaling(running(), reason=ScalingReason.STEADY))["scaling"]
+    assert (steady.reason, steady.replayed) == (ScalingReason.STEADY, "")
+    assert steady.message.startswith("0 waiting")
+
+
+def test_metrics_from_the_status_say_of_when_they_are() -> None:
+    added = ScalingReason.QUEUE_ABOVE_TARGET
+    decision = decisions(with_reported_scaling(running(), reason=added))["scaling"]
+    assert decision.message == "90 waiting (at 2026-11-20 11:50:00 UTC)"
+    assert decision.replayed.startswith("Steady: 0 waiting")
+    unread = with_reported_scaling(running(readings=None), reason=added)
+    assert decisions(unread)["scaling"].message == "90 waiting (at 2026-11-20 11:50:00 UTC)"
+
+
+def test_activity_is_named_where_it_decides() -> None:
+    slow = {"scaleUp": {"stabilizationWindow": "60s"}}
+    busy = with_load(running(2, scaling=slow), 3, 1.0, 20)
+    hints = decisions(busy)["scaling"].would_change
+    assert hints[0] == (
+        "3 waiting requests for 60s, with activity 1.00 above 0.75, will add replicas"
+    )
+    idle = with_load(running(2, scaling=slow), 300, 1.0, 20)
+    assert "activity" not in decisions(idle)["scaling"].would_change[0]
+
+
+def test_a_load_that_removes_replicas_already_is_said_to() -> None:
+    slow = {"scaleDown": {"stabilizationWindow": "300s"}}
+    idle = with_load(running(3, scaling=slow), 0, 0.1, 2)
+    assert decisions(idle)["scaling"].would_change[1] == (
+        "0 waiting and 2 running requests for 300s will remove replicas"
+    )
+
+
+def test_a_step_of_the_scale_up_is_named_where_it_decides() -> None:
+    step = {"scaleUp": {"stabilizationWindow": "0s", "pods": 1, "period": "60s"}}
+    snapshot = running(2, waiting=100, scaling=step)
+    history = ScalingHistory(
+        decisions=(TimestampedReplicas(at(-9), 1), TimestampedReplicas(at(-5), 2))
+    )
+    limited = plan_of(snapshot, memory=PlanMemory(scaling_history={CHAT: history}))
+    explained = {decision.topic: decision for decision in explain(snapshot, limited, CHAT)}
+    assert explained["scaling"].reason == ScalingReason.SCALE_UP_LIMIT
+    assert explained["scaling"].would_change[0] == (
+        "spec.scaling.scaleUp.pods above 1, or the end of the 60s in which that many were added"
+    )
 
 
 def with_second_pool(price: str, **fields: Any) -> Snapshot:

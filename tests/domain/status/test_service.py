@@ -25,6 +25,7 @@ from tests.builders import (
     a_pod,
     a_service,
     a_snapshot,
+    a_spec,
     a_workload,
     at,
     plan_of,
@@ -59,6 +60,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "Ready": ("False", "ProbePending"),
         "UpdateAvailable": ("False", "UpToDate"),
         "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
+        "LoadBalanced": ("True", "Balanced"),
     }
     assert status.variant is not None
     assert status.cost is not None
@@ -177,6 +179,18 @@ def test_scaling_is_written_only_with_a_decision() -> None:
     assert first.scaling is not None
     assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "Steady")
     assert [change.replicas for change in first.scaling.recent_changes] == [2]
+    assert first.scaling.observed_at == NOW
+    pods = (a_pod("chat-0"), a_pod("chat-1"))
+    busier = a_running_fleet(
+        a_service(status=first),
+        at=at(5),
+        readings=readings_of(pods, at=at(5), waiting=1, running=9),
+    )
+    assert status_of(busier).scaling == first.scaling
+    fewer = a_service(spec=a_spec(replicas=1), status=first)
+    changed = status_of(a_running_fleet(fewer, at=at(5))).scaling
+    assert changed is not None
+    assert changed.observed_at == at(5)
 
 
 def test_a_refused_service_keeps_the_status_of_its_hardware() -> None:

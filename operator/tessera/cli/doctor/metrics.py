@@ -15,6 +15,7 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.
 _RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
+_WITHOUT_ACTIVITY = "spec.scaling.activity adds no replicas, the queue alone does"
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
 _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
@@ -107,28 +108,26 @@ def _own_finding(selector: str, count: int) -> Finding:
     if count:
         return Finding("operator metrics", FindingState.OK, f"{counted(count, 'operator')} scraped")
     fix = (
-        "check that Prometheus selects the PodMonitor tessera-operator, or set prometheus.job of "
-        "the chart to the label job of its target: without it a new leader charges nothing for "
-        "the time before its start"
+        "check that Prometheus selects the PodMonitor tessera-operator and may get /metrics "
+        "(docs/tasks/install.md#prometheus), or set prometheus.job of the chart to the label job "
+        "of its target: without it a new leader charges nothing for the time before its start"
     )
     return Finding("operator metrics", FindingState.PROBLEM, f"no {selector}", fix)
 
 
 def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
-        message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod"
+        message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod; {_WITHOUT_ACTIVITY}"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
-        yield Finding("dcgm metrics", FindingState.PROBLEM, message, fix)
+        yield Finding("dcgm metrics", FindingState.WARNING, message, fix)
     elif counts[_GPU_ACTIVITY]:
         yield Finding(
             "dcgm metrics", FindingState.OK, f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}"
         )
     else:
-        fix = (
-            f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it: without it the "
-            "queue alone adds replicas"
-        )
-        yield Finding("dcgm metrics", FindingState.PROBLEM, f"no {_GPU_ACTIVITY}", fix)
+        message = f"no {_GPU_ACTIVITY}; {_WITHOUT_ACTIVITY}"
+        fix = f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it"
+        yield Finding("dcgm metrics", FindingState.WARNING, message, fix)
     if counts[_ENGINE_LIVENESS]:
         yield Finding(
             "engine metrics",

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, ScalingStatus
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
@@ -29,15 +29,13 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
     status = service_plan.service.status.scaling
     without_readings = not _has_readings(snapshot) and spec.replicas is None
     replicas = scale.replicas
-    status_agrees = status is not None and (without_readings or status.desired_replicas == replicas)
-    if status is None or not status_agrees:
-        reason, message, since = str(scale.reason), scale.message, None
-    else:
-        reason, message = status.reason, status.message
+    reason, message, since = str(scale.reason), scale.message, None
+    if status is not None and (without_readings or status.desired_replicas == replicas):
+        reason = status.reason
         since = max((entry.at for entry in status.recent_changes), default=None)
-    replayed = (
-        "" if reason == scale.reason or without_readings else f"{scale.reason}: {scale.message}"
-    )
+        if without_readings or reason != scale.reason:
+            message = _dated_message(status)
+    same = without_readings or reason == scale.reason
     load = _load(snapshot, service_plan)
     yield Decision(
         topic="scaling",
@@ -46,8 +44,15 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         since=since,
         numbers=_numbers(snapshot, spec, load, replicas),
         would_change=tuple(_would_change(spec, load, service_plan)),
-        replayed=replayed,
+        replayed="" if same else f"{scale.reason}: {scale.message}",
     )
+
+
+def _dated_message(status: ScalingStatus) -> str:
+    """Return the message of the status with the time of its metrics."""
+    if status.observed_at is None:
+        return status.message
+    return f"{status.message} (at {status.observed_at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _has_readings(snapshot: Snapshot) -> bool:
@@ -104,6 +109,12 @@ def _would_change(
         yield "more devices in the pool, or a larger share of them: see budget"
         return
     policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
+    if scale.reason is ScalingReason.SCALE_UP_LIMIT:
+        up = policy.spec.scale_up
+        yield (
+            f"spec.scaling.scaleUp.pods above {up.pods}, or the end of the "
+            f"{format_duration(up.period)} in which that many were added"
+        )
     yield _scale_up_message(policy, load, scale.replicas)
     yield _scale_down_message(policy, load, scale.replicas)
 
@@ -122,10 +133,16 @@ def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) ->
     added = _desired_replicas(policy, load, current, queue) - current
     window = format_duration(policy.spec.scale_up.stabilization_window)
     waiting = counted(queue, "waiting request")
+    without_activity = replace(load, activity=None)
+    longest = max(queue, round(load.waiting or 0))
+    queue_alone = _desired_replicas(policy, without_activity, current, longest)
+    if load.activity is not None and queue_alone <= current:
+        window = f"{window}, with activity {load.activity:.2f} above {policy.spec.activity.target},"
     if load.waiting is None:
         return f"{waiting} for {window} would add {counted(added, 'replica')}"
     if load.waiting >= queue:
-        return f"{load.waiting:.0f} waiting requests for {window} will add replicas"
+        now = counted(round(load.waiting), "waiting request")
+        return f"{now} for {window} will add replicas"
     missing = queue - load.waiting
     return (
         f"{waiting} in total, {missing / max(1, current):.1f} per replica more than now, for "
@@ -152,6 +169,9 @@ def _scale_down_message(policy: ScalingPolicy, load: ServiceLoad, current: int) 
         key=lambda running: _desired_replicas(policy, load, current, 0, running) >= current,
     )
     window = format_duration(policy.spec.scale_down.stabilization_window)
+    if load.waiting == 0 and load.running is not None and load.running < running:
+        now = counted(round(load.running), "running request")
+        return f"0 waiting and {now} for {window} will remove replicas"
     return (
         f"at most {counted(running - 1, 'running request')} and none waiting for {window} would "
         f"remove replicas, since those left then fill at most {HEADROOM:.0%} of maxNumSeqs "

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
@@ -79,6 +80,16 @@ class TimestampedReplicas:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingChange:
+    """The last change of the replica count, which may not be reported before the next decision."""
+
+    at: datetime
+    replicas: int
+    reason: ScalingReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
     """What the next decision needs of earlier ones."""
 
@@ -88,6 +99,7 @@ class ScalingHistory:
     """Recommendations of the scale-down window that no later one exceeds, oldest first."""
     decisions: tuple[TimestampedReplicas, ...] = ()
     """Decisions of the last period, oldest first; the last one is in effect."""
+    change: ScalingChange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,10 +129,27 @@ def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> 
     history = _record(policy.spec, load, current, recommended, history)
     decisions = _recent(history.decisions, load.at, policy.spec.scale_up.period)
     history = replace(history, decisions=decisions)
-    replicas, reason, message = _decide(policy.spec, load, recommendation, current, history)
+    return _changed(
+        _decide(policy.spec, load, recommendation, current, history), load.at, current, history
+    )
+
+
+class _Decided(NamedTuple):
+    replicas: int
+    reason: ScalingReason
+    message: str
+
+
+def _changed(
+    decided: _Decided, at: datetime, current: int, history: ScalingHistory
+) -> ScaleDecision:
+    """Return the decision, with a change of the number in its history."""
+    replicas, reason, message = decided
     if replicas != current:
         history = replace(
-            history, decisions=(*history.decisions, TimestampedReplicas(load.at, replicas))
+            history,
+            decisions=(*history.decisions, TimestampedReplicas(at, replicas)),
+            change=ScalingChange(at=at, replicas=replicas, reason=reason, message=message),
         )
     return ScaleDecision(replicas=replicas, reason=reason, message=message, history=history)
 
@@ -139,15 +168,19 @@ def recommended_replicas(policy: ScalingPolicy, load: ServiceLoad, current: int)
 
 def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
     """Return the decision after fewer replicas were granted; the windows stay."""
-    granted_replicas = grant.replicas
+    granted_replicas, message = grant.replicas, grant.shortage or ""
+    change = decision.history.change
     decisions = tuple(decided for decided in decision.history.decisions if decided.at < at)
     if not decisions or decisions[-1].replicas != granted_replicas:
         decisions = (*decisions, TimestampedReplicas(at, granted_replicas))
-    history = replace(decision.history, decisions=decisions)
+        change = ScalingChange(
+            at=at, replicas=granted_replicas, reason=grant.reason, message=message
+        )
+    history = replace(decision.history, decisions=decisions, change=change)
     return ScaleDecision(
         replicas=granted_replicas,
         reason=grant.reason,
-        message=grant.shortage or "",
+        message=message,
         history=history,
     )
 
@@ -255,58 +288,65 @@ def _decide(
     recommendation: _Recommendation,
     current: int,
     history: ScalingHistory,
-) -> tuple[int, ScalingReason, str]:
+) -> _Decided:
     """Apply the windows, then the step, then explain why the count stays."""
     if current != _clamp(spec, current):
         replicas = _clamp(spec, current)
         bound = "minReplicas" if replicas > current else "maxReplicas"
-        return replicas, ScalingReason.BOUNDS_CHANGED, f"spec.scaling.{bound} is {replicas}"
+        message = f"spec.scaling.{bound} is {replicas}"
+        return _Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
     if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
-        return current, recommendation.reason, recommendation.message
+        return _Decided(current, recommendation.reason, recommendation.message)
     up = min(recommended.replicas for recommended in history.up_window)
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
         return _scale_up(spec, recommendation, up, current, history.decisions[0].replicas)
     if down < current:
-        return down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message
+        return _Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
     return _hold(spec, load, recommendation, current)
 
 
 def _scale_up(
     spec: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
-) -> tuple[int, ScalingReason, str]:
+) -> _Decided:
     """Raise to the lowest recommendation of the window, within the step of one period."""
     limit = previous + spec.scale_up.pods
     replicas = max(current, min(target, limit))
     reason = recommendation.reason
     if replicas == target:
-        return target, reason, recommendation.message
+        return _Decided(target, reason, recommendation.message)
     period = int(spec.scale_up.period.total_seconds())
     message = (
         f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
         f"{spec.scale_up.pods} more than {period} s ago ({previous})"
     )
-    return (replicas, reason if replicas > current else ScalingReason.SCALE_UP_LIMIT, message)
+    reason = reason if replicas > current else ScalingReason.SCALE_UP_LIMIT
+    return _Decided(replicas, reason, message)
 
 
 def _hold(
     spec: ScalingSpec, load: ServiceLoad, recommendation: _Recommendation, current: int
-) -> tuple[int, ScalingReason, str]:
+) -> _Decided:
     """Return the current number with what keeps it."""
     clamped, message = _clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
         window = int(spec.scale_up.stabilization_window.total_seconds())
         reason = ScalingReason.SCALE_UP_STABILIZED
-        return current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
+        return _Decided(
+            current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
+        )
     if clamped < current:
         window = int(spec.scale_down.stabilization_window.total_seconds())
         reason = ScalingReason.SCALE_DOWN_STABILIZED
-        return current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
+        return _Decided(
+            current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
+        )
     if recommendation.replicas > current:
         desired = f"desired {recommendation.replicas}, spec.scaling.maxReplicas is {clamped}"
-        return current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}"
+        return _Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
     is_partial = load.activity is None
-    return current, ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY, message
+    reason = ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY
+    return _Decided(current, reason, message)
 
 
 def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:

@@ -41,6 +41,7 @@ from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.scaling.autoscale import ScaleDecision, ScalingChange
 from tessera.domain.scaling.rollout import (
     is_rolling_out,
     replaces_in_place,
@@ -105,7 +106,7 @@ def _service_status(
             if budget_view is not None
             else WithinBudget.NO_BUDGET,
         ),
-        scaling=_scaling_status(service_plan, previous.scaling),
+        scaling=_scaling_status(service_plan, previous.scaling, snapshot.at),
         replacement=_replacement_status(service_plan),
     )
 
@@ -435,7 +436,9 @@ def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSou
     return choice.fit.step.source if service_plan.measured_speed is None else "Measured"
 
 
-def _scaling_status(service_plan: ServicePlan, previous: ScalingStatus | None) -> ScalingStatus:
+def _scaling_status(
+    service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
+) -> ScalingStatus:
     """Return the last decision; its message changes only with count or reason."""
     scale = service_plan.scale
     if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):
@@ -445,9 +448,21 @@ def _scaling_status(service_plan: ServicePlan, previous: ScalingStatus | None) -
         for decision in scale.history.decisions
     )
     same = previous is not None and previous.desired_replicas == scale.replicas
+    reason, message, observed_at = scale.reason, scale.message, at
+    if previous and not same and (change := _unreported_change(scale, previous)):
+        reason, message, observed_at = change.reason, change.message, change.at
     return ScalingStatus(
         desired_replicas=scale.replicas,
-        reason=scale.reason,
-        message=scale.message,
+        reason=reason,
+        message=message,
+        observed_at=observed_at.replace(microsecond=0),
         recent_changes=previous.recent_changes if previous and same else decisions[-16:],
     )
+
+
+def _unreported_change(scale: ScaleDecision, previous: ScalingStatus) -> ScalingChange | None:
+    """Return why the number changed, if a later decision came before a status was written."""
+    change, reported_at = scale.history.change, previous.observed_at
+    if change is None or change.replicas != scale.replicas:
+        return None
+    return change if reported_at is None or change.at >= reported_at else None
