@@ -1,11 +1,13 @@
 """The life of an installation: models outlive the chart, and its removal leaves nothing."""
 
 import asyncio
+import json
 import re
 
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
 from demo.cluster import CHART, NAMESPACE, StepError
 from tessera.api.schema import KINDS
+from tessera.domain.mig_backends.gpu_clients import STOPPED_LABEL
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from world.testing import eventually
 
@@ -109,3 +111,23 @@ def read_removal_commands() -> list[list[str]]:
     commands = [line.split() for line in lines if line.startswith("    kubectl delete ")]
     assert commands
     return [words[1:] for words in commands]
+
+
+async def test_an_uninstall_in_mid_repartition_releases_the_nodes(release: Release) -> None:
+    await release.install(mig={"enabled": True})
+    # A running operator would take back what no plan of its own needs.
+    await release.kubectl(
+        "scale", "deployment", "tessera-operator", "-n", NAMESPACE, "--replicas=0"
+    )
+    node = (await release.kubectl("get", "nodes", "-o", "name")).split()[0].removeprefix("node/")
+    await release.kubectl("taint", "node", node, "tessera.dev/repartition=:NoSchedule")
+    stopped = "nvidia.com/gpu.deploy.device-plugin=paused-for-mig-change"
+    await release.kubectl("label", "node", node, "--overwrite", stopped, f"{STOPPED_LABEL}=1")
+    await helm(release, "uninstall", "tessera", "--wait")
+    body = json.loads(await release.kubectl("get", "node", node, "-o", "json"))
+    assert "tessera.dev/repartition" not in str(body["spec"].get("taints"))
+    labels = body["metadata"]["labels"]
+    assert (labels["nvidia.com/gpu.deploy.device-plugin"], STOPPED_LABEL in labels) == (
+        "true",
+        False,
+    )

@@ -89,6 +89,18 @@ async def test_the_first_leads_and_the_second_waits(electors: Electors) -> None:
     assert electors.leaders() == ["a"]
 
 
+async def test_a_seized_lease_ends_the_leadership_and_comes_back_later(electors: Electors) -> None:
+    await electors.a.try_acquire_or_renew()
+    await electors.b.seize(60)
+    assert not await electors.a.try_acquire_or_renew()
+    electors.advance_clocks(RENEW_DEADLINE)
+    assert electors.leaders() == []
+    electors.advance_clocks(LEASE_DURATION)
+    assert not await electors.a.try_acquire_or_renew()
+    electors.advance_clocks(60)
+    assert await electors.a.try_acquire_or_renew()
+
+
 async def test_a_renewed_lease_is_never_taken(electors: Electors) -> None:
     await electors.a.try_acquire_or_renew()
     for _ in range(10):

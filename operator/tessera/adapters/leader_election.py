@@ -18,6 +18,8 @@ from tessera.ports import Clock, ClusterError
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
 RETRY_PERIOD = 2.0
+# Attempts to take a lease that its leader renews at the same time.
+_MAX_SEIZURES = 10
 # Seconds between attempts of a leader that failed to renew.
 _RENEW_RETRY_PERIOD = 0.5
 
@@ -104,6 +106,19 @@ class LeaderElector:
         if status == HTTPStatus.OK and lease["spec"].get("holderIdentity") == self._identity:
             await self._replace(lease, holder="")
 
+    async def seize(self, seconds: int) -> None:
+        """Take the lease from its holder, so that no other process leads for so many seconds.
+
+        A former leader still leads for up to `RENEW_DEADLINE`.
+        """
+        for _ in range(_MAX_SEIZURES):
+            status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
+            if status == HTTPStatus.NOT_FOUND:
+                return
+            if status == HTTPStatus.OK and await self._replace(lease, self._identity, seconds):
+                return
+        raise ClusterError(f"Lease/{self._name} in {self._namespace} cannot be taken: {status}")
+
     async def _acquire_or_renew(self) -> bool:
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.NOT_FOUND:
@@ -118,13 +133,18 @@ class LeaderElector:
             return False
         return await self._replace(lease, holder=self._identity)
 
-    async def _replace(self, lease: dict[str, Any], holder: str) -> bool:
+    async def _replace(
+        self, lease: dict[str, Any], holder: str, seconds: int = int(LEASE_DURATION)
+    ) -> bool:
         """Replace exactly the lease that was read.
 
         Of two concurrent writers the second one fails.
         """
         previous = lease.get("spec", {})
-        spec = self._lease_spec(holder) | {"leaseTransitions": previous.get("leaseTransitions", 0)}
+        spec = self._lease_spec(holder) | {
+            "leaseDurationSeconds": seconds,
+            "leaseTransitions": previous.get("leaseTransitions", 0),
+        }
         if previous.get("holderIdentity") == holder:
             spec["acquireTime"] = previous.get("acquireTime", spec["acquireTime"])
         else:

@@ -25,6 +25,7 @@ from tessera.controller.certificates import AdmissionServer
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
+from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
 from tessera.resources.api_resources import (
@@ -48,6 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tessera-operator", description="Runs the operator.")
     parser.add_argument("--host", default="0.0.0.0", help="address that its servers bind to")
     parser.add_argument("--inspect", action="store_true", help="check the installation and exit")
+    parser.add_argument(
+        "--release-nodes", action="store_true", help="take back taints and labels, and exit"
+    )
     arguments = parser.parse_args()
     try:
         settings = Settings()
@@ -67,6 +71,8 @@ def main() -> None:
     log.setLevel(settings.log_level.upper())
     if arguments.inspect:
         sys.exit(asyncio.run(run_inspection(settings)))
+    if arguments.release_nodes:
+        sys.exit(asyncio.run(run_release(settings)))
     sys.exit(asyncio.run(operate(settings, arguments.host)))
 
 
@@ -87,6 +93,18 @@ async def run_inspection(settings: Settings) -> int:
     finally:
         await cluster.close()
     return min(failures, 1)
+
+
+async def run_release(settings: Settings) -> int:
+    """Release all nodes before an uninstall; return 1 when one could not be released."""
+    cluster = KubeCluster(await connect(settings.kubeconfig))
+    try:
+        return min(await release_nodes(settings, cluster, now), 1)
+    except ClusterError as error:
+        log.error("nodes are not released: %s", error)
+        return 1
+    finally:
+        await cluster.close()
 
 
 async def operate(
