@@ -395,6 +395,17 @@ def _reasons() -> str:
     return "\n".join(lines) + "\n"
 
 
+_OPERATOR_PAGE = (
+    "`/metrics` on port 8080: by TLS, for holders of a token who may `get` this path "
+    "([Prometheus](../tasks/install.md#prometheus))."
+)
+
+_GATEWAY_PAGE = (
+    "`/metrics` of each gateway pod, like that of the operator. Tenants and services beyond 500 "
+    "pairs share the labels `(other)`."
+)
+
+
 def _metrics() -> str:
     lines = [
         "# Metrics",
@@ -402,7 +413,7 @@ def _metrics() -> str:
         "Names as queries use them; a histogram has the series `_bucket`, `_sum` and `_count`.",
         "",
     ]
-    lines += ["## The operator", "", "`/metrics` on port 8080.", ""]
+    lines += ["## The operator", "", _OPERATOR_PAGE, ""]
     lines += _metric_rows(Telemetry().families())
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
     lines += _metric_rows(metrics_registry(Progress(attempt=1)).collect())

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ class OperatorProcess:
 
     pid: int
     address: str
+    scrape_headers: Mapping[str, str]
 
     def cpu_seconds(self) -> float:
         return sum(_cpu(pid) for pid in self._pids())
@@ -30,9 +31,12 @@ class OperatorProcess:
 
     async def metrics(self) -> dict[str, float]:
         """Samples by name, with the labels where there are any; empty while it does not answer."""
-        url = f"http://{self.address}:{METRICS_PORT}/metrics"
+        url = f"https://{self.address}:{METRICS_PORT}/metrics"
         try:
-            async with aiohttp.ClientSession() as session, session.get(url) as response:
+            async with (
+                aiohttp.ClientSession(headers=self.scrape_headers) as session,
+                session.get(url, ssl=False) as response,
+            ):
                 text = await response.text()
         except aiohttp.ClientError:
             return {}
@@ -51,7 +55,11 @@ def running(world: World) -> OperatorProcess | None:
     """The operator that runs now."""
     for container in world.containers():
         if container.container == "operator" and container.pid is not None:
-            return OperatorProcess(pid=container.pid, address=container.address)
+            return OperatorProcess(
+                pid=container.pid,
+                address=container.address,
+                scrape_headers=world.scrape_headers(),
+            )
     return None
 
 

@@ -127,6 +127,34 @@ def test_without_admission_none_of_its_objects_is_rendered() -> None:
     assert "secrets" not in plurals(objects["Role", "tessera-system/tessera-operator"]["rules"])
 
 
+def test_prometheus_scrapes_by_tls_with_the_token_of_an_account_that_only_reads_metrics() -> None:
+    objects = render("--api-versions", "monitoring.coreos.com/v1/PodMonitor")
+    (endpoint,) = objects["PodMonitor", "tessera-operator"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    credentials = endpoint["authorization"]["credentials"]
+    secret = objects["Secret", credentials["name"]]
+    assert (secret["type"], credentials["key"]) == ("kubernetes.io/service-account-token", "token")
+    account = secret["metadata"]["annotations"]["kubernetes.io/service-account.name"]
+    assert objects["ServiceAccount", account]["automountServiceAccountToken"] is False
+    bound = [
+        body["roleRef"]["name"]
+        for (kind, _), body in objects.items()
+        if kind.endswith("Binding") and account in str(body.get("subjects"))
+    ]
+    (role,) = bound
+    rules = objects["ClusterRole", role]["rules"]
+    assert rules == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    assert render()["ClusterRole", role]["rules"] == rules
+    assert not any(kind == "Secret" for kind, _ in render())
+
+
+def test_the_operator_may_review_the_tokens_of_its_readers() -> None:
+    objects = render("--set", "serviceAccount.name=fleet")
+    binding = objects["ClusterRoleBinding", "tessera-operator-tessera-system-auth-delegator"]
+    assert binding["roleRef"]["name"] == "system:auth-delegator"
+    assert [subject["name"] for subject in binding["subjects"]] == ["fleet"]
+
+
 def test_the_production_values_run_two_processes_apart_with_a_budget() -> None:
     objects = render("--values", str(CHART / "values-production.yaml"))
     spec = objects["Deployment", "tessera-operator"]["spec"]

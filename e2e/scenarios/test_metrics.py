@@ -1,8 +1,11 @@
 """The real Prometheus: what the operator queries, and what it exports itself."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
+
+import aiohttp
 
 from demo.cluster import NAMESPACE, Json
 from demo.load import steady_load
@@ -13,6 +16,7 @@ from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.resources.api_resources import PODS
+from world.api import SERVICE_ACCOUNTS
 from world.testing import eventually
 
 
@@ -132,3 +136,32 @@ async def test_the_operator_exports_its_own_metrics(namespace: ScenarioNamespace
     assert await namespace.query_prometheus(
         f"tessera_reconcile_duration_seconds_count{{{selector}}}"
     )
+
+
+async def test_the_operator_shows_its_metrics_only_to_readers_of_that_path(
+    namespace: ScenarioNamespace,
+) -> None:
+    world = namespace.cluster.world
+    addresses = [pod.address for pod in world.containers() if pod.container == "operator"]
+    account = SERVICE_ACCOUNTS.path(namespace.name, "default", "token")
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    token = (await namespace.cluster.api.create(account, request))["status"]["token"]
+
+    async def read_status(headers: Mapping[str, str]) -> int:
+        url = f"https://{addresses[0]}:8080/metrics"
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.get(url, ssl=False) as response,
+        ):
+            return response.status
+
+    async def expect_status(headers: Mapping[str, str], status: int) -> None:
+        # Right after another refusal an unknown token waits for its review.
+        assert (
+            await eventually(partial(read_status, headers), lambda answer: answer != 429) == status
+        )
+
+    await expect_status({}, 401)
+    await expect_status({"Authorization": "Bearer nonsense"}, 401)
+    await expect_status({"Authorization": f"Bearer {token}"}, 403)
+    await expect_status(world.scrape_headers(), 200)

@@ -76,8 +76,8 @@ class Api:
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def create(self, path: str, body: Json) -> Json:
-        return await self._request("POST", path, {}, body)
+    async def create(self, path: str, body: Json, **query: str) -> Json:
+        return await self._request("POST", path, query, body)
 
     async def patch(self, path: str, body: Json | list[Json], kind: str = MERGE) -> Json:
         return await self._request("PATCH", path, {}, body, kind)

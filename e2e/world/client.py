@@ -18,7 +18,7 @@ from fakevolume.faulty_volume import set_error
 from world import binaries
 from world.binaries import Progress
 from world.errors import WorldError, require_linux
-from world.folders import DEFAULT_FLEET, HERE
+from world.folders import DEFAULT_FLEET, HERE, SCRAPE_TOKEN
 from world.supervisor import FACTS, READY
 
 END_SECONDS = 60
@@ -49,6 +49,11 @@ class World:
     binaries: Path
     audit_log: Path
     """One JSON object per line: who wrote what."""
+
+    def scrape_headers(self) -> dict[str, str]:
+        """Headers by which its Prometheus may read the operator's metrics."""
+        token = (self.folder / SCRAPE_TOKEN).read_text()
+        return {"Authorization": f"Bearer {token}"}
 
     def binary(self, name: str) -> Path:
         """A program of the world: kubectl, helm, prometheus, ..."""

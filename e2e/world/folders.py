@@ -7,6 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MANIFESTS = HERE / "manifests"
 DEFAULT_FLEET = HERE / "fleets" / "default.yaml"
+# In the folder of a world: the token of its Prometheus.
+SCRAPE_TOKEN = "prometheus.token"  # noqa: S105 - a file's name
 
 
 def cache() -> Path:

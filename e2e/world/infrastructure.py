@@ -11,7 +11,7 @@ import yaml
 from world.api import CONFIG_MAPS, SERVICE_ACCOUNTS, Api, connect
 from world.child_processes import until
 from world.control_plane import ControlPlane
-from world.folders import MANIFESTS
+from world.folders import MANIFESTS, SCRAPE_TOKEN
 from world.keys import Authority
 from world.kwok import kwok
 from world.plan import Plan
@@ -20,6 +20,7 @@ from world.prometheus import prometheus
 from world.slots import free_port
 
 START_SECONDS = 90
+SCRAPE_TOKEN_SECONDS = 7 * 24 * 3600
 MASTERS = "system:masters"
 
 
@@ -106,3 +107,11 @@ async def _first_objects(plan: Plan, api: Api) -> None:
     for file in files:
         for manifest in yaml.safe_load_all((MANIFESTS / file).read_text()):
             await api.apply_manifest(manifest)
+    account = SERVICE_ACCOUNTS.path("monitoring", "prometheus", "token")
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"expirationSeconds": SCRAPE_TOKEN_SECONDS},
+    }
+    token = (await api.create(account, request))["status"]["token"]
+    (plan.folder / SCRAPE_TOKEN).write_text(token)

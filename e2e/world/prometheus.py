@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tessera.resources.namespace_objects import ENGINE_METRICS, SCRAPE_LIMITS
 from world.api import Json
+from world.folders import SCRAPE_TOKEN
 from world.slots import Slot, free_port
 
 OPERATOR = "app.kubernetes.io/name=tessera-operator"
@@ -38,6 +39,11 @@ def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
     def own_job(name: str) -> Json:
         return {"source_labels": [NAMESPACE], "target_label": "job", "replacement": f"$1/{name}"}
 
+    operator = {
+        "scheme": "https",
+        "tls_config": {"insecure_skip_verify": True},
+        "authorization": {"credentials_file": str(kubeconfig.parent / SCRAPE_TOKEN)},
+    }
     engines = {
         "honor_timestamps": False,
         "metric_relabel_configs": [_keep("__name__", ENGINE_METRICS)],
@@ -46,7 +52,7 @@ def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
     return {
         "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{scrape_seconds}s"),
         "scrape_configs": [
-            _job("operator", OPERATOR, slot, kubeconfig, own_job("tessera-operator")),
+            _job("operator", OPERATOR, slot, kubeconfig, own_job("tessera-operator")) | operator,
             _job("engines", ENGINE, slot, kubeconfig, own_job("tessera-engine")) | engines,
             # Only the exporter says which pod a sample is about, so nobody else may pass for it.
             _job("dcgm-exporter", EXPORTER, slot, kubeconfig, _keep(NAMESPACE, "gpu-operator"))

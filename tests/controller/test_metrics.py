@@ -1,14 +1,37 @@
 """The metrics endpoint holds no more than its limits, however many connect."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection
+from datetime import timedelta
+from functools import cache
+from http import HTTPStatus
+from http.client import HTTPSConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tessera.controller.metrics import MAX_CONNECTIONS, MetricsServer, serve_metrics
+from tessera.adapters import certificates
+from tessera.adapters.clock import now
+from tessera.controller.certificates import certificate_files, server_context, write_pair
+from tessera.controller.https_server import MAX_CONNECTIONS
+from tessera.controller.metrics import MetricsServer, serve_metrics
 
 DEADLINE_SECONDS = 10
+READER = "reader"
+
+
+@cache
+def a_context(host: str) -> ssl.SSLContext:
+    with TemporaryDirectory() as folder:
+        files = certificate_files(Path(folder))
+        write_pair(files, certificates.issue(host, now(), timedelta(days=1)).pair)
+        return server_context(files)
+
+
+def check(token: str) -> HTTPStatus:
+    return HTTPStatus.OK if token == READER else HTTPStatus.FORBIDDEN
 
 
 @contextmanager
@@ -20,7 +43,9 @@ def a_server(seconds: float = 60) -> Iterator[tuple[MetricsServer, list[int]]]:
         rendered.append(1)
         return b"up 1\n"
 
-    server = serve_metrics("127.0.0.1", 0, page, seconds)
+    server = serve_metrics(
+        ("127.0.0.1", 0), page, tls=lambda: a_context("first"), check=check, seconds=seconds
+    )
     try:
         yield server, rendered
     finally:
@@ -28,15 +53,30 @@ def a_server(seconds: float = 60) -> Iterator[tuple[MetricsServer, list[int]]]:
         server.server_close()
 
 
-def get(server: MetricsServer, path: str = "/metrics") -> tuple[int, bytes]:
-    connection = HTTPConnection("127.0.0.1", server.server_port, timeout=DEADLINE_SECONDS)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    return response.status, response.read()
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def get(
+    server: MetricsServer, path: str = "/metrics", authorization: str = f"Bearer {READER}"
+) -> tuple[int, bytes]:
+    connection = HTTPSConnection(
+        "127.0.0.1", server.server_port, timeout=DEADLINE_SECONDS, context=client_context()
+    )
+    headers = {"Authorization": authorization} if authorization else {}
+    connection.request("GET", path, headers=headers)
+    with connection.getresponse() as response:
+        return response.status, response.read()
+
+
+def connected(server: MetricsServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=DEADLINE_SECONDS)
 
 
 def half_a_request(server: MetricsServer) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", server.server_port), timeout=DEADLINE_SECONDS)
+    client = client_context().wrap_socket(connected(server))
     client.sendall(b"GET /metrics HT")
     return client
 
@@ -46,6 +86,48 @@ def test_only_the_metrics_are_served() -> None:
         assert get(server) == (200, b"up 1\n")
         assert get(server, "/metrics?name[]=up")[0] == 200
         assert get(server, "/")[0] == 404
+
+
+def test_nobody_reads_without_the_token_of_a_reader() -> None:
+    with a_server() as (server, rendered):
+        assert get(server, authorization="") == (401, b"")
+        assert get(server, authorization="Basic cmVhZGVy") == (401, b"")
+        assert get(server, authorization="Bearer other") == (403, b"")
+        assert rendered == []
+        assert get(server, authorization="bearer reader") == (200, b"up 1\n")
+
+
+def test_nothing_is_served_without_tls() -> None:
+    with a_server() as (server, rendered), connected(server) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\nAuthorization: Bearer reader\r\n\r\n")
+        assert b"HTTP" not in client.recv(1024)
+        assert rendered == []
+
+
+def test_a_renewed_certificate_counts_for_the_next_connection() -> None:
+    contexts = [a_context("first"), a_context("second")]
+    server = serve_metrics(("127.0.0.1", 0), bytes, tls=lambda: contexts[0], check=check)
+
+    def presented() -> bytes | None:
+        with client_context().wrap_socket(connected(server)) as client:
+            return client.getpeercert(binary_form=True)
+
+    try:
+        first = presented()
+        assert presented() == first
+        del contexts[0]
+        assert presented() != first
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_of_a_request_without_end_few_bytes_are_read() -> None:
+    with a_server() as (server, rendered), half_a_request(server) as client:
+        client.sendall(b"TP/1.0\r\n" + b"X-Filler: %b\r\n" % (b"x" * 1024) * 50)
+        client.sendall(b"Authorization: Bearer reader\r\n\r\n")
+        assert b" 401 " in client.recv(1024)
+        assert rendered == []
 
 
 def test_many_scrapes_cost_no_more_than_one() -> None:
@@ -59,6 +141,7 @@ def test_connections_that_say_nothing_hold_few_threads_and_keep_nobody_out() -> 
     before = threading.active_count()
     with a_server() as (server, _), ExitStack() as clients:
         for _ in range(150):
+            clients.enter_context(connected(server))
             clients.enter_context(half_a_request(server))
         assert get(server) == (200, b"up 1\n")
         server.shutdown()
@@ -67,4 +150,9 @@ def test_connections_that_say_nothing_hold_few_threads_and_keep_nobody_out() -> 
 
 def test_a_request_that_does_not_end_is_cut() -> None:
     with a_server(seconds=0.2) as (server, _), half_a_request(server) as client:
+        assert client.recv(1) == b""
+
+
+def test_a_client_that_makes_no_handshake_is_cut() -> None:
+    with a_server(seconds=0.2) as (server, _), connected(server) as client:
         assert client.recv(1) == b""

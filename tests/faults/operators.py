@@ -22,6 +22,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.connection import connect
 from tessera.controller.main import operate
 from tessera.settings import Settings
+from world.folders import SCRAPE_TOKEN
 
 SENT, ANSWERED = 0, 1
 CRASH_EXIT_CODE = 77
@@ -150,8 +151,13 @@ class RestartingOperator:
 
     async def metrics(self) -> str:
         """Return the metrics that it exports."""
-        url = f"http://127.0.0.1:{self._options.metrics_port}/metrics"
-        async with aiohttp.ClientSession() as http, http.get(url) as response:
+        url = f"https://127.0.0.1:{self._options.metrics_port}/metrics"
+        token = (self._options.kubeconfig.parent / SCRAPE_TOKEN).read_text()
+        headers = {"Authorization": f"Bearer {token}"}
+        async with (
+            aiohttp.ClientSession(headers=headers, raise_for_status=True) as http,
+            http.get(url, ssl=False) as response,
+        ):
             return await response.text()
 
     async def has_planned(self, namespace: str, service: str) -> bool:

@@ -19,6 +19,8 @@
 
 {{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
 
+{{- define "tessera.metricsReader" -}}tessera-metrics-reader{{- end -}}
+
 {{- define "tessera.batchRole" -}}
 {{- printf "tessera-batch-runner-%s" .Release.Namespace | trunc 63 | trimSuffix "-" -}}
 {{- end -}}

@@ -29,6 +29,25 @@ from tessera.ports import CertificateStore, Clock, ClusterError
 log = logging.getLogger("tessera")
 
 
+def certificate_files(folder: Path) -> tuple[Path, Path]:
+    """Return the files of certificate and key: Python's TLS reads them from files only."""
+    return folder / "tls.crt", folder / "tls.key"
+
+
+def write_pair(files: tuple[Path, Path], pair: KeyPair) -> None:
+    """Write certificate and key to their files."""
+    for path, text in zip(files, (pair.certificate, pair.key), strict=True):
+        path.touch(mode=0o600)
+        path.write_text(text, encoding="utf-8")
+
+
+def server_context(files: tuple[Path, Path]) -> ssl.SSLContext:
+    """Return the TLS context of a server with this certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*files)
+    return context
+
+
 class CertificateRotator:
     """Keeps the TLS context in line with the Secret; a leader also keeps the Secret."""
 
@@ -51,8 +70,7 @@ class CertificateRotator:
         self._trusted: tuple[tuple[str, ...], datetime] | None = None
         """The authorities that the API server trusts, and since when."""
         self._problem = ""
-        self.files = folder / "tls.crt", folder / "tls.key"
-        """Folder for certificate and key: Python's TLS reads them from files only."""
+        self.files = certificate_files(folder)
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.ready = asyncio.Event()
         """Set once there is a certificate to serve with."""
@@ -134,9 +152,7 @@ class CertificateRotator:
         if expires is None:
             raise ClusterError("tls.crt and tls.key of the Secret do not match")
         try:
-            for path, text in zip(self.files, (pair.certificate, pair.key), strict=True):
-                path.touch(mode=0o600)
-                path.write_text(text, encoding="utf-8")
+            write_pair(self.files, pair)
             self.context.load_cert_chain(*self.files)
         except OSError as error:  # TLS reports invalid files as an OSError too
             raise ClusterError(f"tls.crt and tls.key cannot be loaded: {error}") from error

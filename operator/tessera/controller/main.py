@@ -25,6 +25,7 @@ from tessera.controller.certificates import AdmissionServer
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
+from tessera.controller.token_access import metrics_access
 from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
@@ -119,7 +120,13 @@ async def operate(
         connection, settings.watch_namespaces, prepull_namespace(settings.namespace)
     )
     runtime = Runtime(settings, cluster, clock)
-    serve_metrics(host, settings.metrics_port, runtime.telemetry.exposition)
+    loop = asyncio.get_running_loop()
+    serve_metrics(
+        (host, settings.metrics_port),
+        runtime.telemetry.exposition,
+        tls=lambda: runtime.tls,
+        check=metrics_access(cluster, loop).check,
+    )
     tasks = (
         asyncio.create_task(runtime.run(), name="runtime"),
         asyncio.create_task(_run_kopf(runtime, connection, settings, host), name="kopf"),

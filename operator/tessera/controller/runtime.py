@@ -6,10 +6,11 @@ import logging
 import shutil
 import tempfile
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from tessera.adapters import certificates
 from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now, seconds_since_boot
 from tessera.adapters.engine_client import HttpEngines
@@ -18,7 +19,12 @@ from tessera.adapters.kube import KubeCluster
 from tessera.adapters.layout_solver import LayoutSolverProcess
 from tessera.adapters.leader_election import LeaderElector
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.controller.certificates import CertificateRotator
+from tessera.controller.certificates import (
+    CertificateRotator,
+    certificate_files,
+    server_context,
+    write_pair,
+)
 from tessera.controller.garbage import freeze_survivors
 from tessera.controller.metrics_reader import MetricsReader
 from tessera.domain.config import Config
@@ -47,6 +53,7 @@ log = logging.getLogger("tessera")
 # Name of the leader election's Lease.
 LEASE = "tessera-operator"
 _LAG_SECONDS = 0.25
+_SELF_SIGNED_LIFETIME = timedelta(days=3650)
 _MAX_RECONCILE_AGE_SECONDS = 60.0
 
 
@@ -136,6 +143,11 @@ class Runtime:
         )
         self._certificate_interval = settings.webhook_certificate_poll_interval
         self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        # Metrics are served before, and without, the certificate of admission.
+        self_signed = certificates.issue(settings.pod_name, now(), _SELF_SIGNED_LIFETIME)
+        write_pair(certificate_files(self._folder), self_signed.pair)
+        self.tls = server_context(certificate_files(self._folder))
+        """The certificate of the metrics: that of admission once it is loaded."""
         self.rotator = self._build_rotator(settings, cluster)
 
     async def run(self) -> None:
@@ -200,8 +212,12 @@ class Runtime:
             ),
             may_renew=lambda: manages_certificate and self.elector.is_leader(),
             clock=now,
-            on_loaded=partial(self.telemetry.record_certificate, settings.webhook_service),
+            on_loaded=partial(self._use_certificate, settings.webhook_service),
         )
+
+    def _use_certificate(self, secret: str, expires: datetime) -> None:
+        self.telemetry.record_certificate(secret, expires)
+        self.tls = server_context(certificate_files(self._folder))
 
     async def _lead(self) -> None:
         # Wait until all kinds are listed: missing TenantBudgets must not mean that there are no

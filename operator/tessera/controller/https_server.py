@@ -1,0 +1,159 @@
+"""Servers that any pod may reach: TLS and bearer tokens, in threads of their own."""
+
+import contextlib
+import io
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+from typing_extensions import override
+
+MAX_CONNECTIONS = 16
+
+
+class HttpsServer(ThreadingHTTPServer):
+    """Connections beyond a number and a time are cut, the oldest first."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        handler: type["HttpsHandler"],
+        *,
+        tls: Callable[[], ssl.SSLContext],
+        check: Callable[[str], HTTPStatus],
+        seconds: float,
+    ) -> None:
+        """Take `tls`, which is asked for each connection, so a renewed certificate counts at once.
+
+        `check` returns OK for a token that may use the server.
+        """
+        self.check = check
+        self._tls, self._seconds = tls, seconds
+        self._since: dict[socket.socket, float] = {}
+        self._connections = threading.Lock()
+        super().__init__(address, handler)
+
+    def start(self, name: str) -> None:
+        """Serve until the process ends."""
+        threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
+
+    @override
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        # The thread of the connection makes the handshake: a slow client delays no other.
+        tls_connection = self._tls().wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+        return tls_connection, address
+
+    @override
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._connections:
+            while len(self._since) >= MAX_CONNECTIONS:
+                self._cut(next(iter(self._since)))
+            self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    @override
+    def service_actions(self) -> None:
+        with self._connections:
+            for request, since in tuple(self._since.items()):
+                if time.monotonic() - since > self._seconds:
+                    self._cut(request)
+
+    @override
+    def shutdown_request(self, request: Any) -> None:
+        with self._connections:
+            self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a client that goes away is no news
+            super().handle_error(request, client_address)
+
+    def _cut(self, request: socket.socket) -> None:
+        del self._since[request]
+        with contextlib.suppress(OSError):
+            # Below TLS, whose own shutdown would let the connection's thread go on without it.
+            socket.socket.shutdown(request, socket.SHUT_RDWR)
+
+
+class _BoundedReader(io.BufferedIOBase):
+    """Bytes of a request, up to a number of them; what follows is as if it were never sent."""
+
+    def __init__(self, file: io.BufferedIOBase, limit: int) -> None:
+        self._file, self._limit, self._left = file, limit, limit
+
+    def renew(self) -> None:
+        """Begin the next request."""
+        self._left = self._limit
+
+    @override
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = self._file.readline(self._left)
+        self._left -= len(line)
+        return line
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = self._file.read(min(size, self._left) if size and size > 0 else 0)
+        self._left -= len(content)
+        return content
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class HttpsHandler(BaseHTTPRequestHandler):
+    """Bounds what it reads, and answers without a word about the server."""
+
+    max_request_bytes: ClassVar[int] = 16 * 1024
+    server: HttpsServer
+    request: ssl.SSLSocket
+
+    @override
+    def setup(self) -> None:
+        self.request.do_handshake()
+        super().setup()
+        self.rfile = self._bounded = _BoundedReader(self.rfile, self.max_request_bytes)
+
+    @override
+    def handle_one_request(self) -> None:
+        self._bounded.renew()
+        super().handle_one_request()
+
+    def token_status(self) -> HTTPStatus:
+        """Return OK, or the status that refuses the token of the request."""
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer" and token.strip()
+        return self.server.check(token.strip()) if is_bearer else HTTPStatus.UNAUTHORIZED
+
+    def respond(self, status: HTTPStatus, body: bytes = b"", content_type: str = "") -> None:
+        """Respond; after anything but success the connection ends."""
+        self.send_response(status)
+        if status is HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if content_type:
+            self.send_header("Content-Type", content_type)
+        if status != HTTPStatus.NO_CONTENT:
+            self.send_header("Content-Length", str(len(body)))
+        if status >= HTTPStatus.BAD_REQUEST:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: requests are not news."""
