@@ -13,11 +13,15 @@ from tests.dashboards import DASHBOARDS, known_metrics, read, targets
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
 RULES: list[dict[str, Any]] = [
     rule
-    for path in sorted(FOLDER.glob("*.yaml"))
-    for group in yaml.safe_load(path.read_text(encoding="utf-8"))
+    for name in ("speed.yaml", "alerts.yaml")
+    for group in yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
     for rule in group["rules"]
 ]
 FOREIGN = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
+
+
+def test_every_rule_file_is_rendered() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {"speed.yaml", "alerts.yaml"}
 
 
 def test_every_metric_is_exported_or_recorded_before() -> None:
@@ -61,5 +65,5 @@ def test_panels_ask_for_what_is_recorded() -> None:
 )
 def test_an_alert_has_a_time_a_severity_and_annotations(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"\d+[mh]", rule["for"])
-    assert rule["labels"]["severity"] in ("info", "warning")
+    assert rule["labels"]["severity"] in ("info", "warning", "critical")
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}

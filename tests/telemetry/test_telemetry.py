@@ -1,5 +1,6 @@
-"""The metrics of the bill."""
+"""The metrics of the bill, of budgets and of the process."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.billing.bill import Bill, CostLine, CostState
+from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
-from tests.builders import NOW, at, dollars
+from tests.builders import NOW, a_budget, a_service, a_snapshot, at, dollars, plan_of
 
 CHAT = CostLine(
     currency="USD",
@@ -74,3 +76,34 @@ def test_what_was_spent_stays_with_the_tenant_of_then() -> None:
         ("globex", "chat", "serving"): 5,
         ("", "chat", "serving"): 3,
     }
+
+
+def test_which_limits_of_a_budget_hold_is_exported_with_the_reason() -> None:
+    accepted = a_budget()
+    mistyped = replace(accepted, spec=None, problem="spec.limits[0].amount: not a number")
+    for budget, reason, value in (
+        (accepted, "CurrentSpec", 1),
+        (mistyped, "NotAccepted", 0),
+    ):
+        telemetry = Telemetry()
+        snapshot = a_snapshot(a_service(), budgets=(budget,))
+        outcome = ReconcileOutcome(
+            snapshot=snapshot,
+            plan=plan_of(snapshot),
+            bill=Bill(),
+            problems={},
+            writes=0,
+            cpu_seconds=0,
+        )
+        telemetry.record_reconcile(outcome, 0.1)
+        text = telemetry.exposition().decode()
+        line = f'tessera_budget_enforcing{{budget="team-a",reason="{reason}"}} {value:.1f}\n'
+        assert line in text
+
+
+def test_a_process_that_loses_the_leadership_says_so_without_a_cycle() -> None:
+    telemetry, leaders = Telemetry(), [True]
+    telemetry.watch_leader(lambda: bool(leaders))
+    assert "\ntessera_leader 1.0\n" in telemetry.exposition().decode()
+    leaders.clear()
+    assert "\ntessera_leader 0.0\n" in telemetry.exposition().decode()

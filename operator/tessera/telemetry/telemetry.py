@@ -344,6 +344,11 @@ class _BudgetCollector(Collector):
                 ("forecast", "Spend at the end of the window if everything that runs continues"),
             )
         )
+        enforcing = GaugeMetricFamily(
+            "tessera_budget_enforcing",
+            "1 if limits hold, those of spec or the last accepted ones, else 0; with the reason.",
+            labels=["budget", "reason"],
+        )
         within_budget = GaugeMetricFamily(
             "tessera_budget_within_budget",
             "1 if the budget covers everything that is requested, else 0; with the reason.",
@@ -363,6 +368,8 @@ class _BudgetCollector(Collector):
             if view.override is not None:
                 override.add_metric([view.budget.name], view.override.until.timestamp())
             name, verdict = view.budget.name, view.within_budget
+            limits = view.enforcing.reason
+            enforcing.add_metric([name, limits], float(limits.is_true))
             owner = view.spec.owner if view.spec is not None else ""
             within_budget.add_metric([name, owner, verdict.reason], float(verdict.reason.is_true))
             for budget_window in view.state.current_windows:
@@ -376,7 +383,7 @@ class _BudgetCollector(Collector):
                     label_values, budget_window.min_replicas_cost + budget_window.granted
                 )
                 forecast.add_metric(label_values, budget_window.forecast)
-        yield from (limit, spent, committed, forecast, within_budget, start, override)
+        yield from (limit, spent, committed, forecast, enforcing, within_budget, start, override)
 
 
 class _BatchCollector(Collector):

@@ -1,0 +1,14 @@
+"""The alerts of the chart: rule, promtool tests and runbook of each from one value."""
+
+from alerts.alert import Alert
+from alerts.layouts import LAYOUTS
+from alerts.operator import OPERATOR
+from alerts.speed import SPEED
+
+# By the group of the PrometheusRule.
+GROUPS: dict[str, tuple[Alert, ...]] = {
+    "tessera.operator.alerts": OPERATOR,
+    "tessera.layouts.alerts": LAYOUTS,
+    "tessera.speed.alerts": SPEED,
+}
+ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)
