@@ -22,7 +22,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.hostile.score"]
+pytest_plugins = ["tests.generation.coverage", "tests.hostile.score"]
 
 # Without this, the thread of grpc.aio ends with the last channel or server: perhaps in the garbage
 # collector, which then waits for a thread that waits for an event loop that a test has closed.
@@ -50,6 +50,7 @@ GROUPS = (
     ("tests/faults/",),
     ("e2e/chart_tests/",),
     ("e2e/repartition/",),
+    ("e2e/faults/",),
     ("e2e/hostile/",),
     ("e2e/soak/",),
     ("e2e/docs_tests/",),

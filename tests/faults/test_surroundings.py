@@ -1,4 +1,4 @@
-"""What an operator is told by others is wrong: Prometheus, its node's clock, a restored etcd."""
+"""Others give the operator wrong data: Prometheus, its node's clock, a restored etcd."""
 
 import asyncio
 import shutil
@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from fractions import Fraction
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -98,6 +99,7 @@ async def test_a_prometheus_without_data_delays_and_ends_nothing(
     [
         timedelta(hours=2),
         pytest.param(timedelta(hours=-2), marks=pytest.mark.full),
+        pytest.param(timedelta(days=-3), marks=pytest.mark.full),
         pytest.param(timedelta(days=40), marks=pytest.mark.full),
     ],
 )
@@ -201,5 +203,5 @@ async def has_planned(operator: RestartingOperator, namespace: str, service: str
     """Return whether the service is in the plan; not while the process is replaced."""
     try:
         return await operator.has_planned(namespace, service)
-    except OSError:
+    except (OSError, aiohttp.ClientResponseError):
         return True
