@@ -29,7 +29,7 @@ from scenarios.chaos import (
     count_created_jobs,
     lose_node_with_notice,
     lose_silent_node,
-    record_exit_codes,
+    record_runners,
     run_with_faults,
 )
 from scenarios.chaos import (
@@ -207,7 +207,7 @@ async def _world(seeds: int) -> dict[str, float]:
 
     async def suffered(seed: int) -> Course:
         batch = await batch_world.submit(f"seed-{seed}", rows=CHAOS_ROWS, tokens=WORLD_TOKENS)
-        story = await run_with_faults(batch, seed, codes, operator)
+        story = await run_with_faults(batch, seed, record, operator)
         _log(
             f"seed {seed:2}: {story.seconds:3.0f} s, {story.attempts} attempts, "
             f"lost {story.rows.lost}, twice {story.rows.duplicates}, "
@@ -219,7 +219,7 @@ async def _world(seeds: int) -> dict[str, float]:
 
     async with (
         _batch_world(spot=4 * AT_ONCE) as batch_world,
-        record_exit_codes(batch_world.cluster, batch_world.name) as codes,
+        record_runners(batch_world.cluster, batch_world.name) as record,
     ):
         stories = await _some_at_a_time(suffered, range(1, seeds + 1), AT_ONCE)
         repeated = sum(count - 1 for count in count_created_jobs(batch_world).values())
@@ -268,7 +268,7 @@ async def _losses(seeds: int) -> dict[str, float]:
             f"notice of {grace} s by {taint or 'a drain'}",
             seed,
             await lose_node_with_notice(
-                batch, codes, taint=taint, grace_seconds=grace, dies_after=grace
+                batch, record, taint=taint, grace_seconds=grace, dies_after=grace
             ),
         )
 
@@ -276,12 +276,12 @@ async def _losses(seeds: int) -> dict[str, float]:
         batch = await batch_world.submit(f"silence-{seed}", rows=LOSS_ROWS, tokens=LOSS_TOKENS)
         await batch.wait_for_rows(_rows_before_loss(seed, LOSS_ROWS // 15))
         deaf = seed % 2 == 0
-        survival = await lose_silent_node(batch, codes, delete_pod=deaf)
+        survival = await lose_silent_node(batch, record, delete_pod=deaf)
         return _log_survival(f"silence{', void token' if deaf else ''}", seed, survival)
 
     async with (
         _batch_world(2 * LOSSES_AT_ONCE) as batch_world,
-        record_exit_codes(batch_world.cluster, batch_world.name) as codes,
+        record_runners(batch_world.cluster, batch_world.name) as record,
     ):
         notices = await _some_at_a_time(noticed, range(1, seeds + 1), LOSSES_AT_ONCE)
         silences = await _some_at_a_time(silent, range(1, seeds + 1), LOSSES_AT_ONCE)

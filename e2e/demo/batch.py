@@ -90,7 +90,8 @@ async def _expect_refusal(cluster: InstalledCluster, folder: Path) -> None:
 def _row(number: int) -> str:
     body = {
         "messages": [{"role": "user", "content": f"Describe mosaic number {number}."}],
-        "max_tokens": -1 if number == _BAD_ROW else ANSWER_TOKENS,
+        "max_tokens": ANSWER_TOKENS,
+        "temperature": -1 if number == _BAD_ROW else 0,
     }
     row = {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/chat/completions"}
     return json.dumps(row | {"body": body}) + "\n"

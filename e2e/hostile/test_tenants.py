@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -132,33 +132,35 @@ async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Ident
     await bystander.assert_undisturbed()
 
 
-async def test_an_orphaned_service_leaves_and_is_paid_until_then(
-    bystander: Bystander, tenant: Identity, editor: Identity
-) -> None:
-    await fund(bystander.cluster, HOSTILE, HOSTILE)
-    await tenant.serve("orphan", replicas=1)
-    await running_pod(bystander)
+async def orphan(bystander: Bystander, tenant: Identity, editor: Identity) -> None:
+    """Delete the service without its Deployment, and scale that."""
     (deployment,) = await deployments(bystander)
-    await tenant.run("delete", "inferenceservice", "orphan", "--cascade=orphan")
+    await tenant.run("delete", "inferenceservice", "left", "--cascade=orphan")
     try:
         await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=3")
     except StepError as error:
         if "NotFound" not in str(error):  # the operator may have been faster
             raise
 
-    await wait_for_replicas(bystander, lambda counts: not any(counts), within=40)
-    await bystander.assert_undisturbed()
+
+async def hold(_bystander: Bystander, tenant: Identity, _editor: Identity) -> None:
+    """Delete the service behind a finalizer."""
+    patch = json.dumps({"metadata": {"finalizers": ["example.org/held"]}})
+    await tenant.run("patch", "inferenceservice", "left", "--type=merge", "-p", patch)
+    await tenant.run("delete", "inferenceservice", "left", "--wait=false")
 
 
-async def test_a_finalizer_of_the_tenant_keeps_nothing_running(
-    bystander: Bystander, tenant: Identity
+@pytest.mark.parametrize("delete", [orphan, hold])
+async def test_a_deleted_service_keeps_nothing_running(
+    bystander: Bystander,
+    tenant: Identity,
+    editor: Identity,
+    delete: Callable[[Bystander, Identity, Identity], Awaitable[None]],
 ) -> None:
     await fund(bystander.cluster, HOSTILE, HOSTILE)
-    await tenant.serve("held", replicas=1)
+    await tenant.serve("left", replicas=1)
     await running_pod(bystander)
-    patch = json.dumps({"metadata": {"finalizers": ["example.org/held"]}})
-    await tenant.run("patch", "inferenceservice", "held", "--type=merge", "-p", patch)
-    await tenant.run("delete", "inferenceservice", "held", "--wait=false")
+    await delete(bystander, tenant, editor)
 
     await wait_for_replicas(bystander, lambda counts: not any(counts), within=40)
     await bystander.assert_undisturbed()

@@ -201,7 +201,7 @@ class Batch:
         return progress
 
     async def wait_for_rows(
-        self, rows: int, attempt: int | None = None, within: float = 60
+        self, rows: int, attempt: int | None = None, within: float = 120
     ) -> Json:
         """Wait until a running runner has completed so many rows."""
         return await eventually(

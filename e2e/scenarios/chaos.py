@@ -5,20 +5,20 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from demo.cluster import InstalledCluster, Json
+from demo.cluster import InstalledCluster, Json, condition
 from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, is_finished
 from scenarios.kills import kill_operator
 from tessera.batch_runner import parts
-from tessera.domain.batch.names import RUNNER
+from tessera.domain.batch.names import RUNNER, job_name
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.names import ENGINE
-from tessera.resources.api_resources import JOBS, PODS
+from tessera.resources.api_resources import JOBS, NODES, PODS
 from world import WorldError
 from world.client import RunningContainer
 from world.informer import Informer, Key
@@ -29,8 +29,42 @@ CLOUD_TAINTS = tuple(sorted(key for key in DISRUPTION_TAINTS if "node.kubernetes
 # What is killed with -9, or cut off from the API.
 FAULT_KINDS = ("runner", "engine", "node", "silence", "operator")
 _LONGEST_WAIT = 180.0
-# Exit codes of runners by their pods.
-ExitCodes = dict[str, int]
+
+
+@dataclass(slots=True)
+class RunnerRecord:
+    """What became of the runners of a namespace, also of those whose pods are deleted."""
+
+    exit_codes: dict[str, int] = field(default_factory=dict)
+    """By pod."""
+    lost_pods: set[str] = field(default_factory=set)
+    """Pods on nodes that the control plane declared lost, rightly or not."""
+    _nodes: dict[str, str] = field(default_factory=dict)
+    _lost_nodes: set[str] = field(default_factory=set)
+
+    def record_pod(self, key: Key, pod: Json | None) -> None:
+        """Record the node of a pod, and the exit code of its runner."""
+        if pod is None:
+            return
+        for container in pod.get("status", {}).get("containerStatuses", []):
+            if container["name"] == RUNNER and "terminated" in container["state"]:
+                self.exit_codes[key[1]] = container["state"]["terminated"]["exitCode"]
+        self._nodes[key[1]] = node = pod["spec"].get("nodeName", "")
+        if node in self._lost_nodes:
+            self.lost_pods.add(key[1])
+
+    def record_node(self, key: Key, node: Json | None) -> None:
+        """Record whether a node is ready."""
+        if node is not None and condition(node, "Ready").get("status") == "True":
+            self._lost_nodes.discard(key[1])
+            return
+        self._lost_nodes.add(key[1])
+        self.lost_pods |= {pod for pod, name in self._nodes.items() if name == key[1]}
+
+    def count_lost(self, batch: Batch, attempts: Iterable[int]) -> int:
+        """Count the attempts of a batch whose node was declared lost."""
+        prefixes = [f"{job_name(batch.name, attempt)}-" for attempt in attempts]
+        return sum(any(pod.startswith(prefix) for pod in self.lost_pods) for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +74,8 @@ class NodeLossResult:
     rows: RowCounts
     lost_attempt: int
     """The attempt whose node was lost."""
+    other_losses: int
+    """Other attempts whose nodes were declared lost, as late nodes of a busy machine are."""
     final_attempt: int
     """The attempt that the status names at the end."""
     publisher: int
@@ -57,26 +93,24 @@ class NodeLossResult:
 
 
 @asynccontextmanager
-async def record_exit_codes(cluster: InstalledCluster, namespace: str) -> AsyncIterator[ExitCodes]:
-    """Record the exit codes of all runners of a namespace, also of pods that are deleted."""
-    codes: ExitCodes = {}
-
-    def record(key: Key, pod: Json | None) -> None:
-        for container in (pod or {}).get("status", {}).get("containerStatuses", []):
-            if container["name"] == RUNNER and "terminated" in container["state"]:
-                codes[key[1]] = container["state"]["terminated"]["exitCode"]
-
-    informer = Informer(cluster.api, PODS.path(namespace), record)
-    task = asyncio.create_task(informer.follow())
+async def record_runners(cluster: InstalledCluster, namespace: str) -> AsyncIterator[RunnerRecord]:
+    """Record the runners of a namespace, and the nodes that are declared lost."""
+    record = RunnerRecord()
+    informers = (
+        Informer(cluster.api, PODS.path(namespace), record.record_pod),
+        Informer(cluster.api, NODES.path(None), record.record_node),
+    )
+    tasks = [asyncio.create_task(informer.follow()) for informer in informers]
     try:
-        yield codes
+        yield record
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def lose_node_with_notice(
-    batch: Batch, codes: ExitCodes, *, taint: str | None, grace_seconds: int, dies_after: float
+    batch: Batch, record: RunnerRecord, *, taint: str | None, grace_seconds: int, dies_after: float
 ) -> NodeLossResult:
     """Announce the end of the node by a taint, delete the pod as its tool does, and end the node.
 
@@ -95,10 +129,13 @@ async def lose_node_with_notice(
     finally:
         world.wake(runner.node)
         await runner.allow_pods(taint)
-    return await _node_loss_result(runner, status, await _wait_for_exit_code(codes, runner.pod))
+    code = await _wait_for_exit_code(record, runner.pod)
+    return _node_loss_result(runner, record, status, code)
 
 
-async def lose_silent_node(batch: Batch, codes: ExitCodes, *, delete_pod: bool) -> NodeLossResult:
+async def lose_silent_node(
+    batch: Batch, record: RunnerRecord, *, delete_pod: bool
+) -> NodeLossResult:
     """Cut the node off from the API; its runner goes on, and tries to publish at its end.
 
     With `delete_pod` its pod is forced out of the API, and its token becomes invalid: then it
@@ -120,9 +157,9 @@ async def lose_silent_node(batch: Batch, codes: ExitCodes, *, delete_pod: bool) 
             await wait_until_runner_ends(batch, runner.attempt)
     finally:
         cluster.world.wake(runner.node)
-    code = None if delete_pod else await _wait_for_exit_code(codes, runner.pod)
+    code = None if delete_pod else await _wait_for_exit_code(record, runner.pod)
     await wait_until_runner_ends(batch, runner.attempt)
-    return await _node_loss_result(runner, status, code)
+    return _node_loss_result(runner, record, status, code)
 
 
 async def wait_for_runner(batch: Batch) -> tuple[int, RunningContainer]:
@@ -229,23 +266,27 @@ async def _find_runner(batch: Batch) -> _LostRunner:
     return _LostRunner(batch, attempt, runner.pod, runner.node)
 
 
-async def _wait_for_exit_code(codes: ExitCodes, pod: str) -> int:
+async def _wait_for_exit_code(record: RunnerRecord, pod: str) -> int:
     async def read_code() -> int | None:
-        return codes.get(pod)
+        return record.exit_codes.get(pod)
 
     code = await eventually(read_code, lambda code: code is not None)
     assert code is not None
     return code
 
 
-async def _node_loss_result(runner: _LostRunner, status: Json, code: int | None) -> NodeLossResult:
-    record = runner.batch.publication_record()
-    assert record is not None
+def _node_loss_result(
+    runner: _LostRunner, record: RunnerRecord, status: Json, code: int | None
+) -> NodeLossResult:
+    published, final_attempt = runner.batch.publication_record(), attempt_number(status)
+    assert published is not None
+    others = [attempt for attempt in range(1, final_attempt) if attempt != runner.attempt]
     return NodeLossResult(
         rows=runner.batch.count_rows(),
         lost_attempt=runner.attempt,
-        final_attempt=attempt_number(status),
-        publisher=record.attempt,
+        other_losses=record.count_lost(runner.batch, others),
+        final_attempt=final_attempt,
+        publisher=published.attempt,
         exit_code=code,
         noticed_seconds=runner.noticed_seconds,
         wrote_seconds=max(0.0, runner.last_write - runner.lost_at),
@@ -280,7 +321,7 @@ class ChaosResult:
 
 
 async def run_with_faults(
-    batch: Batch, seed: int, codes: ExitCodes, operator: asyncio.Lock
+    batch: Batch, seed: int, record: RunnerRecord, operator: asyncio.Lock
 ) -> ChaosResult:
     """Inject two to four faults into a batch at times of the seed, and wait for its end.
 
@@ -299,15 +340,15 @@ async def run_with_faults(
     for attempt in range(1, attempt_number(status) + 1):
         await wait_until_runner_ends(batch, attempt)
     for pod in injector.silenced_pods:
-        await _wait_for_exit_code(codes, pod)
-    pods = [pod for pod in codes if pod.startswith(f"{batch.name}-a")]
+        await _wait_for_exit_code(record, pod)
+    pods = [pod for pod in record.exit_codes if pod.startswith(f"{batch.name}-a")]
     return ChaosResult(
         seed=seed,
         faults=tuple(injector.faults),
         attempts=attempt_number(status),
         rows=batch.count_rows(),
         resent_rows=injector.count_resent_rows(),
-        codes=Counter(codes[pod] for pod in pods),
+        codes=Counter(record.exit_codes[pod] for pod in pods),
         seconds=seconds,
     )
 

@@ -145,7 +145,7 @@ async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster)
     (operator,) = [body for body in bodies if body["kind"] == "Deployment"]
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
-    mirrored, _, _, engine = images(mirror)
+    mirrored, *_, engine = images(mirror)
     assert container["image"] == mirrored
     assert variables["TESSERA_BATCH_IMAGE"].startswith("ghcr.io/acme/batch:")
     platform = Settings(platform=json.loads(variables["TESSERA_PLATFORM"])).platform

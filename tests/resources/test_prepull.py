@@ -137,7 +137,7 @@ def test_a_namespace_with_many_images_leaves_room_for_those_of_others() -> None:
     }
 
 
-def test_the_program_needs_no_file_of_an_image_and_ends_when_it_is_told(tmp_path: Path) -> None:
+def test_the_program_needs_no_file_of_an_image_and_ends_on_sigterm(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "images/batch/wait/main.go"
     program = tmp_path / "tessera-wait"
     subprocess.run(
