@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.fleet import Size, each, pool, service
+from bench.fleet import REPLICAS, Size, at_steady_rate, each, pool, service
 from tessera.adapters import object_parsing as wire
 from tessera.domain.config import Config
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.plan import PlanMemory, plan
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from tessera.resources.children import namespace_owners, service_manifests
 from tessera.resources.manifest import ObjectManifest
 from world.api import Api, Json
@@ -72,6 +72,26 @@ async def apply_all(api: Api, size: Size, manifests_by_owner: Children) -> float
 
     await each(size.names, create_service)
     return time.monotonic() - begun
+
+
+async def edit_all(api: Api, size: Size, edits: int, manifests_by_owner: Children) -> list[float]:
+    """Add a replica to services at the rate of the bench; seconds until the Deployment has it."""
+    deployments = {
+        owner: manifest.kind.path(manifest.namespace, manifest.name)
+        for owner, manifests in manifests_by_owner.items()
+        for manifest in manifests
+        if manifest.kind is DEPLOYMENTS
+    }
+
+    async def edit(index: int) -> float:
+        namespace, name = size.names[index]
+        patch = {"spec": {"replicas": REPLICAS + 1}}
+        begun = time.monotonic()
+        await api.patch(INFERENCE_SERVICES.path(namespace, name), patch)
+        await api.patch(deployments[str(Ref(namespace, name))], patch)
+        return time.monotonic() - begun
+
+    return await at_steady_rate(range(edits), edit)
 
 
 def _text(manifest: ObjectManifest) -> tuple[str, str]:

@@ -13,18 +13,28 @@ from typing import Any
 import aiohttp
 
 from bench.audit import Audit, kinds
-from bench.fleet import REPLICAS, Size, each, pool, service
+from bench.fleet import (
+    ALONE,
+    CONTROL_NODE,
+    REPLICAS,
+    Size,
+    at_steady_rate,
+    each,
+    percentile_ms,
+    pool,
+    service,
+)
 from bench.process import OperatorProcess, quantile, running
 from demo.cluster import NAMESPACE, InstalledCluster, install, until
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
+from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, NODES, PODS, SERVICES
 from world.api import Json
 from world.kubelet.stand_in import LABEL
 
-_EDITS_A_SECOND = 20
-# Edits of which each finds the fleet quiet.
-_ALONE = 3
 # Seldom: a list of 2,000 services keeps the API server busy by itself.
 _LOOK_SECONDS = 5.0
+# Gauges that move below a quarter of the queue target neither scale nor stabilize anything.
+_QUIET_QUEUE = DEFAULT_QUEUE_TARGETS["Interactive"] // 4
 # Seconds in which at most one status write of a service is allowed while only gauges move.
 _WINDOW = 30.0
 Figures = dict[str, Any]
@@ -50,6 +60,7 @@ class ControlPlaneBench:
     figures: Figures = field(default_factory=dict)
 
     async def run(self, bare_seconds: float) -> Figures:
+        """Measure all; `bare_seconds` is what a client took that only applies the children."""
         await self._begin()
         await self._create(bare_seconds)
         await self._settle()
@@ -67,7 +78,8 @@ class ControlPlaneBench:
         await api.apply_manifest(pool())
         for name in self.size.namespaces:
             await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-        await api.create(PODS.path("gpu-operator"), _stand_in())
+        node = await api.get(NODES.path(None, CONTROL_NODE))
+        await api.create(PODS.path("gpu-operator"), _stand_in(node))
 
         async def read_status() -> Json:
             status: Json = (await api.get(PODS.path("gpu-operator", "stand-in")))["status"]
@@ -144,7 +156,7 @@ class ControlPlaneBench:
 
     async def _edit_alone(self) -> None:
         took = []
-        for index in range(_ALONE):
+        for index in range(ALONE):
             async with self._watched() as applied:
                 took.append(await self._edit(index, REPLICAS + 1, applied))
             await self._settle()
@@ -154,17 +166,15 @@ class ControlPlaneBench:
         """Many edits at a steady rate, from many users."""
         operator = self._operator()
         before = await operator.metrics()
-        async with self._watched() as applied, asyncio.TaskGroup() as group:
-            begun, tasks = time.monotonic(), []
-            for index in range(self.times.edits):
-                await asyncio.sleep(max(0.0, begun + index / _EDITS_A_SECOND - time.monotonic()))
-                edit = self._edit(_ALONE + index, REPLICAS + 1, applied)
-                tasks.append(group.create_task(edit))
-        took = sorted(task.result() for task in tasks)
+        async with self._watched() as applied:
+            took = await at_steady_rate(
+                range(ALONE, ALONE + self.times.edits),
+                lambda index: self._edit(index, REPLICAS + 1, applied),
+            )
         after = await operator.metrics()
         self.figures |= {
-            "edit_p50_ms": round(took[len(took) // 2] * 1e3),
-            "edit_p99_ms": round(took[int(0.99 * (len(took) - 1))] * 1e3),
+            "edit_p50_ms": percentile_ms(took, 0.5),
+            "edit_p99_ms": percentile_ms(took, 0.99),
             "edits": len(took),
             "edits_turn_p99_ms": quantile(before, after, "tessera_reconcile_duration_seconds", 0.99)
             * 1e3,
@@ -227,7 +237,7 @@ class ControlPlaneBench:
         wrote = Counter(
             (key, int((when.timestamp()) // _WINDOW))
             for when, what, key in self.audit.writes()
-            if what == "patch/inferenceservices/status"
+            if what in ("patch/inferenceservices/status", "patch/events")
         )
         share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
         self.figures |= {
@@ -247,8 +257,13 @@ class ControlPlaneBench:
             "podIP"
         ]
         gauges = [
-            {"namespace": space, "pod": pod, "service": name, "waiting": (second + index) % 20}
-            for index, (space, name) in enumerate(names)
+            {
+                "namespace": space,
+                "pod": pod,
+                "service": name,
+                "waiting": waiting % (_QUIET_QUEUE + 1),
+            }
+            for waiting, (space, name) in enumerate(names, second)
             for pod in pods.get((space, name), ())
         ]
         async with (
@@ -331,7 +346,10 @@ _CHILD_WRITES = {f"patch/{kind.plural}" for kind in (DEPLOYMENTS, SERVICES)} | {
 }
 
 
-def _stand_in() -> Json:
+def _stand_in(node: Json) -> Json:
+    """Return its pod, owned by its node as a static one is: the exporter's DaemonSet, whose labels
+    it has so that Prometheus finds it, would adopt and delete a pod without an owner."""
+    owner = {"apiVersion": "v1", "kind": "Node", "name": CONTROL_NODE, "controller": True}
     labels = {LABEL: "kwok", "app.kubernetes.io/name": "dcgm-exporter"}
     container = {
         "name": "main",
@@ -341,6 +359,10 @@ def _stand_in() -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "stand-in", "labels": labels},
-        "spec": {"nodeName": "control", "containers": [container]},
+        "metadata": {
+            "name": "stand-in",
+            "labels": labels,
+            "ownerReferences": [owner | {"uid": node["metadata"]["uid"]}],
+        },
+        "spec": {"nodeName": CONTROL_NODE, "containers": [container]},
     }

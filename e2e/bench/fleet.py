@@ -2,14 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from world.api import Json
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 REPLICAS = 2
+# The only node whose pods really run.
+CONTROL_NODE = "control"
+EDITS_A_SECOND = 20
+# Edits of which each finds the fleet quiet, before those at a steady rate.
+ALONE = 3
 # Connections that a client uses.
 AT_ONCE = 16
 _NAMESPACES = 40
@@ -41,7 +48,7 @@ def fleet_file(folder: Path, size: Size) -> Path:
     fake = {"name": "gpu", "kind": "kwok", "count": size.nodes, "product": product, "gpus": gpus}
     taints = [{"key": "nvidia.com/gpu"}]  # the operator belongs where something really runs
     nodes = [
-        {"name": "control", "kind": "cpu"},
+        {"name": CONTROL_NODE, "kind": "cpu"},
         fake | {"tier": "Reserved", "taints": taints},
     ]
     path = folder / "fleet.yaml"
@@ -84,3 +91,20 @@ async def each(
     async with asyncio.TaskGroup() as group:
         for _ in range(AT_ONCE):
             group.create_task(work())
+
+
+async def at_steady_rate(
+    indexes: Iterable[int], act: Callable[[int], Coroutine[Any, Any, float]]
+) -> list[float]:
+    """Start EDITS_A_SECOND actions a second; return the seconds that each took, in order."""
+    begun, tasks = time.monotonic(), []
+    async with asyncio.TaskGroup() as group:
+        for count, index in enumerate(indexes):
+            await asyncio.sleep(max(0.0, begun + count / EDITS_A_SECOND - time.monotonic()))
+            tasks.append(group.create_task(act(index)))
+    return sorted(task.result() for task in tasks)
+
+
+def percentile_ms(ordered: list[float], share: float) -> int:
+    """Return a percentile of ordered seconds, in milliseconds."""
+    return round(ordered[int(share * (len(ordered) - 1))] * 1e3)
