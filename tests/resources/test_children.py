@@ -41,6 +41,38 @@ def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
     golden("namespace", [dict(manifest.body) for manifest in manifests])
 
 
+def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alone() -> None:
+    spec = a_spec(access={"direct": False})
+    (shared,) = children.namespace_owners(plan_service(spec).service_plans, {})
+    manifests = shared.manifests(
+        operator_namespace="tessera-system",
+        ingress_namespaces=("tessera-system", "monitoring"),
+        monitored=False,
+    )
+    # The policy of closed services comes first: without any policy everybody would be admitted.
+    closed, others = (
+        manifest.body for manifest in manifests if manifest.kind.kind == "NetworkPolicy"
+    )
+    assert closed["metadata"]["name"] == "tessera-engine-closed"
+    for policy, operator in ((closed, "In"), (others, "NotIn")):
+        assert policy["spec"]["podSelector"] == {
+            "matchLabels": {"app.kubernetes.io/component": "engine"},
+            "matchExpressions": [
+                {"key": "tessera.dev/service", "operator": operator, "values": ["chat"]}
+            ],
+        }
+    (rule,) = closed["spec"]["ingress"]
+    processes, prometheus = rule["from"]
+    (chosen,) = processes["podSelector"]["matchExpressions"]
+    assert chosen["values"] == ["tessera-gateway", "tessera-operator"]
+    namespace = {"matchLabels": {"kubernetes.io/metadata.name": "tessera-system"}}
+    assert processes["namespaceSelector"] == namespace
+    assert prometheus == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    }
+    assert rule["ports"] == [{"port": 8000, "protocol": "TCP"}]
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_every_object_has_the_recommended_labels_and_no_selector_a_version(name: str) -> None:
     (shared,) = children.namespace_owners(plan_service(SPECS[name]).service_plans, {})

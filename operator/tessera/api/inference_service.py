@@ -9,6 +9,7 @@ from tessera.api.meta import (
     Amount,
     Conditions,
     DnsLabel,
+    DnsSubdomain,
     Duration,
     Wire,
     at_most,
@@ -18,6 +19,7 @@ from tessera.api.meta import (
     with_rules,
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.template_version import PodTemplateVersionStatus
 
 # A label value that Kubernetes accepts.
@@ -26,6 +28,12 @@ PodLabel = Annotated[
     StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", max_length=63),
 ]
 
+
+# Name that clients send as `model`.
+ServedName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128),
+]
 
 SpeedSource = Literal["Measured", "Table", "Roofline"]
 
@@ -120,10 +128,7 @@ class Model(Wire):
     """Branch, tag or commit of an `hf://` model; omitted, `main`. It is resolved once to the commit
     in `status.model.revision`, so that a restart loads the same weights."""
 
-    served_name: (
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
-        | None
-    ) = None
+    served_name: ServedName | None = None
     """Name that clients send as `model`; omitted, the name of the service."""
 
     token_secret_ref: SecretKeySelector | None = None
@@ -292,6 +297,33 @@ class Scaling(Wire):
     )
 
 
+class Access(Wire):
+    """Who may use the model through the gateway, and by which names."""
+
+    tenants: Annotated[
+        tuple[DnsSubdomain, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ()
+    """TenantBudgets whose tenants may use the model, besides that of its namespace. The cost of its
+    nodes stays with the tenant of its namespace."""
+
+    public: bool = False
+    """Whether every tenant may use the model."""
+
+    direct: bool = True
+    """Whether pods of the namespace may reach the engines without the gateway; `false` closes them
+    to everything but gateways and metrics."""
+
+    aliases: Annotated[
+        tuple[ServedName, ...],
+        Field(max_length=16, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ()
+    """Other names that clients of the gateway may send as `model`."""
+
+    rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
+    """Limits of all requests for the model together, through all gateways."""
+
+
 class EngineOptions(Wire):
     """vLLM version, image and flags."""
 
@@ -398,6 +430,9 @@ class InferenceServiceSpec(Wire):
     engine: EngineOptions = Field(default_factory=EngineOptions)
     """vLLM version, image and flags."""
 
+    access: Access = Field(default_factory=Access)
+    """Who may use the model through the gateway, and by which names."""
+
     drain: Drain = Field(default_factory=Drain)
     """Graceful termination of replicas."""
 
@@ -431,6 +466,12 @@ class InferenceServiceSpec(Wire):
                 "spec.model.shape.activeParameters is the part used per token and must not exceed "
                 "spec.model.shape.parameters",
                 ".model.shape.activeParameters",
+            ),
+            rule(
+                "!has(self.access) || !has(self.access.aliases) || !has(self.model.adapters) || "
+                "!self.model.adapters.exists(a, a.name in self.access.aliases)",
+                "spec.access.aliases has the name of an adapter in spec.model.adapters: rename one",
+                ".access.aliases",
             ),
         )
     )

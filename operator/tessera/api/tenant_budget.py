@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
 from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, text_default, with_rules
+from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Month"]
 
@@ -62,6 +63,14 @@ class TenantBudgetSpec(Wire):
 
     limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
     """Spending limits; all of them apply."""
+
+    rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
+    """Limits of all requests of the tenant through gateways; omitted, the gateway's defaults."""
+
+    teams: Annotated[dict[TeamName, RateLimitsSpec], Field(max_length=64)] = Field(
+        default_factory=dict
+    )
+    """Limits of teams within the tenant, by the name that keys and tokens carry."""
 
     on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """Behavior while the spend of a window is unknown because its record was lost."""

@@ -21,6 +21,10 @@ VLLM = "vllm"
 RUNNER_APP = "tessera-batch"
 # Name of the objects that the engines of a namespace share.
 ENGINE_ACCOUNT = "tessera-engine"
+# ServiceAccount whose tokens read usage records, and the audience of these tokens.
+USAGE_READER = "tessera-usage-reader"
+# Name of the NetworkPolicy of engines that only gateways reach.
+CLOSED_ENGINES = "tessera-engine-closed"
 # The ConfigMap with the configurations of mig-manager.
 MIG_CONFIG = "tessera-mig"
 # The ConfigMap with the spend of all budgets.

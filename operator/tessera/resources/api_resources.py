@@ -6,6 +6,7 @@ from functools import partial
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.names import (
+    CLOSED_ENGINES,
     ENGINE_ACCOUNT,
     MANAGED_BY,
     MIG_CONFIG,
@@ -99,7 +100,7 @@ NETWORK_POLICIES = _managed_kind(
     group="networking.k8s.io",
     kind="NetworkPolicy",
     plural="networkpolicies",
-    resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT),
+    resource_names=(ENGINE_ACCOUNT, CLOSED_ENGINES, BATCH_ACCOUNT),
 )
 DISRUPTION_BUDGETS = _managed_kind(
     group="policy", kind="PodDisruptionBudget", plural="poddisruptionbudgets"

@@ -64,6 +64,8 @@ class NamespaceOwners:
     namespace: str
     services: tuple[Owner, ...]
     batches: tuple[Owner, ...]
+    closed: tuple[str, ...] = ()
+    """Services that are reached through the gateway alone."""
 
     def manifests(
         self,
@@ -75,10 +77,19 @@ class NamespaceOwners:
     ) -> tuple[ObjectManifest, ...]:
         """Return the shared objects."""
         owners = (*self.services, *self.batches)
-        shared = [
-            namespace_objects.engine_service_account(owners),
-            namespace_objects.engine_network_policy(owners, ingress_namespaces),
-        ]
+        shared = [namespace_objects.engine_service_account(owners)]
+        if self.closed:
+            # Before the other policy leaves them out: no policy at all would admit everybody.
+            policy = namespace_objects.closed_network_policy(
+                owners,
+                self.closed,
+                operator_namespace=operator_namespace,
+                ingress_namespaces=ingress_namespaces,
+            )
+            shared.append(policy)
+        shared.append(
+            namespace_objects.engine_network_policy(owners, ingress_namespaces, self.closed)
+        )
         if monitored:
             shared.append(namespace_objects.pod_monitor(owners))
         if batch_owners := self.batches:
@@ -96,8 +107,12 @@ def namespace_owners(
 ) -> tuple[NamespaceOwners, ...]:
     """Return the namespaces that need shared objects, with the owners of these."""
     services: dict[str, list[Owner]] = defaultdict(list)
+    closed: dict[str, list[str]] = defaultdict(list)
     for ref in sorted(service_plans):
-        services[ref.namespace].append(owner_of(service_plans[ref].service))
+        service = service_plans[ref].service
+        services[ref.namespace].append(owner_of(service))
+        if service.spec is not None and not service.spec.access.direct:
+            closed[ref.namespace].append(ref.name)
     active_namespaces = {
         ref.namespace
         for ref, service_plan in service_plans.items()
@@ -112,6 +127,7 @@ def namespace_owners(
             namespace=name,
             services=tuple(services.get(name, ())),
             batches=tuple(batch_owners.get(name, ())),
+            closed=tuple(closed.get(name, ())),
         )
         for name in sorted(active_namespaces | batch_owners.keys())
     )

@@ -45,21 +45,65 @@ def engine_service_account(owners: Owners) -> ObjectManifest:
     return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, service_account)
 
 
-def engine_network_policy(owners: Owners, ingress_namespaces: Sequence[str]) -> ObjectManifest:
-    """Allow traffic to engines only from their own namespace and the `ingress_namespaces`."""
+def engine_network_policy(
+    owners: Owners, ingress_namespaces: Sequence[str], closed: Sequence[str] = ()
+) -> ObjectManifest:
+    """Allow traffic to engines only from their own namespace and the `ingress_namespaces`.
+
+    Services that are `closed` have a policy of their own.
+    """
     peers = [
         client.V1NetworkPolicyPeer(pod_selector=client.V1LabelSelector()),
         *(_namespace_peer(namespace) for namespace in ingress_namespaces),
     ]
+    return _engine_policy(owners, names.ENGINE_ACCOUNT, peers, "NotIn", closed)
+
+
+def closed_network_policy(
+    owners: Owners,
+    closed: Sequence[str],
+    *,
+    operator_namespace: str,
+    ingress_namespaces: Sequence[str],
+) -> ObjectManifest:
+    """Allow traffic to engines of services with `spec.access.direct: false`.
+
+    Only gateways, the operator and the namespaces that scrape metrics reach them.
+    """
+    processes = client.V1LabelSelectorRequirement(
+        key=names.APP_NAME, operator="In", values=["tessera-gateway", "tessera-operator"]
+    )
+    own = _namespace_peer(operator_namespace).namespace_selector
+    peers = [
+        client.V1NetworkPolicyPeer(
+            namespace_selector=own,
+            pod_selector=client.V1LabelSelector(match_expressions=[processes]),
+        ),
+        *(_namespace_peer(name) for name in ingress_namespaces if name != operator_namespace),
+    ]
+    return _engine_policy(owners, names.CLOSED_ENGINES, peers, "In", closed)
+
+
+def _engine_policy(
+    owners: Owners,
+    name: str,
+    peers: Sequence[client.V1NetworkPolicyPeer],
+    operator: str,
+    services: Sequence[str],
+) -> ObjectManifest:
+    chosen = client.V1LabelSelectorRequirement(
+        key=names.SERVICE_LABEL, operator=operator, values=list(services)
+    )
     spec = client.V1NetworkPolicySpec(
-        pod_selector=client.V1LabelSelector(match_labels={names.COMPONENT: names.ENGINE}),
+        pod_selector=client.V1LabelSelector(
+            match_labels={names.COMPONENT: names.ENGINE},
+            match_expressions=[chosen] if services else None,
+        ),
         policy_types=["Ingress"],
         ingress=[_ingress_rule(peers, names.PORT)],
     )
-    network_policy = client.V1NetworkPolicy(
-        metadata=_metadata(owners, names.ENGINE_ACCOUNT), spec=spec
-    )
-    return manifest(NETWORK_POLICIES, _namespace(owners), names.ENGINE_ACCOUNT, network_policy)
+    network_policy = client.V1NetworkPolicy(metadata=_metadata(owners, name), spec=spec)
+    return manifest(NETWORK_POLICIES, _namespace(owners), name, network_policy)
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:

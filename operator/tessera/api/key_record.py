@@ -1,0 +1,42 @@
+"""A key of the gateway as its Secret holds it: everything but the key itself."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from tessera.api.inference_service import ServedName
+from tessera.api.meta import GROUP, Wire
+from tessera.api.rate_limits import RateLimitsSpec, TeamName
+
+# Label of a Secret with keys: the tenant, which is the name of a TenantBudget.
+TENANT_LABEL = f"{GROUP}/tenant"
+KEYS_TYPE = f"{GROUP}/keys"
+KEY_PREFIX = "tsk-"
+
+# Name of a key within its tenant, which is also its name in the Secret.
+KeyName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)
+]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+
+
+class KeyRecord(Wire):
+    """Digest and scope of one key."""
+
+    sha256: Sha256
+    """SHA-256 of the key, in hexadecimal digits."""
+
+    team: TeamName | None = None
+    """Team of the tenant whose limits apply to the key."""
+
+    models: Annotated[tuple[ServedName, ...], Field(max_length=64)] = ()
+    """Models that the key may use; empty allows all that its tenant may use."""
+
+    created: AwareDatetime | None = None
+    """When it was created."""
+
+    expires: AwareDatetime | None = None
+    """When it ends; omitted, it is valid until it is revoked."""
+
+    rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
+    """Limits of the key, besides those of its team and tenant."""
