@@ -28,6 +28,7 @@ from tessera.domain.observed.snapshot import (
     ServiceEndpoint,
     Workload,
 )
+from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.serving_certificate import CertificateSecret
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
@@ -61,6 +62,7 @@ ObjectValue: TypeAlias = (
     | ObservedModelJob
     | Workload
     | ServiceEndpoint
+    | TenantKeys
     | None
 )
 

@@ -1,5 +1,6 @@
 """Parsing of API server objects (JSON) into the values of the domain."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -15,11 +16,12 @@ from sys import intern
 from typing import Any, TypeVar
 
 from kubernetes.utils import parse_quantity
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
@@ -42,6 +44,7 @@ from tessera.domain.observed.snapshot import (
     ServiceEndpoint,
     Workload,
 )
+from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import ClusterObject, ObjectValue
 from tessera.resources import api_resources
 from tessera.resources.manifest import ObjectKey
@@ -54,6 +57,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 # Of one node; above it the count is no number of devices.
 _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
+_KEY_NAME = TypeAdapter[str](KeyName)
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 # Far from the ends of the calendar, so that any span may be added to a time.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -277,6 +281,25 @@ def parse_pod(body: JsonObject) -> Pod | None:
         batch_run=batch_run,
         model_job_run=model_job_run,
     )
+
+
+def parse_tenant_keys(body: JsonObject) -> TenantKeys | None:
+    """Parse a Secret with keys; None for one of another type.
+
+    A record that cannot be read is left out by its name alone, since it may hold a key by mistake.
+    """
+    meta = body["metadata"]
+    tenant = meta.get("labels", {}).get(TENANT_LABEL, "")
+    if body.get("type") != KEYS_TYPE or not tenant:
+        return None
+    records, malformed = {}, []
+    for name, encoded in sorted((body.get("data") or {}).items()):
+        try:
+            _KEY_NAME.validate_python(name)
+            records[name] = KeyRecord.model_validate_json(base64.b64decode(encoded, validate=True))
+        except ValueError:
+            malformed.append(name)
+    return TenantKeys(secret=_ref(meta), tenant=tenant, records=records, malformed=tuple(malformed))
 
 
 def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> bool:
@@ -550,6 +573,7 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
     api_resources.PODS.plural: parse_pod,
     api_resources.DEPLOYMENTS.plural: parse_workload,
     api_resources.SERVICES.plural: parse_service_endpoint,
+    api_resources.KEY_SECRETS.plural: parse_tenant_keys,
 }
 
 

@@ -3,10 +3,13 @@
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tessera.api.key_record import TENANT_LABEL
 from tessera.api.meta import GROUP, VERSION
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.names import (
     CLOSED_ENGINES,
+    COMPONENT,
+    ENGINE,
     ENGINE_ACCOUNT,
     MANAGED_BY,
     MIG_CONFIG,
@@ -119,6 +122,14 @@ POD_MONITORS = _managed_kind(
     watched=False,
     resource_names=(ENGINE_ACCOUNT,),
 )
+
+# The keys of tenants, in the namespace of the gateway, which is all that reads them.
+KEY_SECRETS = ApiResource(
+    kind="Secret", plural="secrets", verbs=("get", "list", "watch"), selector=TENANT_LABEL
+)
+
+# The engines alone, for the gateway.
+ENGINE_PODS = replace(PODS, verbs=_READ, subresources=(), selector=f"{COMPONENT}={ENGINE}")
 
 # The configuration of mig-manager, in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(

@@ -1,7 +1,7 @@
 """The budgets of all tenants: acceptance, spend, and the condition WithinBudget."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -95,27 +95,29 @@ class BudgetView:
         return StatusVerdict(verdict.reason, f"{verdict.message}; {override}")
 
 
-def build_budget_views(
-    snapshot: Snapshot,
-    inputs: MeteringInputs,
-    meters: Mapping[str, SpendMeter],
-    last_seen: Mapping[str, datetime],
-    records: Mapping[str, SpendRecord] = _NO_RECORDS,
-) -> tuple[BudgetView, ...]:
-    """Return every budget with its spend until now, in the order of names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamespaceClaim:
+    """The spec of a budget that is in force, and the namespaces that are its own."""
+
+    budget: Budget
+    accepted: StatusVerdict[BudgetAccepted]
+    spec: TenantBudgetSpec | None
+    namespaces: tuple[str, ...]
+
+
+def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
+    """Return what every budget claims, the oldest budget first.
 
     A namespace stays with the budget whose accepted spec has it; of new claims the older budget's
     wins, then the earlier name.
     """
-    services = Counter(service.ref.namespace for service in snapshot.services)
-    batches = Counter(batch.ref.namespace for batch in snapshot.batches if batch.unfinished)
-    oldest_first = sorted(snapshot.budgets, key=lambda budget: (budget.created, budget.name))
+    oldest_first = sorted(budgets, key=lambda budget: (budget.created, budget.name))
     owners: dict[str, str] = {}
     for budget in oldest_first:
         if (accepted_spec := budget.status.accepted_spec) is not None:
             for name in accepted_spec.tenant.namespaces:
                 owners.setdefault(name, budget.name)
-    budget_views = {}
+    claims = []
     for budget in oldest_first:
         accepted, spec = acceptance(budget, owners), budget.status.accepted_spec
         if accepted.reason.is_true and budget.spec is not None:
@@ -127,11 +129,30 @@ def build_budget_views(
             for name in (spec.tenant.namespaces if spec is not None else ())
             if owners.get(name) == budget.name
         ]
+        claims.append(
+            NamespaceClaim(budget=budget, accepted=accepted, spec=spec, namespaces=tuple(names))
+        )
+    return claims
+
+
+def build_budget_views(
+    snapshot: Snapshot,
+    inputs: MeteringInputs,
+    meters: Mapping[str, SpendMeter],
+    last_seen: Mapping[str, datetime],
+    records: Mapping[str, SpendRecord] = _NO_RECORDS,
+) -> tuple[BudgetView, ...]:
+    """Return every budget with its spend until now, in the order of names."""
+    services = Counter(service.ref.namespace for service in snapshot.services)
+    batches = Counter(batch.ref.namespace for batch in snapshot.batches if batch.unfinished)
+    budget_views = {}
+    for claim in namespace_claims(snapshot.budgets):
+        budget, names = claim.budget, claim.namespaces
         view = BudgetView(
             budget=budget,
-            accepted=accepted,
-            spec=spec,
-            namespaces=tuple(names),
+            accepted=claim.accepted,
+            spec=claim.spec,
+            namespaces=names,
             state=_closed_state(budget.name, snapshot.at, _NOT_ACCEPTED),
             meter=meters.get(budget.name, SpendMeter()),
             override=budget.override

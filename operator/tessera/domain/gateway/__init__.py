@@ -1,0 +1,1 @@
+"""What the gateway decides with: who may use which model, on which replicas."""

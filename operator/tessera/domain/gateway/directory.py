@@ -1,0 +1,129 @@
+"""What one gateway knows of the fleet: models, their replicas, keys and limits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tessera.api.inference_service import ServiceClass
+from tessera.api.ref import Ref
+from tessera.domain.perf.step import StepTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReplica:
+    """One engine that answers requests of a model."""
+
+    pod: Ref
+    uid: str
+    address: str
+    """Host and port, for example `10.0.0.7:8000`."""
+    ready_since: datetime | None
+    """None while it is not ready."""
+    leaving: bool = False
+    """It is drained or terminates: it gets no new request."""
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    step_time: StepTime | None = None
+    """Predicted, times the ratio that was measured; None while the speed is unknown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """Amounts allowed per period, all at once or spread over it; None is no limit."""
+
+    per_second: int | None = None
+    per_minute: int | None = None
+    per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimits:
+    """Limits of a key, team, tenant or service; None is no limit."""
+
+    requests: RateLimit = RateLimit()
+    input_tokens: RateLimit = RateLimit()
+    output_tokens: RateLimit = RateLimit()
+    total_tokens: RateLimit = RateLimit()
+    concurrent_requests: int | None = None
+    max_context_tokens: int | None = None
+    """Prompt and answer of one request together."""
+    max_output_tokens: int | None = None
+    """Of one request; larger values are reduced to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedModel:
+    """A model that the gateway offers: one InferenceService."""
+
+    service: Ref
+    uid: str
+    names: tuple[str, ...]
+    """`model` of a request: the served name first, then the aliases."""
+    adapters: tuple[str, ...] = ()
+    tenant: str | None
+    """Tenant of its namespace, who pays for its nodes."""
+    tenants: frozenset[str] = frozenset()
+    """Other tenants that may use it."""
+    public: bool = False
+    """Every tenant may use it."""
+    service_class: ServiceClass = "Interactive"
+    ttft_seconds: float = 1.0
+    """Promised 95th percentile of the time to the first token."""
+    max_model_len: int | None = None
+    replicas: tuple[EngineReplica, ...] = ()
+    may_sleep: bool = False
+    """`minReplicas` is 0: requests are held while a replica starts."""
+    limits: RateLimits = RateLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as it is stored: never the key itself, but its SHA-256."""
+
+    name: str
+    digest: str
+    """SHA-256 of the key, in lower-case hexadecimal digits."""
+    tenant: str
+    team: str | None = None
+    models: tuple[str, ...] = ()
+    """Names of the models that it may use; empty means all that its tenant may use."""
+    expires: datetime | None = None
+    limits: RateLimits = RateLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who sends a request."""
+
+    tenant: str
+    team: str | None = None
+    user: str | None = None
+    key: str | None = None
+    """Name of the key; None for a token of a ServiceAccount or of OIDC."""
+    models: tuple[str, ...] = ()
+    limits: RateLimits = RateLimits()
+    """Of the key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLimits:
+    """A TenantBudget, as far as requests need it."""
+
+    name: str
+    namespaces: tuple[str, ...]
+    weight: float = 1.0
+    limits: RateLimits = RateLimits()
+    teams: Mapping[str, RateLimits] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directory:
+    """All that requests are judged by; a new value replaces the last one."""
+
+    models: tuple[OfferedModel, ...] = ()
+    """The oldest service first."""
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    """By digest."""
+    default_limits: RateLimits = RateLimits()
+    """Of every tenant that has none of its own."""

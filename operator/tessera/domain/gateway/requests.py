@@ -1,0 +1,74 @@
+"""A request as the gateway decides about it; its prompt stays outside."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "Completed"
+    REFUSED = "Refused"
+    """Before it reached an engine."""
+    ABORTED = "Aborted"
+    """The client went away."""
+    FAILED = "Failed"
+    """The engine failed, or its answer was not one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestShape:
+    """Sizes of one request."""
+
+    model: str
+    input_tokens: int
+    """Upper estimate from the bytes of the body, before the engine counts."""
+    max_output_tokens: int
+    """What the engine may generate at most, of all `n` choices together."""
+    stream: bool = False
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What one request used (S025): one row of the store, without prompt or answer."""
+
+    record_id: str
+    """Made by the gateway and never used again: a record that is stored twice counts once."""
+    request_id: str
+    """`x-request-id`, which a client may choose and repeat."""
+    started_at_ns: int
+    """Unix time in nanoseconds; the months of a bill are cut by it."""
+    tenant: str
+    team: str | None
+    user: str | None
+    key: str | None
+    service: str
+    """Namespace and name of the InferenceService, `team-a/chat`."""
+    model: str
+    """The name that the client asked for."""
+    variant: str | None
+    replica: str | None
+    route: str
+    """Path of the request, for example `/v1/chat/completions`."""
+    phase: Phase
+    status: int
+    reason: str
+    """Why it was refused or failed, and how its replica was chosen otherwise."""
+    stream: bool
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    """Tokens were counted by the gateway, since the engine reported none."""
+    queue_ns: int
+    """Nanoseconds in the gateway before it reached an engine."""
+    ttft_ns: int | None
+    """Nanoseconds from its arrival to the first token; None without one."""
+    total_ns: int
+    tags: str = ""
+    """`name=value` pairs of the trusted header, joined by commas."""
+    price_version: str | None = None
+    trace_parent: str = ""
+    """`traceparent` of the request, under which its spans stand; it is not stored."""

@@ -1,0 +1,200 @@
+"""The directory of a gateway, from what it observes."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.key_record import KeyRecord
+from tessera.api.ref import Ref
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import (
+    Directory,
+    EngineReplica,
+    OfferedModel,
+    RateLimit,
+    RateLimits,
+    TenantLimits,
+)
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.observed.tenant_keys import TenantKeys
+from tests.builders import A100, MEDIUM, NOW, a_budget, a_pod, a_service, a_spec
+
+DIGEST = "ab" * 32
+
+
+def directory(*services: ObservedService, **fields: Any) -> Directory:
+    observed = {"services": services, "budgets": (a_budget(),), **fields}
+    return build_directory(GatewayObservations(**observed), RateLimits())
+
+
+def only_model(service: ObservedService, **fields: Any) -> OfferedModel:
+    [model] = directory(service, **fields).models
+    return model
+
+
+def replica_of(service: ObservedService, **pod: Any) -> EngineReplica:
+    [replica] = only_model(service, pods=(a_pod(**pod),)).replicas
+    return replica
+
+
+def a_status(ratio: str | None = None, **variant: Any) -> InferenceServiceStatus:
+    amounts = {"predicted": "10", "measured": "20"}
+    speed = {
+        "model": MEDIUM,
+        "variant": "a100-1g-10gb",
+        "reason": "AsPredicted",
+        "itlMs": amounts,
+        "tokensPerSecond": amounts,
+        "ratio": ratio,
+        "requests": 500,
+        "at": NOW,
+    }
+    return InferenceServiceStatus.model_validate(
+        {
+            "variant": {
+                "name": "a100-1g-10gb",
+                "pool": "a100",
+                "product": A100,
+                "gpus": 1,
+                "precision": "checkpoint",
+                "maxModelLen": 8192,
+                "maxNumSeqs": 64,
+                "maxNumBatchedTokens": 2048,
+                "kvCacheTokens": 100_000,
+                "tokensPerSecond": 1000,
+                "source": "Table",
+                **variant,
+            },
+            **({"speed": speed} if ratio else {}),
+        }
+    )
+
+
+def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
+    spec = a_spec(
+        model={"servedName": "llama", "adapters": [{"name": "legal", "uri": "hf://a/b"}]},
+        access={"tenants": ["team-b"], "aliases": ["default", "llama"]},
+        slo={"ttftP95": "500ms"},
+        **{"class": "Standard"},
+    )
+    assert only_model(a_service(spec=spec, status=a_status())) == OfferedModel(
+        service=Ref("team-a", "chat"),
+        uid="uid-chat",
+        names=("llama", "default"),
+        adapters=("legal",),
+        tenant="team-a",
+        tenants=frozenset({"team-b"}),
+        service_class="Standard",
+        ttft_seconds=0.5,
+        max_model_len=8192,
+    )
+
+
+def test_services_of_namespaces_without_a_tenant_belong_to_nobody() -> None:
+    assert only_model(a_service(), budgets=()).tenant is None
+
+
+def test_models_come_in_the_order_of_their_age_without_deleted_and_unreadable_ones() -> None:
+    models = directory(
+        a_service("young", created=NOW),
+        a_service("old", created=NOW - timedelta(days=1)),
+        a_service("deleted", deleting=True),
+        a_service("unreadable", problem="spec.modle: unknown"),
+    ).models
+    assert [model.service.name for model in models] == ["old", "young"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "leaving", "ready"),
+    [
+        ({}, False, True),
+        ({"ready_since": None}, False, False),
+        ({"terminating": True}, True, True),
+        ({"leaving": True}, True, True),
+        ({"draining_since": NOW}, True, True),
+    ],
+)
+def test_a_replica_that_drains_gets_no_requests(
+    pod: dict[str, Any], leaving: bool, ready: bool
+) -> None:
+    replica = replica_of(a_service(), **pod)
+    assert (replica.leaving, replica.ready_since is not None) == (leaving, ready)
+    assert replica.address == "127.10.0.5:8000"
+
+
+def test_pods_without_an_address_and_of_other_services_are_no_replicas() -> None:
+    pods = (a_pod(address=None), a_pod("other-0", "other"), a_pod("free-0", ""))
+    assert only_model(a_service(), pods=pods).replicas == ()
+    assert replica_of(a_service(), address="fd00::7").address == "[fd00::7]:8000"
+
+
+def test_the_predicted_step_is_scaled_by_the_measured_ratio_within_bounds() -> None:
+    def step(ratio: str | None) -> float:
+        service = a_service(spec=a_spec(MEDIUM), status=a_status(ratio))
+        step_time = replica_of(service).step_time
+        assert step_time is not None
+        return step_time.seconds(decoding=8, kv_tokens=10_000)
+
+    predicted = step(None)
+    assert 0.005 < predicted < 0.05
+    assert step("2.00") == pytest.approx(2 * predicted)
+    assert step("1000") == pytest.approx(5 * predicted)
+    assert step("0.00") == pytest.approx(0.2 * predicted)
+
+
+def test_a_replica_of_another_variant_has_no_known_speed() -> None:
+    service = a_service(spec=a_spec(MEDIUM), status=a_status())
+    assert replica_of(service).max_num_seqs == 64
+    other = replica_of(service, variant="h100")
+    assert (other.max_num_seqs, other.step_time) == (None, None)
+    unknown = a_service(spec=a_spec(MEDIUM), status=a_status(product="NVIDIA-Z9"))
+    assert replica_of(unknown).step_time is None
+
+
+def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:
+    budget = a_budget(
+        rateLimits={"requests": {"perMinute": 60}, "concurrentRequests": 8},
+        teams={"search": {"totalTokens": {"perDay": 1000}}},
+        weight="2",
+    )
+    assert directory(budgets=(budget,)).tenants == {
+        "team-a": TenantLimits(
+            name="team-a",
+            namespaces=("team-a",),
+            weight=2.0,
+            limits=RateLimits(requests=RateLimit(per_minute=60), concurrent_requests=8),
+            teams={"search": RateLimits(total_tokens=RateLimit(per_day=1000))},
+        )
+    }
+
+
+def a_secret(name: str = "keys", tenant: str = "team-a", **records: dict[str, Any]) -> TenantKeys:
+    return TenantKeys(
+        secret=Ref("tessera-gateway", name),
+        tenant=tenant,
+        records={key: KeyRecord.model_validate(record) for key, record in records.items()},
+    )
+
+
+def test_keys_are_found_by_their_digest() -> None:
+    record = {"sha256": DIGEST, "team": "search", "models": ["chat"], "expires": NOW}
+    key = directory(keys=(a_secret(ci=record),)).keys[DIGEST]
+    assert (key.name, key.tenant, key.team, key.models, key.expires) == (
+        "ci",
+        "team-a",
+        "search",
+        ("chat",),
+        NOW,
+    )
+
+
+def test_keys_of_unknown_tenants_do_not_count() -> None:
+    assert not directory(keys=(a_secret(tenant="team-z", ci={"sha256": DIGEST}),)).keys
+
+
+def test_of_one_name_or_digest_the_first_secret_counts() -> None:
+    first = a_secret("a", ci={"sha256": DIGEST})
+    second = a_secret("b", ci={"sha256": "cd" * 32}, copy={"sha256": DIGEST})
+    assert [key.name for key in directory(keys=(second, first)).keys.values()] == ["ci"]
