@@ -1,0 +1,122 @@
+"""The replica of a request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.picking.health import SLOW_START_SECONDS, start_share
+from tessera.domain.picking.prediction import RequestMeans, has_room, predicted_ttft
+from tessera.domain.picking.replica_state import ReplicaState
+
+_MEANS = RequestMeans()
+
+# vLLM's default on most GPUs.
+DEFAULT_MAX_NUM_SEQS = 256
+
+
+class PickReason(StrEnum):
+    """Why a replica was chosen."""
+
+    ONLY_REPLICA = "OnlyReplica"
+    """No other is ready and healthy."""
+    LEAST_PREDICTED_TTFT = "LeastPredictedTTFT"
+    LEAST_IN_FLIGHT = "LeastInFlight"
+    """The speed of a replica is unknown: the fewest requests relative to `max_num_seqs`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The chosen replica; its state counts the request only after `sent`."""
+
+    state: ReplicaState
+    predicted_ttft_seconds: float | None
+    """None while the speed of a replica is unknown."""
+    reason: PickReason
+
+    @property
+    def replica(self) -> EngineReplica:
+        """Return the replica of the state."""
+        return self.state.replica
+
+
+def pick(
+    request: RequestShape,
+    states: Sequence[ReplicaState],
+    now: float,
+    *,
+    turn: int = 0,
+    means: RequestMeans = _MEANS,
+    cached_tokens: Sequence[int] = (),
+) -> Choice | None:
+    """Choose the replica with the least predicted time to the first token.
+
+    Replicas that are not ready, leave or are ejected get nothing; None says that no replica is
+    ready. `turn` is a counter of the caller: equal replicas take turns by it. `cached_tokens` has
+    the prompt tokens that each replica need not compute, in the order of `states`; empty is 0.
+
+    A replica that became ready lately takes a growing share of its usual load: what decides is
+    divided by that share, as in Envoy's slow start.
+    """
+    indices = _admissible(states, now)
+    if not indices:
+        return None
+    by_ttft = all([states[index].replica.step_time is not None for index in indices])
+    first = turn % len(indices)
+    chosen, least = states[indices[first]], float("inf")
+    chosen_ttft = None
+    for index in indices[first:] + indices[:first]:
+        state = states[index]
+        step, ttft = state.replica.step_time, None
+        if by_ttft and step is not None:
+            cached = cached_tokens[index] if cached_tokens else 0
+            score = ttft = predicted_ttft(state, step, request, means, now, cached)
+        else:
+            score = _load_after(state, now)
+        seconds_ready = now - (state.ready_at or 0.0)
+        if seconds_ready < SLOW_START_SECONDS:
+            score /= start_share(seconds_ready)
+        if score < least:
+            chosen, least, chosen_ttft = state, score, ttft
+    if len(indices) == 1:
+        reason = PickReason.ONLY_REPLICA
+    else:
+        reason = PickReason.LEAST_PREDICTED_TTFT if by_ttft else PickReason.LEAST_IN_FLIGHT
+    return Choice(state=chosen, predicted_ttft_seconds=chosen_ttft, reason=reason)
+
+
+def with_room(
+    states: Sequence[ReplicaState], means: RequestMeans, now: float
+) -> list[ReplicaState]:
+    """Return the replicas, ejected ones apart, that would start one more request soon.
+
+    A request that waits is picked a replica among these alone.
+    """
+    admissible = (states[index] for index in _admissible(states, now))
+    return [state for state in admissible if has_room(state, means, now)]
+
+
+def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:
+    """Return the indices of the replicas that may get a request.
+
+    At most half of the ready replicas count as ejected, those for which it lasts longest: when
+    most of them fail, the fault is more likely elsewhere.
+    """
+    ready = [
+        index
+        for index, state in enumerate(states)
+        if state.ready_at is not None and not state.replica.leaving
+    ]
+    ejected = [index for index in ready if states[index].health.ejected_until > now]
+    if not ejected:
+        return ready
+    ejected.sort(key=lambda index: -states[index].health.ejected_until)
+    excluded = ejected[: len(ready) // 2]
+    return [index for index in ready if index not in excluded]
+
+
+def _load_after(state: ReplicaState, now: float) -> float:
+    """Return the requests on a replica relative to its limit, this one included."""
+    running, waiting = state.load(now)
+    return (running + waiting + 1) / (state.replica.max_num_seqs or DEFAULT_MAX_NUM_SEQS)
