@@ -1,0 +1,114 @@
+"""The shared state of limits: what all gateway workers together may still use.
+
+Workers borrow from an account before they admit a request, and what they borrow is subtracted at
+once. So all workers together never admit more than `amount + elapsed / period * amount` since the
+account began. What a worker borrowed a moment ago it may use now: in a window of `t` seconds they
+admit at most `amount + t / period * amount` plus what they held when it began, which is at most
+the number of workers times a portion. Returns that get lost make a limit stricter for a while,
+never wider. A clock set forward fills the account, once and at most to its amount.
+"""
+
+from dataclasses import dataclass, field
+
+from tessera.domain.limits.scopes import ScopedLimit
+
+# Clocks of gateways on several machines differ; further back, the clock was set.
+MAX_CLOCK_SKEW_SECONDS = 5.0
+
+# A worker gets what its request needs, and of the rest at most this share to use the next second.
+PORTION_SHARE = 1 / 8
+
+# A worker that does not renew its slots for so long is dead.
+SLOT_LEASE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortionRequest:
+    """What a worker wants of one limit."""
+
+    limit: ScopedLimit
+    need: float = 0.0
+    """Less than this is of no use."""
+    want: float = 0.0
+    """What it expects to use within a second."""
+    returned: float = 0.0
+    """What it did not use; negative where a request took more than was reserved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """A part of a limit that one worker may use for one second."""
+
+    key: str
+    """Of the limit."""
+    amount: float
+    left: float
+    """In the account after this portion."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """The token bucket of one limit; it starts full and refills evenly."""
+
+    level: float
+    updated_at: float
+    """Unix seconds of the clock that the callers share."""
+
+    def borrow(self, request: PortionRequest, now: float) -> Portion:
+        """Take back what is returned, and grant a portion or, short of the need, nothing."""
+        limit = request.limit
+        elapsed = now - self.updated_at
+        if elapsed > 0 or elapsed < -MAX_CLOCK_SKEW_SECONDS:
+            self.level += max(0.0, elapsed) * limit.amount / limit.period_seconds
+            self.updated_at = now
+        self.level = min(self.level + request.returned, float(limit.amount))
+        amount = 0.0
+        if self.level >= request.need:
+            spare = (self.level - request.need) * PORTION_SHARE
+            amount = request.need + min(max(0.0, request.want - request.need), spare)
+            self.level -= amount
+        return Portion(key=limit.key, amount=amount, left=self.level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotRequest:
+    """What a worker wants of a limit of concurrent requests."""
+
+    limit: ScopedLimit
+    in_use: int
+    want: int
+    """In total, with those in use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotGrant:
+    """How many requests a worker may have at once, until it renews within `SLOT_LEASE_SECONDS`."""
+
+    key: str
+    slots: int
+
+
+@dataclass(slots=True, kw_only=True)
+class SlotAccount:
+    """Concurrent requests of one limit, by worker.
+
+    The workers together never have more slots than the limit, unless one could not renew for
+    `SLOT_LEASE_SECONDS` and its slots went to others: then by at most the slots that it uses.
+    """
+
+    leases: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Slots of each worker, and when they lapse."""
+
+    def lease(self, worker: str, request: SlotRequest, now: float) -> SlotGrant:
+        """Renew the slots of a worker; never below those in use."""
+        self.leases = {
+            name: (slots, lapses)
+            for name, (slots, lapses) in self.leases.items()
+            # A lease that lapses later than a full one is of a clock that was set back.
+            if name != worker and now < lapses <= now + SLOT_LEASE_SECONDS + MAX_CLOCK_SKEW_SECONDS
+        }
+        free = request.limit.amount - sum(slots for slots, _ in self.leases.values())
+        slots = max(request.in_use, min(request.want, free), 0)
+        if slots:
+            self.leases[worker] = (slots, now + SLOT_LEASE_SECONDS)
+        return SlotGrant(key=request.limit.key, slots=slots)

@@ -1,0 +1,254 @@
+"""The queue of requests that wait for room on a replica: fair between tenants, classes first."""
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tessera.api.inference_service import ServiceClass
+
+# After so many requests of other classes, the next is of the class that they passed over.
+MAX_PASSES = 16
+
+# How long a full queue needs is unknown while no replica serves.
+UNKNOWN_RETRY_SECONDS = 5.0
+
+_CLASSES: tuple[ServiceClass, ...] = ("Interactive", "Standard", "Batch")
+
+
+class QueueReason(StrEnum):
+    """Why a request may not wait."""
+
+    QUEUE_FULL = "QueueFull"
+    QUEUE_BYTES_EXCEEDED = "QueueBytesExceeded"
+    """The bodies of waiting requests would take too much memory."""
+    TENANT_QUEUE_FULL = "TenantQueueFull"
+    DEADLINE_UNREACHABLE = "DeadlineUnreachable"
+    """It would wait longer than its deadline allows, so it is refused at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueBounds:
+    """Limits of one queue."""
+
+    requests: int = 1000
+    requests_per_tenant: int = 250
+    size_bytes: int = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRefusal:
+    """A request that may not wait."""
+
+    reason: QueueReason
+    predicted_wait_seconds: float | None
+    """None while no replica serves."""
+    retry_after_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueueEntry:
+    """A request that waits; two entries are never equal."""
+
+    tenant: str
+    weight: float = 1.0
+    service_class: ServiceClass = "Interactive"
+    work_seconds: float
+    """Predicted seconds of a replica; fairness is counted in it."""
+    size_bytes: int = 0
+    deadline: float = float("inf")
+    """The first token is of no use after it; monotonic seconds."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Flow:
+    """What one tenant has waiting in one class."""
+
+    start: float
+    """Virtual time at which its next entry starts."""
+    weight: float
+    entries: OrderedDict[QueueEntry, None] = field(default_factory=OrderedDict)
+    work_seconds: float = 0.0
+
+
+class _ClassQueue:
+    """Start-time fair queueing between the tenants of one class (Goyal, Vin, Cheng 1996).
+
+    Each entry starts, in virtual time, when the one before it of its tenant finishes, or now if
+    there is none; it finishes `work / weight` later. The earliest start is served next, and is the
+    virtual time then. So while two tenants wait, the work of each divided by its weight differs by
+    at most that of one entry of each, whatever one of them sends.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.work_seconds = 0.0
+        self.passes = 0
+        self._time = 0.0
+        self._order = 0
+        self._flows: dict[str, _Flow] = {}
+        # Every flow is in here once, those without entries too. So no start is before `_time`.
+        self._heap: list[tuple[float, int, str]] = []
+
+    def waiting(self, tenant: str) -> int:
+        flow = self._flows.get(tenant)
+        return len(flow.entries) if flow is not None else 0
+
+    def add(self, entry: QueueEntry) -> None:
+        flow = self._flows.get(entry.tenant)
+        if flow is None:
+            flow = self._flows[entry.tenant] = _Flow(start=self._time, weight=entry.weight)
+            self._push(entry.tenant, flow)
+        flow.weight = entry.weight
+        flow.entries[entry] = None
+        flow.work_seconds += entry.work_seconds
+        self.count += 1
+        self.work_seconds += entry.work_seconds
+
+    def remove(self, entry: QueueEntry) -> bool:
+        flow = self._flows.get(entry.tenant)
+        if flow is None or entry not in flow.entries:
+            return False
+        del flow.entries[entry]
+        self._subtract(flow, entry)
+        return True
+
+    def pop(self) -> QueueEntry:
+        """Take the entry that starts first.
+
+        Raises IndexError when nothing waits.
+        """
+        while True:
+            start, _, tenant = heapq.heappop(self._heap)
+            flow = self._flows[tenant]
+            if not flow.entries:
+                del self._flows[tenant]
+                continue
+            entry, _ = flow.entries.popitem(last=False)
+            self._subtract(flow, entry)
+            self._time = start
+            flow.start = start + entry.work_seconds / entry.weight
+            self._push(tenant, flow)
+            return entry
+
+    def work_before(self, entry: QueueEntry) -> float:
+        """Return the work that is served before a new entry, if nothing else arrives."""
+        own = self._flows.get(entry.tenant)
+        before = own.work_seconds if own is not None else 0.0
+        start = (own.start if own is not None else self._time) + before / entry.weight
+        others = (flow for flow in self._flows.values() if flow is not own and flow.entries)
+        # Of another tenant, what starts until then.
+        return before + sum(
+            min(flow.work_seconds, max(0.0, start - flow.start) * flow.weight) for flow in others
+        )
+
+    def entries(self) -> list[QueueEntry]:
+        return [entry for flow in self._flows.values() for entry in flow.entries]
+
+    def _push(self, tenant: str, flow: _Flow) -> None:
+        self._order += 1
+        heapq.heappush(self._heap, (flow.start, self._order, tenant))
+
+    def _subtract(self, flow: _Flow, entry: QueueEntry) -> None:
+        self.count -= 1
+        # Sums of floats drift; an empty flow or queue has no work.
+        flow.work_seconds = flow.work_seconds - entry.work_seconds if flow.entries else 0.0
+        self.work_seconds = self.work_seconds - entry.work_seconds if self.count else 0.0
+
+
+class FairQueue:
+    """Requests of one model that wait for a replica.
+
+    Higher classes go first, strictly but for one bound: after `MAX_PASSES` entries in a row of
+    other classes, a waiting class gets the next. So of 18 entries one is of each waiting class.
+    """
+
+    def __init__(self, bounds: QueueBounds) -> None:
+        self._bounds = bounds
+        self._classes = {service_class: _ClassQueue() for service_class in _CLASSES}
+        self.size_bytes = 0
+
+    def __len__(self) -> int:
+        return sum(queue.count for queue in self._classes.values())
+
+    @property
+    def work_seconds(self) -> float:
+        """Return the predicted work of all that waits."""
+        return sum(queue.work_seconds for queue in self._classes.values())
+
+    def offer(
+        self, entry: QueueEntry, now: float, *, replicas: int, ttft_seconds: float = 0.0
+    ) -> QueueRefusal | None:
+        """Let a request wait, or say at once why it may not.
+
+        `replicas` serve the queue; with none, as while a service wakes, the wait is unknown and the
+        deadline is not checked. `ttft_seconds` is predicted for the time after the queue.
+        """
+        wait = self._work_before(entry) / replicas if replicas else None
+        late = 0.0 if wait is None else now + wait + ttft_seconds - entry.deadline
+        if (reason := self._full(entry)) is not None:
+            # A place is free when the next entry goes: of all, or of this tenant.
+            if wait is None:
+                retry_after = UNKNOWN_RETRY_SECONDS
+            elif reason is QueueReason.TENANT_QUEUE_FULL:
+                retry_after = wait / self._waiting(entry.tenant)
+            else:
+                retry_after = self.work_seconds / replicas / max(1, len(self))
+        elif late > 0:
+            reason, retry_after = QueueReason.DEADLINE_UNREACHABLE, late
+        else:
+            self._classes[entry.service_class].add(entry)
+            self.size_bytes += entry.size_bytes
+            return None
+        return QueueRefusal(
+            reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after
+        )
+
+    def pop(self) -> QueueEntry | None:
+        """Take the entry that is served next; None if nothing waits."""
+        waiting = [queue for queue in self._classes.values() if queue.count]
+        if not waiting:
+            return None
+        most_passed = max(waiting, key=lambda queue: queue.passes)
+        chosen = most_passed if most_passed.passes >= MAX_PASSES else waiting[0]
+        for queue in self._classes.values():
+            queue.passes = queue.passes + 1 if queue.count and queue is not chosen else 0
+        entry = chosen.pop()
+        self.size_bytes -= entry.size_bytes
+        return entry
+
+    def cancel(self, entry: QueueEntry) -> bool:
+        """Remove an entry whose client went away; False if it does not wait."""
+        removed = self._classes[entry.service_class].remove(entry)
+        if removed:
+            self.size_bytes -= entry.size_bytes
+        return removed
+
+    def expire(self, now: float) -> list[QueueEntry]:
+        """Remove and return the entries whose deadline has passed."""
+        expired = [
+            entry
+            for queue in self._classes.values()
+            for entry in queue.entries()
+            if entry.deadline < now
+        ]
+        for entry in expired:
+            self.cancel(entry)
+        return expired
+
+    def _work_before(self, entry: QueueEntry) -> float:
+        higher = _CLASSES[: _CLASSES.index(entry.service_class)]
+        work = sum(self._classes[service_class].work_seconds for service_class in higher)
+        return work + self._classes[entry.service_class].work_before(entry)
+
+    def _full(self, entry: QueueEntry) -> QueueReason | None:
+        if len(self) >= self._bounds.requests:
+            return QueueReason.QUEUE_FULL
+        if self._waiting(entry.tenant) >= self._bounds.requests_per_tenant:
+            return QueueReason.TENANT_QUEUE_FULL
+        if self.size_bytes + entry.size_bytes > self._bounds.size_bytes:
+            return QueueReason.QUEUE_BYTES_EXCEEDED
+        return None
+
+    def _waiting(self, tenant: str) -> int:
+        return sum(queue.waiting(tenant) for queue in self._classes.values())

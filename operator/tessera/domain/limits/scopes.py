@@ -1,0 +1,113 @@
+"""The limits of one request: those of its key, team, tenant and service together."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tessera.domain.gateway.directory import (
+    Directory,
+    Identity,
+    OfferedModel,
+    RateLimit,
+    RateLimits,
+)
+
+
+class ScopeKind(StrEnum):
+    """Whose limit it is."""
+
+    KEY = "Key"
+    TEAM = "Team"
+    TENANT = "Tenant"
+    SERVICE = "Service"
+
+
+class Meter(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "Requests"
+    INPUT_TOKENS = "InputTokens"
+    OUTPUT_TOKENS = "OutputTokens"
+    TOTAL_TOKENS = "TotalTokens"
+    CONCURRENT_REQUESTS = "ConcurrentRequests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopedLimit:
+    """One limit of one scope."""
+
+    key: str
+    """Identifies the limit in the whole fleet, for example `Tenant/team-a/Requests/60`."""
+    scope: ScopeKind
+    name: str
+    """Of the scope: `team-a`."""
+    meter: Meter
+    amount: int
+    period_seconds: int = 0
+    """The amount refills evenly over the period; 0 for concurrent requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicableLimits:
+    """All limits of one request; equal for all requests of a sender for a model."""
+
+    limits: tuple[ScopedLimit, ...] = ()
+    max_context_tokens: int | None = None
+    max_output_tokens: int | None = None
+
+
+def applicable_limits(
+    directory: Directory, identity: Identity, model: OfferedModel
+) -> ApplicableLimits:
+    """Gather the limits of the sender's key, team and tenant, and of the service.
+
+    A tenant without limits of its own has the default ones. The smallest size counts.
+    """
+    tenant = directory.tenants.get(identity.tenant)
+    of_tenant = tenant.limits if tenant is not None else RateLimits()
+    if of_tenant == RateLimits():
+        of_tenant = directory.default_limits
+    scopes = [(ScopeKind.TENANT, identity.tenant, of_tenant)]
+    if identity.key is not None:
+        scopes.append((ScopeKind.KEY, f"{identity.tenant}/{identity.key}", identity.limits))
+    if identity.team is not None and tenant is not None:
+        of_team = tenant.teams.get(identity.team, RateLimits())
+        scopes.append((ScopeKind.TEAM, f"{identity.tenant}/{identity.team}", of_team))
+    scopes.append((ScopeKind.SERVICE, str(model.service), model.limits))
+    return ApplicableLimits(
+        limits=tuple(limit for scope in scopes for limit in _limits(*scope)),
+        max_context_tokens=_smallest(limits.max_context_tokens for _, _, limits in scopes),
+        max_output_tokens=_smallest(limits.max_output_tokens for _, _, limits in scopes),
+    )
+
+
+def _limits(scope: ScopeKind, name: str, limits: RateLimits) -> Iterator[ScopedLimit]:
+    amounts = [
+        (meter, period_seconds, amount)
+        for meter, rate in (
+            (Meter.REQUESTS, limits.requests),
+            (Meter.INPUT_TOKENS, limits.input_tokens),
+            (Meter.OUTPUT_TOKENS, limits.output_tokens),
+            (Meter.TOTAL_TOKENS, limits.total_tokens),
+        )
+        for period_seconds, amount in _periods(rate)
+    ]
+    amounts.append((Meter.CONCURRENT_REQUESTS, 0, limits.concurrent_requests))
+    for meter, period_seconds, amount in amounts:
+        if amount is not None:
+            yield ScopedLimit(
+                key=f"{scope}/{name}/{meter}/{period_seconds}",
+                scope=scope,
+                name=name,
+                meter=meter,
+                amount=amount,
+                period_seconds=period_seconds,
+            )
+
+
+def _periods(rate: RateLimit) -> tuple[tuple[int, int | None], ...]:
+    return (1, rate.per_second), (60, rate.per_minute), (86_400, rate.per_day)
+
+
+def _smallest(values: Iterator[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)

@@ -1,0 +1,403 @@
+"""Limits in one gateway worker: it admits requests from the portions that it borrowed."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.account import (
+    SLOT_LEASE_SECONDS,
+    Portion,
+    PortionRequest,
+    SlotGrant,
+    SlotRequest,
+)
+from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
+
+# A portion is used within a second, and what an account had left is believed for as long.
+PORTION_SECONDS = 1.0
+
+# A slot of another worker may come free at any moment, so its account is asked again sooner.
+SLOT_REFUSAL_SECONDS = 0.2
+
+# When a concurrent request ends is unknown; clients wait at least this long.
+SLOT_RETRY_SECONDS = 1.0
+
+# The state of a limit that is not used is forgotten.
+IDLE_SECONDS = 10.0
+
+
+class LimitReason(StrEnum):
+    """Why a request is refused."""
+
+    TOO_MANY_REQUESTS = "TooManyRequests"
+    TOO_MANY_INPUT_TOKENS = "TooManyInputTokens"
+    TOO_MANY_OUTPUT_TOKENS = "TooManyOutputTokens"
+    TOO_MANY_TOKENS = "TooManyTokens"
+    TOO_MANY_CONCURRENT_REQUESTS = "TooManyConcurrentRequests"
+    CONTEXT_TOO_LONG = "ContextTooLong"
+    """The prompt leaves no room for an answer within `max_context_tokens`."""
+    REQUEST_TOO_LARGE = "RequestTooLarge"
+    """It needs more than the whole limit, so it never fits."""
+
+
+_EXCEEDED = {
+    Meter.REQUESTS: LimitReason.TOO_MANY_REQUESTS,
+    Meter.INPUT_TOKENS: LimitReason.TOO_MANY_INPUT_TOKENS,
+    Meter.OUTPUT_TOKENS: LimitReason.TOO_MANY_OUTPUT_TOKENS,
+    Meter.TOTAL_TOKENS: LimitReason.TOO_MANY_TOKENS,
+    Meter.CONCURRENT_REQUESTS: LimitReason.TOO_MANY_CONCURRENT_REQUESTS,
+}
+_REQUEST_METERS = frozenset({Meter.REQUESTS})
+_TOKEN_METERS = frozenset({Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """The state of one limit, for the headers `x-ratelimit-*`."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+    """Until the whole limit is available again, if it is not used."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Admitted:
+    """A request within all limits; `settle` ends it."""
+
+    limits: tuple[ScopedLimit, ...]
+    input_tokens: int
+    max_output_tokens: int
+    """The request's own maximum, reduced to what the limits allow of one request."""
+    requests: Allowance | None
+    """The scarcest limit of requests; None without any."""
+    tokens: Allowance | None
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitRefusal:
+    """The limit that refuses a request; of several, the one that takes longest to allow it."""
+
+    reason: LimitReason
+    scope: ScopeKind | None = None
+    """None for the context of one request."""
+    name: str = ""
+    """Of the scope."""
+    limit: int
+    remaining: int = 0
+    retry_after_seconds: float | None
+    """Until the request fits at the earliest; None where it never does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BorrowRequest:
+    """What a worker asks of the accounts; to be sent, since it has what the worker returns."""
+
+    portions: tuple[PortionRequest, ...] = ()
+    slots: tuple[SlotRequest, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Balance:
+    """What the worker borrowed of one rate."""
+
+    limit: ScopedLimit
+    amount: float = 0.0
+    expires: float = float("-inf")
+    left: float = 0.0
+    """In the account when the last portion came."""
+    returned: float = 0.0
+    """Refunds of settled requests, until the next exchange."""
+    used: float = 0.0
+    """Since the last renewal."""
+    expected: float = 0.0
+    """Use of the next second, as of the last renewal."""
+    last_used: float = float("-inf")
+
+    def available(self, now: float) -> float:
+        return self.amount if now < self.expires else 0.0
+
+    def remaining(self, now: float) -> float:
+        """Return what is available here and in the account, as far as is known."""
+        since = now - self.expires + PORTION_SECONDS
+        refilled = self.left + since * self.limit.amount / self.limit.period_seconds
+        total = self.available(now) + self.returned + refilled
+        return max(0.0, min(float(self.limit.amount), total))
+
+    def use(self, amount: float, now: float) -> None:
+        self.amount -= amount
+        self.used += amount
+        self.last_used = now
+
+    def request(self, need: float, keep: float, now: float) -> PortionRequest:
+        """Ask for what is missing of `need` and expected soon; give back all but `keep`."""
+        if need:
+            self.last_used = now
+        usable = min(self.available(now), keep)
+        returned = self.returned + self.amount - usable
+        self.amount, self.returned = usable, 0.0
+        missing = max(0.0, need - self.amount)
+        # A burst is not expected yet, so a request of it also asks for as much as went before.
+        ahead = max(self.expected, self.used) if need else self.expected
+        want = missing + max(0.0, ahead - self.amount)
+        return PortionRequest(limit=self.limit, need=missing, want=want, returned=returned)
+
+    def renewal(self, elapsed: float, now: float) -> PortionRequest | None:
+        """Expect the use of the last seconds, or half of what was expected before."""
+        self.expected = max(self.used / elapsed * PORTION_SECONDS, self.expected / 2)
+        if self.expected < 0.5:
+            self.expected = 0.0
+        self.used = 0.0
+        request = self.request(0.0, self.expected, now)
+        return request if request.want or request.returned else None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slots:
+    """The worker's slots of one limit of concurrent requests."""
+
+    limit: ScopedLimit
+    in_use: int = 0
+    granted: int = 0
+    granted_at: float = float("-inf")
+    wanted: int = 0
+    denied_at: float = float("-inf")
+    """When the account had fewer than were wanted."""
+    asked: deque[float] = field(default_factory=deque)
+    """When the questions without an answer were asked."""
+    peak: int = 0
+    """Most in use since the last renewal."""
+
+    def available(self, now: float) -> int:
+        lapsed = now - self.granted_at >= SLOT_LEASE_SECONDS
+        return 0 if lapsed else self.granted - self.in_use
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self.granted or self.in_use or self.asked)
+
+    def use(self) -> None:
+        self.in_use += 1
+        self.peak = max(self.peak, self.in_use)
+
+    def request(self, more: int, now: float) -> SlotRequest:
+        """Ask for slots for this request, and for those that asked before and got no answer."""
+        return self._ask(max(self.granted, self.in_use + len(self.asked) + more), now)
+
+    def renewal(self, now: float) -> SlotRequest:
+        """Keep as many as were in use lately; what is given back is not used from now on."""
+        while self.asked and now - self.asked[0] >= SLOT_LEASE_SECONDS:
+            self.asked.popleft()
+        # An answer that is under way would bring back what is given back now.
+        want = max(self.granted, self.wanted) if self.asked else max(self.in_use, self.peak)
+        self.peak = self.in_use
+        self.granted = min(self.granted, want)
+        return self._ask(want, now)
+
+    def receive(self, granted: int, now: float) -> None:
+        if not self.asked:
+            return
+        # The account counts the lease from the question on, or later.
+        self.granted, self.granted_at = granted, self.asked.popleft()
+        self.denied_at = now if granted < self.wanted else float("-inf")
+
+    def _ask(self, want: int, now: float) -> SlotRequest:
+        self.wanted = want
+        self.asked.append(now)
+        return SlotRequest(limit=self.limit, in_use=self.in_use, want=want)
+
+
+@dataclass(slots=True)
+class WorkerLimits:
+    """Decides in one worker, without waiting, which requests are within their limits.
+
+    All `now` are of one monotonic clock. The caller sends the accounts what `renewal` returns
+    twice per second and a `BorrowRequest` of `take` at once, and gives the answers to `receive`.
+    """
+
+    _balances: dict[str, _Balance] = field(default_factory=dict)
+    _slots: dict[str, _Slots] = field(default_factory=dict)
+    _renewed_at: float = float("-inf")
+
+    def take(
+        self, limits: ApplicableLimits, request: RequestShape, now: float
+    ) -> Admitted | LimitRefusal | BorrowRequest:
+        """Admit the request within all limits, or within none of them.
+
+        The input estimate and the longest answer are reserved; `settle` corrects both. After a
+        `BorrowRequest` and its answer, take the request again.
+        """
+        max_output_tokens = _max_output(limits, request)
+        if isinstance(max_output_tokens, LimitRefusal):
+            return max_output_tokens
+        amounts = _amounts(request.input_tokens, max_output_tokens)
+        rates = [self._balance(limit) for limit in limits.limits if limit.period_seconds]
+        slots = [self._slots_of(limit) for limit in limits.limits if not limit.period_seconds]
+        short = [rate for rate in rates if rate.available(now) < amounts[rate.limit.meter]]
+        full = [each for each in slots if each.available(now) < 1]
+        if short or full:
+            return _refusal(short, full, amounts, now) or BorrowRequest(
+                portions=tuple(
+                    rate.request(amounts[rate.limit.meter], float("inf"), now) for rate in short
+                ),
+                slots=tuple(each.request(1 + each.limit.amount // 64, now) for each in full),
+            )
+        for rate in rates:
+            rate.use(amounts[rate.limit.meter], now)
+        for each in slots:
+            each.use()
+        return Admitted(
+            limits=limits.limits,
+            input_tokens=request.input_tokens,
+            max_output_tokens=max_output_tokens,
+            requests=_scarcest(rates, _REQUEST_METERS, now),
+            tokens=_scarcest(rates, _TOKEN_METERS, now),
+        )
+
+    def settle(self, admitted: Admitted, *, input_tokens: int, output_tokens: int) -> None:
+        """Replace what was reserved by what was counted; a second time changes nothing.
+
+        What a request took beyond its reservation is owed: the account subtracts it.
+        """
+        if admitted.settled:
+            return
+        admitted.settled = True
+        reserved = _amounts(admitted.input_tokens, admitted.max_output_tokens)
+        counted = _amounts(input_tokens, output_tokens)
+        for limit in admitted.limits:
+            if limit.period_seconds:
+                difference = reserved[limit.meter] - counted[limit.meter]
+                self._balance(limit).returned += difference
+            else:
+                self._slots_of(limit).in_use -= 1
+
+    def renewal(self, now: float) -> BorrowRequest:
+        """Return what to exchange with the accounts now: unused portions for expected use."""
+        elapsed = max(now - self._renewed_at, 1e-3)
+        self._renewed_at = now
+        portions = tuple(
+            request
+            for balance in self._balances.values()
+            if (request := balance.renewal(elapsed, now)) is not None
+        )
+        slots = tuple(each.renewal(now) for each in self._slots.values() if each.is_used)
+        self._forget_idle(now)
+        return BorrowRequest(portions=portions, slots=slots)
+
+    def receive(self, portions: Iterable[Portion], grants: Iterable[SlotGrant], now: float) -> None:
+        """Take the answers of the accounts; those of forgotten limits expire unused."""
+        for portion in portions:
+            if (balance := self._balances.get(portion.key)) is not None:
+                balance.amount += portion.amount
+                balance.left, balance.expires = portion.left, now + PORTION_SECONDS
+        for grant in grants:
+            if (slots := self._slots.get(grant.key)) is not None:
+                slots.receive(grant.slots, now)
+
+    def _balance(self, limit: ScopedLimit) -> _Balance:
+        balance = self._balances.get(limit.key)
+        if balance is None:
+            balance = self._balances[limit.key] = _Balance(limit=limit)
+        balance.limit = limit
+        return balance
+
+    def _slots_of(self, limit: ScopedLimit) -> _Slots:
+        slots = self._slots.get(limit.key)
+        if slots is None:
+            slots = self._slots[limit.key] = _Slots(limit=limit)
+        slots.limit = limit
+        return slots
+
+    def _forget_idle(self, now: float) -> None:
+        self._balances = {
+            key: balance
+            for key, balance in self._balances.items()
+            if balance.amount or now - balance.last_used < IDLE_SECONDS
+        }
+        self._slots = {key: slots for key, slots in self._slots.items() if slots.is_used}
+
+
+def _amounts(input_tokens: int, output_tokens: int) -> Mapping[Meter, int]:
+    return {
+        Meter.REQUESTS: 1,
+        Meter.INPUT_TOKENS: input_tokens,
+        Meter.OUTPUT_TOKENS: output_tokens,
+        Meter.TOTAL_TOKENS: input_tokens + output_tokens,
+        Meter.CONCURRENT_REQUESTS: 1,
+    }
+
+
+def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitRefusal:
+    """Return the longest answer that the limits of one request allow."""
+    longest = request.max_output_tokens
+    if limits.max_output_tokens is not None:
+        longest = min(longest, limits.max_output_tokens)
+    least = min(1, longest)
+    context = limits.max_context_tokens
+    if context is not None:
+        longest = min(longest, context - request.input_tokens)
+        if longest < least:
+            return LimitRefusal(
+                reason=LimitReason.CONTEXT_TOO_LONG, limit=context, retry_after_seconds=None
+            )
+    smallest = _amounts(request.input_tokens, least)
+    for limit in limits.limits:
+        if limit.meter is Meter.OUTPUT_TOKENS:
+            longest = min(longest, limit.amount)
+        elif limit.meter is Meter.TOTAL_TOKENS:
+            longest = min(longest, limit.amount - request.input_tokens)
+        if longest < least or smallest[limit.meter] > limit.amount:
+            return LimitRefusal(
+                reason=LimitReason.REQUEST_TOO_LARGE,
+                scope=limit.scope,
+                name=limit.name,
+                limit=limit.amount,
+                retry_after_seconds=None,
+            )
+    return longest
+
+
+def _refusal(
+    short: Iterable[_Balance], full: Iterable[_Slots], amounts: Mapping[Meter, int], now: float
+) -> LimitRefusal | None:
+    """Return the limit that takes longest to allow the request; None if all of them may now."""
+    refusals = []
+    for rate in short:
+        limit, remaining = rate.limit, rate.remaining(now)
+        missing = amounts[limit.meter] - remaining
+        if now < rate.expires and missing > 0:
+            seconds = missing * limit.period_seconds / limit.amount
+            refusals.append((seconds, limit, int(remaining)))
+    refusals += [
+        (SLOT_RETRY_SECONDS, slots.limit, 0)
+        for slots in full
+        if now - slots.denied_at < SLOT_REFUSAL_SECONDS
+    ]
+    if not refusals:
+        return None
+    seconds, limit, remaining = max(refusals, key=lambda refusal: refusal[0])
+    return LimitRefusal(
+        reason=_EXCEEDED[limit.meter],
+        scope=limit.scope,
+        name=limit.name,
+        limit=limit.amount,
+        remaining=remaining,
+        retry_after_seconds=seconds,
+    )
+
+
+def _scarcest(rates: Iterable[_Balance], meters: frozenset[Meter], now: float) -> Allowance | None:
+    """Return the state of the limit of which the least share remains."""
+    remaining = [(rate.remaining(now), rate.limit) for rate in rates if rate.limit.meter in meters]
+    if not remaining:
+        return None
+    amount, limit = min(remaining, key=lambda pair: pair[0] / pair[1].amount)
+    used_share = 1 - amount / limit.amount
+    return Allowance(
+        limit=limit.amount,
+        remaining=int(amount),
+        reset_seconds=used_share * limit.period_seconds,
+    )

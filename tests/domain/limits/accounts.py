@@ -1,0 +1,112 @@
+"""The shared accounts of limits, in memory, and workers that borrow from them."""
+
+from dataclasses import dataclass, field
+
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.account import Account, SlotAccount
+from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
+from tessera.domain.limits.worker_limits import (
+    Admitted,
+    BorrowRequest,
+    LimitRefusal,
+    WorkerLimits,
+)
+
+
+def a_limit(meter: Meter, amount: int, period_seconds: int = 60) -> ScopedLimit:
+    return ScopedLimit(
+        key=f"Tenant/team-a/{meter}/{period_seconds}",
+        scope=ScopeKind.TENANT,
+        name="team-a",
+        meter=meter,
+        amount=amount,
+        period_seconds=period_seconds,
+    )
+
+
+def slots_limit(amount: int) -> ScopedLimit:
+    return a_limit(Meter.CONCURRENT_REQUESTS, amount, period_seconds=0)
+
+
+def limits_of(*limits: ScopedLimit, **sizes: int) -> ApplicableLimits:
+    return ApplicableLimits(limits=limits, **sizes)
+
+
+@dataclass(slots=True)
+class Accounts:
+    """Accounts by the key of their limit; every exchange arrives unless it is lost."""
+
+    rates: dict[str, Account] = field(default_factory=dict)
+    slots: dict[str, SlotAccount] = field(default_factory=dict)
+    exchanges: int = 0
+    lent: float = 0.0
+    clock_offset: float = 0.0
+    """Of the accounts' clock to that of the workers."""
+
+    def exchange(
+        self,
+        worker: WorkerLimits,
+        request: BorrowRequest,
+        now: float,
+        *,
+        name: str = "a",
+        answer_is_lost: bool = False,
+    ) -> float:
+        """Return what was lent and arrived."""
+        self.exchanges += 1
+        clock = now + self.clock_offset
+        portions = [
+            self.rates.setdefault(
+                each.limit.key, Account(level=each.limit.amount, updated_at=clock)
+            ).borrow(each, clock)
+            for each in request.portions
+        ]
+        grants = [
+            self.slots.setdefault(each.limit.key, SlotAccount()).lease(name, each, clock)
+            for each in request.slots
+        ]
+        if answer_is_lost:
+            return 0.0
+        worker.receive(portions, grants, now)
+        lent = sum(portion.amount for portion in portions)
+        self.lent += lent
+        return lent
+
+    def take(
+        self,
+        worker: WorkerLimits,
+        limits: ApplicableLimits,
+        request: RequestShape,
+        now: float,
+        name: str = "a",
+    ) -> Admitted | LimitRefusal:
+        for _ in range(3):
+            answer = worker.take(limits, request, now)
+            if not isinstance(answer, BorrowRequest):
+                return answer
+            self.exchange(worker, answer, now, name=name)
+        raise AssertionError(answer)
+
+    def admit(
+        self,
+        worker: WorkerLimits,
+        limits: ApplicableLimits,
+        request: RequestShape,
+        now: float,
+        name: str = "a",
+    ) -> Admitted:
+        answer = self.take(worker, limits, request, now, name)
+        assert isinstance(answer, Admitted), answer
+        return answer
+
+    def refuse(
+        self,
+        worker: WorkerLimits,
+        limits: ApplicableLimits,
+        request: RequestShape,
+        now: float,
+        name: str = "a",
+    ) -> LimitRefusal:
+        answer = self.take(worker, limits, request, now, name)
+        assert isinstance(answer, LimitRefusal), answer
+        return answer

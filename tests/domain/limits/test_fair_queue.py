@@ -1,0 +1,244 @@
+"""The order of waiting requests, their bounds, and what a refusal says."""
+
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.api.inference_service import ServiceClass
+from tessera.domain.limits.fair_queue import (
+    UNKNOWN_RETRY_SECONDS,
+    FairQueue,
+    QueueBounds,
+    QueueEntry,
+    QueueReason,
+)
+from tests.gateway_simulation import ClosedLoop
+
+
+def an_entry(tenant: str = "team-a", work_seconds: float = 1.0, **fields: Any) -> QueueEntry:
+    return QueueEntry(tenant=tenant, work_seconds=work_seconds, **fields)
+
+
+def a_queue(*entries: QueueEntry, **bounds: int) -> FairQueue:
+    queue = FairQueue(QueueBounds(**bounds))
+    for entry in entries:
+        assert queue.offer(entry, 0.0, replicas=0) is None
+    return queue
+
+
+def order(queue: FairQueue) -> list[QueueEntry]:
+    return list(iter(queue.pop, None))
+
+
+def test_requests_of_one_tenant_keep_their_order() -> None:
+    entries = [an_entry(work_seconds=seconds) for seconds in (5, 1, 3)]
+    assert order(a_queue(*entries)) == entries
+
+
+def test_tenants_take_turns_by_work_and_not_by_requests() -> None:
+    greedy = [an_entry("greedy", 1) for _ in range(20)]
+    modest = [an_entry("modest", 4) for _ in range(3)]
+    tenants = "".join(entry.tenant[0] for entry in order(a_queue(*greedy, *modest)))
+    assert tenants.startswith("gmgggmggggm")
+
+
+def test_a_tenant_of_twice_the_weight_gets_twice_the_work() -> None:
+    entries = [
+        an_entry(tenant, 1, weight=w) for tenant, w in (("a", 1), ("b", 2)) for _ in range(99)
+    ]
+    first = Counter(entry.tenant for entry in order(a_queue(*entries))[:90])
+    assert first["b"] == pytest.approx(60, abs=1)
+
+
+def test_a_tenant_that_comes_back_has_no_credit_from_its_absence() -> None:
+    queue = a_queue(*[an_entry("busy") for _ in range(50)])
+    for _ in range(30):
+        queue.pop()
+    for _ in range(10):
+        queue.offer(an_entry("back"), 0.0, replicas=0)
+    assert Counter(entry.tenant for entry in order(queue)[:10])["back"] == 5
+
+
+weights = {"a": 1.0, "b": 2.0, "c": 0.5}
+arrivals = st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.1, 9.0)), min_size=1)
+
+
+@given(arrivals)
+def test_work_of_two_waiting_tenants_differs_by_one_request_of_each(
+    requests: list[tuple[str, float]],
+) -> None:
+    entries = [an_entry(tenant, work, weight=weights[tenant]) for tenant, work in requests]
+    largest = {
+        tenant: max((work for name, work in requests if name == tenant), default=0.0) / weight
+        for tenant, weight in weights.items()
+    }
+    queue = a_queue(*entries)
+    remaining = Counter(entry.tenant for entry in entries)
+    served = dict.fromkeys(weights, 0.0)
+    while all(remaining[tenant] for tenant in "ab"):
+        entry = queue.pop()
+        assert entry is not None
+        remaining[entry.tenant] -= 1
+        served[entry.tenant] += entry.work_seconds / entry.weight
+        assert abs(served["a"] - served["b"]) <= largest["a"] + largest["b"] + 1e-9
+
+
+@given(arrivals, st.data())
+def test_every_request_leaves_the_queue_exactly_once(
+    requests: list[tuple[str, float]], data: st.DataObject
+) -> None:
+    entries = [an_entry(tenant, work, size_bytes=7) for tenant, work in requests]
+    queue = a_queue(*entries)
+    cancelled = data.draw(st.lists(st.sampled_from(entries), unique_by=id))
+    assert all(queue.cancel(entry) for entry in cancelled)
+    assert not any(queue.cancel(entry) for entry in cancelled)
+    assert len(queue) == len(entries) - len(cancelled)
+    assert queue.size_bytes == 7 * len(queue)
+    served = order(queue)
+    assert sorted(map(id, [*served, *cancelled])) == sorted(map(id, entries))
+    assert (len(queue), queue.size_bytes, queue.work_seconds) == (0, 0, 0)
+
+
+def test_a_cancelled_request_is_not_charged() -> None:
+    cancelled = [an_entry("a", 100) for _ in range(5)]
+    queue = a_queue(*cancelled, an_entry("a", 1), an_entry("b", 1), an_entry("b", 1))
+    for entry in cancelled:
+        queue.cancel(entry)
+    assert [entry.tenant for entry in order(queue)] == ["a", "b", "b"]
+
+
+def classes(queue: FairQueue, count: int) -> list[ServiceClass]:
+    entries = [queue.pop() for _ in range(count)]
+    return [entry.service_class for entry in entries if entry is not None]
+
+
+def test_higher_classes_go_first() -> None:
+    queue = a_queue(
+        an_entry(service_class="Batch"),
+        an_entry(service_class="Standard"),
+        an_entry(service_class="Interactive"),
+    )
+    assert classes(queue, 3) == ["Interactive", "Standard", "Batch"]
+
+
+def test_lower_classes_starve_no_longer_than_17_requests() -> None:
+    of_class: tuple[ServiceClass, ...] = ("Interactive", "Standard", "Batch")
+    entries = [
+        an_entry(f"team-{each}", service_class=each) for each in of_class for _ in range(200)
+    ]
+    queue = a_queue(*entries)
+    served = classes(queue, 180)
+    for lower in ("Standard", "Batch"):
+        places = [index for index, each in enumerate(served) if each == lower]
+        gaps = [after - before for before, after in pairwise(places)]
+        assert max(gaps) <= 18
+        assert places[0] <= 17
+    assert served.count("Interactive") >= 0.88 * 180
+
+
+def test_a_class_that_waits_again_has_no_passes_from_before() -> None:
+    batch = an_entry(service_class="Batch")
+    queue = a_queue(*[an_entry() for _ in range(60)], batch)
+    classes(queue, 16)
+    queue.cancel(batch)
+    queue.pop()
+    queue.offer(an_entry(service_class="Batch"), 0.0, replicas=0)
+    assert classes(queue, 16) == ["Interactive"] * 16
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason", "retry_after"),
+    [
+        ({"requests": 4}, QueueReason.QUEUE_FULL, 1.0),
+        ({"requests_per_tenant": 3}, QueueReason.TENANT_QUEUE_FULL, 4 / 3),
+        ({"size_bytes": 499}, QueueReason.QUEUE_BYTES_EXCEEDED, 1.0),
+    ],
+)
+def test_a_full_queue_says_when_the_next_place_is_free(
+    bounds: dict[str, int], reason: QueueReason, retry_after: float
+) -> None:
+    entries = [an_entry("a", 2, size_bytes=100) for _ in range(3)]
+    queue = a_queue(*entries, an_entry("b", 2, size_bytes=100), **bounds)
+    refusal = queue.offer(an_entry("a", 2, size_bytes=100), 0.0, replicas=2)
+    assert refusal is not None
+    assert (refusal.reason, refusal.predicted_wait_seconds) == (reason, 4.0)
+    assert refusal.retry_after_seconds == pytest.approx(retry_after)
+    asleep = queue.offer(an_entry("a", size_bytes=100), 0.0, replicas=0)
+    assert asleep is not None
+    assert asleep.retry_after_seconds == UNKNOWN_RETRY_SECONDS
+    assert len(queue) == 4
+
+
+def test_a_body_larger_than_the_queue_is_refused_by_an_empty_one() -> None:
+    refusal = a_queue(size_bytes=10).offer(an_entry(size_bytes=11), 0.0, replicas=1)
+    assert refusal is not None
+    assert refusal.reason is QueueReason.QUEUE_BYTES_EXCEEDED
+
+
+def test_a_request_that_would_be_late_is_refused_at_once() -> None:
+    queue = a_queue(*[an_entry("a", 1) for _ in range(8)])
+    refusal = queue.offer(an_entry("a", deadline=103.5), 100.0, replicas=2, ttft_seconds=0.5)
+    assert refusal is not None
+    assert refusal.reason is QueueReason.DEADLINE_UNREACHABLE
+    assert (refusal.predicted_wait_seconds, refusal.retry_after_seconds) == (4.0, 1.0)
+    assert queue.offer(an_entry("a", deadline=104.5), 100.0, replicas=2, ttft_seconds=0.5) is None
+    # Others do not wait for the work of this tenant, and while a service wakes nobody knows.
+    assert queue.offer(an_entry("b", deadline=101.0), 100.0, replicas=2, ttft_seconds=0.5) is None
+    assert queue.offer(an_entry("a", deadline=100.1), 100.0, replicas=0) is None
+
+
+@given(arrivals, st.sampled_from("abc"), st.sampled_from(["Interactive", "Standard"]))
+def test_the_predicted_wait_is_the_work_that_goes_before(
+    requests: list[tuple[str, float]], tenant: str, service_class: ServiceClass
+) -> None:
+    queue = a_queue(*[an_entry(name, work, weight=weights[name]) for name, work in requests])
+    for _ in range(len(requests) // 2):
+        queue.pop()
+    entry = an_entry(
+        tenant, 1.0, weight=weights[tenant], service_class=service_class, deadline=-1.0
+    )
+    refusal = queue.offer(entry, 0.0, replicas=1)
+    assert refusal is not None
+    assert queue.offer(entry, 0.0, replicas=0) is None
+    served = order(queue)
+    before = sum(each.work_seconds for each in served[: served.index(entry)])
+    largest = sum(
+        max((work for name, work in requests if name == each), default=0.0) for each in "abc"
+    )
+    if len(requests) <= 16 or service_class == "Interactive":
+        assert refusal.predicted_wait_seconds == pytest.approx(before, abs=largest)
+
+
+def test_expired_requests_are_removed() -> None:
+    late, early = an_entry(deadline=5.0), an_entry(deadline=6.0)
+    queue = a_queue(late, early)
+    assert queue.expire(5.0) == []
+    assert queue.expire(5.5) == [late]
+    assert order(queue) == [early]
+
+
+def p95_ttft(greedy_clients: int, *, engines: int, output_tokens: int) -> float:
+    """Let 30 clients per engine of a modest tenant and some of a greedy one be busy for 60 s."""
+    loop = ClosedLoop(
+        clients={"modest": 30 * engines, "greedy": greedy_clients}, output_tokens=output_tokens
+    )
+    for index in range(engines):
+        loop.add_engine(f"chat-{index}")
+    loop.run(until=60.0)
+    ttft = sorted(loop.ttft["modest"])
+    return ttft[int(0.95 * len(ttft))]
+
+
+@pytest.mark.parametrize(("engines", "output_tokens"), [(1, 50), (1, 200), (3, 100)])
+def test_a_greedy_tenant_makes_the_other_wait_no_longer_than_its_share_does(
+    engines: int, output_tokens: int
+) -> None:
+    shares = [
+        p95_ttft(clients * engines, engines=engines, output_tokens=output_tokens)
+        for clients in (30, 300)
+    ]
+    assert shares[1] == pytest.approx(shares[0], rel=0.1)
