@@ -34,6 +34,7 @@ PLANTED = {
     "The GPU driver is asked in one adapter": ("node_agent/reconcile.py", "import pynvml"),
     "The kubelet is asked in one adapter": ("node_agent/reconcile.py", "import grpc"),
     "Certificates are made in one adapter": ("controller/certificates.py", "import cryptography"),
+    "The database is asked in one package": ("gateway/usage.py", "import sqlalchemy"),
     "The product does without the lab": ("domain/money.py", "import tessera_lab.engine"),
     "The lab's data flows one way": (
         "../tessera_lab/load/responses.py",

@@ -1,0 +1,1 @@
+"""What requests used, summed over the records of a time."""

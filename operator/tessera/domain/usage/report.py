@@ -1,0 +1,59 @@
+"""Sums of usage records, and what they are grouped by."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class UsageDimension(StrEnum):
+    """A field of usage records that sums are grouped by."""
+
+    TENANT = "tenant"
+    TEAM = "team"
+    USER = "user"
+    KEY = "key"
+    SERVICE = "service"
+    MODEL = "model"
+    ROUTE = "route"
+    PHASE = "phase"
+    REASON = "reason"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageQuery:
+    """Which records are summed: those that started in a half-open interval of Unix time."""
+
+    by: tuple[UsageDimension, ...]
+    since_ns: int
+    until_ns: int
+    tenant: str | None = None
+    """Only this tenant's records; None for all."""
+    limit: int = 1000
+    """Rows at most, those with the most tokens first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """The requests of one group, and the tokens that they used."""
+
+    group: tuple[str | None, ...]
+    """One value for each dimension of the query; None where the records have none."""
+    requests: int
+    failed: int
+    aborted: int
+    estimated: int
+    """Requests whose tokens the gateway counted, since the engine reported none."""
+    input_tokens: int
+    cached_tokens: int
+    """Input tokens that a prefix cache answered; they are part of the input tokens."""
+    output_tokens: int
+    reasoning_tokens: int
+    """They are part of the output tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """The answer to a query."""
+
+    rows: tuple[UsageRow, ...]
+    is_truncated: bool
+    """There are more groups than the query's limit."""

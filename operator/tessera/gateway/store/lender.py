@@ -1,0 +1,183 @@
+"""Lends portions of limits to workers, and bridges a store that fails for a minute."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tessera.domain.limits.account import (
+    Account,
+    Portion,
+    PortionRequest,
+    SlotGrant,
+    SlotRequest,
+)
+from tessera.domain.limits.scopes import ScopedLimit
+from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.leases import Lease, WorkerBorrowing
+
+log = logging.getLogger("tessera.gateway")
+
+BRIDGE_SECONDS = 60
+_PROBE_SECONDS = 1.0
+_LENDER = "lender"
+
+
+class LeaseStore(Protocol):
+    """Where limits have their accounts."""
+
+    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
+        """Lend portions of limits to workers; raises StoreError."""
+
+    async def check(self) -> None:
+        """Raise StoreError while the store does not answer."""
+
+
+@dataclass(slots=True)
+class _Bridge:
+    """What this gateway got of one limit lately, and what it lends while the store fails."""
+
+    limit: ScopedLimit
+    since: float
+    amount: float = 0.0
+    """Within the minute that began at `since`."""
+    amount_before: float = 0.0
+    """Within the minute before."""
+    account: Account | None = None
+    debt: float = 0.0
+    """Lent while the store failed; the account in the store does not know of it."""
+
+    def add(self, amount: float, now: float) -> None:
+        if now - self.since >= BRIDGE_SECONDS:
+            is_next = now - self.since < 2 * BRIDGE_SECONDS
+            self.amount_before = self.amount if is_next else 0.0
+            self.since, self.amount = now, 0.0
+        self.amount += amount
+
+    def lend(self, request: PortionRequest, now: float) -> Portion:
+        granted = max(self.amount, self.amount_before)
+        amount = int(min(granted, request.limit.amount))
+        if not amount:
+            return Portion(key=request.limit.key, amount=0.0, left=0.0)
+        period = max(1, round(BRIDGE_SECONDS * amount / granted))
+        if self.account is None:
+            self.account = Account(level=float(amount), updated_at=now)
+        limit = replace(request.limit, amount=amount, period_seconds=period)
+        portion = self.account.borrow(replace(request, limit=limit), now)
+        self.debt += portion.amount - request.returned
+        return portion
+
+
+@dataclass(frozen=True, slots=True)
+class _LastGrant:
+    """Slots of one worker, and the monotonic seconds of its grant."""
+
+    slots: int
+    at: float
+
+
+class Lender:
+    """Lends from the store.
+
+    While it fails, this gateway goes on for BRIDGE_SECONDS at the rate at which it was lent to in
+    the minute before: of each limit at most twice what it got in that minute. Then it lends
+    nothing until the store answers, and books what it lent.
+    """
+
+    def __init__(
+        self, store: LeaseStore, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._monotonic = store, monotonic
+        self._bridges: dict[str, _Bridge] = {}
+        self._slots: dict[tuple[str, str], _LastGrant] = {}
+        """By worker and limit."""
+        self._forgot_at = monotonic()
+        self._probe: asyncio.Task[None] | None = None
+        self.failing_since: float | None = None
+        """Monotonic seconds; None while the store lends."""
+
+    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
+        """Return what the store lends, or without it what the gateway may lend itself.
+
+        Raises nothing.
+        """
+        if self.failing_since is None:
+            try:
+                leases = await self._store.borrow(borrowings)
+            except StoreError as error:
+                self.failing_since = self._monotonic()
+                log.error("limits are lent without the store for %d s: %s", BRIDGE_SECONDS, error)
+            else:
+                self._remember(borrowings, leases)
+                return leases
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._book())
+        now = self._monotonic()
+        return tuple(self._bridge(borrowing, now) for borrowing in borrowings)
+
+    def _bridge(self, borrowing: WorkerBorrowing, now: float) -> Lease:
+        since = now if self.failing_since is None else self.failing_since
+        is_over = now - since >= BRIDGE_SECONDS
+        return Lease(
+            worker=borrowing.worker,
+            portions=tuple(
+                Portion(key=request.limit.key, amount=0.0, left=0.0)
+                if is_over or (bridge := self._bridges.get(request.limit.key)) is None
+                else bridge.lend(request, now)
+                for request in borrowing.portions
+            ),
+            slots=tuple(
+                self._bridge_slots(borrowing.worker, request, is_over)
+                for request in borrowing.slots
+            ),
+        )
+
+    def _bridge_slots(self, worker: str, request: SlotRequest, is_over: bool) -> SlotGrant:
+        last = None if is_over else self._slots.get((worker, request.limit.key))
+        slots = 0 if last is None else min(request.want, last.slots)
+        return SlotGrant(key=request.limit.key, slots=max(request.in_use, slots))
+
+    def _remember(self, borrowings: Sequence[WorkerBorrowing], leases: Sequence[Lease]) -> None:
+        now = self._monotonic()
+        limits = {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.portions}
+        for lease in leases:
+            for portion in lease.portions:
+                bridge = self._bridges.setdefault(
+                    portion.key, _Bridge(limit=limits[portion.key], since=now)
+                )
+                bridge.add(portion.amount, now)
+            for grant in lease.slots:
+                self._slots[lease.worker, grant.key] = _LastGrant(grant.slots, now)
+        if now - self._forgot_at >= BRIDGE_SECONDS:
+            self._forgot_at = oldest = now
+            oldest -= 2 * BRIDGE_SECONDS
+            self._bridges = {
+                k: bridge for k, bridge in self._bridges.items() if bridge.since > oldest
+            }
+            self._slots = {k: grant for k, grant in self._slots.items() if grant.at > oldest}
+
+    async def _book(self) -> None:
+        """Try the store every second until it has booked all that was lent without it."""
+        while self.failing_since is not None:
+            debts = {key: bridge.debt for key, bridge in self._bridges.items() if bridge.debt}
+            requests = (
+                PortionRequest(limit=self._bridges[key].limit, returned=-debt)
+                for key, debt in debts.items()
+            )
+            try:
+                await self._store.check()
+                await self._store.borrow(
+                    [WorkerBorrowing(worker=_LENDER, portions=tuple(requests))]
+                )
+            except StoreError:
+                await asyncio.sleep(_PROBE_SECONDS)
+                continue
+            for key, debt in debts.items():
+                self._bridges[key].debt -= debt
+            if not any(bridge.debt for bridge in self._bridges.values()):
+                self.failing_since = None
+                for bridge in self._bridges.values():
+                    bridge.account = None
+                log.warning("the store lends limits again")

@@ -1,0 +1,176 @@
+"""What gateways share: usage records, and the accounts of limits that they borrow from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import case, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.gateway.store import leases
+from tessera.gateway.store.database import Database
+from tessera.gateway.store.leases import Lease, WorkerBorrowing
+from tessera.gateway.store.schema import USAGE_RECORDS
+
+# Clients choose some texts and engines some numbers: longer and larger ones are cut, since one
+# refused row would hold up all others.
+_MAX_TEXT_LENGTH = 512
+_MAX_INTEGER = 2**31 - 1
+_FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
+_TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
+_MAX_TIME = 2**63 - 1
+
+
+class GatewayStore:
+    """The store of all gateways; every method raises StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, url: str) -> "GatewayStore":
+        """Open the store of a URL (see Database), and migrate it."""
+        store = cls(Database(url))
+        try:
+            await store.migrate()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def migrate(self) -> None:
+        """Bring the schema to this version's; gateways that start together take turns."""
+        await self._database.migrate()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def check(self) -> None:
+        """Raise StoreError while the database does not answer."""
+        async with self._database.read(seconds=2.0) as connection:
+            await connection.execute(select(1))
+
+    async def record(self, records: Sequence[UsageRecord]) -> None:
+        """Store records; those that are stored already stay as they are."""
+        if not records:
+            return
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+        statement = insert(USAGE_RECORDS).on_conflict_do_nothing()
+        async with self._database.write() as connection:
+            await connection.execute(statement, [_row(record) for record in records])
+
+    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
+        """Lend portions of limits to workers; after a StoreError it is unknown whether it did.
+
+        Do not repeat requests then: what they return would be returned twice.
+        """
+        lent: list[Lease] = []
+        for batch in leases.batches(borrowings):
+            while (part := await self._borrow(batch)) is None:
+                async with self._database.write() as connection:
+                    await leases.open_accounts(connection, batch)
+            lent += part
+        return tuple(lent)
+
+    async def _borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...] | None:
+        async with self._database.write(seconds=2.0) as connection:
+            return await leases.borrow(connection, borrowings)
+
+    async def usage(self, query: UsageQuery) -> UsageReport:
+        """Return the sums of the groups with the most tokens."""
+        columns = USAGE_RECORDS.c
+        groups = [columns[dimension] for dimension in query.by]
+        total = func.sum(columns.input_tokens + columns.output_tokens)
+        statement = (
+            select(*groups, *_sums())
+            .where(columns.started_at_ns >= query.since_ns, columns.started_at_ns < query.until_ns)
+            .group_by(*groups)
+            .order_by(total.desc(), *groups)
+            .limit(query.limit + 1)
+        )
+        if query.tenant is not None:
+            statement = statement.where(columns.tenant == query.tenant)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        usage_rows = [_usage_row(query.by, row) for row in rows if row["requests"]]
+        return UsageReport(tuple(usage_rows[: query.limit]), len(usage_rows) > query.limit)
+
+    async def count(self) -> int:
+        """Return the number of records."""
+        async with self._database.read() as connection:
+            return await connection.scalar(select(func.count()).select_from(USAGE_RECORDS)) or 0
+
+    async def oldest(self, limit: int) -> list[UsageRecord]:
+        """Return the records that started first."""
+        statement = select(USAGE_RECORDS).order_by(USAGE_RECORDS.c.started_at_ns).limit(limit)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(statement)).mappings().all()
+        return [UsageRecord(**{**row, "phase": Phase(row["phase"])}) for row in rows]
+
+    async def forget(self, records: Sequence[UsageRecord]) -> None:
+        """Delete records."""
+        ids = [record.record_id for record in records]
+        async with self._database.write() as connection:
+            await connection.execute(
+                delete(USAGE_RECORDS).where(USAGE_RECORDS.c.record_id.in_(ids))
+            )
+
+    async def prune(self, before_ns: int, limit: int = 1000) -> int:
+        """Delete at most `limit` records that started earlier, and return how many.
+
+        Accounts of limits that were not used for two days go too.
+        """
+        columns = USAGE_RECORDS.c
+        oldest = (
+            select(columns.record_id)
+            .where(columns.started_at_ns < before_ns)
+            .order_by(columns.started_at_ns)
+            .limit(limit)
+        )
+        async with self._database.write() as connection:
+            await leases.close_idle_accounts(connection)
+            result = await connection.execute(
+                delete(USAGE_RECORDS).where(columns.record_id.in_(oldest))
+            )
+        return result.rowcount
+
+
+def _row(record: UsageRecord) -> dict[str, Any]:
+    return {name: _bounded(name, getattr(record, name)) for name in _FIELDS}
+
+
+def _bounded(name: str, value: str | int | None) -> str | int | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if len(value) <= _MAX_TEXT_LENGTH and value.isascii() and "\0" not in value:
+            return value
+        # PostgreSQL takes neither NUL nor half a surrogate pair.
+        text = value[:_MAX_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return text.encode("utf-8", "replace").decode()
+    if 0 <= value <= _MAX_INTEGER:
+        return value
+    return max(0, min(value, _MAX_TIME if name in _TIMES else _MAX_INTEGER))
+
+
+def _sums() -> list[Any]:
+    columns = USAGE_RECORDS.c
+    tokens = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+    phases = {"failed": Phase.FAILED, "aborted": Phase.ABORTED}
+    return [
+        func.count().label("requests"),
+        *(
+            func.sum(case((columns.phase == phase, 1), else_=0)).label(name)
+            for name, phase in phases.items()
+        ),
+        func.sum(case((columns.estimated, 1), else_=0)).label("estimated"),
+        *(func.sum(columns[name]).label(name) for name in tokens),
+    ]
+
+
+def _usage_row(by: tuple[UsageDimension, ...], row: Any) -> UsageRow:
+    group = tuple(row[dimension] for dimension in by)
+    # Sums of PostgreSQL are decimal numbers.
+    sums = {name: int(value) for name, value in row.items() if name not in by}
+    return UsageRow(group=group, **sums)

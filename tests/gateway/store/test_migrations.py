@@ -1,0 +1,53 @@
+"""The schema: made by revisions that only add, by several gateways at once."""
+
+import asyncio
+import logging
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from tessera.gateway.store.database import Database
+from tessera.gateway.store.schema import METADATA
+from tessera.gateway.store.store import GatewayStore
+from tests.gateway.store.builders import a_record
+from tests.gateway.store.postgresql import PostgresqlServer
+
+
+async def test_the_revisions_make_the_tables_of_the_schema(store_url: str) -> None:
+    database = Database(store_url)
+    await database.migrate()
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+    async with database.read() as connection:
+        assert await connection.run_sync(differences) == []
+    await database.close()
+
+
+async def test_gateways_that_start_together_migrate_once(postgresql: PostgresqlServer) -> None:
+    url = await postgresql.create_database()
+    stores = await asyncio.gather(*(GatewayStore.open(url) for _ in range(4)))
+    for store in stores:
+        await store.record([a_record()])
+        await store.close()
+
+
+async def test_a_gateway_goes_on_with_the_schema_of_a_newer_one(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(store_url)
+    await database.migrate()
+    async with database.write() as connection:
+        await connection.execute(text("ALTER TABLE usage_records ADD COLUMN invented text"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+
+    with caplog.at_level(logging.WARNING):
+        store = await GatewayStore.open(store_url)
+    await store.record([a_record()])
+    await store.close()
+
+    assert "newer schema 9999" in caplog.text

@@ -1,0 +1,196 @@
+"""Usage records in a real SQLite file and a real PostgreSQL server: one suite for both."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tessera.domain.gateway.requests import Phase
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.gateway.store.database import Database, StoreError
+from tessera.gateway.store.store import GatewayStore
+from tests.gateway.store.builders import SECOND, START_NS, a_record
+from tests.gateway.store.postgresql import PostgresqlServer
+
+EVERYTHING = UsageQuery(by=(), since_ns=0, until_ns=2**63 - 1)
+
+
+async def usage(store: GatewayStore, *by: UsageDimension, **changes: Any) -> UsageReport:
+    return await store.usage(replace(EVERYTHING, by=by, **changes))
+
+
+async def total(store: GatewayStore, **changes: Any) -> UsageRow:
+    (row,) = (await usage(store, **changes)).rows
+    return row
+
+
+async def test_sums_are_grouped_and_the_largest_come_first(store: GatewayStore) -> None:
+    await store.record(
+        [
+            a_record(tenant="team-a", model="llama", input_tokens=10, output_tokens=1),
+            a_record(tenant="team-b", model="llama", key=None, input_tokens=500),
+            a_record(tenant="team-a", model="qwen", input_tokens=20, output_tokens=2),
+        ]
+    )
+
+    tenants = await usage(store, UsageDimension.TENANT)
+    keys_and_models = await usage(store, UsageDimension.KEY, UsageDimension.MODEL)
+
+    assert [(row.group, row.requests, row.input_tokens) for row in tenants.rows] == [
+        (("team-b",), 1, 500),
+        (("team-a",), 2, 30),
+    ]
+    assert [row.group for row in keys_and_models.rows] == [
+        (None, "llama"),
+        ("laptop", "qwen"),
+        ("laptop", "llama"),
+    ]
+
+
+async def test_a_row_counts_how_requests_ended(store: GatewayStore) -> None:
+    await store.record([a_record(phase=phase) for phase in Phase])
+    await store.record([a_record(estimated=True)])
+
+    assert await total(store) == UsageRow(
+        group=(),
+        requests=5,
+        failed=1,
+        aborted=1,
+        estimated=1,
+        input_tokens=500,
+        cached_tokens=200,
+        output_tokens=100,
+        reasoning_tokens=25,
+    )
+
+
+async def test_a_record_that_is_stored_again_counts_once(store: GatewayStore) -> None:
+    records = [a_record(), a_record()]
+
+    await store.record(records)
+    await store.record([records[0], replace(records[1], output_tokens=10**6), records[1]])
+
+    assert (await total(store)).requests == 2
+    assert (await total(store)).output_tokens == 40
+
+
+async def test_a_client_that_repeats_its_request_id_is_counted_each_time(
+    store: GatewayStore,
+) -> None:
+    await store.record([a_record(request_id="mine"), a_record(request_id="mine")])
+
+    assert (await total(store)).requests == 2
+
+
+async def test_only_the_interval_and_the_tenant_of_the_query_count(store: GatewayStore) -> None:
+    await store.record(
+        [
+            a_record(started_at_ns=START_NS - 1),
+            a_record(started_at_ns=START_NS),
+            a_record(started_at_ns=START_NS, tenant="team-b"),
+            a_record(started_at_ns=START_NS + SECOND),
+        ]
+    )
+
+    interval = {"since_ns": START_NS, "until_ns": START_NS + SECOND}
+    assert (await total(store, **interval)).requests == 2
+    assert (await total(store, **interval, tenant="team-a")).requests == 1
+    assert (await usage(store, since_ns=0, until_ns=1)).rows == ()
+
+
+async def test_a_report_says_when_it_leaves_groups_out(store: GatewayStore) -> None:
+    await store.record([a_record(user=f"user-{number}") for number in range(3)])
+
+    three = await usage(store, UsageDimension.USER, limit=3)
+    two = await usage(store, UsageDimension.USER, limit=2)
+
+    assert (len(three.rows), three.is_truncated) == (3, False)
+    assert (len(two.rows), two.is_truncated) == (2, True)
+
+
+async def test_old_records_are_deleted_a_chunk_at_a_time_the_oldest_first(
+    store: GatewayStore,
+) -> None:
+    await store.record([a_record(started_at_ns=START_NS + age * SECOND) for age in range(5)])
+
+    assert await store.prune(START_NS + 4 * SECOND, limit=3) == 3
+    assert (await total(store, until_ns=START_NS + 3 * SECOND + 1)).requests == 1
+    assert await store.prune(START_NS + 4 * SECOND, limit=3) == 1
+    assert await store.prune(START_NS + 4 * SECOND, limit=3) == 0
+    assert (await total(store)).requests == 1
+
+
+async def test_writers_at_the_same_time_lose_nothing(store_url: str) -> None:
+    stores = [await GatewayStore.open(store_url) for _ in range(3)]
+    common = [a_record() for _ in range(20)]
+
+    async def write(store: GatewayStore) -> None:
+        for _ in range(5):
+            await store.record([*common, *(a_record() for _ in range(20))])
+
+    await asyncio.gather(*map(write, stores))
+
+    assert (await total(stores[0])).requests == 20 + 3 * 5 * 20
+    for store in stores:
+        await store.close()
+
+
+texts = st.text(st.characters(exclude_categories=()), max_size=600)
+integers = st.integers(-(2**80), 2**80)
+
+
+@given(text=texts, integer=integers)
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+async def test_no_text_of_a_client_and_no_number_of_an_engine_is_refused(
+    store: GatewayStore, text: str, integer: int
+) -> None:
+    record = a_record(
+        **dict.fromkeys(("request_id", "model", "user", "tags", "reason"), text),
+        **dict.fromkeys(("status", "input_tokens", "output_tokens", "ttft_ns"), integer),
+    )
+    await store.record([record])
+
+    assert (await total(store)).output_tokens >= 0
+
+
+async def test_the_store_says_when_it_cannot_be_reached_and_hides_the_password() -> None:
+    with pytest.raises(StoreError) as caught:
+        await GatewayStore.open("postgresql://gateway:s3cret@127.0.0.1:1/usage")
+
+    assert "postgresql://gateway:***@127.0.0.1:1/usage" in str(caught.value)
+    assert "Connect call failed" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "mysql://host/usage", "sqlite://", "postgresql", "\0", "postgresql://host:port/usage"],
+)
+def test_a_url_of_something_else_is_refused_in_one_sentence(url: str) -> None:
+    with pytest.raises(StoreError, match="store URL: "):
+        Database(url)
+
+
+async def test_a_wrong_password_is_a_store_error(postgresql: PostgresqlServer) -> None:
+    with pytest.raises(StoreError, match="password authentication failed"):
+        await GatewayStore.open(postgresql.url("postgres").replace(postgresql.password, "wrong"))
+
+
+async def test_the_url_has_the_options_of_libpq(postgresql: PostgresqlServer) -> None:
+    url = await postgresql.create_database()
+    for option in ("sslmode=disable", "application_name=gateway"):
+        store = await GatewayStore.open(f"{url}?{option}")
+        await store.close()
+    for option, problem in (("sslmode=verify-full", "SSL|certificate"), ("colour=1", "colour")):
+        with pytest.raises(StoreError, match=problem):
+            await GatewayStore.open(f"{url}?{option}")
+
+
+def test_a_file_in_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="missing is no folder"):
+        Database(f"sqlite:///{tmp_path}/missing/store.db")
