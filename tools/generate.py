@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import bounds_page
 import engine_differences
+import routes_page
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
 from chart_values import Chart
@@ -60,6 +61,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/values.md"] = _values_page()
     files["docs/reference/cli.md"] = cli_page()
     files["docs/reference/bounds.md"] = bounds_page.page()
+    files[routes_page.PAGE] = routes_page.page()
     files["docs/security.md"] = _security_page()
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()

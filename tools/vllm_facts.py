@@ -1,12 +1,14 @@
 """Write the facts of one vLLM version: vllm_facts.py CAPTURE.
 
-CAPTURE holds `flags.json` and `metrics.json` as read from a running server of that version. Only
-facts are taken over (names, types, bounds, labels, buckets), one line each, in a stable order.
+CAPTURE holds `flags.json`, `metrics.json` and `routes-default.txt` as read from a running server of
+that version. Only facts are taken over (names, types, bounds, labels, buckets, methods and paths),
+one line each, in a stable order.
 Metrics that the capture lacks and the conformance tests have seen in that version are added.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +96,19 @@ def recorded_facts(version: str, known: set[str]) -> list[dict[str, Any]]:
     ]
 
 
-def encode(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> str:
-    """The file: one line for each flag and each metric."""
+def route_facts(text: str) -> list[str]:
+    """Methods and paths, `POST /tokenize`, from the lines that a server prints at its start."""
+    rows = (line.split(", Methods: ") for line in text.splitlines())
+    return sorted({f"{method} {path}" for path, of in rows for method in of.split(", ")})
+
+
+def encode(
+    version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]], routes: list[str]
+) -> str:
+    """The file: one line for each flag, metric and route."""
     source = (
         f"vllm serve {version}: options of its argument parser, bounds of its config classes, "
-        "/metrics of running servers; `always` marks what a default server shows"
+        "/metrics and routes of running servers; `always` marks what a default server shows"
     )
     return "\n".join(
         (
@@ -106,13 +116,14 @@ def encode(version: str, flags: list[dict[str, Any]], metrics: list[dict[str, An
             f'"version": {json.dumps(version)},',
             f'"source": {json.dumps(source)},',
             f'"flags": [\n{_lines(flags)}\n],',
-            f'"metrics": [\n{_lines(metrics)}\n]',
+            f'"metrics": [\n{_lines(metrics)}\n],',
+            f'"routes": [\n{_lines(routes)}\n]',
             "}\n",
         )
     )
 
 
-def _lines(rows: list[dict[str, Any]]) -> str:
+def _lines(rows: Sequence[object]) -> str:
     return ",\n".join(json.dumps(row) for row in rows)
 
 
@@ -125,8 +136,9 @@ def main(capture: Path) -> None:
     metrics += recorded_facts(version, {metric["name"] for metric in metrics})
     metrics.sort(key=lambda metric: metric["name"])
     path = DATA / f"vllm-{version}.json"
-    path.write_text(encode(version, flags, metrics), encoding="utf-8")
-    print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics")
+    routes = route_facts((capture / "routes-default.txt").read_text(encoding="utf-8"))
+    path.write_text(encode(version, flags, metrics, routes), encoding="utf-8")
+    print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics, {len(routes)} routes")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on headers and on clients that do not read."""
+
+import asyncio
+
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tessera.api.text import counted
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.errors import RequestError, invalid_request
+
+MAX_HEADER_BYTES = 64 * 2**10
+# From the first byte of a request to its last header, and for a client to read what waits for it.
+HEADER_SECONDS = 10.0
+STALLED_CLIENT_SECONDS = 60.0
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class _HeadersTooLargeError(Exception):
+    """The head of a request passes the bound."""
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One connection of a client."""
+
+    header_seconds = HEADER_SECONDS
+    stalled_client_seconds = STALLED_CLIENT_SECONDS
+
+    _header_bytes = 0
+    _received_bytes = 0
+    _in_headers = False
+    _header_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        super().connection_made(transport)
+        self._expect_headers()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_came()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_headers:
+            self._wait_for_headers(len(data))
+
+    @override
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        self._header_bytes = self._received_bytes = 0
+        super().on_message_begin()
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        if self._header_timer is not None:
+            self._headers_came()
+        self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
+        super().on_headers_complete()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(self.stalled_client_seconds, self.transport.abort)
+
+    @override
+    def resume_writing(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        super().resume_writing()
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, or not within the bounds, and close the connection."""
+        if self._header_bytes > MAX_HEADER_BYTES:
+            error = RequestError(
+                431,
+                RequestReason.HEADERS_TOO_LARGE,
+                f"the headers have more than {counted(MAX_HEADER_BYTES, 'byte')}",
+            )
+        else:
+            error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
+        self._refuse(error)
+
+    def _wait_for_headers(self, size: int) -> None:
+        """Bound headers that come in pieces, by size and time."""
+        if self._header_timer is None:
+            self._expect_headers()
+        self._received_bytes += size
+        if self._received_bytes > MAX_HEADER_BYTES:
+            self._header_bytes = self._received_bytes
+            self.send_400_response("")
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise _HeadersTooLargeError
+
+    def _expect_headers(self) -> None:
+        self._header_timer = self.loop.call_later(self.header_seconds, self._header_timeout)
+
+    def _headers_came(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _header_timeout(self) -> None:
+        self._header_timer = None
+        self._refuse(
+            RequestError(
+                408,
+                RequestReason.HEADERS_TIMEOUT,
+                f"the headers took more than {self.header_seconds:g} s",
+            )
+        )
+
+    def _refuse(self, error: RequestError) -> None:
+        if self.transport.is_closing():
+            return
+        body = error.body()
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (error.status, _PHRASES[error.status], len(body), body)
+        )
+        self.transport.close()

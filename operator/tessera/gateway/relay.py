@@ -1,0 +1,455 @@
+"""One request at the engines: what is sent, what comes back, when another replica is tried."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.errors import RequestError
+from tessera.gateway.parsing import RequestFields
+from tessera.gateway.responses import ClientResponse
+from tessera.gateway.routes import Route
+from tessera.gateway.sse import EventRelay, InvalidStreamError
+from tessera.gateway.usage import TokenCounts, Usage
+
+# vLLM closes connections that were idle for 5 s.
+_KEEP_ALIVE_SECONDS = 4
+_CONNECT_SECONDS = 3
+_CHECK_SECONDS = 0.5
+# Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
+_MAX_RESPONSE_BYTES = 64 * 2**20
+_MAX_ERROR_BYTES = 2**16
+# From the last event to the end of the engine's response; then its connection is closed.
+_TRAILER_SECONDS = 1.0
+_MAX_ENGINE_MESSAGE = 500
+_AFTER_SHUTDOWN = b"after shutdown"
+
+
+class Retry(Enum):
+    """Whether another replica may be tried after a failure."""
+
+    NEVER = auto()
+    ONCE = auto()
+    """The engine's work is lost, perhaps because of the request itself."""
+    SAFE = auto()
+    """The engine did no work for it, or terminates anyway."""
+
+
+class EngineError(Exception):
+    """An engine did not answer as it should."""
+
+    def __init__(self, error: RequestError, retry: Retry = Retry.NEVER) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retry = retry
+
+    @property
+    def is_of_replica(self) -> bool:
+        """Return whether another request would likely fail there too."""
+        return self.error.status >= 500 and self.error.reason != RequestReason.ENGINE_BUSY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRequest:
+    """What is sent to an engine."""
+
+    route: Route
+    fields: RequestFields
+    body: bytes
+    query: bytes
+    headers: Mapping[str, str]
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """What the client got so far of an engine's answer."""
+
+    counts: TokenCounts | None = None
+    """As the engine reported them."""
+    deltas: int = 0
+    """Events with tokens that were sent to the client."""
+    first_token_ns: int | None = None
+    """On the monotonic clock."""
+
+
+class EngineSession:
+    """HTTP connections of one worker to all engines."""
+
+    def __init__(self, idle_seconds: float) -> None:
+        # Engines belong to tenants: redirects are not followed, cookies not kept, and nothing is
+        # decompressed.
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+        self._idle_seconds = idle_seconds
+        # By response: the bytes of its body, and since when they are as many.
+        self._open: dict[aiohttp.ClientResponse, tuple[int, float]] = {}
+        self._checking: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._checking is not None:
+            self._checking.cancel()
+        await self._session.close()
+
+    async def _check(self) -> None:
+        """End responses that stopped, and those with an invalid chunk.
+
+        aiohttp 3.14 leaves readers of the latter waiting, and its own timeout costs for each chunk.
+        """
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            now = time.monotonic()
+            for response, (size, since) in self._open.items():
+                connection, content = response.connection, response.content
+                lost = connection is not None and connection.transport is None
+                if content.is_eof() or content.exception() is not None:
+                    continue
+                if lost:
+                    content.set_exception(aiohttp.ClientPayloadError("the connection is lost"))
+                elif content.total_bytes != size:
+                    self._open[response] = content.total_bytes, now
+                elif now - since > self._idle_seconds:
+                    content.set_exception(aiohttp.SocketTimeoutError())
+
+    @asynccontextmanager
+    async def post(
+        self, request: UpstreamRequest, replica: EngineReplica
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send the request; a response that is left before its end closes the connection.
+
+        Raises EngineError, also for what happens while the response is read.
+        """
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._check())
+        url = f"http://{replica.address}{request.route.path}"
+        if request.query:
+            url = f"{url}?{request.query.decode('latin-1')}"
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                response = await self._session.post(
+                    URL(url, encoded=True),
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,
+                )
+            self._open[response] = 0, time.monotonic()
+            try:
+                yield response
+            finally:
+                del self._open[response]
+                response.release() if response.content.at_eof() else response.close()
+        except aiohttp.ConnectionTimeoutError as error:
+            raise _unreachable(replica, error) from error
+        except TimeoutError as error:
+            raise _timeout(replica) from error
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(replica, error) from error
+        except aiohttp.ClientResponseError as error:
+            raise _invalid(replica, error.message) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _lost(replica, error) from error
+
+
+class EngineRelay:
+    """Relays one engine's answer to one client."""
+
+    def __init__(
+        self,
+        session: EngineSession,
+        request: UpstreamRequest,
+        response: ClientResponse,
+        delivery: Delivery,
+    ) -> None:
+        self._session = session
+        self._request = request
+        self._response = response
+        self._delivery = delivery
+
+    async def attempt(
+        self,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        """Send the request to one replica, and its answer to the client.
+
+        `first_token` is called when the first is there.
+
+        Raises EngineError: a retry is possible only while nothing of the answer was sent.
+        """
+        async with self._session.post(self._request, replica) as engine_response:
+            if engine_response.status != 200:
+                await self._refuse(engine_response, replica)
+            is_stream = engine_response.content_type == "text/event-stream"
+            if is_stream and self._request.fields.streams:
+                await self._relay_stream(engine_response, replica, headers, first_token)
+            else:
+                await self._relay_whole(engine_response, replica, headers)
+
+    async def _relay_whole(
+        self,
+        engine_response: aiohttp.ClientResponse,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        body = await _read(engine_response, _MAX_RESPONSE_BYTES)
+        if body is None:
+            raise _invalid(
+                replica, f"its response has more than {counted(_MAX_RESPONSE_BYTES, 'byte')}"
+            )
+        try:
+            summary = _whole_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid(replica, str(error)) from error
+        if summary.aborted(body):
+            raise _drained(replica)
+        self._delivery.first_token_ns = time.monotonic_ns()
+        if summary.usage is not None:
+            self._delivery.counts = summary.usage.counts()
+        await self._response.send_whole(200, body, headers)
+
+    async def _relay_stream(
+        self,
+        engine_response: aiohttp.ClientResponse,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        stream = self._request.route.stream
+        assert stream is not None  # noqa: S101 - only such routes have bodies that stream
+        events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
+        delivery, content = self._delivery, engine_response.content
+        try:
+            while not events.closed and (data := await content.readany()):
+                block = events.feed(data)
+                delivery.counts = events.counts
+                if not block:
+                    continue
+                if delivery.first_token_ns is None:
+                    delivery.first_token_ns = time.monotonic_ns()
+                    first_token()
+                    await self._response.begin_stream(headers)
+                await self._response.write(block)
+                delivery.deltas = events.deltas
+        except InvalidStreamError as error:
+            raise _invalid(replica, str(error)) from error
+        if not (events.ended and events.started):
+            raise _incomplete(events, replica)
+        await self._response.end_stream()
+        if not content.at_eof():
+            await _skip_trailer(content)
+
+    async def _refuse(
+        self, engine_response: aiohttp.ClientResponse, replica: EngineReplica
+    ) -> None:
+        """Raise the error of a response that is not a success, or relay it."""
+        body = await _read(engine_response, _MAX_ERROR_BYTES) or b""
+        status = engine_response.status
+        if status == 503:
+            raise EngineError(
+                RequestError(
+                    503,
+                    RequestReason.ENGINE_BUSY,
+                    "All replicas of the model have full queues; retry in 1 second.",
+                    headers=((b"retry-after", b"1"),),
+                ),
+                Retry.SAFE,
+            )
+        if status >= 500 and _AFTER_SHUTDOWN in body:
+            raise _drained(replica)
+        error = _engine_error(body)
+        if status in (401, 403) or not 400 <= status < 500:
+            text = error.message if error and error.message else ""
+            raise EngineError(
+                RequestError(
+                    502,
+                    RequestReason.ENGINE_FAILED,
+                    f"The engine answered with status {status}."
+                    f" {text[:_MAX_ENGINE_MESSAGE]}".rstrip(),
+                )
+            )
+        if error is None:
+            path = self._request.route.path
+            raise EngineError(
+                RequestError(
+                    status,
+                    RequestReason.ENGINE_REFUSED,
+                    f"The engine of this model refused POST {path} with status {status}.",
+                )
+            )
+        raise EngineRefusalError(status, body)
+
+
+class EngineRefusalError(Exception):
+    """The engine refused the request in its own words, which the client gets as they are."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+
+
+class _ErrorObject(msgspec.Struct, gc=False):
+    message: str | None = None
+    code: int | str | None = None
+
+
+class _ErrorBody(msgspec.Struct, gc=False):
+    error: _ErrorObject
+
+
+class _Finish(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Choices(msgspec.Struct, gc=False):
+    choices: list[_Finish] = []
+
+
+class _Whole(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+
+    def aborted(self, body: bytes) -> bool:
+        """Return whether the engine gave up a choice; the body is read for it only if need be."""
+        if b'"abort"' not in body:
+            return False
+        try:
+            choices = msgspec.json.decode(body, type=_Choices).choices
+        except msgspec.DecodeError:
+            return False
+        return any(choice.finish_reason == "abort" for choice in choices)
+
+
+_error_decoder = msgspec.json.Decoder(_ErrorBody)
+_whole_decoder = msgspec.json.Decoder(_Whole)
+
+
+def _engine_error(body: bytes) -> _ErrorObject | None:
+    try:
+        return _error_decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Return the body; None where it has more bytes than the limit."""
+    if (response.content_length or 0) > limit:
+        return None
+    first = await response.content.readany()
+    if response.content.at_eof():
+        return first
+    parts, size = [first], len(first)
+    while data := await response.content.readany():
+        parts.append(data)
+        size += len(data)
+        if size > limit:
+            return None
+    return b"".join(parts)
+
+
+async def _skip_trailer(content: aiohttp.StreamReader) -> None:
+    """Read to the end, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_TRAILER_SECONDS):
+            while await content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return
+
+
+def _incomplete(events: EventRelay, replica: EngineReplica) -> EngineError:
+    """Return the error of a stream that did not end as it should."""
+    if events.error is not None:
+        return _reported(events.error, replica)
+    if events.started and not events.aborted:
+        return _lost(replica, "the stream ended without its last event")
+    # An engine that terminates answers queued requests with an empty stream.
+    return _drained(replica)
+
+
+def _reported(event: bytes, replica: EngineReplica) -> EngineError:
+    """Return the error that the engine sent as an event."""
+    error = _engine_error(event.partition(b"data:")[2])
+    text = (error.message if error else None) or "no message"
+    status = error.code if error and isinstance(error.code, int) else 500
+    if 400 <= status < 500:
+        return EngineError(RequestError(status, RequestReason.ENGINE_REFUSED, text))
+    return EngineError(
+        RequestError(
+            502,
+            RequestReason.ENGINE_FAILED,
+            f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}",
+        ),
+        Retry.ONCE,
+    )
+
+
+def _unreachable(replica: EngineReplica, error: Exception) -> EngineError:
+    return EngineError(
+        RequestError(
+            502,
+            RequestReason.ENGINE_UNREACHABLE,
+            f"The replica {replica.pod.name} cannot be reached: {type(error).__name__}.",
+        ),
+        Retry.SAFE,
+    )
+
+
+def _timeout(replica: EngineReplica) -> EngineError:
+    return EngineError(
+        RequestError(
+            504,
+            RequestReason.ENGINE_TIMEOUT,
+            f"The replica {replica.pod.name} sent nothing for too long.",
+        )
+    )
+
+
+def _invalid(replica: EngineReplica, detail: str) -> EngineError:
+    return EngineError(
+        RequestError(
+            502,
+            RequestReason.INVALID_RESPONSE,
+            f"The replica {replica.pod.name} sent an invalid response:"
+            f" {detail[:_MAX_ENGINE_MESSAGE]}.",
+        )
+    )
+
+
+def _lost(replica: EngineReplica, error: Exception | str) -> EngineError:
+    detail = error if isinstance(error, str) else type(error).__name__
+    return EngineError(
+        RequestError(
+            502,
+            RequestReason.STREAM_BROKEN,
+            f"The replica {replica.pod.name} broke off its answer: {detail}.",
+        ),
+        Retry.ONCE,
+    )
+
+
+def _drained(replica: EngineReplica) -> EngineError:
+    return EngineError(
+        RequestError(
+            503,
+            RequestReason.ENGINE_DRAINING,
+            f"The replica {replica.pod.name} terminates and gave the request up.",
+            headers=((b"retry-after", b"1"),),
+        ),
+        Retry.SAFE,
+    )

@@ -1,0 +1,239 @@
+"""Relays server-sent events of an engine: byte by byte, save what the client did not ask for."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.gateway.usage import TokenCounts, Usage, merged
+
+# An event with log-probabilities of a batch of tokens has some hundred KiB.
+MAX_EVENT_BYTES = 4 * 2**20
+_BLANK_LINE = b"\n\n"
+_BLANK_LINE_CRLF = b"\r\n\r\n"
+_EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n)", re.DOTALL)
+_FIELD = b"data:"
+_DONE = b"[DONE]"
+
+
+class InvalidStreamError(Exception):
+    """What the engine sent is no stream of events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamFormat:
+    """How the stream of a route begins, continues and ends."""
+
+    ends: tuple[bytes, ...]
+    """The data of its last event, or the line with that event's name."""
+    delta: bytes
+    """Occurs once in every event with generated tokens."""
+    preludes: tuple[bytes, ...] = ()
+    """Lines with the names of events that come before the first token."""
+    failures: tuple[bytes, ...] = ()
+    """Lines with the names of events that report a failure."""
+
+
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+    text: str | None = None
+    delta: dict[str, Any] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether it has neither a token nor an end."""
+        delta = self.delta or {}
+        generated = any(value for name, value in delta.items() if name != "role")
+        return not (generated or self.text or self.finish_reason)
+
+
+class _Inner(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    message: _Inner | None = None
+    response: _Inner | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def has_error(self) -> bool:
+        return bytes(self.error) != b"null"
+
+    @property
+    def is_usage_alone(self) -> bool:
+        return self.choices == [] and self.usage is not None
+
+    @property
+    def counts(self) -> TokenCounts | None:
+        inner = self.message or self.response
+        usage = self.usage or (inner.usage if inner else None)
+        return None if usage is None else usage.counts()
+
+    @property
+    def aborted(self) -> bool:
+        return any(choice.finish_reason == "abort" for choice in self.choices or ())
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
+class EventRelay:
+    """Takes the bytes of an engine's stream and returns what goes to the client.
+
+    Nothing is returned before the first event with a token, so that a stream that ends without one
+    can still be sent to another replica. Nothing is returned after an error, an abort or the end.
+    """
+
+    def __init__(self, stream_format: StreamFormat, *, keep_usage: bool) -> None:
+        self._format = stream_format
+        self._marks = stream_format.ends + stream_format.failures
+        self._keep_usage = keep_usage
+        self._tail = bytearray()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self.started = False
+        """The first token came."""
+        self.ended = False
+        """The stream ended as it should."""
+        self.error: bytes | None = None
+        """The event with which the engine reported a failure."""
+        self.aborted = False
+        """The engine gave the request up."""
+        self.counts: TokenCounts | None = None
+        """As the engine reported them."""
+        self.deltas = 0
+        """Events with generated tokens that were returned."""
+
+    @property
+    def closed(self) -> bool:
+        """Return whether nothing more is to be relayed."""
+        return self.ended or self.aborted or self.error is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the bytes for the client, which may be none.
+
+        Raises InvalidStreamError.
+        """
+        if self.closed:
+            return b""
+        block = self._complete_events(data)
+        if self.started and not self._has_signal(block):
+            self.deltas += block.count(self._format.delta)
+            return block
+        return b"".join(self._relayed(_split(block)))
+
+    def _complete_events(self, data: bytes) -> bytes:
+        """Return all complete events, and keep the beginning of the next."""
+        tail = self._tail
+        if not tail and data.endswith(_BLANK_LINE):
+            return data
+        # A delimiter may have begun in what was searched before.
+        searched = max(len(tail) - 3, 0)
+        tail += data
+        end = max(_end(tail, _BLANK_LINE, searched), _end(tail, _BLANK_LINE_CRLF, searched))
+        if not end:
+            if len(tail) > MAX_EVENT_BYTES:
+                raise InvalidStreamError(
+                    f"an event has more than {counted(MAX_EVENT_BYTES, 'byte')}"
+                )
+            return b""
+        block = bytes(tail[:end])
+        del tail[:end]
+        return block
+
+    def _has_signal(self, block: bytes) -> bool:
+        """Return whether an event may be other than a token; text cannot hold these quotes."""
+        if b'"usage"' in block or b'"error"' in block or b'"abort"' in block:
+            return True
+        for mark in self._marks:  # noqa: SIM110 - a generator costs more than the search
+            if mark in block:
+                return True
+        return False
+
+    def _relayed(self, events: Sequence[bytes]) -> Iterator[bytes]:
+        for event in events:
+            if self.closed:
+                return
+            if self.started and not self._has_signal(event):
+                self.deltas += event.count(self._format.delta)
+                yield event
+            elif self._accepts(event):
+                yield from self._held
+                self._held.clear()
+                yield event
+
+    def _accepts(self, event: bytes) -> bool:
+        """Take note of the event, and return whether the client gets it now."""
+        data = _data(event)
+        if data in self._format.ends or event.startswith(self._format.ends):
+            self.ended = True
+        parsed = None if data in (b"", _DONE) else self._parsed(data)
+        if parsed is None:
+            return self.started
+        if parsed.counts is not None:
+            self.counts = merged(self.counts, parsed.counts)
+        if parsed.has_error or event.startswith(self._format.failures):
+            self.error = event
+            return False
+        if parsed.aborted:
+            self.aborted = True
+            return False
+        if parsed.is_usage_alone and not self._keep_usage:
+            return False
+        if not self.started and self._is_prelude(event, parsed):
+            self._hold(event)
+            return False
+        self.started = True
+        if not parsed.is_usage_alone:
+            self.deltas += event.count(self._format.delta)
+        return True
+
+    def _parsed(self, data: bytes) -> "_Event | None":
+        try:
+            return _decoder.decode(data)
+        except msgspec.ValidationError:
+            # Of a shape that is not known here: it is the client's.
+            return _Event()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if self.started:
+                return _Event()
+            raise InvalidStreamError(f"the first event is no valid JSON: {error}") from None
+
+    def _is_prelude(self, event: bytes, parsed: "_Event") -> bool:
+        if parsed.choices is not None:
+            return all(choice.is_empty for choice in parsed.choices)
+        return event.startswith(self._format.preludes)
+
+    def _hold(self, event: bytes) -> None:
+        self._held.append(event)
+        self._held_bytes += len(event)
+        if self._held_bytes > MAX_EVENT_BYTES:
+            raise InvalidStreamError(f"{counted(MAX_EVENT_BYTES, 'byte')} came without a token")
+
+
+def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:
+    """Return where the last event ends; 0 without one."""
+    place = tail.rfind(delimiter, searched)
+    return 0 if place < 0 else place + len(delimiter)
+
+
+def _split(block: bytes) -> list[bytes]:
+    """Return the events with their ends."""
+    if b"\r" in block:
+        return [match[0] for match in _EVENT.finditer(block)]
+    return [event + _BLANK_LINE for event in block.split(_BLANK_LINE)[:-1]]
+
+
+def _data(event: bytes) -> bytes:
+    """Return the data of an event, of several lines one after the other."""
+    lines = event.splitlines()
+    if len(lines) == 2 and event.startswith(_FIELD):
+        return lines[0][len(_FIELD) :].strip()
+    values = (line[len(_FIELD) :].strip() for line in lines if line.startswith(_FIELD))
+    return b"\n".join(values)

@@ -1,0 +1,60 @@
+"""Tokens as an engine reports them, in the forms of all routes."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCounts:
+    """Tokens of one request; cached ones are part of the input, reasoning of the output."""
+
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    """The object `usage` of any route."""
+
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    cache_read_input_tokens: _Tokens | None = None
+
+    def counts(self) -> TokenCounts:
+        """Return the tokens under their common names."""
+        of_input = self.prompt_tokens_details or self.input_tokens_details or _Details()
+        of_output = self.completion_tokens_details or self.output_tokens_details or _Details()
+        return TokenCounts(
+            input=self.prompt_tokens or self.input_tokens or 0,
+            cached=of_input.cached_tokens or self.cache_read_input_tokens or 0,
+            output=self.completion_tokens or self.output_tokens or 0,
+            reasoning=of_output.reasoning_tokens or 0,
+        )
+
+
+def merged(before: TokenCounts | None, counts: TokenCounts) -> TokenCounts:
+    """Return the larger counts: `/v1/messages` reports input at the start, output at the end."""
+    if before is None:
+        return counts
+    return TokenCounts(
+        input=max(before.input, counts.input),
+        cached=max(before.cached, counts.cached),
+        output=max(before.output, counts.output),
+        reasoning=max(before.reasoning, counts.reasoning),
+    )

@@ -1,0 +1,57 @@
+"""The reference page of routes: those of vLLM as captured, of the simulator and of the gateway."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from aiohttp import web
+
+from tessera.gateway.routes import OWN_ROUTES, ROUTES
+from tessera_lab.sim.assembly import assemble_engine
+from tessera_lab.sim.launch.engine_config import VERSION, load_config
+
+PAGE = "docs/reference/routes.md"
+_FACTS = Path(__file__).parents[1] / f"operator/tessera/domain/data/vllm-{VERSION}.json"
+# Pages about the API, with no function of it.
+_DOCUMENTATION = ("/docs", "/openapi.json", "/redoc")
+_HEAD = f"""\
+# Routes
+
+Which routes a default server of vLLM {VERSION} has (captured from a running one), which
+`tessera-sim` and which the gateway. What the gateway does not have answers 404: it would change an
+engine, or show more than one tenant's requests. `/v1/responses` keeps nothing, so a response cannot
+be read later. A route that the engine of a model lacks answers 404 through the gateway, too: which
+of `rerank`, `score`, `pooling` and `embeddings` there are depends on the model.
+
+Every route of the gateway that reaches an engine authenticates, admits and records its requests.
+
+| Route | vLLM {VERSION} | tessera-sim | gateway |
+| --- | --- | --- | --- |
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    vllm = set(json.loads(_FACTS.read_text(encoding="utf-8"))["routes"])
+    vllm = {each for each in vllm if not each.split()[1].startswith(_DOCUMENTATION)}
+    vllm = {each for each in vllm if not each.startswith("HEAD ")}
+    simulator = asyncio.run(_simulator_routes())
+    gateway = {f"POST {path}" for path in ROUTES} | set(OWN_ROUTES)
+    rows = sorted(vllm | simulator | gateway, key=lambda each: each.split()[::-1])
+    columns = (vllm, simulator, gateway)
+    lines = (
+        " | ".join((f"| `{row}`", *("yes" if row in column else "" for column in columns))) + " |"
+        for row in rows
+    )
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+async def _simulator_routes() -> set[str]:
+    engine = assemble_engine(load_config(["meta-llama/Llama-3.2-1B-Instruct"], {}))
+    resources = (route for route in engine.app.router.routes() if route.method != "HEAD")
+    return {f"{route.method} {_path(route)}" for route in resources}
+
+
+def _path(route: web.AbstractRoute) -> str:
+    assert route.resource is not None  # noqa: S101 - each route of the simulator has one
+    return route.resource.canonical
