@@ -1,0 +1,166 @@
+"""Who sends a request: the holder of a key, of a ServiceAccount's token, or of an OIDC token."""
+
+import asyncio
+import hashlib
+import hmac
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tessera.adapters.clock import now as utc_now
+from tessera.domain.gateway.access import AccessReason, key_identity
+from tessera.domain.gateway.directory import Directory, Identity
+from tessera.gateway.errors import RequestError
+from tessera.gateway.frames import TokenQuery, TokenVerdict
+
+# No credential is longer; the tokens of some issuers list hundreds of groups.
+_MAX_CREDENTIAL_BYTES = 16 * 1024
+_MAX_VERDICTS = 10_000
+_REFUSAL_SECONDS = 10.0
+_VERIFY_SECONDS = 6.0
+_MAX_WAITING = 256
+
+_MESSAGES = {
+    AccessReason.MISSING_KEY: "Send an API key in the header `Authorization: Bearer <key>`.",
+    AccessReason.INVALID_KEY: "The API key is unknown or was revoked.",
+    AccessReason.EXPIRED_KEY: "The API key has expired: ask for a new one.",
+    AccessReason.INVALID_TOKEN: "The token has expired, or is not meant for this gateway.",
+    AccessReason.UNKNOWN_TENANT: "The token is valid, but no tenant has its namespace or name.",
+    AccessReason.TOKENS_NOT_VERIFIED: "Tokens cannot be verified now; retry in 5 seconds.",
+}
+
+
+class Authenticator:
+    """Identifies senders in one worker.
+
+    Keys are looked up in the directory. Tokens are verified by the supervisor, once a minute each.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[TokenQuery], None],
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Send questions about tokens by `ask`; the answers come to `receive`."""
+        self._ask = ask
+        self._clock = clock
+        self._monotonic = monotonic
+        self._verdicts = _VerdictCache(monotonic)
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[TokenVerdict]] = {}
+        self._by_token: dict[bytes, asyncio.Future[TokenVerdict]] = {}
+
+    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
+        """Return the sender.
+
+        Raises RequestError with status 401, or 503 while tokens cannot be verified.
+        """
+        credential = _credential(headers)
+        if credential is None:
+            raise _refusal(AccessReason.MISSING_KEY)
+        digest = hashlib.sha256(credential).digest()
+        # The digest of 256 random bits tells nothing of other digests, so finding it by a hash
+        # table leaks nothing; the comparison itself takes constant time.
+        key = directory.keys.get(digest.hex())
+        if key is None and credential.count(b".") == 2:
+            return await self._identify_token(credential, digest)
+        if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
+            key = None
+        identity = key_identity(key, self._clock())
+        if isinstance(identity, AccessReason):
+            raise _refusal(identity)
+        return identity
+
+    def receive(self, verdict: TokenVerdict) -> None:
+        """Take the answer to a question."""
+        waiting = self._waiting.get(verdict.number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(verdict)
+
+    async def _identify_token(self, token: bytes, digest: bytes) -> Identity:
+        verdict = self._verdicts.get(digest)
+        if verdict is None:
+            waiting = self._by_token.get(digest) or self._verify(token, digest)
+            # A client that goes away cancels its own request, not the others with this token.
+            await asyncio.wait((waiting,))
+            verdict = waiting.result()
+        if verdict.identity is None:
+            raise _refusal(verdict.reason or AccessReason.INVALID_TOKEN)
+        return verdict.identity
+
+    def _verify(self, token: bytes, digest: bytes) -> asyncio.Future[TokenVerdict]:
+        """Ask the supervisor; the answer comes to all requests with this token."""
+        if len(self._waiting) >= _MAX_WAITING:
+            raise _refusal(AccessReason.TOKENS_NOT_VERIFIED)
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        waiting = self._waiting[number] = self._by_token[digest] = loop.create_future()
+        no_answer = TokenVerdict(number, reason=AccessReason.TOKENS_NOT_VERIFIED)
+        timeout = loop.call_later(_VERIFY_SECONDS, self.receive, no_answer)
+
+        def settle(answer: asyncio.Future[TokenVerdict]) -> None:
+            timeout.cancel()
+            del self._waiting[number], self._by_token[digest]
+            self._verdicts.put(digest, answer.result())
+
+        waiting.add_done_callback(settle)
+        self._ask(TokenQuery(number, token.decode("latin-1")))
+        return waiting
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    verdict: TokenVerdict
+    until: float
+
+
+class _VerdictCache:
+    """Verdicts by the hash of the token; refusals never displace those who are known."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._accepted: dict[bytes, _Remembered] = {}
+        self._refused: dict[bytes, _Remembered] = {}
+
+    def get(self, digest: bytes) -> TokenVerdict | None:
+        remembered = self._accepted.get(digest) or self._refused.get(digest)
+        if remembered is None or self._monotonic() >= remembered.until:
+            return None
+        return remembered.verdict
+
+    def put(self, digest: bytes, verdict: TokenVerdict) -> None:
+        if verdict.reason is AccessReason.TOKENS_NOT_VERIFIED:
+            return
+        accepted = verdict.identity is not None
+        verdicts = self._accepted if accepted else self._refused
+        seconds = verdict.seconds if accepted else _REFUSAL_SECONDS
+        self._accepted.pop(digest, None)
+        self._refused.pop(digest, None)
+        verdicts[digest] = _Remembered(verdict, self._monotonic() + seconds)
+        if len(verdicts) > _MAX_VERDICTS:
+            del verdicts[next(iter(verdicts))]
+
+
+def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages."""
+    scheme, _, credential = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        credential = headers.get(b"x-api-key", b"")
+    credential = credential.strip()
+    return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None
+
+
+def _refusal(reason: AccessReason) -> RequestError:
+    if reason is AccessReason.TOKENS_NOT_VERIFIED:
+        retry = ((b"retry-after", b"5"),)
+        return RequestError(503, reason, _MESSAGES[reason], headers=retry)
+    return RequestError(
+        401,
+        reason,
+        _MESSAGES[reason],
+        code="invalid_api_key",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )

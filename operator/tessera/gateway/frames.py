@@ -1,0 +1,110 @@
+"""What the supervisor and the workers of one gateway tell each other."""
+
+from typing import TypeAlias
+
+import msgspec
+
+from tessera.api.ref import Ref
+from tessera.domain.gateway.access import AccessReason
+from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.limits.account import Portion, PortionRequest, SlotGrant, SlotRequest
+from tessera.domain.picking.replica_state import EngineLoad, SentLoad
+
+
+class DirectoryUpdate(msgspec.Struct, tag=True, frozen=True):
+    """The whole directory, which replaces the last one."""
+
+    directory: Directory
+
+
+class EngineLoads(msgspec.Struct, tag=True, frozen=True):
+    """Readings of the last poll, by the UIDs of pods."""
+
+    loads: dict[str, EngineLoad]
+
+
+class OtherLoads(msgspec.Struct, tag=True, frozen=True):
+    """What all other workers of this gateway have in flight, by the UIDs of pods."""
+
+    loads: dict[str, SentLoad]
+
+
+class TokenVerdict(msgspec.Struct, tag=True, frozen=True):
+    """Whose token it is, or why it is refused."""
+
+    number: int
+    """That of the `TokenQuery`."""
+    identity: Identity | None = None
+    reason: AccessReason | None = None
+    seconds: float = 0.0
+    """How long the verdict may be remembered."""
+
+
+class UsageTaken(msgspec.Struct, tag=True, frozen=True):
+    """The supervisor has the records, so the worker forgets them."""
+
+    number: int
+    """That of the `UsageBatch`."""
+
+
+class TokenQuery(msgspec.Struct, tag=True, frozen=True):
+    """A token of a ServiceAccount or of OIDC, which is no key."""
+
+    number: int
+    token: str
+
+
+class WorkerDemand(msgspec.Struct, frozen=True):
+    """Requests of one service in one worker."""
+
+    arrived: int = 0
+    """Since the worker began."""
+    queued: int = 0
+    in_flight: int = 0
+    predicted_seconds: float = 0.0
+    """Predicted time that an engine needs for those queued and in flight."""
+
+
+class Borrow(msgspec.Struct, tag=True, frozen=True):
+    """A worker asks for portions of limits."""
+
+    number: int
+    portions: tuple[PortionRequest, ...] = ()
+    slots: tuple[SlotRequest, ...] = ()
+
+
+class Portions(msgspec.Struct, tag=True, frozen=True):
+    """What it got. There is no answer while the store does not answer."""
+
+    number: int
+    """That of `Borrow`."""
+    portions: tuple[Portion, ...] = ()
+    slots: tuple[SlotGrant, ...] = ()
+
+
+class WorkerReport(msgspec.Struct, tag=True, frozen=True):
+    """What a worker holds now; sent four times a second."""
+
+    sent: dict[str, SentLoad] = {}
+    """In flight, by the UIDs of pods."""
+    demand: dict[Ref, WorkerDemand] = {}
+
+
+class UsageBatch(msgspec.Struct, tag=True, frozen=True):
+    """Records of requests that ended."""
+
+    number: int
+    records: list[UsageRecord]
+
+
+class Wake(msgspec.Struct, tag=True, frozen=True):
+    """A request waits for a service that has no replica."""
+
+    service: Ref
+
+
+ToWorker: TypeAlias = (
+    DirectoryUpdate | EngineLoads | OtherLoads | TokenVerdict | UsageTaken | Portions
+)
+ToSupervisor: TypeAlias = WorkerReport | UsageBatch | TokenQuery | Borrow | Wake
