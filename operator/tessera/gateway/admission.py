@@ -1,0 +1,362 @@
+"""Who may use which model now, and on which replica: decided from the last Directory."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tessera.adapters.clock import now as utc_now
+from tessera.api.ref import Ref
+from tessera.domain.gateway.access import (
+    ModelsByName,
+    UnknownModel,
+    resolve_model,
+    tenant_models,
+    visible_models,
+)
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueReason, QueueRefusal
+from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.domain.limits.worker_limits import (
+    Admitted,
+    Allowance,
+    BorrowRequest,
+    LimitRefusal,
+    WorkerLimits,
+)
+from tessera.gateway.errors import RequestError
+from tessera.gateway.queues import ModelQueues, QueueTimeoutError
+from tessera.gateway.replicas import Replicas, SentRequest
+
+_MAX_NAME_IN_MESSAGE = 100
+_MAX_OFFERED = 20
+_MAX_CACHED_LIMITS = 10_000
+# Of one request, with the limits that others take in between.
+_MAX_BORROWINGS = 8
+
+Headers = Mapping[bytes, bytes]
+
+
+class Identifier(Protocol):
+    """Says who sends a request."""
+
+    async def identify(self, headers: Headers, directory: Directory) -> Identity:
+        """Return the sender.
+
+        Raises RequestError with status 401 or 503.
+        """
+        ...
+
+
+class SupervisorClient(Protocol):
+    """What a worker asks of its supervisor."""
+
+    async def borrow(self, request: BorrowRequest) -> bool:
+        """Exchange portions of limits with the accounts; False if the answer did not come."""
+        ...
+
+    def wake(self, service: Ref) -> None:
+        """Have a sleeping service started."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueTimes:
+    """Seconds that a request may wait for a replica."""
+
+    ready_seconds: float = 60
+    waking_seconds: float = 900
+
+
+_BOUNDS, _TIMES = QueueBounds(), QueueTimes()
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """An admitted request, from its place in the queue to its end."""
+
+    model: OfferedModel
+    shape: RequestShape
+    admitted: Admitted
+    work_seconds: float
+    queue_ns: int = 0
+    sent: SentRequest | None = None
+    """Where it is, or was last."""
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Return what is left of the tokens that the client asked for; None for all of them."""
+        reduced = self.admitted.max_output_tokens
+        return reduced if reduced < self.shape.max_output_tokens else None
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return what the client learns about its request."""
+        headers = [
+            (b"x-tessera-service", str(self.model.service).encode()),
+            (b"x-tessera-queue-ms", b"%d" % (self.queue_ns // 1_000_000)),
+        ]
+        if self.sent is not None:
+            choice = self.sent.choice
+            headers.append((b"x-tessera-replica", choice.replica.pod.name.encode()))
+            headers.append((b"x-tessera-reason", choice.reason.encode()))
+        headers += _allowance_headers(b"requests", self.admitted.requests)
+        headers += _allowance_headers(b"tokens", self.admitted.tokens)
+        return headers
+
+
+@dataclass(slots=True)
+class DemandCount:
+    """Requests of one service in this worker."""
+
+    arrived: int = 0
+    in_flight: int = 0
+    work_seconds: float = 0.0
+
+
+class Admission:
+    """Admits requests in one worker."""
+
+    def __init__(
+        self,
+        identifier: Identifier,
+        supervisor: SupervisorClient,
+        *,
+        bounds: QueueBounds = _BOUNDS,
+        times: QueueTimes = _TIMES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._identifier = identifier
+        self._supervisor = supervisor
+        self._times = times
+        self._clock = clock
+        self._directory = Directory()
+        self.has_directory = False
+        # By tenant, and by sender and service.
+        self._models: dict[str, ModelsByName] = {}
+        self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
+        self.replicas = Replicas()
+        self.limits = WorkerLimits()
+        self.queues = ModelQueues(self.replicas, bounds, clock)
+        self.replicas.freed = self.queues.freed
+        self.demand: dict[Ref, DemandCount] = {}
+
+    def update(self, directory: Directory) -> None:
+        """Judge by this directory from now on."""
+        self.has_directory = True
+        self._directory = directory
+        self._models, self._applicable = {}, {}
+        self.replicas.update(directory, self._clock(), utc_now())
+        for model in directory.models:
+            self.queues.renew(model)
+        services = {model.service for model in directory.models}
+        self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
+        self.queues.pump()
+
+    async def identify(self, headers: Headers) -> Identity:
+        """Return who sends a request with these headers.
+
+        Raises RequestError with status 401 or 503.
+        """
+        return await self._identifier.identify(headers, self._directory)
+
+    def visible_models(self, identity: Identity) -> ModelsByName:
+        """Return the models that the sender may use, by every name that they have."""
+        return visible_models(self._models_of(identity.tenant), identity)
+
+    def find_model(self, identity: Identity, name: str) -> OfferedModel:
+        """Return the model of this name.
+
+        Raises RequestError with similar names that the sender may use.
+        """
+        models = self._models_of(identity.tenant)
+        model = resolve_model(models, identity, name)
+        if isinstance(model, UnknownModel):
+            raise _unknown_model(name, model, visible_models(models, identity))
+        return model
+
+    async def admit(
+        self, identity: Identity, model: OfferedModel, shape: RequestShape, size_bytes: int
+    ) -> Ticket:
+        """Return a ticket with a replica, perhaps after a wait.
+
+        Raises RequestError with status 400, 429 or 503.
+        """
+        admitted = await self._within_limits(identity, model, shape)
+        work_seconds = self.replicas.work_seconds(model, shape)
+        ticket = Ticket(model=model, shape=shape, admitted=admitted, work_seconds=work_seconds)
+        demand = self.demand.setdefault(model.service, DemandCount())
+        demand.arrived += 1
+        try:
+            queue = self.queues.of(model)
+            ticket.sent = queue.send_now(shape, self._clock())
+            if ticket.sent is None:
+                ticket.sent = await self._wait(identity, ticket, size_bytes)
+        except BaseException:
+            self.limits.settle(admitted, input_tokens=0, output_tokens=0)
+            raise
+        demand.in_flight += 1
+        demand.work_seconds += work_seconds
+        return ticket
+
+    def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
+        """Send the request to a replica that was not tried; False if there is none."""
+        sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), tried=tried)
+        ticket.sent = sent or ticket.sent
+        return sent is not None
+
+    def finish(self, ticket: Ticket, *, input_tokens: int, output_tokens: int) -> None:
+        """End the request with the tokens that it took."""
+        if ticket.sent is not None:
+            ticket.sent.end()
+        self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
+        demand = self.demand.get(ticket.model.service)
+        if demand is not None:
+            demand.in_flight -= 1
+            demand.work_seconds -= ticket.work_seconds
+
+    async def _within_limits(
+        self, identity: Identity, model: OfferedModel, shape: RequestShape
+    ) -> Admitted:
+        limits = self._limits_of(identity, model)
+        for _ in range(_MAX_BORROWINGS):
+            answer = self.limits.take(limits, shape, self._clock())
+            if isinstance(answer, Admitted):
+                return answer
+            if isinstance(answer, LimitRefusal):
+                raise _limit_error(answer)
+            if not await self._supervisor.borrow(answer):
+                break
+        raise RequestError(
+            503,
+            RequestReason.LIMITS_UNAVAILABLE,
+            "The limits of this key cannot be checked now; retry in 1 second.",
+            headers=((b"retry-after", b"1"),),
+        )
+
+    async def _wait(self, identity: Identity, ticket: Ticket, size_bytes: int) -> SentRequest:
+        model, now = ticket.model, self._clock()
+        is_ready = self.replicas.ready_count(model) > 0
+        if not is_ready and not model.may_sleep:
+            raise _no_replica(model)
+        tenant = self._directory.tenants.get(identity.tenant)
+        seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
+        entry = QueueEntry(
+            tenant=identity.tenant,
+            weight=tenant.weight if tenant else 1.0,
+            service_class=model.service_class,
+            work_seconds=ticket.work_seconds,
+            size_bytes=size_bytes,
+            deadline=now + seconds,
+        )
+        queue = self.queues.of(model)
+        future = queue.offer(entry, ticket.shape, now)
+        if isinstance(future, QueueRefusal):
+            raise _queue_error(model, future)
+        if not is_ready:
+            self._supervisor.wake(model.service)
+        try:
+            sent = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().end()
+            queue.leave(entry)
+            raise
+        except QueueTimeoutError:
+            raise _waited_too_long(model, seconds) from None
+        ticket.queue_ns = int((self._clock() - now) * 1e9)
+        return sent
+
+    def _models_of(self, tenant: str) -> ModelsByName:
+        models = self._models.get(tenant)
+        if models is None:
+            models = self._models[tenant] = tenant_models(self._directory, tenant)
+        return models
+
+    def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
+        key = (identity.tenant, identity.team, identity.key, model.uid)
+        limits = self._applicable.get(key)
+        if limits is None:
+            if len(self._applicable) >= _MAX_CACHED_LIMITS:
+                self._applicable.clear()
+            limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
+        return limits
+
+
+def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tuple[bytes, bytes]]:
+    if allowance is None:
+        return ()
+    return (
+        (b"x-ratelimit-limit-" + what, b"%d" % allowance.limit),
+        (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
+        (b"x-ratelimit-reset-" + what, b"%.3fs" % allowance.reset_seconds),
+    )
+
+
+def _limit_error(refusal: LimitRefusal) -> RequestError:
+    scope = f"{refusal.scope}/{refusal.name}" if refusal.scope else "The request"
+    observed = f"{scope}: limit {refusal.limit}, remaining {refusal.remaining}"
+    if refusal.retry_after_seconds is None:
+        return RequestError(
+            400, refusal.reason, f"{observed}. The request is larger than it may ever be."
+        )
+    seconds = max(1, math.ceil(refusal.retry_after_seconds))
+    return RequestError(
+        429,
+        refusal.reason,
+        f"{observed}; retry in {seconds} s.",
+        code="rate_limit_exceeded",
+        headers=((b"retry-after", b"%d" % seconds),),
+    )
+
+
+def _queue_error(model: OfferedModel, refusal: QueueRefusal) -> RequestError:
+    seconds = max(1, math.ceil(refusal.retry_after_seconds))
+    is_own = refusal.reason is QueueReason.TENANT_QUEUE_FULL
+    return RequestError(
+        429 if is_own else 503,
+        refusal.reason,
+        f"The queue of InferenceService/{model.service} is full; retry in {seconds} s."
+        if refusal.reason is not QueueReason.DEADLINE_UNREACHABLE
+        else f"InferenceService/{model.service} would answer too late; retry in {seconds} s.",
+        headers=((b"retry-after", b"%d" % seconds),),
+    )
+
+
+def _no_replica(model: OfferedModel) -> RequestError:
+    return RequestError(
+        503,
+        RequestReason.NO_READY_REPLICA,
+        f"InferenceService/{model.service} has no ready replica; retry in 5 s.",
+        headers=((b"retry-after", b"5"),),
+    )
+
+
+def _waited_too_long(model: OfferedModel, seconds: float) -> RequestError:
+    return RequestError(
+        503,
+        RequestReason.QUEUE_TIMEOUT,
+        f"No replica of InferenceService/{model.service} had room for {seconds:g} s; retry in 5 s.",
+        headers=((b"retry-after", b"5"),),
+    )
+
+
+def _unknown_model(name: str, unknown: UnknownModel, visible: ModelsByName) -> RequestError:
+    if unknown.nearest:
+        hint = f"did you mean {' or '.join(f'`{each}`' for each in unknown.nearest)}?"
+    elif visible:
+        hint = f"this key may use {', '.join(list(visible)[:_MAX_OFFERED])}."
+    else:
+        hint = "this key may use no model."
+    return RequestError(
+        404,
+        RequestReason.MODEL_NOT_FOUND,
+        f"The model `{name[:_MAX_NAME_IN_MESSAGE]}` does not exist or this key may not use it;"
+        f" {hint}",
+        param="model",
+        code="model_not_found",
+    )

@@ -1,0 +1,223 @@
+"""The ASGI application of one worker: reads requests, and answers what needs no engine."""
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import Identity
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.admission import Admission
+from tessera.gateway.call import Call, Inbound, refused_record
+from tessera.gateway.errors import RequestError
+from tessera.gateway.relay import EngineSession
+from tessera.gateway.responses import ClientResponse, Message, Receive, Send
+from tessera.gateway.routes import ROUTES
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
+_MODELS = "/v1/models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyBounds:
+    """Bounds of one request."""
+
+    max_bytes: int = 32 * 2**20
+    seconds: float = 60
+    heartbeat_seconds: float = 10
+    """Between two comments in a stream that waits for its first token."""
+
+
+_BOUNDS = BodyBounds()
+
+
+class GatewayApp:
+    """Serves the requests of one worker."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        engines: EngineSession,
+        record: Callable[[UsageRecord], None],
+        bounds: BodyBounds = _BOUNDS,
+    ) -> None:
+        self._admission = admission
+        self._engines = engines
+        self._record = record
+        self._bounds = bounds
+        self.draining = False
+        """`/readyz` answers 503, and every response closes its connection."""
+        self.can_record: Callable[[], bool] = lambda: True
+        """Whether there is room for the record of a new request."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = _request_id(headers)
+        response = ClientResponse(send, request_id, close=self.draining)
+        try:
+            if scope["path"] in ROUTES:
+                await self._relay(scope, headers, request_id, receive, response)
+            else:
+                await self._answer(scope["method"], scope["path"], headers, response)
+        except RequestError as error:
+            total_ns = time.monotonic_ns() - started_ns
+            self._record(refused_record(request_id, scope["path"], error, started_at_ns, total_ns))
+            await response.fail(error)
+
+    async def _relay(
+        self,
+        scope: Message,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+        receive: Receive,
+        response: ClientResponse,
+    ) -> None:
+        """Relay a request to an engine: the only way to a model, and only after admission."""
+        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        path: str = scope["path"]
+        if scope["method"] != "POST":
+            raise _wrong_method(path, "POST")
+        identity = await self._admission.identify(headers)
+        if not self.can_record():
+            raise RequestError(
+                503,
+                RequestReason.USAGE_NOT_RECORDED,
+                "The gateway cannot record usage now: its database does not answer. Try again.",
+                headers=((b"retry-after", b"5"),),
+            )
+        body = await self._body(headers, receive)
+        inbound = Inbound(
+            route=ROUTES[path],
+            body=body,
+            query=scope["query_string"],
+            headers=headers,
+            identity=identity,
+            request_id=request_id,
+            tags=_tags(headers),
+            started_ns=started_ns,
+            started_at_ns=started_at_ns,
+        )
+        call = Call(inbound, self._admission, self._engines, response, self._record)
+        await call.run(receive, self._bounds.heartbeat_seconds)
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """Read the whole body.
+
+        Raises RequestError where it is too large, too slow, or encoded.
+        """
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(
+                415, RequestReason.UNSUPPORTED_ENCODING, "Content-Encoding: only identity is taken."
+            )
+        limit = self._bounds.max_bytes
+        if int(headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
+        message = await _next_part(receive)
+        if not message["more_body"]:
+            first: bytes = message["body"]
+            return first
+        parts = [message["body"]]
+        size = len(parts[0])
+        try:
+            async with asyncio.timeout(self._bounds.seconds):
+                while message["more_body"]:
+                    message = await _next_part(receive)
+                    parts.append(message["body"])
+                    size += len(message["body"])
+                    if size > limit:
+                        raise _too_large(limit)
+        except TimeoutError:
+            raise RequestError(
+                408,
+                RequestReason.BODY_TIMEOUT,
+                f"The body took more than {self._bounds.seconds:g} s.",
+                headers=((b"connection", b"close"),),
+            ) from None
+        return b"".join(parts)
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], response: ClientResponse
+    ) -> None:
+        """Answer what reaches no engine."""
+        is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
+        if not is_models and path not in ("/healthz", "/readyz"):
+            raise RequestError(
+                404,
+                RequestReason.UNKNOWN_ROUTE,
+                f"Unknown request URL: {method} {path[:200]}.",
+                code="unknown_url",
+            )
+        if method not in ("GET", "HEAD"):
+            raise _wrong_method(path, "GET, HEAD")
+        if is_models:
+            identity = await self._admission.identify(headers)
+            body = self._models(identity, path.removeprefix(_MODELS).removeprefix("/"))
+            await response.send_whole(200, body)
+        elif path == "/readyz" and self.draining:
+            await response.send_whole(503, b'{"status":"draining"}')
+        elif path == "/readyz" and not self._admission.has_directory:
+            await response.send_whole(503, b'{"status":"starting"}')
+        else:
+            await response.send_whole(200, b'{"status":"ok"}')
+
+    def _models(self, identity: Identity, name: str) -> bytes:
+        if name:
+            self._admission.find_model(identity, name)
+            return msgspec.json.encode(_model_object(name))
+        data = [_model_object(each) for each in self._admission.visible_models(identity)]
+        return msgspec.json.encode({"object": "list", "data": data})
+
+
+async def _next_part(receive: Receive) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise RequestError(499, RequestReason.CLIENT_GONE, "The client went away.")
+    return message
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return uuid.uuid4().hex
+
+
+def _tags(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-tessera-tags", b"")
+    if not _TAGS.fullmatch(given):
+        raise RequestError(
+            400,
+            RequestReason.INVALID_REQUEST,
+            "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most.",
+        )
+    return given.decode()
+
+
+def _model_object(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tessera"}
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        413,
+        RequestReason.BODY_TOO_LARGE,
+        f"The body has more than {counted(limit, 'byte')}.",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def _wrong_method(path: str, allowed: str) -> RequestError:
+    return RequestError(
+        405,
+        RequestReason.METHOD_NOT_ALLOWED,
+        f"{path}: only {allowed} is taken.",
+        headers=((b"allow", allowed.encode()),),
+    )

@@ -1,0 +1,299 @@
+"""One request on its way: admitted, sent to an engine, perhaps to another one, and recorded."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tessera.domain.gateway.directory import Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import Phase, RequestShape, UsageRecord
+from tessera.gateway.admission import Admission, Ticket
+from tessera.gateway.errors import RequestError
+from tessera.gateway.parsing import (
+    RequestFields,
+    body_for_engine,
+    estimated_input_tokens,
+    parse,
+)
+from tessera.gateway.relay import (
+    Delivery,
+    EngineError,
+    EngineRefusalError,
+    EngineRelay,
+    EngineSession,
+    Retry,
+    UpstreamRequest,
+)
+from tessera.gateway.responses import ClientResponse, Receive
+from tessera.gateway.routes import Route
+from tessera.gateway.usage import TokenCounts
+
+_FORWARDED = ("traceparent", "tracestate")
+# Of one request at engines: the first and two others.
+_MAX_ATTEMPTS = 3
+_CLIENT_GONE_STATUS = 499
+# Unique among all workers and restarts.
+_WORKER_ID = uuid.uuid4().hex[:16]
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
+    """A request as it came, and who sent it."""
+
+    route: Route
+    body: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    identity: Identity
+    request_id: str
+    tags: str
+    started_ns: int
+    """Monotonic."""
+    started_at_ns: int
+    """Unix time."""
+
+
+class Call:
+    """One request from its admission to its record."""
+
+    def __init__(
+        self,
+        inbound: Inbound,
+        admission: Admission,
+        engines: EngineSession,
+        response: ClientResponse,
+        record: Callable[[UsageRecord], None],
+    ) -> None:
+        self._inbound = inbound
+        self._admission = admission
+        self._engines = engines
+        self._response = response
+        self._record = record
+        self._fields: RequestFields | None = None
+        self._model: OfferedModel | None = None
+        self._ticket: Ticket | None = None
+        self._delivery = Delivery()
+        self._client_gone = False
+
+    async def run(self, receive: Receive, heartbeat_seconds: float) -> None:
+        """Answer the request; whatever happens, it is recorded."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        watch = asyncio.create_task(self._watch(receive, task))
+        phase, reason = Phase.COMPLETED, ""
+        try:
+            await self._answer(heartbeat_seconds)
+        except RequestError as error:
+            phase, reason = Phase.REFUSED, error.reason
+            await self._response.fail(error)
+        except EngineError as error:
+            phase, reason = Phase.FAILED, error.error.reason
+            await self._response.fail(error.error)
+        except EngineRefusalError as error:
+            phase, reason = Phase.FAILED, RequestReason.ENGINE_REFUSED
+            await self._response.send_whole(error.status, error.body, self._headers())
+        except asyncio.CancelledError:
+            task.uncancel()
+            phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
+            if not self._client_gone:
+                reason = RequestReason.GATEWAY_DRAINING
+                await self._response.fail(_draining())
+        finally:
+            watch.cancel()
+            self._response.stop_heartbeats()
+            self._settle(phase, reason)
+
+    async def _watch(self, receive: Receive, task: asyncio.Task[None]) -> None:
+        """Cancel the request once its client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._client_gone = True
+        task.cancel()
+
+    async def _answer(self, heartbeat_seconds: float) -> None:
+        inbound = self._inbound
+        fields = self._fields = parse(inbound.route.decoder, inbound.body)
+        model = self._admission.find_model(inbound.identity, fields.model)
+        self._model = model
+        if fields.streams:
+            self._response.start_heartbeats(heartbeat_seconds)
+        shape = _shape(fields, inbound.body, model)
+        ticket = self._ticket = await self._admission.admit(
+            inbound.identity, model, shape, len(inbound.body)
+        )
+        most = ticket.max_output_tokens
+        request = UpstreamRequest(
+            route=inbound.route,
+            fields=fields,
+            body=body_for_engine(
+                inbound.body,
+                fields,
+                fields.model if shape.adapter else model.names[0],
+                None if most is None else max(1, most // fields.choices),
+            ),
+            query=inbound.query,
+            headers=_engine_headers(inbound),
+        )
+        relay = EngineRelay(self._engines, request, self._response, self._delivery)
+        await self._attempts(relay, ticket)
+
+    async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
+        """Relay an answer, from another replica where the first gave none."""
+        tried: list[str] = []
+        retried = Retry.SAFE
+        while True:
+            sent = ticket.sent
+            assert sent is not None  # noqa: S101 - an admitted request has a replica
+            state = sent.choice.state
+            tried.append(state.replica.uid)
+            try:
+                await relay.attempt(state.replica, ticket.headers, sent.first_token)
+            except EngineError as error:
+                if error.is_of_replica:
+                    state.failed(time.monotonic())
+                if not (
+                    self._delivery.first_token_ns is None
+                    and _may_retry(error.retry, retried)
+                    and len(tried) < _MAX_ATTEMPTS
+                ):
+                    raise
+                retried = error.retry
+                sent.end()
+                if not self._admission.send_again(ticket, tried):
+                    raise
+            else:
+                state.succeeded()
+                return
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        return self._ticket.headers if self._ticket else []
+
+    def _settle(self, phase: Phase, reason: str) -> None:
+        fields, model, ticket = self._fields, self._model, self._ticket
+        delivery, inbound = self._delivery, self._inbound
+        counts = delivery.counts
+        estimated = counts is None and ticket is not None
+        if counts is None:
+            counts = _delivered(delivery, ticket)
+        elif phase is Phase.COMPLETED and model is not None:
+            self._admission.replicas.learn(model, counts.input, counts.output)
+        if ticket is not None:
+            self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
+        choice = ticket.sent.choice if ticket and ticket.sent else None
+        first_token_ns = delivery.first_token_ns
+        identity = inbound.identity
+        self._record(
+            UsageRecord(
+                record_id=_record_id(),
+                request_id=inbound.request_id,
+                started_at_ns=inbound.started_at_ns,
+                tenant=identity.tenant,
+                team=identity.team,
+                user=identity.user,
+                key=identity.key,
+                service=str(model.service) if model else "",
+                model=fields.model if fields else "",
+                variant=None,
+                replica=choice.replica.pod.name if choice else None,
+                route=inbound.route.path,
+                phase=phase,
+                status=self._response.status or _CLIENT_GONE_STATUS,
+                reason=reason or (choice.reason if choice else ""),
+                stream=fields is not None and fields.streams,
+                input_tokens=counts.input,
+                cached_tokens=counts.cached,
+                output_tokens=counts.output,
+                reasoning_tokens=counts.reasoning,
+                estimated=estimated,
+                queue_ns=ticket.queue_ns if ticket else 0,
+                ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
+                total_ns=time.monotonic_ns() - inbound.started_ns,
+                tags=inbound.tags,
+                trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
+            )
+        )
+
+
+def refused_record(
+    request_id: str, route: str, error: RequestError, started_at_ns: int, total_ns: int
+) -> UsageRecord:
+    """Return the record of a request that was refused before its sender and model were known."""
+    return UsageRecord(
+        record_id=_record_id(),
+        request_id=request_id,
+        started_at_ns=started_at_ns,
+        tenant="",
+        team=None,
+        user=None,
+        key=None,
+        service="",
+        model="",
+        variant=None,
+        replica=None,
+        route=route,
+        phase=Phase.REFUSED,
+        status=error.status,
+        reason=error.reason,
+        stream=False,
+        input_tokens=0,
+        cached_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        estimated=False,
+        queue_ns=0,
+        ttft_ns=None,
+        total_ns=total_ns,
+    )
+
+
+def _record_id() -> str:
+    return f"{_WORKER_ID}-{next(_numbers)}"
+
+
+def _delivered(delivery: Delivery, ticket: Ticket | None) -> TokenCounts:
+    """Return what a client got whose engine reported nothing: a token for each event."""
+    if ticket is None or not delivery.deltas:
+        return TokenCounts()
+    return TokenCounts(input=ticket.shape.input_tokens, output=delivery.deltas)
+
+
+def _engine_headers(inbound: Inbound) -> dict[str, str]:
+    """Return all headers that an engine gets; nothing else of the client's passes."""
+    own = {"Content-Type": "application/json", "X-Request-Id": inbound.request_id}
+    for name in _FORWARDED:
+        value = inbound.headers.get(name.encode())
+        if value is not None:
+            own[name] = value.decode("latin-1")
+    return own
+
+
+def _shape(fields: RequestFields, body: bytes, model: OfferedModel) -> RequestShape:
+    context = model.max_model_len
+    input_tokens = estimated_input_tokens(body, context)
+    asked = fields.output_tokens
+    if context is not None:
+        asked = max(context - input_tokens, 1) if asked is None else min(asked, context)
+    return RequestShape(
+        model=fields.model,
+        input_tokens=input_tokens,
+        max_output_tokens=(asked or 0) * fields.choices,
+        stream=fields.streams,
+        adapter=fields.model if fields.model in model.adapters else None,
+    )
+
+
+def _may_retry(retry: Retry, before: Retry) -> bool:
+    return retry is Retry.SAFE or (retry is Retry.ONCE and before is not Retry.ONCE)
+
+
+def _draining() -> RequestError:
+    return RequestError(
+        503,
+        RequestReason.GATEWAY_DRAINING,
+        "The gateway terminates before the answer was complete.",
+        headers=((b"retry-after", b"1"),),
+    )

@@ -1,0 +1,149 @@
+"""Load and health of all replicas, as one worker knows them."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.picking.pick import Choice, pick
+from tessera.domain.picking.pick import with_room as states_with_room
+from tessera.domain.picking.prediction import RequestMeans, work_seconds
+from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
+
+_DEFAULT_MEANS = RequestMeans()
+# Stands for the replica that a sleeping service will have.
+_UNKNOWN_REPLICA = EngineReplica(pod=Ref("", ""), uid="", address="", ready_since=None)
+
+
+@dataclass(slots=True, kw_only=True)
+class SentRequest:
+    """A request at a replica."""
+
+    choice: Choice
+    prefill_tokens: int
+    service_uid: str
+    freed: Callable[[str], None]
+    """Called with the service's UID when the replica has more room."""
+    has_token: bool = False
+    has_ended: bool = False
+
+    def first_token(self) -> None:
+        """Count its first token."""
+        if not self.has_token:
+            self.has_token = True
+            self.choice.state.first_token(self.prefill_tokens)
+            self.freed(self.service_uid)
+
+    def end(self) -> None:
+        """Count its end, once."""
+        if not self.has_ended:
+            self.has_ended = True
+            self.choice.state.ended(None if self.has_token else self.prefill_tokens)
+            self.freed(self.service_uid)
+
+
+class Replicas:
+    """The replicas of all models; states outlive directories, by the UID of their pods."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, ReplicaState] = {}
+        self._by_service: dict[str, list[ReplicaState]] = {}
+        self._means: dict[str, RequestMeans] = {}
+        self._turn = 0
+        self.freed: Callable[[str], None] = lambda _: None
+        """Called with a service's UID when one of its replicas has more room."""
+
+    def update(self, directory: Directory, now: float, utc_now: datetime) -> None:
+        """Take the replicas of a new directory; requests at those that left still count."""
+        states: dict[str, ReplicaState] = {}
+        by_service: dict[str, list[ReplicaState]] = {}
+        for model in directory.models:
+            of_model = by_service[model.uid] = []
+            for replica in model.replicas:
+                state = self._states.get(replica.uid)
+                if state is None:
+                    state = ReplicaState.create(replica, now=now, utc_now=utc_now)
+                else:
+                    state.update(replica, now=now, utc_now=utc_now)
+                states[replica.uid] = state
+                of_model.append(state)
+        self._states, self._by_service = states, by_service
+        self._means = {uid: means for uid, means in self._means.items() if uid in by_service}
+
+    def polled(self, loads: Mapping[str, EngineLoad]) -> None:
+        """Take readings of engines, by the UIDs of their pods."""
+        for uid, load in loads.items():
+            if uid in self._states:
+                self._states[uid].polled(load)
+
+    def shared(self, loads: Mapping[str, SentLoad]) -> None:
+        """Take what other workers have in flight, by the UIDs of pods."""
+        for uid, load in loads.items():
+            if uid in self._states:
+                self._states[uid].shared(load)
+
+    def own_loads(self) -> dict[str, SentLoad]:
+        """Return what this worker has in flight, by the UIDs of pods."""
+        return {uid: state.own for uid, state in self._states.items() if state.own.requests}
+
+    def send(
+        self,
+        model: OfferedModel,
+        shape: RequestShape,
+        now: float,
+        *,
+        tried: Collection[str] = (),
+        with_room: bool = False,
+    ) -> SentRequest | None:
+        """Choose a replica that was not tried, and count the request there; None without one."""
+        states, means = self._untried(model, tried), self.means(model)
+        if with_room:
+            states = states_with_room(states, means, now)
+        self._turn += 1
+        choice = pick(shape, states, now, turn=self._turn, means=means)
+        if choice is None:
+            return None
+        choice.state.sent(shape.input_tokens)
+        return SentRequest(
+            choice=choice,
+            prefill_tokens=shape.input_tokens,
+            service_uid=model.uid,
+            freed=self.freed,
+        )
+
+    def ready_count(self, model: OfferedModel, tried: Collection[str] = ()) -> int:
+        """Return how many replicas that were not tried can take requests."""
+        return sum(
+            state.ready_at is not None and not state.replica.leaving
+            for state in self._untried(model, tried)
+        )
+
+    def has_room(self, model: OfferedModel, now: float) -> bool:
+        """Return whether a replica would start one more request soon."""
+        return bool(states_with_room(self.states(model), self.means(model), now))
+
+    def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
+        """Return the predicted seconds of a replica that a request takes."""
+        states = self.states(model)
+        replica = states[0].replica if states else _UNKNOWN_REPLICA
+        return work_seconds(replica, shape, self.means(model))
+
+    def states(self, model: OfferedModel) -> list[ReplicaState]:
+        """Return the replicas of a model."""
+        return self._by_service.get(model.uid, [])
+
+    def means(self, model: OfferedModel) -> RequestMeans:
+        """Return the mean sizes of the model's recent requests."""
+        return self._means.get(model.uid, _DEFAULT_MEANS)
+
+    def learn(self, model: OfferedModel, prompt_tokens: int, output_tokens: int) -> None:
+        """Take the counted sizes of a request into the means."""
+        self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
+
+    def _untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
+        states = self.states(model)
+        if not tried:
+            return states
+        return [state for state in states if state.replica.uid not in tried]

@@ -1,0 +1,145 @@
+"""One process of the gateway that serves requests."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from typing_extensions import override
+
+from tessera.gateway.app import GatewayApp
+from tessera.gateway.protocol import GatewayProtocol
+from tessera.gateway.relay import EngineSession
+from tessera.gateway.worker_link import SupervisedWorker
+
+_KEEP_ALIVE_SECONDS = 75
+_BACKLOG = 2048
+# An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
+_ENGINE_IDLE_SECONDS = 300.0
+_CERTIFICATE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How one worker serves."""
+
+    host: str
+    port: int
+    link: Path
+    """Socket of the supervisor."""
+    tls_directory: Path | None = None
+    """Folder with `tls.crt` and `tls.key`; HTTP without it."""
+    announce_seconds: float = 5
+    drain_seconds: float = 300
+
+
+class GatewayServer(uvicorn.Server):
+    """Serves an application, and drains it before it ends.
+
+    While it drains, `/readyz` answers 503 for `announce_seconds` and every response closes its
+    connection; then nothing new is accepted, and streams have `drain_seconds` to end.
+    """
+
+    def __init__(
+        self,
+        app: GatewayApp,
+        *,
+        announce_seconds: float,
+        drain_seconds: float,
+        tls_directory: Path | None = None,
+    ) -> None:
+        certificate = tls_directory / "tls.crt" if tls_directory else None
+        key = tls_directory / "tls.key" if tls_directory else None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=GatewayProtocol,
+                loop="none",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(drain_seconds),
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+            )
+        )
+        self._gateway = app
+        self._announce_seconds = announce_seconds
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+    async def drain(self) -> None:
+        """Begin to drain; `serve` returns when it is done."""
+        self._gateway.draining = True
+        await asyncio.sleep(self._announce_seconds)
+        self.should_exit = True
+
+    async def renew_certificate(self, directory: Path) -> None:
+        """Use the certificate for new connections whenever its file changes, until cancelled."""
+        certificate, key = directory / "tls.crt", directory / "tls.key"
+        used = certificate.stat().st_mtime_ns
+        while True:
+            await asyncio.sleep(_CERTIFICATE_SECONDS)
+            changed = certificate.stat().st_mtime_ns
+            if changed != used and self.config.ssl is not None:
+                self.config.ssl.load_cert_chain(certificate, key)
+                used = changed
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that several processes may bind; the kernel spreads connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def run(options: WorkerOptions) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    uvloop.run(_serve(options))
+
+
+async def _serve(options: WorkerOptions) -> None:
+    worker = SupervisedWorker(options.link)
+    engines = EngineSession(_ENGINE_IDLE_SECONDS)
+    app = GatewayApp(worker.admission, engines, worker.usage.add)
+    app.can_record = lambda: worker.usage.has_room
+    server = GatewayServer(
+        app,
+        announce_seconds=options.announce_seconds,
+        drain_seconds=options.drain_seconds,
+        tls_directory=options.tls_directory,
+    )
+    draining: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            number, lambda: draining.append(asyncio.create_task(server.drain()))
+        )
+    background = [asyncio.create_task(worker.run())]
+    if options.tls_directory is not None:
+        background.append(asyncio.create_task(server.renew_certificate(options.tls_directory)))
+    await server.serve(sockets=[listen(options.host, options.port)])
+    await worker.flush()
+    for task in background:
+        task.cancel()
+    await asyncio.wait(background)
+    await engines.close()

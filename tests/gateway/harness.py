@@ -1,0 +1,364 @@
+"""A gateway on a real socket, and engines that do what a test says."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+from tessera.api.ref import Ref
+from tessera.domain.gateway.access import AccessReason, key_identity
+from tessera.domain.gateway.directory import (
+    ApiKey,
+    Directory,
+    EngineReplica,
+    Identity,
+    OfferedModel,
+)
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.limits.account import Account, SlotAccount
+from tessera.domain.limits.worker_limits import BorrowRequest
+from tessera.gateway.admission import Admission
+from tessera.gateway.app import BodyBounds, GatewayApp
+from tessera.gateway.errors import RequestError
+from tessera.gateway.relay import EngineSession
+from tessera.gateway.worker import GatewayServer, listen
+
+KEY = "tsk-team-a"
+TENANT = "team-a"
+MODEL = "chat"
+
+
+@dataclass(kw_only=True)
+class EngineCall:
+    """A request as an engine gets it, and the engine's end of its connection."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    writer: asyncio.StreamWriter
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """The gateway closed the connection."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def begin(self, content_type: str = "text/event-stream", status: int = 200) -> None:
+        await self.send(
+            f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\n"
+            "transfer-encoding: chunked\r\n\r\n".encode()
+        )
+
+    async def chunk(self, data: bytes) -> None:
+        await self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def finish(self) -> None:
+        await self.send(b"0\r\n\r\n")
+
+    async def whole(self, body: object, status: int = 200) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        await self.send(
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
+
+    async def stream(self, *events: bytes) -> None:
+        await self.begin()
+        for each in events:
+            await self.chunk(each)
+        await self.finish()
+
+    def cut(self) -> None:
+        """Close the connection in the middle."""
+        self.writer.transport.abort()
+
+
+Script = Callable[[EngineCall], Awaitable[None]]
+
+
+class ScriptedEngine:
+    """An HTTP server that does what its script says, one connection at a time."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.calls: list[EngineCall] = []
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> "ScriptedEngine":
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for call in self.calls:
+            call.cut()
+
+    @property
+    def address(self) -> str:
+        assert self._server is not None
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return f"{host}:{port}"
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                headers = {
+                    name.lower(): value
+                    for name, _, value in (line.partition(": ") for line in head[1:] if line)
+                }
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                call = EngineCall(
+                    path=head[0].split()[1], headers=headers, body=body, writer=writer
+                )
+                self.calls.append(call)
+                watch = asyncio.create_task(_watch(reader, call))
+                try:
+                    await self.script(call)
+                finally:
+                    watch.cancel()
+                    await asyncio.wait((watch,))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            if self.calls:
+                self.calls[-1].gone.set()
+            writer.close()
+
+
+async def _watch(reader: asyncio.StreamReader, call: EngineCall) -> None:
+    """Tell the script that the gateway left; it sends nothing more before it has its answer."""
+    await reader.read(1)
+    call.gone.set()
+
+
+class KeyIdentifier:
+    """Knows the keys of the directory."""
+
+    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
+        key = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        api_key = directory.keys.get(hashlib.sha256(key).hexdigest())
+        identity = key_identity(api_key, datetime(2026, 11, 22, tzinfo=UTC))
+        if isinstance(identity, AccessReason):
+            raise RequestError(401, identity, "The API key is unknown.", code="invalid_api_key")
+        return identity
+
+
+class LocalSupervisor:
+    """Lends from accounts in memory, and notes which services are woken."""
+
+    def __init__(self) -> None:
+        self.admission: Admission | None = None
+        self.accounts: dict[str, Account] = {}
+        self.slots: dict[str, SlotAccount] = {}
+        self.woken: asyncio.Queue[Ref] = asyncio.Queue()
+        self.answers = True
+
+    async def borrow(self, request: BorrowRequest) -> bool:
+        if not self.answers or self.admission is None:
+            return False
+        now = time.monotonic()
+        portions = [
+            self.accounts.setdefault(
+                each.limit.key, Account(level=each.limit.amount, updated_at=now)
+            ).borrow(each, now)
+            for each in request.portions
+        ]
+        grants = [
+            self.slots.setdefault(each.limit.key, SlotAccount()).lease("worker", each, now)
+            for each in request.slots
+        ]
+        self.admission.limits.receive(portions, grants, now)
+        return True
+
+    def wake(self, service: Ref) -> None:
+        self.woken.put_nowait(service)
+
+
+@dataclass(kw_only=True)
+class RunningGateway:
+    """A gateway that serves, and all that it recorded."""
+
+    app: GatewayApp
+    server: GatewayServer
+    admission: Admission
+    supervisor: "LocalSupervisor"
+    url: str
+    port: int
+    records: list[UsageRecord]
+    recorded: asyncio.Event
+    client: aiohttp.ClientSession
+
+    async def post(
+        self, body: object, path: str = "/v1/chat/completions", **headers: str
+    ) -> "Answer":
+        """Send a request, and read the whole response."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.client.post(
+            self.url + path, data=data, headers={"content-type": "application/json", **headers}
+        ) as response:
+            return Answer(
+                status=response.status, headers=response.headers, body=await response.read()
+            )
+
+    async def record(self) -> UsageRecord:
+        """Return the only record, once it is there."""
+        async with asyncio.timeout(5):
+            await self.recorded.wait()
+        (record,) = self.records
+        return record
+
+
+@dataclass(kw_only=True)
+class Answer:
+    """What a client got."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.body)["error"]
+
+    @property
+    def events(self) -> list[bytes]:
+        return [each + b"\n\n" for each in self.body.split(b"\n\n")[:-1]]
+
+
+def a_replica(address: str, name: str = "chat-1", **changes: Any) -> EngineReplica:
+    values = {
+        "pod": Ref("team-a", name),
+        "uid": f"uid-{name}",
+        "address": address,
+        "ready_since": datetime(2026, 11, 1, tzinfo=UTC),
+    }
+    return EngineReplica(**{**values, **changes})
+
+
+def a_model(*replicas: EngineReplica, **changes: Any) -> OfferedModel:
+    values = {
+        "service": Ref("team-a", MODEL),
+        "uid": "uid-chat",
+        "names": (MODEL,),
+        "tenant": TENANT,
+        "replicas": replicas,
+    }
+    return OfferedModel(**{**values, **changes})
+
+
+def an_api_key(secret: str = KEY, **changes: Any) -> ApiKey:
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return ApiKey(**{"name": "ci", "digest": digest, "tenant": TENANT, **changes})
+
+
+def a_directory(*models: OfferedModel, keys: Sequence[ApiKey] = (), **changes: Any) -> Directory:
+    api_keys = keys or (an_api_key(),)
+    return Directory(models=models, keys={key.digest: key for key in api_keys}, **changes)
+
+
+@asynccontextmanager
+async def a_gateway(
+    directory: Directory,
+    bounds: BodyBounds | None = None,
+    *,
+    idle_seconds: float = 30,
+    drain_seconds: float = 5,
+    announce_seconds: float = 0,
+    **admission_options: Any,
+) -> AsyncIterator[RunningGateway]:
+    """Run a gateway on a socket of its own."""
+    supervisor = LocalSupervisor()
+    admission = Admission(KeyIdentifier(), supervisor, **admission_options)
+    supervisor.admission = admission
+    admission.update(directory)
+    records: list[UsageRecord] = []
+    recorded = asyncio.Event()
+
+    def record(usage_record: UsageRecord) -> None:
+        records.append(usage_record)
+        recorded.set()
+
+    engines = EngineSession(idle_seconds)
+    app = GatewayApp(admission, engines, record, bounds or BodyBounds())
+    server = GatewayServer(app, announce_seconds=announce_seconds, drain_seconds=drain_seconds)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engines.close)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        stack.push_async_callback(_ended, server, serving)
+        client = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                headers={"authorization": f"Bearer {KEY}"},
+                connector=aiohttp.TCPConnector(limit=0),
+            )
+        )
+        yield RunningGateway(
+            app=app,
+            server=server,
+            admission=admission,
+            supervisor=supervisor,
+            url=f"http://127.0.0.1:{port}",
+            port=port,
+            records=records,
+            recorded=recorded,
+            client=client,
+        )
+
+
+async def _ended(server: GatewayServer, serving: asyncio.Task[None]) -> None:
+    server.should_exit = True
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()
+    await serving
+
+
+def event(body: object) -> bytes:
+    """Return an event as engines write it."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+def a_delta(content: str = " word", **changes: Any) -> bytes:
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None, **changes}
+    return event({"id": "chatcmpl-0", "model": MODEL, "choices": [choice]})
+
+
+ROLE = event(
+    {
+        "id": "chatcmpl-0",
+        "model": MODEL,
+        "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}],
+    }
+)
+END = a_delta("", finish_reason="length")
+USAGE = event(
+    {
+        "id": "chatcmpl-0",
+        "model": MODEL,
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    }
+)
+DONE = b"data: [DONE]\n\n"
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**CHAT, "stream": True}
+COMPLETION = {
+    "id": "chatcmpl-0",
+    "model": MODEL,
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "word"}}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+}

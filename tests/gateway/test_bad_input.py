@@ -1,0 +1,225 @@
+"""What a client may do wrong, on raw sockets: each gets an error in OpenAI's shape, or is cut."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tessera.gateway.app import BodyBounds
+from tessera.gateway.protocol import MAX_HEADER_BYTES, GatewayProtocol
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    KEY,
+    RunningGateway,
+    ScriptedEngine,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+    an_api_key,
+)
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 30
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
+BODY = json.dumps(CHAT).encode()
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[ScriptedEngine]:
+    async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as scripted:
+        yield scripted
+
+
+@pytest.fixture
+async def gateway(engine: ScriptedEngine) -> AsyncIterator[RunningGateway]:
+    directory = a_directory(
+        a_model(a_replica(engine.address), names=("chat", "chat-large")),
+        a_model(names=("secret-chat",), uid="uid-2", tenant="team-b"),
+        keys=(an_api_key(), an_api_key("tsk-scoped", name="scoped", models=("other",))),
+    )
+    bounds = BodyBounds(max_bytes=100_000, seconds=0.2)
+    async with a_gateway(directory, bounds) as running:
+        yield running
+
+
+async def exchange(gateway: RunningGateway, *parts: bytes) -> bytes:
+    """Send parts one after the other, and return all that comes until the gateway closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+def error_of(response: bytes) -> Any:
+    return json.loads(response.partition(b"\r\n\r\n")[2])["error"]
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        # Two lengths, a length beside chunks, and lengths and encodings that are none.
+        POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+        POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"content-length: +5\r\n\r\nhello",
+        POST + b"content-length: 0x5\r\n\r\nhello",
+        POST + b"content-length: 99999999999999999999\r\n\r\nhello",
+        POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\n\r\n3\r\nhello\r\n0\r\n\r\n",
+        # Names and values that others would read differently.
+        POST + b"content-length : 5\r\n\r\nhello",
+        POST + b" folded: x\r\ncontent-length: 5\r\n\r\nhello",
+        POST + b"x-bad: a\x00b\r\ncontent-length: 5\r\n\r\nhello",
+        b"POST /v1/chat/completions HTTP/9.9\r\nhost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"GET http:// HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_a_request_that_could_be_read_in_two_ways_reaches_no_engine(
+    gateway: RunningGateway, engine: ScriptedEngine, request_bytes: bytes
+) -> None:
+    response = await exchange(gateway, request_bytes)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert error_of(response)["code"] in ("invalid_http", "invalid_json")
+    assert not engine.calls
+
+
+async def test_headers_and_bodies_have_bounds(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    close = b"connection: close\r\n"
+    large = POST + b"x-large: " + b"x" * MAX_HEADER_BYTES + b"\r\n\r\n"
+    assert b" 431 " in await exchange(gateway, large)
+    many = POST + b"x: y\r\n" * 20_000 + b"\r\n"
+    assert b" 431 " in await exchange(gateway, many)
+    declared = POST + close + b"content-length: 100001\r\n\r\n"
+    assert error_of(await exchange(gateway, declared))["code"] == "body_too_large"
+    chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+    chunked = POST + close + b"transfer-encoding: chunked\r\n\r\n" + chunk * 4
+    assert b" 413 " in await exchange(gateway, chunked)
+    zipped = POST + close + b"content-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello"
+    assert b" 415 " in await exchange(gateway, zipped)
+    assert not engine.calls
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    before = GatewayProtocol.header_seconds
+    GatewayProtocol.header_seconds = 0.2
+    yield
+    GatewayProtocol.header_seconds = before
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_clients_are_given_up(gateway: RunningGateway) -> None:
+    assert b" 408 " in await exchange(gateway)
+    assert b" 408 " in await exchange(gateway, b"POST /v1/chat")
+    assert b" 408 " in await exchange(gateway, POST)
+    slow_body = await exchange(gateway, POST + b"content-length: 50\r\n\r\nhello", b"x")
+    assert error_of(slow_body)["code"] == "body_timeout"
+
+
+async def test_headers_from_outside_do_not_pass(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    forged = {
+        "x-tessera-tenant": "team-b",
+        "x-tessera-replica": "other",
+        "x-forwarded-user": "admin",
+        "x-auth-request-email": "a@b",
+        "forwarded": "for=1.2.3.4",
+        "cookie": "a=b",
+        "te": "trailers",
+        "proxy-authorization": "Basic eA==",
+        "x-request-id": "my-id",
+        "traceparent": "00-1-2-01",
+    }
+    answer = await gateway.post(CHAT, **forged)
+    assert set(engine.calls[0].headers) == {
+        "host",
+        "content-type",
+        "content-length",
+        "x-request-id",
+        "traceparent",
+    }
+    assert engine.calls[0].headers["x-request-id"] == "my-id"
+    assert answer.headers["x-request-id"] == "my-id"
+    assert (await gateway.record()).request_id == "my-id"
+
+
+@pytest.mark.parametrize("request_id", ["a b", "x" * 129, "<script>", ""])
+async def test_a_request_id_of_no_known_form_is_replaced(
+    gateway: RunningGateway, request_id: str
+) -> None:
+    answer = await gateway.post(CHAT, **{"x-request-id": request_id})
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/models/chat"])
+@pytest.mark.parametrize("authorization", ["Bearer nope", "Basic eA==", "Bearer ", "x" * 9000])
+async def test_nothing_is_said_without_a_valid_key(
+    gateway: RunningGateway, engine: ScriptedEngine, path: str, authorization: str
+) -> None:
+    method = "GET" if "models" in path else "POST"
+    async with gateway.client.request(
+        method,
+        gateway.url + path,
+        data=BODY if method == "POST" else None,
+        headers={"authorization": authorization},
+    ) as response:
+        body = await response.json()
+        status = response.status
+    assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+    assert not engine.calls
+
+
+async def test_an_unknown_model_is_answered_with_names_that_the_key_may_use(
+    gateway: RunningGateway,
+) -> None:
+    answer = await gateway.post({**CHAT, "model": "secret-cha"})
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert "`chat`" in answer.error["message"]
+    assert "secret-chat" not in answer.error["message"]
+    foreign = await gateway.post({**CHAT, "model": "secret-chat"})
+    assert foreign.status == 404
+    scoped = await gateway.post(CHAT, authorization="Bearer tsk-scoped")
+    assert "this key may use no model" in scoped.error["message"]
+
+
+async def test_models_are_those_of_the_key(gateway: RunningGateway) -> None:
+    async with gateway.client.get(f"{gateway.url}/v1/models") as response:
+        models = await response.json()
+    assert [model["id"] for model in models["data"]] == ["chat", "chat-large"]
+    async with gateway.client.get(f"{gateway.url}/v1/models/chat-large") as response:
+        assert (await response.json())["id"] == "chat-large"
+    async with gateway.client.get(f"{gateway.url}/v1/models/secret-chat") as response:
+        assert response.status == 404
+
+
+async def test_an_alias_reaches_the_engine_as_the_served_name(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    await gateway.post({**CHAT, "model": "chat-large"})
+    assert engine.calls[0].json["model"] == "chat"
+
+
+async def test_no_error_shows_a_traceback(gateway: RunningGateway) -> None:
+    for body in (b"", b"{", b"[]", b'{"model":[]}', b"\xff", b"[" * 50_000, b'{"model":"chat"'):
+        answer = await gateway.post(body)
+        assert answer.status == 400
+        assert set(answer.error) == {"message", "type", "param", "code"}
+        assert b"Traceback" not in answer.body
+        assert KEY.encode() not in answer.body

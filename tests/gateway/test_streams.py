@@ -1,0 +1,381 @@
+"""The rules of streams, each against scripted engines on real sockets.
+
+The numbers are those of the rules: 1 usage asked and dropped, 2 usage beside choices, 3 a client
+that goes away, 4 no retry after the first byte, 5 an engine that dies, 6 slow clients, 7 what is
+unknown here, 8 heartbeats, 9 refusals before the first byte.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import Phase
+from tessera.gateway.app import BodyBounds
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    DONE,
+    END,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    RunningGateway,
+    Script,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+    event,
+)
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 10
+
+
+@asynccontextmanager
+async def serving(
+    *scripts: Script, **options: Any
+) -> AsyncIterator[tuple[RunningGateway, Sequence[ScriptedEngine]]]:
+    """Run a gateway before one engine for each script; the first engine is picked first."""
+    engines = [ScriptedEngine(script) for script in scripts]
+    for engine in engines:
+        await engine.__aenter__()
+    replicas = [
+        a_replica(engine.address, f"chat-{number}")
+        for number, engine in enumerate(engines, start=1)
+    ]
+    # The counter of turns begins with 1.
+    replicas = replicas[-1:] + replicas[:-1]
+    try:
+        async with a_gateway(a_directory(a_model(*replicas)), **options) as gateway:
+            yield gateway, engines
+    finally:
+        for engine in engines:
+            await engine.__aexit__()
+
+
+def streaming(*events: bytes) -> Script:
+    async def script(call: EngineCall) -> None:
+        await call.stream(*events)
+
+    return script
+
+
+async def test_a_whole_answer_passes_as_it_is() -> None:
+    async with serving(lambda call: call.whole(COMPLETION)) as (gateway, _):
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+    assert json.loads(answer.body) == COMPLETION
+    assert answer.headers["x-tessera-replica"] == "chat-1"
+    assert answer.headers["x-tessera-service"] == "team-a/chat"
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (7, 3, False)
+    assert (record.phase, record.status, record.reason) == (Phase.COMPLETED, 200, "OnlyReplica")
+
+
+async def test_rule_1_usage_is_asked_for_and_dropped_where_the_client_did_not_ask() -> None:
+    async with serving(streaming(ROLE, a_delta(), END, USAGE, DONE)) as (gateway, engines):
+        answer = await gateway.post(STREAM)
+        record = await gateway.record()
+    assert answer.body == ROLE + a_delta() + END + DONE
+    assert engines[0].calls[0].json["stream_options"] == {"include_usage": True}
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (7, 3, False)
+
+
+async def test_rule_1_usage_is_kept_where_the_client_asked() -> None:
+    body = {**STREAM, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    async with serving(streaming(ROLE, a_delta(), END, USAGE, DONE)) as (gateway, engines):
+        answer = await gateway.post(body)
+    assert answer.body == ROLE + a_delta() + END + USAGE + DONE
+    assert engines[0].calls[0].body == json.dumps(body).encode()
+
+
+async def test_rule_2_usage_may_come_beside_choices() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+    choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}
+    last = event({"choices": [choice], "usage": usage})
+    async with serving(streaming(ROLE, a_delta(), last, DONE)) as (gateway, _):
+        answer = await gateway.post(STREAM)
+        record = await gateway.record()
+    assert answer.body == ROLE + a_delta() + last + DONE
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (9, 2, False)
+
+
+async def test_rule_3_a_client_that_goes_away_ends_the_request_at_the_engine() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta() + a_delta())
+        await call.gone.wait()
+
+    async with serving(script) as (gateway, engines):
+        async with gateway.client.post(
+            f"{gateway.url}/v1/chat/completions", json=STREAM
+        ) as response:
+            await response.content.readuntil(b"\n\n")
+            response.close()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await engines[0].calls[0].gone.wait()
+        record = await gateway.record()
+    assert (record.phase, record.reason) == (Phase.ABORTED, RequestReason.CLIENT_GONE)
+    assert (record.output_tokens, record.estimated) == (2, True)
+    assert record.input_tokens > 0
+
+
+async def test_rule_3_a_client_that_goes_away_before_a_whole_answer_ends_it_too() -> None:
+    async def script(call: EngineCall) -> None:
+        arrived.set()
+        await call.gone.wait()
+
+    arrived = asyncio.Event()
+    async with serving(script) as (gateway, engines):
+        request = asyncio.create_task(gateway.post(CHAT))
+        async with asyncio.timeout(WAIT_SECONDS):
+            await arrived.wait()
+            request.cancel()
+            await engines[0].calls[0].gone.wait()
+        record = await gateway.record()
+    assert (record.phase, record.output_tokens) == (Phase.ABORTED, 0)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda call: call.whole({"error": {"message": "busy", "code": 503}}, status=503),
+        lambda call: call.whole(
+            {"error": {"message": "cannot schedule new futures after shutdown"}}, status=500
+        ),
+        streaming(DONE),
+        streaming(),
+        streaming(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}), DONE),
+        streaming(ROLE, event({"error": {"message": "EngineDeadError", "code": 500}}), DONE),
+    ],
+    ids=["busy", "after shutdown", "no event", "empty", "aborted", "engine dead"],
+)
+async def test_rule_4_another_replica_answers_where_the_first_gave_no_token(
+    refusal: Script,
+) -> None:
+    async with serving(refusal, streaming(ROLE, a_delta(), END, USAGE, DONE)) as (
+        gateway,
+        engines,
+    ):
+        answer = await gateway.post(STREAM)
+        record = await gateway.record()
+    assert answer.body == ROLE + a_delta() + END + DONE
+    assert [len(engine.calls) for engine in engines] == [1, 1]
+    assert record.replica == answer.headers["x-tessera-replica"] == "chat-2"
+
+
+async def test_rule_4_an_aborted_whole_answer_is_asked_of_another_replica() -> None:
+    aborted = {**COMPLETION, "choices": [{"index": 0, "finish_reason": "abort"}]}
+    async with serving(lambda call: call.whole(aborted), lambda call: call.whole(COMPLETION)) as (
+        gateway,
+        _,
+    ):
+        answer = await gateway.post(CHAT)
+    assert json.loads(answer.body) == COMPLETION
+
+
+async def test_rule_4_a_request_that_kills_engines_kills_two_at_most() -> None:
+    async def die(call: EngineCall) -> None:
+        call.cut()
+
+    async with serving(die, die, die) as (gateway, engines):
+        answer = await gateway.post(CHAT)
+    assert answer.status == 502
+    assert answer.error["code"] == "stream_broken"
+    assert sum(len(engine.calls) for engine in engines) == 2
+
+
+async def test_rule_4_nothing_is_repeated_after_the_first_byte() -> None:
+    async def die(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        call.cut()
+
+    async with serving(die, streaming(ROLE, a_delta(), END, USAGE, DONE)) as (gateway, engines):
+        answer = await gateway.post(STREAM)
+    assert sum(len(engine.calls) for engine in engines) == 1
+    assert b"stream_broken" in answer.body
+
+
+@pytest.mark.parametrize("ending", ["cut", "end", "abort", "error", "rubbish"])
+async def test_rule_5_a_broken_stream_ends_with_an_error_and_never_with_done(ending: str) -> None:
+    error = event({"error": {"message": "EngineDeadError", "code": 500}})
+
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await release.wait()
+        if ending == "cut":
+            call.cut()
+            return
+        if ending == "abort":
+            await call.chunk(a_delta("", finish_reason="abort") + DONE)
+        elif ending == "error":
+            await call.chunk(error + DONE)
+        elif ending == "rubbish":
+            await call.send(b"zzz\r\nno chunk\r\n")
+            return
+        await call.finish()
+
+    release, begun = asyncio.Event(), ROLE + a_delta()
+    async with serving(script) as (gateway, _):
+        async with gateway.client.post(
+            f"{gateway.url}/v1/chat/completions", json=STREAM
+        ) as response:
+            assert await response.content.readexactly(len(begun)) == begun
+            release.set()
+            rest = await response.content.read()
+        record = await gateway.record()
+    last = json.loads(rest.removeprefix(b"data: "))
+    assert set(last["error"]) == {"message", "type", "param", "code"}
+    assert (record.phase, record.output_tokens, record.estimated) == (Phase.FAILED, 1, True)
+
+
+async def test_rule_6_a_client_that_does_not_read_holds_the_engine_back() -> None:
+    sent = 0
+
+    async def script(call: EngineCall) -> None:
+        nonlocal sent
+        await call.begin()
+        await call.chunk(ROLE)
+        large = a_delta("x" * 50_000)
+        while not call.gone.is_set():
+            await call.chunk(large)
+            sent += len(large)
+
+    async with serving(script) as (gateway, engines):
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=2**12)
+        body = json.dumps(STREAM).encode()
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        before = -1
+        async with asyncio.timeout(WAIT_SECONDS):
+            while sent != before or not sent:
+                before = sent
+                await asyncio.sleep(0.3)
+            # What sockets of the kernel, the reader and the writer take.
+            assert sent < 32 * 2**20
+            writer.close()
+            await engines[0].calls[0].gone.wait()
+
+
+async def test_rule_7_unknown_fields_tools_and_reasoning_pass_untouched() -> None:
+    tool = event(
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"a'}}]},
+                }
+            ],
+            "x_unknown": [1, None, {"y": 1.50}],
+        }
+    )
+    reasoning = event({"choices": [{"index": 0, "delta": {"reasoning": "hm"}}]})
+    strange = b'data: {"choices": "of no known shape"}\n\n: a comment\n\nevent: x\ndata: y\n\n'
+    events = ROLE + tool + reasoning + strange + END
+    async with serving(streaming(events, USAGE, DONE)) as (gateway, engines):
+        body = b'{"messages":[{"role":"user","content":"\\u00e9 \\" x"}],"model":"chat", \
+            "tools":[{"type":"function"}],"x_new":1.50,"stream":true}'
+        answer = await gateway.post(body)
+    assert answer.body == events + DONE
+    assert engines[0].calls[0].body.startswith(body[:-1] + b",")
+
+
+async def test_rule_8_comments_keep_a_waiting_stream_alive() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await release.wait()
+        await call.chunk(ROLE + a_delta() + END + USAGE + DONE)
+        await call.finish()
+
+    release = asyncio.Event()
+    bounds = BodyBounds(heartbeat_seconds=0.02)
+    async with (
+        serving(script, bounds=bounds) as (gateway, _),
+        gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
+    ):
+        assert await response.content.readuntil(b"\n\n") == b": waiting\n\n"
+        assert await response.content.readuntil(b"\n\n") == b": waiting\n\n"
+        release.set()
+        rest = await response.content.read()
+    assert rest.replace(b": waiting\n\n", b"") == ROLE + a_delta() + END + DONE
+
+
+async def test_rule_8_a_failure_after_comments_is_an_event() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await release.wait()
+        call.cut()
+
+    release = asyncio.Event()
+    bounds = BodyBounds(heartbeat_seconds=0.02)
+    async with (
+        serving(script, bounds=bounds) as (gateway, _),
+        gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
+    ):
+        await response.content.readuntil(b"\n\n")
+        release.set()
+        rest = (await response.content.read()).replace(b": waiting\n\n", b"")
+    assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "stream_broken"
+
+
+async def test_rule_9_a_full_engine_answers_503_with_retry_after() -> None:
+    busy = {"error": {"message": "The engine is currently busy", "code": 503}}
+    async with serving(lambda call: call.whole(busy, status=503)) as (gateway, _):
+        answer = await gateway.post(STREAM)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.error["code"] == "engine_busy"
+
+
+async def test_an_engine_that_sends_nothing_is_given_up_and_not_repeated() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.gone.wait()
+
+    async with serving(script, script, idle_seconds=0.1) as (gateway, engines):
+        answer = await gateway.post(CHAT)
+    assert (answer.status, answer.error["code"]) == (504, "engine_timeout")
+    assert sum(len(engine.calls) for engine in engines) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        (lambda call: call.whole(b"<html>"), "invalid_response"),
+        (lambda call: call.whole(b'{"a":' * 5000), "invalid_response"),
+        (lambda call: call.send(b"SMTP ready\r\n\r\n"), "invalid_response"),
+        (streaming(b"data: <html>\n\n"), "invalid_response"),
+        (lambda call: call.whole(b"", status=302), "engine_failed"),
+        (lambda call: call.whole({"error": "Unauthorized"}, status=401), "engine_failed"),
+        (lambda call: call.whole({"detail": "Not Found"}, status=404), "engine_refused"),
+    ],
+    ids=["html", "deep", "no http", "no json", "redirect", "unauthorized", "no route"],
+)
+async def test_rubbish_of_an_engine_becomes_an_error_in_the_known_shape(
+    script: Script, code: str
+) -> None:
+    async with serving(script) as (gateway, _):
+        answer = await gateway.post(STREAM)
+    assert answer.status in (502, 404)
+    assert answer.error["code"] == code
+
+
+async def test_the_engines_own_refusal_passes_as_it_is() -> None:
+    refusal = {
+        "error": {"message": "too long", "type": "BadRequestError", "param": "x", "code": 400}
+    }
+    async with serving(lambda call: call.whole(refusal, status=400)) as (gateway, _):
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+    assert (answer.status, json.loads(answer.body)) == (400, refusal)
+    assert (record.phase, record.reason) == (Phase.FAILED, RequestReason.ENGINE_REFUSED)

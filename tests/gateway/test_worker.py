@@ -1,0 +1,212 @@
+"""A worker process before a supervisor that the test plays."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import Directory, RateLimit, RateLimits
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.limits.account import Account
+from tessera.gateway.frames import (
+    Borrow,
+    DirectoryUpdate,
+    Portions,
+    ToSupervisor,
+    ToWorker,
+    UsageBatch,
+    UsageTaken,
+    Wake,
+    WorkerReport,
+)
+from tessera.gateway.link import LinkServer
+from tests.gateway.harness import (
+    DONE,
+    END,
+    KEY,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from world.testing import eventually
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 60
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from tessera.gateway.worker import WorkerOptions, run
+run(WorkerOptions(host="127.0.0.1", port=int(sys.argv[1]), link=Path(sys.argv[2]),
+                  announce_seconds=0.3, drain_seconds=20))
+"""
+
+
+@dataclass
+class PlayedSupervisor:
+    """Greets workers with a directory, and keeps what they say."""
+
+    directory: Directory
+    records: list[UsageRecord] = field(default_factory=list)
+    reports: list[WorkerReport] = field(default_factory=list)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.server = LinkServer(self._handle, self._greeting, lambda _: None)
+
+    async def count(self) -> int:
+        return len(self.records)
+
+    def _greeting(self) -> Sequence[ToWorker]:
+        return (DirectoryUpdate(self.directory),)
+
+    def _handle(self, worker: int, frame: ToSupervisor) -> None:
+        match frame:
+            case UsageBatch():
+                self.records += frame.records
+                self.server.send(worker, UsageTaken(frame.number))
+            case WorkerReport():
+                self.reports.append(frame)
+            case Wake():
+                self.woken.set()
+            case Borrow():
+                portions = tuple(
+                    self.accounts.setdefault(
+                        each.limit.key, Account(level=each.limit.amount, updated_at=0)
+                    ).borrow(each, 0)
+                    for each in frame.portions
+                )
+                self.server.send(worker, Portions(frame.number, portions))
+            case _:
+                raise AssertionError(frame)
+
+
+@dataclass(kw_only=True)
+class RunningWorker:
+    process: asyncio.subprocess.Process
+    supervisor: PlayedSupervisor
+    url: str
+    client: aiohttp.ClientSession
+
+    async def until_ready(self) -> None:
+        await eventually(self.status, lambda status: status == 200, within=WAIT_SECONDS)
+
+    async def status(self) -> int | None:
+        try:
+            async with self.client.get(f"{self.url}/readyz") as response:
+                return response.status
+        except aiohttp.ClientConnectionError:
+            return None
+
+    def post(self, body: Any) -> Any:
+        return self.client.post(f"{self.url}/v1/chat/completions", json=body)
+
+
+@asynccontextmanager
+async def a_worker(folder: Path, directory: Directory) -> AsyncIterator[RunningWorker]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = folder / "link"
+    supervisor = PlayedSupervisor(directory)
+    serving = asyncio.create_task(supervisor.server.serve(path))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, str(port), str(path)
+    )
+    headers = {"authorization": f"Bearer {KEY}"}
+    try:
+        async with aiohttp.ClientSession(headers=headers) as client:
+            worker = RunningWorker(
+                process=process,
+                supervisor=supervisor,
+                url=f"http://127.0.0.1:{port}",
+                client=client,
+            )
+            await worker.until_ready()
+            yield worker
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        serving.cancel()
+        await asyncio.wait((serving,))
+
+
+async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path) -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await release.wait()
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    release = asyncio.Event()
+    async with (
+        ScriptedEngine(script) as engine,
+        a_worker(tmp_path, a_directory(a_model(a_replica(engine.address)))) as worker,
+    ):
+        async with worker.post(STREAM) as response:
+            await response.content.readuntil(b"\n\n")
+            worker.process.send_signal(signal.SIGTERM)
+            await eventually(worker.status, lambda status: status == 503)
+            await eventually(worker.status, lambda status: status is None)
+            release.set()
+            assert (await response.content.read()).endswith(END + DONE)
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await worker.process.wait() == 0
+        (record,) = worker.supervisor.records
+        assert (record.output_tokens, record.status) == (3, 200)
+
+
+async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
+    tmp_path: Path,
+) -> None:
+    limits = RateLimits(requests=RateLimit(per_day=2))
+    body = {**STREAM, "stream": True}
+
+    async def script(call: EngineCall) -> None:
+        await call.stream(ROLE, a_delta(), END, USAGE, DONE)
+
+    async with ScriptedEngine(script) as engine:
+        model = a_model(a_replica(engine.address), limits=limits)
+        async with a_worker(tmp_path, a_directory(model)) as worker:
+            statuses = []
+            for _ in range(3):
+                async with worker.post(body) as response:
+                    statuses.append(response.status)
+                    remaining = response.headers.get("x-ratelimit-remaining-requests")
+            assert (statuses, remaining) == ([200, 200, 429], None)
+            await eventually(worker.supervisor.count, lambda count: count == 3)
+            reports = [report.demand for report in worker.supervisor.reports if report.demand]
+            assert reports[-1][Ref("team-a", "chat")].in_flight == 0
+
+
+async def test_a_request_for_a_sleeping_service_waits_until_it_is_awake() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.stream(ROLE, a_delta(), END, USAGE, DONE)
+
+    asleep = a_directory(a_model(may_sleep=True))
+    async with ScriptedEngine(script) as engine, a_gateway(asleep) as gateway:
+        request = asyncio.create_task(gateway.post(STREAM))
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await gateway.supervisor.woken.get() == Ref("team-a", "chat")
+        gateway.admission.update(a_directory(a_model(a_replica(engine.address), may_sleep=True)))
+        answer = await request
+    assert answer.body.endswith(END + DONE)
+    assert int(answer.headers["x-tessera-queue-ms"]) >= 0
