@@ -1,0 +1,149 @@
+"""The port of a gateway pod for the platform: metrics, and sums of usage records."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from tessera.domain.names import USAGE_READER
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.store.database import StoreError
+from tessera.ports import ClusterError
+
+# Sums over months take seconds and one connection of the store.
+_MAX_QUERIES = 2
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class UsageStore(Protocol):
+    """Where usage records are summed."""
+
+    async def usage(self, query: UsageQuery) -> UsageReport:
+        """Return the sums; raises StoreError."""
+
+
+class _RefusedError(Exception):
+    """What the client hears."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class InternalApi:
+    """`/metrics` for everybody who reaches the port, `/usage` for holders of a reader's token."""
+
+    def __init__(
+        self,
+        metrics: GatewayMetrics,
+        store: UsageStore,
+        review: Callable[[str], Awaitable[str | None]],
+        namespace: str,
+        load: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]],
+    ) -> None:
+        """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
+
+        The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
+        the requests of each service that are at engines, and those that wait.
+        """
+        self._metrics, self._store, self._review, self._load = metrics, store, review, load
+        self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
+        self._queries = asyncio.Semaphore(_MAX_QUERIES)
+
+    def application(self) -> web.Application:
+        """Return the application to serve."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics_page)
+        app.router.add_get("/usage", self._usage)
+        return app
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        self._metrics.set_load(*self._load())
+        return web.Response(
+            body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        try:
+            body: Any = await self._report(request)
+            status = HTTPStatus.OK
+        except _RefusedError as error:
+            body, status = {"error": str(error)}, error.status
+        return web.Response(
+            body=msgspec.json.encode(body), status=status, content_type="application/json"
+        )
+
+    async def _report(self, request: web.Request) -> dict[str, Any]:
+        if self._queries.locked():
+            raise _RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "other queries run: try again later")
+        async with self._queries:
+            await self._authorize(request.headers.get("Authorization", ""))
+            query = _query(request.query)
+            try:
+                return _fields(query, await self._store.usage(query))
+            except StoreError as error:
+                raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+
+    async def _authorize(self, authorization: str) -> None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise _RefusedError(HTTPStatus.UNAUTHORIZED, "no bearer token")
+        try:
+            user = await self._review(token.strip())
+        except ClusterError as error:
+            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+        if user is None:
+            raise _RefusedError(HTTPStatus.UNAUTHORIZED, f"no token for {USAGE_READER}")
+        if user != self._reader:
+            raise _RefusedError(HTTPStatus.FORBIDDEN, f"{user} is not {self._reader}")
+
+
+def _query(parameters: Mapping[str, str]) -> UsageQuery:
+    try:
+        by = tuple(UsageDimension(name) for name in parameters["by"].split(","))
+        return UsageQuery(
+            by=tuple(dict.fromkeys(by)),
+            since_ns=_nanoseconds(parameters["since"]),
+            until_ns=_nanoseconds(parameters["until"]),
+            tenant=parameters.get("tenant"),
+        )
+    except (KeyError, ValueError, OverflowError) as error:
+        raise _RefusedError(
+            HTTPStatus.BAD_REQUEST,
+            f"query: {error}; by is a list of {', '.join(UsageDimension)}, since and until are "
+            "moments such as 2026-11-01T00:00:00Z",
+        ) from error
+
+
+def _nanoseconds(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text} has no time zone")
+    return (moment - _EPOCH) // _MICROSECOND * 1000
+
+
+def _fields(query: UsageQuery, report: UsageReport) -> dict[str, Any]:
+    return {
+        "rows": [
+            {
+                **dict(zip(query.by, row.group, strict=True)),
+                "requests": row.requests,
+                "failed": row.failed,
+                "aborted": row.aborted,
+                "estimated": row.estimated,
+                "inputTokens": row.input_tokens,
+                "cachedTokens": row.cached_tokens,
+                "outputTokens": row.output_tokens,
+                "reasoningTokens": row.reasoning_tokens,
+            }
+            for row in report.rows
+        ],
+        "truncated": report.is_truncated,
+    }

@@ -1,0 +1,106 @@
+"""The access log and the audit log: one line of JSON each, without prompts, answers and keys."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import msgspec
+
+from tessera.domain.gateway.audit import KeyEvent, key_events
+from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.requests import UsageRecord
+
+_ENCODE = msgspec.json.Encoder().encode
+# Clients choose the id and the model of a request.
+_MAX_TEXT_LENGTH = 256
+_NS_PER_MS = 1_000_000
+
+
+class AccessLog:
+    """Writes a line for each request."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, records: Iterable[UsageRecord]) -> None:
+        """Write the lines of requests that ended."""
+        self._stream.write(access_lines(records))
+        self._stream.flush()
+
+
+class KeyAudit:
+    """Writes a line when a key appears, changes, expires or is revoked."""
+
+    def __init__(self, stream: BinaryIO, now: datetime) -> None:
+        self._stream, self._checked_at = stream, now
+        self._keys: Mapping[str, ApiKey] | None = None
+
+    def check(self, keys: Mapping[str, ApiKey], now: datetime) -> None:
+        """Write what happened since the last time; the first keys are there, and not created."""
+        before = keys if self._keys is None else self._keys
+        if events := key_events(before, keys, self._checked_at, now):
+            self._stream.write(audit_lines(events, now))
+            self._stream.flush()
+        self._keys, self._checked_at = keys, now
+
+
+def access_lines(records: Iterable[UsageRecord]) -> bytes:
+    """Return a line for each request."""
+    return b"".join(_line("access", _access_fields(record)) for record in records)
+
+
+def audit_lines(events: Iterable[KeyEvent], now: datetime) -> bytes:
+    """Return a line for each change of a key."""
+    return b"".join(
+        _line(
+            "audit",
+            {
+                "time": now,
+                "event": f"Key{event.change}",
+                "tenant": event.tenant,
+                "key": event.name,
+                "digestPrefix": event.digest_prefix,
+                "expires": event.expires,
+            },
+        )
+        for event in events
+    )
+
+
+def _access_fields(record: UsageRecord) -> dict[str, Any]:
+    return {
+        "time": datetime.fromtimestamp(record.started_at_ns / 1e9, UTC),
+        "requestId": record.request_id,
+        "recordId": record.record_id,
+        "tenant": record.tenant,
+        "team": record.team,
+        "user": record.user,
+        "key": record.key,
+        "service": record.service,
+        "model": record.model,
+        "replica": record.replica,
+        "route": record.route,
+        "phase": record.phase,
+        "status": record.status,
+        "reason": record.reason,
+        "stream": record.stream,
+        "inputTokens": record.input_tokens,
+        "cachedTokens": record.cached_tokens,
+        "outputTokens": record.output_tokens,
+        "reasoningTokens": record.reasoning_tokens,
+        "estimated": record.estimated,
+        "queueMs": record.queue_ns // _NS_PER_MS,
+        "ttftMs": None if record.ttft_ns is None else record.ttft_ns // _NS_PER_MS,
+        "totalMs": record.total_ns // _NS_PER_MS,
+    }
+
+
+def _line(log: str, fields: dict[str, Any]) -> bytes:
+    return _ENCODE({"log": log} | {name: _bounded(value) for name, value in fields.items()}) + b"\n"
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, str):
+        # Half a surrogate pair has no encoding.
+        return value[:_MAX_TEXT_LENGTH].encode("utf-8", "replace").decode()
+    return value

@@ -1,0 +1,92 @@
+"""OpenTelemetry spans of requests, made from their usage records: no request waits for them."""
+
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from tessera.domain.gateway.requests import Phase, UsageRecord
+
+# Operations of the semantic conventions for generative AI, by route.
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+
+
+class RequestTracer:
+    """Sends a span for each request, with its queue, prefill and decode below it."""
+
+    def __init__(self, exporter: SpanExporter, pod: str) -> None:
+        resource = Resource.create({"service.name": "tessera-gateway", "k8s.pod.name": pod})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        # It drops spans that its collector does not take in time.
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("tessera")
+        self._propagator = TraceContextTextMapPropagator()
+
+    def trace(self, records: Sequence[UsageRecord]) -> None:
+        """Make the spans of requests that ended."""
+        for record in records:
+            self._trace(record)
+
+    def close(self) -> None:
+        """Send what is left; waits for the collector, so call it in a thread."""
+        self._provider.shutdown()
+
+    def _trace(self, record: UsageRecord) -> None:
+        operation = _OPERATIONS.get(record.route, record.route)
+        begin_ns, end_ns = record.started_at_ns, record.started_at_ns + record.total_ns
+        span = self._tracer.start_span(
+            f"{operation} {record.model}",
+            self._propagator.extract({"traceparent": record.trace_parent}),
+            SpanKind.SERVER,
+            _attributes(operation, record),
+            start_time=begin_ns,
+        )
+        if record.phase in (Phase.FAILED, Phase.REFUSED):
+            span.set_attribute("error.type", record.reason)
+            span.set_status(Status(StatusCode.ERROR, record.reason))
+        sent_ns = begin_ns + record.queue_ns
+        times = {"queue": (begin_ns, sent_ns)} if record.queue_ns else {}
+        if record.ttft_ns is not None:
+            first_token_ns = begin_ns + record.ttft_ns
+            times |= {"prefill": (sent_ns, first_token_ns), "decode": (first_token_ns, end_ns)}
+        context = set_span_in_context(span)
+        for name, (phase_begin_ns, phase_end_ns) in times.items():
+            phase = self._tracer.start_span(name, context, start_time=phase_begin_ns)
+            phase.end(phase_end_ns)
+        span.end(end_ns)
+
+
+def request_tracer(endpoint: str, pod: str) -> RequestTracer:
+    """Return a tracer that sends to the URL of a collector, such as `http://otel:4318/v1/traces`."""
+    return RequestTracer(OTLPSpanExporter(endpoint), pod)
+
+
+def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int | bool]:
+    attributes: dict[str, str | int | bool | None] = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": record.model,
+        "gen_ai.usage.input_tokens": record.input_tokens,
+        "gen_ai.usage.output_tokens": record.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
+        "http.response.status_code": record.status,
+        "http.route": record.route,
+        "tessera.tenant": record.tenant,
+        "tessera.team": record.team,
+        "tessera.key": record.key,
+        "tessera.service": record.service,
+        "tessera.replica": record.replica,
+        "tessera.reason": record.reason,
+        "tessera.request_id": record.request_id,
+    }
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,0 +1,102 @@
+"""Lines of the access log and of the audit log."""
+
+import io
+import json
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.gateway.audit import KeyChange, KeyEvent
+from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.requests import Phase
+from tessera.gateway.logs import KeyAudit, access_lines, audit_lines
+from tests.gateway.store.builders import a_record
+
+MOMENT = datetime(2026, 11, 22, 6, tzinfo=UTC)
+
+
+def test_a_request_is_one_line_of_json() -> None:
+    record = a_record(
+        record_id="w1-7", started_at_ns=1_795_327_200_500_000_000, phase=Phase.ABORTED, status=499
+    )
+
+    (line,) = access_lines([record]).splitlines()
+
+    assert json.loads(line) == {
+        "log": "access",
+        "time": "2026-11-22T06:00:00.500000Z",
+        "requestId": "request",
+        "recordId": "w1-7",
+        "tenant": "team-a",
+        "team": None,
+        "user": None,
+        "key": "laptop",
+        "service": "team-a/chat",
+        "model": "llama",
+        "replica": "chat-0",
+        "route": "/v1/chat/completions",
+        "phase": "Aborted",
+        "status": 499,
+        "reason": "LeastLoaded",
+        "stream": True,
+        "inputTokens": 100,
+        "cachedTokens": 40,
+        "outputTokens": 20,
+        "reasoningTokens": 5,
+        "estimated": False,
+        "queueMs": 1,
+        "ttftMs": 200,
+        "totalMs": 900,
+    }
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_no_text_of_a_client_breaks_the_log_or_fills_it(text: str) -> None:
+    lines = access_lines([a_record(model=text * 50, request_id=text), a_record()])
+
+    first, _second = lines.splitlines()
+    assert len(json.loads(first)["model"]) <= 256
+
+
+def test_a_key_event_is_one_line_without_the_digest() -> None:
+    event = KeyEvent(
+        change=KeyChange.REVOKED,
+        tenant="team-a",
+        name="laptop",
+        digest_prefix="0123456789ab",
+        expires=MOMENT + timedelta(days=1),
+    )
+
+    (line,) = audit_lines([event], MOMENT).splitlines()
+
+    assert json.loads(line) == {
+        "log": "audit",
+        "time": "2026-11-22T06:00:00Z",
+        "event": "KeyRevoked",
+        "tenant": "team-a",
+        "key": "laptop",
+        "digestPrefix": "0123456789ab",
+        "expires": "2026-11-23T06:00:00Z",
+    }
+
+
+def test_nothing_of_a_record_could_be_a_prompt_or_an_answer() -> None:
+    names = {field.name for field in fields(a_record())}
+    assert not names & {"prompt", "messages", "content", "answer", "response", "body"}
+
+
+def test_the_audit_begins_with_what_is_there_and_says_what_changes() -> None:
+    stream = io.BytesIO()
+    audit = KeyAudit(stream, MOMENT)
+    key = ApiKey(
+        name="laptop", digest="ab" * 32, tenant="team-a", expires=MOMENT + timedelta(seconds=5)
+    )
+
+    for seconds in (1, 2, 6, 7):
+        audit.check({key.digest: key}, MOMENT + timedelta(seconds=seconds))
+    audit.check({}, MOMENT + timedelta(seconds=8))
+
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["KeyExpired", "KeyRevoked"]

@@ -1,0 +1,86 @@
+"""Records in the supervisor: counted, logged, stored, and deleted when they are old."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tessera.domain.gateway.requests import Phase
+from tessera.gateway.logs import AccessLog
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.recording import Recording
+from tessera.gateway.store.database import StoreError
+from tests.gateway.store.builders import SECOND, START_NS, a_record
+
+RETENTION = timedelta(days=90)
+PAIR = {"tenant": "team-a", "service": "team-a/chat"}
+AWAY = "postgresql://gateway:secret@127.0.0.1:1/usage"
+
+
+@asynccontextmanager
+async def recording(folder: Path, url: str | None = None) -> AsyncIterator[Recording]:
+    opened = await Recording.open(url, folder, GatewayMetrics(), retention=RETENTION)
+    running = asyncio.create_task(opened.run())
+    try:
+        yield opened
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        await opened.close()
+
+
+async def test_a_refused_request_is_counted_and_logged_but_not_stored(tmp_path: Path) -> None:
+    metrics, access_log = GatewayMetrics(), io.BytesIO()
+    opened = await Recording.open(
+        None, tmp_path, metrics, retention=RETENTION, observers=[AccessLog(access_log).write]
+    )
+    await opened.store.migrate()
+    refused = a_record(phase=Phase.REFUSED, status=429, reason="TooManyTokens", ttft_ns=None)
+
+    opened.take([a_record(), refused])
+    await opened.writer.flush()
+
+    lines = [json.loads(line) for line in access_log.getvalue().splitlines()]
+    assert [line["status"] for line in lines] == [200, 429]
+    labels = PAIR | {"code": "429", "reason": "TooManyTokens"}
+    assert metrics.registry.get_sample_value("tessera_gateway_requests_total", labels) == 1
+    assert await opened.store.count() == 1
+    await opened.close()
+
+
+async def test_a_gateway_starts_while_its_database_is_away_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    async with recording(tmp_path, AWAY) as away:
+        away.take([a_record(), a_record()])
+
+    async with recording(tmp_path, AWAY) as restarted:
+        assert restarted.writer.waiting == 2
+
+
+async def test_a_url_of_something_else_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="store URL"):
+        await Recording.open(
+            "mysql://host/usage",
+            tmp_path,
+            GatewayMetrics(),
+            retention=RETENTION,
+        )
+
+
+async def test_records_older_than_the_retention_are_deleted(tmp_path: Path) -> None:
+    day_ns = 86_400 * SECOND
+    async with recording(tmp_path) as opened:
+        await opened.store.migrate()
+        await opened.store.record(
+            [a_record(started_at_ns=START_NS), a_record(started_at_ns=START_NS + 2 * day_ns)]
+        )
+
+        await opened.prune(START_NS + 91 * day_ns)
+
+        assert await opened.store.count() == 1
