@@ -5,11 +5,13 @@ from datetime import timedelta
 
 from tessera.adapters.prometheus_rows import MAX_ROWS
 from tessera.adapters.prometheus_session import MAX_ANSWER_BYTES
+from tessera.api.gateway_demand import MAX_REPORT_BYTES
 from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS
 from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.scan import MAX_ROW_BYTES
 from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
+from tessera.controller.demand import MAX_GATEWAYS
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS
 from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
@@ -17,6 +19,7 @@ from tessera.domain.config import STALL_TIMEOUT
 from tessera.domain.health.stall import REPLACEMENT_INTERVAL
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.mig_backends.gpu_clients import STOP_TIMEOUT
+from tessera.domain.observed.demand import MAX_REPORT_AGE
 from tessera.domain.observed.node_layout import MAX_HEARTBEAT_AGE
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.repartition.evictions import BLOCKED_PERIOD
@@ -103,6 +106,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("pre-pulled images", MAX_IMAGES),
             ("bytes of an answer of Prometheus", MAX_ANSWER_BYTES),
             ("rows of an answer of Prometheus", MAX_ROWS),
+            ("a report of a gateway counts", MAX_REPORT_AGE),
+            ("bytes of a report of a gateway", MAX_REPORT_BYTES),
+            ("gateways that report", MAX_GATEWAYS),
             ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
         ),
     ),

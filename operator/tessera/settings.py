@@ -114,6 +114,13 @@ class Settings(PrometheusSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """Port of `/metrics`."""
 
+    gateway_account: str | None = None
+    """ServiceAccount of the gateways in the operator's namespace, which may report their requests;
+    None disables the port."""
+
+    demand_port: Annotated[int, Field(ge=1, le=65535)] = 8443
+    """Port at which gateways report."""
+
     probes_port: Annotated[int, Field(ge=1, le=65535)] = 8081
     """Port of `/healthz`."""
 

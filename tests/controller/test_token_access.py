@@ -11,10 +11,11 @@ from typing import Any
 from aiohttp import web
 
 from tessera.adapters.kube import KubeCluster
-from tessera.controller.token_access import TokenAccess, metrics_access
+from tessera.controller.token_access import TokenAccess, gateway_access, metrics_access
 from tests.adapters.small_server import connected_cluster
 
 OK, UNAUTHORIZED, FORBIDDEN = HTTPStatus.OK, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN
+GATEWAY = "system:serviceaccount:tessera-system:tessera-gateway"
 UNAVAILABLE, TOO_MANY = HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS
 
 
@@ -124,10 +125,12 @@ async def an_api_server(requests: list[Any]) -> AsyncIterator[KubeCluster]:
             if holder == "broken":
                 return web.json_response({"message": "no right to review"}, status=403)
             status = {
-                "authenticated": holder in ("good", "known"),
+                "authenticated": holder in ("good", "known", "gateway", "stranger"),
                 "user": SCRAPER | {"uid": holder},
                 "audiences": body["spec"].get("audiences", []) if holder != "known" else [],
             }
+            if holder == "gateway":
+                status["user"] = {"username": GATEWAY}
         else:
             status = {"allowed": body["spec"]["uid"] == "good"}
         return web.json_response({"status": status}, status=201)
@@ -151,3 +154,18 @@ async def test_the_api_server_says_who_holds_a_token_and_may_get_the_path() -> N
     assert path_review["nonResourceAttributes"] == {"path": "/metrics", "verb": "get"}
     assert path_review["user"] == SCRAPER["username"]
     assert path_review["groups"] == SCRAPER["groups"]
+
+
+async def test_a_gateway_is_its_account_with_a_token_for_the_operator() -> None:
+    requests: list[Any] = []
+    async with an_api_server(requests) as cluster:
+        for token, status in {
+            "gateway": OK,
+            "unknown": UNAUTHORIZED,
+            "known": UNAUTHORIZED,  # made for another audience
+            "stranger": FORBIDDEN,
+            "broken": UNAVAILABLE,
+        }.items():
+            access = gateway_access(cluster, asyncio.get_running_loop(), GATEWAY)
+            assert await asyncio.to_thread(access.check, token) is status
+    assert requests[0][1]["audiences"] == ["tessera-operator"]

@@ -22,10 +22,11 @@ from tessera.controller.admission import (
     service_validator,
 )
 from tessera.controller.certificates import AdmissionServer
+from tessera.controller.demand import serve_demand
 from tessera.controller.inspection import inspect
 from tessera.controller.metrics import serve_metrics
 from tessera.controller.runtime import Runtime
-from tessera.controller.token_access import metrics_access
+from tessera.controller.token_access import gateway_access, metrics_access
 from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
@@ -127,6 +128,15 @@ async def operate(
         tls=lambda: runtime.tls,
         check=metrics_access(cluster, loop).check,
     )
+    if settings.gateway_account is not None:
+        user = f"system:serviceaccount:{settings.namespace}:{settings.gateway_account}"
+        serve_demand(
+            (host, settings.demand_port),
+            runtime.demand,
+            loop,
+            tls=lambda: runtime.tls,
+            check=gateway_access(cluster, loop, user).check,
+        )
     tasks = (
         asyncio.create_task(runtime.run(), name="runtime"),
         asyncio.create_task(_run_kopf(runtime, connection, settings, host), name="kopf"),

@@ -25,6 +25,7 @@ from tessera.controller.certificates import (
     server_context,
     write_pair,
 )
+from tessera.controller.demand import DemandReceiver
 from tessera.controller.garbage import freeze_survivors
 from tessera.controller.metrics_reader import MetricsReader
 from tessera.domain.config import Config
@@ -106,6 +107,9 @@ class Runtime:
             identity=settings.pod_name,
             clock=clock,
             monotonic=seconds_since_boot,
+        )
+        self.demand = DemandReceiver(
+            self._observations, clock, self._changed.set, self.elector.is_leader
         )
         self._events = EventRecorder(
             cluster,

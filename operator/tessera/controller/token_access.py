@@ -9,8 +9,9 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from http import HTTPStatus
 
-from tessera.adapters.access_review import review_access
+from tessera.adapters.access_review import review_access, token_user
 from tessera.adapters.kube import KubeCluster
+from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
@@ -72,6 +73,23 @@ class TokenAccess:
 def metrics_access(cluster: KubeCluster, loop: asyncio.AbstractEventLoop) -> TokenAccess:
     """Return who may read the metrics: holders of a token with `get` on the path."""
     return _access(lambda token: review_access(cluster, token, METRICS_PATH), "metrics", loop)
+
+
+def gateway_access(
+    cluster: KubeCluster, loop: asyncio.AbstractEventLoop, account: str
+) -> TokenAccess:
+    """Return who may report demand: a ServiceAccount, by a token made for the operator.
+
+    `account` is its user name, `system:serviceaccount:<namespace>:<name>`.
+    """
+
+    async def review(token: str) -> HTTPStatus:
+        user = await token_user(cluster, token, DEMAND_AUDIENCE)
+        if user is None:
+            return HTTPStatus.UNAUTHORIZED
+        return HTTPStatus.OK if user == account else HTTPStatus.FORBIDDEN
+
+    return _access(review, "demand", loop)
 
 
 def _access(

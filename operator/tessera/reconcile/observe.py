@@ -9,6 +9,7 @@ from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.incremental import Incremental, reused, reused_per_object
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
+from tessera.domain.observed.demand import GatewayReport, fleet_demand
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import (
@@ -84,6 +85,8 @@ class Observations:
     answers: ProbeAnswers = field(default_factory=ProbeAnswers)
     layouts: SolvedLayouts = field(default_factory=SolvedLayouts)
     """Written by the BackgroundPlanner."""
+    gateway_reports: Mapping[str, GatewayReport] = field(default_factory=dict)
+    """The last report of each gateway, by its pod; written by the DemandReceiver."""
     monitored: bool = False
     """Whether the cluster has PodMonitors; written by the Reflector."""
     incremental: Incremental = field(default_factory=Incremental)
@@ -177,6 +180,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         workloads=plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=_addresses(plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)),
         readings=observations.readings,
+        demand=fleet_demand(observations.gateway_reports.values(), at),
         probe_results=dict(answers.probe_results),
         in_flight=dict(answers.in_flight),
         batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),

@@ -62,7 +62,11 @@ def _has_readings(snapshot: Snapshot) -> bool:
 def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     variant = service_plan.choice.variant if service_plan.choice is not None else None
     pods = [pod for pod in service_plan.pods if variant in (None, pod.variant)]
-    return load_of(pods, snapshot.readings, service_plan.scale.replicas, snapshot.at)
+    ref = service_plan.service.ref
+    demand = snapshot.demand_of(ref)
+    return load_of(
+        pods, snapshot.readings, service_plan.scale.replicas, snapshot.at, demand, service=ref
+    )
 
 
 def _numbers(
@@ -79,6 +83,7 @@ def _numbers(
     return (
         ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
+        *_gateway_numbers(load),
         ("waiting requests", f"{waiting} (target {queue_target_of(spec)} per replica{default})"),
         ("running requests", running),
         ("activity", f"{activity} (target {policy.activity.target})"),
@@ -90,6 +95,12 @@ def _numbers(
         ),
         ("scale down", f"after {format_duration(policy.scale_down.stabilization_window)}"),
     )
+
+
+def _gateway_numbers(load: ServiceLoad) -> Numbers:
+    if load.queued is None:
+        return ()
+    return (("at the gateway", f"{load.queued} waiting, {load.gateway_requests} others"),)
 
 
 def _would_change(

@@ -16,6 +16,7 @@ from tessera.domain.observed.batches import (
     ProgressSample,
     VolumeClaim,
 )
+from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
@@ -339,6 +340,8 @@ class Snapshot:
     addresses: Mapping[Ref, str] = field(default_factory=dict)
     """Where each service answers."""
     readings: Readings | None = None
+    demand: Mapping[Ref, GatewayDemand] | None = None
+    """What gateways report; None where none does. A service that they do not name has none."""
     probe_results: Mapping[Ref, ProbeResult] = field(default_factory=dict)
     in_flight: Mapping[Ref, InFlight] = field(default_factory=dict)
     batches: tuple[Batch, ...] = ()
@@ -356,3 +359,7 @@ class Snapshot:
     budgets: tuple[Budget, ...] = ()
     resolutions: Mapping[RevisionQuery, Resolution] | None = None
     """Recent responses of the hub; None where no hub is queried."""
+
+    def demand_of(self, service: Ref) -> GatewayDemand | None:
+        """Return what gateways report of a service; None where no gateway reports."""
+        return None if self.demand is None else self.demand.get(service, NO_DEMAND)

@@ -63,12 +63,20 @@ class ServiceLoad:
     """Existing replicas; without a history they count as desired."""
     ready: int
     """Ready replicas with readings."""
+    serving: int = 0
+    """Ready replicas."""
     waiting: float | None
     """Waiting requests of all replicas."""
     running: float | None
     """Running requests of all replicas."""
     activity: float | None
     """Mean share of time in which the slices of ready replicas compute."""
+    queued: int | None = None
+    """Requests that wait at gateways, which `waiting` includes; None without a gateway."""
+    gateway_requests: int = 0
+    """Requests that came to gateways since their last report, or are in engines from there."""
+    finished: float | None = None
+    """Requests that engines finished in the last five minutes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.autoscale import ServiceLoad
 
@@ -11,12 +12,19 @@ MAX_READING_AGE = timedelta(seconds=30)
 
 
 def load_of(
-    pods: Sequence[Pod], readings: Readings | None, replicas: int, now: datetime
+    pods: Sequence[Pod],
+    readings: Readings | None,
+    replicas: int,
+    now: datetime,
+    demand: GatewayDemand | None = None,
+    service: Ref | None = None,
 ) -> ServiceLoad:
     """Sum waiting and running requests and average activity over the ready replicas.
 
     One replica without a reading makes the sum unknown, since missing is not zero. What runs on
-    draining replicas counts too: its clients send their next requests to the others.
+    draining replicas counts too: its clients send their next requests to the others. What waits at
+    gateways waits too; without a gateway `demand` is None. `service` is whose finished requests
+    count.
     """
     serving = [pod for pod in pods if pod.takes_requests and pod.serving]
     by_pod = usable_readings(readings, now)
@@ -29,13 +37,18 @@ def load_of(
         if pod.draining_since is not None and not pod.serving and not pod.terminating
     ]
     activity = _known_values([(reading.activity, young) for reading, young in samples])
+    queued = demand.queued if demand is not None else 0
     return ServiceLoad(
         at=now,
         replicas=replicas,
         ready=len(waiting or ()),
-        waiting=None if waiting is None else sum(waiting),
+        serving=len(serving),
+        waiting=None if waiting is None else sum(waiting) + queued,
         running=None if running is None else sum(running) + sum(leaving),
         activity=None if activity is None else sum(activity) / len(activity),
+        queued=demand.queued if demand is not None else None,
+        gateway_requests=demand.arrived + demand.in_flight if demand is not None else 0,
+        finished=readings.finished.get(service) if readings and by_pod and service else None,
     )
 
 

@@ -273,7 +273,9 @@ def _scale(  # noqa: PLR0913 - the parts of one service
         return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
     existing = workload.replicas if workload else policy.spec.min_replicas
-    load = load_of(pods, snapshot.readings, existing, snapshot.at)
+    load = load_of(
+        pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
+    )
     return autoscale.scale(policy, load, history)
 
 

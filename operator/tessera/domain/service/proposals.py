@@ -38,16 +38,19 @@ def propose_all(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
+    demands = snapshot.demand or {}
     proposals, gpus = {}, defaultdict[str, float](float)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
+        demand = demands.get(ref)
         proposal = propose(
             ref,
             service,
             objects,
             views,
             tuple([readings_by_pod.get(pod.ref) for pod in objects.pods]),
+            demand.queued if demand is not None else 0,
             history=scaling_history.get(ref),
             snapshot=snapshot,
             allocated=allocated,

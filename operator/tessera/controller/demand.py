@@ -1,0 +1,145 @@
+"""The endpoint at which gateways report their requests, so that the fleet follows them at once."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from http import HTTPStatus
+
+from pydantic import ValidationError
+
+from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
+from tessera.api.ref import Ref
+from tessera.controller.https_server import HttpsHandler, HttpsServer
+from tessera.domain.observed.demand import MAX_REPORT_AGE, GatewayDemand, GatewayReport
+from tessera.ports import Clock
+from tessera.reconcile.observe import Observations
+
+log = logging.getLogger("tessera")
+
+# Gateways keep their connection; it is renewed, since certificates are.
+_MAX_SECONDS = 60
+_HEADER_BYTES = 16 * 1024
+_LOOP_SECONDS = 5.0
+MAX_GATEWAYS = 64
+
+
+class DemandReceiver:
+    """Keeps the last report of each gateway; the only writer of `gateway_reports`."""
+
+    def __init__(
+        self,
+        observations: Observations,
+        clock: Clock,
+        wake: Callable[[], None],
+        is_leader: Callable[[], bool],
+    ) -> None:
+        self._observations = observations
+        self._clock = clock
+        self._wake = wake
+        self._is_leader = is_leader
+
+    def receive(self, report: DemandReport) -> HTTPStatus:
+        """Keep a report; called in the event loop. A standby takes none: only a leader plans."""
+        if not self._is_leader():
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        at, last = self._clock(), self._observations.gateway_reports
+        current = {
+            gateway: old
+            for gateway, old in last.items()
+            if gateway != report.gateway and abs(at - old.at) <= MAX_REPORT_AGE
+        }
+        if len(current) >= MAX_GATEWAYS:
+            return HTTPStatus.TOO_MANY_REQUESTS
+        demand = {
+            Ref(row.namespace, row.name): GatewayDemand(
+                arrived=row.arrived,
+                queued=row.queued,
+                in_flight=row.in_flight,
+                predicted_seconds=row.predicted_seconds,
+            )
+            for row in report.services
+        }
+        self._observations.gateway_reports = {
+            **current,
+            report.gateway: GatewayReport(at=at, demand=demand),
+        }
+        before = last.get(report.gateway)
+        waited = before.demand if before is not None else {}
+        if any(
+            row.queued and not (ref in waited and waited[ref].queued) for ref, row in demand.items()
+        ):
+            self._wake()
+        return HTTPStatus.NO_CONTENT
+
+
+class DemandServer(HttpsServer):
+    """Takes reports in threads, and hands them to the event loop."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        receive: Callable[[DemandReport], HTTPStatus],
+        *,
+        tls: Callable[[], ssl.SSLContext],
+        check: Callable[[str], HTTPStatus],
+        seconds: float = _MAX_SECONDS,
+    ) -> None:
+        self.receive = receive
+        super().__init__(address, _DemandHandler, tls=tls, check=check, seconds=seconds)
+
+
+class _DemandHandler(HttpsHandler):
+    protocol_version = "HTTP/1.1"
+    max_request_bytes = MAX_REPORT_BYTES + _HEADER_BYTES
+    server: DemandServer
+
+    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
+        if self.path != DEMAND_PATH:
+            self.respond(HTTPStatus.NOT_FOUND)
+            return
+        if (status := self.token_status()) is not HTTPStatus.OK:
+            self.respond(status)
+            return
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            self.respond(HTTPStatus.LENGTH_REQUIRED)
+        elif int(length) > MAX_REPORT_BYTES:
+            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        else:
+            self.respond(self._receive(self.rfile.read(int(length))))
+
+    def _receive(self, body: bytes) -> HTTPStatus:
+        try:
+            report = DemandReport.model_validate_json(body)
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_url=False)[0]
+            log.warning("demand: invalid report: %s: %s", fault["loc"], fault["msg"])
+            return HTTPStatus.BAD_REQUEST
+        return self.server.receive(report)
+
+
+def serve_demand(
+    address: tuple[str, int],
+    receiver: DemandReceiver,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    tls: Callable[[], ssl.SSLContext],
+    check: Callable[[str], HTTPStatus],
+) -> DemandServer:
+    """Take reports at `/demand` until the process ends."""
+
+    async def receive(report: DemandReport) -> HTTPStatus:
+        return receiver.receive(report)
+
+    def hand_over(report: DemandReport) -> HTTPStatus:
+        answer = asyncio.run_coroutine_threadsafe(receive(report), loop)
+        try:
+            return answer.result(_LOOP_SECONDS)
+        except TimeoutError:
+            answer.cancel()
+            return HTTPStatus.SERVICE_UNAVAILABLE
+
+    server = DemandServer(address, hand_over, tls=tls, check=check)
+    server.start("demand")
+    return server

@@ -1,0 +1,139 @@
+"""Reports the requests of this gateway to the operator, which starts replicas for them."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+import aiohttp
+
+from tessera.api.gateway_demand import DEMAND_PATH, DemandReport, ReportedDemand
+from tessera.api.ref import Ref
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.ports import ClusterError
+
+log = logging.getLogger("tessera")
+
+INTERVAL_SECONDS = 1.0
+# Of one report; the next one is newer anyway.
+_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorAccess:
+    """How a gateway reaches and knows the operator."""
+
+    find: Callable[[], Awaitable[Sequence[str]]]
+    """Returns the addresses of the operator's pods; raises ClusterError."""
+    host: str
+    """Name in its certificate."""
+    folder: Path
+    """Has `token`, which it takes, and `ca.crt`; both are read when they are used."""
+    port: int = 8443
+
+
+class DemandReporter:
+    """Sends a report each second, and at once when a request waits that was not waiting before.
+
+    Of several operators only the leader takes reports: it is looked for until it has one.
+    """
+
+    def __init__(
+        self,
+        operator: OperatorAccess,
+        gateway: str,
+        read: Callable[[], Mapping[Ref, GatewayDemand]],
+    ) -> None:
+        """Report what `read` returns, by the name of the pod."""
+        self._operator = operator
+        self._gateway = gateway
+        self._read = read
+        self._session: aiohttp.ClientSession | None = None
+        self._leader = ""
+        self._problem = ""
+        self._due = asyncio.Event()
+
+    def report_soon(self) -> None:
+        """Send the next report now, since a request waits for a service."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Report forever; a problem is logged once, and retried."""
+        try:
+            while True:
+                self._due.clear()
+                await self.report()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(INTERVAL_SECONDS):
+                        await self._due.wait()
+        finally:
+            await self.close()
+
+    async def report(self) -> None:
+        """Send one report."""
+        body, problem = self._body(), "no pod of the operator"
+        try:
+            for address in [self._leader] if self._leader else await self._operator.find():
+                problem = await self._send(address, body)
+                if not problem:
+                    self._leader = address
+                    break
+        except ClusterError as error:
+            problem = str(error)
+        if problem:
+            self._leader = ""
+            await self.close()
+        if problem and problem != self._problem:
+            log.warning("demand is not reported to the operator: %s, retrying", problem)
+        self._problem = problem
+
+    def _body(self) -> bytes:
+        services = tuple(
+            ReportedDemand(
+                namespace=ref.namespace,
+                name=ref.name,
+                arrived=demand.arrived,
+                queued=demand.queued,
+                in_flight=demand.in_flight,
+                predicted_seconds=demand.predicted_seconds,
+            )
+            for ref, demand in self._read().items()
+        )
+        report = DemandReport(gateway=self._gateway, services=services)
+        return report.model_dump_json(by_alias=True, exclude_defaults=True).encode()
+
+    async def _send(self, address: str, body: bytes) -> str:
+        """Return what went wrong; empty when the operator took the report."""
+        host = f"[{address}]" if ":" in address else address
+        url = f"https://{host}:{self._operator.port}{DEMAND_PATH}"
+        try:
+            token = (self._operator.folder / "token").read_text(encoding="ascii").strip()
+            session = self._session = self._session or self._connect()
+            async with session.post(
+                url,
+                data=body,
+                headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+                server_hostname=self._operator.host,
+            ) as response:
+                if response.status == HTTPStatus.NO_CONTENT:
+                    return ""
+                if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    return "no operator leads"
+                return f"{url}: HTTP {response.status}"
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return f"{url}: {str(error) or type(error).__name__}"
+
+    def _connect(self) -> aiohttp.ClientSession:
+        """Return a session that trusts the authorities that are in the file now."""
+        context = ssl.create_default_context(cafile=str(self._operator.folder / "ca.crt"))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), timeout=_TIMEOUT)
+
+    async def close(self) -> None:
+        """Close the connection; the next report opens another one."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()

@@ -1,0 +1,357 @@
+"""Reports of gateways: who may send them, what they may hold, and that they wake the fleet."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http import HTTPStatus
+from http.client import HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from typing_extensions import override
+
+from tessera.adapters import certificates
+from tessera.adapters.clock import now
+from tessera.adapters.operator_pods import operator_addresses
+from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
+from tessera.api.ref import Ref
+from tessera.controller.certificates import certificate_files, server_context, write_pair
+from tessera.controller.demand import DemandReceiver, DemandServer, serve_demand
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.gateway.demand import INTERVAL_SECONDS, DemandReporter, OperatorAccess
+from tessera.reconcile.observe import Observations
+from tests.adapters.small_server import connected_cluster
+from tests.builders import at
+
+CHAT = Ref("team-a", "chat")
+GATEWAY = "gateway"
+NO_CONTENT = HTTPStatus.NO_CONTENT
+DEADLINE_SECONDS = 10
+
+
+class NotifyingReceiver(DemandReceiver):
+    """Says that a report came."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.received = asyncio.Event()
+
+    @override
+    def receive(self, report: DemandReport) -> HTTPStatus:
+        status = super().receive(report)
+        self.received.set()
+        return status
+
+
+@dataclass
+class Receiving:
+    """A receiver with its clock, and how often it woke the fleet."""
+
+    observations: Observations = field(default_factory=Observations)
+    seconds: float = 0
+    leading: bool = True
+    woken: int = 0
+
+    def __post_init__(self) -> None:
+        self.receiver = NotifyingReceiver(
+            self.observations, lambda: at(self.seconds), self.wake, lambda: self.leading
+        )
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def receive(self, gateway: str = "gateway-0", **fields: Any) -> HTTPStatus:
+        services = [{"namespace": "team-a", "name": "chat", **fields}] if fields else []
+        body = {"gateway": gateway, "services": services}
+        return self.receiver.receive(DemandReport.model_validate(body))
+
+    def demand(self, gateway: str = "gateway-0") -> GatewayDemand | None:
+        return self.observations.gateway_reports[gateway].demand.get(CHAT)
+
+
+def test_each_gateway_has_one_report_the_last_one() -> None:
+    receiving = Receiving()
+    assert receiving.receive(queued=3, arrived=2, inFlight=1, predictedSeconds=0.5) is NO_CONTENT
+    assert receiving.demand() == GatewayDemand(
+        arrived=2, queued=3, in_flight=1, predicted_seconds=0.5
+    )
+    receiving.receive("gateway-1", queued=1)
+    receiving.receive()
+    assert receiving.demand() is None
+    assert receiving.demand("gateway-1") == GatewayDemand(queued=1)
+
+
+def test_a_gateway_that_went_silent_is_forgotten_and_their_number_is_bounded() -> None:
+    receiving = Receiving()
+    for index in range(64):
+        assert receiving.receive(f"gateway-{index}") is NO_CONTENT
+    assert receiving.receive("one-more") is HTTPStatus.TOO_MANY_REQUESTS
+    assert receiving.receive("gateway-7") is NO_CONTENT
+    receiving.seconds = 6
+    assert receiving.receive("one-more") is NO_CONTENT
+    assert receiving.observations.gateway_reports.keys() == {"one-more"}
+
+
+def test_the_fleet_is_woken_when_a_request_begins_to_wait() -> None:
+    receiving = Receiving()
+    for fields, woken in (
+        ({"inFlight": 3}, 0),
+        ({"queued": 1}, 1),
+        ({"queued": 9}, 1),
+        ({}, 1),
+        ({"queued": 1}, 2),
+    ):
+        receiving.receive("gateway-0", **fields)
+        assert receiving.woken == woken
+
+
+def test_a_standby_takes_no_report() -> None:
+    receiving = Receiving(leading=False)
+    assert receiving.receive(queued=1) is HTTPStatus.SERVICE_UNAVAILABLE
+    assert receiving.observations.gateway_reports == {}
+
+
+@asynccontextmanager
+async def a_server(folder: Path, receiving: Receiving) -> AsyncIterator[DemandServer]:
+    files = certificate_files(folder)
+    issued = certificates.issue("localhost", now(), timedelta(days=1))
+    write_pair(files, issued.pair)
+    (folder / "ca.crt").write_text(issued.authority, encoding="ascii")
+    (folder / "token").write_text(f"{GATEWAY}\n", encoding="ascii")
+    context = server_context(files)
+
+    def check(token: str) -> HTTPStatus:
+        return HTTPStatus.OK if token == GATEWAY else HTTPStatus.FORBIDDEN
+
+    loop = asyncio.get_running_loop()
+    address = ("127.0.0.1", 0)
+    server = serve_demand(address, receiving.receiver, loop, tls=lambda: context, check=check)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[tuple[DemandServer, Receiving]]:
+    receiving = Receiving()
+    async with a_server(tmp_path, receiving) as server:
+        yield server, receiving
+
+
+def connection_to(server: DemandServer) -> HTTPSConnection:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return HTTPSConnection(
+        "127.0.0.1", server.server_port, timeout=DEADLINE_SECONDS, context=context
+    )
+
+
+def send(
+    connection: HTTPSConnection, body: bytes, path: str = DEMAND_PATH, **headers: str
+) -> HTTPResponse:
+    connection.request("POST", path, body, {"Authorization": f"Bearer {GATEWAY}", **headers})
+    response = connection.getresponse()
+    response.read()
+    return response
+
+
+REPORT = json.dumps(
+    {"gateway": "gateway-0", "services": [{"namespace": "team-a", "name": "chat", "queued": 2}]}
+).encode()
+
+
+async def test_only_gateways_report_and_only_there(server: tuple[DemandServer, Receiving]) -> None:
+    serving, receiving = server
+    for path, headers, status in (
+        (DEMAND_PATH, {"Authorization": ""}, 401),
+        (DEMAND_PATH, {"Authorization": "Bearer other"}, 403),
+        ("/metrics", {}, 404),
+        (DEMAND_PATH, {}, 204),
+    ):
+        connection = connection_to(serving)
+        response = await asyncio.to_thread(send, connection, REPORT, path, **headers)
+        assert response.status == status
+        connection.close()
+    assert receiving.demand() == GatewayDemand(queued=2)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"gateway": "gateway-0", "services": [{"namespace": "a", "name": "b", "queued": -1}]}',
+        b'{"gateway": "gateway-0", "services": [{"namespace": "a", "name": "b", "queued": 1e99}]}',
+        b'{"gateway": "g", "services": [{"namespace": "a", "name": "b", "predictedSeconds": NaN}]}',
+        b'{"gateway": "g", "services": [{"namespace": "../a", "name": "b"}]}',
+        b'{"gateway": "g", "services": [], "more": 1}',
+        b'{"gateway": "%s"}' % (b"x" * 300),
+        json.dumps(
+            {"gateway": "g", "services": [{"namespace": "a", "name": f"b{n}"} for n in range(5001)]}
+        ).encode(),
+    ],
+    ids=lambda body: body[:40].decode(errors="replace"),
+)
+async def test_what_is_no_report_is_refused_and_changes_nothing(
+    server: tuple[DemandServer, Receiving], body: bytes
+) -> None:
+    serving, receiving = server
+    connection = connection_to(serving)
+    assert (await asyncio.to_thread(send, connection, body)).status == 400
+    connection.close()
+    assert receiving.observations.gateway_reports == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Content-Length": str(MAX_REPORT_BYTES + 1)}, 413),
+        ({"Content-Length": "-1"}, 411),
+        ({"Content-Length": "many"}, 411),
+    ],
+)
+async def test_bodies_without_a_bound_are_not_read(
+    server: tuple[DemandServer, Receiving], headers: dict[str, str], status: int
+) -> None:
+    serving, _ = server
+    connection = connection_to(serving)
+    assert (await asyncio.to_thread(send, connection, b"{}", **headers)).status == status
+    connection.close()
+
+
+async def test_a_gateway_keeps_its_connection(server: tuple[DemandServer, Receiving]) -> None:
+    serving, receiving = server
+    connection = connection_to(serving)
+    await asyncio.to_thread(send, connection, REPORT)
+    first = connection.sock
+    await asyncio.to_thread(send, connection, REPORT)
+    assert connection.sock is first
+    connection.close()
+    assert receiving.woken == 1
+
+
+@asynccontextmanager
+async def a_reporter(
+    server: DemandServer,
+    folder: Path,
+    demand: dict[Ref, GatewayDemand],
+    *,
+    addresses: Sequence[str] = ("127.0.0.1",),
+    host: str = "localhost",
+) -> AsyncIterator[DemandReporter]:
+    async def find() -> Sequence[str]:
+        return addresses
+
+    access = OperatorAccess(find=find, host=host, folder=folder, port=server.server_port)
+    reporter = DemandReporter(access, "gateway-0", lambda: demand)
+    try:
+        yield reporter
+    finally:
+        await reporter.close()
+
+
+async def test_a_gateway_reports_each_second_and_at_once_when_a_request_waits(
+    server: tuple[DemandServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    demand = {CHAT: GatewayDemand(in_flight=1, predicted_seconds=0.25)}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        running = asyncio.create_task(reporter.run())
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await receiving.receiver.received.wait()
+        assert receiving.demand() == demand[CHAT]
+        demand[CHAT] = GatewayDemand(queued=4)
+        receiving.receiver.received.clear()
+        started = asyncio.get_running_loop().time()
+        reporter.report_soon()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await receiving.receiver.received.wait()
+        assert asyncio.get_running_loop().time() - started < INTERVAL_SECONDS
+        assert receiving.woken == 1
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_gateway_that_meets_no_leader_tries_again_and_says_so_once(
+    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving, receiving = server
+    receiving.leading = False
+    async with a_reporter(serving, tmp_path, {CHAT: GatewayDemand(queued=1)}) as reporter:
+        await reporter.report()
+        await reporter.report()
+        (record,) = caplog.records
+        assert "no operator leads" in record.message
+        receiving.leading = True
+        await reporter.report()
+    assert receiving.demand() == GatewayDemand(queued=1)
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "token"])
+async def test_a_gateway_without_its_files_says_so_and_goes_on(
+    server: tuple[DemandServer, Receiving],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    missing: str,
+) -> None:
+    serving, receiving = server
+    file = tmp_path / missing
+    text = file.read_text(encoding="ascii")
+    file.unlink()
+    async with a_reporter(serving, tmp_path, {}) as reporter:
+        await reporter.report()
+        assert "No such file" in caplog.records[0].message
+        file.write_text(text, encoding="ascii")
+        await reporter.report()
+    assert "gateway-0" in receiving.observations.gateway_reports
+
+
+async def test_a_gateway_looks_for_the_leader_among_all_operators(
+    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving, receiving = server
+    # Nobody listens at the first address.
+    addresses = ["127.99.0.1", "127.0.0.1"]
+    async with a_reporter(serving, tmp_path, {}, addresses=addresses) as reporter:
+        await reporter.report()
+    assert "gateway-0" in receiving.observations.gateway_reports
+    async with a_reporter(serving, tmp_path, {}, addresses=()) as reporter:
+        await reporter.report()
+    assert [record.message for record in caplog.records] == [
+        "demand is not reported to the operator: no pod of the operator, retrying"
+    ]
+
+
+async def test_an_operator_with_the_certificate_of_another_name_gets_no_token(
+    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving, receiving = server
+    async with a_reporter(serving, tmp_path, {}, host="other") as reporter:
+        await reporter.report()
+    assert "Hostname mismatch" in caplog.records[0].message
+    assert receiving.observations.gateway_reports == {}
+
+
+async def test_only_running_pods_of_the_operator_are_asked() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        assert request.path == "/api/v1/namespaces/tessera-system/pods"
+        assert request.query["labelSelector"] == "app.kubernetes.io/name=tessera-operator"
+        items = [
+            {"status": {"phase": "Running", "podIP": "10.0.0.7"}},
+            {"status": {"phase": "Running"}},
+            {"status": {"phase": "Pending", "podIP": "10.0.0.8"}},
+            {},
+        ]
+        return web.json_response({"items": items})
+
+    async with connected_cluster(answer) as cluster:
+        assert await operator_addresses(cluster, "tessera-system") == ["10.0.0.7"]
