@@ -29,6 +29,7 @@ COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "size", "bench"),
     *("plan", "mosaic", "completion"),
 )
+KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
 
 
@@ -103,7 +104,7 @@ def leaves(group: click.Group) -> Iterator[Command]:
 
 def test_every_command_has_a_module_that_runs_it() -> None:
     names = [command.name for command in leaves(root_command())]
-    assert sorted(map(str, names)) == sorted((*COMMANDS, "override", "plan", "save"))
+    assert sorted(map(str, names)) == sorted((*COMMANDS, "override", "plan", "save", *KEY_COMMANDS))
     for command in leaves(root_command()):
         assert callable(importlib.import_module(command.module).run)
 
@@ -117,10 +118,11 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], [*sorted((*COMMANDS, "budget", "snapshot"))]),
+        ([""], [*sorted((*COMMANDS, "budget", "key", "snapshot"))]),
         (["ex"], ["explain"]),
         (["snapshot", ""], ["plan", "save"]),
         (["budget", ""], ["override"]),
+        (["key", ""], [*KEY_COMMANDS]),
         (["bench", "--endpoint", ""], ["chat", "completions"]),
         (["cost", "--by", ""], ["pool", "service", "tenant"]),
         (["cost", "--by", "t"], ["tenant"]),

@@ -141,6 +141,79 @@ BUDGET = _Group(
     commands=[BUDGET_OVERRIDE],
 )
 
+_GATEWAY_NAMESPACE = option(
+    "--gateway-namespace",
+    "namespace of the gateway, which has the Secrets of keys (default: $TESSERA_NAMESPACE, then "
+    "tessera-system)",
+    metavar="NAME",
+)
+_TENANT = option("--tenant", "the tenant: name of its TenantBudget", required=True, metavar="NAME")
+_KEY_ARGUMENT = argument("name", "name of the key")
+
+KEY_CREATE = Command(
+    "create",
+    "create a key for a tenant and show it once",
+    "Creates a key of 256 random bits. Only its SHA-256 is stored, in a Secret of the gateway's "
+    "namespace, so it cannot be shown again. Gateways know it within 2 seconds.",
+    argument("name", "name of the key, unique within the tenant", required=False),
+    _TENANT,
+    option("--team", "team of the tenant, whose limits apply too", metavar="NAME"),
+    option("--models", "only these models (default: all of the tenant)", metavar="NAME,..."),
+    option("--expires", "end, such as 90d or 2026-12-31T00:00:00Z", metavar="WHEN"),
+    option("--requests-per-minute", "limit of the key", **INTEGER),
+    option("--tokens-per-minute", "limit of prompts and answers together", **INTEGER),
+    option("--tokens-per-day", "limit of prompts and answers together", **INTEGER),
+    option("--sha256", "store this SHA-256 of a key that exists instead", metavar="HEX"),
+    _GATEWAY_NAMESPACE,
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.key.create",
+)
+
+KEY_LIST = Command(
+    "list",
+    "the keys of tenants",
+    "Lists names, scopes and the first digits of the SHA-256; the keys themselves are nowhere.",
+    option("--tenant", "only this tenant", metavar="NAME"),
+    _GATEWAY_NAMESPACE,
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.key.list_keys",
+)
+
+KEY_ROTATE = Command(
+    "rotate",
+    "create a new key with the name and scope of an old one",
+    "Creates a new key and shows it once. The old one stays valid for a while, under its name and "
+    "the first digits of its SHA-256.",
+    _KEY_ARGUMENT,
+    _TENANT,
+    option("--expire-old-in", "how long the old key stays valid", default="24h", metavar="SPAN"),
+    _GATEWAY_NAMESPACE,
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.key.rotate",
+)
+
+KEY_REVOKE = Command(
+    "revoke",
+    "end a key now",
+    "Removes the key. Gateways refuse new requests with it within 2 seconds; running ones end.",
+    _KEY_ARGUMENT,
+    _TENANT,
+    _GATEWAY_NAMESPACE,
+    *CLUSTER_OPTIONS,
+    *output_options(),
+    module="tessera.cli.key.revoke",
+)
+
+KEY = _Group(
+    "key",
+    short_help="keys of tenants for the gateway",
+    help="Commands for the keys with which clients use the gateway.",
+    commands=[KEY_CREATE, KEY_LIST, KEY_ROTATE, KEY_REVOKE],
+)
+
 COST = Command(
     "cost",
     "what the fleet cost",
@@ -295,5 +368,5 @@ COMPLETION = Command(
     module="tessera.cli.complete",
 )
 
-_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, COST, PLAN, MOSAIC, SIZE)
+_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, KEY, COST, PLAN, MOSAIC, SIZE)
 _AFTER = (SNAPSHOT, COMPLETION)

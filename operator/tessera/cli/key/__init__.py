@@ -1,0 +1,1 @@
+"""`tessera key`: keys of tenants for the gateway."""

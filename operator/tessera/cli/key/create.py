@@ -1,0 +1,116 @@
+"""`tessera key create`: a key for a tenant, shown once."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+from datetime import datetime
+from types import SimpleNamespace
+
+from pydantic import TypeAdapter, ValidationError
+
+from tessera.adapters.clock import now
+from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
+from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.errors import CommandError
+from tessera.cli.key.key_secrets import KeySecrets, describe_error, gateway_namespace, parse_moment
+from tessera.cli.output import Output
+from tessera.resources.manifest import wire_format
+
+_KEY_BYTES = 32
+_NAME = TypeAdapter[str](KeyName)
+_OPTIONS = {
+    "sha256": "--sha256",
+    "team": "--team",
+    "models": "--models",
+    "rateLimits": "--requests-per-minute, --tokens-per-minute, --tokens-per-day",
+}
+
+
+def run(arguments: SimpleNamespace) -> Output:
+    """Create the key."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: SimpleNamespace) -> Output:
+    async with open_reader(arguments) as reader:
+        return await create(reader, arguments, now())
+
+
+def new_key() -> str:
+    """Return a key of 256 random bits."""
+    return f"{KEY_PREFIX}{secrets.token_urlsafe(_KEY_BYTES)}"
+
+
+def digest_of(key: str) -> str:
+    """Return what is stored of a key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+async def create(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
+    """Store the digest of a new key, or a given digest."""
+    key = None if arguments.sha256 else new_key()
+    digest = arguments.sha256 or digest_of(key or "")
+    name = check_name(arguments.name or f"key-{digest[:6].lower()}")
+    record = _record(arguments, digest, at)
+    stored = KeySecrets(reader, gateway_namespace(arguments))
+    await stored.check_tenant(arguments.tenant)
+    for other in await stored.keys():
+        if other.record.sha256 == record.sha256:
+            raise CommandError(
+                f"--sha256: key {other.name} of tenant {other.tenant} has this digest; every key "
+                "is its own"
+            )
+        if (other.tenant, other.name) == (arguments.tenant, name):
+            raise CommandError(
+                f"key {name} of tenant {arguments.tenant} exists: choose another name, or use "
+                "tessera key rotate"
+            )
+    await stored.add(arguments.tenant, name, record)
+    return key_output(arguments, name, record, key)
+
+
+def key_output(
+    arguments: SimpleNamespace, name: str, record: KeyRecord, key: str | None, note: str = ""
+) -> Output:
+    """Return what is said of a new key; the key itself is said here and never again."""
+    if arguments.output == "json":
+        fields = {"tenant": arguments.tenant, "name": name, **wire_format(record)}
+        return Output(json.dumps(fields | ({"key": key} if key else {}), indent=2) + "\n")
+    models = ", ".join(record.models) or "all models of the tenant"
+    expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
+    text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{note}\n"
+    return Output(f"{text}\n{key}\n\nThis is shown once: store it now.\n" if key else text)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a key; CommandError for one that cannot be."""
+    try:
+        return _NAME.validate_python(name)
+    except ValidationError as error:
+        raise CommandError(
+            f"name {name}: use at most 63 lower-case letters, digits, dots and hyphens"
+        ) from error
+
+
+def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
+    tokens = {"perMinute": arguments.tokens_per_minute, "perDay": arguments.tokens_per_day}
+    limits = {
+        "requests": {"perMinute": arguments.requests_per_minute},
+        "totalTokens": tokens,
+    }
+    expires = arguments.expires and parse_moment("--expires", arguments.expires, at)
+    models = [name.strip() for name in (arguments.models or "").split(",") if name.strip()]
+    try:
+        return KeyRecord.model_validate(
+            {
+                "sha256": digest.lower(),
+                "team": arguments.team,
+                "models": models,
+                "created": at.replace(microsecond=0),
+                "expires": expires,
+                "rateLimits": limits,
+            }
+        )
+    except ValidationError as error:
+        raise CommandError(describe_error(error, _OPTIONS)) from error

@@ -1,0 +1,159 @@
+"""The Secrets of keys, as commands read and write them."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from types import SimpleNamespace
+
+from pydantic import ValidationError
+
+from tessera.adapters import object_parsing as wire
+from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyRecord
+from tessera.cli.cluster import Reader
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.resources.api_resources import KEY_SECRETS, TENANT_BUDGETS
+from tessera.settings import CommandSettings
+
+_MERGE_PATCH = "application/merge-patch+json"
+_MAX_LABEL_LENGTH = 63
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key, with the Secret that has it."""
+
+    tenant: str
+    name: str
+    record: KeyRecord
+    secret: str
+
+
+class KeySecrets:
+    """The keys of all tenants in the namespace of the gateway."""
+
+    def __init__(self, reader: Reader, namespace: str) -> None:
+        self._reader = reader
+        self._namespace = namespace
+        self._versions: dict[str, str] = {}
+
+    async def keys(self, tenant: str | None = None) -> list[StoredKey]:
+        """Return the keys of one tenant or of all, in the order of their names."""
+        keys = []
+        for body in await self._reader.list_objects(KEY_SECRETS, self._namespace):
+            stored = wire.parse_object(KEY_SECRETS, body).plan_input
+            if isinstance(stored, TenantKeys) and tenant in (None, stored.tenant):
+                name = stored.secret.name
+                self._versions[name] = body["metadata"]["resourceVersion"]
+                keys += [
+                    StoredKey(stored.tenant, key, record, name)
+                    for key, record in stored.records.items()
+                ]
+        return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
+
+    async def key(self, tenant: str, name: str) -> StoredKey:
+        """Return one key; CommandError when it does not exist."""
+        keys = await self.keys(tenant)
+        for stored in keys:
+            if stored.name == name:
+                return stored
+        names = ", ".join(sorted({stored.name for stored in keys})) or "none"
+        raise CommandError(f"key {name} of tenant {tenant} not found; its keys: {names}")
+
+    async def check_tenant(self, tenant: str) -> None:
+        """Raise CommandError unless the tenant exists and may have keys."""
+        if len(tenant) > _MAX_LABEL_LENGTH:
+            raise CommandError(
+                f"--tenant {tenant}: a tenant with keys has a name of at most "
+                f"{_MAX_LABEL_LENGTH} characters"
+            )
+        if await self._reader.get(TENANT_BUDGETS.path(None, tenant)) is None:
+            raise CommandError(
+                f"TenantBudget/{tenant} not found: a tenant is a TenantBudget. Create it as "
+                "docs/tasks/set-a-budget.md says, or take one of kubectl get tenantbudgets"
+            )
+
+    async def add(self, tenant: str, name: str, record: KeyRecord) -> None:
+        """Store a new key in the Secret of its tenant, which is created if needed."""
+        secret = f"tessera-keys-{tenant}"
+        if secret in self._versions:
+            await self.write(secret, {name: record})
+            return
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": secret,
+                "namespace": self._namespace,
+                "labels": {TENANT_LABEL: tenant},
+            },
+            "type": KEYS_TYPE,
+            "data": {name: _encode(record)},
+        }
+        status, answer = await self._reader.send(
+            "POST", KEY_SECRETS.path(self._namespace), body=body
+        )
+        self._check(status, answer, f"create secret {secret}")
+
+    async def write(self, secret: str, records: Mapping[str, KeyRecord | None]) -> None:
+        """Change keys of a Secret that was read, all at once; None removes one."""
+        data = {name: record and _encode(record) for name, record in records.items()}
+        body = {"metadata": {"resourceVersion": self._versions[secret]}, "data": data}
+        path = KEY_SECRETS.path(self._namespace, secret)
+        status, answer = await self._reader.send(
+            "PATCH", path, body=body, content_type=_MERGE_PATCH
+        )
+        self._check(status, answer, f"change secret {secret}")
+
+    def _check(self, status: int, answer: Mapping[str, object], operation: str) -> None:
+        where = f"{operation} in namespace {self._namespace}"
+        if status == HTTPStatus.FORBIDDEN:
+            raise DeniedError(f"permission denied: {where}; ask the platform team for it")
+        if status == HTTPStatus.CONFLICT:
+            raise CommandError(f"{where}: somebody else changed it just now; run the command again")
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise CommandError(
+                f"{where}: API server returned {status}: {answer.get('message', '')}"
+            )
+
+
+def gateway_namespace(arguments: SimpleNamespace) -> str:
+    """Return the namespace of the gateway that the user chose, or that of the settings."""
+    return arguments.gateway_namespace or CommandSettings().namespace
+
+
+def _encode(record: KeyRecord) -> str:
+    text = record.model_dump_json(by_alias=True, exclude_defaults=True)
+    return base64.b64encode(text.encode()).decode()
+
+
+def parse_moment(option: str, text: str, now: datetime) -> datetime:
+    """Return the time that `30d` or `2026-12-31T00:00:00Z` stands for; CommandError otherwise."""
+    if (duration := _DURATION.fullmatch(text)) is not None:
+        return (now + int(duration[1]) * _UNITS[duration[2]]).replace(microsecond=0)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(
+            f"{option} {text}: use a span such as 24h or 90d, or a time such as "
+            "2026-12-31T00:00:00Z"
+        ) from error
+    if moment.tzinfo is None:
+        raise CommandError(f"{option} {text}: the time zone is missing, append Z for UTC")
+    if moment <= now:
+        raise CommandError(f"{option} {text}: that is in the past; use tessera key revoke")
+    return moment.astimezone(UTC)
+
+
+def describe_error(error: ValidationError, options: Mapping[str, str]) -> str:
+    """Return what is wrong with a record, by the options that gave its fields."""
+    faults: Sequence[str] = [
+        f"{options.get(str(fault['loc'][0]), fault['loc'][0])}: {fault['msg']}"
+        for fault in error.errors()
+    ]
+    return "; ".join(faults)

@@ -1,0 +1,63 @@
+"""`tessera key list`: the keys of tenants, without the keys themselves."""
+
+import asyncio
+import json
+from datetime import datetime
+from types import SimpleNamespace
+
+from tessera.adapters.clock import now
+from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.key.key_secrets import KeySecrets, StoredKey, gateway_namespace
+from tessera.cli.output import Output
+from tessera.cli.text import table
+from tessera.resources.manifest import wire_format
+
+_HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "CREATED", "EXPIRES", "SHA256")
+
+
+def run(arguments: SimpleNamespace) -> Output:
+    """List the keys."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: SimpleNamespace) -> Output:
+    async with open_reader(arguments) as reader:
+        return await list_keys(reader, arguments, now())
+
+
+async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
+    """Return one row for each key."""
+    keys = await KeySecrets(reader, gateway_namespace(arguments)).keys(arguments.tenant)
+    if arguments.output == "json":
+        rows = [
+            {
+                "tenant": key.tenant,
+                "name": key.name,
+                "secret": key.secret,
+                **wire_format(key.record),
+            }
+            for key in keys
+        ]
+        return Output(json.dumps({"keys": rows}, indent=2) + "\n")
+    if not keys:
+        return Output("no keys; create one with tessera key create --tenant NAME\n")
+    lines = table(_HEADS, [_row(key, at) for key in keys])
+    return Output("\n".join(lines) + "\n")
+
+
+def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:
+    record = key.record
+    expired = record.expires is not None and record.expires <= at
+    return (
+        key.tenant,
+        key.name,
+        record.team or "-",
+        ",".join(record.models) or "all",
+        _day(record.created) or "-",
+        "expired" if expired else _day(record.expires) or "never",
+        record.sha256[:12],
+    )
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%dT%H:%MZ}" if moment is not None else ""

@@ -1,0 +1,50 @@
+"""`tessera key rotate`: a new key beside the old one, which ends after a while."""
+
+import asyncio
+from datetime import datetime
+from types import SimpleNamespace
+
+from tessera.adapters.clock import now
+from tessera.api.key_record import KeyRecord
+from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.key.create import check_name, digest_of, key_output, new_key
+from tessera.cli.key.key_secrets import KeySecrets, gateway_namespace, parse_moment
+from tessera.cli.output import Output
+
+
+def run(arguments: SimpleNamespace) -> Output:
+    """Rotate the key."""
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: SimpleNamespace) -> Output:
+    async with open_reader(arguments) as reader:
+        return await rotate(reader, arguments, now())
+
+
+async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
+    """Give the name and scope to a new key; the old one keeps its scope under another name."""
+    end = parse_moment("--expire-old-in", arguments.expire_old_in, at)
+    stored = KeySecrets(reader, gateway_namespace(arguments))
+    old = await stored.key(arguments.tenant, arguments.name)
+    key = new_key()
+    record = old.record.model_copy(
+        update={"sha256": digest_of(key), "created": at.replace(microsecond=0)}
+    )
+    old_name = check_name(f"{old.name}.{old.record.sha256[:8]}")
+    old_end = min(end, old.record.expires or end)
+    changes: dict[str, KeyRecord | None] = {
+        other.name: None
+        for other in await stored.keys(arguments.tenant)
+        if other.secret == old.secret and _is_former(other.name, old.name, other.record, at)
+    }
+    changes[old.name] = record
+    changes[old_name] = old.record.model_copy(update={"expires": old_end})
+    await stored.write(old.secret, changes)
+    note = f"; the old key is {old_name} and ends at {old_end:%Y-%m-%dT%H:%MZ}"
+    return key_output(arguments, old.name, record, key, note)
+
+
+def _is_former(name: str, current: str, record: KeyRecord, at: datetime) -> bool:
+    """Return whether it is a former key of this name that has ended."""
+    return name.startswith(f"{current}.") and record.expires is not None and record.expires <= at

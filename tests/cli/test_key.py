@@ -1,0 +1,237 @@
+"""`tessera key` over Secrets in memory; gateways read what it writes."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tessera.adapters.object_parsing import parse_object
+from tessera.cli.cluster import Reader
+from tessera.cli.commands import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
+from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.key.create import create, digest_of
+from tessera.cli.key.list_keys import list_keys
+from tessera.cli.key.revoke import revoke
+from tessera.cli.key.rotate import rotate
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import ApiKey, RateLimit, RateLimits
+from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.resources.api_resources import KEY_SECRETS
+from tests.builders import NOW, a_budget
+
+NAMESPACE = "tessera-system"
+SECRETS = KEY_SECRETS.path(NAMESPACE)
+KEY = re.compile(r"^tsk-[A-Za-z0-9_-]{43}$", re.MULTILINE)
+DIGEST = "ab" * 32
+
+
+class SecretsApi:
+    """The API server, as far as keys need it."""
+
+    def __init__(self) -> None:
+        self.secrets: dict[str, dict[str, Any]] = {}
+        self.version = 1
+        self.denied = False
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Any]:
+        del query, content_type
+        if path.startswith("/apis/tessera.dev/v1alpha1/tenantbudgets/"):
+            exists = path.rpartition("/")[2] in ("team-a", "team-b")
+            return (200, {}) if exists else (404, {"message": "not found"})
+        if method == "GET":
+            assert path == SECRETS
+            return 200, {"items": list(self.secrets.values()), "metadata": {}}
+        if self.denied:
+            return 403, {"message": "forbidden"}
+        written: dict[str, Any] = json.loads(json.dumps(body))
+        name = written["metadata"]["name"] if method == "POST" else path.rpartition("/")[2]
+        self.version += 1
+        if method == "PATCH":
+            secret = self.secrets[name]
+            if written["metadata"]["resourceVersion"] != secret["metadata"]["resourceVersion"]:
+                return 409, {"message": "conflict"}
+            data = {**secret["data"], **written["data"]}
+            written = {**secret, "data": {key: value for key, value in data.items() if value}}
+        written["metadata"] = {**written["metadata"], "resourceVersion": str(self.version)}
+        self.secrets[name] = written
+        return 201, written
+
+    def keys(self) -> dict[str, ApiKey]:
+        """Return what a gateway knows, by the names of keys."""
+        parsed = [parse_object(KEY_SECRETS, body).plan_input for body in self.secrets.values()]
+        observed = GatewayObservations(
+            keys=[keys for keys in parsed if isinstance(keys, TenantKeys)],
+            budgets=[a_budget("team-a"), a_budget("team-b")],
+        )
+        return {key.name: key for key in build_directory(observed, RateLimits()).keys.values()}
+
+
+def words(text: str) -> list[str]:
+    return [*text.split(), "--gateway-namespace", NAMESPACE]
+
+
+async def create_key(api: SecretsApi, text: str) -> str:
+    return (await create(Reader(api), KEY_CREATE.parse(words(text)), NOW)).text
+
+
+async def rotate_key(api: SecretsApi, text: str, at: Any = NOW) -> str:
+    return (await rotate(Reader(api), KEY_ROTATE.parse(words(text)), at)).text
+
+
+def shown(text: str) -> str:
+    [key] = KEY.findall(text)
+    return str(key)
+
+
+async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
+    api = SecretsApi()
+    text = await create_key(
+        api,
+        "ci --tenant team-a --team search --models chat,legal --expires 90d "
+        "--requests-per-minute 60 --tokens-per-day 1000",
+    )
+    key = shown(text)
+    assert "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z" in text
+    assert api.keys() == {
+        "ci": ApiKey(
+            name="ci",
+            digest=digest_of(key),
+            tenant="team-a",
+            team="search",
+            models=("chat", "legal"),
+            expires=NOW + timedelta(days=90),
+            limits=RateLimits(
+                requests=RateLimit(per_minute=60), total_tokens=RateLimit(per_day=1000)
+            ),
+        )
+    }
+    stored = json.dumps(api.secrets) + str(
+        [base64.b64decode(value) for value in api.secrets["tessera-keys-team-a"]["data"].values()]
+    )
+    assert key not in stored
+    assert api.secrets["tessera-keys-team-a"]["type"] == "tessera.dev/keys"
+
+
+async def test_keys_of_one_tenant_share_a_secret_and_get_names() -> None:
+    api = SecretsApi()
+    keys = {
+        shown(await create_key(api, f"--tenant {tenant}"))
+        for tenant in ("team-a", "team-a", "team-b")
+    }
+    assert len(keys) == 3
+    assert sorted(api.secrets) == ["tessera-keys-team-a", "tessera-keys-team-b"]
+    assert {key.digest for key in api.keys().values()} == {digest_of(key) for key in keys}
+
+
+async def test_a_given_digest_is_stored_without_a_key() -> None:
+    api = SecretsApi()
+    text = await create_key(api, f"gitops --tenant team-a --sha256 {DIGEST.upper()}")
+    assert not KEY.search(text)
+    assert api.keys()["gitops"].digest == DIGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ci --tenant team-z", "TenantBudget/team-z not found: a tenant is a TenantBudget"),
+        (f"ci --tenant {'a' * 64}", "at most 63"),
+        ("Big --tenant team-a", "lower-case letters"),
+        ("old --tenant team-a", "key old of tenant team-a exists"),
+        (f"ci --tenant team-b --sha256 {DIGEST}", "key old of tenant team-a has this digest"),
+        ("ci --tenant team-a --sha256 secret", "--sha256: String should match"),
+        ("ci --tenant team-a --expires soon", "--expires soon: use a span"),
+        ("ci --tenant team-a --expires 2026-01-01T00:00:00Z", "in the past"),
+        ("ci --tenant team-a --expires 2027-01-01", "time zone is missing"),
+        ("ci --tenant team-a --team a/b", "--team: String should match"),
+        ("ci --tenant team-a --requests-per-minute 0", "--requests-per-minute.*greater than"),
+    ],
+)
+async def test_what_cannot_be_a_key_is_refused_with_what_to_do(text: str, message: str) -> None:
+    api = SecretsApi()
+    await create_key(api, f"old --tenant team-a --sha256 {DIGEST}")
+    with pytest.raises(CommandError, match=message):
+        await create_key(api, text)
+    assert list(api.keys()) == ["old"]
+
+
+async def test_a_rotated_key_and_its_successor_are_both_valid_until_the_old_one_ends() -> None:
+    api = SecretsApi()
+    old = shown(await create_key(api, "ci --tenant team-a --team search"))
+    text = await rotate_key(api, "ci --tenant team-a --expire-old-in 24h")
+    former = f"ci.{digest_of(old)[:8]}"
+    assert f"the old key is {former} and ends at 2026-11-21T12:00Z" in text
+    keys = api.keys()
+    assert (keys["ci"].digest, keys["ci"].expires) == (digest_of(shown(text)), None)
+    assert (keys[former].digest, keys[former].expires) == (digest_of(old), NOW + timedelta(days=1))
+    assert keys["ci"].team == keys[former].team == "search"
+    await rotate_key(api, "ci --tenant team-a", NOW + timedelta(days=2))
+    left = api.keys()
+    assert former not in left
+    assert len(left) == 2
+
+
+async def test_a_rotation_never_prolongs_a_key() -> None:
+    api = SecretsApi()
+    old = shown(await create_key(api, "ci --tenant team-a --expires 1h"))
+    await rotate_key(api, "ci --tenant team-a")
+    assert api.keys()[f"ci.{digest_of(old)[:8]}"].expires == NOW + timedelta(hours=1)
+
+
+async def test_a_revoked_key_is_gone() -> None:
+    api = SecretsApi()
+    await create_key(api, "ci --tenant team-a")
+    await create_key(api, "other --tenant team-a")
+    arguments = KEY_REVOKE.parse(words("ci --tenant team-a"))
+    assert "key ci of tenant team-a is revoked" in (await revoke(Reader(api), arguments)).text
+    assert list(api.keys()) == ["other"]
+    with pytest.raises(CommandError, match="key ci of tenant team-a not found; its keys: other"):
+        await revoke(Reader(api), arguments)
+
+
+async def test_of_two_changes_at_once_one_is_refused() -> None:
+    api = SecretsApi()
+    await create_key(api, "ci --tenant team-a")
+    reader = Reader(api)
+    await reader.list_objects(KEY_SECRETS, NAMESPACE)
+    await create_key(api, "other --tenant team-a")
+    with pytest.raises(CommandError, match="run the command again"):
+        await rotate(reader, KEY_ROTATE.parse(words("ci --tenant team-a")), NOW)
+
+
+async def test_keys_are_listed_by_tenant_without_the_keys() -> None:
+    api = SecretsApi()
+    keys = [
+        shown(await create_key(api, "ci --tenant team-a --models chat")),
+        shown(await create_key(api, "app --tenant team-b --expires 1h")),
+    ]
+
+    async def listing(text: str, hours: int = 0) -> str:
+        arguments: SimpleNamespace = KEY_LIST.parse(words(text))
+        return (await list_keys(Reader(api), arguments, NOW + timedelta(hours=hours))).text
+
+    text = await listing("", hours=2)
+    assert re.search(r"team-a +ci +- +chat +2026-11-20T12:00Z +never", text)
+    assert re.search(r"team-b +app +- +all +2026-11-20T12:00Z +expired", text)
+    assert not any(key in text for key in keys)
+    rows = json.loads(await listing("--tenant team-b --json"))["keys"]
+    assert [(row["name"], row["sha256"]) for row in rows] == [("app", digest_of(keys[1]))]
+    assert "no keys" in await listing("--tenant team-z")
+
+
+async def test_without_the_permission_nothing_is_written() -> None:
+    api = SecretsApi()
+    api.denied = True
+    with pytest.raises(DeniedError, match="create secret tessera-keys-team-a in namespace"):
+        await create_key(api, "ci --tenant team-a")
