@@ -4,12 +4,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.template_version import Platform
 from tessera.domain.batch.names import BATCH_ROLE
+from tessera.domain.gateway.oidc import OidcIssuer
 
 
 class PrometheusSettings(BaseSettings):
@@ -196,3 +198,76 @@ class NodeSettings(BaseSettings):
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""
+
+
+class GatewaySettings(BaseSettings):
+    """Settings of the gateway: `TESSERA_*` variables, which the chart sets."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
+    )
+
+    namespace: str = "tessera-system"
+    """The gateway's own namespace, which has the Secrets of keys."""
+
+    pod_name: str = "tessera-gateway"
+    """The gateway's own pod, by which it reports to the operator."""
+
+    watch_namespaces: tuple[str, ...] = ()
+    """The only namespaces whose services are offered; empty means all."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8443
+    """Port of the API; HTTPS with a TLS directory, HTTP otherwise."""
+
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    """Port of `/metrics`."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes that serve requests."""
+
+    tls_directory: Path | None = None
+    """Folder with the certificate that clients see: `tls.crt` and `tls.key`."""
+
+    state_directory: Path = Path("/var/lib/tessera")
+    """Folder of the SQLite file, and of usage records that the database did not take yet."""
+
+    database_url: SecretStr | None = None
+    """URL of a PostgreSQL database; without it SQLite in the state folder is used."""
+
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days after which usage records are deleted."""
+
+    trace_endpoint: str | None = None
+    """URL of a collector that takes spans by OTLP over HTTP; without it there are none."""
+
+    operator_host: str | None = None
+    """Name in the certificate of the operator, to which requests are reported; without it services
+    at zero are not started."""
+
+    operator_directory: Path = Path("/etc/tessera/operator")
+    """Folder with `token`, which the operator takes, and `ca.crt`, by which it is known."""
+
+    drain_seconds: Annotated[float, Field(gt=0)] = 300
+    """Seconds that streams have to end after a stop was asked for."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The lowest level that is logged."""
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """A kubeconfig to use instead of the pod's ServiceAccount."""
+
+    default_rate_limits: RateLimitsSpec = RateLimitsSpec()
+    """Limits of tenants whose TenantBudget has no `rateLimits`, as JSON."""
+
+    token_audience: str | None = None
+    """Audience of the ServiceAccount tokens that are accepted; without it none are."""
+
+    oidc: tuple[OidcIssuer, ...] = ()
+    """Issuers of OIDC tokens that are accepted, as JSON."""
+
+    announce_seconds: Annotated[float, Field(ge=0)] = 5
+    """Seconds between the moment at which a stopping gateway is no longer ready and the one from
+    which it accepts no connection, so that nobody is sent to it any more."""
+
+    link: Path | None = None
+    """Socket between the supervisor and the workers; the gateway sets it for its processes."""

@@ -8,12 +8,12 @@ time to time.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tessera.ports import Cluster, ClusterError, ObjectList, ResourceExpiredError, WatchEvent
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS, POD_MONITORS, WATCHED, ApiResource
+from tessera.resources.api_resources import KINDS, POD_MONITORS, ApiResource
 
 log = logging.getLogger("tessera")
 
@@ -31,8 +31,15 @@ class Reflector:
     """The only writer of the store, besides the responses to our own writes."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, observations: Observations, wake: Callable[[], None]
+        self,
+        cluster: Cluster,
+        store: Store,
+        observations: Observations,
+        wake: Callable[[], None],
+        kinds: Sequence[ApiResource] = KINDS,
     ) -> None:
+        """Call `wake` after each change of an object of these kinds."""
+        self._kinds = kinds
         self._cluster = cluster
         self._store = store
         self._observations = observations
@@ -41,17 +48,18 @@ class Reflector:
 
     async def list_all(self) -> None:
         """List every kind once, and retry until the API server responds."""
-        for kind in KINDS:
+        for kind in self._kinds:
             await self._list_with_retry(kind)
 
     async def run(self) -> None:
         """Watch all kinds, poll those that cannot be watched, and list everything periodically."""
         async with asyncio.TaskGroup() as group:
-            for kind in WATCHED:
-                for scope in self._cluster.scopes(kind):
+            for kind in self._kinds:
+                for scope in self._cluster.scopes(kind) if kind.watched else ():
                     group.create_task(self._watch_forever(kind, scope))
-            group.create_task(self._relist_every(POLL_SECONDS, (POD_MONITORS,)))
-            group.create_task(self._relist_every(RELIST_SECONDS, KINDS))
+            polled = [kind for kind in self._kinds if not kind.watched]
+            group.create_task(self._relist_every(POLL_SECONDS, polled))
+            group.create_task(self._relist_every(RELIST_SECONDS, self._kinds))
 
     async def watch(self, kind: ApiResource, scope: str | None = None) -> None:
         """Watch a kind from where the last watch stopped, until the stream ends."""
@@ -83,7 +91,7 @@ class Reflector:
             return self._store.drop(kind, change.cluster_object.key, change.version)
         return self._store.put(kind, change.cluster_object)
 
-    async def _relist_every(self, seconds: float, kinds: tuple[ApiResource, ...]) -> None:
+    async def _relist_every(self, seconds: float, kinds: Sequence[ApiResource]) -> None:
         while True:
             await asyncio.sleep(seconds)
             for kind in kinds:

@@ -1,0 +1,76 @@
+"""What a gateway watches: services, engines, budgets, and the Secrets of keys."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from tessera.domain.gateway.build import GatewayObservations
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pod
+from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.ports import Cluster
+from tessera.reconcile.observe import Observations
+from tessera.reconcile.reflector import Reflector, VersionRollbackError
+from tessera.reconcile.store import Store
+from tessera.resources.api_resources import (
+    ENGINE_PODS,
+    INFERENCE_SERVICES,
+    KEY_SECRETS,
+    TENANT_BUDGETS,
+    ApiResource,
+)
+
+log = logging.getLogger("tessera")
+
+_FLEET = (TENANT_BUDGETS, INFERENCE_SERVICES, ENGINE_PODS)
+_KEYS = (KEY_SECRETS,)
+
+
+class FleetWatch:
+    """Observes the cluster; while it cannot, the last observations stay."""
+
+    def __init__(self, fleet: Cluster, own_namespace: Cluster, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change; keys are read in the gateway's own namespace."""
+        self._fleet, self._own_namespace = fleet, own_namespace
+        self._changed = changed
+        self._store = Store((*_FLEET, *_KEYS))
+        self._malformed: dict[str, tuple[str, ...]] = {}
+
+    def observations(self) -> GatewayObservations | None:
+        """Return what is observed; None until everything was listed."""
+        if not self._store.complete:
+            return None
+        keys = cast("tuple[TenantKeys, ...]", self._store.plan_inputs(KEY_SECRETS))
+        self._report_malformed(keys)
+        return GatewayObservations(
+            services=cast(
+                "tuple[ObservedService, ...]", self._store.plan_inputs(INFERENCE_SERVICES)
+            ),
+            pods=cast("tuple[Pod, ...]", self._store.plan_inputs(ENGINE_PODS)),
+            budgets=cast("tuple[Budget, ...]", self._store.plan_inputs(TENANT_BUDGETS)),
+            keys=keys,
+        )
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._run(self._fleet, _FLEET))
+                    group.create_task(self._run(self._own_namespace, _KEYS))
+            except* VersionRollbackError as errors:
+                log.warning("%s", errors.exceptions[0])
+                self._store = Store((*_FLEET, *_KEYS))
+
+    async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
+        reflector = Reflector(cluster, self._store, Observations(), self._changed, kinds)
+        await reflector.list_all()
+        self._changed()
+        await reflector.run()
+
+    def _report_malformed(self, keys: tuple[TenantKeys, ...]) -> None:
+        malformed = {str(secret.secret): secret.malformed for secret in keys if secret.malformed}
+        for secret, names in malformed.items():
+            if self._malformed.get(secret) != names:
+                log.error("secret %s: keys that cannot be read: %s", secret, ", ".join(names))
+        self._malformed = malformed

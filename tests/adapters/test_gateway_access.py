@@ -1,0 +1,163 @@
+"""Keys and tokens of a gateway on a real API server."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tessera.adapters.access_review import token_user
+from tessera.adapters.clock import now
+from tessera.adapters.connection import connect
+from tessera.adapters.kube import KubeCluster
+from tessera.cli.cluster import Reader
+from tessera.cli.commands import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
+from tessera.cli.key.create import create
+from tessera.cli.key.revoke import revoke
+from tessera.cli.key.rotate import rotate
+from tessera.domain.gateway.directory import Directory, RateLimits
+from tessera.gateway.frames import DirectoryUpdate, ToWorker
+from tessera.gateway.link import WorkerLink
+from tessera.gateway.polling import EnginePoller
+from tessera.gateway.supervisor import Supervisor, SupervisorParts
+from tessera.gateway.token_verifier import TokenVerifier
+from tessera.gateway.watching import FleetWatch
+from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
+from tests.builders import SMALL
+from tests.gateway.test_supervisor import Gateway
+from world import World
+
+NAMESPACE, TENANT = "gateway-keys", "gateway-tenant"
+AUDIENCE = "tessera-gateway"
+
+
+class Directories:
+    """The directories that a worker gets."""
+
+    def __init__(self) -> None:
+        self._latest = Directory()
+        self._changed = asyncio.Event()
+
+    def take(self, frame: ToWorker) -> None:
+        if isinstance(frame, DirectoryUpdate):
+            self._latest = frame.directory
+            self._changed.set()
+
+    async def wait_for(self, accept: Callable[[Directory], bool]) -> float:
+        """Return the seconds until a directory is as it should be."""
+        started = time.monotonic()
+        async with asyncio.timeout(60):
+            while not accept(self._latest):
+                self._changed.clear()
+                await self._changed.wait()
+        return time.monotonic() - started
+
+
+@asynccontextmanager
+async def a_gateway(world: World) -> AsyncIterator[Directories]:
+    connection = await connect(str(world.kubeconfig))
+    fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE,))
+    changed, fakes, directories = asyncio.Event(), Gateway(), Directories()
+    watch = FleetWatch(fleet, own, changed.set)
+    supervisor = Supervisor(
+        SupervisorParts(
+            name="gw",
+            observe=watch.observations,
+            changed=changed,
+            default_limits=RateLimits(),
+            poller=EnginePoller(fakes.read_page),
+            verifier=TokenVerifier(None, {}),
+            lender=fakes,
+            record=fakes.record,
+        )
+    )
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "link"
+        link = WorkerLink(path, directories.take)
+        tasks = [
+            asyncio.create_task(run) for run in (watch.run(), supervisor.run(path), link.run())
+        ]
+        try:
+            yield directories
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await fleet.close()
+            await own.close()
+
+
+async def prepare(cluster: KubeCluster, namespace: str, tenant: str) -> None:
+    """Create a tenant with limits, and a model that everybody may use."""
+    await cluster.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+    for kind, meta, spec in (
+        (
+            TENANT_BUDGETS,
+            {"name": tenant},
+            {
+                "owner": "a@example.org",
+                "tenant": {"namespaces": [namespace]},
+                "limits": [{"window": "Day", "amount": "1"}],
+                "rateLimits": {"requests": {"perMinute": 60}},
+                "teams": {"search": {"concurrentRequests": 2}},
+            },
+        ),
+        (
+            INFERENCE_SERVICES,
+            {"name": "chat", "namespace": namespace},
+            {"model": {"uri": SMALL}, "access": {"public": True, "aliases": ["default"]}},
+        ),
+    ):
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, "spec": spec}
+        status, answer = await cluster.request("POST", kind.path(meta.get("namespace")), body=body)
+        assert status == 201, answer
+
+
+async def test_keys_reach_a_gateway_and_leave_it_within_two_seconds(
+    cluster: KubeCluster, world: World
+) -> None:
+    await prepare(cluster, NAMESPACE, TENANT)
+    options = ["--tenant", TENANT, "--gateway-namespace", NAMESPACE]
+    async with a_gateway(world) as directories:
+
+        def has_keys(*names: str) -> Callable[[Directory], bool]:
+            return lambda directory: (
+                sorted(key.name for key in directory.keys.values()) == sorted(names)
+            )
+
+        await directories.wait_for(lambda directory: bool(directory.tenants))
+        await directories.wait_for(
+            lambda directory: any("default" in model.names for model in directory.models)
+        )
+        await create(Reader(cluster), KEY_CREATE.parse(["ci", *options]), now())
+        seconds = [await directories.wait_for(has_keys("ci"))]
+        await create(Reader(cluster), KEY_CREATE.parse(["app", *options]), now())
+        seconds.append(await directories.wait_for(has_keys("app", "ci")))
+        await rotate(Reader(cluster), KEY_ROTATE.parse(["app", *options]), now())
+        await directories.wait_for(lambda directory: len(directory.keys) == 3)
+        await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
+        seconds.append(await directories.wait_for(lambda directory: len(directory.keys) == 2))
+        assert max(seconds) < 2, seconds
+
+
+async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> None:
+    await cluster.request("POST", "/api/v1/namespaces", body={"metadata": {"name": NAMESPACE}})
+    accounts = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
+    await cluster.request("POST", accounts, body={"metadata": {"name": "ci"}})
+
+    async def token(*audiences: str) -> str:
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": list(audiences), "expirationSeconds": 600},
+        }
+        status, answer = await cluster.request("POST", f"{accounts}/ci/token", body=body)
+        assert status == 201, answer
+        return str(answer["status"]["token"])
+
+    user = f"system:serviceaccount:{NAMESPACE}:ci"
+    assert await token_user(cluster, await token(AUDIENCE), AUDIENCE) == user
+    assert await token_user(cluster, await token("another"), AUDIENCE) is None
+    assert await token_user(cluster, await token(), AUDIENCE) is None
+    assert await token_user(cluster, "a.b.c", AUDIENCE) is None

@@ -1,0 +1,185 @@
+"""The processes of a gateway beside a real API server and an engine that answers the same."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from tessera.adapters.clock import now
+from tessera.adapters.kube import KubeCluster
+from tessera.cli.cluster import Reader
+from tessera.cli.commands import KEY_CREATE, KEY_REVOKE
+from tessera.cli.key.create import create
+from tessera.cli.key.revoke import revoke
+from tessera.domain.names import PORT, deployment_name
+from tests.adapters.test_gateway_access import prepare
+from world import World
+
+NAMESPACE, TENANT = "gateway-run", "gateway-run"
+ENGINE = "127.77.0.1"
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def answer(_: web.Request) -> web.Response:
+    message = {"role": "assistant", "content": "four"}
+    usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return web.json_response({"id": "x", "model": "chat", "choices": [choice], "usage": usage})
+
+
+@asynccontextmanager
+async def an_engine() -> AsyncIterator[None]:
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, ENGINE, PORT).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def add_replica(cluster: KubeCluster) -> None:
+    """Create a ready replica of the service by hand, as its Deployment's ReplicaSet would."""
+    labels = {
+        "tessera.dev/service": "chat",
+        "tessera.dev/variant": "a100",
+        "pod-template-hash": "abc",
+        "app.kubernetes.io/component": "engine",
+    }
+    limits = {"limits": {"nvidia.com/gpu": "1"}}
+    container = {"name": "engine", "image": "engine", "resources": limits}
+    replica_set = {
+        "metadata": {"name": f"{deployment_name('chat', 'a100')}-abc"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+    path = f"/apis/apps/v1/namespaces/{NAMESPACE}/replicasets"
+    status, body = await cluster.request("POST", path, body=replica_set)
+    assert status == 201, body
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    async with asyncio.timeout(60):
+        while not (items := (await cluster.request("GET", pods))[1]["items"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": f"{now():%Y-%m-%dT%H:%M:%SZ}"}
+    patch = {"status": {"podIP": ENGINE, "podIPs": [{"ip": ENGINE}], "conditions": [ready]}}
+    path = f"{pods}/{items[0]['metadata']['name']}/status"
+    status, body = await cluster.request(
+        "PATCH", path, body=patch, content_type="application/merge-patch+json"
+    )
+    assert status == 200, body
+
+
+class RunningGateway:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+        self.process, self.log = process, log
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def ask(self, key: str) -> int:
+        """Return the status of a chat completion; 0 without an answer."""
+        body = {"model": "default", "messages": [{"role": "user", "content": "2 + 2?"}]}
+        headers = {"Authorization": f"Bearer {key}"}
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.post(
+                    f"{self._url}/v1/chat/completions", json=body, headers=headers
+                ) as reply,
+            ):
+                await reply.read()
+                return reply.status
+        except aiohttp.ClientError:
+            return 0
+
+    async def seconds_until(self, key: str, status: int, times: int = 8) -> float:
+        """Return the seconds until several connections in a row, so all workers, answer so."""
+        started, in_a_row, last = time.monotonic(), 0, 0
+        async with asyncio.timeout(90):
+            while in_a_row < times:
+                last = await self.ask(key)
+                in_a_row = in_a_row + 1 if last == status else 0
+                await asyncio.sleep(0.02)
+        return time.monotonic() - started
+
+    def children(self) -> dict[str, int]:
+        pid = self.process.pid
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        commands = {child: Path(f"/proc/{child}/cmdline").read_text("ascii") for child in pids}
+        return {commands[child].split("\0")[3]: int(child) for child in pids}
+
+
+@asynccontextmanager
+async def a_gateway(world: World, folder: Path) -> AsyncIterator[RunningGateway]:
+    port, log = free_port(), folder / "log"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "operator"),
+        "KUBECONFIG": str(world.kubeconfig),
+        "TESSERA_NAMESPACE": NAMESPACE,
+        "TESSERA_PORT": str(port),
+        "TESSERA_METRICS_PORT": str(free_port()),
+        "TESSERA_STATE_DIRECTORY": str(folder),
+        "TESSERA_ANNOUNCE_SECONDS": "0",
+    }
+    command = (sys.executable, "-P", "-m", "tessera.gateway.main", "--host", "127.0.0.1")
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdout=output, stderr=output
+        )
+    try:
+        yield RunningGateway(process, port, log)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+async def test_a_gateway_serves_with_keys_and_outlives_its_supervisor(
+    cluster: KubeCluster, world: World, tmp_path: Path
+) -> None:
+    await prepare(cluster, NAMESPACE, TENANT)
+    await add_replica(cluster)
+    options = ["--tenant", TENANT, "--gateway-namespace", NAMESPACE, "--json"]
+
+    async def new_key(name: str) -> str:
+        output = await create(Reader(cluster), KEY_CREATE.parse([name, *options]), now())
+        return output.text.split('"key": "')[1].split('"')[0]
+
+    async with an_engine(), a_gateway(world, tmp_path) as gateway:
+        key = await new_key("ci")
+        await gateway.seconds_until(key, 200)
+        assert await gateway.ask("tsk-unknown") == 401
+        other = await new_key("other")
+        assert await gateway.seconds_until(other, 200) < 3
+        await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
+        assert await gateway.seconds_until(key, 401) < 3
+
+        supervisor = gateway.children()["tessera.gateway.run_supervisor"]
+        os.kill(supervisor, signal.SIGKILL)
+        assert [await gateway.ask(other) for _ in range(8)] == [200] * 8
+        await gateway.seconds_until(await new_key("third"), 200)
+        assert gateway.children()["tessera.gateway.run_supervisor"] != supervisor
+
+        gateway.process.terminate()
+        assert await gateway.process.wait() == 0
+        log = gateway.log.read_text(encoding="utf-8")
+        assert '"status":200' in log
+        assert not any(secret in log for secret in (key, other, "2 + 2", "four"))
