@@ -56,28 +56,58 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
+        a_service_spec(scaling={"minReplicas": 0}),
+        "spec.scaling.minReplicas 0 needs spec.scaling.idle",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(scaling={"minReplicas": 0, "idle": {"after": "25h"}}),
+        'spec.scaling.idle.after: Invalid value: "25h": must be at most 24h',
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(scaling={"minReplicas": 0, "idle": {"after": "29s"}}),
+        'spec.scaling.idle.after: Invalid value: "29s": must be at least 30s',
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(
+            model={"uri": "hf://Qwen/Qwen3-8B", "adapters": [{"name": "sql", "uri": "hf://a/sql"}]},
+            access={"aliases": ["sql"]},
+        ),
+        "spec.access.aliases has the name of an adapter",
+    ),
+    (
+        INFERENCE_SERVICES,
         a_service_spec(scaling={"activity": {"target": "1.5"}}),
         "spec.scaling.activity.target is a share",
     ),
     (
         INFERENCE_SERVICES,
         a_service_spec(drain={"timeout": "999999h"}),
-        "spec.drain.timeout must be at most 24h",
+        'spec.drain.timeout: Invalid value: "999999h": must be at most 24h',
     ),
     (
         INFERENCE_SERVICES,
         a_service_spec(scaling={"scaleDown": {"stabilizationWindow": "61m"}}),
-        "spec.scaling.scaleDown.stabilizationWindow must be at most 1h",
+        "spec.scaling.scaleDown.stabilizationWindow: Invalid value",
     ),
     (
         INFERENCE_SERVICES,
         a_service_spec(scaling={"scaleUp": {"stabilizationWindow": "2h"}}),
-        "spec.scaling.scaleUp.stabilizationWindow must be at most 1h",
+        "spec.scaling.scaleUp.stabilizationWindow: Invalid value",
     ),
     (
         INFERENCE_SERVICES,
         a_service_spec(scaling={"scaleUp": {"period": "2h"}}),
-        "spec.scaling.scaleUp.period must be at most 1h",
+        "spec.scaling.scaleUp.period: Invalid value",
+    ),
+    (INFERENCE_SERVICES, a_service_spec(slo={"ttftP95": "61m"}), "spec.slo.ttftP95: Invalid value"),
+    (INFERENCE_SERVICES, a_service_spec(slo={"itlP95": "61s"}), "spec.slo.itlP95: Invalid value"),
+    (
+        ACCELERATOR_POOLS,
+        a_pool_spec(PRICE, mig={"drainDeadline": "25h"}),
+        "spec.mig.drainDeadline: Invalid value",
     ),
     (
         INFERENCE_SERVICES,
@@ -163,6 +193,12 @@ BATCH = {
 }
 RULES += [
     (BATCH_INFERENCES, BATCH | {"service": "chat"}, "spec.model and spec.service"),
+    (BATCH_INFERENCES, BATCH | {"deadline": "721h"}, "spec.deadline: Invalid value"),
+    (
+        BATCH_INFERENCES,
+        BATCH | {"ttlAfterFinished": "8761h"},
+        "spec.ttlAfterFinished: Invalid value",
+    ),
     (
         BATCH_INFERENCES,
         {**BATCH, "model": None, "service": "chat", "context": {}},

@@ -13,6 +13,7 @@ from tessera.api.meta import (
     Duration,
     Wire,
     at_most,
+    between,
     name_rule,
     rule,
     text_default,
@@ -263,12 +264,19 @@ class ScaleDown(Wire):
     that a short lull removes no replicas."""
 
 
+class Idle(Wire):
+    """When a service has no replicas."""
+
+    after: Annotated[Duration, between(timedelta(seconds=30), timedelta(hours=24))]
+    """Time without any request after which all replicas are removed, between `30s` and `24h`."""
+
+
 class Scaling(Wire):
     """Bounds and targets of the autoscaler."""
 
-    min_replicas: Annotated[int, Field(ge=1, le=1000)] = 2
-    """Minimum number of replicas, even without load. It is at least 1: to stop the service, remove
-    `scaling` and set `replicas` to 0."""
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Minimum number of replicas, even without load. With 0 and `idle`, an idle service has no
+    replica until a request waits for it at the gateway; while it is in use it has at least 1."""
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of replicas."""
@@ -285,14 +293,33 @@ class Scaling(Wire):
     scale_down: ScaleDown = Field(default_factory=ScaleDown)
     """Scale-down behavior."""
 
+    idle: Idle | None = None
+    """When the service has no replicas; required with `minReplicas` 0, without effect otherwise."""
+
+    @property
+    def may_sleep(self) -> bool:
+        """Return whether the service has no replicas while it is idle."""
+        return self.min_replicas == 0 and self.idle is not None
+
+    @property
+    def floor(self) -> int:
+        """Return the minimum number of replicas of a service in use."""
+        return max(1, self.min_replicas)
+
     model_config = ConfigDict(
         json_schema_extra=with_rules(
+            rule(
+                "self.minReplicas > 0 || has(self.idle)",
+                "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: "
+                "10m}; to stop the service, remove spec.scaling and set spec.replicas to 0",
+                ".minReplicas",
+            ),
             rule(
                 "self.minReplicas <= self.maxReplicas",
                 "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (defaults: "
                 "2 and 8): lower minReplicas or raise maxReplicas",
                 ".minReplicas",
-            )
+            ),
         )
     )
 

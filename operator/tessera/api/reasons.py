@@ -217,7 +217,10 @@ class Ready(StatusReason):
         "The service answered a one-token completion.",
         True,
     )
-    SCALED_TO_ZERO = "ScaledToZero", "The desired number of replicas is 0."
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        "The desired number of replicas is 0; the message says how it becomes more.",
+    )
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",
         "The tenant's budget, or the lack of one, does not allow the first replica.",
@@ -327,6 +330,15 @@ class ScalingReason(StatusReason):
     SCALE_UP_LIMIT = (
         "ScaleUpLimit",
         "More replicas are recommended than `spec.scaling.scaleUp` allows within one period.",
+    )
+    SCALED_TO_ZERO = (
+        "ScaledToZero",
+        "No request came for `spec.scaling.idle.after`, so there is no replica until one waits at "
+        "the gateway.",
+    )
+    SCALED_FROM_ZERO = (
+        "ScaledFromZero",
+        "A request waits at the gateway while there is no replica.",
     )
     BOUNDS_CHANGED = (
         "BoundsChanged",

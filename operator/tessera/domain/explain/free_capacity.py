@@ -28,4 +28,4 @@ def required_replicas(service_plan: ServicePlan) -> int:
     spec = service_plan.service.spec
     if spec is None or spec.replicas is not None:
         return max(1, service_plan.scale.replicas)
-    return scaling_of(spec).min_replicas
+    return scaling_of(spec).floor

@@ -15,7 +15,8 @@ from tessera.domain.service_plan import ServicePlan
 _READY_CHANGES: dict[str, str] = {
     Ready.COMPLETION_SUCCEEDED: "a failing completion; the next probe follows "
     f"{format_duration(IDLE_PROBE_INTERVAL)} without a finished request",
-    Ready.SCALED_TO_ZERO: "spec.replicas above 0",
+    Ready.SCALED_TO_ZERO: "spec.replicas above 0, or with spec.scaling a request at the gateway or "
+    "minReplicas above 0",
     Ready.BUDGET_EXHAUSTED: "budget for the first replica: see budget",
     Ready.NOT_PLACED: "hardware for the service: see placed",
     Ready.NO_REPLICA_READY: "a replica that passes its probes: see rollout",

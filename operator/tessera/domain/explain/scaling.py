@@ -119,6 +119,9 @@ def _would_change(
     if scale.reason is ScalingReason.FAIR_SHARE:
         yield "more devices in the pool, or a larger share of them: see budget"
         return
+    if scale.reason is ScalingReason.SCALED_TO_ZERO:
+        yield "a request that waits at the gateway, or spec.scaling.minReplicas above 0"
+        return
     policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
     if scale.reason is ScalingReason.SCALE_UP_LIMIT:
         up = policy.spec.scale_up
@@ -128,6 +131,12 @@ def _would_change(
         )
     yield _scale_up_message(policy, load, scale.replicas)
     yield _scale_down_message(policy, load, scale.replicas)
+    idle, requests = policy.spec.idle, scale.history.requests
+    if idle is not None and requests is not None:
+        yield (
+            f"{format_duration(idle.after)} without a request would remove all replicas; the last "
+            f"one was seen at {requests.last_request:%H:%M:%S} UTC"
+        )
 
 
 def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
@@ -170,7 +179,9 @@ def _desired_replicas(
 
 def _scale_down_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the most running requests that would let replicas be removed."""
-    if current <= policy.spec.min_replicas:
+    if current <= policy.spec.floor:
+        if policy.spec.may_sleep:
+            return "in use, the service keeps 1 replica"
         return (
             f"spec.scaling.minReplicas below {policy.spec.min_replicas} would allow fewer replicas"
         )

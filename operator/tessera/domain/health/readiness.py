@@ -52,7 +52,14 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
         return False
     finished_requests = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
     succeeded = last_result is not None and last_result.problem is None
-    return not (succeeded and due > _AT_ONCE and finished_requests)
+    # A probe is a request, which would keep a service from sleeping for ever.
+    needs_none = finished_requests or _may_sleep(service)
+    return not (succeeded and due > _AT_ONCE and needs_none)
+
+
+def _may_sleep(service: ObservedService) -> bool:
+    spec = service.spec
+    return spec is not None and spec.scaling is not None and spec.scaling.may_sleep
 
 
 @reused_per_object

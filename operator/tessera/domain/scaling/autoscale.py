@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
@@ -79,6 +80,17 @@ class ServiceLoad:
     """Requests that engines finished in the last five minutes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestWatch:
+    """What is known of the last request of a service that may sleep."""
+
+    last_request: datetime
+    """No request was seen since."""
+    read_at: datetime
+    """Time of the last load that was known."""
+    finished: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class TimestampedReplicas:
     """A replica count, and when it was decided or recommended."""
@@ -108,6 +120,8 @@ class ScalingHistory:
     decisions: tuple[TimestampedReplicas, ...] = ()
     """Decisions of the last period, oldest first; the last one is in effect."""
     change: ScalingChange | None = None
+    requests: RequestWatch | None = None
+    """Only of a service that may sleep and has replicas."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +146,10 @@ def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> 
     current count stands as recommended until now, so that no window ends early.
     """
     current = history.decisions[-1].replicas if history.decisions else load.replicas
+    if policy.spec.may_sleep:
+        history = replace(history, requests=_watch_requests(load, history.requests))
+        if current == 0 or _is_idle(policy, load, history.requests):
+            return _idle_decision(policy, load, current, history)
     recommendation = _recommend(policy, load, current)
     recommended = _clamp(policy.spec, recommendation.replicas)
     history = _record(policy.spec, load, current, recommended, history)
@@ -160,6 +178,67 @@ def _changed(
             change=ScalingChange(at=at, replicas=replicas, reason=reason, message=message),
         )
     return ScaleDecision(replicas=replicas, reason=reason, message=message, history=history)
+
+
+def _watch_requests(load: ServiceLoad, watch: RequestWatch | None) -> RequestWatch:
+    """Return since when no request is seen; what is not known counts as one.
+
+    `finished` rises with every request, also with one too short for a reading of its run.
+    """
+    if not load.serving and load.queued is not None:
+        # Without a replica all requests are at the gateways.
+        seen = load.queued + load.gateway_requests > 0
+    elif load.waiting is None or load.running is None:
+        return watch or RequestWatch(last_request=load.at, read_at=load.at, finished=None)
+    else:
+        seen = load.waiting + load.running + load.gateway_requests > 0
+        seen = seen or _has_risen(load.finished, watch.finished if watch is not None else None)
+    if watch is None or seen or load.at - watch.read_at >= MAX_READING_GAP:
+        return RequestWatch(last_request=load.at, read_at=load.at, finished=load.finished)
+    return replace(watch, read_at=load.at, finished=load.finished)
+
+
+def _has_risen(finished: float | None, before: float | None) -> bool:
+    """Return whether a request finished: of an extrapolated increase less than half is none."""
+    return finished is None or before is None or finished > before + 0.5
+
+
+def _is_idle(policy: ScalingPolicy, load: ServiceLoad, watch: RequestWatch | None) -> bool:
+    idle = policy.spec.idle
+    return (
+        idle is not None
+        and watch is not None
+        and watch.read_at == load.at
+        and load.at - watch.last_request >= idle.after
+    )
+
+
+def _idle_decision(
+    policy: ScalingPolicy, load: ServiceLoad, current: int, history: ScalingHistory
+) -> ScaleDecision:
+    """Remove all replicas of an idle service, or start the first one for requests that wait.
+
+    Neither waits for a window: the time without requests is one itself, and requests that wait
+    for a replica need it at once.
+    """
+    spec = policy.spec
+    if current == 0 and load.queued:
+        needed = desired_replicas(load.queued, policy.replica_requests)
+        decided = _Decided(
+            min(needed, spec.max_replicas, spec.scale_up.pods),
+            ScalingReason.SCALED_FROM_ZERO,
+            f"{counted(load.queued, 'request')} waiting at the gateway, 0 replicas",
+        )
+    else:
+        after = format_duration(spec.idle.after) if spec.idle is not None else ""
+        decided = _Decided(
+            0, ScalingReason.SCALED_TO_ZERO, f"no request for {after} (spec.scaling.idle.after)"
+        )
+    decisions = history.decisions or (TimestampedReplicas(load.at, current),)
+    bare = ScalingHistory(
+        decisions=_recent(decisions, load.at, spec.scale_up.period), change=history.change
+    )
+    return _changed(decided, load.at, current, bare)
 
 
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
@@ -236,7 +315,7 @@ def _extend_window(
 
 
 def _clamp(spec: ScalingSpec, replicas: int) -> int:
-    return min(max(replicas, spec.min_replicas), spec.max_replicas)
+    return min(max(replicas, spec.floor), spec.max_replicas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,7 +195,7 @@ def _propose(
     pods = pods_of_variant(objects.pods, placement.choice)
     workload = objects.workload_of(placement.choice.variant)
     moves = current_assignment is not None and workload is None and objects.workloads
-    if current_assignment is not None and moves:
+    if current_assignment is not None and moves and not _is_asleep(spec, history):
         history = ScalingHistory(
             decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
         )
@@ -221,7 +221,8 @@ def _valid_until(
     scale: ScaleDecision,
 ) -> datetime | None:
     moving = not objects.workloads or objects.workloads[0].variant != choice.variant
-    if preparation.pending or moving or not autoscale.is_steady(scale, at):
+    in_use = scale.history.requests is not None
+    if preparation.pending or moving or in_use or not autoscale.is_steady(scale, at):
         return at
     return next_reading_due(objects.pods, at)
 
@@ -272,11 +273,16 @@ def _scale(  # noqa: PLR0913 - the parts of one service
     if spec.replicas is not None:
         return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
-    existing = workload.replicas if workload else policy.spec.min_replicas
+    existing = workload.replicas if workload else policy.spec.floor
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
     return autoscale.scale(policy, load, history)
+
+
+def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
+    decisions = history.decisions
+    return scaling_of(spec).may_sleep and bool(decisions) and decisions[-1].replicas == 0
 
 
 def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleDecision:
@@ -329,7 +335,8 @@ def planner_error_proposal(
 
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:
-    return scaling_of(spec).min_replicas if spec.replicas is None else max(1, spec.replicas)
+    """Return the minimum of a service in use, which is at least 1."""
+    return scaling_of(spec).floor if spec.replicas is None else max(1, spec.replicas)
 
 
 def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> float:

@@ -343,12 +343,24 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
         return StatusVerdict(
             Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
         )
+    if desired == 0 and service_plan.scale.reason is ScalingReason.SCALED_TO_ZERO:
+        return StatusVerdict(Ready.SCALED_TO_ZERO, _sleeping_message(service_plan))
     if desired == 0 and service_plan.scale.reason is ScalingReason.FAIR_SHARE:
         return StatusVerdict(
             Ready.NO_REPLICA_READY, "0 replicas have a device; see status.scaling.message"
         )
     failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
+
+
+def _sleeping_message(service_plan: ServicePlan) -> str:
+    """Return why there is no replica, and how one starts."""
+    ref = service_plan.service.ref
+    patch = '{"spec": {"scaling": {"minReplicas": 1}}}'
+    return (
+        f"{service_plan.scale.message}; the next request at the gateway starts a replica. Without "
+        f"the gateway: kubectl -n {ref.namespace} patch tsvc {ref.name} --type merge -p '{patch}'"
+    )
 
 
 def _update_verdict(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
