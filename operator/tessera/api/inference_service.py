@@ -700,7 +700,8 @@ class InferenceServiceStatus(Wire):
     """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable and SpeedAsPredicted."""
+    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable, SpeedAsPredicted and
+    LoadBalanced."""
 
     replicas: int = 0
     """Replicas that exist."""

@@ -273,6 +273,23 @@ class SpeedAsPredicted(StatusReason):
     )
 
 
+class LoadBalanced(StatusReason):
+    """Do the replicas share the requests?"""
+
+    BALANCED = "Balanced", "No replica is idle while requests fill another one.", True
+    UNBALANCED = (
+        "Unbalanced",
+        "Requests fill one replica while others are idle, since clients keep their connections; "
+        "the gateway picks a replica for each request.",
+    )
+    FAILED_GET_METRICS = (
+        "FailedGetMetrics",
+        "Running or waiting requests of a replica are not known.",
+        False,
+        False,
+    )
+
+
 class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 

@@ -40,7 +40,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.observed.snapshot import PodReading, Ref, Snapshot
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -52,6 +52,7 @@ from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
+from tessera.domain.scaling.load import usable_readings
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.model_files import (
     claim_ref,
@@ -74,6 +75,7 @@ from tessera.domain.service_plan import (
     ServiceObservations,
     ServicePlan,
     ServicePlanInputs,
+    balance_verdict,
     next_speed,
     plan_service,
     set_aside_plan,
@@ -199,6 +201,8 @@ class _ServiceContext:
     snapshot: Snapshot
     decisions: _FleetDecisions
     watch: EngineWatch
+    readings: Mapping[Ref, PodReading]
+    """Those of replicas that are not old."""
 
 
 class _PlannedService(NamedTuple):
@@ -332,6 +336,7 @@ def _plan_services(
             progress=memory.engine_progress,
             stall_timeout=config.stall_timeout,
         ),
+        readings=usable_readings(readings, snapshot.at),
     )
     return {
         ref: plan_one_service(context, ref, proposal)
@@ -362,7 +367,8 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         readings.speeds.get(ref, ()) if readings is not None else (),
         readings.speeds_at if readings is not None else None,
     )
-    observed = ServiceObservations(decisions.allocated, inspection.stall, speed)
+    balance = balance_verdict(service_plan, context.readings, snapshot.at)
+    observed = ServiceObservations(decisions.allocated, inspection.stall, speed, balance)
     service_plan = with_observations(ref, service_plan, proposal, observed, at=snapshot.at)
     return _PlannedService(service_plan, inspection)
 

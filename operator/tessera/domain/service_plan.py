@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
-from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
@@ -15,6 +15,7 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
+    PodReading,
     Readings,
     Ref,
     Snapshot,
@@ -26,6 +27,7 @@ from tessera.domain.placement.placement import HardwareChoice, PlacementDecision
 from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScaleDecision
+from tessera.domain.scaling.balance import BALANCED, assess_balance, reported_balance
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.scaling.rollout import should_surge
 from tessera.domain.service.model_files import Preparation, with_files
@@ -76,6 +78,8 @@ class ServicePlan:
     """The pod template version of the replicas; None without a choice."""
     speed: SpeedStatus | None = None
     """The speed for its status, which changes rarely."""
+    balance: StatusVerdict[LoadBalanced] = BALANCED
+    """Whether its replicas share the requests, which changes rarely too."""
 
     @property
     def template_version(self) -> PodTemplateVersion:
@@ -131,6 +135,7 @@ class ServiceObservations(NamedTuple):
     """Devices that all services use, by pool and resource."""
     stall: Stall
     speed: SpeedStatus | None
+    balance: StatusVerdict[LoadBalanced]
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
@@ -227,6 +232,7 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
         pods=unchanged.objects.pods,
         workload=workloads[0] if workloads else None,
         speed=unchanged.service.status.speed,
+        balance=reported_balance(unchanged.service.status),
     )
 
 
@@ -246,7 +252,7 @@ def _with_observations(
         at,
         has_capacity=_has_surge_capacity(proposal, choice, service_plan.scale, observed.allocated),
     )
-    return _with_additions(service_plan, surge, observed.stall, observed.speed)
+    return _with_additions(service_plan, surge, observed.stall, observed.speed, observed.balance)
 
 
 with_observations = reused(
@@ -265,8 +271,9 @@ def _with_additions(
     surge: bool,
     stall: Stall,
     speed: SpeedStatus | None,
+    balance: StatusVerdict[LoadBalanced],
 ) -> ServicePlan:
-    return replace(service_plan, surge=surge, stall=stall, speed=speed)
+    return replace(service_plan, surge=surge, stall=stall, speed=speed, balance=balance)
 
 
 @reused_per_object
@@ -282,6 +289,17 @@ def next_speed(
         return current
     observed = service_speed(service.spec, choice, service_plan.pods, readings)
     return next_speed_status(observed, current, at)
+
+
+def balance_verdict(
+    service_plan: ServicePlan, readings: Mapping[Ref, PodReading], at: datetime
+) -> StatusVerdict[LoadBalanced]:
+    """Return whether the replicas share the requests, by readings that are not old."""
+    status, choice = service_plan.service.status, service_plan.choice
+    if choice is None:
+        return reported_balance(status)
+    limit = choice.fit.limits.max_num_seqs
+    return assess_balance(status, service_plan.pods, readings, limit, at)
 
 
 def _has_surge_capacity(

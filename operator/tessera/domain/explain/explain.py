@@ -6,6 +6,7 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
 from tessera.api.reasons import Accepted
+from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
@@ -39,6 +40,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),
         *explain_scaling(snapshot, service_plan),
+        *explain_balance(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),
         *explain_drain(snapshot, service_plan),
         *explain_rollout(service_plan, _find_condition(current_status, "Progressing")),
@@ -70,6 +72,7 @@ _CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
     "speed": "SpeedAsPredicted",
+    "balance": "LoadBalanced",
     "rollout": "Progressing",
     "ready": "Ready",
 }

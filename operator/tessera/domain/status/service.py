@@ -85,6 +85,7 @@ def _service_status(
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": _update_verdict(service_plan),
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
+        "LoadBalanced": service_plan.balance,
     }
     choice = service_plan.choice
     template = service_plan.template
