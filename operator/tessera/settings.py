@@ -143,7 +143,10 @@ class Settings(PrometheusSettings):
 
 
 class CommandSettings(PrometheusSettings):
-    """Settings of the commands at a terminal; `--prometheus` overrides the URL."""
+    """Settings of the commands at a terminal; `--prometheus` and `--gateway` override the URLs."""
+
+    gateway_url: str | None = None
+    """Base URL of the metrics port of a gateway."""
 
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """The kubeconfig, unless `--kubeconfig` is given; by default that of the home directory."""

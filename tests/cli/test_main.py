@@ -26,7 +26,7 @@ from tessera_lab.cli.bench.server import PATHS
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
-    *("doctor", "explain", "top", "update", "cost", "size", "bench"),
+    *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench"),
     *("plan", "mosaic", "completion"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")

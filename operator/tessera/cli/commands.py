@@ -230,6 +230,34 @@ COST = Command(
     *output_options(COST_FORMATS),
 )
 
+USAGE = Command(
+    "usage",
+    "requests and tokens by tenant, key and model",
+    "Sums the usage records of the gateway: every request with the tokens that the engine counted. "
+    "Requests of which the gateway counted the tokens itself are estimated. Needs the right to "
+    "create tokens of the ServiceAccount tessera-usage-reader in the gateway's namespace.",
+    option(
+        "--by",
+        "rows: a list of tenant, team, user, key, service, model, route, phase, reason",
+        default="tenant",
+        metavar="FIELD,...",
+    ),
+    option(
+        "--since",
+        "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
+        default="24h",
+        metavar="WHEN",
+    ),
+    option("--tenant", "only this tenant", metavar="NAME"),
+    option(
+        "--gateway",
+        "base URL of a gateway's metrics port (default: $TESSERA_GATEWAY_URL)",
+        metavar="URL",
+    ),
+    *CLUSTER_OPTIONS,
+    *output_options(COST_FORMATS),
+)
+
 PLAN = Command(
     "plan",
     "MIG layouts of the pools, or for a demand, on the fewest GPUs",
@@ -368,5 +396,5 @@ COMPLETION = Command(
     module="tessera.cli.complete",
 )
 
-_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, KEY, COST, PLAN, MOSAIC, SIZE)
+_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, KEY, COST, USAGE, PLAN, MOSAIC, SIZE)
 _AFTER = (SNAPSHOT, COMPLETION)

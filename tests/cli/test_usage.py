@@ -1,0 +1,173 @@
+"""`tessera usage` against the port of a gateway with a real store."""
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+
+from tessera.cli.cluster import Reader
+from tessera.cli.errors import CommandError
+from tessera.cli.main import main
+from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields, read_usage
+from tessera.domain.gateway.requests import Phase
+from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.store.store import GatewayStore
+from tessera.ports import ClusterError
+from tests.gateway.store.builders import a_record
+
+PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "usage.md"
+NAMESPACE = "tessera-system"
+READER = "system:serviceaccount:tessera-system:tessera-usage-reader"
+UNTIL = datetime(2026, 11, 20, 12, tzinfo=UTC)
+SINCE = UNTIL - timedelta(days=1)
+USERS = {"reader": READER, "other": "system:serviceaccount:team-a:tessera-usage-reader"}
+QUERY = {"by": "tenant,key,model", "since": SINCE.isoformat(), "until": UNTIL.isoformat()}
+
+
+@dataclass
+class TokenApi:
+    """An API server that makes tokens."""
+
+    status: int = 201
+    token: str = "reader"  # noqa: S105 - a name
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Any]:
+        del query, content_type
+        account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/tessera-usage-reader/token"
+        assert (method, path) == ("POST", account)
+        assert body is not None
+        assert body["spec"]["audiences"] == ["tessera-usage-reader"]
+        return self.status, {"status": {"token": self.token}, "message": "because"}
+
+
+async def review(token: str) -> str | None:
+    if token == "unreachable":  # noqa: S105 - a name
+        raise ClusterError("the API server does not answer")
+    return USERS.get(token)
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[str]:
+    """Serve the records of a day and return the URL."""
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    at = int((UNTIL - timedelta(hours=1)).timestamp()) * 10**9
+    laptop = {"started_at_ns": at, "input_tokens": 1200, "cached_tokens": 800, "output_tokens": 250}
+    await store.record(
+        [
+            *(a_record(**laptop) for _ in range(3)),
+            a_record(**laptop, phase=Phase.ABORTED, estimated=True),
+            a_record(**laptop, tenant="team-b", key=None, model="qwen"),
+            a_record(started_at_ns=at - 10**9 * 86_400),
+        ]
+    )
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: ({"team-a/chat": 2}, {}))
+    async with TestServer(api.application()) as server:
+        yield str(server.make_url("/"))
+    await store.close()
+
+
+async def usage(gateway: str, **query: str) -> UsageTable:
+    answer = await read_usage(Reader(TokenApi()), NAMESPACE, gateway, QUERY | query)
+    return UsageTable(QUERY["by"].split(","), SINCE, UNTIL, answer)
+
+
+async def test_the_table_stands_on_the_page(gateway: str) -> None:
+    text = FORMATTERS["table"](await usage(gateway))
+
+    assert text in PAGE.read_text(encoding="utf-8")
+
+
+async def test_json_and_csv_have_every_count(gateway: str) -> None:
+    answer = await usage(gateway, tenant="team-a")
+
+    body = json.loads(FORMATTERS["json"](answer))
+    assert body == {
+        "groupBy": ["tenant", "key", "model"],
+        "from": SINCE.isoformat(),
+        "to": UNTIL.isoformat(),
+        "rows": [
+            {
+                "tenant": "team-a",
+                "key": "laptop",
+                "model": "llama",
+                "requests": 4,
+                "failed": 0,
+                "aborted": 1,
+                "estimated": 1,
+                "inputTokens": 4800,
+                "cachedTokens": 3200,
+                "outputTokens": 1000,
+                "reasoningTokens": 20,
+            }
+        ],
+        "truncated": False,
+    }
+    (row,) = csv.DictReader(io.StringIO(FORMATTERS["csv"](answer)))
+    assert (row["model"], row["inputTokens"], row["to"]) == ("llama", "4800", UNTIL.isoformat())
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        (TokenApi(status=404), "ServiceAccount/tessera-usage-reader is not in namespace"),
+        (TokenApi(status=403), "no token of ServiceAccount/tessera-usage-reader .* because"),
+        (TokenApi(token="other"), "403: system:serviceaccount:team-a"),  # noqa: S106 - a name
+        (TokenApi(token="stranger"), "401: no token for tessera-usage-reader"),  # noqa: S106
+        (TokenApi(token="unreachable"), "503: the API server does not answer"),  # noqa: S106
+    ],
+)
+async def test_only_a_token_of_the_reader_in_the_namespace_of_the_gateway_reads_usage(
+    gateway: str, api: TokenApi, message: str
+) -> None:
+    with pytest.raises(CommandError, match=message):
+        await read_usage(Reader(api), NAMESPACE, gateway, QUERY)
+
+
+@pytest.mark.parametrize(
+    "query", [{"by": "prompt"}, {"by": ""}, {"since": "soon"}, {"until": "2026-11-20T12:00:00"}]
+)
+async def test_a_query_that_cannot_be_answered_says_what_can(
+    gateway: str, query: dict[str, str]
+) -> None:
+    with pytest.raises(CommandError, match=r"400: query: .*; by is a list of tenant, team"):
+        await read_usage(Reader(TokenApi()), NAMESPACE, gateway, QUERY | query)
+
+
+async def test_without_a_token_only_the_metrics_are_served(gateway: str) -> None:
+    async with aiohttp.ClientSession(gateway) as session:
+        async with session.get("usage", params=QUERY) as response:
+            assert (response.status, await response.json()) == (401, {"error": "no bearer token"})
+        async with session.get("metrics") as response:
+            page = await response.text()
+    assert 'tessera_gateway_requests_in_flight{service="team-a/chat"} 2.0' in page
+
+
+def test_fields_are_checked_before_anything_is_asked() -> None:
+    assert parse_fields("tenant,key,tenant") == ("tenant", "key")
+    with pytest.raises(CommandError, match="--by tenant,cost: there is no cost; choose of tenant"):
+        parse_fields("tenant,cost")
+
+
+def test_the_command_says_how_to_reach_the_gateway(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TESSERA_GATEWAY_URL", raising=False)
+    with pytest.raises(SystemExit, match="port-forward deploy/tessera-gateway 8080"):
+        main(["usage"])
+    assert capsys.readouterr().out == ""
