@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from tessera.api.template_version import Platform
+from tessera.domain.gateway.oidc import OidcIssuer
 
 
 class Values(BaseModel):
@@ -85,6 +86,191 @@ class NodeAgent(Values):
         }
     )
     """CPU and memory of one agent."""
+
+
+class GatewayImage(Values):
+    """Image of the gateway."""
+
+    repository: str = "tessera/gateway"
+    """Image of the gateway."""
+
+    tag: str = ""
+    """Tag; empty means the chart's appVersion."""
+
+
+class GatewayTls(Values):
+    """Certificate that clients see."""
+
+    secret_name: str = ""
+    """Secret of type kubernetes.io/tls; the Service has port 443 then. Empty means HTTP on port 80,
+    for a gateway behind an Ingress or HTTPRoute that ends TLS."""
+
+
+class GatewayService(Values):
+    """Service of the gateway."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """Type of the Service."""
+
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations of the Service, for example for a cloud's load balancer."""
+
+
+class GatewaySqlite(Values):
+    """SQLite in the only pod, for evaluation."""
+
+    size: str = "1Gi"
+    """Size of the claim with the file; empty keeps it in the pod, where it ends with it."""
+
+    storage_class_name: str = ""
+    """StorageClass of the claim; empty means the default one."""
+
+
+class GatewayDatabase(Values):
+    """Database of usage records and limits."""
+
+    secret_name: str = ""
+    """Secret with the URL of a PostgreSQL database, such as
+    `postgresql://user:password@host/tessera?sslmode=verify-full`. Empty means SQLite, which serves
+    one pod."""
+
+    url_key: str = "url"
+    """Key of the URL within the Secret."""
+
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days after which usage records are deleted."""
+
+    sqlite: GatewaySqlite = Field(default_factory=GatewaySqlite)
+    """SQLite in the only pod, for evaluation."""
+
+
+class GatewayTracing(Values):
+    """OpenTelemetry spans of requests, without prompts and answers."""
+
+    endpoint: str = ""
+    """URL of a collector that takes OTLP over HTTP, such as
+    `http://collector.monitoring:4318/v1/traces`. Empty means no spans."""
+
+
+class GatewayAutoscaling(Values):
+    """HorizontalPodAutoscaler of the gateway, where it has a PostgreSQL database."""
+
+    enabled: bool = True
+    """Scale the gateway by its CPU, where it has a PostgreSQL database."""
+
+    min_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    """Minimum number of pods."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=100)] = 10
+    """Maximum number of pods."""
+
+    target_cpu_percent: Annotated[int, Field(ge=1, le=100)] = 60
+    """Target for the mean CPU use, in percent of the request."""
+
+
+class GatewayIngress(Values):
+    """Ingress to the gateway."""
+
+    enabled: bool = False
+    """Create an Ingress."""
+
+    class_name: str = ""
+    """IngressClass; empty means the default one."""
+
+    host: str = ""
+    """Name that clients use, for example `models.example.org`."""
+
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations, for example to switch off the buffering of responses."""
+
+    tls_secret_name: str = ""
+    """Secret with the certificate of the Ingress; empty means none."""
+
+
+class GatewayHttpRoute(Values):
+    """HTTPRoute of the Gateway API to the gateway."""
+
+    enabled: bool = False
+    """Create an HTTPRoute; the cluster must have the Gateway API."""
+
+    parent_refs: list[dict[str, Any]] = Field(default_factory=list)
+    """Gateways of the route, for example `[{name: public, namespace: infra}]`."""
+
+    hostnames: list[str] = Field(default_factory=list)
+    """Names that clients use."""
+
+
+class GatewayValues(Values):
+    """tessera-gateway: one URL with keys, limits and load-aware picking for all models."""
+
+    enabled: bool = False
+    """Run the gateway."""
+
+    replica_count: Annotated[int, Field(ge=1, le=100)] = 1
+    """Pods; more than 1 need a PostgreSQL database. Ignored while the gateway is autoscaled."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Processes of each pod that serve requests; each uses up to one CPU."""
+
+    drain_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
+    """Time that running streams have to finish before a pod ends."""
+
+    image: GatewayImage = Field(default_factory=GatewayImage)
+    """Image of the gateway."""
+
+    tls: GatewayTls = Field(default_factory=GatewayTls)
+    """Certificate that clients see."""
+
+    service: GatewayService = Field(default_factory=GatewayService)
+    """Service of the gateway."""
+
+    database: GatewayDatabase = Field(default_factory=GatewayDatabase)
+    """Database of usage records and limits."""
+
+    tracing: GatewayTracing = Field(default_factory=GatewayTracing)
+    """OpenTelemetry spans of requests, without prompts and answers."""
+
+    autoscaling: GatewayAutoscaling = Field(default_factory=GatewayAutoscaling)
+    """HorizontalPodAutoscaler of the gateway, where it has a PostgreSQL database."""
+
+    token_audience: str = ""
+    """Audience of ServiceAccount tokens by which pods may use the gateway without a key; empty
+    means that none are accepted."""
+
+    oidc: list[OidcIssuer] = Field(default_factory=list)
+    """Issuers of OIDC tokens that are accepted instead of keys."""
+
+    default_rate_limits: dict[str, Any] = Field(default_factory=dict)
+    """Limits of tenants whose TenantBudget has no `rateLimits`, in its format."""
+
+    ingress: GatewayIngress = Field(default_factory=GatewayIngress)
+    """Ingress to the gateway."""
+
+    http_route: GatewayHttpRoute = Field(default_factory=GatewayHttpRoute)
+    """HTTPRoute of the Gateway API to the gateway."""
+
+    pod_annotations: dict[str, str] = Field(default_factory=dict)
+    """Annotations of the gateway's pods."""
+
+    extra_env: list[dict[str, Any]] = Field(default_factory=list)
+    """Additional environment variables of the gateway."""
+
+    resources: dict[str, dict[str, str]] = Field(
+        default={
+            "requests": {"cpu": "1", "memory": "512Mi"},
+            "limits": {"memory": "2Gi"},
+        }
+    )
+    """CPU and memory of one pod."""
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Node selector of the gateway's pods."""
+
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    """Tolerations of the gateway's pods."""
+
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    """Affinity of the gateway's pods."""
 
 
 class Prometheus(Values):
@@ -238,6 +424,9 @@ class Chart(Values):
 
     node: NodeAgent = Field(default_factory=NodeAgent)
     """tessera-node, an agent on nodes with MIG GPUs."""
+
+    gateway: GatewayValues = Field(default_factory=GatewayValues)
+    """tessera-gateway: one URL with keys, limits and load-aware picking for all models."""
 
     prometheus: Prometheus = Field(default_factory=Prometheus)
     """Source of the engines' metrics."""

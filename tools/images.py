@@ -20,7 +20,7 @@ def images(registry: str | None = None) -> Iterator[str]:
     """The chart's own images, then an engine for each version whose flags are known."""
     chart = Chart()
     version = yaml.safe_load((ROOT / "charts/tessera/Chart.yaml").read_text("utf-8"))["appVersion"]
-    for image in (chart.image, chart.batch_image, chart.node.image):
+    for image in (chart.image, chart.batch_image, chart.node.image, chart.gateway.image):
         yield mirror_image(f"{image.repository}:{image.tag or version}", registry)
     for engine in vllm_flags.known_versions():
         yield mirror_image(default_image(engine, defaults(newest_version())), registry)

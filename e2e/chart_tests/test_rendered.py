@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from demo.cluster import CHART
-from tessera.domain.names import prepull_namespace
+from tessera.api.gateway_demand import DEMAND_AUDIENCE
+from tessera.domain.names import USAGE_READER, prepull_namespace
 from tessera.resources.api_resources import KINDS
-from tessera.settings import NodeSettings, Settings
+from tessera.settings import GatewaySettings, NodeSettings, Settings
 from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
@@ -304,3 +305,150 @@ def test_an_agent_may_write_nothing_but_the_status_of_node_layouts() -> None:
         if verb not in ("get", "watch")
     }
     assert writes == {("nodelayouts", "create"), ("nodelayouts/status", "patch")}
+
+
+GATEWAY = ("--set", "gateway.enabled=true")
+POSTGRESQL = (*GATEWAY, "--set", "gateway.database.secretName=database")
+
+
+def gateway_pod(objects: Objects) -> dict[str, Any]:
+    pod: dict[str, Any] = objects["Deployment", "tessera-gateway"]["spec"]["template"]["spec"]
+    return pod
+
+
+def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_then() -> None:
+    without, objects = render(), render(*GATEWAY)
+    assert not [name for _, name in without if "gateway" in name]
+    for rendered, listens in ((without, False), (objects, True)):
+        (operator,) = rendered["Deployment", "tessera-operator"]["spec"]["template"]["spec"][
+            "containers"
+        ]
+        assert ("demand" in {port["name"] for port in operator["ports"]}) == listens
+        rules = rendered["NetworkPolicy", "tessera-operator"]["spec"]["ingress"]
+        peers = [rule["from"] for rule in rules if rule["ports"][0]["port"] == "demand"]
+        assert len(peers) == listens
+    (peer,) = peers[0]
+    assert peer["podSelector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "tessera-gateway",
+        "app.kubernetes.io/instance": "tessera",
+    }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("--set", "gateway.tls.secretName=tls,gateway.database.secretName=database"),
+        ("--set", "watch.namespaces={a,b},gateway.workers=4,gateway.drainSeconds=60"),
+        ("--set", "gateway.tracing.endpoint=http://otel:4318,gateway.database.retentionDays=30"),
+        (
+            *("--set", "gateway.tokenAudience=models,gateway.oidc[0].audience=models"),
+            *("--set", "gateway.oidc[0].issuer=https://login.example.org"),
+            *("--set", "gateway.defaultRateLimits.requests.perMinute=600"),
+        ),
+    ],
+)
+def test_every_variable_of_a_gateway_is_one_that_it_reads(values: tuple[str, ...]) -> None:
+    (gateway,) = gateway_pod(render(*GATEWAY, *values))["containers"]
+    variables = {
+        variable["name"].removeprefix("TESSERA_").lower(): variable.get("value")
+        for variable in gateway["env"]
+        if variable["name"].startswith("TESSERA_")
+    }
+    assert set(variables) <= set(GatewaySettings.model_fields)
+    GatewaySettings.model_validate(
+        {
+            name: json.loads(text) if text.startswith(("[", "{")) else text
+            for name, text in variables.items()
+            if text is not None
+        }
+    )
+
+
+def test_a_gateway_is_restricted_and_stops_slowly() -> None:
+    pod = gateway_pod(render(*GATEWAY, "--set", "gateway.drainSeconds=60"))
+    (gateway,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert gateway["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert gateway["lifecycle"]["preStop"]["sleep"]["seconds"] < 20
+    assert pod["terminationGracePeriodSeconds"] == 80
+
+
+def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
+    name = "tessera-gateway-tessera-system"
+    objects, named = render(*GATEWAY), render(*GATEWAY, "--set", "watch.namespaces={a}")
+    cluster = objects["ClusterRole", name]["rules"]
+    assert plurals(cluster) == {
+        *("acceleratorpools", "tenantbudgets", "inferenceservices", "pods", "tokenreviews"),
+    }
+    assert plurals(named["ClusterRole", name]["rules"]) == {
+        *("acceleratorpools", "tenantbudgets", "tokenreviews"),
+    }
+    assert plurals(named["Role", f"a/{name}"]["rules"]) == {"inferenceservices", "pods"}
+    own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
+    assert plurals(own) == {"secrets", "pods"}
+    verbs = {(rule["resources"][0], verb) for rule in (*cluster, *own) for verb in rule["verbs"]}
+    writes = {pair for pair in verbs if pair[1] not in ("get", "list", "watch")}
+    assert writes == {("tokenreviews", "create")}
+
+
+def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() -> None:
+    pod = gateway_pod(render(*GATEWAY))
+    (operator,) = [volume for volume in pod["volumes"] if volume["name"] == "operator"]
+    token, secret = operator["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == DEMAND_AUDIENCE
+    assert secret["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+
+
+def test_sqlite_serves_one_pod_and_postgresql_as_many_as_the_load_needs() -> None:
+    sqlite = render(*GATEWAY)
+    spec = sqlite["Deployment", "tessera-gateway"]["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert ("PersistentVolumeClaim", "tessera-gateway") in sqlite
+    assert ("HorizontalPodAutoscaler", "tessera-gateway") not in sqlite
+    assert ("ServiceAccount", USAGE_READER) in sqlite
+    assert "SQLite serves one pod" in render_error(*GATEWAY, "--set", "gateway.replicaCount=2")
+
+    shared = render(*POSTGRESQL)
+    spec = shared["Deployment", "tessera-gateway"]["spec"]
+    assert "replicas" not in spec
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert ("PersistentVolumeClaim", "tessera-gateway") not in shared
+    scaler = shared["HorizontalPodAutoscaler", "tessera-gateway"]["spec"]
+    assert (scaler["minReplicas"], scaler["metrics"][0]["resource"]["name"]) == (2, "cpu")
+    assert shared["PodDisruptionBudget", "tessera-gateway"]["spec"]["maxUnavailable"] == 1
+    fixed = render(*POSTGRESQL, "--set", "gateway.autoscaling.enabled=false,gateway.replicaCount=3")
+    assert fixed["Deployment", "tessera-gateway"]["spec"]["replicas"] == 3
+    assert ("HorizontalPodAutoscaler", "tessera-gateway") not in fixed
+
+
+def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
+    plain, tls = render(*GATEWAY), render(*GATEWAY, "--set", "gateway.tls.secretName=tls")
+    for objects, port, scheme in ((plain, 80, "HTTP"), (tls, 443, "HTTPS")):
+        (service_port,) = objects["Service", "tessera-gateway"]["spec"]["ports"]
+        assert (service_port["port"], service_port["targetPort"]) == (port, "api")
+        (gateway,) = gateway_pod(objects)["containers"]
+        probes = ("startupProbe", "livenessProbe", "readinessProbe")
+        assert {gateway[probe]["httpGet"]["scheme"] for probe in probes} == {scheme}
+    routed = render(
+        *GATEWAY,
+        *("--set", "gateway.ingress.enabled=true,gateway.ingress.host=models.example.org"),
+        *("--set", "gateway.httpRoute.enabled=true,gateway.httpRoute.parentRefs[0].name=public"),
+    )
+    (rule,) = routed["Ingress", "tessera-gateway"]["spec"]["rules"]
+    assert rule["host"] == "models.example.org"
+    (route,) = routed["HTTPRoute", "tessera-gateway"]["spec"]["rules"]
+    assert route["backendRefs"] == [{"name": "tessera-gateway", "port": 80}]
+    assert route["timeouts"] == {"request": "0s"}
+    assert "the name that clients use" in render_error(
+        *GATEWAY, "--set", "gateway.ingress.enabled=true"
+    )
+
+
+def test_a_gateway_needs_the_certificate_of_the_operator() -> None:
+    assert "webhook.enabled" in render_error(*GATEWAY, "--set", "webhook.enabled=false")

@@ -49,6 +49,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- define "tessera.gatewayLabels" -}}
+app.kubernetes.io/name: tessera-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: tessera
+app.kubernetes.io/component: gateway
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
 {{/* How the operator queries Prometheus. */}}
 {{- define "tessera.prometheusEnv" -}}
 {{- with .Values.prometheus.url }}
