@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.domain.vllm.facts import known_versions, version_facts
+from tessera.gateway.metrics import GatewayMetrics
 from tessera.telemetry.telemetry import Telemetry
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
@@ -24,9 +25,9 @@ def targets(dashboard: Json) -> Iterator[Json]:
 
 
 def known_metrics() -> set[str]:
-    """Return all metrics of the operator, under the names that Prometheus sees."""
+    """Return all metrics of the operator and the gateway, under the names that Prometheus sees."""
     names = set[str]()
-    for family in Telemetry().families():
+    for family in (*Telemetry().families(), *GatewayMetrics().families()):
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
         names |= {family.name + ending for ending in endings.get(family.type, [""])}
     for version in known_versions():

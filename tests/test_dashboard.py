@@ -13,9 +13,14 @@ COLUMNS = 24
 each = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 
 
-def test_there_is_one_for_the_cost_and_one_for_the_speed() -> None:
+def test_there_are_those_of_cost_gateway_speed_and_tenants() -> None:
     titles = [read(path)["title"] for path in DASHBOARDS]
-    assert titles == ["Tessera: cost", "Tessera: speed"]
+    assert titles == [
+        "Tessera: cost",
+        "Tessera: gateway",
+        "Tessera: speed",
+        "Tessera: tenants",
+    ]
 
 
 def test_no_two_share_a_uid() -> None:

@@ -26,6 +26,7 @@ from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
+from tessera.gateway.metrics import GatewayMetrics
 from tessera.resources.api_resources import (
     CONFIG_MAPS,
     EVENTS,
@@ -452,6 +453,8 @@ def _metrics() -> str:
     ]
     lines += ["## The operator", "", _OPERATOR_PAGE, ""]
     lines += _metric_rows(Telemetry().families())
+    lines += ["", "## The gateway", "", _GATEWAY_PAGE, ""]
+    lines += _metric_rows(GatewayMetrics().families())
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
     lines += _metric_rows(metrics_registry(Progress(attempt=1)).collect())
     return "\n".join(lines) + "\n"

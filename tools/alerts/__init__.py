@@ -1,6 +1,7 @@
 """The alerts of the chart: rule, promtool tests and runbook of each from one value."""
 
 from alerts.alert import Alert
+from alerts.gateway import GATEWAY
 from alerts.layouts import LAYOUTS
 from alerts.operator import OPERATOR
 from alerts.speed import SPEED
@@ -10,5 +11,6 @@ GROUPS: dict[str, tuple[Alert, ...]] = {
     "tessera.operator.alerts": OPERATOR,
     "tessera.layouts.alerts": LAYOUTS,
     "tessera.speed.alerts": SPEED,
+    "tessera.gateway.alerts": GATEWAY,
 }
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)

@@ -1,0 +1,136 @@
+"""Alerts about the gateway: what its users notice, and what it can no longer bill."""
+
+from alerts.alert import Alert, Firing, always, growing
+
+_POD = 'job="tessera-system/tessera-gateway",namespace="tessera-system",pod="gateway-%s"'
+_FIRST, _SECOND = _POD % "0", _POD % "1"
+_JOB = {"job": "tessera-system/tessera-gateway"}
+_CHAT = 'tenant="team-a",service="team-a/chat"'
+
+
+def _requests(code: str, reason: str, pod: str = _FIRST) -> str:
+    return f'tessera_gateway_requests_total{{{pod},{_CHAT},code="{code}",reason="{reason}"}}'
+
+
+_COMPLETED = _requests("200", "Completed")
+_FAILED = _requests("502", "EngineFailed")
+_LIMITED = _requests("429", "TooManyTokens")
+_FAILING = f'tessera_gateway_store_failing_seconds{{{_FIRST},operation="record"}}'
+_LOST = f'tessera_gateway_usage_records_total{{{_FIRST},outcome="Lost"}}'
+
+_LOG = "kubectl -n tessera-system logs deploy/tessera-gateway"
+
+GATEWAY = (
+    Alert(
+        name="GatewayErrors",
+        expr="""
+            sum by (service) (rate(tessera_gateway_requests_total{code=~"5.."}[5m]))
+              / sum by (service) (rate(tessera_gateway_requests_total[5m])) > 0.05
+        """,
+        minutes=10,
+        severity="critical",
+        summary="Requests for {{ $labels.service }} fail at the gateway.",
+        description="{{ $value | humanizePercentage }} of its requests have ended with a server "
+        "error for 10 minutes. The label reason of tessera_gateway_requests_total says why.",
+        cause="""
+            - `EngineUnreachable`, `EngineFailed`, `StreamBroken`, `InvalidResponse`: an engine died
+              or answers what is no answer.
+            - `NoReadyReplica`, `QueueTimeout`: no replica became ready in time, or the queue was
+              longer than requests may wait.
+            - `EngineTimeout`: an engine holds requests without a step.
+        """,
+        look=f"""
+            kubectl get tsvc -A
+            kubectl tessera explain SERVICE
+            {_LOG} --since=15m | grep '"status":5'
+        """,
+        act="""
+            Repair what `explain` names for the service; its replicas are restarted without you.
+            Where the queue times out, raise `spec.scaling.maxReplicas` or the tenant's budget.
+        """,
+        fires=Firing(
+            series={_COMPLETED: growing(0.9), _FAILED: growing(0.1)},
+            labels={"service": "team-a/chat"},
+            value="10%",
+            after=11,
+        ),
+        silent={
+            "one failure of a hundred": {_COMPLETED: growing(0.99), _FAILED: growing(0.01)},
+            "many requests that limits refuse": {_COMPLETED: growing(0.1), _LIMITED: growing(1)},
+            "no requests": {_COMPLETED: always(9), _FAILED: always(9)},
+        },
+    ),
+    Alert(
+        name="GatewayCannotRecordUsage",
+        expr="""
+            max by (job) (tessera_gateway_store_failing_seconds) > 0
+            or sum by (job) (increase(tessera_gateway_usage_records_total{outcome="Lost"}[15m])) > 0
+        """,
+        minutes=2,
+        severity="critical",
+        summary="{{ $labels.job }} cannot reach the store of usage records and limits.",
+        description="Records wait in the pods. After 60 s without the store requests of limited "
+        "tenants are refused; with no room left for records, all requests are.",
+        cause="""
+            The database does not answer, refuses the gateway's password, is full, or is read-only.
+            With SQLite it is the volume of the gateway's pod.
+        """,
+        look=f"""
+            {_LOG} --since=15m | grep store
+            helm -n tessera-system get values tessera | grep -A3 database
+        """,
+        act="""
+            Restore the database. The gateway writes what waits by itself, each record once, and
+            books what it lent of limits meanwhile. Records that are counted as `Lost` are in the
+            access log alone.
+        """,
+        fires=Firing(
+            series={
+                _FAILING: "0x20 30+60x160",
+                f'tessera_gateway_store_failing_seconds{{{_SECOND},operation="record"}}': always(0),
+            },
+            labels=_JOB,
+            after=23,
+        ),
+        silent={
+            "a store that works": {_FAILING: always(0), _LOST: always(0)},
+            "a failover of the database within a minute": {_FAILING: "0x20 30x1 0x160"},
+            "records that were lost long ago": {_FAILING: always(0), _LOST: always(5)},
+        },
+    ),
+    Alert(
+        name="GatewayRefusesRequests",
+        expr="""
+            sum by (tenant) (rate(tessera_gateway_requests_total{code="429"}[15m]))
+              / sum by (tenant) (rate(tessera_gateway_requests_total[15m])) > 0.2
+        """,
+        minutes=30,
+        severity="warning",
+        summary="Limits refuse many requests of tenant {{ $labels.tenant }}.",
+        description="{{ $value | humanizePercentage }} of its requests have been refused with 429 "
+        "for 30 minutes. The label reason of tessera_gateway_requests_total names the limit.",
+        cause="""
+            The tenant, one of its teams or keys, or a service has a limit below the load that is
+            sent, or a client repeats refused requests without waiting for `Retry-After`.
+        """,
+        look="""
+            kubectl tessera usage --by tenant,key
+            kubectl get tenantbudgets -o yaml
+        """,
+        act="""
+            Raise `spec.rateLimits` of the TenantBudget where the load is meant. Where a client
+            repeats refused requests, lower the limit of its key, so that others of the tenant get
+            their share.
+        """,
+        fires=Firing(
+            series={_COMPLETED: growing(0.6), _LIMITED: growing(0.4)},
+            labels={"tenant": "team-a"},
+            value="40%",
+            after=31,
+        ),
+        silent={
+            "one refusal of ten": {_COMPLETED: growing(0.9), _LIMITED: growing(0.1)},
+            "a burst of ten minutes": {_COMPLETED: growing(1), _LIMITED: "0x20 0+60x10 600x150"},
+        },
+    ),
+)
