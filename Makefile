@@ -112,6 +112,10 @@ bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 service
 bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runner, killed at random.
 	@$(RUN) tools/bench_batch.py
 
+.PHONY: bench-gateway
+bench-gateway: .venv/made ## Measure the CPU time of a gateway worker for a request and a chunk, beside vllm-router, and its memory (OPTIONS='--memory-requests 1000000' for all of it).
+	@$(RUN) tools/bench_gateway.py $(OPTIONS)
+
 .PHONY: bench-sim
 bench-sim: .venv/made ## Measure memory and speed of the simulator.
 	@$(RUN) -m tessera_lab.sim.self_benchmark

@@ -1,0 +1,387 @@
+"""What one gateway worker takes: processor for a request and a chunk, memory of many requests.
+
+The worker runs as in a pod, with keys, limits, picking and usage records; this process plays its
+supervisor. Engine and clients are a Go program, so that they take little. Only processor time of
+the gateway is compared, since wall time depends on what else the machine does.
+The same is measured with vllm-router before the same engine. The last line is `BENCH` and the
+figures as JSON; a peer that cannot be installed is null there.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from environments import ROOT, cache, environment
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import (
+    ApiKey,
+    Directory,
+    EngineReplica,
+    OfferedModel,
+    RateLimit,
+    RateLimits,
+    TenantLimits,
+)
+from tessera.domain.limits.account import Account
+from tessera.domain.perf.step import StepTime
+from tessera.gateway.frames import (
+    Borrow,
+    DirectoryUpdate,
+    Portions,
+    ToSupervisor,
+    ToWorker,
+    UsageBatch,
+    UsageTaken,
+)
+from tessera.gateway.link import LinkServer
+
+KEYS, REVOKED = 10_000, 1_000
+CHUNKS = 20
+GAP_MS = 10
+STEP = StepTime(weights=6e-3, kv_token=4e-8, token=3e-5, pair=2e-10)
+PROMPT = "lorem ipsum " * 40
+LONG_PROMPT = "lorem ipsum " * 18_300
+WORKER = """
+import sys
+from pathlib import Path
+from tessera.gateway.worker import WorkerOptions, run
+run(WorkerOptions(host="127.0.0.1", port=int(sys.argv[1]), link=Path(sys.argv[2])))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What clients send."""
+
+    body: str
+    connections: int
+    requests: int
+    slow: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one load took."""
+
+    cpu_ms: float
+    """Of the gateway, for a request."""
+    p99_ms: float
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=3000, help="of each load")
+    parser.add_argument(
+        "--memory-requests", type=int, default=20_000, help="for the growth of memory; 0 for none"
+    )
+    parser.add_argument("--without-peers", action="store_true")
+    asyncio.run(_measure(parser.parse_args()))
+
+
+async def _measure(options: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tessera-")))
+        program = _built()
+        bodies = _bodies(folder)
+        loads = {
+            "json": Load(body=bodies["json"], connections=16, requests=options.requests),
+            "stream": Load(body=bodies["stream"], connections=16, requests=options.requests),
+            "slow": Load(
+                body=bodies["stream"], connections=32, requests=options.requests // 4, slow=True
+            ),
+            "long": Load(body=bodies["long"], connections=8, requests=options.requests // 6),
+        }
+        fast = stack.enter_context(_engine(program, 0))
+        slow = stack.enter_context(_engine(program, GAP_MS))
+        gateway, slope, direct = {}, None, {}
+        for name, load in loads.items():
+            engine = slow if load.slow else fast
+            direct[name] = await _run(program, engine, load)
+            async with _worker(folder, engine) as (address, pid, _):
+                gateway[name] = await _cpu_of(program, address, load, pid)
+        if options.memory_requests:
+            slope = await _memory(folder, program, fast, bodies["json"], options.memory_requests)
+        router = None
+        if not options.without_peers:
+            router = await _router(program, {False: fast, True: slow}, loads)
+    _print(gateway, direct, router, slope, options)
+
+
+def _print(
+    gateway: dict[str, Result],
+    direct: dict[str, float],
+    router: dict[str, Result] | None,
+    slope: float | None,
+    options: argparse.Namespace,
+) -> None:
+    print(
+        f"{'load':8} {'gateway CPU ms':>15} {'vllm-router CPU ms':>19} {'added p99 ms (hint)':>20}"
+    )
+    for name, result in gateway.items():
+        peer = f"{router[name].cpu_ms:.3f}" if router else "absent"
+        added = result.p99_ms - direct[name]
+        print(f"{name:8} {result.cpu_ms:15.3f} {peer:>19} {added:20.1f}")
+    figures = {
+        "json_cpu_ms": round(gateway["json"].cpu_ms, 3),
+        "stream_cpu_ms": round(gateway["stream"].cpu_ms, 3),
+        "chunk_cpu_us": round(gateway["slow"].cpu_ms * 1000 / CHUNKS, 1),
+        "long_prompt_cpu_ms": round(gateway["long"].cpu_ms, 3),
+        "chunk_vs_vllm_router": _ratio(gateway, router, "slow"),
+        "stream_vs_vllm_router": _ratio(gateway, router, "stream"),
+        "vs_litellm": None,
+        "added_p99_ms": round(gateway["slow"].p99_ms - direct["slow"], 1),
+        "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
+        "memory_requests": options.memory_requests,
+    }
+    print("LiteLLM: not measured")
+    print(f"BENCH {json.dumps(figures)}")
+
+
+def _ratio(gateway: dict[str, Result], router: dict[str, Result] | None, name: str) -> float | None:
+    return None if router is None else round(gateway[name].cpu_ms / router[name].cpu_ms, 2)
+
+
+def _bodies(folder: Path) -> dict[str, str]:
+    def written(name: str, prompt: str, **fields: object) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": "chat", "messages": messages, "max_tokens": CHUNKS, **fields}
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(body, separators=(",", ":")), encoding="utf-8")
+        return str(path)
+
+    return {
+        "json": written("json", PROMPT),
+        "stream": written("stream", PROMPT, stream=True),
+        "long": written("long", LONG_PROMPT),
+    }
+
+
+def _built() -> str:
+    """The Go program, built once for each version of its source."""
+    source = ROOT / "tools" / "gateway_load" / "load.go"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    program = cache() / "gateway-load" / digest / "load"
+    if not program.exists():
+        subprocess.run(["go", "build", "-o", str(program), str(source)], check=True)
+    return str(program)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _engine(program: str, gap_ms: int) -> Iterator[str]:
+    address = f"127.0.0.1:{_free_port()}"
+    with subprocess.Popen([program, "serve", address, str(gap_ms)]) as process:
+        try:
+            yield address
+        finally:
+            process.kill()
+
+
+class _Supervisor:
+    """Lends from accounts in memory, and counts usage records."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        self.link = LinkServer(self._handle, lambda: (DirectoryUpdate(directory),), lambda _: None)
+        self.records = 0
+        self._accounts: dict[str, Account] = {}
+
+    def revoke(self, keys: dict[str, ApiKey]) -> None:
+        changed = Directory(models=self.directory.models, tenants=self.directory.tenants, keys=keys)
+        self.link.broadcast(DirectoryUpdate(changed))
+
+    def _handle(self, worker: int, frame: ToSupervisor) -> None:
+        match frame:
+            case UsageBatch():
+                self.records += len(frame.records)
+                answer: ToWorker = UsageTaken(frame.number)
+            case Borrow():
+                now = time.time()
+                accounts = [
+                    self._accounts.setdefault(
+                        each.limit.key, Account(level=each.limit.amount, updated_at=now)
+                    ).borrow(each, now)
+                    for each in frame.portions
+                ]
+                answer = Portions(frame.number, tuple(accounts))
+            case _:
+                return
+        self.link.send(worker, answer)
+
+
+def _directory(engine: str) -> Directory:
+    replicas = tuple(
+        EngineReplica(
+            pod=Ref("team-a", f"chat-{number}"),
+            uid=f"uid-{number}",
+            address=engine,
+            ready_since=datetime(2026, 1, 1, tzinfo=UTC),
+            max_num_seqs=256,
+            max_num_batched_tokens=8192,
+            step_time=STEP,
+        )
+        for number in range(2)
+    )
+    model = OfferedModel(
+        service=Ref("team-a", "chat"),
+        uid="uid-chat",
+        names=("chat",),
+        tenant="team-a",
+        max_model_len=131_072,
+        replicas=replicas,
+    )
+    many = RateLimit(per_minute=10**9)
+    limits = RateLimits(requests=many, total_tokens=RateLimit(per_minute=10**12))
+    tenant = TenantLimits(name="team-a", namespaces=("team-a",), limits=limits)
+    keys = (
+        ApiKey(
+            name=f"key-{number}",
+            digest=hashlib.sha256(f"tsk-{number:06d}".encode()).hexdigest(),
+            tenant="team-a",
+        )
+        for number in range(KEYS)
+    )
+    return Directory(
+        models=(model,), tenants={"team-a": tenant}, keys={key.digest: key for key in keys}
+    )
+
+
+@asynccontextmanager
+async def _worker(folder: Path, engine: str) -> AsyncIterator[tuple[str, int, _Supervisor]]:
+    path = folder / "link"
+    path.unlink(missing_ok=True)
+    supervisor = _Supervisor(_directory(engine))
+    serving = asyncio.create_task(supervisor.link.serve(path))
+    port = _free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WORKER, str(port), str(path)
+    )
+    try:
+        await _answers(f"127.0.0.1:{port}", "/readyz")
+        yield f"127.0.0.1:{port}", process.pid, supervisor
+    finally:
+        process.kill()
+        await process.wait()
+        serving.cancel()
+        await asyncio.wait((serving,))
+
+
+async def _answers(address: str, path: str) -> None:
+    """Wait until a server answers 200."""
+    host, _, port = address.partition(":")
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(
+                    f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+                )
+                status = (await reader.readline()).split()[1:2]
+                writer.close()
+            except OSError:
+                status = []
+            if status == [b"200"]:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _clients(program: str, address: str, load: Load, requests: int) -> dict[str, float]:
+    command = ("run", f"http://{address}", load.body, str(load.connections), str(requests))
+    process = await asyncio.create_subprocess_exec(
+        program, *command, str(KEYS), stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    figures: dict[str, float] = json.loads(out)
+    if figures["failed"]:
+        sys.exit(f"{address}: not all were answered: {figures}")
+    return figures
+
+
+async def _run(program: str, address: str, load: Load) -> float:
+    """The 99th percentile without a gateway."""
+    await _answers(address, "/health")
+    return (await _clients(program, address, load, load.requests))["p99_ms"]
+
+
+async def _cpu_of(program: str, address: str, load: Load, pid: int) -> Result:
+    await _clients(program, address, load, min(300, load.requests))
+    before = _cpu_seconds(pid)
+    figures = await _clients(program, address, load, load.requests)
+    cpu_ms = (_cpu_seconds(pid) - before) / load.requests * 1e3
+    return Result(cpu_ms=cpu_ms, p99_ms=figures["p99_ms"])
+
+
+async def _memory(folder: Path, program: str, engine: str, body: str, requests: int) -> float:
+    """Bytes by which the worker grows with a request in the second half, with keys revoked."""
+    load = Load(body=body, connections=16, requests=requests // 2)
+    async with _worker(folder, engine) as (address, pid, supervisor):
+        await _clients(program, address, load, load.requests)
+        keys = dict(supervisor.directory.keys)
+        supervisor.revoke({digest: keys[digest] for digest in sorted(keys)[REVOKED:]})
+        before = _rss_bytes(pid)
+        await _clients(program, address, load, load.requests)
+        return (_rss_bytes(pid) - before) / load.requests
+
+
+async def _router(
+    program: str, engines: dict[bool, str], loads: dict[str, Load]
+) -> dict[str, Result] | None:
+    try:
+        python = environment("router") / "bin" / "python"
+    except (SystemExit, OSError) as error:
+        print(f"vllm-router: absent, {error}")
+        return None
+    results = {}
+    for name, load in loads.items():
+        port, metrics_port = _free_port(), _free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(str(python), "-m", "vllm_router.launch_router", "--host", "127.0.0.1"),
+            *("--port", str(port), "--prometheus-port", str(metrics_port)),
+            *("--worker-urls", f"http://{engines[load.slow]}", "--policy", "round_robin"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            await _answers(f"127.0.0.1:{port}", "/health")
+            results[name] = await _cpu_of(program, f"127.0.0.1:{port}", load, process.pid)
+        finally:
+            process.kill()
+            await process.wait()
+    return results
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of all threads that are there."""
+    return (
+        sum(
+            int((task / "schedstat").read_text(encoding="ascii").split()[0])
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        )
+        / 1e9
+    )
+
+
+def _rss_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+
+
+if __name__ == "__main__":
+    main()
