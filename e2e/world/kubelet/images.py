@@ -74,6 +74,12 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         env={"PYTHONUNBUFFERED": "1"},
         writes_claims=True,
     )
+    gateway = ImageEntry(
+        pattern="*/tessera-gateway:*",
+        entrypoints=((str(SCRIPTS / "tessera-gateway"),), ("tessera-gateway",)),
+        env={"PYTHONUNBUFFERED": "1"},
+        binds_host=True,
+    )
     engine = ImageEntry(
         pattern="vllm/vllm-openai:*",
         serve=_run_simulator,
@@ -93,6 +99,8 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         _named(runner, "tessera/batch:*"),
         agent,
         _named(agent, "tessera/node:*"),
+        gateway,
+        _named(gateway, "tessera/gateway:*"),
         engine,
         _named(engine, "*/tessera-sim:*"),
         _real_vllm(vllm),
