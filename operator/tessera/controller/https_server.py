@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 MAX_CONNECTIONS = 16
+_CHUNK_BYTES = 64 * 1024
 
 
 class HttpsServer(ThreadingHTTPServer):
@@ -133,6 +134,20 @@ class HttpsHandler(BaseHTTPRequestHandler):
     def handle_one_request(self) -> None:
         self._bounded.renew()
         super().handle_one_request()
+
+    @override
+    def finish(self) -> None:
+        """Wait for the client's end: a close with unread bytes would reset the connection.
+
+        A client that still sends would then fail before it reads the response.
+        """
+        super().finish()
+        left = self.max_request_bytes
+        with contextlib.suppress(OSError):
+            # Below TLS: these bytes are not looked at.
+            socket.socket.shutdown(self.request, socket.SHUT_WR)
+            while left > 0 and (content := socket.socket.recv(self.request, _CHUNK_BYTES)):
+                left -= len(content)
 
     def token_status(self) -> HTTPStatus:
         """Return OK, or the status that refuses the token of the request."""
