@@ -121,19 +121,17 @@ class GatewayApp:
         if int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
         message = await _next_part(receive)
-        if not message["more_body"]:
-            first: bytes = message["body"]
+        first: bytes = message["body"]
+        size = len(first)
+        if not message["more_body"] and size <= limit:
             return first
-        parts = [message["body"]]
-        size = len(parts[0])
+        parts = [first]
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                while message["more_body"]:
+                while message["more_body"] and size <= limit:
                     message = await _next_part(receive)
                     parts.append(message["body"])
                     size += len(message["body"])
-                    if size > limit:
-                        raise _too_large(limit)
         except TimeoutError:
             raise RequestError(
                 408,
@@ -141,6 +139,8 @@ class GatewayApp:
                 f"The body took more than {self._bounds.seconds:g} s.",
                 headers=((b"connection", b"close"),),
             ) from None
+        if size > limit:
+            raise _too_large(limit)
         return b"".join(parts)
 
     async def _answer(
