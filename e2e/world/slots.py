@@ -11,7 +11,10 @@ from pathlib import Path
 from world.errors import WorldError
 
 SLOTS = 32
-_ports = iter(range(20_000, 30_000))  # below those that the kernel gives to clients
+_PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients
+# A port is free until its user binds it, so each process begins elsewhere.
+_first = os.getpid() * 997 % len(_PORTS)
+_ports: Iterator[int] = iter((*_PORTS[_first:], *_PORTS[:_first]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def holder(lock: Path) -> int | None:
     return None
 
 
-def free_port(address: str) -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """Return a port that no process listens on; no two calls of one process return the same."""
     for port in _ports:
         with socket.socket() as probe:

@@ -19,6 +19,7 @@ from tessera.batch_runner.engine import PROBE_ID
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
+from world.slots import free_port
 
 DEADLINE_SECONDS = 60
 UID = "5f0c1a52-uid"
@@ -313,12 +314,6 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -23,9 +23,9 @@ from tests.batch_runner.harness import (
     UID,
     RunnerHarness,
     a_row,
-    free_port,
 )
 from tests.batch_runner.simulated_servers import batch_object
+from world.slots import free_port
 
 AT_ONCE = FenceTimeout(seconds=DEADLINE_SECONDS, interval=0)
 

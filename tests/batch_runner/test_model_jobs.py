@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tessera.batch_runner.model_jobs import fetch, shape
-from tests.batch_runner.harness import free_port
 from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
+from world.slots import free_port
 from world.testing import eventually
 
 OWN = "hf://acme/own"

@@ -18,11 +18,12 @@ from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.parts import Journal
 from tessera.batch_runner.progress import Progress, serve, status_app
 from tessera.batch_runner.run import AttemptRunner
-from tests.batch_runner.harness import DEADLINE_SECONDS, RunnerHarness, a_row, free_port
+from tests.batch_runner.harness import DEADLINE_SECONDS, RunnerHarness, a_row
 from tests.batch_runner.test_fence import ScriptedFence, options
+from world.slots import free_port
 
 COUNT = 'vllm:iteration_tokens_total_count{{engine="0"}} {}\n'
-STALL_SECONDS = 1.5
+STALL_SECONDS = 3
 
 
 @asynccontextmanager
@@ -53,7 +54,7 @@ async def test_an_engine_without_a_step_ends_the_attempt(harness: RunnerHarness)
             assert await AttemptRunner(run_options, ScriptedFence([1]), asyncio.Event()).run() == 1
     report = json.loads(run_options.report.read_bytes())
     assert (
-        "no row and no byte moved for 2 s while running, with 1 row at the engine"
+        "no row and no byte moved for 3 s while running, with 1 row at the engine"
         in (report["message"])
     )
 

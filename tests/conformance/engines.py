@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import httpx
 from tests.conformance.configurations import KEY, Configuration
 from tests.conformance.confined import Confinement
 from tests.lab.sim.running import SHAPE
+from world.slots import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A real engine on a busy machine takes longer than a minute.
@@ -115,7 +115,7 @@ async def running(
     program: Program, model: str, configuration: Configuration, folder: Path
 ) -> AsyncIterator[EngineProcess]:
     """Run an engine from its open port on, and kill its whole session afterwards."""
-    port = _free_port()
+    port = free_port()
     argv = [*program.words, model, *configuration.argv, "--host", "127.0.0.1", "--port", str(port)]
     log = folder / f"{configuration.name}-{port}.log"
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -195,9 +195,3 @@ def members(session: int) -> list[int]:
         if entry.name.isdecimal() and int(fields.rpartition(")")[2].split()[3]) == session:
             pids.append(int(entry.name))
     return pids
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ A server that has imported everything forks them, so that a new one is there in 
 import asyncio
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from tessera.adapters.connection import connect
 from tessera.controller.main import operate
 from tessera.settings import Settings
 from world.folders import SCRAPE_TOKEN
+from world.slots import free_port
 
 SENT, ANSWERED = 0, 1
 CRASH_EXIT_CODE = 77
@@ -101,6 +101,7 @@ class OperatorOptions:
     namespace: str = "default"
     prometheus_url: str | None = None
     metrics_port: int = 0
+    probes_port: int = 0
     clock_ahead: timedelta = timedelta()
     """The difference of its time of day from the real one, at its start."""
 
@@ -111,7 +112,7 @@ def _run(options: OperatorOptions, trigger: CrashTrigger, seconds_ahead: Any) ->
         pod_name=options.pod,
         prometheus_url=options.prometheus_url,
         metrics_port=options.metrics_port,
-        probes_port=free_port(),
+        probes_port=options.probes_port,
     )
 
     def clock() -> datetime:
@@ -129,7 +130,11 @@ class RestartingOperator:
     """One pod of the operator: when its process ends, the next one starts."""
 
     def __init__(self, options: OperatorOptions) -> None:
-        options = replace(options, metrics_port=options.metrics_port or free_port())
+        options = replace(
+            options,
+            metrics_port=options.metrics_port or free_port(),
+            probes_port=options.probes_port or free_port(),
+        )
         self.crash_trigger = CrashTrigger()
         self.exit_codes: list[int | None] = []
         """Exit codes of its processes so far."""
@@ -201,9 +206,3 @@ async def _wait_for_exit(process: ForkServerProcess) -> None:
     finally:
         loop.remove_reader(process.sentinel)
     await asyncio.to_thread(process.join)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -14,11 +14,12 @@ from aiohttp import web
 from tessera.adapters.clock import now
 from tessera.resources.api_resources import DEPLOYMENTS, PODS, TENANT_BUDGETS
 from tests.faults.namespaces import TenantNamespace, exists
-from tests.faults.operators import OperatorOptions, RestartingOperator, free_port, running_operator
+from tests.faults.operators import OperatorOptions, RestartingOperator, running_operator
 from tests.faults.user_actions import run_user_actions
 from world import World
 from world.api import Api, Json
 from world.object_comparison import differences
+from world.slots import free_port
 from world.testing import eventually
 
 TIMEOUT_SECONDS = 90

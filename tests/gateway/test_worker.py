@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -44,9 +43,11 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
+from world.slots import free_port
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
+CHAT = Ref("team-a", "chat")
 WAIT_SECONDS = 60
 
 PROGRAM = """
@@ -54,7 +55,7 @@ import sys
 from pathlib import Path
 from tessera.gateway.worker import WorkerOptions, run
 run(WorkerOptions(host="127.0.0.1", port=int(sys.argv[1]), link=Path(sys.argv[2]),
-                  announce_seconds=0.3, drain_seconds=20))
+                  announce_seconds=3, drain_seconds=60))
 """
 
 
@@ -73,6 +74,11 @@ class PlayedSupervisor:
 
     async def count(self) -> int:
         return len(self.records)
+
+    async def in_flight(self) -> int | None:
+        """Return what the last report with requests says."""
+        reports = [report.demand for report in self.reports if report.demand]
+        return reports[-1][CHAT].in_flight if reports else None
 
     def _greeting(self) -> Sequence[ToWorker]:
         return (DirectoryUpdate(self.directory),)
@@ -121,9 +127,7 @@ class RunningWorker:
 
 @asynccontextmanager
 async def a_worker(folder: Path, directory: Directory) -> AsyncIterator[RunningWorker]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    path = folder / "link"
+    port, path = free_port(), folder / "link"
     supervisor = PlayedSupervisor(directory)
     serving = asyncio.create_task(supervisor.server.serve(path))
     process = await asyncio.create_subprocess_exec(
@@ -193,8 +197,7 @@ async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
                     remaining = response.headers.get("x-ratelimit-remaining-requests")
             assert (statuses, remaining) == ([200, 200, 429], None)
             await eventually(worker.supervisor.count, lambda count: count == 3)
-            reports = [report.demand for report in worker.supervisor.reports if report.demand]
-            assert reports[-1][Ref("team-a", "chat")].in_flight == 0
+            await eventually(worker.supervisor.in_flight, lambda requests: requests == 0)
 
 
 async def test_a_request_for_a_sleeping_service_waits_until_it_is_awake() -> None:
@@ -205,7 +208,7 @@ async def test_a_request_for_a_sleeping_service_waits_until_it_is_awake() -> Non
     async with ScriptedEngine(script) as engine, a_gateway(asleep) as gateway:
         request = asyncio.create_task(gateway.post(STREAM))
         async with asyncio.timeout(WAIT_SECONDS):
-            assert await gateway.supervisor.woken.get() == Ref("team-a", "chat")
+            assert await gateway.supervisor.woken.get() == CHAT
         gateway.admission.update(a_directory(a_model(a_replica(engine.address), may_sleep=True)))
         answer = await request
     assert answer.body.endswith(END + DONE)

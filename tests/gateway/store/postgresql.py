@@ -17,6 +17,7 @@ import asyncpg
 
 from environments import environment
 from world.lifetimes import dies_with_parent
+from world.slots import free_port
 
 _NOBODY = 65534
 _START_SECONDS = 60
@@ -71,8 +72,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
         password_file.write_text(password)
         user = _user(folder)
         _initialize(programs, folder, user)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [

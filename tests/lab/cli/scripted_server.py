@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.lab.sim.running import free_port
+from world.slots import free_port
 
 ResponseHandler = Callable[
     ["ScriptedServer", web.Request, dict[str, Any]], Awaitable[web.StreamResponse]
@@ -44,7 +44,7 @@ class ScriptedServer:
 
     async def wait_for_requests(self, count: int) -> None:
         """Wait until `count` requests after the probes have arrived."""
-        async with asyncio.timeout(20), self.arrived:
+        async with asyncio.timeout(60), self.arrived:
             await self.arrived.wait_for(lambda: len(self.counted_bodies) >= count)
 
     async def list_models(self, request: web.Request) -> web.Response:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from tessera.domain.vllm.flags import version_facts
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import VERSION
 from tessera_lab.sim.main import serve
+from world.slots import free_port
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 MODEL = "tiny"
 # So small that a step takes little more than half a millisecond.
 SHAPE = json.dumps(
@@ -154,9 +154,3 @@ async def _answers(engine: SimulatedEngine) -> bool:
         return (await engine.http.get("/health")).status_code == 200
     except httpx.ConnectError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -5,7 +5,8 @@ import sys
 import httpx
 import pytest
 
-from tests.lab.sim.running import DEADLINE_SECONDS, free_port
+from tests.lab.sim.running import DEADLINE_SECONDS
+from world.slots import free_port
 
 
 async def _process(*argv: str) -> asyncio.subprocess.Process:
