@@ -15,11 +15,16 @@ from world.api import CONFIG_MAPS, PODS, SERVICE_ACCOUNTS, Api, ApiError, Json
 T = TypeVar("T")
 LOOK_SECONDS = 0.05
 SHOWN_CHARACTERS = 3000
+# Machines are shared: what takes a second alone may take many beside other tests.
+PATIENCE_SECONDS = 60
 _numbers = itertools.count(1)
 
 
 async def eventually(
-    read: Callable[[], Awaitable[T]], holds: Callable[[T], object], *, within: float = 20
+    read: Callable[[], Awaitable[T]],
+    holds: Callable[[T], object],
+    *,
+    within: float = PATIENCE_SECONDS,
 ) -> T:
     """Read until it holds; the failure shows what was read last."""
     last_value: object = None
@@ -59,17 +64,17 @@ class WorldNamespace:
         return pods
 
     async def wait_for_pod(
-        self, name: str, holds: Callable[[Json], object], within: float = 20
+        self, name: str, holds: Callable[[Json], object], within: float = PATIENCE_SECONDS
     ) -> Json:
         """Wait for a pod."""
         return await eventually(lambda: self.read_pod(name), holds, within=within)
 
-    async def start_pod(self, manifest: Json, within: float = 20) -> Json:
+    async def start_pod(self, manifest: Json, within: float = PATIENCE_SECONDS) -> Json:
         """Create a pod, and wait until it is ready."""
         await self.create(manifest)
         return await self.wait_for_pod(manifest["metadata"]["name"], is_ready, within)
 
-    async def run_pod(self, manifest: Json, within: float = 20) -> Json:
+    async def run_pod(self, manifest: Json, within: float = PATIENCE_SECONDS) -> Json:
         """Create a pod, and wait for its end."""
         await self.create(manifest)
         return await self.wait_for_pod(manifest["metadata"]["name"], is_over, within)

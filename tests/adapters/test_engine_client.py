@@ -9,7 +9,7 @@ import pytest
 from tessera.adapters.engine_client import EngineTimeouts, HttpEngines
 from tests.adapters.small_server import OK, raw_server
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 60
 
 
 def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AbstractAsyncContextManager[str]:
@@ -50,7 +50,9 @@ async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines)
 
 
 async def test_answers_are_read() -> None:
-    engines = HttpEngines()
+    engines = HttpEngines(
+        EngineTimeouts(completion_seconds=DEADLINE_SECONDS, load_seconds=DEADLINE_SECONDS)
+    )
 
     def ok_response(body: bytes) -> bytes:
         return OK + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -71,9 +73,9 @@ async def test_answers_are_read() -> None:
 
 
 async def test_engines_that_hang_delay_no_call_of_another() -> None:
-    engines = HttpEngines(EngineTimeouts(completion_seconds=60, load_seconds=2))
+    engines = HttpEngines(EngineTimeouts(completion_seconds=600, load_seconds=30))
     async with (
-        a_pod(OK + b"\r\n{", b" ", 60) as silent,
+        a_pod(OK + b"\r\n{", b" ", 600) as silent,
         a_pod(OK + b'\r\n{"server_load": 2}') as address,
     ):
         hanging = [

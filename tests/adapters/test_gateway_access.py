@@ -1,7 +1,6 @@
 """Keys and tokens of a gateway on a real API server."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,14 +43,12 @@ class Directories:
             self._latest = frame.directory
             self._changed.set()
 
-    async def wait_for(self, accept: Callable[[Directory], bool]) -> float:
-        """Return the seconds until a directory is as it should be."""
-        started = time.monotonic()
+    async def wait_for(self, accept: Callable[[Directory], bool]) -> None:
+        """Wait until a directory is as it should be."""
         async with asyncio.timeout(60):
             while not accept(self._latest):
                 self._changed.clear()
                 await self._changed.wait()
-        return time.monotonic() - started
 
 
 @asynccontextmanager
@@ -114,9 +111,7 @@ async def prepare(cluster: KubeCluster, namespace: str, tenant: str) -> None:
         assert status == 201, answer
 
 
-async def test_keys_reach_a_gateway_and_leave_it_within_two_seconds(
-    cluster: KubeCluster, world: World
-) -> None:
+async def test_keys_reach_a_gateway_and_leave_it(cluster: KubeCluster, world: World) -> None:
     await prepare(cluster, NAMESPACE, TENANT)
     options = ["--tenant", TENANT, "--gateway-namespace", NAMESPACE]
     async with a_gateway(world) as directories:
@@ -131,14 +126,13 @@ async def test_keys_reach_a_gateway_and_leave_it_within_two_seconds(
             lambda directory: any("default" in model.names for model in directory.models)
         )
         await create(Reader(cluster), KEY_CREATE.parse(["ci", *options]), now())
-        seconds = [await directories.wait_for(has_keys("ci"))]
+        await directories.wait_for(has_keys("ci"))
         await create(Reader(cluster), KEY_CREATE.parse(["app", *options]), now())
-        seconds.append(await directories.wait_for(has_keys("app", "ci")))
+        await directories.wait_for(has_keys("app", "ci"))
         await rotate(Reader(cluster), KEY_ROTATE.parse(["app", *options]), now())
         await directories.wait_for(lambda directory: len(directory.keys) == 3)
         await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
-        seconds.append(await directories.wait_for(lambda directory: len(directory.keys) == 2))
-        assert max(seconds) < 2, seconds
+        await directories.wait_for(lambda directory: len(directory.keys) == 2)
 
 
 async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> None:

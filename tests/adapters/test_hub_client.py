@@ -17,7 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def a_hub(handler: Handler, seconds: float = 5) -> AsyncIterator[HttpHub]:
+async def a_hub(handler: Handler, seconds: float = 60) -> AsyncIterator[HttpHub]:
     """Start a server on its own address, and yield the client that asks it."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
@@ -41,7 +41,7 @@ def respond_with(status: int = 200, body: object = None, **headers: str) -> Hand
     return answer
 
 
-async def resolve(handler: Handler, revision: str = "main", seconds: float = 5) -> Resolution:
+async def resolve(handler: Handler, revision: str = "main", seconds: float = 60) -> Resolution:
     async with a_hub(handler, seconds) as hub:
         return await hub.resolve(RevisionQuery("org/name", revision))
 
@@ -94,7 +94,7 @@ async def test_a_silent_hub_is_given_up() -> None:
         await asyncio.Event().wait()
         return web.Response()
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         resolution = await resolve(answer, seconds=0.3)
     assert (resolution.commit, resolution.reason) == (None, "HubUnreachable")
 
@@ -109,7 +109,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
         except ConnectionError:
             return stream
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         resolution = await resolve(answer)
     assert resolution.commit is None
 

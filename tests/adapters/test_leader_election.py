@@ -174,5 +174,7 @@ async def test_a_leader_keeps_half_of_its_time_for_another_attempt(electors: Ele
     async with asyncio.timeout(RENEW_DEADLINE / 2):
         assert not await electors.a.try_acquire_or_renew()
     electors.connection_of_a.silent = False
+    # The real API server may need more than the half of what is left.
+    electors.advance_clocks(-RENEW_DEADLINE / 2)
     assert await electors.a.try_acquire_or_renew()
     assert electors.leaders() == ["a"]

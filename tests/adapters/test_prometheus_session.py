@@ -15,7 +15,7 @@ from tessera.ports import MetricsError
 from tests.adapters.small_server import OK, Response, raw_server
 from tests.builders import NOW
 
-DEADLINE_SECONDS = 10
+DEADLINE_SECONDS = 120
 EMPTY = {"status": "success", "data": {"resultType": "vector", "result": []}}
 
 
@@ -25,7 +25,7 @@ def respond_with(body: object) -> Response:
 
 
 async def problem_of(
-    respond: Response, access: PrometheusAccess | None = None, every: float = 0, seconds: float = 5
+    respond: Response, access: PrometheusAccess | None = None, every: float = 0, seconds: float = 60
 ) -> str | None:
     async with asyncio.timeout(DEADLINE_SECONDS), raw_server(respond, every) as address:
         metrics = PrometheusMetrics(f"http://{address}", lambda: NOW, access, seconds)
@@ -37,7 +37,7 @@ async def problem_of(
     [
         (OK + b"\r\n", b" ", 0.05, 0.4, "no complete answer after 0.4 s"),
         (OK + b"X: ", b"x", 0.05, 0.4, "TimeoutError"),
-        (OK + b"\r\n", b" " * 2**20, 0, 5, "answer over 32 MiB"),
+        (OK + b"\r\n", b" " * 2**20, 0, 60, "answer over 32 MiB"),
     ],
     ids=["slow-body", "slow-headers", "too-long"],
 )

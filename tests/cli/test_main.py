@@ -247,7 +247,7 @@ def test_an_interrupt_ends_quietly(tmp_path: Path) -> None:
         connection, _ = silent.accept()  # it has sent a request and waits for the response
         with connection:
             process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=30)
+            output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (130, "", "")
 
 

@@ -216,7 +216,7 @@ class RunningGateway:
 
     async def record(self) -> UsageRecord:
         """Return the only record, once it is there."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.recorded.wait()
         (record,) = self.records
         return record

@@ -37,6 +37,7 @@ from tessera.gateway.usage_outbox import UsageOutbox
 from tests.builders import NOW
 from tests.gateway.store.builders import a_record
 
+WAIT_SECONDS = 60
 LIMITS = RateLimits(requests=RateLimit(per_minute=60), concurrent_requests=4)
 DIRECTORY = Directory(
     models=(
@@ -108,7 +109,11 @@ def a_socket() -> Iterator[Path]:
 async def test_frames_arrive_as_they_were_sent() -> None:
     supervisor = Supervisor()
     with a_socket() as path:
-        async with asyncio.timeout(10), supervisor.serving(path), a_worker(path) as (link, frames):
+        async with (
+            asyncio.timeout(WAIT_SECONDS),
+            supervisor.serving(path),
+            a_worker(path) as (link, frames),
+        ):
             assert await frames.get() == DirectoryUpdate(DIRECTORY)
             for frame in (UsageBatch(1, [RECORD]), TokenQuery(1, "a.b.c")):
                 link.send(frame)
@@ -126,7 +131,7 @@ async def test_frames_arrive_as_they_were_sent() -> None:
 async def test_a_worker_waits_for_the_supervisor_and_finds_the_next_one() -> None:
     supervisors = (Supervisor(), Supervisor())
     with a_socket() as path:
-        async with asyncio.timeout(10), a_worker(path) as (link, frames):
+        async with asyncio.timeout(WAIT_SECONDS), a_worker(path) as (link, frames):
             link.send(TokenQuery(0, "lost"))
             for number, supervisor in enumerate(supervisors):
                 async with supervisor.serving(path):
@@ -144,7 +149,7 @@ async def test_usage_that_a_supervisor_took_along_reaches_the_next_one() -> None
     with a_socket() as path:
         link = WorkerLink(path, lambda _: None, outbox.greeting)
         task = asyncio.create_task(link.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             async with first.serving(path):
                 for number in (1, 2):
                     assert await first.frames.get() == (0, UsageBatch(number, [RECORD]))
@@ -161,7 +166,7 @@ async def test_usage_that_a_supervisor_took_along_reaches_the_next_one() -> None
 async def test_the_supervisor_learns_that_a_worker_is_gone() -> None:
     supervisor = Supervisor()
     with a_socket() as path:
-        async with asyncio.timeout(10), supervisor.serving(path):
+        async with asyncio.timeout(WAIT_SECONDS), supervisor.serving(path):
             async with a_worker(path) as (_, frames):
                 await frames.get()
             assert await supervisor.left.get() == 0

@@ -7,6 +7,7 @@ import pytest
 
 from tessera.gateway.processes import GatewayCommands, keep_running
 
+WAIT_SECONDS = 60
 BEGIN = 'echo "begin $0" >> "$LOG"; '
 WAIT = "while :; do sleep 0.02; done"
 NOTES = f'trap \'echo "end $0" >> "$LOG"; exit 0\' TERM; {BEGIN}{WAIT}'
@@ -15,7 +16,9 @@ IGNORES = f"trap '' TERM; {BEGIN}{WAIT}"
 
 
 class Processes:
-    def __init__(self, folder: Path, worker: str, workers: int = 1) -> None:
+    def __init__(
+        self, folder: Path, worker: str, workers: int = 1, drain_seconds: float = WAIT_SECONDS
+    ) -> None:
         self.log = folder / "log"
         self.log.touch()
         self.stop = asyncio.Event()
@@ -25,13 +28,15 @@ class Processes:
             workers=workers,
         )
         environment = {"LOG": str(self.log), "PATH": "/bin:/usr/bin"}
-        self.task = asyncio.create_task(keep_running(commands, environment, self.stop, 1.0))
+        self.task = asyncio.create_task(
+            keep_running(commands, environment, self.stop, drain_seconds)
+        )
 
     def lines(self) -> list[str]:
         return self.log.read_text(encoding="ascii").split("\n")[:-1]
 
     async def wait_for(self, line: str, count: int = 1) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             while self.lines().count(line) < count:  # noqa: ASYNC110 - a file says nothing
                 await asyncio.sleep(0.02)
 
@@ -60,10 +65,10 @@ async def test_a_crashed_worker_is_started_again(
 
 
 async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
-    processes = Processes(tmp_path, IGNORES)
+    processes = Processes(tmp_path, IGNORES, drain_seconds=0.2)
     await processes.wait_for("begin worker")
     await processes.wait_for("begin supervisor")
     processes.stop.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         await processes.task
     assert processes.lines()[-1] == "end supervisor"

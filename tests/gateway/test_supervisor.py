@@ -124,7 +124,7 @@ async def running(gateway: Gateway, workers: int = 1) -> AsyncIterator[list[Work
         started = [Worker(path) for _ in range(workers)]
         tasks = [asyncio.create_task(gateway.supervisor.run(path))]
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 for number, worker in enumerate(started):
                     tasks.append(asyncio.create_task(worker.link.run()))
                     while len(gateway.supervisor.workers) <= number:  # noqa: ASYNC110 - nobody tells it

@@ -58,7 +58,7 @@ async def running_agent(
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 assert await process.wait() == 0
 
 
@@ -122,7 +122,7 @@ async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill
                 body={"spec": spec},
                 content_type="application/merge-patch+json",
             )
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert await process.wait() == -signal.SIGKILL
         gpu_driver.on_call = lambda _number, _name, _moment: None
         async with running_agent(config, tmp_path):

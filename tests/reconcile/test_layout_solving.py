@@ -48,7 +48,7 @@ class PlannerHarness:
 
     async def wait_for_solution(self) -> None:
         self.planner.may_answer.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await self.woken.wait()
         self.woken.clear()
 

@@ -55,7 +55,7 @@ async def reconcile_until_answered(fleet: MemoryOperator) -> None:
     """Run the cycle that asks the hub, and the cycle after the answer."""
     fleet.answered.clear()
     await fleet.reconcile()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await fleet.answered.wait()
     await fleet.reconcile()
 

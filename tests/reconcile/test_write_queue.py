@@ -33,6 +33,7 @@ def _key(name: str, stage: Stage = Stage.CHILDREN, namespace: str = "team-a") ->
 class Harness:
     """A queue, and what its work did."""
 
+    begun: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     woken: int = 0
     queue: WriteQueue = field(init=False)
@@ -55,6 +56,7 @@ class Harness:
         """Return work that notes its name, stage and plan, once `until` is set."""
 
         async def write() -> None:
+            self.begun.append(name)
             if until is not None:
                 await until.wait()
             self.written.append(f"{name} {stage.name}{plan}")
@@ -75,7 +77,7 @@ class Harness:
             self.queue.replace(works)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
 
@@ -155,6 +157,7 @@ async def test_so_many_objects_are_in_progress_and_no_more() -> None:
 
     async with harness.running():
         await harness.hand_over(*(slow(index) for index in range(3 * MAX_CONCURRENCY)))
+        await harness.until(lambda: len(begun) >= MAX_CONCURRENCY)
         await asyncio.sleep(0.01)
         assert len(begun) == MAX_CONCURRENCY
         answer.set()
@@ -209,7 +212,7 @@ async def test_a_request_that_hangs_delays_no_plan_but_the_next_one_of_its_owner
     harness, answer = Harness(), asyncio.Event()
     async with harness.running():
         await harness.hand_over(harness.work("hangs", until=answer))
-        await asyncio.sleep(0.001)
+        await harness.until(lambda: harness.begun == ["hangs"])
         await harness.hand_over(
             harness.work("hangs", plan=" new"),
             harness.work("hangs", Stage.STATUS, _key("hangs")),
@@ -229,7 +232,7 @@ async def test_no_plan_is_decided_while_what_all_rely_on_is_in_progress(
     harness, answer = Harness(), asyncio.Event()
     async with harness.running():
         await harness.hand_over(harness.work("pools", Stage.FLEET, until=answer))
-        await asyncio.sleep(0.001)
+        await harness.until(lambda: harness.begun == ["pools"])
         deciding = asyncio.create_task(harness.hand_over())
         await asyncio.sleep(0.05)
         assert not deciding.done()

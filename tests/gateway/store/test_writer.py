@@ -74,7 +74,7 @@ async def test_records_are_written_together_shortly_after_the_first(harness: Wri
     for record in records:
         harness.writer.add([record])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await harness.store.took.wait()
 
     assert harness.store.batches == [records]

@@ -63,7 +63,7 @@ async def test_an_answer_that_is_no_stream_ends_aborted_as_well() -> None:
 
 
 async def test_with_a_timeout_running_and_waiting_streams_complete() -> None:
-    async with running(*TWO_SEQUENCES, "--shutdown-timeout", "20") as engine:
+    async with running(*TWO_SEQUENCES, "--shutdown-timeout", "60") as engine:
         tasks = await _start_streams(engine, max_tokens=800)
         engine.stop.set()
         late = asyncio.create_task(engine.post("/v1/completions", prompt="a", max_tokens=1))
