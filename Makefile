@@ -35,7 +35,7 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
 	@$(RUN) -m world build
 	@# Tests that share a world run in one worker: see conftest.py.
-	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full)
+	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play)
 
 .PHONY: check
 check: lint ## Run lint and the unit tests.

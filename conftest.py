@@ -22,7 +22,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.generation.coverage", "tests.hostile.score"]
+pytest_plugins = ["tests.generation.coverage", "tests.hostile.score", "tests.second_play"]
 
 # Without this, the thread of grpc.aio ends with the last channel or server: perhaps in the garbage
 # collector, which then waits for a thread that waits for an event loop that a test has closed.
