@@ -68,7 +68,7 @@ async def test_admission_answers_all_the_time_while_short_certificates_follow_ea
 ) -> None:
     await release.install(replicaCount=2)
     await release.set_env(**SHORT)
-    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=30)
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=90)
     before, seen, widest = await restart_counts(release), set(), 0
     async with ask_continuously(release) as answers:
 
@@ -103,7 +103,7 @@ async def test_a_certificate_that_expired_while_no_operator_ran_is_replaced_at_t
     await eventually(seconds_left, lambda seconds: seconds < 0, within=60)
     assert "remove" not in await release.dry_run(**BAD)
     await release.scale(1)
-    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=30)
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=90)
     assert await served_certificate(release) != short
 
 
@@ -112,16 +112,16 @@ async def test_a_deleted_secret_and_a_broken_bundle_are_recreated(release: Relea
     old = await served_certificate(release)
     await release.cluster.api.delete(SECRET)
     await eventually(
-        lambda: served_certificate(release), lambda certificate: certificate != old, within=40
+        lambda: served_certificate(release), lambda certificate: certificate != old, within=90
     )
-    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=90)
     count = len((await release.cluster.api.get(WEBHOOKS))["webhooks"])
     broken = [
         {"op": "remove", "path": f"/webhooks/{index}/clientConfig/caBundle"}
         for index in range(count)
     ]
     await release.cluster.api.patch(WEBHOOKS, broken, "application/json-patch+json")
-    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=40)
+    await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=90)
 
 
 async def test_without_admission_the_reconcile_rejects_the_spec(release: Release) -> None:

@@ -106,7 +106,7 @@ async def test_what_one_page_shows_is_kept_apart_and_within_limits(tmp_path: Pat
                 return {}
 
         scraped = await eventually(
-            count_scraped, lambda counts: sum(counts.values()) == len(PAGES), within=30
+            count_scraped, lambda counts: sum(counts.values()) == len(PAGES), within=90
         )
         assert scraped == {"up == 1": 3, "up == 0": 2}, "the flood and the label are refused"
         readings = await metrics.read()

@@ -65,7 +65,7 @@ class Bystander:
         status = (await read_operator_pod(self.cluster))["status"]
         return int(status["containerStatuses"][0]["restartCount"])
 
-    async def assert_undisturbed(self, within: float = 20) -> None:
+    async def assert_undisturbed(self, within: float = 90) -> None:
         """Assert that all is as before, the operator ran on, and the spend is what it must be."""
 
         async def disturbances() -> list[str]:

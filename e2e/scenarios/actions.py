@@ -51,7 +51,7 @@ class ScenarioNamespace:
         return status
 
     async def wait_for_condition(
-        self, name: str, kind: str, reason: str, within: float = 30
+        self, name: str, kind: str, reason: str, within: float = 90
     ) -> Json:
         """Wait for a condition's reason; return the condition."""
 
@@ -62,7 +62,7 @@ class ScenarioNamespace:
             read_condition, lambda condition: condition.get("reason") == reason, within=within
         )
 
-    async def wait_for_known_condition(self, name: str, kind: str, within: float = 30) -> Json:
+    async def wait_for_known_condition(self, name: str, kind: str, within: float = 90) -> Json:
         """Wait until a condition is not Unknown; return the condition."""
 
         async def read_condition() -> Json:
@@ -82,7 +82,7 @@ class ScenarioNamespace:
         samples: list[Json] = response.json()["data"]["result"]
         return samples
 
-    async def wait_until_ready(self, name: str = "chat", within: float = 30) -> None:
+    async def wait_until_ready(self, name: str = "chat", within: float = 90) -> None:
         await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
 
     async def list_objects(self, kind: ApiResource) -> list[Json]:

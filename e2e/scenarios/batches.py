@@ -138,7 +138,7 @@ class Batch:
     async def patch(self, **spec: Any) -> None:
         await self.namespace.cluster.api.patch(self.path, {"spec": spec})
 
-    async def wait_for_status(self, holds: Callable[[Json], object], within: float = 40) -> Json:
+    async def wait_for_status(self, holds: Callable[[Json], object], within: float = 90) -> Json:
         """Wait for a status; its fields of `attempt` may be missing."""
         batch = await eventually(
             self.get, lambda batch: holds(batch.get("status", {})), within=within
@@ -146,7 +146,7 @@ class Batch:
         status: Json = batch["status"]
         return status
 
-    async def wait_for_condition(self, kind: str, reason: str, within: float = 40) -> Json:
+    async def wait_for_condition(self, kind: str, reason: str, within: float = 90) -> Json:
         """Wait for a condition's reason; return the condition."""
         batch = await eventually(
             self.get, lambda batch: condition(batch, kind).get("reason") == reason, within=within

@@ -56,7 +56,7 @@ async def read_jsonpath(namespace: ScenarioNamespace, jsonpath: str, name: str =
 
 
 async def wait_for_printed_reason(
-    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 40
+    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 90
 ) -> PrintedCondition:
     """Wait until kubectl prints a condition with this reason."""
     return await eventually(
@@ -67,7 +67,7 @@ async def wait_for_printed_reason(
 
 
 async def wait_for_explained_reason(
-    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 40
+    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 90
 ) -> PrintedCondition:
     """Wait as above, and until `tessera explain` has the same reason and message."""
     await wait_for_printed_reason(namespace, reason, kind, within)
@@ -80,7 +80,7 @@ async def wait_for_explained_reason(
         explanation = decision["reason"], decision["message"]
         return (reason, condition.message) == explanation and condition.reason == reason
 
-    condition, _ = await eventually(read_both, lambda pair: agree(*pair), within=20)
+    condition, _ = await eventually(read_both, lambda pair: agree(*pair), within=90)
     return condition
 
 

@@ -38,7 +38,7 @@ async def kubectl_scale(cluster: InstalledCluster, ref: Ref, replicas: int) -> N
     )  # fmt: skip
 
 
-async def wait_for_replicas(namespace: ScenarioNamespace, count: int, within: float = 40) -> Json:
+async def wait_for_replicas(namespace: ScenarioNamespace, count: int, within: float = 90) -> Json:
     def all_ready(status: Json) -> bool:
         return bool(status.get("replicas") == status.get("readyReplicas") == count)
 

@@ -25,7 +25,7 @@ from world.testing import eventually
 # The GPUs of `e2e/demo/fleet.yaml`, by pool.
 GPUS = {"a100-reserved": 1, "a100-spot": 2, "h100-ondemand": 2}
 # Seconds: while nothing changes the first reconcile after 15 s charges, and is scraped then.
-BILLED_WITHIN = 40
+BILLED_WITHIN = 90
 VARIABLES = {"$__rate_interval": "20s", "$__range": "60s", "$currency": "USD", "$pool": ".*"}
 
 

@@ -136,7 +136,7 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     await api.create(_CRDS, _KSERVE)
     try:
         # The API server serves a new kind a moment after it accepts the CRD.
-        await eventually(lambda: api.apply(f"{objects}/chat", service, "kubectl"), bool, within=30)
+        await eventually(lambda: api.apply(f"{objects}/chat", service, "kubectl"), bool, within=90)
         yield
     finally:
         await api.delete(path)
@@ -144,7 +144,7 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
         async def is_installed() -> bool:
             return await api.exists(path)
 
-        await eventually(is_installed, lambda installed: not installed, within=30)
+        await eventually(is_installed, lambda installed: not installed, within=90)
 
 
 async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
@@ -169,7 +169,7 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
     await namespace.apply_service(scaling={"minReplicas": 1, "maxReplicas": 3})
     await namespace.wait_until_ready()
     await eventually(
-        namespace.service_status, lambda status: status["scaling"]["reason"] == "Steady", within=40
+        namespace.service_status, lambda status: status["scaling"]["reason"] == "Steady", within=90
     )
     decisions = await explain(namespace, "--prometheus", namespace.cluster.world.prometheus_url)
     status = await namespace.service_status()
@@ -243,7 +243,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
         async def read_desired_replicas() -> object:
             return (await namespace.service_status()).get("scaling", {}).get("desiredReplicas")
 
-        await eventually(read_reason, lambda reason: reason == "BudgetExhausted", within=30)
+        await eventually(read_reason, lambda reason: reason == "BudgetExhausted", within=90)
         decisions = await explain(namespace)
         assert decisions["scaling"]["reason"] == "BudgetExhausted"
         assert decisions["scaling"]["numbers"]["replicas"].startswith("0 desired")
@@ -256,7 +256,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
         limits = [{"window": "Month", "amount": "200.00"}]
         path = TENANT_BUDGETS.path(None, namespace.name)
         await namespace.cluster.api.patch(path, {"spec": {"limits": limits}})
-        await eventually(read_desired_replicas, bool, within=30)
+        await eventually(read_desired_replicas, bool, within=90)
 
 
 @pytest.mark.parametrize("readings", [False, True])
@@ -297,7 +297,7 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
             if readings or row["scaling"] != "FailedGetMetrics"
         )
 
-    for row, status in await eventually(read_rows, agree, within=40):
+    for row, status in await eventually(read_rows, agree, within=90):
         assert row["replicas"] == status["scaling"]["desiredReplicas"]
         assert row["variant"] == status.get("variant", {}).get("name")
 

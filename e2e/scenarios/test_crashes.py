@@ -150,10 +150,10 @@ async def test_killed_between_two_writes_of_one_reconcile_the_rest_follows(
     await kill_operator(namespace.cluster)
     at_kill = _count_writes_before_last_start(namespace)
     assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
-    await eventually(count_deployments, lambda count: count == 3 * FLEET, within=30)
+    await eventually(count_deployments, lambda count: count == 3 * FLEET, within=90)
     for index in range(3 * FLEET):
         await namespace.wait_for_condition(
-            f"svc-{index:02d}", "Progressing", "RolloutComplete", within=30
+            f"svc-{index:02d}", "Progressing", "RolloutComplete", within=90
         )
 
 

@@ -20,7 +20,7 @@ from tessera.resources.api_resources import (
 from world.api import ApiError
 from world.testing import eventually
 
-WITHIN = 5.0
+WITHIN = 30.0
 # The API server's answers to edits that make no valid object.
 REFUSALS = (400, 403, 409, 422)
 KINDS = pytest.mark.parametrize(

@@ -204,7 +204,7 @@ async def _wait_until_in_force(cluster: InstalledCluster, namespace: str) -> Non
         except StepError as error:
             return str(error)
 
-    await eventually(read_refusal, lambda text: "hostPID" in text, within=30)
+    await eventually(read_refusal, lambda text: "hostPID" in text, within=90)
 
 
 async def test_an_image_that_cannot_be_pulled_is_reported_word_for_word(

@@ -69,7 +69,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:
     await namespace.apply_service("open", model={"uri": SECRET}, replicas=1)
-    condition = await namespace.wait_for_condition("open", "Accepted", "UnknownModel", within=40)
+    condition = await namespace.wait_for_condition("open", "Accepted", "UnknownModel", within=90)
     assert "the hub answered 401" in condition["message"]
     assert "name a Secret with a token" in condition["message"]
 
@@ -83,7 +83,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
         )
 
     command = f"kubectl create secret generic hub -n {namespace.name}"
-    await eventually(read_message, lambda message: command in message, within=40)
+    await eventually(read_message, lambda message: command in message, within=90)
     secret = {
         "metadata": {"name": "hub", "namespace": namespace.name},
         "data": {"token": base64.b64encode(TOKEN.encode()).decode()},

@@ -212,7 +212,7 @@ async def test_a_revision_is_pinned_through_restarts_until_an_update_is_requeste
         await set_platform(namespace, {"hubEndpoint": hub.url})
         await wait_for_leader(namespace, lambda container: hub.url in json.dumps(container["env"]))
         condition = await namespace.wait_for_condition(
-            "before", "UpdateAvailable", "NewTemplateAvailable", within=30
+            "before", "UpdateAvailable", "NewTemplateAvailable", within=90
         )
         assert "hubEndpoint of the platform" in condition["message"]
 

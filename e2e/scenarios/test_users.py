@@ -83,7 +83,7 @@ async def test_more_replicas_than_slices_are_reported_with_the_message_of_the_sc
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=9)
-    condition = await namespace.wait_for_condition("chat", "Placed", "Unschedulable", within=40)
+    condition = await namespace.wait_for_condition("chat", "Placed", "Unschedulable", within=90)
     assert "spec.placement.pools" in condition["message"]
     assert "nodes are available" in condition["message"]
 

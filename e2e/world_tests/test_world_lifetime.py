@@ -85,7 +85,7 @@ async def wait_until_nothing_runs(cache: Path) -> None:
     async def read_processes() -> dict[int, str]:
         return processes_of(cache)
 
-    await eventually(read_processes, lambda processes: not processes, within=40)
+    await eventually(read_processes, lambda processes: not processes, within=90)
 
 
 async def run_process_family(world: worlds.World) -> None:

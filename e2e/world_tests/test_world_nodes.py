@@ -74,7 +74,7 @@ async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
                 condition(node, "Ready") == "Unknown"
                 and "node.kubernetes.io/unreachable" in taint_keys(node)
             ),
-            within=30,
+            within=90,
         )
         assert condition(lost_node, "Ready") == "Unknown"
         await namespace.wait_for_pod("web", lambda pod: condition(pod, "Ready") == "False")

@@ -47,6 +47,6 @@ async def test_a_world_outlives_its_api_server_etcd_and_prometheus(fleet: Path) 
             await namespace.create(a_pod("after"))
             # A heart-beat that hung with etcd is given up after 30 seconds, and the node is out.
             await eventually(lambda: namespace.read_pod("after"), is_ready, within=90)
-            await eventually(lambda: namespace.read_pod("before"), is_ready, within=40)
+            await eventually(lambda: namespace.read_pod("before"), is_ready, within=90)
             pids_after = {container.pod: container.pid for container in world.containers()}
             assert pids_after["before"] == pids_before["before"], "the container was not restarted"

@@ -182,7 +182,7 @@ async def test_an_api_service_behind_a_service_becomes_available(
         await eventually(
             lambda: namespace.api.get(path),
             lambda api_service: condition(api_service, "Available") == "True",
-            within=40,
+            within=90,
         )
     finally:
         await namespace.api.delete(path)

@@ -37,6 +37,6 @@ async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(
     async def namespace_status() -> int:
         return (await cluster.request("GET", f"{spaces}/{NAMESPACE}"))[0]
 
-    await eventually(namespace_status, lambda status: status == 404, within=30)
+    await eventually(namespace_status, lambda status: status == 404, within=90)
     with pytest.raises(NotFoundError, match="namespace terminating or not found"):
         await cluster.apply(an_account(NAMESPACE))

@@ -195,4 +195,4 @@ async def _wait_until_half(port: int, total: int) -> dict[str, Any]:
         writer.close()
         return seen
 
-    return await eventually(progress, lambda seen: seen["done"] > total // 3, within=10)
+    return await eventually(progress, lambda seen: seen["done"] > total // 3, within=90)

@@ -78,7 +78,7 @@ class TenantNamespace:
             for deployment in deployments
         }
 
-    async def wait_for_replicas(self, within: float = 30, **replicas: int) -> None:
+    async def wait_for_replicas(self, within: float = 90, **replicas: int) -> None:
         await eventually(self.desired_replicas, lambda desired: desired == replicas, within=within)
 
     async def list_objects(self) -> list[Json]:
@@ -89,7 +89,7 @@ class TenantNamespace:
             objects += [body | {"kind": kind.kind} for body in response["items"]]
         return objects
 
-    async def wait_until_settled(self, within: float = 30) -> dict[str, Any]:
+    async def wait_until_settled(self, within: float = 90) -> dict[str, Any]:
         """Return all objects once all edits are observed, replicas are up and nothing changes."""
         last: dict[str, Any] = {}
 

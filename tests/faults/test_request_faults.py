@@ -119,7 +119,7 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
         async def is_planned() -> bool:
             return await operator.has_planned(namespace.name, "edited")
 
-        await eventually(is_planned, lambda planned: not planned, within=20)
+        await eventually(is_planned, lambda planned: not planned, within=90)
         assert await operator.has_planned(namespace.name, "scaled"), "the other service stays"
         await namespace.delete()
 

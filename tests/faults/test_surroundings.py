@@ -139,7 +139,7 @@ async def assert_exact_spend(namespace: TenantNamespace, replicas: int) -> None:
     running = await eventually(
         pods,
         lambda pods: len(pods) == replicas and all(pod["spec"].get("nodeName") for pod in pods),
-        within=30,
+        within=90,
     )
     started_at = now()
     record = await eventually(

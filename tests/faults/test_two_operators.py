@@ -93,7 +93,7 @@ async def test_with_clocks_an_hour_apart_one_writes_and_the_other_takes_over(
         async def exit_codes() -> list[int | None]:
             return pair.operators[first].exit_codes
 
-        await eventually(exit_codes, lambda codes: codes == [LEADERSHIP_LOST], within=20)
+        await eventually(exit_codes, lambda codes: codes == [LEADERSHIP_LOST], within=90)
         await namespace.apply_service("three", replicas=0)
         await namespace.wait_for_replicas(one=0, two=0, three=0)
         assert pair.writers_in_order() == [first, second], "the resumed operator wrote nothing"
