@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import world as worlds
+from tessera.adapters import kube
 from tessera.adapters.connection import connect
 from tessera.adapters.kube import KubeCluster
 from tessera.api.schema import KINDS, crd
@@ -47,8 +48,11 @@ def world() -> Iterator[worlds.World]:
 
 
 @pytest.fixture
-async def cluster(world: worlds.World) -> AsyncIterator[KubeCluster]:
-    """Connect to the real API server with the CRDs, as its administrator."""
+async def cluster(
+    world: worlds.World, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[KubeCluster]:
+    """Connect to the real API server with the CRDs, as its administrator; it may answer slowly."""
+    monkeypatch.setattr(kube, "_TIMEOUT_SECONDS", 60)
     kube_cluster = KubeCluster(await connect(str(world.kubeconfig)))
     for kind in KINDS:
         body = crd(kind)

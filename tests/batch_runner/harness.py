@@ -21,7 +21,7 @@ from tessera.batch_runner.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
 from world.slots import free_port
 
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 UID = "5f0c1a52-uid"
 BATCH = "team-a/night"
 SERVED = RequestTarget(name="tiny", aliases=("gpt-4o-mini",))

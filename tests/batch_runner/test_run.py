@@ -43,7 +43,7 @@ def test_a_bad_row_fails_alone_with_its_reason(harness: RunnerHarness) -> None:
     rows = [a_row(number, prompt=f"please {word}") for number, word in enumerate(prompts)]
     harness.write_checked_input(*rows, a_row(4, prompt="fail once echo row-4"), a_row(5))
     harness.start_engine()
-    runner_exit = harness.start(1, "--retries", "1", "--row-seconds", "0.3").wait_for_exit()
+    runner_exit = harness.start(1, "--retries", "1", "--row-seconds", "2").wait_for_exit()
     assert (runner_exit.code, runner_exit.report["completed"], runner_exit.report["failed"]) == (
         0,
         2,

@@ -148,9 +148,9 @@ def test_after_a_response_the_server_waits_for_the_end_of_the_client() -> None:
 
 def test_many_scrapes_cost_no_more_than_one() -> None:
     with a_server() as (server, rendered):
-        for _ in range(20):
-            assert get(server)[0] == 200
-    assert len(rendered) < 20
+        for _ in range(1000):
+            server.page()
+    assert len(rendered) < 1000
 
 
 def test_connections_that_say_nothing_hold_few_threads_and_keep_nobody_out() -> None:

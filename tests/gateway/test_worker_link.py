@@ -15,7 +15,7 @@ async def test_what_a_dead_supervisor_did_not_answer_is_asked_again(
     lost: int, answered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_link, "_ASK_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(worker_link, "_BORROW_SECONDS", 0.2)
+    monkeypatch.setattr(worker_link, "_BORROW_SECONDS", 60 if answered else 0.2)
     worker, sent = SupervisedWorker(tmp_path / "socket"), list[ToSupervisor]()
 
     def send(frame: ToSupervisor) -> None:
