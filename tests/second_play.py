@@ -4,11 +4,16 @@ A plugin of pytest, as `tests/hostile/score.py`. Before the second play everythi
 ends, so that a world that broke is started again.
 """
 
+import itertools
+
 import pytest
 from _pytest.runner import runtestprotocol
 from _pytest.terminal import TerminalReporter
 
 _RERUN = "rerun"
+# Of one worker: where more fail, it is not chance, and worlds that cannot start take minutes each.
+_MOST_RERUNS = 5
+_reruns = itertools.count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +27,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     failures = [report for report in reports if report.failed]
-    if failures:
+    if failures and next(_reruns) <= _MOST_RERUNS:
         shared = item.session._setupstate
         end = pytest.CallInfo.from_call(lambda: shared.teardown_exact(None), when="teardown")
         if end.excinfo is not None:

@@ -84,6 +84,15 @@ def test_what_fails_twice_fails_the_run(tmp_path: Path, options: tuple[str, ...]
     assert "passed only when" not in output
 
 
+def test_where_much_fails_little_is_played_again(tmp_path: Path) -> None:
+    fails = (
+        "import pytest\n@pytest.mark.parametrize('n', range(9))\ndef test_n(n):\n    assert n > 8\n"
+    )
+    code, output = play(tmp_path, "--second-play", test_often=fails)
+    assert code == 1
+    assert "9 failed, 5 rerun in" in output
+
+
 def test_without_the_option_each_test_is_played_once(tmp_path: Path) -> None:
     code, output = play(tmp_path, test_once=TESTS)
     assert code == 1
