@@ -19,7 +19,7 @@ from world.programs import Programs, programs
 from world.prometheus import prometheus
 from world.slots import free_port
 
-START_SECONDS = 90
+START_SECONDS = 300
 SCRAPE_TOKEN_SECONDS = 7 * 24 * 3600
 MASTERS = "system:masters"
 
