@@ -26,8 +26,8 @@ from tessera.domain.limits.account import Account, SlotAccount
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.app import BodyBounds, GatewayApp
+from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
-from tessera.gateway.relay import EngineSession
 from tessera.gateway.worker import GatewayServer, listen
 
 KEY = "tsk-team-a"

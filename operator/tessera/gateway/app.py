@@ -15,9 +15,9 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.gateway.admission import Admission
 from tessera.gateway.call import Call, Inbound, refused_record
+from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
-from tessera.gateway.relay import EngineSession
-from tessera.gateway.responses import ClientResponse, Message, Receive, Send
+from tessera.gateway.responses import ClientConnection, ClientResponse, Message, Receive, Send
 from tessera.gateway.routes import ROUTES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -61,7 +61,8 @@ class GatewayApp:
         started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers)
-        response = ClientResponse(send, request_id, close=self.draining)
+        client: ClientConnection = scope["state"]["client"]
+        response = ClientResponse(send, client, request_id, close=self.draining)
         try:
             if scope["path"] in ROUTES:
                 await self._relay(scope, headers, request_id, receive, response)
@@ -106,7 +107,7 @@ class GatewayApp:
             started_at_ns=started_at_ns,
         )
         call = Call(inbound, self._admission, self._engines, response, self._record)
-        await call.run(receive, self._bounds.heartbeat_seconds)
+        await call.run(self._bounds.heartbeat_seconds)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Read the whole body.

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RequestShape, UsageRecord
 from tessera.gateway.admission import Admission, Ticket
+from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
 from tessera.gateway.parsing import (
     RequestFields,
@@ -23,15 +25,15 @@ from tessera.gateway.relay import (
     EngineError,
     EngineRefusalError,
     EngineRelay,
-    EngineSession,
     Retry,
     UpstreamRequest,
 )
-from tessera.gateway.responses import ClientResponse, Receive
+from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
 from tessera.gateway.usage import TokenCounts
 
-_FORWARDED = ("traceparent", "tracestate")
+_FORWARDED = (b"traceparent", b"tracestate")
+_PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 # Of one request at engines: the first and two others.
 _MAX_ATTEMPTS = 3
 _CLIENT_GONE_STATUS = 499
@@ -79,11 +81,11 @@ class Call:
         self._delivery = Delivery()
         self._client_gone = False
 
-    async def run(self, receive: Receive, heartbeat_seconds: float) -> None:
+    async def run(self, heartbeat_seconds: float) -> None:
         """Answer the request; whatever happens, it is recorded."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        watch = asyncio.create_task(self._watch(receive, task))
+        self._response.client.on_gone = lambda: self._leave(task)
         phase, reason = Phase.COMPLETED, ""
         try:
             await self._answer(heartbeat_seconds)
@@ -103,14 +105,12 @@ class Call:
                 reason = RequestReason.GATEWAY_DRAINING
                 await self._response.fail(_draining())
         finally:
-            watch.cancel()
+            self._response.client.on_gone = None
             self._response.stop_heartbeats()
             self._settle(phase, reason)
 
-    async def _watch(self, receive: Receive, task: asyncio.Task[None]) -> None:
-        """Cancel the request once its client is gone."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Cancel the request, since its client is gone."""
         self._client_gone = True
         task.cancel()
 
@@ -261,14 +261,14 @@ def _delivered(delivery: Delivery, ticket: Ticket | None) -> TokenCounts:
     return TokenCounts(input=ticket.shape.input_tokens, output=delivery.deltas)
 
 
-def _engine_headers(inbound: Inbound) -> dict[str, str]:
+def _engine_headers(inbound: Inbound) -> bytes:
     """Return all headers that an engine gets; nothing else of the client's passes."""
-    own = {"Content-Type": "application/json", "X-Request-Id": inbound.request_id}
+    lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % inbound.request_id.encode()
     for name in _FORWARDED:
-        value = inbound.headers.get(name.encode())
-        if value is not None:
-            own[name] = value.decode("latin-1")
-    return own
+        value = inbound.headers.get(name)
+        if value is not None and _PRINTABLE.fullmatch(value):
+            lines += b"%b: %b\r\n" % (name, value)
+    return lines
 
 
 def _shape(fields: RequestFields, body: bytes, model: OfferedModel) -> RequestShape:

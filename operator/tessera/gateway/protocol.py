@@ -1,6 +1,7 @@
 """HTTP/1.1 as uvicorn speaks it, with bounds on headers and on clients that do not read."""
 
 import asyncio
+from collections.abc import Callable
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +27,8 @@ class GatewayProtocol(HttpToolsProtocol):
     header_seconds = HEADER_SECONDS
     stalled_client_seconds = STALLED_CLIENT_SECONDS
 
+    on_gone: Callable[[], None] | None = None
+
     _header_bytes = 0
     _received_bytes = 0
     _in_headers = False
@@ -42,6 +45,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._headers_came()
         self.resume_writing()
         super().connection_lost(exc)
+        if self.on_gone is not None:
+            self.on_gone()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -54,6 +59,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = self._received_bytes = 0
         super().on_message_begin()
+        self.scope["state"]["client"] = self
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -67,6 +73,16 @@ class GatewayProtocol(HttpToolsProtocol):
             self._headers_came()
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         super().on_headers_complete()
+
+    def write_chunk(self, data: bytes) -> bool:
+        """Send a part of the body; True if the client reads too slowly for more."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return self.flow.write_paused
+
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        if self.flow.write_paused:
+            await self.flow.drain()
 
     @override
     def pause_writing(self) -> None:

@@ -2,18 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import aiohttp
 import msgspec
-from yarl import URL
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.engine_connection import (
+    ConnectionLostError,
+    EngineConnection,
+    EngineSession,
+    InvalidHttpError,
+)
 from tessera.gateway.errors import RequestError
 from tessera.gateway.parsing import RequestFields
 from tessera.gateway.responses import ClientResponse
@@ -21,10 +24,6 @@ from tessera.gateway.routes import Route
 from tessera.gateway.sse import EventRelay, InvalidStreamError
 from tessera.gateway.usage import TokenCounts, Usage
 
-# vLLM closes connections that were idle for 5 s.
-_KEEP_ALIVE_SECONDS = 4
-_CONNECT_SECONDS = 3
-_CHECK_SECONDS = 0.5
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
 _MAX_RESPONSE_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 2**16
@@ -66,7 +65,21 @@ class UpstreamRequest:
     fields: RequestFields
     body: bytes
     query: bytes
-    headers: Mapping[str, str]
+    headers: bytes
+    """Lines with their ends."""
+
+    def for_engine(self, address: str) -> bytes:
+        """Return the bytes of the request."""
+        target = self.route.path.encode()
+        if self.query:
+            target = b"%b?%b" % (target, self.query)
+        return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            target,
+            address.encode(),
+            self.headers,
+            len(self.body),
+            self.body,
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,90 +92,6 @@ class Delivery:
     """Events with tokens that were sent to the client."""
     first_token_ns: int | None = None
     """On the monotonic clock."""
-
-
-class EngineSession:
-    """HTTP connections of one worker to all engines."""
-
-    def __init__(self, idle_seconds: float) -> None:
-        # Engines belong to tenants: redirects are not followed, cookies not kept, and nothing is
-        # decompressed.
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-        )
-
-        self._idle_seconds = idle_seconds
-        # By response: the bytes of its body, and since when they are as many.
-        self._open: dict[aiohttp.ClientResponse, tuple[int, float]] = {}
-        self._checking: asyncio.Task[None] | None = None
-
-    async def close(self) -> None:
-        """Close all connections."""
-        if self._checking is not None:
-            self._checking.cancel()
-        await self._session.close()
-
-    async def _check(self) -> None:
-        """End responses that stopped, and those with an invalid chunk.
-
-        aiohttp 3.14 leaves readers of the latter waiting, and its own timeout costs for each chunk.
-        """
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            now = time.monotonic()
-            for response, (size, since) in self._open.items():
-                connection, content = response.connection, response.content
-                lost = connection is not None and connection.transport is None
-                if content.is_eof() or content.exception() is not None:
-                    continue
-                if lost:
-                    content.set_exception(aiohttp.ClientPayloadError("the connection is lost"))
-                elif content.total_bytes != size:
-                    self._open[response] = content.total_bytes, now
-                elif now - since > self._idle_seconds:
-                    content.set_exception(aiohttp.SocketTimeoutError())
-
-    @asynccontextmanager
-    async def post(
-        self, request: UpstreamRequest, replica: EngineReplica
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send the request; a response that is left before its end closes the connection.
-
-        Raises EngineError, also for what happens while the response is read.
-        """
-        if self._checking is None:
-            self._checking = asyncio.create_task(self._check())
-        url = f"http://{replica.address}{request.route.path}"
-        if request.query:
-            url = f"{url}?{request.query.decode('latin-1')}"
-        try:
-            async with asyncio.timeout(self._idle_seconds):
-                response = await self._session.post(
-                    URL(url, encoded=True),
-                    data=request.body,
-                    headers=request.headers,
-                    allow_redirects=False,
-                )
-            self._open[response] = 0, time.monotonic()
-            try:
-                yield response
-            finally:
-                del self._open[response]
-                response.release() if response.content.at_eof() else response.close()
-        except aiohttp.ConnectionTimeoutError as error:
-            raise _unreachable(replica, error) from error
-        except TimeoutError as error:
-            raise _timeout(replica) from error
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(replica, error) from error
-        except aiohttp.ClientResponseError as error:
-            raise _invalid(replica, error.message) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise _lost(replica, error) from error
 
 
 class EngineRelay:
@@ -192,22 +121,36 @@ class EngineRelay:
 
         Raises EngineError: a retry is possible only while nothing of the answer was sent.
         """
-        async with self._session.post(self._request, replica) as engine_response:
-            if engine_response.status != 200:
-                await self._refuse(engine_response, replica)
-            is_stream = engine_response.content_type == "text/event-stream"
+        address = replica.address
+        try:
+            connection = await self._session.connect(address)
+        except OSError as error:
+            raise _unreachable(replica, error) from error
+        try:
+            await connection.send(self._request.for_engine(address))
+            if connection.status != 200:
+                await self._refuse(connection, replica)
+            is_stream = connection.content_type == b"text/event-stream"
             if is_stream and self._request.fields.streams:
-                await self._relay_stream(engine_response, replica, headers, first_token)
+                await self._relay_stream(connection, replica, headers, first_token)
             else:
-                await self._relay_whole(engine_response, replica, headers)
+                await self._relay_whole(connection, replica, headers)
+        except TimeoutError as error:
+            raise _timeout(replica) from error
+        except InvalidHttpError as error:
+            raise _invalid(replica, str(error)) from error
+        except ConnectionLostError as error:
+            raise _lost(replica, str(error)) from error
+        finally:
+            self._session.release(connection, address)
 
     async def _relay_whole(
         self,
-        engine_response: aiohttp.ClientResponse,
+        connection: EngineConnection,
         replica: EngineReplica,
         headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
-        body = await _read(engine_response, _MAX_RESPONSE_BYTES)
+        body = await connection.read(_MAX_RESPONSE_BYTES)
         if body is None:
             raise _invalid(
                 replica, f"its response has more than {counted(_MAX_RESPONSE_BYTES, 'byte')}"
@@ -225,7 +168,7 @@ class EngineRelay:
 
     async def _relay_stream(
         self,
-        engine_response: aiohttp.ClientResponse,
+        connection: EngineConnection,
         replica: EngineReplica,
         headers: Sequence[tuple[bytes, bytes]],
         first_token: Callable[[], None],
@@ -233,33 +176,41 @@ class EngineRelay:
         stream = self._request.route.stream
         assert stream is not None  # noqa: S101 - only such routes have bodies that stream
         events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
-        delivery, content = self._delivery, engine_response.content
+        delivery, response = self._delivery, self._response
+        first: list[bytes] = []
+
+        def hold(data: bytes) -> bool:
+            first.append(events.feed(data))
+            return not (first[-1] or events.closed)
+
+        def relay(data: bytes) -> bool:
+            block = events.feed(data)
+            return not (block and response.write_now(block)) and not events.closed
+
         try:
-            while not events.closed and (data := await content.readany()):
-                block = events.feed(data)
-                delivery.counts = events.counts
-                if not block:
-                    continue
-                if delivery.first_token_ns is None:
-                    delivery.first_token_ns = time.monotonic_ns()
-                    first_token()
-                    await self._response.begin_stream(headers)
-                await self._response.write(block)
-                delivery.deltas = events.deltas
+            ended = await connection.forward(hold)
+            if first and first[-1]:
+                delivery.first_token_ns = time.monotonic_ns()
+                first_token()
+                await response.begin_stream(headers)
+                await response.write(first[-1])
+            while not ended and not events.closed:
+                ended = await connection.forward(relay)
+                await response.drained()
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
+        finally:
+            delivery.counts, delivery.deltas = events.counts, events.deltas
         if not (events.ended and events.started):
             raise _incomplete(events, replica)
-        await self._response.end_stream()
-        if not content.at_eof():
-            await _skip_trailer(content)
+        await response.end_stream()
+        if not connection.complete:
+            await _skip_trailer(connection)
 
-    async def _refuse(
-        self, engine_response: aiohttp.ClientResponse, replica: EngineReplica
-    ) -> None:
+    async def _refuse(self, connection: EngineConnection, replica: EngineReplica) -> None:
         """Raise the error of a response that is not a success, or relay it."""
-        body = await _read(engine_response, _MAX_ERROR_BYTES) or b""
-        status = engine_response.status
+        body = await connection.read(_MAX_ERROR_BYTES) or b""
+        status = connection.status
         if status == 503:
             raise EngineError(
                 RequestError(
@@ -346,29 +297,12 @@ def _engine_error(body: bytes) -> _ErrorObject | None:
         return None
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """Return the body; None where it has more bytes than the limit."""
-    if (response.content_length or 0) > limit:
-        return None
-    first = await response.content.readany()
-    if response.content.at_eof():
-        return first
-    parts, size = [first], len(first)
-    while data := await response.content.readany():
-        parts.append(data)
-        size += len(data)
-        if size > limit:
-            return None
-    return b"".join(parts)
-
-
-async def _skip_trailer(content: aiohttp.StreamReader) -> None:
+async def _skip_trailer(connection: EngineConnection) -> None:
     """Read to the end, so that the connection can be used again."""
     try:
         async with asyncio.timeout(_TRAILER_SECONDS):
-            while await content.readany():
-                pass
-    except (TimeoutError, aiohttp.ClientError, OSError):
+            await connection.forward(lambda _: True)
+    except (TimeoutError, ConnectionLostError, InvalidHttpError):
         return
 
 
@@ -431,8 +365,7 @@ def _invalid(replica: EngineReplica, detail: str) -> EngineError:
     )
 
 
-def _lost(replica: EngineReplica, error: Exception | str) -> EngineError:
-    detail = error if isinstance(error, str) else type(error).__name__
+def _lost(replica: EngineReplica, detail: str) -> EngineError:
     return EngineError(
         RequestError(
             502,

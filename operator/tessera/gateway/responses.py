@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from tessera.gateway.errors import JSON, RequestError
 
@@ -20,11 +20,29 @@ _EVENT_STREAM = (
 _HEARTBEAT = b": waiting\n\n"
 
 
-class ClientResponse:
-    """The response to one request; each of its methods waits while the client reads slowly."""
+class ClientConnection(Protocol):
+    """The connection of a client, beside what ASGI has: a chunk of a stream needs no task."""
 
-    def __init__(self, send: Send, request_id: str, *, close: bool = False) -> None:
+    on_gone: Callable[[], None] | None
+    """Called when the client goes away."""
+
+    def write_chunk(self, data: bytes) -> bool:
+        """Send a part of the body; True if the client reads too slowly for more."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        ...
+
+
+class ClientResponse:
+    """The response to one request; what it awaits waits while the client reads slowly."""
+
+    def __init__(
+        self, send: Send, client: ClientConnection, request_id: str, *, close: bool = False
+    ) -> None:
         self._send = send
+        self.client = client
         self._own = [(b"x-request-id", request_id.encode())]
         if close:
             self._own.append((b"connection", b"close"))
@@ -57,6 +75,14 @@ class ClientResponse:
     async def write(self, data: bytes) -> None:
         """Send a part of the stream."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def write_now(self, data: bytes) -> bool:
+        """Send a part of a stream that has begun; True if `drained` should be awaited."""
+        return self.client.write_chunk(data)
+
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        await self.client.drained()
 
     async def end_stream(self) -> None:
         """End the stream."""

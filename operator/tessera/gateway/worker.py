@@ -13,8 +13,8 @@ import uvloop
 from typing_extensions import override
 
 from tessera.gateway.app import GatewayApp
+from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.protocol import GatewayProtocol
-from tessera.gateway.relay import EngineSession
 from tessera.gateway.worker_link import SupervisedWorker
 
 _KEEP_ALIVE_SECONDS = 75

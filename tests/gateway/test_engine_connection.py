@@ -1,0 +1,156 @@
+"""Connections to engines, which may be anything: against scripted engines on real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tessera.gateway.engine_connection import (
+    ConnectionLostError,
+    EngineConnection,
+    EngineSession,
+    InvalidHttpError,
+)
+from tests.gateway.harness import EngineCall, Script, ScriptedEngine
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 60
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def sending(*parts: bytes, then_cut: bool = False) -> Script:
+    async def script(call: EngineCall) -> None:
+        for part in parts:
+            await call.send(part)
+        if then_cut:
+            call.writer.close()
+
+    return script
+
+
+@asynccontextmanager
+async def connected(script: Script) -> AsyncIterator[tuple[EngineSession, EngineConnection, str]]:
+    session = EngineSession(idle_seconds=WAIT_SECONDS)
+    async with ScriptedEngine(script) as engine, asyncio.timeout(WAIT_SECONDS):
+        try:
+            yield session, await session.connect(engine.address), engine.address
+        finally:
+            await session.close()
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with connected(lambda call: call.whole(b"[1]")) as (session, connection, address):
+        for _ in range(3):
+            await connection.send(REQUEST)
+            assert (connection.status, connection.content_type) == (200, b"application/json")
+            assert await connection.read(100) == b"[1]"
+            session.release(connection, address)
+            assert await session.connect(address) is connection
+
+
+async def test_a_connection_whose_response_is_not_complete_is_closed() -> None:
+    async def script(call: EngineCall) -> None:
+        calls.append(call)
+        await call.begin()
+        await call.gone.wait()
+
+    calls: list[EngineCall] = []
+    async with connected(script) as (session, connection, address):
+        await connection.send(REQUEST)
+        session.release(connection, address)
+        assert not connection.reusable
+        await calls[0].gone.wait()
+        assert await session.connect(address) is not connection
+
+
+async def test_a_connection_on_which_comes_what_nobody_asked_for_is_closed() -> None:
+    response = OK + b"content-length: 2\r\n\r\n[]"
+    async with connected(sending(response + response)) as (session, connection, address):
+        await connection.send(REQUEST)
+        assert await connection.read(100) == b"[]"
+        session.release(connection, address)
+        assert await session.connect(address) is not connection
+
+
+async def test_a_response_that_is_only_announced_is_waited_for() -> None:
+    continued = b"HTTP/1.1 100 Continue\r\n\r\n"
+    async with connected(sending(continued, OK + b"content-length: 2\r\n\r\n[]")) as (
+        _,
+        connection,
+        _,
+    ):
+        await connection.send(REQUEST)
+        assert (connection.status, await connection.read(100)) == (200, b"[]")
+
+
+async def test_a_body_without_a_length_ends_with_the_connection() -> None:
+    async with connected(sending(OK + b"\r\n", b"[1", b"]", then_cut=True)) as (
+        _,
+        connection,
+        _,
+    ):
+        await connection.send(REQUEST)
+        assert await connection.read(100) == b"[1]"
+        assert not connection.reusable
+
+
+@pytest.mark.parametrize(
+    "head", [b"content-length: 10\r\n\r\n[1]", b"transfer-encoding: chunked\r\n\r\n3\r\n[1]\r\n"]
+)
+async def test_a_body_that_breaks_off_is_no_body(head: bytes) -> None:
+    async with connected(sending(OK + head, then_cut=True)) as (_, connection, _):
+        await connection.send(REQUEST)
+        with pytest.raises(ConnectionLostError):
+            await connection.read(100)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OK + b"x: " + b"y" * 100_000,
+        OK + b"transfer-encoding: chunked\r\n\r\n3\r\n[1]\r\n0\r\nx: " + b"y" * 1_000_000,
+        OK + b"transfer-encoding: chunked\r\n\r\nzzz\r\n",
+        OK + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+    ],
+    ids=["large head", "large trailer", "no chunk", "two lengths", "upgrade"],
+)
+async def test_what_is_no_response_ends_the_connection(response: bytes) -> None:
+    async with connected(sending(response)) as (session, connection, address):
+        with pytest.raises(InvalidHttpError):  # noqa: PT012 - in the head or in the body
+            await connection.send(REQUEST)
+            await connection.read(100)
+        session.release(connection, address)
+        assert not connection.reusable
+
+
+async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        while not call.gone.is_set():
+            await call.chunk(b"x" * 50)
+
+    async with connected(script) as (_, connection, _):
+        await connection.send(REQUEST)
+        assert await connection.read(100) is None
+
+
+async def test_a_consumer_gets_what_came_while_it_took_nothing() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        for number in range(200):
+            await call.chunk(b"%05d" % number * 1000)
+        await call.finish()
+
+    def take_a_part(data: bytes) -> bool:
+        parts.append(data)
+        return False
+
+    parts: list[bytes] = []
+    async with connected(script) as (_, connection, _):
+        await connection.send(REQUEST)
+        while not await connection.forward(take_a_part):
+            pass
+    assert b"".join(parts) == b"".join(b"%05d" % number * 1000 for number in range(200))
