@@ -278,7 +278,9 @@ class Admission:
         return models
 
     def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
-        key = (identity.tenant, identity.team, identity.key, model.uid)
+        # Most keys have no limits of their own: those of their tenants are the same.
+        own_key = None if identity.limits is None else identity.key
+        key = (identity.tenant, identity.team, own_key, model.uid)
         limits = self._applicable.get(key)
         if limits is None:
             if len(self._applicable) >= _MAX_CACHED_LIMITS:

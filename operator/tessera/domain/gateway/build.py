@@ -114,6 +114,7 @@ def _keys(secrets: tuple[TenantKeys, ...], tenants: frozenset[str]) -> Mapping[s
 
 
 def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
+    limits = rate_limits(record.rate_limits)
     return ApiKey(
         name=name,
         digest=record.sha256,
@@ -121,7 +122,7 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
         team=record.team,
         models=record.models,
         expires=record.expires,
-        limits=rate_limits(record.rate_limits),
+        limits=None if limits == RateLimits() else limits,
     )
 
 

@@ -88,7 +88,8 @@ class ApiKey:
     models: tuple[str, ...] = ()
     """Names of the models that it may use; empty means all that its tenant may use."""
     expires: datetime | None = None
-    limits: RateLimits = RateLimits()
+    limits: RateLimits | None = None
+    """None without any of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,8 @@ class Identity:
     key: str | None = None
     """Name of the key; None for a token of a ServiceAccount or of OIDC."""
     models: tuple[str, ...] = ()
-    limits: RateLimits = RateLimits()
-    """Of the key."""
+    limits: RateLimits | None = None
+    """Of the key; None without any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,7 @@ def applicable_limits(
     if of_tenant == RateLimits():
         of_tenant = directory.default_limits
     scopes = [(ScopeKind.TENANT, identity.tenant, of_tenant)]
-    if identity.key is not None:
+    if identity.limits is not None:
         scopes.append((ScopeKind.KEY, f"{identity.tenant}/{identity.key}", identity.limits))
     if identity.team is not None and tenant is not None:
         of_team = tenant.teams.get(identity.team, RateLimits())
