@@ -37,12 +37,13 @@ from tessera.domain.limits.account import Account
 from tessera.domain.perf.step import StepTime
 from tessera.gateway.frames import (
     Borrow,
-    DirectoryUpdate,
+    KeysUpdate,
     Portions,
     ToSupervisor,
     ToWorker,
     UsageBatch,
     UsageTaken,
+    directory_frames,
 )
 from tessera.gateway.link import LinkServer
 
@@ -199,13 +200,14 @@ class _Supervisor:
 
     def __init__(self, directory: Directory) -> None:
         self.directory = directory
-        self.link = LinkServer(self._handle, lambda: (DirectoryUpdate(directory),), lambda _: None)
+        self.link = LinkServer(
+            self._handle, lambda: directory_frames(directory, None), lambda _: None
+        )
         self.records = 0
         self._accounts: dict[str, Account] = {}
 
     def revoke(self, keys: dict[str, ApiKey]) -> None:
-        changed = Directory(models=self.directory.models, tenants=self.directory.tenants, keys=keys)
-        self.link.broadcast(DirectoryUpdate(changed))
+        self.link.broadcast(KeysUpdate(keys))
 
     def _handle(self, worker: int, frame: ToSupervisor) -> None:
         match frame:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.directory import Directory, RateLimits
-from tessera.gateway.frames import DirectoryUpdate, ToWorker
+from tessera.gateway.frames import DirectoryUpdate, KeysUpdate, ToWorker
 from tessera.gateway.link import WorkerLink
 from tessera.gateway.polling import EnginePoller
 from tessera.gateway.supervisor import Supervisor, SupervisorParts
@@ -39,9 +40,11 @@ class Directories:
         self._changed = asyncio.Event()
 
     def take(self, frame: ToWorker) -> None:
-        if isinstance(frame, DirectoryUpdate):
-            self._latest = frame.directory
-            self._changed.set()
+        if isinstance(frame, KeysUpdate):
+            self._latest = replace(self._latest, keys=frame.keys)
+        elif isinstance(frame, DirectoryUpdate):
+            self._latest = replace(frame.directory, keys=self._latest.keys)
+        self._changed.set()
 
     async def wait_for(self, accept: Callable[[Directory], bool]) -> None:
         """Wait until a directory is as it should be."""

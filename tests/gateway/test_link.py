@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ from tessera.domain.picking.replica_state import EngineLoad, SentLoad
 from tessera.gateway.frames import (
     DirectoryUpdate,
     EngineLoads,
+    KeysUpdate,
     TokenQuery,
     TokenVerdict,
     ToSupervisor,
@@ -31,6 +33,7 @@ from tessera.gateway.frames import (
     UsageTaken,
     WorkerDemand,
     WorkerReport,
+    directory_frames,
 )
 from tessera.gateway.link import LinkServer, Outbox, WorkerLink
 from tessera.gateway.usage_outbox import UsageOutbox
@@ -181,3 +184,12 @@ async def test_a_slow_peer_gets_the_newest_state_and_bounded_events() -> None:
     assert outbox.dropped == 10_000
     assert b"\xcd\x4e\x1f" in await outbox.next()  # 19999
     assert b"\xcd\x27\x10" in await outbox.next()  # 10000
+
+
+def test_keys_go_by_themselves_and_only_what_changed_is_sent() -> None:
+    rest = replace(DIRECTORY, keys={})
+    keys = KeysUpdate(dict(DIRECTORY.keys))
+    assert directory_frames(DIRECTORY, None) == [keys, DirectoryUpdate(rest)]
+    assert directory_frames(DIRECTORY, replace(DIRECTORY)) == []
+    assert directory_frames(DIRECTORY, rest) == [keys]
+    assert directory_frames(DIRECTORY, replace(DIRECTORY, models=())) == [DirectoryUpdate(rest)]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from tessera.gateway.frames import (
     Borrow,
     DirectoryUpdate,
     EngineLoads,
+    KeysUpdate,
     OtherLoads,
     Portions,
     TokenQuery,
@@ -147,9 +149,9 @@ async def test_workers_get_a_directory_once_everything_is_known_and_again_when_i
         record = KeyRecord.model_validate({"sha256": "ab" * 32})
         keys = TenantKeys(secret=Ref("gw", "s"), tenant="team-a", records={"ci": record})
         gateway.observe(keys=(keys,))
-        second = (await worker.next(DirectoryUpdate)).directory
-        assert list(second.keys) == ["ab" * 32]
-        assert gateway.supervisor.directory == second
+        update = await worker.next(KeysUpdate, lambda frame: bool(frame.keys))
+        assert list(update.keys) == ["ab" * 32]
+        assert gateway.supervisor.directory == replace(first, keys=update.keys)
 
 
 async def test_engines_of_services_with_requests_are_polled() -> None:

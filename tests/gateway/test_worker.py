@@ -18,7 +18,6 @@ from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account
 from tessera.gateway.frames import (
     Borrow,
-    DirectoryUpdate,
     Portions,
     ToSupervisor,
     ToWorker,
@@ -26,6 +25,7 @@ from tessera.gateway.frames import (
     UsageTaken,
     Wake,
     WorkerReport,
+    directory_frames,
 )
 from tessera.gateway.link import LinkServer
 from tests.gateway.harness import (
@@ -81,7 +81,7 @@ class PlayedSupervisor:
         return reports[-1][CHAT].in_flight if reports else None
 
     def _greeting(self) -> Sequence[ToWorker]:
-        return (DirectoryUpdate(self.directory),)
+        return directory_frames(self.directory, None)
 
     def _handle(self, worker: int, frame: ToSupervisor) -> None:
         match frame:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -16,7 +16,7 @@ from tessera.domain.gateway.access import (
     tenant_models,
     visible_models,
 )
-from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueReason, QueueRefusal
@@ -156,6 +156,11 @@ class Admission:
         services = {model.service for model in directory.models}
         self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
         self.queues.pump()
+
+    def update_keys(self, keys: Mapping[str, ApiKey]) -> None:
+        """Judge by these keys from now on."""
+        self._directory = replace(self._directory, keys=keys)
+        self._applicable = {}
 
     async def identify(self, headers: Headers) -> Identity:
         """Return who sends a request with these headers.

@@ -1,21 +1,31 @@
 """What the supervisor and the workers of one gateway tell each other."""
 
+from dataclasses import replace
 from typing import TypeAlias
 
 import msgspec
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import AccessReason
-from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Portion, PortionRequest, SlotGrant, SlotRequest
 from tessera.domain.picking.replica_state import EngineLoad, SentLoad
 
 
 class DirectoryUpdate(msgspec.Struct, tag=True, frozen=True):
-    """The whole directory, which replaces the last one."""
+    """The directory without its keys, which replaces the last one."""
 
     directory: Directory
+
+
+class KeysUpdate(msgspec.Struct, tag=True, frozen=True):
+    """All keys by their digests, which replace the last ones.
+
+    They are most of a directory, and change less often than replicas.
+    """
+
+    keys: dict[str, ApiKey]
 
 
 class EngineLoads(msgspec.Struct, tag=True, frozen=True):
@@ -104,7 +114,18 @@ class Wake(msgspec.Struct, tag=True, frozen=True):
     service: Ref
 
 
+def directory_frames(directory: Directory, last: Directory | None) -> list["ToWorker"]:
+    """Return what workers need that know the last directory; the keys come first."""
+    frames: list[ToWorker] = []
+    rest, last_rest = replace(directory, keys={}), last and replace(last, keys={})
+    if last is None or directory.keys != last.keys:
+        frames.append(KeysUpdate(dict(directory.keys)))
+    if rest != last_rest:
+        frames.append(DirectoryUpdate(rest))
+    return frames
+
+
 ToWorker: TypeAlias = (
-    DirectoryUpdate | EngineLoads | OtherLoads | TokenVerdict | UsageTaken | Portions
+    KeysUpdate | DirectoryUpdate | EngineLoads | OtherLoads | TokenVerdict | UsageTaken | Portions
 )
 ToSupervisor: TypeAlias = WorkerReport | UsageBatch | TokenQuery | Borrow | Wake

@@ -20,6 +20,7 @@ from tessera.api.text import counted
 from tessera.gateway.frames import (
     DirectoryUpdate,
     EngineLoads,
+    KeysUpdate,
     OtherLoads,
     ToSupervisor,
     ToWorker,
@@ -33,7 +34,7 @@ _MAX_FRAME_BYTES = 256 * 2**20
 _MAX_WAITING_FRAMES = 10_000
 _RETRY_SECONDS = 0.25
 # Only the newest of each counts.
-_STATES = (DirectoryUpdate, EngineLoads, OtherLoads, WorkerReport)
+_STATES = (KeysUpdate, DirectoryUpdate, EngineLoads, OtherLoads, WorkerReport)
 
 OutT = TypeVar("OutT", bound=ToWorker | ToSupervisor)
 InT = TypeVar("InT", bound=ToWorker | ToSupervisor)

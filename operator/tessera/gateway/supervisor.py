@@ -17,7 +17,6 @@ from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.picking.replica_state import SentLoad
 from tessera.gateway.frames import (
     Borrow,
-    DirectoryUpdate,
     EngineLoads,
     OtherLoads,
     Portions,
@@ -29,6 +28,7 @@ from tessera.gateway.frames import (
     Wake,
     WorkerDemand,
     WorkerReport,
+    directory_frames,
 )
 from tessera.gateway.link import LinkServer
 from tessera.gateway.polling import POLL_SECONDS, EnginePoller
@@ -149,7 +149,7 @@ class Supervisor:
                 self.waking.set()
 
     def _greeting(self) -> Iterable[ToWorker]:
-        return () if self._directory is None else (DirectoryUpdate(self._directory),)
+        return () if self._directory is None else directory_frames(self._directory, None)
 
     def _left(self, worker: int) -> None:
         self._reports.pop(worker, None)
@@ -167,11 +167,11 @@ class Supervisor:
             await asyncio.sleep(_MIN_INTERVAL_SECONDS)
 
     def _publish(self, directory: Directory) -> None:
-        if directory == self._directory:
-            return
+        frames = directory_frames(directory, self._directory)
         self._directory = directory
         self.parts.poller.update(directory)
-        self._link.broadcast(DirectoryUpdate(directory))
+        for frame in frames:
+            self._link.broadcast(frame)
 
     async def _exchange_loads(self) -> None:
         while True:

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.authentication import Authenticator
@@ -16,6 +17,7 @@ from tessera.gateway.frames import (
     Borrow,
     DirectoryUpdate,
     EngineLoads,
+    KeysUpdate,
     OtherLoads,
     Portions,
     TokenVerdict,
@@ -53,6 +55,7 @@ class SupervisedWorker:
         self.admission = Admission(self._authenticator, self)
         self._borrowings: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
+        self._keys: Mapping[str, ApiKey] = {}
         self._all_taken = asyncio.Event()
 
     async def borrow(self, request: BorrowRequest) -> bool:
@@ -129,8 +132,11 @@ class SupervisedWorker:
     def _handle(self, frame: ToWorker) -> None:
         admission = self.admission
         match frame:
+            case KeysUpdate():
+                self._keys = frame.keys
+                admission.update_keys(frame.keys)
             case DirectoryUpdate():
-                admission.update(frame.directory)
+                admission.update(replace(frame.directory, keys=self._keys))
             case EngineLoads():
                 admission.replicas.polled(frame.loads)
                 admission.queues.pump()
