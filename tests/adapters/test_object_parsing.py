@@ -92,6 +92,24 @@ def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:
 
 
 @pytest.mark.parametrize(
+    ("args", "limits"),
+    [
+        (["/models/a", "--max-num-seqs=64", "--max-num-batched-tokens=2048"], (64, 2048)),
+        (["--max-num-seqs=many", "--max-num-batched-tokens", "2048"], (None, None)),
+    ],
+)
+def test_a_replica_brings_the_limits_of_its_command_line(
+    args: list[str], limits: tuple[int | None, int | None]
+) -> None:
+    body = replica_of(DEPLOYMENT, "chat-0")
+    body["metadata"]["uid"] = "uid-chat-0"
+    body["spec"]["containers"][0]["args"] = args
+    pod = wire.parse_pod(body)
+    assert pod is not None
+    assert (pod.max_num_seqs, pod.max_num_batched_tokens) == limits
+
+
+@pytest.mark.parametrize(
     ("state", "last"),
     [(ENDED, {}), (WAITS, ENDED), ({"running": {}}, ENDED)],
     ids=["ended", "waits", "runs again"],

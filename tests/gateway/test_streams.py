@@ -80,6 +80,15 @@ async def test_a_whole_answer_passes_as_it_is() -> None:
     assert (record.phase, record.status, record.reason) == (Phase.COMPLETED, 200, "OnlyReplica")
 
 
+async def test_a_record_has_the_variant_and_the_prices_of_its_replica() -> None:
+    async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine:
+        replica = a_replica(engine.address, variant="a100-1gpu", price_version="a100@1")
+        async with a_gateway(a_directory(a_model(replica))) as gateway:
+            await gateway.post(CHAT)
+            record = await gateway.record()
+    assert (record.variant, record.price_version) == ("a100-1gpu", "a100@1")
+
+
 async def test_rule_1_usage_is_asked_for_and_dropped_where_the_client_did_not_ask() -> None:
     async with serving(streaming(ROLE, a_delta(), END, USAGE, DONE)) as (gateway, engines):
         answer = await gateway.post(STREAM)

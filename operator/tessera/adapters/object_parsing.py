@@ -272,6 +272,8 @@ def parse_pod(body: JsonObject) -> Pod | None:
         terminating="deletionTimestamp" in meta or status.get("phase") in _TERMINAL_PHASES,
         deletion_cost=_parse_int32(meta.get("annotations", {}).get(names.COST_ANNOTATION, "")),
         leaving=names.LEAVING_LABEL in labels,
+        max_num_seqs=_engine_limit(spec, "--max-num-seqs="),
+        max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
         unschedulable=_bounded_text(scheduled["message"])
         if scheduled.get("status") == "False" and scheduled.get("message")
         else None,
@@ -490,6 +492,15 @@ def _limits(container: JsonObject) -> Counter[str]:
     return Counter(
         {name: _device_count(count) for name, count in limits.items() if is_gpu_resource(name)}
     )
+
+
+def _engine_limit(spec: JsonObject, flag: str) -> int | None:
+    """Return a limit of the engine's command line."""
+    for container in spec.get("containers", ()):
+        for argument in container.get("args", ()):
+            if argument.startswith(flag):
+                return _parse_int32(argument.removeprefix(flag)) or None
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""What a gateway watches: services, engines, budgets, and the Secrets of keys."""
+"""What a gateway watches: services, engines, pools, budgets, and the Secrets of keys."""
 
 import asyncio
 import logging
@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import cast
 
 from tessera.domain.gateway.build import GatewayObservations
-from tessera.domain.observed.snapshot import Budget, ObservedService, Pod
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
     ENGINE_PODS,
     INFERENCE_SERVICES,
     KEY_SECRETS,
@@ -22,7 +23,7 @@ from tessera.resources.api_resources import (
 
 log = logging.getLogger("tessera")
 
-_FLEET = (TENANT_BUDGETS, INFERENCE_SERVICES, ENGINE_PODS)
+_FLEET = (TENANT_BUDGETS, ACCELERATOR_POOLS, INFERENCE_SERVICES, ENGINE_PODS)
 _KEYS = (KEY_SECRETS,)
 
 
@@ -49,6 +50,7 @@ class FleetWatch:
             pods=cast("tuple[Pod, ...]", self._store.plan_inputs(ENGINE_PODS)),
             budgets=cast("tuple[Budget, ...]", self._store.plan_inputs(TENANT_BUDGETS)),
             keys=keys,
+            pools=cast("tuple[Pool, ...]", self._store.plan_inputs(ACCELERATOR_POOLS)),
         )
 
     async def run(self) -> None:

@@ -1,10 +1,12 @@
 """The directory of a gateway, from what it observes."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.ref import Ref
@@ -17,15 +19,21 @@ from tessera.domain.gateway.directory import (
     RateLimits,
     TenantLimits,
 )
-from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.hardware.device import GPU
+from tessera.domain.observed.snapshot import ObservedService, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tests.builders import A100, MEDIUM, NOW, a_budget, a_pod, a_service, a_spec
+from tests.builders import A100, H100, MEDIUM, NOW, a_budget, a_pod, a_pool, a_service, a_spec
 
 DIGEST = "ab" * 32
+SLICE: dict[str, Any] = {"devices": {"nvidia.com/mig-1g.10gb": 1}}
+POOLS = tuple(
+    replace(a_pool(name), status=AcceleratorPoolStatus(product=product))
+    for name, product in (("a100", A100), ("h100", H100))
+)
 
 
 def directory(*services: ObservedService, **fields: Any) -> Directory:
-    observed = {"services": services, "budgets": (a_budget(),), **fields}
+    observed = {"services": services, "budgets": (a_budget(),), "pools": POOLS, **fields}
     return build_directory(GatewayObservations(**observed), RateLimits())
 
 
@@ -35,7 +43,7 @@ def only_model(service: ObservedService, **fields: Any) -> OfferedModel:
 
 
 def replica_of(service: ObservedService, **pod: Any) -> EngineReplica:
-    [replica] = only_model(service, pods=(a_pod(**pod),)).replicas
+    [replica] = only_model(service, pods=(a_pod(**{**SLICE, **pod}),)).replicas
     return replica
 
 
@@ -138,19 +146,44 @@ def test_the_predicted_step_is_scaled_by_the_measured_ratio_within_bounds() -> N
         return step_time.seconds(decoding=8, kv_tokens=10_000)
 
     predicted = step(None)
-    assert 0.005 < predicted < 0.05
+    assert 0.05 < predicted < 0.2
     assert step("2.00") == pytest.approx(2 * predicted)
     assert step("1000") == pytest.approx(5 * predicted)
     assert step("0.00") == pytest.approx(0.2 * predicted)
 
 
-def test_a_replica_of_another_variant_has_no_known_speed() -> None:
+def test_every_replica_has_the_speed_limits_and_prices_of_its_own_variant() -> None:
+    service = a_service(spec=a_spec(MEDIUM), status=a_status("2.00"))
+    whole: dict[str, Any] = {"variant": "h100-1gpu-fp8", "devices": {GPU: 1}}
+    pods = (a_pod("chat-0", **SLICE, max_num_seqs=64), a_pod("chat-1", **whole, max_num_seqs=256))
+    small, large = only_model(service, pods=pods).replicas
+    assert (small.variant, small.max_num_seqs) == ("a100-1g-10gb", 64)
+    assert (large.variant, large.max_num_seqs) == ("h100-1gpu-fp8", 256)
+    assert small.step_time is not None
+    assert large.step_time is not None
+    assert small.step_time.seconds(decoding=1, kv_tokens=0) > 5 * large.step_time.seconds(
+        decoding=1, kv_tokens=0
+    )
+    assert small.step_time.source == "Measured" != large.step_time.source
+    assert (str(small.price_version)[:5], str(large.price_version)[:5]) == ("a100@", "h100@")
+
+
+def test_a_new_price_makes_a_new_version_and_nothing_else_does() -> None:
+    def version(pool: Pool) -> str | None:
+        service = a_service(spec=a_spec(MEDIUM), status=a_status())
+        [replica] = only_model(service, pods=(a_pod(**SLICE),), pools=(pool,)).replicas
+        return replica.price_version
+
+    assert version(a_pool()) == version(a_pool(prePull=True))
+    assert version(a_pool()) != version(a_pool(per_gpu_hour="2.01"))
+
+
+def test_the_speed_of_unknown_hardware_and_variants_is_unknown() -> None:
     service = a_service(spec=a_spec(MEDIUM), status=a_status())
-    assert replica_of(service).max_num_seqs == 64
-    other = replica_of(service, variant="h100")
-    assert (other.max_num_seqs, other.step_time) == (None, None)
-    unknown = a_service(spec=a_spec(MEDIUM), status=a_status(product="NVIDIA-Z9"))
-    assert replica_of(unknown).step_time is None
+    assert replica_of(service, variant="gone-1gpu").step_time is None
+    unknown = replace(a_pool(), status=AcceleratorPoolStatus(product="NVIDIA-Z9"))
+    [replica] = only_model(service, pods=(a_pod(**SLICE),), pools=(unknown,)).replicas
+    assert (replica.step_time, replica.price_version is None) == (None, False)
 
 
 def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:

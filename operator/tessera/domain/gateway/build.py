@@ -1,10 +1,10 @@
 """The directory of a gateway, from what it observes of the cluster."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.api.inference_service import VariantStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.budget.budgets import NamespaceClaim, namespace_claims
@@ -17,17 +17,24 @@ from tessera.domain.gateway.directory import (
     RateLimits,
     TenantLimits,
 )
-from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
+from tessera.domain.hardware.device import (
+    MIG_PREFIX,
+    Hardware,
+    slice_hardware,
+    whole_gpu_hardware,
+)
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
-from tessera.domain.names import PORT
-from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Ref
+from tessera.domain.names import PORT, variant_name
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import MIN_REQUESTS, StepTime, step_time
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.proposal import scaling_of
 from tessera.domain.speed.measurements import MAX_RATIO, MIN_RATIO, own_measurement
+
+_PRECISIONS = (None, "fp8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,25 @@ class GatewayObservations:
     pods: Sequence[Pod] = ()
     budgets: Sequence[Budget] = ()
     keys: Sequence[TenantKeys] = ()
+    pools: Sequence[Pool] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PoolTerms:
+    """What the replicas in a pool have in common."""
+
+    name: str
+    product: str | None
+    price_version: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Variant:
+    """What the name of a variant is made of."""
+
+    pool: _PoolTerms
+    hardware: Hardware | None
+    precision: str | None
 
 
 def build_directory(observed: GatewayObservations, default_limits: RateLimits) -> Directory:
@@ -47,6 +73,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimits) -
     tenant_by_namespace = {
         namespace: tenant.name for tenant in tenants.values() for namespace in tenant.namespaces
     }
+    pools = tuple(_pool_terms(pool) for pool in observed.pools)
     pods = defaultdict[Ref, list[Pod]](list)
     for pod in observed.pods:
         if pod.service.name and pod.address is not None:
@@ -58,6 +85,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimits) -
                 service,
                 tuple(pods[service.ref]),
                 tenant_by_namespace.get(service.ref.namespace),
+                pools,
             )
             for service in sorted(
                 observed.services, key=lambda service: (service.created, service.ref)
@@ -128,14 +156,17 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
 
 @reused_per_object
 def _model(
-    _: str, service: ObservedService, pods: tuple[Pod, ...], tenant: str | None
+    _: str,
+    service: ObservedService,
+    pods: tuple[Pod, ...],
+    tenant: str | None,
+    pools: tuple[_PoolTerms, ...],
 ) -> OfferedModel:
     """Return the model of one service, by its UID."""
     spec, variant = service.spec, service.status.variant
     assert spec is not None  # noqa: S101
     access = spec.access
     names = dict.fromkeys((spec.model.served_name or service.ref.name, *access.aliases))
-    speed = predicted_step_time(service)
     return OfferedModel(
         service=service.ref,
         uid=service.uid,
@@ -148,7 +179,7 @@ def _model(
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
         max_model_len=variant.max_model_len if variant is not None else None,
         replicas=tuple(
-            _replica(pod, variant if variant and pod.variant == variant.name else None, speed)
+            _replica(service, pod, _variant(pod, pools))
             for pod in sorted(pods, key=lambda pod: pod.ref)
         ),
         may_sleep=spec.replicas is None and scaling_of(spec).may_sleep,
@@ -156,47 +187,69 @@ def _model(
     )
 
 
-def _replica(pod: Pod, variant: VariantStatus | None, speed: StepTime | None) -> EngineReplica:
-    """Return one replica; of another variant than the status has, neither size nor speed."""
+def _replica(service: ObservedService, pod: Pod, variant: _Variant | None) -> EngineReplica:
     return EngineReplica(
         pod=pod.ref,
         uid=pod.uid,
         address=f"[{pod.address}]:{PORT}" if ":" in str(pod.address) else f"{pod.address}:{PORT}",
         ready_since=pod.ready_since,
         leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
-        max_num_seqs=variant.max_num_seqs if variant is not None else None,
-        max_num_batched_tokens=variant.max_num_batched_tokens if variant is not None else None,
-        step_time=speed if variant is not None else None,
+        variant=pod.variant,
+        price_version=variant.pool.price_version if variant is not None else None,
+        max_num_seqs=pod.max_num_seqs,
+        max_num_batched_tokens=pod.max_num_batched_tokens,
+        step_time=_step_time(service, pod, variant) if variant is not None else None,
     )
 
 
-def predicted_step_time(service: ObservedService) -> StepTime | None:
-    """Return the step time of a service's variant, times the ratio that was measured.
+def _pool_terms(pool: Pool) -> _PoolTerms:
+    price_version = None
+    if pool.spec is not None:
+        prices = sorted(price.model_dump_json(by_alias=True) for price in pool.spec.prices)
+        price_version = f"{pool.name}@{hashlib.sha256(''.join(prices).encode()).hexdigest()[:12]}"
+    return _PoolTerms(name=pool.name, product=pool.status.product, price_version=price_version)
+
+
+def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant | None:
+    """Return what runs in a pod, which may be of an earlier variant than the service has now.
+
+    Returns None where no pool makes the name of its variant.
+    """
+    resource, count = next(iter(pod.devices.items()), ("", 0))
+    profile = resource.removeprefix(MIG_PREFIX) if resource.startswith(MIG_PREFIX) else None
+    for pool in pools:
+        for precision in _PRECISIONS:
+            if variant_name(pool.name, profile or f"{count}gpu", precision) == pod.variant:
+                hardware = _hardware(pool.product, profile, count)
+                return _Variant(pool=pool, hardware=hardware, precision=precision)
+    return None
+
+
+def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTime | None:
+    """Return the predicted step time of a replica, times the ratio that was measured.
 
     Returns None for a model or hardware of unknown size.
     """
-    variant, spec = service.status.variant, with_known_shape(service).spec
+    spec, speed = with_known_shape(service).spec, service.status.speed
     shape = shape_of(spec) if spec is not None else None
-    hardware = _hardware(variant) if variant is not None else None
-    if variant is None or shape is None or hardware is None:
+    if shape is None or variant.hardware is None:
         return None
-    precision = None if variant.precision == "checkpoint" else variant.precision
-    predicted = step_time(shape, precision, hardware)
-    measured = own_measurement(service, service.status.speed)
+    predicted = step_time(shape, variant.precision, variant.hardware)
+    measured = own_measurement(service, speed)
     if (
         measured is None
         or measured.requests < MIN_REQUESTS
-        or service.status.speed is None
-        or service.status.speed.variant != variant.name
+        or speed is None
+        or speed.variant != pod.variant
     ):
         return predicted
     return predicted.scaled(min(max(measured.ratio, MIN_RATIO), MAX_RATIO), "Measured")
 
 
-def _hardware(variant: VariantStatus) -> Hardware | None:
-    product = products().get(variant.product)
+def _hardware(name: str | None, profile: str | None, count: int) -> Hardware | None:
+    product = products().get(name or "")
     if product is None:
         return None
-    if variant.profile is None:
-        return whole_gpu_hardware(product, variant.gpus)
-    return slice_hardware(product, variant.profile)
+    return (
+        whole_gpu_hardware(product, count) if profile is None else slice_hardware(product, profile)
+    )

@@ -21,6 +21,9 @@ class EngineReplica:
     """None while it is not ready."""
     leaving: bool = False
     """It is drained or terminates: it gets no new request."""
+    variant: str = ""
+    price_version: str | None = None
+    """Pool, and digest of its prices, by which its time is charged."""
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     step_time: StepTime | None = None

@@ -70,5 +70,6 @@ class UsageRecord:
     tags: str = ""
     """`name=value` pairs of the trusted header, joined by commas."""
     price_version: str | None = None
+    """Pool of its replica, and digest of that pool's prices: `a100@0123456789ab`."""
     trace_parent: str = ""
     """`traceparent` of the request, under which its spans stand; it is not stored."""

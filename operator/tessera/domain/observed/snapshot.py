@@ -158,6 +158,9 @@ class Pod:
     deletion_cost: int = 0
     leaving: bool = False
     """It has the label by which its PodDisruptionBudget selects it no more."""
+    max_num_seqs: int | None = None
+    """Of its engine, by the command line, as is the next."""
+    max_num_batched_tokens: int | None = None
     unschedulable: str | None = None
     """The scheduler's sentence, while it finds no node."""
     waiting_reason: str | None = None
