@@ -161,7 +161,7 @@ class MemoryOperator:
         self._fleet = FleetReconciler(
             config, self._store, self.observations, self.applier, prober, self._now
         )
-        self._reflector = Reflector(self.cluster, self._store, self.observations, lambda: None)
+        self._reflector = Reflector(self.cluster, self._store, self.observations, lambda _: None)
 
     @property
     def memory(self) -> PlanMemory:

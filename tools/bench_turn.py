@@ -199,7 +199,7 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
     )
     prober = Prober(_Engines(), observations.answers, clock, lambda: None)
     fleet = FleetReconciler(config, store, observations, applier, prober, clock)
-    reflector = Reflector(cluster, store, observations, lambda: None)
+    reflector = Reflector(cluster, store, observations, lambda _: None)
     await reflector.list_all()
     pods = [
         entry.plan_input for entry in store.all(PODS).values() if isinstance(entry.plan_input, Pod)

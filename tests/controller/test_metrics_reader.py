@@ -128,7 +128,7 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
         TENANT_BUDGETS,
         {"metadata": {"name": "team-a"}, "spec": spec, "status": {"spend": SPEND}},
     )
-    await Reflector(operator.cluster, store, observations, lambda: None).list_all()
+    await Reflector(operator.cluster, store, observations, lambda _: None).list_all()
     telemetry = Telemetry()
     reader = MetricsReader(
         cast(PrometheusMetrics, _Prometheus(question, FAILURES[failure])),

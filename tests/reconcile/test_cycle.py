@@ -15,7 +15,8 @@ from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
 from tessera.domain.plan import PlanMemory
-from tessera.reconcile.loop import run_loop
+from tessera.reconcile import loop
+from tessera.reconcile.loop import Rest, Wakes, rest_after, run_loop
 from tessera.reconcile.writing import write_queue
 from tessera.reconcile.writing.startup_resync import SERVICES_PER_CYCLE
 from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
@@ -436,22 +437,53 @@ async def test_a_refused_job_is_explained_by_the_next_cycle(operator: MemoryOper
 
 
 async def test_a_change_during_a_cycle_costs_exactly_one_more() -> None:
-    changed, cycles = asyncio.Event(), list[int]()
+    wakes, cycles = Wakes(), list[int]()
 
-    async def count_cycle() -> float:
+    async def count_cycle() -> Rest:
         cycles.append(len(cycles))
         if len(cycles) == 1:
-            changed.set()
-            changed.set()
+            wakes.change()
+            wakes.change()
         if len(cycles) == 3:
             raise RuntimeError("enough")
-        return 0.0
+        return Rest()
 
-    changed.set()
+    wakes.change()
     with pytest.raises(RuntimeError, match="enough"):
         async with asyncio.timeout(60):
-            await run_loop(changed, count_cycle, period=0.02, min_interval=0.001)
+            await run_loop(wakes, count_cycle, period=0.02, min_interval=0.001)
     assert cycles == [0, 1, 2]
+
+
+async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "MAX_REST", 1000.0)
+    wakes, cycles = Wakes(), asyncio.Queue[None]()
+
+    async def count_cycle() -> Rest:
+        await cycles.put(None)
+        return rest_after(500.0, is_burst=False)._replace(until_edit=0.0)
+
+    running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
+    try:
+        async with asyncio.timeout(60):
+            await cycles.get()
+        for kind in (PODS, DEPLOYMENTS):
+            wakes.observe(kind)
+        wakes.change()
+        await asyncio.sleep(0.05)
+        assert cycles.empty()
+        wakes.observe(INFERENCE_SERVICES)
+        async with asyncio.timeout(60):
+            await cycles.get()
+    finally:
+        running.cancel()
+
+
+def test_an_edit_is_not_planned_at_once_while_many_children_wait() -> None:
+    calm, burst = rest_after(0.1, is_burst=False), rest_after(0.1, is_burst=True)
+    assert calm.until_edit < calm.seconds < burst.seconds == burst.until_edit
 
 
 def _meta(key: ObjectKey) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tessera.ports import ObjectList
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector, VersionRollbackError
 from tessera.reconcile.store import Store
-from tessera.resources.api_resources import KINDS, NODES
+from tessera.resources.api_resources import KINDS, NODES, ApiResource
 from tests.memory_cluster import MemoryCluster
 from world.testing import eventually
 
@@ -29,7 +29,7 @@ class ReflectorHarness:
         self.woken = 0
         self.reflector = Reflector(self.cluster, self.store, Observations(), self._wake)
 
-    def _wake(self) -> None:
+    def _wake(self, _: ApiResource) -> None:
         self.woken += 1
 
     async def put(self, body: dict[str, Any]) -> None:

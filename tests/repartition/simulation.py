@@ -108,7 +108,7 @@ class KillableOperator:
 
         self._prober = Prober(AnsweringEngines(kube), observations.answers, now, wake)
         self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
-        self._reflector = Reflector(cluster, store, observations, wake)
+        self._reflector = Reflector(cluster, store, observations, lambda _: wake())
         self._listed = False
         config = Config(mig_backends=frozenset({"Agent", "MigManager"}), node_agents=node_agents)
         self._applier = Applier(

@@ -35,7 +35,7 @@ from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.event_recorder import EventRecorder
 from tessera.reconcile.layout_solving import BackgroundPlanner
-from tessera.reconcile.loop import BURST_REST_RATIO, REST_RATIO, run_loop
+from tessera.reconcile.loop import Rest, Wakes, rest_after, run_loop
 from tessera.reconcile.observe import Observations, ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.reflector import Reflector
@@ -63,7 +63,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster, wall: Clock = now) -> None:
         self._clock = clock = TrustedClock(wall, time.monotonic, lambda: cluster.server_date)
-        self._changed = asyncio.Event()
+        self._wakes = Wakes()
         self.synced = asyncio.Event()
         """Set when every kind was listed once."""
         config = Config(
@@ -92,14 +92,14 @@ class Runtime:
             else None
         )
         self._prober = Prober(
-            self._engines, self._observations.answers, clock, self._changed.set, self._hub, cluster
+            self._engines, self._observations.answers, clock, self._wakes.change, self._hub, cluster
         )
         self._layouts = LayoutSolverProcess()
         self._planning = BackgroundPlanner(
-            self._layouts, self._observations, clock, self._changed.set
+            self._layouts, self._observations, clock, self._wakes.change
         )
         self._last_reconcile = time.monotonic()
-        self.reflector = Reflector(cluster, self.store, self._observations, self._changed.set)
+        self.reflector = Reflector(cluster, self.store, self._observations, self._wakes.observe)
         self.elector = LeaderElector(
             cluster,
             namespace=settings.namespace,
@@ -109,7 +109,7 @@ class Runtime:
             monotonic=seconds_since_boot,
         )
         self.demand = DemandReceiver(
-            self._observations, clock, self._changed.set, self.elector.is_leader
+            self._observations, clock, self._wakes.change, self.elector.is_leader
         )
         self._events = EventRecorder(
             cluster,
@@ -134,7 +134,7 @@ class Runtime:
             ),
             self.elector.is_leader,
             record_events=self._events.record,
-            wake=self._changed.set,
+            wake=self._wakes.change,
         )
         self._fleet = FleetReconciler(
             config,
@@ -238,10 +238,10 @@ class Runtime:
                 group.create_task(self._metrics.run())
             group.create_task(self._events.run())
             group.create_task(self._fleet.write())
-            group.create_task(run_loop(self._changed, self._reconcile))
+            group.create_task(run_loop(self._wakes, self._reconcile))
 
-    async def _reconcile(self) -> float:
-        """Run one cycle, and return for how many seconds the loop idles after it.
+    async def _reconcile(self) -> Rest:
+        """Run one cycle, and return how long the loop idles after it.
 
         Any error is counted, logged and retried.
         """
@@ -257,9 +257,8 @@ class Runtime:
         except* Exception as errors:  # noqa: BLE001 - the loop must continue
             self.telemetry.record_failure(errors)
         else:
-            ratio = BURST_REST_RATIO if outcome.is_burst else REST_RATIO
-            return ratio * outcome.cpu_seconds
-        return 0.0
+            return rest_after(outcome.cpu_seconds, is_burst=outcome.is_burst)
+        return Rest()
 
     async def _watch_lag(self) -> None:
         while True:

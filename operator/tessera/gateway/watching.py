@@ -65,7 +65,9 @@ class FleetWatch:
                 self._store = Store((*_FLEET, *_KEYS))
 
     async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
-        reflector = Reflector(cluster, self._store, Observations(), self._changed, kinds)
+        reflector = Reflector(
+            cluster, self._store, Observations(), lambda _: self._changed(), kinds
+        )
         await reflector.list_all()
         self._changed()
         await reflector.run()

@@ -35,10 +35,10 @@ class Reflector:
         cluster: Cluster,
         store: Store,
         observations: Observations,
-        wake: Callable[[], None],
+        wake: Callable[[ApiResource], None],
         kinds: Sequence[ApiResource] = KINDS,
     ) -> None:
-        """Call `wake` after each change of an object of these kinds."""
+        """Call `wake` with the kind after each change of an object of these kinds."""
         self._kinds = kinds
         self._cluster = cluster
         self._store = store
@@ -66,14 +66,14 @@ class Reflector:
         async for change in self._cluster.watch(kind, self._versions[kind, scope], scope):
             self._versions[kind, scope] = change.version
             if self._store_change(kind, change):
-                self._wake()
+                self._wake(kind)
 
     async def _watch_forever(self, kind: ApiResource, scope: str | None) -> None:
         interrupted = failing = False
         while True:
             try:
                 if interrupted and await self._list(kind):
-                    self._wake()
+                    self._wake(kind)
                 interrupted = False
                 await self.watch(kind, scope)
                 failing = False
@@ -101,7 +101,7 @@ class Reflector:
                     log.warning("list %s failed, retrying: %s", kind.plural, error)
                 else:
                     if changed:
-                        self._wake()
+                        self._wake(kind)
 
     async def _list_with_retry(self, kind: ApiResource) -> None:
         while True:
