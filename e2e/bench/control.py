@@ -118,6 +118,11 @@ class ControlPlaneBench:
             "loop_lag_p999_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.999) * 1e3,
         }
         self._say(f"writes: {dict(kinds(writes))}")
+        cycles, cpu_seconds = (
+            after[f"tessera_reconcile_{name}"] - lag.get(f"tessera_reconcile_{name}", 0.0)
+            for name in ("duration_seconds_count", "cpu_seconds_total")
+        )
+        self._say(f"reconciles: {cycles:.0f}, {cpu_seconds:.1f} s of CPU")
         self._say_figures()
 
     async def _settle(self) -> None:
@@ -237,7 +242,7 @@ class ControlPlaneBench:
         wrote = Counter(
             (key, int((when.timestamp()) // _WINDOW))
             for when, what, key in self.audit.writes()
-            if what in ("patch/inferenceservices/status", "patch/events")
+            if what in ("patch/inferenceservices/status", "create/events", "patch/events")
         )
         share = (operator.cpu_seconds() - cpu) / (time.monotonic() - begun)
         self.figures |= {

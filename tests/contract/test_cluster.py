@@ -8,6 +8,7 @@ import pytest
 
 from tessera.adapters.kube import KubeCluster
 from tessera.api.ref import Ref
+from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.api_resources import (
@@ -21,7 +22,8 @@ from tessera.resources.api_resources import (
     ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
-from tests.builders import SMALL
+from tessera.resources.pod_patches import serving_gate
+from tests.builders import NOW, SMALL, a_pod
 from tests.memory_cluster import MemoryCluster
 
 _numbers = itertools.count(1)
@@ -415,6 +417,34 @@ async def test_only_the_named_taint_is_removed(harness: ClusterHarness) -> None:
 async def test_a_deleted_node_is_not_patched(harness: ClusterHarness) -> None:
     with pytest.raises(NotFoundError):
         await harness.cluster.patch_node("nowhere", {"mig": "one"}, {})
+
+
+async def test_a_gate_is_set_beside_the_other_conditions_of_its_pod(
+    harness: ClusterHarness,
+) -> None:
+    ref, uid = await harness.pod(guarded=False)
+    pod = a_pod(ref=ref, uid=uid)
+    key = serving_gate(pod, NOW, serving=True).key
+    before = _conditions(await harness.read(key))
+    for serving in (True, False):
+        manifest = serving_gate(pod, NOW, serving=serving)
+        await harness.cluster.apply(manifest, subresource="status")
+        conditions = _conditions(await harness.read(key))
+        assert conditions == before | {SERVING_GATE: str(serving)}
+
+
+def _conditions(pod: dict[str, Any]) -> dict[str, str]:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return {condition["type"]: condition["status"] for condition in conditions}
+
+
+async def test_neither_a_namesake_nor_a_deleted_pod_gets_a_gate(harness: ClusterHarness) -> None:
+    ref, _ = await harness.pod(guarded=False)
+    for name in (ref, Ref("default", "gone")):
+        pod = a_pod(ref=name, uid="uid-of-another")
+        manifest = serving_gate(pod, NOW, serving=True)
+        with pytest.raises(NotFoundError):
+            await harness.cluster.apply(manifest, subresource="status")
 
 
 async def test_a_budget_protects_a_pod_and_the_error_names_it(harness: ClusterHarness) -> None:

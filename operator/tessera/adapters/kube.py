@@ -64,6 +64,7 @@ _MAX_OWN_VERSIONS = 4096
 _RESOURCE_VERSION = re.compile(rb'"resourceVersion":"(\d+)"')
 _APPLY_PATCH = "application/apply-patch+yaml"
 _MERGE_PATCH = "application/merge-patch+json"
+_STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 # How often a write is tried when it conflicts with other writers.
 _MAX_ATTEMPTS = 5
 
@@ -279,7 +280,11 @@ class KubeCluster:
         return dict(body.get("data") or {})
 
     async def record_event(self, event: ObjectManifest) -> None:
-        status, body = await self._apply(event, None, force=True)
+        if "series" in event.body:
+            status, body = await self._apply(event, None, force=True)
+        else:  # creating takes half of the CPU time of applying
+            path, query = event.kind.path(event.namespace), {"fieldManager": FIELD_MANAGER}
+            status, body = await self.request("POST", path, query, event.body)
         raise_for_status(status, body, f"record {event.body['reason']}")
 
     async def evict(self, pod: Ref, uid: str) -> None:
@@ -354,6 +359,11 @@ class KubeCluster:
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         if subresource:
             path = f"{path}/{subresource}"
+        if manifest.kind.plural == PODS.plural and subresource == "status":
+            # Conditions are merged by type, as those of the kubelet: 8 ms of the API server's CPU
+            # time, of which applying takes 13.
+            del query["force"]
+            return await self.request("PATCH", path, query, manifest.body, _STRATEGIC_MERGE_PATCH)
         return await self.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
 
     async def _replace(self, manifest: ObjectManifest, subresource: str | None) -> tuple[int, Any]:
