@@ -629,7 +629,7 @@ async def test_images_are_pulled_ahead_only_as_long_as_the_pool_asks_for_it(
 async def test_an_edit_does_not_wait_for_what_an_earlier_plan_left_to_write(
     operator: MemoryOperator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 0.0)
     names = [f"chat-{index:03}" for index in range(200)]
     keys = [operator.serve(name, replicas=1) for name in names]
     await operator.reconcile()
@@ -659,6 +659,19 @@ async def test_an_edit_does_not_wait_for_what_an_earlier_plan_left_to_write(
     await operator.reconcile()
     statuses = [operator.body(key)["status"] for key in keys]
     assert {status["scaling"]["desiredReplicas"] for status in statuses} == {2}
+
+
+async def test_objects_are_applied_before_the_gates_of_other_services_open(
+    operator: MemoryOperator,
+) -> None:
+    operator.serve(replicas=1)
+    await operator.reconcile()
+    pod = operator.cluster.put(PODS, replica_of(DEPLOYMENT, "chat-0"))
+    operator.serve("later", replicas=1)
+    operator.cluster.applied.clear()
+    await operator.reconcile()
+    later = ObjectKey(DEPLOYMENTS.plural, "team-a", deployment_name("later", VARIANT))
+    assert operator.cluster.applied.index(later) < operator.cluster.applied.index(pod)
 
 
 async def test_inputs_of_deleted_services_are_forgotten(operator: MemoryOperator) -> None:

@@ -1,7 +1,8 @@
 """The order in which decided work is written, and what a newer plan replaces."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,7 +13,6 @@ from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing import write_queue
 from tessera.reconcile.writing.write_queue import (
-    LATE_SHARE,
     MAX_CONCURRENCY,
     Stage,
     Work,
@@ -81,6 +81,9 @@ class Harness:
             while not condition():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
 
+    async def until_written(self, *lines: str) -> None:
+        await self.until(lambda: self.written == list(lines))
+
 
 async def test_work_that_has_not_begun_is_replaced_by_that_of_a_newer_plan() -> None:
     harness = Harness()
@@ -134,34 +137,95 @@ async def test_what_waits_longest_comes_first_and_namespaces_take_turns() -> Non
     assert harness.written.index("other CHILDREN") <= 1
 
 
-async def test_a_status_does_not_wait_forever_for_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.0)
+def _blocking(stages: Iterable[Stage]) -> tuple[list[Stage], asyncio.Event, list[Work]]:
+    """Return much work of each stage that ends once the event is set, and a list of what began."""
+    begun, answer = list[Stage](), asyncio.Event()
+
+    def work(stage: Stage, index: int) -> Work:
+        async def write() -> None:
+            begun.append(stage)
+            await answer.wait()
+
+        return Work(_key(f"{stage.name}-{index}", stage), write)
+
+    works = [work(stage, index) for stage in stages for index in range(2 * MAX_CONCURRENCY)]
+    return begun, answer, works
+
+
+async def test_gates_and_statuses_have_places_while_children_wait() -> None:
     harness = Harness()
-    await harness.hand_over(harness.work("late", Stage.STATUS))
-    await asyncio.sleep(0.001)
-    children = [harness.work(f"child-{index}") for index in range(MAX_CONCURRENCY)]
-    await harness.hand_over(*children, harness.work("late", Stage.STATUS))
-    await harness.queue.drain()
-    assert harness.written.index("late STATUS") <= LATE_SHARE
+    begun, answer, works = _blocking((Stage.CHILDREN, Stage.GATES, Stage.STATUS))
+    async with harness.running():
+        await harness.hand_over(*works)
+        await harness.until(lambda: len(begun) == MAX_CONCURRENCY)
+        assert Counter(begun) == {Stage.CHILDREN: 13, Stage.GATES: 2, Stage.STATUS: 1}
+        answer.set()
+        await harness.until(lambda: len(begun) == len(works))
+    last = {stage: index for index, stage in enumerate(begun)}
+    assert last[Stage.CHILDREN] < last[Stage.GATES] < last[Stage.STATUS]
 
 
 async def test_so_many_objects_are_in_progress_and_no_more() -> None:
-    harness, answer, begun = Harness(), asyncio.Event(), list[int]()
-
-    def slow(index: int) -> Work:
-        async def write() -> None:
-            begun.append(index)
-            await answer.wait()
-
-        return Work(_key(f"slow-{index}"), write)
-
+    harness = Harness()
+    begun, answer, works = _blocking((Stage.CHILDREN,))
     async with harness.running():
-        await harness.hand_over(*(slow(index) for index in range(3 * MAX_CONCURRENCY)))
+        await harness.hand_over(*works)
         await harness.until(lambda: len(begun) >= MAX_CONCURRENCY)
         await asyncio.sleep(0.01)
         assert len(begun) == MAX_CONCURRENCY
         answer.set()
-        await harness.until(lambda: len(begun) == 3 * MAX_CONCURRENCY)
+        await harness.until(lambda: len(begun) == len(works))
+
+
+async def test_few_statuses_are_in_progress_at_a_time() -> None:
+    harness = Harness()
+    begun, answer, works = _blocking((Stage.STATUS,))
+    async with harness.running():
+        await harness.hand_over(*works)
+        await harness.until(lambda: len(begun) >= 4)
+        await asyncio.sleep(0.01)
+        assert len(begun) == 4
+        answer.set()
+        await harness.until(lambda: len(begun) == len(works))
+
+
+async def test_changes_in_quick_succession_are_one_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 1000.0)
+    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
+    harness = Harness()
+    async with harness.running():
+        await harness.hand_over(harness.work("a"), harness.work("a", Stage.STATUS, _key("a")))
+        await harness.until_written("a CHILDREN")
+        await harness.hand_over(harness.work("a", Stage.STATUS), harness.work("b"))
+        await harness.until_written("a CHILDREN", "b CHILDREN")
+        await harness.hand_over(harness.work("a", Stage.STATUS), harness.work("c"))
+        await harness.until_written("a CHILDREN", "b CHILDREN", "c CHILDREN")
+        monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 0.0)
+        await harness.hand_over(harness.work("a", Stage.STATUS, plan=" last"))
+        await harness.until(lambda: harness.written[-1] == "a STATUS last")
+
+
+async def test_a_status_is_not_put_off_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 1000.0)
+    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
+    harness = Harness()
+    works = harness.work("a"), harness.work("a", Stage.STATUS, _key("a"))
+    async with harness.running():
+        await harness.hand_over(*works)
+        await harness.until_written("a CHILDREN")
+        await harness.hand_over(*works)
+        await harness.until_written("a CHILDREN", "a CHILDREN")
+        monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 0.0)
+        await harness.hand_over(*works)
+        await harness.until_written("a CHILDREN", "a CHILDREN", "a CHILDREN", "a STATUS")
+
+
+async def test_a_status_is_written_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 0.01)
+    harness = Harness()
+    async with harness.running():
+        await harness.hand_over(harness.work("a"), harness.work("a", Stage.STATUS, _key("a")))
+        await harness.until_written("a CHILDREN", "a STATUS")
 
 
 async def test_a_plan_waits_for_requests_on_their_way_and_nothing_is_sent_after_them() -> None:

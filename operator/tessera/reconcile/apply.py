@@ -165,7 +165,9 @@ class Applier:
                 report = partial(self._report_alone, snapshot, plan, work)
                 yield Work(status_key, report, required)
                 continue
-            children_key = _key(INFERENCE_SERVICES, ref, Stage.CHILDREN)
+            were_applied = self._children.were_applied(service_plan)
+            stage = Stage.GATES if were_applied else Stage.CHILDREN
+            children_key = _key(INFERENCE_SERVICES, ref, stage)
             apply = partial(self._apply_children, snapshot, plan, work)
             yield Work(children_key, apply, required)
             report = partial(self._report_status, snapshot, work)

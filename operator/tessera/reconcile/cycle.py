@@ -19,7 +19,6 @@ from tessera.reconcile.loop import PERIOD
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.store import Store
-from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
 
 log = logging.getLogger("tessera")
 
@@ -44,7 +43,7 @@ class ReconcileOutcome:
     cpu_seconds: float
     """What observing and deciding took."""
     is_burst: bool = False
-    """More objects are to be written than at a time."""
+    """More children wait to be written than are written at a time."""
 
 
 class FleetReconciler:
@@ -105,7 +104,7 @@ class FleetReconciler:
             problems=dict(self._applier.problems),
             writes=self._writes - writes_before,
             cpu_seconds=time.thread_time() - started,
-            is_burst=self._applier.queue.waiting > MAX_CONCURRENCY,
+            is_burst=self._applier.queue.is_burst,
         )
 
     async def write(self) -> None:

@@ -46,6 +46,18 @@ class ChildrenApplier:
         """Return whether the objects of a service are as planned."""
         return inputs_unchanged(inputs, self._in_place.get(ref))
 
+    def were_applied(self, service_plan: ServicePlan) -> bool:
+        """Return whether the objects of a service are as planned, and no replica leaves."""
+        cached = self._manifest_cache.get(service_plan.service.ref)
+        return (
+            cached is not None
+            and cached[0] == children.service_inputs(service_plan)
+            and self._writer.are_in_place(cached[1])
+            and not service_plan.drain.draining
+            and not service_plan.previous_deployments
+            and not service_plan.removable_deployments
+        )
+
     @WriteStep
     async def apply_objects(self, snapshot: Snapshot, work: ServiceWork) -> None:
         ref, service_plan, problems = work.ref, work.service_plan, work.problems

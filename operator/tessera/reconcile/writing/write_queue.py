@@ -7,8 +7,10 @@ process had ended there. Writes of which the next plan would misread the first o
 """
 
 import asyncio
+import heapq
+import itertools
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,10 +23,10 @@ from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.
 MAX_CONCURRENCY = 16
-# After so many seconds a status is late.
-PATIENCE_SECONDS = 5.0
-# One worker of so many writes late statuses before children.
-LATE_SHARE = 16
+# A status is written so long after the last write for its object, since it changes soon again.
+STATUS_DELAY_SECONDS = 1.0
+# The same while more children wait than are written at a time, and the longest delay of a status.
+BURST_STATUS_DELAY_SECONDS = 5.0
 # How long a cycle waits for the requests of single objects that are on their way.
 SETTLE_SECONDS = 1.0
 
@@ -35,7 +37,18 @@ class Stage(IntEnum):
     FLEET = 0
     """Pools and budgets, on which decisions about others rely: no plan is decided meanwhile."""
     CHILDREN = 1
-    STATUS = 2
+    GATES = 2
+    """Replicas begin to take requests; their children are in place."""
+    STATUS = 3
+
+
+# How many places a stage has while an earlier one waits too, and how many otherwise.
+PLACES = {
+    Stage.FLEET: (0, MAX_CONCURRENCY),
+    Stage.CHILDREN: (0, MAX_CONCURRENCY),
+    Stage.GATES: (2, MAX_CONCURRENCY),
+    Stage.STATUS: (1, 4),
+}
 
 
 class WorkKey(NamedTuple):
@@ -61,14 +74,19 @@ class WriteQueue:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._children: deque[Work] = deque()
-        """Work that may begin, most urgent first; so are the next two."""
-        self._late: deque[Work] = deque()
-        self._statuses: deque[Work] = deque()
-        self._blocked: defaultdict[WorkKey, list[tuple[deque[Work], Work]]] = defaultdict(list)
-        """Work that waits for other work, by the key of that, with the queue that it came from."""
+        self._queues = {stage: deque[Work]() for stage in Stage}
+        """Work that may begin, most urgent first."""
+        self._blocked: defaultdict[WorkKey, list[Work]] = defaultdict(list)
+        """Work that waits for other work, by the key of that."""
+        self._held: list[tuple[float, int, Work]] = []
+        """Statuses that wait for their time, a heap by that."""
+        self._serial = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._may_hold = True
         self._since: dict[WorkKey, float] = {}
         """The monotonic seconds since which each unfinished work waits."""
+        self._written: dict[ObjectKey, float] = {}
+        """When work of an owner ended last."""
         self._running = set[WorkKey]()
         self._superseded = set[ObjectKey]()
         """Owners in progress for which a newer plan has work."""
@@ -80,9 +98,9 @@ class WriteQueue:
         self._is_paused = False
 
     @property
-    def waiting(self) -> int:
-        """Work that has not begun."""
-        return len(self._children) + len(self._late) + len(self._statuses)
+    def is_burst(self) -> bool:
+        """Return whether more children wait than are written at a time."""
+        return len(self._queues[Stage.CHILDREN]) > MAX_CONCURRENCY
 
     def is_paused(self) -> bool:
         """Return whether no request may be sent, since a newer plan is being decided."""
@@ -117,44 +135,44 @@ class WriteQueue:
         now = time.monotonic()
         in_progress = {key.owner for key in self._running}
         since = {key: self._since[key] for key in self._running}
-        fleet, children, late, statuses = list[Work](), list[Work](), list[Work](), list[Work]()
+        stages: dict[Stage, list[Work]] = {stage: [] for stage in Stage}
         for work in works:
             if work.key.owner in in_progress:
                 self._superseded.add(work.key.owner)
-                continue
-            begun = since[work.key] = self._since.get(work.key, now)
-            match work.key.stage:
-                case Stage.FLEET:
-                    fleet.append(work)
-                case Stage.CHILDREN:
-                    children.append(work)
-                case Stage.STATUS:
-                    (late if now - begun > PATIENCE_SECONDS else statuses).append(work)
+            else:
+                since[work.key] = self._since.get(work.key, now)
+                stages[work.key.stage].append(work)
         self._since = since
+        oldest = now - BURST_STATUS_DELAY_SECONDS
+        self._written = {owner: at for owner, at in self._written.items() if at > oldest}
         self._blocked.clear()
-
-        def ordered(unordered: list[Work]) -> list[Work]:
-            unordered.sort(key=lambda work: since[work.key])
-            return by_turns(unordered, lambda work: work.key.owner.namespace)
-
-        self._children = deque(ordered(fleet) + ordered(children))
-        self._late, self._statuses = deque(ordered(late)), deque(ordered(statuses))
+        self._held.clear()
+        for stage, queued in stages.items():
+            queued.sort(key=lambda work: since[work.key])
+            ordered = by_turns(queued, lambda work: work.key.owner.namespace)
+            self._queues[stage] = deque(ordered)
 
     async def run(self) -> None:
         """Write forever."""
         while True:
             await self._available.wait()
             self._available.clear()
-            await self.drain()
+            await self._write_all()
 
     async def drain(self) -> None:
-        """Write until nothing is left."""
+        """Write until nothing is left, and no status later than it could be."""
+        self._may_hold = False
+        self._release_held()
+        await self._write_all()
+        self._may_hold = True
+
+    async def _write_all(self) -> None:
         async with asyncio.TaskGroup() as self._group:
             self._add_worker(self._group)
 
     def _start_worker(self) -> None:
         """Start one more worker if there is work for it, which then starts the next one."""
-        if not self.waiting or self._is_paused or self._workers == MAX_CONCURRENCY:
+        if self._is_paused or self._workers == MAX_CONCURRENCY or self._next_queue() is None:
             return
         # Without a worker, a group has ended or is about to.
         if self._workers == 0 or self._group is None:
@@ -164,25 +182,56 @@ class WriteQueue:
 
     def _add_worker(self, group: asyncio.TaskGroup) -> None:
         self._workers += 1
-        group.create_task(self._work(prefers_late=self._workers % LATE_SHARE == 0))
+        group.create_task(self._work())
 
-    async def _work(self, *, prefers_late: bool) -> None:
+    async def _work(self) -> None:
         try:
-            while not self._is_paused and (queue := self._next_queue(prefers_late=prefers_late)):
+            while not self._is_paused and (queue := self._next_queue()) is not None:
                 work = queue.popleft()
                 blocker = next((key for key in work.after if key in self._since), None)
                 if blocker is not None:
-                    self._blocked[blocker].append((queue, work))
-                    continue
-                self._start_worker()
-                await self._write(work)
-                await asyncio.sleep(0)  # so that a large fleet does not delay the probes
+                    self._blocked[blocker].append(work)
+                elif (due := self._due(work)) > time.monotonic():
+                    heapq.heappush(self._held, (due, next(self._serial), work))
+                    self._release_held()
+                else:
+                    self._start_worker()
+                    await self._write(work)
+                    await asyncio.sleep(0)  # so that a large fleet does not delay the probes
         finally:
             self._workers -= 1
 
-    def _next_queue(self, *, prefers_late: bool) -> deque[Work] | None:
-        first = (self._late, self._children) if prefers_late else (self._children, self._late)
-        return next((queue for queue in (*first, self._statuses) if queue), None)
+    def _next_queue(self) -> deque[Work] | None:
+        """Return the queue from which work may begin now."""
+        running = Counter(key.stage for key in self._running)
+        waiting = [stage for stage, queue in self._queues.items() if queue]
+        for stage in waiting:
+            few, many = PLACES[stage]
+            reserved = sum(PLACES[later][0] for later in waiting if later > stage)
+            if running[stage] < (many - reserved if stage is waiting[0] else few):
+                return self._queues[stage]
+        return None
+
+    def _due(self, work: Work) -> float:
+        """Return the monotonic seconds before which the work does not begin."""
+        written = self._written.get(work.key.owner)
+        if work.key.stage is not Stage.STATUS or written is None or not self._may_hold:
+            return 0.0
+        delay = BURST_STATUS_DELAY_SECONDS if self.is_burst else STATUS_DELAY_SECONDS
+        return min(written + delay, self._since[work.key] + BURST_STATUS_DELAY_SECONDS)
+
+    def _release_held(self) -> None:
+        """Queue the statuses that are due, and come back when the next one is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = time.monotonic()
+        while self._held and (self._held[0][0] <= now or not self._may_hold):
+            self._queues[Stage.STATUS].append(heapq.heappop(self._held)[-1])
+        if self._held:
+            seconds = self._held[0][0] - now
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._release_held)
+        self._start_worker()
 
     async def _write(self, work: Work) -> None:
         self._running.add(work.key)
@@ -191,8 +240,7 @@ class WriteQueue:
         except SupersededError:
             return  # it is decided again, and has waited since before
         except NotLeadingError as error:
-            for queue in (self._children, self._late, self._statuses):
-                queue.clear()
+            self.replace(())
             self._error = error
         except Exception as error:  # noqa: BLE001 - it fails the next cycle, which counts it
             self._error = self._error or error
@@ -203,8 +251,9 @@ class WriteQueue:
                 self._superseded.discard(work.key.owner)
                 self._wake()
         self._since.pop(work.key, None)
-        for queue, released in reversed(self._blocked.pop(work.key, [])):
-            queue.appendleft(released)
+        self._written[work.key.owner] = time.monotonic()
+        for released in reversed(self._blocked.pop(work.key, [])):
+            self._queues[released.key.stage].appendleft(released)
         self._start_worker()
 
     async def _wait_while(self, condition: Callable[[], bool]) -> None:

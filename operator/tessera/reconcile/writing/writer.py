@@ -167,6 +167,10 @@ class Writer:
                 problems += await attempt(self._apply_and_remember(manifest))
         return problems, in_place
 
+    def are_in_place(self, manifests: Iterable[ObjectManifest]) -> bool:
+        """Return whether the objects are as this process last applied them."""
+        return all(self._is_in_place(manifest) for manifest in manifests)
+
     def has_applied(self, key: ObjectKey) -> bool:
         """Return whether this process applied the object."""
         return key in self._applied
