@@ -143,7 +143,7 @@ def test_a_replica_pays_by_the_weight_of_its_slice() -> None:
 
 def test_an_unmanaged_pod_is_billed_to_its_namespace() -> None:
     bill = bill_after(1, pods=(a_loaded_pod(service=""),))
-    notebook = replace(line(CostState.UNMANAGED, service=""), namespace="team-a")
+    notebook = line(CostState.UNMANAGED, service="")._replace(namespace="team-a")
     assert bill.lines == {
         notebook: dollars("0.15"),
         line(CostState.COLD_IDLE, service=""): dollars("0.90"),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from heapq import nlargest
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.node_layout import MAX_GPUS
@@ -63,20 +63,20 @@ class CostState(StrEnum):
     STRANDED = "stranded", "Cost of GPUs beyond their allocatable slices."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class CostLine:
+class CostLine(NamedTuple):
     """One line of the bill; namespace and service are empty for idle and stranded cost.
 
-    The service is empty for unmanaged pods too.
+    The service is empty for unmanaged pods too. A tuple, since each charge hashes and compares
+    thousands of them.
     """
 
     currency: str
     pool: str
     profile: str
     """A MIG profile, `whole`, or empty where the cost is stranded."""
+    state: CostState
     namespace: str = ""
     service: str = ""
-    state: CostState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +292,8 @@ def _stranded(line: CostLine) -> CostLine:
 def _without_ended(bill: Bill, oldest: datetime, charged: Collection[CostLine]) -> Bill:
     """Return the bill without lines whose last charge is not after a moment, nor is now."""
     stale = {line for line, at in bill.charged_at.items() if at <= oldest and line not in charged}
+    if not stale:
+        return bill
     remaining = {_stranded(line) for line in (*bill.lines, *charged) if line not in stale}
     # The stranded cost of a pool ends with its last line: it takes what the others leave.
     ended = {line for line in stale if line not in remaining}
@@ -323,7 +325,7 @@ def _bounded(bill: Bill, parts: Mapping[CostLine, int]) -> Mapping[CostLine, int
             known.add(line.service)
             bounded[line] += charged
         else:
-            bounded[replace(line, service="")] += charged
+            bounded[line._replace(service="")] += charged
     return bounded
 
 
