@@ -14,6 +14,8 @@ from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import (
     BatchRun,
+    EngineReading,
+    InFlight,
     Pod,
     ProbeResult,
     Readings,
@@ -36,6 +38,7 @@ from tests.builders import (
     a_service,
     a_snapshot,
     a_spec,
+    a_speed_reading,
     a_workload,
     plan_of,
     readings_of,
@@ -87,6 +90,7 @@ steps = st.builds(
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
             *("model", "model job", "claim", "read", "gone"),
             *("batch", "batch pod", "service", "pool"),
+            *("skew", "engines", "asked", "speeds"),
         )
     ),
 )
@@ -118,6 +122,36 @@ def change_load(old: Snapshot, _: Snapshot, readings: Readings, step: FleetStep)
     service_pods = [pod for pod in old.pods if pod.service.name == step.name]
     pod_readings = readings_of(service_pods, waiting=step.waiting, activity=0.5).pods
     return {"readings": replace(readings, pods={**readings.pods, **pod_readings})}
+
+
+def change_skew(old: Snapshot, _: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    """Let one replica hold all requests."""
+    service_pods = [pod for pod in old.pods if pod.service.name == step.name]
+    idle = readings_of(service_pods, running=0.0).pods
+    busy = readings_of(service_pods[:1], running=32 * step.waiting).pods
+    return {"readings": replace(readings, pods={**readings.pods, **idle, **busy})}
+
+
+def change_engines(old: Snapshot, new: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    """Scrape the engines, which make no step, or some."""
+    engine = EngineReading(steps=step.waiting, scraped_at=new.at, awake=True)
+    service_pods = [pod for pod in old.pods if pod.service.name == step.name]
+    engines = {**readings.engines, **{pod.ref: engine for pod in service_pods}}
+    return {"readings": replace(readings, engines=engines)}
+
+
+def change_in_flight(old: Snapshot, new: Snapshot, _: Readings, step: FleetStep) -> Fields:
+    """Ask the engines for their requests."""
+    service_pods = [pod for pod in old.pods if pod.service.name == step.name]
+    answer = InFlight(new.at, int(step.waiting))
+    return {"in_flight": {**old.in_flight, **{pod.ref: answer for pod in service_pods}}}
+
+
+def change_speeds(old: Snapshot, new: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    del old
+    speed = a_speed_reading(itl_seconds=0.01 * (1 + step.pods))
+    speeds = {**readings.speeds, Ref("team-a", step.name): (speed,)}
+    return {"readings": replace(readings, speeds=speeds, speeds_at=new.at)}
 
 
 def change_spec(old: Snapshot, *rest: Any) -> Fields:
@@ -259,6 +293,10 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
     "pool": change_pool,
     "nothing": lambda *_: {},
     "load": change_load,
+    "skew": change_skew,
+    "engines": change_engines,
+    "asked": change_in_flight,
+    "speeds": change_speeds,
     "spec": change_spec,
     "pods": change_pods,
     "node": lambda *rest: {"nodes": (a_node(slices={"1g.10gb": 3 + rest[-1].pods}),)},
@@ -329,9 +367,21 @@ A_MODEL_THAT_IS_READ_AND_FETCHED = [
 ]
 
 
+AN_ENGINE_THAT_STALLS = [
+    replace(a_step("pods"), pods=3),
+    *(a_step("nothing", passed=45) for _ in range(2)),
+    a_step("engines"),
+    *(a_step(change, waiting=4, passed=15) for _ in range(12) for change in ("asked", "engines")),
+    *(a_step("nothing") for _ in range(8)),
+    a_step("skew", waiting=4),
+    *(a_step("nothing") for _ in range(2)),
+]
+
+
 @given(st.lists(steps, min_size=1, max_size=40))
 @example(SPIKE_AFTER_A_LULL)
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
+@example(AN_ENGINE_THAT_STALLS)
 def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> None:
     incremental, plain, quick = Incremental(), initial_snapshot(), initial_snapshot()
     plain_memory = quick_memory = NO_MEMORY

@@ -41,6 +41,8 @@ def grant_replicas(
     An exception in place of a grant sets its service or batch aside: nothing is added to it. What
     `unclaimed` pods cost, by namespace, is committed as long as they run.
     """
+    if not budgets:
+        return {}
     services = group_by_namespace((ref, proposals[ref]) for ref in sorted(proposals))
     runs = group_by_namespace((ref, batch_proposals[ref]) for ref in sorted(batch_proposals))
     grants: dict[Ref, Grant | Exception] = {}

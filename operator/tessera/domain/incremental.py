@@ -71,6 +71,7 @@ def reused(
     With `per_object` there is a result for each object, which the first argument names. Positional
     arguments are the inputs. Named ones are circumstances that may change in every cycle, such as
     the time: `holds` gets the last result with the same arguments and returns whether it stands.
+    A result that equals the last one is that very object, so what depends on it is reused too.
     """
 
     @functools.wraps(function)
@@ -91,6 +92,8 @@ def reused(
             return last.value  # type: ignore[no-any-return] # a result of this very function
         inner = _Run(last.parts if last is not None else {}, {})
         value = _call(inner, function, *inputs, **circumstances)
+        if last is not None and last.value == value:
+            value = last.value
         current[key] = _Result(inputs, value, inner.current)
         return value
 

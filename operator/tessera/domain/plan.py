@@ -29,6 +29,7 @@ from tessera.domain.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
+    NO_STALL,
     EngineProgress,
     EngineWatch,
     Inspection,
@@ -40,7 +41,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import PodReading, Ref, Snapshot
+from tessera.domain.observed.snapshot import Ref, Snapshot, SpeedReading
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -52,7 +53,6 @@ from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
-from tessera.domain.scaling.load import usable_readings
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.model_files import (
     claim_ref,
@@ -72,11 +72,9 @@ from tessera.domain.service.proposals import propose_all
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service_plan import (
-    ServiceObservations,
     ServicePlan,
     ServicePlanInputs,
-    balance_verdict,
-    next_speed,
+    has_surge_capacity,
     plan_service,
     set_aside_plan,
     with_observations,
@@ -95,6 +93,8 @@ class Plan:
     budgets: tuple[BudgetView, ...] = ()
     closed: tuple[BudgetView, ...] = ()
     """Namespaces without a budget in force that get nothing new."""
+    budgets_by_namespace: Mapping[str, BudgetView] = field(default_factory=dict)
+    """The budget that decides in each namespace."""
     service_plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     batches: Mapping[Ref, BatchPlan] = field(default_factory=dict)
     outdated_batches: tuple[Batch, ...] = ()
@@ -143,11 +143,6 @@ class Plan:
             for view in self.budgets
             if view.spec is not None and view.meter.as_of is not None
         }
-
-    @property
-    def budgets_by_namespace(self) -> Mapping[str, BudgetView]:
-        """The budget that decides in each namespace."""
-        return by_namespace((*self.closed, *self.budgets))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,8 +196,8 @@ class _ServiceContext:
     snapshot: Snapshot
     decisions: _FleetDecisions
     watch: EngineWatch
-    readings: Mapping[Ref, PodReading]
-    """Those of replicas that are not old."""
+    speeds: Mapping[Ref, Sequence[SpeedReading]]
+    speeds_at: datetime | None
 
 
 class _PlannedService(NamedTuple):
@@ -242,7 +237,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
     decisions = _FleetDecisions(
-        proposals=proposals, grants=shared, allocated=_allocation(dict(allocated)), layouts=layouts
+        proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
     )
     planned = _plan_services(config, snapshot, memory, decisions)
     service_plans = _service_plans({ref: service.service_plan for ref, service in planned.items()})
@@ -251,6 +246,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         pools=views,
         budgets=budgets,
         closed=closed,
+        budgets_by_namespace=by_namespace((*closed, *budgets)),
         service_plans=service_plans,
         outdated_batches=batches.outdated_batches(snapshot),
         orphaned_jobs=batches.orphaned_jobs(snapshot),
@@ -288,12 +284,6 @@ def _last_good_view(view: PoolView, last: PoolView | None) -> PoolView:
     if view.accepted.reason is not PoolAccepted.PLANNER_ERROR or last is None:
         return view
     return replace(last, pool=replace(view.pool, spec=last.pool.spec), accepted=view.accepted)
-
-
-@reused
-def _allocation(allocated: Mapping[tuple[str, str], int]) -> Mapping[tuple[str, str], int]:
-    """Return the devices in use, as the same object while they are the same."""
-    return allocated
 
 
 @reused
@@ -336,7 +326,8 @@ def _plan_services(
             progress=memory.engine_progress,
             stall_timeout=config.stall_timeout,
         ),
-        readings=usable_readings(readings, snapshot.at),
+        speeds=readings.speeds if readings is not None else {},
+        speeds_at=readings.speeds_at if readings is not None else None,
     )
     return {
         ref: plan_one_service(context, ref, proposal)
@@ -354,22 +345,25 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         surge_replicas = sum(pool.surge_replicas.get(ref, 0) for pool in actions.values())
     claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
     inputs = ServicePlanInputs(
-        proposal, grant, claim, displacement, surge_replicas, context.newest_template
+        proposal,
+        grant,
+        claim,
+        displacement,
+        surge_replicas,
+        context.newest_template,
+        has_surge_capacity(proposal, grant, decisions.allocated),
     )
     service_plan = plan_service(ref, inputs, snapshot=snapshot)
     inspection = _NO_INSPECTION
     if not context.watch.is_empty:
-        inspection = _inspect_service(context.watch, service_plan)
-    readings = snapshot.readings
-    speed = next_speed(
-        ref,
-        service_plan,
-        readings.speeds.get(ref, ()) if readings is not None else (),
-        readings.speeds_at if readings is not None else None,
-    )
-    balance = balance_verdict(service_plan, context.readings, snapshot.at)
-    observed = ServiceObservations(decisions.allocated, inspection.stall, speed, balance)
-    service_plan = with_observations(ref, service_plan, proposal, observed, at=snapshot.at)
+        watch = context.watch
+        seen = [watch.seen(pod.ref) for pod in service_plan.pods]
+        inspection = inspect_service(ref, service_plan, seen, watch=watch)
+    if context.speeds_at is not None or inspection.stall is not NO_STALL:
+        speeds = context.speeds.get(ref, ())
+        service_plan = with_observations(
+            ref, service_plan, inspection.stall, speeds, context.speeds_at
+        )
     return _PlannedService(service_plan, inspection)
 
 
@@ -389,7 +383,9 @@ def _read_probe_due(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
 is_probe_due = Step(_read_probe_due, lambda *_: False)
 
 
-def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspection:
+def _inspect_service(
+    _ref: Ref, service_plan: ServicePlan, _seen: Sequence[object], *, watch: EngineWatch
+) -> Inspection:
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return _NO_INSPECTION
@@ -401,6 +397,13 @@ def _inspect_service(watch: EngineWatch, service_plan: ServicePlan) -> Inspectio
         draining=service_plan.drain.draining,
         min_replicas=min(min_replicas_of(spec), service_plan.scale.replicas),
     )
+
+
+inspect_service = reused(
+    _inspect_service,
+    per_object=True,
+    holds=lambda inspection, *_, watch: inspection.stands(watch),
+)
 
 
 # Whatever a plan does for one object, in this order.

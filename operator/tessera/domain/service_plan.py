@@ -15,7 +15,6 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
-    PodReading,
     Readings,
     Ref,
     Snapshot,
@@ -27,15 +26,14 @@ from tessera.domain.placement.placement import HardwareChoice, PlacementDecision
 from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import ScaleDecision
-from tessera.domain.scaling.balance import BALANCED, assess_balance, reported_balance
+from tessera.domain.scaling.balance import BALANCED
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
-from tessera.domain.scaling.rollout import should_surge
+from tessera.domain.scaling.rollout import is_rolling_out, should_surge
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.proposal import (
     CurrentObjects,
     Proposal,
-    existing_replicas,
     planner_error_proposal,
     pods_of_variant,
 )
@@ -80,6 +78,8 @@ class ServicePlan:
     """The speed for its status, which changes rarely."""
     balance: StatusVerdict[LoadBalanced] = BALANCED
     """Whether its replicas share the requests, which changes rarely too."""
+    is_moving: bool = False
+    """The time, or what is probed, may change it, so it is planned in every cycle."""
 
     @property
     def template_version(self) -> PodTemplateVersion:
@@ -126,21 +126,14 @@ class ServicePlanInputs(NamedTuple):
     surge_replicas: int
     """Further replicas that it needs on its previous variants."""
     newest_template: PodTemplateVersion
-
-
-class ServiceObservations(NamedTuple):
-    """What its plan needs of other services and of its engines."""
-
-    allocated: Mapping[tuple[str, str], int]
-    """Devices that all services use, by pool and resource."""
-    stall: Stall
-    speed: SpeedStatus | None
-    balance: StatusVerdict[LoadBalanced]
+    has_surge_capacity: bool
+    """Its pool has devices beyond the desired replicas."""
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
     """Return the plan of a service within its grant."""
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
+    has_shortage = grant is not None and grant.shortage is not None
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
@@ -154,6 +147,11 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         preparation=proposal.preparation,
         pods=objects.pods,
         workload=objects.workloads[0] if objects.workloads else None,
+        speed=service.status.speed,
+        balance=proposal.balance,
+        is_moving=has_shortage
+        or bool(displacement.draining)
+        or (proposal.preparation is not None and proposal.preparation.pending),
     )
     spec = service.spec
     if choice is None or spec is None:
@@ -185,36 +183,34 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
     drain = plan_drain(
         snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
     )
+    drain = with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout)
+    preparation = preparation and with_files(snapshot, service, preparation, pinned_revision)
     return replace(
         base_plan,
         placement=replace(proposal.placement, choice=template.choice),
         pinned_revision=pinned_revision,
-        preparation=preparation and with_files(snapshot, service, preparation, pinned_revision),
+        preparation=preparation,
         template=template,
-        drain=with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout),
+        drain=drain,
+        surge=should_surge(workload, pods, snapshot.at, has_capacity=inputs.has_surge_capacity),
+        is_moving=has_shortage
+        or bool(drain.draining)
+        or (preparation is not None and preparation.pending)
+        or pinned_revision.query is not None
+        # A surge replica stays pending for a while at most.
+        or (workload is not None and not workload.rollout_complete)
+        or is_rolling_out(pods),
         workload=workload,
         removable_deployments=removable,
         previous_deployments=previous.replicas,
     )
 
 
-def _holds(
-    service_plan: ServicePlan, _ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot
-) -> bool:
-    """Return whether the time does not matter.
-
-    A service that drains, lacks budget, or waits for its model is planned in every cycle.
-    """
-    preparation = service_plan.preparation
-    return (
-        (inputs.grant is None or inputs.grant.shortage is None)
-        and not service_plan.drain.draining
-        and not (preparation is not None and preparation.pending)
-        and service_plan.pinned_revision.query not in (snapshot.resolutions or {})
-    )
-
-
-plan_service = reused(_plan_service, per_object=True, holds=_holds)
+plan_service = reused(
+    _plan_service,
+    per_object=True,
+    holds=lambda service_plan, *_, **_named: not service_plan.is_moving,
+)
 
 
 def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
@@ -232,55 +228,25 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
         pods=unchanged.objects.pods,
         workload=workloads[0] if workloads else None,
         speed=unchanged.service.status.speed,
-        balance=reported_balance(unchanged.service.status),
+        balance=unchanged.balance,
     )
-
-
-def _with_observations(
-    _ref: Ref,
-    service_plan: ServicePlan,
-    proposal: Proposal,
-    observed: ServiceObservations,
-    *,
-    at: datetime,
-) -> ServicePlan:
-    """Add what depends on other services, on the engines and on the time."""
-    choice = proposal.placement.choice
-    surge = choice is not None and should_surge(
-        service_plan.workload,
-        pods_of_variant(service_plan.pods, choice),
-        at,
-        has_capacity=_has_surge_capacity(proposal, choice, service_plan.scale, observed.allocated),
-    )
-    return _with_additions(service_plan, surge, observed.stall, observed.speed, observed.balance)
-
-
-with_observations = reused(
-    _with_observations,
-    per_object=True,
-    # During a rollout the time matters: a surge replica stays pending for a while at most.
-    holds=lambda _last, _ref, service_plan, *_, **_named: (
-        service_plan.workload is None or service_plan.workload.rollout_complete
-    ),
-)
-
-
-@reused
-def _with_additions(
-    service_plan: ServicePlan,
-    surge: bool,
-    stall: Stall,
-    speed: SpeedStatus | None,
-    balance: StatusVerdict[LoadBalanced],
-) -> ServicePlan:
-    return replace(service_plan, surge=surge, stall=stall, speed=speed, balance=balance)
 
 
 @reused_per_object
-def next_speed(
-    _ref: Ref, service_plan: ServicePlan, readings: Sequence[SpeedReading], at: datetime | None
+def with_observations(
+    _ref: Ref,
+    service_plan: ServicePlan,
+    stall: Stall,
+    readings: Sequence[SpeedReading],
+    at: datetime | None,
+) -> ServicePlan:
+    """Add a stall, and the speed by readings of a moment; without a reading it stays."""
+    return replace(service_plan, stall=stall, speed=_next_speed(service_plan, readings, at))
+
+
+def _next_speed(
+    service_plan: ServicePlan, readings: Sequence[SpeedReading], at: datetime | None
 ) -> SpeedStatus | None:
-    """Return the speed for the status; without a reading the present one."""
     service, choice = service_plan.service, service_plan.choice
     current = service.status.speed
     if at is None or choice is None or service.spec is None:
@@ -291,29 +257,23 @@ def next_speed(
     return next_speed_status(observed, current, at)
 
 
-def balance_verdict(
-    service_plan: ServicePlan, readings: Mapping[Ref, PodReading], at: datetime
-) -> StatusVerdict[LoadBalanced]:
-    """Return whether the replicas share the requests, by readings that are not old."""
-    status, choice = service_plan.service.status, service_plan.choice
-    if choice is None:
-        return reported_balance(status)
-    limit = choice.fit.limits.max_num_seqs
-    return assess_balance(status, service_plan.pods, readings, limit, at)
-
-
-def _has_surge_capacity(
-    proposal: Proposal,
-    choice: HardwareChoice,
-    scale: ScaleDecision,
-    allocated: Mapping[tuple[str, str], int],
+def has_surge_capacity(
+    proposal: Proposal, grant: Grant | None, allocated: Mapping[tuple[str, str], int]
 ) -> bool:
-    """Return whether there is capacity beyond the desired replicas, rollouts of its own apart."""
-    hardware = choice.offer.hardware
+    """Return whether there is capacity beyond the desired replicas, rollouts of its own apart.
+
+    `allocated` has the devices of all services, by pool and resource.
+    """
+    choice = proposal.placement.choice
+    if choice is None:
+        return False
+    hardware, desired = choice.offer.hardware, proposal.scale.replicas
+    if grant is not None and grant.shortage is not None:
+        desired = grant.replicas
     key = choice.offer.pool, hardware.resource
-    own_devices = max(scale.replicas, existing_replicas(proposal)) * hardware.devices
+    own_devices = max(desired, proposal.existing_replicas) * hardware.devices
     other_devices = max(0, allocated.get(key, 0) - own_devices)
-    return free_replicas(choice.offer, {key: other_devices}) > scale.replicas
+    return free_replicas(choice.offer, {key: other_devices}) > desired
 
 
 def _removable_deployments(

@@ -179,9 +179,10 @@ def test_the_longest_prompt_of_all_is_waited_for() -> None:
     whole = a_snapshot(a_service(spec=long), nodes=(a_node(whole=1),))
     short = a_snapshot(a_service())
     patience = timedelta(seconds=30)
-    assert stall_timeout_for(fit_of(short), FROZEN, patience) == patience
+    assert stall_timeout_for(max_prefill_time(fit_of(short)), FROZEN, patience) == patience
     assert max_prefill_time(fit_of(whole)) > timedelta(seconds=8)
-    assert stall_timeout_for(fit_of(whole), FROZEN, patience) == 4 * max_prefill_time(fit_of(whole))
+    longest = max_prefill_time(fit_of(whole))
+    assert stall_timeout_for(longest, FROZEN, patience) == 4 * longest
 
 
 def test_an_engine_that_never_took_a_step_may_compile_for_five_times_as_long() -> None:

@@ -182,9 +182,11 @@ def closed_views(
         if names:
             state = _closed_state(view.budget.name, snapshot.at, _NOT_ACCEPTED)
             closed.append(replace(view, spec=None, namespaces=tuple(names), state=state))
+    if not require_budget:
+        return tuple(closed)
     refs = [service.ref for service in snapshot.services]
     refs += [batch.ref for batch in snapshot.batches]
-    if require_budget and (rest := {ref.namespace for ref in refs} - decided):
+    if rest := {ref.namespace for ref in refs} - decided:
         closed.append(
             BudgetView(
                 budget=Budget(name="", generation=0, spec=None),

@@ -67,7 +67,7 @@ class Stall:
     """Why a stalled replica may not be replaced yet."""
 
 
-_NO_STALL = Stall()
+NO_STALL = Stall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,15 @@ class Inspection(NamedTuple):
 
     engine_progress: Mapping[Ref, EngineProgress]
     suspects: tuple[Suspect, ...] = ()
-    stall: Stall = _NO_STALL
+    stall: Stall = NO_STALL
+    valid_until: datetime | None = None
+    """From then on the time may change it. None while its inputs stay."""
+
+    def stands(self, watch: "EngineWatch") -> bool:
+        """Return whether it is that of now, if service, steps and loads are the same."""
+        return (self.valid_until is None or watch.at < self.valid_until) and all(
+            watch.progress.get(pod) is progress for pod, progress in self.engine_progress.items()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +110,11 @@ class EngineWatch:
         """Whether nothing is known of any engine."""
         return not (self.progress or self.readings)
 
+    def seen(self, pod: Ref) -> tuple[object, ...]:
+        """Return what was seen of an engine, which differs once it makes a step or answers."""
+        reading, load = self.readings.get(pod), self.in_flight.get(pod)
+        return (reading.steps, reading.awake, load) if reading is not None else (load,)
+
 
 def inspect_engines(
     watch: EngineWatch,
@@ -116,7 +129,8 @@ def inspect_engines(
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
-    check_interval = watch.stall_timeout / _CHECKS_PER_TIMEOUT
+    checks: list[datetime] = []
+    check_interval, prefill = watch.stall_timeout / _CHECKS_PER_TIMEOUT, None
     for pod in pods:
         reading, load = watch.readings.get(pod.ref), watch.in_flight.get(pod.ref)
         asleep = reading is not None and reading.awake is False
@@ -126,18 +140,29 @@ def inspect_engines(
         if progress is None:
             continue
         progress_by_pod[pod.ref] = progress
-        if reading is None or reading.scraped_at - progress.since < check_interval:
+        if reading is None:
             continue
-        timeout = stall_timeout_for(fit, progress, watch.stall_timeout)
-        if _is_check_due(progress, load, timeout, watch.at):
+        if progress.busy_since is not None:
+            checks.append(watch.at)
+        if reading.scraped_at - progress.since < check_interval:
+            checks.append(
+                progress.since + check_interval
+            )  # no scrape is of a later moment than now
+            continue
+        prefill = max_prefill_time(fit) if prefill is None else prefill
+        timeout = stall_timeout_for(prefill, progress, watch.stall_timeout)
+        due = _next_check(progress, load, timeout)
+        if due is None or due <= watch.at:
             suspects.append(Suspect(service, pod))
+        else:
+            checks.append(due)
         if _is_stalled(progress, reading, load, timeout, watch.at):
             stalled.append((_idle_since(progress), pod.ref, pod))
-    stall = _NO_STALL
+    stall = NO_STALL
     if stalled:
         since, _, pod = min(stalled)
         stall = _judge_stall(watch, service, pod, since, pods, min_replicas)
-    return Inspection(progress_by_pod, tuple(suspects), stall)
+    return Inspection(progress_by_pod, tuple(suspects), stall, min(checks, default=None))
 
 
 def updated_progress(
@@ -158,11 +183,13 @@ def updated_progress(
     )
 
 
-def stall_timeout_for(fit: ReplicaFit, progress: EngineProgress, timeout: timedelta) -> timedelta:
+def stall_timeout_for(
+    prefill: timedelta, progress: EngineProgress, timeout: timedelta
+) -> timedelta:
     """Return how long this engine may make no step while it holds requests."""
     if progress.steps == 0:
         timeout *= _FIRST_STEP_FACTOR
-    return max(timeout, _PREFILL_MARGIN * max_prefill_time(fit))
+    return max(timeout, _PREFILL_MARGIN * prefill)
 
 
 def max_prefill_time(fit: ReplicaFit) -> timedelta:
@@ -195,14 +222,14 @@ def _is_stalled(
     )
 
 
-def _is_check_due(
-    progress: EngineProgress, load: InFlight | None, timeout: timedelta, now: datetime
-) -> bool:
-    """Return whether a check is due; engines with requests are checked more often."""
+def _next_check(
+    progress: EngineProgress, load: InFlight | None, timeout: timedelta
+) -> datetime | None:
+    """Return when to check again, None for at once; sooner while it has requests."""
     interval = timeout / _CHECKS_PER_TIMEOUT
     if progress.busy_since is not None:
         interval = min(interval / 3, MAX_READING_AGE / 3)
-    return load is None or now - load.at >= interval
+    return load.at + interval if load is not None else None
 
 
 def _judge_stall(

@@ -93,6 +93,8 @@ def _plugin_refreshes(
 ) -> Mapping[str, Mapping[str, str | None]]:
     """Return the labels that refresh device plugins, whatever became of the nodes' pools."""
     layouts = {layout.name: layout for layout in snapshot.layouts if layout.spec.gpus}
+    if not layouts:
+        return {}
     nodes = [
         node for node in snapshot.nodes if node.name in layouts and node.name not in busy_nodes
     ]

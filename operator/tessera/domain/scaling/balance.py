@@ -94,6 +94,17 @@ def assess_balance(
     return _reported_verdict(reported)
 
 
+def next_balance_due(
+    status: InferenceServiceStatus, pods: Sequence[Pod], at: datetime
+) -> datetime | None:
+    """Return when the time alone may change the condition; None if it does not."""
+    reported = _condition(status)
+    moments = [reported.last_transition_time] if reported is not None else []
+    moments += [pod.ready_since for pod in pods if pod.ready_since is not None]
+    due = (moment + SETTLING_TIME for moment in moments if at - moment < SETTLING_TIME)
+    return min(due, default=None)
+
+
 def reported_balance(status: InferenceServiceStatus) -> StatusVerdict[LoadBalanced]:
     """Return the condition of the status; Balanced where it has none."""
     condition = _condition(status)

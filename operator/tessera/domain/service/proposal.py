@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from tessera.api.inference_service import (
     DEFAULT_QUEUE_TARGETS,
@@ -13,6 +14,7 @@ from tessera.api.inference_service import (
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import (
     Accepted,
+    LoadBalanced,
     PlacementReason,
     PoolAccepted,
     ScalingReason,
@@ -48,7 +50,8 @@ from tessera.domain.scaling.autoscale import (
     ScalingPolicy,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.load import load_of, next_reading_due
+from tessera.domain.scaling.balance import assess_balance, next_balance_due, reported_balance
+from tessera.domain.scaling.load import load_of, next_reading_due, usable_readings
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.steps import Step, planner_error
 
@@ -58,6 +61,7 @@ AllocatedDevices = Counter[tuple[str, str]]
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 _DEFAULT_SCALING = ScalingSpec()
+_NO_GPUS = Decimal(0)
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
     Accepted.INVALID_NAME,
@@ -87,6 +91,10 @@ class Proposal:
     accepted: StatusVerdict[Accepted]
     placement: PlacementDecision
     scale: ScaleDecision
+    balance: StatusVerdict[LoadBalanced]
+    """Whether its replicas share the requests, which changes rarely."""
+    existing_replicas: int
+    """Pods that hold devices or should get some; others merely wait for them."""
     preparation: Preparation | None = None
     valid_until: datetime | None = None
     """From then on the time or other services may change it. None while its inputs stay."""
@@ -209,12 +217,23 @@ def _propose(
         placement=placement,
         preparation=preparation,
         scale=scale,
-        valid_until=_valid_until(snapshot.at, preparation, objects, placement.choice, scale),
+        balance=assess_balance(
+            service.status,
+            objects.pods,
+            usable_readings(snapshot.readings, snapshot.at),
+            placement.choice.fit.limits.max_num_seqs,
+            snapshot.at,
+        ),
+        existing_replicas=_existing_replicas(objects.pods, scale.replicas),
+        valid_until=_valid_until(
+            snapshot.at, service.status, preparation, objects, placement.choice, scale
+        ),
     )
 
 
 def _valid_until(
     at: datetime,
+    status: InferenceServiceStatus,
     preparation: Preparation,
     objects: CurrentObjects,
     choice: HardwareChoice,
@@ -224,7 +243,8 @@ def _valid_until(
     in_use = scale.history.requests is not None
     if preparation.pending or moving or in_use or not autoscale.is_steady(scale, at):
         return at
-    return next_reading_due(objects.pods, at)
+    due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))
+    return min((moment for moment in due if moment is not None), default=None)
 
 
 def _holds(
@@ -305,6 +325,7 @@ def _unchanged_proposal(
     history: ScalingHistory,
 ) -> Proposal:
     """Return a proposal that leaves everything unchanged."""
+    replicas = objects.workloads[0].replicas if objects.workloads else 0
     return Proposal(
         service=service,
         objects=objects,
@@ -315,11 +336,13 @@ def _unchanged_proposal(
             )
         ),
         scale=ScaleDecision(
-            replicas=objects.workloads[0].replicas if objects.workloads else 0,
+            replicas=replicas,
             reason=ScalingReason.NOT_PLACED,
             message="existing replicas stay unchanged",
             history=history,
         ),
+        balance=reported_balance(service.status),
+        existing_replicas=_existing_replicas(objects.pods, replicas),
     )
 
 
@@ -339,32 +362,30 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return scaling_of(spec).floor if spec.replicas is None else max(1, spec.replicas)
 
 
-def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> float:
+def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
     """Count the devices of the replicas that exist or would be granted; return their GPUs."""
     choice, variant = proposal.placement.choice, proposal.service.status.variant
     if choice is not None:
         offer, hardware = choice.offer, choice.offer.hardware
-        replicas, desired = existing_replicas(proposal), proposal.scale.replicas
+        replicas, desired = proposal.existing_replicas, proposal.scale.replicas
         if desired > replicas:
             replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
-        return replicas * float(offer.tariff.weight)
+        return replicas * offer.tariff.weight
     if variant is not None:
         # Replicas of a service for which nothing is decided hold their devices all the same.
         for pod in proposal.objects.pods:
             for resource, count in pod.devices.items():
                 allocated[variant.pool, resource] += count
-    return 0.0
+    return _NO_GPUS
 
 
-allocate = Step(_allocate, lambda *_: 0.0)
+allocate = Step(_allocate, lambda *_: _NO_GPUS)
 
 
-def existing_replicas(proposal: Proposal) -> int:
-    """Return how many pods hold devices or should get some; others merely wait for them."""
-    pods = proposal.objects.pods
+def _existing_replicas(pods: Sequence[Pod], desired: int) -> int:
     bound = sum(pod.node is not None for pod in pods)
-    return max(bound, min(len(pods), proposal.scale.replicas))
+    return max(bound, min(len(pods), desired))
 
 
 def additional_replicas(

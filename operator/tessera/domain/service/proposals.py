@@ -2,6 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from heapq import heapify, heappop, heapreplace
 from itertools import chain
 from typing import NamedTuple
@@ -39,7 +40,7 @@ def propose_all(
     )
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
     demands = snapshot.demand or {}
-    proposals, gpus = {}, defaultdict[str, float](float)
+    proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
@@ -84,7 +85,7 @@ def _class_rank(service: ObservedService) -> int:
 
 
 def _in_turns(
-    services: Sequence[ObservedService], gpus: Mapping[str, float], forecast: GrantForecast
+    services: Sequence[ObservedService], gpus: Mapping[str, Decimal], forecast: GrantForecast
 ) -> Iterator[ObservedService]:
     """Yield new services: next is always the tenant with the fewest GPUs for its weight.
 
@@ -95,12 +96,12 @@ def _in_turns(
     for service in services:
         tenant, weights[tenant] = forecast.tenant(service.ref.namespace)
         queues[tenant].append(service)
-    turns = [(gpus[tenant] / weights[tenant], tenant) for tenant in queues]
+    turns = [(float(gpus[tenant]) / weights[tenant], tenant) for tenant in queues]
     heapify(turns)
     while turns:
         _, tenant = turns[0]
         yield queues[tenant].popleft()
         if queues[tenant]:
-            heapreplace(turns, (gpus[tenant] / weights[tenant], tenant))
+            heapreplace(turns, (float(gpus[tenant]) / weights[tenant], tenant))
         else:
             heappop(turns)

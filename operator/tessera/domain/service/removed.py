@@ -29,8 +29,10 @@ def drain_removed(snapshot: Snapshot) -> tuple[RemovedWorkload, ...]:
     deleting = {service.uid: service for service in snapshot.deleting_services}
     removed = []
     for workload in snapshot.workloads:
+        if workload.service in services:
+            continue
         owner = deleting.get(workload.owner_uid or "")
-        if workload.service in services or (owner is None and workload.owner_uid is not None):
+        if owner is None and workload.owner_uid is not None:
             continue
         timeout = owner.spec.drain.timeout if owner and owner.spec else _DEFAULT_TIMEOUT
         if (drained := removed_workload(snapshot, workload, timeout)) is not None:
