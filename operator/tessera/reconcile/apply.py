@@ -80,6 +80,8 @@ class Applier:
         self.spend_records = SpendRecordStore(cluster, installation.namespace, writer)
         self._namespace = installation.namespace
         self._sharing = Incremental()
+        self._known = set[Ref]()
+        """The services and batches of the last plan."""
         self.problems: dict[Ref, str] = {}
         """What was refused when a service was written last."""
 
@@ -241,12 +243,16 @@ class Applier:
         return [*self._shared.refusals.get(namespace, ()), *(tenant.refusals if tenant else ())]
 
     def _forget(self, plan: Plan) -> None:
+        self._budgets.forget({view.budget.name for view in plan.budgets})
+        known = {*plan.service_plans, *plan.active_batches}
+        if known == self._known:
+            return
+        self._known = known
         forgotten = self._children.forget(plan)
         self._statuses.forget(plan)
-        self._budgets.forget({view.budget.name for view in plan.budgets})
         for ref in self.problems.keys() - plan.service_plans.keys():
             del self.problems[ref]
-        namespaces = {ref.namespace for ref in (*plan.service_plans, *plan.active_batches)}
+        namespaces = {ref.namespace for ref in known}
         self._shared.forget(namespaces)
         namespaces.add(self._pulls.namespace)
         self._writer.forget(lambda key: key in forgotten or key.namespace not in namespaces)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.health.readiness import was_ready
 from tessera.domain.health.stall import Suspect
@@ -69,8 +70,8 @@ class Prober:
     def start(self, snapshot: Snapshot, plan: Plan) -> None:
         """Start the probes that the plan needs, and forget what it does not know anymore."""
         for ref, service_plan in plan.service_plans.items():
-            self.start_service(self, ref, service_plan)
-            self._start_drain_probes(service_plan.pods, service_plan.drain)
+            if service_plan.is_moving:
+                self.start_service(self, ref, service_plan)
         for removed in plan.removed_workloads:
             self._start_drain_probes(removed.pods, removed.drain)
         for ref in plan.services_to_probe & snapshot.addresses.keys():
@@ -82,18 +83,21 @@ class Prober:
                 check = partial(self._check_suspect, suspect, _host_port(suspect.pod.address, PORT))
                 self._start_once(f"pod {suspect.pod.uid}", suspect.pod.ref.namespace, check)
         for batch_plan in plan.batches.values():
-            uid, probe = batch_plan.batch.uid, batch_plan.progress_target
-            namespace = batch_plan.batch.ref.namespace
-            answer = self._answers.runner_answers.get(uid)
-            if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
-                fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
-                self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
-            if (job := batch_plan.podless_job) is not None and self._cluster is not None:
-                refusal = self._answers.pod_refusals.get(job.uid)
-                if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
-                    read = partial(self._read_pod_refusal, self._cluster, job)
-                    self._start_once(f"job {job.uid}", namespace, read)
+            self._start_batch_probes(batch_plan)
         self._forget(plan)
+
+    def _start_batch_probes(self, batch_plan: BatchPlan) -> None:
+        uid, probe = batch_plan.batch.uid, batch_plan.progress_target
+        namespace = batch_plan.batch.ref.namespace
+        answer = self._answers.runner_answers.get(uid)
+        if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
+            fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
+            self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
+        if (job := batch_plan.podless_job) is not None and self._cluster is not None:
+            refusal = self._answers.pod_refusals.get(job.uid)
+            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
+                read = partial(self._read_pod_refusal, self._cluster, job)
+                self._start_once(f"job {job.uid}", namespace, read)
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
         if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
@@ -104,6 +108,7 @@ class Prober:
         if fetching and self._is_due(self._fetch_times.get(ref), _RUNNER_INTERVAL):
             fetch = partial(self._fetch_status, ref, _host_port(fetching, PORT))
             self._start_once(f"fetch {ref}", ref.namespace, fetch)
+        self._start_drain_probes(service_plan.pods, service_plan.drain)
 
     def _start_drain_probes(self, pods: Iterable[Pod], drain: DrainPlan) -> None:
         if not (draining := drain.draining):

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
+from tessera.domain.health.readiness import was_ready
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.scaling.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.domain.service_plan import ServicePlan
@@ -140,8 +141,21 @@ def inputs_unchanged(inputs: ServiceInputs, previous: ServiceInputs | None) -> b
     return (
         inputs[0] is service_plan
         and inputs[1] is existing
-        and inputs[2] is probe_result
+        and (inputs[2] is probe_result or _repeats_success(service_plan, probe_result, inputs[2]))
         and inputs[3] == funding
+    )
+
+
+def _repeats_success(
+    service_plan: ServicePlan, previous: ProbeResult | None, result: ProbeResult | None
+) -> bool:
+    """Return whether one more completion of a ready service succeeded."""
+    return (
+        previous is not None
+        and result is not None
+        and previous.problem is None
+        and result.problem is None
+        and was_ready(service_plan.service)
     )
 
 

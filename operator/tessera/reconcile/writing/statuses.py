@@ -31,7 +31,10 @@ class ServiceStatusApplier:
 
     def is_up_to_date(self, ref: Ref, inputs: ServiceInputs) -> bool:
         """Return whether a service needs neither objects nor a status."""
-        return inputs_unchanged(inputs, self._up_to_date.get(ref))
+        if not inputs_unchanged(inputs, self._up_to_date.get(ref)):
+            return False
+        self._up_to_date[ref] = inputs  # the next comparison is one of identity
+        return True
 
     def invalidate(self, ref: Ref) -> None:
         """Note that a service may need objects or a status."""
