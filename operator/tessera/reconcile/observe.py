@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeAlias, TypeVar, cast
 
 from tessera.domain.budget.meter import SpendRecord
-from tessera.domain.incremental import Incremental, reused, reused_per_object
+from tessera.domain.incremental import Incremental, reused
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
 from tessera.domain.observed.demand import GatewayReport, fleet_demand
@@ -138,14 +138,9 @@ def _layouts_with_age(
     layouts: tuple[ObservedNodeLayout, ...], silent: Mapping[str, datetime]
 ) -> tuple[ObservedNodeLayout, ...]:
     return tuple(
-        _silenced(layout.name, layout, silent[layout.name]) if layout.name in silent else layout
+        silenced(layout, silent[layout.name]) if layout.name in silent else layout
         for layout in layouts
     )
-
-
-@reused_per_object
-def _silenced(_name: str, layout: ObservedNodeLayout, since: datetime) -> ObservedNodeLayout:
-    return silenced(layout, since)
 
 
 def observe(store: Store, observations: Observations, at: datetime) -> Snapshot:
