@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -322,31 +321,31 @@ def pods_of(
     waiting: Iterable[QueryRow], running: Iterable[QueryRow], activity: Iterable[QueryRow]
 ) -> dict[Ref, PodReading]:
     """Return the load of each replica; a missing value is None."""
-    by_pod: dict[Ref, PodReading] = defaultdict(PodReading)
-    for row in waiting:
-        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], waiting=_sample_value(row))
-    for row in running:
-        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], running=_sample_value(row))
-    for row in activity:
-        by_pod[_pod_ref(row)] = replace(by_pod[_pod_ref(row)], activity=_sample_value(row))
-    return dict(by_pod)
+    queued, served, active = map(_values_by_pod, (waiting, running, activity))
+    return {
+        pod: PodReading(waiting=queued.get(pod), running=served.get(pod), activity=active.get(pod))
+        for pod in {**queued, **served, **active}
+    }
 
 
 def engines_of(
     steps: Iterable[QueryRow], scraped: Iterable[QueryRow], awake: Iterable[QueryRow]
 ) -> dict[Ref, EngineReading]:
     """Return the steps of each engine; an engine without a count or its timestamp is absent."""
-    times = {_pod_ref(row): _to_datetime(_sample_value(row)) for row in scraped}
-    states = {_pod_ref(row): _sample_value(row) > 0 for row in awake}
+    times, states = _values_by_pod(scraped), _values_by_pod(awake)
     return {
-        _pod_ref(row): EngineReading(
-            steps=_sample_value(row),
-            scraped_at=times[_pod_ref(row)],
-            awake=states.get(_pod_ref(row)),
+        pod: EngineReading(
+            steps=count,
+            scraped_at=_to_datetime(times[pod]),
+            awake=states[pod] > 0 if pod in states else None,
         )
-        for row in steps
-        if _pod_ref(row) in times
+        for pod, count in _values_by_pod(steps).items()
+        if pod in times
     }
+
+
+def _values_by_pod(rows: Iterable[QueryRow]) -> dict[Ref, float]:
+    return {_pod_ref(row): _sample_value(row) for row in rows}
 
 
 def loads_of(

@@ -57,10 +57,13 @@ def bounded_rows(
     """Return the rows that have the labels, without the samples out of range."""
     accepted: list[QueryRow] = []
     for row in rows:
-        if not all(row["metric"].get(label) for label in bounds.labels):
+        if not all(map(row["metric"].get, bounds.labels)):
             rejected[RejectedSample.MISSING_LABEL] += 1
             continue
         samples = [sample for sample in row["values"] if 0 <= sample[1] <= bounds.high]
+        if len(samples) == len(row["values"]):
+            accepted.append(row)
+            continue
         rejected[RejectedSample.OUT_OF_RANGE] += len(row["values"]) - len(samples)
         if samples:
             accepted.append({**row, "value": samples[-1], "values": samples})
@@ -71,9 +74,10 @@ def _labels(row: object) -> Mapping[str, str] | None:
     labels = row.get("metric") if isinstance(row, dict) else None
     if not isinstance(labels, dict) or len(labels) > _MAX_LABELS:
         return None
-    texts = (text for label in labels.items() for text in label)
-    if not all(isinstance(text, str) and len(text) <= _MAX_LABEL_LENGTH for text in texts):
-        return None
+    for texts in (labels, labels.values()):
+        for text in texts:
+            if not isinstance(text, str) or len(text) > _MAX_LABEL_LENGTH:
+                return None
     return labels
 
 
@@ -82,8 +86,12 @@ def _samples(row: Mapping[str, object]) -> list[tuple[float, float]] | None:
     samples = row["values"] if "values" in row else [row.get("value")]
     if not isinstance(samples, Sequence) or isinstance(samples, str):
         return None
+    pairs = []
     try:
-        pairs = [(float(moment), float(value)) for moment, value in samples]
+        for moment, value in samples:
+            if not 0 <= float(moment) <= MAX_TIMESTAMP:
+                return None
+            pairs.append((float(moment), float(value)))
     except (TypeError, ValueError, OverflowError):
         return None
-    return pairs if all(0 <= moment <= MAX_TIMESTAMP for moment, _ in pairs) else None
+    return pairs
