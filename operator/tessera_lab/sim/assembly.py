@@ -14,6 +14,7 @@ from tessera_lab.sim.meters import EngineMeters
 from tessera_lab.sim.routes.adapters import AdapterRoutes
 from tessera_lab.sim.routes.basic import BasicRoutes
 from tessera_lab.sim.routes.development import DevelopmentRoutes, SleepMeters
+from tessera_lab.sim.routes.embeddings import EmbeddingRoutes
 from tessera_lab.sim.routes.faults import FaultRoutes
 from tessera_lab.sim.routes.generation import GenerationRoutes
 from tessera_lab.sim.runner import EngineRunner
@@ -45,10 +46,9 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
         runner.fail_all()
         crashed.set()
 
-    routes = [
-        *BasicRoutes(dispatcher, metrics_registry).routes(),
-        *GenerationRoutes(dispatcher).routes(),
-    ]
+    is_pooling = config.arguments.runner == "pooling"
+    work_routes = EmbeddingRoutes(dispatcher) if is_pooling else GenerationRoutes(dispatcher)
+    routes = [*BasicRoutes(dispatcher, metrics_registry).routes(), *work_routes.routes()]
     if config.allows_adapter_updates:
         routes += AdapterRoutes(dispatcher).routes()
     if config.dev_mode:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tessera_lab.engine.requests import EngineRequest, RejectionReason
-from tessera_lab.sim.encoders import Envelope, ResponseEncoder
+from tessera_lab.sim.encoders import Envelope, ResponseEncoder, WholeEncoder
 from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.errors import engine_dead, internal_error, queue_limit_error
 from tessera_lab.sim.generation import ActiveGeneration, whole_response, write_stream
@@ -18,6 +18,7 @@ from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
 from tessera_lab.sim.runner import EngineRunner, QueuedRequest, TokenStream
 
 EncoderFactory = Callable[[Envelope, GenerationSpec], ResponseEncoder]
+WholeEncoderFactory = Callable[[Envelope, GenerationSpec], WholeEncoder]
 
 _ID = web.RequestKey("id", str)
 
@@ -68,11 +69,26 @@ class GenerationDispatcher:
         encoder_factory: EncoderFactory,
     ) -> web.StreamResponse:
         """Generate and respond; a client that disconnects takes its request out of the engine."""
+        if not spec.stream:
+            return await self.respond_whole(request, spec, prefix, encoder_factory)
         encoder = encoder_factory(self._envelope(prefix, request, spec.model), spec)
         generation = await self._submit(request, spec)
         try:
-            if spec.stream:
-                return await write_stream(request, generation, encoder)
+            return await write_stream(request, generation, encoder)
+        finally:
+            self._release(generation)
+
+    async def respond_whole(
+        self,
+        request: web.Request,
+        spec: GenerationSpec,
+        prefix: str,
+        encoder_factory: WholeEncoderFactory,
+    ) -> web.Response:
+        """Respond in one piece, as `respond` does."""
+        encoder = encoder_factory(self._envelope(prefix, request, spec.model), spec)
+        generation = await self._submit(request, spec)
+        try:
             return await whole_response(generation, encoder)
         finally:
             self._release(generation)

@@ -34,7 +34,15 @@ class TokenSpan:
         return list(map(text.token_id, self.tokens))
 
 
-class ResponseEncoder(Protocol):
+class WholeEncoder(Protocol):
+    """Encodes a response as one body."""
+
+    def whole(
+        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
+    ) -> dict[str, Any]: ...
+
+
+class ResponseEncoder(WholeEncoder, Protocol):
     """Encodes a response as one body, or as the bytes of a stream."""
 
     def opening(self, sample: SampleSpec, usage: TokenUsage | None) -> bytes: ...
@@ -45,10 +53,6 @@ class ResponseEncoder(Protocol):
         self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
     ) -> bytes:
         """Return the events after the last token; `spans` are the whole samples."""
-
-    def whole(
-        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
-    ) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from tessera_lab.engine.requests import FinishReason
-from tessera_lab.sim.encoders import DONE, ResponseEncoder, TokenSpan, dump_json, server_sent_event
+from tessera_lab.sim.encoders import (
+    DONE,
+    ResponseEncoder,
+    TokenSpan,
+    WholeEncoder,
+    dump_json,
+    server_sent_event,
+)
 from tessera_lab.sim.errors import engine_dead
 from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.runner import TokenStream
@@ -83,7 +90,7 @@ async def write_stream(
     return response
 
 
-async def whole_response(generation: ActiveGeneration, encoder: ResponseEncoder) -> web.Response:
+async def whole_response(generation: ActiveGeneration, encoder: WholeEncoder) -> web.Response:
     """Return the response in one piece."""
     while not generation.ended:
         await generation.wait_for_tokens()

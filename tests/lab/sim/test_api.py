@@ -56,6 +56,24 @@ async def test_a_completion_answers_as_an_openai_client_expects() -> None:
     assert "".join(parts) == response.choices[0].text
 
 
+async def test_a_pooling_engine_embeds_and_generates_nothing() -> None:
+    async with (
+        running("--runner", "pooling") as engine,
+        AsyncOpenAI(base_url=f"{engine.url}/v1", api_key="x") as client,
+    ):
+        texts = await client.embeddings.create(model=MODEL, input=["a", "b c", "a"])
+        short = await client.embeddings.create(
+            model=MODEL, input="a", dimensions=8, encoding_format="float"
+        )
+        chat = await engine.post("/v1/chat/completions", messages=HI)
+    first, second, third = (each.embedding for each in texts.data)
+    assert first == third != second
+    assert (len(first), len(short.data[0].embedding)) == (128, 8)
+    assert sum(number**2 for number in first) == pytest.approx(1)
+    assert (texts.usage.prompt_tokens, texts.usage.total_tokens) == (3, 3)
+    assert chat.status_code == 404
+
+
 async def test_the_json_has_exactly_the_keys_of_a_real_server() -> None:
     async with running("--enable-prompt-tokens-details") as engine:
         completion = await engine.post("/v1/completions", prompt="a", max_tokens=2)

@@ -57,6 +57,7 @@ class Arguments:
     kv_cache_metrics: bool
     max_logprobs: int
     speculative_config: Any
+    runner: str
 
     @property
     def adapter_paths(self) -> Mapping[str, str]:

@@ -1,0 +1,96 @@
+"""`/v1/embeddings`, the route of an engine with `--runner pooling`."""
+
+import array
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import BaseModel, PositiveInt
+
+from tessera.domain.perf.footprint import hidden_size
+from tessera_lab.sim.bodies import CompletionBody, parse_body
+from tessera_lab.sim.dispatcher import GenerationDispatcher
+from tessera_lab.sim.encoders import Envelope, TokenSpan
+from tessera_lab.sim.generation_spec import GenerationSpec, generation_spec
+from tessera_lab.sim.usage import Timing, TokenUsage
+
+
+class EmbeddingBody(BaseModel):
+    """The fields that have an effect."""
+
+    model: str | None = None
+    input: str | list[int] | list[str] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: PositiveInt | None = None
+    priority: int = 0
+
+
+class EmbeddingRoutes:
+    """Vectors of texts: equal texts have equal vectors, which otherwise mean nothing."""
+
+    def __init__(self, dispatcher: GenerationDispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._width = hidden_size(dispatcher.config.shape)
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post("/v1/embeddings", self._embed)]
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        body = parse_body(EmbeddingBody, await request.read(), request.content_type)
+        # The engine works on a text as on a prompt with one token of output.
+        generation = CompletionBody(
+            model=body.model, prompt=body.input, max_tokens=1, priority=body.priority
+        )
+        spec = generation_spec(
+            generation, self._dispatcher.config, self._dispatcher.state.adapter_paths
+        )
+
+        def encoder(envelope: Envelope, _: GenerationSpec) -> EmbeddingEncoder:
+            width = min(body.dimensions or self._width, self._width)
+            return EmbeddingEncoder(envelope, width, body.encoding_format)
+
+        return await self._dispatcher.respond_whole(request, spec, "embd", encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingEncoder:
+    """The response of `/v1/embeddings`."""
+
+    envelope: Envelope
+    width: int
+    encoding: Literal["float", "base64"]
+
+    def whole(
+        self,
+        spans: Sequence[TokenSpan],
+        usage: TokenUsage,
+        timing: Timing | None,  # noqa: ARG002 - as others
+    ) -> dict[str, Any]:
+        data = [
+            {"index": index, "object": "embedding", "embedding": self._encoded(span)}
+            for index, span in enumerate(spans)
+        ]
+        usage_body = {
+            "prompt_tokens": usage.prompt_tokens,
+            "total_tokens": usage.prompt_tokens,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+        }
+        return {**self.envelope.head("list"), "data": data, "usage": usage_body}
+
+    def _encoded(self, span: TokenSpan) -> str | list[float]:
+        vector = _unit_vector(span.sample.prompt.text, self.width)
+        if self.encoding == "float":
+            return vector.tolist()
+        return base64.b64encode(vector.tobytes()).decode()
+
+
+def _unit_vector(text: str, width: int) -> "array.array[float]":
+    """Return numbers of 32 bits, little-endian as on all hardware that engines run on."""
+    numbers = array.array("h", hashlib.shake_256(text.encode()).digest(2 * width))
+    length = math.sqrt(sum(number * number for number in numbers)) or 1.0
+    return array.array("f", (number / length for number in numbers))
