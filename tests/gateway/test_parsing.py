@@ -117,6 +117,7 @@ def test_deep_nesting_is_refused() -> None:
         ({"prompt": [1, 2, 3]}, 1),
         ({"prompt": [[1], [2]], "n": 3}, 6),
         ({"prompt": "a", "n": 2, "best_of": 4}, 4),
+        ({"prompt": "a", "n": 2, "best_of": 0}, 2),
         ({"prompt": []}, 1),
     ],
 )

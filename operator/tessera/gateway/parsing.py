@@ -140,7 +140,7 @@ class CompletionFields(_UsageStreamFields, gc=False):
         msgspec.UNSET
     )
     n: _Choices | None = None
-    best_of: _Choices | None = None
+    best_of: Annotated[int, msgspec.Meta(ge=0, le=_MAX_CHOICES)] | None = None
 
     @property
     @override
