@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -93,10 +94,11 @@ class PlayedSupervisor:
             case Wake():
                 self.woken.set()
             case Borrow():
+                now = time.time()
                 portions = tuple(
                     self.accounts.setdefault(
-                        each.limit.key, Account(level=each.limit.amount, updated_at=0)
-                    ).borrow(each, 0)
+                        each.limit.key, Account(level=each.limit.amount, updated_at=now)
+                    ).borrow(each, now)
                     for each in frame.portions
                 )
                 self.server.send(worker, Portions(frame.number, portions))
