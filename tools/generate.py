@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 import bounds_page
 import engine_differences
+import gateway_openapi
 import routes_page
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
@@ -63,6 +64,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/cli.md"] = cli_page()
     files["docs/reference/bounds.md"] = bounds_page.page()
     files[routes_page.PAGE] = routes_page.page()
+    files[gateway_openapi.FILE] = gateway_openapi.text()
     files["docs/security.md"] = _security_page()
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()

@@ -24,6 +24,7 @@ be read later. A route that the engine of a model lacks answers 404 through the 
 of `rerank`, `score`, `pooling` and `embeddings` there are depends on the model.
 
 Every route of the gateway that reaches an engine authenticates, admits and records its requests.
+[gateway-openapi.json](gateway-openapi.json) describes the gateway's in OpenAPI 3.1.
 
 | Route | vLLM {VERSION} | tessera-sim | gateway |
 | --- | --- | --- | --- |
