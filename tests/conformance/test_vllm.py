@@ -1,10 +1,9 @@
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from demo.engine import MAKE_MODEL, VERSION, engine_environment
+from demo.engine import VERSION
 from tests.conformance import (
     adapter,
     comparison,
@@ -22,19 +21,6 @@ from tests.resources.engine_objects import SPECS, deployment
 pytestmark = pytest.mark.vllm
 
 UPDATE = bool(os.environ.get("UPDATE"))
-
-
-@pytest.fixture(scope="module")
-def venv() -> Path:
-    return engine_environment()
-
-
-@pytest.fixture(scope="module")
-def model(venv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a tiny model of random weights."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    subprocess.run([str(venv / "bin" / "python"), str(MAKE_MODEL), str(folder)], check=True)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""openai's client through a worker of the gateway before a real vLLM on the CPU."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.clients import openai_scenes as scenes
+from tests.clients.openai_scenes import Endpoint
+from tests.clients.running import offered
+from tests.conformance import engines
+from tests.conformance.configurations import MODEL, PLAIN
+from tests.gateway.harness import KEY, a_directory
+from tests.gateway.test_worker import a_worker
+
+pytestmark = pytest.mark.vllm
+
+
+async def test_clients_get_from_a_real_engine_what_they_get_from_a_simulated_one(
+    venv: Path, model: Path, tmp_path: Path
+) -> None:
+    async with (
+        engines.running(engines.real(venv), str(model), PLAIN, tmp_path) as engine,
+        a_worker(tmp_path, a_directory(offered(engine, MODEL))) as worker,
+    ):
+        endpoint = Endpoint(url=worker.url, key=KEY, model=MODEL, engine=engine)
+        await asyncio.to_thread(scenes.chat_synchronously, endpoint)
+        await scenes.chat_whole_and_streamed(endpoint)
+        await scenes.complete_several_prompts(endpoint)
+        await scenes.send_a_request_id(endpoint)
+        await scenes.leave_a_stream(endpoint)
+        await scenes.make_mistakes(endpoint)
