@@ -192,12 +192,17 @@ async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
     async with ScriptedEngine(script) as engine:
         model = a_model(a_replica(engine.address), limits=limits)
         async with a_worker(tmp_path, a_directory(model)) as worker:
-            statuses = []
+            answers = []
             for _ in range(3):
                 async with worker.post(body) as response:
-                    statuses.append(response.status)
-                    remaining = response.headers.get("x-ratelimit-remaining-requests")
-            assert (statuses, remaining) == ([200, 200, 429], None)
+                    headers = response.headers
+                    limit = headers["x-ratelimit-limit-requests"]
+                    remaining = headers["x-ratelimit-remaining-requests"]
+                    answers.append((response.status, limit, remaining))
+            assert answers == [(200, "2", "1"), (200, "2", "0"), (429, "2", "0")]
+            # Of a day the half for one request, and all of it for both.
+            assert 43_000 < int(headers["retry-after"]) <= 43_200
+            assert 86_000 < float(headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 86_400
             await eventually(worker.supervisor.count, lambda count: count == 3)
             await eventually(worker.supervisor.in_flight, lambda requests: requests == 0)
 

@@ -317,7 +317,11 @@ def _limit_error(refusal: LimitRefusal) -> RequestError:
         refusal.reason,
         f"{observed}; retry in {seconds} s.",
         code="rate_limit_exceeded",
-        headers=((b"retry-after", b"%d" % seconds),),
+        headers=(
+            (b"retry-after", b"%d" % seconds),
+            *_allowance_headers(b"requests", refusal.requests),
+            *_allowance_headers(b"tokens", refusal.tokens),
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tessera.domain.gateway.requests import RequestShape
@@ -90,6 +90,9 @@ class LimitRefusal:
     remaining: int = 0
     retry_after_seconds: float | None
     """Until the request fits at the earliest; None where it never does."""
+    requests: Allowance | None = None
+    """The scarcest limit of requests; None without any, or where the request never fits."""
+    tokens: Allowance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +242,14 @@ class WorkerLimits:
         short = [rate for rate in rates if rate.available(now) < amounts[rate.limit.meter]]
         full = [each for each in slots if each.available(now) < 1]
         if short or full:
-            return _refusal(short, full, amounts, now) or BorrowRequest(
+            refusal = _refusal(short, full, amounts, now)
+            if refusal is not None:
+                return replace(
+                    refusal,
+                    requests=_scarcest(rates, _REQUEST_METERS, now),
+                    tokens=_scarcest(rates, _TOKEN_METERS, now),
+                )
+            return BorrowRequest(
                 portions=tuple(
                     rate.request(amounts[rate.limit.meter], float("inf"), now) for rate in short
                 ),
