@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from tessera.gateway.app import GatewayApp
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.protocol import GatewayProtocol
 from tessera.gateway.worker_link import SupervisedWorker
+
+log = logging.getLogger("tessera")
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
@@ -92,16 +96,26 @@ class GatewayServer(uvicorn.Server):
         await asyncio.sleep(self._announce_seconds)
         self.should_exit = True
 
-    async def renew_certificate(self, directory: Path) -> None:
-        """Use the certificate for new connections whenever its file changes, until cancelled."""
+    async def renew_certificate(
+        self, directory: Path, every_seconds: float = _CERTIFICATE_SECONDS
+    ) -> None:
+        """Use the certificate for new connections whenever its file changes, until cancelled.
+
+        One that cannot be used is logged, and the last one stays.
+        """
         certificate, key = directory / "tls.crt", directory / "tls.key"
         used = certificate.stat().st_mtime_ns
         while True:
-            await asyncio.sleep(_CERTIFICATE_SECONDS)
-            changed = certificate.stat().st_mtime_ns
-            if changed != used and self.config.ssl is not None:
-                self.config.ssl.load_cert_chain(certificate, key)
-                used = changed
+            await asyncio.sleep(every_seconds)
+            try:
+                changed = certificate.stat().st_mtime_ns
+                if changed != used and self.config.ssl is not None:
+                    # A key that does not fit would spoil a context that serves.
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+                    self.config.ssl.load_cert_chain(certificate, key)
+                    used = changed
+            except OSError as error:
+                log.error("the certificate in %s cannot be used: %s", directory, error)
 
 
 def listen(host: str, port: int) -> socket.socket:

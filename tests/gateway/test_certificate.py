@@ -1,0 +1,69 @@
+"""The certificate of a worker, which changes while it serves."""
+
+import asyncio
+import shutil
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tessera.gateway.admission import Admission
+from tessera.gateway.app import GatewayApp
+from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.worker import GatewayServer
+from tests.gateway.harness import KeyIdentifier, LocalSupervisor
+from world.keys import Authority, Pair
+from world.testing import eventually
+
+ADDRESS = "127.0.0.1"
+
+
+def write(folder: Path, certificate: Pair, key: Pair) -> None:
+    shutil.copy(key.key, folder / "tls.key")
+    shutil.copy(certificate.certificate, folder / "tls.crt")
+
+
+def serial_of(pair: Pair) -> int:
+    return x509.load_pem_x509_certificate(pair.certificate.read_bytes()).serial_number
+
+
+async def shown_serial(port: int, trusted: ssl.SSLContext) -> int:
+    _, writer = await asyncio.open_connection(ADDRESS, port, ssl=trusted)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(certificate).serial_number
+
+
+async def test_a_renewed_certificate_is_used_and_a_wrong_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path / "keys")
+    first, second = authority.server("first", ADDRESS), authority.server("second", ADDRESS)
+    trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
+    write(tmp_path, first, first)
+    engines = EngineSession(1)
+    app = GatewayApp(Admission(KeyIdentifier(), LocalSupervisor()), engines, lambda _: None)
+    server = GatewayServer(app, announce_seconds=0, drain_seconds=1, tls_directory=tmp_path)
+    server.config.load()
+    listener = await asyncio.start_server(lambda *_: None, ADDRESS, 0, ssl=server.config.ssl)
+    port = listener.sockets[0].getsockname()[1]
+    renewing = asyncio.create_task(server.renew_certificate(tmp_path, every_seconds=0.01))
+
+    async def messages() -> str:
+        return caplog.text
+
+    async def serial() -> int:
+        return await shown_serial(port, trusted)
+
+    try:
+        assert await serial() == serial_of(first)
+        write(tmp_path, second, first)
+        await eventually(messages, lambda text: "cannot be used" in text, within=60)
+        assert await serial() == serial_of(first)
+        write(tmp_path, second, second)
+        await eventually(serial, lambda shown: shown == serial_of(second), within=60)
+    finally:
+        renewing.cancel()
+        listener.close()
+        await engines.close()
