@@ -17,6 +17,7 @@ from tessera.domain.gateway.directory import Identity, RateLimits
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Portion, PortionRequest
 from tessera.domain.limits.scopes import Meter, ScopedLimit, ScopeKind
+from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.picking.replica_state import SentLoad
@@ -177,6 +178,20 @@ async def test_each_worker_hears_what_the_others_have_in_flight() -> None:
         assert await second.next(OtherLoads, lambda frame: frame.loads != {"x": load}) == idle
 
 
+async def test_workers_share_a_model_by_tenants_while_requests_of_others_wait() -> None:
+    gateway = Gateway()
+    async with running(gateway, 2) as [first, second]:
+        waiting = WorkerDemand(queued=1, in_flight=3, tenants={"team-a": 3, "team-b": 1})
+        first.link.send(WorkerReport(demand={CHAT: waiting}))
+        second.link.send(WorkerReport(demand={CHAT: WorkerDemand(tenants={"team-a": 3})}))
+        shares = (await second.next(OtherLoads, lambda frame: bool(frame.shares))).shares
+        assert shares == {CHAT: WorkerShare(places=0.25, tenants={"team-a": 0.5})}
+        # Nothing of others waits for the first one.
+        assert (await first.next(OtherLoads)).shares == {}
+        first.link.send(WorkerReport(demand={CHAT: WorkerDemand(tenants={"team-a": 3})}))
+        await second.next(OtherLoads, lambda frame: not frame.shares)
+
+
 async def test_tokens_are_identified_and_records_taken_once_they_are_written() -> None:
     gateway = Gateway()
     gateway.observe()
@@ -212,8 +227,8 @@ async def test_demand_is_added_up_and_arrivals_are_counted_once() -> None:
     gateway = Gateway()
     async with running(gateway, 2) as [first, second]:
 
-        async def demand(**seen: int) -> GatewayDemand:
-            first.link.send(WorkerReport(demand={CHAT: WorkerDemand(queued=1, **seen)}))
+        async def demand(arrived: int) -> GatewayDemand:
+            first.link.send(WorkerReport(demand={CHAT: WorkerDemand(queued=1, arrived=arrived)}))
             first.link.send(Wake(CHAT))
             await gateway.supervisor.waking.wait()
             gateway.supervisor.waking.clear()
@@ -222,5 +237,5 @@ async def test_demand_is_added_up_and_arrivals_are_counted_once() -> None:
         second.link.send(WorkerReport(demand={CHAT: WorkerDemand(in_flight=4)}))
         while not gateway.supervisor.take_demand():  # noqa: ASYNC110 - nobody tells it
             await asyncio.sleep(0.01)
-        assert await demand(arrived=3) == GatewayDemand(arrived=3, queued=1, in_flight=4)
-        assert await demand(arrived=5) == GatewayDemand(arrived=2, queued=1, in_flight=4)
+        assert await demand(3) == GatewayDemand(arrived=3, queued=1, in_flight=4)
+        assert await demand(5) == GatewayDemand(arrived=2, queued=1, in_flight=4)

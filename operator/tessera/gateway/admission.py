@@ -3,8 +3,9 @@
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -79,6 +80,7 @@ _BOUNDS, _TIMES = QueueBounds(), QueueTimes()
 class Ticket:
     """An admitted request, from its place in the queue to its end."""
 
+    tenant: str
     model: OfferedModel
     shape: RequestShape
     admitted: Admitted
@@ -116,6 +118,16 @@ class DemandCount:
     arrived: int = 0
     in_flight: int = 0
     work_seconds: float = 0.0
+    tenants: Counter[str] = field(default_factory=Counter)
+    """Of those that wait or are in flight."""
+
+    def left(self, tenant: str) -> None:
+        """Count the end of a request."""
+        if self.tenants[tenant] > 1:
+            self.tenants[tenant] -= 1
+        else:
+            # Not there if the service was recreated meanwhile.
+            self.tenants.pop(tenant, None)
 
 
 class Admission:
@@ -193,15 +205,23 @@ class Admission:
         """
         admitted = await self._within_limits(identity, model, shape)
         work_seconds = self.replicas.work_seconds(model, shape)
-        ticket = Ticket(model=model, shape=shape, admitted=admitted, work_seconds=work_seconds)
+        ticket = Ticket(
+            tenant=identity.tenant,
+            model=model,
+            shape=shape,
+            admitted=admitted,
+            work_seconds=work_seconds,
+        )
         demand = self.demand.setdefault(model.service, DemandCount())
         demand.arrived += 1
+        demand.tenants[identity.tenant] += 1
         try:
             queue = self.queues.of(model)
             ticket.sent = queue.send_now(shape, self._clock())
             if ticket.sent is None:
                 ticket.sent = await self._wait(identity, ticket, size_bytes)
         except BaseException:
+            demand.left(identity.tenant)
             self.limits.settle(admitted, input_tokens=0, output_tokens=0)
             raise
         demand.in_flight += 1
@@ -222,6 +242,7 @@ class Admission:
         demand = self.demand.get(ticket.model.service)
         if demand is not None:
             demand.in_flight -= 1
+            demand.left(ticket.tenant)
             demand.work_seconds -= ticket.work_seconds
 
     async def _within_limits(
@@ -252,7 +273,8 @@ class Admission:
         seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
-            weight=tenant.weight if tenant else 1.0,
+            weight=(tenant.weight if tenant else 1.0)
+            * self.replicas.tenant_share(model, identity.tenant, now),
             service_class=model.service_class,
             work_seconds=ticket.work_seconds,
             size_bytes=size_bytes,

@@ -10,6 +10,7 @@ from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Portion, PortionRequest, SlotGrant, SlotRequest
+from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.picking.replica_state import EngineLoad, SentLoad
 
 
@@ -38,6 +39,8 @@ class OtherLoads(msgspec.Struct, tag=True, frozen=True):
     """What all other workers of this gateway have in flight, by the UIDs of pods."""
 
     loads: dict[str, SentLoad]
+    shares: dict[Ref, WorkerShare] = {}
+    """Of this worker, in the services that requests of other workers wait for."""
 
 
 class TokenVerdict(msgspec.Struct, tag=True, frozen=True):
@@ -74,6 +77,8 @@ class WorkerDemand(msgspec.Struct, frozen=True):
     in_flight: int = 0
     predicted_seconds: float = 0.0
     """Predicted time that an engine needs for those queued and in flight."""
+    tenants: dict[str, int] = {}
+    """Those queued and in flight, by tenant."""
 
 
 class Borrow(msgspec.Struct, tag=True, frozen=True):

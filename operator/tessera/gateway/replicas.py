@@ -7,12 +7,15 @@ from datetime import datetime
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.picking.pick import Choice, pick
 from tessera.domain.picking.pick import with_room as states_with_room
-from tessera.domain.picking.prediction import RequestMeans, work_seconds
+from tessera.domain.picking.prediction import RequestMeans, own_use, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
 
 _DEFAULT_MEANS = RequestMeans()
+# Shares come four times a second; without a supervisor they end.
+_MAX_SHARE_AGE_SECONDS = 2.0
 # Stands for the replica that a sleeping service will have.
 _UNKNOWN_REPLICA = EngineReplica(pod=Ref("", ""), uid="", address="", ready_since=None)
 
@@ -51,6 +54,8 @@ class Replicas:
         self._states: dict[str, ReplicaState] = {}
         self._by_service: dict[str, list[ReplicaState]] = {}
         self._means: dict[str, RequestMeans] = {}
+        self._shares: Mapping[Ref, WorkerShare] = {}
+        self._shared_at = float("-inf")
         self._turn = 0
         self.freed: Callable[[str], None] = lambda _: None
         """Called with a service's UID when one of its replicas has more room."""
@@ -78,8 +83,11 @@ class Replicas:
             if uid in self._states:
                 self._states[uid].polled(load)
 
-    def shared(self, loads: Mapping[str, SentLoad]) -> None:
-        """Take what other workers have in flight, by the UIDs of pods."""
+    def shared(
+        self, loads: Mapping[str, SentLoad], shares: Mapping[Ref, WorkerShare], now: float
+    ) -> None:
+        """Take what other workers have in flight, by the UIDs of pods, and this worker's shares."""
+        self._shares, self._shared_at = shares, now
         for uid, load in loads.items():
             if uid in self._states:
                 self._states[uid].shared(load)
@@ -98,9 +106,8 @@ class Replicas:
         with_room: bool = False,
     ) -> SentRequest | None:
         """Choose a replica that was not tried, and count the request there; None without one."""
-        states, means = self._untried(model, tried), self.means(model)
-        if with_room:
-            states = states_with_room(states, means, now)
+        means = self.means(model)
+        states = self._with_room(model, now) if with_room else self._untried(model, tried)
         self._turn += 1
         choice = pick(shape, states, now, turn=self._turn, means=means)
         if choice is None:
@@ -122,13 +129,18 @@ class Replicas:
 
     def has_room(self, model: OfferedModel, now: float) -> bool:
         """Return whether a replica would start one more request soon."""
-        return bool(states_with_room(self.states(model), self.means(model), now))
+        return bool(self._with_room(model, now))
 
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
         """Return the predicted seconds of a replica that a request takes."""
         states = self.states(model)
         replica = states[0].replica if states else _UNKNOWN_REPLICA
         return work_seconds(replica, shape, self.means(model))
+
+    def tenant_share(self, model: OfferedModel, tenant: str, now: float) -> float:
+        """Return which share of a tenant's requests is in this worker, as far as is known."""
+        share = self._share(model, now)
+        return share.tenants.get(tenant, 1.0) if share is not None else 1.0
 
     def states(self, model: OfferedModel) -> list[ReplicaState]:
         """Return the replicas of a model."""
@@ -141,6 +153,23 @@ class Replicas:
     def learn(self, model: OfferedModel, prompt_tokens: int, output_tokens: int) -> None:
         """Take the counted sizes of a request into the means."""
         self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
+
+    def _with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
+        """Return the replicas with room; none while others wait for those of their share."""
+        states = self.states(model)
+        with_room = states_with_room(states, self.means(model), now)
+        share = self._share(model, now) if with_room else None
+        if share is not None:
+            ready = [state for state in states if state.ready_at is not None]
+            if own_use(ready) >= share.places:
+                return []
+        return with_room
+
+    def _share(self, model: OfferedModel, now: float) -> WorkerShare | None:
+        """Return this worker's share of a model while requests of others wait for it."""
+        if self._shares and now - self._shared_at < _MAX_SHARE_AGE_SECONDS:
+            return self._shares.get(model.service)
+        return None
 
     def _untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
         states = self.states(model)

@@ -13,6 +13,7 @@ from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, RateLimits
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.incremental import Incremental
+from tessera.domain.limits.worker_shares import WorkerShare, worker_shares
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.picking.replica_state import SentLoad
 from tessera.gateway.frames import (
@@ -176,16 +177,19 @@ class Supervisor:
     async def _exchange_loads(self) -> None:
         while True:
             self.parts.poller.poll()
-            loads = self.parts.poller.take()
-            if loads:
-                self._link.broadcast(EngineLoads(loads))
+            readings = self.parts.poller.take()
+            if readings:
+                self._link.broadcast(EngineLoads(readings))
+            tenants = self._directory.tenants if self._directory is not None else {}
+            weights = {name: tenant.weight for name, tenant in tenants.items()}
+            shares = _shares(self._reports, weights)
             for worker in self._link.workers if len(self._link.workers) > 1 else ():
                 reports = [report for other, report in self._reports.items() if other != worker]
                 loads_of_others = _sum_loads(reports)
                 ended = self._shared.get(worker, frozenset()) - loads_of_others.keys()
                 self._shared[worker] = frozenset(loads_of_others)
-                frame = OtherLoads(dict.fromkeys(ended, SentLoad()) | loads_of_others)
-                self._link.send(worker, frame)
+                loads = dict.fromkeys(ended, SentLoad()) | loads_of_others
+                self._link.send(worker, OtherLoads(loads, shares.get(worker, {})))
             await asyncio.sleep(POLL_SECONDS)
 
     async def _lend(self) -> None:
@@ -258,6 +262,27 @@ def _busy_services(previous: WorkerReport | None, report: WorkerReport) -> list[
         or demand.in_flight
         or demand.arrived != before.get(service, WorkerDemand()).arrived
     ]
+
+
+def _shares(
+    reports: Mapping[int, WorkerReport], weights: Mapping[str, float]
+) -> Mapping[int, dict[Ref, WorkerShare]]:
+    """Return the shares of each worker in the services that requests of others wait for."""
+    queued: dict[Ref, Counter[int]] = defaultdict(Counter)
+    for worker, report in reports.items():
+        for service, demand in report.demand.items():
+            if demand.queued:
+                queued[service][worker] = demand.queued
+    shares: dict[int, dict[Ref, WorkerShare]] = defaultdict(dict)
+    for service, waiting in queued.items():
+        requests = {
+            worker: report.demand.get(service, WorkerDemand()).tenants
+            for worker, report in reports.items()
+        }
+        for worker, share in worker_shares(requests, weights).items():
+            if waiting.keys() - {worker}:
+                shares[worker][service] = share
+    return shares
 
 
 def _sum_loads(reports: Iterable[WorkerReport]) -> dict[str, SentLoad]:

@@ -123,6 +123,7 @@ class SupervisedWorker:
                 queued=len(queue) if queue else 0,
                 in_flight=count.in_flight,
                 predicted_seconds=count.work_seconds + (queue.work_seconds if queue else 0.0),
+                tenants=dict(count.tenants),
             )
         return demand
 
@@ -141,7 +142,7 @@ class SupervisedWorker:
                 admission.replicas.polled(frame.loads)
                 admission.queues.pump()
             case OtherLoads():
-                admission.replicas.shared(frame.loads)
+                admission.replicas.shared(frame.loads, frame.shares, time.monotonic())
                 admission.queues.pump()
             case TokenVerdict():
                 self._authenticator.receive(frame)

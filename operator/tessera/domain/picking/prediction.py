@@ -1,5 +1,6 @@
 """Predicted seconds: until the first token of a request, and of the work that it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.domain.gateway.directory import EngineReplica
@@ -91,10 +92,22 @@ def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     """
     running, queued = state.load(now)
     queued_tokens = state.prefill_tokens + (queued - state.awaiting) * means.prompt_tokens
-    chunk = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
-    return queued_tokens < 2 * chunk and running + queued < max(
-        1.05 * state.max_sequences, state.max_sequences + 1
-    )
+    return queued_tokens < _prompt_room(state) and running + queued < _sequence_room(state)
+
+
+def own_use(states: Sequence[ReplicaState]) -> float:
+    """Return the share of the room of all replicas that this worker's own requests take."""
+    own = [state.own for state in states]
+    sequences = sum(load.requests for load in own) / sum(map(_sequence_room, states))
+    return max(sequences, sum(load.prefill_tokens for load in own) / sum(map(_prompt_room, states)))
+
+
+def _sequence_room(state: ReplicaState) -> float:
+    return max(1.05 * state.max_sequences, state.max_sequences + 1)
+
+
+def _prompt_room(state: ReplicaState) -> int:
+    return 2 * (state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS)
 
 
 def work_seconds(
