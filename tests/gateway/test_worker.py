@@ -1,9 +1,11 @@
 """A worker process before a supervisor that the test plays."""
 
 import asyncio
+import json
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, RateLimit, RateLimits
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account
+from tessera.domain.perf.step import StepTime
 from tessera.gateway.frames import (
     Borrow,
     Portions,
@@ -43,7 +46,9 @@ from tests.gateway.harness import (
     a_gateway,
     a_model,
     a_replica,
+    an_api_key,
 )
+from tests.lab.sim.running import running
 from world.slots import free_port
 from world.testing import eventually
 
@@ -220,3 +225,72 @@ async def test_a_request_for_a_sleeping_service_waits_until_it_is_awake() -> Non
         answer = await request
     assert answer.body.endswith(END + DONE)
     assert int(answer.headers["x-tessera-queue-ms"]) >= 0
+
+
+_STEP_SECONDS, _TOKENS, _SEQUENCES = 0.1, 20, 8
+_WARM_UP_SECONDS, _FAIR_SECONDS = 10, 60
+
+
+async def times_to_first_token(folder: Path, greedy_clients: int) -> dict[str, list[float]]:
+    """Let clients of two tenants send one request after the other; return seconds, sorted."""
+    seconds = defaultdict[str, list[float]](list)
+    begin = time.monotonic() + _WARM_UP_SECONDS
+
+    async def run_client(worker: RunningWorker, tenant: str) -> None:
+        body = {**STREAM, "max_tokens": _TOKENS, "ignore_eos": True}
+        headers = {"authorization": f"Bearer tsk-{tenant}"}
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as client:
+            while (sent_at := time.monotonic()) < begin + _FAIR_SECONDS:
+                async with client.post(f"{worker.url}/v1/chat/completions", json=body) as response:
+                    assert response.status == 200, await response.text()
+                    lines = [line async for line in _timed(response) if line[1].startswith(b"data")]
+                if sent_at > begin:
+                    seconds[tenant].append(lines[0][0] - sent_at)
+
+    speed = {"weights": _STEP_SECONDS, "token": 1e-6}
+    async with running(
+        "--served-model-name=chat",
+        f"--max-num-seqs={_SEQUENCES}",
+        TESSERA_SIM_SPEED=json.dumps(speed),
+    ) as engine:
+        replica = a_replica(
+            engine.url.removeprefix("http://"),
+            max_num_seqs=_SEQUENCES,
+            step_time=StepTime(weights=_STEP_SECONDS, token=1e-6, kv_token=0, sequence=0, fixed=0),
+        )
+        tenants = {"modest": _SEQUENCES, "greedy": greedy_clients}
+        keys = [an_api_key(f"tsk-{tenant}", tenant=tenant) for tenant in tenants]
+        model = a_model(replica, tenants=frozenset(tenants))
+        async with (
+            a_worker(folder, a_directory(model, keys=keys)) as worker,
+            asyncio.TaskGroup() as clients,
+        ):
+            for tenant, count in tenants.items():
+                for _ in range(count):
+                    clients.create_task(run_client(worker, tenant))
+    return {tenant: sorted(values) for tenant, values in seconds.items()}
+
+
+async def _timed(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[float, bytes]]:
+    async for line in response.content:
+        yield time.monotonic(), line
+
+
+@pytest.mark.full
+async def test_a_tenant_that_sends_ten_times_its_share_delays_the_other_by_a_tenth_at_most(
+    tmp_path: Path,
+) -> None:
+    """Both runs go on at once, so that whatever else the machine does delays both."""
+    folders = [tmp_path / "fair", tmp_path / "greedy"]
+    for folder in folders:
+        folder.mkdir()
+    fair, greedy = await asyncio.gather(
+        times_to_first_token(folders[0], _SEQUENCES),
+        times_to_first_token(folders[1], 10 * _SEQUENCES),
+    )
+    p95 = [values["modest"][int(0.95 * len(values["modest"]))] for values in (fair, greedy)]
+    sys.stdout.write(f"P95 of TTFT: {p95[0]:.2f} s, beside a greedy tenant {p95[1]:.2f} s\n")
+    assert p95[1] == pytest.approx(p95[0], rel=0.1)
+    # The greedy one waits for itself.
+    assert greedy["greedy"][len(greedy["greedy"]) // 2] > 5 * p95[1]
