@@ -185,6 +185,38 @@ async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path
         assert (record.output_tokens, record.status) == (3, 200)
 
 
+async def test_a_connection_that_was_not_told_of_the_end_gets_one_more_answer() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await release.wait()
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    release = asyncio.Event()
+    async with (
+        ScriptedEngine(script) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+    ):
+
+        async def listens() -> bool:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            except ConnectionRefusedError:
+                return False
+            writer.close()
+            return True
+
+        async with gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as begun:
+            await begun.content.readuntil(b"\n\n")
+            await gateway.server.drain()
+            await eventually(listens, lambda accepts: not accepts)
+            release.set()
+            assert (await begun.content.read()).endswith(DONE)
+        answer = await gateway.post(STREAM)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+
+
 async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
     tmp_path: Path,
 ) -> None:

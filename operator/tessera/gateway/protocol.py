@@ -14,6 +14,8 @@ MAX_HEADER_BYTES = 64 * 2**10
 # From the first byte of a request to its last header, and for a client to read what waits for it.
 HEADER_SECONDS = 10.0
 STALLED_CLIENT_SECONDS = 60.0
+# From the last response of a connection that is drained to its end.
+LINGER_SECONDS = 1
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -83,6 +85,20 @@ class GatewayProtocol(HttpToolsProtocol):
         """Wait while the client reads too slowly."""
         if self.flow.write_paused:
             await self.flow.drain()
+
+    @override
+    def shutdown(self) -> None:
+        """Close the connection a moment after its last response.
+
+        A client that was not told of the end may send one more request at once: it is answered,
+        with `connection: close`.
+        """
+        self.timeout_keep_alive = LINGER_SECONDS
+        if self.cycle is None or self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                LINGER_SECONDS, self.timeout_keep_alive_handler
+            )
 
     @override
     def pause_writing(self) -> None:
