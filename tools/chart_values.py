@@ -233,6 +233,10 @@ class GatewayValues(Values):
     autoscaling: GatewayAutoscaling = Field(default_factory=GatewayAutoscaling)
     """HorizontalPodAutoscaler of the gateway, where it has a PostgreSQL database."""
 
+    keys_namespace: str = ""
+    """Namespace of the Secrets of keys, which must exist; empty means that of the release, whose
+    Secrets the gateway may all read then."""
+
     token_audience: str = ""
     """Audience of ServiceAccount tokens by which pods may use the gateway without a key; empty
     means that none are accepted."""

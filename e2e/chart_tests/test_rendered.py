@@ -340,6 +340,7 @@ def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_t
         (),
         ("--set", "gateway.tls.secretName=tls,gateway.database.secretName=database"),
         ("--set", "watch.namespaces={a,b},gateway.workers=4,gateway.drainSeconds=60"),
+        ("--set", "gateway.keysNamespace=tessera-keys"),
         ("--set", "gateway.tracing.endpoint=http://otel:4318,gateway.database.retentionDays=30"),
         (
             *("--set", "gateway.tokenAudience=models,gateway.oidc[0].audience=models"),
@@ -391,10 +392,28 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     }
     assert plurals(named["Role", f"a/{name}"]["rules"]) == {"inferenceservices", "pods"}
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
-    assert plurals(own) == {"secrets", "pods"}
-    verbs = {(rule["resources"][0], verb) for rule in (*cluster, *own) for verb in rule["verbs"]}
+    keys = objects["Role", "tessera-system/tessera-gateway-keys"]["rules"]
+    assert (plurals(own), plurals(keys)) == ({"pods"}, {"secrets"})
+    rules = (*cluster, *own, *keys)
+    verbs = {(rule["resources"][0], verb) for rule in rules for verb in rule["verbs"]}
     writes = {pair for pair in verbs if pair[1] not in ("get", "list", "watch")}
     assert writes == {("tokenreviews", "create")}
+
+
+def test_a_gateway_whose_keys_have_a_namespace_reads_secrets_there_alone() -> None:
+    objects = render(*GATEWAY, "--set", "gateway.keysNamespace=tessera-keys")
+    readers = [
+        name
+        for (kind, name), body in objects.items()
+        if kind in ("Role", "ClusterRole")
+        and "gateway" in name
+        and "secrets" in plurals(body["rules"])
+    ]
+    assert readers == ["tessera-keys/tessera-gateway-keys"]
+    (subject,) = objects["RoleBinding", readers[0]]["subjects"]
+    assert (subject["name"], subject["namespace"]) == ("tessera-gateway", "tessera-system")
+    (gateway,) = gateway_pod(objects)["containers"]
+    assert {"name": "TESSERA_KEYS_NAMESPACE", "value": "tessera-keys"} in gateway["env"]
 
 
 def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() -> None:

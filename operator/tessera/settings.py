@@ -211,7 +211,10 @@ class GatewaySettings(BaseSettings):
     )
 
     namespace: str = "tessera-system"
-    """The gateway's own namespace, which has the Secrets of keys."""
+    """The gateway's own namespace."""
+
+    keys_namespace: str | None = None
+    """Namespace of the Secrets of keys; without it the gateway's own."""
 
     pod_name: str = "tessera-gateway"
     """The gateway's own pod, by which it reports to the operator."""

@@ -143,8 +143,8 @@ BUDGET = _Group(
 
 _GATEWAY_NAMESPACE = option(
     "--gateway-namespace",
-    "namespace of the gateway, which has the Secrets of keys (default: $TESSERA_NAMESPACE, then "
-    "tessera-system)",
+    "namespace of the Secrets of keys: that of the gateway, or gateway.keysNamespace of the chart "
+    "(default: $TESSERA_NAMESPACE, then tessera-system)",
     metavar="NAME",
 )
 _TENANT = option("--tenant", "the tenant: name of its TenantBudget", required=True, metavar="NAME")

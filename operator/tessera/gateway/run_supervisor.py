@@ -65,6 +65,8 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         stack.push_async_callback(fleet.close)
         own = KubeCluster(connection, (settings.namespace,))
         stack.push_async_callback(own.close)
+        keys = KubeCluster(connection, (settings.keys_namespace or settings.namespace,))
+        stack.push_async_callback(keys.close)
         pages = EnginePages(MAX_PAGE_BYTES)
         stack.push_async_callback(pages.close)
         metrics, url = GatewayMetrics(), settings.database_url
@@ -82,7 +84,7 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         )
         stack.push_async_callback(recording.close)
         changed = asyncio.Event()
-        watch = FleetWatch(fleet, own, changed.set)
+        watch = FleetWatch(fleet, keys, changed.set)
         parts = SupervisorParts(
             name=f"{settings.pod_name}/{uuid.uuid4().hex[:8]}",
             observe=watch.observations,

@@ -30,9 +30,9 @@ _KEYS = (KEY_SECRETS,)
 class FleetWatch:
     """Observes the cluster; while it cannot, the last observations stay."""
 
-    def __init__(self, fleet: Cluster, own_namespace: Cluster, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change; keys are read in the gateway's own namespace."""
-        self._fleet, self._own_namespace = fleet, own_namespace
+    def __init__(self, fleet: Cluster, keys: Cluster, changed: Callable[[], None]) -> None:
+        """Call `changed` after each change; `keys` sees the namespace of the Secrets of keys."""
+        self._fleet, self._keys = fleet, keys
         self._changed = changed
         self._store = Store((*_FLEET, *_KEYS))
         self._malformed: dict[str, tuple[str, ...]] = {}
@@ -59,7 +59,7 @@ class FleetWatch:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._run(self._fleet, _FLEET))
-                    group.create_task(self._run(self._own_namespace, _KEYS))
+                    group.create_task(self._run(self._keys, _KEYS))
             except* VersionRollbackError as errors:
                 log.warning("%s", errors.exceptions[0])
                 self._store = Store((*_FLEET, *_KEYS))
