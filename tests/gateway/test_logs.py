@@ -19,7 +19,11 @@ MOMENT = datetime(2026, 11, 22, 6, tzinfo=UTC)
 
 def test_a_request_is_one_line_of_json() -> None:
     record = a_record(
-        record_id="w1-7", started_at_ns=1_795_327_200_500_000_000, phase=Phase.ABORTED, status=499
+        record_id="w1-7",
+        started_at_ns=1_795_327_200_500_000_000,
+        phase=Phase.ABORTED,
+        status=499,
+        client_address="10.0.0.9",
     )
 
     (line,) = access_lines([record]).splitlines()
@@ -36,6 +40,7 @@ def test_a_request_is_one_line_of_json() -> None:
         "service": "team-a/chat",
         "model": "llama",
         "replica": "chat-0",
+        "clientAddress": "10.0.0.9",
         "route": "/v1/chat/completions",
         "phase": "Aborted",
         "status": 499,

@@ -70,7 +70,8 @@ class GatewayApp:
                 await self._answer(scope["method"], scope["path"], headers, response)
         except RequestError as error:
             total_ns = time.monotonic_ns() - started_ns
-            self._record(refused_record(request_id, scope["path"], error, started_at_ns, total_ns))
+            path, address = scope["path"], _client_address(scope)
+            self._record(refused_record(request_id, path, address, error, started_at_ns, total_ns))
             await response.fail(error)
 
     async def _relay(
@@ -102,6 +103,7 @@ class GatewayApp:
             headers=headers,
             identity=identity,
             request_id=request_id,
+            client_address=_client_address(scope),
             tags=_tags(headers),
             started_ns=started_ns,
             started_at_ns=started_at_ns,
@@ -182,6 +184,11 @@ async def _next_part(receive: Receive) -> Message:
     if message["type"] == "http.disconnect":
         raise RequestError(499, RequestReason.CLIENT_GONE, "The client went away.")
     return message
+
+
+def _client_address(scope: Message) -> str:
+    client = scope["client"]
+    return client[0] if client else ""
 
 
 def _request_id(headers: Mapping[bytes, bytes]) -> str:

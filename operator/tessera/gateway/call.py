@@ -52,6 +52,7 @@ class Inbound:
     headers: Mapping[bytes, bytes]
     identity: Identity
     request_id: str
+    client_address: str
     tags: str
     started_ns: int
     """Monotonic."""
@@ -215,12 +216,18 @@ class Call:
                 total_ns=time.monotonic_ns() - inbound.started_ns,
                 tags=inbound.tags,
                 trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
+                client_address=inbound.client_address,
             )
         )
 
 
 def refused_record(
-    request_id: str, route: str, error: RequestError, started_at_ns: int, total_ns: int
+    request_id: str,
+    route: str,
+    client_address: str,
+    error: RequestError,
+    started_at_ns: int,
+    total_ns: int,
 ) -> UsageRecord:
     """Return the record of a request that was refused before its sender and model were known."""
     return UsageRecord(
@@ -248,6 +255,7 @@ def refused_record(
         queue_ns=0,
         ttft_ns=None,
         total_ns=total_ns,
+        client_address=client_address,
     )
 
 

@@ -79,6 +79,7 @@ def _access_fields(record: UsageRecord) -> dict[str, Any]:
         "service": record.service,
         "model": record.model,
         "replica": record.replica,
+        "clientAddress": record.client_address,
         "route": record.route,
         "phase": record.phase,
         "status": record.status,

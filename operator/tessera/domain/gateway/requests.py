@@ -73,3 +73,5 @@ class UsageRecord:
     """Pool of its replica, and digest of that pool's prices: `a100@0123456789ab`."""
     trace_parent: str = ""
     """`traceparent` of the request, under which its spans stand; it is not stored."""
+    client_address: str = ""
+    """Of the connection: a proxy's where there is one; it is logged and not stored."""
