@@ -23,6 +23,7 @@ from tessera.domain.gateway.directory import (
 )
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account, SlotAccount
+from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.app import BodyBounds, GatewayApp
@@ -278,11 +279,14 @@ async def a_gateway(
     idle_seconds: float = 30,
     drain_seconds: float = 5,
     announce_seconds: float = 0,
+    queue_bounds: QueueBounds | None = None,
     **admission_options: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on a socket of its own."""
     supervisor = LocalSupervisor()
-    admission = Admission(KeyIdentifier(), supervisor, **admission_options)
+    admission = Admission(
+        KeyIdentifier(), supervisor, bounds=queue_bounds or QueueBounds(), **admission_options
+    )
     supervisor.admission = admission
     admission.update(directory)
     records: list[UsageRecord] = []
