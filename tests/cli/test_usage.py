@@ -15,11 +15,13 @@ from aiohttp.test_utils import TestServer
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
+from tessera.cli.gateway_port import get
 from tessera.cli.main import main
-from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields, read_usage
+from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields
 from tessera.domain.gateway.requests import Phase
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.store import GatewayStore
 from tessera.ports import ClusterError
 from tests.gateway.store.builders import a_record
@@ -76,14 +78,17 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
             a_record(started_at_ns=at - 10**9 * 86_400),
         ]
     )
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: ({"team-a/chat": 2}, {}))
+    listing = RequestListing(lambda _: None, lambda: 0)
+    api = InternalApi(
+        GatewayMetrics(), store, review, NAMESPACE, lambda: ({"team-a/chat": 2}, {}), listing.read
+    )
     async with TestServer(api.application()) as server:
         yield str(server.make_url("/"))
     await store.close()
 
 
 async def usage(gateway: str, **query: str) -> UsageTable:
-    answer = await read_usage(Reader(TokenApi()), NAMESPACE, gateway, QUERY | query)
+    answer = await get(Reader(TokenApi()), NAMESPACE, f"{gateway}usage", QUERY | query)
     return UsageTable(QUERY["by"].split(","), SINCE, UNTIL, answer)
 
 
@@ -136,7 +141,7 @@ async def test_only_a_token_of_the_reader_in_the_namespace_of_the_gateway_reads_
     gateway: str, api: TokenApi, message: str
 ) -> None:
     with pytest.raises(CommandError, match=message):
-        await read_usage(Reader(api), NAMESPACE, gateway, QUERY)
+        await get(Reader(api), NAMESPACE, f"{gateway}usage", QUERY)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +151,7 @@ async def test_a_query_that_cannot_be_answered_says_what_can(
     gateway: str, query: dict[str, str]
 ) -> None:
     with pytest.raises(CommandError, match=r"400: query: .*; by is a list of tenant, team"):
-        await read_usage(Reader(TokenApi()), NAMESPACE, gateway, QUERY | query)
+        await get(Reader(TokenApi()), NAMESPACE, f"{gateway}usage", QUERY | query)
 
 
 async def test_without_a_token_only_the_metrics_are_served(gateway: str) -> None:

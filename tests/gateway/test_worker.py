@@ -17,12 +17,14 @@ import pytest
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, RateLimit, RateLimits
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import RunningPhase, UsageRecord
 from tessera.domain.limits.account import Account
 from tessera.domain.perf.step import StepTime
 from tessera.gateway.frames import (
     Borrow,
+    ListRequests,
     Portions,
+    RequestList,
     ToSupervisor,
     ToWorker,
     UsageBatch,
@@ -72,6 +74,7 @@ class PlayedSupervisor:
     directory: Directory
     records: list[UsageRecord] = field(default_factory=list)
     reports: list[WorkerReport] = field(default_factory=list)
+    lists: asyncio.Queue[RequestList] = field(default_factory=asyncio.Queue)
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     accounts: dict[str, Account] = field(default_factory=dict)
 
@@ -86,6 +89,11 @@ class PlayedSupervisor:
         reports = [report.demand for report in self.reports if report.demand]
         return reports[-1][CHAT].in_flight if reports else None
 
+    async def list_requests(self) -> RequestList:
+        """Return what the only worker answers."""
+        self.server.broadcast(ListRequests(7, 10))
+        return await self.lists.get()
+
     def _greeting(self) -> Sequence[ToWorker]:
         return directory_frames(self.directory, None)
 
@@ -96,6 +104,8 @@ class PlayedSupervisor:
                 self.server.send(worker, UsageTaken(frame.number))
             case WorkerReport():
                 self.reports.append(frame)
+            case RequestList():
+                self.lists.put_nowait(frame)
             case Wake():
                 self.woken.set()
             case Borrow():
@@ -242,6 +252,39 @@ async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
             assert 86_000 < float(headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 86_400
             await eventually(worker.supervisor.count, lambda count: count == 3)
             await eventually(worker.supervisor.in_flight, lambda requests: requests == 0)
+
+
+async def test_a_worker_lists_its_requests_when_it_is_asked(tmp_path: Path) -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await release.wait()
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    release = asyncio.Event()
+    async with (
+        ScriptedEngine(script) as engine,
+        a_worker(tmp_path, a_directory(a_model(a_replica(engine.address)))) as worker,
+        asyncio.timeout(WAIT_SECONDS),
+    ):
+        async with worker.post(STREAM) as response:
+            await response.content.readuntil(b"\n\n")
+            listed = await eventually(
+                worker.supervisor.list_requests,
+                lambda listed: any(each.output_tokens for each in listed.requests),
+                within=WAIT_SECONDS,
+            )
+            release.set()
+            await response.content.read()
+        (request,) = listed.requests
+        assert (listed.number, listed.total) == (7, 1)
+        assert (request.phase, request.replica) == (RunningPhase.DECODE, "chat-1")
+        await eventually(
+            worker.supervisor.list_requests,
+            lambda listed: listed == RequestList(7, [], 0),
+            within=WAIT_SECONDS,
+        )
 
 
 async def test_a_request_for_a_sleeping_service_waits_until_it_is_awake() -> None:

@@ -23,6 +23,7 @@ from tessera.cli.options import (
 
 COST_GROUPINGS = ("service", "tenant", "pool")
 COST_FORMATS = ("table", "json", "csv")
+TOP_VIEWS = ("services", "requests")
 SHELLS = ("bash", "zsh", "fish")
 
 # Each entry point of this group is a command of another distribution.
@@ -65,6 +66,11 @@ _MISSING_BENCH = click.Command(
 )
 
 _SERVICE_ARGUMENT = argument("service", "name of the InferenceService")
+_GATEWAY_OPTION = option(
+    "--gateway",
+    "base URL of a gateway's metrics port (default: $TESSERA_GATEWAY_URL)",
+    metavar="URL",
+)
 _POOL_ARGUMENT = argument("pool", "only this AcceleratorPool", required=False)
 
 DOCTOR = Command(
@@ -94,13 +100,18 @@ EXPLAIN = Command(
 
 TOP = Command(
     "top",
-    "services by cost, pools by free devices",
+    "services by cost, pools by free devices; requests that run at a gateway",
     "Shows the services, the most expensive first, and the pools with their free devices. "
-    "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~.",
+    "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~. "
+    "`tessera top requests` shows the requests that wait or run at one gateway pod, the oldest "
+    "first and at most 500, with the tokens that their streams have so far, and never a prompt. "
+    "It needs the same right as tessera usage.",
+    argument("view", "what to show", type=click.Choice(TOP_VIEWS), default=TOP_VIEWS[0]),
     *CLUSTER_OPTIONS,
     namespace_option("namespace of the services (default: all)"),
     option("-A --all-namespaces", "all namespaces (the default)", is_flag=True),
     PROMETHEUS_OPTION,
+    _GATEWAY_OPTION,
     *output_options(),
 )
 
@@ -249,11 +260,7 @@ USAGE = Command(
         metavar="WHEN",
     ),
     option("--tenant", "only this tenant", metavar="NAME"),
-    option(
-        "--gateway",
-        "base URL of a gateway's metrics port (default: $TESSERA_GATEWAY_URL)",
-        metavar="URL",
-    ),
+    _GATEWAY_OPTION,
     *CLUSTER_OPTIONS,
     *output_options(COST_FORMATS),
 )

@@ -1,6 +1,7 @@
 """The ASGI application of one worker: reads requests, and answers what needs no engine."""
 
 import asyncio
+import heapq
 import os
 import re
 import time
@@ -12,7 +13,7 @@ import msgspec
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import RunningRequest, UsageRecord
 from tessera.gateway.admission import Admission
 from tessera.gateway.call import Call, Inbound, refused_record
 from tessera.gateway.engine_connection import EngineSession
@@ -52,6 +53,7 @@ class GatewayApp:
         self._engines = engines
         self._record = record
         self._bounds = bounds
+        self._calls: set[Call] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
         self.can_record: Callable[[], bool] = lambda: True
@@ -73,6 +75,12 @@ class GatewayApp:
             path, address = scope["path"], _client_address(scope)
             self._record(refused_record(request_id, path, address, error, started_at_ns, total_ns))
             await response.fail(error)
+
+    def running(self, limit: int) -> tuple[list[RunningRequest], int]:
+        """Return the oldest requests that run, and how many do."""
+        now_ns = time.monotonic_ns()
+        oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
+        return [call.running(now_ns) for call in oldest], len(self._calls)
 
     async def _relay(
         self,
@@ -109,7 +117,11 @@ class GatewayApp:
             started_at_ns=started_at_ns,
         )
         call = Call(inbound, self._admission, self._engines, response, self._record)
-        await call.run(self._bounds.heartbeat_seconds)
+        self._calls.add(call)
+        try:
+            await call.run(self._bounds.heartbeat_seconds)
+        finally:
+            self._calls.remove(call)
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """Read the whole body.

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, RequestShape, UsageRecord
+from tessera.domain.gateway.requests import (
+    Phase,
+    RequestShape,
+    RunningPhase,
+    RunningRequest,
+    UsageRecord,
+)
 from tessera.gateway.admission import Admission, Ticket
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
@@ -109,6 +115,36 @@ class Call:
             self._response.client.on_gone = None
             self._response.stop_heartbeats()
             self._settle(phase, reason)
+
+    @property
+    def started_ns(self) -> int:
+        """Return when it came, on the monotonic clock."""
+        return self._inbound.started_ns
+
+    def running(self, now_ns: int) -> RunningRequest:
+        """Return where it is now."""
+        inbound, model, ticket = self._inbound, self._model, self._ticket
+        fields = self._fields
+        if ticket is not None and fields is not None and fields.streams:
+            decodes = self._delivery.first_token_ns is not None
+            phase = RunningPhase.DECODE if decodes else RunningPhase.PREFILL
+        elif ticket is not None:
+            phase = RunningPhase.RUNNING
+        elif model is not None and not self._admission.replicas.ready_count(model):
+            phase = RunningPhase.HELD
+        else:
+            phase = RunningPhase.QUEUED
+        return RunningRequest(
+            request_id=inbound.request_id,
+            tenant=inbound.identity.tenant,
+            key=inbound.identity.key,
+            service=str(model.service) if model else "",
+            model=fields.model if fields else "",
+            replica=ticket.sent.choice.replica.pod.name if ticket and ticket.sent else None,
+            phase=phase,
+            age_seconds=(now_ns - inbound.started_ns) / 1e9,
+            output_tokens=self._delivery.deltas,
+        )
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         """Cancel the request, since its client is gone."""

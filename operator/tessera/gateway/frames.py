@@ -8,7 +8,7 @@ import msgspec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import RunningRequest, UsageRecord
 from tessera.domain.limits.account import Portion, PortionRequest, SlotGrant, SlotRequest
 from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.picking.replica_state import EngineLoad, SentLoad
@@ -59,6 +59,13 @@ class UsageTaken(msgspec.Struct, tag=True, frozen=True):
 
     number: int
     """That of the `UsageBatch`."""
+
+
+class ListRequests(msgspec.Struct, tag=True, frozen=True):
+    """The supervisor asks for the requests that run."""
+
+    number: int
+    limit: int
 
 
 class TokenQuery(msgspec.Struct, tag=True, frozen=True):
@@ -113,6 +120,15 @@ class UsageBatch(msgspec.Struct, tag=True, frozen=True):
     records: list[UsageRecord]
 
 
+class RequestList(msgspec.Struct, tag=True, frozen=True):
+    """The oldest requests that run, and how many do."""
+
+    number: int
+    """That of `ListRequests`."""
+    requests: list[RunningRequest]
+    total: int
+
+
 class Wake(msgspec.Struct, tag=True, frozen=True):
     """A request waits for a service that has no replica."""
 
@@ -131,6 +147,13 @@ def directory_frames(directory: Directory, last: Directory | None) -> list["ToWo
 
 
 ToWorker: TypeAlias = (
-    KeysUpdate | DirectoryUpdate | EngineLoads | OtherLoads | TokenVerdict | UsageTaken | Portions
+    KeysUpdate
+    | DirectoryUpdate
+    | EngineLoads
+    | OtherLoads
+    | TokenVerdict
+    | UsageTaken
+    | Portions
+    | ListRequests
 )
-ToSupervisor: TypeAlias = WorkerReport | UsageBatch | TokenQuery | Borrow | Wake
+ToSupervisor: TypeAlias = WorkerReport | UsageBatch | TokenQuery | Borrow | Wake | RequestList

@@ -1,8 +1,9 @@
-"""The port of a gateway pod for the platform: metrics, and sums of usage records."""
+"""The port of a gateway pod for the platform: metrics, usage, and requests that run."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
 from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.request_listing import RunningRequests
 from tessera.gateway.store.database import StoreError
 from tessera.ports import ClusterError
 
@@ -38,7 +40,7 @@ class _RefusedError(Exception):
 
 
 class InternalApi:
-    """`/metrics` for everybody who reaches the port, `/usage` for holders of a reader's token."""
+    """`/metrics` for everybody who reaches the port; the others for holders of a reader's token."""
 
     def __init__(
         self,
@@ -47,13 +49,16 @@ class InternalApi:
         review: Callable[[str], Awaitable[str | None]],
         namespace: str,
         load: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]],
+        running: Callable[[], Awaitable[RunningRequests]],
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        the requests of each service that are at engines, and those that wait.
+        the requests of each service that are at engines, and those that wait; `running` returns
+        the requests themselves.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
+        self._running = running
         self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
 
@@ -61,7 +66,8 @@ class InternalApi:
         """Return the application to serve."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics_page)
-        app.router.add_get("/usage", self._usage)
+        app.router.add_get("/usage", partial(self._answer, self._usage))
+        app.router.add_get("/requests", partial(self._answer, self._requests))
         return app
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
@@ -70,26 +76,50 @@ class InternalApi:
             body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    async def _usage(self, request: web.Request) -> web.Response:
+    async def _answer(
+        self, read: Callable[[Mapping[str, str]], Awaitable[Any]], request: web.Request
+    ) -> web.Response:
         try:
-            body: Any = await self._report(request)
-            status = HTTPStatus.OK
+            if self._queries.locked():
+                raise _RefusedError(
+                    HTTPStatus.TOO_MANY_REQUESTS, "other queries run: try again later"
+                )
+            async with self._queries:
+                await self._authorize(request.headers.get("Authorization", ""))
+                body, status = await read(request.query), HTTPStatus.OK
         except _RefusedError as error:
             body, status = {"error": str(error)}, error.status
         return web.Response(
             body=msgspec.json.encode(body), status=status, content_type="application/json"
         )
 
-    async def _report(self, request: web.Request) -> dict[str, Any]:
-        if self._queries.locked():
-            raise _RefusedError(HTTPStatus.TOO_MANY_REQUESTS, "other queries run: try again later")
-        async with self._queries:
-            await self._authorize(request.headers.get("Authorization", ""))
-            query = _query(request.query)
-            try:
-                return _fields(query, await self._store.usage(query))
-            except StoreError as error:
-                raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+    async def _usage(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        query = _query(parameters)
+        try:
+            return _fields(query, await self._store.usage(query))
+        except StoreError as error:
+            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+
+    async def _requests(self, _: Mapping[str, str]) -> dict[str, Any]:
+        running = await self._running()
+        return {
+            "requests": [
+                {
+                    "requestId": each.request_id,
+                    "tenant": each.tenant,
+                    "key": each.key,
+                    "service": each.service,
+                    "model": each.model,
+                    "replica": each.replica,
+                    "phase": each.phase,
+                    "ageSeconds": round(each.age_seconds, 3),
+                    "outputTokens": each.output_tokens,
+                }
+                for each in running.requests
+            ],
+            "total": running.total,
+            "silentWorkers": running.silent_workers,
+        }
 
     async def _authorize(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")

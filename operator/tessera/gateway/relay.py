@@ -88,10 +88,15 @@ class Delivery:
 
     counts: TokenCounts | None = None
     """As the engine reported them."""
-    deltas: int = 0
-    """Events with tokens that were sent to the client."""
     first_token_ns: int | None = None
     """On the monotonic clock."""
+    events: EventRelay | None = None
+    """Those of the last stream."""
+
+    @property
+    def deltas(self) -> int:
+        """Return how many events with tokens were sent to the client so far."""
+        return self.events.deltas if self.events else 0
 
 
 class EngineRelay:
@@ -175,8 +180,9 @@ class EngineRelay:
     ) -> None:
         stream = self._request.route.stream
         assert stream is not None  # noqa: S101 - only such routes have bodies that stream
-        events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
         delivery, response = self._delivery, self._response
+        events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
+        delivery.events = events
         first: list[bytes] = []
 
         def hold(data: bytes) -> bool:
@@ -200,7 +206,7 @@ class EngineRelay:
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
-            delivery.counts, delivery.deltas = events.counts, events.deltas
+            delivery.counts = events.counts
         if not (events.ended and events.started):
             raise _incomplete(events, replica)
         await response.end_stream()

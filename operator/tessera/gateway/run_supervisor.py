@@ -98,7 +98,12 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         supervisor = Supervisor(parts)
         review = partial(token_user, own, audience=USAGE_READER)
         internal = InternalApi(
-            metrics, recording.store, review, settings.namespace, supervisor.load
+            metrics,
+            recording.store,
+            review,
+            settings.namespace,
+            supervisor.load,
+            supervisor.listing.read,
         )
         runner = web.AppRunner(internal.application(), access_log=None)
         stack.push_async_callback(runner.cleanup)

@@ -21,6 +21,7 @@ from tessera.gateway.frames import (
     EngineLoads,
     OtherLoads,
     Portions,
+    RequestList,
     TokenQuery,
     ToSupervisor,
     ToWorker,
@@ -33,6 +34,7 @@ from tessera.gateway.frames import (
 )
 from tessera.gateway.link import LinkServer
 from tessera.gateway.polling import POLL_SECONDS, EnginePoller
+from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.leases import Lease, WorkerBorrowing
 from tessera.gateway.token_verifier import TokenVerifier
 
@@ -76,6 +78,7 @@ class Supervisor:
     def __init__(self, parts: SupervisorParts) -> None:
         self.parts = parts
         self._link = LinkServer(self._handle, self._greeting, self._left)
+        self.listing = RequestListing(self._link.broadcast, lambda: len(self._link.workers))
         self._incremental = Incremental()
         self._directory: Directory | None = None
         self._reports: dict[int, WorkerReport] = {}
@@ -148,6 +151,8 @@ class Supervisor:
                 self._borrowing.set()
             case Wake():
                 self.waking.set()
+            case RequestList():
+                self.listing.receive(frame)
 
     def _greeting(self) -> Iterable[ToWorker]:
         return () if self._directory is None else directory_frames(self._directory, None)

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.authentication import Authenticator
@@ -18,8 +19,10 @@ from tessera.gateway.frames import (
     DirectoryUpdate,
     EngineLoads,
     KeysUpdate,
+    ListRequests,
     OtherLoads,
     Portions,
+    RequestList,
     TokenVerdict,
     ToWorker,
     UsageBatch,
@@ -57,6 +60,8 @@ class SupervisedWorker:
         self._numbers = itertools.count()
         self._keys: Mapping[str, ApiKey] = {}
         self._all_taken = asyncio.Event()
+        self.running: Callable[[int], tuple[list[RunningRequest], int]] = lambda _: ([], 0)
+        """Returns the oldest requests that run, at most so many, and how many do."""
 
     async def borrow(self, request: BorrowRequest) -> bool:
         """Exchange portions of limits with the accounts; False if the answer did not come."""
@@ -150,8 +155,14 @@ class SupervisedWorker:
                 self.usage.taken(frame)
                 if self.usage.empty:
                     self._all_taken.set()
+            case ListRequests():
+                requests, total = self.running(frame.limit)
+                self._link.send(RequestList(frame.number, requests, total))
             case Portions():
-                admission.limits.receive(frame.portions, frame.slots, time.monotonic())
-                answered = self._borrowings.get(frame.number)
-                if answered is not None and not answered.done():
-                    answered.set_result(None)
+                self._receive(frame)
+
+    def _receive(self, portions: Portions) -> None:
+        self.admission.limits.receive(portions.portions, portions.slots, time.monotonic())
+        answered = self._borrowings.get(portions.number)
+        if answered is not None and not answered.done():
+            answered.set_result(None)

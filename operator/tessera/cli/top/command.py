@@ -1,4 +1,4 @@
-"""`tessera top`: services by cost, pools by free devices."""
+"""`tessera top`: services by cost, pools by free devices; requests that run at a gateway."""
 
 import asyncio
 import json
@@ -11,13 +11,16 @@ from tessera.cli.doctor.finding import join_names
 from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import table
+from tessera.cli.top import requests
 from tessera.cli.top.rows import UNKNOWN_CELL, TopRow, pools_json, service_rows
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import MetricsError
 
 
 def run(arguments: SimpleNamespace) -> Output:
-    """Print both tables."""
+    """Print the tables of a view."""
+    if arguments.view == "requests":
+        return requests.run(arguments)
     return asyncio.run(_run(arguments))
 
 

@@ -75,3 +75,35 @@ class UsageRecord:
     """`traceparent` of the request, under which its spans stand; it is not stored."""
     client_address: str = ""
     """Of the connection: a proxy's where there is one; it is logged and not stored."""
+
+
+class RunningPhase(StrEnum):
+    """Where a request is that has not ended."""
+
+    HELD = "Held"
+    """It waits in the gateway for a service without a ready replica."""
+    QUEUED = "Queued"
+    """It waits in the gateway for room on a replica."""
+    PREFILL = "Prefill"
+    """Its stream has no token yet."""
+    DECODE = "Decode"
+    """Its stream has tokens."""
+    RUNNING = "Running"
+    """It is at an engine, which sends an answer that is no stream at its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRequest:
+    """A request that has not ended, without its prompt and answer."""
+
+    request_id: str
+    tenant: str
+    key: str | None
+    service: str
+    """Namespace and name of the InferenceService; empty until its model is known."""
+    model: str
+    replica: str | None
+    phase: RunningPhase
+    age_seconds: float
+    output_tokens: int
+    """Events with tokens that its client got; 0 for an answer that is no stream."""

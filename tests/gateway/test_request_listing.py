@@ -1,0 +1,168 @@
+"""Requests that run, as `tessera top requests` shows them."""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp.test_utils import TestServer
+
+from tessera.api.ref import Ref
+from tessera.cli.cluster import Reader
+from tessera.cli.gateway_port import get
+from tessera.cli.top.requests import report_lines
+from tessera.domain.gateway.requests import RunningPhase, RunningRequest
+from tessera.gateway.frames import ListRequests, RequestList, ToWorker
+from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.request_listing import MAX_LISTED, RequestListing
+from tests.cli.test_usage import NAMESPACE, TokenApi, review
+from tests.gateway.harness import (
+    COMPLETION,
+    DONE,
+    END,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from world.testing import eventually
+
+WAIT_SECONDS = 120
+
+
+def a_request(age_seconds: float = 3.0, **changes: Any) -> RunningRequest:
+    values = {
+        "request_id": f"request-{age_seconds:g}",
+        "tenant": "team-a",
+        "key": "ci",
+        "service": "team-a/chat",
+        "model": "chat",
+        "replica": "chat-1",
+        "phase": RunningPhase.DECODE,
+        "age_seconds": age_seconds,
+        "output_tokens": 8,
+    }
+    return RunningRequest(**{**values, **changes})
+
+
+async def running(gateway: RunningGateway) -> list[RunningRequest]:
+    return gateway.app.running(10)[0]
+
+
+async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() -> None:
+    async def script(call: EngineCall) -> None:
+        if call.json["user"] == "decode":
+            await call.begin()
+            await call.chunk(ROLE + a_delta("secret") + a_delta("secret"))
+        arrived.put_nowait(call.json["user"])
+        await release.wait()
+        if call.json["user"] == "decode":
+            await call.chunk(END + USAGE + DONE)
+            await call.finish()
+        else:
+            await call.whole(COMPLETION)
+
+    def send(user: str, **fields: Any) -> asyncio.Task[Any]:
+        return asyncio.create_task(gateway.post({**STREAM, "user": user, **fields}))
+
+    arrived, release = asyncio.Queue[str](), asyncio.Event()
+    async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
+        directory = a_directory(
+            a_model(a_replica(engine.address, max_num_seqs=1)),
+            a_model(service=Ref("team-a", "night"), uid="night", names=("night",), may_sleep=True),
+        )
+        async with a_gateway(directory) as gateway:
+            tasks = []
+            for user in ("decode", "prefill"):
+                tasks.append(send(user))
+                await arrived.get()
+            await eventually(
+                lambda: running(gateway),
+                lambda listed: listed[0].output_tokens == 2,
+                within=WAIT_SECONDS,
+            )
+            tasks.append(send("queued", stream=False))
+            await eventually(
+                lambda: running(gateway), lambda listed: len(listed) == 3, within=WAIT_SECONDS
+            )
+            night_request = send("held", model="night")
+            await gateway.supervisor.woken.get()
+            requests, total = gateway.app.running(10)
+            oldest, _ = gateway.app.running(2)
+            night_request.cancel()
+            tasks[0].cancel()
+            await arrived.get()
+            after = await running(gateway)
+            release.set()
+            await asyncio.gather(*tasks, night_request, return_exceptions=True)
+            await eventually(
+                lambda: running(gateway), lambda listed: not listed, within=WAIT_SECONDS
+            )
+    assert total == 4
+    assert [(each.phase, each.output_tokens, each.replica, each.service) for each in requests] == [
+        (RunningPhase.DECODE, 2, "chat-1", "team-a/chat"),
+        (RunningPhase.PREFILL, 0, "chat-1", "team-a/chat"),
+        (RunningPhase.QUEUED, 0, None, "team-a/chat"),
+        (RunningPhase.HELD, 0, None, "team-a/night"),
+    ]
+    assert RunningPhase.RUNNING in {each.phase for each in after}
+    assert [each.request_id for each in oldest] == [each.request_id for each in requests[:2]]
+    assert {(each.tenant, each.key) for each in requests} == {("team-a", "ci")}
+    assert b"secret" not in msgspec.json.encode(requests)
+
+
+def answering(*answers: list[RunningRequest], silent: int = 0) -> RequestListing:
+    """Return the listing of workers that have these requests, and of some that say nothing."""
+
+    def broadcast(frame: ToWorker) -> None:
+        assert isinstance(frame, ListRequests)
+        for requests in answers:
+            listing.receive(RequestList(frame.number, requests[: frame.limit], len(requests)))
+
+    listing = RequestListing(broadcast, lambda: len(answers) + silent)
+    return listing
+
+
+async def test_the_oldest_requests_of_all_workers_are_listed_and_the_others_counted() -> None:
+    first = [a_request(float(age)) for age in range(MAX_LISTED + 10)]
+    running = await answering(first, [a_request(1000.5), a_request(0.5)]).read()
+    assert (len(running.requests), running.total, running.silent_workers) == (500, 512, 0)
+    assert running.requests[0].age_seconds == 1000.5
+
+
+async def test_a_worker_that_does_not_answer_is_counted_and_its_late_answer_ignored() -> None:
+    listing = answering([a_request()], silent=1)
+    running = await listing.read()
+    assert (len(running.requests), running.silent_workers) == (1, 1)
+    listing.receive(RequestList(0, [a_request()], 1))
+
+
+PRINTED = """
+SERVICE      TENANT  KEY  MODEL  PHASE   AGE   TOKENS  REPLICA  REQUEST
+team-a/chat  team-a  ci   chat   Decode  2h    8       chat-1   request-7200
+team-a/chat  team-a  -    chat   Held    119m  -       -        request-7199
+Note: these are of the oldest 500 of 502 requests
+Note: 1 worker of the gateway did not answer in time
+"""
+
+
+async def test_only_a_reader_gets_the_list_and_the_command_prints_it() -> None:
+    waiting = {"key": None, "phase": RunningPhase.HELD, "replica": None, "output_tokens": 0}
+    many = [a_request(float(age)) for age in range(MAX_LISTED)]
+    listing = answering([a_request(7200.0), a_request(7199.0, **waiting)], many, silent=1)
+    store: Any = None
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: ({}, {}), listing.read)
+    async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url("/requests"))
+        async with session.get(url) as refused:
+            assert (refused.status, await refused.json()) == (401, {"error": "no bearer token"})
+        answer = await get(Reader(TokenApi()), NAMESPACE, url, {})
+    assert "\n".join(report_lines(answer["requests"][:2], answer)) == PRINTED.strip()
