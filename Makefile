@@ -27,6 +27,10 @@ demo-budget: .venv/made ## Run the budget demo: spend is counted, a scale-up is 
 demo-batch: .venv/made ## Run the batch demo: a spot node dies during a batch.
 	@$(RUN) -m demo batch $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
+.PHONY: demo-gateway
+demo-gateway: .venv/made ## Run the gateway demo: two tenants share models by keys, limits, fair queues; one model sleeps.
+	@$(RUN) -m demo gateway $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
+
 .PHONY: demo-mig
 demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running streams (BACKEND=MigManager uses NVIDIA's mig-manager).
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)

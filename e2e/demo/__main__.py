@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import world as worlds
-from demo import batch, budget, engine, mig, scale, serve, table
+from demo import batch, budget, engine, gateway, mig, scale, serve, table
 from demo.cluster import (
     EXAMPLES,
     InstalledCluster,
@@ -30,10 +30,16 @@ DEMOS: dict[str, tuple[tuple[str, Step], ...]] = {
     "main": (("serve", serve.run), ("scale", scale.run), ("table", table.run)),
     "budget": (("budget", budget.run),),
     "batch": (("batch", batch.run),),
+    "gateway": (("gateway", gateway.run),),
 }
 ALL, MIG = "all", "mig"
 # The namespaces of each demo that its own steps give no budget.
-NAMESPACES = {"main": ("team-a", "team-b"), "budget": (), "batch": (batch.NAMESPACE,)}
+NAMESPACES = {
+    "main": ("team-a", "team-b"),
+    "budget": (),
+    "batch": (batch.NAMESPACE,),
+    "gateway": (),
+}
 MIG_FLEET = Path(__file__).parent / "mig.yaml"
 
 

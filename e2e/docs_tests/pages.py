@@ -18,6 +18,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "run-a-batch": (*SERVED, "The input"),
     "serve": SERVED,
     "set-a-budget": SERVED,
+    "share-a-model": SERVED,
     "size-a-model": (),
     "troubleshoot": SERVED,
     # The last one, since its traffic is measured, and later pages would show the speed.

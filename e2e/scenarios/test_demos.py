@@ -3,7 +3,7 @@
 import pytest
 
 from demo.__main__ import DEMOS
-from demo.cluster import InstalledCluster, all_ready, apply_examples, clear
+from demo.cluster import InstalledCluster, all_ready, apply_examples, clear, install
 
 
 @pytest.fixture
@@ -25,3 +25,13 @@ async def test_the_other_demos_succeed(cluster: InstalledCluster, demo: str) -> 
     for _, step in DEMOS[demo]:
         await step(cluster)
     await clear(cluster)
+
+
+@pytest.mark.full
+async def test_the_demo_of_the_gateway_succeeds(cluster: InstalledCluster) -> None:
+    for _, step in DEMOS["gateway"]:
+        await step(cluster)
+    await clear(cluster)
+    await cluster.run("kubectl", "delete", "tenantbudgets", "--all")
+    # The tests after it share the world.
+    await install(cluster)
