@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.limits.worker_limits import BorrowRequest
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.worker_limits import Admitted, BorrowRequest
 from tessera.gateway import worker_link
+from tessera.gateway.admission import DemandCount, Ticket
 from tessera.gateway.frames import Borrow, Portions, ToSupervisor
 from tessera.gateway.worker_link import SupervisedWorker
+from tests.gateway.harness import a_model
 
 
 @pytest.mark.parametrize(("lost", "answered"), [(0, True), (2, True), (100, False)])
@@ -27,3 +30,23 @@ async def test_what_a_dead_supervisor_did_not_answer_is_asked_again(
     assert await worker.borrow(BorrowRequest(portions=(), slots=())) is answered
     if answered:
         assert len(sent) == lost + 1
+
+
+def test_the_demand_of_a_service_never_falls_below_zero(tmp_path: Path) -> None:
+    admission, model = SupervisedWorker(tmp_path / "socket").admission, a_model()
+    works = (0.1, 0.2, 0.3, 0.7)
+    demand = admission.demand[model.service] = DemandCount(in_flight=4, work_seconds=sum(works))
+    # The last one is of a service of this name that was deleted.
+    for work in (0.1, 0.3, 0.7, 0.2, 0.5):
+        ticket = Ticket(
+            tenant="team-a",
+            model=model,
+            shape=RequestShape(model="chat", input_tokens=1, max_output_tokens=1),
+            admitted=Admitted(
+                limits=(), input_tokens=1, max_output_tokens=1, requests=None, tokens=None
+            ),
+            work_seconds=work,
+        )
+        admission.finish(ticket, input_tokens=1, output_tokens=1)
+        assert demand.in_flight >= 0
+        assert demand.work_seconds >= 0

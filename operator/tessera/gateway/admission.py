@@ -241,9 +241,12 @@ class Admission:
         self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
         demand = self.demand.get(ticket.model.service)
         if demand is not None:
-            demand.in_flight -= 1
+            # The service may have been recreated meanwhile.
+            demand.in_flight = max(demand.in_flight - 1, 0)
             demand.left(ticket.tenant)
-            demand.work_seconds -= ticket.work_seconds
+            # Floats that are subtracted in another order may end below zero.
+            rest = max(demand.work_seconds - ticket.work_seconds, 0.0)
+            demand.work_seconds = rest if demand.in_flight else 0.0
 
     async def _within_limits(
         self, identity: Identity, model: OfferedModel, shape: RequestShape
