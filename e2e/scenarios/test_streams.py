@@ -43,7 +43,7 @@ async def test_the_replica_with_the_fewest_requests_is_removed(
         for pod in await namespace.list_objects(PODS)
     }
     busy, idle = sorted(pods)
-    long = 3 * TOKENS
+    long = 6 * TOKENS
     base = f"http://{pods[busy]}:8000"
     streams = [asyncio.create_task(stream_completion(base, ref.name, long)) for _ in range(4)]
     prometheus = f"{namespace.cluster.world.prometheus_url}/api/v1/query"
