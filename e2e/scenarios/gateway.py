@@ -1,0 +1,108 @@
+"""The gateway that the chart installs, as its clients and its platform use it."""
+
+import ssl
+from dataclasses import dataclass
+
+import openai
+from openai.types.chat import ChatCompletionMessageParam
+
+from demo.cluster import NAMESPACE, InstalledCluster, Json
+from scenarios.actions import ScenarioNamespace
+from scenarios.commands import run_tessera
+from tessera.resources.api_resources import PODS
+from world.testing import eventually, is_ready
+
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+REPLICA = "x-tessera-replica"
+SELECTOR = "app.kubernetes.io/name=tessera-gateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The gateway, and the tenant of a namespace with its first key."""
+
+    namespace: ScenarioNamespace
+    base: str
+    """URL of its API: of its Service, or of one pod."""
+    pod_address: str
+    """Of one pod, for its internal port."""
+    key: str
+    tls: ssl.SSLContext | None = None
+    """Verifies its certificate."""
+
+    def client(self, key: str | None = None, base: str | None = None) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            base_url=base or self.base,
+            api_key=key or self.key,
+            max_retries=0,
+            timeout=180,
+            http_client=openai.DefaultAsyncHttpxClient(verify=self.tls or True),
+        )
+
+    async def usage(self) -> dict[str, Json]:
+        """Return the sums of the tenant by key, as `tessera usage` has them."""
+        result = await run_tessera(
+            self.namespace.cluster,
+            *("usage", "--gateway", f"http://{self.pod_address}:8080", "--by", "key"),
+            *("--tenant", self.namespace.name, "--output", "json"),
+        )
+        assert result.code == 0, result.errors
+        return {row["key"]: row for row in result.json["rows"]}
+
+
+async def ready_pods(cluster: InstalledCluster, count: int, within: float = 120) -> list[Json]:
+    """Wait until so many pods of the gateway are ready and no other one is there."""
+
+    async def list_pods() -> list[Json]:
+        pods: list[Json] = (await cluster.api.get(PODS.path(NAMESPACE), labelSelector=SELECTOR))[
+            "items"
+        ]
+        return pods
+
+    return await eventually(
+        list_pods, lambda pods: [is_ready(pod) for pod in pods] == [True] * count, within=within
+    )
+
+
+async def create_key(namespace: ScenarioNamespace, name: str) -> str:
+    """Create a key of the namespace's tenant at the command line; return it."""
+    result = await run_tessera(
+        namespace.cluster,
+        *("key", "create", name, "--tenant", namespace.name, "--output", "json"),
+    )
+    assert result.code == 0, result.errors
+    key: str = result.json["key"]
+    return key
+
+
+async def answered(gateway: Gateway, model: str = "chat") -> str:
+    """Send a request until the gateway knows its key and its model; return the replica."""
+    async with gateway.client() as client:
+
+        async def send() -> str:
+            try:
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=model, messages=HELLO, max_tokens=4
+                )
+            except openai.APIStatusError as error:
+                return str(error)
+            return raw.headers[REPLICA]
+
+        return await eventually(send, lambda text: text.startswith(model), within=90)
+
+
+async def is_refused(gateway: Gateway) -> bool:
+    """Return whether a new connection, to any of the workers, is refused by its key."""
+    async with gateway.client() as client:
+        try:
+            await client.models.list()
+        except openai.AuthenticationError:
+            return True
+    return False
+
+
+async def service_address(cluster: InstalledCluster) -> str:
+    """Return the address of the gateway's Service."""
+    body = await cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/services/tessera-gateway")
+    address: str = body["spec"]["clusterIP"]
+    return address
