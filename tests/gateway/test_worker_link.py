@@ -34,10 +34,9 @@ async def test_what_a_dead_supervisor_did_not_answer_is_asked_again(
 
 def test_the_demand_of_a_service_never_falls_below_zero(tmp_path: Path) -> None:
     admission, model = SupervisedWorker(tmp_path / "socket").admission, a_model()
-    works = (0.1, 0.2, 0.3, 0.7)
-    demand = admission.demand[model.service] = DemandCount(in_flight=4, work_seconds=sum(works))
-    # The last one is of a service of this name that was deleted.
-    for work in (0.1, 0.3, 0.7, 0.2, 0.5):
+    demand = admission.demand[model.service] = DemandCount()
+
+    def a_ticket(work: float, demand: DemandCount) -> Ticket:
         ticket = Ticket(
             tenant="team-a",
             model=model,
@@ -46,7 +45,17 @@ def test_the_demand_of_a_service_never_falls_below_zero(tmp_path: Path) -> None:
                 limits=(), input_tokens=1, max_output_tokens=1, requests=None, tokens=None
             ),
             work_seconds=work,
+            demand=demand,
         )
+        demand.in_flight += 1
+        demand.work_ns += ticket.work_ns
+        demand.tenants[ticket.tenant] += 1
+        return ticket
+
+    tickets = [a_ticket(work, demand) for work in (0.1, 0.2, 0.3, 0.7)]
+    # The last one is of a service of this name that was deleted.
+    for ticket in (*(tickets[i] for i in (0, 2, 3, 1)), a_ticket(0.5, DemandCount())):
         admission.finish(ticket, input_tokens=1, output_tokens=1)
         assert demand.in_flight >= 0
-        assert demand.work_seconds >= 0
+        assert demand.work_ns >= 0
+    assert (demand.in_flight, demand.work_ns) == (0, 0)

@@ -85,9 +85,16 @@ class Ticket:
     shape: RequestShape
     admitted: Admitted
     work_seconds: float
+    demand: "DemandCount"
+    """Where it is counted, also if its service was recreated meanwhile."""
     queue_ns: int = 0
     sent: SentRequest | None = None
     """Where it is, or was last."""
+
+    @property
+    def work_ns(self) -> int:
+        """Return the predicted nanoseconds of a replica that it takes."""
+        return round(self.work_seconds * 1e9)
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -117,7 +124,8 @@ class DemandCount:
 
     arrived: int = 0
     in_flight: int = 0
-    work_seconds: float = 0.0
+    work_ns: int = 0
+    """Predicted work of those in flight: sums of whole numbers return to 0."""
     tenants: Counter[str] = field(default_factory=Counter)
     """Of those that wait or are in flight."""
 
@@ -126,8 +134,7 @@ class DemandCount:
         if self.tenants[tenant] > 1:
             self.tenants[tenant] -= 1
         else:
-            # Not there if the service was recreated meanwhile.
-            self.tenants.pop(tenant, None)
+            del self.tenants[tenant]
 
 
 class Admission:
@@ -204,15 +211,15 @@ class Admission:
         Raises RequestError with status 400, 429 or 503.
         """
         admitted = await self._within_limits(identity, model, shape)
-        work_seconds = self.replicas.work_seconds(model, shape)
+        demand = self.demand.setdefault(model.service, DemandCount())
         ticket = Ticket(
             tenant=identity.tenant,
             model=model,
             shape=shape,
             admitted=admitted,
-            work_seconds=work_seconds,
+            work_seconds=self.replicas.work_seconds(model, shape),
+            demand=demand,
         )
-        demand = self.demand.setdefault(model.service, DemandCount())
         demand.arrived += 1
         demand.tenants[identity.tenant] += 1
         try:
@@ -225,7 +232,7 @@ class Admission:
             self.limits.settle(admitted, input_tokens=0, output_tokens=0)
             raise
         demand.in_flight += 1
-        demand.work_seconds += work_seconds
+        demand.work_ns += ticket.work_ns
         return ticket
 
     def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
@@ -239,14 +246,9 @@ class Admission:
         if ticket.sent is not None:
             ticket.sent.end()
         self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
-        demand = self.demand.get(ticket.model.service)
-        if demand is not None:
-            # The service may have been recreated meanwhile.
-            demand.in_flight = max(demand.in_flight - 1, 0)
-            demand.left(ticket.tenant)
-            # Floats that are subtracted in another order may end below zero.
-            rest = max(demand.work_seconds - ticket.work_seconds, 0.0)
-            demand.work_seconds = rest if demand.in_flight else 0.0
+        ticket.demand.in_flight -= 1
+        ticket.demand.work_ns -= ticket.work_ns
+        ticket.demand.left(ticket.tenant)
 
     async def _within_limits(
         self, identity: Identity, model: OfferedModel, shape: RequestShape

@@ -127,7 +127,7 @@ class SupervisedWorker:
                 arrived=count.arrived,
                 queued=len(queue) if queue else 0,
                 in_flight=count.in_flight,
-                predicted_seconds=count.work_seconds + (queue.work_seconds if queue else 0.0),
+                predicted_seconds=count.work_ns / 1e9 + (queue.work_seconds if queue else 0.0),
                 tenants=dict(count.tenants),
             )
         return demand
