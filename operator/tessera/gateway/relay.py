@@ -218,37 +218,21 @@ class EngineRelay:
         body = await connection.read(_MAX_ERROR_BYTES) or b""
         status = connection.status
         if status == 503:
-            raise EngineError(
-                RequestError(
-                    503,
-                    RequestReason.ENGINE_BUSY,
-                    "All replicas of the model have full queues; retry in 1 second.",
-                    headers=((b"retry-after", b"1"),),
-                ),
-                Retry.SAFE,
-            )
+            text = "All replicas of the model have full queues; retry in 1 second."
+            raise _error(RequestReason.ENGINE_BUSY, text, Retry.SAFE, status=503)
         if status >= 500 and _AFTER_SHUTDOWN in body:
             raise _drained(replica)
         error = _engine_error(body)
         if status in (401, 403) or not 400 <= status < 500:
             text = error.message if error and error.message else ""
-            raise EngineError(
-                RequestError(
-                    502,
-                    RequestReason.ENGINE_FAILED,
-                    f"The engine answered with status {status}."
-                    f" {text[:_MAX_ENGINE_MESSAGE]}".rstrip(),
-                )
+            text = (
+                f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}".rstrip()
             )
+            raise _error(RequestReason.ENGINE_FAILED, text)
         if error is None:
             path = self._request.route.path
-            raise EngineError(
-                RequestError(
-                    status,
-                    RequestReason.ENGINE_REFUSED,
-                    f"The engine of this model refused POST {path} with status {status}.",
-                )
-            )
+            text = f"The engine of this model refused POST {path} with status {status}."
+            raise _error(RequestReason.ENGINE_REFUSED, text, status=status)
         raise EngineRefusalError(status, body)
 
 
@@ -328,67 +312,39 @@ def _reported(event: bytes, replica: EngineReplica) -> EngineError:
     text = (error.message if error else None) or "no message"
     status = error.code if error and isinstance(error.code, int) else 500
     if 400 <= status < 500:
-        return EngineError(RequestError(status, RequestReason.ENGINE_REFUSED, text))
-    return EngineError(
-        RequestError(
-            502,
-            RequestReason.ENGINE_FAILED,
-            f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}",
-        ),
-        Retry.ONCE,
-    )
+        return _error(RequestReason.ENGINE_REFUSED, text, status=status)
+    text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
+    return _error(RequestReason.ENGINE_FAILED, text, Retry.ONCE)
 
 
 def _unreachable(replica: EngineReplica, error: Exception) -> EngineError:
-    return EngineError(
-        RequestError(
-            502,
-            RequestReason.ENGINE_UNREACHABLE,
-            f"The replica {replica.pod.name} cannot be reached: {type(error).__name__}.",
-        ),
-        Retry.SAFE,
-    )
+    text = f"The replica {replica.pod.name} cannot be reached: {type(error).__name__}."
+    return _error(RequestReason.ENGINE_UNREACHABLE, text, Retry.SAFE)
 
 
 def _timeout(replica: EngineReplica) -> EngineError:
-    return EngineError(
-        RequestError(
-            504,
-            RequestReason.ENGINE_TIMEOUT,
-            f"The replica {replica.pod.name} sent nothing for too long.",
-        )
-    )
+    text = f"The replica {replica.pod.name} sent nothing for too long."
+    return _error(RequestReason.ENGINE_TIMEOUT, text, status=504)
 
 
 def _invalid(replica: EngineReplica, detail: str) -> EngineError:
-    return EngineError(
-        RequestError(
-            502,
-            RequestReason.INVALID_RESPONSE,
-            f"The replica {replica.pod.name} sent an invalid response:"
-            f" {detail[:_MAX_ENGINE_MESSAGE]}.",
-        )
-    )
+    detail = detail[:_MAX_ENGINE_MESSAGE]
+    text = f"The replica {replica.pod.name} sent an invalid response: {detail}."
+    return _error(RequestReason.INVALID_RESPONSE, text)
 
 
 def _lost(replica: EngineReplica, detail: str) -> EngineError:
-    return EngineError(
-        RequestError(
-            502,
-            RequestReason.STREAM_BROKEN,
-            f"The replica {replica.pod.name} broke off its answer: {detail}.",
-        ),
-        Retry.ONCE,
-    )
+    text = f"The replica {replica.pod.name} broke off its answer: {detail}."
+    return _error(RequestReason.STREAM_BROKEN, text, Retry.ONCE)
 
 
 def _drained(replica: EngineReplica) -> EngineError:
-    return EngineError(
-        RequestError(
-            503,
-            RequestReason.ENGINE_DRAINING,
-            f"The replica {replica.pod.name} terminates and gave the request up.",
-            headers=((b"retry-after", b"1"),),
-        ),
-        Retry.SAFE,
-    )
+    text = f"The replica {replica.pod.name} terminates and gave the request up."
+    return _error(RequestReason.ENGINE_DRAINING, text, Retry.SAFE, status=503)
+
+
+def _error(
+    reason: RequestReason, message: str, retry: Retry = Retry.NEVER, *, status: int = 502
+) -> EngineError:
+    headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    return EngineError(RequestError(status, reason, message, headers=headers), retry)
