@@ -42,6 +42,7 @@ from tests.gateway.harness import (
     STREAM,
     USAGE,
     EngineCall,
+    Script,
     ScriptedEngine,
     a_delta,
     a_directory,
@@ -169,7 +170,9 @@ async def a_worker(folder: Path, directory: Directory) -> AsyncIterator[RunningW
         await asyncio.wait((serving,))
 
 
-async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path) -> None:
+def until(release: asyncio.Event) -> Script:
+    """Return the script of an engine that streams a token, and the rest after the release."""
+
     async def script(call: EngineCall) -> None:
         await call.begin()
         await call.chunk(ROLE + a_delta())
@@ -177,9 +180,13 @@ async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path
         await call.chunk(END + USAGE + DONE)
         await call.finish()
 
+    return script
+
+
+async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path) -> None:
     release = asyncio.Event()
     async with (
-        ScriptedEngine(script) as engine,
+        ScriptedEngine(until(release)) as engine,
         a_worker(tmp_path, a_directory(a_model(a_replica(engine.address)))) as worker,
     ):
         async with worker.post(STREAM) as response:
@@ -196,16 +203,9 @@ async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path
 
 
 async def test_a_connection_that_was_not_told_of_the_end_gets_one_more_answer() -> None:
-    async def script(call: EngineCall) -> None:
-        await call.begin()
-        await call.chunk(ROLE + a_delta())
-        await release.wait()
-        await call.chunk(END + USAGE + DONE)
-        await call.finish()
-
     release = asyncio.Event()
     async with (
-        ScriptedEngine(script) as engine,
+        ScriptedEngine(until(release)) as engine,
         a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
     ):
 
@@ -255,16 +255,9 @@ async def test_a_worker_borrows_for_limits_reports_and_outlives_its_supervisor(
 
 
 async def test_a_worker_lists_its_requests_when_it_is_asked(tmp_path: Path) -> None:
-    async def script(call: EngineCall) -> None:
-        await call.begin()
-        await call.chunk(ROLE + a_delta())
-        await release.wait()
-        await call.chunk(END + USAGE + DONE)
-        await call.finish()
-
     release = asyncio.Event()
     async with (
-        ScriptedEngine(script) as engine,
+        ScriptedEngine(until(release)) as engine,
         a_worker(tmp_path, a_directory(a_model(a_replica(engine.address)))) as worker,
         asyncio.timeout(WAIT_SECONDS),
     ):
