@@ -90,7 +90,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close the connection a moment after its last response.
 
-        A client that was not told of the end may send one more request at once: it is answered,
+        A client that does not know of the end may send one more request at once: it is answered,
         with `connection: close`.
         """
         self.timeout_keep_alive = LINGER_SECONDS
