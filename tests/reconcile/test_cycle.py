@@ -463,7 +463,7 @@ async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
 
     async def count_cycle() -> Rest:
         await cycles.put(None)
-        return rest_after(500.0, is_burst=False)._replace(until_edit=0.0)
+        return rest_after(500.0, is_burst=False)._replace(shortest=0.0)
 
     running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
     try:
@@ -481,9 +481,33 @@ async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
         running.cancel()
 
 
+async def test_in_a_burst_an_edit_waits_until_few_children_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "MAX_BURST_REST", 1000.0)
+    wakes, cycles = Wakes(), asyncio.Queue[None]()
+
+    async def count_cycle() -> Rest:
+        await cycles.put(None)
+        return rest_after(500.0, is_burst=True)._replace(shortest=0.0)
+
+    running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
+    try:
+        async with asyncio.timeout(60):
+            await cycles.get()
+        wakes.observe(INFERENCE_SERVICES)
+        await asyncio.sleep(0.05)
+        assert cycles.empty()
+        wakes.end_burst()
+        async with asyncio.timeout(60):
+            await cycles.get()
+    finally:
+        running.cancel()
+
+
 def test_an_edit_is_not_planned_at_once_while_many_children_wait() -> None:
     calm, burst = rest_after(0.1, is_burst=False), rest_after(0.1, is_burst=True)
-    assert calm.until_edit < calm.seconds < burst.seconds == burst.until_edit
+    assert calm.shortest < calm.longest < burst.shortest < burst.longest
 
 
 def _meta(key: ObjectKey) -> dict[str, str]:

@@ -36,13 +36,17 @@ class Harness:
     begun: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     woken: int = 0
+    bursts_ended: int = 0
     queue: WriteQueue = field(init=False)
 
     def __post_init__(self) -> None:
-        self.queue = WriteQueue(self._wake)
+        self.queue = WriteQueue(self._wake, self._end_burst)
 
     def _wake(self) -> None:
         self.woken += 1
+
+    def _end_burst(self) -> None:
+        self.bursts_ended += 1
 
     def work(
         self,
@@ -91,6 +95,25 @@ async def test_work_that_has_not_begun_is_replaced_by_that_of_a_newer_plan() -> 
     await harness.hand_over(harness.work("b", plan=" new"), harness.work("c"))
     await harness.queue.drain()
     assert sorted(harness.written) == ["b CHILDREN new", "c CHILDREN"]
+
+
+async def test_a_burst_ends_when_no_more_children_wait_than_are_written_at_a_time() -> None:
+    harness, go_on = Harness(), asyncio.Event()
+    names = [f"{index:02}" for index in range(2 * MAX_CONCURRENCY + 1)]
+    async with harness.running():
+        await harness.hand_over(*(harness.work(name, until=go_on) for name in names))
+        await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
+        assert (harness.queue.is_burst, harness.bursts_ended) == (True, 0)
+        go_on.set()
+        await harness.until(lambda: len(harness.written) == len(names))
+    assert (harness.queue.is_burst, harness.bursts_ended) == (False, 1)
+
+
+async def test_few_children_are_no_burst() -> None:
+    harness = Harness()
+    await harness.hand_over(*(harness.work(str(index)) for index in range(MAX_CONCURRENCY)))
+    await harness.queue.drain()
+    assert harness.bursts_ended == 0
 
 
 async def test_children_come_before_statuses_and_both_after_what_they_need() -> None:

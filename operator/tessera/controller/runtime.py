@@ -135,6 +135,7 @@ class Runtime:
             self.elector.is_leader,
             record_events=self._events.record,
             wake=self._wakes.change,
+            end_burst=self._wakes.end_burst,
         )
         self._fleet = FleetReconciler(
             config,

@@ -58,9 +58,10 @@ class Applier:
         *,
         record_events: RecordEvents = lambda *_: None,
         wake: Callable[[], None] = lambda: None,
+        end_burst: Callable[[], None] = lambda: None,
     ) -> None:
-        """Create an applier; `wake` is called when a service needs another plan."""
-        self.queue = WriteQueue(wake)
+        """Create an applier; see WriteQueue for what it calls."""
+        self.queue = WriteQueue(wake, end_burst)
         self._store = store
         self._writer = writer = Writer(
             cluster,

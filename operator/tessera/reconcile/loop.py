@@ -18,13 +18,13 @@ PERIOD = 5.0
 # Minimum seconds between two cycles, so that a burst of changes costs one cycle.
 MIN_INTERVAL = 0.25
 # The loop then idles this many times as long as the cycle computed, so that other tasks get the
-# event loop; it matters from some hundred services on.
-REST_RATIO = 4.0
-# The same until somebody edits an object, such as a service: that is not waited for so long.
-EDIT_REST_RATIO = 1.0
-# While more is to be written than at a time: the next plan would not be written sooner.
-BURST_REST_RATIO = 10.0
-MAX_REST = 2.0
+# event loop: until somebody edits an object, such as a service, and at most. It matters from some
+# hundred services on.
+REST_RATIOS = 1.0, 4.0
+# The same while more is to be written than at a time: no request is on its way while a plan is
+# decided, and a newer plan would not be written sooner.
+BURST_REST_RATIOS = 10.0, 30.0
+MAX_REST, MAX_BURST_REST = 2.0, 10.0
 # The operator writes only the statuses of these, and its own writes wake nobody.
 _EDITED = frozenset(
     kind.plural
@@ -33,17 +33,19 @@ _EDITED = frozenset(
 
 
 class Rest(NamedTuple):
-    """For how many seconds the loop idles after a cycle, and at least, until an edit."""
+    """For how many seconds the loop idles after a cycle."""
 
-    seconds: float = 0.0
-    until_edit: float = 0.0
+    shortest: float = 0.0
+    longest: float = 0.0
+    """Unless somebody edits an object, or in a burst all but few children are written."""
+    is_burst: bool = False
 
 
 def rest_after(cpu_seconds: float, *, is_burst: bool) -> Rest:
     """Return the rest after a cycle that took so much CPU time."""
-    if is_burst:
-        return Rest(BURST_REST_RATIO * cpu_seconds, BURST_REST_RATIO * cpu_seconds)
-    return Rest(REST_RATIO * cpu_seconds, EDIT_REST_RATIO * cpu_seconds)
+    ratios, most = (BURST_REST_RATIOS, MAX_BURST_REST) if is_burst else (REST_RATIOS, MAX_REST)
+    shortest, longest = (min(most, ratio * cpu_seconds) for ratio in ratios)
+    return Rest(shortest, longest, is_burst)
 
 
 class Wakes:
@@ -52,6 +54,7 @@ class Wakes:
     def __init__(self) -> None:
         self._changed = asyncio.Event()
         self._edited = asyncio.Event()
+        self._written = asyncio.Event()
 
     def change(self) -> None:
         """Ask for a cycle after the rest."""
@@ -63,18 +66,23 @@ class Wakes:
             self._edited.set()
         self._changed.set()
 
-    def clear(self) -> None:
-        self._changed.clear()
-        self._edited.clear()
+    def end_burst(self) -> None:
+        """Ask for a cycle since all but few children are written."""
+        self._written.set()
+        self._changed.set()
 
-    async def wait(self, shortest: float, rest: float, period: float) -> None:
-        """Wait `shortest` seconds, until an edit or `rest`, and until a change or `period`."""
-        await asyncio.sleep(shortest)
+    def clear(self) -> None:
+        for event in (self._changed, self._edited, self._written):
+            event.clear()
+
+    async def wait(self, rest: Rest, period: float) -> None:
+        """Wait through the rest, and then until a change or `period`."""
+        await asyncio.sleep(rest.shortest)
         with suppress(TimeoutError):
-            async with asyncio.timeout(rest - shortest):
-                await self._edited.wait()
+            async with asyncio.timeout(rest.longest - rest.shortest):
+                await (self._written if rest.is_burst else self._edited).wait()
         with suppress(TimeoutError):
-            async with asyncio.timeout(period - rest):
+            async with asyncio.timeout(period - rest.longest):
                 await self._changed.wait()
 
 
@@ -89,7 +97,6 @@ async def run_loop(
     # The wakes are cleared before the cycle, or a change during the cycle would be lost.
     while True:
         wakes.clear()
-        shortest, rest = sorted(
-            max(min_interval, min(MAX_REST, seconds)) for seconds in await reconcile()
-        )
-        await wakes.wait(shortest, rest, period)
+        shortest, longest, is_burst = await reconcile()
+        rest = Rest(max(min_interval, shortest), max(min_interval, longest), is_burst)
+        await wakes.wait(rest, period)

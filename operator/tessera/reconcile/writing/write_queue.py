@@ -72,8 +72,15 @@ class Work:
 class WriteQueue:
     """Work that is not finished; at most MAX_CONCURRENCY objects are in progress at a time."""
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, wake: Callable[[], None], end_burst: Callable[[], None] = lambda: None
+    ) -> None:
+        """Create an empty queue.
+
+        `wake` is called when an owner needs another plan, `end_burst` when a burst has ended.
+        """
         self._wake = wake
+        self._end_burst = end_burst
         self._queues = {stage: deque[Work]() for stage in Stage}
         """Work that may begin, most urgent first."""
         self._blocked: defaultdict[WorkKey, list[Work]] = defaultdict(list)
@@ -195,6 +202,8 @@ class WriteQueue:
                     heapq.heappush(self._held, (due, next(self._serial), work))
                     self._release_held()
                 else:
+                    if len(queue) == MAX_CONCURRENCY and work.key.stage is Stage.CHILDREN:
+                        self._end_burst()
                     self._start_worker()
                     await self._write(work)
                     await asyncio.sleep(0)  # so that a large fleet does not delay the probes
