@@ -1,5 +1,6 @@
 """Hand what a plan decided to the queue of writes: what differs, and only that."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -132,10 +133,13 @@ class Applier:
         self, plan: Plan, existing: tuple[ClusterObject, ...], *, monitored: bool
     ) -> Iterator[Work]:
         """Yield the work of namespaces whose shared objects may not be in place."""
+        of_namespace = defaultdict[str, list[ClusterObject]](list)
+        for observed in existing:
+            of_namespace[observed.key.namespace].append(observed)
         for sharing in self._sharing.run(
             children.namespace_owners, plan.service_plans, plan.active_batches or _NO_BATCHES
         ):
-            inputs = SharedInputs(sharing, monitored, existing)
+            inputs = SharedInputs(sharing, monitored, tuple(of_namespace[sharing.namespace]))
             if not self._shared.are_in_place(inputs):
                 yield Work(_shared_key(sharing.namespace), partial(self._shared.apply, inputs))
 

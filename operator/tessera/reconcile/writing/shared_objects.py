@@ -43,7 +43,7 @@ class SharedInputs(NamedTuple):
     sharing: NamespaceOwners
     monitored: bool
     existing: tuple[ClusterObject, ...]
-    """The shared objects of all namespaces."""
+    """The shared objects of the namespace."""
 
 
 class SharedObjectApplier:
