@@ -109,6 +109,28 @@ async def test_a_burst_ends_when_no_more_children_wait_than_are_written_at_a_tim
     assert (harness.queue.is_burst, harness.bursts_ended) == (False, 1)
 
 
+async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "BURST_SETTLE_SECONDS", 0.01)
+    harness, answer, superseded = Harness(), asyncio.Event(), list[bool]()
+
+    async def write() -> None:
+        harness.begun.append("old")
+        await answer.wait()
+        superseded.append(harness.queue.is_superseded())
+
+    others = [harness.work(str(index), until=answer) for index in range(3 * MAX_CONCURRENCY)]
+    async with harness.running():
+        await harness.hand_over(Work(_key("old"), write), *others)
+        await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
+        await harness.hand_over(harness.work("old", plan=" new"))
+        assert harness.written == []
+        answer.set()
+        await harness.until(lambda: bool(superseded))
+    assert superseded == [True]
+
+
 async def test_few_children_are_no_burst() -> None:
     harness = Harness()
     await harness.hand_over(*(harness.work(str(index)) for index in range(MAX_CONCURRENCY)))
@@ -181,7 +203,7 @@ async def test_gates_and_statuses_have_places_while_children_wait() -> None:
     async with harness.running():
         await harness.hand_over(*works)
         await harness.until(lambda: len(begun) == MAX_CONCURRENCY)
-        assert Counter(begun) == {Stage.CHILDREN: 13, Stage.GATES: 2, Stage.STATUS: 1}
+        assert Counter(begun) == {Stage.CHILDREN: 14, Stage.GATES: 1, Stage.STATUS: 1}
         answer.set()
         await harness.until(lambda: len(begun) == len(works))
     last = {stage: index for index, stage in enumerate(begun)}
@@ -267,7 +289,7 @@ async def test_a_plan_waits_for_requests_on_their_way_and_nothing_is_sent_after_
     cluster, harness = SlowCluster(), Harness()
     cluster.put(NODES, {"metadata": {"name": "a"}})
     store = Store(KINDS)
-    writer = Writer(cluster, store, lambda: True, is_superseded=harness.queue.is_paused)
+    writer = Writer(cluster, store, lambda: True, is_superseded=harness.queue.is_superseded)
     stopped = list[bool]()
 
     async def write() -> None:

@@ -68,7 +68,7 @@ class Applier:
             cluster,
             store,
             is_leader,
-            is_superseded=self.queue.is_paused,
+            is_superseded=self.queue.is_superseded,
             record_events=record_events,
         )
         image = installation.batch_image

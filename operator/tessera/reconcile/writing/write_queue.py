@@ -1,9 +1,10 @@
 """The queue between deciding and writing: the work of the newest plan, in the order of its urgency.
 
-A cycle hands over all work at once, in place of what an earlier plan left undone. No plan is
-decided while a request of an earlier one is on its way, so each plan knows every write before it,
-and work that was replaced or stopped half-way is decided again: for the objects that is as if the
-process had ended there. Writes of which the next plan would misread the first ones are completed.
+A cycle hands over all work at once, in place of what an earlier plan left undone. Work that was
+replaced or stopped half-way is decided again: for the objects that is as if the process had ended
+there. Writes of which the next plan would misread the first ones are completed. A plan waits for
+the requests that are on their way, so that it knows every write before it, but not long for those
+of a single object: that one gets no newer work until its request has ended.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -26,9 +28,15 @@ MAX_CONCURRENCY = 16
 # A status is written so long after the last write for its object, since it changes soon again.
 STATUS_DELAY_SECONDS = 1.0
 # The same while more children wait than are written at a time, and the longest delay of a status.
-BURST_STATUS_DELAY_SECONDS = 5.0
+BURST_STATUS_DELAY_SECONDS = 30.0
 # How long a cycle waits for the requests of single objects that are on their way.
 SETTLE_SECONDS = 1.0
+# The same in a burst, in which the API server creates one Service after the other: the requests for
+# Deployments end sooner, those for Services later.
+BURST_SETTLE_SECONDS = 0.25
+
+
+_owner: ContextVar[ObjectKey | None] = ContextVar("owner", default=None)
 
 
 class Stage(IntEnum):
@@ -46,7 +54,7 @@ class Stage(IntEnum):
 PLACES = {
     Stage.FLEET: (0, MAX_CONCURRENCY),
     Stage.CHILDREN: (0, MAX_CONCURRENCY),
-    Stage.GATES: (2, MAX_CONCURRENCY),
+    Stage.GATES: (1, MAX_CONCURRENCY),
     Stage.STATUS: (1, 4),
 }
 
@@ -94,6 +102,8 @@ class WriteQueue:
         """The monotonic seconds since which each unfinished work waits."""
         self._written: dict[ObjectKey, float] = {}
         """When work of an owner ended last."""
+        self._children_left = 0
+        """Work for children that has not ended."""
         self._running = set[WorkKey]()
         self._superseded = set[ObjectKey]()
         """Owners in progress for which a newer plan has work."""
@@ -107,23 +117,25 @@ class WriteQueue:
     @property
     def is_burst(self) -> bool:
         """Return whether more children wait than are written at a time."""
-        return len(self._queues[Stage.CHILDREN]) > MAX_CONCURRENCY
+        return self._children_left > 2 * MAX_CONCURRENCY
 
-    def is_paused(self) -> bool:
-        """Return whether no request may be sent, since a newer plan is being decided."""
-        return self._is_paused
+    def is_superseded(self) -> bool:
+        """Return whether the work that calls it may send no more requests, for a newer plan."""
+        return self._is_paused or _owner.get() in self._superseded
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Send nothing in this block, which begins when the requests on their way have ended.
 
-        Those of a single object are waited for no longer than SETTLE_SECONDS. Raises what stopped
+        Those of single objects are waited for no longer than SETTLE_SECONDS. Raises what stopped
         the writing since the last time.
         """
         self._is_paused = True
         try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_SECONDS):
+                async with asyncio.timeout(
+                    BURST_SETTLE_SECONDS if self.is_burst else SETTLE_SECONDS
+                ):
                     await self._wait_while(lambda: bool(self._running))
             await self._wait_while(lambda: any(key.stage is Stage.FLEET for key in self._running))
             error, self._error = self._error, None
@@ -150,6 +162,7 @@ class WriteQueue:
                 since[work.key] = self._since.get(work.key, now)
                 stages[work.key.stage].append(work)
         self._since = since
+        self._children_left = sum(key.stage is Stage.CHILDREN for key in since)
         oldest = now - BURST_STATUS_DELAY_SECONDS
         self._written = {owner: at for owner, at in self._written.items() if at > oldest}
         self._blocked.clear()
@@ -202,8 +215,6 @@ class WriteQueue:
                     heapq.heappush(self._held, (due, next(self._serial), work))
                     self._release_held()
                 else:
-                    if len(queue) == MAX_CONCURRENCY and work.key.stage is Stage.CHILDREN:
-                        self._end_burst()
                     self._start_worker()
                     await self._write(work)
                     await asyncio.sleep(0)  # so that a large fleet does not delay the probes
@@ -244,6 +255,7 @@ class WriteQueue:
 
     async def _write(self, work: Work) -> None:
         self._running.add(work.key)
+        _owner.set(work.key.owner)
         try:
             await work.write()
         except SupersededError:
@@ -260,10 +272,18 @@ class WriteQueue:
                 self._superseded.discard(work.key.owner)
                 self._wake()
         self._since.pop(work.key, None)
+        if work.key.stage is Stage.CHILDREN:
+            self._note_written_child()
         self._written[work.key.owner] = time.monotonic()
         for released in reversed(self._blocked.pop(work.key, [])):
             self._queues[released.key.stage].appendleft(released)
         self._start_worker()
+
+    def _note_written_child(self) -> None:
+        was_burst = self.is_burst
+        self._children_left -= 1
+        if was_burst and not self.is_burst:
+            self._end_burst()
 
     async def _wait_while(self, condition: Callable[[], bool]) -> None:
         while condition():
