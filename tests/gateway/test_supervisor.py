@@ -210,12 +210,12 @@ async def test_tokens_are_identified_and_records_taken_once_they_are_written() -
 async def test_workers_borrow_together_and_each_gets_its_own() -> None:
     gateway = Gateway()
     async with running(gateway, 2) as [first, second]:
-        for worker, need in ((first, 1.0), (second, 2.0), (first, 3.0)):
+        for worker, need in ((first, 1), (second, 2), (first, 3)):
             request = PortionRequest(limit=LIMIT, need=need)
-            worker.link.send(Borrow(int(need), (request,)))
+            worker.link.send(Borrow(need, (request,)))
         assert [(await first.next(Portions)).number for _ in range(2)] == [1, 3]
         answer = await second.next(Portions)
-        assert (answer.number, answer.portions[0].amount) == (2, 2.0)
+        assert (answer.number, answer.portions[0].amount) == (2, 2)
         workers = [borrowing.worker for asked in gateway.borrowings for borrowing in asked]
         assert sorted(workers) == ["gw/0", "gw/0", "gw/1"]
         assert all(

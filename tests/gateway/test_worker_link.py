@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.account import PortionRequest
+from tessera.domain.limits.scopes import Meter
 from tessera.domain.limits.worker_limits import Admitted, BorrowRequest
 from tessera.gateway import worker_link
 from tessera.gateway.admission import DemandCount, Ticket
 from tessera.gateway.frames import Borrow, Portions, ToSupervisor
 from tessera.gateway.worker_link import SupervisedWorker
+from tests.domain.limits.accounts import a_limit
 from tests.gateway.harness import a_model
 
 
@@ -19,15 +23,20 @@ async def test_what_a_dead_supervisor_did_not_answer_is_asked_again(
 ) -> None:
     monkeypatch.setattr(worker_link, "_ASK_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(worker_link, "_BORROW_SECONDS", 60 if answered else 0.2)
-    worker, sent = SupervisedWorker(tmp_path / "socket"), list[ToSupervisor]()
+    worker, sent = SupervisedWorker(tmp_path / "socket"), list[Borrow]()
 
     def send(frame: ToSupervisor) -> None:
-        sent.append(frame)
-        if isinstance(frame, Borrow) and len(sent) > lost:
+        assert isinstance(frame, Borrow)
+        sent.append(msgspec.msgpack.decode(msgspec.msgpack.encode(frame), type=Borrow))
+        if len(sent) > lost:
             worker._handle(Portions(frame.number, (), ()))
 
     monkeypatch.setattr(worker._link, "send", send)
-    assert await worker.borrow(BorrowRequest(portions=(), slots=())) is answered
+    portion = PortionRequest(limit=a_limit(Meter.REQUESTS, 60), need=1, returned=3)
+    assert await worker.borrow(BorrowRequest(portions=(portion,))) is answered
+    returned = [frame.portions[0].returned for frame in sent]
+    # What was not used is given back once.
+    assert (returned[0], set(returned[1:])) == (3, {0} if lost else set())
     if answered:
         assert len(sent) == lost + 1
 

@@ -75,7 +75,7 @@ class SupervisedWorker:
                     self._link.send(Borrow(number, portions, request.slots))
                     await asyncio.wait((answered,), timeout=_ASK_AGAIN_SECONDS)
                     # What was not used may be given back once.
-                    portions = tuple(replace(portion, returned=0.0) for portion in portions)
+                    portions = tuple(replace(portion, returned=0) for portion in portions)
         except TimeoutError:
             return False
         finally:

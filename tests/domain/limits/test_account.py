@@ -9,7 +9,7 @@ from tests.domain.limits.accounts import a_limit, slots_limit
 LIMIT = a_limit(Meter.REQUESTS, 60)
 
 
-def borrowed(account: Account, now: float, **wanted: float) -> tuple[float, float]:
+def borrowed(account: Account, now: float, **wanted: int) -> tuple[float, float]:
     portion = account.borrow(PortionRequest(limit=LIMIT, **wanted), now)
     return portion.amount, portion.left
 

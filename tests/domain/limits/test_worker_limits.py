@@ -46,14 +46,14 @@ def test_two_workers_share_a_rate() -> None:
     assert sum(isinstance(answer, Admitted) for answer in answers) == 60
 
 
-def test_an_exhausted_limit_is_refused_without_asking_again() -> None:
+def test_the_account_of_an_exhausted_limit_is_asked_five_times_a_second() -> None:
     accounts, worker = Accounts(), WorkerLimits()
     for _ in range(61):
         accounts.take(worker, PER_MINUTE, a_request(), 0.0)
     exchanges = accounts.exchanges
     for index in range(500):
         accounts.refuse(worker, PER_MINUTE, a_request(), index / 1000)
-    assert accounts.exchanges == exchanges
+    assert accounts.exchanges == exchanges + 2
 
 
 def test_a_busy_worker_borrows_for_a_second_and_not_for_a_request() -> None:

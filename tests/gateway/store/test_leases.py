@@ -28,7 +28,7 @@ def a_limit(amount: int, name: str = "team-a", meter: Meter = Meter.TOTAL_TOKENS
 
 
 def a_portion(
-    limit: ScopedLimit, need: float, worker: str = "worker", returned: float = 0.0
+    limit: ScopedLimit, need: int, worker: str = "worker", returned: int = 0
 ) -> WorkerBorrowing:
     request = PortionRequest(limit=limit, need=need, want=need, returned=returned)
     return WorkerBorrowing(worker=worker, portions=(request,))
@@ -41,7 +41,7 @@ async def open_stores(url: str) -> list[GatewayStore]:
     return [await GatewayStore.open(url) for _ in range(3)]
 
 
-async def amount(store: GatewayStore, borrowing: WorkerBorrowing) -> float:
+async def amount(store: GatewayStore, borrowing: WorkerBorrowing) -> int:
     (lease,) = await store.borrow([borrowing])
     (portion,) = lease.portions
     return portion.amount
@@ -59,10 +59,10 @@ async def test_workers_of_several_gateways_never_get_more_than_the_limit(store_u
     limits = [a_limit(100, name) for name in ("team-a", "team-b", "team-c")]
     stores = await open_stores(store_url)
 
-    async def gateway(number: int) -> float:
+    async def gateway(number: int) -> int:
         # In every order of the limits, so that transactions meet crosswise.
         order = [*limits[number:], *limits[:number]]
-        total = 0.0
+        total = 0
         for _ in range(10):
             lent = await stores[number].borrow(
                 [a_portion(limit, 7, f"worker-{number}") for limit in order]

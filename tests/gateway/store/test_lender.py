@@ -73,15 +73,15 @@ def lender(store: MemoryAccounts, clock: Clock) -> Lender:
     return Lender(store, monotonic=lambda: clock.seconds)
 
 
-async def borrow(lender: Lender, amount: float, returned: float = 0.0) -> Portion:
+async def borrow(lender: Lender, amount: int, returned: int = 0) -> Portion:
     request = PortionRequest(limit=LIMIT, need=amount, want=amount, returned=returned)
     (lease,) = await lender.borrow([WorkerBorrowing(worker="worker", portions=(request,))])
     return lease.portions[0]
 
 
-async def lent(lender: Lender, clock: Clock, seconds: int, amount: float) -> float:
+async def lent(lender: Lender, clock: Clock, seconds: int, amount: int) -> int:
     """Return what a worker gets that asks for an amount every second."""
-    total = 0.0
+    total = 0
     for _ in range(seconds):
         clock.seconds += 1
         total += (await borrow(lender, amount)).amount

@@ -18,6 +18,9 @@ MAX_CLOCK_SKEW_SECONDS = 5.0
 # A worker gets what its request needs, and of the rest at most this share to use the next second.
 PORTION_SHARE = 1 / 8
 
+# Of a level: who waits as long as a refusal says must not be short by the rounding of seconds.
+ROUNDING = 1e-6
+
 # A worker that does not renew its slots for so long is dead.
 SLOT_LEASE_SECONDS = 3.0
 
@@ -27,21 +30,24 @@ class PortionRequest:
     """What a worker wants of one limit."""
 
     limit: ScopedLimit
-    need: float = 0.0
+    need: int = 0
     """Less than this is of no use."""
-    want: float = 0.0
+    want: int = 0
     """What it expects to use within a second."""
-    returned: float = 0.0
+    returned: int = 0
     """What it did not use; negative where a request took more than was reserved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion:
-    """A part of a limit that one worker may use for one second."""
+    """A part of a limit that one worker may use for one second.
+
+    It is whole: a worker has no use for the fraction of a request, which others would lack.
+    """
 
     key: str
     """Of the limit."""
-    amount: float
+    amount: int
     left: float
     """In the account after this portion."""
 
@@ -62,10 +68,10 @@ class Account:
             self.level += max(0.0, elapsed) * limit.amount / limit.period_seconds
             self.updated_at = now
         self.level = min(self.level + request.returned, float(limit.amount))
-        amount = 0.0
-        if self.level >= request.need:
-            spare = (self.level - request.need) * PORTION_SHARE
-            amount = request.need + min(max(0.0, request.want - request.need), spare)
+        amount = 0
+        if self.level >= request.need - ROUNDING:
+            spare = int((self.level - request.need) * PORTION_SHARE)
+            amount = request.need + min(max(0, request.want - request.need), spare)
             self.level -= amount
         return Portion(key=limit.key, amount=amount, left=self.level)
 

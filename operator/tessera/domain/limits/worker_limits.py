@@ -4,9 +4,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import ceil
 
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import (
+    ROUNDING,
     SLOT_LEASE_SECONDS,
     Portion,
     PortionRequest,
@@ -15,11 +17,11 @@ from tessera.domain.limits.account import (
 )
 from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
-# A portion is used within a second, and what an account had left is believed for as long.
+# A portion is used within a second.
 PORTION_SECONDS = 1.0
 
-# A slot of another worker may come free at any moment, so its account is asked again sooner.
-SLOT_REFUSAL_SECONDS = 0.2
+# Other workers take and return at any moment, so a refusal is for what an account said just now.
+REFUSAL_SECONDS = 0.2
 
 # When a concurrent request ends is unknown; clients wait at least this long.
 SLOT_RETRY_SECONDS = 1.0
@@ -108,53 +110,52 @@ class _Balance:
     """What the worker borrowed of one rate."""
 
     limit: ScopedLimit
-    amount: float = 0.0
-    expires: float = float("-inf")
+    amount: int = 0
     left: float = 0.0
     """In the account when the last portion came."""
-    returned: float = 0.0
+    updated_at: float = float("-inf")
+    """When it came."""
+    returned: int = 0
     """Refunds of settled requests, until the next exchange."""
-    used: float = 0.0
+    used: int = 0
     """Since the last renewal."""
-    expected: float = 0.0
+    expected: int = 0
     """Use of the next second, as of the last renewal."""
     last_used: float = float("-inf")
 
-    def available(self, now: float) -> float:
-        return self.amount if now < self.expires else 0.0
+    def available(self, now: float) -> int:
+        return self.amount if now - self.updated_at < PORTION_SECONDS else 0
 
     def remaining(self, now: float) -> float:
         """Return what is available here and in the account, as far as is known."""
-        since = now - self.expires + PORTION_SECONDS
-        refilled = self.left + since * self.limit.amount / self.limit.period_seconds
+        limit = self.limit
+        refilled = self.left + (now - self.updated_at) * limit.amount / limit.period_seconds
         total = self.available(now) + self.returned + refilled
-        return max(0.0, min(float(self.limit.amount), total))
+        return max(0.0, min(float(limit.amount), total))
 
-    def use(self, amount: float, now: float) -> None:
+    def use(self, amount: int, now: float) -> None:
         self.amount -= amount
         self.used += amount
         self.last_used = now
 
-    def request(self, need: float, keep: float, now: float) -> PortionRequest:
+    def request(self, need: int, keep: int, now: float) -> PortionRequest:
         """Ask for what is missing of `need` and expected soon; give back all but `keep`."""
         if need:
             self.last_used = now
         usable = min(self.available(now), keep)
         returned = self.returned + self.amount - usable
-        self.amount, self.returned = usable, 0.0
-        missing = max(0.0, need - self.amount)
+        self.amount, self.returned = usable, 0
+        missing = max(0, need - self.amount)
         # A burst is not expected yet, so a request of it also asks for as much as went before.
         ahead = max(self.expected, self.used) if need else self.expected
-        want = missing + max(0.0, ahead - self.amount)
+        want = missing + max(0, ahead - self.amount)
         return PortionRequest(limit=self.limit, need=missing, want=want, returned=returned)
 
     def renewal(self, elapsed: float, now: float) -> PortionRequest | None:
         """Expect the use of the last seconds, or half of what was expected before."""
-        self.expected = max(self.used / elapsed * PORTION_SECONDS, self.expected / 2)
-        if self.expected < 0.5:
-            self.expected = 0.0
-        self.used = 0.0
-        request = self.request(0.0, self.expected, now)
+        self.expected = max(ceil(self.used / elapsed * PORTION_SECONDS), self.expected // 2)
+        self.used = 0
+        request = self.request(0, self.expected, now)
         return request if request.want or request.returned else None
 
 
@@ -251,7 +252,7 @@ class WorkerLimits:
                 )
             return BorrowRequest(
                 portions=tuple(
-                    rate.request(amounts[rate.limit.meter], float("inf"), now) for rate in short
+                    rate.request(amounts[rate.limit.meter], rate.amount, now) for rate in short
                 ),
                 slots=tuple(each.request(1 + each.limit.amount // 64, now) for each in full),
             )
@@ -302,7 +303,7 @@ class WorkerLimits:
         for portion in portions:
             if (balance := self._balances.get(portion.key)) is not None:
                 balance.amount += portion.amount
-                balance.left, balance.expires = portion.left, now + PORTION_SECONDS
+                balance.left, balance.updated_at = portion.left, now
         for grant in grants:
             if (slots := self._slots.get(grant.key)) is not None:
                 slots.receive(grant.slots, now)
@@ -378,13 +379,13 @@ def _refusal(
     for rate in short:
         limit, remaining = rate.limit, rate.remaining(now)
         missing = amounts[limit.meter] - remaining
-        if now < rate.expires and missing > 0:
+        if missing > ROUNDING and now - rate.updated_at < REFUSAL_SECONDS:
             seconds = missing * limit.period_seconds / limit.amount
             refusals.append((seconds, limit, int(remaining)))
     refusals += [
         (SLOT_RETRY_SECONDS, slots.limit, 0)
         for slots in full
-        if now - slots.denied_at < SLOT_REFUSAL_SECONDS
+        if now - slots.denied_at < REFUSAL_SECONDS
     ]
     if not refusals:
         return None

@@ -41,26 +41,26 @@ class _Bridge:
 
     limit: ScopedLimit
     since: float
-    amount: float = 0.0
+    amount: int = 0
     """Within the minute that began at `since`."""
-    amount_before: float = 0.0
+    amount_before: int = 0
     """Within the minute before."""
     account: Account | None = None
-    debt: float = 0.0
+    debt: int = 0
     """Lent while the store failed; the account in the store does not know of it."""
 
-    def add(self, amount: float, now: float) -> None:
+    def add(self, amount: int, now: float) -> None:
         if now - self.since >= BRIDGE_SECONDS:
             is_next = now - self.since < 2 * BRIDGE_SECONDS
-            self.amount_before = self.amount if is_next else 0.0
-            self.since, self.amount = now, 0.0
+            self.amount_before = self.amount if is_next else 0
+            self.since, self.amount = now, 0
         self.amount += amount
 
     def lend(self, request: PortionRequest, now: float) -> Portion:
         granted = max(self.amount, self.amount_before)
-        amount = int(min(granted, request.limit.amount))
+        amount = min(granted, request.limit.amount)
         if not amount:
-            return Portion(key=request.limit.key, amount=0.0, left=0.0)
+            return Portion(key=request.limit.key, amount=0, left=0.0)
         period = max(1, round(BRIDGE_SECONDS * amount / granted))
         if self.account is None:
             self.account = Account(level=float(amount), updated_at=now)
@@ -123,7 +123,7 @@ class Lender:
         return Lease(
             worker=borrowing.worker,
             portions=tuple(
-                Portion(key=request.limit.key, amount=0.0, left=0.0)
+                Portion(key=request.limit.key, amount=0, left=0.0)
                 if is_over or (bridge := self._bridges.get(request.limit.key)) is None
                 else bridge.lend(request, now)
                 for request in borrowing.portions

@@ -1,0 +1,117 @@
+"""A refusal says when its request fits, by what all gateways have used together."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.domain.limits.account import PORTION_SHARE
+from tessera.domain.limits.scopes import Meter, ScopedLimit
+from tessera.domain.limits.worker_limits import (
+    REFUSAL_SECONDS,
+    Admitted,
+    LimitRefusal,
+    WorkerLimits,
+)
+from tests.domain.limits.accounts import Accounts, a_limit, limits_of
+from tests.gateway_builders import a_request
+
+_RENEWAL_SECONDS = 0.5
+_DAY = 86_400
+# Then workers neither hold nor expect anything.
+_QUIET_SECONDS = 6.0
+
+
+@dataclass(slots=True)
+class Gateways:
+    """Two gateways with one worker each, and their store."""
+
+    limit: ScopedLimit
+    accounts: Accounts = field(default_factory=Accounts)
+    workers: tuple[WorkerLimits, WorkerLimits] = field(
+        default_factory=lambda: (WorkerLimits(), WorkerLimits())
+    )
+    now: float = 0.0
+    used: int = 0
+    _next_renewal: float = 0.0
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with the renewals of the workers."""
+        end = self.now + seconds
+        while self._next_renewal <= end:
+            self.now = self._next_renewal
+            self._next_renewal += _RENEWAL_SECONDS
+            for worker in self.workers:
+                request = worker.renewal(self.now)
+                if request.portions:
+                    self.accounts.exchange(worker, request, self.now)
+        self.now = end
+
+    def take(self, index: int, tokens: int) -> Admitted | LimitRefusal:
+        """Send a request whose tokens are all of its prompt."""
+        request = a_request(tokens, 0)
+        answer = self.accounts.take(
+            self.workers[index], limits_of(self.limit), request, self.now, str(index)
+        )
+        if isinstance(answer, Admitted):
+            self.used += 1 if self.limit.meter is Meter.REQUESTS else tokens
+        return answer
+
+
+def test_a_refusal_does_not_count_what_another_gateway_took_since() -> None:
+    gateways = Gateways(a_limit(Meter.REQUESTS, 40, _DAY))
+    refusals = []
+    for number in range(200):
+        answer = gateways.take(number % 2, tokens=1)
+        if isinstance(answer, LimitRefusal) and gateways.used == 40:
+            refusals.append(answer)
+        gateways.advance(0.03)
+    assert len(refusals) > 100
+    assert all(2160 - 6 <= _retry_after(refusal) <= 2160 for refusal in refusals)
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.sampled_from([0.0, 0.0, 0.01, 0.1, 0.3, 2.0]),
+        st.integers(1, 40),
+    ),
+    max_size=80,
+)
+limits = st.builds(
+    a_limit,
+    st.sampled_from([Meter.REQUESTS, Meter.TOTAL_TOKENS]),
+    st.sampled_from([40, 400]),
+    st.sampled_from([60, 3600, _DAY]),
+)
+
+
+@given(limits, steps, st.sampled_from([REFUSAL_SECONDS, _QUIET_SECONDS]), st.integers(1, 40))
+def test_a_request_fits_when_it_was_told_to_come_again_and_not_earlier(
+    limit: ScopedLimit, schedule: list[tuple[int, float, int]], pause: float, tokens: int
+) -> None:
+    gateways = Gateways(limit)
+    for index, seconds, of_step in schedule:
+        gateways.advance(seconds)
+        gateways.take(index, of_step)
+    gateways.advance(pause)
+    while isinstance(refusal := gateways.take(0, tokens), Admitted):
+        pass
+    # The other gateway still has its portion, or borrows one more; when it is quiet, it has none.
+    tolerance = 0.0 if pause == _QUIET_SECONDS else PORTION_SHARE * limit.period_seconds
+
+    seconds = _retry_after(refusal)
+    early = max(0.0, seconds - tolerance - 1.01)
+    gateways.advance(early)
+    assert isinstance(gateways.take(0, tokens), LimitRefusal)
+    gateways.advance(seconds - early)
+    answer = gateways.take(0, tokens)
+    assert isinstance(answer, Admitted) or 0 < _retry_after(answer) <= ceil(tolerance)
+
+
+def _retry_after(refusal: Admitted | LimitRefusal) -> int:
+    """Return the whole seconds of the header."""
+    assert isinstance(refusal, LimitRefusal)
+    assert refusal.retry_after_seconds is not None
+    return max(1, ceil(refusal.retry_after_seconds))
