@@ -1,6 +1,7 @@
 """Connections to engines, which may be anything: against scripted engines on real sockets."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -48,6 +49,20 @@ async def test_a_connection_is_used_again() -> None:
             assert await connection.read(100) == b"[1]"
             session.release(connection, address)
             assert await session.connect(address) is connection
+
+
+async def test_a_peer_that_vanishes_is_noticed_within_half_a_minute() -> None:
+    async with connected(lambda call: call.whole(b"[1]")) as (_, connection, _):
+        assert connection._transport is not None
+        peer = connection._transport.get_extra_info("socket")
+
+        def tcp(option: int) -> int:
+            return int(peer.getsockopt(socket.IPPROTO_TCP, option))
+
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        probes = tcp(socket.TCP_KEEPINTVL) * tcp(socket.TCP_KEEPCNT)
+        assert 0 < tcp(socket.TCP_KEEPIDLE) + probes <= 30
+        assert 0 < tcp(socket.TCP_USER_TIMEOUT) <= 30_000
 
 
 async def test_a_connection_whose_response_is_not_complete_is_closed() -> None:

@@ -5,6 +5,7 @@ little more than its system calls.
 """
 
 import asyncio
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,6 +19,17 @@ from tessera.gateway.sse import InvalidStreamError
 _KEEP_ALIVE_SECONDS = 4
 _CONNECT_SECONDS = 3
 _CHECK_SECONDS = 0.5
+# A peer that vanished with its node, or behind a partition, never closes its connections: it is
+# noticed after so long, also where bytes for it wait. An engine that only computes answers probes.
+_PROBE_AFTER_SECONDS, _PROBE_SECONDS, _PROBES = 10, 5, 3
+VANISHED_SECONDS = _PROBE_AFTER_SECONDS + _PROBES * _PROBE_SECONDS
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000),
+)
 # Of the head, and between two parts of the body. Engines belong to tenants.
 _MAX_FRAMING_BYTES = 2**16
 # Of a body that nobody takes now; then the engine is held back.
@@ -122,6 +134,9 @@ class EngineConnection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one
         self._transport = transport
+        connection = transport.get_extra_info("socket")
+        for level, option, value in _SOCKET_OPTIONS:
+            connection.setsockopt(level, option, value)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:

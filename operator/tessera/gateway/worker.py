@@ -25,7 +25,7 @@ log = logging.getLogger("tessera")
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 # An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
-_ENGINE_IDLE_SECONDS = 300.0
+ENGINE_IDLE_SECONDS = 300.0
 _CERTIFICATE_SECONDS = 10.0
 # Objects between two collections of the youngest; Python's default is 700.
 _GC_THRESHOLD = 10_000
@@ -137,7 +137,7 @@ def run(options: WorkerOptions) -> None:
 
 async def _serve(options: WorkerOptions) -> None:
     worker = SupervisedWorker(options.link)
-    engines = EngineSession(_ENGINE_IDLE_SECONDS)
+    engines = EngineSession(ENGINE_IDLE_SECONDS)
     app = GatewayApp(worker.admission, engines, worker.usage.add)
     app.can_record = lambda: worker.usage.has_room
     # A request leaves few cycles, and looking for them often took 5 % of the time.
