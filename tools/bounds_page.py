@@ -33,9 +33,20 @@ from tessera.domain.scaling.autoscale import MAX_READING_GAP
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.rollout import SURGE_TIMEOUT
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
+from tessera.gateway.app import BodyBounds
+from tessera.gateway.engine_connection import VANISHED_SECONDS
+from tessera.gateway.protocol import (
+    DISCARD_SECONDS,
+    DISCARDED_BYTES,
+    HEADER_SECONDS,
+    MAX_HEADER_BYTES,
+    STALLED_CLIENT_SECONDS,
+)
+from tessera.gateway.worker import ENGINE_IDLE_SECONDS
 from tessera.reconcile.reflector import RELIST_SECONDS
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
 
+_BODY = BodyBounds()
 _HEAD = """\
 # Bounds
 
@@ -110,6 +121,32 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of a report of a gateway", MAX_REPORT_BYTES),
             ("gateways that report", MAX_GATEWAYS),
             ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
+        ),
+    ),
+    (
+        "The gateway",
+        (
+            ("bytes of the headers of a request", MAX_HEADER_BYTES),
+            ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
+            ("bytes of the body of a request", _BODY.max_bytes),
+            ("the body of a request", timedelta(seconds=_BODY.seconds)),
+            (
+                "a client that was refused still sends, before its connection is reset",
+                timedelta(seconds=DISCARD_SECONDS),
+            ),
+            ("bytes that it still sends", DISCARDED_BYTES),
+            (
+                "a client reads nothing of its stream before it is cut",
+                timedelta(seconds=STALLED_CLIENT_SECONDS),
+            ),
+            (
+                "an engine sends nothing before its streams end with an error",
+                timedelta(seconds=ENGINE_IDLE_SECONDS),
+            ),
+            (
+                "the node of an engine is silent before its streams end with an error",
+                timedelta(seconds=VANISHED_SECONDS),
+            ),
         ),
     ),
 )

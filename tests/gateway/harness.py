@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -280,6 +281,7 @@ async def a_gateway(
     drain_seconds: float = 5,
     announce_seconds: float = 0,
     queue_bounds: QueueBounds | None = None,
+    tls_directory: Path | None = None,
     **admission_options: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on a socket of its own."""
@@ -298,7 +300,12 @@ async def a_gateway(
 
     engines = EngineSession(idle_seconds)
     app = GatewayApp(admission, engines, record, bounds or BodyBounds())
-    server = GatewayServer(app, announce_seconds=announce_seconds, drain_seconds=drain_seconds)
+    server = GatewayServer(
+        app,
+        announce_seconds=announce_seconds,
+        drain_seconds=drain_seconds,
+        tls_directory=tls_directory,
+    )
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
     async with AsyncExitStack() as stack:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -16,6 +18,10 @@ HEADER_SECONDS = 10.0
 STALLED_CLIENT_SECONDS = 60.0
 # From the last response of a connection that is drained to its end.
 LINGER_SECONDS = 1
+# A client that is refused may still send its request: it is read, and not looked at, since a
+# connection that is closed with unread bytes is reset, and the client then loses the response.
+DISCARDED_BYTES = 64 * 2**20
+DISCARD_SECONDS = 30.0
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -23,35 +29,62 @@ class _HeadersTooLargeError(Exception):
     """The head of a request passes the bound."""
 
 
+@dataclass(frozen=True, slots=True)
+class _ResponseTransport:
+    """What uvicorn uses of the transport while it responds."""
+
+    write: Callable[[bytes], None]
+    is_closing: Callable[[], bool]
+    close: Callable[[], None]
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
     header_seconds = HEADER_SECONDS
     stalled_client_seconds = STALLED_CLIENT_SECONDS
+    discarded_bytes = DISCARDED_BYTES
 
     on_gone: Callable[[], None] | None = None
 
     _header_bytes = 0
     _received_bytes = 0
+    _discarded = 0
     _in_headers = False
     _header_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
+    _discard_timer: asyncio.TimerHandle | None = None
+    """Set once the client is refused."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         super().connection_made(transport)
+        self._response_transport = _ResponseTransport(
+            transport.write, transport.is_closing, self._close
+        )
         self._expect_headers()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_came()
+        if self._discard_timer is not None:
+            self._discard_timer.cancel()
         self.resume_writing()
         super().connection_lost(exc)
+        # Otherwise it and the connection would wait for the garbage collector.
+        del self._response_transport
+        if self.cycle is not None:
+            self.cycle.transport = self.transport
         if self.on_gone is not None:
             self.on_gone()
 
     @override
     def data_received(self, data: bytes) -> None:
+        if self._discard_timer is not None:
+            self._discarded += len(data)
+            if self._discarded > self.discarded_bytes:
+                self.transport.abort()
+            return
         super().data_received(data)
         if self._in_headers:
             self._wait_for_headers(len(data))
@@ -75,6 +108,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._headers_came()
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", self._response_transport)
 
     def write_chunk(self, data: bytes) -> bool:
         """Send a part of the body; True if the client reads too slowly for more."""
@@ -158,11 +192,26 @@ class GatewayProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: RequestError) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._discard_timer is not None:
             return
         body = error.body()
         self.transport.write(
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n\r\n%b" % (error.status, _PHRASES[error.status], len(body), body)
         )
-        self.transport.close()
+        self._close_when_read()
+
+    def _close(self) -> None:
+        """Close the connection after its last response."""
+        if self.cycle.more_body:
+            self._close_when_read()
+        else:
+            self.transport.close()
+
+    def _close_when_read(self) -> None:
+        """End the response, and discard what the client sends until it closes the connection."""
+        self._headers_came()
+        self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self.transport.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
