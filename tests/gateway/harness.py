@@ -26,7 +26,7 @@ from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.domain.limits.worker_limits import BorrowRequest
-from tessera.gateway.admission import Admission
+from tessera.gateway.admission import Admission, Identifier
 from tessera.gateway.app import BodyBounds, GatewayApp
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
@@ -282,12 +282,16 @@ async def a_gateway(
     announce_seconds: float = 0,
     queue_bounds: QueueBounds | None = None,
     tls_directory: Path | None = None,
+    identifier: Identifier | None = None,
     **admission_options: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on a socket of its own."""
     supervisor = LocalSupervisor()
     admission = Admission(
-        KeyIdentifier(), supervisor, bounds=queue_bounds or QueueBounds(), **admission_options
+        identifier or KeyIdentifier(),
+        supervisor,
+        bounds=queue_bounds or QueueBounds(),
+        **admission_options,
     )
     supervisor.admission = admission
     admission.update(directory)

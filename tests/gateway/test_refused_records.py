@@ -1,12 +1,26 @@
 """Refused requests have a record too, of what is known of them, and no tokens."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from tessera.domain.gateway.access import AccessReason
+from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
+from tessera.gateway.admission import Admission
+from tessera.gateway.authentication import Authenticator
+from tessera.gateway.errors import RequestError
 from tessera.gateway.usage_outbox import UsageOutbox
-from tests.gateway.harness import CHAT, TENANT, a_directory, a_gateway, a_model
+from tests.gateway.harness import (
+    CHAT,
+    TENANT,
+    LocalSupervisor,
+    a_directory,
+    a_gateway,
+    a_model,
+    an_api_key,
+)
 from tests.gateway.store.builders import a_record
 
 
@@ -32,6 +46,42 @@ async def test_a_refused_request_is_recorded_with_its_sender_where_that_is_known
     assert record.reason in {*RequestReason, *AccessReason}
     assert record.request_id == answer.headers["x-request-id"]
     assert (record.input_tokens, record.output_tokens, record.estimated) == (0, 0, False)
+
+
+@pytest.mark.parametrize("expires", [None, datetime(2020, 1, 1, tzinfo=UTC)])
+async def test_a_key_that_is_no_longer_valid_is_named(expires: datetime | None) -> None:
+    key = an_api_key(name="nightly", team="search", expires=expires)
+    directory = a_directory(a_model(), keys=(key,))
+    identifier = Authenticator(lambda _: None)
+    async with a_gateway(directory, identifier=identifier) as gateway:
+        if expires is None:
+            gateway.admission.update_keys({})
+            gateway.admission.update(Directory(models=(a_model(),)))
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+
+    assert answer.status == 401
+    reason = AccessReason.INVALID_KEY if expires is None else AccessReason.EXPIRED_KEY
+    assert (record.reason, record.tenant, record.team, record.key) == (
+        reason,
+        TENANT,
+        "search",
+        "nightly",
+    )
+    assert b"nightly" not in answer.body
+
+
+async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid() -> None:
+    keys = {key.digest: key for key in (an_api_key(f"tsk-{n}", name=f"k{n}") for n in range(3))}
+    admission = Admission(Authenticator(lambda _: None), LocalSupervisor())
+    headers = {b"x-api-key": b"tsk-1"}
+    admission.update_keys(keys)
+    admission.update_keys({})
+    with pytest.raises(RequestError) as refusal:
+        await admission.identify(headers)
+    assert refusal.value.sender == Identity(tenant=TENANT, key="k1")
+    admission.update_keys(keys)
+    assert (await admission.identify(headers)).key == "k1"
 
 
 async def test_what_cannot_be_recorded_is_not_granted() -> None:

@@ -15,6 +15,7 @@ import pytest
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
+from tessera.gateway.authentication import Authenticator
 from tessera.gateway.logs import access_lines
 from tests.gateway.harness import (
     CHAT,
@@ -65,7 +66,9 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
     keys = (an_api_key(STOLEN_KEY, name="laptop"), an_api_key(OTHER_KEY, name="server"))
     async with ScriptedEngine(script) as engine, AsyncExitStack() as stack:
         model = a_model(a_replica(engine.address))
-        gateway = await stack.enter_async_context(a_gateway(a_directory(model, keys=keys)))
+        gateway = await stack.enter_async_context(
+            a_gateway(a_directory(model, keys=keys), identifier=Authenticator(lambda _: None))
+        )
         thief = await stack.enter_async_context(
             aiohttp.ClientSession(
                 headers={"authorization": f"Bearer {STOLEN_KEY}"},
@@ -87,7 +90,7 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
     assert_equal(
         {(line["clientAddress"], line["key"], line["status"]) for line in lines},
         {
-            ("127.0.0.2", None, 401),
+            ("127.0.0.2", "laptop", 401),
             ("127.0.0.2", "laptop", 200),
             ("127.0.0.1", "server", 200),
         },

@@ -36,6 +36,7 @@ from tessera.gateway.replicas import Replicas, SentRequest
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
 _MAX_CACHED_LIMITS = 10_000
+_MAX_REVOKED_KEYS = 10_000
 # Of one request, with the limits that others take in between.
 _MAX_BORROWINGS = 8
 
@@ -167,7 +168,7 @@ class Admission:
     def update(self, directory: Directory) -> None:
         """Judge by this directory from now on."""
         self.has_directory = True
-        self._directory = directory
+        self._directory = _with_revoked_keys(directory, self._directory)
         self._models, self._applicable = {}, {}
         self.replicas.update(directory, self._clock(), utc_now())
         for model in directory.models:
@@ -178,7 +179,7 @@ class Admission:
 
     def update_keys(self, keys: Mapping[str, ApiKey]) -> None:
         """Judge by these keys from now on."""
-        self._directory = replace(self._directory, keys=keys)
+        self._directory = _with_revoked_keys(replace(self._directory, keys=keys), self._directory)
         self._applicable = {}
 
     async def identify(self, headers: Headers) -> Identity:
@@ -319,6 +320,15 @@ class Admission:
                 self._applicable.clear()
             limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
         return limits
+
+
+def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:
+    """Remember the names of the keys that the directory before had."""
+    if directory.keys is last.keys:
+        return replace(directory, revoked_keys=last.revoked_keys)
+    known = {**last.revoked_keys, **last.keys}
+    revoked = [(digest, key) for digest, key in known.items() if digest not in directory.keys]
+    return replace(directory, revoked_keys=dict(revoked[-_MAX_REVOKED_KEYS:]))
 
 
 def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tuple[bytes, bytes]]:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from tessera.adapters.clock import now as utc_now
 from tessera.domain.gateway.access import AccessReason, key_identity
-from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.gateway.errors import RequestError
 from tessera.gateway.frames import TokenQuery, TokenVerdict
 
@@ -72,7 +72,7 @@ class Authenticator:
             key = None
         identity = key_identity(key, self._clock())
         if isinstance(identity, AccessReason):
-            raise _refusal(identity)
+            raise _refusal(identity, key or directory.revoked_keys.get(digest.hex()))
         return identity
 
     def receive(self, verdict: TokenVerdict) -> None:
@@ -153,14 +153,17 @@ def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
     return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None
 
 
-def _refusal(reason: AccessReason) -> RequestError:
+def _refusal(reason: AccessReason, key: ApiKey | None = None) -> RequestError:
     if reason is AccessReason.TOKENS_NOT_VERIFIED:
         retry = ((b"retry-after", b"5"),)
         return RequestError(503, reason, _MESSAGES[reason], headers=retry)
-    return RequestError(
+    error = RequestError(
         401,
         reason,
         _MESSAGES[reason],
         code="invalid_api_key",
         headers=((b"www-authenticate", b"Bearer"),),
     )
+    if key is not None:
+        error.sender = Identity(tenant=key.tenant, team=key.team, key=key.name)
+    return error

@@ -265,15 +265,16 @@ def refused_record(
     started_at_ns: int,
     total_ns: int,
 ) -> UsageRecord:
-    """Return the record of a request that was refused before its sender and model were known."""
+    """Return the record of a request that was refused before its model was known."""
+    sender = error.sender
     return UsageRecord(
         record_id=_record_id(),
         request_id=request_id,
         started_at_ns=started_at_ns,
-        tenant="",
-        team=None,
+        tenant=sender.tenant if sender else "",
+        team=sender.team if sender else None,
         user=None,
-        key=None,
+        key=sender.key if sender else None,
         service="",
         model="",
         variant=None,

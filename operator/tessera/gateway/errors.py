@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from tessera.domain.gateway.directory import Identity
 from tessera.domain.gateway.reasons import RequestReason
 
 JSON = b"application/json"
@@ -31,6 +32,8 @@ class RequestError(Exception):
         self.param = param
         self.code = code
         self.headers = tuple(headers)
+        self.sender: Identity | None = None
+        """Of a request whose key is known, but no longer valid."""
 
     def body(self) -> bytes:
         """Return the JSON body."""

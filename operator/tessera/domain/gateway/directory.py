@@ -129,5 +129,7 @@ class Directory:
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
     """By digest."""
+    revoked_keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    """By digest: the last ones that were removed, so that a refusal of one can be attributed."""
     default_limits: RateLimits = RateLimits()
     """Of every tenant that has none of its own."""
