@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf import StepTime, attention_pairs
 from tessera_lab.engine.block_pool import BlockPool, PrefixHit
 from tessera_lab.engine.decode_batch import DecodeBatch, decode_steps
 from tessera_lab.engine.requests import (
@@ -373,7 +373,7 @@ class EngineCore:
         """Compute so many tokens of an input; a completed one decodes from now on."""
         self._blocks.free -= self._blocks_to_add(sequence, tokens)
         self.kv_tokens += tokens
-        self._attention_pairs += tokens * (tokens + 2 * sequence.computed)
+        self._attention_pairs += attention_pairs(tokens, sequence.computed)
         sequence.computed += tokens
         if sequence.request.shared_prefixes and self.limits.prefix_cache:
             self._blocks.share(sequence, sequence.computed)

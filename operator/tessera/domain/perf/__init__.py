@@ -20,7 +20,7 @@ from tessera.domain.perf.sources import (
     measurement_key,
     step_time,
 )
-from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step import StepTime, attention_pairs
 
 __all__ = [
     "MIN_LOAD_MIB_PER_SECOND",
@@ -28,6 +28,7 @@ __all__ = [
     "MeasurementKey",
     "SpeedMeasurement",
     "StepTime",
+    "attention_pairs",
     "measurement_key",
     "min_read_seconds",
     "ridge_point",

@@ -39,7 +39,7 @@ class StepTime:
     ) -> float:
         """Return the seconds of a step of `decoding` sequences and chunks of prompts.
 
-        A chunk from position `a` to `b` has `b - a` tokens and `b*b - a*a` pairs.
+        `attention_pairs` counts the pairs of a chunk.
         """
         tokens = decoding + prefill_tokens
         reading, computing = self.weights, self.token * tokens
@@ -64,9 +64,12 @@ class StepTime:
         return sum(self._chunk_seconds(start, min(start + chunk, tokens)) for start in starts)
 
     def _chunk_seconds(self, start: int, end: int) -> float:
-        prefill_pairs = end * end - start * start
+        tokens = end - start
         return self.seconds(
-            decoding=0, kv_tokens=end, prefill_tokens=end - start, prefill_pairs=prefill_pairs
+            decoding=0,
+            kv_tokens=end,
+            prefill_tokens=tokens,
+            prefill_pairs=attention_pairs(tokens, start),
         )
 
     def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
@@ -83,3 +86,11 @@ class StepTime:
             fixed=self.fixed * ratio,
             source=source,
         )
+
+
+def attention_pairs(tokens: int, before: int) -> int:
+    """Return the pairs that `StepTime.pair` counts, of a chunk after `before` tokens of its prompt.
+
+    Chunks from the first token to the last have as many together as the prompt: n x n.
+    """
+    return tokens * (tokens + 2 * before)

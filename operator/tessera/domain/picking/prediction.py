@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step import StepTime, attention_pairs
 from tessera.domain.picking.replica_state import ReplicaState
 
 # vLLM's default for an API server on most GPUs.
@@ -59,7 +59,7 @@ def predicted_ttft(
     tokens = own_tokens + int(queued_tokens)
     chunk = max(1, (state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS) - running)
 
-    seconds = step.pair * own_tokens * (own_tokens + 2 * cached_tokens)
+    seconds = step.pair * attention_pairs(own_tokens, cached_tokens)
     chunks, rest = divmod(tokens, chunk)
     last_step = step.seconds(decoding=running, kv_tokens=kv_tokens, prefill_tokens=rest)
     step_under_way = last_step
