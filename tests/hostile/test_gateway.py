@@ -5,9 +5,11 @@ import functools
 import json
 import operator
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import aiohttp
 import pytest
@@ -17,6 +19,7 @@ from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.authentication import Authenticator
 from tessera.gateway.logs import access_lines
+from tessera.gateway.relay import UpstreamRequest
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -185,11 +188,13 @@ async def test_forged_headers_change_neither_the_sender_nor_what_the_engine_gets
 
 HEAD = b"host: x\r\nauthorization: Bearer tsk-team-a\r\ncontent-type: application/json\r\n"
 INNER = b"POST /v1/load_lora_adapter HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+BODY = json.dumps({**CHAT, "user": f"Zoë\r\n\r\n{INNER.decode()}"}, ensure_ascii=False).encode()
 # Of requests that look like two to somebody.
 PATHS = (
     b"/v1/chat/completions?a=%0d%0a%0d%0aPOST%20/v1/load_lora_adapter",
     b"/v1/chat/completions?a=\x0bb",
     b"/v1/chat/completions?a=\xe2\x84\x8d",
+    b"/v1/chat%2Fcompletions",
     b"/v1/chat/completions%0d%0ax-a:%20b",
     b"/v1/chat/completions/../load_lora_adapter",
     b"//v1/chat/completions",
@@ -199,23 +204,51 @@ PATHS = (
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_whatever_a_request_line_says_an_engine_gets_one_request_or_none(path: bytes) -> None:
-    body = json.dumps({**CHAT, "user": INNER.decode()}).encode()
-    length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    response, requests = await requests_for(path)
+    assert response.count(b"HTTP/1.1 ") == 1
+    expected = [("/v1/chat/completions", BODY)] * response.startswith(b"HTTP/1.1 200 ")
+    assert_equal(requests, expected)
+
+
+_for_engine = UpstreamRequest.for_engine
+
+
+def _with_decoded_query(request: UpstreamRequest, address: str) -> bytes:
+    return _for_engine(replace(request, query=unquote_to_bytes(request.query)), address)
+
+
+def _with_length_in_characters(request: UpstreamRequest, address: str) -> bytes:
+    size, characters = len(request.body), len(request.body.decode())
+    length = b"Content-Length: %d"
+    return _for_engine(request, address).replace(length % size, length % characters)
+
+
+@pytest.mark.parametrize("fault", [_with_decoded_query, _with_length_in_characters])
+async def test_a_gateway_that_sends_an_engine_something_else_is_seen(
+    fault: Callable[[UpstreamRequest, str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plant a fault by which the engine reads another request, or more than one."""
+    monkeypatch.setattr(UpstreamRequest, "for_engine", fault)
+    _, requests = await requests_for(PATHS[0])
+    assert requests != [("/v1/chat/completions", BODY)]
+
+
+async def requests_for(path: bytes) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Send a request for the path; return the response, and the paths and bodies at the engine."""
+    length = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(BODY)
     async with (
         ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine,
         a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
         asyncio.timeout(WAIT_SECONDS),
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        writer.write(b"POST " + path + b" HTTP/1.1\r\n" + HEAD + length + body)
+        writer.write(b"POST " + path + b" HTTP/1.1\r\n" + HEAD + length + BODY)
         response = await reader.read()
         writer.close()
         # Whatever the engine is sent for it comes before this.
         await gateway.post(CHAT)
     *calls, _ = engine.calls
-    assert response.count(b"HTTP/1.1 ") == 1
-    expected = [("/v1/chat/completions", body)] * response.startswith(b"HTTP/1.1 200 ")
-    assert_equal([(call.path.partition("?")[0], call.body) for call in calls], expected)
+    return response, [(call.path.partition("?")[0], call.body) for call in calls]
 
 
 # Requests that the engine has at once, and that may wait of one tenant.
