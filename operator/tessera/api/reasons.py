@@ -367,8 +367,9 @@ class ScalingReason(StatusReason):
     )
     FAILED_GET_METRICS = (
         "FailedGetMetrics",
-        "Waiting or running requests are not known, so the number stays. The stabilization windows "
-        "continue; after 5 minutes that of scale-down starts again.",
+        "Waiting or running requests of a replica are not known, and those that are need no "
+        "replicas more, so the number stays. The stabilization windows continue; after 5 minutes "
+        "that of scale-down starts again.",
     )
     METRICS_PARTIAL = (
         "MetricsPartial",

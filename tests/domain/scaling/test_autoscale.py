@@ -178,6 +178,31 @@ def test_the_queue_alone_may_raise_and_says_that_activity_is_missing() -> None:
     assert "activity unknown" in decision.message
 
 
+def test_what_is_known_to_wait_raises_although_one_replica_has_no_reading() -> None:
+    loads = [
+        replace(load(second, waiting=None, running=None, activity=None), known_waiting=200)
+        for second in range(0, 70, 5)
+    ]
+    decisions = play(policy(), [replace(load, serving=2) for load in loads])
+    assert {(decision.replicas, decision.reason) for decision in decisions[:12]} == {
+        (2, "ScaleUpStabilized")
+    }
+    assert (decisions[12].replicas, decisions[12].reason) == (4, "QueueAboveTarget")
+    assert "at least 200 waiting" in decisions[12].message
+    starting = play(policy(max_num_seqs=400), loads)
+    assert {(decision.replicas, decision.reason) for decision in starting} == {
+        (2, "FailedGetMetrics")
+    }
+
+
+def test_what_is_known_to_wait_allows_no_reduction() -> None:
+    loads = [
+        replace(load(second, waiting=None, running=None, replicas=4), known_waiting=2, serving=4)
+        for second in range(0, 1200, 10)
+    ]
+    assert {decision.replicas for decision in play(policy(), loads, steady(4))} == {4}
+
+
 def with_gap(loads: list[ServiceLoad], begin: float, end: float) -> list[ServiceLoad]:
     """The same loads, of which those of the gap were not read."""
     return [

@@ -1,5 +1,6 @@
 """Readings of replicas -> load of a service."""
 
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings
 from tessera.domain.scaling.load import load_of
 from tests.builders import NOW, a_pod, at, readings_of
@@ -26,6 +27,13 @@ def test_waiting_is_summed_and_activity_averaged() -> None:
 def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:
     pods = [a_pod("a"), a_pod("b")]
     assert read(pods, readings_of(pods[:1], waiting=30)) == (None, None)
+
+
+def test_what_the_other_replicas_and_the_gateway_hold_is_known_to_wait() -> None:
+    pods, demand = [a_pod("a"), a_pod("b")], GatewayDemand(queued=5)
+    readings = readings_of(pods[:1], waiting=30)
+    assert load_of(pods, readings, 2, NOW, demand).known_waiting == 35
+    assert load_of(pods, None, 2, NOW, demand).known_waiting == 5
 
 
 def test_a_replica_that_only_just_serves_needs_no_reading_yet() -> None:

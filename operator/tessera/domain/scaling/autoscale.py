@@ -27,7 +27,7 @@ HEADROOM = 0.5
 # After so long without a reading, the stabilization window of scale-down starts again.
 MAX_READING_GAP = timedelta(minutes=5)
 _METRICS_ADVICE = (
-    "the number of replicas stays, and after 5 minutes without readings the stabilization of "
+    "no replica is removed, and after 5 minutes without readings the stabilization of "
     "scale-down starts again. Check with tessera doctor that Prometheus answers and scrapes "
     f"PodMonitor/{ENGINE_ACCOUNT}"
 )
@@ -70,6 +70,8 @@ class ServiceLoad:
     """Waiting requests of all replicas."""
     running: float | None
     """Running requests of all replicas."""
+    known_waiting: float = 0
+    """What waits at least, while `waiting` is not known."""
     activity: float | None
     """Mean share of time in which the slices of ready replicas compute."""
     queued: int | None = None
@@ -294,7 +296,8 @@ def _record(
     at = load.at
     start, new = TimestampedReplicas(at, current), TimestampedReplicas(at, recommended)
     history = replace(history, decisions=history.decisions or (start,))
-    if load.waiting is None or load.running is None:
+    unknown = load.waiting is None or load.running is None
+    if unknown and recommended <= current:
         return history
     up_window = _extend_window(history.up_window, at) or (start,)
     down_window = _extend_window(history.down_window, at) or (start,)
@@ -330,7 +333,7 @@ class _Recommendation:
 def _recommend(policy: ScalingPolicy, load: ServiceLoad, current: int) -> _Recommendation:
     message = _metrics_message(policy, load, current)
     if load.waiting is None or load.running is None:
-        replicas, reason = current, ScalingReason.FAILED_GET_METRICS
+        replicas, reason = _by_known_queue(policy, load, current)
         message = f"{message}; {_METRICS_ADVICE}"
     else:
         replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.running)
@@ -354,6 +357,18 @@ def _combine_metrics(
     if needed < current:
         return needed, ScalingReason.LOAD_BELOW_TARGET
     return current, ScalingReason.STEADY
+
+
+def _by_known_queue(
+    policy: ScalingPolicy, load: ServiceLoad, current: int
+) -> tuple[int, ScalingReason]:
+    """Return what the known part of the queue needs: unknown requests can only add to it."""
+    starting = max(0, current - load.serving)
+    queue = max(0.0, load.known_waiting - starting * policy.replica_requests)
+    replicas = _by_ratio(current, queue, policy.queue_target)
+    if replicas > current:
+        return replicas, ScalingReason.QUEUE_ABOVE_TARGET
+    return current, ScalingReason.FAILED_GET_METRICS
 
 
 def _by_activity(spec: ScalingSpec, load: ServiceLoad, current: int) -> int:
@@ -438,11 +453,13 @@ def _hold(
 
 def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the readings with their targets, with which every message begins."""
-    queue = (
-        "waiting requests unknown"
-        if load.waiting is None
-        else f"{load.waiting:.0f} waiting (target {policy.queue_target} per replica)"
-    )
+    target = f"(target {policy.queue_target} per replica)"
+    if load.waiting is not None:
+        queue = f"{load.waiting:.0f} waiting {target}"
+    elif load.known_waiting:
+        queue = f"at least {load.known_waiting:.0f} waiting {target}"
+    else:
+        queue = "waiting requests unknown"
     running = (
         "running requests unknown"
         if load.running is None

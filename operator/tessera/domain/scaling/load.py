@@ -21,7 +21,8 @@ def load_of(
 ) -> ServiceLoad:
     """Sum waiting and running requests and average activity over the ready replicas.
 
-    One replica without a reading makes the sum unknown, since missing is not zero. What runs on
+    One replica without a reading makes the sum unknown, since missing is not zero; what the others
+    hold waits at least. What runs on
     draining replicas counts too: its clients send their next requests to the others. What waits at
     gateways waits too; without a gateway `demand` is None. `service` is whose finished requests
     count.
@@ -44,6 +45,7 @@ def load_of(
         ready=len(waiting or ()),
         serving=len(serving),
         waiting=None if waiting is None else sum(waiting) + queued,
+        known_waiting=sum(reading.waiting or 0 for reading, _ in samples) + queued,
         running=None if running is None else sum(running) + sum(leaving),
         activity=None if activity is None else sum(activity) / len(activity),
         queued=demand.queued if demand is not None else None,
