@@ -28,11 +28,11 @@ from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.domain.perf import MIN_REQUESTS, StepTime, step_time
+from tessera.domain.perf import MAX_RATIO, MIN_RATIO, MIN_REQUESTS, StepTime, step_time
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.proposal import scaling_of
-from tessera.domain.speed.measurements import MAX_RATIO, MIN_RATIO, own_measurement
+from tessera.domain.speed.measurements import own_measurement
 
 _PRECISIONS = (None, "fp8")
 

@@ -1,6 +1,6 @@
 """What the fleet looks like at one moment: the only input of a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -277,6 +277,16 @@ class SpeedReading:
     """Operations of a device."""
     bytes_per_second: float | None = None
     """What a device read and wrote."""
+
+
+def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
+    """Return the reading of a variant, or an empty one."""
+    for reading in readings:
+        if reading.variant == variant:
+            return reading
+    # Without a variant label there is one reading, of the variant that runs.
+    unlabeled = len(readings) == 1 and readings[0].variant is None
+    return readings[0] if unlabeled else SpeedReading()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,9 @@ and `sources` chooses among the sources.
 
 from tessera.domain.perf.roofline import min_read_seconds, ridge_point
 from tessera.domain.perf.sources import (
+    MAX_RATIO,
     MIN_LOAD_MIB_PER_SECOND,
+    MIN_RATIO,
     MIN_REQUESTS,
     MeasurementKey,
     SpeedMeasurement,
@@ -23,7 +25,9 @@ from tessera.domain.perf.sources import (
 from tessera.domain.perf.step import StepTime, attention_pairs
 
 __all__ = [
+    "MAX_RATIO",
     "MIN_LOAD_MIB_PER_SECOND",
+    "MIN_RATIO",
     "MIN_REQUESTS",
     "MeasurementKey",
     "SpeedMeasurement",

@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from tessera.api.inference_service import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.perf import MeasurementKey, SpeedMeasurement
+from tessera.domain.perf import MAX_RATIO, MIN_RATIO, MeasurementKey, SpeedMeasurement
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.steps import Step
 
-# No engine is further from its prediction; what shows more is no measurement.
-MIN_RATIO, MAX_RATIO = 0.2, 5.0
 # Of the median of fewer namespaces, one could be the measure.
 _MIN_VOTES = 3
 # By namespace, by what was measured.

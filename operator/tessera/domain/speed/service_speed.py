@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.money import Money, per_million_tokens
-from tessera.domain.observed.snapshot import Pod, SpeedReading
+from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf.roofline import arithmetic
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
 from tessera.domain.placement.checks import shape_of
@@ -139,16 +139,6 @@ def service_speed(
         mfu=mfu(flops, peak.flops) if flops is not None and estimated else None,
         mbu=bytes_read / peak.bandwidth if bytes_read is not None and estimated else None,
     )
-
-
-def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
-    """Return the reading of a variant, or an empty one."""
-    for reading in readings:
-        if reading.variant == variant:
-            return reading
-    # Without a variant label there is one reading, of the variant that runs.
-    unlabeled = len(readings) == 1 and readings[0].variant is None
-    return readings[0] if unlabeled else SpeedReading()
 
 
 def peaks_of(spec: InferenceServiceSpec, fit: ReplicaFit) -> HardwarePeaks:
