@@ -60,11 +60,12 @@ class DemandReceiver:
             )
             for row in report.services
         }
+        before = last.get(report.gateway)
+        previous = before or GatewayReport(at=at)
         self._observations.gateway_reports = {
             **current,
-            report.gateway: GatewayReport(at=at, demand=demand),
+            report.gateway: previous.followed_by(at, demand),
         }
-        before = last.get(report.gateway)
         waited = before.demand if before is not None else {}
         if any(
             row.queued and not (ref in waited and waited[ref].queued) for ref, row in demand.items()

@@ -324,3 +324,29 @@ def test_reports_of_gateways_are_added_until_they_are_old() -> None:
     assert fleet_demand(reports, at(age)) == {CHAT: reports[0].demand[CHAT]}
     assert fleet_demand(reports, at(age + 1)) is None
     assert fleet_demand([GatewayReport(at=NOW)], NOW) == {}
+
+
+def test_the_rate_of_arrivals_is_that_of_the_last_minute() -> None:
+    report = GatewayReport(at=at(0))
+    for second in range(200):
+        arrived = {CHAT: GatewayDemand(arrived=3)} if second >= 100 else {}
+        report = report.followed_by(at(second), arrived)
+        rates = fleet_demand([report], at(second))
+        assert rates is not None
+        if second < 15:
+            assert rates == {}
+    assert rates is not None
+    assert rates[CHAT].arrivals_per_second == 3
+    two = fleet_demand([report, GatewayReport(at=at(199))], at(199))
+    assert two is not None
+    assert two[CHAT].arrivals_per_second == 3
+
+
+def test_arrivals_of_a_gateway_count_while_it_has_no_request_at_the_moment() -> None:
+    report = GatewayReport(at=at(0))
+    for second in range(60):
+        arrived = {CHAT: GatewayDemand(arrived=1)} if second % 2 else {}
+        report = report.followed_by(at(second), arrived)
+        rates = fleet_demand([report], at(second))
+        assert rates is not None
+        assert second < 15 or rates[CHAT].arrivals_per_second == pytest.approx(0.5, abs=0.05)

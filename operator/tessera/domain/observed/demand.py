@@ -1,13 +1,17 @@
 """What gateways report of the requests that wait for a service or are in its engines."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tessera.api.ref import Ref
 
 # Gateways report each second; after this silence what one said is not known any more.
 MAX_REPORT_AGE = timedelta(seconds=5)
+# The rate of arrivals is that of so long, and not known before a gateway reported for a part of it.
+ARRIVALS_SPAN = timedelta(seconds=60)
+_MIN_ARRIVALS_SPAN = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,8 @@ class GatewayDemand:
     """In engines."""
     predicted_seconds: float = 0.0
     """Predicted time that an engine needs for all of them."""
+    arrivals_per_second: float | None = None
+    """Of the last minute; None while gateways have not reported for long enough."""
 
 
 NO_DEMAND = GatewayDemand()
@@ -35,6 +41,25 @@ class GatewayReport:
     """When it was received."""
     demand: Mapping[Ref, GatewayDemand] = field(default_factory=dict)
     """Of every service that it offers; a service without requests may be absent."""
+    arrivals: tuple[tuple[datetime, Mapping[Ref, int]], ...] = ()
+    """Requests that came before each report of the last minute, oldest first."""
+
+    def followed_by(self, at: datetime, demand: Mapping[Ref, GatewayDemand]) -> "GatewayReport":
+        """Return the next report of this gateway, with the arrivals of the last minute."""
+        arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
+        recent = (entry for entry in self.arrivals if at - entry[0] <= ARRIVALS_SPAN)
+        return GatewayReport(at=at, demand=demand, arrivals=(*recent, (at, arrived)))
+
+    def arrival_rates(self) -> Mapping[Ref, float] | None:
+        """Return the arrivals per second of each service that had any; None if too few reports."""
+        if not self.arrivals or self.at - self.arrivals[0][0] < _MIN_ARRIVALS_SPAN:
+            return None
+        # Those of the first report came before it.
+        seconds = (self.at - self.arrivals[0][0]).total_seconds()
+        total = Counter[Ref]()
+        for _, arrived in self.arrivals[1:]:
+            total.update(arrived)
+        return {ref: count / seconds for ref, count in total.items()}
 
 
 def fleet_demand(
@@ -46,15 +71,24 @@ def fleet_demand(
         return None
     total: dict[Ref, GatewayDemand] = {}
     for report in current:
-        for ref, demand in report.demand.items():
-            total[ref] = _sum(total.get(ref, NO_DEMAND), demand)
+        rates = report.arrival_rates()
+        for ref in {**report.demand, **(rates or {})}:
+            rate = rates.get(ref, 0.0) if rates is not None else None
+            rated = replace(report.demand.get(ref, NO_DEMAND), arrivals_per_second=rate)
+            total[ref] = _sum(total[ref], rated) if ref in total else rated
     return total
 
 
 def _sum(first: GatewayDemand, second: GatewayDemand) -> GatewayDemand:
+    rates = [
+        demand.arrivals_per_second
+        for demand in (first, second)
+        if demand.arrivals_per_second is not None
+    ]
     return GatewayDemand(
         arrived=first.arrived + second.arrived,
         queued=first.queued + second.queued,
         in_flight=first.in_flight + second.in_flight,
         predicted_seconds=first.predicted_seconds + second.predicted_seconds,
+        arrivals_per_second=sum(rates) if rates else None,
     )
