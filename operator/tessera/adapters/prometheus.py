@@ -43,6 +43,9 @@ AWAKE = f'min by (namespace, pod) (vllm:engine_sleep_state{{sleep_state="awake",
 FINISHED = (
     f'sum by (namespace, {SERVICE}) (increase(vllm:request_success_total{{{SERVICE}!=""}}[5m]))'
 )
+FINISH_RATE = (
+    f'sum by (namespace, {SERVICE}) (rate(vllm:request_success_total{{{SERVICE}!=""}}[1m]))'
+)
 
 _LOAD_QUERY = union_query(
     {
@@ -53,6 +56,7 @@ _LOAD_QUERY = union_query(
         "scraped": SCRAPED,
         "awake": AWAKE,
         "finished": FINISHED,
+        "finish_rate": FINISH_RATE,
     }
 )
 TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
@@ -87,6 +91,7 @@ _LOAD_BOUNDS = {
     "scraped": Bounds(_POD_LABELS, MAX_TIMESTAMP),
     "awake": Bounds(_POD_LABELS, 1e6),
     "finished": Bounds(_SERVICE_LABELS, 1e9),
+    "finish_rate": Bounds(_SERVICE_LABELS, 1e6),
 }
 # A bill further ahead of this process' clock is not that of an operator.
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -146,7 +151,8 @@ class PrometheusMetrics:
             pods=pods_of(
                 rows_by_query["waiting"], rows_by_query["running"], rows_by_query["activity"]
             ),
-            finished={_service_ref(row): _sample_value(row) for row in rows_by_query["finished"]},
+            finished=_values_by_service(rows_by_query["finished"]),
+            finish_rates=_values_by_service(rows_by_query["finish_rate"]),
             engines=engines_of(
                 rows_by_query["steps"], rows_by_query["scraped"], rows_by_query["awake"]
             ),
@@ -237,7 +243,7 @@ class PrometheusMetrics:
     async def tokens(self) -> Mapping[Ref, float]:
         """Return the output tokens per second of every service in the last minute."""
         rows = self._bounded(await self._query(TOKENS), _TOKEN_BOUNDS)
-        return {_service_ref(row): _sample_value(row) for row in rows}
+        return _values_by_service(rows)
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""
@@ -342,6 +348,10 @@ def engines_of(
         for pod, count in _values_by_pod(steps).items()
         if pod in times
     }
+
+
+def _values_by_service(rows: Iterable[QueryRow]) -> dict[Ref, float]:
+    return {_service_ref(row): _sample_value(row) for row in rows}
 
 
 def _values_by_pod(rows: Iterable[QueryRow]) -> dict[Ref, float]:

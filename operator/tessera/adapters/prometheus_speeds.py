@@ -22,6 +22,10 @@ def _mean(metric: str) -> str:
     return f"avg {_GROUP_BY} (avg_over_time({metric}{{{_SERVICE_MATCHER}}}[5m]))"
 
 
+def _increase(metric: str) -> str:
+    return f"sum {_GROUP_BY} (increase({metric}{{{_SERVICE_MATCHER}}}[10m]))"
+
+
 SPEEDS = union_query(
     {
         "requests": (
@@ -34,6 +38,9 @@ SPEEDS = union_query(
         "gap_seconds": _rate("vllm:inter_token_latency_seconds_sum"),
         "median": "histogram_quantile(0.5, "
         f"sum by (namespace, {SERVICE}, {VARIANT}, le) ({_BUCKETS}))",
+        "inputs": _increase("vllm:request_prompt_tokens_sum"),
+        "outputs": _increase("vllm:request_generation_tokens_sum"),
+        "answers": _increase("vllm:request_generation_tokens_count"),
         "running": _mean("vllm:num_requests_running"),
         "kv_usage": _mean("vllm:kv_cache_usage_perc"),
         "flops": _rate("vllm:estimated_flops_per_gpu_total", "avg"),
@@ -56,6 +63,9 @@ SPEED_BOUNDS = {
     "gaps": Bounds(_LABELS, 1e9),
     "gap_seconds": Bounds(_LABELS, 1e6),
     "median": Bounds(_LABELS, 3600),
+    "inputs": Bounds(_LABELS, 1e12),
+    "outputs": Bounds(_LABELS, 1e12),
+    "answers": Bounds(_LABELS, 1e9),
     "running": Bounds(_LABELS, 1e6),
     "kv_usage": Bounds(_LABELS, 1.01),
     "flops": Bounds(_LABELS, 1e18),
@@ -102,6 +112,8 @@ def _speed_reading(
         sequences=_quotient(tokens, values.get("steps")),
         prefill_tokens=_quotient(prefilled_tokens, values.get("steps")),
         prompt_tokens=_quotient(prefilled_tokens, requests_per_second),
+        mean_input_tokens=_quotient(values.get("inputs"), values.get("answers")),
+        mean_output_tokens=_quotient(values.get("outputs"), values.get("answers")),
         itl_seconds=_quotient(values.get("gap_seconds"), values.get("gaps")),
         median_itl_seconds=values.get("median"),
         running=values.get("running"),

@@ -263,6 +263,10 @@ class SpeedReading:
     """Tokens of prompts that a step read; those out of the prefix cache are none."""
     prompt_tokens: float | None = None
     """The same, that a request had."""
+    mean_input_tokens: float | None = None
+    """Tokens of a prompt, also those out of the prefix cache, over the last ten minutes."""
+    mean_output_tokens: float | None = None
+    """Tokens of an answer over the last ten minutes."""
     itl_seconds: float | None = None
     """Time between two tokens of an answer."""
     median_itl_seconds: float | None = None
@@ -297,6 +301,8 @@ class Readings:
     pods: Mapping[Ref, PodReading] = field(default_factory=dict)
     finished: Mapping[Ref, float] = field(default_factory=dict)
     """Requests that each service finished in the last five minutes; absent is "not known"."""
+    finish_rates: Mapping[Ref, float] = field(default_factory=dict)
+    """Requests per second that each service finished in the last minute."""
     engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
     """By replica, apart from its load, since it differs after every scrape."""
     speeds: Mapping[Ref, tuple[SpeedReading, ...]] = field(default_factory=dict)
