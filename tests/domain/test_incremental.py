@@ -64,6 +64,7 @@ SCALING = {
     "scaleUp": {"stabilizationWindow": "20s", "pods": 1, "period": "30s"},
     "scaleDown": {"stabilizationWindow": "60s"},
 }
+SCALINGS = {"chat": SCALING, "code": SCALING, "sum": {**SCALING, "policy": "Capacity"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ steps = st.builds(
 
 def initial_snapshot() -> Snapshot:
     return a_snapshot(
-        *(a_service(name, a_spec(scaling=SCALING)) for name in NAMES),
+        *(a_service(name, a_spec(scaling=SCALINGS[name])) for name in NAMES),
         nodes=(a_node(slices={"1g.10gb": 7}),),
         readings=readings_of(()),
     )
@@ -156,7 +157,8 @@ def change_speeds(old: Snapshot, new: Snapshot, readings: Readings, step: FleetS
 
 def change_spec(old: Snapshot, *rest: Any) -> Fields:
     step: FleetStep = rest[-1]
-    fixed = {"scaling": SCALING} if step.replicas is None else {"replicas": step.replicas}
+    scaling = {"scaling": SCALINGS[step.name]}
+    fixed = scaling if step.replicas is None else {"replicas": step.replicas}
     services = [
         replace(service, spec=a_spec(**fixed), generation=service.generation + 1)
         if service.ref.name == step.name

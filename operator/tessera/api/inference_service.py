@@ -271,6 +271,9 @@ class Idle(Wire):
     """Time without any request after which all replicas are removed, between `30s` and `24h`."""
 
 
+ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
+
+
 class Scaling(Wire):
     """Bounds and targets of the autoscaler."""
 
@@ -280,6 +283,11 @@ class Scaling(Wire):
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of replicas."""
+
+    policy: ScalingPolicyName = "QueueAndActivity"
+    """`QueueAndActivity` scales by waiting requests and the activity of slices. `Capacity` scales
+    by arriving requests and the capacity of a replica within `spec.slo`; `queue` and `scaleUp` do
+    not apply to it."""
 
     queue: QueueTarget = Field(default_factory=QueueTarget)
     """Target for waiting requests, the leading signal."""

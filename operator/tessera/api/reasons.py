@@ -348,6 +348,36 @@ class ScalingReason(StatusReason):
         "ScaleUpLimit",
         "More replicas are recommended than `spec.scaling.scaleUp` allows within one period.",
     )
+    DEMAND_ABOVE_CAPACITY = (
+        "DemandAboveCapacity",
+        "With policy `Capacity`: more requests arrive than the replicas carry within the SLO and "
+        "with headroom for the start of another one, so replicas are added.",
+    )
+    BACKLOG_ABOVE_TARGET = (
+        "BacklogAboveTarget",
+        "With policy `Capacity`: what waits takes longer to serve than `spec.slo.ttftP95`, so "
+        "replicas are added.",
+    )
+    REPLICAS_FULL = (
+        "ReplicasFull",
+        "With policy `Capacity`: requests have waited for a minute while slices are active or the "
+        "KV cache is full, so the predicted capacity is corrected and replicas are added.",
+    )
+    CAPACITY_ABOVE_DEMAND = (
+        "CapacityAboveDemand",
+        "With policy `Capacity`: fewer replicas have been enough for longer than a start-up is "
+        "worth, so replicas are removed, however active they are.",
+    )
+    STARTING_REPLICA_WITHDRAWN = (
+        "StartingReplicaWithdrawn",
+        "With policy `Capacity`: a replica that does not serve yet has not been needed for a "
+        "minute.",
+    )
+    ESTIMATED_ARRIVALS = (
+        "EstimatedArrivals",
+        "With policy `Capacity`: the replicas match the load. No gateway sees all requests, so "
+        "arrivals are estimated from those that engines finish and hold.",
+    )
     SCALED_TO_ZERO = (
         "ScaledToZero",
         "No request came for `spec.scaling.idle.after`, so there is no replica until one waits at "
@@ -373,7 +403,9 @@ class ScalingReason(StatusReason):
     )
     METRICS_PARTIAL = (
         "MetricsPartial",
-        "The replicas match the load. Activity is not known, so only the queue can add replicas.",
+        "The replicas match the load. Activity is not known, so only the queue can add replicas; "
+        "with policy `Capacity` the requests of a replica are not known for 5 minutes, so those of "
+        "the others decide.",
     )
     SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number."
     BUDGET_EXHAUSTED = (

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tessera.api.inference_service import InferenceServiceSpec, ScalingStatus
+from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingStatus
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
@@ -12,6 +12,7 @@ from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.scaling.autoscale import (
     HEADROOM,
+    CapacityAssessment,
     ScalingPolicy,
     ServiceLoad,
     recommended_replicas,
@@ -42,7 +43,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         reason=reason,
         message=message,
         since=since,
-        numbers=_numbers(snapshot, spec, load, replicas),
+        numbers=_numbers(snapshot, spec, load, replicas, scale.assessment),
         would_change=tuple(_would_change(spec, load, service_plan)),
         replayed="" if same else f"{scale.reason}: {scale.message}",
     )
@@ -70,11 +71,17 @@ def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
 
 
 def _numbers(
-    snapshot: Snapshot, spec: InferenceServiceSpec, load: ServiceLoad, replicas: int
+    snapshot: Snapshot,
+    spec: InferenceServiceSpec,
+    load: ServiceLoad,
+    replicas: int,
+    assessment: CapacityAssessment | None,
 ) -> Numbers:
     if spec.replicas is not None:
         return (("replicas", f"{replicas} desired by spec.replicas"),)
     policy = scaling_of(spec)
+    if assessment is not None:
+        return _capacity_numbers(policy, load, assessment, replicas)
     missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
     default = f", the default of class {spec.service_class}" if policy.queue.target is None else ""
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
@@ -94,6 +101,22 @@ def _numbers(
             f"{format_duration(policy.scale_up.period)}",
         ),
         ("scale down", f"after {format_duration(policy.scale_down.stabilization_window)}"),
+    )
+
+
+def _capacity_numbers(
+    policy: Scaling, load: ServiceLoad, assessment: CapacityAssessment, replicas: int
+) -> Numbers:
+    return (
+        ("replicas", f"{replicas} desired"),
+        ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
+        ("policy", "Capacity"),
+        ("arrivals", f"{assessment.arrival_rate:.2f} requests/s {assessment.source}"),
+        ("capacity", f"{assessment.replica_rate:.2f} requests/s per replica within spec.slo"),
+        ("needed", f"{assessment.needed}, with headroom for the start of a replica"),
+        ("retained", f"{assessment.retained} at least, while arrivals stay"),
+        ("waiting requests", f"{load.known_waiting:.0f}"),
+        ("scale down", f"after {format_duration(assessment.hold)}"),
     )
 
 
@@ -122,6 +145,9 @@ def _would_change(
     if scale.reason is ScalingReason.SCALED_TO_ZERO:
         yield "a request that waits at the gateway, or spec.scaling.minReplicas above 0"
         return
+    if scale.assessment is not None:
+        yield from _would_change_capacity(scaling_of(spec), scale.assessment, scale.replicas)
+        return
     policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
     if scale.reason is ScalingReason.SCALE_UP_LIMIT:
         up = policy.spec.scale_up
@@ -137,6 +163,27 @@ def _would_change(
             f"{format_duration(idle.after)} without a request would remove all replicas; the last "
             f"one was seen at {requests.last_request:%H:%M:%S} UTC"
         )
+
+
+def _would_change_capacity(
+    policy: Scaling, assessment: CapacityAssessment, current: int
+) -> Iterator[str]:
+    if current >= policy.max_replicas:
+        yield f"spec.scaling.maxReplicas above {policy.max_replicas} would let arrivals add more"
+    elif assessment.needed:
+        yield (
+            f"more than {_scaled(assessment, current / assessment.needed)} requests/s may add "
+            "replicas at once, and so does a queue that takes longer than spec.slo.ttftP95"
+        )
+    if current > policy.floor and assessment.retained < current:
+        yield (
+            f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
+            f"{counted(current - assessment.retained, 'replica')}"
+        )
+
+
+def _scaled(assessment: CapacityAssessment, factor: float) -> str:
+    return f"{assessment.arrival_rate * factor:.2f}"
 
 
 def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:

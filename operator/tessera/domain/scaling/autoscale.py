@@ -80,6 +80,14 @@ class ServiceLoad:
     """Requests that came to gateways since their last report, or are in engines from there."""
     finished: float | None = None
     """Requests that engines finished in the last five minutes."""
+    finish_rate: float | None = None
+    """Requests per second that engines finished in the last minute."""
+    arrival_rate: float | None = None
+    """Requests per second that came to gateways in the last minute."""
+    known_requests: float | None = None
+    """Waiting and running requests of the replicas with readings; None without any reading."""
+    with_counts: int = 0
+    """Replicas whose waiting and running requests are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +120,20 @@ class ScalingChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DemandHistory:
+    """What the policy `Capacity` needs of earlier readings."""
+
+    in_flight: tuple[tuple[datetime, float], ...] = ()
+    """Waiting and running requests of the last minute, oldest first."""
+    known_at: datetime | None = None
+    """Time of the last load that was known."""
+    full_since: datetime | None = None
+    """Since when requests wait although all replicas serve; None while they do not."""
+    correction: float = 1.0
+    """Share of the predicted capacity that full replicas were measured to carry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
     """What the next decision needs of earlier ones."""
 
@@ -124,6 +146,26 @@ class ScalingHistory:
     change: ScalingChange | None = None
     requests: RequestWatch | None = None
     """Only of a service that may sleep and has replicas."""
+    demand: DemandHistory | None = None
+    """Only under the policy `Capacity`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityAssessment:
+    """The numbers behind a decision of the policy `Capacity`."""
+
+    arrival_rate: float
+    """Requests per second, of the source that decided."""
+    source: str
+    """Where the rate comes from."""
+    replica_rate: float
+    """Requests per second that a replica carries within the SLO, corrected by measurements."""
+    needed: int
+    """Replicas for the arrivals, with their headroom."""
+    retained: int
+    """Replicas below which none is removed."""
+    hold: timedelta
+    """Time for which fewer must be enough before replicas are removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +176,8 @@ class ScaleDecision:
     reason: ScalingReason
     message: str
     history: ScalingHistory
+    assessment: CapacityAssessment | None = None
+    """Only under the policy `Capacity`."""
 
 
 def desired_replicas(total: float, target_average: float) -> int:
@@ -147,30 +191,54 @@ def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> 
     Without a history (a new service, or a restarted operator that could not read it back) the
     current count stands as recommended until now, so that no window ends early.
     """
-    current = history.decisions[-1].replicas if history.decisions else load.replicas
-    if policy.spec.may_sleep:
-        history = replace(history, requests=_watch_requests(load, history.requests))
-        if current == 0 or _is_idle(policy, load, history.requests):
-            return _idle_decision(policy, load, current, history)
+    idle, history = decide_idle(policy, load, history)
+    if idle is not None:
+        return idle
+    current = current_replicas(load, history)
     recommendation = _recommend(policy, load, current)
-    recommended = _clamp(policy.spec, recommendation.replicas)
+    recommended = clamp(policy.spec, recommendation.replicas)
     history = _record(policy.spec, load, current, recommended, history)
-    decisions = _recent(history.decisions, load.at, policy.spec.scale_up.period)
-    history = replace(history, decisions=decisions)
-    return _changed(
-        _decide(policy.spec, load, recommendation, current, history), load.at, current, history
-    )
+    history = with_recent_decisions(policy.spec, load, history)
+    decided = _decide(policy.spec, load, recommendation, current, history)
+    return changed(decided, load.at, current, history)
 
 
-class _Decided(NamedTuple):
+def current_replicas(load: ServiceLoad, history: ScalingHistory) -> int:
+    """Return the replica count that was decided last; without a history the existing one."""
+    return history.decisions[-1].replicas if history.decisions else load.replicas
+
+
+def decide_idle(
+    policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory
+) -> tuple[ScaleDecision | None, ScalingHistory]:
+    """Return the decision for a service that sleeps, or goes to sleep or wakes; else None."""
+    if not policy.spec.may_sleep:
+        return None, history
+    current = current_replicas(load, history)
+    history = replace(history, requests=_watch_requests(load, history.requests))
+    if current == 0 or _is_idle(policy, load, history.requests):
+        return _idle_decision(policy, load, current, history), history
+    return None, history
+
+
+def with_recent_decisions(
+    spec: ScalingSpec, load: ServiceLoad, history: ScalingHistory
+) -> ScalingHistory:
+    """Return the history with only those decisions that the step limit still needs."""
+    start = TimestampedReplicas(load.at, current_replicas(load, history))
+    decisions = _recent(history.decisions or (start,), load.at, spec.scale_up.period)
+    return replace(history, decisions=decisions)
+
+
+class Decided(NamedTuple):
+    """A replica count with its reason, before it is kept."""
+
     replicas: int
     reason: ScalingReason
     message: str
 
 
-def _changed(
-    decided: _Decided, at: datetime, current: int, history: ScalingHistory
-) -> ScaleDecision:
+def changed(decided: Decided, at: datetime, current: int, history: ScalingHistory) -> ScaleDecision:
     """Return the decision, with a change of the number in its history."""
     replicas, reason, message = decided
     if replicas != current:
@@ -226,21 +294,21 @@ def _idle_decision(
     spec = policy.spec
     if current == 0 and load.queued:
         needed = desired_replicas(load.queued, policy.replica_requests)
-        decided = _Decided(
+        decided = Decided(
             min(needed, spec.max_replicas, spec.scale_up.pods),
             ScalingReason.SCALED_FROM_ZERO,
             f"{counted(load.queued, 'request')} waiting at the gateway, 0 replicas",
         )
     else:
         after = format_duration(spec.idle.after) if spec.idle is not None else ""
-        decided = _Decided(
+        decided = Decided(
             0, ScalingReason.SCALED_TO_ZERO, f"no request for {after} (spec.scaling.idle.after)"
         )
     decisions = history.decisions or (TimestampedReplicas(load.at, current),)
     bare = ScalingHistory(
         decisions=_recent(decisions, load.at, spec.scale_up.period), change=history.change
     )
-    return _changed(decided, load.at, current, bare)
+    return changed(decided, load.at, current, bare)
 
 
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
@@ -252,7 +320,7 @@ def is_steady(decision: ScaleDecision, at: datetime) -> bool:
 
 def recommended_replicas(policy: ScalingPolicy, load: ServiceLoad, current: int) -> int:
     """Return the recommendation of one reading within the bounds, before windows and steps."""
-    return _clamp(policy.spec, _recommend(policy, load, current).replicas)
+    return clamp(policy.spec, _recommend(policy, load, current).replicas)
 
 
 def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
@@ -266,7 +334,8 @@ def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDe
             at=at, replicas=granted_replicas, reason=grant.reason, message=message
         )
     history = replace(decision.history, decisions=decisions, change=change)
-    return ScaleDecision(
+    return replace(
+        decision,
         replicas=granted_replicas,
         reason=grant.reason,
         message=message,
@@ -277,7 +346,12 @@ def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDe
 def rebuild_history(
     policy: ScalingPolicy, readings: Sequence[ServiceLoad], history: ScalingHistory
 ) -> ScalingHistory:
-    """Build the windows from past readings, oldest first."""
+    """Build the windows from past readings, oldest first.
+
+    The policy `Capacity` begins with the decisions alone: nothing is removed before its time.
+    """
+    if policy.spec.policy == "Capacity":
+        return history
     for load in readings:
         current = history.decisions[-1].replicas if history.decisions else load.replicas
         recommended = recommended_replicas(policy, load, current)
@@ -299,25 +373,27 @@ def _record(
     unknown = load.waiting is None or load.running is None
     if unknown and recommended <= current:
         return history
-    up_window = _extend_window(history.up_window, at) or (start,)
-    down_window = _extend_window(history.down_window, at) or (start,)
+    up_window = extend_window(history.up_window, at) or (start,)
+    down_window = extend_window(history.down_window, at) or (start,)
     down_span = spec.scale_down.stabilization_window
     if history.down_window and at - history.down_window[-1].at >= MAX_READING_GAP:
-        down_window = _push(down_window, start, down_span, lowest=False)
+        down_window = push(down_window, start, down_span, lowest=False)
     return replace(
         history,
-        up_window=_push(up_window, new, spec.scale_up.stabilization_window, lowest=True),
-        down_window=_push(down_window, new, down_span, lowest=False),
+        up_window=push(up_window, new, spec.scale_up.stabilization_window, lowest=True),
+        down_window=push(down_window, new, down_span, lowest=False),
     )
 
 
-def _extend_window(
+def extend_window(
     window: tuple[TimestampedReplicas, ...], at: datetime
 ) -> tuple[TimestampedReplicas, ...]:
+    """Return the window in which the last recommendation stands until now."""
     return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
 
 
-def _clamp(spec: ScalingSpec, replicas: int) -> int:
+def clamp(spec: ScalingSpec, replicas: int) -> int:
+    """Return the count within the bounds of a service in use."""
     return min(max(replicas, spec.floor), spec.max_replicas)
 
 
@@ -384,71 +460,74 @@ def _by_ratio(current: int, total: float, target: float) -> int:
     return desired_replicas(total, target)
 
 
+def decide_bounds(spec: ScalingSpec, current: int) -> Decided | None:
+    """Return the nearest count within the bounds; None if the current one is."""
+    replicas = clamp(spec, current)
+    if replicas == current:
+        return None
+    bound = "minReplicas" if replicas > current else "maxReplicas"
+    message = f"spec.scaling.{bound} is {replicas}"
+    return Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
+
+
 def _decide(
     spec: ScalingSpec,
     load: ServiceLoad,
     recommendation: _Recommendation,
     current: int,
     history: ScalingHistory,
-) -> _Decided:
+) -> Decided:
     """Apply the windows, then the step, then explain why the count stays."""
-    if current != _clamp(spec, current):
-        replicas = _clamp(spec, current)
-        bound = "minReplicas" if replicas > current else "maxReplicas"
-        message = f"spec.scaling.{bound} is {replicas}"
-        return _Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
+    if (bounded := decide_bounds(spec, current)) is not None:
+        return bounded
     if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
-        return _Decided(current, recommendation.reason, recommendation.message)
+        return Decided(current, recommendation.reason, recommendation.message)
     up = min(recommended.replicas for recommended in history.up_window)
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
         return _scale_up(spec, recommendation, up, current, history.decisions[0].replicas)
     if down < current:
-        return _Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
+        return Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
     return _hold(spec, load, recommendation, current)
 
 
 def _scale_up(
     spec: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
-) -> _Decided:
+) -> Decided:
     """Raise to the lowest recommendation of the window, within the step of one period."""
     limit = previous + spec.scale_up.pods
     replicas = max(current, min(target, limit))
     reason = recommendation.reason
     if replicas == target:
-        return _Decided(target, reason, recommendation.message)
+        return Decided(target, reason, recommendation.message)
     period = int(spec.scale_up.period.total_seconds())
     message = (
         f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
         f"{spec.scale_up.pods} more than {period} s ago ({previous})"
     )
     reason = reason if replicas > current else ScalingReason.SCALE_UP_LIMIT
-    return _Decided(replicas, reason, message)
+    return Decided(replicas, reason, message)
 
 
 def _hold(
     spec: ScalingSpec, load: ServiceLoad, recommendation: _Recommendation, current: int
-) -> _Decided:
+) -> Decided:
     """Return the current number with what keeps it."""
-    clamped, message = _clamp(spec, recommendation.replicas), recommendation.message
+    clamped, message = clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
         window = int(spec.scale_up.stabilization_window.total_seconds())
         reason = ScalingReason.SCALE_UP_STABILIZED
-        return _Decided(
-            current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
-        )
+        return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
     if clamped < current:
         window = int(spec.scale_down.stabilization_window.total_seconds())
         reason = ScalingReason.SCALE_DOWN_STABILIZED
-        return _Decided(
-            current, reason, f"{message}; desired {clamped}, stabilizing for {window} s"
-        )
+        return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
     if recommendation.replicas > current:
         desired = f"desired {recommendation.replicas}, spec.scaling.maxReplicas is {clamped}"
-        return _Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
+        return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
     is_partial = load.activity is None
     reason = ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY
-    return _Decided(current, reason, message)
+    return Decided(current, reason, message)
 
 
 def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
@@ -473,7 +552,7 @@ def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> 
     return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
 
 
-def _push(
+def push(
     window: tuple[TimestampedReplicas, ...],
     new: TimestampedReplicas,
     span: timedelta,

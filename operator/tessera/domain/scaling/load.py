@@ -1,5 +1,6 @@
 """The load of a service from the readings of its replicas."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -9,6 +10,9 @@ from tessera.domain.scaling.autoscale import ServiceLoad
 
 # Older readings count as missing, and younger replicas need no reading yet.
 MAX_READING_AGE = timedelta(seconds=30)
+# Engines whose image and weights are on the node start within it.
+DEFAULT_LEAD = timedelta(seconds=120)
+MAX_LEAD = timedelta(minutes=15)
 
 
 def load_of(
@@ -37,6 +41,11 @@ def load_of(
         for pod in pods
         if pod.draining_since is not None and not pod.serving and not pod.terminating
     ]
+    counts = [
+        reading.waiting + reading.running
+        for reading, _ in samples
+        if reading.waiting is not None and reading.running is not None
+    ]
     activity = _known_values([(reading.activity, young) for reading, young in samples])
     queued = demand.queued if demand is not None else 0
     return ServiceLoad(
@@ -51,7 +60,22 @@ def load_of(
         queued=demand.queued if demand is not None else None,
         gateway_requests=demand.arrived + demand.in_flight if demand is not None else 0,
         finished=readings.finished.get(service) if readings and by_pod and service else None,
+        finish_rate=readings.finish_rates.get(service) if readings and by_pod and service else None,
+        arrival_rate=demand.arrivals_per_second if demand is not None else None,
+        known_requests=sum(counts) + sum(leaving) + queued if counts else None,
+        with_counts=len(counts),
     )
+
+
+def start_up_lead(pods: Sequence[Pod]) -> timedelta:
+    """Return the median time from binding to readiness of replicas, or a usual one."""
+    times = [
+        pod.ready_since - pod.bound
+        for pod in pods
+        if pod.ready_since is not None and pod.bound is not None and pod.ready_since > pod.bound
+    ]
+    # A replica that became unready later shows a longer time.
+    return min(statistics.median_low(times), MAX_LEAD) if times else DEFAULT_LEAD
 
 
 def usable_readings(readings: Readings | None, now: datetime) -> Mapping[Ref, PodReading]:

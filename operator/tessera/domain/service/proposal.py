@@ -33,9 +33,12 @@ from tessera.domain.observed.snapshot import (
     PodReading,
     Ref,
     Snapshot,
+    SpeedReading,
     Workload,
+    reading_of,
 )
-from tessera.domain.placement.checks import check, engine_verdict
+from tessera.domain.perf import MIN_REQUESTS
+from tessera.domain.placement.checks import check, engine_verdict, shape_of
 from tessera.domain.placement.placement import (
     HardwareChoice,
     PlacementDecision,
@@ -51,7 +54,14 @@ from tessera.domain.scaling.autoscale import (
     TimestampedReplicas,
 )
 from tessera.domain.scaling.balance import assess_balance, next_balance_due, reported_balance
-from tessera.domain.scaling.load import load_of, next_reading_due, usable_readings
+from tessera.domain.scaling.capacity import scale_by_capacity
+from tessera.domain.scaling.load import (
+    load_of,
+    next_reading_due,
+    start_up_lead,
+    usable_readings,
+)
+from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.steps import Step, planner_error
 
@@ -208,7 +218,7 @@ def _propose(
             decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
         )
     scale = _scale(
-        snapshot, service.ref, spec, placement.choice, pods=pods, workload=workload, history=history
+        snapshot, service, placement.choice, pods=pods, workload=workload, history=history
     )
     return Proposal(
         service=service,
@@ -240,8 +250,8 @@ def _valid_until(
     scale: ScaleDecision,
 ) -> datetime | None:
     moving = not objects.workloads or objects.workloads[0].variant != choice.variant
-    in_use = scale.history.requests is not None
-    if preparation.pending or moving or in_use or not autoscale.is_steady(scale, at):
+    by_time = scale.history.requests is not None or scale.history.demand is not None
+    if preparation.pending or moving or by_time or not autoscale.is_steady(scale, at):
         return at
     due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))
     return min((moment for moment in due if moment is not None), default=None)
@@ -280,16 +290,17 @@ def _unknown_pool_decision(
     return None
 
 
-def _scale(  # noqa: PLR0913 - the parts of one service
+def _scale(
     snapshot: Snapshot,
-    ref: Ref,
-    spec: InferenceServiceSpec,
+    service: ObservedService,
     choice: HardwareChoice,
     *,
     pods: Sequence[Pod],
     workload: Workload | None,
     history: ScalingHistory,
 ) -> ScaleDecision:
+    spec, ref = service.spec, service.ref
+    assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.replicas is not None:
         return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
@@ -297,7 +308,41 @@ def _scale(  # noqa: PLR0913 - the parts of one service
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
+    capacity = capacity_of(snapshot, service, choice, pods)
+    if capacity is not None:
+        return scale_by_capacity(policy, capacity, load, history)
+    if history.demand is not None:
+        history = replace(history, demand=None)
     return autoscale.scale(policy, load, history)
+
+
+def _speed_reading(snapshot: Snapshot, ref: Ref, choice: HardwareChoice) -> SpeedReading:
+    readings = snapshot.readings.speeds.get(ref, ()) if snapshot.readings is not None else ()
+    return reading_of(choice.variant, readings)
+
+
+def capacity_of(
+    snapshot: Snapshot, service: ObservedService, choice: HardwareChoice, pods: Sequence[Pod]
+) -> VariantCapacity | None:
+    """Return what a replica of the service carries; None where its policy does not ask for it."""
+    spec = service.spec
+    shape = shape_of(spec) if spec is not None else None
+    if spec is None or shape is None or scaling_of(spec).policy != "Capacity":
+        return None
+    speed = service.status.speed
+    measured = (
+        speed is not None
+        and (speed.model, speed.variant) == (spec.model.uri, choice.variant)
+        and speed.requests >= MIN_REQUESTS
+    )
+    return variant_capacity(
+        spec,
+        shape,
+        choice.fit,
+        reading=_speed_reading(snapshot, service.ref, choice),
+        measured_ratio=float(speed.ratio) if speed is not None and measured else None,
+        lead=start_up_lead(pods),
+    )
 
 
 def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:

@@ -1,5 +1,7 @@
 """The engine's scheduler limits: the most concurrent requests and largest step in the SLO."""
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +12,10 @@ from tessera.domain.perf.footprint import KvBits
 _MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
+# Squared coefficient of variation of the lengths of prompts: 0 if all are equal, 1 if they are
+# exponential, which prompts of one service may be.
+_PROMPT_VARIATION = 1.0
+_LATE_SHARE = 0.05
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
@@ -45,6 +51,59 @@ class SchedulerLimits:
     max_num_batched_tokens: int
     tokens_per_second: float
     """Output tokens per second with `max_num_seqs` typical requests at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SustainedLoad:
+    """The load of a running engine at which arrivals at random still meet the SLO."""
+
+    sequences: int
+    """Requests that run at once on average."""
+    tokens_per_second: float
+    """Output tokens."""
+    most_sequences: int
+    """The most requests that may run at once."""
+    meets_slo: bool
+    """False if even one request violates it; the load is then that of a full engine."""
+
+
+def sustained_load(
+    demand: Demand, step: StepTime, kv_tokens: int, engine: SchedulerLimits
+) -> SustainedLoad:
+    """Return what an engine with these limits sustains of requests of these lengths."""
+    tokens = engine.max_num_batched_tokens
+    cached = max(1, kv_tokens // demand.resident_tokens)
+    most = max(1, min(engine.max_num_seqs, cached, tokens - 1, _prefill_bound(demand, tokens)))
+    places = _max_sequences(demand, step, most, tokens)
+    sequences = bisect_left(
+        range(1, places + 1),
+        True,
+        key=lambda running: not _meets_ttft(demand, step, running, tokens),
+    )
+    load = _limits_with(demand, step, sequences or places or most, tokens)
+    return SustainedLoad(
+        sequences=load.max_num_seqs,
+        tokens_per_second=load.tokens_per_second,
+        most_sequences=places or most,
+        meets_slo=sequences > 0,
+    )
+
+
+def _meets_ttft(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
+    """Return whether 95 % of prompts that come at random are read in time.
+
+    An engine reads one prompt after the other, so they wait as in a queue with one server (M/G/1),
+    whose waiting times are exponential beyond the share that need not wait.
+    """
+    full_seconds = full_step_seconds(demand, step, sequences, tokens)
+    reading = demand.input_tokens / (tokens - sequences) * full_seconds
+    rate = _limits_with(demand, step, sequences, tokens).tokens_per_second / demand.output_tokens
+    busy = rate * reading
+    slack = demand.ttft.total_seconds() - reading - full_seconds
+    if busy >= 1 or slack <= 0:
+        return False
+    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * (1 - busy))
+    return busy * math.exp(-slack / mean_wait) <= _LATE_SHARE
 
 
 def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:

@@ -1,0 +1,352 @@
+"""The policy `Capacity`: as many replicas as carry the arrivals within the SLO.
+
+The demand is the rate of arrivals, and the capacity of a replica that of the performance model. So
+the number follows the load at once, also while streams go on, and what engines or devices show
+beside it (a queue, a full KV cache, activity) may only add replicas. A replica is removed after the
+demand was lower for as long as its start-up would cost, the rule of ski rental.
+"""
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.meta import format_duration
+from tessera.api.reasons import ScalingReason
+from tessera.api.text import counted
+from tessera.domain.scaling.autoscale import (
+    MAX_READING_GAP,
+    CapacityAssessment,
+    Decided,
+    DemandHistory,
+    ScaleDecision,
+    ScalingHistory,
+    ScalingPolicy,
+    ServiceLoad,
+    TimestampedReplicas,
+    changed,
+    clamp,
+    current_replicas,
+    decide_bounds,
+    decide_idle,
+    extend_window,
+    push,
+    with_recent_decisions,
+)
+from tessera.domain.scaling.variant_capacity import VariantCapacity
+
+# The rate of arrivals is estimated over this span.
+RATE_SPAN = timedelta(seconds=60)
+_MIN_RATE_SPAN = timedelta(seconds=30)
+_SAMPLE_INTERVAL = timedelta(seconds=5)
+# Engines that finish and hold so many times the requests of gateways have other clients as well.
+_OTHER_CLIENTS = 1.25
+# Concurrent requests of Poisson arrivals stay below their mean and so many deviations for 95 % of
+# the time.
+_DEVIATIONS = 1.645
+# Arrivals grow while a replica starts: the headroom that served recorded traffic best was 1.15 with
+# a lead of 110 s and 1.2 with one of 180 s.
+_BASE_GROWTH, _GROWTH_PER_SECOND, MAX_GROWTH = 1.04, 0.001, 1.3
+# What waits longer than the TTFT objective shall be served within this time.
+BACKLOG_SPAN = timedelta(seconds=60)
+# A replica is removed once the demand with this margin needs it no more.
+_HYSTERESIS = 1.1
+# Starting a replica again costs its lead, and twice as much in lost objectives.
+_START_UP_COST = 3
+MAX_HOLD = timedelta(minutes=10)
+# The measured throughput of full replicas corrects the prediction at most to this share.
+_MIN_CORRECTION = 0.5
+_FULL_SPAN = timedelta(seconds=60)
+# A correction is forgotten after so long without full replicas.
+_CORRECTION_SPAN = timedelta(hours=1)
+_FULL_KV_USAGE = 0.9
+
+
+class _Demand(NamedTuple):
+    """Arrivals per second."""
+
+    rate: float
+    """What is known to arrive; replicas are added for it."""
+    most: float | None
+    """The most that may arrive; replicas are removed by it. None is "not known"."""
+    source: str
+    estimated: bool
+
+
+def growth(lead: timedelta) -> float:
+    """Return the factor of headroom for what arrivals grow by while a replica starts."""
+    return min(MAX_GROWTH, _BASE_GROWTH + _GROWTH_PER_SECOND * lead.total_seconds())
+
+
+def hold_of(spec: ScalingSpec, lead: timedelta) -> timedelta:
+    """Return for how long fewer replicas must be enough before one is removed."""
+    return max(spec.scale_down.stabilization_window, min(_START_UP_COST * lead, MAX_HOLD))
+
+
+def replicas_for(rate: float, capacity: VariantCapacity, replica_rate: float) -> int:
+    """Return the replicas that carry a rate of arrivals with headroom; 0 for no arrivals."""
+    if rate <= 0:
+        return 0
+    by_rate = rate * growth(capacity.lead) / replica_rate
+    concurrent = by_rate * capacity.concurrent
+    by_places = (concurrent + _DEVIATIONS * math.sqrt(concurrent)) / capacity.places
+    return _ceil(max(by_rate, by_places))
+
+
+def _ceil(replicas: float) -> int:
+    """Round up, but not by the error of a float."""
+    return math.ceil(replicas - 1e-9)
+
+
+def scale_by_capacity(
+    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, history: ScalingHistory
+) -> ScaleDecision:
+    """Choose the replica count; without a history nothing is removed for the whole hold."""
+    idle, history = decide_idle(policy, load, history)
+    if idle is not None:
+        return idle
+    spec, current = policy.spec, current_replicas(load, history)
+    history = with_recent_decisions(spec, load, history)
+    demand = _demand(load, capacity, history.demand)
+    memory = _remember(policy, capacity, load, current, history.demand)
+    assessment, backlog = _assess(policy, capacity, load, memory, demand)
+    history = replace(history, up_window=(), demand=memory)
+    known = _is_known(load)
+    if demand.most is not None and (known or _gap_is_over(load.at, memory)):
+        history = _with_recommendation(history, load.at, assessment, current)
+    decided = decide_bounds(spec, current) or _decide(
+        spec, capacity, load, demand, assessment, backlog, current, history
+    )
+    return replace(changed(decided, load.at, current, history), assessment=assessment)
+
+
+def _is_known(load: ServiceLoad) -> bool:
+    return load.waiting is not None and load.running is not None
+
+
+def _gap_is_over(at: datetime, memory: DemandHistory) -> bool:
+    """Return whether the readings are missing for so long that those left decide."""
+    return memory.known_at is not None and at - memory.known_at >= MAX_READING_GAP
+
+
+def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory | None) -> _Demand:
+    """Return the arrivals by gateways where these see all requests, else by the engines.
+
+    Output tokens are no measure of them: engines that are full give out no more of them, however
+    many requests wait.
+    """
+    estimate = _estimated_rate(load, capacity, memory)
+    if load.arrival_rate is not None and (
+        estimate is None or estimate <= load.arrival_rate * _OTHER_CLIENTS + 1 / 30
+    ):
+        return _Demand(load.arrival_rate, load.arrival_rate, "at the gateway", estimated=False)
+    if estimate is None:
+        return _Demand(0.0, None, "not known", estimated=True)
+    if _is_known(load):
+        return _Demand(estimate, estimate, "estimated from the engines", estimated=True)
+    # Replicas without a reading may be full.
+    unknown = max(0, load.serving - load.with_counts)
+    most = estimate + unknown * capacity.requests_per_second
+    return _Demand(estimate, most, "estimated from replicas with metrics", estimated=True)
+
+
+def _estimated_rate(
+    load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory | None
+) -> float | None:
+    """Return finished requests and the change of those in engines, or Little's law without them."""
+    if load.known_requests is None:
+        return None
+    if not _is_known(load) or load.finish_rate is None:
+        return load.known_requests * capacity.requests_per_second / capacity.concurrent
+    change = 0.0
+    if memory is not None and memory.in_flight:
+        began, before = memory.in_flight[0]
+        if load.at - began >= _MIN_RATE_SPAN:
+            change = (load.known_requests - before) / (load.at - began).total_seconds()
+    return max(0.0, load.finish_rate + change)
+
+
+def _remember(
+    policy: ScalingPolicy,
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    current: int,
+    memory: DemandHistory | None,
+) -> DemandHistory:
+    """Return what later decisions need of this reading; a missed one changes nothing."""
+    memory = memory or DemandHistory(known_at=load.at)
+    if not _is_known(load) or load.known_requests is None:
+        return memory
+    in_flight = memory.in_flight
+    if not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
+        in_flight = (*in_flight, (load.at, load.known_requests))
+    while len(in_flight) > 1 and load.at - in_flight[1][0] >= RATE_SPAN:
+        in_flight = in_flight[1:]
+    full_since = (
+        (memory.full_since or load.at) if _is_full(policy, capacity, load, current) else None
+    )
+    return DemandHistory(
+        in_flight=in_flight,
+        known_at=load.at,
+        full_since=full_since,
+        correction=_correction(capacity, load, memory, full_since),
+    )
+
+
+def _is_full(
+    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, current: int
+) -> bool:
+    """Return whether requests wait although all replicas serve, and devices or caches agree."""
+    if not load.waiting or load.serving < max(1, current):
+        return False
+    active = load.activity is None or load.activity >= float(policy.spec.activity.target)
+    return active or (capacity.kv_usage or 0.0) >= _FULL_KV_USAGE
+
+
+def _correction(
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    memory: DemandHistory,
+    full_since: datetime | None,
+) -> float:
+    """Return the measured share of the capacity; the longer no replica is full, the nearer to 1."""
+    full = full_since is not None and load.at - full_since >= _FULL_SPAN
+    if full and load.finish_rate is not None:
+        measured = load.finish_rate / load.serving / capacity.requests_per_second
+        return min(1.0, max(_MIN_CORRECTION, measured))
+    if load.waiting:
+        return memory.correction
+    elapsed = load.at - (memory.known_at or load.at)
+    return min(1.0, memory.correction + elapsed / _CORRECTION_SPAN)
+
+
+def _assess(
+    policy: ScalingPolicy,
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    memory: DemandHistory,
+    demand: _Demand,
+) -> tuple[CapacityAssessment, int]:
+    """Return the numbers of the decision, and the replicas that the backlog needs."""
+    spec = policy.spec
+    replica_rate = capacity.requests_per_second * memory.correction
+    most = demand.rate if demand.most is None else demand.most
+    retained = replicas_for(most * _HYSTERESIS, capacity, replica_rate)
+    if spec.min_replicas > 1:
+        # Those left after one is lost carry the load.
+        retained = max(retained, _ceil(most / replica_rate) + 1)
+    waiting, backlog = load.known_waiting, 0
+    if waiting > capacity.ttft.total_seconds() * replica_rate * max(1, load.serving):
+        rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
+        backlog = _ceil(rate / replica_rate)
+    needed = replicas_for(demand.rate, capacity, replica_rate)
+    assessment = CapacityAssessment(
+        arrival_rate=demand.rate,
+        source=demand.source,
+        replica_rate=replica_rate,
+        needed=max(needed, backlog),
+        retained=clamp(spec, max(retained, needed, backlog)),
+        hold=hold_of(spec, capacity.lead),
+    )
+    return assessment, backlog
+
+
+def _with_recommendation(
+    history: ScalingHistory, at: datetime, assessment: CapacityAssessment, current: int
+) -> ScalingHistory:
+    """Add what is retained to the window; an unknown past counts as the current number."""
+    window = extend_window(history.down_window, at) or (TimestampedReplicas(at, current),)
+    new = TimestampedReplicas(at, assessment.retained)
+    return replace(history, down_window=push(window, new, assessment.hold, lowest=False))
+
+
+def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
+    spec: ScalingSpec,
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    demand: _Demand,
+    assessment: CapacityAssessment,
+    backlog: int,
+    current: int,
+    history: ScalingHistory,
+) -> Decided:
+    """Add at once; remove what the window needs no more, and starting replicas without it."""
+    message = _message(capacity, load, assessment, current)
+    needed = clamp(spec, assessment.needed)
+    if needed > current:
+        reason = ScalingReason.DEMAND_ABOVE_CAPACITY
+        if backlog == assessment.needed:
+            reason = ScalingReason.BACKLOG_ABOVE_TARGET
+        elif history.demand is not None and history.demand.correction < 1:
+            reason = ScalingReason.REPLICAS_FULL
+        return Decided(needed, reason, message)
+    memory = history.demand or DemandHistory()
+    if not _is_known(load) and (demand.most is None or not _gap_is_over(load.at, memory)):
+        since = format_duration(MAX_READING_GAP)
+        return Decided(
+            current,
+            ScalingReason.FAILED_GET_METRICS,
+            f"{message}; requests of a replica are unknown, so none is removed, and after {since} "
+            "the metrics that are left decide. Check with tessera doctor that Prometheus answers",
+        )
+    most_retained = max((retained.replicas for retained in history.down_window), default=current)
+    if most_retained < current:
+        return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, message)
+    recent = _retained_since(history.down_window, load.at - RATE_SPAN)
+    unneeded = min(current - load.serving, current - recent)
+    if unneeded > 0 and _has_run_for(history, load.at, RATE_SPAN):
+        withdrawn = f"{message}; {counted(unneeded, 'starting replica')} not needed any more"
+        reason = ScalingReason.STARTING_REPLICA_WITHDRAWN
+        return Decided(current - unneeded, reason, withdrawn)
+    return _hold(spec, load, demand, assessment, current, message)
+
+
+def _retained_since(window: tuple[TimestampedReplicas, ...], since: datetime) -> int:
+    """Return the largest recommendation since then; each one stood until the next."""
+    return max((retained.replicas for retained in window if retained.at >= since), default=0)
+
+
+def _has_run_for(history: ScalingHistory, at: datetime, span: timedelta) -> bool:
+    """Return whether the number has been in effect for so long."""
+    return at - history.decisions[-1].at >= span
+
+
+def _hold(
+    spec: ScalingSpec,
+    load: ServiceLoad,
+    demand: _Demand,
+    assessment: CapacityAssessment,
+    current: int,
+    message: str,
+) -> Decided:
+    if assessment.needed > current:
+        limit = f"needed {assessment.needed}, spec.scaling.maxReplicas is {spec.max_replicas}"
+        return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {limit}")
+    if assessment.retained < current:
+        return Decided(
+            current,
+            ScalingReason.SCALE_DOWN_STABILIZED,
+            f"{message}; {assessment.retained} would do, stabilizing for "
+            f"{format_duration(assessment.hold)}",
+        )
+    if not _is_known(load):
+        return Decided(current, ScalingReason.METRICS_PARTIAL, message)
+    reason = ScalingReason.ESTIMATED_ARRIVALS if demand.estimated else ScalingReason.STEADY
+    return Decided(current, reason, message)
+
+
+def _message(
+    capacity: VariantCapacity, load: ServiceLoad, assessment: CapacityAssessment, current: int
+) -> str:
+    """Return the numbers with which every message begins."""
+    waiting = "at least " if load.waiting is None else ""
+    slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
+    return (
+        f"{assessment.arrival_rate:.2f} requests/s {assessment.source}, a replica carries "
+        f"{assessment.replica_rate:.2f}/s of {capacity.input_tokens} input and "
+        f"{counted(capacity.output_tokens, 'output token')}{slo}, "
+        f"headroom {growth(capacity.lead):.2f} for a start-up of "
+        f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}, "
+        f"{waiting}{load.known_waiting:.0f} waiting, {counted(current, 'replica')}"
+    )

@@ -1,0 +1,352 @@
+"""The policy `Capacity`: replicas follow arrivals, and go when the load does."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.domain.scaling.autoscale import (
+    ScaleDecision,
+    ScalingHistory,
+    ScalingPolicy,
+    ServiceLoad,
+    TimestampedReplicas,
+)
+from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
+from tessera.domain.scaling.variant_capacity import VariantCapacity
+from tests.builders import at
+
+CAPACITY = VariantCapacity(
+    requests_per_second=2.0,
+    concurrent=20,
+    places=30,
+    input_tokens=1200,
+    output_tokens=250,
+    ttft=timedelta(seconds=1),
+    lead=timedelta(seconds=100),
+)
+
+
+def policy(**fields: Any) -> ScalingPolicy:
+    spec = ScalingSpec.model_validate({"policy": "Capacity", "minReplicas": 1, **fields})
+    return ScalingPolicy(spec=spec, queue_target=4, max_num_seqs=20)
+
+
+def load(seconds: float, **fields: Any) -> ServiceLoad:
+    """Build a load of two replicas that serve, with metrics of all of them."""
+    serving = fields.pop("serving", 2)
+    waiting, running = fields.pop("waiting", 0.0), fields.pop("running", 0.0)
+    known = waiting is not None and running is not None
+    return ServiceLoad(
+        **{
+            "at": at(seconds),
+            "replicas": serving,
+            "ready": serving,
+            "serving": serving,
+            "waiting": waiting,
+            "running": running,
+            "activity": 1.0,
+            "known_waiting": waiting or 0.0,
+            "known_requests": waiting + running if known else None,
+            "with_counts": serving if known else 0,
+            "finish_rate": 0.0,
+            **fields,
+        }
+    )
+
+
+def unknown(seconds: float, **fields: Any) -> ServiceLoad:
+    return load(seconds, waiting=None, running=None, activity=None, finish_rate=None, **fields)
+
+
+def play(
+    spec: ScalingPolicy,
+    loads: Sequence[ServiceLoad],
+    memory: ScalingHistory | None = None,
+    capacity: VariantCapacity = CAPACITY,
+) -> list[ScaleDecision]:
+    decisions = []
+    memory = memory or ScalingHistory()
+    for service_load in loads:
+        decisions.append(scale_by_capacity(spec, capacity, service_load, memory))
+        memory = decisions[-1].history
+    return decisions
+
+
+def follow(
+    course: Callable[[int, int], ServiceLoad], seconds: range, start: int, lead: float
+) -> list[ScaleDecision]:
+    """Decide over a course of loads, which depend on the replicas that serve."""
+    memory, decisions, replicas = steady(start), list[ScaleDecision](), start
+    capacity = replace(CAPACITY, lead=timedelta(seconds=lead))
+    for second in seconds:
+        service_load = course(second, replicas)
+        decisions.append(scale_by_capacity(policy(), capacity, service_load, memory))
+        memory, replicas = decisions[-1].history, decisions[-1].replicas
+    return decisions
+
+
+def steady(replicas: int) -> ScalingHistory:
+    return ScalingHistory(decisions=(TimestampedReplicas(at(-1000), replicas),))
+
+
+def changes_of(decisions: Sequence[ScaleDecision]) -> int:
+    counts = [decision.replicas for decision in decisions]
+    return sum(after != before for before, after in itertools.pairwise(counts))
+
+
+def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:
+    decision = play(policy(), [load(0, arrival_rate=6.0, running=40.0)])[0]
+    assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")
+    assert "6.00 requests/s at the gateway, a replica carries 2.00/s" in decision.message
+
+
+def test_arrivals_are_estimated_from_what_engines_finish_and_hold() -> None:
+    """While full engines finish no more, what they hold grows by the rest of the arrivals."""
+    loads = [load(second, finish_rate=4.0, running=2.0 * second) for second in range(0, 65, 5)]
+    decision = play(policy(), loads)[-1]
+    assert decision.assessment is not None
+    assert decision.assessment.arrival_rate == pytest.approx(6.0)
+    assert decision.assessment.source == "estimated from the engines"
+    calm = play(policy(), [load(second, finish_rate=2.0) for second in range(0, 65, 5)])[-1]
+    assert (calm.replicas, calm.reason) == (2, "EstimatedArrivals")
+
+
+def test_engines_with_other_clients_than_the_gateway_are_believed() -> None:
+    decision = play(policy(), [load(0, arrival_rate=1.0, finish_rate=6.0)])[0]
+    assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")
+
+
+def test_a_queue_that_takes_longer_than_the_objective_adds_replicas_at_once() -> None:
+    short = play(policy(), [load(0, waiting=4.0, arrival_rate=2.0)])[0]
+    assert (short.replicas, short.reason) == (2, "Steady")
+    decision = play(policy(), [load(0, waiting=150.0, arrival_rate=2.0)])[0]
+    assert (decision.replicas, decision.reason) == (3, "BacklogAboveTarget")
+
+
+@pytest.mark.parametrize("activity", [None, 0.2, 1.0])
+@pytest.mark.parametrize("floor", [1, 2])
+def test_two_streams_keep_no_replica_beyond_the_floor(activity: float | None, floor: int) -> None:
+    loads = [
+        load(second, serving=8, running=2.0, finish_rate=0.2, activity=activity)
+        for second in range(0, 900, 5)
+    ]
+    decisions = play(policy(minReplicas=floor), loads, steady(8))
+    assert decisions[-1].replicas == floor
+    assert changes_of(decisions) <= 2
+    assert {decision.reason for decision in decisions} >= {
+        "ScaleDownStabilized",
+        "CapacityAboveDemand",
+    }
+
+
+def test_after_one_of_two_replicas_is_lost_the_others_carry_the_load() -> None:
+    loads = [load(second, serving=6, arrival_rate=3.6) for second in range(0, 1200, 5)]
+    retained = play(policy(minReplicas=2), loads, steady(6))[-1].replicas
+    assert (retained - 1) * CAPACITY.requests_per_second >= 3.6
+    assert play(policy(minReplicas=1), loads, steady(6))[-1].replicas <= retained
+
+
+def test_a_replica_stays_as_long_as_its_start_would_cost() -> None:
+    slow = replace(CAPACITY, lead=timedelta(seconds=180))
+    loads = [load(second, serving=4, arrival_rate=0.5) for second in range(0, 700, 5)]
+    removed = [
+        next(
+            load.at
+            for load, decision in zip(
+                loads, play(policy(), loads, steady(4), capacity), strict=True
+            )
+            if decision.replicas < 4
+        )
+        for capacity in (CAPACITY, slow)
+    ]
+    assert removed == [at(300), at(540)]
+
+
+def test_a_starting_replica_that_is_not_needed_any_more_is_withdrawn() -> None:
+    busy = [load(second, arrival_rate=6.0) for second in range(0, 60, 5)]
+    calm = [load(second, arrival_rate=1.0) for second in range(60, 200, 5)]
+    decisions = play(policy(), [*busy, *calm])
+    assert decisions[11].replicas == 4
+    withdrawn = next(decision for decision in decisions if decision.replicas == 2)
+    assert withdrawn.reason == "StartingReplicaWithdrawn"
+    assert withdrawn.history.decisions[-1].at < at(130)
+
+
+def test_full_replicas_that_carry_less_than_predicted_correct_the_prediction() -> None:
+    loads = [load(second, waiting=2.0, running=40.0, finish_rate=2.4) for second in range(0, 90, 5)]
+    decision = play(policy(), loads)[-1]
+    assert decision.history.demand is not None
+    assert decision.history.demand.correction == pytest.approx(0.6)
+    assert decision.replicas > 2
+    later = [load(second, finish_rate=2.4) for second in range(90, 90 + 1500, 15)]
+    forgotten = play(policy(), later, decision.history)[-1].history.demand
+    assert forgotten is not None
+    assert forgotten.correction == 1
+    idle_devices = [replace(service_load, activity=0.1) for service_load in loads]
+    assert play(policy(), idle_devices)[-1].replicas == 2
+
+
+def test_one_missed_reading_changes_nothing() -> None:
+    loads = [load(second, serving=4, arrival_rate=None) for second in range(0, 400, 5)]
+    missed = [
+        unknown(100, serving=4) if service_load.at == at(100) else service_load
+        for service_load in loads
+    ]
+    replicas = [decision.replicas for decision in play(policy(), loads, steady(4))]
+    decisions = play(policy(), missed, steady(4))
+    assert [decision.replicas for decision in decisions] == replicas
+    assert decisions[20].reason == "FailedGetMetrics"
+
+
+def test_without_engine_metrics_arrivals_decide_about_reductions_after_five_minutes() -> None:
+    loads = [load(0, serving=4, arrival_rate=0.5)]
+    loads += [unknown(second, serving=4, arrival_rate=0.5) for second in range(5, 900, 5)]
+    decisions = play(policy(), loads, steady(4))
+    assert {decision.replicas for decision in decisions[:60]} == {4}
+    assert {decision.reason for decision in decisions[1:60]} == {"FailedGetMetrics"}
+    assert (decisions[-1].replicas, decisions[-1].reason) == (1, "MetricsPartial")
+    raised = play(policy(), [unknown(0, arrival_rate=6.0)])[0]
+    assert (raised.replicas, raised.reason) == (4, "DemandAboveCapacity")
+
+
+def test_a_replica_without_metrics_may_be_full() -> None:
+    """Of four replicas one has no metrics for long: it keeps its place, the others do not."""
+    loads = [
+        unknown(second, serving=4, with_counts=3, known_requests=1.0)
+        for second in range(0, 1500, 5)
+    ]
+    decisions = play(policy(), loads, steady(4))
+    assert (decisions[-1].replicas, decisions[-1].reason) == (2, "MetricsPartial")
+
+
+def test_requests_that_wait_at_the_gateway_without_any_replica_start_some() -> None:
+    loads = [
+        load(second, serving=0, waiting=90.0, running=0.0, arrival_rate=0.5, finish_rate=0.0)
+        for second in range(0, 120, 5)
+    ]
+    decisions = play(policy(), loads, steady(0))
+    assert decisions[0].replicas == 1
+    assert decisions[1].replicas == 1
+
+
+def test_with_no_signal_at_all_the_number_stays() -> None:
+    decisions = play(policy(), [unknown(second) for second in range(0, 3600, 10)], steady(6))
+    assert {(decision.replicas, decision.reason) for decision in decisions} == {
+        (6, "FailedGetMetrics")
+    }
+
+
+def test_more_than_the_maximum_says_so() -> None:
+    decision = play(policy(maxReplicas=2), [load(0, arrival_rate=60.0)])[0]
+    assert (decision.replicas, decision.reason) == (2, "TooManyReplicas")
+    assert "spec.scaling.maxReplicas is 2" in decision.message
+
+
+rates = st.floats(0, 40)
+readings = st.lists(
+    st.tuples(
+        st.integers(1, 40),
+        st.one_of(st.none(), st.floats(0, 40)),
+        st.one_of(st.none(), st.floats(0, 500)),
+        st.one_of(st.none(), st.floats(0, 1)),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(course=readings, floor=st.integers(1, 3), most=st.integers(3, 12))
+def test_every_decision_is_within_the_bounds(course: list[Any], floor: int, most: int) -> None:
+    spec = policy(minReplicas=floor, maxReplicas=most)
+    second, memory = 0, ScalingHistory()
+    for pause, rate, waiting, activity in course:
+        second += pause
+        service_load = load(
+            second, arrival_rate=rate, waiting=waiting, running=waiting, activity=activity
+        )
+        decision = scale_by_capacity(spec, CAPACITY, service_load, memory)
+        assert floor <= decision.replicas <= most
+        assert math.isfinite(decision.assessment.arrival_rate if decision.assessment else 0)
+        memory = decision.history
+
+
+@given(rate=rates, more=rates)
+def test_more_arrivals_never_need_fewer_replicas(rate: float, more: float) -> None:
+    assert replicas_for(rate + more, CAPACITY, 2.0) >= replicas_for(rate, CAPACITY, 2.0)
+
+
+@given(
+    course=st.lists(st.tuples(st.integers(1, 40), st.floats(0, 40)), min_size=1, max_size=60),
+    more=rates,
+)
+def test_a_course_of_more_arrivals_never_has_fewer_replicas(
+    course: list[tuple[int, float]], more: float
+) -> None:
+    spec, second = policy(), 0
+    less_memory, more_memory = ScalingHistory(), ScalingHistory()
+    for pause, rate in course:
+        second += pause
+        # All replicas serve, so that none is withdrawn.
+        loads = [load(second, serving=8, arrival_rate=each) for each in (rate, rate + more)]
+        less = scale_by_capacity(spec, CAPACITY, loads[0], less_memory)
+        greater = scale_by_capacity(spec, CAPACITY, loads[1], more_memory)
+        assert greater.replicas >= less.replicas
+        less_memory, more_memory = less.history, greater.history
+
+
+@given(
+    before=rates,
+    peak=st.integers(2, 8),
+    activity=st.sampled_from([None, 1.0]),
+    by_gateway=st.booleans(),
+    lead=st.floats(5, 900),
+)
+def test_without_load_the_floor_is_reached_within_15_minutes(
+    before: float, peak: int, activity: float | None, by_gateway: bool, lead: float
+) -> None:
+    def course(second: int, replicas: int) -> ServiceLoad:
+        left = second >= 300
+        rate = 0.2 if left else before
+        return load(
+            second,
+            serving=replicas,
+            running=2.0 if left else rate * 10,
+            finish_rate=rate,
+            arrival_rate=rate if by_gateway else None,
+            activity=activity,
+        )
+
+    decisions = follow(course, range(0, 300 + 900, 10), peak, lead)
+    assert decisions[-1].replicas == 1
+
+
+@given(
+    rate=rates,
+    waiting=st.sampled_from([0.0, 1.0, 30.0]),
+    running=st.floats(0, 200),
+    activity=st.sampled_from([None, 0.3, 1.0]),
+    start=st.integers(1, 8),
+    lead=st.floats(5, 900),
+)
+def test_a_constant_load_changes_the_number_at_most_six_times_an_hour(
+    rate: float, waiting: float, running: float, activity: float | None, start: int, lead: float
+) -> None:
+    def course(second: int, replicas: int) -> ServiceLoad:
+        return load(
+            second,
+            serving=replicas,
+            waiting=waiting,
+            running=running,
+            finish_rate=min(rate, 2.0 * replicas),
+            activity=activity,
+        )
+
+    assert changes_of(follow(course, range(0, 3600, 20), start, lead)) <= 6

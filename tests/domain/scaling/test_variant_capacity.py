@@ -1,0 +1,198 @@
+"""What a replica carries within the SLO, and that a service uses it with the policy `Capacity`."""
+
+import itertools
+import math
+import random
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.ref import Ref
+from tessera.domain.explain.explain import explain
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.snapshot import Pod, Readings, Snapshot, SpeedReading
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.plan import PlanMemory
+from tessera.domain.scaling.capacity import replicas_for
+from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
+from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
+from tessera_lab.engine import EngineCore, ServedRequest, Timeline
+from tessera_lab.engine.requests import EngineLimits, EngineRequest
+from tests.builders import (
+    a_pod,
+    a_service,
+    a_snapshot,
+    a_spec,
+    a_workload,
+    at,
+    plan_of,
+    readings_of,
+)
+
+CHAT = Ref("team-a", "chat")
+SCALING = {"policy": "Capacity", "minReplicas": 1}
+
+
+def a_fleet(scaling: dict[str, Any], **fields: Any) -> Snapshot:
+    pods = fields.pop("pods", (a_pod("chat-0"),))
+    service = a_service(spec=a_spec(scaling=scaling, **fields.pop("spec", {})))
+    workload = (a_workload(len(pods)),)
+    return a_snapshot(
+        service, pods=pods, workloads=workload, **{"readings": readings_of(pods), **fields}
+    )
+
+
+def capacity(reading: SpeedReading | None = None, **fields: Any) -> VariantCapacity:
+    slo = fields.pop("slo", {"ttftP95": "1s"})
+    spec = a_spec(slo=slo, context={"typicalInputTokens": 400, "typicalOutputTokens": 100})
+    shape = shape_of(spec)
+    assert shape is not None
+    return variant_capacity(
+        spec,
+        shape,
+        a_choice().fit,
+        reading=reading or SpeedReading(),
+        measured_ratio=fields.pop("measured_ratio", None),
+        lead=timedelta(seconds=100),
+    )
+
+
+def a_choice() -> HardwareChoice:
+    choice = plan_of(a_fleet(SCALING)).service_plans[CHAT].choice
+    assert choice is not None
+    return choice
+
+
+def attainment(rate: float, carried: VariantCapacity, seconds: float = 400) -> float:
+    """Return the share of requests with a first token in time, if they come at random."""
+    fit, rng = a_choice().fit, random.Random(1)  # noqa: S311 - not a secret
+    limits = EngineLimits(
+        max_model_len=fit.max_model_len,
+        max_num_seqs=fit.limits.max_num_seqs,
+        max_num_batched_tokens=fit.limits.max_num_batched_tokens,
+        blocks=fit.memory.kv_tokens // 16,
+    )
+    timeline, served, moment = Timeline(EngineCore(limits, fit.step)), list[ServedRequest](), 0.0
+    for number in itertools.count():
+        moment += rng.expovariate(rate)
+        served += timeline.advance(min(moment, seconds))
+        if moment >= seconds:
+            break
+        request = EngineRequest(
+            id=number,
+            prompt_tokens=max(1, int(carried.input_tokens * rng.lognormvariate(-0.125, 0.5))),
+            output_tokens=carried.output_tokens,
+        )
+        timeline.submit(request, moment)
+    served += timeline.advance(math.inf)
+    in_time = [each.ttft_seconds is not None and each.ttft_seconds <= 1 for each in served]
+    return sum(in_time) / len(in_time)
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [(400, 100), (1200, 250), (3000, 50), (200, 600)])
+def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
+    prompt: int, answer: int
+) -> None:
+    lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
+    carried = capacity(lengths)
+    full = carried.requests_per_second
+    rate = next(
+        full * share / 100
+        for share in range(100, 0, -1)
+        if replicas_for(full * share / 100, carried, full) == 1
+    )
+    assert attainment(rate, carried) >= 0.95
+    assert attainment(1.6 * rate, carried) < 0.95
+
+
+def test_longer_answers_leave_fewer_requests_per_second() -> None:
+    usual = capacity()
+    long = capacity(SpeedReading(requests=100, mean_input_tokens=400, mean_output_tokens=400))
+    assert usual.requests_per_second > 2 * long.requests_per_second
+    assert (long.input_tokens, long.output_tokens) == (400, 400)
+    few = capacity(SpeedReading(requests=19, mean_input_tokens=400, mean_output_tokens=400))
+    assert few == usual
+
+
+def test_a_measured_speed_corrects_the_capacity() -> None:
+    slow = capacity(measured_ratio=2.0)
+    assert slow.requests_per_second < 0.6 * capacity().requests_per_second
+    assert slow.speed_ratio == 2
+
+
+def test_an_objective_that_no_request_meets_is_named_and_orders_no_fleet() -> None:
+    missed = capacity(slo={"ttftP95": "1s", "itlP95": "1ms"})
+    assert not missed.meets_slo
+    assert missed.requests_per_second >= capacity().requests_per_second
+
+
+def test_the_lead_is_the_median_of_what_replicas_took() -> None:
+    def pod(name: str, seconds: float | None) -> Pod:
+        ready = None if seconds is None else at(-1000 + seconds)
+        return replace(a_pod(name), bound=at(-1000), ready_since=ready)
+
+    pods = [pod("a", 90), pod("b", 100), pod("c", 700), pod("d", None)]
+    assert start_up_lead(pods) == timedelta(seconds=100)
+    assert start_up_lead([]) == DEFAULT_LEAD
+
+
+def test_a_service_with_the_policy_follows_the_arrivals_at_the_gateway() -> None:
+    rate = 3 * capacity_of_plan()
+    demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
+    scale = plan_of(a_fleet(SCALING, demand=demand)).service_plans[CHAT].scale
+    assert scale.replicas > 3
+    assert scale.reason == "DemandAboveCapacity"
+    usual = plan_of(a_fleet({"minReplicas": 1}, demand=demand)).service_plans[CHAT].scale
+    assert (usual.replicas, usual.assessment, usual.history.demand) == (1, None, None)
+
+
+def capacity_of_plan() -> float:
+    assessment = plan_of(a_fleet(SCALING)).service_plans[CHAT].scale.assessment
+    assert assessment is not None
+    return assessment.replica_rate
+
+
+def test_without_a_gateway_finished_requests_are_followed() -> None:
+    pods = (a_pod("chat-0"),)
+    readings = replace(readings_of(pods), finish_rates={CHAT: 3 * capacity_of_plan()})
+    scale = plan_of(a_fleet(SCALING, pods=pods, readings=readings)).service_plans[CHAT].scale
+    assert scale.replicas > 3
+    assert "estimated from the engines" in scale.message
+
+
+def test_time_alone_removes_replicas_although_no_reading_changes() -> None:
+    pods = tuple(a_pod(f"chat-{index}") for index in range(3))
+    readings = replace(readings_of(pods), finish_rates={CHAT: 0.0})
+    fleet = a_fleet(SCALING, pods=pods, readings=readings)
+    memory, replicas = PlanMemory(), 3
+    for second in range(0, 500, 20):
+        now = replace(fleet, at=at(second), readings=replace(readings, at=at(second)))
+        plan = plan_of(now, memory=memory)
+        memory = replace(memory, scaling_history=plan.scaling_history)
+        replicas = plan.service_plans[CHAT].scale.replicas
+        assert second >= 300 or replicas == 3
+    assert replicas == 1
+
+
+def test_explain_names_the_signal_the_capacity_and_the_number() -> None:
+    demand = {CHAT: GatewayDemand(arrivals_per_second=0.5)}
+    fleet = a_fleet(SCALING, demand=demand)
+    decision = next(
+        decision for decision in explain(fleet, plan_of(fleet), CHAT) if decision.topic == "scaling"
+    )
+    numbers = dict(decision.numbers)
+    assert numbers["policy"] == "Capacity"
+    assert numbers["arrivals"] == "0.50 requests/s at the gateway"
+    assert numbers["needed"].startswith("1,")
+    assert f"{capacity_of_plan():.2f} requests/s per replica" in numbers["capacity"]
+    assert any("may add replicas at once" in sentence for sentence in decision.would_change)
+
+
+def test_without_readings_the_policy_removes_nothing() -> None:
+    pods = tuple(a_pod(f"chat-{index}") for index in range(3))
+    readings = Readings(at=at(0), problem="connection refused")
+    scale = plan_of(a_fleet(SCALING, pods=pods, readings=readings)).service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (3, "FailedGetMetrics")
