@@ -271,6 +271,13 @@ class Idle(Wire):
     """Time without any request after which all replicas are removed, between `30s` and `24h`."""
 
 
+class ScalingPause(Wire):
+    """A pause of the autoscaler."""
+
+    by: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    """Who paused it and why, for those who find it paused."""
+
+
 ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
 
 
@@ -303,6 +310,10 @@ class Scaling(Wire):
 
     idle: Idle | None = None
     """When the service has no replicas; required with `minReplicas` 0, without effect otherwise."""
+
+    paused: ScalingPause | None = None
+    """Keeps the number of replicas, whatever the load, until this field is removed; budgets still
+    apply."""
 
     @property
     def may_sleep(self) -> bool:

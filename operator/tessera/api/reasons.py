@@ -407,6 +407,7 @@ class ScalingReason(StatusReason):
         "with policy `Capacity` the requests of a replica are not known for 5 minutes, so those of "
         "the others decide.",
     )
+    PAUSED = "Paused", "`spec.scaling.paused` keeps the number of replicas."
     SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number."
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",

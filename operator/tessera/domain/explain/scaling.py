@@ -126,6 +126,15 @@ def _gateway_numbers(load: ServiceLoad) -> Numbers:
     return (("at the gateway", f"{load.queued} waiting, {load.gateway_requests} others"),)
 
 
+_WAYS_OUT = {
+    ScalingReason.PAUSED: "the removal of spec.scaling.paused",
+    ScalingReason.BUDGET_EXHAUSTED: "budget for more replicas: see budget",
+    ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
+    ScalingReason.SCALED_TO_ZERO: "a request that waits at the gateway, or "
+    "spec.scaling.minReplicas above 0",
+}
+
+
 def _would_change(
     spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan
 ) -> Iterator[str]:
@@ -136,14 +145,8 @@ def _would_change(
     if service_plan.choice is None:
         yield "hardware for the service: see placed"
         return
-    if scale.reason is ScalingReason.BUDGET_EXHAUSTED:
-        yield "budget for more replicas: see budget"
-        return
-    if scale.reason is ScalingReason.FAIR_SHARE:
-        yield "more devices in the pool, or a larger share of them: see budget"
-        return
-    if scale.reason is ScalingReason.SCALED_TO_ZERO:
-        yield "a request that waits at the gateway, or spec.scaling.minReplicas above 0"
+    if scale.reason in _WAYS_OUT:
+        yield _WAYS_OUT[scale.reason]
         return
     if scale.assessment is not None:
         yield from _would_change_capacity(scaling_of(spec), scale.assessment, scale.replicas)

@@ -10,6 +10,7 @@ from tessera.api.inference_service import (
     DEFAULT_QUEUE_TARGETS,
     InferenceServiceSpec,
     InferenceServiceStatus,
+    ScalingPause,
 )
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import (
@@ -305,6 +306,8 @@ def _scale(
         return _fixed_scale(spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
     existing = workload.replicas if workload else policy.spec.floor
+    if policy.spec.paused is not None:
+        return _paused_scale(policy.spec.paused, existing, history, snapshot.at)
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
@@ -360,6 +363,20 @@ def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleD
         history=history
         if unchanged and not history.up_window
         else ScalingHistory(decisions=counts),
+    )
+
+
+def _paused_scale(
+    pause: ScalingPause, existing: int, history: ScalingHistory, at: datetime
+) -> ScaleDecision:
+    """Return the number that was decided last; after the pause the windows start again."""
+    decisions = history.decisions[-1:] or (TimestampedReplicas(at, existing),)
+    paused = ScalingHistory(decisions=decisions, change=history.change)
+    return ScaleDecision(
+        replicas=decisions[-1].replicas,
+        reason=ScalingReason.PAUSED,
+        message=f"spec.scaling.paused: {pause.by}",
+        history=history if history == paused else paused,
     )
 
 
