@@ -106,6 +106,10 @@ images-list: .venv/made ## List the images that a cluster pulls, for a mirror (R
 bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50 services.
 	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
+.PHONY: bench-scaling
+bench-scaling: .venv/made ## Measure scaling policies on an hour of five load shapes: attainment and replica-hours, and the CPU time of a decision.
+	@$(RUN) tools/bench_scaling.py
+
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
