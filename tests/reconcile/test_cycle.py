@@ -16,7 +16,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
 from tessera.domain.plan import PlanMemory
 from tessera.reconcile import loop
-from tessera.reconcile.loop import Rest, Wakes, rest_after, run_loop
+from tessera.reconcile.loop import Backlog, Rest, Wakes, rest_after, run_loop
 from tessera.reconcile.writing import write_queue
 from tessera.reconcile.writing.startup_resync import SERVICES_PER_CYCLE
 from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
@@ -463,7 +463,7 @@ async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
 
     async def count_cycle() -> Rest:
         await cycles.put(None)
-        return rest_after(500.0, is_burst=False)._replace(shortest=0.0)
+        return rest_after(500.0, Backlog.NONE)._replace(shortest=0.0)
 
     running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
     try:
@@ -489,7 +489,7 @@ async def test_in_a_burst_an_edit_waits_until_few_children_do(
 
     async def count_cycle() -> Rest:
         await cycles.put(None)
-        return rest_after(500.0, is_burst=True)._replace(shortest=0.0)
+        return rest_after(500.0, Backlog.OBJECTS)._replace(shortest=0.0)
 
     running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
     try:
@@ -506,8 +506,9 @@ async def test_in_a_burst_an_edit_waits_until_few_children_do(
 
 
 def test_an_edit_is_not_planned_at_once_while_many_children_wait() -> None:
-    calm, burst = rest_after(0.1, is_burst=False), rest_after(0.1, is_burst=True)
-    assert calm.shortest < calm.longest < burst.shortest < burst.longest
+    calm, late, burst = (rest_after(0.1, backlog) for backlog in Backlog)
+    assert calm.shortest == late.shortest < calm.longest < burst.shortest < burst.longest
+    assert late.longest == burst.longest
 
 
 def _meta(key: ObjectKey) -> dict[str, str]:

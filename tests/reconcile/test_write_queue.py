@@ -10,9 +10,11 @@ import pytest
 from typing_extensions import override
 
 from tessera.ports import ClusterObject
+from tessera.reconcile.loop import Backlog
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing import write_queue
 from tessera.reconcile.writing.write_queue import (
+    MANY,
     MAX_CONCURRENCY,
     Stage,
     Work,
@@ -97,16 +99,16 @@ async def test_work_that_has_not_begun_is_replaced_by_that_of_a_newer_plan() -> 
     assert sorted(harness.written) == ["b CHILDREN new", "c CHILDREN"]
 
 
-async def test_a_burst_ends_when_no_more_children_wait_than_are_written_at_a_time() -> None:
+async def test_a_burst_ends_when_few_objects_are_left() -> None:
     harness, go_on = Harness(), asyncio.Event()
-    names = [f"{index:02}" for index in range(2 * MAX_CONCURRENCY + 1)]
+    names = [f"{index:03}" for index in range(MANY + 1)]
     async with harness.running():
         await harness.hand_over(*(harness.work(name, until=go_on) for name in names))
         await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
-        assert (harness.queue.is_burst, harness.bursts_ended) == (True, 0)
+        assert (harness.queue.backlog, harness.bursts_ended) == (Backlog.OBJECTS, 0)
         go_on.set()
         await harness.until(lambda: len(harness.written) == len(names))
-    assert (harness.queue.is_burst, harness.bursts_ended) == (False, 1)
+    assert (harness.queue.backlog, harness.bursts_ended) == (Backlog.NONE, 1)
 
 
 async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
@@ -120,7 +122,7 @@ async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
         await answer.wait()
         superseded.append(harness.queue.is_superseded())
 
-    others = [harness.work(str(index), until=answer) for index in range(3 * MAX_CONCURRENCY)]
+    others = [harness.work(str(index), until=answer) for index in range(MANY + MAX_CONCURRENCY)]
     async with harness.running():
         await harness.hand_over(Work(_key("old"), write), *others)
         await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
@@ -133,7 +135,7 @@ async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
 
 async def test_few_children_are_no_burst() -> None:
     harness = Harness()
-    await harness.hand_over(*(harness.work(str(index)) for index in range(MAX_CONCURRENCY)))
+    await harness.hand_over(*(harness.work(str(index)) for index in range(MANY)))
     await harness.queue.drain()
     assert harness.bursts_ended == 0
 
@@ -203,7 +205,7 @@ async def test_gates_and_statuses_have_places_while_children_wait() -> None:
     async with harness.running():
         await harness.hand_over(*works)
         await harness.until(lambda: len(begun) == MAX_CONCURRENCY)
-        assert Counter(begun) == {Stage.CHILDREN: 14, Stage.GATES: 1, Stage.STATUS: 1}
+        assert Counter(begun) == {Stage.CHILDREN: 11, Stage.GATES: 4, Stage.STATUS: 1}
         answer.set()
         await harness.until(lambda: len(begun) == len(works))
     last = {stage: index for index, stage in enumerate(begun)}

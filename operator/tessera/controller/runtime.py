@@ -258,7 +258,7 @@ class Runtime:
         except* Exception as errors:  # noqa: BLE001 - the loop must continue
             self.telemetry.record_failure(errors)
         else:
-            return rest_after(outcome.cpu_seconds, is_burst=outcome.is_burst)
+            return rest_after(outcome.cpu_seconds, outcome.backlog)
         return Rest()
 
     async def _watch_lag(self) -> None:

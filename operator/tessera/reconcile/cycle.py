@@ -15,7 +15,7 @@ from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.layout_solving import BackgroundPlanner
-from tessera.reconcile.loop import PERIOD
+from tessera.reconcile.loop import PERIOD, Backlog
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.prober import Prober
 from tessera.reconcile.store import Store
@@ -42,8 +42,7 @@ class ReconcileOutcome:
     """Writing requests since the last cycle."""
     cpu_seconds: float
     """What observing and deciding took."""
-    is_burst: bool = False
-    """More children wait to be written than are written at a time."""
+    backlog: Backlog = Backlog.NONE
 
 
 class FleetReconciler:
@@ -104,7 +103,7 @@ class FleetReconciler:
             problems=dict(self._applier.problems),
             writes=self._writes - writes_before,
             cpu_seconds=time.thread_time() - started,
-            is_burst=self._applier.queue.is_burst,
+            backlog=self._applier.queue.backlog,
         )
 
     async def write(self) -> None:

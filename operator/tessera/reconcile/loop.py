@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from enum import Enum, auto
 from typing import NamedTuple
 
 from tessera.resources.api_resources import (
@@ -21,8 +22,9 @@ MIN_INTERVAL = 0.25
 # event loop: until somebody edits an object, such as a service, and at most. It matters from some
 # hundred services on.
 REST_RATIOS = 1.0, 4.0
-# The same while more is to be written than at a time: no request is on its way while a plan is
-# decided, and a newer plan would not be written sooner.
+# The same while much is left to write: a newer plan would not be written sooner, of objects not
+# even that of an edit.
+STATUSES_REST_RATIOS = 1.0, 30.0
 BURST_REST_RATIOS = 10.0, 30.0
 MAX_REST, MAX_BURST_REST = 2.0, 10.0
 # The operator writes only the statuses of these, and its own writes wake nobody.
@@ -37,15 +39,32 @@ class Rest(NamedTuple):
 
     shortest: float = 0.0
     longest: float = 0.0
-    """Unless somebody edits an object, or in a burst all but few children are written."""
+    """Unless somebody edits an object, or in a burst all but few objects are written."""
     is_burst: bool = False
 
 
-def rest_after(cpu_seconds: float, *, is_burst: bool) -> Rest:
+class Backlog(Enum):
+    """Of what so much is left to write that it takes some seconds."""
+
+    NONE = auto()
+    STATUSES = auto()
+    OBJECTS = auto()
+    """A burst."""
+
+
+def rest_after(cpu_seconds: float, backlog: Backlog) -> Rest:
     """Return the rest after a cycle that took so much CPU time."""
-    ratios, most = (BURST_REST_RATIOS, MAX_BURST_REST) if is_burst else (REST_RATIOS, MAX_REST)
+    ratios = _RATIOS[backlog]
+    most = MAX_REST if backlog is Backlog.NONE else MAX_BURST_REST
     shortest, longest = (min(most, ratio * cpu_seconds) for ratio in ratios)
-    return Rest(shortest, longest, is_burst)
+    return Rest(shortest, longest, backlog is Backlog.OBJECTS)
+
+
+_RATIOS = {
+    Backlog.NONE: REST_RATIOS,
+    Backlog.STATUSES: STATUSES_REST_RATIOS,
+    Backlog.OBJECTS: BURST_REST_RATIOS,
+}
 
 
 class Wakes:
@@ -67,7 +86,7 @@ class Wakes:
         self._changed.set()
 
     def end_burst(self) -> None:
-        """Ask for a cycle since all but few children are written."""
+        """Ask for a cycle since all but few objects are written."""
         self._written.set()
         self._changed.set()
 

@@ -19,16 +19,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.service_work import by_turns
 from tessera.reconcile.writing.writer import NotLeadingError, SupersededError
 from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.
 MAX_CONCURRENCY = 16
+# With more work left than this, an API server that is busy with its consequences takes seconds.
+MANY = 8 * MAX_CONCURRENCY
 # A status is written so long after the last write for its object, since it changes soon again.
 STATUS_DELAY_SECONDS = 1.0
-# The same while more children wait than are written at a time, and the longest delay of a status.
-BURST_STATUS_DELAY_SECONDS = 30.0
+# The same while many objects are left, and the longest delay of a status.
+BURST_STATUS_DELAY_SECONDS = 120.0
 # How long a cycle waits for the requests of single objects that are on their way.
 SETTLE_SECONDS = 1.0
 # The same in a burst, in which the API server creates one Service after the other: the requests for
@@ -54,7 +57,7 @@ class Stage(IntEnum):
 PLACES = {
     Stage.FLEET: (0, MAX_CONCURRENCY),
     Stage.CHILDREN: (0, MAX_CONCURRENCY),
-    Stage.GATES: (1, MAX_CONCURRENCY),
+    Stage.GATES: (4, MAX_CONCURRENCY),
     Stage.STATUS: (1, 4),
 }
 
@@ -102,8 +105,8 @@ class WriteQueue:
         """The monotonic seconds since which each unfinished work waits."""
         self._written: dict[ObjectKey, float] = {}
         """When work of an owner ended last."""
-        self._children_left = 0
-        """Work for children that has not ended."""
+        self._left = Counter[Stage]()
+        """How much work has not ended."""
         self._running = set[WorkKey]()
         self._superseded = set[ObjectKey]()
         """Owners in progress for which a newer plan has work."""
@@ -115,9 +118,16 @@ class WriteQueue:
         self._is_paused = False
 
     @property
-    def is_burst(self) -> bool:
-        """Return whether more children wait than are written at a time."""
-        return self._children_left > 2 * MAX_CONCURRENCY
+    def backlog(self) -> Backlog:
+        """Return of what so much is left that it takes some seconds."""
+        left = self._left
+        if left[Stage.CHILDREN] + left[Stage.GATES] > MANY:
+            return Backlog.OBJECTS
+        return Backlog.STATUSES if left[Stage.STATUS] > MANY else Backlog.NONE
+
+    @property
+    def _is_burst(self) -> bool:
+        return self.backlog is Backlog.OBJECTS
 
     def is_superseded(self) -> bool:
         """Return whether the work that calls it may send no more requests, for a newer plan."""
@@ -134,7 +144,7 @@ class WriteQueue:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(
-                    BURST_SETTLE_SECONDS if self.is_burst else SETTLE_SECONDS
+                    BURST_SETTLE_SECONDS if self._is_burst else SETTLE_SECONDS
                 ):
                     await self._wait_while(lambda: bool(self._running))
             await self._wait_while(lambda: any(key.stage is Stage.FLEET for key in self._running))
@@ -162,7 +172,7 @@ class WriteQueue:
                 since[work.key] = self._since.get(work.key, now)
                 stages[work.key.stage].append(work)
         self._since = since
-        self._children_left = sum(key.stage is Stage.CHILDREN for key in since)
+        self._left = Counter(key.stage for key in since)
         oldest = now - BURST_STATUS_DELAY_SECONDS
         self._written = {owner: at for owner, at in self._written.items() if at > oldest}
         self._blocked.clear()
@@ -237,7 +247,7 @@ class WriteQueue:
         written = self._written.get(work.key.owner)
         if work.key.stage is not Stage.STATUS or written is None or not self._may_hold:
             return 0.0
-        delay = BURST_STATUS_DELAY_SECONDS if self.is_burst else STATUS_DELAY_SECONDS
+        delay = BURST_STATUS_DELAY_SECONDS if self._is_burst else STATUS_DELAY_SECONDS
         return min(written + delay, self._since[work.key] + BURST_STATUS_DELAY_SECONDS)
 
     def _release_held(self) -> None:
@@ -272,18 +282,14 @@ class WriteQueue:
                 self._superseded.discard(work.key.owner)
                 self._wake()
         self._since.pop(work.key, None)
-        if work.key.stage is Stage.CHILDREN:
-            self._note_written_child()
+        was_burst = self._is_burst
+        self._left[work.key.stage] -= 1
+        if was_burst and not self._is_burst:
+            self._end_burst()
         self._written[work.key.owner] = time.monotonic()
         for released in reversed(self._blocked.pop(work.key, [])):
             self._queues[released.key.stage].appendleft(released)
         self._start_worker()
-
-    def _note_written_child(self) -> None:
-        was_burst = self.is_burst
-        self._children_left -= 1
-        if was_burst and not self.is_burst:
-            self._end_burst()
 
     async def _wait_while(self, condition: Callable[[], bool]) -> None:
         while condition():
