@@ -104,6 +104,15 @@ class RejectedSample(StrEnum):
     TOO_MANY_ROWS = "TooManyRows"
 
 
+class RejectedDemand(StrEnum):
+    """Why a report of a gateway, or a row of it, is left out."""
+
+    INVALID_REPORT = "InvalidReport"
+    INVALID_ROW = "InvalidRow"
+    """The other rows of its report count."""
+    TOO_MANY_GATEWAYS = "TooManyGateways"
+
+
 class EventOutcome(StrEnum):
     """What became of an Event."""
 

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,6 +29,7 @@ from tessera.controller.demand import DemandReceiver, DemandServer, serve_demand
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.gateway import demand as gateway_demand
 from tessera.gateway.demand import DemandReporter, OperatorAccess
+from tessera.ports import RejectedDemand
 from tessera.reconcile.observe import Observations
 from tests.adapters.small_server import connected_cluster
 from tests.builders import at
@@ -45,8 +48,8 @@ class NotifyingReceiver(DemandReceiver):
         self.received = asyncio.Event()
 
     @override
-    def receive(self, report: DemandReport) -> HTTPStatus:
-        status = super().receive(report)
+    def receive(self, report: DemandReport, row_faults: Sequence[str] = ()) -> HTTPStatus:
+        status = super().receive(report, row_faults)
         self.received.set()
         return status
 
@@ -59,10 +62,15 @@ class Receiving:
     seconds: float = 0
     leading: bool = True
     woken: int = 0
+    rejected: Counter[RejectedDemand] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.receiver = NotifyingReceiver(
-            self.observations, lambda: at(self.seconds), self.wake, lambda: self.leading
+            self.observations,
+            lambda: at(self.seconds),
+            self.wake,
+            lambda: self.leading,
+            lambda reason, count: self.rejected.update({reason: count}),
         )
 
     def wake(self) -> None:
@@ -94,6 +102,7 @@ def test_a_gateway_that_went_silent_is_forgotten_and_their_number_is_bounded() -
     for index in range(64):
         assert receiving.receive(f"gateway-{index}") is NO_CONTENT
     assert receiving.receive("one-more") is HTTPStatus.TOO_MANY_REQUESTS
+    assert receiving.rejected == {RejectedDemand.TOO_MANY_GATEWAYS: 1}
     assert receiving.receive("gateway-7") is NO_CONTENT
     receiving.seconds = 6
     assert receiving.receive("one-more") is NO_CONTENT
@@ -191,10 +200,6 @@ async def test_only_gateways_report_and_only_there(server: tuple[DemandServer, R
         b"",
         b"[" * 100_000,
         b"\xff\xfe",
-        b'{"gateway": "gateway-0", "services": [{"namespace": "a", "name": "b", "queued": -1}]}',
-        b'{"gateway": "gateway-0", "services": [{"namespace": "a", "name": "b", "queued": 1e99}]}',
-        b'{"gateway": "g", "services": [{"namespace": "a", "name": "b", "predictedSeconds": NaN}]}',
-        b'{"gateway": "g", "services": [{"namespace": "../a", "name": "b"}]}',
         b'{"gateway": "g", "services": [], "more": 1}',
         b'{"gateway": "%s"}' % (b"x" * 300),
         json.dumps(
@@ -211,6 +216,35 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(
     assert (await asyncio.to_thread(send, connection, body)).status == 400
     connection.close()
     assert receiving.observations.gateway_reports == {}
+    assert receiving.rejected == {RejectedDemand.INVALID_REPORT: 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'{"namespace": "a", "name": "b", "queued": -1}',
+        b'{"namespace": "a", "name": "b", "queued": 1e99}',
+        b'{"namespace": "a", "name": "b", "predictedSeconds": NaN}',
+        b'{"namespace": "a", "name": "b", "more": 1}',
+        b'{"namespace": "../a", "name": "b"}',
+        b"[]",
+        b"null",
+    ],
+)
+async def test_an_invalid_row_is_left_out_and_costs_no_other_its_report(
+    server: tuple[DemandServer, Receiving], caplog: pytest.LogCaptureFixture, row: bytes
+) -> None:
+    serving, receiving = server
+    connection = connection_to(serving)
+    body = REPORT.replace(b'"services": [', b'"services": [%b, %b, ' % (row, row))
+    for _ in range(2):
+        assert (await asyncio.to_thread(send, connection, body)).status == 204
+    connection.close()
+    assert receiving.observations.gateway_reports["gateway-0"].demand.keys() == {CHAT}
+    assert receiving.demand() == GatewayDemand(queued=2)
+    assert receiving.rejected == {RejectedDemand.INVALID_ROW: 4}
+    (record,) = caplog.records
+    assert "InvalidRow: gateway-0: " in record.message
 
 
 @pytest.mark.parametrize(
@@ -255,12 +289,13 @@ async def a_reporter(
     *,
     addresses: Sequence[str] = ("127.0.0.1",),
     host: str = "localhost",
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[DemandReporter]:
     async def find() -> Sequence[str]:
         return addresses
 
     access = OperatorAccess(find=find, host=host, folder=folder, port=server.server_port)
-    reporter = DemandReporter(access, "gateway-0", lambda: demand)
+    reporter = DemandReporter(access, "gateway-0", lambda: demand, monotonic=monotonic)
     try:
         yield reporter
     finally:
@@ -299,14 +334,33 @@ async def test_a_gateway_that_meets_no_leader_tries_again_and_says_so_once(
 ) -> None:
     serving, receiving = server
     receiving.leading = False
-    async with a_reporter(serving, tmp_path, {CHAT: GatewayDemand(queued=1)}) as reporter:
+    async with a_reporter(
+        serving, tmp_path, {CHAT: GatewayDemand(queued=1)}, monotonic=lambda: receiving.seconds
+    ) as reporter:
+        assert reporter.failing_seconds == 0
         await reporter.report()
+        receiving.seconds = 7
         await reporter.report()
+        assert reporter.failing_seconds == 7
         (record,) = caplog.records
         assert "no operator leads" in record.message
         receiving.leading = True
         await reporter.report()
+        assert reporter.failing_seconds == 0
     assert receiving.demand() == GatewayDemand(queued=1)
+
+
+async def test_a_value_that_no_operator_takes_costs_no_other_service_its_report(
+    server: tuple[DemandServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    negative = GatewayDemand(queued=1, predicted_seconds=-1e-12)
+    demand = {Ref("team-a", "code"): negative, CHAT: GatewayDemand(queued=1)}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        await reporter.report()
+        assert reporter.failing_seconds == 0
+    assert receiving.demand() == GatewayDemand(queued=1)
+    assert receiving.rejected == {RejectedDemand.INVALID_ROW: 1}
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "token"])

@@ -18,6 +18,12 @@ _LIMITED = _requests("429", "TooManyTokens")
 _FAILING = f'tessera_gateway_store_failing_seconds{{{_FIRST},operation="record"}}'
 _LOST = f'tessera_gateway_usage_records_total{{{_FIRST},outcome="Lost"}}'
 
+_SILENT = f"tessera_gateway_demand_failing_seconds{{{_FIRST}}}"
+_REJECTED = (
+    'tessera_rejected_demand_total{job="tessera-system/tessera-operator",'
+    'namespace="tessera-system",pod="operator-0",reason="InvalidRow"}'
+)
+
 _LOG = "kubectl -n tessera-system logs deploy/tessera-gateway"
 
 GATEWAY = (
@@ -96,6 +102,40 @@ GATEWAY = (
             "a store that works": {_FAILING: always(0), _LOST: always(0)},
             "a failover of the database within a minute": {_FAILING: "0x20 30x1 0x160"},
             "records that were lost long ago": {_FAILING: always(0), _LOST: always(5)},
+        },
+    ),
+    Alert(
+        name="GatewayDemandNotReported",
+        expr="""
+            max by (job) (tessera_gateway_demand_failing_seconds) > 0
+            or sum by (job) (increase(tessera_rejected_demand_total[15m])) > 0
+        """,
+        minutes=5,
+        severity="critical",
+        summary="{{ $labels.job }}: the operator does not learn of all requests at the gateway.",
+        description="Services at zero do not wake for requests that wait, and others scale by "
+        "the metrics of their engines alone.",
+        cause="""
+            - Of the gateway: no operator leads, or its pods cannot reach port 8443 of the operator,
+              or have a token or a certificate that it refuses.
+            - Of the operator: reports, or rows of them, are out of range, as between two versions;
+              the label `reason` of `tessera_rejected_demand_total` says which. The other services
+              of such a report are not affected.
+        """,
+        look=f"""
+            {_LOG} --since=15m | grep 'demand is not reported'
+            kubectl -n tessera-system logs deploy/tessera-operator --since=15m | grep demand:
+            kubectl -n tessera-system get lease tessera-operator
+        """,
+        act="""
+            Repair what the log names; the gateway tries again each second. Until then start a
+            service that sleeps with `spec.scaling.minReplicas: 1`.
+        """,
+        fires=Firing(series={_SILENT: "0x20 1+60x160"}, labels=_JOB, after=26),
+        silent={
+            "reports that are taken": {_SILENT: always(0), _REJECTED: always(0)},
+            "another leader within a minute": {_SILENT: "0x20 20x1 0x160"},
+            "a row that was left out long ago": {_SILENT: always(0), _REJECTED: always(3)},
         },
     ),
     Alert(

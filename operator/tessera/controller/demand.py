@@ -3,16 +3,22 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from pydantic import ValidationError
 
-from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
+from tessera.api.gateway_demand import (
+    DEMAND_PATH,
+    MAX_REPORT_BYTES,
+    DemandReport,
+    fault_of,
+    read_report,
+)
 from tessera.api.ref import Ref
 from tessera.controller.https_server import HttpsHandler, HttpsServer
 from tessera.domain.observed.demand import MAX_REPORT_AGE, GatewayDemand, GatewayReport
-from tessera.ports import Clock
+from tessera.ports import Clock, RejectedDemand
 from tessera.reconcile.observe import Observations
 
 log = logging.getLogger("tessera")
@@ -33,16 +39,32 @@ class DemandReceiver:
         clock: Clock,
         wake: Callable[[], None],
         is_leader: Callable[[], bool],
+        count_rejected: Callable[[RejectedDemand, int], None],
     ) -> None:
         self._observations = observations
         self._clock = clock
         self._wake = wake
         self._is_leader = is_leader
+        self._count_rejected = count_rejected
+        self._logged_fault = ""
 
-    def receive(self, report: DemandReport) -> HTTPStatus:
-        """Keep a report; called in the event loop. A standby takes none: only a leader plans."""
+    def reject(self, reason: RejectedDemand, fault: str, count: int = 1) -> None:
+        """Count what is left out; a fault that comes again each second is logged once."""
+        self._count_rejected(reason, count)
+        if fault != self._logged_fault:
+            self._logged_fault = fault
+            log.warning("demand: %s: %s", reason, fault)
+
+    def receive(self, report: DemandReport, row_faults: Sequence[str] = ()) -> HTTPStatus:
+        """Keep a report, called in the event loop; `row_faults` are those of invalid rows.
+
+        A standby takes none: only a leader plans.
+        """
         if not self._is_leader():
             return HTTPStatus.SERVICE_UNAVAILABLE
+        if row_faults:
+            fault = f"{report.gateway}: {row_faults[0]}"
+            self.reject(RejectedDemand.INVALID_ROW, fault, len(row_faults))
         at, last = self._clock(), self._observations.gateway_reports
         current = {
             gateway: old
@@ -50,6 +72,8 @@ class DemandReceiver:
             if gateway != report.gateway and abs(at - old.at) <= MAX_REPORT_AGE
         }
         if len(current) >= MAX_GATEWAYS:
+            fault = f"{MAX_GATEWAYS} gateways report already"
+            self.reject(RejectedDemand.TOO_MANY_GATEWAYS, fault)
             return HTTPStatus.TOO_MANY_REQUESTS
         demand = {
             Ref(row.namespace, row.name): GatewayDemand(
@@ -80,7 +104,7 @@ class DemandServer(HttpsServer):
     def __init__(
         self,
         address: tuple[str, int],
-        receive: Callable[[DemandReport], HTTPStatus],
+        receive: Callable[[bytes], HTTPStatus],
         *,
         tls: Callable[[], ssl.SSLContext],
         check: Callable[[str], HTTPStatus],
@@ -108,16 +132,7 @@ class _DemandHandler(HttpsHandler):
         elif int(length) > MAX_REPORT_BYTES:
             self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
-            self.respond(self._receive(self.rfile.read(int(length))))
-
-    def _receive(self, body: bytes) -> HTTPStatus:
-        try:
-            report = DemandReport.model_validate_json(body)
-        except ValidationError as error:
-            fault = error.errors(include_input=False, include_url=False)[0]
-            log.warning("demand: invalid report: %s: %s", fault["loc"], fault["msg"])
-            return HTTPStatus.BAD_REQUEST
-        return self.server.receive(report)
+            self.respond(self.server.receive(self.rfile.read(int(length))))
 
 
 def serve_demand(
@@ -130,11 +145,16 @@ def serve_demand(
 ) -> DemandServer:
     """Take reports at `/demand` until the process ends."""
 
-    async def receive(report: DemandReport) -> HTTPStatus:
-        return receiver.receive(report)
+    async def receive(report: DemandReport, row_faults: Sequence[str]) -> HTTPStatus:
+        return receiver.receive(report, row_faults)
 
-    def hand_over(report: DemandReport) -> HTTPStatus:
-        answer = asyncio.run_coroutine_threadsafe(receive(report), loop)
+    def hand_over(body: bytes) -> HTTPStatus:
+        try:
+            report, row_faults = read_report(body)
+        except ValidationError as error:
+            receiver.reject(RejectedDemand.INVALID_REPORT, fault_of(error))
+            return HTTPStatus.BAD_REQUEST
+        answer = asyncio.run_coroutine_threadsafe(receive(report, row_faults), loop)
         try:
             return answer.result(_LOOP_SECONDS)
         except TimeoutError:

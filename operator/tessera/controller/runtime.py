@@ -109,7 +109,11 @@ class Runtime:
             monotonic=seconds_since_boot,
         )
         self.demand = DemandReceiver(
-            self._observations, clock, self._wakes.change, self.elector.is_leader
+            self._observations,
+            clock,
+            self._wakes.change,
+            self.elector.is_leader,
+            self.telemetry.record_rejected_demand,
         )
         self._events = EventRecorder(
             cluster,

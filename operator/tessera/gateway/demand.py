@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -47,15 +48,25 @@ class DemandReporter:
         operator: OperatorAccess,
         gateway: str,
         read: Callable[[], Mapping[Ref, GatewayDemand]],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Report what `read` returns, by the name of the pod."""
+        self._monotonic = monotonic
         self._operator = operator
         self._gateway = gateway
         self._read = read
         self._session: aiohttp.ClientSession | None = None
         self._leader = ""
         self._problem = ""
+        self._failing_since: float | None = None
         self._due = asyncio.Event()
+
+    @property
+    def failing_seconds(self) -> float:
+        """Return for how long no operator took a report; 0 while one does."""
+        since = self._failing_since
+        return 0.0 if since is None else self._monotonic() - since
 
     def report_soon(self) -> None:
         """Send the next report now, since a request waits for a service."""
@@ -85,15 +96,20 @@ class DemandReporter:
         except ClusterError as error:
             problem = str(error)
         if problem:
+            if self._failing_since is None:
+                self._failing_since = self._monotonic()
             self._leader = ""
             await self.close()
+        else:
+            self._failing_since = None
         if problem and problem != self._problem:
             log.warning("demand is not reported to the operator: %s, retrying", problem)
         self._problem = problem
 
     def _body(self) -> bytes:
+        # The operator judges each row, so that one that is out of range costs no other.
         services = tuple(
-            ReportedDemand(
+            ReportedDemand.model_construct(
                 namespace=ref.namespace,
                 name=ref.name,
                 arrived=demand.arrived,
@@ -103,7 +119,7 @@ class DemandReporter:
             )
             for ref, demand in self._read().items()
         )
-        report = DemandReport(gateway=self._gateway, services=services)
+        report = DemandReport.model_construct(gateway=self._gateway, services=services)
         return report.model_dump_json(by_alias=True, exclude_defaults=True).encode()
 
     async def _send(self, address: str, body: bytes) -> str:

@@ -103,6 +103,11 @@ class GatewayMetrics:
         )
         for operation in ("record", "borrow"):
             self._store_failing.labels(operation)
+        self.demand_failing = Gauge(
+            "tessera_gateway_demand_failing_seconds",
+            "For how long no operator has taken the reports of waiting requests; 0 while one does.",
+            registry=self.registry,
+        )
         self._pairs: dict[tuple[str, str], _PairSeries] = {}
 
     def observe(self, records: Iterable[UsageRecord]) -> None:

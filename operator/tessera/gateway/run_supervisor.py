@@ -117,6 +117,7 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         ]
         if settings.operator_host is not None:
             reporter = _reporter(settings, settings.operator_host, own, supervisor)
+            metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             tasks += [
                 asyncio.create_task(run_forever("demand", reporter.run)),
                 asyncio.create_task(_report_wakes(supervisor, reporter)),

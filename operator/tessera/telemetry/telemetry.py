@@ -20,7 +20,7 @@ from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.money import NANO
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
-from tessera.ports import EventOutcome, RejectedSample
+from tessera.ports import EventOutcome, RejectedDemand, RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
 from tessera.telemetry.speed import SpeedCollector
@@ -91,6 +91,14 @@ class Telemetry:
         # From 0 on, so that a first increase is one.
         for reason in RejectedSample:
             self._rejected.labels(reason)
+        self._rejected_demand = Counter(
+            "tessera_rejected_demand",
+            "Reports of gateways, and rows of them, that were left out, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        for demand_reason in RejectedDemand:
+            self._rejected_demand.labels(demand_reason)
         self._malformed = Gauge(
             "tessera_malformed_objects",
             "Objects that cannot be parsed and are left out, by `kind`, such as pods.",
@@ -231,6 +239,10 @@ class Telemetry:
         """Count samples of Prometheus that were left out, by reason."""
         for reason, count in samples.items():
             self._rejected.labels(reason).inc(count)
+
+    def record_rejected_demand(self, reason: RejectedDemand, count: int = 1) -> None:
+        """Count reports of gateways, or rows of them, that were left out."""
+        self._rejected_demand.labels(reason).inc(count)
 
     def record_malformed(self, objects: Mapping[str, int]) -> None:
         """Record how many objects of each kind are left out."""
