@@ -342,6 +342,19 @@ def test_the_rate_of_arrivals_is_that_of_the_last_minute() -> None:
     assert two[CHAT].arrivals_per_second == 3
 
 
+def test_arrivals_are_forgotten_after_a_minute_or_a_long_silence() -> None:
+    report = GatewayReport(at=at(0)).followed_by(at(0), {})
+    for second in (*range(1, 20), *range(300, 320)):
+        arrived = {CHAT: GatewayDemand(arrived=9)} if second < 20 else {}
+        report = report.followed_by(at(second), arrived)
+        rates = report.arrival_rates()
+        if second == 19:
+            assert rates == {CHAT: 9}
+        if second >= 315:
+            assert rates == {}
+    assert len(report.arrivals) == 20
+
+
 def test_arrivals_of_a_gateway_count_while_it_has_no_request_at_the_moment() -> None:
     report = GatewayReport(at=at(0))
     for second in range(60):

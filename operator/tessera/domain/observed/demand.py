@@ -43,23 +43,26 @@ class GatewayReport:
     """Of every service that it offers; a service without requests may be absent."""
     arrivals: tuple[tuple[datetime, Mapping[Ref, int]], ...] = ()
     """Requests that came before each report of the last minute, oldest first."""
+    arrived: Mapping[Ref, int] = field(default_factory=dict)
+    """Sum of these but for the first report, whose requests came before the minute."""
 
     def followed_by(self, at: datetime, demand: Mapping[Ref, GatewayDemand]) -> "GatewayReport":
         """Return the next report of this gateway, with the arrivals of the last minute."""
         arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
-        recent = (entry for entry in self.arrivals if at - entry[0] <= ARRIVALS_SPAN)
-        return GatewayReport(at=at, demand=demand, arrivals=(*recent, (at, arrived)))
+        entries, total = (*self.arrivals, (at, arrived)), Counter(self.arrived)
+        if self.arrivals:
+            total.update(arrived)
+        while at - entries[0][0] > ARRIVALS_SPAN:
+            entries = entries[1:]
+            total.subtract(entries[0][1])
+        return GatewayReport(at=at, demand=demand, arrivals=entries, arrived=+total)
 
     def arrival_rates(self) -> Mapping[Ref, float] | None:
         """Return the arrivals per second of each service that had any; None if too few reports."""
         if not self.arrivals or self.at - self.arrivals[0][0] < _MIN_ARRIVALS_SPAN:
             return None
-        # Those of the first report came before it.
         seconds = (self.at - self.arrivals[0][0]).total_seconds()
-        total = Counter[Ref]()
-        for _, arrived in self.arrivals[1:]:
-            total.update(arrived)
-        return {ref: count / seconds for ref, count in total.items()}
+        return {ref: count / seconds for ref, count in self.arrived.items()}
 
 
 def fleet_demand(
