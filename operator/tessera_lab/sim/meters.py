@@ -104,8 +104,12 @@ class EngineMeters:
         )
         return {number: timing for number, timing in timings if timing is not None}
 
+    def request_left(self, request_id: int) -> None:
+        """Forget a request whose client disconnected, which vLLM counts nowhere."""
+        self._active.pop(request_id, None)
+
     def request_aborted(self, request_id: int) -> None:
-        """Record a request that left without an end of its own."""
+        """Record a request that the engine ended."""
         if self._active.pop(request_id, None) is not None:
             self.finished_by[FinishReason.ABORT] += 1
 

@@ -193,7 +193,7 @@ class EngineRunner:
         self._not_frozen.set()
         for number in self._disconnected:
             self._engine.abort(number)
-            self._meters.request_aborted(number)
+            self._meters.request_left(number)
         self._disconnected.clear()
         self._submit_deferred()
 
@@ -244,7 +244,7 @@ class EngineRunner:
             self._disconnected.append(number)
             return
         self._engine.abort(number)
-        self._meters.request_aborted(number)
+        self._meters.request_left(number)
 
     def abort_all(self) -> None:
         """End every request: running ones as aborted, waiting ones without a finish reason."""
