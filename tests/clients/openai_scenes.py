@@ -154,7 +154,7 @@ async def leave_a_stream(endpoint: Endpoint) -> None:
             model=endpoint.model, messages=HELLO, max_tokens=LONG, stream=True, **FIXED
         )
         await anext(aiter(stream))
-        assert await endpoint.metric(_RUNNING) == 1
+        await endpoint.wait_for_metric(_RUNNING, 1)
         await stream.close()
         await endpoint.wait_for_metric(_RUNNING, 0)
     assert await endpoint.metric(_FINISHED) == finished
