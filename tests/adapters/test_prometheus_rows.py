@@ -18,15 +18,28 @@ from tessera.adapters.prometheus import (
 )
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT
 from tessera.adapters.prometheus_rows import Bounds, QueryRow, bounded_rows, well_formed_rows
+from tessera.api.inference_service import Slo
 from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.slo.measurement import LatencyEdges, measure_slo
 from tessera.ports import MetricsError, RejectedSample
 from tests.builders import NOW
 
 QUERY_NAMES = ("waiting", "running", "activity", "steps", "scraped", "awake", "finished")
+LATENCY_NAMES = ("ttft", "itl", "waiting_before", "gateway_ttft", "gateway_itl", "overdue")
 SPEED_NAMES = ("requests", "tokens", "steps", "gaps", "gap_seconds", "kv_usage", "cache", "else")
 LABELS = (
     *("namespace", "pod", SERVICE, VARIANT, "kv_cache_size_tokens", "num_gpu_blocks", "block_size"),
-    *("state", "tenant", "currency", "exported_namespace", "__name__", "budget", "window"),
+    *(
+        "le",
+        "service",
+        "state",
+        "tenant",
+        "currency",
+        "exported_namespace",
+        "__name__",
+        "budget",
+        "window",
+    ),
 )
 VALUES = st.one_of(
     st.floats(),
@@ -43,10 +56,12 @@ SAMPLES = st.one_of(
 )
 TEXTS = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(["9" * 5000, "16", "team-a", "chat", "allocated", "idle", "Day"]),
+    st.sampled_from(
+        ["9" * 5000, "16", "team-a", "chat", "allocated", "idle", "Day", "+Inf", "0.05"]
+    ),
 )
 METRICS = st.dictionaries(st.sampled_from(LABELS), TEXTS, max_size=8).flatmap(
-    lambda labels: st.sampled_from((*QUERY_NAMES, *SPEED_NAMES)).map(
+    lambda labels: st.sampled_from((*QUERY_NAMES, *SPEED_NAMES, *LATENCY_NAMES)).map(
         lambda name: labels | {"tessera_question": name}
     )
 )
@@ -64,7 +79,7 @@ async def _read_all(metrics: PrometheusMetrics) -> list[Any]:
     begin = NOW - timedelta(hours=1)
     process = (("job", "tessera"),)
     return [
-        await metrics.read(),
+        await metrics.read(LatencyEdges(frozenset({1.0}), frozenset({0.05}))),
         await metrics.load_history(timedelta(minutes=5)),
         await metrics.billed_until(),
         await metrics.last_seen(["team-a/chat-0"], timedelta(minutes=5)),
@@ -97,6 +112,8 @@ class _AnsweredMetrics(PrometheusMetrics):
 def test_no_answer_raises(answer: object) -> None:
     readings, *_ = asyncio.run(_read_all(_AnsweredMetrics(answer)))
     assert readings.problem is None
+    for latency in readings.latencies.values():
+        assert measure_slo(Slo(), latency)
     loads = [value for pod in readings.pods.values() for value in (pod.waiting, pod.running)]
     assert all(0 <= value <= 1e6 for value in loads if value is not None)
 

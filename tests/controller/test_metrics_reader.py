@@ -61,7 +61,8 @@ class _Prometheus:
     async def _answer(self, question: str, answer: Any) -> Any:
         return await self._fail() if question == self._failing else answer
 
-    async def read(self) -> Any:
+    async def read(self, edges: Any) -> Any:
+        assert edges.itl == {0.025, 0.05}
         return await self._answer("read", Readings(at=NOW))
 
     async def load_history(self, span: timedelta) -> Any:

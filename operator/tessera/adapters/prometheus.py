@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, get_args
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus_latency import LATENCY_BOUNDS, latencies_of, latency_query
 from tessera.adapters.prometheus_queries import SERVICE, split_by_query, union_query
 from tessera.adapters.prometheus_rows import (
     MAX_TIMESTAMP,
@@ -29,8 +31,10 @@ from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.budget.periods import MAX_PERIOD
+from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
 from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.slo.measurement import LatencyEdges
 from tessera.ports import Clock, MetricsError, RejectedSample
 
 WAITING = f'sum by (namespace, pod, {SERVICE}) (vllm:num_requests_waiting{{{SERVICE}!=""}})'
@@ -107,8 +111,25 @@ _MAX_STEPS = 240
 # One service with a longer window must not make the query longer for all.
 _MAX_HISTORY = timedelta(hours=1)
 _SPEEDS_INTERVAL = timedelta(seconds=30)
+_MAX_LATENCY_AGE = timedelta(minutes=5)
 
 _TimedSpeeds: TypeAlias = tuple[datetime | None, Mapping[Ref, tuple[SpeedReading, ...]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TimedLatencies:
+    """The last latencies, which stay while queries fail for less than five minutes."""
+
+    by_service: Mapping[Ref, ServiceLatency] = field(default_factory=dict)
+    read_at: datetime | None = None
+    failing_since: datetime | None = None
+
+    def failed(self, at: datetime) -> "_TimedLatencies":
+        """Return what is known after a query failed."""
+        since = self.failing_since or at
+        if at - since < _MAX_LATENCY_AGE:
+            return replace(self, failing_since=since)
+        return _TimedLatencies(read_at=since + _MAX_LATENCY_AGE, failing_since=since)
 
 
 class PrometheusMetrics:
@@ -131,7 +152,9 @@ class PrometheusMetrics:
         self._own_target = access.own_target
         self._free_queries = threading.Semaphore(_MAX_QUERIES)
         self._clock = clock
+        self._gateway_target = access.gateway_target
         self._last_speeds: _TimedSpeeds = None, {}
+        self._latencies = _TimedLatencies()
         self._rejected: Counter[RejectedSample] = Counter()
 
     def take_rejected(self) -> Mapping[RejectedSample, int]:
@@ -139,13 +162,25 @@ class PrometheusMetrics:
         rejected, self._rejected = self._rejected, Counter()
         return rejected
 
-    async def read(self) -> Readings:
+    async def read(self, edges: LatencyEdges | None = None) -> Readings:
+        """Return the readings of now; latencies by these edges, and without them none."""
         at = self._clock()
         try:
             rows_by_query = await self._query_union(_LOAD_QUERY, _LOAD_BOUNDS)
         except MetricsError as error:
-            return Readings(at=at, problem=str(error))
-        speeds_at, speeds = await self._read_speeds(at)
+            latencies = self._latencies = self._latencies.failed(at)
+            return Readings(
+                at=at,
+                latencies=latencies.by_service,
+                latencies_at=latencies.read_at,
+                problem=str(error),
+            )
+        last = self._last_speeds[0]
+        if last is None or at - last >= _SPEEDS_INTERVAL:
+            self._last_speeds, self._latencies = await asyncio.gather(
+                self._read_speeds(at), self._read_latencies(at, edges)
+            )
+        (speeds_at, speeds), latencies = self._last_speeds, self._latencies
         return Readings(
             at=at,
             pods=pods_of(
@@ -158,6 +193,8 @@ class PrometheusMetrics:
             ),
             speeds=speeds,
             speeds_at=speeds_at,
+            latencies=latencies.by_service,
+            latencies_at=latencies.read_at,
         )
 
     async def _read_speeds(self, at: datetime) -> _TimedSpeeds:
@@ -165,14 +202,23 @@ class PrometheusMetrics:
 
         When the query fails, speeds are unknown; everything else stays known.
         """
-        last, speeds = self._last_speeds
-        if last is None or at - last >= _SPEEDS_INTERVAL:
-            try:
-                speeds = speeds_of(await self._query_union(SPEEDS, SPEED_BOUNDS))
-            except MetricsError:
-                speeds = {}
-            self._last_speeds = at, speeds
-        return self._last_speeds
+        try:
+            return at, speeds_of(await self._query_union(SPEEDS, SPEED_BOUNDS))
+        except MetricsError:
+            return at, {}
+
+    async def _read_latencies(self, at: datetime, edges: LatencyEdges | None) -> _TimedLatencies:
+        """Return the latencies, queried as seldom as speeds."""
+        if edges is None:
+            return self._latencies
+        query = latency_query(edges, self._gateway_target)
+        try:
+            rows_by_query = await self._query_union(query, LATENCY_BOUNDS)
+        except MetricsError:
+            return self._latencies.failed(at)
+        # Of a large fleet this takes too long for the event loop.
+        by_service = await asyncio.to_thread(latencies_of, rows_by_query)
+        return _TimedLatencies(by_service=by_service, read_at=at)
 
     async def load_history(self, span: timedelta) -> Mapping[Ref, tuple[ServiceLoad, ...]]:
         """Return the load of each service within the span, of at most the last hour."""

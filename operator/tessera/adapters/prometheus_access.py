@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tessera.adapters.prometheus_queries import SERVICE
+
 _TOKEN = re.compile(r"[!-~]+")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]*)")
 # Kubernetes limits a Secret to 1 MiB; no proxy accepts headers that long.
@@ -32,6 +34,11 @@ class PrometheusAccess:
         """Return the label matchers that no series of a tenant has."""
         job = self.job or f"{self.namespace}/tessera-operator"
         return f'job="{_escaped(job)}",namespace="{_escaped(self.namespace)}"'
+
+    @property
+    def gateway_target(self) -> str:
+        """Return the label matchers of the gateways' series, which no series of a tenant has."""
+        return f'namespace="{_escaped(self.namespace)}",{SERVICE}=""'
 
     @property
     def ca(self) -> Path | None:

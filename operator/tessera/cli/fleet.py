@@ -18,6 +18,7 @@ from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
 from tessera.domain.service.proposal import history_from_status, policy_of
+from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
 from tessera.reconcile.store import Store
@@ -110,8 +111,9 @@ async def _list_own_namespace(reader: Reader, kind: ApiResource) -> list[Json]:
 async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     """Add current readings from Prometheus, and the autoscaler's windows from its history."""
     metrics = open_prometheus(url)
-    readings = await metrics.read()
     services = {service.ref: service for service in fleet.snapshot.services}
+    edges = fleet_edges(service.spec for service in services.values() if service.spec is not None)
+    readings = await metrics.read(edges)
     policies = {
         ref: policy_of(service.spec, service.status.variant.max_num_seqs)
         for ref, service in services.items()

@@ -10,6 +10,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.autoscale import rebuild_history
 from tessera.domain.service.proposal import history_from_status, policy_of
+from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
 from tessera.reconcile.observe import Observations
@@ -57,7 +58,7 @@ class MetricsReader:
 
     async def read(self) -> None:
         """Read the load of the engines once."""
-        readings = await self._ask("readings", self._metrics.read())
+        readings = await self._ask("readings", self._metrics.read(self._edges()))
         self._telemetry.record_rejected(self._metrics.take_rejected())
         if readings is None:
             readings = Readings(
@@ -67,6 +68,14 @@ class MetricsReader:
         self._observations.readings = readings
         if readings.problem and (previous is None or previous.problem is None):
             log.warning("metrics unavailable: %s", readings.problem)
+
+    def _edges(self) -> LatencyEdges:
+        """Return the edges by which the services are judged."""
+        return fleet_edges(
+            observed.plan_input.spec
+            for observed in self._store.all(INFERENCE_SERVICES).values()
+            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
+        )
 
     async def restore_scaling(self) -> None:
         """Rebuild the stabilization windows from the load history of the last leader."""

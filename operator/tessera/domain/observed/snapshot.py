@@ -21,6 +21,7 @@ from tessera.domain.observed.batches import (
     VolumeClaim,
 )
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
+from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import ObservedNodeLayout
@@ -309,6 +310,10 @@ class Readings:
     """By service; the same object until the next query, which is less frequent than readings."""
     speeds_at: datetime | None = None
     """Time of that query."""
+    latencies: Mapping[Ref, ServiceLatency] = field(default_factory=dict)
+    """By service; a service without any series is absent."""
+    latencies_at: datetime | None = None
+    """Time of the query of `latencies`; None while nothing is known of any service."""
     problem: str | None = None
     """Why nothing could be read."""
 
