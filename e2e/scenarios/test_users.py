@@ -105,6 +105,7 @@ async def test_one_table_answers_the_first_questions(namespace: ScenarioNamespac
         "$/MTOK",
         "ITL-PREDICTED",
         "ITL",
+        "SLO",
     )
     for column in (*names, "TOK/S-PREDICTED", "TOK/S", "MESSAGE"):
         assert column in head

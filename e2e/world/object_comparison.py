@@ -13,16 +13,18 @@ VOLATILE = {
     "clusterIPs", "deployment.kubernetes.io/revision", "collisionCount",
 }  # fmt: skip
 
-# Fields that depend on what happened before; numbers of replicas are compared elsewhere. Speeds
-# and prices of tokens are those that were measured meanwhile.
+# Fields that depend on what happened before; numbers of replicas are compared elsewhere. Speeds,
+# attained shares and prices of tokens are those that were measured meanwhile.
 HISTORY: Mapping[str, Collection[str]] = {
-    "InferenceService": {"scaling", "speed", "tokensPerSecond", "perMillionTokens", "assumedLoad"},
+    "InferenceService": {
+        *("scaling", "speed", "slo", "tokensPerSecond", "perMillionTokens", "assumedLoad"),
+    },
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},
 }
 
-# The condition that depends on measurements alone.
-MEASURED = "SpeedAsPredicted"
+# The conditions that depend on measurements alone.
+MEASURED = ("SpeedAsPredicted", "SLOMet")
 
 _ADDRESS = re.compile(r"\b127(?:\.\d{1,3}){3}\b")
 # How exactly a Service without endpoints fails to answer depends on the moment.
@@ -50,8 +52,8 @@ def comparable(
     """Conditions are put in the order of their types: controllers move those that they renew."""
     without = VOLATILE | set(dropped)
     if isinstance(node, dict):
-        if node.get("type") == MEASURED:
-            return {"type": MEASURED}
+        if node.get("type") in MEASURED:
+            return {"type": node["type"]}
         return {
             key: comparable(value, names, dropped)
             for key, value in sorted(node.items())

@@ -43,6 +43,7 @@ from tests.builders import (
     plan_of,
     readings_of,
 )
+from tests.domain.slo.latencies import of_engines
 
 OWN = "hf://acme/own"
 READ = {
@@ -153,6 +154,15 @@ def change_speeds(old: Snapshot, new: Snapshot, readings: Readings, step: FleetS
     speed = a_speed_reading(itl_seconds=0.01 * (1 + step.pods))
     speeds = {**readings.speeds, Ref("team-a", step.name): (speed,)}
     return {"readings": replace(readings, speeds=speeds, speeds_at=new.at)}
+
+
+def change_latency(old: Snapshot, new: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    del old
+    ref = Ref("team-a", step.name)
+    latencies = {**readings.latencies, ref: of_engines(ttft=step.pods / 10)}
+    if step.replicas is None:
+        del latencies[ref]
+    return {"readings": replace(readings, latencies=latencies, latencies_at=new.at)}
 
 
 def change_spec(old: Snapshot, *rest: Any) -> Fields:
@@ -299,6 +309,7 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
     "engines": change_engines,
     "asked": change_in_flight,
     "speeds": change_speeds,
+    "latency": change_latency,
     "spec": change_spec,
     "pods": change_pods,
     "node": lambda *rest: {"nodes": (a_node(slices={"1g.10gb": 3 + rest[-1].pods}),)},

@@ -8,18 +8,24 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus_latency import latency_query
 from tessera.adapters.prometheus_queries import SERVICE, VARIANT
 from tessera.adapters.prometheus_rows import QueryRow, well_formed_rows
 from tessera.adapters.prometheus_speeds import SPEEDS
 from tessera.domain.observed.snapshot import Readings
+from tessera.domain.slo.measurement import LatencyEdges
 from tessera.reconcile.observe import RestoredHistory
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, INFERENCE_SERVICES
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW, SMALL
 from tests.hostile.twin import HOSTILE, Fleet, Twins
+from tests.memory_operator import CHAT
 from tests.memory_operator import VARIANT as A100_SLICE
 
 OWN_TARGET = 'job="tessera-system/tessera-operator",namespace="tessera-system"'
+EDGES = LatencyEdges(frozenset({1.0}), frozenset({0.025, 0.05}))
+LATENCIES = latency_query(EDGES, PrometheusAccess().gateway_target)
 Row = dict[str, Any]
 
 
@@ -34,7 +40,8 @@ class ScrapedMetrics(PrometheusMetrics):
     async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         query: str = arguments[0]
         foreign = [] if OWN_TARGET in query else self._fleet.foreign_rows
-        own = self._fleet.speed_rows if query == SPEEDS else self._fleet.load_rows
+        rows_by_query = {SPEEDS: self._fleet.speed_rows, LATENCIES: self._fleet.latency_rows}
+        own = rows_by_query.get(query, self._fleet.load_rows)
         rows = [*own(), *foreign] if "tessera_question" in query else foreign
         return well_formed_rows(rows, self._rejected)
 
@@ -65,6 +72,15 @@ class ScrapedFleet(Fleet):
             for name, value in values.items()
         ]
 
+    def latency_rows(self) -> list[Row]:
+        counts = {("ttft", "1.0"): 290, ("itl", "0.025"): 8_000, ("itl", "0.05"): 9_900}
+        totals = {("ttft", "+Inf"): 300, ("itl", "+Inf"): 10_000}
+        return [
+            self.row(name, value, namespace, le=le, **{VARIANT: A100_SLICE})
+            for namespace in ("team-a", HOSTILE)
+            for (name, le), value in {**counts, **totals}.items()
+        ]
+
     def row(self, name: str, value: object, namespace: str, **labels: str) -> Row:
         identity = {"namespace": namespace, SERVICE: "chat", "tessera_question": name}
         return {"metric": identity | labels, "value": [self.at.timestamp(), str(value)]}
@@ -72,7 +88,7 @@ class ScrapedFleet(Fleet):
     @override
     async def cycle(self) -> None:
         try:
-            self._scraped = await self.metrics.read()
+            self._scraped = await self.metrics.read(EDGES)
             if self.outcome is None:
                 await self.restore_bill()
         except Exception:  # noqa: BLE001 - the process ends, and its pod starts anew
@@ -127,6 +143,14 @@ def endless_labels(fleet: ScrapedFleet) -> list[Row]:
     return [fleet.row("cache", 1, HOSTILE, **labels)]
 
 
+def contradictory_buckets(fleet: ScrapedFleet) -> list[Row]:
+    return [
+        fleet.row(name, value, HOSTILE, le=le, **{VARIANT: A100_SLICE})
+        for name in ("ttft", "itl")
+        for le, value in (("0.025", 9e9), ("+Inf", 1), ("NaN", 5), ("-1", 5), ("x" * 900, 5))
+    ]
+
+
 def forged_bill(fleet: ScrapedFleet) -> list[Row]:
     billed_until = fleet.at + timedelta(minutes=4)
     labels = {"__name__": "tessera_cost_as_of_timestamp_seconds", "namespace": HOSTILE}
@@ -134,7 +158,11 @@ def forged_bill(fleet: ScrapedFleet) -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    "foreign_rows", [overwhelming_numbers, unlabeled_rows, endless_labels, forged_bill]
+    "foreign_rows",
+    [
+        *(overwhelming_numbers, unlabeled_rows, endless_labels, contradictory_buckets),
+        forged_bill,
+    ],
 )
 async def test_what_one_engine_exports_counts_for_nobody_else(
     foreign_rows: Callable[[ScrapedFleet], list[Row]],
@@ -157,6 +185,7 @@ async def test_what_one_engine_exports_counts_for_nobody_else(
     assert hostile.ended == 0
     assert twins.hostile.spent("team-a") > 0
     assert any(line.namespace == "team-a" for line in hostile.bill.lines)
+    assert hostile.body(CHAT)["status"]["slo"]["attained"] == "~86.0 %"
     twins.assert_equal()
 
 

@@ -162,6 +162,10 @@ class Precision(Wire):
     precision that changes answers is used unless it is listed here."""
 
 
+# Fewer than 15 tokens per second: slower than people read.
+SLOW_ITL = timedelta(seconds=1) / 15
+
+
 class Slo(Wire):
     """Latency objectives of the service."""
 
@@ -656,6 +660,51 @@ class SpeedStatus(Wire):
     """End of the five minutes that were measured."""
 
 
+class ObjectiveStatus(Wire):
+    """Share of the requests or tokens of five minutes that were within an objective."""
+
+    target: Duration
+    """Objective of `spec.slo` that was judged."""
+
+    attained: Amount
+    """Share within the target, from 0 to 1; interpolated where `atLeast` and `atMost` differ."""
+
+    at_least: Amount
+    """Share that was certainly within the target: engines count at the edges of buckets only."""
+
+    at_most: Amount
+    """Share that was perhaps within the target."""
+
+    counted: Annotated[int, Field(ge=0)]
+    """Requests with their first token, and those that wait for it too long; of the inter-token
+    latency, tokens after the first."""
+
+    source: Literal["Engine", "Gateway"]
+    """Who counted: the gateway, which sees the whole wait of streams and counts at the target, or
+    the engines, where fewer than half of the requests came through the gateway."""
+
+
+class SloStatus(Wire):
+    """What was attained of `spec.slo` within five minutes. Updated at most every five minutes, when
+    the reason or a share changes by more than it varies under the same load; the metrics and
+    `tessera explain` have the values in between."""
+
+    reason: str
+    """Reason of the condition SLOMet."""
+
+    attained: str | None = None
+    """Share of the objective that is missed most, such as `97.2 %`; with `~`, interpolated."""
+
+    ttft: ObjectiveStatus | None = None
+    """Time to first token."""
+
+    itl: ObjectiveStatus | None = None
+    """Inter-token latency."""
+
+    observed_at: datetime
+    """End of the five minutes that were judged."""
+
+
 class TenancyStatus(Wire):
     """Budget of the service's tenant."""
 
@@ -719,8 +768,8 @@ class InferenceServiceStatus(Wire):
     """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable, SpeedAsPredicted and
-    LoadBalanced."""
+    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable, SpeedAsPredicted, SLOMet
+    and LoadBalanced."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -749,6 +798,9 @@ class InferenceServiceStatus(Wire):
 
     speed: SpeedStatus | None = None
     """Measured speed of the engines compared with the prediction."""
+
+    slo: SloStatus | None = None
+    """What was attained of `spec.slo`."""
 
     tenant: TenancyStatus | None = None
     """Budget of the service's tenant."""

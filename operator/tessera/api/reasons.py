@@ -273,6 +273,32 @@ class SpeedAsPredicted(StatusReason):
     )
 
 
+class SLOMet(StatusReason):
+    """Are 95 % of the requests and tokens within `spec.slo`?"""
+
+    MET = "Met", "At least 95 % of the last five minutes were within both targets.", True
+    MISSED = "Missed", "Fewer than 95 % of the last five minutes were within a target."
+    BUCKET_TOO_WIDE = (
+        "BucketTooWide",
+        "Engines count at edges around the target, and 95 % lies between both counts; the gateway "
+        "counts at the target.",
+        False,
+        False,
+    )
+    NO_TRAFFIC = (
+        "NoTraffic",
+        "Fewer than 20 requests were counted within five minutes.",
+        False,
+        False,
+    )
+    FAILED_GET_METRICS = (
+        "FailedGetMetrics",
+        "The latency of the engines is not known any more, or its counts contradict each other.",
+        False,
+        False,
+    )
+
+
 class LoadBalanced(StatusReason):
     """Do the replicas share the requests?"""
 
@@ -628,6 +654,7 @@ SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
     Ready,
     UpdateAvailable,
     SpeedAsPredicted,
+    SLOMet,
 )
 POOL_CONDITIONS: tuple[type[StatusReason], ...] = (PoolAccepted, Discovered)
 BUDGET_CONDITIONS: tuple[type[StatusReason], ...] = (BudgetAccepted, Enforcing, WithinBudget)

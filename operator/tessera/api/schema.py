@@ -81,6 +81,7 @@ INFERENCE_SERVICE = CustomResourceType(
         PrinterColumn(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
         PrinterColumn(name="ITL-predicted", type="string", path=f"{_ITL}.predicted"),
         PrinterColumn(name="ITL", type="string", path=f"{_ITL}.measured"),
+        PrinterColumn(name="SLO", type="string", path=".status.slo.attained"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(
             name="Tok/s-predicted", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1

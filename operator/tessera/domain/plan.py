@@ -41,7 +41,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import Ref, Snapshot, SpeedReading
+from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -72,9 +72,11 @@ from tessera.domain.service.proposals import propose_all
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service_plan import (
+    Measurements,
     ServicePlan,
     ServicePlanInputs,
     has_surge_capacity,
+    measurements_of,
     plan_service,
     set_aside_plan,
     with_observations,
@@ -83,6 +85,7 @@ from tessera.domain.speed.measurements import measured_speed
 from tessera.domain.steps import Step
 
 _NO_INSPECTION = Inspection({})
+_NO_MEASUREMENTS = Measurements()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +199,7 @@ class _ServiceContext:
     snapshot: Snapshot
     decisions: _FleetDecisions
     watch: EngineWatch
-    speeds: Mapping[Ref, Sequence[SpeedReading]]
-    speeds_at: datetime | None
+    readings: Readings | None
 
 
 class _PlannedService(NamedTuple):
@@ -326,8 +328,7 @@ def _plan_services(
             progress=memory.engine_progress,
             stall_timeout=config.stall_timeout,
         ),
-        speeds=readings.speeds if readings is not None else {},
-        speeds_at=readings.speeds_at if readings is not None else None,
+        readings=readings,
     )
     return {
         ref: plan_one_service(context, ref, proposal)
@@ -359,11 +360,9 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         watch = context.watch
         seen = [watch.seen(pod.ref) for pod in service_plan.pods]
         inspection = inspect_service(ref, service_plan, seen, watch=watch)
-    if context.speeds_at is not None or inspection.stall is not NO_STALL:
-        speeds = context.speeds.get(ref, ())
-        service_plan = with_observations(
-            ref, service_plan, inspection.stall, speeds, context.speeds_at
-        )
+    measurements = measurements_of(ref, context.readings)
+    if measurements != _NO_MEASUREMENTS or inspection.stall is not NO_STALL:
+        service_plan = with_observations(ref, service_plan, inspection.stall, measurements)
     return _PlannedService(service_plan, inspection)
 
 

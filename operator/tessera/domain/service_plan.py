@@ -5,13 +5,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec, SpeedStatus
+from tessera.api.inference_service import InferenceServiceSpec, SloStatus, SpeedStatus
 from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
@@ -42,6 +43,8 @@ from tessera.domain.service.template_version import (
     decide_template,
     spec_with_effective_values,
 )
+from tessera.domain.slo.condition import next_slo_status
+from tessera.domain.slo.measurement import SloMeasurement, measure_slo
 from tessera.domain.speed.condition import is_recent, next_speed_status
 from tessera.domain.speed.measurements import own_measurement
 from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
@@ -76,6 +79,8 @@ class ServicePlan:
     """The pod template version of the replicas; None without a choice."""
     speed: SpeedStatus | None = None
     """The speed for its status, which changes rarely."""
+    slo: SloStatus | None = None
+    """What it attains of its objectives, for its status."""
     balance: StatusVerdict[LoadBalanced] = BALANCED
     """Whether its replicas share the requests, which changes rarely too."""
     is_moving: bool = False
@@ -104,6 +109,12 @@ class ServicePlan:
     def measured_speed(self) -> SpeedMeasurement | None:
         """Its own measured speed, which corrects predictions."""
         return own_measurement(self.service, self.speed)
+
+    def measured_slo(self, readings: Readings | None) -> SloMeasurement | None:
+        """Return what it attains of its objectives now; None without any series."""
+        spec = self.service.spec
+        latency = readings.latencies.get(self.service.ref) if readings is not None else None
+        return measure_slo(spec.slo, latency) if spec is not None and latency is not None else None
 
     def observed_speed(self, readings: Readings | None) -> ServiceSpeed | None:
         """Return its speed by the readings; None without a choice."""
@@ -148,6 +159,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         pods=objects.pods,
         workload=objects.workloads[0] if objects.workloads else None,
         speed=service.status.speed,
+        slo=service.status.slo,
         balance=proposal.balance,
         is_moving=has_shortage
         or bool(displacement.draining)
@@ -228,20 +240,56 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
         pods=unchanged.objects.pods,
         workload=workloads[0] if workloads else None,
         speed=unchanged.service.status.speed,
+        slo=unchanged.service.status.slo,
         balance=unchanged.balance,
+    )
+
+
+class Measurements(NamedTuple):
+    """What Prometheus measured of one service."""
+
+    speeds: Sequence[SpeedReading] = ()
+    speeds_at: datetime | None = None
+    """When the speeds were measured; None without any reading."""
+    latency: ServiceLatency | None = None
+    """None if the service has no series."""
+    latency_at: datetime | None = None
+    """The same of the latency."""
+
+
+def measurements_of(ref: Ref, readings: Readings | None) -> Measurements:
+    """Return what was measured of one service."""
+    if readings is None:
+        return Measurements()
+    return Measurements(
+        speeds=readings.speeds.get(ref, ()),
+        speeds_at=readings.speeds_at,
+        latency=readings.latencies.get(ref),
+        latency_at=readings.latencies_at,
     )
 
 
 @reused_per_object
 def with_observations(
-    _ref: Ref,
-    service_plan: ServicePlan,
-    stall: Stall,
-    readings: Sequence[SpeedReading],
-    at: datetime | None,
+    _ref: Ref, service_plan: ServicePlan, stall: Stall, measurements: Measurements
 ) -> ServicePlan:
-    """Add a stall, and the speed by readings of a moment; without a reading it stays."""
-    return replace(service_plan, stall=stall, speed=_next_speed(service_plan, readings, at))
+    """Add a stall, and what was measured; without a reading speed and SLO stay."""
+    return replace(
+        service_plan,
+        stall=stall,
+        speed=_next_speed(service_plan, measurements.speeds, measurements.speeds_at),
+        slo=_next_slo(service_plan, measurements.latency, measurements.latency_at),
+    )
+
+
+def _next_slo(
+    service_plan: ServicePlan, latency: ServiceLatency | None, at: datetime | None
+) -> SloStatus | None:
+    service = service_plan.service
+    current = service.status.slo
+    if at is None or service_plan.choice is None or service.spec is None:
+        return current
+    return next_slo_status(service.spec.slo, latency, service_plan.pods, current, at)
 
 
 def _next_speed(

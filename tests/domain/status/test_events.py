@@ -25,6 +25,7 @@ from tessera.api.reasons import (
     PlacementReason,
     Progressing,
     ScalingReason,
+    SLOMet,
     StatusReason,
     UpdateAvailable,
     WithinBudget,
@@ -202,6 +203,14 @@ def test_a_service_without_hardware_says_what_is_missing() -> None:
     assert (note.reason, note.message) == ("Placed", "scheduled on a100-1g: 2 of 3")
     pending = notes(a_status(), a_status(Placed=PlacementReason.LAYOUT_PENDING))
     assert [(note.reason, note.is_warning) for note in pending] == [("LayoutPending", False)]
+
+
+def test_a_missed_objective_is_a_warning_and_a_met_one_a_note() -> None:
+    missed, wide = a_status(SLOMet=SLOMet.MISSED), a_status(SLOMet=SLOMet.BUCKET_TOO_WIDE)
+    (note,) = notes(a_status(SLOMet=SLOMet.NO_TRAFFIC), missed)
+    assert (note.action, note.reason, note.is_warning) == ("SLOMet", "Missed", True)
+    assert reasons_of(missed, a_status(SLOMet=SLOMet.MET)) == ["Met"]
+    assert reasons_of(a_status(SLOMet=SLOMet.MET), wide) == []
 
 
 def test_drained_replicas_have_an_event_when_they_stop() -> None:

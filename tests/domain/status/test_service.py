@@ -60,6 +60,7 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
         "Ready": ("False", "ProbePending"),
         "UpdateAvailable": ("False", "UpToDate"),
         "SpeedAsPredicted": ("Unknown", "NotEnoughRequests"),
+        "SLOMet": ("Unknown", "NoTraffic"),
         "LoadBalanced": ("True", "Balanced"),
     }
     assert status.variant is not None

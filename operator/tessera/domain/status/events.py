@@ -87,6 +87,8 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _scaled(old, new)
     yield from _progress(old, new)
     yield from _update_available(old.conditions, new.conditions)
+    yield from _failure("SLOMet", old.conditions, new.conditions)
+    yield from _recovery("SLOMet", old.conditions, new.conditions)
     yield from _failure("LoadBalanced", old.conditions, new.conditions)
     yield from _recovery("LoadBalanced", old.conditions, new.conditions)
 

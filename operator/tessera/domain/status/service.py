@@ -49,6 +49,7 @@ from tessera.domain.scaling.rollout import (
     strategy_message,
 )
 from tessera.domain.service_plan import ServicePlan
+from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.measurements import corrected_rate
 from tessera.domain.steps import Step, planner_error
@@ -85,6 +86,7 @@ def _service_status(
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": _update_verdict(service_plan),
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
+        "SLOMet": slo_verdict(service_plan.slo),
         "LoadBalanced": service_plan.balance,
     }
     choice = service_plan.choice
@@ -101,6 +103,7 @@ def _service_status(
         pod_template_version=template.record if template else previous.pod_template_version,
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=service_plan.speed,
+        slo=service_plan.slo,
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
             reason=budget_view.within_budget.reason
