@@ -29,6 +29,10 @@ from tests.builders import a_spec
             {"engine": {"image": "mirror:5000/vllm"}},
             ("spec.engine.image", "mirror:5000/vllm", "digest"),
         ),
+        (
+            {"slo": {"itlP95": "100ms"}, "drain": {"timeout": "60s"}},
+            ("spec.slo.itlP95: 100ms are 10 tok/s", "15 tok/s", "spec.class: Standard"),
+        ),
         ({"engine": {"image": "vllm/vllm-openai:latest"}}, ("vllm-openai:latest", "digest")),
     ],
 )
@@ -49,6 +53,8 @@ def test_an_unwise_field_gets_a_warning_with_its_numbers(
         {"replicas": 1, "class": "Standard"},
         {"scaling": {"minReplicas": 2, "maxReplicas": 3}},
         {"drain": {"timeout": "9s"}},
+        {"slo": {"itlP95": "66ms"}},
+        {"slo": {"itlP95": "200ms"}, "class": "Standard"},
         {"context": {"maxModelLen": 16 * 1450}},
         {"engine": {"image": "mirror:5000/vllm:v0.32.0"}},
         {"engine": {"image": "mirror/vllm@sha256:0123"}},
@@ -70,6 +76,6 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
         engine={"image": "m" * 500},
     )
     warnings = spec_warnings(spec)
-    assert len(warnings) == 5
+    assert len(warnings) == 6
     # The API server may truncate a longer warning.
     assert max(map(len, warnings)) <= 256

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, Scaling
+from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec, Scaling
 from tessera.api.text import counted
 
 # A context this many times a typical request is rarely used, but its memory is always paid.
@@ -54,6 +54,16 @@ def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_slow_tokens(spec: InferenceServiceSpec) -> Iterator[str]:
+    itl = spec.slo.itl_p95
+    if spec.service_class == "Interactive" and itl > SLOW_ITL:
+        rate = 1 / itl.total_seconds()
+        yield (
+            f"spec.slo.itlP95: {_format_span(itl)} are {rate:.0f} tok/s, slower than the 15 tok/s "
+            "(66.7ms) that people read; lower it, or set spec.class: Standard if no person waits"
+        )
+
+
 def _warn_long_context(spec: InferenceServiceSpec) -> Iterator[str]:
     context = spec.context
     typical = context.typical_input_tokens + context.typical_output_tokens
@@ -91,6 +101,7 @@ _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_single_replica,
     _warn_equal_bounds,
     _warn_short_drain,
+    _warn_slow_tokens,
     _warn_long_context,
     _warn_mutable_image,
 )
