@@ -1,6 +1,7 @@
 """`tessera explain`, `top` and `update` over an in-memory cluster."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -14,10 +15,12 @@ from tessera.cli.fleet import read_fleet
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.resources.api_resources import PODS
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_pod_body, a_served_cluster
+from tests.domain.slo.latencies import engine_latency, gateway_latency
 from tests.memory_operator import CHAT
 
 TEAM_CHAT = Ref("team-a", "chat")
@@ -156,6 +159,40 @@ async def test_top_and_explain_have_both_speeds_of_the_load_that_is_seen() -> No
     assert predicted in text
     assert "between 10 and 25 ms" in text
     assert "120000 reported by the engine" in text
+
+
+async def test_top_and_explain_have_what_is_attained_now_and_the_edges_of_the_engines() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    latency = ServiceLatency(
+        engines=(engine_latency(fast=0.4, slow=0.99),),
+        gateway=gateway_latency(requests=20, overdue=3),
+    )
+    read = replace(fleet, readings=Readings(at=NOW, latencies={TEAM_CHAT: latency}))
+    (row,) = service_rows(read.snapshot, read.compute_plan(read.snapshot), {}, None)
+    assert row.slo == "~58.8 %"
+    text = explanation(read, TEAM_CHAT, "text").text
+    assert "SLO: NoTraffic" in text
+    assert "95% within 33ms, engines count at 25 ms and 50 ms" in text
+    assert "95% within 1s, an edge of the engines' buckets" in text
+    assert "between 40.0 % and 99.0 %, 58.8 % interpolated, of 30000 tokens at the engine" in text
+    assert "3 requests without a first token" not in text
+    through = replace(latency, gateway=gateway_latency(overdue=3, itl=0.97))
+    read = replace(fleet, readings=Readings(at=NOW, latencies={TEAM_CHAT: through}))
+    text = explanation(read, TEAM_CHAT, "text").text
+    assert "3 requests without a first token" in text
+    assert "97.0 % of 30000 tokens at the gateway" in text
+
+
+async def test_explain_says_what_each_variant_attains_while_there_are_two() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    old = replace(engine_latency(ttft=0.5), variant="old")
+    latency = ServiceLatency(engines=(engine_latency(), old))
+    read = replace(fleet, readings=Readings(at=NOW, latencies={TEAM_CHAT: latency}))
+    text = explanation(read, TEAM_CHAT, "text").text
+    assert re.search(r"TTFT attained of old +50.0 % of 300 requests at the engine", text)
+    assert re.search(r"TTFT attained +75.0 % of 600 requests at the engine", text)
 
 
 async def test_what_costs_most_comes_first() -> None:

@@ -331,6 +331,22 @@ async def test_the_worst_service_comes_first() -> None:
     ]
 
 
+async def test_targets_between_two_edges_are_named_with_them() -> None:
+    operator, api = await a_healthy_cluster()
+    finding = (await findings_by_check(api))["slo"]
+    assert finding.state is FindingState.OK
+    assert finding.message == (
+        "spec.slo.itlP95 33 ms: engines count at 25 ms and 50 ms: team-a/chat"
+    )
+    operator.body(CHAT)["status"]["slo"] = {
+        "reason": "BucketTooWide",
+        "observedAt": "2026-11-20T12:00:00Z",
+    }
+    finding = (await findings_by_check(api))["slo"]
+    assert finding.state is FindingState.WARNING
+    assert "through the gateway" in finding.fix
+
+
 async def test_a_service_that_is_scaled_to_zero_is_no_problem() -> None:
     operator, api = await a_healthy_cluster()
     _status(operator, "Ready", "ScaledToZero")

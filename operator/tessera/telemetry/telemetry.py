@@ -23,6 +23,7 @@ from tessera.domain.service_plan import ServicePlan
 from tessera.ports import EventOutcome, RejectedDemand, RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
+from tessera.telemetry.slo import SloCollector
 from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
@@ -36,7 +37,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        """All metrics except those of the services, their speeds and the bill."""
+        """All metrics except those of the services, their speeds and objectives, and the bill."""
         self._reconcile_seconds = Histogram(
             "tessera_reconcile_duration_seconds",
             "Duration of reconcile cycles, without what they leave to write.",
@@ -122,6 +123,9 @@ class Telemetry:
         self._speeds = SpeedCollector()
         self._speed = CollectorRegistry()
         self._speed.register(self._speeds)
+        self._slos = SloCollector()
+        self._slo = CollectorRegistry()
+        self._slo.register(self._slos)
         self._batches = _BatchCollector()
         self.registry.register(self._batches)
         self._budgets = _BudgetCollector()
@@ -146,6 +150,8 @@ class Telemetry:
         self._service_states.outcome = outcome
         self._speeds.service_plans = outcome.plan.service_plans
         self._speeds.readings = outcome.snapshot.readings
+        self._slos.service_plans = outcome.plan.service_plans
+        self._slos.readings = outcome.snapshot.readings
         self._budgets.outcome = outcome
         self._batches.outcome = outcome
         repartitions = outcome.plan.repartitions
@@ -188,8 +194,8 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """Return the page that Prometheus scrapes."""
-        # The series of the services, their speeds and the bill are most of the page, so they are
-        # rendered only when one of them changed.
+        # The series of the services, their speeds, objectives and the bill are most of the page, so
+        # they are rendered only when one of them changed.
         return generate_latest(self.registry) + self._pages.run(self._large_parts)
 
     def _large_parts(self) -> bytes:
@@ -197,6 +203,7 @@ class Telemetry:
         return (
             _render(self._services, outcome and outcome.plan.service_plans)
             + _render(self._speed, self._speeds.inputs)
+            + _render(self._slo, self._slos.inputs)
             + _render(self._costs, self._bill.billed)
         )
 
@@ -205,6 +212,7 @@ class Telemetry:
         yield from self.registry.collect()
         yield from self._services.collect()
         yield from self._speed.collect()
+        yield from self._slo.collect()
         yield from self._costs.collect()
 
     def record_bill(self, bill: Bill, tenants: Mapping[str, str]) -> None:

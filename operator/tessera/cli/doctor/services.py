@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters import object_parsing as wire
-from tessera.api.reasons import Progressing, Ready
+from tessera.api.reasons import Progressing, Ready, SLOMet
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
 from tessera.cli.text import format_age
 from tessera.domain.observed.snapshot import ObservedService, Pod
+from tessera.domain.slo.measurement import Objective, judging_edges
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
 # The longest time that a large model takes to load.
@@ -74,6 +75,36 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
     elif service.status.observed_generation < service.generation:
         message = "status.observedGeneration is older than the spec"
         yield Finding(name, FindingState.WARNING, message, "see operator, or repeat the command")
+
+
+async def check_slos(context: CheckContext) -> Sequence[Finding]:
+    """Name the bucket edges around targets between two edges, at which engines do not count."""
+    services_by_message: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    for body in await context.reader.list_objects(INFERENCE_SERVICES):
+        service = wire.parse_service(body)
+        if service is None or service.spec is None:
+            continue
+        slo, undecided = service.spec.slo, service.status.slo
+        is_undecided = undecided is not None and undecided.reason == SLOMet.BUCKET_TOO_WIDE
+        for objective in Objective:
+            edges = judging_edges(objective, slo, service.spec.engine.version)
+            target = objective.target_seconds(slo)
+            if target not in edges:
+                nearest = " and ".join(f"{edge * 1e3:g} ms" for edge in edges)
+                message = f"{objective.field} {target * 1e3:g} ms: engines count at {nearest}"
+                services_by_message[is_undecided, message].append(str(service.ref))
+    return [
+        Finding(
+            "slo",
+            FindingState.WARNING if is_undecided else FindingState.OK,
+            f"{message}: {join_names(sorted(names))}",
+            "set the target to such an edge, or send requests through the gateway, which counts "
+            "at the target"
+            if is_undecided
+            else "",
+        )
+        for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True)
+    ] or [Finding("slo", FindingState.OK, "engines count at the targets of all services")]
 
 
 async def check_pods(context: CheckContext) -> Sequence[Finding]:

@@ -56,8 +56,8 @@ async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
 
 
 _HEADERS = (
-    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "WAITING", "ACTIVITY"),
-    *("$/MTOK", "INSTANCE", "REASON"),
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "SLO", "WAITING"),
+    *("ACTIVITY", "$/MTOK", "INSTANCE", "REASON"),
 )
 
 
@@ -89,6 +89,7 @@ def _service_cells(row: TopRow) -> list[str]:
         tokens,
         UNKNOWN_CELL if row.predicted_itl_ms is None else f"{row.predicted_itl_ms:.1f}",
         UNKNOWN_CELL if row.itl_ms is None else f"{row.itl_ms:.1f}",
+        row.slo or UNKNOWN_CELL,
         UNKNOWN_CELL if row.waiting_requests is None else f"{row.waiting_requests:.0f}",
         UNKNOWN_CELL if row.activity is None else f"{row.activity:.2f}",
         UNKNOWN_CELL if row.per_million is None else str(row.per_million),
@@ -120,6 +121,7 @@ def _row_json(row: TopRow) -> Json:
         "predictedTokensPerSecond": row.predicted_tokens_per_second,
         "itlMs": _round_or_none(row.itl_ms),
         "predictedItlMs": _round_or_none(row.predicted_itl_ms),
+        "slo": row.slo,
         "waitingRequests": row.waiting_requests,
         "activity": row.activity,
         "perMillionTokens": None if row.per_million is None else str(row.per_million),

@@ -13,6 +13,7 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.plan import Plan
 from tessera.domain.scaling.load import load_of
 from tessera.domain.service_plan import ServicePlan
+from tessera.domain.slo.condition import attained_text
 
 UNKNOWN_CELL = "-"
 # Below this rate a measured price per token is noise.
@@ -38,6 +39,8 @@ class TopRow:
     """Measured ITL."""
     predicted_itl_ms: float | None
     """Predicted ITL at the measured load."""
+    slo: str | None
+    """Attained share of the objective that is missed most, such as `97.2 %`."""
     per_million: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
     instance: str
@@ -65,6 +68,7 @@ def _build_row(
 ) -> TopRow:
     status = service.status
     speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
+    measurement = service_plan.measured_slo(snapshot.readings) if service_plan is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
     cost, scaling = status.cost, status.scaling
@@ -90,6 +94,7 @@ def _build_row(
         activity=load.activity,
         itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
+        slo=attained_text(measurement) if measurement is not None else None,
         per_million=per_million,
         instance=status.variant.name if status.variant else UNKNOWN_CELL,
         reason=_status_reason(status),

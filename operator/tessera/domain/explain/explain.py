@@ -13,6 +13,7 @@ from tessera.domain.explain.hardware import explain_placed
 from tessera.domain.explain.replicas import explain_drain, explain_ready, explain_rollout
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
+from tessera.domain.explain.slo import explain_slo
 from tessera.domain.explain.speed import explain_speed
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.plan import Plan
@@ -39,6 +40,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),
+        *explain_slo(snapshot, service_plan),
         *explain_scaling(snapshot, service_plan),
         *explain_balance(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),
@@ -72,6 +74,7 @@ _CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
     "speed": "SpeedAsPredicted",
+    "slo": "SLOMet",
     "balance": "LoadBalanced",
     "rollout": "Progressing",
     "ready": "Ready",
