@@ -20,7 +20,7 @@ from tessera.cli.main import main
 from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields
 from tessera.domain.gateway.requests import Phase
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
 from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.store import GatewayStore
 from tessera.ports import ClusterError
@@ -79,9 +79,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
         ]
     )
     listing = RequestListing(lambda _: None, lambda: 0)
-    api = InternalApi(
-        GatewayMetrics(), store, review, NAMESPACE, lambda: ({"team-a/chat": 2}, {}), listing.read
-    )
+    load = {"team-a/chat": ServiceRequests(in_flight=2)}
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, listing.read)
     async with TestServer(api.application()) as server:
         yield str(server.make_url("/"))
     await store.close()

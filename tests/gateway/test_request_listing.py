@@ -76,8 +76,14 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
     arrived, release = asyncio.Queue[str](), asyncio.Event()
     async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
         directory = a_directory(
-            a_model(a_replica(engine.address, max_num_seqs=1)),
-            a_model(service=Ref("team-a", "night"), uid="night", names=("night",), may_sleep=True),
+            a_model(a_replica(engine.address, max_num_seqs=1), ttft_seconds=0.0),
+            a_model(
+                service=Ref("team-a", "night"),
+                uid="night",
+                names=("night",),
+                may_sleep=True,
+                ttft_seconds=3600.0,
+            ),
         )
         async with a_gateway(directory) as gateway:
             tasks = []
@@ -96,6 +102,7 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
             night_request = send("held", model="night")
             await gateway.supervisor.woken.get()
             requests, total = gateway.app.running(10)
+            awaiting = gateway.app.awaiting()
             oldest, _ = gateway.app.running(2)
             night_request.cancel()
             tasks[0].cancel()
@@ -107,6 +114,10 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
                 lambda: running(gateway), lambda listed: not listed, within=WAIT_SECONDS
             )
     assert total == 4
+    # Streams without a token: the one in prefill is overdue, and the held one is not yet.
+    chat, night = (awaiting[Ref("team-a", name)] for name in ("chat", "night"))
+    assert (chat.overdue, night.overdue) == (1, 0)
+    assert chat.oldest_seconds > night.oldest_seconds > 0
     assert [(each.phase, each.output_tokens, each.replica, each.service) for each in requests] == [
         (RunningPhase.DECODE, 2, "chat-1", "team-a/chat"),
         (RunningPhase.PREFILL, 0, "chat-1", "team-a/chat"),
@@ -159,7 +170,7 @@ async def test_only_a_reader_gets_the_list_and_the_command_prints_it() -> None:
     many = [a_request(float(age)) for age in range(MAX_LISTED)]
     listing = answering([a_request(7200.0), a_request(7199.0, **waiting)], many, silent=1)
     store: Any = None
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: ({}, {}), listing.read)
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, listing.read)
     async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("/requests"))
         async with session.get(url) as refused:

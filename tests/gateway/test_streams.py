@@ -9,6 +9,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from operator import eq
 from typing import Any
 
 import pytest
@@ -35,6 +37,7 @@ from tests.gateway.harness import (
     a_replica,
     event,
 )
+from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -87,6 +90,44 @@ async def test_a_record_has_the_variant_and_the_prices_of_its_replica() -> None:
             await gateway.post(CHAT)
             record = await gateway.record()
     assert (record.variant, record.price_version) == ("a100-1gpu", "a100@1")
+
+
+@pytest.mark.parametrize(("itl_seconds", "late"), [(0.0, 3), (3600.0, 0)])
+async def test_tokens_after_the_first_are_counted_and_those_that_come_too_late(
+    itl_seconds: float, late: int
+) -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        # Two tokens at once, then two more, each once the client has what came before.
+        for block, tokens in ((ROLE + a_delta() + a_delta(), 2), (a_delta(), 3), (a_delta(), 4)):
+            await call.chunk(block)
+            await eventually(sent_tokens, partial(eq, tokens), within=WAIT_SECONDS)
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    async def sent_tokens() -> int:
+        return gateway.app.running(1)[0][0].output_tokens
+
+    async with ScriptedEngine(script) as engine:
+        model = a_model(a_replica(engine.address), itl_seconds=itl_seconds)
+        async with a_gateway(a_directory(model)) as gateway:
+            await gateway.post(STREAM)
+            record = await gateway.record()
+    assert record.latency is not None
+    # Tokens that come together have no gap; the last event counts like a token.
+    assert (record.latency.gaps, record.latency.late_gaps) == (4, late)
+    assert record.latency.ttft_target_ns == 1_000_000_000
+
+
+async def test_an_answer_that_is_no_stream_and_several_choices_have_no_gaps() -> None:
+    async with serving(lambda call: call.whole(COMPLETION)) as (gateway, _):
+        await gateway.post(CHAT)
+        assert (await gateway.record()).latency is None
+    async with serving(streaming(ROLE, a_delta(), a_delta(), END, USAGE, DONE)) as (gateway, _):
+        await gateway.post({**STREAM, "n": 2})
+        record = await gateway.record()
+    assert record.latency is not None
+    assert record.latency.gaps == 0
 
 
 async def test_rule_1_usage_is_asked_for_and_dropped_where_the_client_did_not_ask() -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RunningRequest, UsageRecord
+from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.gateway.admission import Admission
 from tessera.gateway.call import Call, Inbound, refused_record
 from tessera.gateway.engine_connection import EngineSession
@@ -82,6 +83,20 @@ class GatewayApp:
         oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
         return [call.running(now_ns) for call in oldest], len(self._calls)
 
+    def awaiting(self) -> Mapping[Ref, AwaitedStreams]:
+        """Return the streams without a token, by service."""
+        now_ns = time.monotonic_ns()
+        services: dict[Ref, AwaitedStreams] = {}
+        for call in self._calls:
+            model = call.awaited_model
+            if model is not None:
+                age = (now_ns - call.started_ns) / 1e9
+                overdue, oldest = services.get(model.service, AwaitedStreams())
+                services[model.service] = AwaitedStreams(
+                    overdue + (age > model.ttft_seconds), max(oldest, age)
+                )
+        return services
+
     async def _relay(
         self,
         scope: Message,
@@ -103,7 +118,10 @@ class GatewayApp:
                 "The gateway cannot record usage now: its database does not answer. Try again.",
                 headers=((b"retry-after", b"5"),),
             )
+        body_from_ns = time.monotonic_ns()
         body = await self._body(headers, receive)
+        # How slowly a client sends its body is no time of the service.
+        sending_ns = time.monotonic_ns() - body_from_ns
         inbound = Inbound(
             route=ROUTES[path],
             body=body,
@@ -113,8 +131,8 @@ class GatewayApp:
             request_id=request_id,
             client_address=_client_address(scope),
             tags=_tags(headers),
-            started_ns=started_ns,
-            started_at_ns=started_at_ns,
+            started_ns=started_ns + sending_ns,
+            started_at_ns=started_at_ns + sending_ns,
         )
         call = Call(inbound, self._admission, self._engines, response, self._record)
         self._calls.add(call)

@@ -15,6 +15,7 @@ from tessera.domain.gateway.requests import (
     RequestShape,
     RunningPhase,
     RunningRequest,
+    StreamLatency,
     UsageRecord,
 )
 from tessera.gateway.admission import Admission, Ticket
@@ -121,6 +122,13 @@ class Call:
         """Return when it came, on the monotonic clock."""
         return self._inbound.started_ns
 
+    @property
+    def awaited_model(self) -> OfferedModel | None:
+        """Return the model of a stream that waits for its first token; None for any other."""
+        if self._fields is None or not self._fields.streams:
+            return None
+        return self._model if self._delivery.first_token_ns is None else None
+
     def running(self, now_ns: int) -> RunningRequest:
         """Return where it is now."""
         inbound, model, ticket = self._inbound, self._model, self._ticket
@@ -162,6 +170,7 @@ class Call:
         ticket = self._ticket = await self._admission.admit(
             inbound.identity, model, shape, len(inbound.body)
         )
+        self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
         most = ticket.max_output_tokens
         request = UpstreamRequest(
             route=inbound.route,
@@ -253,7 +262,21 @@ class Call:
                 tags=inbound.tags,
                 trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
                 client_address=inbound.client_address,
+                latency=self._latency(),
             )
+        )
+
+    def _latency(self) -> StreamLatency | None:
+        fields, model, delivery = self._fields, self._model, self._delivery
+        if fields is None or model is None or not fields.streams:
+            return None
+        # Tokens of several choices come between each other.
+        is_single = fields.choices == 1
+        return StreamLatency(
+            ttft_target_ns=round(model.ttft_seconds * 1e9),
+            itl_target_ns=round(model.itl_seconds * 1e9),
+            gaps=delivery.gaps if is_single else 0,
+            late_gaps=delivery.late_gaps if is_single else 0,
         )
 
 

@@ -86,6 +86,10 @@ class WorkerDemand(msgspec.Struct, frozen=True):
     """Predicted time that an engine needs for those queued and in flight."""
     tenants: dict[str, int] = {}
     """Those queued and in flight, by tenant."""
+    overdue: int = 0
+    """Streams that wait for their first token longer than their target."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest stream without a token."""
 
 
 class Borrow(msgspec.Struct, tag=True, frozen=True):

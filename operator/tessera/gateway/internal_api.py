@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
-from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
 from tessera.gateway.request_listing import RunningRequests
 from tessera.gateway.store.database import StoreError
 from tessera.ports import ClusterError
@@ -48,14 +48,13 @@ class InternalApi:
         store: UsageStore,
         review: Callable[[str], Awaitable[str | None]],
         namespace: str,
-        load: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]],
+        load: Callable[[], Mapping[str, ServiceRequests]],
         running: Callable[[], Awaitable[RunningRequests]],
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        the requests of each service that are at engines, and those that wait; `running` returns
-        the requests themselves.
+        how many requests each service has; `running` returns the requests themselves.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
         self._running = running
@@ -71,7 +70,7 @@ class InternalApi:
         return app
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
-        self._metrics.set_load(*self._load())
+        self._metrics.set_load(self._load())
         return web.Response(
             body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

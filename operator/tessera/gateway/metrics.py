@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import StreamLatency, UsageRecord
+from tessera.gateway.latency_metrics import TargetHistogram, TargetHistograms
 from tessera.gateway.store.writer import RecordOutcome
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
@@ -24,10 +25,24 @@ class _PairSeries:
     """The series of one tenant and service that every request moves."""
 
     names: tuple[str, str]
-    ttft: Histogram
+    ttft: TargetHistogram
+    itl: TargetHistogram
     tpot: Histogram
     queue: Histogram
     tokens: Mapping[str, Counter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRequests:
+    """The requests of one service at a gateway."""
+
+    in_flight: int = 0
+    """At engines."""
+    queued: int = 0
+    overdue: int = 0
+    """Streams that wait for their first token longer than their target."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest stream without a token."""
 
 
 class GatewayMetrics:
@@ -41,16 +56,24 @@ class GatewayMetrics:
             (*_PAIR, "code", "reason"),
             registry=self.registry,
         )
-        self._ttft = Histogram(
+        self._ttft = TargetHistograms(
             "tessera_gateway_time_to_first_token_seconds",
-            "Time from the arrival of a request to its first token, with the gateway's queue.",
+            "Time from the arrival of a stream's request to its first token, with the gateway's "
+            "queue; one bucket ends at spec.slo.ttftP95. A stream that ended without a token "
+            "counts if it waited longer.",
             _PAIR,
-            buckets=_TTFT_BUCKETS,
-            registry=self.registry,
+            _TTFT_BUCKETS,
         )
+        self.registry.register(self._ttft)
+        self._itl = TargetHistograms(
+            "tessera_gateway_inter_token_latency_seconds",
+            "Time between two tokens of a stream; one bucket ends at spec.slo.itlP95.",
+            _PAIR,
+        )
+        self.registry.register(self._itl)
         self._tpot = Histogram(
             "tessera_gateway_time_per_output_token_seconds",
-            "Mean time between two tokens of a request.",
+            "Mean time between two tokens of a stream.",
             _PAIR,
             buckets=_TPOT_BUCKETS,
             registry=self.registry,
@@ -77,6 +100,18 @@ class GatewayMetrics:
         self._queued = Gauge(
             "tessera_gateway_requests_queued",
             "Requests that wait in the gateway.",
+            ("service",),
+            registry=self.registry,
+        )
+        self._overdue = Gauge(
+            "tessera_gateway_requests_overdue",
+            "Streams that wait for their first token longer than spec.slo.ttftP95.",
+            ("service",),
+            registry=self.registry,
+        )
+        self._oldest = Gauge(
+            "tessera_gateway_oldest_request_seconds",
+            "For how long the oldest stream without a token has waited.",
             ("service",),
             registry=self.registry,
         )
@@ -119,11 +154,8 @@ class GatewayMetrics:
         pair = self._pair(record.tenant, record.service)
         self._requests.labels(*pair.names, record.status, record.reason).inc()
         pair.queue.observe(record.queue_ns / _NS)
-        if record.ttft_ns is not None:
-            pair.ttft.observe(record.ttft_ns / _NS)
-            if record.output_tokens > 1:
-                decode_ns = max(0, record.total_ns - record.ttft_ns)
-                pair.tpot.observe(decode_ns / (record.output_tokens - 1) / _NS)
+        if record.latency is not None:
+            _observe_stream(pair, record, record.latency)
         pair.tokens["input"].inc(record.input_tokens)
         pair.tokens["cached"].inc(record.cached_tokens)
         pair.tokens["output"].inc(record.output_tokens)
@@ -133,12 +165,15 @@ class GatewayMetrics:
         """Count usage records on their way to the store."""
         self._records.labels(outcome).inc(count)
 
-    def set_load(self, in_flight: Mapping[str, int], queued: Mapping[str, int]) -> None:
+    def set_load(self, loads: Mapping[str, ServiceRequests]) -> None:
         """Set the requests of each service; services without any lose their series."""
-        for gauge, loads in ((self._in_flight, in_flight), (self._queued, queued)):
+        for gauge in (self._in_flight, self._queued, self._overdue, self._oldest):
             gauge.clear()
-            for service, requests in loads.items():
-                gauge.labels(service).set(requests)
+        for service, load in loads.items():
+            self._in_flight.labels(service).set(load.in_flight)
+            self._queued.labels(service).set(load.queued)
+            self._overdue.labels(service).set(load.overdue)
+            self._oldest.labels(service).set(load.oldest_seconds)
 
     def set_store_failing(self, operation: str, seconds: float) -> None:
         """Set for how long an operation of the store has failed."""
@@ -159,6 +194,7 @@ class GatewayMetrics:
         pair = _PairSeries(
             names=names,
             ttft=self._ttft.labels(*names),
+            itl=self._itl.labels(*names),
             tpot=self._tpot.labels(*names),
             queue=self._queue.labels(*names),
             tokens=dict(self._token_series(names)),
@@ -170,3 +206,23 @@ class GatewayMetrics:
     def _token_series(self, names: tuple[str, str]) -> Iterator[tuple[str, Counter]]:
         for kind in ("input", "cached", "output", "reasoning"):
             yield kind, self._tokens.labels(*names, kind)
+
+
+def _observe_stream(pair: _PairSeries, record: UsageRecord, latency: StreamLatency) -> None:
+    """Count the times of a stream, beside others of the same targets."""
+    started_at_ns, ttft_ns = record.started_at_ns, record.ttft_ns
+    # What many services share can have no target.
+    is_own = pair.names != (OTHER, OTHER)
+    follows = not is_own or pair.ttft.follow(latency.ttft_target_ns / _NS, started_at_ns)
+    if ttft_ns is None:
+        if follows and record.total_ns > latency.ttft_target_ns:
+            pair.ttft.observe(record.total_ns / _NS)
+        return
+    if follows:
+        pair.ttft.observe(ttft_ns / _NS)
+    decode_ns = max(0, record.total_ns - ttft_ns)
+    if record.output_tokens > 1:
+        pair.tpot.observe(decode_ns / (record.output_tokens - 1) / _NS)
+    if latency.gaps and is_own and pair.itl.follow(latency.itl_target_ns / _NS, started_at_ns):
+        within = latency.gaps - latency.late_gaps
+        pair.itl.add(within, latency.late_gaps, decode_ns / _NS)

@@ -90,6 +90,11 @@ class Delivery:
     """As the engine reported them."""
     first_token_ns: int | None = None
     """On the monotonic clock."""
+    itl_target_ns: int = 0
+    """Of the gaps between two tokens; later ones are late."""
+    gaps: int = 0
+    """Tokens after the first."""
+    late_gaps: int = 0
     events: EventRelay | None = None
     """Those of the last stream."""
 
@@ -184,23 +189,35 @@ class EngineRelay:
         events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
         delivery.events = events
         first: list[bytes] = []
+        token_ns = 0
 
         def hold(data: bytes) -> bool:
             first.append(events.feed(data))
             return not (first[-1] or events.closed)
 
         def relay(data: bytes) -> bool:
+            nonlocal token_ns
+            deltas = events.deltas
             block = events.feed(data)
+            if events.deltas > deltas:
+                now_ns = time.monotonic_ns()
+                # Tokens that come together have no gap between them.
+                delivery.gaps += events.deltas - deltas
+                delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
+                token_ns = now_ns
             return not (block and response.write_now(block)) and not events.closed
 
         try:
             ended = await connection.forward(hold)
             if first and first[-1]:
                 delivery.first_token_ns = time.monotonic_ns()
+                delivery.gaps += max(0, events.deltas - 1)
                 first_token()
                 await response.begin_stream(headers)
                 await response.write(first[-1])
             while not ended and not events.closed:
+                # The time in which the client reads nothing is no gap of the engine.
+                token_ns = time.monotonic_ns()
                 ended = await connection.forward(relay)
                 await response.drained()
         except InvalidStreamError as error:

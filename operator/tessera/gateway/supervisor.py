@@ -33,6 +33,7 @@ from tessera.gateway.frames import (
     directory_frames,
 )
 from tessera.gateway.link import LinkServer
+from tessera.gateway.metrics import ServiceRequests
 from tessera.gateway.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.leases import Lease, WorkerBorrowing
@@ -109,14 +110,19 @@ class Supervisor:
         """Return what the workers decide with; None before the first."""
         return self._directory
 
-    def load(self) -> tuple[Counter[str], Counter[str]]:
-        """Return the requests at engines and those that wait, by service."""
-        in_flight, queued = Counter[str](), Counter[str]()
+    def load(self) -> Mapping[str, ServiceRequests]:
+        """Return the requests of all workers, by service."""
+        loads: dict[str, ServiceRequests] = defaultdict(ServiceRequests)
         for report in self._reports.values():
             for service, demand in report.demand.items():
-                in_flight[str(service)] += demand.in_flight
-                queued[str(service)] += demand.queued
-        return in_flight, queued
+                total = loads[str(service)]
+                loads[str(service)] = ServiceRequests(
+                    in_flight=total.in_flight + demand.in_flight,
+                    queued=total.queued + demand.queued,
+                    overdue=total.overdue + demand.overdue,
+                    oldest_seconds=max(total.oldest_seconds, demand.oldest_seconds),
+                )
+        return loads
 
     def take_demand(self) -> Mapping[Ref, GatewayDemand]:
         """Return the requests of all workers, with those that arrived since the last time."""

@@ -142,7 +142,7 @@ async def _serve(options: WorkerOptions) -> None:
     app.can_record = lambda: worker.usage.has_room
     # A request leaves few cycles, and looking for them often took 5 % of the time.
     gc.set_threshold(_GC_THRESHOLD)
-    worker.running = app.running
+    worker.running, worker.awaiting = app.running, app.awaiting
     server = GatewayServer(
         app,
         announce_seconds=options.announce_seconds,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.requests import RunningRequest
+from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.authentication import Authenticator
@@ -37,6 +37,8 @@ from tessera.gateway.usage_outbox import UsageOutbox
 _REPORT_SECONDS = 0.25
 # Portions are renewed with every second report.
 _REPORTS_PER_RENEWAL = 2
+# Streams that wait are looked for no more often.
+_REPORTS_PER_SECOND = 4
 # A supervisor that died is replaced within seconds; what it had not answered is asked again.
 _BORROW_SECONDS = 10.0
 _ASK_AGAIN_SECONDS = 1.0
@@ -62,6 +64,9 @@ class SupervisedWorker:
         self._all_taken = asyncio.Event()
         self.running: Callable[[int], tuple[list[RunningRequest], int]] = lambda _: ([], 0)
         """Returns the oldest requests that run, at most so many, and how many do."""
+        self.awaiting: Callable[[], Mapping[Ref, AwaitedStreams]] = dict
+        """Returns the streams without a token, by service."""
+        self._awaited: Mapping[Ref, AwaitedStreams] = {}
 
     async def borrow(self, request: BorrowRequest) -> bool:
         """Exchange portions of limits with the accounts; False if the answer did not come."""
@@ -106,6 +111,8 @@ class SupervisedWorker:
             await asyncio.sleep(_REPORT_SECONDS)
             self.admission.queues.pump()
             self.usage.flush()
+            if number % _REPORTS_PER_SECOND == 0:
+                self._awaited = self.awaiting()
             self._link.send(
                 WorkerReport(sent=self.admission.replicas.own_loads(), demand=self._demand())
             )
@@ -123,12 +130,15 @@ class SupervisedWorker:
         demand = {}
         for service, count in self.admission.demand.items():
             queue = queues.get(service)
+            awaited = self._awaited.get(service, AwaitedStreams())
             demand[service] = WorkerDemand(
                 arrived=count.arrived,
                 queued=len(queue) if queue else 0,
                 in_flight=count.in_flight,
                 predicted_seconds=count.work_ns / 1e9 + (queue.work_seconds if queue else 0.0),
                 tenants=dict(count.tenants),
+                overdue=awaited.overdue,
+                oldest_seconds=awaited.oldest_seconds,
             )
         return demand
 

@@ -177,6 +177,7 @@ def _model(
         public=access.public,
         service_class=spec.service_class,
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
+        itl_seconds=spec.slo.itl_p95.total_seconds(),
         max_model_len=variant.max_model_len if variant is not None else None,
         replicas=tuple(
             _replica(service, pod, _variant(pod, pools))

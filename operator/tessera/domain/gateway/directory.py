@@ -72,6 +72,8 @@ class OfferedModel:
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""
+    itl_seconds: float = 0.033
+    """Promised 95th percentile of the time between two tokens."""
     max_model_len: int | None = None
     replicas: tuple[EngineReplica, ...] = ()
     may_sleep: bool = False

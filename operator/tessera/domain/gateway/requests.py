@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Phase(StrEnum):
@@ -27,6 +28,18 @@ class RequestShape:
     """What the engine may generate at most, of all `n` choices together."""
     stream: bool = False
     adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLatency:
+    """How a stream kept the objectives that its service had when it came; it is not stored."""
+
+    ttft_target_ns: int
+    itl_target_ns: int
+    gaps: int = 0
+    """Tokens after the first; of several choices at once none are counted."""
+    late_gaps: int = 0
+    """Those that came later after the one before than the target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,16 @@ class UsageRecord:
     """`traceparent` of the request, under which its spans stand; it is not stored."""
     client_address: str = ""
     """Of the connection: a proxy's where there is one; it is logged and not stored."""
+    latency: StreamLatency | None = None
+    """Of a stream alone: the first token of another answer comes with its last."""
+
+
+class AwaitedStreams(NamedTuple):
+    """The streams of one service that wait for their first token."""
+
+    overdue: int = 0
+    """Those that wait longer than their target."""
+    oldest_seconds: float = 0.0
 
 
 class RunningPhase(StrEnum):
