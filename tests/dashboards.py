@@ -27,10 +27,17 @@ def targets(dashboard: Json) -> Iterator[Json]:
 def known_metrics() -> set[str]:
     """Return all metrics of the operator and the gateway, under the names that Prometheus sees."""
     names = set[str]()
+    parts = ["_bucket", "_sum", "_count"]
     for family in (*Telemetry().families(), *GatewayMetrics().families()):
-        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+        endings = {"counter": ["_total"], "histogram": parts}
         names |= {family.name + ending for ending in endings.get(family.type, [""])}
     for version in known_versions():
         if (facts := version_facts(version)) is not None:
             names |= set(facts.metrics)
+            names |= {
+                metric.name + part
+                for metric in facts.metrics.values()
+                if metric.type == "histogram"
+                for part in parts
+            }
     return names

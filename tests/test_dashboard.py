@@ -13,11 +13,12 @@ COLUMNS = 24
 each = pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 
 
-def test_there_are_those_of_cost_gateway_speed_and_tenants() -> None:
+def test_there_are_those_of_cost_gateway_slo_speed_and_tenants() -> None:
     titles = [read(path)["title"] for path in DASHBOARDS]
     assert titles == [
         "Tessera: cost",
         "Tessera: gateway",
+        "Tessera: SLO",
         "Tessera: speed",
         "Tessera: tenants",
     ]

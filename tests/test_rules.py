@@ -13,7 +13,7 @@ from tests.dashboards import DASHBOARDS, known_metrics, read, targets
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
 RULES: list[dict[str, Any]] = [
     rule
-    for name in ("speed.yaml", "alerts.yaml")
+    for name in ("speed.yaml", "slo.yaml", "alerts.yaml")
     for group in yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
     for rule in group["rules"]
 ]
@@ -21,7 +21,9 @@ FOREIGN = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
 
 
 def test_every_rule_file_is_rendered() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {"speed.yaml", "alerts.yaml"}
+    assert {path.name for path in FOLDER.iterdir()} == {
+        *("speed.yaml", "slo.yaml", "alerts.yaml"),
+    }
 
 
 def test_every_metric_is_exported_or_recorded_before() -> None:

@@ -12,8 +12,12 @@ import yaml
 
 from alerts import ALERTS
 from alerts.alert import Alert, Series, always, growing
+from alerts.slo import STUCK
 from alerts.speed import ACTIVITY, BUSY, EXPORTED, OTHER, PEAK, POD, SERVICE
 from demo.cluster import CHART, ROOT
+from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus_latency import latency_query
+from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
 
 HONORED = 'namespace="team-a",service="chat"'
@@ -124,6 +128,54 @@ def test_busy_devices_of_engines_without_an_exporter_are_those_that_hold_request
         tmp_path,
         input_series(without) | {"promql_expr_test": [firing_test("BusyButInefficient", 60, once)]},
     )
+
+
+def test_requests_that_all_wait_for_their_first_token_use_up_the_error_budget(
+    tmp_path: Path,
+) -> None:
+    once = ('{alertname="SLOBudgetBurnsFast"}', 1)
+    promtool(
+        tmp_path,
+        input_series(STUCK) | {"promql_expr_test": [firing_test("SLOBudgetBurnsFast", 70, once)]},
+    )
+
+
+def test_the_error_budget_left_is_that_of_three_days(tmp_path: Path) -> None:
+    [slow] = [alert for alert in ALERTS if alert.name == "SLOBudgetBurns"]
+    left = f'{{{SERVICE},objective="itl"}}'
+    tests = [expression_test("round(tessera:service_slo_budget_left:3d, 0.001)", 150, (left, -1))]
+    promtool(tmp_path, input_series(slow.fires.series) | {"promql_expr_test": tests})
+
+
+def test_the_query_of_latencies_takes_the_edges_that_decide_and_no_forged_gateway(
+    tmp_path: Path,
+) -> None:
+    edges = LatencyEdges(frozenset({1.0}), frozenset({0.05}))
+    gateway = 'namespace="tessera-system",service="team-a/chat"'
+    ttft, itl = (
+        f"vllm:{name}_seconds_bucket" for name in ("time_to_first_token", "inter_token_latency")
+    )
+    chunks = "tessera_gateway_inter_token_latency_seconds_bucket"
+    values = {
+        f'{ttft}{{{POD},le="0.5"}}': growing(1),
+        f'{ttft}{{{POD},le="1.0"}}': growing(2),
+        f'{ttft}{{{OTHER},le="1.0"}}': growing(1),
+        f'{itl}{{{POD},le="+Inf"}}': growing(10),
+        f"vllm:num_requests_waiting{{{POD}}}": "0+1x180",
+        f'{chunks}{{{gateway},le="0.033"}}': growing(3),
+        f'{chunks}{{{gateway},tessera_dev_service="liar",le="0.033"}}': growing(900),
+    }
+    engine = f'{SERVICE},tessera_dev_variant="a100-1g-10gb",tessera_question'
+    expected = (
+        (f'{{{engine}="ttft",le="1.0"}}', 900),
+        (f'{{{engine}="itl",le="+Inf"}}', 3000),
+        (f'{{{engine}="waiting"}}', 30),
+        (f'{{{engine}="waiting_before"}}', 26),
+        ('{service="team-a/chat",tessera_question="gateway_itl",le="0.033"}', 900),
+    )
+    query = latency_query(edges, PrometheusAccess().gateway_target)
+    tests = [expression_test(query, 30, *expected)]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 
 @pytest.mark.parametrize("labels", [EXPORTED, HONORED])

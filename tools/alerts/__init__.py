@@ -4,6 +4,7 @@ from alerts.alert import Alert
 from alerts.gateway import GATEWAY
 from alerts.layouts import LAYOUTS
 from alerts.operator import OPERATOR
+from alerts.slo import SLO
 from alerts.speed import SPEED
 
 # By the group of the PrometheusRule.
@@ -11,6 +12,7 @@ GROUPS: dict[str, tuple[Alert, ...]] = {
     "tessera.operator.alerts": OPERATOR,
     "tessera.layouts.alerts": LAYOUTS,
     "tessera.speed.alerts": SPEED,
+    "tessera.slo.alerts": SLO,
     "tessera.gateway.alerts": GATEWAY,
 }
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)
