@@ -148,8 +148,8 @@ def _legal_texts(schema: Mapping[str, Any]) -> tuple[str, str, str]:
     if "pattern" not in schema:
         return "example"[:most], "a" * least, "a" * most
     texts = [text for text in _TEXTS if _matches(schema, text)]
-    if (bound := _duration_bound(schema)) is not None:
-        return texts[0], "0s", bound
+    if (longest := _duration_bound(schema, "<=")) is not None:
+        return texts[0], _duration_bound(schema, ">=") or "0s", longest
     padded = [
         text + pad * (most - len(text))
         for text in texts
@@ -173,18 +173,20 @@ def _illegal_values(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "malformed", "tomorrow"
     if "pattern" in schema:
         yield "malformed", "not ! one"[: schema.get("maxLength")]
-    if (bound := _duration_bound(schema)) is not None:
-        yield "too long", f"{bound}1ms"
+    if (longest := _duration_bound(schema, "<=")) is not None:
+        yield "too long", f"{longest}1ms"
+        if _duration_bound(schema, ">=") is not None:
+            yield "too short", "1ms"
     elif "maxLength" in schema:
         yield "too long", "a" * (schema["maxLength"] + 1)
     if schema.get("minLength"):
         yield "empty", ""
 
 
-def _duration_bound(schema: Mapping[str, Any]) -> str | None:
-    """Return the longest duration that a rule allows."""
+def _duration_bound(schema: Mapping[str, Any], relation: str) -> str | None:
+    """Return the longest (`<=`) or shortest (`>=`) duration that a rule allows."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        if bound := re.search(r"duration\('(\w+)'\)", rule["rule"]):
+        if bound := re.search(rf"{relation} duration\('(\w+)'\)", rule["rule"]):
             return bound.group(1)
     return None
 
