@@ -721,14 +721,14 @@ class ReplicaChange(Wire):
     at: datetime
     """When the number changed."""
 
-    replicas: int
+    replicas: Annotated[int, Field(ge=0, le=1000)]
     """Number of replicas after the change."""
 
 
 class ScalingStatus(Wire):
     """Latest decision of the autoscaler."""
 
-    desired_replicas: int
+    desired_replicas: Annotated[int, Field(ge=0, le=1000)]
     """Desired number of replicas."""
 
     reason: str
