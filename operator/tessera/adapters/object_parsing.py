@@ -20,11 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
@@ -360,10 +356,6 @@ def parse_workload(body: JsonObject) -> Workload:
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
     strategy = spec.get("strategy", {})
-    model = None
-    with contextlib.suppress(ValidationError):
-        text = meta.get("annotations", {}).get(names.REVISION_ANNOTATION, "")
-        model = ModelStatus.model_validate_json(text)
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
@@ -373,7 +365,6 @@ def parse_workload(body: JsonObject) -> Workload:
         replica_failure=_replica_failure(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
-        model=model,
     )
 
 

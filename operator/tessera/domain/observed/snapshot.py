@@ -5,11 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
@@ -211,8 +207,6 @@ class Workload:
     """A rollout of it starts the new before it stops the old."""
     owner_uid: str | None = None
     """The uid of the InferenceService that owns it; None once it was orphaned."""
-    model: ModelStatus | None = None
-    """The revision for which it was applied."""
 
 
 @dataclass(frozen=True, slots=True)

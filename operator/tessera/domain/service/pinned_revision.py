@@ -37,7 +37,7 @@ def pin_revision(
     resolutions: Mapping[RevisionQuery, Resolution] | None,
 ) -> PinnedRevision:
     """Return the pinned revision, or pin the hub's resolution."""
-    recorded, revision = _recorded(service, workload), spec.model.revision
+    recorded, revision = service.status.model, spec.model.revision
     if not spec.model.uri.startswith(_HUB):
         return PinnedRevision()
     current = _recorded_for_spec(spec, recorded)
@@ -47,7 +47,7 @@ def pin_revision(
         and not is_update_requested(service, current.observed_update)
     ):
         return PinnedRevision(current)
-    if (settled_status := _status_without_query(service, spec, workload, recorded)) is not None:
+    if (settled_status := _status_without_query(service, spec, workload)) is not None:
         return PinnedRevision(settled_status)
     if resolutions is None:
         status = _model_status(
@@ -75,15 +75,6 @@ def pinned_spec(spec: InferenceServiceSpec, pinned: PinnedRevision) -> Inference
     return spec.model_copy(update={"model": model})
 
 
-def _recorded(service: ObservedService, workload: Workload | None) -> ModelStatus | None:
-    """Return the status; of one that was not written, what its Deployment was applied with."""
-    status = service.status.model
-    is_written = status is not None and status.reason != RevisionReason.RESOLVING_REVISION
-    if is_written or workload is None or workload.owner_uid not in (None, service.uid):
-        return status
-    return workload.model or status
-
-
 def _recorded_for_spec(
     spec: InferenceServiceSpec, recorded: ModelStatus | None
 ) -> ModelStatus | None:
@@ -95,17 +86,14 @@ def _recorded_for_spec(
 
 
 def _status_without_query(
-    service: ObservedService,
-    spec: InferenceServiceSpec,
-    workload: Workload | None,
-    recorded: ModelStatus | None,
+    service: ObservedService, spec: InferenceServiceSpec, workload: Workload | None
 ) -> ModelStatus | None:
     """Return the status where no hub is needed."""
     revision = spec.model.revision
     if revision is not None and _COMMIT.fullmatch(revision):
         message = f"{spec.model.uri} at {revision}"
         return _model_status(service, spec, RevisionReason.COMMIT_SPECIFIED, message, revision)
-    if recorded is None and workload is not None:
+    if service.status.model is None and workload is not None:
         message = f"{_unpinned_message(spec)}; kubectl tessera update {service.ref.name} pins it"
         return _model_status(service, spec, RevisionReason.UNPINNED, message)
     return None
