@@ -11,7 +11,7 @@ from tessera.api.reasons import SpeedAsPredicted
 from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
-from tessera.domain.perf import MeasurementKey, measurement_key
+from tessera.domain.perf import MeasurementKey, measured_ratio, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
@@ -417,6 +417,27 @@ def test_what_was_measured_before_a_service_moved_on_counts_for_none(field: str)
     moved = speed.model_copy(update={field: "another"})
     status = service.status.model_copy(update={"speed": moved})
     assert measured_speeds([replace(service, status=status)]) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "ratio"),
+    [
+        ({}, 2),
+        ({"ratio": Decimal(1000)}, 5),
+        ({"ratio": Decimal(0)}, 0.2),
+        ({"requests": 100}, 2),
+        ({"requests": 99}, None),
+        ({"model": "another"}, None),
+        ({"variant": "another"}, None),
+    ],
+)
+def test_the_ratio_of_a_variant_is_its_own_of_enough_requests_and_within_bounds(
+    fields: dict[str, Any], ratio: float | None
+) -> None:
+    speed = with_written_status(a_measured_fleet(2.0)).status.speed
+    assert speed is not None
+    written = speed.model_copy(update={"ratio": Decimal(2), **fields})
+    assert measured_ratio(written, speed.model, speed.variant) == ratio
 
 
 def test_explain_shows_the_measured_throughput_and_why() -> None:

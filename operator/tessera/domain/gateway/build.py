@@ -28,11 +28,10 @@ from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.domain.perf import MAX_RATIO, MIN_RATIO, MIN_REQUESTS, StepTime, step_time
+from tessera.domain.perf import StepTime, measured_ratio, step_time
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.proposal import scaling_of
-from tessera.domain.speed.measurements import own_measurement
 
 _PRECISIONS = (None, "fp8")
 
@@ -231,20 +230,13 @@ def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTim
 
     Returns None for a model or hardware of unknown size.
     """
-    spec, speed = with_known_shape(service).spec, service.status.speed
+    spec = with_known_shape(service).spec
     shape = shape_of(spec) if spec is not None else None
-    if shape is None or variant.hardware is None:
+    if spec is None or shape is None or variant.hardware is None:
         return None
     predicted = step_time(shape, variant.precision, variant.hardware)
-    measured = own_measurement(service, speed)
-    if (
-        measured is None
-        or measured.requests < MIN_REQUESTS
-        or speed is None
-        or speed.variant != pod.variant
-    ):
-        return predicted
-    return predicted.scaled(min(max(measured.ratio, MIN_RATIO), MAX_RATIO), "Measured")
+    ratio = measured_ratio(service.status.speed, spec.model.uri, pod.variant)
+    return predicted if ratio is None else predicted.scaled(ratio, "Measured")
 
 
 def _hardware(name: str | None, profile: str | None, count: int) -> Hardware | None:

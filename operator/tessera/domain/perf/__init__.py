@@ -13,28 +13,28 @@ and `sources` chooses among the sources.
 
 from tessera.domain.perf.roofline import min_read_seconds, ridge_point
 from tessera.domain.perf.sources import (
-    MAX_RATIO,
     MIN_LOAD_MIB_PER_SECOND,
-    MIN_RATIO,
     MIN_REQUESTS,
     MeasurementKey,
     SpeedMeasurement,
+    measured_ratio,
     measurement_key,
+    plausible_ratio,
     step_time,
 )
 from tessera.domain.perf.step import StepTime, attention_pairs
 
 __all__ = [
-    "MAX_RATIO",
     "MIN_LOAD_MIB_PER_SECOND",
-    "MIN_RATIO",
     "MIN_REQUESTS",
     "MeasurementKey",
     "SpeedMeasurement",
     "StepTime",
     "attention_pairs",
+    "measured_ratio",
     "measurement_key",
     "min_read_seconds",
+    "plausible_ratio",
     "ridge_point",
     "step_time",
 ]

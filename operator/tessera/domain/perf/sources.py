@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.inference_service import ModelShape, SpeedStatus
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.roofline import arithmetic, roofline
@@ -16,7 +16,7 @@ MIN_LOAD_MIB_PER_SECOND = 100
 # Fewer requests say nothing about a model's speed.
 MIN_REQUESTS = 100
 # No engine is further from its prediction; what shows more is no measurement.
-MIN_RATIO, MAX_RATIO = 0.2, 5.0
+_MIN_RATIO, _MAX_RATIO = 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,21 @@ def step_time(
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted
     return predicted.scaled(measurement.ratio, "Measured")
+
+
+def plausible_ratio(ratio: float) -> float:
+    """Return a measured ratio within the bounds of what can be one."""
+    return min(max(ratio, _MIN_RATIO), _MAX_RATIO)
+
+
+def measured_ratio(speed: SpeedStatus | None, model: str, variant: str | None) -> float | None:
+    """Return the measured time of a step divided by the predicted one, from a service's status.
+
+    Returns None where it is not of this model and variant, or of too few requests.
+    """
+    if speed is None or (speed.model, speed.variant) != (model, variant):
+        return None
+    return plausible_ratio(float(speed.ratio)) if speed.requests >= MIN_REQUESTS else None
 
 
 def predict_step_time(

@@ -5,12 +5,11 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.perf import MAX_RATIO, MIN_RATIO
 from tessera.domain.sizing.scheduler_limits import Demand, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit
 
 # The mean length of fewer requests may be far from that of the next ones.
-MIN_REQUESTS = 20
+_MIN_REQUESTS_FOR_LENGTH = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ def variant_capacity(
     if (
         reading.mean_input_tokens is not None
         and reading.mean_output_tokens is not None
-        and (reading.requests or 0) >= MIN_REQUESTS
+        and (reading.requests or 0) >= _MIN_REQUESTS_FOR_LENGTH
     ):
         prompt, answer = round(reading.mean_input_tokens), round(reading.mean_output_tokens)
     answer = max(1, min(answer, fit.max_model_len - 1))
@@ -69,10 +68,7 @@ def variant_capacity(
         ttft=spec.slo.ttft_p95,
         inter_token=spec.slo.itl_p95,
     )
-    step, ratio = fit.step, 1.0
-    if measured_ratio is not None:
-        ratio = min(max(measured_ratio, MIN_RATIO), MAX_RATIO)
-        step = step.scaled(ratio, "Measured")
+    step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
     sustained = sustained_load(demand, step, fit.memory.kv_tokens, fit.limits)
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
@@ -83,6 +79,6 @@ def variant_capacity(
         ttft=demand.ttft,
         lead=lead,
         kv_usage=reading.kv_usage,
-        speed_ratio=ratio,
+        speed_ratio=measured_ratio or 1.0,
         meets_slo=sustained.meets_slo,
     )

@@ -38,7 +38,7 @@ from tessera.domain.observed.snapshot import (
     Workload,
     reading_of,
 )
-from tessera.domain.perf import MIN_REQUESTS
+from tessera.domain.perf import measured_ratio
 from tessera.domain.placement.checks import check, engine_verdict, shape_of
 from tessera.domain.placement.placement import (
     HardwareChoice,
@@ -332,18 +332,12 @@ def capacity_of(
     shape = shape_of(spec) if spec is not None else None
     if spec is None or shape is None or scaling_of(spec).policy != "Capacity":
         return None
-    speed = service.status.speed
-    measured = (
-        speed is not None
-        and (speed.model, speed.variant) == (spec.model.uri, choice.variant)
-        and speed.requests >= MIN_REQUESTS
-    )
     return variant_capacity(
         spec,
         shape,
         choice.fit,
         reading=_speed_reading(snapshot, service.ref, choice),
-        measured_ratio=float(speed.ratio) if speed is not None and measured else None,
+        measured_ratio=measured_ratio(service.status.speed, spec.model.uri, choice.variant),
         lead=start_up_lead(pods),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.api.inference_service import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.perf import MAX_RATIO, MIN_RATIO, MeasurementKey, SpeedMeasurement
+from tessera.domain.perf import MeasurementKey, SpeedMeasurement, plausible_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.steps import Step
@@ -107,6 +107,6 @@ def _weighted_mean(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement
 
 
 def _median(measurements: Sequence[SpeedMeasurement]) -> SpeedMeasurement:
-    ratios = [min(max(measurement.ratio, MIN_RATIO), MAX_RATIO) for measurement in measurements]
+    ratios = [plausible_ratio(measurement.ratio) for measurement in measurements]
     requests = sum(measurement.requests for measurement in measurements)
     return SpeedMeasurement(ratio=statistics.median(ratios), requests=requests)
