@@ -89,6 +89,11 @@ class ServiceLoad:
     with_counts: int = 0
     """Replicas whose waiting and running requests are known."""
 
+    @property
+    def is_known(self) -> bool:
+        """Return whether the waiting and running requests of all replicas are known."""
+        return self.waiting is not None and self.running is not None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestWatch:
@@ -370,8 +375,7 @@ def _record(
     at = load.at
     start, new = TimestampedReplicas(at, current), TimestampedReplicas(at, recommended)
     history = replace(history, decisions=history.decisions or (start,))
-    unknown = load.waiting is None or load.running is None
-    if unknown and recommended <= current:
+    if not load.is_known and recommended <= current:
         return history
     up_window = extend_window(history.up_window, at) or (start,)
     down_window = extend_window(history.down_window, at) or (start,)

@@ -112,17 +112,12 @@ def scale_by_capacity(
     memory = _remember(policy, capacity, load, current, history.demand)
     assessment, backlog = _assess(policy, capacity, load, memory, demand)
     history = replace(history, up_window=(), demand=memory)
-    known = _is_known(load)
-    if demand.most is not None and (known or _gap_is_over(load.at, memory)):
+    if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
     decided = decide_bounds(spec, current) or _decide(
         spec, capacity, load, demand, assessment, backlog, current, history
     )
     return replace(changed(decided, load.at, current, history), assessment=assessment)
-
-
-def _is_known(load: ServiceLoad) -> bool:
-    return load.waiting is not None and load.running is not None
 
 
 def _gap_is_over(at: datetime, memory: DemandHistory) -> bool:
@@ -143,7 +138,7 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
         return _Demand(load.arrival_rate, load.arrival_rate, "at the gateway", estimated=False)
     if estimate is None:
         return _Demand(0.0, None, "not known", estimated=True)
-    if _is_known(load):
+    if load.is_known:
         return _Demand(estimate, estimate, "estimated from the engines", estimated=True)
     # Replicas without a reading may be full.
     unknown = max(0, load.serving - load.with_counts)
@@ -157,7 +152,7 @@ def _estimated_rate(
     """Return finished requests and the change of those in engines, or Little's law without them."""
     if load.known_requests is None:
         return None
-    if not _is_known(load) or load.finish_rate is None:
+    if not load.is_known or load.finish_rate is None:
         return load.known_requests * capacity.requests_per_second / capacity.concurrent
     change = 0.0
     if memory is not None and memory.in_flight:
@@ -176,7 +171,7 @@ def _remember(
 ) -> DemandHistory:
     """Return what later decisions need of this reading; a missed one changes nothing."""
     memory = memory or DemandHistory(known_at=load.at)
-    if not _is_known(load) or load.known_requests is None:
+    if not load.is_known or load.known_requests is None:
         return memory
     in_flight = memory.in_flight
     if not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
@@ -282,7 +277,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
             reason = ScalingReason.REPLICAS_FULL
         return Decided(needed, reason, message)
     memory = history.demand or DemandHistory()
-    if not _is_known(load) and (demand.most is None or not _gap_is_over(load.at, memory)):
+    if not load.is_known and (demand.most is None or not _gap_is_over(load.at, memory)):
         since = format_duration(MAX_READING_GAP)
         return Decided(
             current,
@@ -330,7 +325,7 @@ def _hold(
             f"{message}; {assessment.retained} would do, stabilizing for "
             f"{format_duration(assessment.hold)}",
         )
-    if not _is_known(load):
+    if not load.is_known:
         return Decided(current, ScalingReason.METRICS_PARTIAL, message)
     reason = ScalingReason.ESTIMATED_ARRIVALS if demand.estimated else ScalingReason.STEADY
     return Decided(current, reason, message)
