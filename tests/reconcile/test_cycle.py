@@ -1,9 +1,11 @@
 """Whole cycles against an in-memory cluster."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import tracemalloc
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -455,57 +457,53 @@ async def test_a_change_during_a_cycle_costs_exactly_one_more() -> None:
     assert cycles == [0, 1, 2]
 
 
-async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@contextlib.asynccontextmanager
+async def resting_loop(
+    monkeypatch: pytest.MonkeyPatch, backlog: Backlog
+) -> AsyncIterator[tuple[Wakes, asyncio.Queue[None]]]:
+    """Run a loop that rests for long after its first cycle, with a queue of its further ones."""
     monkeypatch.setattr(loop, "MAX_REST", 1000.0)
+    monkeypatch.setattr(loop, "MAX_BURST_REST", 1000.0)
     wakes, cycles = Wakes(), asyncio.Queue[None]()
 
     async def count_cycle() -> Rest:
         await cycles.put(None)
-        return rest_after(500.0, Backlog.NONE)._replace(shortest=0.0)
+        return rest_after(500.0, backlog)._replace(shortest=0.0)
 
     running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
     try:
         async with asyncio.timeout(60):
             await cycles.get()
+        yield wakes, cycles
+        async with asyncio.timeout(60):
+            await cycles.get()
+    finally:
+        running.cancel()
+
+
+async def test_an_edit_ends_a_long_rest_and_another_change_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with resting_loop(monkeypatch, Backlog.NONE) as (wakes, cycles):
         for kind in (PODS, DEPLOYMENTS):
             wakes.observe(kind)
         wakes.change()
         await asyncio.sleep(0.05)
         assert cycles.empty()
         wakes.observe(INFERENCE_SERVICES)
-        async with asyncio.timeout(60):
-            await cycles.get()
-    finally:
-        running.cancel()
 
 
-async def test_in_a_burst_an_edit_waits_until_few_children_do(
+async def test_in_a_burst_an_edit_waits_until_few_objects_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "MAX_BURST_REST", 1000.0)
-    wakes, cycles = Wakes(), asyncio.Queue[None]()
-
-    async def count_cycle() -> Rest:
-        await cycles.put(None)
-        return rest_after(500.0, Backlog.OBJECTS)._replace(shortest=0.0)
-
-    running = asyncio.create_task(run_loop(wakes, count_cycle, period=2000.0, min_interval=0.001))
-    try:
-        async with asyncio.timeout(60):
-            await cycles.get()
+    async with resting_loop(monkeypatch, Backlog.OBJECTS) as (wakes, cycles):
         wakes.observe(INFERENCE_SERVICES)
         await asyncio.sleep(0.05)
         assert cycles.empty()
         wakes.end_burst()
-        async with asyncio.timeout(60):
-            await cycles.get()
-    finally:
-        running.cancel()
 
 
-def test_an_edit_is_not_planned_at_once_while_many_children_wait() -> None:
+def test_an_edit_is_not_planned_at_once_while_many_objects_wait() -> None:
     calm, late, burst = (rest_after(0.1, backlog) for backlog in Backlog)
     assert calm.shortest == late.shortest < calm.longest < burst.shortest < burst.longest
     assert late.longest == burst.longest
