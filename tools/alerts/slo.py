@@ -150,7 +150,7 @@ SLO = (
         """,
         look=_LOOK,
         act="""
-            Add replicas, or use a larger slice. Where nobody reads the answers while they come, set
+            Add replicas, or use a larger slice. Where answers are not read while they come, set
             `spec.slo.itlP95` to what is needed.
         """,
         fires=Firing(
