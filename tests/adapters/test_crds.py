@@ -46,11 +46,6 @@ RULES = [
     # kind, spec, words of the message
     (
         INFERENCE_SERVICES,
-        a_service_spec(replicas=1, scaling={}),
-        "spec.replicas and spec.scaling are mutually exclusive",
-    ),
-    (
-        INFERENCE_SERVICES,
         a_service_spec(scaling={"minReplicas": 9}),
         "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas",
     ),
@@ -399,14 +394,13 @@ async def test_the_defaults_are_written_into_given_objects(cluster: KubeCluster)
     assert "slo" not in answer["spec"]
 
 
-async def test_scaling_by_hand_beside_scaling_is_refused(cluster: KubeCluster) -> None:
+async def test_scaling_by_hand_works_beside_scaling(cluster: KubeCluster) -> None:
     _, service = await create(cluster, INFERENCE_SERVICES, a_service_spec(scaling={}))
     path = f"{INFERENCE_SERVICES.path('default', service['metadata']['name'])}/scale"
     status, answer = await cluster.request(
         "PATCH", path, body={"spec": {"replicas": 3}}, content_type="application/merge-patch+json"
     )
-    assert status == 422
-    assert "spec.replicas and spec.scaling are mutually exclusive" in answer["message"]
+    assert (status, answer["spec"]["replicas"]) == (200, 3)
 
 
 @pytest.mark.parametrize(

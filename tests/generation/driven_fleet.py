@@ -29,7 +29,6 @@ _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
 # fields to set (or to remove, for None) before it is driven.
 _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
-    "spec.replicas": {"scaling": None},
     "spec.scaling.minReplicas": {"scaling": {"maxReplicas": 1000}},
     "spec.scaling.maxReplicas": {"scaling": {"minReplicas": 1}},
     "spec.model.shape.activeParameters": {

@@ -334,7 +334,7 @@ class Scaling(Wire):
             rule(
                 "self.minReplicas > 0 || has(self.idle)",
                 "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: "
-                "10m}; to stop the service, remove spec.scaling and set spec.replicas to 0",
+                "10m}; to stop the service, set spec.replicas to 0",
                 ".minReplicas",
             ),
             rule(
@@ -471,11 +471,12 @@ class InferenceServiceSpec(Wire):
     """AcceleratorPools that may be used, and whether their GPUs may be partitioned."""
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Fixed number of replicas, as set by `kubectl scale`; mutually exclusive with `scaling`."""
+    """Fixed number of replicas, as set by `kubectl scale`. While it is set, `scaling` rests; remove
+    it to give the number back."""
 
     scaling: Scaling | None = None
-    """Bounds and targets of the autoscaler; its defaults apply if neither this nor `replicas` is
-    set."""
+    """Bounds and targets of the autoscaler, which rests while `replicas` is set; omitted, its
+    defaults apply."""
 
     engine: EngineOptions = Field(default_factory=EngineOptions)
     """vLLM version, image and flags."""
@@ -491,12 +492,6 @@ class InferenceServiceSpec(Wire):
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(
-            rule(
-                "!(has(self.replicas) && has(self.scaling))",
-                "spec.replicas and spec.scaling are mutually exclusive: remove spec.scaling "
-                "for a fixed number, or set spec.scaling.minReplicas and maxReplicas instead",
-                ".replicas",
-            ),
             rule(
                 "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
                 "spec.model.revision applies to hf:// models only; a pvc:// path holds "

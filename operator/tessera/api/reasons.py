@@ -434,7 +434,7 @@ class ScalingReason(StatusReason):
         "the others decide.",
     )
     PAUSED = "Paused", "`spec.scaling.paused` keeps the number of replicas."
-    SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number."
+    SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number; `spec.scaling` rests."
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",
         "The tenant's budget does not cover all recommended replicas.",

@@ -78,7 +78,7 @@ def _numbers(
     assessment: CapacityAssessment | None,
 ) -> Numbers:
     if spec.replicas is not None:
-        return (("replicas", f"{replicas} desired by spec.replicas"),)
+        return (("replicas", f"{replicas} desired by spec.replicas"), *_resting_numbers(spec))
     policy = scaling_of(spec)
     if assessment is not None:
         return _capacity_numbers(policy, load, assessment, replicas)
@@ -102,6 +102,14 @@ def _numbers(
         ),
         ("scale down", f"after {format_duration(policy.scale_down.stabilization_window)}"),
     )
+
+
+def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
+    scaling = spec.scaling
+    if scaling is None:
+        return ()
+    bounds = f"{scaling.min_replicas} to {scaling.max_replicas}"
+    return (("bounds", f"{bounds}, which rest while spec.replicas is set"),)
 
 
 def _capacity_numbers(

@@ -59,7 +59,9 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
 
 def _may_sleep(service: ObservedService) -> bool:
     spec = service.spec
-    return spec is not None and spec.scaling is not None and spec.scaling.may_sleep
+    if spec is None or spec.replicas is not None:
+        return False
+    return spec.scaling is not None and spec.scaling.may_sleep
 
 
 @reused_per_object

@@ -303,7 +303,7 @@ def _scale(
     spec, ref = service.spec, service.ref
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.replicas is not None:
-        return _fixed_scale(spec.replicas, history, snapshot.at)
+        return _fixed_scale(spec, spec.replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits.max_num_seqs)
     existing = workload.replicas if workload else policy.spec.floor
     if policy.spec.paused is not None:
@@ -347,16 +347,22 @@ def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
     return scaling_of(spec).may_sleep and bool(decisions) and decisions[-1].replicas == 0
 
 
-def _fixed_scale(replicas: int, history: ScalingHistory, at: datetime) -> ScaleDecision:
-    unchanged = [count.replicas for count in history.decisions] == [replicas]
-    counts = history.decisions if unchanged else (TimestampedReplicas(at, replicas),)
+def _fixed_scale(
+    spec: InferenceServiceSpec, replicas: int, history: ScalingHistory, at: datetime
+) -> ScaleDecision:
+    """Return `spec.replicas`; once it is removed, the windows start again from this number."""
+    decisions = history.decisions[-1:]
+    if [decision.replicas for decision in decisions] != [replicas]:
+        decisions = (TimestampedReplicas(at, replicas),)
+    fixed = ScalingHistory(decisions=decisions)
+    message = f"spec.replicas is {replicas}"
+    if spec.scaling is not None:
+        message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
     return ScaleDecision(
         replicas=replicas,
         reason=ScalingReason.SET_BY_USER,
-        message=f"spec.replicas is {replicas}",
-        history=history
-        if unchanged and not history.up_window
-        else ScalingHistory(decisions=counts),
+        message=message,
+        history=history if history == fixed else fixed,
     )
 
 
@@ -462,11 +468,13 @@ def additional_replicas(
 
 
 def guaranteed_replicas(spec: InferenceServiceSpec) -> int:
-    """Return the minReplicas that a budget never reduces: 1 of a fixed replica count.
+    """Return the replicas that a budget never reduces: 1 of a fixed count without minReplicas.
 
     A service that may have no replica has no such minimum: its first one is granted like others.
     """
-    return 1 if spec.replicas is not None else scaling_of(spec).min_replicas
+    if spec.replicas is None:
+        return scaling_of(spec).min_replicas
+    return 1 if spec.scaling is None else min(spec.replicas, spec.scaling.min_replicas)
 
 
 def termination_time(spec: InferenceServiceSpec) -> timedelta:

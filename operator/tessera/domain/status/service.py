@@ -452,12 +452,20 @@ def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSou
     return choice.fit.step.source if service_plan.measured_speed is None else "Measured"
 
 
+# Reasons whose message changes with the spec, not with the load.
+_SET_BY_SPEC = (ScalingReason.SET_BY_USER, ScalingReason.PAUSED)
+
+
 def _scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
     """Return the last decision; its message changes only with count or reason."""
     scale = service_plan.scale
-    if previous and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason):
+    if (
+        previous
+        and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason)
+        and (scale.reason not in _SET_BY_SPEC or previous.message == scale.message)
+    ):
         return previous
     decisions = tuple(
         ReplicaChange(at=decision.at, replicas=decision.replicas)
