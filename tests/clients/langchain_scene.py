@@ -10,6 +10,7 @@ from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 CONNECTION = {"base_url": f"{os.environ['URL']}/v1", "api_key": os.environ["KEY"]}
+SAME_ANSWERS = {"max_tokens": 6, "temperature": 0, "max_retries": 0}
 
 
 class GetWeather(BaseModel):
@@ -19,7 +20,7 @@ class GetWeather(BaseModel):
 
 
 def chat() -> None:
-    model = ChatOpenAI(model="chat", max_tokens=6, max_retries=0, stream_usage=True, **CONNECTION)
+    model = ChatOpenAI(model="chat", stream_usage=True, **SAME_ANSWERS, **CONNECTION)
     answer = model.invoke("hello")
     assert answer.response_metadata["finish_reason"] == "length"
     assert answer.usage_metadata["output_tokens"] == 6
@@ -35,7 +36,7 @@ def chat() -> None:
 
 
 async def chat_asynchronously() -> None:
-    model = ChatOpenAI(model="chat", max_tokens=6, max_retries=0, **CONNECTION)
+    model = ChatOpenAI(model="chat", **SAME_ANSWERS, **CONNECTION)
     answer = await model.ainvoke([("system", "Be brief."), ("user", "hello")])
     parts = [chunk async for chunk in model.astream([("system", "Be brief."), ("user", "hello")])]
     assert "".join(part.content for part in parts) == answer.content

@@ -13,6 +13,13 @@ CONNECTION = {
     "max_retries": 0,
 }
 HELLO = [{"role": "user", "content": "hello"}]
+CHAT = {
+    "model": "openai/chat",
+    "messages": HELLO,
+    "max_tokens": 6,
+    "temperature": 0,
+    **CONNECTION,
+}
 TOOL = {
     "type": "function",
     "function": {
@@ -23,22 +30,20 @@ TOOL = {
 
 
 def chat() -> None:
-    chat = {"model": "openai/chat", "messages": HELLO, "max_tokens": 6, **CONNECTION}
-    answer = litellm.completion(**chat)
+    answer = litellm.completion(**CHAT)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 6
-    chunks = list(litellm.completion(**chat, stream=True, stream_options={"include_usage": True}))
+    chunks = list(litellm.completion(**CHAT, stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content
     assert chunks[-1].usage.total_tokens == answer.usage.total_tokens
 
 
 async def chat_asynchronously() -> None:
-    chat = {"model": "openai/chat", "messages": HELLO, "max_tokens": 6, **CONNECTION}
-    answer = await litellm.acompletion(**chat)
+    answer = await litellm.acompletion(**CHAT)
     parts = [
         chunk.choices[0].delta.content or ""
-        async for chunk in await litellm.acompletion(**chat, stream=True)
+        async for chunk in await litellm.acompletion(**CHAT, stream=True)
     ]
     assert "".join(parts) == answer.choices[0].message.content
 

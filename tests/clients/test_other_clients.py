@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from environments import environment
-from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.domain.gateway.directory import OfferedModel, RateLimit, RateLimits
 from tests.clients.running import CHAT, EMBEDDINGS, offered, simulators
 from tests.clients.tool_engine import scripted_tools
 from tests.gateway.harness import (
@@ -26,19 +26,25 @@ LIMITED = "tsk-limited"
 
 @pytest.mark.parametrize("client", ["langchain", "litellm"])
 async def test_every_scene_of_the_client_passes(client: str, tmp_path: Path) -> None:
+    async with simulators(tmp_path, CHAT) as (chat,):
+        await play_client(client, offered(chat, "chat"), tmp_path)
+
+
+async def play_client(client: str, chat: OfferedModel, folder: Path) -> None:
+    """Run all scenes of a client; only `chat` has another engine than the simulator."""
     python = await asyncio.to_thread(environment, client) / "bin" / "python"
     limited = an_api_key(LIMITED, name="limited", limits=RateLimits(requests=RateLimit(per_day=1)))
     async with (
-        simulators(tmp_path, CHAT, EMBEDDINGS) as (chat, embeddings),
+        simulators(folder, EMBEDDINGS) as (embeddings,),
         ScriptedEngine(scripted_tools) as tools,
     ):
         directory = a_directory(
-            offered(chat, "chat"),
+            chat,
             offered(embeddings, "embeddings"),
             a_model(a_replica(tools.address), names=("tools",), uid="uid-tools"),
             keys=(an_api_key(), limited),
         )
-        async with a_worker(tmp_path, directory) as worker:
+        async with a_worker(folder, directory) as worker:
             output = await run_scene(client, python, worker.url)
     print(output)
     assert output.splitlines()[-1] == "chat_asynchronously"

@@ -1,4 +1,4 @@
-"""openai's client through a worker of the gateway before a real vLLM on the CPU."""
+"""Clients through a worker of the gateway before a real vLLM on the CPU."""
 
 import asyncio
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from tests.clients import openai_scenes as scenes
 from tests.clients.openai_scenes import Endpoint
 from tests.clients.running import offered
+from tests.clients.test_other_clients import play_client
 from tests.conformance import engines
 from tests.conformance.configurations import MODEL, PLAIN
 from tests.gateway.harness import KEY, a_directory
@@ -30,3 +31,11 @@ async def test_clients_get_from_a_real_engine_what_they_get_from_a_simulated_one
         await scenes.send_a_request_id(endpoint)
         await scenes.leave_a_stream(endpoint)
         await scenes.make_mistakes(endpoint)
+
+
+@pytest.mark.parametrize("client", ["langchain", "litellm"])
+async def test_other_clients_get_what_they_expect_of_a_real_engine(
+    client: str, venv: Path, model: Path, tmp_path: Path
+) -> None:
+    async with engines.running(engines.real(venv), str(model), PLAIN, tmp_path) as engine:
+        await play_client(client, offered(engine, MODEL, "chat"), tmp_path)
