@@ -57,6 +57,11 @@ def test_buckets_of_each_variant_become_one_histogram() -> None:
     }
 
 
+def test_the_burn_of_the_recording_rules_is_of_the_service() -> None:
+    rows = {"itl": [row(5, le="+Inf")], "burn": [row(0.4), row(9, **{SERVICE: "unknown"})]}
+    assert {ref: latency.budget_burn for ref, latency in latencies_of(rows).items()} == {CHAT: 0.4}
+
+
 def test_gateways_have_a_histogram_and_the_requests_that_wait_too_long() -> None:
     rows = {
         "gateway_ttft": [gateway_row(9, le="1.0"), gateway_row(10, le="+Inf")],

@@ -184,6 +184,19 @@ async def test_top_and_explain_have_what_is_attained_now_and_the_edges_of_the_en
     assert "97.0 % of 30000 tokens at the gateway" in text
 
 
+@pytest.mark.parametrize(
+    ("burn", "expected"),
+    [(0.384, "61.6 % of 3 days left"), (1.8, "used up: 1.8 times the misses that 3 days allow")],
+)
+async def test_explain_says_what_is_left_of_the_error_budget(burn: float, expected: str) -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    latency = ServiceLatency(engines=(engine_latency(),), budget_burn=burn)
+    read = replace(fleet, readings=Readings(at=NOW, latencies={TEAM_CHAT: latency}))
+    text = explanation(read, TEAM_CHAT, "text").text
+    assert re.search(rf"error budget +{re.escape(expected)}", text)
+
+
 async def test_explain_says_what_each_variant_attains_while_there_are_two() -> None:
     _, api = await a_served_cluster()
     fleet = replace(await read_fleet(Reader(api), None), at=NOW)

@@ -41,6 +41,7 @@ LATENCY_BOUNDS = {
     "gateway_itl": Bounds((*_GATEWAY_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
     "overdue": Bounds(_GATEWAY_LABELS, 1e6),
     "oldest": Bounds(_GATEWAY_LABELS, 1e6),
+    "burn": Bounds(_ENGINE_LABELS, 1e3),
 }
 
 KeyT = TypeVar("KeyT")
@@ -61,6 +62,7 @@ def latency_query(edges: LatencyEdges, gateway_target: str) -> str:
             "overdue": f"sum by (service) (tessera_gateway_requests_overdue{{{gateway_target}}})",
             "oldest": "max by (service) "
             f"(tessera_gateway_oldest_request_seconds{{{gateway_target}}})",
+            "burn": f"max by (namespace, {SERVICE}) (tessera:service_slo_burn:3d)",
         }
     )
 
@@ -69,8 +71,13 @@ def latencies_of(by_query: _Rows) -> dict[Ref, ServiceLatency]:
     """Return the latency of each service with a series, its variants by name."""
     engines = _engines_by_service(by_query)
     gateways = _gateways_by_service(by_query)
+    burns = {_variant_key(row)[0]: row["value"][1] for row in by_query.get("burn", ())}
     return {
-        ref: ServiceLatency(engines=tuple(engines.get(ref, ())), gateway=gateways.get(ref))
+        ref: ServiceLatency(
+            engines=tuple(engines.get(ref, ())),
+            gateway=gateways.get(ref),
+            budget_burn=burns.get(ref),
+        )
         for ref in sorted({*engines, *gateways})
     }
 

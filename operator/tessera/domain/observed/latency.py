@@ -51,3 +51,6 @@ class ServiceLatency:
     """By variant."""
     gateway: GatewayLatency | None = None
     """None where no gateway has its series."""
+    budget_burn: float | None = None
+    """Share of the error budget of three days that is used; above 1 it is exceeded. None without
+    the recording rules of the chart."""
