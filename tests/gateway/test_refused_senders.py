@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import ssl
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -83,16 +82,47 @@ async def test_a_client_that_sends_on_by_tls_reads_why_it_was_refused(tmp_path: 
         assert await _answer(gateway, _DECLARED, trusted) == (413, "body_too_large")
 
 
-@pytest.fixture
-def strict() -> Iterator[None]:
-    before = GatewayProtocol.discarded_bytes
-    GatewayProtocol.discarded_bytes = 2**20
-    yield
-    GatewayProtocol.discarded_bytes = before
-
-
-@pytest.mark.usefixtures("strict")
-async def test_a_client_that_never_stops_is_reset() -> None:
+async def test_a_client_that_never_stops_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GatewayProtocol, "discarded_bytes", 2**20)
     async with a_gateway(a_directory(a_model()), _BOUNDS) as gateway:
         with pytest.raises(ConnectionError):
             await _answer(gateway, _DECLARED)
+
+
+_UNKNOWN_KEY = _POST.replace(b"tsk-team-a", b"tsk-unknown") + b"transfer-encoding: chunked\r\n\r\n"
+
+
+async def test_a_refused_client_whose_body_never_ends_is_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GatewayProtocol, "discard_seconds", 0.1)
+    async with a_gateway(a_directory(a_model())) as gateway, asyncio.timeout(_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(_UNKNOWN_KEY)
+        assert (await reader.readline()).split()[1] == b"401"
+        with pytest.raises(ConnectionError):
+            await _send_chunks_for_ever(writer)
+
+
+async def _send_chunks_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"1\r\nx\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_refused_client_whose_body_ends_keeps_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GatewayProtocol, "discard_seconds", 0.2)
+    async with a_gateway(a_directory(a_model())) as gateway, asyncio.timeout(_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        for _ in range(2):
+            writer.write(_UNKNOWN_KEY)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.split()[1] == b"401"
+            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+            await reader.readexactly(length)
+            writer.write(b"1\r\nx\r\n0\r\n\r\n")
+            await asyncio.sleep(0.3)
+        writer.close()

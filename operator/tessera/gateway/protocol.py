@@ -44,6 +44,7 @@ class GatewayProtocol(HttpToolsProtocol):
     header_seconds = HEADER_SECONDS
     stalled_client_seconds = STALLED_CLIENT_SECONDS
     discarded_bytes = DISCARDED_BYTES
+    discard_seconds = DISCARD_SECONDS
 
     on_gone: Callable[[], None] | None = None
 
@@ -55,6 +56,8 @@ class GatewayProtocol(HttpToolsProtocol):
     _stall_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
     """Set once the client is refused."""
+    _rest_timer: asyncio.TimerHandle | None = None
+    """Set while the client still sends a request that has its response."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -69,6 +72,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._headers_came()
         if self._discard_timer is not None:
             self._discard_timer.cancel()
+        self._rest_came()
         self.resume_writing()
         super().connection_lost(exc)
         # Otherwise it and the connection would wait for the garbage collector.
@@ -109,6 +113,18 @@ class GatewayProtocol(HttpToolsProtocol):
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
+
+    @override
+    def on_message_complete(self) -> None:
+        self._rest_came()
+        super().on_message_complete()
+
+    @override
+    def on_response_complete(self) -> None:
+        answered = self.cycle.response_complete and self.cycle.more_body
+        if answered and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(self.discard_seconds, self.transport.abort)
+        super().on_response_complete()
 
     def write_chunk(self, data: bytes) -> bool:
         """Send a part of the body; True if the client reads too slowly for more."""
@@ -181,6 +197,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self._header_timer.cancel()
             self._header_timer = None
 
+    def _rest_came(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+
     def _header_timeout(self) -> None:
         self._header_timer = None
         self._refuse(
@@ -211,7 +232,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _close_when_read(self) -> None:
         """End the response, and discard what the client sends until it closes the connection."""
         self._headers_came()
-        self._discard_timer = self.loop.call_later(DISCARD_SECONDS, self.transport.abort)
+        self._discard_timer = self.loop.call_later(self.discard_seconds, self.transport.abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
