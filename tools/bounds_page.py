@@ -6,7 +6,6 @@ from datetime import timedelta
 from tessera.adapters.prometheus_rows import MAX_ROWS
 from tessera.adapters.prometheus_session import MAX_ANSWER_BYTES
 from tessera.api.gateway_demand import MAX_REPORT_BYTES
-from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS
 from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.scan import MAX_ROW_BYTES
@@ -59,10 +58,6 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
     (
         "Replicas",
         (
-            *(
-                (f"`scaling.queue.target` of class `{name}` if the field is omitted", target)
-                for name, target in DEFAULT_QUEUE_TARGETS.items()
-            ),
             ("a load reading counts as current", MAX_READING_AGE),
             ("no readings before the scale-down window starts again", MAX_READING_GAP),
             ("an engine with requests makes no step before it is replaced", STALL_TIMEOUT),

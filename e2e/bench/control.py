@@ -26,7 +26,7 @@ from bench.fleet import (
 )
 from bench.process import OperatorProcess, quantile, running
 from demo.cluster import NAMESPACE, InstalledCluster, install, until
-from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS
+from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, NODES, PODS, SERVICES
 from world.api import Json
 from world.kubelet.stand_in import LABEL
@@ -34,7 +34,7 @@ from world.kubelet.stand_in import LABEL
 # Seldom: a list of 2,000 services keeps the API server busy by itself.
 _LOOK_SECONDS = 5.0
 # Gauges that move below a quarter of the queue target neither scale nor stabilize anything.
-_QUIET_QUEUE = DEFAULT_QUEUE_TARGETS["Interactive"] // 4
+_QUIET_QUEUE = BUILT_IN_CLASSES.interactive.queue_target // 4
 # Seconds in which at most one status write of a service is allowed while only gauges move.
 _WINDOW = 30.0
 Figures = dict[str, Any]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tessera.api.inference_service import DEFAULT_QUEUE_TARGETS, InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Duration, Wire, format_duration
 from tessera.api.schema import INFERENCE_SERVICE, KINDS, CustomResourceType, crd, structural
 
@@ -118,7 +118,7 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
     assert defaults["scaling"] == {
         "minReplicas": 2,
         "maxReplicas": 8,
-        "queue": {"target": None},
+        "queue": {"target": 4},
         "activity": {"target": "0.75"},
         "scaleUp": {"stabilizationWindow": "60s", "pods": 2, "period": "120s"},
         "scaleDown": {"stabilizationWindow": "300s"},
@@ -128,13 +128,18 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
     }
 
 
-def test_the_queue_target_of_each_class_is_in_the_description_and_is_not_stored() -> None:
-    (target,) = [
-        node for path, node in nodes(schema(INFERENCE_SERVICE)) if path.endswith(".queue.target")
+@pytest.mark.parametrize(
+    "field",
+    ["slo.ttftP95", "slo.itlP95", "scaling.queue.target", "scaling.minReplicas", "placement.tiers"],
+)
+def test_what_the_class_decides_is_not_stored(field: str) -> None:
+    (node,) = [
+        node
+        for path, node in nodes(schema(INFERENCE_SERVICE))
+        if path.endswith(f".spec.{field}") or path == f"spec.{field}"
     ]
-    numbers = [int(number) for number in re.findall(r"\d+", target["description"])]
-    assert numbers == list(DEFAULT_QUEUE_TARGETS.values()) == [4, 16, 50]
-    assert "default" not in target
+    assert "spec.class" in node["description"]
+    assert "default" not in node
 
 
 def test_the_shortest_manifest_names_a_model_only() -> None:

@@ -1,9 +1,9 @@
 """`InferenceService`: a model served behind an OpenAI-compatible API."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, model_validator
 
 from tessera.api.meta import (
     Amount,
@@ -21,6 +21,15 @@ from tessera.api.meta import (
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.service_class import (
+    BUILT_IN_CLASSES,
+    ItlTarget,
+    ServiceClass,
+    ServiceClasses,
+    Tiers,
+    TtftTarget,
+    WaitingRequests,
+)
 from tessera.api.template_version import PodTemplateVersionStatus
 
 # A label value that Kubernetes accepts.
@@ -162,6 +171,30 @@ class Precision(Wire):
     precision that changes answers is used unless it is listed here."""
 
 
+_INTERACTIVE = BUILT_IN_CLASSES.interactive
+WireT = TypeVar("WireT", bound=Wire)
+
+
+def _class_default(value: object) -> Any:
+    """Return the default of a field that the class of the service decides.
+
+    The CRD has none, so that objects do not store it.
+    """
+    return Field(default_factory=lambda: value)
+
+
+def _filled(part: WireT, **defaults: object) -> WireT:
+    """Return a part with defaults of the class, which do not count as set by the spec."""
+    missing = {
+        name: value
+        for name, value in defaults.items()
+        if name not in part.model_fields_set or isinstance(value, Wire)
+    }
+    filled = part.model_copy()
+    filled.__dict__.update(missing)
+    return filled
+
+
 # Fewer than 15 tokens per second: slower than people read.
 SLOW_ITL = timedelta(seconds=1) / 15
 
@@ -169,12 +202,13 @@ SLOW_ITL = timedelta(seconds=1) / 15
 class Slo(Wire):
     """Latency objectives of the service."""
 
-    ttft_p95: Annotated[Duration, at_most(timedelta(hours=1))] = text_default("1s")
-    """Objective for the 95th percentile of the time to first token (TTFT), for example `500ms`."""
+    ttft_p95: TtftTarget = _class_default(_INTERACTIVE.ttft_p95)
+    """Objective for the 95th percentile of the time to first token (TTFT), for example `500ms`;
+    omitted, that of `spec.class`."""
 
-    itl_p95: Annotated[Duration, at_most(timedelta(minutes=1))] = text_default("33ms")
+    itl_p95: ItlTarget = _class_default(_INTERACTIVE.itl_p95)
     """Objective for the 95th percentile of the inter-token latency (ITL), the time between two
-    tokens of a stream, for example `33ms`."""
+    tokens of a stream, for example `33ms`; omitted, that of `spec.class`."""
 
 
 class Context(Wire):
@@ -209,19 +243,17 @@ class ServicePlacement(Placement):
     """`Gpu` reserves GPUs for this service: it runs on whole GPUs, or on slices that fill one.
     `Slice` shares a GPU with other services, with memory and multiprocessors of its own."""
 
-
-ServiceClass = Literal["Interactive", "Standard", "Batch"]
-# People wait for their first token, so their queue is answered before the default TTFT of 1 s is
-# lost; programs wait longer, and no client of class Batch waits.
-DEFAULT_QUEUE_TARGETS: dict[ServiceClass, int] = {"Interactive": 4, "Standard": 16, "Batch": 50}
+    tiers: Tiers = _class_default(_INTERACTIVE.tiers)
+    """Tiers of the AcceleratorPools that may be used; omitted, those of `spec.class`. `Spot` is
+    rejected with class `Interactive`."""
 
 
 class QueueTarget(Wire):
     """Target for waiting requests."""
 
-    target: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    """Waiting requests per replica above which replicas are added; omitted, 4 for `spec.class`
-    `Interactive`, 16 for `Standard` and 50 for `Batch`."""
+    target: WaitingRequests = _class_default(_INTERACTIVE.queue_target)
+    """Waiting requests per replica above which replicas are added; omitted, that of
+    `spec.class`."""
 
 
 class ActivityTarget(Wire):
@@ -288,9 +320,10 @@ ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
 class Scaling(Wire):
     """Bounds and targets of the autoscaler."""
 
-    min_replicas: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Minimum number of replicas, even without load. With 0 and `idle`, an idle service has no
-    replica until a request waits for it at the gateway; while it is in use it has at least 1."""
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = _class_default(_INTERACTIVE.min_replicas)
+    """Minimum number of replicas, even without load; omitted, that of `spec.class`, but at most
+    `maxReplicas`. With 0 and `idle`, an idle service has no replica until a request waits for it at
+    the gateway; while it is in use it has at least 1."""
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of replicas."""
@@ -332,15 +365,15 @@ class Scaling(Wire):
     model_config = ConfigDict(
         json_schema_extra=with_rules(
             rule(
-                "self.minReplicas > 0 || has(self.idle)",
+                "!has(self.minReplicas) || self.minReplicas > 0 || has(self.idle)",
                 "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: "
                 "10m}; to stop the service, set spec.replicas to 0",
                 ".minReplicas",
             ),
             rule(
-                "self.minReplicas <= self.maxReplicas",
-                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (defaults: "
-                "2 and 8): lower minReplicas or raise maxReplicas",
+                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (default: 8): "
+                "lower minReplicas or raise maxReplicas",
                 ".minReplicas",
             ),
         )
@@ -457,9 +490,10 @@ class InferenceServiceSpec(Wire):
     """Precisions that the model may run in, besides that of its files."""
 
     service_class: Annotated[ServiceClass, Field(alias="class")] = "Interactive"
-    """Kind of clients. `Interactive`: people; no pool of tier `Spot` is used, and naming one is
-    rejected. `Standard`: programs; no pool of tier `Spot` is used either. `Batch`: no client waits;
-    pools of tier `Spot` are used where they are the cheapest."""
+    """Who waits for the answers: with `Interactive` people, with `Standard` programs, with `Batch`
+    nobody. The class decides what fields are that the spec omits (`slo`, `scaling.minReplicas`,
+    `scaling.queue.target`, `placement.tiers`), and who goes first where devices or places in a
+    queue are too few."""
 
     slo: Slo = Field(default_factory=Slo)
     """Latency objectives of the service."""
@@ -474,7 +508,7 @@ class InferenceServiceSpec(Wire):
     """Fixed number of replicas, as set by `kubectl scale`. While it is set, `scaling` rests; remove
     it to give the number back."""
 
-    scaling: Scaling | None = None
+    scaling: Scaling = Field(default_factory=Scaling)
     """Bounds and targets of the autoscaler, which rests while `replicas` is set; omitted, its
     defaults apply."""
 
@@ -489,6 +523,28 @@ class InferenceServiceSpec(Wire):
 
     pod_template: PodTemplate = Field(default_factory=PodTemplate)
     """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
+
+    @property
+    def sets_scaling(self) -> bool:
+        """Return whether `scaling` has more than the defaults of the class."""
+        return "scaling" in self.model_fields_set
+
+    @model_validator(mode="after")
+    def _take_class_defaults(self, info: ValidationInfo) -> Self:
+        """Fill in what the class decides, by the table in the context or the built-in one."""
+        classes: ServiceClasses = (info.context or {}).get("classes", BUILT_IN_CLASSES)
+        defaults, scaling = classes.of(self.service_class), self.scaling
+        # Assignment is refused, since specs are frozen, and would count the fields as set.
+        self.__dict__.update(
+            slo=_filled(self.slo, ttft_p95=defaults.ttft_p95, itl_p95=defaults.itl_p95),
+            placement=_filled(self.placement, tiers=defaults.tiers),
+            scaling=_filled(
+                scaling,
+                min_replicas=min(defaults.min_replicas, scaling.max_replicas),
+                queue=_filled(scaling.queue, target=defaults.queue_target),
+            ),
+        )
+        return self
 
     model_config = ConfigDict(
         json_schema_extra=with_rules(

@@ -89,7 +89,7 @@ class Accepted(StatusReason):
     )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
-        "`spec.placement.pools` names a spot pool for a service of class `Interactive`.",
+        "`spec.placement` names a spot pool or the tier `Spot`, with class `Interactive`.",
     )
     POOL_NOT_FOUND = "PoolNotFound", "`spec.placement.pools` names a pool that does not exist."
     PLANNER_ERROR = (

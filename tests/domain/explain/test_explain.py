@@ -302,7 +302,7 @@ def test_every_hardware_of_the_fleet_has_a_reason_why_not() -> None:
     assert why["big-1gpu"] == "7.0 times the price, stranded slices included"
     assert why["full-1g-10gb"] == "full: 0 free, 2 required at the start"
     assert why["unnamed-1g-10gb"] == "spec.placement.pools does not list the pool"
-    assert why["spot-1g-10gb"] == "Spot: spec.class Standard never runs there"
+    assert why["spot-1g-10gb"] == "spec.placement.tiers does not list Spot"
     assert "matches no node" in why["empty"]
     assert any("2 more free 1g.10gb in full" in hint for hint in decision.would_change)
 

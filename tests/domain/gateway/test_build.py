@@ -96,6 +96,7 @@ def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
         tenants=frozenset({"team-b"}),
         service_class="Standard",
         ttft_seconds=0.5,
+        itl_seconds=0.05,
         max_model_len=8192,
     )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import ServiceClass
+from tessera.api.service_class import ServiceClass
 from tessera.domain.limits.fair_queue import (
     UNKNOWN_RETRY_SECONDS,
     FairQueue,

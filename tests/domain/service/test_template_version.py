@@ -265,8 +265,6 @@ SHAPING_DEFAULTS = {
     "model.shape.bitsPerWeight",
     "model.adapters",
     "model.cache.type",
-    "slo.ttftP95",
-    "slo.itlP95",
     "context.typicalInputTokens",
     "context.typicalOutputTokens",
     "engine.version",

@@ -127,7 +127,6 @@ def _batch_source(
         "context": context,
         "placement": ServicePlacement(pools=batch.placement.pools),
         "replicas": None,
-        "scaling": None,
         "drain": _NO_DRAIN,
     }
     return BatchModelSource(

@@ -10,7 +10,6 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
-    allowed_tiers,
     price_order,
 )
 from tessera.domain.plan import Plan
@@ -73,9 +72,9 @@ def pool_exclusion(plan: Plan, service_plan: ServicePlan, offer: HardwareOffer) 
     if not admits(pool_view(plan, offer.pool).pool.spec, service.ref.namespace):
         return f"spec.namespaces of the pool does not list {service.ref.namespace}"
     spec = service.spec
-    if spec is None or offer.tier in allowed_tiers(spec):
+    if spec is None or offer.tier in spec.placement.tiers:
         return ""
-    return f"{offer.tier}: spec.class {spec.service_class} never runs there"
+    return f"spec.placement.tiers does not list {offer.tier}"
 
 
 def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:

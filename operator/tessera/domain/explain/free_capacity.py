@@ -3,7 +3,6 @@
 from tessera.domain.hardware.pools import HardwareOffer, PoolView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import Plan
-from tessera.domain.service.proposal import scaling_of
 from tessera.domain.service_plan import ServicePlan
 
 
@@ -28,4 +27,4 @@ def required_replicas(service_plan: ServicePlan) -> int:
     spec = service_plan.service.spec
     if spec is None or spec.replicas is not None:
         return max(1, service_plan.scale.replicas)
-    return scaling_of(spec).floor
+    return spec.scaling.floor

@@ -18,7 +18,7 @@ from tessera.domain.scaling.autoscale import (
     recommended_replicas,
 )
 from tessera.domain.scaling.load import load_of
-from tessera.domain.service.proposal import policy_of, queue_target_of, scaling_of
+from tessera.domain.service.proposal import policy_of
 from tessera.domain.service_plan import ServicePlan
 
 
@@ -79,11 +79,12 @@ def _numbers(
 ) -> Numbers:
     if spec.replicas is not None:
         return (("replicas", f"{replicas} desired by spec.replicas"), *_resting_numbers(spec))
-    policy = scaling_of(spec)
+    policy = spec.scaling
     if assessment is not None:
         return _capacity_numbers(policy, load, assessment, replicas)
     missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
-    default = f", the default of class {spec.service_class}" if policy.queue.target is None else ""
+    is_default = "target" not in policy.queue.model_fields_set
+    default = f", the default of class {spec.service_class}" if is_default else ""
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
     running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
@@ -91,7 +92,7 @@ def _numbers(
         ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
         *_gateway_numbers(load),
-        ("waiting requests", f"{waiting} (target {queue_target_of(spec)} per replica{default})"),
+        ("waiting requests", f"{waiting} (target {policy.queue.target} per replica{default})"),
         ("running requests", running),
         ("activity", f"{activity} (target {policy.activity.target})"),
         (
@@ -105,10 +106,9 @@ def _numbers(
 
 
 def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
-    scaling = spec.scaling
-    if scaling is None:
+    if not spec.sets_scaling:
         return ()
-    bounds = f"{scaling.min_replicas} to {scaling.max_replicas}"
+    bounds = f"{spec.scaling.min_replicas} to {spec.scaling.max_replicas}"
     return (("bounds", f"{bounds}, which rest while spec.replicas is set"),)
 
 
@@ -157,7 +157,7 @@ def _would_change(
         yield _WAYS_OUT[scale.reason]
         return
     if scale.assessment is not None:
-        yield from _would_change_capacity(scaling_of(spec), scale.assessment, scale.replicas)
+        yield from _would_change_capacity(spec.scaling, scale.assessment, scale.replicas)
         return
     policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
     if scale.reason is ScalingReason.SCALE_UP_LIMIT:

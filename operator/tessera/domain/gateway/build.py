@@ -31,7 +31,6 @@ from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, step_time
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
-from tessera.domain.service.proposal import scaling_of
 
 _PRECISIONS = (None, "fp8")
 
@@ -182,7 +181,7 @@ def _model(
             _replica(service, pod, _variant(pod, pools))
             for pod in sorted(pods, key=lambda pod: pod.ref)
         ),
-        may_sleep=spec.replicas is None and scaling_of(spec).may_sleep,
+        may_sleep=spec.replicas is None and spec.scaling.may_sleep,
         limits=rate_limits(access.rate_limits),
     )
 

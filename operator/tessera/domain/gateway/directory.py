@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tessera.api.inference_service import ServiceClass
 from tessera.api.ref import Ref
+from tessera.api.service_class import ServiceClass
 from tessera.domain.perf.step import StepTime
 
 

@@ -27,7 +27,6 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
     CLASS_RANKS,
     HardwareChoice,
-    allowed_tiers,
     hardware_candidates,
     slice_assignment,
 )
@@ -217,14 +216,13 @@ def _options(
     shape = shape_of(spec) if spec else None
     if spec is None or shape is None:
         return ()
-    tiers = allowed_tiers(spec)
     offers = [
         offer
         for view in views
         if not spec.placement.pools or view.pool.name in spec.placement.pools
         if admits(view.pool.spec, proposal.service.ref.namespace)
         for offer in view.offers
-        if offer.layout_profile and offer.tier in tiers
+        if offer.layout_profile and offer.tier in spec.placement.tiers
     ]
     options: dict[InstanceType, HardwareOption] = {}
     for candidate in hardware_candidates(spec, shape, offers):

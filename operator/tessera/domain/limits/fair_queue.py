@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tessera.api.inference_service import ServiceClass
+from tessera.api.service_class import ServiceClass
 
 # After so many requests of other classes, the next is of the class that they passed over.
 MAX_PASSES = 16

@@ -181,6 +181,13 @@ def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Den
 def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     if spec.service_class != "Interactive":
         return
+    if "Spot" in spec.placement.tiers:
+        yield Denial(
+            reason=Accepted.INTERACTIVE_ON_SPOT,
+            field="spec.placement.tiers",
+            message="the nodes of tier Spot may be reclaimed within 15 s; remove it, or set "
+            "spec.class to Batch if no user waits",
+        )
     for index, name in enumerate(spec.placement.pools):
         if pools.get(name) == "Spot":
             yield Denial(

@@ -22,7 +22,6 @@ from tessera.domain.sizing.tensor_parallel import can_shard
 
 # Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
-_ALL_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand", "Spot"})
 # Where devices are too few, a lower rank goes first within a tenant.
 CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 # A shorter context than this is not suggested.
@@ -102,11 +101,6 @@ def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
         -choice.fit.limits.tokens_per_second,
         choice.variant,
     )
-
-
-def allowed_tiers(spec: InferenceServiceSpec) -> frozenset[Tier]:
-    """Return the tiers that a service may run on: spot nodes only with class `Batch`."""
-    return _ALL_TIERS if spec.service_class == "Batch" else NON_SPOT_TIERS
 
 
 def place(  # noqa: PLR0913 - two of them are for batches
@@ -311,21 +305,25 @@ def _not_placed(reason: PlacementReason, message: str) -> PlacementDecision:
 
 def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> PlacementDecision:
     command = "kubectl get acceleratorpools -o wide"
-    spot_pools = [
-        view.pool.name for view in allowed if any(offer.tier not in tiers for offer in view.offers)
-    ]
+    excluded = {
+        view.pool.name: offer.tier
+        for view in allowed
+        for offer in view.offers
+        if offer.tier not in tiers
+    }
     if not allowed:
         return _not_placed(
             PlacementReason.NO_POOL,
             f"spec.placement.pools: no AcceleratorPool exists ({command} lists 0); create one for "
             "the GPU nodes",
         )
-    if spot_pools:
+    if excluded:
+        pools = ", ".join(f"{name} ({tier})" for name, tier in excluded.items())
         return _not_placed(
             PlacementReason.NO_POOL,
-            f"spec.placement.pools: {', '.join(spot_pools)} is of tier Spot, which only "
-            "services of class Batch use; allow a pool of another tier (kubectl get "
-            "acceleratorpools shows the tiers)",
+            f"spec.placement.pools: {pools} may not be used, since spec.placement.tiers is "
+            f"{', '.join(sorted(tiers))}; allow a pool of another tier (kubectl get "
+            "acceleratorpools shows the tiers), or add the tier",
         )
     blockers = "; ".join(f"{view.pool.name}: {_blocker(view)}" for view in allowed)
     return _not_placed(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec, Scaling
+from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.text import counted
 
 # A context this many times a typical request is rarely used, but its memory is always paid.
@@ -19,7 +19,7 @@ def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
 
 
 def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
-    fixed, min_replicas = spec.replicas, (spec.scaling or Scaling()).min_replicas
+    fixed, min_replicas = spec.replicas, spec.scaling.min_replicas
     if spec.service_class == "Interactive" and 1 in (
         fixed,
         min_replicas if fixed is None else fixed,
@@ -33,7 +33,7 @@ def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
 
 
 def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
-    if spec.scaling is not None and spec.scaling.min_replicas == spec.scaling.max_replicas:
+    if spec.sets_scaling and spec.scaling.min_replicas == spec.scaling.max_replicas:
         count = spec.scaling.max_replicas
         yield (
             f"spec.scaling: minReplicas and maxReplicas are both {count}, which disables scaling; "

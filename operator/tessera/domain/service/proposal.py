@@ -7,12 +7,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.inference_service import (
-    DEFAULT_QUEUE_TARGETS,
     InferenceServiceSpec,
     InferenceServiceStatus,
     ScalingPause,
 )
-from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import (
     Accepted,
     LoadBalanced,
@@ -43,7 +41,6 @@ from tessera.domain.placement.checks import check, engine_verdict, shape_of
 from tessera.domain.placement.placement import (
     HardwareChoice,
     PlacementDecision,
-    allowed_tiers,
     place,
     slice_assignment,
 )
@@ -71,7 +68,6 @@ AllocatedDevices = Counter[tuple[str, str]]
 
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
-_DEFAULT_SCALING = ScalingSpec()
 _NO_GPUS = Decimal(0)
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
@@ -201,7 +197,7 @@ def _propose(
         current=objects.workloads[0].variant if objects.workloads else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
-        tiers=allowed_tiers(spec),
+        tiers=spec.placement.tiers,
         assignment=current_assignment,
     )
     accepted = engine_verdict(spec)
@@ -330,7 +326,7 @@ def capacity_of(
     """Return what a replica of the service carries; None where its policy does not ask for it."""
     spec = service.spec
     shape = shape_of(spec) if spec is not None else None
-    if spec is None or shape is None or scaling_of(spec).policy != "Capacity":
+    if spec is None or shape is None or spec.scaling.policy != "Capacity":
         return None
     return variant_capacity(
         spec,
@@ -344,7 +340,7 @@ def capacity_of(
 
 def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
     decisions = history.decisions
-    return scaling_of(spec).may_sleep and bool(decisions) and decisions[-1].replicas == 0
+    return spec.scaling.may_sleep and bool(decisions) and decisions[-1].replicas == 0
 
 
 def _fixed_scale(
@@ -356,7 +352,7 @@ def _fixed_scale(
         decisions = (TimestampedReplicas(at, replicas),)
     fixed = ScalingHistory(decisions=decisions)
     message = f"spec.replicas is {replicas}"
-    if spec.scaling is not None:
+    if spec.sets_scaling:
         message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
     return ScaleDecision(
         replicas=replicas,
@@ -421,7 +417,7 @@ def planner_error_proposal(
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:
     """Return the minimum of a service in use, which is at least 1."""
-    return scaling_of(spec).floor if spec.replicas is None else max(1, spec.replicas)
+    return spec.scaling.floor if spec.replicas is None else max(1, spec.replicas)
 
 
 def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
@@ -473,8 +469,8 @@ def guaranteed_replicas(spec: InferenceServiceSpec) -> int:
     A service that may have no replica has no such minimum: its first one is granted like others.
     """
     if spec.replicas is None:
-        return scaling_of(spec).min_replicas
-    return 1 if spec.scaling is None else min(spec.replicas, spec.scaling.min_replicas)
+        return spec.scaling.min_replicas
+    return min(spec.replicas, spec.scaling.min_replicas) if spec.sets_scaling else 1
 
 
 def termination_time(spec: InferenceServiceSpec) -> timedelta:
@@ -488,20 +484,10 @@ def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod
     return [pod for pod in pods if pod.variant == variant]
 
 
-def scaling_of(spec: InferenceServiceSpec) -> ScalingSpec:
-    """Return the scaling bounds and targets of a spec, or the defaults."""
-    return spec.scaling or _DEFAULT_SCALING
-
-
-def queue_target_of(spec: InferenceServiceSpec) -> int:
-    """Return the queue target of a spec, or the default of its class."""
-    return scaling_of(spec).queue.target or DEFAULT_QUEUE_TARGETS[spec.service_class]
-
-
 def policy_of(spec: InferenceServiceSpec, max_num_seqs: int) -> ScalingPolicy:
     """Return what the autoscaler needs of a spec, and of the limit of its replicas."""
     return ScalingPolicy(
-        spec=scaling_of(spec), queue_target=queue_target_of(spec), max_num_seqs=max_num_seqs
+        spec=spec.scaling, queue_target=spec.scaling.queue.target, max_num_seqs=max_num_seqs
     )
 
 
