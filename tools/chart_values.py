@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
 from tessera.domain.gateway.oidc import OidcIssuer
 
@@ -425,6 +426,11 @@ class Chart(Values):
 
     platform: Platform = Field(default_factory=Platform)
     """Environment of the engines, where it is not that of the public internet."""
+
+    classes: ServiceClasses = BUILT_IN_CLASSES
+    """Defaults of services by `spec.class`. A change applies at once to the services that omit the
+    field: to what is promised and measured, and to scaling. Engines keep their limits until the
+    service is updated."""
 
     node: NodeAgent = Field(default_factory=NodeAgent)
     """tessera-node, an agent on nodes with MIG GPUs."""

@@ -282,12 +282,18 @@ def _values() -> str:
     return NOTICE + "\n".join(_value_lines(Chart(), 0)) + "\n"
 
 
+def _value(model: BaseModel, name: str) -> Any:
+    """Return a value of the chart: a part of it, or plain JSON."""
+    value = getattr(model, name)
+    return value if isinstance(value, BaseModel) else model.model_dump(mode="json")[name]
+
+
 def _value_lines(model: BaseModel, depth: int) -> Iterator[str]:
     indent = "  " * depth
     for name, field in type(model).model_fields.items():
         if field.exclude:
             continue
-        value = getattr(model, name)
+        value = _value(model, name)
         yield from (f"{indent}# {line}" for line in (field.description or "").splitlines())
         if isinstance(value, BaseModel):
             yield f"{indent}{field.alias}:"
@@ -314,7 +320,7 @@ def _value_rows(model: BaseModel, prefix: str) -> Iterator[str]:
     for name, field in type(model).model_fields.items():
         if field.exclude:
             continue
-        value, path = getattr(model, name), f"{prefix}{field.alias}"
+        value, path = _value(model, name), f"{prefix}{field.alias}"
         if isinstance(value, BaseModel):
             yield from _value_rows(value, f"{path}.")
         else:

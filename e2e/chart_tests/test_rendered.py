@@ -10,6 +10,7 @@ import yaml
 
 from demo.cluster import CHART
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
+from tessera.api.service_class import ServiceClasses
 from tessera.domain.names import USAGE_READER, prepull_namespace
 from tessera.resources.api_resources import KINDS
 from tessera.settings import GatewaySettings, NodeSettings, Settings
@@ -268,10 +269,27 @@ def test_the_network_policy_of_the_operator_is_as_reviewed(request: pytest.Fixtu
         "webhook.certificateDurationDays=0",
         "webhook.certManager.issuerRef.kind=Secret",
         "unknown=1",
+        "classes.Background=1",
+        "classes.Batch.ttft=1s",
+        "classes.Batch.ttftP95=soon",
+        "classes.Batch.minReplicas=0",
+        "classes.Interactive.tiers={Spot}",
     ],
 )
 def test_values_that_the_schema_does_not_know_are_refused(value: str) -> None:
     assert value.partition("=")[0].rpartition(".")[2] in render_error("--set", value)
+
+
+def test_operator_and_gateway_get_the_same_classes_with_what_the_values_replace() -> None:
+    objects = render("--set", "gateway.enabled=true", "--set", "classes.Standard.ttftP95=3s")
+    tables = set()
+    for name in ("tessera-operator", "tessera-gateway"):
+        (container,) = objects["Deployment", name]["spec"]["template"]["spec"]["containers"]
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        tables.add(variables["TESSERA_CLASSES"])
+    (table,) = tables
+    classes = Settings(classes=json.loads(table)).classes
+    assert classes == ServiceClasses.model_validate({"Standard": {"ttftP95": "3s"}})
 
 
 def test_agents_run_only_where_they_are_enabled_and_privileged_only_to_partition() -> None:

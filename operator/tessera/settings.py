@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.gateway.oidc import OidcIssuer
@@ -75,6 +76,9 @@ class Settings(PrometheusSettings):
 
     platform: Platform = Field(default_factory=Platform)
     """Registry mirror, proxies, certificates and other surroundings of engines, as JSON."""
+
+    classes: ServiceClasses = BUILT_IN_CLASSES
+    """Defaults of services by `spec.class`, as JSON; what is left out is built in."""
 
     batch_role: str = BATCH_ROLE
     """ClusterRole that lets a batch's runner read its BatchInference; each release has its own."""
@@ -274,6 +278,9 @@ class GatewaySettings(BaseSettings):
     announce_seconds: Annotated[float, Field(ge=0)] = 5
     """Seconds between the moment at which a stopping gateway is no longer ready and the one from
     which it accepts no connection, so that nobody is sent to it any more."""
+
+    classes: ServiceClasses = BUILT_IN_CLASSES
+    """Defaults of services by `spec.class`, as JSON; the same as those of the operator."""
 
     link: Path | None = None
     """Socket between the supervisor and the workers; the gateway sets it for its processes."""

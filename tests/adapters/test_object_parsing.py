@@ -1,15 +1,17 @@
 """Objects of the API server are parsed into values."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.ref import Ref
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import ObservedNodeLayout
-from tessera.domain.observed.snapshot import ContainerExit
+from tessera.domain.observed.snapshot import ContainerExit, ObservedService
 from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
 from tests.memory_operator import DEPLOYMENT, replica_of
 
@@ -47,6 +49,17 @@ def test_former_versions_of_a_long_spec_are_not_retained(
         service = wire.parse_object(INFERENCE_SERVICES, {"metadata": meta, "spec": spec}).plan_input
         assert service is not None
     assert wire.cached_spec.cache_info().currsize == cached_versions
+
+
+def test_what_a_spec_omits_is_that_of_its_class_in_the_installation() -> None:
+    meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "resourceVersion": "7"}
+    body = {"metadata": meta, "spec": {"model": {"uri": "hf://a/b"}}}
+    slower = ServiceClasses.model_validate({"Interactive": {"ttftP95": "2s"}})
+    for classes, seconds in ((BUILT_IN_CLASSES, 1), (slower, 2), (BUILT_IN_CLASSES, 1)):
+        service = wire.parse_object(INFERENCE_SERVICES, body, classes).plan_input
+        assert isinstance(service, ObservedService)
+        assert service.spec is not None
+        assert service.spec.slo.ttft_p95 == timedelta(seconds=seconds)
 
 
 def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:

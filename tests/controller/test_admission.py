@@ -8,6 +8,7 @@ import kopf
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.service_class import ServiceClasses
 from tessera.controller.admission import (
     review_batch,
     review_budget,
@@ -258,6 +259,20 @@ def test_an_interactive_service_on_spot_is_refused() -> None:
         review_service(a_body(placement={"pools": ["a100-spot"]}, **{"class": "Batch"}), store)[0]
         == []
     )
+
+
+def test_the_tier_spot_is_refused_for_an_interactive_service_only() -> None:
+    placement = {"placement": {"tiers": ["OnDemand", "Spot"]}}
+    refusals, _ = review_service(a_body(**placement), a_store())
+    assert refusals[0].startswith("spec.placement.tiers: the nodes of tier Spot")
+    assert review_service(a_body(**placement, **{"class": "Standard"}), a_store())[0] == []
+
+
+def test_warnings_know_the_classes_of_the_installation() -> None:
+    classes = ServiceClasses.model_validate({"Interactive": {"minReplicas": 1}})
+    assert not review_service(a_body(), a_store())[1]
+    (warning,) = review_service(a_body(), a_store(), classes)[1]
+    assert warning.startswith("spec.scaling.minReplicas: with 1 replica")
 
 
 def a_batch_body(**spec: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from tessera.adapters import object_parsing as wire
 from tessera.adapters.connection import Connection
 from tessera.adapters.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
 from tessera.api.ref import Ref
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.names import FIELD_MANAGER
 from tessera.ports import (
     ClockReading,
@@ -82,12 +83,15 @@ class KubeCluster:
         namespaces: tuple[str, ...] = (),
         prepull_namespace: str | None = None,
         idle_seconds: float = _WATCH_IDLE_SECONDS,
+        classes: ServiceClasses = BUILT_IN_CLASSES,
     ) -> None:
         """Restrict lists and watches of namespaced kinds to `namespaces`; empty means all.
 
         Cluster-scoped kinds are always listed; kinds of pre-pulls are listed only in
         `prepull_namespace`. A watch that is silent for more than `idle_seconds` is closed.
+        What the spec of a service omits is that of its class in `classes`.
         """
+        self._classes = classes
         self._api = ApiClient(connection)
         self._namespaces = namespaces
         self._prepull_namespace = prepull_namespace
@@ -144,7 +148,7 @@ class KubeCluster:
             if status == HTTPStatus.FORBIDDEN:
                 raise _ForbiddenError(f"list {kind.plural}: {status} {body.get('message', '')}")
             raise_for_status(status, body, f"list {kind.plural}")
-            parsed = (wire.parse_object(kind, item) for item in body["items"])
+            parsed = (wire.parse_object(kind, item, self._classes) for item in body["items"])
             objects += [observed for observed in parsed if not wire.is_unneeded(kind, observed)]
             query["continue"] = body["metadata"].get("continue", "")
             if not query["continue"]:
@@ -176,7 +180,9 @@ class KubeCluster:
                 if stream.status != HTTPStatus.OK:
                     raise _watch_error(kind, stream.status, _decode(await stream.response.read()))
                 async for line in _lines(stream.response.content):
-                    yield self._own_writes.change(line) or _to_change(kind, from_json(line))
+                    yield self._own_writes.change(line) or _to_change(
+                        kind, from_json(line), self._classes
+                    )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             message = str(error) or type(error).__name__
             raise ClusterError(f"watch {kind.plural}: {message}") from error
@@ -204,7 +210,7 @@ class KubeCluster:
         if _is_namespace_gone(status, body):
             raise NotFoundError(f"{manifest.key.describe()}: namespace terminating or not found")
         raise_for_status(status, body, f"apply {manifest.key.describe()}")
-        observed = wire.parse_object(manifest.kind, body)
+        observed = wire.parse_object(manifest.kind, body, self._classes)
         self._own_writes.remember(observed.version)
         return observed
 
@@ -468,14 +474,14 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             yield line
 
 
-def _to_change(kind: ApiResource, event: Mapping[str, Any]) -> WatchEvent:
+def _to_change(kind: ApiResource, event: Mapping[str, Any], classes: ServiceClasses) -> WatchEvent:
     body = event["object"]
     if event["type"] == "ERROR":
         raise _watch_error(kind, int(body.get("code", 0)), body)
     version = int(body["metadata"]["resourceVersion"])
     if event["type"] == "BOOKMARK":
         return WatchEvent(version=version)
-    cluster_object = wire.parse_object(kind, body)
+    cluster_object = wire.parse_object(kind, body, classes)
     deleted = event["type"] == "DELETED" or wire.is_unneeded(kind, cluster_object)
     return WatchEvent(version=version, cluster_object=cluster_object, deleted=deleted)
 

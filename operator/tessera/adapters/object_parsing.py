@@ -23,6 +23,7 @@ from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
@@ -70,10 +71,13 @@ _TERMINAL_PHASES = ("Failed", "Succeeded")
 _MAX_CACHED_LENGTH = 2048
 
 
-def parse_service(body: JsonObject) -> ObservedService:
-    """Parse an InferenceService; if its spec is invalid, `problem` says why."""
+def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) -> ObservedService:
+    """Parse an InferenceService; if its spec is invalid, `problem` says why.
+
+    What the spec omits is that of its class in `classes`.
+    """
     meta = body["metadata"]
-    spec, problem = _service_spec(json.dumps(body.get("spec", {})))
+    spec, problem = _service_spec(json.dumps(body.get("spec", {})), classes)
     return ObservedService(
         ref=_ref(meta),
         uid=meta["uid"],
@@ -392,22 +396,28 @@ def owned_fields_digest(body: JsonObject) -> str | None:
     return None
 
 
-def _service_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
+def _service_spec(
+    text: str, classes: ServiceClasses
+) -> tuple[InferenceServiceSpec | None, str | None]:
     """Parse a spec; a short one is cached, since many services have the same."""
     # The cache keeps former versions, so long specs that are edited often would fill the memory.
-    return (cached_spec if len(text) <= _MAX_CACHED_LENGTH else _parse_spec)(text)
+    return (cached_spec if len(text) <= _MAX_CACHED_LENGTH else _parse_spec)(text, classes)
 
 
-def _parse_spec(text: str) -> tuple[InferenceServiceSpec | None, str | None]:
-    return _validate(InferenceServiceSpec, "tsvc", json.loads(text))
+def _parse_spec(
+    text: str, classes: ServiceClasses
+) -> tuple[InferenceServiceSpec | None, str | None]:
+    return _validate(InferenceServiceSpec, "tsvc", json.loads(text), {"classes": classes})
 
 
 cached_spec = lru_cache(maxsize=4096)(_parse_spec)
 
 
-def _validate(model: type[ModelT], kind: str, wire: JsonObject) -> tuple[ModelT | None, str | None]:
+def _validate(
+    model: type[ModelT], kind: str, wire: JsonObject, context: dict[str, Any] | None = None
+) -> tuple[ModelT | None, str | None]:
     try:
-        return model.model_validate(wire), None
+        return model.model_validate(wire, context=context), None
     except ValidationError as error:
         faults = "; ".join(_format_error(fault) for fault in error.errors()[:3])
         return None, f"{faults} (kubectl explain {kind}.spec shows the fields)"
@@ -573,7 +583,6 @@ def _replica_failure(deployment: JsonObject) -> str | None:
 
 
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
-    api_resources.INFERENCE_SERVICES.plural: parse_service,
     api_resources.ACCELERATOR_POOLS.plural: parse_pool,
     api_resources.TENANT_BUDGETS.plural: parse_budget,
     api_resources.BATCH_INFERENCES.plural: parse_batch,
@@ -590,10 +599,14 @@ _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
 
 def is_plan_input(kind: api_resources.ApiResource) -> bool:
     """Return whether plans read objects of this kind."""
-    return kind.plural in _PARSERS
+    return kind.plural in _PARSERS or kind.plural == api_resources.INFERENCE_SERVICES.plural
 
 
-def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterObject:
+def parse_object(
+    kind: api_resources.ApiResource,
+    body: JsonObject,
+    classes: ServiceClasses = BUILT_IN_CLASSES,
+) -> ClusterObject:
     """Parse an object of any kind that the operator reads or writes.
 
     Of a kind that the operator manages, an object that it did not apply is nobody's child and no
@@ -603,7 +616,7 @@ def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterOb
     meta = body["metadata"]
     key = ObjectKey(kind.plural, str(meta.get("namespace", "")), str(meta["name"]))
     try:
-        return _parse(kind, body, key)
+        return _parse(kind, body, key, classes)
     except (
         ValueError,
         TypeError,
@@ -617,7 +630,9 @@ def parse_object(kind: api_resources.ApiResource, body: JsonObject) -> ClusterOb
         return ClusterObject(key=key, malformed=True)
 
 
-def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) -> ClusterObject:
+def _parse(
+    kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey, classes: ServiceClasses
+) -> ClusterObject:
     meta = body["metadata"]
     for texts in (meta.get("labels", {}), meta.get("annotations", {})):
         if not all(isinstance(text, str) for text in texts.values()):
@@ -625,9 +640,8 @@ def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) ->
     managed = kind.selector == api_resources.MANAGED_SELECTOR
     owned = owned_fields_digest(body) if managed else None
     foreign = managed and owned is None
-    parse = None if foreign else _PARSERS.get(kind.plural)
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
-    plan_input = parse(body) if parse is not None else None
+    plan_input = None if foreign else _parse_plan_input(kind, body, classes)
     return ClusterObject(
         key=key,
         uid=meta.get("uid", ""),
@@ -638,3 +652,13 @@ def _parse(kind: api_resources.ApiResource, body: JsonObject, key: ObjectKey) ->
         owned_fields_digest=owned,
         version=int(meta.get("resourceVersion", 0)),
     )
+
+
+def _parse_plan_input(
+    kind: api_resources.ApiResource, body: JsonObject, classes: ServiceClasses
+) -> ObjectValue | None:
+    """Return what plans read of an object; None if they read nothing of its kind."""
+    if kind.plural == api_resources.INFERENCE_SERVICES.plural:
+        return parse_service(body, classes)
+    parse = _PARSERS.get(kind.plural)
+    return parse(body) if parse is not None else None

@@ -11,6 +11,7 @@ from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.reasons import Accepted, Discovered
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
@@ -35,13 +36,15 @@ _TRANSIENT = {
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 
 
-def review_service(body: Mapping[str, Any], store: Store) -> tuple[list[str], list[str]]:
+def review_service(
+    body: Mapping[str, Any], store: Store, classes: ServiceClasses = BUILT_IN_CLASSES
+) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
     What only needs another object (a pool that does not exist yet) is a warning: the condition
     reports the same, and it resolves without an edit.
     """
-    service = wire.parse_service(body)
+    service = wire.parse_service(body, classes)
     if service is None:
         return [], []
     if service.spec is None:
@@ -244,9 +247,15 @@ def batch_validator(store: Store, clock: Clock, namespaces: Sequence[str] = ()) 
     return _validator(_only_watched(namespaces, review))
 
 
-def service_validator(store: Store, namespaces: Sequence[str] = ()) -> Any:
+def service_validator(
+    store: Store, namespaces: Sequence[str] = (), classes: ServiceClasses = BUILT_IN_CLASSES
+) -> Any:
     """Return the handler that kopf calls for InferenceServices."""
-    return _validator(_only_watched(namespaces, lambda body, _: review_service(body, store)))
+
+    def review(body: Mapping[str, Any], _: object) -> tuple[list[str], list[str]]:
+        return review_service(body, store, classes)
+
+    return _validator(_only_watched(namespaces, review))
 
 
 def _only_watched(namespaces: Sequence[str], review: Reviewer) -> Reviewer:

@@ -118,7 +118,10 @@ async def operate(
     """
     connection = connection or await connect(settings.kubeconfig)
     cluster = KubeCluster(
-        connection, settings.watch_namespaces, prepull_namespace(settings.namespace)
+        connection,
+        settings.watch_namespaces,
+        prepull_namespace(settings.namespace),
+        classes=settings.classes,
     )
     runtime = Runtime(settings, cluster, clock)
     loop = asyncio.get_running_loop()
@@ -211,7 +214,7 @@ def _register_admission(
     # Only with a server: kopf ends a process that has webhook handlers and no server.
     store, namespaces = runtime.store, settings.watch_namespaces
     for kind, handler in (
-        (INFERENCE_SERVICES, service_validator(store, namespaces)),
+        (INFERENCE_SERVICES, service_validator(store, namespaces, settings.classes)),
         (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
         (TENANT_BUDGETS, budget_validator(store)),
         (ACCELERATOR_POOLS, pool_validator(store, now)),

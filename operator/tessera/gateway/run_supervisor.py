@@ -61,7 +61,7 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         asyncio.get_running_loop().add_signal_handler(stop_signal, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         connection = await connect(settings.kubeconfig)
-        fleet = KubeCluster(connection, settings.watch_namespaces)
+        fleet = KubeCluster(connection, settings.watch_namespaces, classes=settings.classes)
         stack.push_async_callback(fleet.close)
         own = KubeCluster(connection, (settings.namespace,))
         stack.push_async_callback(own.close)
