@@ -38,6 +38,31 @@ class _ResponseTransport:
     close: Callable[[], None]
 
 
+class _Deadline:
+    """A callback that comes once its time is over, unless it is lifted."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._timer is not None
+
+    def set(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, late: Callable[[], None]
+    ) -> None:
+        """Call back in so many seconds."""
+        self._timer = loop.call_later(seconds, late)
+
+    def lift(self) -> None:
+        """Call back no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class GatewayProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
@@ -52,27 +77,23 @@ class GatewayProtocol(HttpToolsProtocol):
     _received_bytes = 0
     _discarded = 0
     _in_headers = False
-    _header_timer: asyncio.TimerHandle | None = None
-    _stall_timer: asyncio.TimerHandle | None = None
-    _discard_timer: asyncio.TimerHandle | None = None
-    """Set once the client is refused."""
-    _rest_timer: asyncio.TimerHandle | None = None
-    """Set while the client still sends a request that has its response."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        self._header_deadline, self._read_deadline = _Deadline(), _Deadline()
+        # For the rest of a request that has its response: on a kept connection, and on a closing
+        # one, whose client was refused.
+        self._rest_deadline, self._close_deadline = _Deadline(), _Deadline()
         super().connection_made(transport)
         self._response_transport = _ResponseTransport(
             transport.write, transport.is_closing, self._close
         )
-        self._expect_headers()
+        self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._headers_came()
-        if self._discard_timer is not None:
-            self._discard_timer.cancel()
-        self._rest_came()
+        for deadline in (self._header_deadline, self._rest_deadline, self._close_deadline):
+            deadline.lift()
         self.resume_writing()
         super().connection_lost(exc)
         # Otherwise it and the connection would wait for the garbage collector.
@@ -84,7 +105,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._discard_timer is not None:
+        if self._close_deadline.is_set:
             self._discarded += len(data)
             if self._discarded > self.discarded_bytes:
                 self.transport.abort()
@@ -108,22 +129,21 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        if self._header_timer is not None:
-            self._headers_came()
+        self._header_deadline.lift()
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
 
     @override
     def on_message_complete(self) -> None:
-        self._rest_came()
+        self._rest_deadline.lift()
         super().on_message_complete()
 
     @override
     def on_response_complete(self) -> None:
         answered = self.cycle.response_complete and self.cycle.more_body
         if answered and not self.transport.is_closing():
-            self._rest_timer = self.loop.call_later(self.discard_seconds, self.transport.abort)
+            self._rest_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
         super().on_response_complete()
 
     def write_chunk(self, data: bytes) -> bool:
@@ -153,13 +173,11 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stall_timer = self.loop.call_later(self.stalled_client_seconds, self.transport.abort)
+        self._read_deadline.set(self.loop, self.stalled_client_seconds, self.transport.abort)
 
     @override
     def resume_writing(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        self._read_deadline.lift()
         super().resume_writing()
 
     @override
@@ -177,8 +195,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _wait_for_headers(self, size: int) -> None:
         """Bound headers that come in pieces, by size and time."""
-        if self._header_timer is None:
-            self._expect_headers()
+        if not self._header_deadline.is_set:
+            self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
         self._received_bytes += size
         if self._received_bytes > MAX_HEADER_BYTES:
             self._header_bytes = self._received_bytes
@@ -189,21 +207,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._header_bytes > MAX_HEADER_BYTES:
             raise _HeadersTooLargeError
 
-    def _expect_headers(self) -> None:
-        self._header_timer = self.loop.call_later(self.header_seconds, self._header_timeout)
-
-    def _headers_came(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def _rest_came(self) -> None:
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-            self._rest_timer = None
-
     def _header_timeout(self) -> None:
-        self._header_timer = None
+        self._header_deadline.lift()
         self._refuse(
             RequestError(
                 408,
@@ -213,7 +218,7 @@ class GatewayProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: RequestError) -> None:
-        if self.transport.is_closing() or self._discard_timer is not None:
+        if self.transport.is_closing() or self._close_deadline.is_set:
             return
         body = error.body()
         self.transport.write(
@@ -231,8 +236,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def _close_when_read(self) -> None:
         """End the response, and discard what the client sends until it closes the connection."""
-        self._headers_came()
-        self._discard_timer = self.loop.call_later(self.discard_seconds, self.transport.abort)
+        self._header_deadline.lift()
+        self._close_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
