@@ -54,7 +54,7 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
     if config.dev_mode:
         sleep_meters = SleepMeters(config.facts.metrics, metrics_registry)
         routes += DevelopmentRoutes(state, runner, sleep_meters).routes()
-    routes += FaultRoutes(runner, crash).routes()
+    routes += FaultRoutes(runner, state, crash).routes()
     http_meters = HttpMeters(config.facts.metrics, metrics_registry)
     app = EngineServer(dispatcher, http_meters, routes).app()
     return AssembledEngine(app=app, dispatcher=dispatcher, runner=runner, crashed=crashed)

@@ -1,6 +1,7 @@
 """`/metrics`: names, types, labels and buckets from the fact table, values from the meters."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -153,8 +154,9 @@ class EngineCollector(Collector):
             family = metrics_core.CounterMetricFamily(metric.name, _help_text(metric), labels=names)
         else:
             family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=names)
-        for label_value, value in values.items():
+        for label_value, known_value in values.items():
             labels = [self._common.get(name, label_value) for name in names]
+            value = math.nan if self._state.shows_nan else known_value
             if isinstance(family, metrics_core.CounterMetricFamily):
                 family.add_metric(labels, value, created=self._created)
             else:

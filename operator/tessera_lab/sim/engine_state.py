@@ -21,6 +21,8 @@ class EngineState:
     adapter_paths: dict[str, str]
     """Paths of its adapters by name."""
     alive: bool = True
+    shows_nan: bool = False
+    """Whether its counters and gauges are NaN."""
     sleep_state: str = AWAKE
     sleeping_tags: set[str] = field(default_factory=set)
     """Tags that are asleep."""

@@ -1,4 +1,5 @@
 import asyncio
+import math
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -140,3 +141,15 @@ async def test_the_cache_configuration_has_what_the_operator_planned() -> None:
     ]
     values = [labels[name] for name in ("num_gpu_blocks", "block_size", "kv_cache_size_tokens")]
     assert values == ["400", "16", "6400"]
+
+
+async def test_counters_and_gauges_are_nan_until_they_are_shown_again() -> None:
+    async with running() as engine:
+        await engine.post("/v1/completions", prompt="x" * 40, max_tokens=5)
+        await engine.http.post("/sim/nan")
+        during = await engine.metrics()
+        await engine.http.delete("/sim/nan")
+        after = await engine.metrics()
+    for name in ("num_requests_running", "request_success_total stop", "generation_tokens_total"):
+        assert math.isnan(during[name])
+    assert (after["generation_tokens_total"], after["num_requests_running"]) == (5, 0)

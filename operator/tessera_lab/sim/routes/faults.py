@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.errors import EngineApiError
 from tessera_lab.sim.runner import EngineRunner
 from tessera_lab.sim.server import json_reply
@@ -12,8 +13,9 @@ from tessera_lab.sim.server import json_reply
 class FaultRoutes:
     """The routes under `/sim`."""
 
-    def __init__(self, runner: EngineRunner, crash: Callable[[], None]) -> None:
+    def __init__(self, runner: EngineRunner, state: EngineState, crash: Callable[[], None]) -> None:
         self._runner = runner
+        self._state = state
         self._crash_now = crash
 
     def routes(self) -> list[web.RouteDef]:
@@ -22,6 +24,8 @@ class FaultRoutes:
             web.post("/sim/freeze", self._freeze),
             web.post("/sim/thaw", self._thaw),
             web.post("/sim/stall", self._stall),
+            web.post("/sim/nan", self._show_nan),
+            web.delete("/sim/nan", self._show_numbers),
             web.post("/sim/crash", self._crash),
         ]
 
@@ -50,6 +54,16 @@ class FaultRoutes:
             message = f"/sim/stall?seconds={value}: expected a number of seconds above 0"
             raise EngineApiError(400, message, "BadRequestError", "seconds")
         self._runner.freeze(seconds)
+        return web.Response()
+
+    async def _show_nan(self, _: web.Request) -> web.Response:
+        """Show NaN in place of every counter and gauge."""
+        self._state.shows_nan = True
+        return web.Response()
+
+    async def _show_numbers(self, _: web.Request) -> web.Response:
+        """Show the numbers again, which have moved meanwhile."""
+        self._state.shows_nan = False
         return web.Response()
 
     async def _crash(self, _: web.Request) -> web.Response:
