@@ -11,6 +11,7 @@ from world.slots import Slot, free_port
 
 OPERATOR = "app.kubernetes.io/name=tessera-operator"
 ENGINE = "app.kubernetes.io/component=engine,tessera.dev/service,tessera.dev/variant"
+GATEWAY = "app.kubernetes.io/name=tessera-gateway"
 EXPORTER = "app.kubernetes.io/name=dcgm-exporter"
 META = "__meta_kubernetes_pod"
 NAMESPACE = "__meta_kubernetes_namespace"
@@ -53,6 +54,7 @@ def configuration(slot: Slot, kubeconfig: Path, scrape_seconds: int) -> Json:
         "global": dict.fromkeys(("scrape_interval", "scrape_timeout"), f"{scrape_seconds}s"),
         "scrape_configs": [
             _job("operator", OPERATOR, slot, kubeconfig, own_job("tessera-operator")) | operator,
+            _job("gateway", GATEWAY, slot, kubeconfig, own_job("tessera-gateway")),
             _job("engines", ENGINE, slot, kubeconfig, own_job("tessera-engine")) | engines,
             # Only the exporter says which pod a sample is about, so nobody else may pass for it.
             _job("dcgm-exporter", EXPORTER, slot, kubeconfig, _keep(NAMESPACE, "gpu-operator"))
