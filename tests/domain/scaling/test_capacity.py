@@ -108,6 +108,34 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
     assert "6.00 requests/s at the gateway, a replica carries 2.00/s" in decision.message
 
 
+def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
+    risen = play(policy(), [load(0, arrival_rate=3.0, recent_arrivals=120)])[0]
+    assert risen.assessment is not None
+    assert (risen.replicas, risen.reason) == (4, "DemandAboveCapacity")
+    assert risen.assessment.arrival_rate == pytest.approx((120 - 3 * math.sqrt(120)) / 15)
+
+
+@pytest.mark.parametrize("rate", [0.2, 2.0, 20.0])
+def test_more_arrivals_within_seconds_than_in_the_minute_by_chance_add_nothing(rate: float) -> None:
+    mean = 15 * rate
+    by_chance = play(
+        policy(),
+        [load(0, arrival_rate=rate, recent_arrivals=math.floor(mean + 3 * math.sqrt(mean)))],
+    )[0]
+    assert by_chance.assessment is not None
+    assert by_chance.assessment.arrival_rate == pytest.approx(rate)
+
+
+def test_requests_that_become_more_in_engines_count_after_half_a_minute() -> None:
+    loads = [load(second, finish_rate=4.0) for second in range(0, 65, 5)]
+    loads += [
+        load(second, finish_rate=4.0, running=6.0 * (second - 60)) for second in range(65, 95, 5)
+    ]
+    decision = play(policy(), loads)[-1]
+    assert decision.assessment is not None
+    assert decision.assessment.arrival_rate == pytest.approx(4.0 + 6.0, abs=1.0)
+
+
 def test_arrivals_are_estimated_from_what_engines_finish_and_hold() -> None:
     """While full engines finish no more, what they hold grows by the rest of the arrivals."""
     loads = [load(second, finish_rate=4.0, running=2.0 * second) for second in range(0, 65, 5)]

@@ -84,6 +84,8 @@ class ServiceLoad:
     """Requests per second that engines finished in the last minute."""
     arrival_rate: float | None = None
     """Requests per second that came to gateways in the last minute."""
+    recent_arrivals: int = 0
+    """Requests that came to gateways in the last 15 seconds."""
     known_requests: float | None = None
     """Waiting and running requests of the replicas with readings; None without any reading."""
     with_counts: int = 0

@@ -15,6 +15,7 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
+from tessera.domain.observed.demand import RECENT_SPAN
 from tessera.domain.scaling.autoscale import (
     MAX_READING_GAP,
     CapacityAssessment,
@@ -40,6 +41,9 @@ from tessera.domain.scaling.variant_capacity import VariantCapacity
 RATE_SPAN = timedelta(seconds=60)
 _MIN_RATE_SPAN = timedelta(seconds=30)
 _SAMPLE_INTERVAL = timedelta(seconds=5)
+# Arrivals of a shorter span count where they exceed those of the longer one by so many deviations
+# of Poisson arrivals.
+_RISE_DEVIATIONS = 3.0
 # Engines that finish and hold so many times the requests of gateways have other clients as well.
 _OTHER_CLIENTS = 1.25
 # Concurrent requests of Poisson arrivals stay below their mean and so many deviations for 95 % of
@@ -135,7 +139,8 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
     if load.arrival_rate is not None and (
         estimate is None or estimate <= load.arrival_rate * _OTHER_CLIENTS + 1 / 30
     ):
-        return _Demand(load.arrival_rate, load.arrival_rate, "at the gateway", estimated=False)
+        rate = max(load.arrival_rate, _risen_rate(load.recent_arrivals))
+        return _Demand(rate, rate, "at the gateway", estimated=False)
     if estimate is None:
         return _Demand(0.0, None, "not known", estimated=True)
     if load.is_known:
@@ -146,6 +151,12 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
     return _Demand(estimate, most, "estimated from replicas with metrics", estimated=True)
 
 
+def _risen_rate(recent_arrivals: int) -> float:
+    """Return the rate that is certain from the arrivals of the last seconds."""
+    certain = recent_arrivals - _RISE_DEVIATIONS * math.sqrt(recent_arrivals)
+    return certain / RECENT_SPAN.total_seconds()
+
+
 def _estimated_rate(
     load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory | None
 ) -> float | None:
@@ -154,11 +165,13 @@ def _estimated_rate(
         return None
     if not load.is_known or load.finish_rate is None:
         return load.known_requests * capacity.requests_per_second / capacity.concurrent
-    change = 0.0
-    if memory is not None and memory.in_flight:
-        began, before = memory.in_flight[0]
-        if load.at - began >= _MIN_RATE_SPAN:
-            change = (load.known_requests - before) / (load.at - began).total_seconds()
+    changes = [
+        (load.known_requests - before) / (load.at - began).total_seconds()
+        for began, before in (memory.in_flight if memory is not None else ())
+        if load.at - began >= _MIN_RATE_SPAN
+    ]
+    # Of the longest span, and of the shortest where requests become more.
+    change = max(changes[0], changes[-1]) if changes else 0.0
     return max(0.0, load.finish_rate + change)
 
 
