@@ -44,6 +44,20 @@ def test_a_worker_leaves_the_rest_to_others_that_wait_for_their_share() -> None:
     assert sent(*some_replicas(chat=0.5)) == 5
 
 
+def test_the_share_of_a_worker_is_one_of_prompts_where_these_are_longer_than_two_steps() -> None:
+    model = a_model(
+        *(a_replica(f"127.0.0.1:{port}", max_num_batched_tokens=64) for port in range(1, 5))
+    )
+    replicas = Replicas()
+    replicas.update(Directory(models=(model,)), 0.0, NOW)
+    replicas.shared({}, {CHAT: WorkerShare(places=0.5, tenants={})}, 0.0)
+    count = 0
+    while replicas.has_room(model, 1.0):
+        assert replicas.send(model, a_request(input_tokens=512), 1.0, with_room=True)
+        count += 1
+    assert count == 4
+
+
 def test_a_worker_without_a_request_may_always_send_one() -> None:
     assert sent(*some_replicas(chat=0.01)) == 1
 

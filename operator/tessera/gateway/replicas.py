@@ -161,7 +161,7 @@ class Replicas:
         share = self._share(model, now) if with_room else None
         if share is not None:
             ready = [state for state in states if state.ready_at is not None]
-            if own_use(ready) >= share.places:
+            if own_use(ready, self.means(model)) >= share.places:
                 return []
         return with_room
 

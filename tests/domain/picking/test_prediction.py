@@ -77,6 +77,14 @@ def test_every_request_more_takes_longer() -> None:
     assert seconds == sorted(seconds)
 
 
+def test_a_replica_has_room_for_a_second_prompt_that_is_longer_than_two_steps() -> None:
+    def room(awaiting: int) -> bool:
+        state = a_replica_state(awaiting=awaiting, max_num_seqs=30, max_num_batched_tokens=128)
+        return has_room(state, MEANS, 0.0)
+
+    assert [room(awaiting) for awaiting in range(4)] == [True, True, False, False]
+
+
 def test_a_replica_has_room_until_its_sequences_and_two_steps_of_prompts_are_taken() -> None:
     def room(**fields: Any) -> bool:
         return has_room(a_replica_state(**fields), MEANS, 0.0)

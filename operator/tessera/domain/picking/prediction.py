@@ -88,26 +88,29 @@ def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     """Return whether a replica would start one more request soon.
 
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
-    the engine to keep it busy: two steps of prompts, and 5 % of its sequences.
+    the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
+    of its sequences.
     """
     running, queued = state.load(now)
     queued_tokens = state.prefill_tokens + (queued - state.awaiting) * means.prompt_tokens
-    return queued_tokens < _prompt_room(state) and running + queued < _sequence_room(state)
+    return queued_tokens < _prompt_room(state, means) and running + queued < _sequence_room(state)
 
 
-def own_use(states: Sequence[ReplicaState]) -> float:
+def own_use(states: Sequence[ReplicaState], means: RequestMeans) -> float:
     """Return the share of the room of all replicas that this worker's own requests take."""
     own = [state.own for state in states]
     sequences = sum(load.requests for load in own) / sum(map(_sequence_room, states))
-    return max(sequences, sum(load.prefill_tokens for load in own) / sum(map(_prompt_room, states)))
+    prompts = sum(load.prefill_tokens for load in own)
+    return max(sequences, prompts / sum(_prompt_room(state, means) for state in states))
 
 
 def _sequence_room(state: ReplicaState) -> float:
     return max(1.05 * state.max_sequences, state.max_sequences + 1)
 
 
-def _prompt_room(state: ReplicaState) -> int:
-    return 2 * (state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS)
+def _prompt_room(state: ReplicaState, means: RequestMeans) -> float:
+    step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    return 2 * max(step_tokens, means.prompt_tokens)
 
 
 def work_seconds(
