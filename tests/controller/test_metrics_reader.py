@@ -7,11 +7,12 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from typing_extensions import override
 
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.controller.metrics_reader import MetricsReader
+from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
-from tessera.domain.observed.snapshot import Readings, Ref
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations
@@ -154,3 +155,38 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
     assert "Traceback" not in caplog.text
     failures = "tessera_prometheus_query_failures_total"
     assert telemetry.registry.get_sample_value(failures) == 1
+
+
+class _Loads(_Prometheus):
+    """Answers with one load after the other."""
+
+    def __init__(self, *running: int) -> None:
+        super().__init__("", FAILURES["refused"])
+        self._running = iter(running)
+
+    @override
+    async def read(self, edges: Any) -> Any:
+        del edges
+        pods = {Ref("team-a", "chat-1"): PodReading(running=next(self._running))}
+        return Readings(at=NOW, pods=pods)
+
+
+async def test_another_load_than_before_wakes_a_cycle_and_the_same_one_does_not() -> None:
+    wakes: list[int] = []
+    reader = MetricsReader(
+        cast(PrometheusMetrics, _Loads(1, 1, 2, 2)),
+        Store(KINDS),
+        Observations(),
+        Telemetry(),
+        lambda: NOW,
+        wake=lambda: wakes.append(1),
+    )
+    woken = []
+    for _ in range(4):
+        await reader.read()
+        woken.append(len(wakes))
+    assert woken == [1, 1, 2, 2]
+
+
+def test_reads_that_take_long_are_made_less_often() -> None:
+    assert [rest_seconds(seconds) for seconds in (0.01, 0.15, 0.2, 3.0)] == [2.0, 3.0, 4.0, 5.0]

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -22,7 +23,9 @@ log = logging.getLogger("tessera")
 
 T = TypeVar("T")
 
-READ_INTERVAL_SECONDS = 5.0
+# A new sample is read within the first of these after its scrape. A fleet whose reads take long is
+# read less often, at most every so many times as long, and at least as often as the last one.
+_MIN_REST_SECONDS, _REST_RATIO, _MAX_REST_SECONDS = 2.0, 20.0, 5.0
 # How long one question may take in all. A new leader asks up to four times before its first cycle,
 # which must come before it counts as dead.
 _ANSWER_SECONDS = 10.0
@@ -33,7 +36,7 @@ _rebuild_history = Step(rebuild_history, lambda _error, _policy, _readings, hist
 class MetricsReader:
     """Asks Prometheus; whatever goes wrong is logged and counted, and what is known stays."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - wiring
         self,
         metrics: PrometheusMetrics,
         store: Store,
@@ -41,6 +44,7 @@ class MetricsReader:
         telemetry: Telemetry,
         clock: Clock,
         *,
+        wake: Callable[[], None] = lambda: None,
         answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         self._metrics = metrics
@@ -48,16 +52,18 @@ class MetricsReader:
         self._observations = observations
         self._telemetry = telemetry
         self._clock = clock
+        self._wake = wake
         self._answer_seconds = answer_seconds
 
     async def run(self) -> None:
         """Read forever, so that a slow query delays no cycle."""
         while True:
+            began = time.monotonic()
             await self.read()
-            await asyncio.sleep(READ_INTERVAL_SECONDS)
+            await asyncio.sleep(rest_seconds(time.monotonic() - began))
 
     async def read(self) -> None:
-        """Read the load of the engines once."""
+        """Read the load of the engines once, and wake a cycle if it is another one."""
         readings = await self._ask("readings", self._metrics.read(self._edges()))
         self._telemetry.record_rejected(self._metrics.take_rejected())
         if readings is None:
@@ -68,6 +74,8 @@ class MetricsReader:
         self._observations.readings = readings
         if readings.problem and (previous is None or previous.problem is None):
             log.warning("metrics unavailable: %s", readings.problem)
+        if previous is None or _load_of(readings) != _load_of(previous):
+            self._wake()
 
     def _edges(self) -> LatencyEdges:
         """Return the edges by which the services are judged."""
@@ -145,3 +153,13 @@ class MetricsReader:
         self._telemetry.record_query_failure()
         log.warning("Prometheus: no %s: %s", subject, message)
         return None
+
+
+def rest_seconds(read_seconds: float) -> float:
+    """Return the seconds between a read that took so long and the next one."""
+    return min(_MAX_REST_SECONDS, max(_MIN_REST_SECONDS, _REST_RATIO * read_seconds))
+
+
+def _load_of(readings: Readings) -> tuple[object, ...]:
+    """Return what decides the number of replicas."""
+    return readings.pods, readings.finished, readings.finish_rates, readings.problem

@@ -87,6 +87,7 @@ class Runtime:
                 self._observations,
                 self.telemetry,
                 clock,
+                wake=self._wakes.change,
             )
             if url
             else None
