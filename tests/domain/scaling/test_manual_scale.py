@@ -101,18 +101,18 @@ def test_a_service_stopped_by_hand_starts_again_with_its_minimum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replicas", "scaling", "guaranteed"),
+    ("replicas", "spec", "guaranteed"),
     [
-        (5, {"minReplicas": 2}, 2),
-        (1, {"minReplicas": 2}, 1),
-        (5, {"minReplicas": 0, "idle": {"after": "10m"}}, 0),
-        (5, None, 1),
+        (5, {"scaling": {"minReplicas": 2}}, 2),
+        (1, {"scaling": {"minReplicas": 2}}, 1),
+        (5, {"scaling": {"minReplicas": 0, "idle": {"after": "10m"}}}, 0),
+        (5, {}, 1),
     ],
 )
 def test_a_number_set_by_hand_keeps_the_guarantee_of_the_bounds(
-    replicas: int, scaling: dict[str, Any] | None, guaranteed: int
+    replicas: int, spec: dict[str, Any], guaranteed: int
 ) -> None:
-    assert guaranteed_replicas(a_spec(replicas=replicas, scaling=scaling)) == guaranteed
+    assert guaranteed_replicas(a_spec(replicas=replicas, **spec)) == guaranteed
 
 
 @pytest.mark.parametrize(("replicas", "probed"), [(2, True), (None, False)])
