@@ -273,9 +273,11 @@ def simulate() -> dict[str, Any]:
     fit = replica_fit(spec, shape)
     capacity = _capacity(spec, shape, fit)
     policies: dict[str, Decide] = {
-        "capacity": _by_capacity(policy_of(spec, fit.limits.max_num_seqs), capacity),
-        "estimated": _by_capacity(policy_of(spec, fit.limits.max_num_seqs), capacity),
-        "queue": _by_queue(policy_of(service_spec("QueueAndActivity"), fit.limits.max_num_seqs)),
+        "capacity": _by_capacity(policy_of(spec, fit.limits, fit.max_model_len), capacity),
+        "estimated": _by_capacity(policy_of(spec, fit.limits, fit.max_model_len), capacity),
+        "queue": _by_queue(
+            policy_of(service_spec("QueueAndActivity"), fit.limits, fit.max_model_len)
+        ),
     }
     ttft = spec.slo.ttft_p95.total_seconds()
     figures: dict[str, Any] = {"replica_requests_per_s": round(capacity.requests_per_second, 2)}
@@ -343,7 +345,7 @@ def time_decisions() -> dict[str, Any]:
     spec = service_spec("Capacity")
     shape = catalog.models()[MODEL]
     fit = replica_fit(spec, shape)
-    policy = policy_of(spec, fit.limits.max_num_seqs)
+    policy = policy_of(spec, fit.limits, fit.max_model_len)
     histories = [ScalingHistory() for _ in range(SERVICES)]
     milliseconds, totals = list[float](), list[float]()
     for cycle in range(30):

@@ -112,7 +112,7 @@ def cells(classes: Wire, field: str) -> str:
     [
         ("`slo.ttftP95`", "ttftP95"),
         ("`slo.itlP95`", "itlP95"),
-        ("`scaling.queue.target`", "queueTarget"),
+        ("`scaling.queue.target`, or [fewer](scale.md) on slow hardware", "queueTarget"),
         ("`scaling.minReplicas`, at most `maxReplicas`", "minReplicas"),
         ("`placement.tiers`", "tiers"),
     ],

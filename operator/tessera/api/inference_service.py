@@ -252,8 +252,8 @@ class QueueTarget(Wire):
     """Target for waiting requests."""
 
     target: WaitingRequests = _class_default(_INTERACTIVE.queue_target)
-    """Waiting requests per replica above which replicas are added; omitted, that of
-    `spec.class`."""
+    """Waiting requests per replica above which replicas are added; omitted, that of `spec.class`,
+    or as many as a replica serves within `spec.slo.ttftP95` if these are fewer."""
 
 
 class ActivityTarget(Wire):

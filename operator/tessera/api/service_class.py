@@ -28,8 +28,8 @@ class ClassDefaults(Wire):
     """Default of `spec.slo.itlP95`."""
 
     queue_target: WaitingRequests
-    """Default of `spec.scaling.queue.target`, fewer where a replica serves so many too late for
-    `spec.slo.ttftP95`."""
+    """Default of `spec.scaling.queue.target`, or as many as a replica serves within
+    `spec.slo.ttftP95` if these are fewer."""
 
     min_replicas: Annotated[int, Field(ge=1, le=1000)]
     """Default of `spec.scaling.minReplicas`, at most `spec.scaling.maxReplicas`."""

@@ -17,7 +17,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
-from tessera.domain.service.proposal import history_from_status, policy_of
+from tessera.domain.service.proposal import history_from_status, reported_policy
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
@@ -115,7 +115,7 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     edges = fleet_edges(service.spec for service in services.values() if service.spec is not None)
     readings = await metrics.read(edges)
     policies = {
-        ref: policy_of(service.spec, service.status.variant.max_num_seqs)
+        ref: reported_policy(service.spec, service.status.variant)
         for ref, service in services.items()
         if service.spec is not None and service.status.variant is not None
     }

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.autoscale import rebuild_history
-from tessera.domain.service.proposal import history_from_status, policy_of
+from tessera.domain.service.proposal import history_from_status, reported_policy
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
@@ -89,7 +89,7 @@ class MetricsReader:
         """Rebuild the stabilization windows from the load history of the last leader."""
         policies = {
             observed.plan_input.ref: (
-                policy_of(spec, variant.max_num_seqs),
+                reported_policy(spec, variant),
                 history_from_status(observed.plan_input.status),
             )
             for observed in self._store.all(INFERENCE_SERVICES).values()

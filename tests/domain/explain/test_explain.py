@@ -136,17 +136,21 @@ def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_do
 
 
 @pytest.mark.parametrize(
-    ("service_class", "target"), [("Interactive", 4), ("Standard", 16), ("Batch", 50)]
+    ("service_class", "target", "origin"),
+    [
+        ("Interactive", "3", "which are served within spec.slo.ttftP95"),
+        ("Standard", "9.75", "which are served within spec.slo.ttftP95"),
+        ("Batch", "50", "the default of class Batch"),
+    ],
 )
-def test_a_queue_target_that_the_spec_omits_depends_on_the_class(
-    service_class: str, target: int
+def test_a_queue_target_that_the_spec_omits_depends_on_the_class_and_the_hardware(
+    service_class: str, target: str, origin: str
 ) -> None:
     snapshot = running(2, scaling={"queue": {}}, spec={"class": service_class})
-    for waiting, more in ((2 * target, 2), (2 * target * 1.1 + 1, 3)):
+    for waiting, more in ((2 * float(target), 2), (2 * float(target) * 1.1 + 1, 3)):
         assert replicas(with_load(snapshot, waiting, 0.0)) == more
     numbers = dict(decisions(snapshot)["scaling"].numbers)
-    default = f"(target {target} per replica, the default of class {service_class})"
-    assert default in numbers["waiting requests"]
+    assert f"(target {target} per replica, {origin})" in numbers["waiting requests"]
     assert f"target {target} per replica" in decisions(snapshot)["scaling"].message
 
 

@@ -20,6 +20,7 @@ from tessera.domain.scaling.autoscale import (
     TimestampedReplicas,
     desired_replicas,
     rebuild_history,
+    recommended_replicas,
     scale,
 )
 from tests.builders import at
@@ -28,7 +29,7 @@ MAX_NUM_SEQS = 30
 
 
 def policy(
-    queue_target: int = 50, max_num_seqs: int = MAX_NUM_SEQS, **fields: Any
+    queue_target: float = 50, max_num_seqs: int = MAX_NUM_SEQS, **fields: Any
 ) -> ScalingPolicy:
     return ScalingPolicy(
         spec=ScalingSpec.model_validate(fields),
@@ -90,6 +91,12 @@ def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
 def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:
     loads = [load(second, waiting=0 if second == 30 else 400) for second in range(0, 90, 5)]
     assert {decision.replicas for decision in play(policy(), loads)} == {2}
+
+
+def test_a_target_below_1_adds_at_most_one_replica_for_each_waiting_request() -> None:
+    spec = policy(queue_target=0.25, minReplicas=1, scaleUp={"pods": 10})
+    counts = [recommended_replicas(spec, load(0, waiting, replicas=2), 2) for waiting in range(4)]
+    assert counts == [1, 3, 4, 5]
 
 
 def test_a_period_adds_at_most_its_pods() -> None:
@@ -359,12 +366,12 @@ def test_a_longer_queue_never_means_fewer_replicas(
     clients=st.integers(0, 600),
     max_num_seqs=st.integers(2, 64),
     start=st.integers(1, 12),
-    queue_target=st.sampled_from([4, 16, 50]),
+    queue_target=st.sampled_from([0.1, 0.7, 4, 16, 50]),
     active=st.booleans(),
     imbalance=st.floats(0, 1 / HEADROOM - 1),
 )
 def test_a_steady_load_converges_within_an_hour_and_never_flaps(
-    clients: int, max_num_seqs: int, start: int, queue_target: int, active: bool, imbalance: float
+    clients: int, max_num_seqs: int, start: int, queue_target: float, active: bool, imbalance: float
 ) -> None:
     """Clients that send their next request after each answer, unevenly spread."""
     spec = policy(queue_target, max_num_seqs, minReplicas=1, maxReplicas=12)

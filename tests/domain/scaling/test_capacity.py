@@ -29,7 +29,7 @@ CAPACITY = VariantCapacity(
     places=30,
     input_tokens=1200,
     output_tokens=250,
-    ttft=timedelta(seconds=1),
+    queue_time=timedelta(seconds=1),
     lead=timedelta(seconds=100),
 )
 

@@ -18,7 +18,12 @@ from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanMemory
 from tessera.domain.scaling.capacity import replicas_for
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
-from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
+from tessera.domain.scaling.variant_capacity import (
+    VariantCapacity,
+    queue_target,
+    variant_capacity,
+)
+from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tests.builders import (
@@ -127,6 +132,31 @@ def test_an_objective_that_no_request_meets_is_named_and_orders_no_fleet() -> No
     missed = capacity(slo={"ttftP95": "1s", "itlP95": "1ms"})
     assert not missed.meets_slo
     assert missed.requests_per_second >= capacity().requests_per_second
+
+
+# 4 requests at once with 100 tokens/s: an answer of 250 tokens ends every 2.5 s, and 60 tokens of a
+# prompt are read in a step.
+SLOW = SchedulerLimits(max_num_seqs=4, max_num_batched_tokens=64, tokens_per_second=100)
+FAST = SchedulerLimits(max_num_seqs=128, max_num_batched_tokens=2048, tokens_per_second=6000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "spec", "target"),
+    [
+        (FAST, {}, 4),
+        (FAST, {"class": "Standard"}, 16),
+        # (1 s - 20 steps of 33 ms) x 0.4 requests/s, less the tolerance of 10 %
+        (SLOW, {}, 0.34 * 0.4 / 1.1),
+        (SLOW, {"class": "Standard"}, 1.5 * 0.4 / 1.1),
+        (SLOW, {"slo": {"ttftP95": "3s"}}, 2.34 * 0.4 / 1.1),
+        (SLOW, {"slo": {"ttftP95": "600ms"}}, 0.1),
+        (SLOW, {"scaling": {"queue": {"target": 9}}}, 9),
+    ],
+)
+def test_without_a_target_as_many_may_wait_as_are_served_in_time(
+    limits: SchedulerLimits, spec: dict[str, Any], target: float
+) -> None:
+    assert queue_target(a_spec(**spec), limits, 8192) == pytest.approx(target)
 
 
 def test_the_lead_is_the_median_of_what_replicas_took() -> None:

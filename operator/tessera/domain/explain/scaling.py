@@ -1,5 +1,6 @@
 """Explanation of the number of replicas, and the readings that would change it."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling.autoscale import (
     HEADROOM,
     CapacityAssessment,
@@ -43,7 +45,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         reason=reason,
         message=message,
         since=since,
-        numbers=_numbers(snapshot, spec, load, replicas, scale.assessment),
+        numbers=_numbers(snapshot, spec, load, service_plan),
         would_change=tuple(_would_change(spec, load, service_plan)),
         replayed="" if same else f"{scale.reason}: {scale.message}",
     )
@@ -74,17 +76,15 @@ def _numbers(
     snapshot: Snapshot,
     spec: InferenceServiceSpec,
     load: ServiceLoad,
-    replicas: int,
-    assessment: CapacityAssessment | None,
+    service_plan: ServicePlan,
 ) -> Numbers:
+    replicas, assessment = service_plan.scale.replicas, service_plan.scale.assessment
     if spec.replicas is not None:
         return (("replicas", f"{replicas} desired by spec.replicas"), *_resting_numbers(spec))
     policy = spec.scaling
     if assessment is not None:
         return _capacity_numbers(policy, load, assessment, replicas)
     missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
-    is_default = "target" not in policy.queue.model_fields_set
-    default = f", the default of class {spec.service_class}" if is_default else ""
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
     running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
@@ -92,7 +92,7 @@ def _numbers(
         ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
         *_gateway_numbers(load),
-        ("waiting requests", f"{waiting} (target {policy.queue.target} per replica{default})"),
+        ("waiting requests", f"{waiting} ({_queue_target(spec, service_plan.choice)})"),
         ("running requests", running),
         ("activity", f"{activity} (target {policy.activity.target})"),
         (
@@ -103,6 +103,21 @@ def _numbers(
         ),
         ("scale down", f"after {format_duration(policy.scale_down.stabilization_window)}"),
     )
+
+
+def _queue_target(spec: InferenceServiceSpec, choice: HardwareChoice | None) -> str:
+    """Return the target for waiting requests, and where it comes from."""
+    queue, origin = spec.scaling.queue, ""
+    target = queue.target if choice is None else _policy_of(spec, choice).queue_target
+    if target < queue.target:
+        origin = ", which are served within spec.slo.ttftP95"
+    elif "target" not in queue.model_fields_set:
+        origin = f", the default of class {spec.service_class}"
+    return f"target {target:.3g} per replica{origin}"
+
+
+def _policy_of(spec: InferenceServiceSpec, choice: HardwareChoice) -> ScalingPolicy:
+    return policy_of(spec, choice.fit.limits, choice.fit.max_model_len)
 
 
 def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
@@ -159,7 +174,7 @@ def _would_change(
     if scale.assessment is not None:
         yield from _would_change_capacity(spec.scaling, scale.assessment, scale.replicas)
         return
-    policy = policy_of(spec, service_plan.choice.fit.limits.max_num_seqs)
+    policy = _policy_of(spec, service_plan.choice)
     if scale.reason is ScalingReason.SCALE_UP_LIMIT:
         up = policy.spec.scale_up
         yield (
@@ -184,7 +199,7 @@ def _would_change_capacity(
     elif assessment.needed:
         yield (
             f"more than {_scaled(assessment, current / assessment.needed)} requests/s may add "
-            "replicas at once, and so does a queue that takes longer than spec.slo.ttftP95"
+            "replicas at once, and so does a queue too long for spec.slo.ttftP95"
         )
     if current > policy.floor and assessment.retained < current:
         yield (
@@ -204,7 +219,7 @@ def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) ->
             f"spec.scaling.maxReplicas above {policy.spec.max_replicas} would let a queue add more"
         )
     queue = bisect_left(
-        range(policy.queue_target * (current + 1) * 2 + policy.max_num_seqs * current),
+        range(math.ceil(policy.queue_target) * (current + 1) * 2 + policy.max_num_seqs * current),
         True,
         key=lambda waiting: _desired_replicas(policy, load, current, waiting) > current,
     )

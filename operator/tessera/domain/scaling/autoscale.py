@@ -38,7 +38,7 @@ class ScalingPolicy:
     """The scaling spec of a service, with what its class and its hardware add."""
 
     spec: ScalingSpec
-    queue_target: int
+    queue_target: float
     """Waiting requests per replica above which replicas are added."""
     max_num_seqs: int
     """Maximum concurrent requests per replica."""
@@ -428,7 +428,7 @@ def _combine_metrics(
     replica_requests = policy.replica_requests
     # What starting replicas will run orders no more of them, however long their start takes.
     queue = max(0.0, waiting - max(0, current - load.ready) * replica_requests)
-    queue_replicas = _by_ratio(current, queue, policy.queue_target)
+    queue_replicas = _by_queue(current, queue, policy.queue_target)
     activity_replicas = _by_activity(policy.spec, load, current) if waiting else 0
     if queue_replicas > current and queue_replicas >= activity_replicas:
         return queue_replicas, ScalingReason.QUEUE_ABOVE_TARGET
@@ -447,7 +447,7 @@ def _by_known_queue(
     """Return what the known part of the queue needs: unknown requests can only add to it."""
     starting = max(0, current - load.serving)
     queue = max(0.0, load.known_waiting - starting * policy.replica_requests)
-    replicas = _by_ratio(current, queue, policy.queue_target)
+    replicas = _by_queue(current, queue, policy.queue_target)
     if replicas > current:
         return replicas, ScalingReason.QUEUE_ABOVE_TARGET
     return current, ScalingReason.FAILED_GET_METRICS
@@ -458,6 +458,11 @@ def _by_activity(spec: ScalingSpec, load: ServiceLoad, current: int) -> int:
     if load.activity is None:
         return 0
     return _by_ratio(current, load.ready * load.activity, float(spec.activity.target))
+
+
+def _by_queue(current: int, waiting: float, target: float) -> int:
+    """Return the replicas for the target; one waiting request adds at most one."""
+    return min(_by_ratio(current, waiting, target), current + math.ceil(waiting))
 
 
 def _by_ratio(current: int, total: float, target: float) -> int:
@@ -538,7 +543,7 @@ def _hold(
 
 def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the readings with their targets, with which every message begins."""
-    target = f"(target {policy.queue_target} per replica)"
+    target = f"(target {policy.queue_target:.3g} per replica)"
     if load.waiting is not None:
         queue = f"{load.waiting:.0f} waiting {target}"
     elif load.known_waiting:

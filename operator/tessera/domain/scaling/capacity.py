@@ -52,7 +52,7 @@ _DEVIATIONS = 1.645
 # Arrivals grow while a replica starts: the headroom that served recorded traffic best was 1.15 with
 # a lead of 110 s and 1.2 with one of 180 s.
 _BASE_GROWTH, _GROWTH_PER_SECOND, MAX_GROWTH = 1.04, 0.001, 1.3
-# What waits longer than the TTFT objective shall be served within this time.
+# What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
 # A replica is removed once the demand with this margin needs it no more.
 _HYSTERESIS = 1.1
@@ -245,7 +245,7 @@ def _assess(
         # Those left after one is lost carry the load.
         retained = max(retained, _ceil(most / replica_rate) + 1)
     waiting, backlog = load.known_waiting, 0
-    if waiting > capacity.ttft.total_seconds() * replica_rate * max(1, load.serving):
+    if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
         rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
         backlog = _ceil(rate / replica_rate)
     needed = replicas_for(demand.rate, capacity, replica_rate)

@@ -5,9 +5,17 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.sizing.scheduler_limits import Demand, sustained_load
+from tessera.domain.scaling.autoscale import TOLERANCE
+from tessera.domain.sizing.scheduler_limits import (
+    Demand,
+    SchedulerLimits,
+    longest_reading,
+    sustained_load,
+)
 from tessera.domain.sizing.sizing import ReplicaFit
 
+# Below it any waiting request adds replicas, unless more than nine serve it.
+_LEAST_QUEUE_TARGET = 0.1
 # The mean length of fewer requests may be far from that of the next ones.
 _MIN_REQUESTS_FOR_LENGTH = 20
 
@@ -24,8 +32,8 @@ class VariantCapacity:
     input_tokens: int
     """Tokens of a prompt, as measured or as in the spec."""
     output_tokens: int
-    ttft: timedelta
-    """Objective for the time to first token."""
+    queue_time: timedelta
+    """Time for which a request may wait at full replicas, so that its first token is in time."""
     lead: timedelta
     """Time from the binding of a replica until it is ready."""
     kv_usage: float | None = None
@@ -57,8 +65,7 @@ def variant_capacity(
         and (reading.requests or 0) >= _MIN_REQUESTS_FOR_LENGTH
     ):
         prompt, answer = round(reading.mean_input_tokens), round(reading.mean_output_tokens)
-    answer = max(1, min(answer, fit.max_model_len - 1))
-    prompt = max(1, min(prompt, fit.max_model_len - answer))
+    prompt, answer = _within(fit.max_model_len, prompt, answer)
     demand = Demand(
         shape=shape,
         precision=fit.precision,
@@ -76,9 +83,38 @@ def variant_capacity(
         places=sustained.most_sequences,
         input_tokens=prompt,
         output_tokens=answer,
-        ttft=demand.ttft,
+        queue_time=_queue_time(spec, prompt, fit.limits),
         lead=lead,
         kv_usage=reading.kv_usage,
         speed_ratio=measured_ratio or 1.0,
         meets_slo=sustained.meets_slo,
     )
+
+
+def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_len: int) -> float:
+    """Return the waiting requests per full replica above which replicas are added.
+
+    That is the target of the spec. Without one it is that of the class, but at most what a replica
+    answers in time: while nothing is added, the last request that waits gets its first token within
+    the TTFT objective.
+    """
+    queue, context = spec.scaling.queue, spec.context
+    if "target" in queue.model_fields_set:
+        return queue.target
+    prompt, answer = _within(
+        max_model_len, context.typical_input_tokens, context.typical_output_tokens
+    )
+    seconds = _queue_time(spec, prompt, limits).total_seconds()
+    served_in_time = seconds * limits.tokens_per_second / answer
+    return min(queue.target, max(_LEAST_QUEUE_TARGET, served_in_time / (1 + TOLERANCE)))
+
+
+def _queue_time(spec: InferenceServiceSpec, prompt: int, limits: SchedulerLimits) -> timedelta:
+    reading = longest_reading(prompt, spec.slo.itl_p95, limits)
+    return max(timedelta(), spec.slo.ttft_p95 - reading)
+
+
+def _within(max_model_len: int, prompt: int, answer: int) -> tuple[int, int]:
+    """Return the lengths of a request within the context."""
+    answer = max(1, min(answer, max_model_len - 1))
+    return max(1, min(prompt, max_model_len - answer)), answer

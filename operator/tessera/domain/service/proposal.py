@@ -10,6 +10,7 @@ from tessera.api.inference_service import (
     InferenceServiceSpec,
     InferenceServiceStatus,
     ScalingPause,
+    VariantStatus,
 )
 from tessera.api.reasons import (
     Accepted,
@@ -59,8 +60,13 @@ from tessera.domain.scaling.load import (
     start_up_lead,
     usable_readings,
 )
-from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
+from tessera.domain.scaling.variant_capacity import (
+    VariantCapacity,
+    queue_target,
+    variant_capacity,
+)
 from tessera.domain.service.model_files import Preparation, prepare_model
+from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera.domain.steps import Step, planner_error
 
 # Devices of services, by pool and resource.
@@ -300,7 +306,7 @@ def _scale(
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.replicas is not None:
         return _fixed_scale(spec, spec.replicas, history, snapshot.at)
-    policy = policy_of(spec, choice.fit.limits.max_num_seqs)
+    policy = policy_of(spec, choice.fit.limits, choice.fit.max_model_len)
     existing = workload.replicas if workload else policy.spec.floor
     if policy.spec.paused is not None:
         return _paused_scale(policy.spec.paused, existing, history, snapshot.at)
@@ -484,11 +490,25 @@ def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod
     return [pod for pod in pods if pod.variant == variant]
 
 
-def policy_of(spec: InferenceServiceSpec, max_num_seqs: int) -> ScalingPolicy:
-    """Return what the autoscaler needs of a spec, and of the limit of its replicas."""
+def policy_of(
+    spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_len: int
+) -> ScalingPolicy:
+    """Return what the autoscaler needs of a spec, and of the limits of its replicas."""
     return ScalingPolicy(
-        spec=spec.scaling, queue_target=spec.scaling.queue.target, max_num_seqs=max_num_seqs
+        spec=spec.scaling,
+        queue_target=queue_target(spec, limits, max_model_len),
+        max_num_seqs=limits.max_num_seqs,
     )
+
+
+def reported_policy(spec: InferenceServiceSpec, variant: VariantStatus) -> ScalingPolicy:
+    """Return what the autoscaler needs of a spec, and of replicas as the status describes them."""
+    limits = SchedulerLimits(
+        max_num_seqs=variant.max_num_seqs,
+        max_num_batched_tokens=variant.max_num_batched_tokens,
+        tokens_per_second=variant.tokens_per_second,
+    )
+    return policy_of(spec, limits, variant.max_model_len)
 
 
 def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:

@@ -167,6 +167,14 @@ def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) ->
     )
 
 
+def longest_reading(
+    input_tokens: int, inter_token: timedelta, limits: SchedulerLimits
+) -> timedelta:
+    """Return the most that a full engine, whose steps keep the ITL objective, reads a prompt."""
+    free = max(1, limits.max_num_batched_tokens - limits.max_num_seqs)
+    return -(-input_tokens // free) * inter_token
+
+
 def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
     """Return the seconds of a step of so many tokens, filled up with typical prompts."""
     return step.seconds(
