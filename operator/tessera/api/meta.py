@@ -164,6 +164,11 @@ DnsSubdomain = Annotated[
     ),
 ]
 
+# A name of the IANA time zone database.
+TimeZoneName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64)
+]
+
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=316)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 

@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
-from tessera.api.meta import Amount, Conditions, DnsLabel, Wire, rule, text_default, with_rules
+from tessera.api.meta import (
+    Amount,
+    Conditions,
+    DnsLabel,
+    TimeZoneName,
+    Wire,
+    rule,
+    text_default,
+    with_rules,
+)
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Month"]
@@ -52,9 +61,7 @@ class TenantBudgetSpec(Wire):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
     """Currency as an ISO 4217 code; the pools that the tenant uses must have prices in it."""
 
-    time_zone: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", max_length=64)
-    ] = "UTC"
+    time_zone: TimeZoneName = "UTC"
     """IANA name of the time zone in which windows start, for example `Europe/Berlin`."""
 
     weight: Annotated[Amount, Field(ge=Decimal("0.01"), le=Decimal(1000))] = text_default("1")
