@@ -42,6 +42,8 @@ class ScalingPolicy:
     """Waiting requests per replica above which replicas are added."""
     max_num_seqs: int
     """Maximum concurrent requests per replica."""
+    bounds_source: str = "spec.scaling."
+    """Where the bounds stand, with which messages begin that name one."""
 
     @property
     def replica_requests(self) -> float:
@@ -206,7 +208,7 @@ def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> 
     recommended = clamp(policy.spec, recommendation.replicas)
     history = _record(policy.spec, load, current, recommended, history)
     history = with_recent_decisions(policy.spec, load, history)
-    decided = _decide(policy.spec, load, recommendation, current, history)
+    decided = _decide(policy, load, recommendation, current, history)
     return changed(decided, load.at, current, history)
 
 
@@ -220,7 +222,7 @@ def decide_idle(
 ) -> tuple[ScaleDecision | None, ScalingHistory]:
     """Return the decision for a service that sleeps, or goes to sleep or wakes; else None."""
     if not policy.spec.may_sleep:
-        return None, history
+        return None, replace(history, requests=None) if history.requests else history
     current = current_replicas(load, history)
     history = replace(history, requests=_watch_requests(load, history.requests))
     if current == 0 or _is_idle(policy, load, history.requests):
@@ -471,35 +473,36 @@ def _by_ratio(current: int, total: float, target: float) -> int:
     return desired_replicas(total, target)
 
 
-def decide_bounds(spec: ScalingSpec, current: int) -> Decided | None:
+def decide_bounds(policy: ScalingPolicy, current: int) -> Decided | None:
     """Return the nearest count within the bounds; None if the current one is."""
-    replicas = clamp(spec, current)
+    replicas = clamp(policy.spec, current)
     if replicas == current:
         return None
     bound = "minReplicas" if replicas > current else "maxReplicas"
-    message = f"spec.scaling.{bound} is {replicas}"
+    message = f"{policy.bounds_source}{bound} is {replicas}"
     return Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
 
 
 def _decide(
-    spec: ScalingSpec,
+    policy: ScalingPolicy,
     load: ServiceLoad,
     recommendation: _Recommendation,
     current: int,
     history: ScalingHistory,
 ) -> Decided:
     """Apply the windows, then the step, then explain why the count stays."""
-    if (bounded := decide_bounds(spec, current)) is not None:
+    if (bounded := decide_bounds(policy, current)) is not None:
         return bounded
     if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
         return Decided(current, recommendation.reason, recommendation.message)
     up = min(recommended.replicas for recommended in history.up_window)
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
-        return _scale_up(spec, recommendation, up, current, history.decisions[0].replicas)
+        previous = history.decisions[0].replicas
+        return _scale_up(policy.spec, recommendation, up, current, previous)
     if down < current:
         return Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
-    return _hold(spec, load, recommendation, current)
+    return _hold(policy, load, recommendation, current)
 
 
 def _scale_up(
@@ -521,9 +524,10 @@ def _scale_up(
 
 
 def _hold(
-    spec: ScalingSpec, load: ServiceLoad, recommendation: _Recommendation, current: int
+    policy: ScalingPolicy, load: ServiceLoad, recommendation: _Recommendation, current: int
 ) -> Decided:
     """Return the current number with what keeps it."""
+    spec = policy.spec
     clamped, message = clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
         window = int(spec.scale_up.stabilization_window.total_seconds())
@@ -534,7 +538,8 @@ def _hold(
         reason = ScalingReason.SCALE_DOWN_STABILIZED
         return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
     if recommendation.replicas > current:
-        desired = f"desired {recommendation.replicas}, spec.scaling.maxReplicas is {clamped}"
+        limit = f"{policy.bounds_source}maxReplicas is {clamped}"
+        desired = f"desired {recommendation.replicas}, {limit}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
     is_partial = load.activity is None
     reason = ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY

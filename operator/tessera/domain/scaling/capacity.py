@@ -118,8 +118,8 @@ def scale_by_capacity(
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
-    decided = decide_bounds(spec, current) or _decide(
-        spec, capacity, load, demand, assessment, backlog, current, history
+    decided = decide_bounds(policy, current) or _decide(
+        policy, capacity, load, demand, assessment, backlog, current, history
     )
     return replace(changed(decided, load.at, current, history), assessment=assessment)
 
@@ -270,7 +270,7 @@ def _with_recommendation(
 
 
 def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
-    spec: ScalingSpec,
+    policy: ScalingPolicy,
     capacity: VariantCapacity,
     load: ServiceLoad,
     demand: _Demand,
@@ -281,7 +281,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
     message = _message(capacity, load, assessment, current)
-    needed = clamp(spec, assessment.needed)
+    needed = clamp(policy.spec, assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
         if backlog == assessment.needed:
@@ -307,7 +307,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
         withdrawn = f"{message}; {counted(unneeded, 'starting replica')} not needed any more"
         reason = ScalingReason.STARTING_REPLICA_WITHDRAWN
         return Decided(current - unneeded, reason, withdrawn)
-    return _hold(spec, load, demand, assessment, current, message)
+    return _hold(policy, load, demand, assessment, current, message)
 
 
 def _retained_since(window: tuple[TimestampedReplicas, ...], since: datetime) -> int:
@@ -321,7 +321,7 @@ def _has_run_for(history: ScalingHistory, at: datetime, span: timedelta) -> bool
 
 
 def _hold(
-    spec: ScalingSpec,
+    policy: ScalingPolicy,
     load: ServiceLoad,
     demand: _Demand,
     assessment: CapacityAssessment,
@@ -329,7 +329,10 @@ def _hold(
     message: str,
 ) -> Decided:
     if assessment.needed > current:
-        limit = f"needed {assessment.needed}, spec.scaling.maxReplicas is {spec.max_replicas}"
+        limit = (
+            f"needed {assessment.needed}, {policy.bounds_source}maxReplicas is "
+            f"{policy.spec.max_replicas}"
+        )
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {limit}")
     if assessment.retained < current:
         return Decided(
