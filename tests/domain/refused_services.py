@@ -136,6 +136,15 @@ SERVICES = [
         says=("b200", "kubectl get acceleratorpools"),
     ),
     RefusalCase(
+        reason=Accepted.INVALID_SCHEDULE,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"
+            "  scaling: {schedules: [{cron: 0 8 30 2 *}]}"
+        ),
+        field="spec.scaling.schedules[0].cron",
+        says=("'0 8 30 2 *' never comes", "correct its days or months"),
+    ),
+    RefusalCase(
         reason=Accepted.INTERACTIVE_ON_SPOT,
         manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"

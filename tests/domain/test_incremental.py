@@ -65,7 +65,12 @@ SCALING = {
     "scaleUp": {"stabilizationWindow": "20s", "pods": 1, "period": "30s"},
     "scaleDown": {"stabilizationWindow": "60s"},
 }
-SCALINGS = {"chat": SCALING, "code": SCALING, "sum": {**SCALING, "policy": "Capacity"}}
+SCHEDULES = [{"cron": "1-59/2 * * * *", "minReplicas": 2}, {"cron": "*/2 * * * *"}]
+SCALINGS = {
+    "chat": SCALING,
+    "code": {**SCALING, "schedules": SCHEDULES},
+    "sum": {**SCALING, "policy": "Capacity"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,16 @@ DRIVEN: Mapping[str, ObjectKey] = {
 _NAMES = {kind.plural: kind.name for kind in CRDS} | {"deployments": "Deployment"}
 # What a leaf needs beside it, as rules over several fields demand: field of the leaf, and the
 # fields to set (or to remove, for None) before it is driven.
+_SCHEDULE = {
+    "minReplicas": 1,
+    "maxReplicas": 1000,
+    "idle": {"after": "10m"},
+    "schedules": [{"cron": "0 8 * * *"}],
+}
 _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
+    "spec.scaling.schedules[].timeZone": {"scaling": _SCHEDULE},
+    "spec.scaling.schedules[].minReplicas": {"scaling": _SCHEDULE},
+    "spec.scaling.schedules[].maxReplicas": {"scaling": _SCHEDULE},
     "spec.scaling.minReplicas": {"scaling": {"maxReplicas": 1000}},
     "spec.scaling.maxReplicas": {"scaling": {"minReplicas": 1}},
     "spec.model.shape.activeParameters": {

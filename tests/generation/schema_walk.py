@@ -22,6 +22,8 @@ _TEXTS = (
 # Bounds that a CEL rule sets beside the schema, and zones that exist: legal, lowest, highest.
 _RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
     "spec.scaling.activity.target": ("0.5", "0.000000001", "1"),
+    "spec.scaling.schedules[].cron": ("0 8 * * 1-5", "* * * * *", "0,1-59/2 23 L 12 SUN"),
+    "spec.scaling.schedules[].timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
     "spec.weight": ("2", "0.01", "1000"),
     "spec.timeZone": ("Europe/Berlin", "GMT", "America/Argentina/ComodRivadavia"),
     "spec.mig.maintenanceWindow.timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),

@@ -11,6 +11,7 @@ from tessera.api.meta import (
     DnsLabel,
     DnsSubdomain,
     Duration,
+    TimeZoneName,
     Wire,
     at_most,
     between,
@@ -314,6 +315,23 @@ class ScalingPause(Wire):
     """Who paused it and why, for those who find it paused."""
 
 
+class ScalingSchedule(Wire):
+    """Bounds of the autoscaler from certain times on."""
+
+    cron: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """Times from which the bounds apply, as five fields of cron: minute, hour, day of month, month
+    and day of week, for example `0 8 * * 1-5`."""
+
+    time_zone: TimeZoneName = "UTC"
+    """IANA name of the time zone of `cron`, for example `Europe/Berlin`."""
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Minimum number of replicas; omitted, that of `spec.scaling`."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Maximum number of replicas; omitted, that of `spec.scaling`."""
+
+
 ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
 
 
@@ -327,6 +345,10 @@ class Scaling(Wire):
 
     max_replicas: Annotated[int, Field(ge=1, le=1000)] = 8
     """Maximum number of replicas."""
+
+    schedules: Annotated[tuple[ScalingSchedule, ...], Field(max_length=16)] = ()
+    """Bounds by time. From each of its times on, the bounds of a schedule replace `minReplicas` and
+    `maxReplicas`, until the next time of another schedule; those of a single one always apply."""
 
     policy: ScalingPolicyName = "QueueAndActivity"
     """`QueueAndActivity` scales by waiting requests and the activity of slices. `Capacity` scales
@@ -346,7 +368,8 @@ class Scaling(Wire):
     """Scale-down behavior."""
 
     idle: Idle | None = None
-    """When the service has no replicas; required with `minReplicas` 0, without effect otherwise."""
+    """When the service has no replicas; required with a `minReplicas` of 0, without effect
+    otherwise."""
 
     paused: ScalingPause | None = None
     """Keeps the number of replicas, whatever the load, until this field is removed; budgets still
@@ -356,6 +379,12 @@ class Scaling(Wire):
     def may_sleep(self) -> bool:
         """Return whether the service has no replicas while it is idle."""
         return self.min_replicas == 0 and self.idle is not None
+
+    @property
+    def may_sleep_at_times(self) -> bool:
+        """Return whether it, or one of its schedules, lets the service have no replicas."""
+        least = (self.min_replicas, *(schedule.min_replicas for schedule in self.schedules))
+        return 0 in least and self.idle is not None
 
     @property
     def floor(self) -> int:
@@ -776,6 +805,32 @@ class ReplicaChange(Wire):
     """Number of replicas after the change."""
 
 
+class ScheduledBoundsStatus(Wire):
+    """Bounds of the autoscaler that a schedule sets."""
+
+    schedule: str
+    """Schedule that sets them, such as `spec.scaling.schedules[0]`, with its times."""
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)]
+    """Minimum number of replicas."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Maximum number of replicas."""
+
+
+class ScheduleStatus(Wire):
+    """Bounds that `spec.scaling.schedules` set."""
+
+    current: ScheduledBoundsStatus
+    """Bounds that apply now."""
+
+    next: ScheduledBoundsStatus | None = None
+    """Bounds that apply from `nextAt` on; absent with a single schedule."""
+
+    next_at: datetime | None = None
+    """Time of the next change."""
+
+
 class ScalingStatus(Wire):
     """Latest decision of the autoscaler."""
 
@@ -794,6 +849,9 @@ class ScalingStatus(Wire):
 
     recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
     """Recent changes, with which a restarted operator applies the scale-up limit."""
+
+    schedule: ScheduleStatus | None = None
+    """Bounds by `spec.scaling.schedules`, and their next change."""
 
 
 class ReplacementStatus(Wire):

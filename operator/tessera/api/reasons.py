@@ -87,6 +87,11 @@ class Accepted(StatusReason):
         "InvalidPodTemplate",
         "`spec.podTemplate` contains a key that Kubernetes rejects.",
     )
+    INVALID_SCHEDULE = (
+        "InvalidSchedule",
+        "`spec.scaling.schedules` has a time that never comes or cannot be read, bounds that "
+        "contradict each other, or two schedules with a common minute.",
+    )
     INTERACTIVE_ON_SPOT = (
         "InteractiveOnSpot",
         "`spec.placement` names a spot pool or the tier `Spot`, with class `Interactive`.",
@@ -415,7 +420,7 @@ class ScalingReason(StatusReason):
     )
     BOUNDS_CHANGED = (
         "BoundsChanged",
-        "The number of replicas was outside the bounds of `spec.scaling`.",
+        "The number of replicas was outside the bounds of `spec.scaling` or of its schedule.",
     )
     TOO_MANY_REPLICAS = (
         "TooManyReplicas",

@@ -30,6 +30,7 @@ from tessera.domain.scaling.autoscale import ScaleDecision
 from tessera.domain.scaling.balance import BALANCED
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.scaling.rollout import is_rolling_out, should_surge
+from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.proposal import (
@@ -59,6 +60,8 @@ class ServicePlan:
     placement: PlacementDecision
     scale: ScaleDecision
     drain: DrainPlan
+    schedule: BoundsSchedule | None = None
+    """The bounds of the autoscaler that schedules set."""
     preparation: Preparation | None = None
     """State of its model files; None for a spec that is not accepted."""
     surge: bool = False
@@ -154,6 +157,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         accepted=proposal.accepted,
         placement=proposal.placement,
         scale=scale,
+        schedule=proposal.schedule,
         drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
         preparation=proposal.preparation,
         pods=objects.pods,

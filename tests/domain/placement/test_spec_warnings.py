@@ -18,6 +18,10 @@ from tests.builders import a_spec
             ("spec.scaling:", "both 3", "spec.replicas: 3"),
         ),
         (
+            {"scaling": {"schedules": [{"cron": "0 8 * * *"}]}},
+            ("spec.scaling.schedules:", "1 schedule always apply", "add a schedule"),
+        ),
+        (
             {"drain": {"timeout": "5s"}},
             ("spec.drain.timeout: 5s", "250 tokens x 33ms = 8.25s", "set at least 17s"),
         ),

@@ -20,6 +20,7 @@ from tessera.domain.scaling.autoscale import (
     recommended_replicas,
 )
 from tessera.domain.scaling.load import load_of
+from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.proposal import policy_of
 from tessera.domain.service_plan import ServicePlan
 
@@ -45,7 +46,10 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         reason=reason,
         message=message,
         since=since,
-        numbers=_numbers(snapshot, spec, load, service_plan),
+        numbers=(
+            *_numbers(snapshot, spec, load, service_plan),
+            *_schedule_numbers(service_plan.schedule),
+        ),
         would_change=tuple(_would_change(spec, load, service_plan)),
         replayed="" if same else f"{scale.reason}: {scale.message}",
     )
@@ -116,8 +120,27 @@ def _queue_target(spec: InferenceServiceSpec, choice: HardwareChoice | None) -> 
     return f"target {target:.3g} per replica{origin}"
 
 
-def _policy_of(spec: InferenceServiceSpec, choice: HardwareChoice) -> ScalingPolicy:
-    return policy_of(spec, choice.fit.limits, choice.fit.max_model_len)
+def _policy_of(
+    spec: InferenceServiceSpec, choice: HardwareChoice, schedule: BoundsSchedule | None = None
+) -> ScalingPolicy:
+    return policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
+
+
+def _schedule_numbers(schedule: BoundsSchedule | None) -> Numbers:
+    if schedule is None:
+        return ()
+    following = schedule.next
+    current = ("schedule", schedule.current.name)
+    if following is None:
+        return (current,)
+    return (
+        current,
+        (
+            "next bounds",
+            f"{following.min_replicas} to {following.max_replicas} from "
+            f"{schedule.next_at:%Y-%m-%d %H:%M} UTC, by {following.name}",
+        ),
+    )
 
 
 def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
@@ -171,10 +194,10 @@ def _would_change(
     if scale.reason in _WAYS_OUT:
         yield _WAYS_OUT[scale.reason]
         return
+    policy = _policy_of(spec, service_plan.choice, service_plan.schedule)
     if scale.assessment is not None:
-        yield from _would_change_capacity(spec.scaling, scale.assessment, scale.replicas)
+        yield from _would_change_capacity(policy, scale.assessment, scale.replicas)
         return
-    policy = _policy_of(spec, service_plan.choice)
     if scale.reason is ScalingReason.SCALE_UP_LIMIT:
         up = policy.spec.scale_up
         yield (
@@ -192,16 +215,17 @@ def _would_change(
 
 
 def _would_change_capacity(
-    policy: Scaling, assessment: CapacityAssessment, current: int
+    policy: ScalingPolicy, assessment: CapacityAssessment, current: int
 ) -> Iterator[str]:
-    if current >= policy.max_replicas:
-        yield f"spec.scaling.maxReplicas above {policy.max_replicas} would let arrivals add more"
+    most = policy.spec.max_replicas
+    if current >= most:
+        yield f"{policy.bounds_source}maxReplicas above {most} would let arrivals add more"
     elif assessment.needed:
         yield (
             f"more than {_scaled(assessment, current / assessment.needed)} requests/s may add "
             "replicas at once, and so does a queue too long for spec.slo.ttftP95"
         )
-    if current > policy.floor and assessment.retained < current:
+    if current > policy.spec.floor and assessment.retained < current:
         yield (
             f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
             f"{counted(current - assessment.retained, 'replica')}"
@@ -216,7 +240,8 @@ def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) ->
     """Return the shortest queue that would add replicas."""
     if current >= policy.spec.max_replicas:
         return (
-            f"spec.scaling.maxReplicas above {policy.spec.max_replicas} would let a queue add more"
+            f"{policy.bounds_source}maxReplicas above {policy.spec.max_replicas} would let a queue "
+            "add more"
         )
     queue = bisect_left(
         range(math.ceil(policy.queue_target) * (current + 1) * 2 + policy.max_num_seqs * current),
@@ -256,7 +281,8 @@ def _scale_down_message(policy: ScalingPolicy, load: ServiceLoad, current: int) 
         if policy.spec.may_sleep:
             return "in use, the service keeps 1 replica"
         return (
-            f"spec.scaling.minReplicas below {policy.spec.min_replicas} would allow fewer replicas"
+            f"{policy.bounds_source}minReplicas below {policy.spec.min_replicas} would allow fewer "
+            "replicas"
         )
     running = bisect_left(
         range(policy.max_num_seqs * current),

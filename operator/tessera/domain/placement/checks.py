@@ -10,6 +10,7 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.placement import pod_template
+from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.vllm import flags as vllm_flags
@@ -166,6 +167,13 @@ def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denia
             )
 
 
+def _check_schedules(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    if not spec.scaling.schedules:
+        return
+    for field, message in schedule_faults(spec.scaling):
+        yield Denial(reason=Accepted.INVALID_SCHEDULE, field=field, message=message)
+
+
 def _check_pools_exist(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Denial]:
     for index, name in enumerate(spec.placement.pools):
         if name not in pools:
@@ -215,6 +223,7 @@ CHECKS: tuple[Check, ...] = (
     _check_adapter_names,
     _check_flags,
     _check_pod_template,
+    _check_schedules,
     _check_pools_exist,
     _check_spot_pools,
 )

@@ -41,6 +41,14 @@ def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_single_schedule(spec: InferenceServiceSpec) -> Iterator[str]:
+    if len(spec.scaling.schedules) == 1:
+        yield (
+            "spec.scaling.schedules: the bounds of 1 schedule always apply, since no other one "
+            "ends them; add a schedule for the other times, or remove this one"
+        )
+
+
 def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
     tokens, itl = spec.context.typical_output_tokens, spec.slo.itl_p95
     response_time = tokens * itl
@@ -100,6 +108,7 @@ def _format_span(span: timedelta) -> str:
 _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_single_replica,
     _warn_equal_bounds,
+    _warn_single_schedule,
     _warn_short_drain,
     _warn_slow_tokens,
     _warn_long_context,

@@ -65,6 +65,7 @@ from tessera.domain.scaling.variant_capacity import (
     queue_target,
     variant_capacity,
 )
+from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera.domain.steps import Step, planner_error
@@ -109,6 +110,8 @@ class Proposal:
     existing_replicas: int
     """Pods that hold devices or should get some; others merely wait for them."""
     preparation: Preparation | None = None
+    schedule: BoundsSchedule | None = None
+    """The bounds that schedules set now and next."""
     valid_until: datetime | None = None
     """From then on the time or other services may change it. None while its inputs stay."""
 
@@ -183,7 +186,8 @@ def _propose(
         )
     if not can_name_service(service.ref.name):
         return _unchanged_proposal(service, objects, _INVALID_NAME, history)
-    preparation = prepare_model(snapshot, service, spec)
+    schedule = _schedule_of(service, spec, snapshot.at)
+    preparation = prepare_model(snapshot, service, schedule.apply(spec) if schedule else spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
     denials = check(spec, tier_by_pool(views))
@@ -209,11 +213,14 @@ def _propose(
     accepted = engine_verdict(spec)
     if placement.choice is None:
         unchanged = _unchanged_proposal(service, objects, accepted, history)
-        valid_until = snapshot.at if preparation.pending else None
+        pending_until = snapshot.at if preparation.pending else None
         return replace(
-            unchanged, placement=placement, preparation=preparation, valid_until=valid_until
+            unchanged,
+            placement=placement,
+            preparation=preparation,
+            schedule=schedule,
+            valid_until=_earliest(pending_until, schedule),
         )
-    pods = pods_of_variant(objects.pods, placement.choice)
     workload = objects.workload_of(placement.choice.variant)
     moves = current_assignment is not None and workload is None and objects.workloads
     if current_assignment is not None and moves and not _is_asleep(spec, history):
@@ -221,7 +228,7 @@ def _propose(
             decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
         )
     scale = _scale(
-        snapshot, service, placement.choice, pods=pods, workload=workload, history=history
+        snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
     )
     return Proposal(
         service=service,
@@ -229,6 +236,7 @@ def _propose(
         accepted=accepted,
         placement=placement,
         preparation=preparation,
+        schedule=schedule,
         scale=scale,
         balance=assess_balance(
             service.status,
@@ -238,10 +246,29 @@ def _propose(
             snapshot.at,
         ),
         existing_replicas=_existing_replicas(objects.pods, scale.replicas),
-        valid_until=_valid_until(
-            snapshot.at, service.status, preparation, objects, placement.choice, scale
+        valid_until=_earliest(
+            _valid_until(
+                snapshot.at, service.status, preparation, objects, placement.choice, scale
+            ),
+            schedule,
         ),
     )
+
+
+def _schedule_of(
+    service: ObservedService, spec: InferenceServiceSpec, at: datetime
+) -> BoundsSchedule | None:
+    """Return the bounds that schedules set; None without schedules, and with invalid ones."""
+    scaling = spec.scaling
+    if not scaling.schedules or schedule_faults(scaling):
+        return None
+    return bounds_schedule(service.ref, scaling, at=at)
+
+
+def _earliest(valid_until: datetime | None, schedule: BoundsSchedule | None) -> datetime | None:
+    """Return the time until which a proposal stands, which ends with its bounds."""
+    change_at = schedule.next_at if schedule is not None else None
+    return min((end for end in (valid_until, change_at) if end is not None), default=None)
 
 
 def _valid_until(
@@ -298,15 +325,16 @@ def _scale(
     service: ObservedService,
     choice: HardwareChoice,
     *,
-    pods: Sequence[Pod],
-    workload: Workload | None,
+    objects: CurrentObjects,
     history: ScalingHistory,
+    schedule: BoundsSchedule | None,
 ) -> ScaleDecision:
     spec, ref = service.spec, service.ref
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.replicas is not None:
         return _fixed_scale(spec, spec.replicas, history, snapshot.at)
-    policy = policy_of(spec, choice.fit.limits, choice.fit.max_model_len)
+    policy = policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
+    pods, workload = pods_of_variant(objects.pods, choice), objects.workload_of(choice.variant)
     existing = workload.replicas if workload else policy.spec.floor
     if policy.spec.paused is not None:
         return _paused_scale(policy.spec.paused, existing, history, snapshot.at)
@@ -491,13 +519,17 @@ def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod
 
 
 def policy_of(
-    spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_len: int
+    spec: InferenceServiceSpec,
+    limits: SchedulerLimits,
+    max_model_len: int,
+    schedule: BoundsSchedule | None = None,
 ) -> ScalingPolicy:
     """Return what the autoscaler needs of a spec, and of the limits of its replicas."""
     return ScalingPolicy(
         spec=spec.scaling,
         queue_target=queue_target(spec, limits, max_model_len),
         max_num_seqs=limits.max_num_seqs,
+        bounds_source=f"{schedule.current.name}: " if schedule is not None else "spec.scaling.",
     )
 
 

@@ -13,6 +13,8 @@ from tessera.api.inference_service import (
     ReplacementStatus,
     ReplicaChange,
     ScalingStatus,
+    ScheduledBoundsStatus,
+    ScheduleStatus,
     SpeedSource,
     TenancyStatus,
     VariantStatus,
@@ -48,6 +50,7 @@ from tessera.domain.scaling.rollout import (
     rollout_progress,
     strategy_message,
 )
+from tessera.domain.schedules import BoundsSchedule, ScheduledBounds
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
@@ -361,9 +364,12 @@ def _sleeping_message(service_plan: ServicePlan) -> str:
     """Return why there is no replica, and how one starts."""
     ref = service_plan.service.ref
     patch = '{"spec": {"scaling": {"minReplicas": 1}}}'
+    start = f"patch tsvc {ref.name} --type merge -p '{patch}'"
+    if service_plan.schedule is not None:
+        start = f"scale tsvc/{ref.name} --replicas=1"
     return (
         f"{service_plan.scale.message}; the next request at the gateway starts a replica. Without "
-        f"the gateway: kubectl -n {ref.namespace} patch tsvc {ref.name} --type merge -p '{patch}'"
+        f"the gateway: kubectl -n {ref.namespace} {start}"
     )
 
 
@@ -460,13 +466,15 @@ def _scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
     """Return the last decision; its message changes only with count or reason."""
-    scale = service_plan.scale
+    scale, schedule = service_plan.scale, _schedule_status(service_plan.schedule)
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason)
         and (scale.reason not in _SET_BY_SPEC or previous.message == scale.message)
     ):
-        return previous
+        if previous.schedule == schedule:
+            return previous
+        return previous.model_copy(update={"schedule": schedule})
     decisions = tuple(
         ReplicaChange(at=decision.at, replicas=decision.replicas)
         for decision in scale.history.decisions
@@ -481,6 +489,24 @@ def _scaling_status(
         message=message,
         observed_at=observed_at.replace(microsecond=0),
         recent_changes=previous.recent_changes if previous and same else decisions[-16:],
+        schedule=schedule,
+    )
+
+
+def _schedule_status(schedule: BoundsSchedule | None) -> ScheduleStatus | None:
+    if schedule is None:
+        return None
+    following = schedule.next
+    return ScheduleStatus(
+        current=_bounds_status(schedule.current),
+        next=_bounds_status(following) if following is not None else None,
+        next_at=schedule.next_at,
+    )
+
+
+def _bounds_status(bounds: ScheduledBounds) -> ScheduledBoundsStatus:
+    return ScheduledBoundsStatus(
+        schedule=bounds.name, min_replicas=bounds.min_replicas, max_replicas=bounds.max_replicas
     )
 
 

@@ -1,0 +1,245 @@
+"""Bounds of the autoscaler by time: functions of the spec and the time, without memory.
+
+Cron expressions are matched against the wall clock of their time zone, so that 08:00 stays 08:00
+when daylight saving time begins or ends. A time that the clock skips then counts as the end of the
+gap, and one that it shows twice as the first of the two.
+"""
+
+import calendar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from cronsim.cronsim import Field
+
+from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
+from tessera.api.text import counted
+from tessera.domain.budget.periods import zone_of
+from tessera.domain.incremental import constant, reused, tabulated
+from tessera.domain.observed.snapshot import Ref
+
+_EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
+_MINUTE, _SECOND = timedelta(minutes=1), timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledBounds:
+    """The bounds that a schedule sets."""
+
+    field: str
+    """Path of the schedule in the spec."""
+    times: str
+    """Its cron expression and time zone."""
+    min_replicas: int
+    max_replicas: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.field} ({self.times})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundsSchedule:
+    """The bounds at a time, and the next ones."""
+
+    scaling: Scaling
+    """The spec with the current bounds, without schedules."""
+    current: ScheduledBounds
+    next: ScheduledBounds | None
+    """None with a single schedule, whose bounds always apply."""
+    next_at: datetime | None
+
+    def apply(self, spec: InferenceServiceSpec) -> InferenceServiceSpec:
+        """Return the spec with the current bounds."""
+        return spec.model_copy(update={"scaling": self.scaling})
+
+
+def _bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> BoundsSchedule:
+    """Return the bounds of valid schedules: those of the one whose time was last.
+
+    Of two with the same time, in different time zones or after a gap, the one listed later applies.
+    """
+    schedules = scaling.schedules
+    _, current = max((_last_time(schedule, at), index) for index, schedule in enumerate(schedules))
+    bounds = _bounds(scaling, current)
+    others = (schedule for index, schedule in enumerate(schedules) if index != current)
+    next_at = min((_next_time(schedule, at) for schedule in others), default=None)
+    following = None
+    if next_at is not None:
+        times = [_last_time(schedule, next_at) for schedule in schedules]
+        following = _bounds(
+            scaling, max(index for index, time in enumerate(times) if time == next_at)
+        )
+    return BoundsSchedule(
+        scaling=scaling.model_copy(
+            update={
+                "min_replicas": bounds.min_replicas,
+                "max_replicas": bounds.max_replicas,
+                "schedules": (),
+            }
+        ),
+        current=bounds,
+        next=following,
+        next_at=next_at,
+    )
+
+
+def _holds(last: BoundsSchedule, *_: object, at: datetime) -> bool:
+    return last.next_at is None or at < last.next_at
+
+
+bounds_schedule = reused(_bounds_schedule, per_object=True, holds=_holds)
+
+
+def _bounds(scaling: Scaling, index: int) -> ScheduledBounds:
+    schedule = scaling.schedules[index]
+    least, most = schedule.min_replicas, schedule.max_replicas
+    return ScheduledBounds(
+        field=_field(index),
+        times=f"{schedule.cron} {schedule.time_zone}",
+        min_replicas=scaling.min_replicas if least is None else least,
+        max_replicas=scaling.max_replicas if most is None else most,
+    )
+
+
+def _field(index: int) -> str:
+    return f"spec.scaling.schedules[{index}]"
+
+
+def _last_time(schedule: ScalingSchedule, at: datetime) -> datetime:
+    """Return the last time of a schedule until now, now included."""
+    zone = ZoneInfo(schedule.time_zone)
+    walls = CronSim(schedule.cron, _wall_clock(at, zone) + _SECOND, reverse=True)
+    return next(time for wall in walls if (time := _time_of(wall, zone)) <= at)
+
+
+def _next_time(schedule: ScalingSchedule, at: datetime) -> datetime:
+    """Return the first time of a schedule after now."""
+    zone = ZoneInfo(schedule.time_zone)
+    walls = CronSim(schedule.cron, at.astimezone(zone).replace(tzinfo=None))
+    return next(time for wall in walls if (time := _time_of(wall, zone)) > at)
+
+
+def _wall_clock(at: datetime, zone: ZoneInfo) -> datetime:
+    """Return the latest time that the wall clock showed until now."""
+    local = at.astimezone(zone)
+    repeated = _offset(local.replace(fold=0)) - _offset(local)
+    return local.replace(tzinfo=None, microsecond=0) + repeated
+
+
+def _offset(local: datetime) -> timedelta:
+    return local.utcoffset() or timedelta()
+
+
+def _time_of(wall: datetime, zone: ZoneInfo) -> datetime:
+    """Return when the wall clock shows a time first, or what comes after it."""
+    time = wall.replace(tzinfo=zone).astimezone(UTC)
+    while time.astimezone(zone).replace(tzinfo=None) != wall:
+        wall += _MINUTE
+        time = wall.replace(tzinfo=zone).astimezone(UTC)
+    return time
+
+
+@tabulated
+def schedule_faults(scaling: Scaling) -> tuple[tuple[str, str], ...]:
+    """Return what is wrong with the schedules: fields and messages."""
+    return tuple(_faults(scaling))
+
+
+def _faults(scaling: Scaling) -> Iterator[tuple[str, str]]:
+    parsed: list[tuple[int, str, CronSim]] = []
+    for index, schedule in enumerate(scaling.schedules):
+        field, bounds = _field(index), _bounds(scaling, index)
+        if zone_of(schedule.time_zone) is None:
+            yield (
+                f"{field}.timeZone",
+                f"{schedule.time_zone} is not an IANA time zone; use a name such as Europe/Berlin "
+                "from timedatectl list-timezones",
+            )
+        if bounds.min_replicas > bounds.max_replicas:
+            yield (
+                f"{field}.minReplicas",
+                f"minReplicas {bounds.min_replicas} exceeds maxReplicas {bounds.max_replicas}; "
+                "lower it or raise maxReplicas (omitted, they are those of spec.scaling)",
+            )
+        if bounds.min_replicas == 0 and scaling.idle is None:
+            yield (
+                f"{field}.minReplicas",
+                "0 needs spec.scaling.idle, for example idle: {after: 10m}; set that, or at least "
+                "1",
+            )
+        expression = _parse(schedule.cron)
+        if isinstance(expression, str):
+            yield f"{field}.cron", expression
+            continue
+        for other, time_zone, before in parsed:
+            same_zone = time_zone == schedule.time_zone
+            if same_zone and (minute := _common_minute(before, expression)) is not None:
+                yield (
+                    f"{field}.cron",
+                    f"{schedule.cron!r} and {scaling.schedules[other].cron!r} of {_field(other)} "
+                    f"share {minute} {time_zone}, so it is undecided which bounds apply; change "
+                    "the times of one of them",
+                )
+        parsed.append((index, schedule.time_zone, expression))
+
+
+def _parse(cron: str) -> CronSim | str:
+    """Return the expression, or what is wrong with it."""
+    fields = cron.split()
+    form = "write minute, hour, day of month, month and day of week, such as 0 8 * * 1-5"
+    if len(fields) != 5:
+        return f"{cron!r} has {counted(len(fields), 'field')}, a cron expression has 5: {form}"
+    try:
+        expression = CronSim(cron, _EPOCH)
+    except CronSimError as error:
+        # The library refuses days that no month of the expression has.
+        other_months = (*fields[:3], "*", fields[4])
+        if str(error) != Field.DAY.msg() or not _is_valid(other_months):
+            return f"{cron!r} is no cron expression ({str(error).lower()}): {form}"
+    else:
+        if _dates(expression):
+            return expression
+    return f"{cron!r} never comes, since no year has such a day; correct its days or months"
+
+
+def _is_valid(fields: tuple[str, ...]) -> bool:
+    try:
+        CronSim(" ".join(fields), _EPOCH)
+    except CronSimError:
+        return False
+    return True
+
+
+@constant
+def _all_days() -> tuple[date, ...]:
+    """Return the days of one year of each kind: by its length and the weekday of its first day."""
+    years: dict[tuple[bool, int], int] = {}
+    for year in range(_EPOCH.year, _EPOCH.year + 28):
+        years.setdefault((calendar.isleap(year), date(year, 1, 1).weekday()), year)
+    return tuple(
+        date(year, 1, 1) + timedelta(days=day)
+        for (is_leap, _), year in sorted(years.items())
+        for day in range(365 + is_leap)
+    )
+
+
+def _dates(expression: CronSim) -> frozenset[date]:
+    months = expression.months
+    return frozenset(
+        day for day in _all_days() if day.month in months and expression.match_day(day)
+    )
+
+
+def _common_minute(first: CronSim, second: CronSim) -> str | None:
+    """Return a minute at which both come; None if there is none."""
+    minutes, hours = first.minutes & second.minutes, first.hours & second.hours
+    if not minutes or not hours:
+        return None
+    days = _dates(first) & _dates(second)
+    if not days:
+        return None
+    day = min(days, key=lambda each: (each.month, each.day, each))
+    return f"{day:%A} {day.day} {day:%B} {min(hours):02}:{min(minutes):02}"
