@@ -333,10 +333,16 @@ class ScalingSchedule(Wire):
 
 
 ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
+ScalingMode = Literal["Native", "External"]
 
 
 class Scaling(Wire):
     """Bounds and targets of the autoscaler."""
+
+    mode: ScalingMode = "Native"
+    """`Native`: Tessera decides the number of replicas, and a `spec.replicas` fixes it. `External`:
+    somebody else decides it by writing `spec.replicas`, such as a HorizontalPodAutoscaler or KEDA
+    by `/scale`; within the bounds Tessera follows, and only recommends a number."""
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = _class_default(_INTERACTIVE.min_replicas)
     """Minimum number of replicas, even without load; omitted, that of `spec.class`, but at most
@@ -535,7 +541,7 @@ class InferenceServiceSpec(Wire):
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Fixed number of replicas, as set by `kubectl scale`. While it is set, `scaling` rests; remove
-    it to give the number back."""
+    it to give the number back. In mode `External`, the number that another autoscaler decides."""
 
     scaling: Scaling = Field(default_factory=Scaling)
     """Bounds and targets of the autoscaler, which rests while `replicas` is set; omitted, its
@@ -552,6 +558,11 @@ class InferenceServiceSpec(Wire):
 
     pod_template: PodTemplate = Field(default_factory=PodTemplate)
     """Metadata and environment added to engine pods; what Tessera sets cannot be overridden."""
+
+    @property
+    def fixed_replicas(self) -> int | None:
+        """Return the number that `replicas` fixes; None if an autoscaler decides it."""
+        return self.replicas if self.scaling.mode == "Native" else None
 
     @property
     def sets_scaling(self) -> bool:

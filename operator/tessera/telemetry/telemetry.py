@@ -325,8 +325,15 @@ class _ServiceCollector(Collector):
             "1 if the condition is True, else 0; with its reason.",
             labels=[*labels, "condition", "reason"],
         )
+        recommended = GaugeMetricFamily(
+            "tessera_service_recommended_replicas",
+            "Replicas that the policy would choose where another autoscaler decides.",
+            labels=labels,
+        )
         for ref, service_plan in self.outcome.plan.service_plans.items() if self.outcome else ():
             label_values = [ref.namespace, ref.name]
+            if service_plan.scale.recommended is not None:
+                recommended.add_metric(label_values, service_plan.scale.recommended.replicas)
             desired.add_metric(
                 [*label_values, service_plan.scale.reason], service_plan.scale.replicas
             )
@@ -339,7 +346,7 @@ class _ServiceCollector(Collector):
                     [*label_values, status_condition.type, status_condition.reason],
                     _condition_value(status_condition),
                 )
-        yield from (desired, ready, cost, condition)
+        yield from (desired, recommended, ready, cost, condition)
 
 
 class _BudgetCollector(Collector):

@@ -25,6 +25,6 @@ def pool_view(plan: Plan, name: str) -> PoolView:
 def required_replicas(service_plan: ServicePlan) -> int:
     """Return the number of replicas for which a service is placed."""
     spec = service_plan.service.spec
-    if spec is None or spec.replicas is not None:
+    if spec is None or spec.fixed_replicas is not None:
         return max(1, service_plan.scale.replicas)
     return spec.scaling.floor

@@ -15,6 +15,7 @@ from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling.autoscale import (
     HEADROOM,
     CapacityAssessment,
+    Decided,
     ScalingPolicy,
     ServiceLoad,
     recommended_replicas,
@@ -31,7 +32,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
     if spec is None:
         return
     status = service_plan.service.status.scaling
-    without_readings = not _has_readings(snapshot) and spec.replicas is None
+    without_readings = not _has_readings(snapshot) and spec.fixed_replicas is None
     replicas = scale.replicas
     reason, message, since = str(scale.reason), scale.message, None
     if status is not None and (without_readings or status.desired_replicas == replicas):
@@ -49,6 +50,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         numbers=(
             *_numbers(snapshot, spec, load, service_plan),
             *_schedule_numbers(service_plan.schedule),
+            *_recommended_numbers(scale.recommended),
         ),
         would_change=tuple(_would_change(spec, load, service_plan)),
         replayed="" if same else f"{scale.reason}: {scale.message}",
@@ -83,7 +85,7 @@ def _numbers(
     service_plan: ServicePlan,
 ) -> Numbers:
     replicas, assessment = service_plan.scale.replicas, service_plan.scale.assessment
-    if spec.replicas is not None:
+    if spec.fixed_replicas is not None:
         return (("replicas", f"{replicas} desired by spec.replicas"), *_resting_numbers(spec))
     policy = spec.scaling
     if assessment is not None:
@@ -124,6 +126,13 @@ def _policy_of(
     spec: InferenceServiceSpec, choice: HardwareChoice, schedule: BoundsSchedule | None = None
 ) -> ScalingPolicy:
     return policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
+
+
+def _recommended_numbers(recommended: Decided | None) -> Numbers:
+    if recommended is None:
+        return ()
+    replicas, reason, message = recommended
+    return (("recommended", f"{replicas} ({reason}: {message})"),)
 
 
 def _schedule_numbers(schedule: BoundsSchedule | None) -> Numbers:
@@ -173,6 +182,8 @@ def _gateway_numbers(load: ServiceLoad) -> Numbers:
 
 
 _WAYS_OUT = {
+    ScalingReason.SCALED_EXTERNALLY: "another spec.replicas, by the autoscaler or the person that "
+    "scales it, or spec.scaling.mode Native",
     ScalingReason.PAUSED: "the removal of spec.scaling.paused",
     ScalingReason.BUDGET_EXHAUSTED: "budget for more replicas: see budget",
     ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
@@ -185,7 +196,7 @@ def _would_change(
     spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan
 ) -> Iterator[str]:
     scale = service_plan.scale
-    if spec.replicas is not None:
+    if spec.fixed_replicas is not None:
         yield "kubectl scale, or another spec.replicas; without spec.replicas, spec.scaling decides"
         return
     if service_plan.choice is None:

@@ -181,7 +181,7 @@ def _model(
             _replica(service, pod, _variant(pod, pools))
             for pod in sorted(pods, key=lambda pod: pod.ref)
         ),
-        may_sleep=spec.replicas is None and spec.scaling.may_sleep_at_times,
+        may_sleep=spec.fixed_replicas is None and spec.scaling.may_sleep_at_times,
         limits=rate_limits(access.rate_limits),
     )
 

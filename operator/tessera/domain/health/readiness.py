@@ -59,7 +59,7 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
 
 def _may_sleep(service: ObservedService) -> bool:
     spec = service.spec
-    return spec is not None and spec.replicas is None and spec.scaling.may_sleep
+    return spec is not None and spec.fixed_replicas is None and spec.scaling.may_sleep
 
 
 @reused_per_object

@@ -19,7 +19,7 @@ def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
 
 
 def _warn_single_replica(spec: InferenceServiceSpec) -> Iterator[str]:
-    fixed, min_replicas = spec.replicas, spec.scaling.min_replicas
+    fixed, min_replicas = spec.fixed_replicas, spec.scaling.min_replicas
     if spec.service_class == "Interactive" and 1 in (
         fixed,
         min_replicas if fixed is None else fixed,

@@ -177,6 +177,14 @@ class CapacityAssessment:
     """Time for which fewer must be enough before replicas are removed."""
 
 
+class Decided(NamedTuple):
+    """A replica count with its reason, before it is kept."""
+
+    replicas: int
+    reason: ScalingReason
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleDecision:
     """The replica count with its reason; the caller keeps the history."""
@@ -187,6 +195,8 @@ class ScaleDecision:
     history: ScalingHistory
     assessment: CapacityAssessment | None = None
     """Only under the policy `Capacity`."""
+    recommended: Decided | None = None
+    """What the policy would decide; only in mode `External`."""
 
 
 def desired_replicas(total: float, target_average: float) -> int:
@@ -237,14 +247,6 @@ def with_recent_decisions(
     start = TimestampedReplicas(load.at, current_replicas(load, history))
     decisions = _recent(history.decisions or (start,), load.at, spec.scale_up.period)
     return replace(history, decisions=decisions)
-
-
-class Decided(NamedTuple):
-    """A replica count with its reason, before it is kept."""
-
-    replicas: int
-    reason: ScalingReason
-    message: str
 
 
 def changed(decided: Decided, at: datetime, current: int, history: ScalingHistory) -> ScaleDecision:

@@ -47,9 +47,11 @@ from tessera.domain.placement.placement import (
 )
 from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.autoscale import (
+    Decided,
     ScaleDecision,
     ScalingHistory,
     ScalingPolicy,
+    ServiceLoad,
     TimestampedReplicas,
 )
 from tessera.domain.scaling.balance import assess_balance, next_balance_due, reported_balance
@@ -76,6 +78,8 @@ AllocatedDevices = Counter[tuple[str, str]]
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 _NO_GPUS = Decimal(0)
+# Field managers of autoscalers: that of the HorizontalPodAutoscaler, and of KEDA.
+_AUTOSCALERS = ("kube-controller-manager", "keda")
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
     Accepted.INVALID_NAME,
@@ -331,8 +335,8 @@ def _scale(
 ) -> ScaleDecision:
     spec, ref = service.spec, service.ref
     assert spec is not None  # noqa: S101 - hardware was chosen for it
-    if spec.replicas is not None:
-        return _fixed_scale(spec, spec.replicas, history, snapshot.at)
+    if spec.fixed_replicas is not None:
+        return _fixed_scale(service, spec, spec.fixed_replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
     pods, workload = pods_of_variant(objects.pods, choice), objects.workload_of(choice.variant)
     existing = workload.replicas if workload else policy.spec.floor
@@ -342,6 +346,17 @@ def _scale(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
     capacity = capacity_of(snapshot, service, choice, pods)
+    if policy.spec.mode == "External":
+        return _external_scale(service, policy, capacity, load, history)
+    return _policy_scale(policy, capacity, load, history)
+
+
+def _policy_scale(
+    policy: ScalingPolicy,
+    capacity: VariantCapacity | None,
+    load: ServiceLoad,
+    history: ScalingHistory,
+) -> ScaleDecision:
     if capacity is not None:
         return scale_by_capacity(policy, capacity, load, history)
     if history.demand is not None:
@@ -377,20 +392,76 @@ def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
     return spec.scaling.may_sleep and bool(decisions) and decisions[-1].replicas == 0
 
 
+def _external_scale(
+    service: ObservedService,
+    policy: ScalingPolicy,
+    capacity: VariantCapacity | None,
+    load: ServiceLoad,
+    history: ScalingHistory,
+) -> ScaleDecision:
+    """Return `spec.replicas` within the bounds, and what the policy recommends from there.
+
+    The policy sees the number in effect as its own last decision, so that it neither counts
+    replicas that nobody started nor keeps those that somebody added.
+    """
+    requested = service.spec.replicas if service.spec is not None else None
+    spec = policy.spec.model_copy(update={"idle": None})
+    current = autoscale.current_replicas(load, history) if requested is None else requested
+    replicas = min(max(current, spec.min_replicas), spec.max_replicas)
+    if history.decisions[-1:] == () or history.decisions[-1].replicas != replicas:
+        decisions = (*history.decisions, TimestampedReplicas(load.at, replicas))
+        history = replace(history, decisions=decisions)
+    recommended = _policy_scale(replace(policy, spec=spec), capacity, load, history)
+    decisions = recommended.history.decisions
+    if recommended.replicas != replicas:
+        decisions = decisions[:-1]
+    if requested is None:
+        message = (
+            "spec.replicas is not set, so the number stays; set it once, since a "
+            "HorizontalPodAutoscaler starts from a number above 0: kubectl -n "
+            f"{service.ref.namespace} scale tsvc/{service.ref.name} --replicas={max(1, replicas)}"
+        )
+    else:
+        message = f"spec.replicas is {requested}, written by {service.replicas_writer or 'a user'}"
+        if replicas != requested:
+            bound = "minReplicas" if replicas > requested else "maxReplicas"
+            message += f"; {policy.bounds_source}{bound} is {replicas}"
+    return ScaleDecision(
+        replicas=replicas,
+        reason=ScalingReason.SCALED_EXTERNALLY,
+        message=message,
+        history=replace(recommended.history, decisions=decisions, change=None),
+        assessment=recommended.assessment,
+        recommended=Decided(recommended.replicas, recommended.reason, recommended.message),
+    )
+
+
 def _fixed_scale(
-    spec: InferenceServiceSpec, replicas: int, history: ScalingHistory, at: datetime
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    replicas: int,
+    history: ScalingHistory,
+    at: datetime,
 ) -> ScaleDecision:
     """Return `spec.replicas`; once it is removed, the windows start again from this number."""
     decisions = history.decisions[-1:]
     if [decision.replicas for decision in decisions] != [replicas]:
         decisions = (TimestampedReplicas(at, replicas),)
     fixed = ScalingHistory(decisions=decisions)
-    message = f"spec.replicas is {replicas}"
-    if spec.sets_scaling:
+    reason, message = ScalingReason.SET_BY_USER, f"spec.replicas is {replicas}"
+    writer = service.replicas_writer
+    if writer is not None and writer.startswith(_AUTOSCALERS):
+        reason = ScalingReason.SET_BY_AUTOSCALER
+        message += (
+            f", written by {writer}, so 2 autoscalers are configured and spec.scaling rests. Set "
+            "spec.scaling.mode to External to keep the other one, or delete it (kubectl -n "
+            f"{service.ref.namespace} get hpa) and remove spec.replicas"
+        )
+    elif spec.sets_scaling:
         message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
     return ScaleDecision(
         replicas=replicas,
-        reason=ScalingReason.SET_BY_USER,
+        reason=reason,
         message=message,
         history=history if history == fixed else fixed,
     )
@@ -451,7 +522,8 @@ def planner_error_proposal(
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:
     """Return the minimum of a service in use, which is at least 1."""
-    return spec.scaling.floor if spec.replicas is None else max(1, spec.replicas)
+    fixed = spec.fixed_replicas
+    return spec.scaling.floor if fixed is None else max(1, fixed)
 
 
 def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
@@ -502,9 +574,10 @@ def guaranteed_replicas(spec: InferenceServiceSpec) -> int:
 
     A service that may have no replica has no such minimum: its first one is granted like others.
     """
-    if spec.replicas is None:
+    fixed = spec.fixed_replicas
+    if fixed is None:
         return spec.scaling.min_replicas
-    return min(spec.replicas, spec.scaling.min_replicas) if spec.sets_scaling else 1
+    return min(fixed, spec.scaling.min_replicas) if spec.sets_scaling else 1
 
 
 def termination_time(spec: InferenceServiceSpec) -> timedelta:
