@@ -221,6 +221,14 @@ def test_explain_names_the_signal_the_capacity_and_the_number() -> None:
     assert any("may add replicas at once" in sentence for sentence in decision.would_change)
 
 
+def test_explain_says_which_arrivals_would_add_replicas_where_none_come() -> None:
+    fleet = a_fleet(SCALING, demand={CHAT: GatewayDemand(arrivals_per_second=0.0)})
+    decision = next(
+        decision for decision in explain(fleet, plan_of(fleet), CHAT) if decision.topic == "scaling"
+    )
+    assert decision.would_change[0].startswith(f"more than {capacity_of_plan():.2f} requests/s")
+
+
 def test_without_readings_the_policy_removes_nothing() -> None:
     pods = tuple(a_pod(f"chat-{index}") for index in range(3))
     readings = Readings(at=at(0), problem="connection refused")

@@ -231,20 +231,20 @@ def _would_change_capacity(
     most = policy.spec.max_replicas
     if current >= most:
         yield f"{policy.bounds_source}maxReplicas above {most} would let arrivals add more"
-    elif assessment.needed:
+    else:
+        # Without arrivals the capacity of the replicas, an upper bound since it has no headroom.
+        rate = assessment.replica_rate * current
+        if assessment.needed:
+            rate = assessment.arrival_rate * current / assessment.needed
         yield (
-            f"more than {_scaled(assessment, current / assessment.needed)} requests/s may add "
-            "replicas at once, and so does a queue too long for spec.slo.ttftP95"
+            f"more than {rate:.2f} requests/s may add replicas at once, and so does a queue too "
+            "long for spec.slo.ttftP95"
         )
     if current > policy.spec.floor and assessment.retained < current:
         yield (
             f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
             f"{counted(current - assessment.retained, 'replica')}"
         )
-
-
-def _scaled(assessment: CapacityAssessment, factor: float) -> str:
-    return f"{assessment.arrival_rate * factor:.2f}"
 
 
 def _scale_up_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
