@@ -10,8 +10,10 @@ from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.api.reasons import WithinBudget
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
+from tessera.cli.installation import installed_classes
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
@@ -42,6 +44,8 @@ class FleetInputs:
     readings: Readings | None = None
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     """The autoscaler's windows, as far as Prometheus has them."""
+    classes: ServiceClasses = BUILT_IN_CLASSES
+    """Defaults of services by their class."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -49,7 +53,8 @@ class FleetInputs:
         store = Store(PLAN_INPUT_KINDS)
         for kind in PLAN_INPUT_KINDS:
             cluster_objects = (
-                wire.parse_object(kind, body) for body in self.objects.get(kind.plural, ())
+                wire.parse_object(kind, body, self.classes)
+                for body in self.objects.get(kind.plural, ())
             )
             needed = (
                 observed for observed in cluster_objects if not wire.is_unneeded(kind, observed)
@@ -58,7 +63,7 @@ class FleetInputs:
         return observe(store, Observations(readings=self.readings), self.at)
 
     def plan(self, snapshot: Snapshot) -> Plan:
-        """Return the plan that this version makes; no installation's settings are known here."""
+        """Return the plan of this version, which knows the classes of the installation alone."""
         config = Config(
             mig_backends=frozenset(),
             # The operator writes this reason only where a budget is required.
@@ -83,7 +88,8 @@ async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
         kind.plural: bodies for kind, (bodies, _) in zip(PLAN_INPUT_KINDS, listings, strict=True)
     }
     unread = tuple(read_error for _, read_error in listings if read_error)
-    fleet = FleetInputs(at=now(), objects=objects, read_errors=unread)
+    classes = await installed_classes(reader)
+    fleet = FleetInputs(at=now(), objects=objects, read_errors=unread, classes=classes)
     return fleet if prometheus is None else await with_readings(fleet, prometheus)
 
 

@@ -7,8 +7,8 @@ from tessera.adapters.prometheus_access import PrometheusAccess
 from tessera.adapters.prometheus_queries import SERVICE
 from tessera.api.text import counted
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
-from tessera.cli.doctor.operator import operator_deployments
 from tessera.cli.errors import CommandError
+from tessera.cli.installation import operator_deployments
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 

@@ -10,8 +10,8 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
-from tessera.cli.doctor.operator import operator_deployments
 from tessera.cli.errors import DeniedError
+from tessera.cli.installation import operator_deployments
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.mig.layouts import SlicePlacement, format_placement
 from tessera.domain.mig_backends.discovery import mig_nodes

@@ -1,27 +1,20 @@
 """Checks of the operator: Deployment, Lease and webhook."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 
-from tessera.cli.cluster import Json, Reader
+from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
+from tessera.cli.installation import OPERATOR, OPERATOR_SELECTOR, operator_deployments
 from tessera.cli.text import format_age
-from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
+from tessera.resources.api_resources import INFERENCE_SERVICES
 
-OPERATOR = "tessera-operator"
-_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
 _VERSION = "app.kubernetes.io/version"
 # A leader renews its Lease every two seconds; the rest allows for clock skew.
 _STALE_LEASE_AGE = timedelta(seconds=30)
 _INSTALL_FIX = "helm upgrade --install tessera charts/tessera -n tessera-system --create-namespace"
-
-
-async def operator_deployments(reader: Reader) -> list[Json]:
-    """Return the operator's Deployments in all namespaces; there should be one."""
-    return await reader.list_objects(replace(DEPLOYMENTS, selector=None), selector=_SELECTOR)
 
 
 async def check_operator(context: CheckContext) -> Sequence[Finding]:
@@ -55,7 +48,7 @@ def _deployment_finding(context: CheckContext, deployment: Json) -> Finding:
         fix = f"kubectl -n {namespace} scale deployment {meta['name']} --replicas=1"
         return Finding("operator", FindingState.PROBLEM, f"{message}: scaled to 0", fix)
     if available == 0:
-        fix = f"kubectl -n {namespace} describe pods -l {_SELECTOR}, and logs --previous"
+        fix = f"kubectl -n {namespace} describe pods -l {OPERATOR_SELECTOR}, and logs --previous"
         return Finding("operator", FindingState.PROBLEM, message, fix)
     if version != context.version:
         fix = f"use the same version: this is tessera {context.version}, its plans may differ"

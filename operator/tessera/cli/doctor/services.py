@@ -9,6 +9,7 @@ from tessera.api.reasons import Progressing, Ready, SLOMet
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
 from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.domain.slo.measurement import Objective, judging_edges
@@ -80,9 +81,10 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
 async def check_slos(context: CheckContext) -> Sequence[Finding]:
     """Name the bucket edges around targets between two edges, at which engines do not count."""
     services_by_message: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    classes = await installed_classes(context.reader)
     for body in await context.reader.list_objects(INFERENCE_SERVICES):
-        service = wire.parse_service(body)
-        if service is None or service.spec is None:
+        service = wire.parse_service(body, classes)
+        if service.spec is None:
             continue
         slo, undecided = service.spec.slo, service.status.slo
         is_undecided = undecided is not None and undecided.reason == SLOMet.BUCKET_TOO_WIDE

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.snapshot.trim import mask_secrets
@@ -40,6 +41,7 @@ class SnapshotFile(BaseModel):
     readings: Mapping[str, Any] | None = None
     """All fields of `Readings`; mappings as pairs, since JSON keys are strings."""
     scaling_history: tuple[tuple[Ref, ScalingHistory], ...] = ()
+    classes: ServiceClasses = BUILT_IN_CLASSES
 
 
 def tessera_version() -> str:
@@ -56,6 +58,7 @@ def serialize(fleet: FleetInputs) -> str:
         read_errors=fleet.read_errors,
         readings=None if fleet.readings is None else _dump_readings(fleet.readings),
         scaling_history=tuple(sorted(fleet.scaling_history.items())),
+        classes=fleet.classes,
     )
     return json.dumps(document.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
@@ -151,4 +154,5 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         read_errors=document.read_errors,
         readings=None if document.readings is None else _parse_readings(document.readings),
         scaling_history=dict(document.scaling_history),
+        classes=document.classes,
     )

@@ -1,0 +1,47 @@
+"""What the installation of the operator says about itself."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
+from tessera.cli.cluster import Json, Reader
+from tessera.cli.errors import DeniedError
+from tessera.resources.api_resources import DEPLOYMENTS
+
+OPERATOR = "tessera-operator"
+OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
+_CLASSES_VARIABLE = "TESSERA_CLASSES"
+
+log = logging.getLogger("tessera")
+
+
+async def operator_deployments(reader: Reader) -> list[Json]:
+    """Return the operator's Deployments in all namespaces; there should be one."""
+    deployments = replace(DEPLOYMENTS, selector=None)
+    return await reader.list_objects(deployments, selector=OPERATOR_SELECTOR)
+
+
+async def installed_classes(reader: Reader) -> ServiceClasses:
+    """Return the classes of the operator; the built-in ones where its Deployment says none."""
+    try:
+        deployments = await operator_deployments(reader)
+    except DeniedError:
+        return BUILT_IN_CLASSES
+    for text in _variables(deployments, _CLASSES_VARIABLE):
+        try:
+            return ServiceClasses.model_validate_json(text)
+        except ValidationError as error:
+            log.error("the classes of the operator are unreadable: %s", error)
+    return BUILT_IN_CLASSES
+
+
+def _variables(deployments: list[Json], name: str) -> Iterator[str]:
+    for deployment in deployments:
+        pod = deployment["spec"].get("template", {}).get("spec", {})
+        for container in pod.get("containers", ()):
+            for variable in container.get("env", ()):
+                if variable["name"] == name and variable.get("value"):
+                    yield variable["value"]
