@@ -232,7 +232,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  slo: {itlP95: 10ms}"
         ),
         field="spec.slo.itlP95",
-        says=("10 ms", "22.6 ms", "faster pool"),
+        says=("10 ms", "22.6 ms", "itlP95 27ms with ttftP95 1s", "faster pool"),
         nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     RefusalCase(

@@ -13,6 +13,7 @@ from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import (
     ReplicaFit,
     ReplicaMisfit,
+    attainable_objectives,
     plan_device_memory,
     size,
 )
@@ -77,6 +78,35 @@ def test_a_model_that_fits_but_misses_the_slo_is_a_misfit_without_missing_memory
     fit = size(demand(B8, ms=15), a_slice("3g.40gb"))
     assert isinstance(fit, ReplicaMisfit)
     assert (fit.needed_mib, round(fit.inter_token_ms)) == (0, 23)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hardware", "pairs"),
+    [
+        (demand(B8, ms=15), a_slice("3g.40gb"), 1),
+        (demand(B70, ms=15), whole_gpu_hardware(products()[H100], 4), 1),
+        # Either objective alone is possible.
+        (replace(demand(B8, ms=30), ttft=timedelta(milliseconds=500)), a_slice("3g.40gb"), 2),
+        # Prompts take too long for the ITL as well.
+        (replace(demand(B8, length=32768), input_tokens=30_000), a_slice("3g.40gb"), 1),
+    ],
+)
+def test_a_replica_that_is_too_slow_keeps_the_named_objectives_and_none_tighter(
+    asked: Demand, hardware: Hardware, pairs: int
+) -> None:
+    def fits(ttft: timedelta, inter_token: timedelta) -> bool:
+        relaxed = replace(asked, ttft=ttft, inter_token=inter_token)
+        return isinstance(size(relaxed, hardware), ReplicaFit)
+
+    attainable = attainable_objectives(asked, hardware)
+    assert len(attainable) == pairs
+    millisecond = timedelta(milliseconds=1)
+    for ttft, inter_token in attainable:
+        assert fits(ttft, inter_token)
+        if inter_token != asked.inter_token:
+            assert not fits(ttft, inter_token - millisecond)
+        if ttft != asked.ttft:
+            assert not fits(ttft - millisecond, inter_token)
 
 
 def test_a_model_of_one_token_of_context_has_no_room_for_a_prompt_and_is_planned() -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.meta import format_duration
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
@@ -17,7 +18,12 @@ from tessera.domain.observed.snapshot import Pool
 from tessera.domain.placement.checks import max_model_len, shape_of
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.scheduler_limits import Demand
-from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
+from tessera.domain.sizing.sizing import (
+    ReplicaFit,
+    ReplicaMisfit,
+    attainable_objectives,
+    size,
+)
 from tessera.domain.sizing.tensor_parallel import can_shard
 
 # Tiers whose nodes are not reclaimed.
@@ -28,6 +34,7 @@ CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.
 _tabulated_size = tabulated(size)
+_tabulated_objectives = tabulated(attainable_objectives)
 
 
 class SliceAssignment(NamedTuple):
@@ -163,10 +170,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
         key=rank,
     )
     if not choices:
-        return _no_fit(
-            spec,
-            [candidate.fit for candidate in candidates if isinstance(candidate.fit, ReplicaMisfit)],
-        )
+        return _no_fit(spec, candidates)
     current_choices = [choice for choice in choices if choice.variant == current]
     if layout_pools := _pools_with_layouts(spec, allowed, choices):
         return _place_as_assigned(layout_pools, choices, current_choices, assignment)
@@ -337,10 +341,17 @@ def _blocker(view: PoolView) -> str:
     return (view.discovered if view.price else view.accepted).message
 
 
-def _no_fit(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> PlacementDecision:
+def _no_fit(
+    spec: InferenceServiceSpec, candidates: Sequence[HardwareCandidate]
+) -> PlacementDecision:
+    misfits = [
+        candidate.fit for candidate in candidates if isinstance(candidate.fit, ReplicaMisfit)
+    ]
     too_slow = [misfit for misfit in misfits if misfit.needed_mib == 0]
     if too_slow:
-        return _not_placed(PlacementReason.TOO_SLOW, _too_slow_message(spec, too_slow))
+        fastest = min(too_slow, key=lambda misfit: misfit.inter_token_ms)
+        demand = next(each.demand for each in candidates if each.fit is fastest)
+        return _not_placed(PlacementReason.TOO_SLOW, _too_slow_message(spec, demand, fastest))
     best = max(
         misfits,
         key=lambda misfit: (misfit.kv_tokens, -misfit.needed_mib / misfit.hardware.memory_mib),
@@ -358,22 +369,24 @@ def _no_fit(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> Pla
     )
 
 
-def _too_slow_message(spec: InferenceServiceSpec, misfits: Sequence[ReplicaMisfit]) -> str:
-    best = min(misfits, key=lambda misfit: misfit.inter_token_ms)
+def _too_slow_message(spec: InferenceServiceSpec, demand: Demand, fastest: ReplicaMisfit) -> str:
+    """Return which objective cannot be kept, and what the fastest hardware keeps at best."""
     gap, first = (span.total_seconds() * 1e3 for span in (spec.slo.itl_p95, spec.slo.ttft_p95))
-    if best.inter_token_ms > gap:
+    attainable = " or ".join(
+        f"itlP95 {format_duration(slo.inter_token)} with ttftP95 {format_duration(slo.ttft)}"
+        for slo in _tabulated_objectives(demand, fastest.hardware)
+    )
+    if fastest.inter_token_ms > gap:
         return (
-            f"spec.slo.itlP95: {gap:.0f} ms, but the fastest that fits, {_describe(best)}, "
-            "has an "
-            f"ITL of {best.inter_token_ms:.1f} ms; raise the objective or add a faster pool"
+            f"spec.slo.itlP95: {gap:.0f} ms, but the fastest that fits, {_describe(fastest)}, has "
+            f"an ITL of {fastest.inter_token_ms:.1f} ms and keeps at best {attainable}; raise the "
+            "objective or add a faster pool"
         )
     return (
-        f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(best)}, needs "
-        f"{best.prefill_ms:.0f} ms for a prompt of "
-        f"{counted(spec.context.typical_input_tokens, 'token')}, "
-        "and "
-        "more beside running streams; raise the objective, lower spec.context.typicalInputTokens, "
-        "or add a faster pool"
+        f"spec.slo.ttftP95: {first:.0f} ms, but the fastest that fits, {_describe(fastest)}, needs "
+        f"{fastest.prefill_ms:.0f} ms for a prompt of "
+        f"{counted(spec.context.typical_input_tokens, 'token')} and keeps at best {attainable}; "
+        "raise the objective, lower spec.context.typicalInputTokens, or add a faster pool"
     )
 
 

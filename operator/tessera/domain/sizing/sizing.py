@@ -1,7 +1,11 @@
 """Sizing of one replica: memory plan, scheduler limits and throughput of a model on hardware."""
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import NamedTuple
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
@@ -21,6 +25,9 @@ GPU_MEMORY_UTILIZATION = 0.92
 DEFAULT_MAX_MODEL_LEN = 8192
 # Share of what remains after weights and reserve that is planned for the cache.
 _KV_SHARE = 0.95
+# The longest objectives of a spec.
+_MAX_TTFT, _MAX_ITL = timedelta(hours=1), timedelta(minutes=1)
+_MILLISECOND = timedelta(milliseconds=1)
 # Tokens of one block of the cache; the engine reserves one block for itself.
 _BLOCK_TOKENS = 16
 
@@ -180,6 +187,54 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
         limits=limits,
         step=step,
     )
+
+
+class Objectives(NamedTuple):
+    """Latency objectives that one replica keeps."""
+
+    ttft: timedelta
+    inter_token: timedelta
+
+
+def attainable_objectives(demand: Demand, hardware: Hardware) -> tuple[Objectives, ...]:
+    """Return the tightest objectives in whole milliseconds that a too slow replica keeps.
+
+    Each pair has one objective of the demand; where neither can be kept, there is one pair with the
+    tightest ITL.
+    """
+    inter_token = _least_itl(demand, hardware)
+    ttft = _least_ttft(demand, hardware)
+    pairs = []
+    if inter_token is not None:
+        pairs.append(Objectives(demand.ttft, inter_token))
+    if ttft is not None:
+        pairs.append(Objectives(ttft, demand.inter_token))
+    if not pairs:
+        patient = replace(demand, ttft=_MAX_TTFT)
+        inter_token = _least_itl(patient, hardware)
+        if inter_token is not None:
+            ttft = _least_ttft(replace(patient, inter_token=inter_token), hardware)
+            pairs.append(Objectives(ttft or _MAX_TTFT, inter_token))
+    return tuple(pairs)
+
+
+def _least_itl(demand: Demand, hardware: Hardware) -> timedelta | None:
+    return _least(_MAX_ITL, lambda span: _fits(replace(demand, inter_token=span), hardware))
+
+
+def _least_ttft(demand: Demand, hardware: Hardware) -> timedelta | None:
+    return _least(_MAX_TTFT, lambda span: _fits(replace(demand, ttft=span), hardware))
+
+
+def _fits(demand: Demand, hardware: Hardware) -> bool:
+    return isinstance(size(demand, hardware), ReplicaFit)
+
+
+def _least(longest: timedelta, keeps: Callable[[timedelta], bool]) -> timedelta | None:
+    """Return the shortest objective that is kept; what keeps one keeps all longer ones."""
+    spans = range(1, longest // _MILLISECOND + 1)
+    index = bisect_left(spans, True, key=lambda span: keeps(span * _MILLISECOND))
+    return spans[index] * _MILLISECOND if index < len(spans) else None
 
 
 def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
