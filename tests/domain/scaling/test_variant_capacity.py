@@ -145,10 +145,10 @@ FAST = SchedulerLimits(max_num_seqs=128, max_num_batched_tokens=2048, tokens_per
     [
         (FAST, {}, 4),
         (FAST, {"class": "Standard"}, 16),
-        # (1 s - 20 steps of 33 ms) x 0.4 requests/s, less the tolerance of 10 %
-        (SLOW, {}, 0.34 * 0.4 / 1.1),
-        (SLOW, {"class": "Standard"}, 1.5 * 0.4 / 1.1),
-        (SLOW, {"slo": {"ttftP95": "3s"}}, 2.34 * 0.4 / 1.1),
+        # half of (2.5 s - 20 steps of 50 ms) x 0.4 requests/s
+        (SLOW, {"class": "Standard"}, 1.5 * 0.4 / 2),
+        (SLOW, {"slo": {"ttftP95": "3s"}}, 2.34 * 0.4 / 2),
+        (SLOW, {}, 0.1),
         (SLOW, {"slo": {"ttftP95": "600ms"}}, 0.1),
         (SLOW, {"scaling": {"queue": {"target": 9}}}, 9),
     ],
