@@ -138,8 +138,8 @@ def test_the_load_that_is_said_to_remove_replicas_removes_them_and_a_bit_more_do
 @pytest.mark.parametrize(
     ("service_class", "target", "origin"),
     [
-        ("Interactive", "1.65", "which are served within spec.slo.ttftP95"),
-        ("Standard", "5.36", "which are served within spec.slo.ttftP95"),
+        ("Interactive", "3", "which are served within spec.slo.ttftP95"),
+        ("Standard", "9.75", "which are served within spec.slo.ttftP95"),
         ("Batch", "50", "the default of class Batch"),
     ],
 )

@@ -4,7 +4,6 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import date, timedelta
-from itertools import count, islice
 from typing import NamedTuple
 
 import pytest
@@ -24,8 +23,6 @@ from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full
 from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera.domain.sizing.table import hardware_options
 from tessera.domain.sizing.tensor_parallel import can_shard
-from tessera_lab.engine import EngineCore, Timeline
-from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tests.builders import NOW
 
 CLASSES: tuple[ServiceClass, ...] = ("Interactive", "Standard", "Batch")
@@ -146,69 +143,6 @@ def test_what_waits_while_nothing_is_added_gets_its_first_token_in_time(
 @pytest.mark.parametrize("service_class", CLASSES)
 def test_it_does_on_every_instance(service_class: ServiceClass) -> None:
     assert check_queue_and_activity(service_class, every=1) > 10_000
-
-
-def attainment(replica: Replica, waiting: int) -> tuple[int, int]:
-    """Return the requests in time, and all, of an engine in which always so many wait.
-
-    It is full: a request comes as soon as another one has its answer.
-    """
-    fit, demand, limits = replica.fit, replica.demand, replica.limits
-    engine_limits = EngineLimits(
-        max_model_len=fit.max_model_len,
-        max_num_seqs=limits.max_num_seqs,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        blocks=fit.memory.kv_tokens // 16,
-    )
-    timeline, moment = Timeline(EngineCore(engine_limits, fit.step)), 0.0
-    numbers = count()
-
-    def submit(output_tokens: int) -> None:
-        prompt = demand.input_tokens
-        request = EngineRequest(id=next(numbers), prompt_tokens=prompt, output_tokens=output_tokens)
-        timeline.submit(request, moment)
-
-    for client in range(limits.max_num_seqs + waiting):
-        # The first answers end one after the other, as later ones do.
-        share = min(1.0, (client + 1) / limits.max_num_seqs)
-        submit(max(1, int(demand.output_tokens * share)))
-    response = demand.output_tokens * limits.max_num_seqs / limits.tokens_per_second
-    in_time = served = 0
-    while moment < 8 * response:
-        moment += 0.005
-        for finished in timeline.advance(moment):
-            submit(demand.output_tokens)
-            # The first prompts all come at once, and those behind them wait longer than later ones.
-            if moment > 4 * response and finished.ttft_seconds is not None:
-                served += 1
-                in_time += finished.ttft_seconds <= demand.ttft.total_seconds()
-    return in_time, served
-
-
-def check_engine(service_class: ServiceClass, pairs: int) -> None:
-    """Check replicas whose target is below that of their class, where the queue is tightest."""
-    in_time = served = 0
-    replicas = (
-        (replica, policy)
-        for replica in replicas_on_priced_hardware(service_class, every=17)
-        for policy in [policy_of(replica.spec, replica.limits, replica.fit.max_model_len)]
-        if policy.queue_target < replica.spec.scaling.queue.target
-    )
-    for replica, policy in islice(replicas, pairs):
-        replica_in_time, replica_served = attainment(replica, longest_silent_queue(policy, 1))
-        in_time, served = in_time + replica_in_time, served + replica_served
-    assert in_time >= 0.95 * served > 0
-
-
-@pytest.mark.parametrize("service_class", CLASSES)
-def test_in_the_engine_95_percent_of_what_waits_is_in_time(service_class: ServiceClass) -> None:
-    check_engine(service_class, pairs=5)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("service_class", CLASSES)
-def test_it_is_on_more_instances(service_class: ServiceClass) -> None:
-    check_engine(service_class, pairs=60)
 
 
 def check_capacity(service_class: ServiceClass, every: int) -> int:

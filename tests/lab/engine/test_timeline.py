@@ -282,10 +282,10 @@ def test_a_day_of_decoding_alone_costs_few_questions_about_the_time_of_a_step() 
         def seconds(
             self,
             *,
-            decoding: int,
-            kv_tokens: int,
-            prefill_tokens: int = 0,
-            prefill_pairs: int = 0,
+            decoding: float,
+            kv_tokens: float,
+            prefill_tokens: float = 0,
+            prefill_pairs: float = 0,
         ) -> float:
             nonlocal calls
             calls += 1

@@ -35,11 +35,16 @@ class StepTime:
     source: SpeedSource = "Roofline"
 
     def seconds(
-        self, *, decoding: int, kv_tokens: int, prefill_tokens: int = 0, prefill_pairs: int = 0
+        self,
+        *,
+        decoding: float,
+        kv_tokens: float,
+        prefill_tokens: float = 0,
+        prefill_pairs: float = 0,
     ) -> float:
         """Return the seconds of a step of `decoding` sequences and chunks of prompts.
 
-        `attention_pairs` counts the pairs of a chunk.
+        What is not whole is the mean of many steps. `attention_pairs` counts the pairs of a chunk.
         """
         tokens = decoding + prefill_tokens
         reading, computing = self.weights, self.token * tokens

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
+from tessera.domain.scaling.autoscale import TOLERANCE
 from tessera.domain.sizing.scheduler_limits import (
     Demand,
     SchedulerLimits,
@@ -13,9 +14,6 @@ from tessera.domain.sizing.scheduler_limits import (
 )
 from tessera.domain.sizing.sizing import ReplicaFit
 
-# Share of the time that a queue may take to be served on average: answers end in bursts, so that
-# 95 % of its requests wait up to twice as long in the state machine of the engine.
-_MEAN_WAIT = 0.5
 # Below it any waiting request adds replicas, unless more than nine serve it.
 _LEAST_QUEUE_TARGET = 0.1
 # The mean length of fewer requests may be far from that of the next ones.
@@ -27,7 +25,7 @@ class VariantCapacity:
     """What one replica of a variant carries within the SLO, and how long a further one takes."""
 
     requests_per_second: float
-    concurrent: int
+    concurrent: float
     """Requests that run at once at this rate, on average."""
     places: int
     """The most requests that may run at once."""
@@ -97,8 +95,8 @@ def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_
     """Return the waiting requests per full replica above which replicas are added.
 
     That is the target of the spec. Without one it is that of the class, but at most what a replica
-    answers in time: while nothing is added, 95 % of the requests that wait get their first token
-    within the TTFT objective.
+    answers in time: while nothing is added, the last request that waits gets its first token within
+    the TTFT objective.
     """
     queue, context = spec.scaling.queue, spec.context
     if "target" in queue.model_fields_set:
@@ -108,7 +106,7 @@ def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_
     )
     seconds = _queue_time(spec, prompt, limits).total_seconds()
     served_in_time = seconds * limits.tokens_per_second / answer
-    return min(queue.target, max(_LEAST_QUEUE_TARGET, _MEAN_WAIT * served_in_time))
+    return min(queue.target, max(_LEAST_QUEUE_TARGET, served_in_time / (1 + TOLERANCE)))
 
 
 def _queue_time(spec: InferenceServiceSpec, prompt: int, limits: SchedulerLimits) -> timedelta:

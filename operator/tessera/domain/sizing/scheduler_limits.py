@@ -1,7 +1,6 @@
 """The engine's scheduler limits: the most concurrent requests and largest step in the SLO."""
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -16,6 +15,8 @@ MAX_CHUNK_TOKENS = 8192
 # exponential, which prompts of one service may be.
 _PROMPT_VARIATION = 1.0
 _LATE_SHARE = 0.05
+# To a thousandth of the range.
+_BISECTIONS = 10
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
 
 
@@ -57,7 +58,7 @@ class SchedulerLimits:
 class SustainedLoad:
     """The load of a running engine at which arrivals at random still meet the SLO."""
 
-    sequences: int
+    sequences: float
     """Requests that run at once on average."""
     tokens_per_second: float
     """Output tokens."""
@@ -73,23 +74,33 @@ def sustained_load(
     """Return what an engine with these limits sustains of requests of these lengths."""
     tokens = engine.max_num_batched_tokens
     cached = max(1, kv_tokens // demand.resident_tokens)
-    most = max(1, min(engine.max_num_seqs, cached, tokens - 1, _prefill_bound(demand, tokens)))
+    most = max(1, min(engine.max_num_seqs, cached, tokens - 1))
     places = _max_sequences(demand, step, most, tokens)
-    sequences = bisect_left(
-        range(1, places + 1),
-        True,
-        key=lambda running: not _meets_ttft(demand, step, running, tokens),
-    )
-    load = _limits_with(demand, step, sequences or places or most, tokens)
+    highest = min(places or most, _prefill_bound(demand, tokens))
+    sequences = _most_at_random(demand, step, highest, tokens) if places else 0.0
     return SustainedLoad(
-        sequences=load.max_num_seqs,
-        tokens_per_second=load.tokens_per_second,
+        sequences=sequences or highest,
+        tokens_per_second=_tokens_per_second(demand, step, sequences or highest, tokens),
         most_sequences=places or most,
         meets_slo=sequences > 0,
     )
 
 
-def _meets_ttft(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
+def _most_at_random(demand: Demand, step: StepTime, highest: float, tokens: int) -> float:
+    """Return the most requests on average at which prompts are read in time; 0 for none."""
+    if _meets_ttft(demand, step, highest, tokens):
+        return highest
+    low, high = 0.0, highest
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if _meets_ttft(demand, step, middle, tokens):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _meets_ttft(demand: Demand, step: StepTime, sequences: float, tokens: int) -> bool:
     """Return whether 95 % of prompts that come at random are read in time.
 
     An engine reads one prompt after the other, so they wait as in a queue with one server (M/G/1),
@@ -97,7 +108,7 @@ def _meets_ttft(demand: Demand, step: StepTime, sequences: int, tokens: int) -> 
     """
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
     reading = demand.input_tokens / (tokens - sequences) * full_seconds
-    rate = _limits_with(demand, step, sequences, tokens).tokens_per_second / demand.output_tokens
+    rate = _tokens_per_second(demand, step, sequences, tokens) / demand.output_tokens
     busy = rate * reading
     slack = demand.ttft.total_seconds() - reading - full_seconds
     if busy >= 1 or slack <= 0:
@@ -119,7 +130,7 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
         for tokens in _STEP_TOKENS
         if (
             sequences := _max_sequences(
-                demand, step, min(most, _prefill_bound(demand, tokens)), tokens
+                demand, step, min(most, int(_prefill_bound(demand, tokens))), tokens
             )
         )
         > 0
@@ -127,10 +138,10 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     return max(options, key=lambda limits: limits.tokens_per_second, default=None)
 
 
-def _prefill_bound(demand: Demand, tokens: int) -> int:
+def _prefill_bound(demand: Demand, tokens: int) -> float:
     """Return how many requests have their prompts read by steps of `tokens` while others decode."""
     output_tokens = demand.output_tokens
-    return min(tokens - 1, tokens * output_tokens // (demand.input_tokens + output_tokens))
+    return min(tokens - 1, tokens * output_tokens / (demand.input_tokens + output_tokens))
 
 
 def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
@@ -157,14 +168,20 @@ def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> b
 
 
 def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) -> SchedulerLimits:
+    return SchedulerLimits(
+        max_num_seqs=sequences,
+        max_num_batched_tokens=tokens,
+        tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
+    )
+
+
+def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
     # Steps that carry prompts at a steady rate, 1 at most by the bound: while all requests get one
     # answer, the prompts of as many have to be read.
     share = sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
     mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
-    return SchedulerLimits(
-        max_num_seqs=sequences, max_num_batched_tokens=tokens, tokens_per_second=sequences / mean
-    )
+    return sequences / mean
 
 
 def longest_reading(
@@ -175,7 +192,7 @@ def longest_reading(
     return -(-input_tokens // free) * inter_token
 
 
-def full_step_seconds(demand: Demand, step: StepTime, sequences: int, tokens: int) -> float:
+def full_step_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
     """Return the seconds of a step of so many tokens, filled up with typical prompts."""
     return step.seconds(
         decoding=sequences,
