@@ -376,6 +376,14 @@ class MigPermissions(Values):
     (`migManager.config.name`). Empty means that no pool has `spec.mig.backend: MigManager`."""
 
 
+class Hpa(Values):
+    """HorizontalPodAutoscalers of services with `spec.scaling.mode: HPA`."""
+
+    enabled: bool = False
+    """Write them, and grant the operator the permissions for that. The cluster needs an adapter for
+    external metrics, such as prometheus-adapter."""
+
+
 class Dashboard(Values):
     """Dashboards for Grafana in a ConfigMap."""
 
@@ -449,6 +457,9 @@ class Chart(Values):
 
     mig: MigPermissions = Field(default_factory=MigPermissions)
     """Partitioning of GPUs into MIG slices, for pools with `spec.mig`."""
+
+    hpa: Hpa = Field(default_factory=Hpa)
+    """HorizontalPodAutoscalers of services with `spec.scaling.mode: HPA`."""
 
     dashboard: Dashboard = Field(default_factory=Dashboard)
     """Dashboards for Grafana in a ConfigMap."""

@@ -29,6 +29,7 @@ from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.resources.api_resources import (
+    AUTOSCALING,
     CONFIG_MAPS,
     EVENTS,
     KINDS,
@@ -92,7 +93,7 @@ def _cluster_role() -> str:
 
     With `watch.namespaces` what is namespaced is granted by a Role in each of them instead. What
     pre-pulls images is granted by the Role in their namespace in any case. What only cutting needs
-    is granted with `mig.enabled`.
+    is granted with `mig.enabled`, and what only HorizontalPodAutoscalers need with `hpa.enabled`.
     """
     parts = [NOTICE]
     for name, _, kinds in _RULES:
@@ -130,6 +131,7 @@ _RULES: tuple[tuple[str, str, Sequence[ApiResource]], ...] = (
         "watched namespaces, with `mig.enabled`",
         [kind for kind in PARTITIONING if kind.namespaced],
     ),
+    ("autoscalingRules", "watched namespaces, with `hpa.enabled`", AUTOSCALING),
     ("managerRules", "`mig.managerNamespace`, with `mig.enabled`", [CONFIG_MAPS]),
 )
 _ROLES = """\
@@ -149,6 +151,9 @@ rules:
 {{- if .Values.mig.enabled }}
 {{- include "tessera.cuttingNamespaceRules" . }}
 {{- end }}
+{{- if .Values.hpa.enabled }}
+{{- include "tessera.autoscalingRules" . }}
+{{- end }}
 {{- end }}
 {{- range .Values.watch.namespaces }}
 ---
@@ -163,6 +168,9 @@ rules:
 {{- include "tessera.namespaceRules" $ }}
 {{- if $.Values.mig.enabled }}
 {{- include "tessera.cuttingNamespaceRules" $ }}
+{{- end }}
+{{- if $.Values.hpa.enabled }}
+{{- include "tessera.autoscalingRules" $ }}
 {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1

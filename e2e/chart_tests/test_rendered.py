@@ -48,6 +48,17 @@ def plurals(rules: list[dict[str, Any]]) -> set[str]:
     return {name.partition("/")[0] for rule in rules for name in rule["resources"]}
 
 
+def test_rights_for_autoscalers_are_granted_with_their_value_alone() -> None:
+    role = "tessera-operator-tessera-system"
+    enabled = ("--set", "hpa.enabled=true")
+    autoscalers = "horizontalpodautoscalers"
+    assert autoscalers not in plurals(render()["ClusterRole", role]["rules"])
+    assert autoscalers in plurals(render(*enabled)["ClusterRole", role]["rules"])
+    named = render(*enabled, "--set", "watch.namespaces={a}")
+    assert autoscalers not in plurals(named["ClusterRole", role]["rules"])
+    assert autoscalers in plurals(named["Role", f"a/{role}"]["rules"])
+
+
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
     everywhere = render()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     prepull_plurals = {kind.plural for kind in KINDS if kind.in_prepull_namespace}

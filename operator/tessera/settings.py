@@ -86,6 +86,9 @@ class Settings(PrometheusSettings):
     require_budget: bool = False
     """Whether a namespace without a TenantBudget gets nothing new."""
 
+    hpa_enabled: bool = False
+    """Whether HorizontalPodAutoscalers are written; the chart then grants permissions for it."""
+
     mig_enabled: bool = False
     """Whether GPUs may be repartitioned; the chart then grants the permissions for it."""
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
-from tests.builders import NOW, a_budget, a_service, a_snapshot, at, dollars, plan_of
+from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, at, dollars, plan_of
 
 CHAT = CostLine(
     currency="USD",
@@ -53,6 +53,20 @@ def test_the_bill_is_exported_with_its_time() -> None:
         "tessera_cost_as_of_timestamp_seconds": {("", "", ""): at(5.000137).timestamp()},
         "tessera_cost_since_timestamp_seconds": {("", "", ""): NOW.timestamp()},
     }
+
+
+def test_what_is_recommended_is_exported_where_another_autoscaler_decides() -> None:
+    specs = {"chat": a_spec(replicas=3, scaling={"mode": "HPA"}), "code": a_spec(replicas=3)}
+    snapshot = a_snapshot(*(a_service(name, spec) for name, spec in specs.items()))
+    telemetry = Telemetry()
+    outcome = ReconcileOutcome(
+        snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0, cpu_seconds=0
+    )
+    telemetry.record_reconcile(outcome, 0.1)
+    lines = telemetry.exposition().decode().splitlines()
+    assert [line for line in lines if line.startswith("tessera_service_recommended")] == [
+        'tessera_service_recommended_replicas{namespace="team-a",service="chat"} 3.0'
+    ]
 
 
 @given(st.integers(0, 10**18), st.integers(0, 10**18))

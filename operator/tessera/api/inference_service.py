@@ -333,7 +333,7 @@ class ScalingSchedule(Wire):
 
 
 ScalingPolicyName = Literal["QueueAndActivity", "Capacity"]
-ScalingMode = Literal["Native", "External"]
+ScalingMode = Literal["Native", "External", "HPA"]
 
 
 class Scaling(Wire):
@@ -342,7 +342,9 @@ class Scaling(Wire):
     mode: ScalingMode = "Native"
     """`Native`: Tessera decides the number of replicas, and a `spec.replicas` fixes it. `External`:
     somebody else decides it by writing `spec.replicas`, such as a HorizontalPodAutoscaler or KEDA
-    by `/scale`; within the bounds Tessera follows, and only recommends a number."""
+    by `/scale`; within the bounds Tessera follows, and only recommends a number. `HPA`: the same,
+    with a HorizontalPodAutoscaler that Tessera writes and that reads the recommendation; it needs
+    the chart's value `hpa.enabled`, and an adapter for external metrics."""
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = _class_default(_INTERACTIVE.min_replicas)
     """Minimum number of replicas, even without load; omitted, that of `spec.class`, but at most
@@ -541,7 +543,8 @@ class InferenceServiceSpec(Wire):
 
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Fixed number of replicas, as set by `kubectl scale`. While it is set, `scaling` rests; remove
-    it to give the number back. In mode `External`, the number that another autoscaler decides."""
+    it to give the number back. In modes `External` and `HPA`, the number that another autoscaler
+    decides."""
 
     scaling: Scaling = Field(default_factory=Scaling)
     """Bounds and targets of the autoscaler, which rests while `replicas` is set; omitted, its

@@ -44,6 +44,12 @@ class Accepted(StatusReason):
         "`spec.engine.extraArgs` is not validated.",
         True,
     )
+    HPA_DISABLED = (
+        "HPADisabled",
+        "The spec is valid, but the chart's value `hpa.enabled` is false, so Tessera writes no "
+        "HorizontalPodAutoscaler for `spec.scaling.mode` `HPA`.",
+        True,
+    )
     UNTESTED_ENGINE_VERSION = (
         "UntestedEngineVersion",
         "The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: "
@@ -447,7 +453,7 @@ class ScalingReason(StatusReason):
     )
     SCALED_EXTERNALLY = (
         "ScaledExternally",
-        "With mode `External`: `spec.replicas` decides, within the bounds.",
+        "With modes `External` and `HPA`: `spec.replicas` decides, within the bounds.",
     )
     BUDGET_EXHAUSTED = (
         "BudgetExhausted",

@@ -1,6 +1,6 @@
 """`tessera-operator --inspect`: checks of the installation, which `helm test` runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
@@ -11,7 +11,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.api.text import counted
 from tessera.controller.runtime import LEASE
 from tessera.ports import Clock, ClusterError
-from tessera.resources.api_resources import KINDS, POD_MONITORS
+from tessera.resources.api_resources import AUTOSCALING, KINDS, POD_MONITORS, ApiResource
 from tessera.settings import Settings
 
 # A leader renews its Lease every two seconds, and loses it after 15.
@@ -24,22 +24,22 @@ async def inspect(
     settings: Settings, cluster: KubeCluster, clock: Clock
 ) -> AsyncIterator[InspectionFinding]:
     """Yield every finding; nothing is written."""
-    yield await _check_kinds(cluster)
+    yield await _check_kinds(cluster, (*KINDS, *AUTOSCALING) if settings.hpa_enabled else KINDS)
     yield await _check_leader(settings, cluster, clock())
     if settings.webhook_service is not None:
         yield await _check_certificate(settings, settings.webhook_service, cluster, clock())
     yield await _check_readings(settings, clock)
 
 
-async def _check_kinds(cluster: KubeCluster) -> InspectionFinding:
+async def _check_kinds(cluster: KubeCluster, kinds: Sequence[ApiResource]) -> InspectionFinding:
     """Check that the CRDs are installed and RBAC grants the lists."""
-    for kind in KINDS:
+    for kind in kinds:
         try:
             if await cluster.list(kind) is None and kind is not POD_MONITORS:
                 return False, f"the API server does not know {kind.plural}: install the CRDs"
         except ClusterError as error:
             return False, str(error)
-    return True, f"all {len(KINDS)} kinds can be listed"
+    return True, f"all {len(kinds)} kinds can be listed"
 
 
 async def _check_leader(

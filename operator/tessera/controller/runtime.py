@@ -43,7 +43,7 @@ from tessera.reconcile.store import Store
 from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.reconcile.writing.shared_objects import Installation
 from tessera.reconcile.writing.writer import NotLeadingError
-from tessera.resources.api_resources import KINDS
+from tessera.resources.api_resources import AUTOSCALING, KINDS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
 from tessera.settings import Settings
@@ -71,12 +71,14 @@ class Runtime:
             node_agents=settings.node_agent,
             stall_timeout=timedelta(seconds=settings.stall_seconds),
             require_budget=settings.require_budget,
+            autoscalers=settings.hpa_enabled,
             builder_version=newest_version(),
             platform=settings.platform,
         )
         self._observations = Observations(answers=ProbeAnswers(resolutions={}))
         self.telemetry = Telemetry()
-        self.store = Store(KINDS)
+        kinds = (*KINDS, *AUTOSCALING) if settings.hpa_enabled else KINDS
+        self.store = Store(kinds)
         self._engines = HttpEngines()
         self._hub = HttpHub(settings.platform)
         url, access = settings.prometheus_url, settings.prometheus_access
@@ -100,7 +102,9 @@ class Runtime:
             self._layouts, self._observations, clock, self._wakes.change
         )
         self._last_reconcile = time.monotonic()
-        self.reflector = Reflector(cluster, self.store, self._observations, self._wakes.observe)
+        self.reflector = Reflector(
+            cluster, self.store, self._observations, self._wakes.observe, kinds
+        )
         self.elector = LeaderElector(
             cluster,
             namespace=settings.namespace,

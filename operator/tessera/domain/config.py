@@ -22,6 +22,8 @@ class Config:
     """How long an engine may hold requests without a step."""
     require_budget: bool = False
     """Whether a namespace without a budget gets nothing new."""
+    autoscalers: bool = False
+    """Whether HorizontalPodAutoscalers may be written, for services of mode HPA."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)

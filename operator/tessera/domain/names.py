@@ -35,6 +35,9 @@ UPDATE_ANNOTATION = f"{GROUP}/update"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"
+# Metric with the replicas that Tessera recommends where another autoscaler decides.
+RECOMMENDED_REPLICAS = "tessera_service_recommended_replicas"
+
 # Label of a displaced replica: the PodDisruptionBudget of its service no longer selects it.
 LEAVING_LABEL = f"{GROUP}/leaving"
 # Reason of a gate that was closed; one that never opened is `NotNeeded`.

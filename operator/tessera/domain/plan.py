@@ -196,6 +196,7 @@ class _ServiceContext:
     """What all services of a cycle are planned with."""
 
     newest_template: PodTemplateVersion
+    autoscalers: bool
     snapshot: Snapshot
     decisions: _FleetDecisions
     watch: EngineWatch
@@ -319,6 +320,7 @@ def _plan_services(
     readings = snapshot.readings
     context = _ServiceContext(
         newest_template=_newest_template(config),
+        autoscalers=config.autoscalers,
         snapshot=snapshot,
         decisions=decisions,
         watch=EngineWatch(
@@ -353,6 +355,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         surge_replicas,
         context.newest_template,
         has_surge_capacity(proposal, grant, decisions.allocated),
+        context.autoscalers,
     )
     service_plan = plan_service(ref, inputs, snapshot=snapshot)
     inspection = _NO_INSPECTION

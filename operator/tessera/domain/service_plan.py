@@ -62,6 +62,8 @@ class ServicePlan:
     drain: DrainPlan
     schedule: BoundsSchedule | None = None
     """The bounds of the autoscaler that schedules set."""
+    has_autoscaler: bool = False
+    """A HorizontalPodAutoscaler is written for it."""
     preparation: Preparation | None = None
     """State of its model files; None for a spec that is not accepted."""
     surge: bool = False
@@ -142,6 +144,8 @@ class ServicePlanInputs(NamedTuple):
     newest_template: PodTemplateVersion
     has_surge_capacity: bool
     """Its pool has devices beyond the desired replicas."""
+    autoscalers: bool = False
+    """HorizontalPodAutoscalers may be written."""
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
@@ -154,10 +158,11 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         scale = autoscale.cap_to_grant(scale, grant, snapshot.at)
     base_plan = ServicePlan(
         service=service,
-        accepted=proposal.accepted,
+        accepted=_accepted(inputs),
         placement=proposal.placement,
         scale=scale,
         schedule=proposal.schedule,
+        has_autoscaler=inputs.autoscalers and _is_scaled_by_hpa(service.spec),
         drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
         preparation=proposal.preparation,
         pods=objects.pods,
@@ -227,6 +232,23 @@ plan_service = reused(
     per_object=True,
     holds=lambda service_plan, *_, **_named: not service_plan.is_moving,
 )
+
+
+def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
+    return spec is not None and spec.scaling.mode == "HPA"
+
+
+def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
+    """Return the verdict of the proposal, or that its HorizontalPodAutoscaler is not written."""
+    accepted = inputs.proposal.accepted
+    needed = _is_scaled_by_hpa(inputs.proposal.service.spec)
+    if accepted.reason is not Accepted.VALID or not needed or inputs.autoscalers:
+        return accepted
+    return StatusVerdict(
+        Accepted.HPA_DISABLED,
+        "spec.scaling.mode: the chart's value hpa.enabled is false, so no HorizontalPodAutoscaler "
+        "is written; set it to true, or spec.scaling.mode to External",
+    )
 
 
 def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:

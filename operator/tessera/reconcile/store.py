@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject, ObjectList, ObjectValue
-from tessera.resources.api_resources import CHILDREN, ApiResource
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN, ApiResource
 from tessera.resources.manifest import ObjectKey
 
-_CHILDREN = frozenset(kind.plural for kind in CHILDREN)
+_CHILDREN = frozenset(kind.plural for kind in (*CHILDREN, *AUTOSCALING))
 
 
 class Store:
@@ -96,7 +96,7 @@ class Store:
         """
         if self._children is None:
             objects: dict[Ref | None, list[ClusterObject]] = defaultdict(list)
-            for plural in sorted(_CHILDREN):
+            for plural in sorted(_CHILDREN & self._objects.keys()):
                 for observed in self._objects[plural].values():
                     objects[observed.service].append(observed)
             previous = self._previous_children

@@ -108,6 +108,13 @@ NETWORK_POLICIES = _managed_kind(
 DISRUPTION_BUDGETS = _managed_kind(
     group="policy", kind="PodDisruptionBudget", plural="poddisruptionbudgets"
 )
+# Listed and written only with the chart's value hpa.enabled.
+HORIZONTAL_POD_AUTOSCALERS = _managed_kind(
+    group="autoscaling",
+    version="v2",
+    kind="HorizontalPodAutoscaler",
+    plural="horizontalpodautoscalers",
+)
 ROLE_BINDINGS = _managed_kind(
     group="rbac.authorization.k8s.io",
     kind="RoleBinding",
@@ -173,6 +180,8 @@ KINDS = (
     JOBS,
     *CHILDREN,
 )
+# The further kinds of an operator that may write HorizontalPodAutoscalers.
+AUTOSCALING = (HORIZONTAL_POD_AUTOSCALERS,)
 # Additional permissions of an operator that may partition GPUs.
 PARTITIONING = (
     replace(NODES, verbs=("patch",)),

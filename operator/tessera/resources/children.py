@@ -13,7 +13,11 @@ from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
 from tessera.resources.model_job import model_claim_manifest
-from tessera.resources.service import disruption_budget_manifest, service_manifest
+from tessera.resources.service import (
+    autoscaler_manifest,
+    disruption_budget_manifest,
+    service_manifest,
+)
 
 # A disruption budget needs this many replicas; with a single one it would block node drains.
 _MIN_REPLICAS_FOR_BUDGET = 2
@@ -31,6 +35,8 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
         manifests.append(deployment_manifest(service_plan, spec, choice))
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
         manifests.append(disruption_budget_manifest(service_plan.service, spec))
+    if service_plan.has_autoscaler:
+        manifests.append(autoscaler_manifest(service_plan.service, spec))
     return tuple(manifests)
 
 
@@ -54,6 +60,7 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         service_plan.drain.replicas,
         service_plan.surge,
         service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
+        service_plan.has_autoscaler,
     )
 
 

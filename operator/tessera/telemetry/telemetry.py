@@ -18,6 +18,7 @@ from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill, CostLine
 from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.money import NANO
+from tessera.domain.names import RECOMMENDED_REPLICAS
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.service_plan import ServicePlan
 from tessera.ports import EventOutcome, RejectedDemand, RejectedSample
@@ -326,7 +327,7 @@ class _ServiceCollector(Collector):
             labels=[*labels, "condition", "reason"],
         )
         recommended = GaugeMetricFamily(
-            "tessera_service_recommended_replicas",
+            RECOMMENDED_REPLICAS,
             "Replicas that the policy would choose where another autoscaler decides.",
             labels=labels,
         )

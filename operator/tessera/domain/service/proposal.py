@@ -346,7 +346,7 @@ def _scale(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
     capacity = capacity_of(snapshot, service, choice, pods)
-    if policy.spec.mode == "External":
+    if policy.spec.mode != "Native":
         return _external_scale(service, policy, capacity, load, history)
     return _policy_scale(policy, capacity, load, history)
 

@@ -15,12 +15,12 @@ from tessera.domain.scaling.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.resources import pod_patches as marks
-from tessera.resources.api_resources import CHILDREN, DEPLOYMENTS, ApiResource
+from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 WorkT = TypeVar("WorkT")
 
-CHILD_KINDS = {kind.plural: kind for kind in CHILDREN}
+CHILD_KINDS = {kind.plural: kind for kind in (*CHILDREN, *AUTOSCALING)}
 
 
 @dataclass(frozen=True, slots=True)
