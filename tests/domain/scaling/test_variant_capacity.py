@@ -243,6 +243,21 @@ def test_explain_says_which_arrivals_would_add_replicas_where_none_come() -> Non
     assert decision.would_change[0].startswith(f"more than {capacity_of_plan():.2f} requests/s")
 
 
+def test_without_readings_requests_are_as_long_as_they_were() -> None:
+    pods = (a_pod("chat-0"),)
+    measured = SpeedReading(requests=500, mean_input_tokens=4000, mean_output_tokens=20)
+    readings = replace(readings_of(pods), speeds={CHAT: (measured,)})
+    fleet = a_fleet(SCALING, pods=pods, readings=readings)
+    before = plan_of(fleet)
+    later = Readings(at=at(600), problem="connection refused")
+    after = plan_of(
+        replace(fleet, at=at(600), readings=later),
+        memory=PlanMemory(scaling_history=before.scaling_history),
+    )
+    for plan in (before, after):
+        assert "4000 input and 20 output tokens" in plan.service_plans[CHAT].scale.message
+
+
 def test_without_readings_the_policy_removes_nothing() -> None:
     pods = tuple(a_pod(f"chat-{index}") for index in range(3))
     readings = Readings(at=at(0), problem="connection refused")

@@ -140,6 +140,8 @@ class DemandHistory:
     """Since when requests wait although all replicas serve; None while they do not."""
     correction: float = 1.0
     """Share of the predicted capacity that full replicas were measured to carry."""
+    lengths: tuple[int, int] | None = None
+    """Mean tokens of prompts and answers, as last measured; None before any were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

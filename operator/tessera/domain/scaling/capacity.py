@@ -185,7 +185,11 @@ def _remember(
     """Return what later decisions need of this reading; a missed one changes nothing."""
     memory = memory or DemandHistory(known_at=load.at)
     if not load.is_known or load.known_requests is None:
-        return memory
+        return (
+            memory
+            if memory.lengths == capacity.lengths
+            else replace(memory, lengths=capacity.lengths)
+        )
     in_flight = memory.in_flight
     if not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
         in_flight = (*in_flight, (load.at, load.known_requests))
@@ -199,6 +203,7 @@ def _remember(
         known_at=load.at,
         full_since=full_since,
         correction=_correction(capacity, load, memory, full_since),
+        lengths=capacity.lengths,
     )
 
 

@@ -43,9 +43,11 @@ class VariantCapacity:
     meets_slo: bool = True
     """False if even one request at a time misses the SLO; the rate is then that of a full
     replica."""
+    lengths: tuple[int, int] | None = None
+    """Mean tokens of prompts and answers, as last measured; None before any were."""
 
 
-def variant_capacity(
+def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     spec: InferenceServiceSpec,
     shape: ModelShape,
     fit: ReplicaFit,
@@ -53,18 +55,16 @@ def variant_capacity(
     reading: SpeedReading,
     measured_ratio: float | None,
     lead: timedelta,
+    last_lengths: tuple[int, int] | None = None,
 ) -> VariantCapacity:
     """Return the capacity for requests as long as those of the last ten minutes.
 
-    `measured_ratio` is the measured time of a step divided by the predicted one.
+    `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
+    count while a reading has none: requests do not become typical since nobody measures them.
     """
-    prompt, answer = spec.context.typical_input_tokens, spec.context.typical_output_tokens
-    if (
-        reading.mean_input_tokens is not None
-        and reading.mean_output_tokens is not None
-        and (reading.requests or 0) >= _MIN_REQUESTS_FOR_LENGTH
-    ):
-        prompt, answer = round(reading.mean_input_tokens), round(reading.mean_output_tokens)
+    lengths = _measured_lengths(reading) or last_lengths
+    context = spec.context
+    prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
     prompt, answer = _within(fit.max_model_len, prompt, answer)
     demand = Demand(
         shape=shape,
@@ -88,7 +88,16 @@ def variant_capacity(
         kv_usage=reading.kv_usage,
         speed_ratio=measured_ratio or 1.0,
         meets_slo=sustained.meets_slo,
+        lengths=lengths,
     )
+
+
+def _measured_lengths(reading: SpeedReading) -> tuple[int, int] | None:
+    """Return the mean tokens of prompts and answers; None of too few requests."""
+    prompt, answer = reading.mean_input_tokens, reading.mean_output_tokens
+    if prompt is None or answer is None or (reading.requests or 0) < _MIN_REQUESTS_FOR_LENGTH:
+        return None
+    return round(prompt), round(answer)
 
 
 def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_len: int) -> float:

@@ -345,7 +345,7 @@ def _scale(
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
-    capacity = capacity_of(snapshot, service, choice, pods)
+    capacity = capacity_of(snapshot, service, choice, pods, history)
     if policy.spec.mode != "Native":
         return _external_scale(service, policy, capacity, load, history)
     return _policy_scale(policy, capacity, load, history)
@@ -370,7 +370,11 @@ def _speed_reading(snapshot: Snapshot, ref: Ref, choice: HardwareChoice) -> Spee
 
 
 def capacity_of(
-    snapshot: Snapshot, service: ObservedService, choice: HardwareChoice, pods: Sequence[Pod]
+    snapshot: Snapshot,
+    service: ObservedService,
+    choice: HardwareChoice,
+    pods: Sequence[Pod],
+    history: ScalingHistory,
 ) -> VariantCapacity | None:
     """Return what a replica of the service carries; None where its policy does not ask for it."""
     spec = service.spec
@@ -384,6 +388,7 @@ def capacity_of(
         reading=_speed_reading(snapshot, service.ref, choice),
         measured_ratio=measured_ratio(service.status.speed, spec.model.uri, choice.variant),
         lead=start_up_lead(pods),
+        last_lengths=history.demand.lengths if history.demand is not None else None,
     )
 
 
