@@ -88,7 +88,6 @@ def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) 
         update=meta.get("annotations", {}).get(names.UPDATE_ANNOTATION),
         allows_downtime=meta.get("annotations", {}).get(DOWNTIME) == "true",
         deleting="deletionTimestamp" in meta,
-        replicas_writer=replicas_writer(body),
         status=_validate_lenient(InferenceServiceStatus, body.get("status", {})),
     )
 
@@ -395,17 +394,6 @@ def owned_fields_digest(body: JsonObject) -> str | None:
             text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
             return hashlib.sha256(text.encode()).hexdigest()[:16]
     return None
-
-
-def replicas_writer(body: JsonObject) -> str | None:
-    """Return the field manager that wrote spec.replicas last; None if nobody did."""
-    writers = (
-        (entry.get("time") or "", entry.get("manager") or "")
-        for entry in body["metadata"].get("managedFields", ())
-        if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-    )
-    _, manager = max(writers, default=("", ""))
-    return manager or None
 
 
 def _service_spec(

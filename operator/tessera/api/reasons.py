@@ -446,11 +446,6 @@ class ScalingReason(StatusReason):
     )
     PAUSED = "Paused", "`spec.scaling.paused` keeps the number of replicas."
     SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number; `spec.scaling` rests."
-    SET_BY_AUTOSCALER = (
-        "SetByAutoscaler",
-        "Another autoscaler wrote `spec.replicas` in mode `Native`, so `spec.scaling` rests; two "
-        "autoscalers are configured.",
-    )
     SCALED_EXTERNALLY = (
         "ScaledExternally",
         "With modes `External` and `HPA`: `spec.replicas` decides, within the bounds.",

@@ -1,21 +1,18 @@
-"""In mode External another autoscaler decides within the bounds, and two of them are named."""
+"""In mode External another autoscaler decides within the bounds."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tessera.adapters.object_parsing import parse_service
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
-from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import Plan, PlanMemory
 from tessera.domain.scaling.autoscale import ScaleDecision
 from tessera.domain.service.proposal import guaranteed_replicas, min_replicas_of
 from tessera.domain.status.service import service_status
-from tessera.resources.api_resources import INFERENCE_SERVICES
 from tests.builders import (
     a_node,
     a_pod,
@@ -29,7 +26,6 @@ from tests.builders import (
 )
 
 CHAT = Ref("team-a", "chat")
-HPA = "kube-controller-manager"
 PODS = tuple(a_pod(f"chat-{index}") for index in range(3))
 
 
@@ -39,7 +35,6 @@ def a_fleet(
     *,
     waiting: float = 0.0,
     pods: int = 3,
-    writer: str | None = HPA,
     status: InferenceServiceStatus | None = None,
     **scaling: Any,
 ) -> Snapshot:
@@ -47,7 +42,6 @@ def a_fleet(
     return a_snapshot(
         a_service(
             spec=a_spec(replicas=replicas, scaling=bounds),
-            replicas_writer=writer,
             status=status or InferenceServiceStatus(),
         ),
         at=at(seconds),
@@ -65,9 +59,9 @@ def scale_of(plan: Plan) -> ScaleDecision:
 @pytest.mark.parametrize(
     ("requested", "replicas", "message"),
     [
-        (4, 4, f"spec.replicas is 4, written by {HPA}"),
-        (9, 6, f"spec.replicas is 9, written by {HPA}; spec.scaling.maxReplicas is 6"),
-        (0, 2, f"spec.replicas is 0, written by {HPA}; spec.scaling.minReplicas is 2"),
+        (4, 4, "spec.replicas is 4"),
+        (9, 6, "spec.replicas is 9; spec.scaling.maxReplicas is 6"),
+        (0, 2, "spec.replicas is 0; spec.scaling.minReplicas is 2"),
     ],
 )
 def test_the_number_of_another_autoscaler_holds_within_the_bounds(
@@ -84,7 +78,7 @@ def test_another_autoscaler_may_remove_all_replicas_where_the_minimum_is_0() -> 
 
 
 def test_without_a_number_the_replicas_stay_and_the_message_says_how_to_begin() -> None:
-    scale = scale_of(plan_of(a_fleet(None, writer=None)))
+    scale = scale_of(plan_of(a_fleet(None)))
     assert (scale.replicas, scale.reason) == (3, "ScaledExternally")
     assert "kubectl -n team-a scale tsvc/chat --replicas=3" in scale.message
 
@@ -120,18 +114,6 @@ def test_explain_shows_what_the_policy_recommends() -> None:
     )
 
 
-@pytest.mark.parametrize("writer", [HPA, "keda", "keda-operator"])
-def test_a_second_autoscaler_is_named_with_a_way_out(writer: str) -> None:
-    scale = scale_of(plan_of(a_fleet(5, writer=writer, mode="Native")))
-    assert (scale.replicas, scale.reason) == (5, "SetByAutoscaler")
-    assert f"spec.replicas is 5, written by {writer}, so 2 autoscalers" in scale.message
-    assert "spec.scaling.mode to External" in scale.message
-
-
-def test_a_person_is_no_second_autoscaler() -> None:
-    assert scale_of(plan_of(a_fleet(5, writer="kubectl", mode="Native"))).reason == "SetByUser"
-
-
 def test_the_status_names_each_new_number() -> None:
     first = a_fleet(9)
     status = service_status(first, plan_of(first).service_plans[CHAT], None, None)
@@ -139,32 +121,3 @@ def test_the_status_names_each_new_number() -> None:
     scaling = service_status(second, plan_of(second).service_plans[CHAT], None, None).scaling
     assert scaling is not None
     assert scaling.message.startswith("spec.replicas is 10")
-
-
-FIELDS: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
-
-
-@pytest.mark.parametrize(
-    ("entries", "writer"),
-    [
-        ([], None),
-        ([{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:model": {}}}}], None),
-        ([{"manager": "a", "fieldsV1": None}, {"manager": "kubectl"}], None),
-        (
-            [
-                {"manager": HPA, "time": "2026-11-20T12:00:01Z", "fieldsV1": FIELDS},
-                {"manager": "kubectl", "time": "2026-11-20T12:00:00Z", "fieldsV1": FIELDS},
-            ],
-            HPA,
-        ),
-    ],
-)
-def test_the_last_writer_of_the_number_is_read_and_kept_in_snapshots(
-    entries: list[dict[str, Any]], writer: str | None
-) -> None:
-    body = {
-        "metadata": {"name": "chat", "namespace": "team-a", "uid": "1", "managedFields": entries},
-        "spec": {"model": {"uri": "hf://a/b"}, "replicas": 2},
-    }
-    assert parse_service(body).replicas_writer == writer
-    assert parse_service(trim_object(INFERENCE_SERVICES, body)).replicas_writer == writer

@@ -4,13 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.adapters.object_parsing import owned_fields_digest, replicas_writer
+from tessera.adapters.object_parsing import owned_fields_digest
 from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json
 from tessera.domain.names import COST_ANNOTATION, FIELD_MANAGER
 from tessera.resources.api_resources import (
     DEPLOYMENTS,
-    INFERENCE_SERVICES,
     JOBS,
     NODES,
     PODS,
@@ -40,9 +39,6 @@ def trim_object(kind: ApiResource, body: Mapping[str, Any]) -> Json:
     if owned_fields_digest(body) is not None:  # without it the object is not Tessera's
         entry = {"manager": FIELD_MANAGER, "operation": "Apply"}
         cleaned["metadata"]["managedFields"] = [entry]
-    if kind.plural == INFERENCE_SERVICES.plural and (writer := replicas_writer(body)) is not None:
-        owned: Json = {"f:spec": {"f:replicas": {}}}
-        cleaned["metadata"]["managedFields"] = [{"manager": writer, "fieldsV1": owned}]
     return cleaned
 
 

@@ -42,8 +42,6 @@ class ObservedService:
     """The annotation that lets it fall below minReplicas while its slices are created."""
     deleting: bool = False
     """It has a deletion timestamp."""
-    replicas_writer: str | None = None
-    """The field manager that wrote spec.replicas last."""
     status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
 
 

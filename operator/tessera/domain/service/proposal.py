@@ -78,8 +78,6 @@ AllocatedDevices = Counter[tuple[str, str]]
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 _NO_GPUS = Decimal(0)
-# Field managers of autoscalers: that of the HorizontalPodAutoscaler, and of KEDA.
-_AUTOSCALERS = ("kube-controller-manager", "keda")
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
     Accepted.INVALID_NAME,
@@ -336,7 +334,7 @@ def _scale(
     spec, ref = service.spec, service.ref
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.fixed_replicas is not None:
-        return _fixed_scale(service, spec, spec.fixed_replicas, history, snapshot.at)
+        return _fixed_scale(spec, spec.fixed_replicas, history, snapshot.at)
     policy = policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
     pods, workload = pods_of_variant(objects.pods, choice), objects.workload_of(choice.variant)
     existing = workload.replicas if workload else policy.spec.floor
@@ -427,7 +425,7 @@ def _external_scale(
             f"{service.ref.namespace} scale tsvc/{service.ref.name} --replicas={max(1, replicas)}"
         )
     else:
-        message = f"spec.replicas is {requested}, written by {service.replicas_writer or 'a user'}"
+        message = f"spec.replicas is {requested}"
         if replicas != requested:
             bound = "minReplicas" if replicas > requested else "maxReplicas"
             message += f"; {policy.bounds_source}{bound} is {replicas}"
@@ -442,31 +440,19 @@ def _external_scale(
 
 
 def _fixed_scale(
-    service: ObservedService,
-    spec: InferenceServiceSpec,
-    replicas: int,
-    history: ScalingHistory,
-    at: datetime,
+    spec: InferenceServiceSpec, replicas: int, history: ScalingHistory, at: datetime
 ) -> ScaleDecision:
     """Return `spec.replicas`; once it is removed, the windows start again from this number."""
     decisions = history.decisions[-1:]
     if [decision.replicas for decision in decisions] != [replicas]:
         decisions = (TimestampedReplicas(at, replicas),)
     fixed = ScalingHistory(decisions=decisions)
-    reason, message = ScalingReason.SET_BY_USER, f"spec.replicas is {replicas}"
-    writer = service.replicas_writer
-    if writer is not None and writer.startswith(_AUTOSCALERS):
-        reason = ScalingReason.SET_BY_AUTOSCALER
-        message += (
-            f", written by {writer}, so 2 autoscalers are configured and spec.scaling rests. Set "
-            "spec.scaling.mode to External to keep the other one, or delete it (kubectl -n "
-            f"{service.ref.namespace} get hpa) and remove spec.replicas"
-        )
-    elif spec.sets_scaling:
+    message = f"spec.replicas is {replicas}"
+    if spec.sets_scaling:
         message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
     return ScaleDecision(
         replicas=replicas,
-        reason=reason,
+        reason=ScalingReason.SET_BY_USER,
         message=message,
         history=history if history == fixed else fixed,
     )

@@ -461,7 +461,6 @@ def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSou
 # Reasons whose message changes with the spec, not with the load.
 _SET_BY_SPEC = (
     ScalingReason.SET_BY_USER,
-    ScalingReason.SET_BY_AUTOSCALER,
     ScalingReason.SCALED_EXTERNALLY,
     ScalingReason.PAUSED,
 )
