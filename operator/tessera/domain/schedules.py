@@ -227,9 +227,15 @@ def _all_days() -> tuple[date, ...]:
 
 
 def _dates(expression: CronSim) -> frozenset[date]:
+    return _dates_of(*expression.parts[3:])
+
+
+@tabulated
+def _dates_of(day: str, month: str, weekday: str) -> frozenset[date]:
+    expression = CronSim(f"0 0 {day} {month} {weekday}", _EPOCH)
     months = expression.months
     return frozenset(
-        day for day in _all_days() if day.month in months and expression.match_day(day)
+        each for each in _all_days() if each.month in months and expression.match_day(each)
     )
 
 
