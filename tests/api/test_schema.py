@@ -123,6 +123,8 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
         "scaleUp": {"stabilizationWindow": "60s", "pods": 2, "period": "120s"},
         "scaleDown": {"stabilizationWindow": "300s"},
         "idle": None,
+        "mode": "Native",
+        "schedules": [],
         "policy": "QueueAndActivity",
         "paused": None,
     }
