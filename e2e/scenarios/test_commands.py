@@ -182,7 +182,7 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
         for alternative in decisions["placed"]["alternatives"]
     }
     assert reasons["a100-reserved-1g-10gb"] == "chosen"
-    assert reasons["a100-spot-3g-40gb"].startswith("Spot: spec.class Interactive never")
+    assert reasons["a100-spot-3g-40gb"] == "spec.placement.tiers does not list Spot"
     assert "h100-ondemand (now 2.99)" in " ".join(decisions["placed"]["wouldChange"])
     assert decisions["scaling"]["reason"] == status["scaling"]["reason"]
     assert decisions["scaling"]["numbers"]["waiting requests"].startswith("0 in all replicas")
