@@ -241,6 +241,7 @@ def test_explain_says_which_arrivals_would_add_replicas_where_none_come() -> Non
         decision for decision in explain(fleet, plan_of(fleet), CHAT) if decision.topic == "scaling"
     )
     assert decision.would_change[0].startswith(f"more than {capacity_of_plan():.2f} requests/s")
+    assert "spec.scaling.minReplicas below 1" in decision.would_change[1]
 
 
 def test_without_readings_requests_are_as_long_as_they_were() -> None:

@@ -240,7 +240,9 @@ def _would_change_capacity(
             f"more than {rate:.2f} requests/s may add replicas at once, and so does a queue too "
             "long for spec.slo.ttftP95"
         )
-    if current > policy.spec.floor and assessment.retained < current:
+    if current <= policy.spec.floor:
+        yield _floor_message(policy)
+    elif assessment.retained < current:
         yield (
             f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
             f"{counted(current - assessment.retained, 'replica')}"
@@ -286,15 +288,20 @@ def _desired_replicas(
     return recommended_replicas(policy, requests, current)
 
 
+def _floor_message(policy: ScalingPolicy) -> str:
+    """Return what would let a service at its minimum have fewer replicas."""
+    if policy.spec.may_sleep:
+        return "in use, the service keeps 1 replica"
+    return (
+        f"{policy.bounds_source}minReplicas below {policy.spec.min_replicas} would allow fewer "
+        "replicas"
+    )
+
+
 def _scale_down_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
     """Return the most running requests that would let replicas be removed."""
     if current <= policy.spec.floor:
-        if policy.spec.may_sleep:
-            return "in use, the service keeps 1 replica"
-        return (
-            f"{policy.bounds_source}minReplicas below {policy.spec.min_replicas} would allow fewer "
-            "replicas"
-        )
+        return _floor_message(policy)
     running = bisect_left(
         range(policy.max_num_seqs * current),
         True,
