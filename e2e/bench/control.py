@@ -228,7 +228,11 @@ class ControlPlaneBench:
             of_service.setdefault(key, []).append(meta["name"])
         for space, name in names:  # a status with readings needs a number that the autoscaler sets
             path = INFERENCE_SERVICES.path(space, name)
-            bounds = {"minReplicas": REPLICAS, "maxReplicas": REPLICAS + 1}
+            bounds = {
+                "policy": "QueueAndActivity",
+                "minReplicas": REPLICAS,
+                "maxReplicas": REPLICAS + 1,
+            }
             await self.cluster.api.patch(path, {"spec": {"replicas": None, "scaling": bounds}})
         operator = self._operator()
         await self._gauges(names, of_service, 0)

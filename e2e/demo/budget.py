@@ -14,6 +14,7 @@ SERVICE = Ref("team-a", "chat")
 BUDGET = "/apis/tessera.dev/v1alpha1/tenantbudgets/team-a"
 MODEL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 SCALING = {
+    "policy": "QueueAndActivity",
     "minReplicas": 1,
     "maxReplicas": 3,
     "queue": {"target": 5},

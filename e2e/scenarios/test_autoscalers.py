@@ -18,6 +18,7 @@ from world.testing import eventually
 SCALING = {
     "minReplicas": 1,
     "maxReplicas": 3,
+    "policy": "QueueAndActivity",
     "queue": {"target": 1},
     "scaleUp": {"stabilizationWindow": "1s", "pods": 4, "period": "2s"},
     "scaleDown": {"stabilizationWindow": "5s"},

@@ -25,6 +25,7 @@ FLEET = 12
 Kill = Callable[[], Awaitable[None]]
 
 SCALING = {
+    "policy": "QueueAndActivity",
     "minReplicas": 1,
     "maxReplicas": 2,
     "queue": {"target": 2},

@@ -11,6 +11,7 @@ from scenarios.actions import ScenarioNamespace
 from world.testing import eventually
 
 SCALING = {
+    "policy": "QueueAndActivity",
     "minReplicas": 1,
     "maxReplicas": 2,
     "queue": {"target": 2},

@@ -1,4 +1,4 @@
-"""After a peak, what few streams remain keep no replica above the floor, with default settings."""
+"""By queue and activity, what few streams remain after a peak keep no replica above the floor."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ async def without_exporter(namespace: ScenarioNamespace) -> AsyncIterator[None]:
 async def test_two_streams_after_a_peak_leave_the_service_at_its_floor(
     namespace: ScenarioNamespace, has_exporter: bool
 ) -> None:
-    ref = await namespace.apply_service(scaling={"minReplicas": 1})
+    ref = await namespace.apply_service(scaling={"policy": "QueueAndActivity", "minReplicas": 1})
     await namespace.wait_until_ready()
     base = await namespace.cluster.address(ref)
     async with contextlib.AsyncExitStack() as stack:

@@ -29,6 +29,7 @@ HEAL_SECONDS = 240.0
 UNCHANGED_SECONDS = 6.0
 CLIENTS = 8
 SCALING = {
+    "policy": "QueueAndActivity",
     "minReplicas": 1,
     "maxReplicas": 3,
     "queue": {"target": 2},

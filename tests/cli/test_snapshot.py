@@ -94,6 +94,7 @@ def plan_text(folder: Path, *arguments: str) -> str:
 
 async def test_a_saved_queue_is_decided_upon(tmp_path: Path) -> None:
     scaling = {
+        "policy": "QueueAndActivity",
         "minReplicas": 2,
         "maxReplicas": 7,
         "queue": {"target": 50},

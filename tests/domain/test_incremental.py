@@ -59,6 +59,7 @@ READ = {
 }
 NAMES = ("chat", "code", "sum")
 SCALING = {
+    "policy": "QueueAndActivity",
     "minReplicas": 1,
     "maxReplicas": 4,
     "queue": {"target": 5},

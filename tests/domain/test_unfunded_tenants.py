@@ -102,7 +102,7 @@ def test_an_unfunded_tenant_changes_no_slice(
 
 def test_a_busy_neighbor_keeps_its_slices_beside_thousands_of_unpaid_replicas() -> None:
     """The planner's recipe of finding A3."""
-    chat = a_mig_service("chat", scaling={"minReplicas": 1})
+    chat = a_mig_service("chat", scaling={"policy": "QueueAndActivity", "minReplicas": 1})
     pods = tuple(
         a_pod(f"chat-{index}", node="a100-0", devices={"nvidia.com/mig-1g.10gb": 1})
         for index in range(6)
@@ -133,7 +133,7 @@ def test_a_funded_newcomer_gets_what_is_free_and_no_running_replica() -> None:
     )
     wish = {"uri": SMALL, "min_replicas": 1000, "service_class": "Interactive"}
     fleet = a_snapshot(
-        a_mig_service("chat", scaling={"minReplicas": 1}),
+        a_mig_service("chat", scaling={"policy": "QueueAndActivity", "minReplicas": 1}),
         of_evil("aaa", wish=wish, mig="Auto"),
         pools=(a_planned_pool(),),
         nodes=tuple(a_node(slices={"1g.10gb": 7}, name=f"a100-{index}") for index in range(2)),

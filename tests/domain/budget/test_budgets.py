@@ -49,6 +49,7 @@ def scaled(replicas: int, when: datetime = NOW, **scaling: int) -> Snapshot:
     """Build a service with `minReplicas` 1, so many replicas, and a queue that needs six."""
     spec = a_spec(
         scaling={
+            "policy": "QueueAndActivity",
             "minReplicas": 1,
             "maxReplicas": 6,
             "scaleUp": {"stabilizationWindow": "0s", "pods": 9},
@@ -127,7 +128,12 @@ def test_a_new_window_lifts_the_cap() -> None:
 def test_what_runs_goes_on_before_anything_new_starts() -> None:
     """`busy` comes first by name; `chat` already has its second replica."""
     spec = a_spec(
-        scaling={"minReplicas": 1, "maxReplicas": 2, "scaleUp": {"stabilizationWindow": "0s"}}
+        scaling={
+            "policy": "QueueAndActivity",
+            "minReplicas": 1,
+            "maxReplicas": 2,
+            "scaleUp": {"stabilizationWindow": "0s"},
+        }
     )
     pods = (*running(1, service="busy"), *running(2))
     snapshot = a_snapshot(

@@ -62,6 +62,7 @@ def running(count: int = 2, waiting: float = 0.0, activity: float = 0.5, **field
     pods = pods_of(count)
     scaling = {"minReplicas": 1, "maxReplicas": 6, "queue": {"target": 10}}
     windows = {
+        "policy": "QueueAndActivity",
         "scaleUp": {"stabilizationWindow": "0s", "pods": 9},
         "scaleDown": {"stabilizationWindow": "0s"},
     }

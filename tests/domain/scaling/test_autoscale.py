@@ -32,7 +32,7 @@ def policy(
     queue_target: float = 50, max_num_seqs: int = MAX_NUM_SEQS, **fields: Any
 ) -> ScalingPolicy:
     return ScalingPolicy(
-        spec=ScalingSpec.model_validate(fields),
+        spec=ScalingSpec.model_validate({"policy": "QueueAndActivity", **fields}),
         queue_target=queue_target,
         max_num_seqs=max_num_seqs,
     )

@@ -221,7 +221,12 @@ def test_a_plan_starts_a_replica_for_what_waits_also_after_a_restart_of_the_oper
 
 def test_what_waits_at_the_gateway_counts_as_waiting() -> None:
     pods = (a_pod("chat-0"),)
-    scaling = {"maxReplicas": 6, "minReplicas": 1, "scaleUp": {"stabilizationWindow": "0s"}}
+    scaling = {
+        "policy": "QueueAndActivity",
+        "maxReplicas": 6,
+        "minReplicas": 1,
+        "scaleUp": {"stabilizationWindow": "0s"},
+    }
     snapshot = a_snapshot(
         a_service(spec=a_spec(scaling=scaling)),
         pods=pods,
