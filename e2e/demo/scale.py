@@ -1,32 +1,27 @@
-"""Step 2: load until the queue grows; replicas rise, and fall again when little load is left."""
+"""Step 2: more requests than a replica carries; replicas rise, and fall again when they are few."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from demo.cluster import InstalledCluster, Json, Ref, StepError, until
+from demo.cluster import InstalledCluster, Json, Ref, StepError, condition, until
 from demo.load import steady_load
 
 SERVICE = Ref("team-a", "chat")
 OPERATOR = "tessera-operator"
-# Small windows, so that minutes become seconds.
-SCALING = {
-    "minReplicas": 1,
-    "maxReplicas": 3,
-    "queue": {"target": 5},
-    "scaleUp": {"stabilizationWindow": "3s", "pods": 2, "period": "5s"},
-    "scaleDown": {"stabilizationWindow": "8s"},
-}
+# A small window, so that minutes become seconds.
+SCALING = {"minReplicas": 1, "maxReplicas": 3, "scaleDown": {"stabilizationWindow": "8s"}}
+# The default again, under which a load of seconds removes nothing.
+DEFAULT_SCALING = {"scaleDown": None}
 
-# The defaults again, under which a load of seconds changes nothing.
-DEFAULT_SCALING = {"queue": None, "scaleUp": None, "scaleDown": None}
-
-_ROSE = {"QueueAboveTarget", "ActivityAboveTargetWithQueue"}
-_FELL = {"LoadBelowTarget"}
+_ROSE = {"DemandAboveCapacity", "BacklogAboveTarget", "ReplicasFull"}
+_FELL = {"CapacityAboveDemand"}
 _LOOK_SECONDS = 0.2
-# Waiting requests for which three replicas are desired, and no more.
-_MORE_THAN_TWO_TAKE = 12
+# So many times as many clients as a replica runs requests.
+_TIMES_FULL = 12
+# Without the gateway arrivals are estimated over a minute.
+_RISE_SECONDS, _FALL_SECONDS = 150, 200
 
 
 @dataclass(slots=True)
@@ -43,15 +38,15 @@ async def run(cluster: InstalledCluster) -> None:
     base = await cluster.address(SERVICE)
     async with _record_scaling(cluster) as record:
         max_num_seqs = (await cluster.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
-        clients = 2 * max_num_seqs + _MORE_THAN_TWO_TAKE
+        clients = _TIMES_FULL * max_num_seqs
         cluster.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
         async with steady_load(base, SERVICE.name, clients=clients, tokens=150) as load:
-            await _replicas(cluster, SCALING["maxReplicas"], 40)
+            await _replicas(cluster, SCALING["maxReplicas"], _RISE_SECONDS)
         cluster.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:
             raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
         async with steady_load(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
-            await _replicas(cluster, SCALING["minReplicas"], 60)
+            await _replicas(cluster, SCALING["minReplicas"], _FALL_SECONDS)
         if small.failures:
             raise StepError(f"a request failed while replicas left: {small.failures[0]}")
     _check_record(record)
@@ -116,11 +111,17 @@ async def _record_scaling(cluster: InstalledCluster) -> AsyncIterator[ScalingRec
 
 
 def _note_reason(cluster: InstalledCluster, service: Json, record: ScalingRecord) -> None:
-    scaling = service.get("status", {}).get("scaling", {})
+    status = service.get("status", {})
+    scaling = status.get("scaling", {})
     reason = scaling.get("reason")
     if reason and reason not in record.reasons:
         record.reasons[reason] = scaling["message"]
-        cluster.say(f"{scaling['desiredReplicas']} desired: {reason}: {scaling['message']}")
+        slo = (status.get("slo") or {}).get("attained") or condition(service, "SLOMet").get(
+            "reason"
+        )
+        cluster.say(
+            f"{scaling['desiredReplicas']} desired, SLO {slo}: {reason}: {scaling['message']}"
+        )
 
 
 def _note_replicas(deployment: Json, record: ScalingRecord) -> None:

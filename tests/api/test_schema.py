@@ -125,7 +125,7 @@ def test_the_scaling_defaults_are_the_promised_ones() -> None:
         "idle": None,
         "mode": "Native",
         "schedules": [],
-        "policy": "QueueAndActivity",
+        "policy": "Capacity",
         "paused": None,
     }
 

@@ -358,10 +358,10 @@ class Scaling(Wire):
     """Bounds by time. From each of its times on, the bounds of a schedule replace `minReplicas` and
     `maxReplicas`, until the next time of another schedule; those of a single one always apply."""
 
-    policy: ScalingPolicyName = "QueueAndActivity"
-    """`QueueAndActivity` scales by waiting requests and the activity of slices. `Capacity` scales
-    by arriving requests and the capacity of a replica within `spec.slo`; `queue` and `scaleUp` do
-    not apply to it."""
+    policy: ScalingPolicyName = "Capacity"
+    """`Capacity` scales by arriving requests and the capacity of a replica within `spec.slo`;
+    `queue` and `scaleUp` do not apply to it. `QueueAndActivity` scales by waiting requests and the
+    activity of slices."""
 
     queue: QueueTarget = Field(default_factory=QueueTarget)
     """Target for waiting requests, the leading signal."""

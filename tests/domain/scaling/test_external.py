@@ -105,7 +105,9 @@ def test_the_bounds_are_guaranteed_whatever_number_is_written() -> None:
 
 
 def test_explain_shows_what_the_policy_recommends() -> None:
-    fleet = a_fleet(3, waiting=40.0, scaleUp={"stabilizationWindow": "0s"})
+    fleet = a_fleet(
+        3, waiting=40.0, policy="QueueAndActivity", scaleUp={"stabilizationWindow": "0s"}
+    )
     (scaling,) = (each for each in explain(fleet, plan_of(fleet), CHAT) if each.topic == "scaling")
     assert dict(scaling.numbers)["recommended"].startswith("5 (QueueAboveTarget: 120 waiting")
     assert scaling.would_change == (

@@ -38,7 +38,7 @@ from tests.builders import (
 )
 
 CHAT = Ref("team-a", "chat")
-SCALING = {"policy": "Capacity", "minReplicas": 1}
+SCALING = {"minReplicas": 1}
 
 
 def a_fleet(scaling: dict[str, Any], **fields: Any) -> Snapshot:
@@ -183,13 +183,14 @@ def test_the_lead_is_the_median_of_what_replicas_took() -> None:
     assert start_up_lead([]) == DEFAULT_LEAD
 
 
-def test_a_service_with_the_policy_follows_the_arrivals_at_the_gateway() -> None:
+def test_by_default_a_service_follows_the_arrivals_at_the_gateway() -> None:
     rate = 3 * capacity_of_plan()
     demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
     scale = plan_of(a_fleet(SCALING, demand=demand)).service_plans[CHAT].scale
     assert scale.replicas > 3
     assert scale.reason == "DemandAboveCapacity"
-    usual = plan_of(a_fleet({"minReplicas": 1}, demand=demand)).service_plans[CHAT].scale
+    other = {"policy": "QueueAndActivity", "minReplicas": 1}
+    usual = plan_of(a_fleet(other, demand=demand)).service_plans[CHAT].scale
     assert (usual.replicas, usual.assessment, usual.history.demand) == (1, None, None)
 
 

@@ -178,7 +178,7 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
 def test_scaling_is_written_only_with_a_decision() -> None:
     first = status_of(a_running_fleet())
     assert first.scaling is not None
-    assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "Steady")
+    assert (first.scaling.desired_replicas, first.scaling.reason) == (2, "EstimatedArrivals")
     assert [change.replicas for change in first.scaling.recent_changes] == [2]
     assert first.scaling.observed_at == NOW
     pods = (a_pod("chat-0"), a_pod("chat-1"))
