@@ -32,7 +32,7 @@ from tessera.domain.scaling.autoscale import (
 )
 from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
-from tessera.domain.service.proposal import policy_of
+from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline

@@ -19,7 +19,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
-from tessera.domain.service.proposal import history_from_status, reported_policy
+from tessera.domain.service.replica_count import history_from_status, reported_policy
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe

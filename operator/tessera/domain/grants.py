@@ -17,13 +17,9 @@ from tessera.domain.budget.state import (
 )
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.scaling.autoscale import ScalingHistory
-from tessera.domain.service.proposal import (
-    Proposal,
-    guaranteed_replicas,
-    history_from_status,
-    pods_of_variant,
-    termination_time,
-)
+from tessera.domain.service.current_objects import pods_of_variant
+from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
+from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.steps import Step
 
 _Member: TypeAlias = Proposal | batches.ProposedBatch

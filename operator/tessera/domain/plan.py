@@ -53,6 +53,7 @@ from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
+from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.model_files import (
     claim_ref,
@@ -65,7 +66,6 @@ from tessera.domain.service.proposal import (
     allocate,
     guaranteed_replicas,
     min_replicas_of,
-    pods_of_variant,
     propose,
 )
 from tessera.domain.service.proposals import propose_all

@@ -31,14 +31,10 @@ from tessera.domain.scaling.balance import BALANCED
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.scaling.rollout import is_rolling_out, should_surge
 from tessera.domain.schedules import BoundsSchedule
+from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
-from tessera.domain.service.proposal import (
-    CurrentObjects,
-    Proposal,
-    planner_error_proposal,
-    pods_of_variant,
-)
+from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.template_version import (
     TemplateDecision,
     decide_template,

@@ -17,7 +17,7 @@ from tessera.domain.placement.checks import max_model_len
 from tessera.domain.scaling.autoscale import ScalingPolicy, ServiceLoad, recommended_replicas
 from tessera.domain.scaling.capacity import replicas_for
 from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
-from tessera.domain.service.proposal import policy_of
+from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds
 from tessera.domain.sizing.sizing import ReplicaFit, size

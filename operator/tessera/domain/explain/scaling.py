@@ -22,7 +22,7 @@ from tessera.domain.scaling.autoscale import (
 )
 from tessera.domain.scaling.load import load_of
 from tessera.domain.schedules import BoundsSchedule
-from tessera.domain.service.proposal import policy_of
+from tessera.domain.service.replica_count import policy_of
 from tessera.domain.service_plan import ServicePlan
 
 

@@ -19,7 +19,8 @@ from tessera.domain.mig.demand import ServiceDemand
 from tessera.domain.mig.fair_shares import ReplicaStep, in_fair_order
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import CLASS_RANKS
-from tessera.domain.service.proposal import Proposal, min_replicas_of, pods_of_variant
+from tessera.domain.service.current_objects import pods_of_variant
+from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.steps import Step
 
 

@@ -14,14 +14,8 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.load import usable_readings
-from tessera.domain.service.proposal import (
-    AllocatedDevices,
-    CurrentObjects,
-    Proposal,
-    allocate,
-    objects_by_service,
-    propose,
-)
+from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
+from tessera.domain.service.proposal import AllocatedDevices, Proposal, allocate, propose
 
 
 def propose_all(
