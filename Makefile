@@ -107,8 +107,8 @@ bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50
 	@$(RUN) tools/bench_turn.py $(OPTIONS)
 
 .PHONY: bench-scaling
-bench-scaling: .venv/made ## Measure scaling policies on an hour of five load shapes: attainment and replica-hours, and the CPU time of a decision.
-	@$(RUN) tools/bench_scaling.py
+bench-scaling: .venv/made ## Measure scaling policies on an hour of five load shapes: attainment and replica-hours, the CPU time of a decision, and in a world the time until one.
+	@$(RUN) tools/bench_scaling.py $(OPTIONS)
 
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.

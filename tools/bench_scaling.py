@@ -2,10 +2,11 @@
 
 One service lives through an hour of five load shapes on the engine's state machine, under each
 policy and with fixed numbers of replicas. Requests go to the replica with the fewest. Metrics are
-those of a scrape each 15 seconds, decisions are made each 5 seconds. The last line is
-`BENCH {json}`.
+those of a scrape each 15 seconds, decisions are made each 5 seconds. Then a world shows how long it
+takes until a decision (`bench.scale_latency`). The last line is `BENCH {json}`.
 """
 
+import argparse
 import json
 import math
 import random
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bench import scale_latency
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
@@ -396,7 +398,12 @@ def _changed_load(cycle: int, service: int) -> ServiceLoad:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--without-world", action="store_true", help="measure no latency")
+    options = parser.parse_args()
     figures = simulate() | time_decisions()
+    if not options.without_world:
+        figures |= scale_latency.measure()
     print("BENCH " + json.dumps(figures))
 
 
