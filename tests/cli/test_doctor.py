@@ -347,6 +347,42 @@ async def test_targets_between_two_edges_are_named_with_them() -> None:
     assert "through the gateway" in finding.fix
 
 
+def _autoscaler(name: str, kind: str = "InferenceService") -> dict[str, Any]:
+    target = {"apiVersion": "tessera.dev/v1alpha1", "kind": kind, "name": "chat"}
+    metadata = {"name": name, "namespace": "team-a"}
+    return {"metadata": metadata, "spec": {"scaleTargetRef": target}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "autoscalers", "expected"),
+    [
+        ("Native", [_autoscaler("keda")], "by HorizontalPodAutoscaler keda, and spec.scaling"),
+        (
+            "External",
+            [_autoscaler("keda"), _autoscaler("hpa")],
+            "by HorizontalPodAutoscaler hpa, keda: ",
+        ),
+        ("External", [_autoscaler("keda")], ""),
+        ("Native", [_autoscaler("other", "Deployment")], ""),
+    ],
+)
+async def test_two_autoscalers_of_one_service_are_named(
+    mode: str, autoscalers: list[dict[str, Any]], expected: str
+) -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(CHAT)["spec"]["scaling"] = {"mode": mode}
+    api.pages["/apis/autoscaling/v2/horizontalpodautoscalers"] = {
+        "items": autoscalers,
+        "metadata": {},
+    }
+    findings = await findings_by_check(api)
+    if expected:
+        assert expected in findings["service team-a/chat"].message
+        assert findings["service team-a/chat"].state is FindingState.WARNING
+    else:
+        assert findings["autoscalers"].state is FindingState.OK
+
+
 async def test_a_service_that_is_scaled_to_zero_is_no_problem() -> None:
     operator, api = await a_healthy_cluster()
     _status(operator, "Ready", "ScaledToZero")

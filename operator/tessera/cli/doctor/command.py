@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import open_reader
+from tessera.cli.doctor.autoscalers import check_autoscalers
 from tessera.cli.doctor.control import check_crds, check_kserve, check_kubernetes, check_permissions
 from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
 from tessera.cli.doctor.hardware import check_gpu_nodes, check_pools
@@ -35,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     check_budgets,
     check_services,
     check_slos,
+    check_autoscalers,
     check_pods,
 )
 

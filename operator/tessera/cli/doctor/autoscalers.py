@@ -1,0 +1,50 @@
+"""Checks of the autoscalers of others."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tessera.adapters import object_parsing as wire
+from tessera.api.ref import Ref
+from tessera.cli.cluster import Json
+from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.resources.api_resources import HORIZONTAL_POD_AUTOSCALERS, INFERENCE_SERVICES
+
+# Not only those that Tessera writes; a ScaledObject of KEDA has one, too.
+_ALL_AUTOSCALERS = replace(HORIZONTAL_POD_AUTOSCALERS, selector=None)
+
+
+async def check_autoscalers(context: CheckContext) -> Sequence[Finding]:
+    """Name the autoscalers of services that Tessera scales itself, and of those with several."""
+    by_service: dict[Ref, list[str]] = defaultdict(list)
+    for body in await context.reader.list_objects(_ALL_AUTOSCALERS):
+        if (target := _target(body)) is not None:
+            by_service[target].append(body["metadata"]["name"])
+    findings = []
+    for body in await context.reader.list_objects(INFERENCE_SERVICES):
+        service = wire.parse_service(body)
+        names = sorted(by_service.get(service.ref, ()))
+        if not names or service.spec is None:
+            continue
+        written = f"spec.replicas is written by HorizontalPodAutoscaler {join_names(names)}"
+        if service.spec.scaling.mode == "Native":
+            message = f"{written}, and spec.scaling of mode Native rests meanwhile"
+            fix = (
+                f"kubectl delete hpa {names[0]} -n {service.ref.namespace} (or the ScaledObject "
+                "that it is of) and remove spec.replicas, or set spec.scaling.mode to External"
+            )
+        elif len(names) > 1:
+            message, fix = f"{written}: each undoes what another wrote", "keep one of them"
+        else:
+            continue
+        findings.append(Finding(f"service {service.ref}", FindingState.WARNING, message, fix))
+    return findings or [Finding("autoscalers", FindingState.OK, "no service has two")]
+
+
+def _target(body: Json) -> Ref | None:
+    """Return the InferenceService that an autoscaler scales; None for any other target."""
+    target = body["spec"]["scaleTargetRef"]
+    group = str(target.get("apiVersion", "")).partition("/")[0]
+    if (group, target["kind"]) != (INFERENCE_SERVICES.group, INFERENCE_SERVICES.kind):
+        return None
+    return Ref(body["metadata"]["namespace"], target["name"])
