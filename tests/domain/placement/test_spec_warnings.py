@@ -22,6 +22,14 @@ from tests.builders import a_spec
             ("spec.scaling.schedules:", "1 schedule always apply", "add a schedule"),
         ),
         (
+            {"scaling": {"policy": "Capacity", "queue": {"target": 5}}},
+            ("spec.scaling.queue: without effect", "policy: QueueAndActivity"),
+        ),
+        (
+            {"scaling": {"policy": "Capacity", "scaleUp": {"pods": 3}}},
+            ("spec.scaling.scaleUp: without effect",),
+        ),
+        (
             {"drain": {"timeout": "5s"}},
             ("spec.drain.timeout: 5s", "250 tokens x 33ms = 8.25s", "set at least 17s"),
         ),
@@ -56,6 +64,7 @@ def test_an_unwise_field_gets_a_warning_with_its_numbers(
         {"replicas": 2},
         {"replicas": 1, "class": "Standard"},
         {"scaling": {"minReplicas": 2, "maxReplicas": 3}},
+        {"scaling": {"policy": "QueueAndActivity", "queue": {"target": 5}}},
         {"drain": {"timeout": "9s"}},
         {"slo": {"itlP95": "66ms"}},
         {"slo": {"itlP95": "200ms"}, "class": "Standard"},

@@ -41,6 +41,20 @@ def _warn_equal_bounds(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_other_policy(spec: InferenceServiceSpec) -> Iterator[str]:
+    scaling = spec.scaling
+    unused = [
+        wire
+        for field, wire in (("queue", "queue"), ("scale_up", "scaleUp"))
+        if field in scaling.model_fields_set
+    ]
+    if scaling.policy == "Capacity" and unused and not scaling.may_sleep:
+        yield (
+            f"spec.scaling.{unused[0]}: without effect under the policy Capacity, which scales by "
+            "arriving requests; remove it, or set spec.scaling.policy: QueueAndActivity"
+        )
+
+
 def _warn_single_schedule(spec: InferenceServiceSpec) -> Iterator[str]:
     if len(spec.scaling.schedules) == 1:
         yield (
@@ -108,6 +122,7 @@ def _format_span(span: timedelta) -> str:
 _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_single_replica,
     _warn_equal_bounds,
+    _warn_other_policy,
     _warn_single_schedule,
     _warn_short_drain,
     _warn_slow_tokens,
