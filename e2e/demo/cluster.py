@@ -1,6 +1,7 @@
 """What the steps of a demo use: a world, the installed chart, the applied examples."""
 
 import asyncio
+import contextlib
 import json
 import os
 import sysconfig
@@ -92,10 +93,21 @@ class InstalledCluster:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
+        output, _ = await communicate(process)
         if process.returncode:
             raise StepError(f"{program.name} {' '.join(arguments)}: {output.decode().strip()}")
         return output.decode()
+
+
+async def communicate(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Return what a process wrote; one that is given up is ended, and leaves no pipe open."""
+    try:
+        return await process.communicate()
+    except asyncio.CancelledError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+        raise
 
 
 async def install(cluster: InstalledCluster, *values: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.cluster import InstalledCluster, Json
+from demo.cluster import InstalledCluster, Json, communicate
 from scenarios.actions import ScenarioNamespace
 
 
@@ -36,7 +36,7 @@ async def run_tessera(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await process.communicate()
+    output, errors = await communicate(process)
     assert process.returncode is not None
     assert "Traceback" not in errors.decode()
     return CommandResult(process.returncode, output.decode(), errors.decode())

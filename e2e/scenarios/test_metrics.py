@@ -143,9 +143,10 @@ async def test_the_operator_shows_its_metrics_only_to_readers_of_that_path(
 ) -> None:
     world = namespace.cluster.world
     addresses = [pod.address for pod in world.containers() if pod.container == "operator"]
-    account = SERVICE_ACCOUNTS.path(namespace.name, "default", "token")
+    account = SERVICE_ACCOUNTS.path(namespace.name, "default")
+    await eventually(partial(namespace.cluster.api.exists, account), bool, within=60)
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    token = (await namespace.cluster.api.create(account, request))["status"]["token"]
+    token = (await namespace.cluster.api.create(f"{account}/token", request))["status"]["token"]
 
     async def read_status(headers: Mapping[str, str]) -> int:
         url = f"https://{addresses[0]}:8080/metrics"
