@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from demo.cluster import EXAMPLES, ROOT, InstalledCluster, install
-from scenarios.actions import ScenarioNamespace
+from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.gateway import Gateway, create_key, ready_pods
 from world import World, start
 from world.api import connect
 
@@ -43,3 +44,16 @@ async def namespace(cluster: InstalledCluster) -> AsyncIterator[ScenarioNamespac
         yield namespace
     finally:
         await namespace.delete()
+
+
+@pytest.fixture
+async def gateway(
+    cluster: InstalledCluster, namespace: ScenarioNamespace
+) -> AsyncIterator[Gateway]:
+    """The gateway with SQLite, and a tenant that may use it."""
+    await install(cluster, "gateway.enabled=true")
+    (pod,) = await ready_pods(cluster, 1)
+    async with a_budget(namespace, "100000"):
+        key = await create_key(namespace, "first")
+        address = pod["status"]["podIP"]
+        yield Gateway(namespace, f"http://{address}:8443/v1", address, key)

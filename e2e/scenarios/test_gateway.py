@@ -10,10 +10,9 @@ from contextlib import asynccontextmanager
 import openai
 import pytest
 
-from demo.cluster import InstalledCluster, install
-from scenarios.actions import ScenarioNamespace, a_budget
+from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
-from scenarios.gateway import HELLO, REPLICA, Gateway, answered, create_key, is_refused, ready_pods
+from scenarios.gateway import HELLO, REPLICA, Gateway, answered, is_refused
 from scenarios.lifecycle import write_fleet
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.resources.api_resources import PODS
@@ -29,20 +28,6 @@ _CLIENTS, _MIN_SHARE, _SHARE_SECONDS = 60, 0.4, 10
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
         yield world
-
-
-@pytest.fixture
-async def gateway(
-    cluster: InstalledCluster, namespace: ScenarioNamespace
-) -> AsyncIterator[Gateway]:
-    """The gateway with SQLite, and a tenant that may use it."""
-    await install(cluster, "gateway.enabled=true")
-
-    (pod,) = await ready_pods(cluster, 1)
-    async with a_budget(namespace, "100000"):
-        key = await create_key(namespace, "first")
-        address = pod["status"]["podIP"]
-        yield Gateway(namespace, f"http://{address}:8443/v1", address, key)
 
 
 async def test_openai_clients_are_answered_and_their_usage_is_counted(gateway: Gateway) -> None:

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 
-from demo.cluster import InstalledCluster, install
-from scenarios.actions import ScenarioNamespace, a_budget
-from scenarios.gateway import Gateway, answered, create_key, ready_pods
+from scenarios.actions import ScenarioNamespace
+from scenarios.gateway import Gateway, answered
 from scenarios.replay import (
     Answer,
     Target,
@@ -52,18 +51,6 @@ _MAX_STATUS_WRITES = 4
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
         yield world
-
-
-@pytest.fixture
-async def gateway(
-    cluster: InstalledCluster, namespace: ScenarioNamespace
-) -> AsyncIterator[Gateway]:
-    await install(cluster, "gateway.enabled=true")
-    (pod,) = await ready_pods(cluster, 1)
-    async with a_budget(namespace, "100000"):
-        key = await create_key(namespace, "first")
-        address = pod["status"]["podIP"]
-        yield Gateway(namespace, f"http://{address}:8443/v1", address, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from datetime import timedelta
 import aiohttp
 import pytest
 
-from demo.cluster import InstalledCluster, Json, install
-from scenarios.actions import ScenarioNamespace, a_budget
-from scenarios.gateway import Gateway, answered, create_key, ready_pods
+from demo.cluster import Json
+from scenarios.actions import ScenarioNamespace
+from scenarios.gateway import Gateway, answered
 from scenarios.kills import kill_operator
 from scenarios.replay import Answer, Target, failures, poisson_trace, replay
 from scenarios.scaling import (
@@ -45,18 +45,6 @@ _MISSING_SECONDS = 300
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
         yield world
-
-
-@pytest.fixture
-async def gateway(
-    cluster: InstalledCluster, namespace: ScenarioNamespace
-) -> AsyncIterator[Gateway]:
-    await install(cluster, "gateway.enabled=true")
-    (pod,) = await ready_pods(cluster, 1)
-    async with a_budget(namespace, "100000"):
-        key = await create_key(namespace, "first")
-        address = pod["status"]["podIP"]
-        yield Gateway(namespace, f"http://{address}:8443/v1", address, key)
 
 
 @dataclass(slots=True)

@@ -3,13 +3,13 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from demo.cluster import InstalledCluster, Json, install
-from scenarios.actions import ScenarioNamespace, a_budget
-from scenarios.gateway import Gateway, answered, create_key, ready_pods
+from demo.cluster import Json
+from scenarios.actions import ScenarioNamespace
+from scenarios.gateway import Gateway, answered
 from scenarios.lifecycle import write_fleet
 from scenarios.replay import Target, poisson_trace, replay
 from world import World, start
@@ -25,18 +25,6 @@ _REQUESTS_PER_SECOND, _SECONDS = 3.0, 75
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
         yield world
-
-
-@pytest.fixture
-async def gateway(
-    cluster: InstalledCluster, namespace: ScenarioNamespace
-) -> AsyncIterator[Gateway]:
-    await install(cluster, "gateway.enabled=true")
-    (pod,) = await ready_pods(cluster, 1)
-    async with a_budget(namespace, "100000"):
-        key = await create_key(namespace, "first")
-        address = pod["status"]["podIP"]
-        yield Gateway(namespace, f"http://{address}:8443/v1", address, key)
 
 
 async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gateway(
