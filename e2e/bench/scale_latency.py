@@ -24,7 +24,6 @@ import httpx
 import world as worlds
 from demo.cluster import (
     EXAMPLES,
-    NAMESPACE,
     InstalledCluster,
     Json,
     Ref,
@@ -32,6 +31,7 @@ from demo.cluster import (
     install,
     until,
 )
+from demo.gateway import apply_spec, install_gateway
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from world.api import connect
 from world.plan import FEW_FAKES
@@ -197,39 +197,23 @@ async def _latency(kind: str, target: _Target) -> float:
 
 async def _install(cluster: InstalledCluster) -> tuple[str, str]:
     """Install Tessera with a gateway; return its address and a key of the tenant."""
-    await install(cluster, "gateway.enabled=true")
-    await cluster.run(
-        *("kubectl", "-n", NAMESPACE, "rollout", "status", "deployment/tessera-gateway"),
-        "--timeout=120s",
-    )
+    await install(cluster)
+    address = await install_gateway(cluster)
     await cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
     await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": _TENANT}})
     await fund(cluster, _TENANT, _TENANT)
     command = ("key", "create", "bench", "--tenant", _TENANT, "--output", "json")
     key: str = json.loads(await cluster.tessera(*command))["key"]
-    pods = await cluster.api.get(
-        f"/api/v1/namespaces/{NAMESPACE}/pods",
-        labelSelector="app.kubernetes.io/name=tessera-gateway",
-    )
-    return f"http://{pods['items'][0]['status']['podIP']}:8443", key
+    return f"http://{address}:8443", key
 
 
 async def _apply(cluster: InstalledCluster, ref: Ref, scaling: Json) -> None:
-    body = {
-        "apiVersion": INFERENCE_SERVICES.api_version,
-        "kind": INFERENCE_SERVICES.kind,
-        "metadata": {"name": ref.name, "namespace": ref.namespace},
-        "spec": {
-            "model": {"uri": _MODEL},
-            "context": {
-                "typicalInputTokens": _PROMPT_TOKENS,
-                "typicalOutputTokens": _OUTPUT_TOKENS,
-            },
-            "scaling": {"policy": "Capacity", **scaling},
-        },
+    spec = {
+        "model": {"uri": _MODEL},
+        "context": {"typicalInputTokens": _PROMPT_TOKENS, "typicalOutputTokens": _OUTPUT_TOKENS},
+        "scaling": {"policy": "Capacity", **scaling},
     }
-    path = INFERENCE_SERVICES.path(ref.namespace, ref.name)
-    await cluster.api.apply(path, body, "kubectl")
+    await apply_spec(cluster, INFERENCE_SERVICES.kind, INFERENCE_SERVICES.plural, ref, spec)
 
 
 async def _wait_for_replica(cluster: InstalledCluster, ref: Ref) -> None:

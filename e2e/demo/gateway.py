@@ -92,7 +92,7 @@ class Gateway:
 
 async def run(cluster: InstalledCluster) -> None:
     """Show a key, a shared model, a limit, fairness, a new replica, and a service at zero."""
-    address = await _install(cluster)
+    address = await install_gateway(cluster)
     await _serve(cluster)
     async with _connect(cluster, address) as gateway:
         await _share(gateway)
@@ -105,7 +105,7 @@ async def run(cluster: InstalledCluster) -> None:
         await _show_usage(gateway)
 
 
-async def _install(cluster: InstalledCluster) -> str:
+async def install_gateway(cluster: InstalledCluster) -> str:
     """Add the gateway to the release; return the address of its pod."""
     await cluster.run(
         *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
@@ -129,12 +129,12 @@ async def _serve(cluster: InstalledCluster) -> None:
     for tenant in (OWNER, GUEST):
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": tenant}}
         await cluster.api.apply(f"/api/v1/namespaces/{tenant}", namespace, "kubectl")
-        await _apply(cluster, "TenantBudget", "tenantbudgets", Ref("", tenant), _budget(tenant))
+        await apply_spec(cluster, "TenantBudget", "tenantbudgets", Ref("", tenant), _budget(tenant))
     sleeping = {"minReplicas": 0, "maxReplicas": 1, "idle": {"after": "30s"}}
     specs: dict[Ref, Json] = {SERVICE: {"replicas": 1}, SLEEPER: {"scaling": sleeping}}
     for ref, spec in specs.items():
         body = {"model": {"uri": MODEL}, **spec}
-        await _apply(cluster, "InferenceService", "inferenceservices", ref, body)
+        await apply_spec(cluster, "InferenceService", "inferenceservices", ref, body)
     for ref in specs:
         await _wait_for_ready(cluster, ref, "CompletionSucceeded")
 
@@ -147,7 +147,10 @@ def _budget(tenant: str) -> Json:
     }
 
 
-async def _apply(cluster: InstalledCluster, kind: str, plural: str, ref: Ref, spec: Json) -> None:
+async def apply_spec(
+    cluster: InstalledCluster, kind: str, plural: str, ref: Ref, spec: Json
+) -> None:
+    """Apply an object of one of Tessera's kinds, as a user would."""
     group = "/apis/tessera.dev/v1alpha1"
     path = f"{group}/namespaces/{ref.namespace}" if ref.namespace else group
     metadata = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
