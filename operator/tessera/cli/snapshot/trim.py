@@ -8,13 +8,7 @@ from tessera.adapters.object_parsing import owned_fields_digest
 from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json
 from tessera.domain.names import COST_ANNOTATION, FIELD_MANAGER
-from tessera.resources.api_resources import (
-    DEPLOYMENTS,
-    JOBS,
-    NODES,
-    PODS,
-    ApiResource,
-)
+from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiResource
 
 _WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
 _COMMAND_FIELDS = frozenset({"args", "command"})
