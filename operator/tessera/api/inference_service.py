@@ -528,7 +528,7 @@ class InferenceServiceSpec(Wire):
 
     service_class: Annotated[ServiceClass, Field(alias="class")] = "Interactive"
     """Who waits for the answers: with `Interactive` people, with `Standard` programs, with `Batch`
-    nobody. The class decides what fields are that the spec omits (`slo`, `scaling.minReplicas`,
+    no client. The class decides what fields are that the spec omits (`slo`, `scaling.minReplicas`,
     `scaling.queue.target`, `placement.tiers`), and who goes first where devices or places in a
     queue are too few."""
 
