@@ -1,0 +1,1 @@
+"""Scaling policies: the product's own and those that others publish."""
