@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-# Tokens that one id of a trace stands for.
-TRACE_BLOCK_TOKENS = 512
+from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.cli.errors import CommandError
-from tessera_lab.load.requests import TRACE_BLOCK_TOKENS, BenchRequest
+from tessera_lab.load.requests import BenchRequest
+from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
 _COMMON = """
 about above after again air all along also always animal another answer any area around ask away
