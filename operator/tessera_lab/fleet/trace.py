@@ -1,7 +1,10 @@
 """Requests over time: what came when, and how long it was."""
 
+import random
 from array import array
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +25,60 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrivals)
+
+    def cut(self, begin: float, end: float) -> "Trace":
+        """Return the requests from `begin` up to before `end`, whose window starts at `begin`.
+
+        Raises ValueError where this is no part of the window.
+        """
+        if not 0 <= begin < end <= self.seconds:
+            raise ValueError(
+                f"{begin:g} s to {end:g} s is no part of the window of {self.seconds:g} s"
+            )
+        first, last = bisect_left(self.arrivals, begin), bisect_left(self.arrivals, end)
+        rows = range(first, last)
+        arrivals = array("d", (self.arrivals[row] - begin for row in rows))
+        return replace(self._rows(rows, arrivals), seconds=end - begin)
+
+    def overlaid(self, copies: int, shift_seconds: float) -> "Trace":
+        """Return the trace on top of itself, each copy shifted and wrapped around the window.
+
+        The first copy is not shifted. All have the same clients and prefixes.
+        """
+        rows = sorted(
+            ((arrival + copy * shift_seconds) % self.seconds, row)
+            for copy in range(copies)
+            for row, arrival in enumerate(self.arrivals)
+        )
+        return self._rows([row for _, row in rows], array("d", (arrival for arrival, _ in rows)))
+
+    def spread(self, step_seconds: float, seed: int) -> "Trace":
+        """Return arrivals recorded in steps as times within their steps.
+
+        A step that lasts beyond the next recorded arrival ends there.
+        """
+        rng = random.Random(seed)  # noqa: S311 - not a secret
+        arrivals = array("d")
+        rows = len(self)
+        row = 0
+        while row < rows:
+            begin = self.arrivals[row]
+            after = row
+            while after < rows and self.arrivals[after] == begin:
+                after += 1
+            following = self.arrivals[after] if after < rows else begin + step_seconds
+            length = min(step_seconds, following - begin)
+            arrivals.extend(sorted(begin + rng.random() * length for _ in range(row, after)))
+            row = after
+        last_step = self.arrivals[-1] + step_seconds if rows else 0.0
+        return replace(self, arrivals=arrivals, seconds=max(self.seconds, last_step))
+
+    def _rows(self, rows: Sequence[int], arrivals: "array[float]") -> "Trace":
+        return replace(
+            self,
+            arrivals=arrivals,
+            input_tokens=array("i", (self.input_tokens[row] for row in rows)),
+            output_tokens=array("i", (self.output_tokens[row] for row in rows)),
+            clients=self.clients and array("i", (self.clients[row] for row in rows)),
+            prefixes=self.prefixes and tuple(self.prefixes[row] for row in rows),
+        )
