@@ -16,9 +16,10 @@ from tessera.domain.money import money
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks
 from tessera_lab.cli.bench.baseline import read_baseline
 from tessera_lab.cli.bench.json import Json
-from tessera_lab.cli.bench.prompts import LengthDistribution, draw_requests, parse_lengths
+from tessera_lab.cli.bench.prompts import draw_requests, parse_lengths
 from tessera_lab.cli.bench.server import base_url
 from tessera_lab.cli.bench.trace import read_trace
+from tessera_lab.load.lengths import LengthDistribution
 from tessera_lab.load.requests import BenchRequest
 from tessera_lab.load.token_cost import HourlyPrice
 

@@ -1,12 +1,12 @@
 """Prompts of given lengths that no cache has seen, equal for equal seeds."""
 
-import math
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.cli.errors import CommandError
+from tessera_lab.load.lengths import LengthDistribution
 from tessera_lab.load.requests import BenchRequest
 from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
@@ -40,25 +40,6 @@ with wonder wood word work world would write year you young
 """
 # Most are one token each, with the space before them, in the vocabularies of today.
 WORDS = tuple(_COMMON.split())
-# Standard deviations between the median and P95 of a normal distribution.
-_P95_SIGMAS = 1.6448536
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LengthDistribution:
-    """A distribution of lengths: `512`, `uniform:100:900` or `lognormal:P50:P95`."""
-
-    kind: str
-    low: float
-    high: float
-
-    def draw(self, rng: random.Random) -> int:
-        if self.kind == "uniform":
-            return rng.randint(int(self.low), int(self.high))
-        if self.kind == "lognormal":
-            sigma = math.log(self.high / self.low) / _P95_SIGMAS
-            return max(1, round(rng.lognormvariate(math.log(self.low), sigma)))
-        return int(self.low)
 
 
 def parse_lengths(option: str, text: str) -> LengthDistribution:
