@@ -31,9 +31,9 @@ class Preemption:
     """The lowest number that is taken."""
     nodes: int
 
-    def lost(self, held: int) -> int:
-        """Return how many of `held` nodes are taken."""
-        return max(0, min(held, self.first + self.nodes) - self.first)
+    def lost(self, nodes_held: int) -> int:
+        """Return how many of the nodes are taken."""
+        return max(0, min(nodes_held, self.first + self.nodes) - self.first)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
