@@ -1,0 +1,32 @@
+"""All policies by the names that the command line has for them."""
+
+from collections.abc import Mapping
+
+from tessera_lab.fleet.observation import Observation, PolicyFamily, ReplicaModel, Settings
+from tessera_lab.fleet.policies.hpa_families import HPA_FAMILIES
+from tessera_lab.fleet.policies.knobs import grid
+
+
+class StaticPolicy:
+    """As many replicas as set."""
+
+    interval = 60.0
+    scrape = 60.0
+
+    def __init__(self, settings: Settings, _: ReplicaModel) -> None:
+        self._replicas = int(settings["replicas"])
+
+    def decide(self, _: Observation) -> int:
+        """Return the number that is set."""
+        return self._replicas
+
+
+FAMILIES: Mapping[str, PolicyFamily] = {
+    "static": PolicyFamily(
+        title="Static replicas",
+        create=StaticPolicy,
+        published={"replicas": 8.0},
+        grid=grid(replicas=range(1, 33)),
+    ),
+    **HPA_FAMILIES,
+}
