@@ -242,6 +242,21 @@ class EngineCore:
         self.kv_tokens += steps * running
         return elapsed
 
+    def quiet_seconds(self) -> float:
+        """Return for how long at least no request ends or gets its first token.
+
+        0 where that is not known: a prompt is read or waits. It is meant for engines that get no
+        request before.
+        """
+        running = len(self._running)
+        if not running or self._partial_prefill is not None or self._waiting:
+            return 0.0
+        if self._tokens_per_step is not None:
+            return 0.0
+        steps = self._decode_batch.next_last_token() - self._decode_batch.token_clock
+        first = self.speed.seconds(decoding=running, kv_tokens=self.kv_tokens + running)
+        return steps * first
+
     def _rejection(self, request: EngineRequest) -> RejectionReason | None:
         limits = self.limits
         if self._draining:
