@@ -40,6 +40,25 @@ class Totals:
     """Gaps between two tokens of finished requests."""
     gap_seconds: float = 0.0
     """Sum over these."""
+    steps: int = 0
+    """Engine steps."""
+    prefill_tokens: int = 0
+    """Prompt tokens that steps computed."""
+    generated_tokens: int = 0
+    """Output tokens that steps computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaStatus:
+    """What the API server knows of a replica."""
+
+    number: int
+    ordered_at: float
+    ready_at: float | None = None
+    """None while it starts."""
+    draining_since: float | None = None
+    sample: EngineSample | None = None
+    """None before its first scrape, and where its metrics are missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +75,8 @@ class Observation:
     """Time of the last scrape, which `engines` and `totals` are of."""
     engines: tuple[EngineSample | None, ...] = ()
     """Replicas that were ready at the last scrape; None is one whose metrics are missing."""
+    statuses: tuple[ReplicaStatus, ...] = ()
+    """All replicas, also those that drain."""
     totals: Totals = field(default_factory=Totals)
     in_flight: int = 0
     """Requests at the gateway now: they wait, or are in engines."""

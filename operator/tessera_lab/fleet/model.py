@@ -1,0 +1,87 @@
+"""The fleet that a simulation runs: its engines, its bounds, and how replicas come and go."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tessera.domain.perf import StepTime
+from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.fleet.observation import ReplicaModel
+
+
+class Tier(StrEnum):
+    """How the node of a replica is paid."""
+
+    RESERVED = "Reserved"
+    ON_DEMAND = "OnDemand"
+    SPOT = "Spot"
+
+
+class Router(StrEnum):
+    """How a request gets its replica."""
+
+    LEAST_TTFT = "least-ttft"
+    """The gateway's own choice, `domain.picking`."""
+    LEAST_REQUESTS = "least-requests"
+    ROUND_ROBIN = "round-robin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartUp:
+    """Seconds from the order of a replica until it is ready: a triangular distribution."""
+
+    low: float
+    mode: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        return (self.low + self.mode + self.high) / 3
+
+    def scaled(self, factor: float) -> "StartUp":
+        return StartUp(low=self.low * factor, mode=self.mode * factor, high=self.high * factor)
+
+
+# A node with the image, and weights that are read from disk: measured starts of Qwen3-32B on an
+# H100 took 91 to 139 s.
+COLD_START = StartUp(low=85, mode=105, high=140)
+# An engine that sleeps on a node that is held for it, with its weights in host memory.
+WARM_START = StartUp(low=6, mode=10, high=14)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """Which tiers the replicas run on."""
+
+    reserved: int = 0
+    """Nodes that are paid for the whole run; they are used first."""
+    spot: bool = False
+    """Replicas beyond the reserved ones run on spot nodes while there are any, and on demand until
+    they are ready."""
+    spot_extra: int = 0
+    """Spot replicas beyond those that are needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetModel:
+    """One service on one kind of replica."""
+
+    replica: ReplicaModel
+    """As it was profiled, which policies see."""
+    limits: EngineLimits
+    step: StepTime
+    """As it is; the same as in the profile unless that is wrong."""
+    gpus: int = 1
+    """GPUs of a replica."""
+    min_replicas: int = 1
+    max_replicas: int = 64
+    initial_replicas: int = 1
+    """Replicas that are ready at the start."""
+    start_up: StartUp = COLD_START
+    held_start_up: StartUp | None = None
+    """Start-up on a node that is held; None where nodes are given back at once."""
+    node_hold: float = 0.0
+    """Seconds for which a node that is not reserved is held, and paid, after its replica."""
+    drain_timeout: float = 300.0
+    """Seconds after which a removed replica breaks its streams."""
+    router: Router = Router.LEAST_TTFT
+    purchase: Purchase = field(default_factory=Purchase)

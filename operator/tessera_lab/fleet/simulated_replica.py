@@ -1,0 +1,173 @@
+"""One replica of a simulated fleet: its engine, and what its router knows of it."""
+
+import math
+from array import array
+from typing import NamedTuple
+
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.picking.health import SLOW_START_SECONDS
+from tessera.domain.picking.replica_state import ReplicaState
+from tessera_lab.engine import EngineCore
+from tessera_lab.engine.requests import EngineRequest
+from tessera_lab.engine.sequence_state import SequenceState
+from tessera_lab.fleet.model import FleetModel, Tier
+from tessera_lab.fleet.observation import EngineSample
+
+
+class EndedRequest(NamedTuple):
+    """Lengths of a finished request, and seconds between its first and its last token."""
+
+    prompt_tokens: int
+    output_tokens: int
+    decode_seconds: float
+
+
+class SimulatedReplica:
+    """An engine from its order until it is gone.
+
+    It runs behind the simulation: `due` is the earliest moment at which a request can get its first
+    token or end, so until then nothing that a router sees can change.
+    """
+
+    def __init__(
+        self, fleet: FleetModel, number: int, *, ordered_at: float, ready_at: float, tier: Tier
+    ) -> None:
+        self.number = number
+        self.engine = EngineCore(fleet.limits, fleet.step)
+        self.ordered_at = ordered_at
+        self.ready_at = ready_at
+        self.tier = tier
+        self.draining = False
+        self.drained_at = math.inf
+        """Since when it drains."""
+        self.deadline = math.inf
+        """When its streams are broken, while it drains."""
+        self.now = ordered_at
+        """End of the newest step, or the moment up to which the engine was idle."""
+        self.due = math.inf
+        self.ended: list[EndedRequest] = []
+        """Since the simulation took them last, as the next two."""
+        self.first_tokens = 0
+        self.ttft_seconds = 0.0
+        self.served = False
+        """It got a request."""
+        self._busy = 0.0
+        self._sampled_busy = 0.0
+        self._counted = (0, 0, 0)
+        self._in_step = False
+        self._first: list[SequenceState] = []
+        replica = EngineReplica(
+            pod=Ref("lab", str(number)),
+            uid=str(number),
+            address="",
+            ready_since=None,
+            max_num_seqs=fleet.limits.max_num_seqs,
+            max_num_batched_tokens=fleet.limits.max_num_batched_tokens,
+            step_time=fleet.replica.step,
+        )
+        # The first replicas have served before the trace begins.
+        self.state = ReplicaState(
+            replica=replica,
+            ready_at=ready_at if ready_at > 0 else -SLOW_START_SECONDS,
+            max_sequences=float(fleet.limits.max_num_seqs),
+        )
+
+    @property
+    def load(self) -> int:
+        """Return its running and waiting requests."""
+        return self.state.requests
+
+    @property
+    def idle(self) -> bool:
+        return self.engine.idle
+
+    def submit(self, request: EngineRequest, arrival: float, at: float) -> bool:
+        """Queue a request at a moment up to which the replica has advanced; False if refused."""
+        if self.engine.submit(request, arrival) is not None:
+            return False
+        self.served = True
+        self.state.sent(request.prompt_tokens)
+        if not self._in_step:
+            self.now = max(self.now, at)
+            self._begin(at)
+        self.due = self.now
+        return True
+
+    def advance(self, until: float, ttft: "array[float]") -> None:
+        """Do the steps that begin before `until`, and write the first tokens that came by then."""
+        engine = self.engine
+        while self._in_step and self.now <= until:
+            self._end(ttft)
+            if engine.idle:
+                self.due = math.inf
+                return
+            self._begin(until)
+        self.due = self.now if self._first else self.now + engine.quiet_seconds()
+
+    def sample(self, seconds: float) -> EngineSample:
+        """Return the metrics since the sample before, which was so many seconds ago."""
+        engine = self.engine
+        # A step under way counts whole.
+        busy, self._sampled_busy = self._busy - self._sampled_busy, self._busy
+        return EngineSample(
+            running=engine.running,
+            waiting=engine.waiting,
+            waiting_tokens=engine.queued_tokens,
+            kv_tokens=engine.kv_tokens,
+            kv_usage=engine.kv_usage,
+            busy=min(1.0, busy / seconds) if seconds else 0.0,
+        )
+
+    def new_steps(self) -> dict[str, int]:
+        """Return the steps and tokens since the last call, by the names of `Totals`."""
+        counts = self.engine.counts
+        before = self._counted
+        self._counted = (counts.steps, counts.prefill_tokens, counts.generated_tokens)
+        return {
+            "steps": counts.steps - before[0],
+            "prefill_tokens": counts.prefill_tokens - before[1],
+            "generated_tokens": counts.generated_tokens - before[2],
+        }
+
+    def break_streams(self) -> int:
+        """Abort what is left and return how many requests that were."""
+        requests = self.engine.requests
+        for request_id in requests:
+            self.engine.remove(request_id)
+        self._in_step, self.due = False, math.inf
+        return len(requests)
+
+    def _begin(self, until: float) -> None:
+        """Begin a step, or all decode-only steps that begin before `until`."""
+        engine, begin = self.engine, self.now
+        seconds = engine.skip(until - begin) if until > begin else 0.0
+        if not seconds:
+            seconds = engine.begin_step()
+            self._first = [
+                sequence
+                for sequence in engine.completed_prefills
+                if sequence.first_token_at is None
+            ]
+        self.now = begin + seconds
+        self._busy += seconds
+        self._in_step, self.due = True, self.now
+
+    def _end(self, ttft: "array[float]") -> None:
+        self._in_step = False
+        now, state = self.now, self.state
+        for sequence in self._first:
+            sequence.first_token_at = now
+            request = sequence.request
+            ttft[request.id] = waited = now - sequence.arrived_at
+            self.first_tokens += 1
+            self.ttft_seconds += waited
+            state.first_token(request.prompt_tokens)
+        self._first = []
+        for sequence in self.engine.end_step():
+            request = sequence.request
+            state.ended()
+            first = sequence.first_token_at or now
+            self.ended.append(
+                EndedRequest(request.prompt_tokens, request.output_tokens, now - first)
+            )
