@@ -1,0 +1,222 @@
+"""The product's own decision: simulated observations in, `plan()`, its number of replicas out."""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
+from tessera.domain.names import deployment_name
+from tessera.domain.observed.demand import ARRIVALS_SPAN, RECENT_SPAN, GatewayDemand
+from tessera.domain.observed.snapshot import (
+    Node,
+    ObservedService,
+    Pod,
+    PodReading,
+    Pool,
+    Readings,
+    Ref,
+    Snapshot,
+    SpeedReading,
+    Workload,
+)
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.plan import Plan, PlanMemory, plan
+from tessera.domain.service_plan import ServicePlan
+from tessera_lab.fleet.observation import Observation, ReplicaStatus
+from tessera_lab.fleet.scraping import add
+
+_START = datetime(2026, 1, 5, tzinfo=UTC)
+_SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
+_CONFIG = Config()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetObjects:
+    """What `kubectl apply` and the cluster give the operator: one service and its pools."""
+
+    service: ObservedService
+    pools: tuple[Pool, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def spec(self) -> InferenceServiceSpec:
+        spec = self.service.spec
+        if spec is None:
+            raise ValueError(f"{self.service.ref}: {self.service.problem}")
+        return spec
+
+    def first_plan(self) -> ServicePlan:
+        """Return the decision for the service before it has replicas."""
+        snapshot = Snapshot(at=_START, services=(self.service,), pools=self.pools, nodes=self.nodes)
+        return plan(_CONFIG, snapshot, PlanMemory()).service_plans[self.service.ref]
+
+
+class ProductPolicy:
+    """The operator's cycle each `interval` seconds; gateways report each second."""
+
+    def __init__(self, objects: FleetObjects, interval: float = 5.0, scrape: float = 15.0) -> None:
+        self.interval = interval
+        self.scrape = scrape
+        self.last: Plan | None = None
+        """The newest plan."""
+        self._objects = objects
+        choice = objects.first_plan().choice
+        if choice is None:
+            raise ValueError(f"{objects.service.ref} fits no pool")
+        self._choice: HardwareChoice = choice
+        self._service = objects.service
+        self._memory = PlanMemory()
+        self._incremental = Incremental()
+        self._history: deque[Observation] = deque()
+        """Observations of new scrapes in the last ten minutes, oldest first."""
+        self._arrivals: deque[tuple[float, int]] = deque()
+        """Moments of the last minute with the arrivals until then."""
+
+    def decide(self, observation: Observation) -> int:
+        """Return the replicas that the plan asks for."""
+        self._remember(observation)
+        snapshot = self._snapshot(observation)
+        decided = self._incremental.run(plan, _CONFIG, snapshot, self._memory)
+        self.last = decided
+        self._memory = self._memory.after(decided)
+        service_plan = decided.service_plans[self._service.ref]
+        if service_plan.speed is not self._service.status.speed:
+            status = self._service.status.model_copy(update={"speed": service_plan.speed})
+            self._service = replace(self._service, status=status)
+        return service_plan.scale.replicas
+
+    def _remember(self, observation: Observation) -> None:
+        history, arrivals = self._history, self._arrivals
+        if not history or observation.scraped_at > history[-1].scraped_at:
+            history.append(observation)
+        while len(history) > 1 and history[1].scraped_at <= observation.scraped_at - _LONG:
+            history.popleft()
+        arrivals.append((observation.at, observation.arrived))
+        while len(arrivals) > 1 and arrivals[1][0] <= observation.at - _RATE:
+            arrivals.popleft()
+
+    def _snapshot(self, observation: Observation) -> Snapshot:
+        ref, at = self._service.ref, _moment(observation.at)
+        return Snapshot(
+            at=at,
+            services=(self._service,),
+            pools=self._objects.pools,
+            nodes=self._objects.nodes,
+            pods=tuple(self._pod(status) for status in observation.statuses),
+            workloads=(self._workload(observation.replicas),),
+            readings=self._readings(observation),
+            demand={ref: self._demand(observation)},
+        )
+
+    def _pod(self, status: ReplicaStatus) -> Pod:
+        ref, ordered = self._pod_ref(status.number), _moment(status.ordered_at)
+        draining = status.draining_since
+        hardware = self._choice.fit.hardware
+        return Pod(
+            ref=ref,
+            uid=ref.name,
+            service=self._service.ref,
+            variant=self._choice.variant,
+            created=ordered,
+            bound=ordered,
+            node=self._objects.nodes[status.number % len(self._objects.nodes)].name,
+            devices={hardware.resource: hardware.devices},
+            ready_since=None if status.ready_at is None else _moment(status.ready_at),
+            containers_ready=status.ready_at is not None,
+            serving=draining is None,
+            draining_since=None if draining is None else _moment(draining),
+            max_num_seqs=self._choice.fit.limits.max_num_seqs,
+            max_num_batched_tokens=self._choice.fit.limits.max_num_batched_tokens,
+        )
+
+    def _pod_ref(self, number: int) -> Ref:
+        return Ref(self._service.ref.namespace, f"{self._service.ref.name}-{number}")
+
+    def _workload(self, replicas: int) -> Workload:
+        service = self._service.ref
+        name = deployment_name(service.name, self._choice.variant)
+        return Workload(
+            ref=Ref(service.namespace, name),
+            service=service,
+            variant=self._choice.variant,
+            replicas=replicas,
+            rollout_complete=True,
+        )
+
+    def _readings(self, observation: Observation) -> Readings:
+        ref, newest = self._service.ref, self._history[-1]
+        short, rate = self._before(_SHORT), self._before(_RATE)
+        finished = add(newest.totals, short.totals, -1).finished
+        recent = add(newest.totals, rate.totals, -1).finished
+        span = newest.scraped_at - rate.scraped_at
+        return Readings(
+            at=_moment(newest.scraped_at),
+            pods={
+                self._pod_ref(status.number): PodReading(
+                    waiting=status.sample.waiting,
+                    running=status.sample.running,
+                    activity=status.sample.busy,
+                )
+                for status in observation.statuses
+                if status.sample is not None
+            },
+            finished={ref: max(0, finished)},
+            finish_rates={ref: max(0, recent) / span} if span > 0 else {},
+            speeds={ref: (self._speed(newest, short),)},
+            speeds_at=_moment(newest.scraped_at),
+        )
+
+    def _before(self, seconds: float) -> Observation:
+        """Return the oldest observation of the last so many seconds."""
+        newest = self._history[-1].scraped_at
+        return next(each for each in self._history if each.scraped_at >= newest - seconds)
+
+    def _speed(self, newest: Observation, short: Observation) -> SpeedReading:
+        change = add(newest.totals, short.totals, -1)
+        long = add(newest.totals, self._history[0].totals, -1)
+        span = newest.scraped_at - short.scraped_at
+        samples = [
+            sample
+            for each in self._history
+            if each.scraped_at >= short.scraped_at
+            for sample in each.engines
+            if sample is not None
+        ]
+        if span <= 0 or change.finished <= 0 or not samples:
+            return SpeedReading(variant=self._choice.variant)
+        return SpeedReading(
+            variant=self._choice.variant,
+            requests=change.finished,
+            tokens_per_second=change.generated_tokens / span,
+            sequences=_quotient(change.generated_tokens, change.steps),
+            prefill_tokens=_quotient(change.prefill_tokens, change.steps),
+            prompt_tokens=_quotient(change.prefill_tokens, change.finished),
+            mean_input_tokens=_quotient(long.prompt_tokens, long.finished),
+            mean_output_tokens=_quotient(long.output_tokens, long.finished),
+            itl_seconds=_quotient(change.gap_seconds, change.output_gaps),
+            running=sum(sample.running for sample in samples) / len(samples),
+            kv_usage=sum(sample.kv_usage for sample in samples) / len(samples),
+            kv_tokens=self._choice.fit.memory.kv_tokens,
+        )
+
+    def _demand(self, observation: Observation) -> GatewayDemand:
+        span = min(ARRIVALS_SPAN.total_seconds(), observation.at - self._arrivals[0][0])
+        recent_since = observation.at - RECENT_SPAN.total_seconds()
+        recent = next(count for at, count in self._arrivals if at >= recent_since - 1e-6)
+        rate = (observation.arrived - self._arrivals[0][1]) / span if span else None
+        return GatewayDemand(
+            queued=observation.queued,
+            in_flight=observation.in_flight - observation.queued,
+            arrivals_per_second=rate,
+            recent_arrivals=observation.arrived - recent,
+        )
+
+
+def _moment(seconds: float) -> datetime:
+    return _START + timedelta(seconds=seconds)
+
+
+def _quotient(total: float, count: float) -> float | None:
+    return total / count if count > 0 else None
