@@ -29,7 +29,7 @@ A_REPLICA = ReplicaModel(
 )
 
 
-def a_policy(name: str, model: ReplicaModel = A_REPLICA, **changes: float) -> Policy:
+def a_policy(name: str, model: ReplicaModel = A_REPLICA, /, **changes: float) -> Policy:
     family = FAMILIES[name]
     settings: Settings = family.published | changes
     return family.create(settings, model)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from tessera_lab.fleet.observation import Observation, PolicyFamily, ReplicaModel, Settings
+from tessera_lab.fleet.policies.aibrix import AIBRIX_FAMILIES
 from tessera_lab.fleet.policies.hpa_families import HPA_FAMILIES
+from tessera_lab.fleet.policies.knative import KNATIVE_FAMILIES
 from tessera_lab.fleet.policies.knobs import grid
 
 
@@ -29,4 +31,6 @@ FAMILIES: Mapping[str, PolicyFamily] = {
         grid=grid(replicas=range(1, 33)),
     ),
     **HPA_FAMILIES,
+    **KNATIVE_FAMILIES,
+    **AIBRIX_FAMILIES,
 }
