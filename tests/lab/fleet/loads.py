@@ -1,0 +1,50 @@
+"""Replicas and loads for tests of the fleet."""
+
+from array import array
+
+from tessera.domain.perf import StepTime
+from tessera_lab.fleet.observation import ReplicaModel
+from tessera_lab.fleet.trace import Trace
+
+DENSE = StepTime(
+    weights=0.013, kv_token=8.2e-8, token=5.7e-5, unoverlapped=0.45, pair=2.1e-9, fixed=0.002
+)
+EXPERTS = StepTime(
+    weights=0.004,
+    kv_token=2e-7,
+    token=2e-5,
+    unoverlapped=0.2,
+    other_experts=0.02,
+    unread_share=0.9,
+    pair=1e-9,
+    exchange=1e-6,
+)
+
+
+def replica(step: StepTime, *, seqs: int = 16, tokens: int = 256, kv: int = 20_000) -> ReplicaModel:
+    return ReplicaModel(
+        step=step,
+        kv_tokens=kv,
+        max_num_seqs=seqs,
+        max_num_batched_tokens=tokens,
+        max_model_len=8192,
+        ttft=1.0,
+        itl=0.05,
+        lead=100.0,
+        input_tokens=500,
+        output_tokens=100,
+    )
+
+
+def trace(
+    requests: list[tuple[float, int, int]], prefixes: tuple[tuple[int, ...], ...] | None = None
+) -> Trace:
+    arrivals, inputs, outputs = zip(*requests, strict=True)
+    return Trace(
+        name="drawn",
+        seconds=arrivals[-1] + 1,
+        arrivals=array("d", arrivals),
+        input_tokens=array("i", inputs),
+        output_tokens=array("i", outputs),
+        prefixes=prefixes,
+    )
