@@ -7,6 +7,7 @@ from tessera_lab.fleet.policies.aibrix import AIBRIX_FAMILIES
 from tessera_lab.fleet.policies.hpa_families import HPA_FAMILIES
 from tessera_lab.fleet.policies.knative import KNATIVE_FAMILIES
 from tessera_lab.fleet.policies.knobs import grid
+from tessera_lab.fleet.policies.wva import WVA_FAMILIES
 
 
 class StaticPolicy:
@@ -33,4 +34,5 @@ FAMILIES: Mapping[str, PolicyFamily] = {
     **HPA_FAMILIES,
     **KNATIVE_FAMILIES,
     **AIBRIX_FAMILIES,
+    **WVA_FAMILIES,
 }

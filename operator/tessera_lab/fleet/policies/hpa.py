@@ -13,8 +13,10 @@ from tessera_lab.fleet.policies.series import TimeWindow
 
 Metric = Callable[[Observation], int | None]
 
-# A ratio of value and target this close to 1 changes nothing; the sum absorbs rounding.
-TOLERANCE = 0.1 + 1e-9
+# A ratio of value and target this close to 1 changes nothing.
+TOLERANCE = 0.1
+# Absorbs the rounding of ratios.
+_EPSILON = 1e-9
 SYNC_SECONDS = 15.0
 
 
@@ -47,13 +49,15 @@ def pods_behavior(window: float, pods: float, period: float) -> ScalingBehavior:
     return ScalingBehavior(window=window, limits=(ChangeLimit(period=period, pods=pods),))
 
 
-def average_value(total: float | None, target: float, replicas: int) -> int | None:
+def average_value(
+    total: float | None, target: float, replicas: int, tolerance: float = TOLERANCE
+) -> int | None:
     """Return the replicas that an External metric with `AverageValue` asks for."""
     if total is None:
         return None
-    if replicas and abs(total / (target * replicas) - 1) <= TOLERANCE:
+    if replicas and _within(total / (target * replicas), tolerance):
         return replicas
-    return math.ceil(total / target - 1e-9)
+    return math.ceil(total / target - _EPSILON)
 
 
 def external_value(value: float | None, target: float, observation: Observation) -> int | None:
@@ -61,9 +65,9 @@ def external_value(value: float | None, target: float, observation: Observation)
     if value is None:
         return None
     ratio = value / target
-    if abs(ratio - 1) <= TOLERANCE:
+    if _within(ratio):
         return observation.replicas
-    return math.ceil(observation.ready * ratio - 1e-9)
+    return math.ceil(observation.ready * ratio - _EPSILON)
 
 
 def pods_average(values: Sequence[float], target: float, replicas: int) -> int | None:
@@ -76,15 +80,19 @@ def pods_average(values: Sequence[float], target: float, replicas: int) -> int |
     ratio = sum(values) / (len(values) * target)
     missing = replicas - len(values)
     if missing <= 0:
-        return replicas if abs(ratio - 1) <= TOLERANCE else math.ceil(len(values) * ratio - 1e-9)
+        return replicas if _within(ratio) else math.ceil(len(values) * ratio - _EPSILON)
     assumed = sum(values) + (missing * target if ratio < 1 else 0.0)
     cautious = assumed / (replicas * target)
-    desired = math.ceil(replicas * cautious - 1e-9)
+    desired = math.ceil(replicas * cautious - _EPSILON)
     flips = cautious < 1 < ratio or ratio < 1 < cautious
     overshoots = (cautious < 1 and desired > replicas) or (cautious > 1 and desired < replicas)
-    if abs(cautious - 1) <= TOLERANCE or flips or overshoots:
+    if _within(cautious) or flips or overshoots:
         return replicas
     return desired
+
+
+def _within(ratio: float, tolerance: float = TOLERANCE) -> bool:
+    return abs(ratio - 1) <= tolerance + _EPSILON
 
 
 def total_of(
