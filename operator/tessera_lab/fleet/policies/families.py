@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 from tessera_lab.fleet.observation import Observation, PolicyFamily, ReplicaModel, Settings
 from tessera_lab.fleet.policies.aibrix import AIBRIX_FAMILIES
+from tessera_lab.fleet.policies.dynamo import DYNAMO_FAMILIES
 from tessera_lab.fleet.policies.hpa_families import HPA_FAMILIES
 from tessera_lab.fleet.policies.knative import KNATIVE_FAMILIES
 from tessera_lab.fleet.policies.knobs import grid
+from tessera_lab.fleet.policies.research import RESEARCH_FAMILIES
 from tessera_lab.fleet.policies.wva import WVA_FAMILIES
 
 
@@ -35,4 +37,6 @@ FAMILIES: Mapping[str, PolicyFamily] = {
     **KNATIVE_FAMILIES,
     **AIBRIX_FAMILIES,
     **WVA_FAMILIES,
+    **DYNAMO_FAMILIES,
+    **RESEARCH_FAMILIES,
 }
