@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-_WIDTH, _HEIGHT = 640, 300
+WIDTH, HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
 # Points of a line; more cannot be distinguished at this width.
 _MAX_POINTS = 600
@@ -46,7 +46,7 @@ def svg(plot: Plot) -> str:
         return ""
     frame = _Frame(_axis_maximum(x for x, _ in points), _axis_maximum(y for _, y in points))
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(plot.title)}">',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(plot.title)}">',
         *_axes(frame, plot),
         *(
             part
@@ -85,10 +85,10 @@ class _Frame:
         self.x_ticks, self.y_ticks = ticks(x_maximum), ticks(y_maximum)
 
     def x(self, value: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * value / self.x_ticks[-1]
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / self.x_ticks[-1]
 
     def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * value / self.y_ticks[-1]
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / self.y_ticks[-1]
 
 
 def _axis_maximum(values: Iterator[float]) -> float:
@@ -97,7 +97,7 @@ def _axis_maximum(values: Iterator[float]) -> float:
 
 
 def _axes(frame: _Frame, plot: Plot) -> Iterator[str]:
-    left, right, x_axis = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    left, right, x_axis = _LEFT, WIDTH - _RIGHT, HEIGHT - _BOTTOM
     for value in frame.y_ticks:
         y = frame.y(value)
         yield f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>'
@@ -107,7 +107,7 @@ def _axes(frame: _Frame, plot: Plot) -> Iterator[str]:
         yield f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{x_axis}"/>'
         yield f'<text x="{x:.1f}" y="{x_axis + 16}" text-anchor="middle">{value:.6g}</text>'
     middle = (left + right) / 2
-    bottom = _HEIGHT - 8
+    bottom = HEIGHT - 8
     yield f'<text x="{middle:.0f}" y="{bottom}" text-anchor="middle">{escape(plot.x_label)}</text>'
     yield (
         f'<text transform="translate(14 {(_TOP + x_axis) / 2:.0f}) rotate(-90)" '
@@ -130,7 +130,7 @@ def _draw_series(frame: _Frame, series: PlotSeries, index: int) -> Iterator[str]
 
 def _draw_marks(frame: _Frame, plot: Plot) -> Iterator[str]:
     if plot.mark is not None:
-        x, x_axis = frame.x(plot.mark[0]), _HEIGHT - _BOTTOM
+        x, x_axis = frame.x(plot.mark[0]), HEIGHT - _BOTTOM
         yield f'<line class="mark" x1="{x:.1f}" y1="{_TOP}" x2="{x:.1f}" y2="{x_axis}"/>'
         yield f'<text x="{x + 5:.1f}" y="{x_axis - 6}">{escape(plot.mark[1])}</text>'
     for x, y, label in plot.labels:
@@ -142,7 +142,7 @@ def _legend(plot: Plot) -> Iterator[str]:
     named = [(index, series) for index, series in enumerate(plot.series) if series.name]
     x, top = _LEFT + 10, _TOP + 12
     if plot.legend_below:
-        x, top = _WIDTH - _RIGHT - 110, _HEIGHT - _BOTTOM - 4 - 16 * len(named)
+        x, top = WIDTH - _RIGHT - 110, HEIGHT - _BOTTOM - 4 - 16 * len(named)
     for row, (index, series) in enumerate(named):
         y, color = top + 16 * row, _color(series, index)
         yield f'<rect x="{x}" y="{y - 8}" width="10" height="10" fill="{color}"/>'
