@@ -54,3 +54,17 @@ def read_trace(path: str) -> Trace:
         clients=clients if clients else None,
         prefixes=tuple(prefixes) if prefixes else None,
     )
+
+
+def trace_csv(trace: Trace) -> str:
+    """Return a trace as CSV, to the millisecond and without prefixes."""
+    columns = [trace.arrivals, trace.input_tokens, trace.output_tokens]
+    head = "arrival_s,input_tokens,output_tokens"
+    if trace.clients is not None:
+        columns.append(trace.clients)
+        head += ",client"
+    rows = (
+        ",".join((f"{arrival:.3f}", *map(str, numbers)))
+        for arrival, *numbers in zip(*columns, strict=True)
+    )
+    return "\n".join((head, *rows)) + "\n"
