@@ -67,9 +67,16 @@ def test_the_lab_needs_the_version_of_tessera_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["http://127.0.0.1:8000", "--sweep", "1,2"], ["--help"], []], ids=" ".join
+    "words",
+    [
+        ["bench", "http://127.0.0.1:8000", "--sweep", "1,2"],
+        ["bench", "--help"],
+        ["bench"],
+        ["simulate", "--trace", "day.csv"],
+    ],
+    ids=" ".join,
 )
-def test_without_the_lab_bench_says_which_package_to_install(
+def test_without_the_lab_its_commands_say_which_package_to_install(
     words: list[str], wheels: dict[str, zipfile.ZipFile], tmp_path: Path
 ) -> None:
     wheels["tessera"].extractall(tmp_path)
@@ -77,13 +84,13 @@ def test_without_the_lab_bench_says_which_package_to_install(
     shutil.copytree(Path(click.__file__).parent, tmp_path / "click")
     # -S: no packages but those in PYTHONPATH.
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "tessera.cli.main", "bench", *words],
+        [sys.executable, "-S", "-m", "tessera.cli.main", *words],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
-    sentence = "tessera bench needs the package tessera-lab: pip install tessera-lab\n"
+    sentence = f"tessera {words[0]} needs the package tessera-lab: pip install tessera-lab\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 

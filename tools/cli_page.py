@@ -1,10 +1,15 @@
 """The reference page of the command line, from its commands."""
 
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import click
 
-from tessera.cli.commands import root_command
+from tessera.cli.commands import COMMANDS_GROUP, root_command
+
+_LAB = Path(__file__).resolve().parents[1] / "operator" / "tessera_lab" / "pyproject.toml"
 
 _HEAD = """\
 # Command line
@@ -19,7 +24,7 @@ the environment it reads `KUBECONFIG`, `TESSERA_PROMETHEUS_URL` and, for `bench`
 def page() -> str:
     """All commands with their arguments."""
     lines = [_HEAD]
-    for context in _leaves(root_command()):
+    for context in _leaves(root_command(lab_commands())):
         command = context.command
         lines += ["", f"## {context.command_path}", "", str(command.help), ""]
         usage = [context.command_path, *command.collect_usage_pieces(context)]
@@ -28,6 +33,13 @@ def page() -> str:
         if rows := [_row(*record) for record in records if record]:
             lines += ["", "| argument | meaning |", "| --- | --- |", *rows]
     return "\n".join(lines) + "\n"
+
+
+def lab_commands() -> list[EntryPoint]:
+    """The lab's commands as the checkout has them, not as they were installed some time."""
+    project = tomllib.loads(_LAB.read_text(encoding="utf-8"))["project"]
+    commands = project["entry-points"][COMMANDS_GROUP]
+    return [EntryPoint(name, module, COMMANDS_GROUP) for name, module in commands.items()]
 
 
 def _leaves(command: click.Command, parent: click.Context | None = None) -> Iterator[click.Context]:

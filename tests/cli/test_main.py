@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
+from cli_page import lab_commands
 from tessera.cli.commands import COST_FORMATS, COST_GROUPINGS, SHELLS, root_command
 from tessera.cli.complete import candidates
 from tessera.cli.cost import report as cost_report
@@ -22,12 +23,14 @@ from tessera.cli.main import main
 from tessera.cli.options import Command
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
+from tessera_lab.cli.simulate import report as simulate_report
+from tessera_lab.cli.simulate.arguments import OUTPUT_FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench"),
-    *("plan", "mosaic", "completion"),
+    *("plan", "mosaic", "completion", "simulate"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}
@@ -105,9 +108,10 @@ def leaves(group: click.Group) -> Iterator[Command]:
 
 
 def test_every_command_has_a_module_that_runs_it() -> None:
-    names = [command.name for command in leaves(root_command())]
+    root = root_command(lab_commands())
+    names = [command.name for command in leaves(root)]
     assert sorted(map(str, names)) == sorted((*COMMANDS, "override", "plan", "save", *KEY_COMMANDS))
-    for command in leaves(root_command()):
+    for command in leaves(root):
         assert callable(importlib.import_module(command.module).run)
 
 
@@ -115,6 +119,7 @@ def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
     assert set(COST_GROUPINGS) == set(cost_report.GROUPINGS)
     assert set(COST_FORMATS) == set(cost_report.FORMATTERS)
     assert set(ENDPOINTS) == set(PATHS)
+    assert set(OUTPUT_FORMATS) == set(simulate_report.FORMATTERS)
 
 
 @pytest.mark.parametrize(

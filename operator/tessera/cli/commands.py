@@ -4,7 +4,8 @@ Nothing heavy is imported, so that help and completion are quick.
 """
 
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 
 import click
 from typing_extensions import override
@@ -31,15 +32,20 @@ COMMANDS_GROUP = "tessera.commands"
 _CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-def root_command() -> click.Group:
-    """Return the whole command line, with the commands of other distributions."""
+def root_command(installed: Iterable[EntryPoint] | None = None) -> click.Group:
+    """Return the whole command line, with the commands of other distributions.
+
+    These are the installed ones, unless they are given.
+    """
+    if installed is None:
+        installed = entry_points(group=COMMANDS_GROUP)
     # Where a distribution is found twice, as installed and in a checkout, so are its commands.
-    entries = {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
-    installed = {"bench": _MISSING_BENCH} | {name: entries[name].load() for name in sorted(entries)}
+    entries = {entry.name: entry for entry in installed}
+    others = _MISSING_COMMANDS | {name: entries[name].load() for name in sorted(entries)}
     return _Group(
         "tessera",
         help="Inspect the inference fleets of a cluster.",
-        commands=[*_BEFORE, *installed.values(), *_AFTER],
+        commands=[*_BEFORE, *others.values(), *_AFTER],
         context_settings=_CONTEXT_SETTINGS,
     )
 
@@ -53,17 +59,24 @@ class _Group(click.Group):
         return list(self.commands)
 
 
-_MISSING_BENCH = click.Command(
-    "bench",
-    short_help="a load test of an OpenAI-compatible server (in the package tessera-lab)",
-    help="Not installed: pip install tessera-lab.",
-    params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
-    callback=lambda arguments: sys.exit(  # noqa: ARG005 - every call ends with the sentence
-        "tessera bench needs the package tessera-lab: pip install tessera-lab"
-    ),
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True},
-)
+def _missing_command(name: str, summary: str) -> click.Command:
+    """Return a command that only says which package it is in."""
+    sentence = f"tessera {name} needs the package tessera-lab: pip install tessera-lab"
+    return click.Command(
+        name,
+        short_help=f"{summary} (in the package tessera-lab)",
+        help="Not installed: pip install tessera-lab.",
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        callback=lambda arguments: sys.exit(sentence),  # noqa: ARG005 - every call ends so
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+_MISSING_COMMANDS = {
+    "bench": _missing_command("bench", "a load test of an OpenAI-compatible server"),
+    "simulate": _missing_command("simulate", "what a load would have cost under a scaling policy"),
+}
 
 _SERVICE_ARGUMENT = argument("service", "name of the InferenceService")
 _GATEWAY_OPTION = option(

@@ -1,0 +1,116 @@
+"""Plots of a simulation in one SVG file: demand, replicas, cost and misses over the hours."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tessera_lab.cli.plots import HEIGHT, WIDTH, Plot, PlotSeries, svg
+from tessera_lab.cli.simulate.run import PolicyResult
+from tessera_lab.cli.simulate.scenario import Scenario
+from tessera_lab.fleet.course import Course, Lifetime, cost
+
+_HOUR = 3600.0
+# Points of a line, so that none is thinned out.
+_BINS = 300
+_STYLE = (
+    "text{font:12px sans-serif;fill:#374151}.title{font-weight:bold}"
+    ".grid{stroke:#e5e7eb}.mark{stroke:#9ca3af}"
+)
+
+
+def render_svg(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
+    """Return the plots below one another."""
+    plots = [plot for plot in _plots(scenario, results) if any(each.points for each in plot.series)]
+    row = HEIGHT + 28
+    height = row * len(plots)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}">',
+        f"<style>{_STYLE}</style>",
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+    ]
+    for number, plot in enumerate(plots):
+        parts += [
+            f'<text class="title" x="8" y="{row * number + 20}">{plot.title}</text>',
+            f'<g transform="translate(0 {row * number + 24})">',
+            svg(plot).replace("<svg ", f'<svg width="{WIDTH}" height="{HEIGHT}" ', 1),
+            "</g>",
+        ]
+    return "\n".join((*parts, "</svg>")) + "\n"
+
+
+def _plots(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[Plot]:
+    trace, objective = scenario.trace, scenario.fleet.replica.ttft
+    width = max(60.0, math.ceil(trace.seconds / _BINS / 60) * 60.0)
+    yield _plot("Demand", "requests per second", [("", _rates(trace.arrivals, width))])
+    replicas = [(result.name, _replicas(result)) for result in results]
+    if len(results) == 1:
+        desired = [(s.at / _HOUR, float(s.desired)) for s in results[0].course.samples]
+        ready = [(s.at / _HOUR, float(s.ready)) for s in results[0].course.samples]
+        replicas = [("paid", _replicas(results[0])), ("desired", desired), ("ready", ready)]
+    yield _plot("Replicas", "replicas", replicas)
+    yield _plot(
+        "Cost",
+        f"{scenario.file.currency} so far",
+        [(result.name, _costs(scenario, result)) for result in results],
+    )
+    yield _plot(
+        f"Requests with TTFT above {objective:g} s, by 5 minutes of their arrival",
+        "percent",
+        [(result.name, _misses(scenario, result)) for result in results],
+    )
+
+
+def _plot(title: str, unit: str, lines: Sequence[tuple[str, list[tuple[float, float]]]]) -> Plot:
+    series = [PlotSeries(name=name, points=points) for name, points in lines]
+    return Plot(title=title, x_label="hours", y_label=unit, series=series)
+
+
+def _rates(arrivals: Sequence[float], width: float) -> list[tuple[float, float]]:
+    counts: dict[int, int] = {}
+    for arrival in arrivals:
+        number = int(arrival // width)
+        counts[number] = counts.get(number, 0) + 1
+    return [
+        ((number + 0.5) * width / _HOUR, counts.get(number, 0) / width)
+        for number in range(max(counts) + 1)
+    ]
+
+
+def _replicas(result: PolicyResult) -> list[tuple[float, float]]:
+    return [(sample.at / _HOUR, float(sample.nodes)) for sample in result.course.samples]
+
+
+def _costs(scenario: Scenario, result: PolicyResult) -> list[tuple[float, float]]:
+    end = result.course.seconds
+    moments = [end * number / _BINS for number in range(_BINS + 1)]
+    prices, purchase = scenario.file.prices, scenario.fleet.purchase
+    return [
+        (moment / _HOUR, cost(_until(result.course, moment), prices, purchase))
+        for moment in moments
+    ]
+
+
+def _until(course: Course, moment: float) -> Course:
+    """Return what had been paid until a moment."""
+    lifetimes = [
+        Lifetime(lifetime.tier, lifetime.begin, min(lifetime.end, moment))
+        for lifetime in course.lifetimes
+        if lifetime.begin < moment
+    ]
+    return Course(paid_seconds=moment, lifetimes=lifetimes)
+
+
+def _misses(scenario: Scenario, result: PolicyResult) -> list[tuple[float, float]]:
+    window, objective = result.goal.window, result.goal.objective
+    counts: dict[int, int] = {}
+    misses: dict[int, int] = {}
+    for arrival, ttft in zip(scenario.trace.arrivals, result.course.ttft, strict=True):
+        if arrival >= result.course.seconds:
+            break
+        number = int(arrival // window)
+        counts[number] = counts.get(number, 0) + 1
+        misses[number] = misses.get(number, 0) + (ttft > objective)
+    return [
+        ((number + 0.5) * window / _HOUR, 100.0 * misses[number] / counts[number])
+        for number in sorted(counts)
+    ]

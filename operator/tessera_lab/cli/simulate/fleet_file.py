@@ -1,0 +1,205 @@
+"""The service to simulate, with its hardware and its prices, from a fleet file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from decimal import Decimal
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Tier
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.cli.errors import CommandError
+from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
+from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, discover
+from tessera.domain.money import price_on
+from tessera.domain.observed.snapshot import Budget, Node, ObservedService, Pool, Snapshot
+from tessera.domain.placement.placement import HardwareChoice
+from tessera_lab.cli.simulate.manifests import read_objects
+from tessera_lab.fleet.policies.product import FleetObjects
+from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
+from tessera_lab.fleet.sizing import widest_bounds
+
+# GPUs of a node, where no label of the pool says how many.
+_GPUS_OF_NODE = "8"
+_FIRST_DAY = date(2000, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetFile:
+    """One service, and the pool that it is placed in."""
+
+    objects: FleetObjects
+    choice: HardwareChoice
+    prices: GpuPrices
+    """Of one replica and hour, by tier."""
+    currency: str
+    budget: Budget | None
+    """That of the service's namespace."""
+    notes: tuple[str, ...]
+
+    @property
+    def spec(self) -> InferenceServiceSpec:
+        return self.objects.spec
+
+
+def read_fleet_file(path: str, name: str | None, price_set: str | None, at: datetime) -> FleetFile:
+    """Return the named service, or the only one; raise CommandError where it cannot be simulated.
+
+    The service gets the hardware that the operator would choose if nothing else ran. Prices are
+    those of the pools with this hardware, or of the set.
+    """
+    snapshot = read_objects(path, at)
+    service = _service(path, snapshot.services, name)
+    pools, notes = _pools(path, snapshot, service, at.date())
+    everywhere = FleetObjects(
+        service=service,
+        pools=tuple(pool for pool, _ in pools),
+        nodes=tuple(node for _, pool_nodes in pools for node in pool_nodes),
+    )
+    first_plan = everywhere.first_plan()
+    choice = first_plan.placement.choice
+    if choice is None:
+        verdict = first_plan.placement.verdict
+        problem = (
+            verdict.message if first_plan.accepted.reason.is_true else first_plan.accepted.message
+        )
+        raise CommandError(f"--fleet {path}: InferenceService/{service.ref}: {problem}")
+    chosen, nodes = next(each for each in pools if each[0].name == choice.offer.pool)
+    objects = FleetObjects(service=service, pools=(chosen,), nodes=nodes)
+    product = choice.offer.hardware.product
+    if price_set is None:
+        prices, price_notes = _pool_prices(everywhere, product, at.date())
+    else:
+        prices, price_notes = _set_prices(price_set, product), ()
+    weight = float(choice.offer.tariff.weight)
+    return FleetFile(
+        objects=objects,
+        choice=choice,
+        prices=GpuPrices(
+            on_demand=prices.on_demand * weight,
+            reserved=prices.reserved * weight,
+            spot=prices.spot * weight,
+        ),
+        currency="USD" if price_set else choice.offer.tariff.currency,
+        budget=_budget(snapshot.budgets, service.ref.namespace),
+        notes=(*notes, *price_notes),
+    )
+
+
+def _service(path: str, services: Sequence[ObservedService], name: str | None) -> ObservedService:
+    matching = [each for each in services if name in (None, each.ref.name, str(each.ref))]
+    if len(matching) != 1:
+        names = ", ".join(str(each.ref) for each in services) or "none"
+        wanted = "no InferenceService" if name is None else f"no InferenceService/{name}"
+        problem = f"has {len(matching)}" if matching else f"has {wanted}"
+        raise CommandError(
+            f"--fleet {path} {problem}; choose one with --service NAMESPACE/NAME: {names}"
+        )
+    if matching[0].spec is None:
+        raise CommandError(f"--fleet {path}: {matching[0].ref}: {matching[0].problem}")
+    return matching[0]
+
+
+def _pools(
+    path: str, snapshot: Snapshot, service: ObservedService, today: date
+) -> tuple[list[tuple[Pool, tuple[Node, ...]]], tuple[str, ...]]:
+    """Return the pools with nodes for every replica, and notes on those that are left out."""
+    pools, notes = list[tuple[Pool, tuple[Node, ...]]](), list[str]()
+    assert service.spec is not None  # noqa: S101 - checked where the service was chosen
+    _, copies = widest_bounds(service.spec.scaling)
+    for pool in snapshot.pools:
+        if pool.spec is None:
+            notes.append(f"AcceleratorPool/{pool.name} is left out: {pool.problem}")
+            continue
+        price = price_on(pool.spec.prices, today)
+        if price is None:
+            notes.append(f"AcceleratorPool/{pool.name} is left out: it has no price for {today}")
+            continue
+        node = _typical_node(pool.spec, snapshot.nodes)
+        if node is None:
+            notes.append(
+                f"AcceleratorPool/{pool.name} is left out: its GPUs are not known. Add "
+                f"{PRODUCT_LABEL} to spec.nodeSelector, or use a tessera snapshot"
+            )
+            continue
+        # Today's price from the first day on, since a trace has no date.
+        priced = pool.spec.model_copy(
+            update={"prices": (price.model_copy(update={"from_": _FIRST_DAY}),)}
+        )
+        names = (f"{pool.name}-{number}" for number in range(copies))
+        copied = tuple(
+            replace(node, name=name, labels={**node.labels, **pool.spec.node_selector})
+            for name in names
+        )
+        pools.append((replace(pool, spec=priced), copied))
+    if not pools:
+        raise CommandError(
+            f"--fleet {path} has no AcceleratorPool to use" + "".join(f"; {note}" for note in notes)
+        )
+    return pools, tuple(notes)
+
+
+def _typical_node(spec: AcceleratorPoolSpec, nodes: Sequence[Node]) -> Node | None:
+    """Return the existing node with the most devices, else one as the labels describe it."""
+    existing = [node for node in nodes if spec.node_selector.items() <= node.labels.items()]
+    if existing:
+        return max(existing, key=_devices)
+    product = spec.node_selector.get(PRODUCT_LABEL)
+    count = spec.node_selector.get(COUNT_LABEL, _GPUS_OF_NODE)
+    if product is None or not count.isdecimal():
+        return None
+    allocatable = {GPU: int(count)}
+    if spec.mig is not None and spec.mig.layout:
+        allocatable = {
+            f"{MIG_PREFIX}{profile.replace('+', '.')}": slices * int(count)
+            for profile, slices in spec.mig.layout.items()
+        }
+    return Node(name="", labels={}, schedulable=True, allocatable=allocatable)
+
+
+def _devices(node: Node) -> int:
+    return sum(count for name, count in node.allocatable.items() if is_gpu_resource(name))
+
+
+def _pool_prices(
+    objects: FleetObjects, product: str, today: date
+) -> tuple[GpuPrices, tuple[str, ...]]:
+    """Return the lowest price of a GPU by tier; a tier without a pool costs as the next one."""
+    by_tier: dict[Tier, list[Decimal]] = {}
+    for view in discover(objects.pools, objects.nodes, today):
+        if view.product == product and view.price is not None and view.pool.spec is not None:
+            by_tier.setdefault(view.pool.spec.tier, []).append(view.price.per_gpu_hour)
+    lowest = {tier: float(min(prices)) for tier, prices in by_tier.items()}
+    missing = [tier for tier in ("OnDemand", "Reserved", "Spot") if tier not in lowest]
+    # Something has a price, since the service has been placed there.
+    fallback = next(lowest[tier] for tier in ("Reserved", "OnDemand", "Spot") if tier in lowest)
+    on_demand = lowest.get("OnDemand", fallback)
+    note = (
+        f"no AcceleratorPool of {product} is of tier {', '.join(missing)}: what would run there is "
+        "priced as the other tiers. Choose other prices with --prices"
+    )
+    return GpuPrices(
+        on_demand=on_demand,
+        reserved=lowest.get("Reserved", on_demand),
+        spot=lowest.get("Spot", on_demand),
+    ), (note,) if "OnDemand" in missing else ()
+
+
+def _set_prices(price_set: str, product: str) -> GpuPrices:
+    prices = PRICE_SETS[price_set].get(product)
+    if prices is None:
+        raise CommandError(
+            f"--prices {price_set} has no price of {product}, on which the service runs; it has "
+            f"{', '.join(PRICE_SETS[price_set])}"
+        )
+    return prices
+
+
+def _budget(budgets: Sequence[Budget], namespace: str) -> Budget | None:
+    return next(
+        (
+            budget
+            for budget in budgets
+            if budget.spec is not None and namespace in budget.spec.tenant.namespaces
+        ),
+        None,
+    )

@@ -1,0 +1,215 @@
+"""Results as a table, JSON or CSV."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tessera.api.text import counted
+from tessera.cli.text import table
+from tessera_lab.cli.simulate.run import PolicyResult
+from tessera_lab.cli.simulate.scenario import Scenario
+
+_HOUR = 3600.0
+# Hours of a window on average.
+_WINDOW_HOURS = {"Hour": 1.0, "Day": 24.0, "Month": 730.5}
+
+
+def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
+    """Return the policies side by side, with what the numbers mean."""
+    file = scenario.file
+    heads = [
+        "POLICY",
+        "SLO",
+        "IN TIME",
+        "WINDOWS",
+        "TTFT P95",
+        "REPLICAS",
+        file.currency,
+        "BEST RESERVED",
+        "CHANGES",
+        "BROKEN STREAMS",
+    ]
+    rows = [_row(result) for result in results]
+    lines = [*_head(scenario), "", *table(heads, rows, str.rjust), ""]
+    lines += notes(scenario, results)
+    return "\n".join(lines) + "\n"
+
+
+def _row(result: PolicyResult) -> list[str]:
+    course, score = result.course, result.score
+    best = "-"
+    if result.best_cost is not None:
+        best = f"{result.best_reserved}: {result.best_cost:.2f}"
+    return [
+        result.name,
+        "kept" if score.sufficient else "missed",
+        f"{score.share:.2%}",
+        f"{score.window_share:.2%}",
+        _seconds(result.ttft_p95),
+        f"{_mean_replicas(result):.2f}",
+        f"{result.cost:.2f}",
+        best,
+        str(course.changes),
+        str(course.broken_streams + course.lost_streams),
+    ]
+
+
+def _head(scenario: Scenario) -> Iterator[str]:
+    trace, file, fleet = scenario.trace, scenario.file, scenario.fleet
+    prices = file.prices
+    yield (f"Trace {trace.name}: {counted(len(trace), 'request')} in {trace.seconds / _HOUR:.2f} h")
+    yield (
+        f"InferenceService/{file.objects.service.ref} on {file.choice.offer.hardware.product} "
+        f"({file.choice.variant}), {fleet.min_replicas} to "
+        f"{counted(fleet.max_replicas, 'replica')}, ready after {fleet.start_up.mean:.0f} s"
+    )
+    yield (
+        f"A replica costs {prices.on_demand:.2f} {file.currency} per hour on demand, "
+        f"{prices.reserved:.2f} reserved, {prices.spot:.2f} on spot"
+    )
+
+
+def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
+    """Yield what limits the numbers."""
+    yield from scenario.file.notes
+    goal = results[0].goal
+    since = f", from {goal.ignore_before:.0f} s on" if goal.ignore_before else ""
+    yield (
+        f"SLO: {goal.share:.0%} of requests with TTFT <= {_seconds(goal.objective)} of all, and in "
+        f"{goal.window_share:.0%} of the windows of {goal.window / 60:.0f} min{since}."
+    )
+    yield from _budget_notes(scenario, results)
+    for result in results:
+        if result.course.refused:
+            yield (
+                f"{result.name}: {counted(result.course.refused, 'request')} longer than "
+                f"{counted(scenario.fleet.replica.max_model_len, 'token')} were refused and count "
+                "as missed"
+            )
+        if result.course.interrupted:
+            yield (
+                f"Interrupted: {result.name} was simulated for {result.course.seconds / _HOUR:.2f} "
+                f"of {scenario.trace.seconds / _HOUR:.2f} h; its row is of that time"
+            )
+    if missing := [policy.name for policy in scenario.policies[len(results) :]]:
+        yield f"Not simulated: {', '.join(missing)}"
+
+
+def _budget_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
+    budget = scenario.file.budget
+    if budget is None or budget.spec is None or budget.spec.currency != scenario.file.currency:
+        return
+    for limit in budget.spec.limits:
+        hours = _WINDOW_HOURS[limit.window]
+        above = [
+            f"{result.name} {rate * hours:.0f}"
+            for result in results
+            if (rate := _hourly_cost(result)) * hours > limit.amount
+        ]
+        if above:
+            yield (
+                f"TenantBudget/{budget.name}: {limit.window.lower()} limit {limit.amount} "
+                f"{budget.spec.currency}. At this load the replicas cost more: {', '.join(above)}. "
+                "The simulation spends without the limit."
+            )
+
+
+def _hourly_cost(result: PolicyResult) -> float:
+    return result.cost / max(1.0, result.course.paid_seconds) * _HOUR
+
+
+def _mean_replicas(result: PolicyResult) -> float:
+    return result.course.replica_seconds / max(1.0, result.course.paid_seconds)
+
+
+def _seconds(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "none"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
+    """Return everything, with the fleet once per simulated minute."""
+    trace, file, fleet = scenario.trace, scenario.file, scenario.fleet
+    body = {
+        "trace": {"name": trace.name, "requests": len(trace), "seconds": trace.seconds},
+        "service": str(file.objects.service.ref),
+        "variant": file.choice.variant,
+        "product": file.choice.offer.hardware.product,
+        "minReplicas": fleet.min_replicas,
+        "maxReplicas": fleet.max_replicas,
+        "startUpSeconds": fleet.start_up.mean,
+        "currency": file.currency,
+        "replicaHour": {
+            "onDemand": file.prices.on_demand,
+            "reserved": file.prices.reserved,
+            "spot": file.prices.spot,
+        },
+        "ttftObjectiveSeconds": fleet.replica.ttft,
+        "seed": scenario.seed,
+        "interrupted": any(result.course.interrupted for result in results),
+        "notes": [*notes(scenario, results)],
+        "policies": [
+            {
+                **_fields(result),
+                "samples": [
+                    {
+                        "at": sample.at,
+                        "arrived": sample.arrived,
+                        "inFlight": sample.in_flight,
+                        "desired": sample.desired,
+                        "ready": sample.ready,
+                        "nodes": sample.nodes,
+                    }
+                    for sample in result.course.samples
+                ],
+            }
+            for result in results
+        ],
+    }
+    return json.dumps(body, indent=2) + "\n"
+
+
+def as_csv(_: Scenario, results: Sequence[PolicyResult]) -> str:
+    """Return a row per policy."""
+    text = io.StringIO()
+    rows = [_fields(result) for result in results]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _fields(result: PolicyResult) -> dict[str, Any]:
+    course, score = result.course, result.score
+    return {
+        "policy": result.name,
+        "sloKept": score.sufficient,
+        "requests": score.requests,
+        "inTime": score.in_time,
+        "inTimeShare": round(score.share, 6),
+        "windows": score.windows,
+        "windowsInTime": score.windows_in_time,
+        "windowShare": round(score.window_share, 6),
+        "ttftP95Seconds": round(result.ttft_p95, 4) if math.isfinite(result.ttft_p95) else None,
+        "simulatedSeconds": course.seconds,
+        "replicaHours": round(course.replica_seconds / _HOUR, 4),
+        "cost": round(result.cost, 4),
+        "bestReserved": result.best_reserved,
+        "bestCost": None if result.best_cost is None else round(result.best_cost, 4),
+        "changes": course.changes,
+        "brokenStreams": course.broken_streams,
+        "lostStreams": course.lost_streams,
+        "refused": course.refused,
+    }
+
+
+# Functions that write the results, by output format.
+FORMATTERS: Mapping[str, Callable[[Scenario, Sequence[PolicyResult]], str]] = {
+    "table": as_table,
+    "json": as_json,
+    "csv": as_csv,
+}

@@ -1,0 +1,344 @@
+"""`tessera simulate`: its files, its options, its output."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import signal
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tessera.cli.errors import CommandError
+from tessera.cli.fleet import FleetInputs
+from tessera.cli.output import Output
+from tessera.cli.snapshot.file import save, serialize
+from tessera_lab.cli.simulate.arguments import simulate
+from tessera_lab.cli.simulate.command import run, run_until
+from tessera_lab.cli.simulate.run import Interrupt
+from tessera_lab.cli.simulate.scenario import Scenario, read_scenario
+from tessera_lab.fleet.generators import daily_wave, requests_at_rate
+from tessera_lab.fleet.trace_file import trace_csv
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "examples" / "simulate"
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+A100 = "NVIDIA-A100-SXM4-80GB"
+SVG = "{http://www.w3.org/2000/svg}"
+POOL = f"""\
+apiVersion: tessera.dev/v1alpha1
+kind: AcceleratorPool
+metadata: {{name: a100}}
+spec:
+  nodeSelector: {{nvidia.com/gpu.product: {A100}}}
+  prices: [{{from: 2026-01-01, perGPUHour: "2.00"}}]
+---
+"""
+SERVICE = """\
+apiVersion: tessera.dev/v1alpha1
+kind: InferenceService
+metadata: {name: chat, namespace: team-a}
+spec:
+  model: {uri: hf://meta-llama/Llama-3.1-8B-Instruct}
+  context: {maxModelLen: 4096}
+---
+"""
+BUDGET = """\
+apiVersion: tessera.dev/v1alpha1
+kind: TenantBudget
+metadata: {name: team-a}
+spec:
+  owner: finance@example.com
+  tenant: {namespaces: [team-a]}
+  limits: [{window: Day, amount: "50"}]
+---
+"""
+
+
+class SimulationFiles:
+    """A folder with a fleet and a trace of ten requests in two minutes, and the command on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        rows = "".join(f"{10 * number + 5},100,20\n" for number in range(12))
+        self.write("trace.csv", f"arrival_s,input_tokens,output_tokens\n{rows}119.5,100,20\n")
+        self.write("fleet.yaml", POOL + SERVICE)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def words(self, *more: str) -> list[str]:
+        return [
+            *("--trace", str(self.folder / "trace.csv")),
+            *("--fleet", str(self.folder / "fleet.yaml"), *more),
+        ]
+
+    def simulate(self, *more: str) -> Output:
+        return run(simulate.parse(self.words(*more)))
+
+    def report(self, *more: str) -> Any:
+        return json.loads(self.simulate("--json", *more).text)
+
+    def scenario(self, *more: str) -> Scenario:
+        return read_scenario(simulate.parse(self.words(*more)), NOW)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> SimulationFiles:
+    return SimulationFiles(tmp_path)
+
+
+def test_the_example_scales_with_its_load_and_keeps_its_slo(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--trace", str(EXAMPLE / "hour.csv.gz"), "--fleet", str(EXAMPLE), "--json"]
+    report = json.loads(run(simulate.parse(words)).text)
+    (policy,) = report["policies"]
+    assert (policy["policy"], policy["sloKept"], policy["brokenStreams"]) == ("tessera", True, 0)
+    desired = [sample["desired"] for sample in policy["samples"]]
+    assert report["minReplicas"] == 2 <= min(desired) < 4
+    assert 5 < max(desired) <= report["maxReplicas"]
+    assert report["replicaHour"] == {"onDemand": 3.43, "reserved": 2.16, "spot": 1.25}
+    assert policy["cost"] == pytest.approx(policy["replicaHours"] * 3.43, abs=0.01)
+    assert policy["bestReserved"] > 2
+    assert policy["bestCost"] < policy["cost"]
+    progress = capsys.readouterr().err
+    assert "8648 requests in 1.0 h under 1 policy: about" in progress
+
+
+def test_the_trace_of_the_example_is_a_drawn_one() -> None:
+    trace = requests_at_rate("hour", daily_wave(2.5, 0.7, 3600.0), 3600.0, 1, cv=1.5)
+    assert gzip.decompress((EXAMPLE / "hour.csv.gz").read_bytes()).decode() == trace_csv(trace)
+
+
+def test_policies_stand_side_by_side_with_their_knobs(files: SimulationFiles) -> None:
+    words = ("--policy", "static:replicas=4", "--compare", "tessera,static")
+    rows = list(csv.DictReader(io.StringIO(files.simulate("-o", "csv", *words).text)))
+    assert [row["policy"] for row in rows] == ["static:replicas=4", "tessera", "static"]
+    assert [row["inTime"] for row in rows] == [row["requests"] for row in rows]
+    four, scaled, eight = (float(row["replicaHours"]) for row in rows)
+    assert scaled < four < eight
+    table = files.simulate(*words).text
+    assert table.count(" kept ") == 3
+    assert f"InferenceService/team-a/chat on {A100} (a100-1gpu)" in table
+
+
+def test_reserved_replicas_are_paid_all_the_time_and_spot_beyond_them(
+    files: SimulationFiles,
+) -> None:
+    words = ("--policy", "static:replicas=4", "--prices", "aws-2026")
+    (demand,) = files.report(*words)["policies"]
+    (mixed,) = files.report(*words, "--reserved", "3", "--spot", "0")["policies"]
+    hours = demand["replicaHours"]
+    assert demand["cost"] == pytest.approx(hours * 3.43, rel=1e-3)
+    assert mixed["bestCost"] is None
+    # The simulation begins with 2 replicas, so that fewer than 4 are on demand or spot nodes.
+    reserved = 3 * 2.16 * (demand["simulatedSeconds"] + 2) / 3600
+    assert reserved * 0.95 < mixed["cost"] < demand["cost"]
+
+
+def test_a_part_of_the_trace_is_simulated_in_copies(files: SimulationFiles) -> None:
+    scenario = files.scenario("--from", "0.01", "--hours", "0.02", "--copies", "3")
+    assert scenario.trace.seconds == pytest.approx(72.0)
+    assert len(scenario.trace) == pytest.approx(3 * 13 * 72 / 120, abs=4)
+    assert list(files.scenario("--spread", "5").trace.arrivals) != list(
+        files.scenario("--spread", "5", "--seed", "2").trace.arrivals
+    )
+
+
+def test_the_plots_show_demand_replicas_cost_and_misses(files: SimulationFiles) -> None:
+    path = files.folder / "plots.svg"
+    files.simulate("--svg", str(path), "--compare", "tessera,static")
+    root = ElementTree.fromstring(path.read_text(encoding="utf-8"))  # noqa: S314 - our own
+    texts = [element.text for element in root.iter(f"{SVG}text")]
+    assert [text for text in texts if text in {"Demand", "Replicas", "Cost"}] == [
+        "Demand",
+        "Replicas",
+        "Cost",
+    ]
+    assert {"tessera", "static", "hours", "USD so far"} <= set(texts)
+    assert len(list(root.iter(f"{SVG}polyline"))) == 7
+    assert len(list(root.iter(f"{SVG}svg"))) == 5
+
+
+def test_an_interrupt_keeps_what_was_simulated_and_says_how_far_it_came(
+    files: SimulationFiles,
+) -> None:
+    interrupt = Interrupt()
+    with interrupt.watched():
+        os.kill(os.getpid(), signal.SIGINT)
+    words = files.words("--compare", "tessera,static", "--start-up", "0", "--json")
+    output = run_until(interrupt, simulate.parse(words))
+    report = json.loads(output.text)
+    (policy,) = report["policies"]
+    assert (output.exit_code, report["interrupted"]) == (130, True)
+    assert (policy["simulatedSeconds"], policy["requests"]) == (60.0, 6)
+    assert (
+        "Interrupted: tessera was simulated for 0.02 of 0.03 h; its row is of that time"
+        in (report["notes"])
+    )
+    assert "Not simulated: static" in report["notes"]
+
+
+def test_a_budget_below_the_cost_is_noted(files: SimulationFiles) -> None:
+    files.write("fleet.yaml", POOL + SERVICE + BUDGET)
+    (note,) = [note for note in files.report()["notes"] if "TenantBudget/team-a" in note]
+    assert "day limit 50 USD. At this load the replicas cost more: tessera 96" in note
+
+
+def test_requests_longer_than_the_context_count_as_missed(files: SimulationFiles) -> None:
+    files.write("trace.csv", "arrival_s,input_tokens,output_tokens\n1,9000,20\n119,10,20\n")
+    report = files.report()
+    assert report["policies"][0]["refused"] == 1
+    assert any("1 request longer than 4096 tokens" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["--policy", "magic"], "no policy magic; choose from tessera, static"),
+        (["--policy", "static:replicas=many"], "write KNOB=NUMBER; static has replicas=8"),
+        (["--policy", "static:size=3"], "static has replicas=8"),
+        (["--policy", "tessera:target=1"], "has no knobs; change the fleet file"),
+        (["--prices", "neo-2026"], f"has no price of {A100}"),
+        (["--start-up", "-1"], "--start-up -1: write a number from 0 to 3600"),
+        (["--start-up", "nan"], "--start-up nan: write a number"),
+        (["--spot", "inf"], "--spot inf: write a number from 0 to 60"),
+        (["--copies", "0"], "--copies 0: write a number from 1 to 1000"),
+        (["--reserved", "-2"], "--reserved -2: write a number"),
+        (["--from", "7"], "no part of the window of 120 s"),
+        (["--service", "team-b/chat"], "choose one with --service NAMESPACE/NAME: team-a/chat"),
+        (["--svg", "/nowhere/plots.svg"], "cannot be written"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence_with_its_fix(
+    files: SimulationFiles, words: list[str], fix: str
+) -> None:
+    with pytest.raises(CommandError) as error:
+        files.simulate(*words)
+    assert fix in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "arrival_s,input_tokens,output_tokens\n0,1,1\nnan,1,1\n",
+            "trace.csv, line 3: arrival nan",
+        ),
+        ("time,size\n", "missing column arrival_s"),
+    ],
+)
+def test_a_bad_trace_is_named_with_its_line_and_the_formats(
+    files: SimulationFiles, text: str, problem: str
+) -> None:
+    files.write("trace.csv", text)
+    with pytest.raises(CommandError) as error:
+        files.simulate()
+    assert problem in str(error.value)
+    assert "a trace is CSV with the columns" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "problem"),
+    [
+        ("a: [\n", "fleet.yaml, line 2: not YAML"),
+        ("- 1\n", "an object has no kind"),
+        ("kind: Pod\n", "has no InferenceService"),
+        (POOL, "has no InferenceService; choose one with --service NAMESPACE/NAME: none"),
+        (SERVICE, "has no AcceleratorPool to use"),
+        (POOL.replace("v1alpha1", "v1"), "no kind AcceleratorPool in tessera.dev/v1"),
+        (POOL.replace("{name: a100}", "{}") + SERVICE, "AcceleratorPool without metadata.name"),
+        (POOL.replace("spec:", "specs:") + SERVICE, "AcceleratorPool/a100: unknown field specs"),
+        (POOL + SERVICE.replace("context", "contexts"), "chat: spec.contexts: Extra inputs"),
+        (POOL + SERVICE.replace("8B-Instruct", "9B"), "is not among the"),
+        (POOL + SERVICE.replace("4096", "9999999"), "exceeds the model's limit"),
+        (POOL + SERVICE + SERVICE.replace("chat", "mail"), "fleet.yaml has 2; choose one with"),
+        (
+            POOL + SERVICE.replace("context:", "scaling: {minReplicas: 9}\n  context:"),
+            "spec.scaling.minReplicas 9 must not exceed spec.scaling.maxReplicas 8",
+        ),
+        (
+            POOL + SERVICE.replace("context:", "scaling: {minReplicas: 0}\n  context:"),
+            "needs spec.scaling.idle",
+        ),
+        (
+            POOL.replace("2026-01-01", "2999-01-01") + SERVICE,
+            "AcceleratorPool/a100 is left out: it has no price for",
+        ),
+        (
+            POOL.replace("nvidia.com/gpu.product", "accelerator") + SERVICE,
+            "AcceleratorPool/a100 is left out: its GPUs are not known. Add nvidia.com/gpu.product",
+        ),
+        (
+            POOL.replace(
+                'perGPUHour: "2.00"}', 'perGPUHour: "2"}, {from: 2026-01-01, perGPUHour: "1"}'
+            )
+            + SERVICE,
+            "two prices with the same first day",
+        ),
+        (
+            POOL + SERVICE + BUDGET.replace("Day", "Year"),
+            "TenantBudget/team-a: spec.limits.0.window",
+        ),
+        (
+            POOL.replace(A100, "NVIDIA-L4") + SERVICE.replace("8B", "70B"),
+            "InferenceService/team-a/chat: ",
+        ),
+    ],
+)
+def test_a_fleet_is_refused_as_the_api_server_would(
+    files: SimulationFiles, fleet: str, problem: str
+) -> None:
+    files.write("fleet.yaml", fleet)
+    with pytest.raises(CommandError) as error:
+        files.simulate()
+    assert problem in str(error.value)
+    assert "fleet.yaml" in str(error.value)
+
+
+def a_body(kind: str, name: str, spec: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "team-a", "uid": name, "labels": {}}
+    own = {"apiVersion": "tessera.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+    return own | fields
+
+
+def test_a_snapshot_of_a_cluster_is_a_fleet(files: SimulationFiles) -> None:
+    price = {"from": "2026-01-01", "perGPUHour": "2.10", "currency": "EUR"}
+    node = {
+        "kind": "Node",
+        "metadata": {"name": "n1", "labels": {"pool": "mig", "nvidia.com/gpu.product": A100}},
+        "spec": {},
+        "status": {
+            "allocatable": {"nvidia.com/mig-3g.40gb": "2"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    model = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}
+    fleet = FleetInputs(
+        at=NOW,
+        objects={
+            "acceleratorpools": [
+                a_body(
+                    "AcceleratorPool", "mig", {"nodeSelector": {"pool": "mig"}, "prices": [price]}
+                )
+            ],
+            "inferenceservices": [
+                a_body(
+                    "InferenceService", "chat", {"model": model, "context": {"maxModelLen": 4096}}
+                )
+            ],
+            "nodes": [node],
+        },
+    )
+    snapshot = files.folder / "snapshot.json.gz"
+    save(str(snapshot), serialize(fleet))
+    report = files.report("--fleet", str(snapshot))
+    assert (report["variant"], report["currency"]) == ("mig-3g-40gb", "EUR")
+    # Three of seven slices of the compute, half of the memory.
+    assert 0.8 < report["replicaHour"]["onDemand"] < 1.1
