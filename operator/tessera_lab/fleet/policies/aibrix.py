@@ -49,7 +49,7 @@ class ApaPolicy:
 
 
 class OptimizerPolicy:
-    """Pods by request rate per bucket of lengths and the profiled rate of each bucket.
+    """Pods by the request rate and the profiled rate of each bucket of lengths.
 
     With one GPU type the integer program is a ceiling of the sum. A PodAutoscaler of the kind KPA
     with target 1 follows the result.
@@ -66,6 +66,7 @@ class OptimizerPolicy:
         self._rates: dict[tuple[int, int], float] = {}
         self._ended: Counter[tuple[int, int]] = Counter()
         self._batches: deque[tuple[float, Counter[tuple[int, int]]]] = deque()
+        self._arrived = 0
         self._scaler = PanicScaler(
             target=1.0, stable_window=settings["stable_window"], threshold=2.0, rates=(2.0, 2.0)
         )
@@ -77,9 +78,7 @@ class OptimizerPolicy:
         """Return the pods that the requests of the window need."""
         at = observation.at
         self._remember(at, observation.finished_lengths)
-        seconds = self._settings["window"]
-        needed = sum(count / self._rate(bucket) for bucket, count in self._ended.items()) / seconds
-        value = max(1, math.ceil(needed))
+        value = max(1, math.ceil(self._load(observation.arrived)))
         self._stable.add(at, value)
         self._panic.add(at, value)
         pods = self._scaler.decide(
@@ -87,6 +86,15 @@ class OptimizerPolicy:
         )
         self._desired.add(at, pods)
         return int(min(max(1, self._desired.max()), self._settings["max_replicas"]))
+
+    def _load(self, arrived: int) -> float:
+        """Return the replicas for the arrivals since the last tick, as long as those that ended."""
+        arrivals, self._arrived = arrived - self._arrived, arrived
+        ended = self._ended.total()
+        if not ended:
+            return 0.0
+        seconds = sum(count / self._rate(bucket) for bucket, count in self._ended.items())
+        return arrivals / RESYNC_SECONDS * seconds / ended
 
     def _remember(self, at: float, lengths: Sequence[tuple[int, int]]) -> None:
         batch = Counter((_power(prompt), _power(output)) for prompt, output in lengths)

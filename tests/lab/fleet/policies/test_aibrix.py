@@ -48,27 +48,31 @@ def test_apa_orders_again_while_pods_start_unless_guarded() -> None:
 def test_the_optimizer_adds_the_shares_of_all_buckets() -> None:
     policy = a_policy("aibrix-optimizer", max_replicas=32.0)
     slo = (A_REPLICA.ttft, A_REPLICA.itl)
-    short, long = (
-        max_request_rate(A_REPLICA, 1024, 256, slo),
-        max_request_rate(A_REPLICA, 8192, 512, slo),
-    )
-    # Lengths fall into the nearest power of 2.
+    short = max_request_rate(A_REPLICA, 1024, 256, slo)
+    long = max_request_rate(A_REPLICA, 8192, 512, slo)
+    # Lengths fall into the nearest power of 2. Of 64 per second that arrive, half have ended.
     ended = [(1_000, 250)] * 300 + [(9_000, 500)] * 20
     for tick in range(60):
-        desired = policy.decide(
-            an_observation(10.0 * tick, [an_engine()] * 4, finished_lengths=ended)
+        observation = an_observation(
+            10.0 * tick, [an_engine()] * 4, arrived=640 * tick, finished_lengths=ended
         )
-    assert desired == math.ceil(30 / short + 2 / long)
-    assert desired > 1
+        desired = policy.decide(observation)
+    assert desired == math.ceil(60 / short + 4 / long) == 4
 
 
-def test_the_optimizer_forgets_what_is_older_than_its_window() -> None:
-    policy = a_policy("aibrix-optimizer")
-    ended = [(1_000, 250)] * 20_000
-    policy.decide(an_observation(0, [an_engine()] * 4, finished_lengths=ended))
-    path = [policy.decide(an_observation(10.0 * tick, [an_engine()] * 4)) for tick in range(1, 120)]
+def test_the_optimizer_forgets_lengths_that_are_older_than_its_window() -> None:
+    policy = a_policy("aibrix-optimizer", max_replicas=32.0)
+    engines = [an_engine()] * 4
+    path = []
+    for tick in range(120):
+        ended = [(9_000, 500) if tick < 10 else (1_000, 250)] * 100
+        observation = an_observation(
+            10.0 * tick, engines, arrived=200 * tick, finished_lengths=ended
+        )
+        path.append(policy.decide(observation))
+    # 20 per second are 7.8 replicas of long requests, and one of short ones; half goes at once.
+    assert max(path) == 8
     assert path[-1] == 2
-    assert path[0] > 2
 
 
 # 10 ms and 0.1 ms per token, nothing else.
