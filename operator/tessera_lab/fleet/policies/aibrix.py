@@ -150,7 +150,7 @@ AIBRIX_FAMILIES = {
             "max_replicas": 10.0,
         },
         grid=grid(
-            window=(60, 120, 240),
+            window=(120, 240),
             ttft_share=(0.25, 0.5, 1),
             itl_share=(0.5, 0.75, 1),
             stable_window=(60, 180),

@@ -85,22 +85,24 @@ class LoadScaling:
             return 1
         if all(self._itl(engine, engine.kv_tokens, load) > itl for engine in engines):
             return 1
-        count = len(engines)
-        growth = count / (count - 1) if count > 1 else 0.0
-        safe = count > 1 and all(self._spare(engine, growth, load) for engine in engines)
-        return -1 if safe else 0
+        if len(engines) == 1:
+            return 0
+        growth = len(engines) / (len(engines) - 1)
+        return -1 if all(self._spare(engine, growth, load) for engine in engines) else 0
 
-    def _ttft(self, engine: EngineSample, load: LoadMeans, growth: float = 1.0) -> float:
-        return self._predicted(engine, growth * engine.waiting_tokens, growth, load)
-
-    def _predicted(
-        self, engine: EngineSample, queued: float, growth: float, load: LoadMeans
+    def _ttft(
+        self,
+        engine: EngineSample,
+        load: LoadMeans,
+        growth: float = 1.0,
+        *,
+        behind_queue: bool = True,
     ) -> float:
         return predicted_ttft(
             self._model,
             running=growth * engine.running,
             kv_tokens=growth * engine.kv_tokens,
-            queued=queued,
+            queued=growth * engine.waiting_tokens if behind_queue else 0.0,
             prompt=load.input_tokens,
         )
 
@@ -120,7 +122,7 @@ class LoadScaling:
     def _spare(self, engine: EngineSample, growth: float, load: LoadMeans) -> bool:
         """Return whether this engine keeps both with its share of the load of one less."""
         ttft, itl = self._slo
-        own = self._predicted(engine, 0, growth, load)
+        own = self._ttft(engine, load, growth, behind_queue=False)
         queueing = self._ttft(engine, load, growth) - own
         if own >= ttft or queueing >= (ttft - own) * self._sensitivity:
             return False
@@ -217,23 +219,21 @@ DYNAMO_FAMILIES = {
         title="Dynamo planner, SLA by load (0c6da1e)",
         create=LoadPolicy,
         published=_SLA | {"down_sensitivity": 0.8},
-        grid=grid(
-            ttft=_TTFT, itl=_ITL, down_sensitivity=(0.3, 0.6, 0.8), max_replicas=(MOST_REPLICAS,)
-        ),
+        grid=grid(ttft=_TTFT, itl=_ITL, down_sensitivity=(0.4, 0.8), max_replicas=(MOST_REPLICAS,)),
     ),
     "dynamo-throughput": PolicyFamily(
         title="Dynamo planner, SLA by throughput (0c6da1e)",
         create=ThroughputPolicy,
         # 0 is constant, 1 autoregressive, 2 a Kalman filter.
         published=_SLA | {"forecast": 1.0},
-        grid=grid(ttft=_TTFT, itl=_ITL, forecast=(0, 1, 2), max_replicas=(MOST_REPLICAS,)),
+        grid=grid(ttft=_TTFT, itl=(0.03, 0.05), forecast=(0, 1, 2), max_replicas=(MOST_REPLICAS,)),
     ),
     "dynamo-both": PolicyFamily(
         title="Dynamo planner, SLA by load and throughput (0c6da1e)",
         create=LoadPolicy,
         published=_SLA | {"down_sensitivity": 0.8, "forecast": 1.0},
         grid=grid(
-            ttft=_TTFT,
+            ttft=(0.1, 0.2, 0.5, 1),
             itl=(0.03, 0.05),
             down_sensitivity=(0.5, 0.8),
             forecast=(0, 1),

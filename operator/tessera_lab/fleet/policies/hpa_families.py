@@ -171,9 +171,9 @@ HPA_FAMILIES = {
             "max_replicas": MOST_REPLICAS,
         },
         grid=grid(
-            queue_target=(1, 2),
+            queue_target=(2, 5),
             running_target=(8, 12, 16, 24, 32, 48, 64, 96),
-            down_window=(60, 300, 600),
+            down_window=(120, 600),
         ),
     ),
     "keda-llm-d": PolicyFamily(
@@ -192,7 +192,7 @@ HPA_FAMILIES = {
             "max_replicas": 10.0,
         },
         grid=grid(
-            kv_target=(0.1, 0.2, 0.3, 0.5, 0.7),
+            kv_target=(0.1, 0.2, 0.4, 0.7),
             queue_target=(0.5, 2),
             up_period=(60, 180),
             down_period=(60, 300),
@@ -210,8 +210,8 @@ HPA_FAMILIES = {
             "max_replicas": 100.0,
         },
         grid=grid(
-            threshold=(0.5, 1, 2, 5, 10, 20),
-            down_window=(300, 900, 3600),
+            threshold=(0.5, 1, 2, 5, 10),
+            down_window=(300, 1800),
             min_replicas=(1, 2, 4),
         ),
     ),

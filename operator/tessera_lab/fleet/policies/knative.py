@@ -64,7 +64,7 @@ class KnativePolicy:
         self._fresh = True
 
     def decide(self, observation: Observation) -> int:
-        """Return the pods for the concurrency; only ready ones count as there."""
+        """Return the pods for the concurrency; those that start do not count."""
         at, ready = observation.at, observation.ready
         if self._fresh and ready > 1:
             self._scaler.panic(at, ready)

@@ -135,7 +135,7 @@ RESEARCH_FAMILIES = {
             up_usage=(0.15, 0.3, 0.5),
             down_usage=(0.05, 0.1),
             override=(0.3, 0.6, 0.9),
-            buffer=(0, 0.1, 0.3),
+            buffer=(0.1, 0.3),
         ),
     ),
     "chiron": PolicyFamily(

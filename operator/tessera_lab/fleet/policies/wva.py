@@ -249,7 +249,7 @@ WVA_FAMILIES = {
         published=_ACTUATION | {"slo_multiplier": 3.0, "ttft": 0.0, "itl": 0.0},
         grid=(
             *grid(
-                slo_multiplier=(1.2, 1.5, 2, 2.5, 3, 4, 5),
+                slo_multiplier=(1.2, 1.5, 2, 2.5, 3, 4, 5, 8),
                 down_window=(60, 240),
                 max_replicas=(MOST_REPLICAS,),
                 tolerance=(0,),
@@ -257,7 +257,6 @@ WVA_FAMILIES = {
             *grid(
                 ttft=(0.05, 0.1, 0.25, 0.5, 1),
                 itl=(0.02, 0.03, 0.05),
-                down_window=(60, 240),
                 max_replicas=(MOST_REPLICAS,),
                 tolerance=(0,),
             ),
