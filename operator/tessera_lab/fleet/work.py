@@ -85,16 +85,19 @@ def step_prices(replica: ReplicaModel, *, shared_prefixes: bool = False) -> list
     for weight in (step.unoverlapped, 1.0):
         rest = 1 + step.unoverlapped - weight
         every = rest * (step.weights - further) + step.fixed
-        prices += [
-            StepPrices(
-                token=weight * step.token + rest * further + step.exchange + every * by_token,
-                sequence=every * by_sequence,
-                decoding=step.sequence,
-                kv_token=step.kv_token + every * by_kv_token,
-                pair=step.pair,
+        for by_token, by_sequence, by_kv_token in _spreads(replica, shared_prefixes):
+            token = weight * step.token + rest * further + step.exchange + every * by_token
+            prices.append(
+                StepPrices(
+                    token=token,
+                    sequence=every * by_sequence,
+                    # A preempted request computes its input again and decodes one token less, which
+                    # must not be dearer.
+                    decoding=min(step.sequence, token),
+                    kv_token=step.kv_token + every * by_kv_token,
+                    pair=step.pair,
+                )
             )
-            for by_token, by_sequence, by_kv_token in _spreads(replica, shared_prefixes)
-        ]
     return prices
 
 

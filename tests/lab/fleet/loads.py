@@ -1,6 +1,7 @@
 """Replicas and loads for tests of the fleet."""
 
 from array import array
+from collections.abc import Sequence
 
 from tessera.domain.perf import StepTime
 from tessera_lab.fleet.observation import ReplicaModel
@@ -37,12 +38,14 @@ def replica(step: StepTime, *, seqs: int = 16, tokens: int = 256, kv: int = 20_0
 
 
 def trace(
-    requests: list[tuple[float, int, int]], prefixes: tuple[tuple[int, ...], ...] | None = None
+    requests: Sequence[tuple[float, int, int]],
+    prefixes: tuple[tuple[int, ...], ...] | None = None,
+    seconds: float | None = None,
 ) -> Trace:
     arrivals, inputs, outputs = zip(*requests, strict=True)
     return Trace(
         name="drawn",
-        seconds=arrivals[-1] + 1,
+        seconds=arrivals[-1] + 1 if seconds is None else seconds,
         arrivals=array("d", arrivals),
         input_tokens=array("i", inputs),
         output_tokens=array("i", outputs),
