@@ -32,6 +32,7 @@ class TraceError(Exception):
 def trace_rows(path: str) -> Iterator[TraceRow]:
     """Yield the rows in the file's order, each with a prompt and at least one output token.
 
+    Lines that begin with # may come before them.
     A recorded output of 0 tokens counts as 1: the engine computes the first token with the prompt.
     Raises TraceError.
     """
@@ -61,7 +62,7 @@ def _opened(path: str) -> TextIO:
 def _rows(path: str, file: Iterable[str]) -> Iterator[TraceRow]:
     lines, blank = iter(file), list[str]()
     for line in lines:
-        if line.strip():
+        if line.strip() and not line.startswith("#"):
             lines = chain(blank, (line,), lines)
             rows = _json_rows if line.lstrip().startswith("{") else _csv_rows
             yield from rows(path, lines)

@@ -3,12 +3,13 @@
 import gzip
 import json
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.trace_file import read_trace
+from tessera_lab.fleet.trace_file import read_trace, trace_csv
 from tessera_lab.load.trace_rows import TraceError
 
 HEAD = "arrival_s,input_tokens,output_tokens\n"
@@ -54,6 +55,15 @@ def test_a_csv_file_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
     assert list(trace.output_tokens) == [20, 1]
     assert list(trace.clients or ()) == [7, 8]
     assert trace.prefixes is None
+
+
+def test_a_trace_is_written_as_it_is_read_below_a_comment(tmp_path: Path) -> None:
+    trace = a_trace(0.25, 2.0, seconds=3.0)
+    read = read_trace(written(tmp_path, f"# drawn\n\n{trace_csv(trace)}"))
+    assert read == replace(trace, name="busy.day", prefixes=None)
+    bad = written(tmp_path, f"# drawn\n{HEAD}0,1,1\nx,1,1\n")
+    with pytest.raises(TraceError, match="line 4: not numbers"):
+        read_trace(bad)
 
 
 def test_prefixes_of_a_compressed_mooncake_file_are_its_full_blocks(tmp_path: Path) -> None:

@@ -13,9 +13,20 @@ simulate = Command(
     "Plays a trace through a fleet of simulated engines, without a cluster: what it would have "
     "cost, and how well the SLO would have been kept. Several policies are set side by side. "
     "Ctrl-C ends it with what was simulated so far.",
+    option("--trace", "recorded requests, CSV or Mooncake's JSON lines, or .gz", **FILE),
     option(
-        "--trace", "recorded requests, CSV or Mooncake's JSON lines, or .gz", required=True, **FILE
+        "--from-prometheus",
+        "instead of a trace, draw requests at the rates and with the lengths that the engines of "
+        "the service have counted",
+        metavar="URL",
     ),
+    option("--window", "the last time to draw from", metavar="SPAN", default="1d"),
+    option(
+        "--selector",
+        "label matchers of the engines' series (default: those of the service)",
+        metavar="MATCHERS",
+    ),
+    option("--save-trace", "write the drawn trace to this file", **FILE),
     option(
         "--fleet",
         "manifests (a file or a folder), or a file of tessera snapshot save",
@@ -54,7 +65,7 @@ simulate = Command(
     option(
         "--spread", "spread arrivals recorded in steps of SECONDS", metavar="SECONDS", type=float
     ),
-    option("--seed", "seed of start-ups, preemptions and --spread", **INTEGER, default=1),
+    option("--seed", "seed of what is random", **INTEGER, default=1),
     option("--svg", "also write plots of demand, replicas, cost and misses", **FILE),
     *output_options(OUTPUT_FORMATS),
     module="tessera_lab.cli.simulate.command",

@@ -74,7 +74,7 @@ def _head(scenario: Scenario) -> Iterator[str]:
 
 def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
     """Yield what limits the numbers."""
-    yield from scenario.file.notes
+    yield from scenario.notes
     goal = results[0].goal
     since = f", from {goal.ignore_before:.0f} s on" if goal.ignore_before else ""
     yield (

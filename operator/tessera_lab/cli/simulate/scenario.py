@@ -1,14 +1,17 @@
 """The options of `tessera simulate` as a scenario; every invalid one is a sentence with its fix."""
 
+import gzip
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
+from tessera_lab.cli.simulate.live_load import draw_live_trace
 from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase
 from tessera_lab.fleet.observation import Policy
 from tessera_lab.fleet.policies.families import FAMILIES
@@ -16,7 +19,7 @@ from tessera_lab.fleet.policies.product import ProductPolicy
 from tessera_lab.fleet.sizing import sized_fleet
 from tessera_lab.fleet.spot import SpotMarket, hazard_market
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.trace_file import read_trace
+from tessera_lab.fleet.trace_file import read_trace, trace_csv
 from tessera_lab.load.trace_rows import TRACE_FORMATS, TraceError
 
 PRODUCT_POLICY = "tessera"
@@ -46,6 +49,8 @@ class Scenario:
     spot: SpotMarket | None
     seed: int
     svg: Path | None
+    notes: tuple[str, ...]
+    """What limits the result."""
 
 
 def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
@@ -62,8 +67,8 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     )
     # Policies before the trace, whose reading takes seconds.
     policies = tuple(_policies(arguments, file, fleet))
-    svg = _writable(arguments.svg)
-    trace = _trace(arguments)
+    svg = _writable("--svg", arguments.svg)
+    trace, trace_notes = _trace(arguments, file, at)
     spot = None
     if hazard is not None:
         _number("--spot", hazard, 0, 60)
@@ -76,6 +81,7 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
         spot=spot,
         seed=arguments.seed,
         svg=svg,
+        notes=(*trace_notes, *file.notes),
     )
 
 
@@ -85,7 +91,42 @@ def _number(option: str, value: float, least: float, most: float) -> float:
     return value
 
 
-def _trace(arguments: SimpleNamespace) -> Trace:
+def _trace(
+    arguments: SimpleNamespace, file: FleetFile, at: datetime
+) -> tuple[Trace, tuple[str, ...]]:
+    if (arguments.trace is None) == (arguments.from_prometheus is None):
+        raise CommandError("give --trace FILE or --from-prometheus URL, and not both")
+    if arguments.trace is None:
+        return _live_trace(arguments, file, at)
+    if arguments.save_trace is not None:
+        raise CommandError("--save-trace writes what --from-prometheus draws; leave it out")
+    trace = _part(arguments, _recorded_trace(arguments))
+    return trace, tuple(_step_notes(trace))
+
+
+def _live_trace(
+    arguments: SimpleNamespace, file: FleetFile, at: datetime
+) -> tuple[Trace, tuple[str, ...]]:
+    target = _writable("--save-trace", arguments.save_trace)
+    trace, sentence = draw_live_trace(arguments, file.objects.service.ref, at)
+    if target is not None:
+        text = f"# {sentence}\n{trace_csv(trace)}".encode()
+        target.write_bytes(gzip.compress(text, mtime=0) if target.suffix == ".gz" else text)
+    return _part(arguments, trace), (sentence,)
+
+
+def _step_notes(trace: Trace) -> Iterator[str]:
+    """Say so where most requests share the time of another one."""
+    moments = sorted(set(trace.arrivals))
+    if len(trace) > 100 and len(moments) * 4 < len(trace):
+        step = sorted(late - early for early, late in pairwise(moments))[len(moments) // 2 - 1]
+        yield (
+            f"Arrivals are recorded in steps of about {step:g} s, in which many come at once: "
+            f"--spread {step:g} spreads them"
+        )
+
+
+def _recorded_trace(arguments: SimpleNamespace) -> Trace:
     try:
         trace = read_trace(arguments.trace)
     except TraceError as error:
@@ -93,6 +134,11 @@ def _trace(arguments: SimpleNamespace) -> Trace:
         raise CommandError(f"--trace {error}{hint}") from None
     if arguments.spread is not None:
         trace = trace.spread(_number("--spread", arguments.spread, 0, _HOUR), arguments.seed)
+    return trace
+
+
+def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
+    """Return the part of the trace to play, in copies."""
     copies = _number("--copies", arguments.copies, 1, _MAX_COPIES)
     if copies > 1:
         trace = trace.overlaid(arguments.copies, trace.seconds * _SHIFT)
@@ -105,7 +151,7 @@ def _trace(arguments: SimpleNamespace) -> Trace:
         except ValueError as error:
             raise CommandError(f"--from and --hours: {error}") from None
     if not len(trace):
-        raise CommandError(f"--trace {arguments.trace} has no request from --from on")
+        raise CommandError(f"{trace.name} has no request from --from on")
     return trace
 
 
@@ -142,7 +188,7 @@ def _policy(text: str, file: FleetFile, fleet: FleetModel) -> NamedPolicy:
     return NamedPolicy(name=text, create=lambda: family.create(settings, fleet.replica))
 
 
-def _writable(name: str | None) -> Path | None:
+def _writable(option: str, name: str | None) -> Path | None:
     """Check that the file can be written before the run, not after it."""
     if name is None:
         return None
@@ -150,5 +196,5 @@ def _writable(name: str | None) -> Path | None:
     try:
         path.touch()
     except OSError as error:
-        raise CommandError(f"--svg {name} cannot be written: {error.strerror}") from None
+        raise CommandError(f"{option} {name} cannot be written: {error.strerror}") from None
     return path
