@@ -19,6 +19,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "serve": SERVED,
     "set-a-budget": SERVED,
     "share-a-model": SERVED,
+    "simulate": (),
     "size-a-model": (),
     "troubleshoot": SERVED,
     # The last one, since its traffic is measured, and later pages would show the speed.

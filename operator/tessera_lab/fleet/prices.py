@@ -12,7 +12,7 @@ class GpuPrices:
     spot: float
 
 
-# Sources stand in docs/simulate.md. Each is one reading of lists that change.
+# Sources stand in docs/tasks/simulate.md. Each is one reading of lists that change.
 PRICE_SETS = {
     "aws-2026": {
         "NVIDIA-H100-80GB-HBM3": GpuPrices(on_demand=6.88, reserved=4.20, spot=1.60),

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shlex
 import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,21 +15,27 @@ from xml.etree import ElementTree
 
 import pytest
 
+from docs_tests.blocks import Command
+from docs_tests.output import matches
+from docs_tests.pages import page_of, read_page_steps
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import save, serialize
 from tessera_lab.cli.simulate.arguments import simulate
 from tessera_lab.cli.simulate.command import run, run_until
-from tessera_lab.cli.simulate.run import Interrupt
+from tessera_lab.cli.simulate.report import as_json, as_table
+from tessera_lab.cli.simulate.run import Interrupt, play
 from tessera_lab.cli.simulate.scenario import Scenario, read_scenario
 from tessera_lab.fleet.generators import daily_wave, requests_at_rate
+from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.trace_file import trace_csv
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLE = ROOT / "examples" / "simulate"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 A100 = "NVIDIA-A100-SXM4-80GB"
+PAGE = page_of("simulate")
 SVG = "{http://www.w3.org/2000/svg}"
 POOL = f"""\
 apiVersion: tessera.dev/v1alpha1
@@ -93,11 +100,18 @@ def files(tmp_path: Path) -> SimulationFiles:
     return SimulationFiles(tmp_path)
 
 
-def test_the_example_scales_with_its_load_and_keeps_its_slo(
-    capsys: pytest.CaptureFixture[str],
+def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--trace", str(EXAMPLE / "hour.csv.gz"), "--fleet", str(EXAMPLE), "--json"]
-    report = json.loads(run(simulate.parse(words)).text)
+    monkeypatch.chdir(ROOT)
+    commands = [step for step in read_page_steps(PAGE) if isinstance(step, Command)]
+    words = [shlex.split(command.text.replace("\\\n", " ")) for command in commands]
+    assert {tuple(line[:2]) for line in words} == {("tessera", "simulate")}
+    first, *_ = [simulate.parse(line[2:]) for line in words]
+    scenario = read_scenario(first, NOW)
+    results = play(scenario, Interrupt())
+
+    report = json.loads(as_json(scenario, results))
     (policy,) = report["policies"]
     assert (policy["policy"], policy["sloKept"], policy["brokenStreams"]) == ("tessera", True, 0)
     desired = [sample["desired"] for sample in policy["samples"]]
@@ -107,8 +121,18 @@ def test_the_example_scales_with_its_load_and_keeps_its_slo(
     assert policy["cost"] == pytest.approx(policy["replicaHours"] * 3.43, abs=0.01)
     assert policy["bestReserved"] > 2
     assert policy["bestCost"] < policy["cost"]
-    progress = capsys.readouterr().err
-    assert "8648 requests in 1.0 h under 1 policy: about" in progress
+
+    assert commands[0].output is not None
+    assert matches(commands[0].output, capsys.readouterr().err + as_table(scenario, results))
+
+
+def test_the_page_has_every_policy() -> None:
+    text = (ROOT / PAGE).read_text(encoding="utf-8")
+    titles = {name: family.title for name, family in FAMILIES.items() if name != "static"}
+    missing = [
+        row for row in (f"| `{name}` | {titles[name]} |" for name in titles) if row not in text
+    ]
+    assert not missing, f"add to {PAGE}"
 
 
 def test_the_trace_of_the_example_is_a_drawn_one() -> None:
@@ -198,9 +222,17 @@ def test_requests_longer_than_the_context_count_as_missed(files: SimulationFiles
     assert any("1 request longer than 4096 tokens" in note for note in report["notes"])
 
 
+def test_arrivals_that_were_recorded_in_steps_are_noted(files: SimulationFiles) -> None:
+    rows = "".join(f"{3 * (number // 10)},100,20\n" for number in range(400))
+    files.write("trace.csv", f"arrival_s,input_tokens,output_tokens\n{rows}")
+    assert any("in steps of about 3 s" in note for note in files.report()["notes"])
+    assert not any("steps" in note for note in files.report("--spread", "3")["notes"])
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
+        (["--save-trace", "x.csv"], "--save-trace writes what --from-prometheus draws"),
         (["--policy", "magic"], "no policy magic; choose from tessera, static"),
         (["--policy", "static:replicas=many"], "write KNOB=NUMBER; static has replicas=8"),
         (["--policy", "static:size=3"], "static has replicas=8"),
