@@ -68,7 +68,8 @@ class Observation:
     at: float
     """Seconds since the start of the trace."""
     replicas: int
-    """Replicas in effect: ready or starting, not draining."""
+    """Replicas that are ordered, as a Deployment's `spec.replicas`. There may be fewer while the
+    pool is full, and more while spot nodes start or stand by."""
     ready: int
     """Ready replicas, not draining."""
     scraped_at: float

@@ -123,7 +123,7 @@ class Simulation:
         self._resize(moment)
 
     def _observe(self, moment: float) -> Observation:
-        scrape, door, active = self._scraper.newest(moment), self._door, self._nodes.active
+        scrape, door = self._scraper.newest(moment), self._door
         statuses = tuple(
             ReplicaStatus(
                 number=replica.number,
@@ -137,7 +137,7 @@ class Simulation:
         ended = self._scraper.take_ended()
         return Observation(
             at=moment,
-            replicas=len(active),
+            replicas=self._desired,
             ready=len(door.serving),
             scraped_at=scrape.at,
             engines=tuple(scrape.samples.values()),

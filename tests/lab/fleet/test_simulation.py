@@ -10,6 +10,7 @@ from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.course import Lifetime, best_reservation, cost
 from tessera_lab.fleet.disturbance import Disturbance
 from tessera_lab.fleet.model import Purchase, Router, StartUp, Tier
+from tessera_lab.fleet.observation import Observation
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.spot import Preemption, SpotMarket
@@ -161,7 +162,7 @@ def test_nothing_starts_while_the_pool_is_full() -> None:
     policy = Planned((0, 1), (10, 3))
     full = Disturbance(full_pools=((0, 50),))
     Simulation(steady(2, 100), a_fleet(), policy, disturbance=full).run()
-    by_moment = {each.at: each.replicas for each in policy.observations}
+    by_moment = {each.at: len(each.statuses) for each in policy.observations}
     assert (by_moment[45], by_moment[60]) == (1, 3)
 
 
@@ -185,6 +186,33 @@ def test_spot_nodes_replace_those_on_demand_and_fall_back_to_them() -> None:
     assert spans[Tier.SPOT][0][1] == pytest.approx(40, abs=6)
     assert [begin for begin, _ in spans[Tier.ON_DEMAND]] == [5, 40]
     assert spans[Tier.ON_DEMAND][0][1] == pytest.approx(25, abs=6)
+
+
+class Holding:
+    """Orders what is ordered."""
+
+    interval, scrape = 5.0, 15.0
+
+    def decide(self, observation: Observation) -> int:
+        return observation.replicas
+
+
+def test_a_policy_that_holds_keeps_its_replicas_whatever_befalls_the_nodes() -> None:
+    spot = a_fleet(initial_replicas=2, purchase=Purchase(spot=True, spot_extra=1))
+    market = SpotMarket(capacity=((0.0, 9),), preemptions=SPOT.preemptions, notice=10.0)
+    runs = (
+        Simulation(steady(2, 120), spot, Holding(), spot=market),
+        Simulation(
+            steady(2, 120),
+            a_fleet(initial_replicas=2),
+            Holding(),
+            disturbance=Disturbance(dead_nodes=(30.0,), full_pools=((25, 60),)),
+        ),
+    )
+    for simulation in runs:
+        samples = simulation.run().samples
+        assert {sample.desired for sample in samples} == {2}
+        assert samples[-1].ready >= 2
 
 
 def test_an_interrupt_keeps_what_was_simulated() -> None:

@@ -39,7 +39,7 @@ _FORECASTS: tuple[Callable[[], Forecaster], ...] = (
 def _steady_engines(observation: Observation) -> list[EngineSample]:
     """Return the engines if all report and nothing starts, else none: the planner observes only."""
     engines = [engine for engine in observation.engines if engine is not None]
-    steady = len(engines) == observation.ready == observation.replicas
+    steady = len(engines) == observation.ready >= observation.replicas
     return engines if steady else []
 
 

@@ -107,7 +107,7 @@ class ChironPolicy:
             slo = (self._model.ttft, self._model.itl)
             batch = max_concurrency(self._model, load.input_tokens, load.output_tokens, slo)
             serving = math.ceil(sum(requests) / batch)
-        pressure = serving / max(1, replicas)
+        pressure = serving / max(replicas, observation.ready, 1)
         if pressure > settings["target"]:
             desired = min(replicas + 1, max(replicas, int(settings["max_replicas"])))
         elif pressure <= settings["target"] - settings["margin"]:

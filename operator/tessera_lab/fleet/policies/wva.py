@@ -93,7 +93,7 @@ class SaturationPolicy:
         # What the HPA has ordered is done: replicas that differ then were lost or refused.
         if self._desired in (0, self._ordered) or self._desired == replicas:
             self._desired = replicas
-            if engines and len(engines) == replicas:
+            if engines and len(engines) >= replicas:
                 self._desired += self._change(engines)
         self._ordered = self._published.order(observation, self._desired)
         return self._ordered
@@ -153,7 +153,7 @@ class TokenCapacityPolicy:
         required = demand / self._settings["up_threshold"] - capacity * replicas
         if required > 0:
             return replicas + math.ceil(required / capacity)
-        spare = capacity * ready - demand / self._settings["down_boundary"]
+        spare = capacity * min(ready, replicas) - demand / self._settings["down_boundary"]
         return max(1, replicas - max(0, math.floor(spare / capacity)))
 
     def _capacity(self, engine: EngineSample, prompt: float, output: float) -> float:
