@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import pytest
 from docs_tests.blocks import Command
 from docs_tests.output import matches
 from docs_tests.pages import page_of, read_page_steps
+from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET, crd
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import save, serialize
 from tessera_lab.cli.simulate.arguments import simulate
 from tessera_lab.cli.simulate.command import run, run_until
+from tessera_lab.cli.simulate.crd_rules import PREDICATES
 from tessera_lab.cli.simulate.report import as_json, as_table
 from tessera_lab.cli.simulate.run import Interrupt, play
 from tessera_lab.cli.simulate.scenario import Scenario, read_scenario
@@ -219,7 +221,7 @@ def test_requests_longer_than_the_context_count_as_missed(files: SimulationFiles
     files.write("trace.csv", "arrival_s,input_tokens,output_tokens\n1,9000,20\n119,10,20\n")
     report = files.report()
     assert report["policies"][0]["refused"] == 1
-    assert any("1 request longer than 4096 tokens" in note for note in report["notes"])
+    assert any("1 request refused as longer than 4096 tokens" in note for note in report["notes"])
 
 
 def test_arrivals_that_were_recorded_in_steps_are_noted(files: SimulationFiles) -> None:
@@ -287,13 +289,29 @@ def test_a_bad_trace_is_named_with_its_line_and_the_formats(
         (POOL.replace("v1alpha1", "v1"), "no kind AcceleratorPool in tessera.dev/v1"),
         (POOL.replace("{name: a100}", "{}") + SERVICE, "AcceleratorPool without metadata.name"),
         (POOL.replace("spec:", "specs:") + SERVICE, "AcceleratorPool/a100: unknown field specs"),
+        (
+            POOL + SERVICE.replace("model:", "model: {}\n  model:"),
+            "fleet.yaml, line 13: not YAML: duplicate key model",
+        ),
+        (
+            POOL + SERVICE.replace("name: chat", "name: Chat"),
+            "metadata.name is also the name of the",
+        ),
+        (POOL.replace("a100}", "A100}") + SERVICE, "use lower-case letters, digits"),
+        (
+            POOL
+            + SERVICE.replace("hf://meta-llama", "pvc://models").replace(
+                "Instruct}", "Instruct, revision: v1}"
+            ),
+            "spec.model.revision applies to hf:// models only",
+        ),
         (POOL + SERVICE.replace("context", "contexts"), "chat: spec.contexts: Extra inputs"),
         (POOL + SERVICE.replace("8B-Instruct", "9B"), "is not among the"),
         (POOL + SERVICE.replace("4096", "9999999"), "exceeds the model's limit"),
         (POOL + SERVICE + SERVICE.replace("chat", "mail"), "fleet.yaml has 2; choose one with"),
         (
             POOL + SERVICE.replace("context:", "scaling: {minReplicas: 9}\n  context:"),
-            "spec.scaling.minReplicas 9 must not exceed spec.scaling.maxReplicas 8",
+            "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas",
         ),
         (
             POOL + SERVICE.replace("context:", "scaling: {minReplicas: 0}\n  context:"),
@@ -332,6 +350,22 @@ def test_a_fleet_is_refused_as_the_api_server_would(
         files.simulate()
     assert problem in str(error.value)
     assert "fleet.yaml" in str(error.value)
+
+
+def test_every_rule_of_the_crds_is_checked() -> None:
+    def rules(schema: Any) -> Iterator[str]:
+        if isinstance(schema, dict):
+            yield from (rule["rule"] for rule in schema.get("x-kubernetes-validations", ()))
+            for part in schema.values():
+                yield from rules(part)
+
+    expressions = set()
+    for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET):
+        (version,) = crd(kind)["spec"]["versions"]
+        properties = version["schema"]["openAPIV3Schema"]["properties"]
+        expressions |= set(rules(properties["spec"]))
+    others = {rule for rule in expressions if not rule.startswith("duration(self)")}
+    assert others == set(PREDICATES)
 
 
 def a_body(kind: str, name: str, spec: Mapping[str, Any], **fields: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 
 from tessera.api.meta import API_VERSION, GROUP
 from tessera.cli.errors import CommandError
@@ -16,6 +17,7 @@ from tessera.cli.snapshot.file import read
 from tessera.domain.budget.budgets import zone_fault
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import check, unknown_model_denial
+from tessera_lab.cli.simulate.crd_rules import broken_rules, name_fault
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _PLURALS = {
@@ -64,7 +66,18 @@ def _is_snapshot(file: Path) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads dates as strings, as the API server does."""
+    """Reads dates as strings and refuses duplicate keys, as kubectl does."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key.value}", key.start_mark
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -124,53 +137,25 @@ def _with_metadata(file: Path, kind: str, body: dict[str, Any]) -> dict[str, Any
 
 
 def _faults(snapshot: Snapshot) -> Iterator[str]:
+    """Yield what the types, the rules of the CRDs and the operator's webhook refuse."""
     tiers = {pool.name: pool.spec.tier if pool.spec else None for pool in snapshot.pools}
     for pool in snapshot.pools:
-        yield from (f"AcceleratorPool/{pool.name}: {fault}" for fault in _pool_faults(pool))
+        faults = [name_fault("AcceleratorPool", pool.name), *_spec_faults(pool)]
+        yield from (f"AcceleratorPool/{pool.name}: {fault}" for fault in faults if fault)
     for budget in snapshot.budgets:
-        yield from (f"TenantBudget/{budget.name}: {fault}" for fault in _budget_faults(budget))
+        faults = [name_fault("TenantBudget", budget.name), *_spec_faults(budget)]
+        faults.append(zone_fault(budget.spec) if budget.spec is not None else None)
+        yield from (f"TenantBudget/{budget.name}: {fault}" for fault in faults if fault)
     for service in snapshot.services:
-        faults = [*_service_faults(service)]
+        faults = [name_fault("InferenceService", service.ref.name), *_spec_faults(service)]
         if service.spec is not None:
             denials = [*check(service.spec, tiers), unknown_model_denial(service.spec)]
             faults += [denial.sentence for denial in denials if denial is not None]
-        yield from (f"InferenceService/{service.ref}: {fault}" for fault in faults)
+        yield from (f"InferenceService/{service.ref}: {fault}" for fault in faults if fault)
 
 
-# Below, the rules of the CRDs on the fields that a simulation uses.
-
-
-def _service_faults(service: ObservedService) -> Iterator[str]:
-    if service.spec is None:
-        yield service.problem or "spec: unreadable"
-        return
-    scaling = service.spec.scaling
-    if scaling.min_replicas > scaling.max_replicas:
-        yield (
-            f"spec.scaling.minReplicas {scaling.min_replicas} must not exceed "
-            f"spec.scaling.maxReplicas {scaling.max_replicas}"
-        )
-    if scaling.min_replicas == 0 and scaling.idle is None:
-        yield "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: 10m}"
-
-
-def _pool_faults(pool: Pool) -> Iterator[str]:
-    if pool.spec is None:
-        yield pool.problem or "spec: unreadable"
-        return
-    prices = pool.spec.prices
-    if len({price.currency for price in prices}) > 1:
-        yield "spec.prices must have the same currency"
-    if len({price.from_ for price in prices}) < len(prices):
-        yield "spec.prices has two prices with the same first day: keep one of them"
-
-
-def _budget_faults(budget: Budget) -> Iterator[str]:
-    if budget.spec is None:
-        yield budget.problem or "spec: unreadable"
-        return
-    limits = budget.spec.limits
-    if len({limit.window for limit in limits}) < len(limits):
-        yield "spec.limits has two limits for the same window: keep the smaller one"
-    if (fault := zone_fault(budget.spec)) is not None:
-        yield fault
+def _spec_faults(observed: Pool | Budget | ObservedService) -> Iterator[str]:
+    if observed.spec is None:
+        yield observed.problem or "spec: unreadable"
+    else:
+        yield from broken_rules(observed.spec)

@@ -84,10 +84,10 @@ def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
     yield from _budget_notes(scenario, results)
     for result in results:
         if result.course.refused:
+            longest = counted(scenario.fleet.replica.max_model_len, "token")
             yield (
-                f"{result.name}: {counted(result.course.refused, 'request')} longer than "
-                f"{counted(scenario.fleet.replica.max_model_len, 'token')} were refused and count "
-                "as missed"
+                f"{result.name}: {counted(result.course.refused, 'request')} refused as longer "
+                f"than {longest}, and counted as missed"
             )
         if result.course.interrupted:
             yield (

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.live_load import draw_live_trace
@@ -25,6 +26,7 @@ from tessera_lab.load.trace_rows import TRACE_FORMATS, TraceError
 PRODUCT_POLICY = "tessera"
 _HOUR = 3600.0
 _MAX_COPIES = 1000
+_MAX_REQUESTS = 50_000_000
 # Copies are shifted by this part of the window, so that daily waves of whole hours do not align.
 _SHIFT = 0.381966
 
@@ -140,6 +142,11 @@ def _recorded_trace(arguments: SimpleNamespace) -> Trace:
 def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
     """Return the part of the trace to play, in copies."""
     copies = _number("--copies", arguments.copies, 1, _MAX_COPIES)
+    if copies * len(trace) > _MAX_REQUESTS:
+        raise CommandError(
+            f"--copies {arguments.copies} makes {counted(int(copies) * len(trace), 'request')}, "
+            f"above {_MAX_REQUESTS}; take fewer"
+        )
     if copies > 1:
         trace = trace.overlaid(arguments.copies, trace.seconds * _SHIFT)
     begin = _number("--from", getattr(arguments, "from"), 0, 1e6) * _HOUR

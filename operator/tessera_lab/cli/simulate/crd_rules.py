@@ -1,0 +1,118 @@
+"""The CEL rules of the CRDs on parsed objects, where no API server applies them."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tessera.api.meta import DnsSubdomain
+from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET
+
+KINDS = {kind.name: kind.model for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET)}
+_NAME_RULE = re.compile(r"oldSelf\.hasValue\(\) \|\| self\.metadata\.name\.matches\('(.+)'\)")
+_SUBDOMAIN = TypeAdapter[str](DnsSubdomain)
+
+
+def _distinct(values: Iterator[object]) -> bool:
+    listed = [*values]
+    return len(set(listed)) == len(listed)
+
+
+# By the text of the rule; those of durations are checked by their types.
+PREDICATES: Mapping[str, Callable[[Any], bool]] = {
+    "!has(self.model.revision) || self.model.uri.startsWith('hf://')": lambda spec: (
+        spec.model.revision is None or spec.model.uri.startswith("hf://")
+    ),
+    "!has(self.model.cache) || !has(self.model.cache.type) || self.model.cache.type == 'None' || "
+    "self.model.uri.startsWith('hf://')": lambda spec: (
+        spec.model.cache.type == "None" or spec.model.uri.startswith("hf://")
+    ),
+    "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
+    "self.model.shape.activeParameters <= self.model.shape.parameters": lambda spec: (
+        spec.model.shape is None
+        or spec.model.shape.active_parameters is None
+        or spec.model.shape.active_parameters <= spec.model.shape.parameters
+    ),
+    "!has(self.access) || !has(self.access.aliases) || !has(self.model.adapters) || "
+    "!self.model.adapters.exists(a, a.name in self.access.aliases)": lambda spec: (
+        not any(adapter.name in spec.access.aliases for adapter in spec.model.adapters)
+    ),
+    "!has(self.minReplicas) || self.minReplicas > 0 || has(self.idle)": lambda scaling: (
+        scaling.min_replicas > 0 or scaling.idle is not None
+    ),
+    "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas": lambda scaling: (
+        scaling.min_replicas <= scaling.max_replicas
+    ),
+    "double(self.target) > 0.0 && double(self.target) <= 1.0": lambda activity: (
+        0 < activity.target <= 1
+    ),
+    "has(self.value) != has(self.valueFrom)": lambda variable: (
+        (variable.value is None) != (variable.value_from is None)
+    ),
+    "self.prices.all(p, p.currency == self.prices[0].currency)": lambda spec: (
+        len({price.currency for price in spec.prices}) == 1
+    ),
+    "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))": lambda spec: _distinct(
+        price.from_ for price in spec.prices
+    ),
+    "self.operator != 'Exists' || !has(self.value)": lambda toleration: (
+        toleration.operator != "Exists" or toleration.value is None
+    ),
+    "has(self.key) || self.operator == 'Exists'": lambda toleration: (
+        toleration.key is not None or toleration.operator == "Exists"
+    ),
+    "!has(self.tolerationSeconds) || "
+    "(has(self.effect) && self.effect == 'NoExecute')": lambda toleration: (
+        toleration.toleration_seconds is None or toleration.effect == "NoExecute"
+    ),
+    "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0": lambda mig: (
+        mig.mode == "Static" or not mig.layout
+    ),
+    "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))": lambda spec: _distinct(
+        limit.window for limit in spec.limits
+    ),
+    "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))": lambda spec: (
+        _distinct(iter(spec.tenant.namespaces))
+    ),
+    "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0": lambda spec: (
+        0.01 <= spec.weight <= 1000
+    ),
+}
+
+
+def broken_rules(value: object) -> Iterator[str]:
+    """Yield the messages of the rules that a spec or a part of it breaks."""
+    if isinstance(value, BaseModel):
+        for rule in rules_of(type(value)):
+            predicate = PREDICATES.get(rule["rule"])
+            if predicate is not None and not predicate(value):
+                yield rule["message"]
+        for name in type(value).model_fields:
+            yield from broken_rules(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from broken_rules(part)
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from broken_rules(part)
+
+
+def name_fault(kind: str, name: str) -> str | None:
+    """Return why an object of a kind cannot have this name; None if it can."""
+    for rule in rules_of(KINDS[kind]):
+        matched = _NAME_RULE.fullmatch(rule["rule"])
+        if matched and not re.fullmatch(matched[1].removeprefix("^").removesuffix("$"), name):
+            return rule["message"]
+    try:
+        _SUBDOMAIN.validate_python(name)
+    except ValidationError:
+        return "metadata.name: use lower-case letters, digits, hyphens and dots"
+    return None
+
+
+def rules_of(model: type[BaseModel]) -> list[dict[str, str]]:
+    """Return the CEL rules of a type, without those of its fields' types."""
+    extra = model.model_config.get("json_schema_extra")
+    rules = extra.get("x-kubernetes-validations", []) if isinstance(extra, dict) else []
+    return [rule for rule in rules if isinstance(rule, dict)]  # type: ignore[union-attr,misc]
