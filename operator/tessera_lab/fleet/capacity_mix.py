@@ -1,0 +1,159 @@
+"""How many replicas to reserve for a load, and what that costs."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tessera_lab.fleet.prices import GpuPrices
+
+MONTH_HOURS = 730.0
+# Where only the price on demand is known: what a year's commitment and spot nodes cost of it.
+RESERVED_MULTIPLIER, SPOT_MULTIPLIER = 0.60, 0.30
+# The part of the baseline load, which is the median, that one reading of the rule reserves.
+BASELINE_SHARE = 0.70
+BURST_QUANTILE = 0.95
+_ROUNDING = 1e-9
+
+
+class Reading(StrEnum):
+    """A rule for the number of reserved replicas."""
+
+    ON_DEMAND_ONLY = "OnDemandOnly"
+    SEVENTY_PERCENT = "SeventyPercent"
+    """70 % of the median."""
+    MEDIAN = "Median"
+    CRITICAL_RATIO = "CriticalRatio"
+    """Each replica that is needed for longer than pays against on demand."""
+    CRITICAL_RATIO_SPOT = "CriticalRatioSpot"
+    """The same against spot, with what interruptions waste."""
+    PEAK = "Peak"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCurve:
+    """A load over time, in replicas that it needs."""
+
+    spans: tuple[tuple[float, int], ...]
+    """Seconds with the replicas for them; in total above 0 s."""
+
+    @property
+    def seconds(self) -> float:
+        return sum(seconds for seconds, _ in self.spans)
+
+    @property
+    def mean(self) -> float:
+        return sum(seconds * replicas for seconds, replicas in self.spans) / self.seconds
+
+    @property
+    def peak(self) -> int:
+        return max(replicas for _, replicas in self.spans)
+
+    def quantile(self, share: float) -> int:
+        """Return the fewest replicas that suffice for this share of the time."""
+        wanted, total = share * self.seconds * (1 - _ROUNDING), 0.0
+        for seconds, replicas in sorted(self.spans, key=lambda span: span[1]):
+            total += seconds
+            if total >= wanted:
+                return replicas
+        return self.peak
+
+    def share_above(self, replicas: int) -> float:
+        """Return the share of the time in which more replicas are needed."""
+        return sum(seconds for seconds, each in self.spans if each > replicas) / self.seconds
+
+    def burst(self, reserved: int) -> float:
+        """Return the mean of what is needed beyond so many replicas."""
+        beyond = sum(seconds * max(0, each - reserved) for seconds, each in self.spans)
+        return beyond / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixOption:
+    """A number of reserved replicas, with what follows from it."""
+
+    reading: Reading
+    reserved: int
+    use: float | None
+    """Mean share of the reserved replicas that is needed; None without any."""
+    burst_ceiling: int
+    """Replicas beyond the reserved ones that suffice for 95 % of the time."""
+    fixed: float
+    """A month's price of the reserved replicas."""
+    variable: float
+    """A month's price of the others, on demand."""
+    variable_spot: float
+    """The same on spot nodes, with what interruptions waste."""
+
+    @property
+    def total(self) -> float:
+        return self.fixed + self.variable
+
+    @property
+    def total_spot(self) -> float:
+        return self.fixed + self.variable_spot
+
+
+def prices_by_tier(on_demand: float) -> GpuPrices:
+    """Return the usual prices of the other tiers for one on demand."""
+    return GpuPrices(
+        on_demand=on_demand,
+        reserved=on_demand * RESERVED_MULTIPLIER,
+        spot=on_demand * SPOT_MULTIPLIER,
+    )
+
+
+def mix_price(
+    prices: GpuPrices, *, reserved: float = 0.0, on_demand: float = 0.0, spot: float = 0.0
+) -> float:
+    """Return the price per hour of so many replicas, or of such shares, of each tier."""
+    return reserved * prices.reserved + on_demand * prices.on_demand + spot * prices.spot
+
+
+def effective_spot_price(spot: float, wasted: float) -> float:
+    """Return the price of useful spot work, of which interruptions waste a share below 1."""
+    return spot / (1 - wasted)
+
+
+def break_even_waste(spot: float, other: float) -> float:
+    """Return the wasted share from which on spot work costs more than at the other price."""
+    return max(0.0, 1 - spot / other)
+
+
+def break_even_use(reserved: float, alternative: float) -> float:
+    """Return the share of the time from which on a reserved replica costs less."""
+    return reserved / alternative if alternative else math.inf
+
+
+def critical_reservation(curve: LoadCurve, reserved: float, alternative: float) -> int:
+    """Return how many replicas are each needed for longer than reserving one pays from."""
+    threshold = break_even_use(reserved, alternative) + _ROUNDING
+    count = 0
+    while curve.share_above(count) > threshold:
+        count += 1
+    return count
+
+
+def mix_options(curve: LoadCurve, prices: GpuPrices, wasted: float) -> Iterator[MixOption]:
+    """Yield what each reading reserves and costs, at prices of a replica and hour."""
+    spot = effective_spot_price(prices.spot, wasted)
+    median = curve.quantile(0.5)
+    counts = {
+        Reading.ON_DEMAND_ONLY: 0,
+        Reading.SEVENTY_PERCENT: math.floor(BASELINE_SHARE * median + _ROUNDING),
+        Reading.MEDIAN: median,
+        Reading.CRITICAL_RATIO: critical_reservation(curve, prices.reserved, prices.on_demand),
+        Reading.CRITICAL_RATIO_SPOT: critical_reservation(curve, prices.reserved, spot),
+        Reading.PEAK: curve.peak,
+    }
+    for reading, reserved in counts.items():
+        burst = curve.burst(reserved)
+        yield MixOption(
+            reading=reading,
+            reserved=reserved,
+            use=(curve.mean - burst) / reserved if reserved else None,
+            burst_ceiling=max(0, curve.quantile(BURST_QUANTILE) - reserved),
+            fixed=MONTH_HOURS * mix_price(prices, reserved=reserved),
+            variable=MONTH_HOURS * mix_price(prices, on_demand=burst),
+            variable_spot=MONTH_HOURS * burst * spot,
+        )
