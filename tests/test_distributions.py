@@ -73,6 +73,7 @@ def test_the_lab_needs_the_version_of_tessera_beside_it() -> None:
         ["bench", "--help"],
         ["bench"],
         ["simulate", "--trace", "day.csv"],
+        ["mix", "load.csv"],
     ],
     ids=" ".join,
 )

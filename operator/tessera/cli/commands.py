@@ -75,6 +75,7 @@ def _missing_command(name: str, summary: str) -> click.Command:
 
 _MISSING_COMMANDS = {
     "bench": _missing_command("bench", "a load test of an OpenAI-compatible server"),
+    "mix": _missing_command("mix", "how many replicas to reserve for a load"),
     "simulate": _missing_command("simulate", "what a load would have cost under a scaling policy"),
 }
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TextIO
@@ -36,9 +37,16 @@ def trace_rows(path: str) -> Iterator[TraceRow]:
     A recorded output of 0 tokens counts as 1: the engine computes the first token with the prompt.
     Raises TraceError.
     """
+    with opened_text(path) as file:
+        yield from _rows(path, file)
+
+
+@contextmanager
+def opened_text(path: str) -> Iterator[TextIO]:
+    """Open a file that may be compressed; raise TraceError where it cannot be read to its end."""
     try:
         with _opened(path) as file:
-            yield from _rows(path, file)
+            yield file
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile):
         raise TraceError(f"{path} is neither text nor complete gzip") from None
     except OSError as error:

@@ -1,0 +1,1 @@
+"""`tessera mix`: how many replicas to reserve for a load."""

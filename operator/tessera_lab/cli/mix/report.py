@@ -1,0 +1,141 @@
+"""The report of `tessera mix`, as a table or JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tessera.cli.text import table
+from tessera_lab.fleet.capacity_mix import (
+    BURST_QUANTILE,
+    LoadCurve,
+    MixOption,
+    break_even_use,
+    break_even_waste,
+    effective_spot_price,
+)
+from tessera_lab.fleet.prices import GpuPrices
+
+_HOUR = 3600.0
+_HEADS = (
+    "CHOICE",
+    "RESERVED",
+    "USE",
+    "BURST CEILING",
+    "FIXED",
+    "ON DEMAND",
+    "USD/MONTH",
+    "WITH SPOT",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixReport:
+    """Numbers of reserved replicas for a load."""
+
+    curve: LoadCurve
+    prices: GpuPrices
+    """Of a replica and hour."""
+    wasted: float
+    """Share of the work on spot nodes that is lost."""
+    options: tuple[MixOption, ...]
+
+    @property
+    def break_even(self) -> float:
+        return break_even_use(self.prices.reserved, self.prices.on_demand)
+
+    @property
+    def effective_spot(self) -> float:
+        return effective_spot_price(self.prices.spot, self.wasted)
+
+    def cheapest(self, *, spot: bool) -> MixOption:
+        """Return the cheapest choice; the earlier one of two that cost the same."""
+        return min(self.options, key=lambda each: each.total_spot if spot else each.total)
+
+    def warnings(self) -> Iterator[str]:
+        for option in self.options:
+            if option.use is not None and option.use < self.break_even:
+                yield (
+                    f"{option.reading}: what is reserved ({option.reserved}) is used for "
+                    f"{option.use:.1%}, below the break-even of {self.break_even:.1%}"
+                )
+
+
+def as_table(report: MixReport) -> str:
+    """Return the choices with what the numbers mean."""
+    curve, prices = report.curve, report.prices
+    rows = [_row(option) for option in report.options]
+    on_demand, spot = report.cheapest(spot=False), report.cheapest(spot=True)
+    lines = [
+        f"Load of {curve.seconds / _HOUR:.1f} h, in replicas: mean {curve.mean:.2f}, "
+        f"P50 {curve.quantile(0.5)}, P95 {curve.quantile(BURST_QUANTILE)}, peak {curve.peak}",
+        f"A replica costs {prices.on_demand:.2f} USD per hour on demand, {prices.reserved:.2f} "
+        f"reserved, {prices.spot:.2f} on spot; with {report.wasted:.0%} of the work wasted "
+        f"{report.effective_spot:.4f}",
+        f"Reserved pays from {report.break_even:.1%} use on; spot costs less than reserved below "
+        f"{break_even_waste(prices.spot, prices.reserved):.1%} waste, than on demand below "
+        f"{break_even_waste(prices.spot, prices.on_demand):.1%}",
+        "",
+        *table(_HEADS, rows, str.rjust),
+        "",
+        f"Cheapest: {on_demand.reading} with bursts on demand ({on_demand.total:,.2f} USD), "
+        f"{spot.reading} with bursts on spot ({spot.total_spot:,.2f} USD)",
+        *(f"Warning: {warning}" for warning in report.warnings()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(option: MixOption) -> list[str]:
+    return [
+        option.reading,
+        str(option.reserved),
+        "-" if option.use is None else f"{option.use:.1%}",
+        str(option.burst_ceiling),
+        *(f"{usd:,.2f}" for usd in (option.fixed, option.variable, option.total)),
+        f"{option.total_spot:,.2f}",
+    ]
+
+
+def as_json(report: MixReport) -> str:
+    """Return all numbers, money per hour or month as the name says."""
+    curve, prices = report.curve, report.prices
+    body = {
+        "load": {
+            "hours": round(curve.seconds / _HOUR, 4),
+            "meanReplicas": round(curve.mean, 4),
+            "p50Replicas": curve.quantile(0.5),
+            "p95Replicas": curve.quantile(BURST_QUANTILE),
+            "peakReplicas": curve.peak,
+        },
+        "currency": "USD",
+        "replicaHour": {
+            "onDemand": prices.on_demand,
+            "reserved": prices.reserved,
+            "spot": prices.spot,
+            "effectiveSpot": round(report.effective_spot, 4),
+        },
+        "breakEvenUse": round(report.break_even, 4),
+        "breakEvenWaste": {
+            "reserved": round(break_even_waste(prices.spot, prices.reserved), 4),
+            "onDemand": round(break_even_waste(prices.spot, prices.on_demand), 4),
+        },
+        "choices": [
+            {
+                "choice": option.reading,
+                "reserved": option.reserved,
+                "use": None if option.use is None else round(option.use, 4),
+                "burstCeiling": option.burst_ceiling,
+                "fixedPerMonth": round(option.fixed, 2),
+                "onDemandPerMonth": round(option.variable, 2),
+                "totalPerMonth": round(option.total, 2),
+                "totalWithSpotPerMonth": round(option.total_spot, 2),
+            }
+            for option in report.options
+        ],
+        "cheapest": report.cheapest(spot=False).reading,
+        "cheapestWithSpot": report.cheapest(spot=True).reading,
+        "warnings": list(report.warnings()),
+    }
+    return json.dumps(body, indent=2) + "\n"
+
+
+FORMATTERS: Mapping[str, Callable[[MixReport], str]] = {"table": as_table, "json": as_json}
