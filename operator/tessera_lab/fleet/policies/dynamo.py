@@ -154,21 +154,20 @@ class ThroughputScaling:
 class ThroughputPolicy:
     """Throughput scaling alone."""
 
-    interval = THROUGHPUT_SECONDS
-    # The frontend counts requests and tokens.
-    scrape = THROUGHPUT_SECONDS
-
     def __init__(self, settings: Settings, model: ReplicaModel) -> None:
+        # The frontend counts requests and tokens.
+        self.interval = self.scrape = settings["interval"]
         self._scaling = ThroughputScaling(settings, model)
-        self._load = LoadWindow(THROUGHPUT_SECONDS, model)
-        self._most = int(settings["max_replicas"])
+        self._load = LoadWindow(self.interval, model)
+        self._bounds = (int(settings["min_endpoint"]), int(settings["max_replicas"]))
 
     def decide(self, observation: Observation) -> int:
         """Return the replicas for the forecast; before any interval ended, those that are."""
         load = self._load.add(observation)
         if not observation.arrived:
             return observation.replicas
-        return min(self._most, self._scaling.replicas(load))
+        fewest, most = self._bounds
+        return min(max(fewest, self._scaling.replicas(load)), most)
 
 
 class LoadPolicy:
@@ -180,24 +179,22 @@ class LoadPolicy:
     def __init__(self, settings: Settings, model: ReplicaModel) -> None:
         self._load_scaling = LoadScaling(settings, model)
         self._throughput = ThroughputScaling(settings, model) if "forecast" in settings else None
-        self._load = LoadWindow(THROUGHPUT_SECONDS, model)
         self._most = int(settings["max_replicas"])
         self._floor = 1
-        self._next = THROUGHPUT_SECONDS
+        self._interval = self._next = settings.get("interval", THROUGHPUT_SECONDS)
+        self._load = LoadWindow(self._interval, model)
 
     def decide(self, observation: Observation) -> int:
         """Return one step more or less, never below the floor or above the budget."""
         load = self._load.add(observation)
         if self._throughput and observation.at >= self._next:
-            self._next += THROUGHPUT_SECONDS
+            self._next += self._interval
             self._floor = self._throughput.replicas(load)
         desired = observation.replicas + self._load_scaling.step(observation, load)
         return min(max(1, self._floor, desired), max(self._most, observation.replicas))
 
 
 _SLA = {"ttft": 0.5, "itl": 0.05, "max_replicas": 8.0}
-_TTFT = (0.1, 0.2, 0.35, 0.5, 1)
-_ITL = (0.03, 0.04, 0.05)
 
 DYNAMO_FAMILIES = {
     "dynamo-default": PolicyFamily(
@@ -219,22 +216,34 @@ DYNAMO_FAMILIES = {
         title="Dynamo planner, SLA by load (0c6da1e)",
         create=LoadPolicy,
         published=_SLA | {"down_sensitivity": 0.8},
-        grid=grid(ttft=_TTFT, itl=_ITL, down_sensitivity=(0.4, 0.8), max_replicas=(MOST_REPLICAS,)),
+        grid=grid(
+            ttft=(0.1, 0.2, 0.35, 0.5, 1),
+            itl=(0.03, 0.04, 0.05),
+            down_sensitivity=(0.4, 0.8),
+            max_replicas=(MOST_REPLICAS,),
+        ),
     ),
     "dynamo-throughput": PolicyFamily(
         title="Dynamo planner, SLA by throughput (0c6da1e)",
         create=ThroughputPolicy,
         # 0 is constant, 1 autoregressive, 2 a Kalman filter.
-        published=_SLA | {"forecast": 1.0},
-        grid=grid(ttft=_TTFT, itl=(0.03, 0.05), forecast=(0, 1, 2), max_replicas=(MOST_REPLICAS,)),
+        published=_SLA | {"forecast": 1.0, "interval": THROUGHPUT_SECONDS, "min_endpoint": 1.0},
+        # An ITL near that of a single request is the only way to any headroom.
+        grid=grid(
+            itl=(0.018, 0.02, 0.022, 0.05),
+            forecast=(0, 1),
+            interval=(60, 180),
+            min_endpoint=(1, 3),
+            max_replicas=(MOST_REPLICAS,),
+        ),
     ),
     "dynamo-both": PolicyFamily(
         title="Dynamo planner, SLA by load and throughput (0c6da1e)",
         create=LoadPolicy,
-        published=_SLA | {"down_sensitivity": 0.8, "forecast": 1.0},
+        published=_SLA | {"down_sensitivity": 0.8, "forecast": 1.0, "interval": THROUGHPUT_SECONDS},
         grid=grid(
-            ttft=(0.1, 0.2, 0.5, 1),
-            itl=(0.03, 0.05),
+            ttft=(0.2, 0.5),
+            itl=(0.02, 0.022, 0.03, 0.05),
             down_sensitivity=(0.5, 0.8),
             forecast=(0, 1),
             max_replicas=(MOST_REPLICAS,),
