@@ -14,7 +14,7 @@ from scenarios.commands import run_tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.domain.observed.snapshot import PodReading, Readings, Ref, TokenRates
 from tessera.resources.api_resources import PODS
 from world.api import SERVICE_ACCOUNTS
 from world.testing import eventually
@@ -49,6 +49,15 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
 
         await eventually(read_longest_queue, lambda waiting: waiting > 0)
         await eventually(read_finished, lambda requests: requests > 0)
+
+        async def read_token_rates() -> TokenRates | None:
+            return (await metrics.read()).token_rates.get(ref)
+
+        rates = await eventually(
+            read_token_rates, lambda rates: rates is not None and rates.prompt > 0
+        )
+        assert rates is not None
+        assert rates.output > 0
     assert 0 < (reading.running or 0) <= (await namespace.service_status())["variant"]["maxNumSeqs"]
 
 

@@ -20,11 +20,15 @@ from tessera.adapters.prometheus_queries import SERVICE, VARIANT
 from tessera.adapters.prometheus_rows import Bounds, QueryRow, bounded_rows, well_formed_rows
 from tessera.api.inference_service import Slo
 from tessera.domain.billing.statement import ScrapeRef
+from tessera.domain.observed.snapshot import Ref, TokenRates
 from tessera.domain.slo.measurement import LatencyEdges, measure_slo
 from tessera.ports import MetricsError, RejectedSample
 from tests.builders import NOW
 
-QUERY_NAMES = ("waiting", "running", "activity", "steps", "scraped", "awake", "finished")
+QUERY_NAMES = (
+    *("waiting", "running", "activity", "steps", "scraped", "awake", "finished"),
+    *("finish_rate", "computed_tokens", "output_tokens"),
+)
 LATENCY_NAMES = ("ttft", "itl", "waiting_before", "gateway_ttft", "gateway_itl", "overdue")
 SPEED_NAMES = ("requests", "tokens", "steps", "gaps", "gap_seconds", "kv_usage", "cache", "else")
 LABELS = (
@@ -116,6 +120,25 @@ def test_no_answer_raises(answer: object) -> None:
         assert measure_slo(Slo(), latency)
     loads = [value for pod in readings.pods.values() for value in (pod.waiting, pod.running)]
     assert all(0 <= value <= 1e6 for value in loads if value is not None)
+
+
+def test_prompt_tokens_are_what_steps_computed_beside_the_output() -> None:
+    def rate(query: str, service: str, value: float) -> dict[str, object]:
+        return row(str(value), namespace="team-a", **{SERVICE: service, "tessera_question": query})
+
+    answer = [
+        rate("computed_tokens", "chat", 900.5),
+        rate("output_tokens", "chat", 200.5),
+        # Extrapolated apart, a sum may be below its part.
+        rate("computed_tokens", "embed", 99.0),
+        rate("output_tokens", "embed", 100.0),
+        rate("output_tokens", "alone", 100.0),
+    ]
+    readings = asyncio.run(_AnsweredMetrics(answer).read())
+    assert readings.token_rates == {
+        Ref("team-a", "chat"): TokenRates(prompt=700.0, output=200.5),
+        Ref("team-a", "embed"): TokenRates(prompt=0.0, output=100.0),
+    }
 
 
 def row(value: object, **labels: str) -> dict[str, object]:

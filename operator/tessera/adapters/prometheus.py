@@ -32,7 +32,14 @@ from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, Process
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.budget.periods import MAX_PERIOD
 from tessera.domain.observed.latency import ServiceLatency
-from tessera.domain.observed.snapshot import EngineReading, PodReading, Readings, Ref, SpeedReading
+from tessera.domain.observed.snapshot import (
+    EngineReading,
+    PodReading,
+    Readings,
+    Ref,
+    SpeedReading,
+    TokenRates,
+)
 from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.domain.slo.measurement import LatencyEdges
 from tessera.ports import Clock, MetricsError, RejectedSample
@@ -50,6 +57,11 @@ FINISHED = (
 FINISH_RATE = (
     f'sum by (namespace, {SERVICE}) (rate(vllm:request_success_total{{{SERVICE}!=""}}[1m]))'
 )
+TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
+# Prompt tokens that steps computed, and output tokens.
+COMPUTED_TOKENS = (
+    f'sum by (namespace, {SERVICE}) (rate(vllm:iteration_tokens_total_sum{{{SERVICE}!=""}}[1m]))'
+)
 
 _LOAD_QUERY = union_query(
     {
@@ -61,9 +73,10 @@ _LOAD_QUERY = union_query(
         "awake": AWAKE,
         "finished": FINISHED,
         "finish_rate": FINISH_RATE,
+        "computed_tokens": COMPUTED_TOKENS,
+        "output_tokens": TOKENS,
     }
 )
-TOKENS = f'sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{{{SERVICE}!=""}}[1m]))'
 
 # A metric that every engine exports as long as it runs.
 LIVENESS_METRIC = "vllm:num_requests_waiting"
@@ -96,6 +109,8 @@ _LOAD_BOUNDS = {
     "awake": Bounds(_POD_LABELS, 1e6),
     "finished": Bounds(_SERVICE_LABELS, 1e9),
     "finish_rate": Bounds(_SERVICE_LABELS, 1e6),
+    "computed_tokens": _TOKEN_BOUNDS,
+    "output_tokens": _TOKEN_BOUNDS,
 }
 # A bill further ahead of this process' clock is not that of an operator.
 _MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -188,6 +203,10 @@ class PrometheusMetrics:
             ),
             finished=_values_by_service(rows_by_query["finished"]),
             finish_rates=_values_by_service(rows_by_query["finish_rate"]),
+            token_rates=_token_rates(
+                _values_by_service(rows_by_query["computed_tokens"]),
+                _values_by_service(rows_by_query["output_tokens"]),
+            ),
             engines=engines_of(
                 rows_by_query["steps"], rows_by_query["scraped"], rows_by_query["awake"]
             ),
@@ -393,6 +412,15 @@ def engines_of(
         )
         for pod, count in _values_by_pod(steps).items()
         if pod in times
+    }
+
+
+def _token_rates(
+    computed: Mapping[Ref, float], output: Mapping[Ref, float]
+) -> Mapping[Ref, TokenRates]:
+    return {
+        ref: TokenRates(prompt=max(0.0, computed[ref] - output[ref]), output=output[ref])
+        for ref in computed.keys() & output.keys()
     }
 
 

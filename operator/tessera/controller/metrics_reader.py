@@ -162,4 +162,5 @@ def rest_seconds(read_seconds: float) -> float:
 
 def _load_of(readings: Readings) -> tuple[object, ...]:
     """Return what decides the number of replicas."""
-    return readings.pods, readings.finished, readings.finish_rates, readings.problem
+    rates = readings.finish_rates, readings.token_rates
+    return readings.pods, readings.finished, rates, readings.problem

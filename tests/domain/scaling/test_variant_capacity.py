@@ -12,14 +12,22 @@ import pytest
 from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import Pod, Readings, Snapshot, SpeedReading
+from tessera.domain.observed.snapshot import (
+    Pod,
+    Readings,
+    Snapshot,
+    SpeedReading,
+    TokenRates,
+)
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanMemory
+from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.domain.scaling.capacity import replicas_for
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
+    lengths_of_last_minute,
     queue_target,
     variant_capacity,
 )
@@ -206,6 +214,43 @@ def test_without_a_gateway_finished_requests_are_followed() -> None:
     scale = plan_of(a_fleet(SCALING, pods=pods, readings=readings)).service_plans[CHAT].scale
     assert scale.replicas > 3
     assert "estimated from the engines" in scale.message
+
+
+def test_answers_that_become_longer_count_before_the_first_of_them_ends() -> None:
+    rate = capacity_of_plan()
+    demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
+    short = SpeedReading(requests=1000, mean_input_tokens=800, mean_output_tokens=200)
+    pods = (a_pod("chat-0"),)
+
+    def replicas(output: float, prompt: float = 800) -> int:
+        rates = TokenRates(prompt=prompt * rate, output=output * rate)
+        readings = replace(readings_of(pods), speeds={CHAT: (short,)}, token_rates={CHAT: rates})
+        fleet = a_fleet(SCALING, pods=pods, readings=readings, demand=demand)
+        return plan_of(fleet).service_plans[CHAT].scale.replicas
+
+    usual = replicas(output=200)
+    assert replicas(output=100) == usual
+    assert replicas(output=1000) >= 3 * usual
+    assert replicas(output=200, prompt=2400) > usual
+
+
+def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
+    def lengths(arrivals: float | None) -> tuple[int, int]:
+        loaded = ServiceLoad(
+            at=at(0),
+            replicas=1,
+            ready=1,
+            waiting=0.0,
+            running=0.0,
+            activity=None,
+            arrival_rate=arrivals,
+            token_rates=TokenRates(prompt=900.0, output=300.0),
+        )
+        return lengths_of_last_minute(loaded)
+
+    assert lengths(1.0) == (900, 300)
+    assert lengths(2.0) == (450, 150)
+    assert [lengths(0.5), lengths(0.0), lengths(None)] == [(0, 0)] * 3
 
 
 def test_time_alone_removes_replicas_although_no_reading_changes() -> None:

@@ -289,6 +289,15 @@ def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRates:
+    """Tokens per second that the engines of a service computed in the last minute."""
+
+    prompt: float
+    """Without those out of the prefix cache."""
+    output: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
     """One round of questions to Prometheus."""
 
@@ -298,6 +307,8 @@ class Readings:
     """Requests that each service finished in the last five minutes; absent is "not known"."""
     finish_rates: Mapping[Ref, float] = field(default_factory=dict)
     """Requests per second that each service finished in the last minute."""
+    token_rates: Mapping[Ref, TokenRates] = field(default_factory=dict)
+    """By service."""
     engines: Mapping[Ref, EngineReading] = field(default_factory=dict)
     """By replica, apart from its load, since it differs after every scrape."""
     speeds: Mapping[Ref, tuple[SpeedReading, ...]] = field(default_factory=dict)

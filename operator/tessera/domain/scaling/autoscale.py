@@ -17,6 +17,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
+from tessera.domain.observed.snapshot import TokenRates
 
 TOLERANCE = 0.1
 # Share of `maxNumSeqs` that requests may fill on the remaining replicas. A replica with twice its
@@ -84,6 +85,8 @@ class ServiceLoad:
     """Requests that engines finished in the last five minutes."""
     finish_rate: float | None = None
     """Requests per second that engines finished in the last minute."""
+    token_rates: TokenRates | None = None
+    """Tokens per second that engines computed in the last minute."""
     arrival_rate: float | None = None
     """Requests per second that came to gateways in the last minute."""
     recent_arrivals: int = 0

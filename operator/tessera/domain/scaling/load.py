@@ -61,6 +61,7 @@ def load_of(
         gateway_requests=demand.arrived + demand.in_flight if demand is not None else 0,
         finished=readings.finished.get(service) if readings and by_pod and service else None,
         finish_rate=readings.finish_rates.get(service) if readings and by_pod and service else None,
+        token_rates=readings.token_rates.get(service) if readings and by_pod and service else None,
         arrival_rate=demand.arrivals_per_second if demand is not None else None,
         recent_arrivals=demand.recent_arrivals if demand is not None else 0,
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,

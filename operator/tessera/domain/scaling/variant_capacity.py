@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.autoscale import TOLERANCE
+from tessera.domain.scaling.autoscale import TOLERANCE, ServiceLoad
 from tessera.domain.sizing.scheduler_limits import (
     Demand,
     SchedulerLimits,
@@ -18,6 +18,8 @@ from tessera.domain.sizing.sizing import ReplicaFit
 _LEAST_QUEUE_TARGET = 0.1
 # The mean length of fewer requests may be far from that of the next ones.
 _MIN_REQUESTS_FOR_LENGTH = 20
+# The same for those of the last minute, which count where they are longer.
+_MIN_RECENT_REQUESTS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +58,19 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     measured_ratio: float | None,
     lead: timedelta,
     last_lengths: tuple[int, int] | None = None,
+    recent_lengths: tuple[int, int] = (0, 0),
 ) -> VariantCapacity:
     """Return the capacity for requests as long as those of the last ten minutes.
 
+    Where those of the last minute are longer, they count: answers that become longer show in their
+    tokens long before the first of them ends.
     `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
     count while a reading has none: requests do not become typical since nobody measures them.
     """
     lengths = _measured_lengths(reading) or last_lengths
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
+    prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
     prompt, answer = _within(fit.max_model_len, prompt, answer)
     demand = Demand(
         shape=shape,
@@ -90,6 +96,14 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         meets_slo=sustained.meets_slo,
         lengths=lengths,
     )
+
+
+def lengths_of_last_minute(load: ServiceLoad) -> tuple[int, int]:
+    """Return the tokens that engines computed for each request that came; 0 if not known."""
+    rates, arrivals = load.token_rates, load.arrival_rate
+    if rates is None or arrivals is None or arrivals * 60 < _MIN_RECENT_REQUESTS:
+        return 0, 0
+    return round(rates.prompt / arrivals), round(rates.output / arrivals)
 
 
 def _measured_lengths(reading: SpeedReading) -> tuple[int, int] | None:

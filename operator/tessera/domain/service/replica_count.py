@@ -35,6 +35,7 @@ from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.load import load_of, start_up_lead
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
+    lengths_of_last_minute,
     queue_target,
     variant_capacity,
 )
@@ -65,7 +66,7 @@ def decide_replicas(
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
-    capacity = _capacity_of(snapshot, service, choice, pods, history)
+    capacity = _capacity_of(snapshot, service, choice, pods, load, history)
     if policy.spec.mode != "Native":
         return _external_scale(service, policy, capacity, load, history)
     return _policy_scale(policy, capacity, load, history)
@@ -94,6 +95,7 @@ def _capacity_of(
     service: ObservedService,
     choice: HardwareChoice,
     pods: Sequence[Pod],
+    load: ServiceLoad,
     history: ScalingHistory,
 ) -> VariantCapacity | None:
     """Return what a replica of the service carries; None where its policy does not ask for it."""
@@ -109,6 +111,7 @@ def _capacity_of(
         measured_ratio=measured_ratio(service.status.speed, spec.model.uri, choice.variant),
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
+        recent_lengths=lengths_of_last_minute(load),
     )
 
 

@@ -19,6 +19,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
     SpeedReading,
+    TokenRates,
     Workload,
 )
 from tessera.domain.placement.placement import HardwareChoice
@@ -164,8 +165,18 @@ class ProductPolicy:
             },
             finished={ref: max(0, finished)},
             finish_rates={ref: max(0, recent) / span} if span > 0 else {},
+            token_rates={ref: self._token_rates(newest, rate)} if span > 0 else {},
             speeds={ref: (self._speed(newest, short),)},
             speeds_at=_moment(newest.scraped_at),
+        )
+
+    @staticmethod
+    def _token_rates(newest: Observation, before: Observation) -> TokenRates:
+        change = add(newest.totals, before.totals, -1)
+        span = newest.scraped_at - before.scraped_at
+        return TokenRates(
+            prompt=max(0, change.prefill_tokens) / span,
+            output=max(0, change.generated_tokens) / span,
         )
 
     def _before(self, seconds: float) -> Observation:
