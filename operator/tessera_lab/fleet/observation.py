@@ -36,6 +36,9 @@ class Totals:
     """Requests that got their first token."""
     ttft_seconds: float = 0.0
     """Sum over these."""
+    in_time: int = 0
+    """Those of them within the objective, and within half of it."""
+    in_half_time: int = 0
     output_gaps: int = 0
     """Gaps between two tokens of finished requests."""
     gap_seconds: float = 0.0

@@ -51,7 +51,10 @@ class Scraper:
             replica.ended = []
             counted["first_tokens"] += replica.first_tokens
             counted["ttft_seconds"] += replica.ttft_seconds
+            counted["in_time"] += replica.in_time
+            counted["in_half_time"] += replica.in_half_time
             replica.first_tokens, replica.ttft_seconds = 0, 0.0
+            replica.in_time = replica.in_half_time = 0
             for name, new in replica.new_steps().items():
                 counted[name] += new
         for request in ended:

@@ -50,6 +50,9 @@ class SimulatedReplica:
         """Since the simulation took them last, as the next two."""
         self.first_tokens = 0
         self.ttft_seconds = 0.0
+        self.in_time = 0
+        self.in_half_time = 0
+        self._objective = fleet.replica.ttft
         self.served = False
         """It got a request."""
         self._busy = 0.0
@@ -162,6 +165,8 @@ class SimulatedReplica:
             ttft[request.id] = waited = now - sequence.arrived_at
             self.first_tokens += 1
             self.ttft_seconds += waited
+            self.in_time += waited <= self._objective
+            self.in_half_time += waited <= self._objective / 2
             state.first_token(request.prompt_tokens)
         self._first = []
         for sequence in self.engine.end_step():

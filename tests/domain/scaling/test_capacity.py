@@ -20,6 +20,7 @@ from tessera.domain.scaling.autoscale import (
     TimestampedReplicas,
 )
 from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
+from tessera.domain.scaling.pace import LEAST, MOST, TtftShares
 from tessera.domain.scaling.variant_capacity import VariantCapacity
 from tests.builders import at
 
@@ -106,6 +107,31 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
     decision = play(policy(), [load(0, arrival_rate=6.0, running=40.0)])[0]
     assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")
     assert "6.00 requests/s at the gateway, a replica carries 2.00/s" in decision.message
+
+
+@pytest.mark.parametrize(
+    ("rate", "in_time", "early", "replicas"), [(5.5, 1.0, 1.0, 3), (6.8, 0.9, 0.8, 5)]
+)
+def test_a_replica_is_given_what_the_attained_ttft_shows(
+    rate: float, in_time: float, early: float, replicas: int
+) -> None:
+    spec = policy(scaleDown={"stabilizationWindow": "1m"})
+    loads = [
+        load(
+            second,
+            arrival_rate=rate,
+            serving=3,
+            running=20.0,
+            ttft=TtftShares(at(second), in_time, early),
+        )
+        for second in range(0, 1200, 30)
+    ]
+    usual = play(spec, [replace(each, ttft=None) for each in loads], steady(4))[-1]
+    assert (usual.replicas, "the TTFT attained" in usual.message) == (4, False)
+    paced = play(spec, loads, steady(4))[-1]
+    assert paced.replicas == replicas
+    factor = MOST if in_time == 1 else LEAST
+    assert f"{factor:.2f} times the prediction by the TTFT attained" in paced.message
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:

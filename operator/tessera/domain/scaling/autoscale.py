@@ -7,7 +7,7 @@ something waits, and keeps none.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
 from tessera.domain.observed.snapshot import TokenRates
+from tessera.domain.scaling.pace import Pace, TtftShares
 
 TOLERANCE = 0.1
 # Share of `maxNumSeqs` that requests may fill on the remaining replicas. A replica with twice its
@@ -91,6 +92,8 @@ class ServiceLoad:
     """Requests per second that came to gateways in the last minute."""
     recent_arrivals: int = 0
     """Requests that came to gateways in the last 15 seconds."""
+    ttft: TtftShares | None = None
+    """None is "not known", as without a gateway."""
     known_requests: float | None = None
     """Waiting and running requests of the replicas with readings; None without any reading."""
     with_counts: int = 0
@@ -145,6 +148,7 @@ class DemandHistory:
     """Share of the predicted capacity that full replicas were measured to carry."""
     lengths: tuple[int, int] | None = None
     """Mean tokens of prompts and answers, as last measured; None before any were."""
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from tessera.domain.scaling.autoscale import (
     push,
     with_recent_decisions,
 )
+from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
 
 # The rate of arrivals is estimated over this span.
@@ -114,7 +115,8 @@ def scale_by_capacity(
     history = with_recent_decisions(spec, load, history)
     demand = _demand(load, capacity, history.demand)
     memory = _remember(policy, capacity, load, current, history.demand)
-    assessment, backlog = _assess(policy, capacity, load, memory, demand)
+    memory = replace(memory, pace=_next_pace(capacity, load, memory, demand))
+    assessment, backlog = _assess(policy, _paced(capacity, memory.pace), load, memory, demand)
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
@@ -204,6 +206,7 @@ def _remember(
         full_since=full_since,
         correction=_correction(capacity, load, memory, full_since),
         lengths=capacity.lengths,
+        pace=memory.pace,
     )
 
 
@@ -232,6 +235,22 @@ def _correction(
         return memory.correction
     elapsed = load.at - (memory.known_at or load.at)
     return min(1.0, memory.correction + elapsed / _CORRECTION_SPAN)
+
+
+def _next_pace(
+    capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory, demand: _Demand
+) -> Pace:
+    carried = _paced(capacity, memory.pace).requests_per_second * max(1, load.serving)
+    return next_pace(memory.pace, load.ttft, demand.rate / carried)
+
+
+def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
+    """Return the capacity that attained first tokens show."""
+    return replace(
+        capacity,
+        requests_per_second=capacity.requests_per_second * pace.factor,
+        concurrent=capacity.concurrent * pace.factor,
+    )
 
 
 def _assess(
@@ -285,16 +304,16 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
     history: ScalingHistory,
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
-    message = _message(capacity, load, assessment, current)
+    memory = history.demand or DemandHistory()
+    message = _message(capacity, load, memory.pace, assessment, current)
     needed = clamp(policy.spec, assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
         if backlog == assessment.needed:
             reason = ScalingReason.BACKLOG_ABOVE_TARGET
-        elif history.demand is not None and history.demand.correction < 1:
+        elif memory.correction < 1:
             reason = ScalingReason.REPLICAS_FULL
         return Decided(needed, reason, message)
-    memory = history.demand or DemandHistory()
     if not load.is_known and (demand.most is None or not _gap_is_over(load.at, memory)):
         since = format_duration(MAX_READING_GAP)
         return Decided(
@@ -353,11 +372,17 @@ def _hold(
 
 
 def _message(
-    capacity: VariantCapacity, load: ServiceLoad, assessment: CapacityAssessment, current: int
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    pace: Pace,
+    assessment: CapacityAssessment,
+    current: int,
 ) -> str:
     """Return the numbers with which every message begins."""
     waiting = "at least " if load.waiting is None else ""
     slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
+    if round(pace.factor, 2) != 1:
+        slo += f", {pace.factor:.2f} times the prediction by the TTFT attained"
     return (
         f"{assessment.arrival_rate:.2f} requests/s {assessment.source}, a replica carries "
         f"{assessment.replica_rate:.2f}/s of {capacity.input_tokens} input and "

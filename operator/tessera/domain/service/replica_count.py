@@ -33,6 +33,7 @@ from tessera.domain.scaling.autoscale import (
 )
 from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.load import load_of, start_up_lead
+from tessera.domain.scaling.pace import ttft_shares
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
     lengths_of_last_minute,
@@ -66,6 +67,10 @@ def decide_replicas(
     load = load_of(
         pods, snapshot.readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref
     )
+    if snapshot.readings is not None:
+        latency = snapshot.readings.latencies.get(ref)
+        shares = ttft_shares(spec.slo, latency, snapshot.readings.latencies_at)
+        load = replace(load, ttft=shares)
     capacity = _capacity_of(snapshot, service, choice, pods, load, history)
     if policy.spec.mode != "Native":
         return _external_scale(service, policy, capacity, load, history)

@@ -9,6 +9,7 @@ from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, RECENT_SPAN, GatewayDemand
+from tessera.domain.observed.latency import GatewayLatency, LatencyHistogram, ServiceLatency
 from tessera.domain.observed.snapshot import (
     Node,
     ObservedService,
@@ -30,6 +31,8 @@ from tessera_lab.fleet.scraping import add
 
 _START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
+# As often as the operator reads latencies.
+_LATENCY = 30.0
 _CONFIG = Config()
 
 
@@ -167,6 +170,8 @@ class ProductPolicy:
             finish_rates={ref: max(0, recent) / span} if span > 0 else {},
             token_rates={ref: self._token_rates(newest, rate)} if span > 0 else {},
             speeds={ref: (self._speed(newest, short),)},
+            latencies={ref: self._latency(newest, short)},
+            latencies_at=_moment(newest.scraped_at // _LATENCY * _LATENCY),
             speeds_at=_moment(newest.scraped_at),
         )
 
@@ -178,6 +183,17 @@ class ProductPolicy:
             prompt=max(0, change.prefill_tokens) / span,
             output=max(0, change.generated_tokens) / span,
         )
+
+    def _latency(self, newest: Observation, before: Observation) -> ServiceLatency:
+        """Return what the gateways counted in the last five minutes."""
+        change = add(newest.totals, before.totals, -1)
+        objective = self._objects.spec.slo.ttft_p95.total_seconds()
+        counts = ((objective / 2, change.in_half_time), (objective, change.in_time))
+        histogram = LatencyHistogram(
+            total=max(0, change.first_tokens),
+            at_most=tuple((edge, float(max(0, count))) for edge, count in counts),
+        )
+        return ServiceLatency(gateway=GatewayLatency(ttft=histogram))
 
     def _before(self, seconds: float) -> Observation:
         """Return the oldest observation of the last so many seconds."""

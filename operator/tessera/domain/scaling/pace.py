@@ -1,0 +1,75 @@
+"""How much of its predicted load a replica is given, by the TTFT that clients had.
+
+A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
+come in half of the objective, replicas carry more than predicted, and while some come late, less.
+The share in half of the objective warns before any is late, so no request is lost to find out.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tessera.api.inference_service import Slo
+from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.slo.attainment import attainment
+from tessera.domain.slo.measurement import MIN_REQUESTS, measure_slo
+
+# Bounds of the factor, and how it changes with every minute.
+LEAST, MOST = 0.9, 1.2
+_RISE, _FALL = 1.04, 0.8
+# First tokens in half of the objective above which the factor rises, and those in the objective
+# below which it falls: before the 5 % of an error budget are used.
+_EARLY_SHARE, _SAFE_SHARE = 0.95, 0.97
+# Replicas that carry less say nothing of what they could carry.
+_LEAST_USE = 0.6
+# What a missed reading lets pass counts at most so long.
+_LONGEST_STEP = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class TtftShares:
+    """First tokens of the last five minutes, as gateways counted them."""
+
+    read_at: datetime
+    in_time: float
+    """Share within the objective, and what waits longer is beyond it."""
+    early: float
+    """Share within half of the objective; at least so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The factor, and the reading that it follows."""
+
+    factor: float = 1.0
+    read_at: datetime | None = None
+
+
+def ttft_shares(
+    slo: Slo, latency: ServiceLatency | None, read_at: datetime | None
+) -> TtftShares | None:
+    """Return what gateways counted; None of too few requests, and where engines see most."""
+    if latency is None or latency.gateway is None or latency.gateway.ttft is None:
+        return None
+    measured = measure_slo(slo, latency).ttft
+    half = attainment(latency.gateway.ttft, measured.target_seconds / 2)
+    attained = measured.attained
+    if read_at is None or attained is None or half is None or measured.source != "Gateway":
+        return None
+    if min(attained.total, half.total) < MIN_REQUESTS:
+        return None
+    return TtftShares(read_at=read_at, in_time=attained.upper_share, early=half.lower_share)
+
+
+def next_pace(pace: Pace, shares: TtftShares | None, use: float) -> Pace:
+    """Return the pace after a reading; `use` is the load of the replicas relative to the pace."""
+    if shares is None or shares.read_at == pace.read_at:
+        return pace
+    if pace.read_at is None:
+        return Pace(pace.factor, shares.read_at)
+    minutes = min(shares.read_at - pace.read_at, _LONGEST_STEP) / timedelta(minutes=1)
+    factor = pace.factor
+    if shares.in_time < _SAFE_SHARE:
+        factor = max(LEAST, factor * _FALL**minutes)
+    elif shares.early >= _EARLY_SHARE and use >= _LEAST_USE:
+        factor = min(MOST, factor * _RISE**minutes)
+    return Pace(factor, shares.read_at)

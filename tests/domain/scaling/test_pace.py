@@ -1,0 +1,111 @@
+"""Replicas are given more or less than predicted, by the first tokens that came in time."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tessera.api.inference_service import Slo
+from tessera.domain.observed.latency import (
+    EngineLatency,
+    GatewayLatency,
+    LatencyHistogram,
+    ServiceLatency,
+)
+from tessera.domain.scaling.pace import (
+    LEAST,
+    MOST,
+    Pace,
+    TtftShares,
+    next_pace,
+    ttft_shares,
+)
+from tests.builders import NOW, at
+
+SLO = Slo(ttft_p95=timedelta(seconds=1))
+
+
+def histogram(total: float, in_time: float, early: float) -> LatencyHistogram:
+    return LatencyHistogram(total=total, at_most=((0.5, early), (1.0, in_time)))
+
+
+def play(in_time: float, early: float, use: float = 0.9, minutes: float = 10) -> float:
+    """Return the factor after equal readings each half minute."""
+    pace = Pace()
+    for index in range(int(minutes * 2) + 1):
+        pace = next_pace(pace, TtftShares(at(30 * index), in_time, early), use)
+    return pace.factor
+
+
+@pytest.mark.parametrize(
+    ("in_time", "early", "use", "factor"),
+    [
+        # Two minutes at 4 %.
+        (1.0, 0.99, 0.9, 1.04**2),
+        # Neither early enough nor late.
+        (0.98, 0.90, 0.9, 1.0),
+        # Replicas with little to do say nothing.
+        (1.0, 1.0, 0.5, 1.0),
+        (0.90, 0.80, 0.9, LEAST),
+        # Late requests count also where replicas have little to do.
+        (0.90, 0.96, 0.1, LEAST),
+    ],
+)
+def test_the_factor_follows_what_came_in_time(
+    in_time: float, early: float, use: float, factor: float
+) -> None:
+    assert play(in_time, early, use, minutes=2) == pytest.approx(factor)
+
+
+def test_the_factor_has_bounds_and_falls_faster_than_it_rises() -> None:
+    assert play(1.0, 1.0, minutes=60) == MOST
+    assert play(0.0, 0.0, minutes=60) == LEAST
+    risen = next_pace(Pace(1.1, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
+    fallen = next_pace(Pace(1.1, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
+    assert risen.factor - 1.1 < 1.1 - fallen.factor
+
+
+def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
+    early = TtftShares(at(30), 1.0, 1.0)
+    pace = next_pace(Pace(1.0, NOW), early, use=1.0)
+    assert next_pace(pace, early, use=1.0) == pace
+    assert next_pace(pace, None, use=1.0) == pace
+    after_gap = next_pace(Pace(1.0, NOW), replace(early, read_at=at(3600)), use=1.0)
+    assert after_gap.factor == pytest.approx(1.04)
+    # The first reading has no time before it.
+    assert next_pace(Pace(), early, use=1.0) == Pace(1.0, at(30))
+
+
+def test_the_shares_are_those_of_gateways_that_see_most_requests() -> None:
+    gateway = GatewayLatency(ttft=histogram(200, 190, 180), overdue=0)
+    assert ttft_shares(SLO, ServiceLatency(gateway=gateway), NOW) == TtftShares(NOW, 0.95, 0.9)
+    waiting = replace(gateway, overdue=50)
+    overdue = ttft_shares(SLO, ServiceLatency(gateway=waiting), NOW)
+    assert overdue is not None
+    assert overdue.in_time == pytest.approx(190 / 250)
+
+
+@pytest.mark.parametrize(
+    "latency",
+    [
+        None,
+        ServiceLatency(),
+        ServiceLatency(engines=(EngineLatency(ttft=histogram(200, 190, 180)),)),
+        ServiceLatency(gateway=GatewayLatency(ttft=histogram(10, 10, 10))),
+        # Clients that do not come through the gateway.
+        ServiceLatency(
+            engines=(EngineLatency(ttft=histogram(900, 800, 700)),),
+            gateway=GatewayLatency(ttft=histogram(100, 100, 100)),
+        ),
+        # A larger edge with a smaller count contradicts itself.
+        ServiceLatency(gateway=GatewayLatency(ttft=histogram(200, 100, 180))),
+    ],
+)
+def test_what_gateways_do_not_show_is_not_known(latency: ServiceLatency | None) -> None:
+    assert ttft_shares(SLO, latency, NOW) is None
+
+
+def test_half_an_objective_between_two_edges_counts_what_is_certain() -> None:
+    wide = LatencyHistogram(total=200, at_most=((0.25, 100.0), (1.0, 200.0)))
+    shares = ttft_shares(SLO, ServiceLatency(gateway=GatewayLatency(ttft=wide)), NOW)
+    assert shares == TtftShares(NOW, 1.0, 0.5)
