@@ -110,6 +110,14 @@ bench-turn: .venv/made ## Measure the CPU time of an unchanged reconcile with 50
 bench-scaling: .venv/made ## Measure scaling policies on an hour of five load shapes: attainment and replica-hours, the CPU time of a decision, and in a world the time until one.
 	@$(RUN) tools/bench_scaling.py $(OPTIONS)
 
+.PHONY: bench-scale
+bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (OPTIONS='--traces DIR --hours 24 --save FILE').
+	@$(RUN) tools/bench_scale.py $(OPTIONS)
+
+.PHONY: tune-rivals
+tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts that bench-scale does not score.
+	@$(RUN) tools/tune_rivals.py $(OPTIONS)
+
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)

@@ -51,7 +51,7 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
         await eventually(read_finished, lambda requests: requests > 0)
 
         async def read_token_rates() -> TokenRates | None:
-            return (await metrics.read()).token_rates.get(ref)
+            return (await metrics.read()).token_rates.get(Ref(namespace.name, "chat"))
 
         rates = await eventually(
             read_token_rates, lambda rates: rates is not None and rates.prompt > 0

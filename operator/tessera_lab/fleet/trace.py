@@ -52,6 +52,12 @@ class Trace:
         )
         return self._rows([row for _, row in rows], array("d", (arrival for arrival, _ in rows)))
 
+    def fitting(self, max_tokens: int) -> "Trace":
+        """Return the requests whose prompt and answer have at most so many tokens."""
+        lengths = zip(self.input_tokens, self.output_tokens, strict=True)
+        rows = [row for row, both in enumerate(lengths) if sum(both) <= max_tokens]
+        return self._rows(rows, array("d", (self.arrivals[row] for row in rows)))
+
     def spread(self, step_seconds: float, seed: int) -> "Trace":
         """Return arrivals recorded in steps as times within their steps.
 

@@ -1,0 +1,313 @@
+"""What scaling policies cost at a kept promise, on public traces: `make bench-scale`.
+
+Every policy runs on the same engines behind the same router with the same cold starts, and is
+charged by the same prices with the number of reserved nodes that is cheapest for it. It is scored
+at the cheapest of its tuned settings that keeps the goal; one that never does has no dollars.
+Beside them stand the cover by one who knows the load beforehand, a reactive policy that was tuned
+in hindsight, and a bound below which no policy comes. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bench_engine
+from scale.cases import CASES, COLD, H100, HYPOTHETICAL, TRACES, WARM, names
+from scale.runs import COVER, DISTURBANCES, HEAD, OURS, REACTIVE, Result, Run, Runs, play, row
+from tessera_lab.fleet.attainment import attainment_goal
+from tessera_lab.fleet.bound import Supply, lower_bound
+from tessera_lab.fleet.model import COLD_START
+from tessera_lab.fleet.observation import Settings
+from tessera_lab.fleet.policies.families import FAMILIES
+from tessera_lab.fleet.prices import PRICE_SETS
+from tune_rivals import TUNING
+
+PRICES = "aws-2026"
+# Settings of a rival that are tried on the scored trace, the cheapest of the tuning cut first.
+TRIES = 3
+STATIC, DOCUMENTS = "static", ("hpa-documents-busy", "hpa-documents-mig")
+MOST_REPLICAS = 48
+
+
+class Bench:
+    """The runs of all policies; each is made once."""
+
+    def __init__(self, runs: Runs, hours: float, tuned: dict[str, Any]) -> None:
+        self._runs, self._hours, self._tuned = runs, hours, tuned
+        self._initial: dict[str, int] = {}
+
+    def covers(self, cases: list[str]) -> dict[str, Result]:
+        """Return the cover of each case; all fleets begin with its replicas."""
+        wanted = [Run(case=case, policy=COVER, hours=self._hours) for case in cases]
+        covers = {run.case: result for run, result in self._results(wanted).items()}
+        self._initial = {case: result.initial for case, result in covers.items()}
+        return covers
+
+    def own(self, case: str, start_up: str = COLD, reserved: int = 0) -> Result:
+        """Return the product's result, with constants that were frozen on the tuning cuts."""
+        return self._result(self._run(case, OURS, {}, start_up, reserved))
+
+    def rivals(self, case: str, start_up: str = COLD) -> dict[str, Result]:
+        """Return each rival at its cheapest setting that keeps the goal, or the last one tried."""
+        chosen: dict[str, Result] = {}
+        for attempt in range(TRIES):
+            wanted = {
+                name: self._run(case, name, settings[attempt], start_up)
+                for name, settings in self._candidates(case)
+                if attempt < len(settings) and not (name in chosen and chosen[name].sufficient)
+            }
+            results = self._results(list(wanted.values()))
+            for name, run in wanted.items():
+                chosen[name] = results[run]
+        chosen[STATIC] = self.static(case, start_up)
+        return chosen
+
+    def published(self, case: str) -> dict[str, Result]:
+        """Return each rival as published."""
+        wanted = {name: self._run(case, name, {}) for name in FAMILIES if name != STATIC}
+        results = self._results(list(wanted.values()))
+        return {name: results[run] for name, run in wanted.items()}
+
+    def static(self, case: str, start_up: str = COLD) -> Result:
+        """Return the fewest static replicas that keep the goal."""
+        return self._least(
+            lambda replicas: self._run(case, STATIC, {"replicas": replicas}, start_up),
+            list(range(1, MOST_REPLICAS + 1)),
+        )
+
+    def reactive(self, case: str) -> Result:
+        """Return the reactive policy with the knobs that are best on the scored trace itself."""
+        headrooms = [1.0 + step / 20 for step in range(41)]
+        results = [
+            self._least(partial(self._reactive_run, case, hold), headrooms)
+            for hold in (60.0, 180.0, 300.0)
+        ]
+        sufficient = [result for result in results if result.sufficient]
+        return min(sufficient or results, key=lambda result: result.usd[PRICES])
+
+    def disturbed(self, case: str, rivals: list[Result]) -> dict[str, list[Result]]:
+        """Return our result and the rivals' under each disturbance, own first."""
+        runs = [self._run(case, OURS, {}), *(result.run for result in rivals)]
+        disturbed: dict[str, list[Result]] = {}
+        for name in DISTURBANCES:
+            if name != "calm":
+                wanted = [replace(run, disturbance=name) for run in runs]
+                results = self._results(wanted)
+                disturbed[name] = [results[run] for run in wanted]
+        return disturbed
+
+    def _candidates(self, case: str) -> Iterator[tuple[str, list[Settings]]]:
+        for name, by_case in self._tuned.items():
+            ordered = by_case.get(case) or by_case["mlarge"]
+            yield name, [each["settings"] for each in ordered]
+
+    def _reactive_run(self, case: str, hold: float, headroom: float) -> Run:
+        return self._run(case, REACTIVE, {"headroom": headroom, "window": 60.0, "hold": hold})
+
+    def _run(
+        self, case: str, policy: str, settings: Settings, start_up: str = COLD, reserved: int = 0
+    ) -> Run:
+        return Run(
+            case=case,
+            policy=policy,
+            settings=tuple(sorted(settings.items())),
+            start_up=start_up,
+            reserved=reserved,
+            hours=self._hours,
+        )
+
+    def _least(self, run: Callable[[float], Run], values: list[Any]) -> Result:
+        """Return the result of the least value that keeps the goal; attainment grows with it."""
+        low, high = 0, len(values) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._result(run(values[middle])).sufficient:
+                high = middle
+            else:
+                low = middle + 1
+        return self._result(run(values[low]))
+
+    def _results(self, runs: list[Run]) -> dict[Run, Result]:
+        return self._runs.results(runs, self._initial)
+
+    def _result(self, run: Run) -> Result:
+        return self._results([run])[run]
+
+
+def bounds(case: str, traces: Path, hours: float) -> dict[str, float]:
+    """Return the bound of each price set, USD."""
+    trace = CASES[case].trace(traces, hours)
+    fleet = CASES[case].fleet(COLD, 0)
+    goal = attainment_goal(trace.seconds, COLD_START.high)
+    return {
+        name: lower_bound(trace, fleet.replica, goal, Supply(prices=prices[H100])).usd
+        for name, prices in PRICE_SETS.items()
+    }
+
+
+def table(
+    case: str, own: Result, rivals: dict[str, Result], others: list[Result], bound: float
+) -> str:
+    """Return the ranking of a case: a policy that keeps the goal by its dollars, others below."""
+    results = [own, *rivals.values(), *others]
+    results.sort(key=lambda result: (not result.sufficient, result.usd[PRICES]))
+    lines = [f"| {case} | in time | windows | replica hours | USD on demand | USD mix | reserved |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for result in results:
+        dollars = (
+            f"{result.usd_on_demand[PRICES]:.2f} | {result.usd[PRICES]:.2f} | "
+            f"{result.reserved[PRICES]}"
+            if result.sufficient
+            else "missed | missed | "
+        )
+        lines.append(
+            f"| {result.run.policy} | {result.share:.4f} | {result.window_share:.3f} | "
+            f"{result.replica_hours:.2f} | {dollars} |"
+        )
+    lines.append(f"| bound | | | | | {bound:.2f} | |")
+    return "\n".join(lines)
+
+
+def figures_of(
+    case: str, own: Result, cover: Result, rivals: dict[str, Result], bound: float
+) -> dict[str, Any]:
+    """Return the figures of a case; None where a side does not keep the goal."""
+    usd = own.usd[PRICES] if own.sufficient else None
+    best = min(
+        (result for result in rivals.values() if result.sufficient),
+        key=lambda result: result.usd[PRICES],
+        default=None,
+    )
+    figures: dict[str, Any] = {
+        f"usd_{case}": usd and round(usd, 2),
+        f"usd_{case}_cover": round(cover.usd[PRICES], 2),
+        f"usd_{case}_bound": round(bound, 2),
+        f"best_rival_{case}": best and best.run.policy,
+        f"usd_{case}_best_rival": best and round(best.usd[PRICES], 2),
+        f"attainment_{case}": round(own.share, 4),
+        f"windows_{case}": round(own.window_share, 4),
+        f"vs_bound_{case}": usd and round(usd / bound, 3),
+        f"vs_cover_{case}_cold": usd and round(usd / cover.usd[PRICES], 3),
+    }
+    if usd is not None and best is not None:
+        gap = best.usd[PRICES] - cover.usd[PRICES]
+        figures[f"gap_closed_{case}"] = round((best.usd[PRICES] - usd) / gap, 3) if gap else None
+    return figures
+
+
+def sim_speed(traces: Path) -> dict[str, float]:
+    """Return how fast a fleet of 8 with its router is simulated, and the growth of memory."""
+    engine = bench_engine.simulate_day(100_000, seed=1)["sim_requests_per_cpu_s"]
+    began, requests, sizes = time.process_time(), 0, []
+    for _ in range(4):
+        run = Run(case="conv", policy=STATIC, settings=(("replicas", 8.0),), hours=0.5)
+        requests += play(run, traces, 8).requests
+        sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    rate = requests / (time.process_time() - began)
+    return {
+        "sim_requests_per_cpu_second": round(rate),
+        "sim_vs_engine": round(rate / engine, 3),
+        "rss_last_to_first_quarter": round(sizes[-1] / sizes[0], 3),
+    }
+
+
+def main() -> None:
+    """Run, print the tables, and write what is committed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=Path, default=TRACES)
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--cases", help="some of the cases")
+    parser.add_argument("--folder", type=Path, help="results, one file each")
+    parser.add_argument("--save", type=Path, help="write tables and figures here")
+    options = parser.parse_args()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    runs = Runs(options.traces, options.folder or Path(".bench/scale") / commit)
+    tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
+    bench = Bench(runs, options.hours, tuned)
+    cases = list(names(options.cases))
+    figures: dict[str, Any] = {"hours": options.hours}
+    tables: list[str] = []
+    below: list[str] = []
+    print(HEAD)
+    covers = bench.covers(cases)
+    for case in cases:
+        own, rivals = bench.own(case), bench.rivals(case)
+        hindsight, by_prices = bench.reactive(case), bounds(case, options.traces, options.hours)
+        bound = by_prices[PRICES]
+        figures |= figures_of(case, own, covers[case], rivals, bound)
+        if own.sufficient and hindsight.sufficient:
+            ratio = own.usd[PRICES] / hindsight.usd[PRICES]
+            figures[f"vs_hindsight_{case}"] = round(ratio, 3)
+        others = [covers[case], hindsight]
+        below += [
+            f"{result.run.policy} on {case} at {name}"
+            for result in (own, *rivals.values(), *others)
+            for name, usd in by_prices.items()
+            if result.sufficient and result.usd[name] < usd
+        ]
+        tables.append(table(case, own, rivals, others, bound))
+        if case == "mlarge":
+            figures |= _more_of(case, bench, own, covers[case], rivals)
+    figures |= sim_speed(options.traces)
+    runs.close()
+    text = "\n\n".join(tables)
+    print(f"\n{text}\n")
+    if options.save:
+        document = {"figures": figures, "tables": tables}
+        options.save.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if below:
+        raise SystemExit(f"below the bound: {', '.join(below)}")
+    print("BENCH " + json.dumps(figures))
+
+
+def _more_of(
+    case: str, bench: Bench, own: Result, cover: Result, rivals: dict[str, Result]
+) -> dict[str, Any]:
+    """Return the figures that are taken on one case: warm starts, documents, disturbances."""
+    figures: dict[str, Any] = {}
+    reserved = cover.reserved[PRICES]
+    warm = [bench.own(case, WARM, count) for count in (reserved, reserved + 1, reserved + 2)]
+    sufficient = [result for result in warm if result.sufficient]
+    if sufficient:
+        usd = min(result.usd[PRICES] for result in sufficient)
+        figures[f"vs_cover_{case}_warm"] = round(usd / cover.usd[PRICES], 3)
+    figures[f"usd_{case}_hypothetical"] = round(bench.own(case, HYPOTHETICAL).usd[PRICES], 2)
+    published = bench.published(case)
+    documents = min(published[name].usd_on_demand[PRICES] for name in DOCUMENTS)
+    figures["documents_keep_goal"] = any(published[name].sufficient for name in DOCUMENTS)
+    untuned = min(
+        (result.usd_on_demand[PRICES] for result in published.values() if result.sufficient),
+        default=None,
+    )
+    if own.sufficient:
+        figures["saving_vs_documents"] = round(1 - own.usd_on_demand[PRICES] / documents, 3)
+        if untuned is not None:
+            figures["saving_price_mix_untuned"] = round(1 - own.usd[PRICES] / untuned, 3)
+    ranked = sorted(
+        (result for name, result in rivals.items() if result.sufficient and name != STATIC),
+        key=lambda result: result.usd[PRICES],
+    )
+    disturbed = bench.disturbed(case, [rivals[STATIC], *ranked[:2]])
+    shares = {name: [result.share for result in results] for name, results in disturbed.items()}
+    for name, (share, *others) in shares.items():
+        figures[f"attainment_{name}"] = round(share, 4)
+        figures[f"attainment_{name}_best_other"] = round(max(others), 4)
+    figures[f"attainment_min_robust_{case}"] = round(min(share for share, *_ in shares.values()), 4)
+    figures["broken_streams"] = own.broken_streams + sum(
+        results[0].broken_streams for results in disturbed.values()
+    )
+    print("\n".join(row(result) for results in disturbed.values() for result in results))
+    return figures
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The cases of the comparison: a trace, its model and hardware, and which part is scored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref
+from tessera_lab.fleet.model import COLD_START, WARM_START, FleetModel, Purchase
+from tessera_lab.fleet.policies.product import FleetObjects
+from tessera_lab.fleet.sizing import sized_fleet
+from tessera_lab.fleet.trace import Trace
+from tessera_lab.fleet.trace_file import read_trace
+
+TRACES = Path(__file__).parents[3] / "shared" / "traces"
+H100 = "NVIDIA-H100-80GB-HBM3"
+HOUR = 3600.0
+MAX_REPLICAS = 48
+_NODE_GPUS = 8
+_RAMP_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One load on one kind of replica."""
+
+    name: str
+    file: str
+    copies: int = 1
+    """Copies of the trace on top of each other."""
+    shift: float = 0.0
+    """Seconds between two copies."""
+    scored: tuple[float, float] | None = None
+    """Hours of the trace that may be scored; None is all of them."""
+    tuned: tuple[float, float] | None = None
+    """Hours of `tuning_file` that policies are tuned on; None is what is scored."""
+    tuning_file: str | None = None
+    tuning_copies: int = 1
+    model: str = "hf://Qwen/Qwen3-32B-FP8"
+    typical_tokens: tuple[int, int] = (1100, 200)
+    """Of a prompt and an answer, as a user would estimate them."""
+    max_model_len: int = 32_768
+    drain: str = "10m"
+
+    def trace(self, traces: Path, hours: float, *, tuning: bool = False) -> Trace:
+        """Return the part that is scored, or tuned on: so many hours around the steepest ramp."""
+        file = (self.tuning_file or self.file) if tuning else self.file
+        copies = self.tuning_copies if tuning and self.tuning_file else self.copies
+        part = self.tuned if tuning else self.scored
+        return _part(traces / file, copies, self.shift, part, hours, self.max_model_len)
+
+    def objects(self) -> FleetObjects:
+        """Return the manifests, as users and platform teams would write them."""
+        prompt, answer = self.typical_tokens
+        spec: dict[str, Any] = {
+            "model": {"uri": self.model},
+            "slo": {"ttftP95": "1s", "itlP95": "50ms"},
+            "context": {
+                "typicalInputTokens": prompt,
+                "typicalOutputTokens": answer,
+                "maxModelLen": self.max_model_len,
+            },
+            "scaling": {"minReplicas": 1, "maxReplicas": MAX_REPLICAS},
+            "drain": {"timeout": self.drain},
+        }
+        pool = {
+            "nodeSelector": {"pool": "h100"},
+            "tier": "OnDemand",
+            "prices": [{"from": date(2026, 1, 1), "perGPUHour": "6.88"}],
+        }
+        labels = {
+            "pool": "h100",
+            "nvidia.com/gpu.product": H100,
+            "nvidia.com/gpu.count": str(_NODE_GPUS),
+        }
+        return FleetObjects(
+            service=ObservedService(
+                ref=Ref("lab", self.name),
+                uid=self.name,
+                generation=1,
+                spec=InferenceServiceSpec.model_validate(spec),
+            ),
+            pools=(
+                Pool(
+                    name="h100",
+                    uid="h100",
+                    generation=1,
+                    spec=AcceleratorPoolSpec.model_validate(pool),
+                ),
+            ),
+            nodes=tuple(
+                Node(
+                    name=f"node-{index}",
+                    labels=labels,
+                    schedulable=True,
+                    allocatable={"nvidia.com/gpu": _NODE_GPUS},
+                )
+                for index in range(MAX_REPLICAS // _NODE_GPUS + 1)
+            ),
+        )
+
+    def fleet(self, start_up: str, reserved: int) -> FleetModel:
+        """Return the fleet that the product sizes from the manifests."""
+        objects = self.objects()
+        choice = objects.first_plan().choice
+        if choice is None:
+            raise ValueError(f"{self.model} fits no pool")
+        fleet = sized_fleet(
+            objects.spec,
+            choice.fit,
+            start_up=WARM_START if start_up == HYPOTHETICAL else COLD_START,
+            purchase=Purchase(reserved=reserved),
+        )
+        if start_up != WARM:
+            return fleet
+        return replace(fleet, held_start_up=WARM_START, node_hold=NODE_HOLD)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            name="mlarge",
+            file="servegen_mlarge_d3_24h_x4.csv.gz",
+            tuning_file="servegen_mlarge_d2-3_48h.csv.gz",
+            tuning_copies=4,
+            tuned=(0, 24),
+            shift=900,
+        ),
+        Case(name="conv", file="azure2023_conv.csv.gz", copies=4, shift=300),
+        Case(
+            name="r1",
+            file="servegen_r1_d0_24h.csv.gz",
+            copies=2,
+            shift=600,
+            tuned=(0, 4),
+            scored=(4, 24),
+            typical_tokens=(1300, 1500),
+        ),
+        Case(
+            name="msmall",
+            file="servegen_msmall_d7_24h.csv.gz",
+            tuned=(0, 8),
+            scored=(8, 24),
+            model="hf://meta-llama/Llama-3.1-8B-Instruct",
+            typical_tokens=(90, 15),
+        ),
+        Case(
+            name="code",
+            file="azure2023_code.csv.gz",
+            model="hf://meta-llama/Llama-3.1-8B-Instruct",
+            typical_tokens=(2000, 30),
+        ),
+    )
+}
+
+# With `warm-10`, engines sleep on reserved nodes, and on others that are held, and paid, for a
+# while after their replica. A start-up of 10 s for nothing says what the lag of a cold one costs.
+COLD, WARM, HYPOTHETICAL = "cold", "warm-10", "hypothetical-10"
+NODE_HOLD = 600.0
+
+
+@lru_cache(maxsize=4)
+def _part(
+    path: Path,
+    copies: int,
+    shift: float,
+    part: tuple[float, float] | None,
+    hours: float,
+    max_model_len: int,
+) -> Trace:
+    trace = read_trace(str(path))
+    if part is not None:
+        end = min(part[1] * HOUR, trace.seconds)
+        trace = trace.cut(part[0] * HOUR, end)
+    if copies > 1:
+        trace = trace.overlaid(copies, shift)
+    if trace.seconds > hours * HOUR:
+        begin = ramp_begin(trace, hours)
+        trace = trace.cut(begin, begin + hours * HOUR)
+    return trace.fitting(max_model_len)
+
+
+def ramp_begin(trace: Trace, hours: float) -> float:
+    """Return the begin of the window whose middle has the steepest ramp of arrivals."""
+    counts = [0] * (int(trace.seconds // _RAMP_SECONDS) + 1)
+    for arrival in trace.arrivals:
+        counts[int(arrival // _RAMP_SECONDS)] += 1
+    whole = int(trace.seconds // _RAMP_SECONDS)
+    steepest = max(range(1, whole), key=lambda slot: counts[slot] - counts[slot - 1])
+    begin = steepest * _RAMP_SECONDS - hours * HOUR / 2
+    return max(0.0, min(begin, trace.seconds - hours * HOUR))
+
+
+def names(chosen: str | None) -> Iterator[str]:
+    """Yield the names of the chosen cases, all without a choice."""
+    yield from (chosen.split(",") if chosen else CASES)

@@ -1,0 +1,247 @@
+"""Runs of policies on cases, two at a time, each in a file of its own: a run is made once."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scale.cases import CASES, COLD, H100
+from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
+from tessera_lab.fleet.course import Course, best_reservation, cost
+from tessera_lab.fleet.cover import cover, slot_demand
+from tessera_lab.fleet.disturbance import CALM, Disturbance
+from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, StartUp
+from tessera_lab.fleet.observation import Policy, Settings
+from tessera_lab.fleet.policies.families import FAMILIES
+from tessera_lab.fleet.policies.product import ProductPolicy
+from tessera_lab.fleet.policies.reactive import reactive
+from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
+from tessera_lab.fleet.prices import PRICE_SETS
+from tessera_lab.fleet.simulation import Simulation
+from tessera_lab.fleet.trace import Trace
+
+OURS, COVER, REACTIVE = "tessera", "cover", "reactive-hindsight"
+_FREE = StartUp(low=0, mode=0, high=0)
+_BISECTIONS = 6
+_SEED = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One policy with its settings on one case."""
+
+    case: str
+    policy: str
+    settings: tuple[tuple[str, float], ...] = ()
+    start_up: str = COLD
+    reserved: int = 0
+    """Nodes that are reserved beforehand; 0 takes the number that is cheapest in hindsight."""
+    hours: float = 2.0
+    tuning: bool = False
+    disturbance: str = "calm"
+
+    @property
+    def file(self) -> str:
+        """Return the name of its result."""
+        digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:8]
+        part = "tuning" if self.tuning else "scored"
+        return (
+            f"{self.case}-{part}-{self.hours:g}h/{self.start_up}-{self.disturbance}/"
+            f"{self.policy}-{self.reserved}-{digest}.json"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a run."""
+
+    run: Run
+    requests: int
+    share: float
+    window_share: float
+    sufficient: bool
+    replica_hours: float
+    usd_on_demand: dict[str, float]
+    """All replicas on demand, by price set."""
+    usd: dict[str, float]
+    """With the number of reserved nodes that costs least."""
+    reserved: dict[str, int]
+    changes_per_hour: float
+    broken_streams: int
+    cpu_seconds: float
+    initial: int
+    setting: float = 0.0
+    """Of the cover: its load limit."""
+
+
+DISTURBANCES = {
+    "calm": CALM,
+    "slow-start": Disturbance(start_up_factor=2.0),
+    "late-metrics": Disturbance(metrics_delay=60.0),
+    "slower": CALM,
+    "faster": CALM,
+}
+_SPEEDS = {"slower": 1.3, "faster": 1 / 1.3}
+
+
+def play(run: Run, traces: Path, initial: int) -> Result:
+    """Simulate a run whose fleet has so many replicas at the start."""
+    began = time.process_time()
+    trace, goal, fleet = _stage(run, traces)
+    setting = 0.0
+    if run.policy == COVER:
+        course, setting, initial = _cover(trace, goal, fleet)
+    else:
+        policy = _policy(run, fleet, trace)
+        initial = int(dict(run.settings).get("replicas", initial))
+        course = Simulation(
+            trace,
+            replace(fleet, initial_replicas=initial),
+            policy,
+            seed=_SEED,
+            disturbance=DISTURBANCES[run.disturbance],
+        ).run()
+    score = goal.score(zip(trace.arrivals, course.ttft, strict=True))
+    return Result(
+        run=run,
+        requests=len(trace),
+        share=score.share,
+        window_share=score.window_share,
+        sufficient=score.sufficient,
+        changes_per_hour=course.changes / trace.seconds * 3600,
+        cpu_seconds=time.process_time() - began,
+        initial=initial,
+        setting=setting,
+        **_costs(run, course),
+    )
+
+
+def _stage(run: Run, traces: Path) -> tuple[Trace, AttainmentGoal, FleetModel]:
+    case = CASES[run.case]
+    fleet = case.fleet(run.start_up, run.reserved)
+    if ratio := _SPEEDS.get(run.disturbance):
+        fleet = replace(fleet, step=fleet.step.scaled(ratio, "Measured"))
+    trace = case.trace(traces, run.hours, tuning=run.tuning)
+    return trace, attainment_goal(trace.seconds, COLD_START.high), fleet
+
+
+def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
+    settings: Settings = dict(run.settings)
+    if run.policy == OURS:
+        return ProductPolicy(CASES[run.case].objects())
+    family = reactive(trace, fleet.replica) if run.policy == REACTIVE else FAMILIES[run.policy]
+    return family.create({**family.published, **settings}, fleet.replica)
+
+
+def _cover(trace: Trace, goal: AttainmentGoal, fleet: FleetModel) -> tuple[Course, float, int]:
+    """Return the course of the highest load limit that attains the goal, and its first replicas."""
+    demand = slot_demand(trace, fleet.replica, goal)
+    low, high = 0.2, 1.6
+    best: tuple[Course, float, int] | None = None
+    while best is None or high - low > 1.4 / 2**_BISECTIONS:
+        limit = (low + high) / 2
+        schedule = cover(demand, goal, limit).schedule
+        free = replace(
+            fleet, initial_replicas=schedule[0][1], min_replicas=0, max_replicas=999, start_up=_FREE
+        )
+        course = Simulation(trace, free, ScheduledPolicy(schedule), seed=_SEED).run()
+        if goal.score(zip(trace.arrivals, course.ttft, strict=True)).sufficient:
+            best, low = (course, limit, max(1, schedule[0][1])), limit
+        else:
+            high = limit
+        if high - low < 1e-3:
+            break
+    # Where long prompts alone miss the goal, nothing attains it: the last one is as good as any.
+    return best or (course, limit, max(1, schedule[0][1]))
+
+
+def _costs(run: Run, course: Course) -> dict[str, Any]:
+    prices = {name: by_gpu[H100] for name, by_gpu in PRICE_SETS.items()}
+    best = {name: best_reservation(course, each) for name, each in prices.items()}
+    if run.reserved:
+        purchase = Purchase(reserved=run.reserved)
+        best = {name: (run.reserved, cost(course, each, purchase)) for name, each in prices.items()}
+    return {
+        "replica_hours": course.replica_seconds / 3600,
+        "usd_on_demand": {name: cost(course, each, Purchase()) for name, each in prices.items()},
+        "usd": {name: usd for name, (_, usd) in best.items()},
+        "reserved": {name: reserved for name, (reserved, _) in best.items()},
+        "broken_streams": course.broken_streams,
+    }
+
+
+class Runs:
+    """Plays runs on two cores; a result that has a file is read from there."""
+
+    def __init__(self, traces: Path, folder: Path, workers: int = 2) -> None:
+        self._traces, self._folder = traces, folder
+        self._pool = ProcessPoolExecutor(workers)
+
+    def close(self) -> None:
+        """End the workers; runs that have not begun are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def results(self, runs: Sequence[Run], initial: dict[str, int]) -> dict[Run, Result]:
+        """Return the result of each run; `initial` are the first replicas, by case."""
+        results = {run: result for run in runs if (result := self._stored(run)) is not None}
+        futures = {
+            self._pool.submit(play, run, self._traces, initial.get(run.case, 1)): run
+            for run in dict.fromkeys(runs)
+            if run not in results
+        }
+        for future in as_completed(futures):
+            result = future.result()
+            results[result.run] = result
+            self._store(result)
+            print(row(result), flush=True)
+        return results
+
+    def result(self, run: Run, initial: dict[str, int]) -> Result:
+        """Return the result of one run."""
+        return self.results([run], initial)[run]
+
+    def _stored(self, run: Run) -> Result | None:
+        path = self._folder / run.file
+        if not path.exists():
+            return None
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Result(**{**fields, "run": run})
+
+    def _store(self, result: Result) -> None:
+        path = self._folder / result.run.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(result), indent=1)
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+HEAD = (
+    f"{'case':8}{'start':16}{'policy':22}{'in time':>8}{'windows':>8}{'replica h':>10}"
+    f"{'on demand':>10}{'mix':>9}{'(R)':>5}{'neo mix':>9}{'changes/h':>10}{'broken':>7}  settings"
+)
+
+
+def row(result: Result) -> str:
+    """Return the line of a result."""
+    run = result.run
+    start = run.start_up if run.disturbance == "calm" else run.disturbance
+    mark = " " if result.sufficient else "!"
+    settings = " ".join(f"{name}={value:g}" for name, value in run.settings)
+    return (
+        f"{run.case:8}{start:16}{run.policy:22}{result.share:8.4f}{result.window_share:7.3f}{mark}"
+        f"{result.replica_hours:10.2f}{result.usd_on_demand['aws-2026']:10.2f}"
+        f"{result.usd['aws-2026']:9.2f}{result.reserved['aws-2026']:5d}"
+        f"{result.usd['neo-2026']:9.2f}{result.changes_per_hour:10.1f}{result.broken_streams:7d}"
+        f"  {settings}"
+    )
+
+
+def with_settings(run: Run, settings: Iterable[Settings]) -> Iterator[Run]:
+    """Yield the run with each of the settings."""
+    for each in settings:
+        yield replace(run, settings=tuple(sorted(each.items())))
