@@ -215,13 +215,19 @@ WVA_FAMILIES = {
         create=SaturationPolicy,
         published=_ACTUATION
         | {"kv_threshold": 0.8, "queue_threshold": 5.0, "kv_spare": 0.1, "queue_spare": 3.0},
-        grid=grid(
-            kv_threshold=(0.2, 0.3, 0.5, 0.8),
-            kv_spare=(0.05, 0.1),
-            queue_threshold=(2, 5),
-            queue_spare=(1, 3),
-            max_replicas=(MOST_REPLICAS,),
-            tolerance=(0,),
+        # A spare queue of the threshold or more would always add a replica.
+        grid=tuple(
+            point
+            for queue_threshold, queue_spare in ((2, 1), (5, 3))
+            for point in grid(
+                kv_threshold=(0.2, 0.3, 0.5, 0.8),
+                kv_spare=(0.05, 0.1),
+                queue_threshold=(queue_threshold,),
+                queue_spare=(queue_spare,),
+                down_window=(240, 600),
+                max_replicas=(MOST_REPLICAS,),
+                tolerance=(0,),
+            )
         ),
     ),
     "wva-v2": PolicyFamily(
