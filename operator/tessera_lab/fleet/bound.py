@@ -4,7 +4,7 @@ It is the optimum of a linear program that every such run fulfills; docs/bound.m
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from tessera.domain.mig.integer_program import INFINITY, IntegerProgram
@@ -36,6 +36,8 @@ class Supply:
     spot: SpotMarket | None = None
     start_seconds: float = 0.0
     """Least time for which a replica is paid before it is ready, except at the start."""
+    min_replicas: int = 0
+    """Replicas that are there, ready or draining, at every moment of the trace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ def lower_bound(
     work = trace_work(trace, replica)
     slots = slot_work(trace, replica, goal, work)
     unit = GpuPrices(on_demand=1.0, reserved=1.0, spot=1.0)
-    plain = Supply(prices=unit, reserved=False, start_seconds=supply.start_seconds)
+    plain = replace(supply, prices=unit, gpus=1, reserved=False, spot=None)
     priced = _Relaxation(slots, goal, supply, ends_by)
     mean = int(work.total / trace.seconds)
     reserved, cost = _best_reserved(priced, mean) if supply.reserved else (0, priced.optimum(0))
@@ -134,6 +136,10 @@ class _Relaxation:
     def _add_rows(self) -> None:
         slots = self._work.slots
         nodes = [[self._reserved, *tiers] for tiers in zip(*self._tiers(), strict=True)]
+        # Not in the last slot, in which the trace ends.
+        for capacity in nodes[:-1] if self._supply.min_replicas else ():
+            terms = [(column, 1.0) for column in capacity]
+            self._row(float(self._supply.min_replicas), terms)
         late = [self._column(0.0, slot.requests) for slot in slots]
         repeated = [self._column(0.0) for _ in slots]
         self._limit_late(late)

@@ -135,6 +135,15 @@ def test_spot_nodes_are_used_where_they_can_be_had() -> None:
     assert bound(Supply(prices=PRICES, reserved=False, spot=longer)).usd < mixed.usd
 
 
+def test_what_is_always_there_is_paid_always() -> None:
+    supply = Supply(prices=PRICES, reserved=False, min_replicas=3)
+    least, free = bound(supply), bound(ON_DEMAND)
+    assert least.work_seconds == free.work_seconds
+    assert 1.1 * free.replica_seconds < least.replica_seconds
+    assert least.replica_seconds >= 3 * 890
+    assert least.usd == pytest.approx(7.0 * least.replica_seconds / 3600, rel=1e-5)
+
+
 def test_a_replica_of_several_gpus_costs_as_many() -> None:
     single, double = bound(ON_DEMAND), bound(Supply(prices=PRICES, reserved=False, gpus=2))
     assert double.usd == pytest.approx(2 * single.usd)
