@@ -69,35 +69,59 @@ def cover(demand: SlotDemand, goal: AttainmentGoal, load_limit: float) -> Cover:
     would be late without it, for at least `HOLD_SLOTS`; its start takes no time. The price is one
     for all requests or one for each window of the goal, whichever gives the fewer replica seconds.
     """
-    fluid = _FluidFleet(demand, goal, load_limit)
+    fluid = _FluidFleet(demand, goal, [load_limit] * window_count(demand, goal))
     replicas = min(fluid.with_one_price(), fluid.with_window_prices(), key=sum)
-    schedule = tuple(
-        (slot * SLOT_SECONDS, count)
-        for slot, count in enumerate(replicas)
-        if slot == 0 or count != replicas[slot - 1]
-    )
-    return Cover(
-        schedule=schedule,
-        replica_seconds=sum(replicas) * SLOT_SECONDS,
-        late=sum(fluid.late(replicas)),
-    )
+    return fluid.as_cover(replicas)
+
+
+def full_cover(demand: SlotDemand, goal: AttainmentGoal, load_limits: Sequence[float]) -> Cover:
+    """Return the fewest replica seconds that carry all of the load within its limits.
+
+    There is one limit for each window of the goal.
+    """
+    fluid = _FluidFleet(demand, goal, load_limits)
+    return fluid.as_cover(fluid.with_all())
+
+
+def window_count(demand: SlotDemand, goal: AttainmentGoal) -> int:
+    return int((len(demand.work) - 1) * SLOT_SECONDS // goal.window) + 1
 
 
 class _FluidFleet:
-    """A load on replicas that carry as much work as the load limit allows."""
+    """A load on replicas that carry as much work as the load limits allow."""
 
-    def __init__(self, demand: SlotDemand, goal: AttainmentGoal, load_limit: float) -> None:
+    def __init__(
+        self, demand: SlotDemand, goal: AttainmentGoal, load_limits: Sequence[float]
+    ) -> None:
         self._requests, self._goal = demand.requests, goal
-        # Of each slot: how many replicas carry it.
-        self._needed = [work / (load_limit * SLOT_SECONDS) for work in demand.work]
         self._window = [
             int(slot * SLOT_SECONDS // goal.window) for slot in range(len(demand.requests))
         ]
+        # Of each slot: how many replicas carry it.
+        self._needed = [
+            work / (load_limits[window] * SLOT_SECONDS)
+            for work, window in zip(demand.work, self._window, strict=True)
+        ]
+
+    def as_cover(self, replicas: Sequence[int]) -> Cover:
+        schedule = tuple(
+            (slot * SLOT_SECONDS, count)
+            for slot, count in enumerate(replicas)
+            if slot == 0 or count != replicas[slot - 1]
+        )
+        return Cover(
+            schedule=schedule,
+            replica_seconds=sum(replicas) * SLOT_SECONDS,
+            late=sum(self.late(replicas)),
+        )
 
     def late(self, replicas: Sequence[int]) -> Iterator[float]:
         """Yield the late requests of each slot."""
         for requests, needed, count in zip(self._requests, self._needed, replicas, strict=True):
             yield requests * (1 - count / needed) if count < needed else 0.0
+
+    def with_all(self) -> list[int]:
+        return self._replicas([_HIGHEST_PRICE] * (self._window[-1] + 1), all_work=True)
 
     def with_one_price(self) -> list[int]:
         windows = self._window[-1] + 1
@@ -148,7 +172,7 @@ class _FluidFleet:
             total[window] += requests
         return late, total
 
-    def _replicas(self, prices: Sequence[float]) -> list[int]:
+    def _replicas(self, prices: Sequence[float], *, all_work: bool = False) -> list[int]:
         """Return the replicas of each slot that cost least, late requests included.
 
         The late requests are convex in the replicas. So the first, the second and each further
@@ -162,10 +186,10 @@ class _FluidFleet:
                     self._needed, self._requests, self._window, strict=True
                 )
             ]
-            if level == 0:
+            if level == 0 or all_work:
                 # Nothing is lost: whatever work there is, some replica does it.
                 gains = [
-                    _HIGHEST_PRICE if needed else gain
+                    _HIGHEST_PRICE if needed > level else gain
                     for needed, gain in zip(self._needed, gains, strict=True)
                 ]
             chosen = best_stays(gains, HOLD_SLOTS)
