@@ -1,0 +1,129 @@
+"""The comparison of scaling policies: its cuts, its order, its figures, and its memory of runs."""
+
+from array import array
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench_scale import figures_of, table
+from scale import runs as scale_runs
+from scale.cases import CASES, COLD, HOUR, WARM, Case, ramp_begin
+from scale.runs import OURS, Result, Run, Runs
+from tessera_lab.fleet.trace import Trace
+from tests.lab.fleet.builders import steady
+from tune_rivals import finalists, order, points
+
+
+def a_result(usd: float, policy: str = "keda", *, sufficient: bool = True, **fields: Any) -> Result:
+    share = 0.97 if sufficient else 0.9
+    prices = {"aws-2026": usd, "neo-2026": usd / 2}
+    return Result(
+        **{
+            "run": Run(case="conv", policy=policy, settings=(("target", usd),)),
+            "requests": 1000,
+            "share": share,
+            "window_share": share,
+            "sufficient": sufficient,
+            "replica_hours": usd / 5,
+            "usd_on_demand": prices,
+            "usd": prices,
+            "reserved": {"aws-2026": 1, "neo-2026": 1},
+            "changes_per_hour": 2.0,
+            "broken_streams": 0,
+            "cpu_seconds": 1.0,
+            "initial": 1,
+            **fields,
+        }
+    )
+
+
+def test_the_scored_part_has_the_steepest_ramp_in_its_middle() -> None:
+    slow, fast = steady(0.1, 10 * HOUR), steady(1, 4 * HOUR)
+    arrivals = sorted([*slow.arrivals, *(arrival + 5 * HOUR for arrival in fast.arrivals)])
+    lengths = array("i", [10] * len(arrivals))
+    trace = Trace(
+        name="ramp",
+        seconds=10 * HOUR,
+        arrivals=array("d", arrivals),
+        input_tokens=lengths,
+        output_tokens=lengths,
+    )
+    assert ramp_begin(trace, 2) == 4 * HOUR
+    # At the edge of a trace the window stays within it.
+    assert ramp_begin(trace, 10) == 0
+
+
+def test_what_keeps_the_goal_comes_first_and_the_cheapest_in_front() -> None:
+    cheap, dear = a_result(10), a_result(20)
+    far, near = a_result(5, sufficient=False), a_result(6, sufficient=False, share=0.94)
+    assert order([far, dear, near, cheap]) == [cheap, dear, near, far]
+    # What attains most is tried on the other traces, too, however much it costs.
+    many = [a_result(usd, window_share=usd / 100) for usd in range(1, 60)]
+    assert [result.usd["aws-2026"] for result in finalists(many)] == [1, 2, 3, 59, 58]
+
+
+def test_a_grid_is_thinned_evenly() -> None:
+    grid = [{"target": float(index)} for index in range(90)]
+    assert [each["target"] for each in points(grid)] == [float(3 * index) for index in range(30)]
+    assert points(grid[:7]) == grid[:7]
+
+
+def test_the_gap_is_that_between_the_best_rival_and_the_cover() -> None:
+    rivals = {
+        "keda": a_result(20),
+        "hpa": a_result(30),
+        "cheap-and-late": a_result(5, sufficient=False),
+    }
+    figures = figures_of("conv", a_result(16, OURS), a_result(10, "cover"), rivals, bound=8.0)
+    assert (figures["best_rival_conv"], figures["gap_closed_conv"]) == ("keda", 0.4)
+    assert (figures["vs_bound_conv"], figures["vs_cover_conv_cold"]) == (2.0, 1.6)
+    missed = figures_of(
+        "conv", a_result(16, OURS, sufficient=False), a_result(10, "cover"), rivals, bound=8.0
+    )
+    assert missed["usd_conv"] is None
+    assert "gap_closed_conv" not in missed
+
+
+def test_a_policy_that_never_keeps_the_goal_has_no_dollars() -> None:
+    late = a_result(5, "late", sufficient=False)
+    lines = table("conv", a_result(16, OURS), {"late": late}, [a_result(10, "cover")], 8.0)
+    rows = [line for line in lines.splitlines() if line.startswith("| ")]
+    assert [row.split()[1] for row in rows[2:]] == ["cover", OURS, "late", "bound"]
+    assert rows[4].count("missed") == 2
+
+
+def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that has a file is read from there, also by another process."""
+    lines = [f"{index},200,20" for index in range(600)]
+    (tmp_path / "tiny.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))
+    monkeypatch.setitem(CASES, "tiny", Case(name="tiny", file="tiny.csv"))
+    run = Run(case="tiny", policy="static", settings=(("replicas", 1.0),))
+    runs = Runs(tmp_path, tmp_path / "runs", workers=1)
+    (first,) = runs.results([run], {}).values()
+    runs.close()
+    assert first.sufficient
+    assert first.requests == 600
+
+    def refuse(*_: object) -> Result:
+        raise AssertionError
+
+    monkeypatch.setattr(scale_runs, "play", refuse)
+    again = Runs(tmp_path, tmp_path / "runs", workers=1)
+    assert again.results([run], {}) == {run: first}
+    again.close()
+
+
+def test_warm_engines_sleep_on_nodes_that_are_paid() -> None:
+    cold, warm = CASES["conv"].fleet(COLD, 3), CASES["conv"].fleet(WARM, 3)
+    assert (cold.node_hold, cold.held_start_up, cold.purchase.reserved) == (0, None, 3)
+    assert warm.node_hold > 0
+    assert warm.held_start_up is not None
+    assert replace(warm, node_hold=0, held_start_up=None) == cold
+
+
+def test_no_case_is_scored_where_it_was_tuned() -> None:
+    for case in CASES.values():
+        if case.tuned and case.scored and case.tuning_file is None:
+            assert case.tuned[1] <= case.scored[0], case.name
