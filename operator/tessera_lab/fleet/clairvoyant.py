@@ -62,8 +62,7 @@ def _play(
     """Return the simulated schedule, and which windows have enough requests in time."""
     free = replace(
         fleet,
-        initial_replicas=cover.schedule[0][1],
-        min_replicas=0,
+        initial_replicas=max(fleet.min_replicas, cover.schedule[0][1]),
         max_replicas=max(replicas for _, replicas in cover.schedule),
         start_up=StartUp(low=0.0, mode=0.0, high=0.0),
     )
