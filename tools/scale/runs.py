@@ -11,22 +11,19 @@ from typing import Any
 
 from scale.cases import CASES, COLD, H100
 from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
+from tessera_lab.fleet.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.course import Course, best_reservation, cost
-from tessera_lab.fleet.cover import cover, slot_demand
 from tessera_lab.fleet.disturbance import CALM, Disturbance
-from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, StartUp
+from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase
 from tessera_lab.fleet.observation import Policy, Settings
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import ProductPolicy
 from tessera_lab.fleet.policies.reactive import reactive
-from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
 from tessera_lab.fleet.prices import PRICE_SETS
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
 
 OURS, COVER, REACTIVE = "tessera", "cover", "reactive-hindsight"
-_FREE = StartUp(low=0, mode=0, high=0)
-_BISECTIONS = 6
 _SEED = 1
 
 
@@ -74,8 +71,7 @@ class Result:
     broken_streams: int
     cpu_seconds: float
     initial: int
-    setting: float = 0.0
-    """Of the cover: its load limit."""
+    """Replicas at the start."""
 
 
 DISTURBANCES = {
@@ -92,9 +88,9 @@ def play(run: Run, traces: Path, initial: int) -> Result:
     """Simulate a run whose fleet has so many replicas at the start."""
     began = time.process_time()
     trace, goal, fleet = _stage(run, traces)
-    setting = 0.0
     if run.policy == COVER:
-        course, setting, initial = _cover(trace, goal, fleet)
+        clairvoyant = clairvoyant_run(trace, fleet, goal)
+        course, initial = clairvoyant.course, max(1, clairvoyant.cover.schedule[0][1])
     else:
         policy = _policy(run, fleet, trace)
         initial = int(dict(run.settings).get("replicas", initial))
@@ -115,7 +111,6 @@ def play(run: Run, traces: Path, initial: int) -> Result:
         changes_per_hour=course.changes / trace.seconds * 3600,
         cpu_seconds=time.process_time() - began,
         initial=initial,
-        setting=setting,
         **_costs(run, course),
     )
 
@@ -135,28 +130,6 @@ def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
         return ProductPolicy(CASES[run.case].objects())
     family = reactive(trace, fleet.replica) if run.policy == REACTIVE else FAMILIES[run.policy]
     return family.create({**family.published, **settings}, fleet.replica)
-
-
-def _cover(trace: Trace, goal: AttainmentGoal, fleet: FleetModel) -> tuple[Course, float, int]:
-    """Return the course of the highest load limit that attains the goal, and its first replicas."""
-    demand = slot_demand(trace, fleet.replica, goal)
-    low, high = 0.2, 1.6
-    best: tuple[Course, float, int] | None = None
-    while best is None or high - low > 1.4 / 2**_BISECTIONS:
-        limit = (low + high) / 2
-        schedule = cover(demand, goal, limit).schedule
-        free = replace(
-            fleet, initial_replicas=schedule[0][1], min_replicas=0, max_replicas=999, start_up=_FREE
-        )
-        course = Simulation(trace, free, ScheduledPolicy(schedule), seed=_SEED).run()
-        if goal.score(zip(trace.arrivals, course.ttft, strict=True)).sufficient:
-            best, low = (course, limit, max(1, schedule[0][1])), limit
-        else:
-            high = limit
-        if high - low < 1e-3:
-            break
-    # Where long prompts alone miss the goal, nothing attains it: the last one is as good as any.
-    return best or (course, limit, max(1, schedule[0][1]))
 
 
 def _costs(run: Run, course: Course) -> dict[str, Any]:
