@@ -118,6 +118,10 @@ bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise 
 tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts that bench-scale does not score.
 	@$(RUN) tools/tune_rivals.py $(OPTIONS)
 
+.PHONY: record-course
+record-course: .venv/made ## Record ten minutes with a burst in a world, which tests compare simulated fleets with (about 12 minutes).
+	@$(RUN) -m bench.record_course $(OPTIONS)
+
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)

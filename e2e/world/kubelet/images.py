@@ -18,6 +18,7 @@ from world.kubelet.webserver import serve_http
 TABLE = Path(__file__)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 NEXT_OPERATOR = TABLE.parents[1] / "next_operator.py"
+RECORDING_OPERATOR = TABLE.parents[1] / "recording_operator.py"
 VLLM_ENTRYPOINTS = (
     ("vllm", "serve"),
     ("python3", "-m", "vllm.entrypoints.openai.api_server"),
@@ -91,9 +92,15 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         env={"PYTHONUNBUFFERED": "1"},
         binds_host=True,
     )
+    recording_operator = replace(
+        next_operator,
+        pattern="tessera/operator-recording:*",
+        entrypoints=((sys.executable, str(RECORDING_OPERATOR)),),
+    )
     return (
         operator,
         next_operator,
+        recording_operator,
         _named(operator, "tessera/operator:*"),
         runner,
         _named(runner, "tessera/batch:*"),
