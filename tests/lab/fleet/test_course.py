@@ -1,0 +1,331 @@
+"""A course recorded from a live fleet, and the simulated fleet beside it.
+
+Once the operator decides otherwise, `make record-course` records another one.
+"""
+
+import bisect
+import itertools
+import math
+import statistics
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from bench.recorded_course import RecordedCourse, read_course
+from tessera.domain.config import Config
+from tessera.domain.incremental import Incremental
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.plan import PlanMemory, plan
+from tessera.resources.defaults import newest_version
+from tessera_lab.fleet.model import StartUp
+from tessera_lab.fleet.observation import EngineSample, Observation, ReplicaStatus, Totals
+from tessera_lab.fleet.policies.product import FleetObjects, ProductPolicy
+from tessera_lab.fleet.simulation import Simulation
+from tessera_lab.fleet.sizing import sized_fleet
+from tessera_lab.fleet.trace import Trace
+
+FILE = Path(__file__).parent / "data" / "live_course.json.gz"
+SCRAPE_SECONDS, CYCLE_SECONDS = 15.0, 5.0
+# The operator reads latencies so seldom; the simulated one does so at other moments.
+LATENCY_SECONDS = 30.0
+# No request came before the load; the rate of arrivals is that of so long.
+QUIET_SECONDS = 60.0
+# From the burst on, until the live fleet had served what waited.
+BACKLOG = (90.0, 210.0)
+# The load is low again, and the hold of the removal ends.
+REMOVALS_BEGIN = 500
+# Name in `Totals`, and the counters of vLLM of which it is the sum.
+_COUNTERS = {
+    "finished": "request_success_total",
+    "prompt_tokens": "request_prompt_tokens_sum",
+    "output_tokens": "request_generation_tokens_sum",
+    "output_gaps": "inter_token_latency_seconds_count",
+    "gap_seconds": "inter_token_latency_seconds_sum",
+    "steps": "iteration_tokens_total_count",
+    "generated_tokens": "generation_tokens_total",
+}
+
+
+@cache
+def course() -> RecordedCourse:
+    return read_course(FILE)
+
+
+def second(moment: datetime) -> float:
+    return (moment - course().begin).total_seconds()
+
+
+def replicas(snapshot: Snapshot) -> list[Pod]:
+    return [pod for pod in snapshot.pods if pod.service == course().service]
+
+
+@cache
+def objects() -> FleetObjects:
+    """Return the service and its pools as they were when the load began."""
+    cycles = course().cycles
+    first = next(cycle.snapshot for cycle in cycles if cycle.snapshot.at >= course().begin)
+    (service,) = first.services
+    return FleetObjects(service=service, pools=first.pools, nodes=first.nodes)
+
+
+def value_at(samples: Sequence[tuple[float, float]], at: float) -> float | None:
+    """Return the newest sample; None before the first."""
+    index = bisect.bisect_right(samples, at, key=lambda sample: sample[0])
+    return samples[index - 1][1] if index else None
+
+
+def total_at(name: str, at: float) -> float:
+    values = [value_at(series.get(name, ()), at) for series in course().scrapes.values()]
+    return sum(value for value in values if value is not None)
+
+
+def sample_at(
+    series: Mapping[str, Sequence[tuple[float, float]]], at: float
+) -> EngineSample | None:
+    running = value_at(series.get("num_requests_running", ()), at)
+    waiting = value_at(series.get("num_requests_waiting", ()), at)
+    if running is None or waiting is None:
+        return None
+    return EngineSample(
+        running=int(running),
+        waiting=int(waiting),
+        kv_usage=value_at(series.get("kv_cache_usage_perc", ()), at) or 0.0,
+        busy=value_at(series.get("DCGM_FI_PROF_GR_ENGINE_ACTIVE", ()), at) or 0.0,
+    )
+
+
+def status(pod: Pod, number: int, read_at: float, at: float) -> ReplicaStatus:
+    leaves_at = at if pod.terminating else None
+    draining = leaves_at if pod.draining_since is None else second(pod.draining_since)
+    return ReplicaStatus(
+        number=number,
+        ordered_at=second(pod.created),
+        ready_at=None if pod.ready_since is None else second(pod.ready_since),
+        draining_since=draining,
+        sample=sample_at(course().scrapes.get(pod.ref.name, {}), read_at),
+    )
+
+
+def observation(snapshot: Snapshot, numbers: dict[str, int]) -> Observation:
+    """Return what a simulated fleet would show of a cycle: scrapes, pods and the gateway."""
+    at = second(snapshot.at)
+    assert snapshot.readings is not None
+    read_at = second(snapshot.readings.at)
+    scrapes = [
+        moment
+        for series in course().scrapes.values()
+        for moment, _ in series["num_requests_running"]
+        if moment <= read_at
+    ]
+    scraped_at = max(scrapes, default=0.0)
+    objective = objects().spec.slo.ttft_p95.total_seconds()
+    # As the gateway had counted when its latencies were read.
+    counted_at = second(snapshot.readings.latencies_at or snapshot.readings.at)
+    ttft = [each.ttft for each in course().requests if each.second + each.ttft <= counted_at]
+    pods = replicas(snapshot)
+    statuses = tuple(
+        status(pod, numbers.setdefault(pod.uid, len(numbers)), read_at, at) for pod in pods
+    )
+    totals = {name: total_at(counter, read_at) for name, counter in _COUNTERS.items()}
+    processed = total_at("iteration_tokens_total_sum", read_at)
+    demand = snapshot.demand_of(course().service)
+    assert demand is not None
+    ready = [each for each in statuses if each.ready_at is not None and not each.draining_since]
+    return Observation(
+        at=at,
+        replicas=snapshot.workloads[0].replicas,
+        ready=len(ready),
+        scraped_at=scraped_at,
+        engines=tuple(each.sample for each in ready),
+        statuses=statuses,
+        totals=Totals(
+            **totals,  # type: ignore[arg-type]
+            prefill_tokens=int(processed - totals["generated_tokens"]),
+            first_tokens=len(ttft),
+            ttft_seconds=sum(ttft),
+            in_time=sum(each <= objective for each in ttft),
+            in_half_time=sum(each <= objective / 2 for each in ttft),
+        ),
+        in_flight=demand.in_flight + demand.queued,
+        queued=demand.queued,
+        arrived=bisect.bisect_right([each.second for each in course().requests], at),
+    )
+
+
+def live_replicas() -> list[tuple[float, int]]:
+    """Return the decisions, by the seconds since the load began."""
+    return [(second(cycle.snapshot.at), cycle.replicas) for cycle in course().cycles]
+
+
+def count_at(decisions: Sequence[tuple[float, int]], at: float) -> int:
+    index = bisect.bisect_right(decisions, at, key=lambda decision: decision[0])
+    return decisions[max(0, index - 1)][1]
+
+
+def disagreeing_seconds(
+    simulated: Sequence[tuple[float, int]], live: Sequence[tuple[float, int]], tolerance: float
+) -> list[int]:
+    """Return the seconds at which the simulated count is none that was live about then."""
+    return [
+        at
+        for at in range(int(course().seconds))
+        if not _about(live, at, tolerance)[0]
+        <= count_at(simulated, at)
+        <= _about(live, at, tolerance)[1]
+    ]
+
+
+def _about(decisions: Sequence[tuple[float, int]], at: float, span: float) -> tuple[int, int]:
+    counts = [count for moment, count in decisions if at - span <= moment <= at + span]
+    counts.append(count_at(decisions, at - span))
+    return min(counts), max(counts)
+
+
+class Remembered:
+    """The product's policy, and what it decided."""
+
+    def __init__(self) -> None:
+        self._policy = ProductPolicy(objects(), interval=CYCLE_SECONDS, scrape=SCRAPE_SECONDS)
+        self.interval, self.scrape = self._policy.interval, self._policy.scrape
+        self.decisions: list[tuple[float, int]] = []
+
+    def decide(self, observation: Observation) -> int:
+        # The first replicas of a simulation are ready when they are ordered; live ones had started.
+        statuses = tuple(
+            replace(each, ordered_at=each.ordered_at - statistics.fmean(start_ups()))
+            if each.ready_at == each.ordered_at
+            else each
+            for each in observation.statuses
+        )
+        count = self._policy.decide(replace(observation, statuses=statuses))
+        self.decisions.append((observation.at, count))
+        return count
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
+def test_the_recorded_course_has_a_burst_that_scales_the_fleet_up_and_down() -> None:
+    counts = [count for at, count in live_replicas() if at >= 0]
+    assert counts[0] == 2
+    assert max(counts) >= 5
+    assert counts[-1] < max(counts)
+    assert len(course().requests) > 5000
+
+
+def test_the_recorded_snapshots_give_the_recorded_decisions() -> None:
+    config, memory, incremental = (
+        Config(builder_version=newest_version()),
+        PlanMemory(),
+        Incremental(),
+    )
+    decided = []
+    for cycle in course().cycles:
+        decision = incremental.run(plan, config, cycle.snapshot, memory)
+        memory = memory.after(decision)
+        service_plan = decision.service_plans.get(course().service)
+        decided.append(
+            (0, "")
+            if service_plan is None
+            else (service_plan.scale.replicas, str(service_plan.scale.reason))
+        )
+    assert decided == [(cycle.replicas, cycle.reason) for cycle in course().cycles]
+
+
+def fed_decisions() -> list[tuple[float, int]]:
+    """Return what the simulated operator decides at the live cycles from what was scraped."""
+    policy, numbers = Remembered(), dict[str, int]()
+    for cycle in course().cycles:
+        # Before that the service had no replicas, or no gateway had reported.
+        snapshot = cycle.snapshot
+        if cycle.replicas and snapshot.demand is not None and snapshot.readings is not None:
+            policy.decide(observation(snapshot, numbers))
+    return policy.decisions
+
+
+def changes(decisions: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the decisions for another number than before."""
+    return [
+        after
+        for before, after in itertools.pairwise(decisions)
+        if before[1] != after[1] and after[0] >= 0
+    ]
+
+
+def test_the_simulated_operator_decides_the_same_from_the_recorded_scrapes() -> None:
+    fed, live = fed_decisions(), live_replicas()
+    assert [count for _, count in changes(fed)] == [count for _, count in changes(live)]
+    delays = [
+        simulated - at for (simulated, _), (at, _) in zip(changes(fed), changes(live), strict=True)
+    ]
+    assert all(0 <= delay <= LATENCY_SECONDS for delay in delays)
+    # Most at the same cycle.
+    assert statistics.median(delays) == 0
+
+
+@cache
+def start_ups() -> list[float]:
+    """Return how long the replicas took to start that were ordered under the load."""
+    ready = {
+        pod.uid: (pod.ready_since - pod.created).total_seconds()
+        for cycle in course().cycles
+        for pod in replicas(cycle.snapshot)
+        if pod.ready_since is not None and pod.created >= course().begin
+    }
+    return sorted(ready.values())
+
+
+@cache
+def simulate() -> tuple[list[tuple[float, int]], list[float]]:
+    """Return the decisions and the TTFTs of a simulation of the recorded requests."""
+    seconds = start_ups()
+    low, high, mean = seconds[0], seconds[-1], statistics.fmean(seconds)
+    mode = min(high, max(low, 3 * mean - low - high))
+    fleet_objects, requests = objects(), course().requests
+    choice = fleet_objects.first_plan().choice
+    assert choice is not None
+    fleet = sized_fleet(
+        fleet_objects.spec, choice.fit, start_up=StartUp(low=low, mode=mode, high=high)
+    )
+    trace = Trace(
+        name="live course",
+        seconds=course().seconds + QUIET_SECONDS,
+        arrivals=array("d", [each.second + QUIET_SECONDS for each in requests]),
+        input_tokens=array("i", [each.prompt_tokens for each in requests]),
+        output_tokens=array("i", [each.output_tokens for each in requests]),
+    )
+    policy = Remembered()
+    played = Simulation(trace, replace(fleet, initial_replicas=2), policy).run()
+    return [(at - QUIET_SECONDS, count) for at, count in policy.decisions], list(played.ttft)
+
+
+def test_a_free_simulation_adds_replicas_with_the_live_fleet_within_a_scrape_and_a_cycle() -> None:
+    decisions, _ = simulate()
+    tolerance = SCRAPE_SECONDS + CYCLE_SECONDS
+    differing = disagreeing_seconds(decisions, live_replicas(), tolerance)
+    assert [at for at in differing if at < REMOVALS_BEGIN] == []
+    # What removes replicas is read less often.
+    later = disagreeing_seconds(decisions, live_replicas(), tolerance + LATENCY_SECONDS)
+    assert later == []
+    assert len(differing) <= 0.05 * course().seconds
+
+
+def test_a_free_simulation_has_the_ttft_of_the_live_fleet_but_for_the_backlog() -> None:
+    _, ttft = simulate()
+    pairs = list(zip(course().requests, ttft, strict=True))
+    begin, end = BACKLOG
+    calm = [(each, own) for each, own in pairs if not begin <= each.second < end]
+    live, simulated = [each.ttft for each, _ in calm], [own for _, own in calm]
+    assert statistics.fmean(simulated) == pytest.approx(statistics.fmean(live), rel=0.25)
+    assert percentile(simulated, 0.95) == pytest.approx(percentile(live, 0.95), rel=0.25)
+    all_live = [each.ttft for each, _ in pairs]
+    assert percentile(ttft, 0.95) == pytest.approx(percentile(all_live, 0.95), rel=0.25)
+    # Simulated engines serve a backlog in full steps, live ones in steps that the gateway's two
+    # workers do not always fill: it lasts longer.
+    assert 0.5 < statistics.fmean(ttft) / statistics.fmean(all_live) < 1
