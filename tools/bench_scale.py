@@ -141,14 +141,18 @@ class Bench:
         return self._results([run])[run]
 
 
-def bounds(case: str, traces: Path, hours: float) -> dict[str, float]:
-    """Return the bound of each price set, USD."""
+def bounds(case: str, traces: Path, hours: float, ends_by: float) -> dict[str, float]:
+    """Return the bound of each price set, USD, on runs whose last request ends by then."""
     trace = CASES[case].trace(traces, hours)
     fleet = CASES[case].fleet(COLD, 0)
     goal = attainment_goal(trace.seconds, COLD_START.high)
-    return {
-        name: lower_bound(trace, fleet.replica, goal, Supply(prices=prices[H100])).usd
+    supplies = {
+        name: Supply(prices=prices[H100], start_seconds=0.0, min_replicas=fleet.min_replicas)
         for name, prices in PRICE_SETS.items()
+    }
+    return {
+        name: lower_bound(trace, fleet.replica, goal, supply, ends_by).usd
+        for name, supply in supplies.items()
     }
 
 
@@ -241,13 +245,15 @@ def main() -> None:
     covers = bench.covers(cases)
     for case in cases:
         own, rivals = bench.own(case), bench.rivals(case)
-        hindsight, by_prices = bench.reactive(case), bounds(case, options.traces, options.hours)
+        hindsight = bench.reactive(case)
+        others = [covers[case], hindsight]
+        ends_by = max(result.paid_seconds for result in (own, *rivals.values(), *others))
+        by_prices = bounds(case, options.traces, options.hours, ends_by)
         bound = by_prices[PRICES]
         figures |= figures_of(case, own, covers[case], rivals, bound)
         if own.sufficient and hindsight.sufficient:
             ratio = own.usd[PRICES] / hindsight.usd[PRICES]
             figures[f"vs_hindsight_{case}"] = round(ratio, 3)
-        others = [covers[case], hindsight]
         below += [
             f"{result.run.policy} on {case} at {name}"
             for result in (own, *rivals.values(), *others)

@@ -62,6 +62,8 @@ class Result:
     window_share: float
     sufficient: bool
     replica_hours: float
+    paid_seconds: float
+    """End of the last request, or of the trace if that is later."""
     usd_on_demand: dict[str, float]
     """All replicas on demand, by price set."""
     usd: dict[str, float]
@@ -139,6 +141,7 @@ def _costs(run: Run, course: Course) -> dict[str, Any]:
         purchase = Purchase(reserved=run.reserved)
         best = {name: (run.reserved, cost(course, each, purchase)) for name, each in prices.items()}
     return {
+        "paid_seconds": course.paid_seconds,
         "replica_hours": course.replica_seconds / 3600,
         "usd_on_demand": {name: cost(course, each, Purchase()) for name, each in prices.items()},
         "usd": {name: usd for name, (_, usd) in best.items()},

@@ -27,6 +27,7 @@ def a_result(usd: float, policy: str = "keda", *, sufficient: bool = True, **fie
             "window_share": share,
             "sufficient": sufficient,
             "replica_hours": usd / 5,
+            "paid_seconds": 3600.0,
             "usd_on_demand": prices,
             "usd": prices,
             "reserved": {"aws-2026": 1, "neo-2026": 1},
