@@ -1,6 +1,7 @@
 """The product's own decision: simulated observations in, `plan()`, its number of replicas out."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, RECENT_SPAN, GatewayDemand
 from tessera.domain.observed.latency import GatewayLatency, LatencyHistogram, ServiceLatency
 from tessera.domain.observed.snapshot import (
+    Budget,
     Node,
     ObservedService,
     Pod,
@@ -43,6 +45,7 @@ class FleetObjects:
     service: ObservedService
     pools: tuple[Pool, ...]
     nodes: tuple[Node, ...]
+    budgets: tuple[Budget, ...] = ()
 
     @property
     def spec(self) -> InferenceServiceSpec:
@@ -60,12 +63,20 @@ class FleetObjects:
 class ProductPolicy:
     """The operator's cycle each `interval` seconds; gateways report each second."""
 
-    def __init__(self, objects: FleetObjects, interval: float = 5.0, scrape: float = 15.0) -> None:
+    def __init__(
+        self,
+        objects: FleetObjects,
+        interval: float = 5.0,
+        scrape: float = 15.0,
+        edits: Sequence[tuple[float, FleetObjects]] = (),
+    ) -> None:
+        """`edits` are pools, nodes and budgets from a moment on, in the order of time."""
         self.interval = interval
         self.scrape = scrape
         self.last: Plan | None = None
         """The newest plan."""
         self._objects = objects
+        self._edits = deque(edits)
         choice = objects.first_plan().choice
         if choice is None:
             raise ValueError(f"{objects.service.ref} fits no pool")
@@ -80,6 +91,8 @@ class ProductPolicy:
 
     def decide(self, observation: Observation) -> int:
         """Return the replicas that the plan asks for."""
+        while self._edits and self._edits[0][0] <= observation.at:
+            _, self._objects = self._edits.popleft()
         self._remember(observation)
         snapshot = self._snapshot(observation)
         decided = self._incremental.run(plan, _CONFIG, snapshot, self._memory)
@@ -108,6 +121,7 @@ class ProductPolicy:
             services=(self._service,),
             pools=self._objects.pools,
             nodes=self._objects.nodes,
+            budgets=self._objects.budgets,
             pods=tuple(self._pod(status) for status in observation.statuses),
             workloads=(self._workload(observation.replicas),),
             readings=self._readings(observation),
