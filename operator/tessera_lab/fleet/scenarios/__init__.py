@@ -1,0 +1,1 @@
+"""Hard situations for scaling policies, and what a policy must keep in them."""
