@@ -122,6 +122,10 @@ tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts th
 record-course: .venv/made ## Record ten minutes with a burst in a world, which tests compare simulated fleets with (about 12 minutes).
 	@$(RUN) -m bench.record_course $(OPTIONS)
 
+.PHONY: bench-scenarios
+bench-scenarios: .venv/made ## Measure what scaling policies keep in hard situations of a simulated fleet: no ratchet, oscillation, loss or deadlock (about 5 minutes).
+	@$(RUN) tools/bench_scenarios.py $(OPTIONS)
+
 .PHONY: bench-layouts
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)

@@ -1,0 +1,106 @@
+"""What scaling policies keep in hard situations: `make bench-scenarios`.
+
+Every policy runs as published in every scenario on a simulated fleet of one service. A table per
+scenario says which properties held, with the requests in time and the replica-hours, and a last one
+counts by policy. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tessera_lab.fleet.policies.families import FAMILIES
+from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS
+from tessera_lab.fleet.scenarios.verdict import (
+    OURS,
+    PropertyVerdict,
+    attainable_share,
+    play,
+)
+
+PROPERTIES = ("no_ratchet", "no_oscillation", "no_loss", "no_deadlock")
+_TITLES = ("RATCHET", "OSCILLATION", "LOSS", "DEADLOCK")
+_WORDS = {True: "no", False: "YES", None: "-"}
+
+# By policy and scenario.
+Verdicts = Mapping[str, Mapping[str, PropertyVerdict]]
+
+
+def main() -> None:
+    """Run, and print."""
+    parser = argparse.ArgumentParser(prog="bench_scenarios")
+    parser.add_argument("--policies", default=",".join((OURS, *FAMILIES)))
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--rate", type=float, default=RATE, help="usual requests per second")
+    chosen = parser.parse_args()
+    policies = chosen.policies.split(",")
+    verdicts: dict[str, dict[str, PropertyVerdict]] = {policy: {} for policy in policies}
+    began = time.process_time()
+    for name in chosen.scenarios.split(","):
+        scenario = replace(SCENARIOS[name], usual_rate=chosen.rate)
+        required = attainable_share(scenario)
+        _print_heading(name, required)
+        for policy in policies:
+            if scenario.product_only and policy != OURS:
+                continue
+            verdict = play(policy, scenario, required)
+            verdicts[policy][name] = verdict
+            _print_verdict(policy, verdict)
+    _print_counts(verdicts)
+    figures = _figures(verdicts, time.process_time() - began)
+    print(f"BENCH {json.dumps(figures)}")
+
+
+def _print_heading(scenario: str, required: float) -> None:
+    print(f"\n{scenario} (recovered with {required:.1%} in time)")
+    titles = " ".join(f"{title:>11}" for title in _TITLES)
+    print(f"{'POLICY':20} {titles} {'FINAL':>7} {'RECOVERED':>9} {'IN TIME':>8} {'REPLICA-H':>9}")
+
+
+def _print_verdict(policy: str, verdict: PropertyVerdict) -> None:
+    words = " ".join(f"{_WORDS[getattr(verdict, each)]:>11}" for each in PROPERTIES)
+    final = f"{verdict.final} of {verdict.minimum}"
+    print(
+        f"{policy:20} {words} {final:>7} {verdict.recovered_share:>9.1%} {verdict.share:>8.1%} "
+        f"{verdict.replica_hours:>9.2f}",
+        flush=True,
+    )
+
+
+def _failures(verdicts: Mapping[str, PropertyVerdict], each: str) -> Sequence[str]:
+    return [name for name, verdict in verdicts.items() if getattr(verdict, each) is False]
+
+
+def _print_counts(verdicts: Verdicts) -> None:
+    titles = " ".join(f"{title:>11}" for title in _TITLES)
+    print(f"\nScenarios in which a property did not hold\n{'POLICY':20} {titles} {'ALL KEPT':>9}")
+    for policy, by_scenario in verdicts.items():
+        counts = " ".join(f"{len(_failures(by_scenario, each)):>11}" for each in PROPERTIES)
+        whole = sum(verdict.holds for verdict in by_scenario.values())
+        print(f"{policy:20} {counts} {whole:>4} of {len(by_scenario)}")
+
+
+def _figures(verdicts: Verdicts, cpu_seconds: float) -> dict[str, object]:
+    """Return the scenarios that each policy kept whole, and where ours did not hold."""
+    product = verdicts.get(OURS, {})
+    return {
+        "kept": {
+            policy: sum(verdict.holds for verdict in by_scenario.values())
+            for policy, by_scenario in verdicts.items()
+        },
+        "scenarios": {policy: len(by_scenario) for policy, by_scenario in verdicts.items()},
+        "tessera_failures": {each: _failures(product, each) for each in PROPERTIES},
+        "tessera_in_time_min": round(
+            min((verdict.share for verdict in product.values()), default=1.0), 3
+        ),
+        "tessera_replica_hours": round(
+            sum(verdict.replica_hours for verdict in product.values()), 2
+        ),
+        "cpu_seconds": round(cpu_seconds),
+    }
+
+
+if __name__ == "__main__":
+    main()
