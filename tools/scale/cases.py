@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec
-from tessera.api.inference_service import InferenceServiceSpec
-from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref
+from tessera.domain.observed.snapshot import Ref
 from tessera_lab.fleet.model import COLD_START, WARM_START, FleetModel, Purchase
-from tessera_lab.fleet.policies.product import FleetObjects
+from tessera_lab.fleet.policies.product import FleetObjects, WholeGpuPool
 from tessera_lab.fleet.sizing import sized_fleet
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.fleet.trace_file import read_trace
@@ -20,7 +17,6 @@ TRACES = Path(__file__).parents[3] / "shared" / "traces"
 H100 = "NVIDIA-H100-80GB-HBM3"
 HOUR = 3600.0
 MAX_REPLICAS = 48
-_NODE_GPUS = 8
 _RAMP_SECONDS = 900.0
 
 
@@ -67,51 +63,17 @@ class Case:
             "scaling": {"minReplicas": 1, "maxReplicas": MAX_REPLICAS},
             "drain": {"timeout": self.drain},
         }
-        pool = {
-            "nodeSelector": {"pool": "h100"},
-            "tier": "OnDemand",
-            "prices": [{"from": date(2026, 1, 1), "perGPUHour": "6.88"}],
-        }
-        labels = {
-            "pool": "h100",
-            "nvidia.com/gpu.product": H100,
-            "nvidia.com/gpu.count": str(_NODE_GPUS),
-        }
-        return FleetObjects(
-            service=ObservedService(
-                ref=Ref("lab", self.name),
-                uid=self.name,
-                generation=1,
-                spec=InferenceServiceSpec.model_validate(spec),
-            ),
-            pools=(
-                Pool(
-                    name="h100",
-                    uid="h100",
-                    generation=1,
-                    spec=AcceleratorPoolSpec.model_validate(pool),
-                ),
-            ),
-            nodes=tuple(
-                Node(
-                    name=f"node-{index}",
-                    labels=labels,
-                    schedulable=True,
-                    allocatable={"nvidia.com/gpu": _NODE_GPUS},
-                )
-                for index in range(MAX_REPLICAS // _NODE_GPUS + 1)
-            ),
-        )
+        # Of 8 GPUs each, and one to spare.
+        nodes = MAX_REPLICAS // 8 + 1
+        pool = WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes)
+        return pool.objects(Ref("lab", self.name), spec)
 
     def fleet(self, start_up: str, reserved: int) -> FleetModel:
         """Return the fleet that the product sizes from the manifests."""
         objects = self.objects()
-        choice = objects.first_plan().choice
-        if choice is None:
-            raise ValueError(f"{self.model} fits no pool")
         fleet = sized_fleet(
             objects.spec,
-            choice.fit,
+            objects.choice().fit,
             start_up=WARM_START if start_up == HYPOTHETICAL else COLD_START,
             purchase=Purchase(reserved=reserved),
         )

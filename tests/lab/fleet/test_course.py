@@ -288,8 +288,7 @@ def simulate() -> tuple[list[tuple[float, int]], list[float]]:
     low, high, mean = seconds[0], seconds[-1], statistics.fmean(seconds)
     mode = min(high, max(low, 3 * mean - low - high))
     fleet_objects, requests = objects(), course().requests
-    choice = fleet_objects.first_plan().choice
-    assert choice is not None
+    choice = fleet_objects.choice()
     fleet = sized_fleet(
         fleet_objects.spec, choice.fit, start_up=StartUp(low=low, mode=mode, high=high)
     )

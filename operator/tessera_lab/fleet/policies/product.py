@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
@@ -35,6 +37,7 @@ _START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
 # As often as the operator reads latencies.
 _LATENCY = 30.0
+_NODE_GPUS = 8
 _CONFIG = Config()
 
 
@@ -59,6 +62,65 @@ class FleetObjects:
         snapshot = Snapshot(at=_START, services=(self.service,), pools=self.pools, nodes=self.nodes)
         return plan(_CONFIG, snapshot, PlanMemory()).service_plans[self.service.ref]
 
+    def choice(self) -> HardwareChoice:
+        """Return the hardware of the service; raise ValueError where it fits no pool."""
+        choice = self.first_plan().choice
+        if choice is None:
+            raise ValueError(f"{self.service.ref} fits no pool")
+        return choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeGpuPool:
+    """A pool of nodes with 8 whole GPUs each, on demand."""
+
+    name: str
+    product: str
+    price: str
+    """USD per GPU and hour."""
+    nodes: int
+
+    def objects(
+        self, ref: Ref, spec: dict[str, Any], budgets: Sequence[Budget] = ()
+    ) -> FleetObjects:
+        """Return a service on this pool; `spec` is that of its manifest."""
+        pool = {
+            "nodeSelector": {"pool": self.name},
+            "tier": "OnDemand",
+            "prices": [{"from": date(2026, 1, 1), "perGPUHour": self.price}],
+        }
+        labels = {
+            "pool": self.name,
+            "nvidia.com/gpu.product": self.product,
+            "nvidia.com/gpu.count": str(_NODE_GPUS),
+        }
+        return FleetObjects(
+            service=ObservedService(
+                ref=ref,
+                uid=ref.name,
+                generation=1,
+                spec=InferenceServiceSpec.model_validate(spec),
+            ),
+            pools=(
+                Pool(
+                    name=self.name,
+                    uid=self.name,
+                    generation=1,
+                    spec=AcceleratorPoolSpec.model_validate(pool),
+                ),
+            ),
+            nodes=tuple(
+                Node(
+                    name=f"node-{number}",
+                    labels=labels,
+                    schedulable=True,
+                    allocatable={"nvidia.com/gpu": _NODE_GPUS},
+                )
+                for number in range(self.nodes)
+            ),
+            budgets=tuple(budgets),
+        )
+
 
 class ProductPolicy:
     """The operator's cycle each `interval` seconds; gateways report each second."""
@@ -77,10 +139,7 @@ class ProductPolicy:
         """The newest plan."""
         self._objects = objects
         self._edits = deque(edits)
-        choice = objects.first_plan().choice
-        if choice is None:
-            raise ValueError(f"{objects.service.ref} fits no pool")
-        self._choice: HardwareChoice = choice
+        self._choice = objects.choice()
         self._service = objects.service
         self._memory = PlanMemory()
         self._incremental = Incremental()
