@@ -110,17 +110,18 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 
 
 @pytest.mark.parametrize(
-    ("rate", "in_time", "early", "replicas"), [(5.5, 1.0, 1.0, 3), (6.8, 0.9, 0.8, 5)]
+    ("rate", "serving", "in_time", "early", "replicas"),
+    [(5.5, 3, 1.0, 1.0, 3), (6.8, 4, 0.9, 0.8, 5)],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
-    rate: float, in_time: float, early: float, replicas: int
+    rate: float, serving: int, in_time: float, early: float, replicas: int
 ) -> None:
     spec = policy(scaleDown={"stabilizationWindow": "1m"})
     loads = [
         load(
             second,
             arrival_rate=rate,
-            serving=3,
+            serving=serving,
             running=20.0,
             ttft=TtftShares(at(second), in_time, early),
         )

@@ -76,6 +76,16 @@ def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
     assert next_pace(Pace(), early, use=1.0) == Pace(1.0, at(30))
 
 
+def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
+    late = TtftShares(at(330), 0.5, 0.5)
+    pace = Pace(1.1, at(300), missing_at=at(60))
+    assert next_pace(pace, late, use=1.0).factor == 1.1
+    # Five minutes later none of what is counted came then.
+    assert next_pace(pace, replace(late, read_at=at(360)), use=1.0).factor < 1.1
+    early = replace(late, in_time=1.0, early=1.0)
+    assert next_pace(pace, early, use=1.0).factor > 1.1
+
+
 def test_the_shares_are_those_of_gateways_that_see_most_requests() -> None:
     gateway = GatewayLatency(ttft=histogram(200, 190, 180), overdue=0)
     assert ttft_shares(SLO, ServiceLatency(gateway=gateway), NOW) == TtftShares(NOW, 0.95, 0.9)

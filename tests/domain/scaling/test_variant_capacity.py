@@ -235,7 +235,7 @@ def test_answers_that_become_longer_count_before_the_first_of_them_ends() -> Non
 
 
 def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
-    def lengths(arrivals: float | None) -> tuple[int, int]:
+    def lengths(arrivals: float | None, finish_rate: float = 0.5) -> tuple[int, int]:
         loaded = ServiceLoad(
             at=at(0),
             replicas=1,
@@ -244,12 +244,15 @@ def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
             running=0.0,
             activity=None,
             arrival_rate=arrivals,
+            finish_rate=finish_rate,
             token_rates=TokenRates(prompt=900.0, output=300.0),
         )
         return lengths_of_last_minute(loaded)
 
     assert lengths(1.0) == (900, 300)
     assert lengths(2.0) == (450, 150)
+    # A queue is worked off.
+    assert lengths(1.0, finish_rate=3.0) == (300, 100)
     assert [lengths(0.5), lengths(0.0), lengths(None)] == [(0, 0)] * 3
 
 

@@ -115,7 +115,7 @@ def scale_by_capacity(
     history = with_recent_decisions(spec, load, history)
     demand = _demand(load, capacity, history.demand)
     memory = _remember(policy, capacity, load, current, history.demand)
-    memory = replace(memory, pace=_next_pace(capacity, load, memory, demand))
+    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, demand))
     assessment, backlog = _assess(policy, _paced(capacity, memory.pace), load, memory, demand)
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
@@ -238,10 +238,17 @@ def _correction(
 
 
 def _next_pace(
-    capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory, demand: _Demand
+    capacity: VariantCapacity,
+    load: ServiceLoad,
+    current: int,
+    memory: DemandHistory,
+    demand: _Demand,
 ) -> Pace:
-    carried = _paced(capacity, memory.pace).requests_per_second * max(1, load.serving)
-    return next_pace(memory.pace, load.ttft, demand.rate / carried)
+    pace = memory.pace
+    if load.serving < current:
+        pace = replace(pace, missing_at=load.at)
+    carried = _paced(capacity, pace).requests_per_second * max(1, load.serving)
+    return next_pace(pace, load.ttft, demand.rate / carried)
 
 
 def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:

@@ -3,15 +3,16 @@
 A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
 come in half of the objective, replicas carry more than predicted, and while some come late, less.
 The share in half of the objective warns before any is late, so no request is lost to find out.
+What is late while replicas are missing says nothing of those that serve.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Slo
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.slo.attainment import attainment
-from tessera.domain.slo.measurement import MIN_REQUESTS, measure_slo
+from tessera.domain.slo.measurement import MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
 # Bounds of the factor, and how it changes with every minute.
 LEAST, MOST = 0.9, 1.2
@@ -23,6 +24,8 @@ _EARLY_SHARE, _SAFE_SHARE = 0.95, 0.97
 _LEAST_USE = 0.6
 # What a missed reading lets pass counts at most so long.
 _LONGEST_STEP = timedelta(minutes=1)
+# What the shares are of.
+_SPAN = timedelta(seconds=WINDOW_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Pace:
 
     factor: float = 1.0
     read_at: datetime | None = None
+    missing_at: datetime | None = None
+    """When fewer replicas than ordered were last ready."""
 
 
 def ttft_shares(
@@ -65,11 +70,12 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float) -> Pace:
     if shares is None or shares.read_at == pace.read_at:
         return pace
     if pace.read_at is None:
-        return Pace(pace.factor, shares.read_at)
+        return replace(pace, read_at=shares.read_at)
     minutes = min(shares.read_at - pace.read_at, _LONGEST_STEP) / timedelta(minutes=1)
     factor = pace.factor
     if shares.in_time < _SAFE_SHARE:
-        factor = max(LEAST, factor * _FALL**minutes)
+        if pace.missing_at is None or shares.read_at - pace.missing_at >= _SPAN:
+            factor = max(LEAST, factor * _FALL**minutes)
     elif shares.early >= _EARLY_SHARE and use >= _LEAST_USE:
         factor = min(MOST, factor * _RISE**minutes)
-    return Pace(factor, shares.read_at)
+    return replace(pace, factor=factor, read_at=shares.read_at)

@@ -99,11 +99,15 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
 
 
 def lengths_of_last_minute(load: ServiceLoad) -> tuple[int, int]:
-    """Return the tokens that engines computed for each request that came; 0 if not known."""
+    """Return the tokens that engines computed for each request that came; 0 if not known.
+
+    Where more requests ended than came, a queue was worked off, and they count.
+    """
     rates, arrivals = load.token_rates, load.arrival_rate
     if rates is None or arrivals is None or arrivals * 60 < _MIN_RECENT_REQUESTS:
         return 0, 0
-    return round(rates.prompt / arrivals), round(rates.output / arrivals)
+    requests = max(arrivals, load.finish_rate or 0.0)
+    return round(rates.prompt / requests), round(rates.output / requests)
 
 
 def _measured_lengths(reading: SpeedReading) -> tuple[int, int] | None:
