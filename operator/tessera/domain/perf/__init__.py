@@ -15,6 +15,7 @@ from tessera.domain.perf.roofline import min_read_seconds, ridge_point
 from tessera.domain.perf.sources import (
     MIN_LOAD_MIB_PER_SECOND,
     MIN_REQUESTS,
+    OFF_TOLERANCE,
     MeasurementKey,
     SpeedMeasurement,
     measured_ratio,
@@ -27,6 +28,7 @@ from tessera.domain.perf.step import StepTime, attention_pairs
 __all__ = [
     "MIN_LOAD_MIB_PER_SECOND",
     "MIN_REQUESTS",
+    "OFF_TOLERANCE",
     "MeasurementKey",
     "SpeedMeasurement",
     "StepTime",

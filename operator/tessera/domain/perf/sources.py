@@ -15,6 +15,8 @@ from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shippe
 MIN_LOAD_MIB_PER_SECOND = 100
 # Fewer requests say nothing about a model's speed.
 MIN_REQUESTS = 100
+# The speed is not as predicted where the ITL differs by more than this share.
+OFF_TOLERANCE = 0.15
 # No engine is further from its prediction; what shows more is no measurement.
 _MIN_RATIO, _MAX_RATIO = 0.2, 5.0
 

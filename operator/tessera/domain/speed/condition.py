@@ -11,13 +11,11 @@ from decimal import Decimal
 from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.text import counted
-from tessera.domain.perf import MIN_REQUESTS
+from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.speed.service_speed import ServiceSpeed
 
 # Time that a reading covers; the status is not written more often.
 WINDOW = timedelta(minutes=5)
-# The speed stops being as predicted when the ITL differs by more than this share.
-OFF_TOLERANCE = 0.15
 # It is as predicted again when the ITL differs by less than this share.
 RECOVERY_TOLERANCE = 0.10
 _MIN_CHANGE = 0.10
