@@ -16,6 +16,7 @@ from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.placement.checks import max_model_len
 from tessera.domain.scaling.autoscale import ScalingPolicy, ServiceLoad, recommended_replicas
 from tessera.domain.scaling.capacity import replicas_for
+from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing import prices
@@ -169,11 +170,12 @@ def check_capacity(service_class: ServiceClass, every: int) -> int:
 def largest_silent_rate(capacity: VariantCapacity, replicas: int) -> float:
     """Return the highest rate of arrivals, in steps of a thousandth, that adds no replica."""
     full = replicas * capacity.requests_per_second
+    headroom = Growth().headroom(capacity.lead)
     steps = bisect_left(
         range(2000),
         True,
         key=lambda step: (
-            replicas_for(full * step / 1000, capacity, capacity.requests_per_second) > replicas
+            replicas_for(full * step / 1000, capacity.requests_per_second, headroom) > replicas
         ),
     )
     return full * (steps - 1) / 1000

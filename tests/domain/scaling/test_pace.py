@@ -40,15 +40,15 @@ def play(in_time: float, early: float, use: float = 0.9, minutes: float = 10) ->
 @pytest.mark.parametrize(
     ("in_time", "early", "use", "factor"),
     [
-        # Two minutes at 4 %.
-        (1.0, 0.99, 0.9, 1.04**2),
+        # Two minutes at 2 %.
+        (1.0, 0.99, 0.9, 1.02**2),
         # Neither early enough nor late.
         (0.98, 0.90, 0.9, 1.0),
         # Replicas with little to do say nothing.
         (1.0, 1.0, 0.5, 1.0),
-        (0.90, 0.80, 0.9, LEAST),
+        (0.90, 0.80, 0.9, 0.95**2),
         # Late requests count also where replicas have little to do.
-        (0.90, 0.96, 0.1, LEAST),
+        (0.90, 0.96, 0.1, 0.95**2),
     ],
 )
 def test_the_factor_follows_what_came_in_time(
@@ -60,9 +60,23 @@ def test_the_factor_follows_what_came_in_time(
 def test_the_factor_has_bounds_and_falls_faster_than_it_rises() -> None:
     assert play(1.0, 1.0, minutes=60) == MOST
     assert play(0.0, 0.0, minutes=60) == LEAST
-    risen = next_pace(Pace(1.1, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
-    fallen = next_pace(Pace(1.1, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
-    assert risen.factor - 1.1 < 1.1 - fallen.factor
+    risen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
+    fallen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
+    assert risen.factor - 1.05 < 1.05 - fallen.factor
+
+
+def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
+    pace, late = Pace(MOST, NOW), {5, 6}
+    highest = []
+    for minute in range(1, 121):
+        share = 0.9 if minute in late else 1.0
+        pace = next_pace(pace, TtftShares(at(60 * minute), share, share), use=0.9)
+        highest.append(pace.factor)
+    assert highest[3] == MOST
+    # It rises quickly up to nine tenths of it, and then by a thousandth a minute.
+    assert highest[30] == pytest.approx(0.9 * MOST, rel=0.03)
+    assert highest[90] == pytest.approx(highest[60] * 1.001**30)
+    assert highest[-1] == pytest.approx(MOST, rel=0.02)
 
 
 def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
@@ -71,19 +85,19 @@ def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
     assert next_pace(pace, early, use=1.0) == pace
     assert next_pace(pace, None, use=1.0) == pace
     after_gap = next_pace(Pace(1.0, NOW), replace(early, read_at=at(3600)), use=1.0)
-    assert after_gap.factor == pytest.approx(1.04)
+    assert after_gap.factor == pytest.approx(1.02)
     # The first reading has no time before it.
     assert next_pace(Pace(), early, use=1.0) == Pace(1.0, at(30))
 
 
 def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
     late = TtftShares(at(330), 0.5, 0.5)
-    pace = Pace(1.1, at(300), missing_at=at(60))
-    assert next_pace(pace, late, use=1.0).factor == 1.1
+    pace = Pace(1.05, at(300), missing_at=at(60))
+    assert next_pace(pace, late, use=1.0).factor == 1.05
     # Five minutes later none of what is counted came then.
-    assert next_pace(pace, replace(late, read_at=at(360)), use=1.0).factor < 1.1
+    assert next_pace(pace, replace(late, read_at=at(360)), use=1.0).factor < 1.05
     early = replace(late, in_time=1.0, early=1.0)
-    assert next_pace(pace, early, use=1.0).factor > 1.1
+    assert next_pace(pace, early, use=1.0).factor > 1.05
 
 
 def test_the_shares_are_those_of_gateways_that_see_most_requests() -> None:

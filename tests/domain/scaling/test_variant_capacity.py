@@ -23,7 +23,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanMemory
 from tessera.domain.scaling.autoscale import ServiceLoad
-from tessera.domain.scaling.capacity import replicas_for
+from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
@@ -116,11 +116,7 @@ def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
     lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
     carried = capacity(lengths)
     full = carried.requests_per_second
-    rate = next(
-        full * share / 100
-        for share in range(100, 0, -1)
-        if replicas_for(full * share / 100, carried, full) == 1
-    )
+    rate = full / Growth().headroom(carried.lead)
     assert attainment(rate, carried) >= 0.95
     assert attainment(too_many * rate, carried) < 0.95
 

@@ -18,6 +18,7 @@ from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
 from tessera.domain.observed.snapshot import TokenRates
+from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.pace import Pace, TtftShares
 
 TOLERANCE = 0.1
@@ -149,6 +150,7 @@ class DemandHistory:
     lengths: tuple[int, int] | None = None
     """Mean tokens of prompts and answers, as last measured; None before any were."""
     pace: Pace = field(default_factory=Pace)
+    growth: Growth = field(default_factory=Growth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from tessera.domain.scaling.autoscale import (
     push,
     with_recent_decisions,
 )
+from tessera.domain.scaling.growth import next_growth
 from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
 
@@ -47,16 +48,10 @@ _SAMPLE_INTERVAL = timedelta(seconds=5)
 _RISE_DEVIATIONS = 3.0
 # Engines that finish and hold so many times the requests of gateways have other clients as well.
 _OTHER_CLIENTS = 1.25
-# Concurrent requests of Poisson arrivals stay below their mean and so many deviations for 95 % of
-# the time.
-_DEVIATIONS = 1.645
-# Arrivals grow while a replica starts: the headroom that served recorded traffic best was 1.15 with
-# a lead of 110 s and 1.2 with one of 180 s.
-_BASE_GROWTH, _GROWTH_PER_SECOND, MAX_GROWTH = 1.04, 0.001, 1.3
 # What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
-# A replica is removed once the demand with this margin needs it no more.
-_HYSTERESIS = 1.1
+# A replica is removed once it is not needed for so many deviations more of Poisson arrivals.
+_DEVIATIONS = 1.645
 # Starting a replica again costs its lead, and twice as much in lost objectives.
 _START_UP_COST = 3
 MAX_HOLD = timedelta(minutes=10)
@@ -79,24 +74,14 @@ class _Demand(NamedTuple):
     estimated: bool
 
 
-def growth(lead: timedelta) -> float:
-    """Return the factor of headroom for what arrivals grow by while a replica starts."""
-    return min(MAX_GROWTH, _BASE_GROWTH + _GROWTH_PER_SECOND * lead.total_seconds())
-
-
 def hold_of(spec: ScalingSpec, lead: timedelta) -> timedelta:
     """Return for how long fewer replicas must be enough before one is removed."""
     return max(spec.scale_down.stabilization_window, min(_START_UP_COST * lead, MAX_HOLD))
 
 
-def replicas_for(rate: float, capacity: VariantCapacity, replica_rate: float) -> int:
+def replicas_for(rate: float, replica_rate: float, headroom: float) -> int:
     """Return the replicas that carry a rate of arrivals with headroom; 0 for no arrivals."""
-    if rate <= 0:
-        return 0
-    by_rate = rate * growth(capacity.lead) / replica_rate
-    concurrent = by_rate * capacity.concurrent
-    by_places = (concurrent + _DEVIATIONS * math.sqrt(concurrent)) / capacity.places
-    return _ceil(max(by_rate, by_places))
+    return _ceil(rate * headroom / replica_rate)
 
 
 def _ceil(replicas: float) -> int:
@@ -115,7 +100,13 @@ def scale_by_capacity(
     history = with_recent_decisions(spec, load, history)
     demand = _demand(load, capacity, history.demand)
     memory = _remember(policy, capacity, load, current, history.demand)
-    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, demand))
+    memory = replace(
+        memory,
+        pace=_next_pace(capacity, load, current, memory, demand),
+        growth=next_growth(
+            memory.growth, load.at, demand.rate / capacity.requests_per_second, capacity.lead
+        ),
+    )
     assessment, backlog = _assess(policy, _paced(capacity, memory.pace), load, memory, demand)
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
@@ -207,6 +198,7 @@ def _remember(
         correction=_correction(capacity, load, memory, full_since),
         lengths=capacity.lengths,
         pace=memory.pace,
+        growth=memory.growth,
     )
 
 
@@ -215,6 +207,9 @@ def _is_full(
 ) -> bool:
     """Return whether requests wait although all replicas serve, and devices or caches agree."""
     if not load.waiting or load.serving < max(1, current):
+        return False
+    if load.ttft is not None:
+        # Their pace follows from it.
         return False
     active = load.activity is None or load.activity >= float(policy.spec.activity.target)
     return active or (capacity.kv_usage or 0.0) >= _FULL_KV_USAGE
@@ -245,10 +240,9 @@ def _next_pace(
     demand: _Demand,
 ) -> Pace:
     pace = memory.pace
-    if load.serving < current:
-        pace = replace(pace, missing_at=load.at)
     carried = _paced(capacity, pace).requests_per_second * max(1, load.serving)
-    return next_pace(pace, load.ttft, demand.rate / carried)
+    use = demand.rate / carried
+    return next_pace(pace, load.ttft, use, missing=load.serving < current)
 
 
 def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
@@ -271,7 +265,9 @@ def _assess(
     spec = policy.spec
     replica_rate = capacity.requests_per_second * memory.correction
     most = demand.rate if demand.most is None else demand.most
-    retained = replicas_for(most * _HYSTERESIS, capacity, replica_rate)
+    headroom = memory.growth.headroom(capacity.lead)
+    noise = _DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
+    retained = replicas_for(most + noise, replica_rate, headroom)
     if spec.min_replicas > 1:
         # Those left after one is lost carry the load.
         retained = max(retained, _ceil(most / replica_rate) + 1)
@@ -279,7 +275,7 @@ def _assess(
     if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
         rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
         backlog = _ceil(rate / replica_rate)
-    needed = replicas_for(demand.rate, capacity, replica_rate)
+    needed = replicas_for(demand.rate, replica_rate, headroom)
     assessment = CapacityAssessment(
         arrival_rate=demand.rate,
         source=demand.source,
@@ -312,7 +308,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
     memory = history.demand or DemandHistory()
-    message = _message(capacity, load, memory.pace, assessment, current)
+    message = _message(capacity, load, memory, assessment, current)
     needed = clamp(policy.spec, assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
@@ -381,20 +377,20 @@ def _hold(
 def _message(
     capacity: VariantCapacity,
     load: ServiceLoad,
-    pace: Pace,
+    memory: DemandHistory,
     assessment: CapacityAssessment,
     current: int,
 ) -> str:
     """Return the numbers with which every message begins."""
     waiting = "at least " if load.waiting is None else ""
     slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
-    if round(pace.factor, 2) != 1:
-        slo += f", {pace.factor:.2f} times the prediction by the TTFT attained"
+    if round(memory.pace.factor, 2) != 1:
+        slo += f", {memory.pace.factor:.2f} times the prediction by the TTFT attained"
     return (
         f"{assessment.arrival_rate:.2f} requests/s {assessment.source}, a replica carries "
         f"{assessment.replica_rate:.2f}/s of {capacity.input_tokens} input and "
         f"{counted(capacity.output_tokens, 'output token')}{slo}, "
-        f"headroom {growth(capacity.lead):.2f} for a start-up of "
+        f"headroom {memory.growth.headroom(capacity.lead):.2f} for a start-up of "
         f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}, "
         f"{waiting}{load.known_waiting:.0f} waiting, {counted(current, 'replica')}"
     )

@@ -3,7 +3,8 @@
 A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
 come in half of the objective, replicas carry more than predicted, and while some come late, less.
 The share in half of the objective warns before any is late, so no request is lost to find out.
-What is late while replicas are missing says nothing of those that serve.
+What is late while replicas are missing says nothing of those that serve. A factor at which some
+came late is not tried again soon: each try costs a part of the error budget.
 """
 
 from dataclasses import dataclass, replace
@@ -15,8 +16,10 @@ from tessera.domain.slo.attainment import attainment
 from tessera.domain.slo.measurement import MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
 # Bounds of the factor, and how it changes with every minute.
-LEAST, MOST = 0.9, 1.2
-_RISE, _FALL = 1.04, 0.8
+LEAST, MOST = 0.6, 1.1
+_RISE, _FALL = 1.02, 0.95
+# The factor stays below this share of the one at which some came late; a minute lifts the limit.
+_BELOW_LATE, _LIFT = 0.9, 1.001
 # First tokens in half of the objective above which the factor rises, and those in the objective
 # below which it falls: before the 5 % of an error budget are used.
 _EARLY_SHARE, _SAFE_SHARE = 0.95, 0.97
@@ -45,8 +48,12 @@ class Pace:
 
     factor: float = 1.0
     read_at: datetime | None = None
+    limit: float = MOST
+    """Up to which the factor rises."""
+    late: bool = False
+    """Whether the reading had too many late."""
     missing_at: datetime | None = None
-    """When fewer replicas than ordered were last ready."""
+    """The last reading with fewer replicas ready than ordered."""
 
 
 def ttft_shares(
@@ -65,17 +72,30 @@ def ttft_shares(
     return TtftShares(read_at=read_at, in_time=attained.upper_share, early=half.lower_share)
 
 
-def next_pace(pace: Pace, shares: TtftShares | None, use: float) -> Pace:
-    """Return the pace after a reading; `use` is the load of the replicas relative to the pace."""
+def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: bool = False) -> Pace:
+    """Return the pace after a reading; `use` is the load of the replicas relative to the pace.
+
+    `missing` is whether fewer replicas than ordered are ready.
+    """
     if shares is None or shares.read_at == pace.read_at:
         return pace
-    if pace.read_at is None:
-        return replace(pace, read_at=shares.read_at)
-    minutes = min(shares.read_at - pace.read_at, _LONGEST_STEP) / timedelta(minutes=1)
-    factor = pace.factor
+    now, before = shares.read_at, pace.read_at
+    pace = replace(pace, read_at=now, missing_at=now if missing else pace.missing_at)
+    if before is None:
+        return pace
+    minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
     if shares.in_time < _SAFE_SHARE:
-        if pace.missing_at is None or shares.read_at - pace.missing_at >= _SPAN:
-            factor = max(LEAST, factor * _FALL**minutes)
-    elif shares.early >= _EARLY_SHARE and use >= _LEAST_USE:
-        factor = min(MOST, factor * _RISE**minutes)
-    return replace(pace, factor=factor, read_at=shares.read_at)
+        return _slower(pace, now, minutes)
+    limit = min(MOST, pace.limit * _LIFT**minutes)
+    factor = pace.factor
+    if shares.early >= _EARLY_SHARE and use >= _LEAST_USE:
+        factor = min(limit, factor * _RISE**minutes)
+    return replace(pace, factor=factor, limit=limit, late=False)
+
+
+def _slower(pace: Pace, now: datetime, minutes: float) -> Pace:
+    if pace.missing_at is not None and now - pace.missing_at < _SPAN:
+        return pace
+    limit = pace.limit if pace.late else max(LEAST, pace.factor * _BELOW_LATE)
+    factor = max(LEAST, pace.factor * _FALL**minutes)
+    return replace(pace, factor=factor, limit=limit, late=True)

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
+from tessera.domain.perf import OFF_TOLERANCE
 from tessera.domain.scaling.autoscale import TOLERANCE, ServiceLoad
 from tessera.domain.sizing.scheduler_limits import (
     Demand,
@@ -20,6 +21,9 @@ _LEAST_QUEUE_TARGET = 0.1
 _MIN_REQUESTS_FOR_LENGTH = 20
 # The same for those of the last minute, which count where they are longer.
 _MIN_RECENT_REQUESTS = 50
+# Share of an engine's places below which the time of its steps says little of full ones: tokens of
+# few requests come mostly while the prompts of a burst are read, which looks slow.
+_LEAST_BATCH = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +33,6 @@ class VariantCapacity:
     requests_per_second: float
     concurrent: float
     """Requests that run at once at this rate, on average."""
-    places: int
-    """The most requests that may run at once."""
     input_tokens: int
     """Tokens of a prompt, as measured or as in the spec."""
     output_tokens: int
@@ -59,6 +61,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     lead: timedelta,
     last_lengths: tuple[int, int] | None = None,
     recent_lengths: tuple[int, int] = (0, 0),
+    replicas: int = 1,
 ) -> VariantCapacity:
     """Return the capacity for requests as long as those of the last ten minutes.
 
@@ -66,7 +69,11 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     tokens long before the first of them ends.
     `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
     count while a reading has none: requests do not become typical since nobody measures them.
+    `replicas` are those among which a gateway chooses the one with the shortest wait.
     """
+    batch = reading.sequences
+    if batch is not None and batch < _LEAST_BATCH * fit.limits.max_num_seqs:
+        measured_ratio = None
     lengths = _measured_lengths(reading) or last_lengths
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
@@ -79,14 +86,15 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         input_tokens=prompt,
         output_tokens=answer,
         ttft=spec.slo.ttft_p95,
-        inter_token=spec.slo.itl_p95,
+        # The engine's largest step just keeps the objective as predicted: without the tolerance of
+        # a prediction, a slightly slower one would leave room for few requests.
+        inter_token=spec.slo.itl_p95 * min(max(1.0, measured_ratio or 1.0), 1 + OFF_TOLERANCE),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
-    sustained = sustained_load(demand, step, fit.memory.kv_tokens, fit.limits)
+    sustained = sustained_load(demand, step, fit.memory.kv_tokens, fit.limits, replicas)
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
         concurrent=sustained.sequences,
-        places=sustained.most_sequences,
         input_tokens=prompt,
         output_tokens=answer,
         queue_time=_queue_time(spec, prompt, fit.limits),

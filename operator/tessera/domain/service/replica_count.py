@@ -117,6 +117,7 @@ def _capacity_of(
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
         recent_lengths=lengths_of_last_minute(load),
+        replicas=max(1, load.serving) if load.queued is not None else 1,
     )
 
 

@@ -1,6 +1,7 @@
 """The engine's scheduler limits: the most concurrent requests and largest step in the SLO."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +16,10 @@ MAX_CHUNK_TOKENS = 8192
 # exponential, which prompts of one service may be.
 _PROMPT_VARIATION = 1.0
 _LATE_SHARE = 0.05
+# Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
+_MOST_USE = 0.95
+# Of a normal distribution, below which 95 % are.
+_DEVIATIONS = 1.645
 # To a thousandth of the range.
 _BISECTIONS = 10
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
@@ -62,49 +67,68 @@ class SustainedLoad:
     """Requests that run at once on average."""
     tokens_per_second: float
     """Output tokens."""
-    most_sequences: int
-    """The most requests that may run at once."""
     meets_slo: bool
     """False if even one request violates it; the load is then that of a full engine."""
 
 
 def sustained_load(
-    demand: Demand, step: StepTime, kv_tokens: int, engine: SchedulerLimits
+    demand: Demand, step: StepTime, kv_tokens: int, engine: SchedulerLimits, replicas: int = 1
 ) -> SustainedLoad:
-    """Return what an engine with these limits sustains of requests of these lengths."""
+    """Return what an engine with these limits sustains of requests of these lengths.
+
+    It is one of so many `replicas` among which a gateway chooses the one with the shortest wait.
+    """
     tokens = engine.max_num_batched_tokens
     cached = max(1, kv_tokens // demand.resident_tokens)
     most = max(1, min(engine.max_num_seqs, cached, tokens - 1))
     places = _max_sequences(demand, step, most, tokens)
-    highest = min(places or most, _prefill_bound(demand, tokens))
-    sequences = _most_at_random(demand, step, highest, tokens) if places else 0.0
+    full = min(places or most, _prefill_bound(demand, tokens))
+    highest = min(full, _mean_within(places or most, replicas))
+    limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens)
+
+    def is_sustained(sequences: float) -> bool:
+        return _tokens_per_second(demand, step, sequences, tokens) <= limit and _meets_ttft(
+            demand, step, sequences, tokens, replicas
+        )
+
+    sequences = _highest(is_sustained, highest) if places else 0.0
     return SustainedLoad(
         sequences=sequences or highest,
         tokens_per_second=_tokens_per_second(demand, step, sequences or highest, tokens),
-        most_sequences=places or most,
         meets_slo=sequences > 0,
     )
 
 
-def _most_at_random(demand: Demand, step: StepTime, highest: float, tokens: int) -> float:
-    """Return the most requests on average at which prompts are read in time; 0 for none."""
-    if _meets_ttft(demand, step, highest, tokens):
+def _mean_within(places: int, replicas: int) -> float:
+    """Return the mean requests at which places suffice for 95 % of the time.
+
+    Concurrent requests of Poisson arrivals vary by the root of their mean, over all replicas.
+    """
+    deviation = _DEVIATIONS / math.sqrt(replicas)
+    return ((math.sqrt(deviation * deviation + 4 * places) - deviation) / 2) ** 2
+
+
+def _highest(is_sustained: Callable[[float], bool], highest: float) -> float:
+    """Return the most requests on average that are sustained; 0 for none."""
+    if is_sustained(highest):
         return highest
     low, high = 0.0, highest
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if _meets_ttft(demand, step, middle, tokens):
+        if is_sustained(middle):
             low = middle
         else:
             high = middle
     return low
 
 
-def _meets_ttft(demand: Demand, step: StepTime, sequences: float, tokens: int) -> bool:
+def _meets_ttft(
+    demand: Demand, step: StepTime, sequences: float, tokens: int, replicas: int
+) -> bool:
     """Return whether 95 % of prompts that come at random are read in time.
 
-    An engine reads one prompt after the other, so they wait as in a queue with one server (M/G/1),
-    whose waiting times are exponential beyond the share that need not wait.
+    An engine reads one prompt after the other, so they wait as in one queue with as many servers
+    (M/G/n), whose waiting times are exponential beyond the share that need not wait.
     """
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
     reading = demand.input_tokens / (tokens - sequences) * full_seconds
@@ -113,8 +137,16 @@ def _meets_ttft(demand: Demand, step: StepTime, sequences: float, tokens: int) -
     slack = demand.ttft.total_seconds() - reading - full_seconds
     if busy >= 1 or slack <= 0:
         return False
-    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * (1 - busy))
-    return busy * math.exp(-slack / mean_wait) <= _LATE_SHARE
+    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * replicas * (1 - busy))
+    return waiting_share(replicas, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
+
+
+def waiting_share(servers: int, busy: float) -> float:
+    """Return the share of Poisson arrivals that must wait, by Erlang's C formula."""
+    blocked = 1.0
+    for server in range(1, servers + 1):
+        blocked = servers * busy * blocked / (server + servers * busy * blocked)
+    return blocked / (1 - busy * (1 - blocked))
 
 
 def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:

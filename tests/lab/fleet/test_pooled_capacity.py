@@ -1,0 +1,67 @@
+"""Replicas among which a gateway chooses carry more than each of them alone."""
+
+from dataclasses import replace
+from statistics import mean
+
+import pytest
+
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.sizing.scheduler_limits import Demand, sustained_load, waiting_share
+from tessera_lab.fleet.generators import steady
+from tessera_lab.fleet.scenarios.service import fleet_objects, sized
+from tessera_lab.fleet.simulation import Simulation
+from tests.lab.fleet.builders import Planned
+
+SECONDS = 300.0
+
+
+def predicted(replicas: int) -> float:
+    """Return the requests per second and replica of the generators' lengths."""
+    objects, trace = fleet_objects(), steady(10, SECONDS, seed=1)
+    fit, slo, shape = objects.choice().fit, objects.spec.slo, shape_of(objects.spec)
+    assert shape is not None
+    answer = round(mean(trace.output_tokens))
+    demand = Demand(
+        shape=shape,
+        precision=fit.precision,
+        max_model_len=fit.max_model_len,
+        input_tokens=round(mean(trace.input_tokens)),
+        output_tokens=answer,
+        ttft=slo.ttft_p95,
+        inter_token=slo.itl_p95,
+    )
+    load = sustained_load(demand, fit.step, fit.memory.kv_tokens, fit.limits, replicas)
+    return load.tokens_per_second / answer
+
+
+def in_time(rate: float, replicas: int) -> float:
+    """Return the share of first tokens within the objective after the fleet has filled up."""
+    trace = steady(rate * replicas, SECONDS, seed=2)
+    fleet = replace(sized(), initial_replicas=replicas)
+    course = Simulation(trace, fleet, Planned((0, replicas))).run()
+    late = [
+        ttft > fleet.replica.ttft
+        for arrival, ttft in zip(trace.arrivals, course.ttft, strict=True)
+        if arrival > 60
+    ]
+    return 1 - mean(late)
+
+
+@pytest.mark.parametrize(
+    ("servers", "busy", "share"), [(1, 0.5, 0.5), (2, 0.5, 1 / 3), (4, 0.8, 0.5964), (8, 0.0, 0.0)]
+)
+def test_the_share_that_waits_is_that_of_erlang(servers: int, busy: float, share: float) -> None:
+    assert waiting_share(servers, busy) == pytest.approx(share, abs=1e-4)
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_with_a_tenth_of_headroom_a_fleet_keeps_the_objective(replicas: int) -> None:
+    rate = predicted(replicas)
+    assert in_time(rate / 1.1, replicas) >= 0.95
+    assert in_time(1.5 * rate, replicas) < 0.95
+
+
+def test_four_replicas_carry_more_than_one_each() -> None:
+    rate = predicted(4) / 1.1
+    assert rate > 1.15 * predicted(1)
+    assert in_time(rate, 4) - in_time(rate, 1) > 0.1
