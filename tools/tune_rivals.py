@@ -90,7 +90,7 @@ def main() -> None:
         "covers": {run.case: result.usd for run, result in covers.items()},
         "policies": tuned,
     }
-    TUNING.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    TUNING.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
 def _entries(results: list[Result]) -> list[dict[str, Any]]:
