@@ -37,8 +37,6 @@ LATENCY_SECONDS = 30.0
 QUIET_SECONDS = 60.0
 # From the burst on, until the live fleet had served what waited.
 BACKLOG = (90.0, 210.0)
-# The load is low again, and the hold of the removal ends.
-REMOVALS_BEGIN = 500
 # Name in `Totals`, and the counters of vLLM of which it is the sum.
 _COUNTERS = {
     "finished": "request_success_total",
@@ -214,7 +212,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def test_the_recorded_course_has_a_burst_that_scales_the_fleet_up_and_down() -> None:
     counts = [count for at, count in live_replicas() if at >= 0]
     assert counts[0] == 2
-    assert max(counts) >= 5
+    assert max(counts) == 4
     assert counts[-1] < max(counts)
     assert len(course().requests) > 5000
 
@@ -266,7 +264,7 @@ def test_the_simulated_operator_decides_the_same_from_the_recorded_scrapes() -> 
     ]
     assert all(0 <= delay <= LATENCY_SECONDS for delay in delays)
     # Most at the same cycle.
-    assert statistics.median(delays) == 0
+    assert statistics.median(delays) < 1
 
 
 @cache
@@ -304,15 +302,11 @@ def simulate() -> tuple[list[tuple[float, int]], list[float]]:
     return [(at - QUIET_SECONDS, count) for at, count in policy.decisions], list(played.ttft)
 
 
-def test_a_free_simulation_adds_replicas_with_the_live_fleet_within_a_scrape_and_a_cycle() -> None:
+def test_a_free_simulation_has_the_live_replicas_within_a_scrape_and_a_cycle() -> None:
     decisions, _ = simulate()
     tolerance = SCRAPE_SECONDS + CYCLE_SECONDS
-    differing = disagreeing_seconds(decisions, live_replicas(), tolerance)
-    assert [at for at in differing if at < REMOVALS_BEGIN] == []
-    # What removes replicas is read less often.
-    later = disagreeing_seconds(decisions, live_replicas(), tolerance + LATENCY_SECONDS)
-    assert later == []
-    assert len(differing) <= 0.05 * course().seconds
+    assert disagreeing_seconds(decisions, live_replicas(), tolerance) == []
+    assert [count for _, count in changes(decisions)] == [3, 4, 3, 2]
 
 
 def test_a_free_simulation_has_the_ttft_of_the_live_fleet_but_for_the_backlog() -> None:
@@ -327,4 +321,4 @@ def test_a_free_simulation_has_the_ttft_of_the_live_fleet_but_for_the_backlog() 
     assert percentile(ttft, 0.95) == pytest.approx(percentile(all_live, 0.95), rel=0.25)
     # Simulated engines serve a backlog in full steps, live ones in steps that the gateway's two
     # workers do not always fill: it lasts longer.
-    assert 0.5 < statistics.fmean(ttft) / statistics.fmean(all_live) < 1
+    assert 0.4 < statistics.fmean(ttft) / statistics.fmean(all_live) < 1
