@@ -1,8 +1,10 @@
 """The headroom for what the demand grows by while a replica starts."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 
 # How far back the demand is remembered, and how often.
 _SPAN = timedelta(hours=1)
@@ -47,12 +49,14 @@ def next_growth(growth: Growth, at: datetime, demand: float, lead: timedelta) ->
 
 def _measured(demands: tuple[tuple[datetime, float], ...], lead: timedelta) -> float | None:
     """Return what the demand grew by within a lead, at most, after most moments."""
-    ratios = []
-    for index, (at, demand) in enumerate(demands):
-        if demands[-1][0] - at < lead:
-            break
-        within = (each for later, each in demands[index:] if later - at <= lead)
-        ratios.append(max(within) / demand)
+    values = [demand for _, demand in demands]
+    first_since = demands[-1][0] - lead
+    # Moments are as far apart as usual, so each has as many within its lead as the last one.
+    within = len(values) - bisect_left(demands, first_since, key=itemgetter(0))
+    ratios = [
+        max(values[index : index + within]) / values[index]
+        for index in range(len(values) - within + 1)
+    ]
     if len(ratios) < _LEAST_MOMENTS:
         return None
     return min(_MOST, max(_LEAST, sorted(ratios)[math.ceil(_SHARE * len(ratios)) - 1]))
