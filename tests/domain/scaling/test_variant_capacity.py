@@ -70,6 +70,7 @@ def capacity(reading: SpeedReading | None = None, **fields: Any) -> VariantCapac
         reading=reading or SpeedReading(),
         measured_ratio=fields.pop("measured_ratio", None),
         lead=timedelta(seconds=100),
+        **fields,
     )
 
 
@@ -119,6 +120,17 @@ def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
     rate = full / Growth().headroom(carried.lead)
     assert attainment(rate, carried) >= 0.95
     assert attainment(too_many * rate, carried) < 0.95
+
+
+def test_replicas_together_carry_more_each_and_behind_a_gateway_most() -> None:
+    lengths = SpeedReading(requests=100, mean_input_tokens=3000, mean_output_tokens=50)
+    alone = capacity(lengths).requests_per_second
+    beside_others = capacity(lengths, replicas=4).requests_per_second
+    behind_a_gateway = capacity(lengths, replicas=4, servers=4).requests_per_second
+    assert alone <= beside_others < behind_a_gateway
+    # Of few places more must be free for those that come at once.
+    few = SpeedReading(requests=100, mean_input_tokens=50, mean_output_tokens=2000)
+    assert capacity(few).requests_per_second < capacity(few, replicas=4).requests_per_second
 
 
 def test_longer_answers_leave_fewer_requests_per_second() -> None:

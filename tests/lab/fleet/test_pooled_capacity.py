@@ -30,7 +30,14 @@ def predicted(replicas: int) -> float:
         ttft=slo.ttft_p95,
         inter_token=slo.itl_p95,
     )
-    load = sustained_load(demand, fit.step, fit.memory.kv_tokens, fit.limits, replicas)
+    load = sustained_load(
+        demand,
+        fit.step,
+        fit.memory.kv_tokens,
+        fit.limits,
+        replicas=replicas,
+        servers=replicas,
+    )
     return load.tokens_per_second / answer
 
 

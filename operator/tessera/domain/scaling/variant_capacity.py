@@ -62,6 +62,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     last_lengths: tuple[int, int] | None = None,
     recent_lengths: tuple[int, int] = (0, 0),
     replicas: int = 1,
+    servers: int = 1,
 ) -> VariantCapacity:
     """Return the capacity for requests as long as those of the last ten minutes.
 
@@ -69,7 +70,8 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     tokens long before the first of them ends.
     `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
     count while a reading has none: requests do not become typical since nobody measures them.
-    `replicas` are those among which a gateway chooses the one with the shortest wait.
+    `replicas` share the requests; `servers` are those among which a gateway chooses the one with
+    the shortest wait.
     """
     batch = reading.sequences
     if batch is not None and batch < _LEAST_BATCH * fit.limits.max_num_seqs:
@@ -91,7 +93,9 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         inter_token=spec.slo.itl_p95 * min(max(1.0, measured_ratio or 1.0), 1 + OFF_TOLERANCE),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
-    sustained = sustained_load(demand, step, fit.memory.kv_tokens, fit.limits, replicas)
+    sustained = sustained_load(
+        demand, step, fit.memory.kv_tokens, fit.limits, replicas=replicas, servers=servers
+    )
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
         concurrent=sustained.sequences,

@@ -108,6 +108,7 @@ def _capacity_of(
     shape = shape_of(spec) if spec is not None else None
     if spec is None or shape is None or spec.scaling.policy != "Capacity":
         return None
+    serving = max(1, load.serving)
     return variant_capacity(
         spec,
         shape,
@@ -117,7 +118,8 @@ def _capacity_of(
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
         recent_lengths=lengths_of_last_minute(load),
-        replicas=max(1, load.serving) if load.queued is not None else 1,
+        replicas=serving,
+        servers=serving if load.queued is not None else 1,
     )
 
 

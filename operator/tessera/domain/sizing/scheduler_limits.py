@@ -72,11 +72,18 @@ class SustainedLoad:
 
 
 def sustained_load(
-    demand: Demand, step: StepTime, kv_tokens: int, engine: SchedulerLimits, replicas: int = 1
+    demand: Demand,
+    step: StepTime,
+    kv_tokens: int,
+    engine: SchedulerLimits,
+    *,
+    replicas: int = 1,
+    servers: int = 1,
 ) -> SustainedLoad:
     """Return what an engine with these limits sustains of requests of these lengths.
 
-    It is one of so many `replicas` among which a gateway chooses the one with the shortest wait.
+    It is one of so many `replicas`, and `servers` are those among which a gateway chooses the one
+    with the shortest wait.
     """
     tokens = engine.max_num_batched_tokens
     cached = max(1, kv_tokens // demand.resident_tokens)
@@ -88,7 +95,7 @@ def sustained_load(
 
     def is_sustained(sequences: float) -> bool:
         return _tokens_per_second(demand, step, sequences, tokens) <= limit and _meets_ttft(
-            demand, step, sequences, tokens, replicas
+            demand, step, sequences, tokens, servers
         )
 
     sequences = _highest(is_sustained, highest) if places else 0.0
@@ -123,7 +130,7 @@ def _highest(is_sustained: Callable[[float], bool], highest: float) -> float:
 
 
 def _meets_ttft(
-    demand: Demand, step: StepTime, sequences: float, tokens: int, replicas: int
+    demand: Demand, step: StepTime, sequences: float, tokens: int, servers: int
 ) -> bool:
     """Return whether 95 % of prompts that come at random are read in time.
 
@@ -137,8 +144,8 @@ def _meets_ttft(
     slack = demand.ttft.total_seconds() - reading - full_seconds
     if busy >= 1 or slack <= 0:
         return False
-    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * replicas * (1 - busy))
-    return waiting_share(replicas, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
+    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * servers * (1 - busy))
+    return waiting_share(servers, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
 
 
 def waiting_share(servers: int, busy: float) -> float:
