@@ -404,3 +404,13 @@ def test_a_constant_load_changes_the_number_at_most_six_times_an_hour(
         )
 
     assert changes_of(follow(course, range(0, 3600, 20), start, lead)) <= 6
+
+
+@pytest.mark.parametrize("arrivals", ["arrival_rate", "finish_rate"])
+def test_the_headroom_is_measured_by_arrivals_and_not_by_their_estimates(arrivals: str) -> None:
+    loads = [load(second, **{arrivals: 1.5 + second // 60 % 2}) for second in range(0, 1800, 30)]
+    message = play(policy(), loads)[-1].message
+    assert ("headroom 1.40" in message, "headroom 1.14" in message) == (
+        arrivals == "arrival_rate",
+        arrivals == "finish_rate",
+    )

@@ -100,13 +100,12 @@ def scale_by_capacity(
     history = with_recent_decisions(spec, load, history)
     demand = _demand(load, capacity, history.demand)
     memory = _remember(policy, capacity, load, current, history.demand)
-    memory = replace(
-        memory,
-        pace=_next_pace(capacity, load, current, memory, demand),
-        growth=next_growth(
-            memory.growth, load.at, demand.rate / capacity.requests_per_second, capacity.lead
-        ),
-    )
+    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, demand))
+    if not demand.estimated:
+        # What an estimate jumps by is mostly its error.
+        filled = demand.rate / capacity.requests_per_second
+        growth = next_growth(memory.growth, load.at, filled, capacity.lead)
+        memory = replace(memory, growth=growth)
     assessment, backlog = _assess(policy, _paced(capacity, memory.pace), load, memory, demand)
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
