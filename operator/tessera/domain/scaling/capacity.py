@@ -38,6 +38,7 @@ from tessera.domain.scaling.autoscale import (
 from tessera.domain.scaling.growth import next_growth
 from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
+from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 
 # The rate of arrivals is estimated over this span.
 RATE_SPAN = timedelta(seconds=60)
@@ -50,8 +51,6 @@ _RISE_DEVIATIONS = 3.0
 _OTHER_CLIENTS = 1.25
 # What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
-# A replica is removed once it is not needed for so many deviations more of Poisson arrivals.
-_DEVIATIONS = 1.645
 # Starting a replica again costs its lead, and twice as much in lost objectives.
 _START_UP_COST = 3
 MAX_HOLD = timedelta(minutes=10)
@@ -265,7 +264,8 @@ def _assess(
     replica_rate = capacity.requests_per_second * memory.correction
     most = demand.rate if demand.most is None else demand.most
     headroom = memory.growth.headroom(capacity.lead)
-    noise = _DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
+    # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
+    noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
     retained = replicas_for(most + noise, replica_rate, headroom)
     if spec.min_replicas > 1:
         # Those left after one is lost carry the load.

@@ -19,7 +19,7 @@ _LATE_SHARE = 0.05
 # Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
 _MOST_USE = 0.95
 # Of a normal distribution, below which 95 % are.
-_DEVIATIONS = 1.645
+P95_DEVIATIONS = 1.645
 # To a thousandth of the range.
 _BISECTIONS = 10
 _STEP_TOKENS = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512, 256, 128, 64)
@@ -111,7 +111,7 @@ def _mean_within(places: int, replicas: int) -> float:
 
     Concurrent requests of Poisson arrivals vary by the root of their mean, over all replicas.
     """
-    deviation = _DEVIATIONS / math.sqrt(replicas)
+    deviation = P95_DEVIATIONS / math.sqrt(replicas)
     return ((math.sqrt(deviation * deviation + 4 * places) - deviation) / 2) ** 2
 
 
