@@ -70,7 +70,9 @@ async def run(cluster: InstalledCluster, backend: Backend = "Agent") -> None:
         )
         await _follow_repartition(cluster)
     _check_results(cluster, results, minimum)
-    await until(lambda: _used_slices(cluster), _all_used, "Prometheus knows the slices in use", 30)
+    await until(
+        lambda: _used_slices(cluster), _are_replicas, "Prometheus knows the slices in use", 30
+    )
     cluster.say("\n" + await _mosaic(cluster))
     cluster.say("\n" + await cluster.run("kubectl", "get", "acceleratorpools"))
 
@@ -214,9 +216,16 @@ def _is_done(progress: Json) -> bool:
     )
 
 
-async def _used_slices(cluster: InstalledCluster) -> float | None:
-    """Return the slices in use, as the operator counts them."""
-    return await _query(cluster, 'sum(tessera_slices{state="used"})')
+async def _used_slices(cluster: InstalledCluster) -> Json:
+    """Return the slices in use, as the operator counts them, and the replicas, one on each.
+
+    On small slices the streams may need more of them than `minReplicas`.
+    """
+    services = await cluster.services()
+    return {
+        "used": await _query(cluster, 'sum(tessera_slices{state="used"})'),
+        "replicas": sum(service["status"]["replicas"] for _, service in services),
+    }
 
 
 async def _query(cluster: InstalledCluster, query: str) -> float | None:
@@ -228,8 +237,8 @@ async def _query(cluster: InstalledCluster, query: str) -> float | None:
     return float(result[0]["value"][1]) if result else None
 
 
-def _all_used(used: float | None) -> bool:
-    return used == sum(MIN_REPLICAS.values())
+def _are_replicas(slices: Json) -> bool:
+    return bool(slices["used"] == slices["replicas"] >= sum(MIN_REPLICAS.values()))
 
 
 def _check_results(
