@@ -156,6 +156,25 @@ def test_a_measured_speed_corrects_the_capacity() -> None:
     slow = capacity(measured_ratio=2.0)
     assert slow.requests_per_second < 0.6 * capacity().requests_per_second
     assert slow.speed_ratio == 2
+    # Its largest step misses the objective of the ITL, and fewer requests would not mend that.
+    rates = [capacity(measured_ratio=ratio).requests_per_second for ratio in (1.0, 1.3, 2.0)]
+    assert all(slower > 0.6 * faster for faster, slower in itertools.pairwise(rates))
+
+
+def test_requests_with_more_cached_tokens_are_carried_more_slowly() -> None:
+    kv_tokens = a_choice().fit.memory.kv_tokens
+    reading = SpeedReading(requests=100, mean_input_tokens=400, mean_output_tokens=100)
+
+    def rate_with(cached: int, requests: int = 100) -> float:
+        usage = 10 * cached / kv_tokens
+        measured = replace(reading, running=10, kv_usage=usage, requests=requests)
+        return capacity(measured).requests_per_second
+
+    rates = [rate_with(cached) for cached in (600, 1_500, 6_000)]
+    assert rates[0] > rates[1] > rates[2]
+    # A request caches no less than its prompt and half of an answer, and few say nothing.
+    assert rate_with(100) == pytest.approx(rate_with(450), rel=0.01)
+    assert rate_with(6_000, requests=5) == rate_with(100, requests=5)
 
 
 def test_an_objective_that_no_request_meets_is_named_and_orders_no_fleet() -> None:

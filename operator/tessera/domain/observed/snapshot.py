@@ -277,6 +277,13 @@ class SpeedReading:
     bytes_per_second: float | None = None
     """What a device read and wrote."""
 
+    def resident_tokens(self, kv_tokens: int) -> float | None:
+        """Return the mean cached tokens of a running request, in a cache of so many by default."""
+        if not self.running or self.kv_usage is None:
+            return None
+        # Both are means over the same time: idle parts of it cancel out in the quotient.
+        return self.kv_usage * (self.kv_tokens or kv_tokens) / self.running
+
 
 def reading_of(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
     """Return the reading of a variant, or an empty one."""

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.perf import OFF_TOLERANCE
 from tessera.domain.scaling.autoscale import TOLERANCE, ServiceLoad
 from tessera.domain.sizing.scheduler_limits import (
     Demand,
@@ -24,6 +23,9 @@ _MIN_RECENT_REQUESTS = 50
 # Share of an engine's places below which the time of its steps says little of full ones: tokens of
 # few requests come mostly while the prompts of a burst are read, which looks slow.
 _LEAST_BATCH = 0.1
+# Squared coefficient of variation of the lengths of answers, as in recorded traffic of many
+# clients.
+_ANSWER_VARIATION = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +90,10 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         input_tokens=prompt,
         output_tokens=answer,
         ttft=spec.slo.ttft_p95,
-        # The engine's largest step just keeps the objective as predicted: without the tolerance of
-        # a prediction, a slightly slower one would leave room for few requests.
-        inter_token=spec.slo.itl_p95 * min(max(1.0, measured_ratio or 1.0), 1 + OFF_TOLERANCE),
+        # The engine's largest step just keeps the objective as predicted, and a slower one misses
+        # it however few requests there are beside the prompt.
+        inter_token=spec.slo.itl_p95 * max(1.0, measured_ratio or 1.0),
+        cached_tokens=_cached_tokens(reading, fit, prompt, answer),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
     sustained = sustained_load(
@@ -108,6 +111,17 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         meets_slo=sustained.meets_slo,
         lengths=lengths,
     )
+
+
+def _cached_tokens(reading: SpeedReading, fit: ReplicaFit, prompt: int, answer: int) -> int:
+    """Return the cached tokens of a running request, as measured, of requests at least as long.
+
+    Long answers run longer, so those that run are on average longer than all, and half way.
+    """
+    measured = reading.resident_tokens(fit.memory.kv_tokens)
+    if measured is None or (reading.requests or 0) < _MIN_REQUESTS_FOR_LENGTH:
+        return prompt + round(answer * (1 + _ANSWER_VARIATION) / 2)
+    return max(round(measured), prompt + answer // 2)
 
 
 def lengths_of_last_minute(load: ServiceLoad) -> tuple[int, int]:

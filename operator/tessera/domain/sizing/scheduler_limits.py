@@ -41,12 +41,15 @@ class Demand:
     draft: ModelShape | None = None
     """Draft model of speculative decoding; its weights and cache are on the same devices."""
     kv_bits: KvBits = 16
+    cached_tokens: int | None = None
+    """Cached tokens of a running request on average; None is a typical one half way."""
 
     @property
     def resident_tokens(self) -> int:
-        """Return the cached tokens of a typical request half way through its answer."""
+        """Return the cached tokens of a running request."""
+        cached = self.cached_tokens or self.input_tokens + self.output_tokens // 2
         # A model of one token of context leaves no room for a prompt beside the answer.
-        return max(1, min(self.max_model_len, self.input_tokens + self.output_tokens // 2))
+        return max(1, min(self.max_model_len, cached))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,7 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
     A step with a chunk of a prompt takes far longer than one without. So the mean weights both
     kinds of steps by their shares, and the median is that of the more frequent kind.
     """
-    resident = _resident_tokens(fit, reading)
+    resident = reading.resident_tokens(fit.memory.kv_tokens)
     if not reading.sequences or resident is None:
         return None
     sequences = max(1, round(reading.sequences))
@@ -189,11 +189,3 @@ def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float
     if index >= len(upper_bounds):
         return None
     return (upper_bounds[index - 1] if index else 0.0), upper_bounds[index]
-
-
-def _resident_tokens(fit: ReplicaFit, reading: SpeedReading) -> float | None:
-    """Return the mean number of cached tokens per running request."""
-    if not reading.running or reading.kv_usage is None:
-        return None
-    # Both are means over the same time: idle parts of it cancel out in the quotient.
-    return reading.kv_usage * (reading.kv_tokens or fit.memory.kv_tokens) / reading.running
