@@ -38,6 +38,7 @@ def test_buckets_of_each_variant_become_one_histogram() -> None:
     rows = {
         "ttft": [row(80, le="1.0"), row(100, le="+Inf"), row(1, le="+Inf", **{VARIANT: "b"})],
         "itl": [row(9_000, le="+Inf"), row(900, le="0.05"), row(100, le="0.025")],
+        "prefill": [row(97, le="1.0"), row(98, le="+Inf")],
         "waiting": [row(12)],
         "waiting_before": [row(2)],
     }
@@ -47,6 +48,7 @@ def test_buckets_of_each_variant_become_one_histogram() -> None:
                 EngineLatency(
                     variant="a100-1gpu",
                     ttft=LatencyHistogram(total=100, at_most=((1.0, 80),)),
+                    prefill=LatencyHistogram(total=98, at_most=((1.0, 97),)),
                     itl=LatencyHistogram(total=9_000, at_most=((0.025, 100), (0.05, 900))),
                     waiting=12,
                     waiting_growth=10,

@@ -18,7 +18,7 @@ from tessera.domain.observed.latency import (
     ServiceLatency,
 )
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.slo.measurement import LatencyEdges, Objective, edge_label
+from tessera.domain.slo.measurement import PREFILL_METRIC, LatencyEdges, Objective, edge_label
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _WAITING = f'avg_over_time(vllm:num_requests_waiting{{{SERVICE}!=""}}[1m]%s)'
@@ -35,6 +35,7 @@ _MAX_COUNT = 1e12
 LATENCY_BOUNDS = {
     "ttft": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
     "itl": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
+    "prefill": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
     "waiting": Bounds(_ENGINE_LABELS, 1e6),
     "waiting_before": Bounds(_ENGINE_LABELS, 1e6),
     "gateway_ttft": Bounds((*_GATEWAY_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
@@ -53,8 +54,9 @@ def latency_query(edges: LatencyEdges, gateway_target: str) -> str:
     """Return the query; `gateway_target` selects the series of gateways and none of tenants."""
     return union_query(
         {
-            "ttft": _engine_buckets(Objective.TTFT, edges.ttft),
-            "itl": _engine_buckets(Objective.ITL, edges.itl),
+            "ttft": _engine_buckets(Objective.TTFT.engine_metric, edges.ttft),
+            "itl": _engine_buckets(Objective.ITL.engine_metric, edges.itl),
+            "prefill": _engine_buckets(PREFILL_METRIC, edges.prefill),
             "waiting": f"sum {_GROUP_BY} ({_WAITING % ''})",
             "waiting_before": f"sum {_GROUP_BY} ({_WAITING % ' offset 4m'})",
             "gateway_ttft": _gateway_buckets(Objective.TTFT, gateway_target),
@@ -82,11 +84,10 @@ def latencies_of(by_query: _Rows) -> dict[Ref, ServiceLatency]:
     }
 
 
-def _engine_buckets(objective: Objective, edges: Iterable[float]) -> str:
+def _engine_buckets(metric: str, edges: Iterable[float]) -> str:
     matcher = f'{SERVICE}!="",le=~"{_edge_pattern(edges)}"'
     return (
-        f"sum by (namespace, {SERVICE}, {VARIANT}, le) "
-        f"(increase({objective.engine_metric}_bucket{{{matcher}}}[5m]))"
+        f"sum by (namespace, {SERVICE}, {VARIANT}, le) (increase({metric}_bucket{{{matcher}}}[5m]))"
     )
 
 
@@ -104,6 +105,7 @@ def _edge_pattern(edges: Iterable[float]) -> str:
 def _engines_by_service(by_query: _Rows) -> dict[Ref, list[EngineLatency]]:
     ttft = _histograms(by_query.get("ttft", ()), _variant_key)
     itl = _histograms(by_query.get("itl", ()), _variant_key)
+    prefill = _histograms(by_query.get("prefill", ()), _variant_key)
     waiting = {_variant_key(row): row["value"][1] for row in by_query.get("waiting", ())}
     before = {_variant_key(row): row["value"][1] for row in by_query.get("waiting_before", ())}
     engines: dict[Ref, list[EngineLatency]] = defaultdict(list)
@@ -114,6 +116,7 @@ def _engines_by_service(by_query: _Rows) -> dict[Ref, list[EngineLatency]]:
             EngineLatency(
                 variant=variant or None,
                 ttft=ttft.get(key),
+                prefill=prefill.get(key),
                 itl=itl.get(key),
                 waiting=queued,
                 waiting_growth=(queued or 0.0) - before.get(key, queued or 0.0),

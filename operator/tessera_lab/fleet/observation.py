@@ -39,6 +39,9 @@ class Totals:
     in_time: int = 0
     """Those of them within the objective, and within half of it."""
     in_half_time: int = 0
+    slow_prefills: int = 0
+    """Requests whose prompt alone took longer than the objective, and longer than half of it."""
+    half_slow_prefills: int = 0
     output_gaps: int = 0
     """Gaps between two tokens of finished requests."""
     gap_seconds: float = 0.0

@@ -55,6 +55,9 @@ class Scraper:
             counted["in_half_time"] += replica.in_half_time
             replica.first_tokens, replica.ttft_seconds = 0, 0.0
             replica.in_time = replica.in_half_time = 0
+            counted["slow_prefills"] += replica.slow_prefills
+            counted["half_slow_prefills"] += replica.half_slow_prefills
+            replica.slow_prefills = replica.half_slow_prefills = 0
             for name, new in replica.new_steps().items():
                 counted[name] += new
         for request in ended:

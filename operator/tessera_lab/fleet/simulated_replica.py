@@ -52,6 +52,8 @@ class SimulatedReplica:
         self.ttft_seconds = 0.0
         self.in_time = 0
         self.in_half_time = 0
+        self.slow_prefills = 0
+        self.half_slow_prefills = 0
         self._objective = fleet.replica.ttft
         self.served = False
         """It got a request."""
@@ -147,6 +149,9 @@ class SimulatedReplica:
         seconds = engine.skip(until - begin) if until > begin else 0.0
         if not seconds:
             seconds = engine.begin_step()
+            for sequence in engine.admitted:
+                if sequence.admitted_at is None:
+                    sequence.admitted_at = begin
             self._first = [
                 sequence
                 for sequence in engine.completed_prefills
@@ -167,6 +172,9 @@ class SimulatedReplica:
             self.ttft_seconds += waited
             self.in_time += waited <= self._objective
             self.in_half_time += waited <= self._objective / 2
+            prefill = now - (sequence.admitted_at or now)
+            self.slow_prefills += prefill > self._objective
+            self.half_slow_prefills += prefill > self._objective / 2
             state.first_token(request.prompt_tokens)
         self._first = []
         for sequence in self.engine.end_step():

@@ -73,10 +73,9 @@ def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
         pace = next_pace(pace, TtftShares(at(60 * minute), share, share), use=0.9)
         highest.append(pace.factor)
     assert highest[3] == MOST
-    # It rises quickly up to nine tenths of it, and then by a thousandth a minute.
-    assert highest[30] == pytest.approx(0.9 * MOST, rel=0.03)
-    assert highest[90] == pytest.approx(highest[60] * 1.001**30)
-    assert highest[-1] == pytest.approx(MOST, rel=0.02)
+    # It rises quickly to a sixth below it, and then by half a thousandth a minute.
+    assert highest[30] == pytest.approx(0.85 * MOST, rel=0.02)
+    assert highest[90] == pytest.approx(highest[60] * 1.0005**30)
 
 
 def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
@@ -91,13 +90,51 @@ def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
 
 
 def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
-    late = TtftShares(at(330), 0.5, 0.5)
-    pace = Pace(1.05, at(300), missing_at=at(60))
-    assert next_pace(pace, late, use=1.0).factor == 1.05
-    # Five minutes later none of what is counted came then.
-    assert next_pace(pace, replace(late, read_at=at(360)), use=1.0).factor < 1.05
+    late = TtftShares(at(390), 0.5, 0.5)
+    pace = Pace(1.03, at(360), missing_at=at(60))
+    assert next_pace(pace, late, use=1.0).factor == 1.03
+    # Six minutes later none of what is counted came then.
+    assert next_pace(pace, replace(late, read_at=at(420)), use=1.0).factor < 1.03
     early = replace(late, in_time=1.0, early=1.0)
-    assert next_pace(pace, early, use=1.0).factor > 1.05
+    assert next_pace(pace, early, use=1.0).factor > 1.03
+
+
+@pytest.mark.parametrize(
+    ("late", "slow", "falls"),
+    [
+        (0.029, 0.0, False),
+        (0.031, 0.0, True),
+        # Prompts that take too long by themselves leave less for what waits.
+        (0.045, 0.04, False),
+        (0.055, 0.04, True),
+        # They use up the whole budget: no number of replicas keeps the objective.
+        (0.2, 0.2, False),
+        (0.2, 0.19, True),
+    ],
+)
+def test_what_no_replica_can_mend_lowers_nothing(late: float, slow: float, falls: bool) -> None:
+    shares = TtftShares(at(60), 1 - late, early=0.5, slow=slow)
+    assert (next_pace(Pace(1.0, NOW), shares, use=0.9).factor < 1) is falls
+
+
+def test_requests_with_slow_prompts_may_miss_half_of_the_objective() -> None:
+    early = TtftShares(at(60), in_time=0.96, early=0.9, slow=0.04, half_slow=0.06)
+    assert next_pace(Pace(1.0, NOW), early, use=0.9).factor > 1
+    assert next_pace(Pace(1.0, NOW), replace(early, half_slow=0.04), use=0.9).factor == 1
+
+
+def test_prompts_that_engines_read_too_slowly_are_counted_by_their_edges() -> None:
+    gateway = GatewayLatency(ttft=histogram(200, 190, 180))
+    engines = (EngineLatency(prefill=histogram(150, 147, 141)), EngineLatency(variant="b"))
+    shares = ttft_shares(SLO, ServiceLatency(engines=engines, gateway=gateway), NOW)
+    assert shares is not None
+    assert (shares.slow, shares.half_slow) == pytest.approx((0.02, 0.06))
+    # Without an edge at the objective only what is beyond the next one is certain.
+    coarse = LatencyHistogram(total=100, at_most=((0.3, 50.0), (1.5, 90.0)))
+    latency = ServiceLatency(engines=(EngineLatency(prefill=coarse),), gateway=gateway)
+    shares = ttft_shares(SLO, latency, NOW)
+    assert shares is not None
+    assert (shares.slow, shares.half_slow) == pytest.approx((0.1, 0.1))
 
 
 def test_the_shares_are_those_of_gateways_that_see_most_requests() -> None:

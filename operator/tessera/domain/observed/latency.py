@@ -23,6 +23,8 @@ class EngineLatency:
     """None if the series has no variant label."""
     ttft: LatencyHistogram | None = None
     """Without the time that a request waited at a gateway."""
+    prefill: LatencyHistogram | None = None
+    """Time that computing its prompt took of each finished request, which no replica shortens."""
     itl: LatencyHistogram | None = None
     waiting: float | None = None
     """Requests without a first token, mean of the last minute."""

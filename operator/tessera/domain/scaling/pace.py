@@ -12,23 +12,25 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Slo
 from tessera.domain.observed.latency import ServiceLatency
-from tessera.domain.slo.attainment import attainment
-from tessera.domain.slo.measurement import MIN_REQUESTS, WINDOW_SECONDS, measure_slo
+from tessera.domain.slo.attainment import attainment, combined
+from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
 # Bounds of the factor, and how it changes with every minute.
-LEAST, MOST = 0.6, 1.1
+LEAST, MOST = 0.6, 1.05
 _RISE, _FALL = 1.02, 0.95
 # The factor stays below this share of the one at which some came late; a minute lifts the limit.
-_BELOW_LATE, _LIFT = 0.9, 1.001
-# First tokens in half of the objective above which the factor rises, and those in the objective
-# below which it falls: before the 5 % of an error budget are used.
-_EARLY_SHARE, _SAFE_SHARE = 0.95, 0.97
+_BELOW_LATE, _LIFT = 0.85, 1.0005
+# First tokens in half of the objective above which the factor rises.
+_EARLY_SHARE = 0.95
+# Share of the error budget that may be late before the factor falls, and the least share of the
+# requests: what no replica can mend may use up the whole budget.
+_BUDGET_SHARE, _LEAST_LATE = 0.6, 0.005
 # Replicas that carry less say nothing of what they could carry.
 _LEAST_USE = 0.6
 # What a missed reading lets pass counts at most so long.
 _LONGEST_STEP = timedelta(minutes=1)
-# What the shares are of.
-_SPAN = timedelta(seconds=WINDOW_SECONDS)
+# What the shares are of, and by what a scrape and the reading of it may be late.
+_SPAN = timedelta(seconds=WINDOW_SECONDS + 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,15 @@ class TtftShares:
     """Share within the objective, and what waits longer is beyond it."""
     early: float
     """Share within half of the objective; at least so many."""
+    slow: float = 0.0
+    """Share whose prompts alone took engines longer than the objective; at least so many."""
+    half_slow: float = 0.0
+    """The same of half of the objective."""
+
+    @property
+    def late(self) -> float:
+        """Return the share that other replicas might have served in time."""
+        return 1 - self.in_time - self.slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,21 @@ def ttft_shares(
         return None
     if min(attained.total, half.total) < MIN_REQUESTS:
         return None
-    return TtftShares(read_at=read_at, in_time=attained.upper_share, early=half.lower_share)
+    return TtftShares(
+        read_at=read_at,
+        in_time=attained.upper_share,
+        early=half.lower_share,
+        slow=_slow_share(latency, measured.target_seconds),
+        half_slow=_slow_share(latency, measured.target_seconds / 2),
+    )
+
+
+def _slow_share(latency: ServiceLatency, seconds: float) -> float:
+    """Return the share of the prompts that took engines longer; 0 where they do not say."""
+    prefills = combined(
+        attainment(engine.prefill, seconds) for engine in latency.engines if engine.prefill
+    )
+    return 1 - prefills.upper_share if prefills is not None and prefills.total > 0 else 0.0
 
 
 def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: bool = False) -> Pace:
@@ -84,11 +109,11 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: boo
     if before is None:
         return pace
     minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
-    if shares.in_time < _SAFE_SHARE:
+    if shares.late > max(_LEAST_LATE, _BUDGET_SHARE * (1 - GOAL - shares.slow)):
         return _slower(pace, now, minutes)
     limit = min(MOST, pace.limit * _LIFT**minutes)
     factor = pace.factor
-    if shares.early >= _EARLY_SHARE and use >= _LEAST_USE:
+    if shares.early + shares.half_slow >= _EARLY_SHARE and use >= _LEAST_USE:
         factor = min(limit, factor * _RISE**minutes)
     return replace(pace, factor=factor, limit=limit, late=False)
 

@@ -65,6 +65,7 @@ _ENGINE_METRICS = {
     Objective.TTFT: "vllm:time_to_first_token_seconds",
     Objective.ITL: "vllm:inter_token_latency_seconds",
 }
+PREFILL_METRIC = "vllm:request_prefill_time_seconds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +119,11 @@ def measure_variants(slo: Slo, latency: ServiceLatency) -> Iterator[tuple[str, S
         yield engine.variant or "", measure_slo(slo, ServiceLatency(engines=(engine,)))
 
 
-def engine_edges(objective: Objective, version: str) -> tuple[float, ...]:
-    """Return the edges of the histogram of an engine version, in seconds."""
+def engine_edges(name: str, version: str) -> tuple[float, ...]:
+    """Return the edges of a histogram of an engine version, in seconds."""
     # An unknown version is most likely newer than the newest known one.
     facts = version_facts(version) or version_facts(known_versions()[-1])
-    metric = facts.metrics.get(objective.engine_metric) if facts is not None else None
+    metric = facts.metrics.get(name) if facts is not None else None
     return metric.buckets if metric is not None else ()
 
 
@@ -131,6 +132,8 @@ class LatencyEdges(NamedTuple):
 
     ttft: frozenset[float] = frozenset()
     itl: frozenset[float] = frozenset()
+    prefill: frozenset[float] = frozenset()
+    """Those around the TTFT objectives and half of them."""
 
 
 def fleet_edges(specs: Iterable[InferenceServiceSpec]) -> LatencyEdges:
@@ -145,12 +148,22 @@ def fleet_edges(specs: Iterable[InferenceServiceSpec]) -> LatencyEdges:
         )
         for objective in (Objective.TTFT, Objective.ITL)
     )
-    return LatencyEdges(ttft, itl)
+    return LatencyEdges(ttft, itl, frozenset().union(*map(_prefill_edges, distinct.values())))
 
 
 def judging_edges(objective: Objective, slo: Slo, version: str) -> tuple[float, ...]:
     """Return the edges of an engine version by which an objective is judged."""
-    return edges_around(objective.target_seconds(slo), engine_edges(objective, version))
+    return edges_around(
+        objective.target_seconds(slo), engine_edges(objective.engine_metric, version)
+    )
+
+
+def _prefill_edges(spec: InferenceServiceSpec) -> frozenset[float]:
+    target, edges = (
+        spec.slo.ttft_p95.total_seconds(),
+        engine_edges(PREFILL_METRIC, spec.engine.version),
+    )
+    return frozenset({*edges_around(target, edges), *edges_around(target / 2, edges)})
 
 
 def edge_label(edge: float) -> str:

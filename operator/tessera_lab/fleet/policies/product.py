@@ -12,7 +12,12 @@ from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, RECENT_SPAN, GatewayDemand
-from tessera.domain.observed.latency import GatewayLatency, LatencyHistogram, ServiceLatency
+from tessera.domain.observed.latency import (
+    EngineLatency,
+    GatewayLatency,
+    LatencyHistogram,
+    ServiceLatency,
+)
 from tessera.domain.observed.snapshot import (
     Budget,
     Node,
@@ -266,7 +271,15 @@ class ProductPolicy:
             total=max(0, change.first_tokens),
             at_most=tuple((edge, float(max(0, count))) for edge, count in counts),
         )
-        return ServiceLatency(gateway=GatewayLatency(ttft=histogram))
+        slow = ((objective / 2, change.half_slow_prefills), (objective, change.slow_prefills))
+        prefill = LatencyHistogram(
+            total=histogram.total,
+            at_most=tuple((edge, histogram.total - max(0, count)) for edge, count in slow),
+        )
+        return ServiceLatency(
+            engines=(EngineLatency(variant=self._choice.variant, prefill=prefill),),
+            gateway=GatewayLatency(ttft=histogram),
+        )
 
     def _before(self, seconds: float) -> Observation:
         """Return the oldest observation of the last so many seconds."""
