@@ -109,12 +109,12 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 
 
 @pytest.mark.parametrize(
-    ("rate", "serving", "in_time", "early", "replicas", "factor"),
+    ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.9, 3, 1.0, 1.0, 3, "1.10"), (6.8, 4, 0.9, 0.8, 5, "0.86")],
+    [(5.5, 3, (1.0, 1.0), 3, "1.05"), (6.8, 4, (0.9, 0.8), 5, "0.95")],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
-    rate: float, serving: int, in_time: float, early: float, replicas: int, factor: str
+    rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: str
 ) -> None:
     spec = policy(scaleDown={"stabilizationWindow": "1m"})
     loads = [
@@ -123,9 +123,9 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
             arrival_rate=rate,
             serving=serving,
             running=20.0,
-            ttft=TtftShares(at(second), in_time, early),
+            ttft=TtftShares(at(second), *shares),
         )
-        for second in range(0, 1200, 30)
+        for second in range(0, 1200 if shares[0] == 1 else 480, 30)
     ]
     usual = play(spec, [replace(each, ttft=None) for each in loads], steady(4))[-1]
     assert (usual.replicas, "the TTFT attained" in usual.message) == (4, False)
@@ -221,7 +221,7 @@ def test_a_replica_stays_as_long_as_its_start_would_cost() -> None:
         )
         for capacity in (CAPACITY, slow)
     ]
-    assert removed == [at(300), at(540)]
+    assert removed == [at(400), at(600)]
 
 
 def test_a_starting_replica_that_is_not_needed_any_more_is_withdrawn() -> None:

@@ -64,7 +64,7 @@ def test_no_load_changes_the_number_during_a_pause(policy: str, waiting: float) 
 def test_nothing_is_removed_at_once_after_a_pause() -> None:
     paused = play(0.0, range(0, 900, 30), **PAUSE)
     memory = PlanMemory(scaling_history=paused[-1].scaling_history)
-    after = replicas_of(play(0.0, range(900, 1300, 30), memory))
+    after = replicas_of(play(0.0, range(900, 1500, 30), memory))
     assert after[:10] == [3] * 10
     assert after[-1] == 1
 

@@ -51,8 +51,8 @@ _RISE_DEVIATIONS = 3.0
 _OTHER_CLIENTS = 1.25
 # What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
-# Starting a replica again costs its lead, and twice as much in lost objectives.
-_START_UP_COST = 3
+# Starting a replica again costs its lead, and several times as much in lost objectives.
+_START_UP_COST = 4
 MAX_HOLD = timedelta(minutes=10)
 # The measured throughput of full replicas corrects the prediction at most to this share.
 _MIN_CORRECTION = 0.5
