@@ -14,6 +14,8 @@ from tessera.domain.slo.attainment import (
     edges_around,
     overdue_requests,
 )
+from tessera.domain.slo.measurement import fleet_edges
+from tests.builders import a_spec
 
 # The edges of vLLM 0.32.0.
 ITL_EDGES = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
@@ -108,6 +110,11 @@ def test_requests_beyond_those_of_the_last_second_are_overdue(
     waiting: float, arrivals: float, overdue: float
 ) -> None:
     assert overdue_requests(waiting, arrivals, 1.0) == overdue
+
+
+def test_prompts_are_read_at_the_edges_around_the_objective_and_half_of_it() -> None:
+    specs = [a_spec(slo={"ttftP95": ttft}) for ttft in ("1s", "1200ms")]
+    assert fleet_edges(specs).prefill == {0.5, 0.8, 1.0, 1.5}
 
 
 def test_the_edges_around_a_target() -> None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from tessera_lab.fleet.observation import Observation
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.spot import Preemption, SpotMarket
-from tests.lab.fleet.builders import LIMITS, STEP, Planned, a_fleet, a_trace, steady
+from tests.lab.fleet.builders import LIMITS, REPLICA, STEP, Planned, a_fleet, a_trace, steady
 
 PRICES = GpuPrices(on_demand=3.6, reserved=1.8, spot=0.9)
 
@@ -57,6 +58,22 @@ def test_equal_input_gives_equal_output() -> None:
     other = Simulation(trace, fleet, Planned(*policy), seed=10).run()
     assert (first.ttft, first.lifetimes) == (second.ttft, second.lifetimes)
     assert first.ttft != other.ttft
+
+
+@pytest.mark.parametrize(
+    ("objective", "slow", "half_slow"), [(1.0, 0, 0), (0.4, 0, 5), (0.2, 5, 5)]
+)
+def test_what_waits_is_late_and_only_a_long_prompt_is_slow(
+    objective: float, slow: int, half_slow: int
+) -> None:
+    # Each prompt is read in 8 steps, a little more than 200 ms, one after the other.
+    trace = a_trace([(1.0, 4000, 2)] * 5, 60)
+    policy = Planned((0, 1))
+    replica = replace(REPLICA, ttft=objective)
+    course = Simulation(trace, a_fleet(replica=replica), policy).run()
+    totals = policy.observations[-1].totals
+    assert totals.in_time == sum(ttft <= objective for ttft in course.ttft) < 5
+    assert (totals.slow_prefills, totals.half_slow_prefills) == (slow, half_slow)
 
 
 def test_a_replica_is_paid_from_its_order_until_it_is_drained() -> None:
