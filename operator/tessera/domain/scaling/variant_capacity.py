@@ -20,9 +20,6 @@ _LEAST_QUEUE_TARGET = 0.1
 _MIN_REQUESTS_FOR_LENGTH = 20
 # The same for those of the last minute, which count where they are longer.
 _MIN_RECENT_REQUESTS = 50
-# Share of an engine's places below which the time of its steps says little of full ones: tokens of
-# few requests come mostly while the prompts of a burst are read, which looks slow.
-_LEAST_BATCH = 0.1
 # Squared coefficient of variation of the lengths of answers, as in recorded traffic of many
 # clients.
 _ANSWER_VARIATION = 2.0
@@ -75,9 +72,6 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
     the shortest wait.
     """
-    batch = reading.sequences
-    if batch is not None and batch < _LEAST_BATCH * fit.limits.max_num_seqs:
-        measured_ratio = None
     lengths = _measured_lengths(reading) or last_lengths
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)

@@ -19,7 +19,7 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     reading_of,
 )
-from tessera.domain.perf import measured_ratio
+from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling import autoscale
@@ -114,13 +114,28 @@ def _capacity_of(
         shape,
         choice.fit,
         reading=_speed_reading(snapshot, service.ref, choice),
-        measured_ratio=measured_ratio(service.status.speed, spec.model.uri, choice.variant),
+        measured_ratio=_usable_ratio(service, choice, load),
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
         recent_lengths=lengths_of_last_minute(load),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
+
+
+def _usable_ratio(
+    service: ObservedService, choice: HardwareChoice, load: ServiceLoad
+) -> float | None:
+    """Return the measured time of a step relative to the prediction; None without a measurement.
+
+    While a load changes, its means say too little of the steps that most tokens come from. Where
+    the attained TTFT corrects the capacity, a ratio beyond the tolerance is left to it.
+    """
+    spec = service.spec
+    if spec is None:
+        return None
+    ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
+    return ratio if ratio is None or load.ttft is None else min(ratio, 1 + OFF_TOLERANCE)
 
 
 def _external_scale(
