@@ -46,9 +46,9 @@ def play(in_time: float, early: float, use: float = 0.9, minutes: float = 10) ->
         (0.98, 0.90, 0.9, 1.0),
         # Replicas with little to do say nothing.
         (1.0, 1.0, 0.5, 1.0),
-        (0.90, 0.80, 0.9, 0.95**2),
+        (0.90, 0.80, 0.9, 0.85),
         # Late requests count also where replicas have little to do.
-        (0.90, 0.96, 0.1, 0.95**2),
+        (0.90, 0.96, 0.1, 0.85),
     ],
 )
 def test_the_factor_follows_what_came_in_time(
@@ -74,8 +74,17 @@ def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
         highest.append(pace.factor)
     assert highest[3] == MOST
     # It rises quickly to a sixth below it, and then by half a thousandth a minute.
-    assert highest[30] == pytest.approx(0.85 * MOST, rel=0.02)
-    assert highest[90] == pytest.approx(highest[60] * 1.0005**30)
+    assert highest[30] == pytest.approx(0.85 * MOST, rel=0.03)
+    assert highest[90] == pytest.approx(highest[60] * 1.001**30)
+
+
+def test_what_came_late_before_the_factor_fell_counts_once() -> None:
+    pace, factors = Pace(1.0, NOW), []
+    for second in range(30, 1000, 30):
+        pace = next_pace(pace, TtftShares(at(second), 0.5, 0.5), use=1.0)
+        factors.append(round(pace.factor, 4))
+    assert factors[:12] == [0.85] * 12
+    assert factors[12:24] == [0.7225] * 12
 
 
 def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
@@ -91,7 +100,7 @@ def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
 
 def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
     late = TtftShares(at(390), 0.5, 0.5)
-    pace = Pace(1.03, at(360), missing_at=at(60))
+    pace = Pace(1.03, at(360), changed_at=at(60))
     assert next_pace(pace, late, use=1.0).factor == 1.03
     # Six minutes later none of what is counted came then.
     assert next_pace(pace, replace(late, read_at=at(420)), use=1.0).factor < 1.03

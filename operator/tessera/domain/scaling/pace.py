@@ -16,11 +16,12 @@ from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.slo.attainment import attainment, combined
 from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
-# Bounds of the factor, and how it changes with every minute.
+# Bounds of the factor, and how it rises with every minute.
 LEAST, MOST = 0.6, 1.05
-_RISE, _FALL = 1.02, 0.95
-# The factor stays below this share of the one at which some came late; a minute lifts the limit.
-_BELOW_LATE, _LIFT = 0.85, 1.0005
+_RISE = 1.02
+# What is left of a factor at which too many came late: up to there it rises. A minute lifts the
+# limit.
+_FALL, _LIFT = 0.85, 1.001
 # First tokens in half of the objective above which the factor rises.
 _EARLY_SHARE = 0.95
 # Share of the error budget that may be late before the factor falls, and the least share of the
@@ -62,10 +63,9 @@ class Pace:
     read_at: datetime | None = None
     limit: float = MOST
     """Up to which the factor rises."""
-    late: bool = False
-    """Whether the reading had too many late."""
-    missing_at: datetime | None = None
-    """The last reading with fewer replicas ready than ordered."""
+    changed_at: datetime | None = None
+    """The last reading with fewer replicas ready than ordered, or with too many late: what came
+    before that says nothing of the factor."""
 
 
 def ttft_shares(
@@ -106,22 +106,21 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: boo
     if shares is None or shares.read_at == pace.read_at:
         return pace
     now, before = shares.read_at, pace.read_at
-    pace = replace(pace, read_at=now, missing_at=now if missing else pace.missing_at)
+    pace = replace(pace, read_at=now, changed_at=now if missing else pace.changed_at)
     if before is None:
         return pace
     minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
     if shares.late > max(_LEAST_LATE, _BUDGET_SHARE * (1 - GOAL - shares.slow)):
-        return _slower(pace, now, minutes)
+        return _slower(pace, now)
     limit = min(MOST, pace.limit * _LIFT**minutes)
     factor = pace.factor
     if shares.early + shares.half_slow >= _EARLY_SHARE and use >= _LEAST_USE:
         factor = min(limit, factor * _RISE**minutes)
-    return replace(pace, factor=factor, limit=limit, late=False)
+    return replace(pace, factor=factor, limit=limit)
 
 
-def _slower(pace: Pace, now: datetime, minutes: float) -> Pace:
-    if pace.missing_at is not None and now - pace.missing_at < _SPAN:
+def _slower(pace: Pace, now: datetime) -> Pace:
+    if pace.changed_at is not None and now - pace.changed_at < _SPAN:
         return pace
-    limit = pace.limit if pace.late else max(LEAST, pace.factor * _BELOW_LATE)
-    factor = max(LEAST, pace.factor * _FALL**minutes)
-    return replace(pace, factor=factor, limit=limit, late=True)
+    factor = max(LEAST, pace.factor * _FALL)
+    return replace(pace, factor=factor, limit=factor, changed_at=now)
