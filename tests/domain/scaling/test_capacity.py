@@ -111,7 +111,7 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 @pytest.mark.parametrize(
     ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.5, 3, (1.0, 1.0), 3, "1.05"), (6.8, 4, (0.9, 0.8), 5, "0.85")],
+    [(5.5, 3, (1.0, 1.0), 3, "1.05"), (6.8, 4, (0.9, 0.8), 5, "0.80")],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
     rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: str

@@ -263,7 +263,7 @@ def test_the_simulated_operator_decides_the_same_from_the_recorded_scrapes() -> 
     assert [count for _, count in live] == [3, 4, 3, 2]
     assert [count for _, count in fed] == [3, 4, 3]
     delays = [simulated - at for (simulated, _), (at, _) in zip(fed, live, strict=False)]
-    assert all(abs(delay) < 3 for delay in delays)
+    assert all(abs(delay) < 5 for delay in delays)
 
 
 @cache
