@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot
 from tessera.domain.perf import MeasurementKey, measured_ratio, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.slo.measurement import Objective, engine_edges
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.speed.service_speed import (
     ServiceSpeed,
     bucket_of,
-    itl_bucket_bounds,
     peaks_of,
     predicted_itl,
     service_speed,
@@ -164,10 +165,11 @@ def test_a_reading_of_another_variant_says_nothing_of_this_one() -> None:
 
 
 def test_buckets_are_those_that_the_engine_counts_in() -> None:
-    assert bucket_of(0.012, itl_bucket_bounds("0.32.0")) == (0.01, 0.025)
-    assert bucket_of(0.01, itl_bucket_bounds("0.32.0")) == (0.0, 0.01)
-    assert bucket_of(81.0, itl_bucket_bounds("0.32.0")) is None
-    assert itl_bucket_bounds("0.99.0") == itl_bucket_bounds("0.32.0")
+    itl_edges = partial(engine_edges, Objective.ITL.engine_metric)
+    assert bucket_of(0.012, itl_edges("0.32.0")) == (0.01, 0.025)
+    assert bucket_of(0.01, itl_edges("0.32.0")) == (0.0, 0.01)
+    assert bucket_of(81.0, itl_edges("0.32.0")) is None
+    assert itl_edges("0.99.0") == itl_edges("0.32.0")
 
 
 @pytest.mark.parametrize(

@@ -159,10 +159,8 @@ def judging_edges(objective: Objective, slo: Slo, version: str) -> tuple[float, 
 
 
 def _prefill_edges(spec: InferenceServiceSpec) -> frozenset[float]:
-    target, edges = (
-        spec.slo.ttft_p95.total_seconds(),
-        engine_edges(PREFILL_METRIC, spec.engine.version),
-    )
+    target = Objective.TTFT.target_seconds(spec.slo)
+    edges = engine_edges(PREFILL_METRIC, spec.engine.version)
     return frozenset({*edges_around(target, edges), *edges_around(target / 2, edges)})
 
 

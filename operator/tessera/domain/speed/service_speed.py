@@ -16,9 +16,8 @@ from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.sizing import ReplicaFit
-from tessera.domain.vllm.facts import known_versions, version_facts
+from tessera.domain.slo.measurement import Objective, engine_edges
 
-ITL_METRIC = "vllm:inter_token_latency_seconds"
 # At a lower rate the price of a token is not meaningful.
 _MIN_TOKENS_PER_SECOND = 1.0
 
@@ -132,7 +131,7 @@ def service_speed(
         measured_median=median,
         median_bucket=None
         if median is None
-        else bucket_of(median, itl_bucket_bounds(spec.engine.version)),
+        else bucket_of(median, engine_edges(Objective.ITL.engine_metric, spec.engine.version)),
         kv_planned=fit.memory.kv_tokens,
         kv_reported=reading.kv_tokens,
         kv_usage=reading.kv_usage,
@@ -174,13 +173,6 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
     )
     mean = share * mixed + (1 - share) * decode
     return InterTokenLatency(mean=mean, median=mixed if share > 0.5 else decode)
-
-
-def itl_bucket_bounds(version: str) -> tuple[float, ...]:
-    """Return the upper bounds of the ITL histogram's buckets in an engine version, in seconds."""
-    # An unknown version is most likely newer than the newest known one.
-    facts = version_facts(version) or version_facts(known_versions()[-1])
-    return facts.metrics[ITL_METRIC].buckets if facts and ITL_METRIC in facts.metrics else ()
 
 
 def bucket_of(value: float, upper_bounds: Sequence[float]) -> tuple[float, float] | None:
