@@ -172,7 +172,8 @@ class SimulatedReplica:
             self.ttft_seconds += waited
             self.in_time += waited <= self._objective
             self.in_half_time += waited <= self._objective / 2
-            prefill = now - (sequence.admitted_at or now)
+            admitted_at = sequence.admitted_at
+            prefill = 0.0 if admitted_at is None else now - admitted_at
             self.slow_prefills += prefill > self._objective
             self.half_slow_prefills += prefill > self._objective / 2
             state.first_token(request.prompt_tokens)

@@ -73,7 +73,7 @@ def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
         pace = next_pace(pace, TtftShares(at(60 * minute), share, share), use=0.9)
         highest.append(pace.factor)
     assert highest[3] == MOST
-    # It rises quickly to a fifth below it, and then by half a thousandth a minute.
+    # It rises quickly to a fifth below it, and then by a thousandth a minute.
     assert highest[30] == pytest.approx(0.8 * MOST, rel=0.03)
     assert highest[90] == pytest.approx(highest[60] * 1.001**30)
 

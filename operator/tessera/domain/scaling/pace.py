@@ -4,8 +4,8 @@ A prediction for every mix of lengths is right on the whole alone. While nearly 
 come in half of the objective, replicas carry more than predicted, and while some come late, less.
 The share in half of the objective warns before any is late, so no request is lost to find out.
 What is late while replicas are missing says nothing of those that serve, nor does a prompt that
-takes longer than the objective by itself. A factor at which some
-came late is not tried again soon: each try costs a part of the error budget.
+takes longer than the objective by itself. A factor at which some came late is not tried again soon:
+each try costs a part of the error budget.
 """
 
 from dataclasses import dataclass, replace

@@ -109,33 +109,23 @@ def _capacity_of(
     if spec is None or shape is None or spec.scaling.policy != "Capacity":
         return None
     serving = max(1, load.serving)
+    ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
+    if ratio is not None and load.ttft is not None:
+        # While a load changes, the means of steps say too little of those that most tokens come
+        # from. The attained TTFT corrects what is beyond the tolerance.
+        ratio = min(ratio, 1 + OFF_TOLERANCE)
     return variant_capacity(
         spec,
         shape,
         choice.fit,
         reading=_speed_reading(snapshot, service.ref, choice),
-        measured_ratio=_usable_ratio(service, choice, load),
+        measured_ratio=ratio,
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
         recent_lengths=lengths_of_last_minute(load),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
-
-
-def _usable_ratio(
-    service: ObservedService, choice: HardwareChoice, load: ServiceLoad
-) -> float | None:
-    """Return the measured time of a step relative to the prediction; None without a measurement.
-
-    While a load changes, its means say too little of the steps that most tokens come from. Where
-    the attained TTFT corrects the capacity, a ratio beyond the tolerance is left to it.
-    """
-    spec = service.spec
-    if spec is None:
-        return None
-    ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
-    return ratio if ratio is None or load.ttft is None else min(ratio, 1 + OFF_TOLERANCE)
 
 
 def _external_scale(
