@@ -12,7 +12,7 @@ import math
 import random
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,6 @@ from bench import scale_latency
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
-from tessera.domain.observed.demand import RECENT_SPAN
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.scaling.autoscale import (
     ScaleDecision,
@@ -206,9 +205,7 @@ class Fleet:
         while self.arrived and moment - self.arrived[0] > 60:
             self.arrived.popleft()
         span = max(DECISION, min(60.0, moment))
-        recent = sum(
-            moment - arrived_at < RECENT_SPAN.total_seconds() for arrived_at in self.arrived
-        )
+        arrivals = Counter(int(moment - arrived_at) for arrived_at in self.arrived)
         active = len([replica for replica in self.replicas if not replica.draining])
         return ServiceLoad(
             at=BEGIN + timedelta(seconds=moment),
@@ -223,7 +220,9 @@ class Fleet:
             with_counts=len(serving),
             finish_rate=sum(count for _, count in finished) / span,
             arrival_rate=len(self.arrived) / span if by_gateway else None,
-            recent_arrivals=recent if by_gateway else 0,
+            arrivals=tuple(arrivals[second] for second in reversed(range(60)))
+            if by_gateway
+            else (),
         )
 
     def _note(self, served: list[ServedRequest]) -> None:

@@ -1,6 +1,7 @@
 """A service that sleeps, wakes and drains, over an in-memory cluster."""
 
 from datetime import timedelta
+from typing import Any
 
 from tessera.api.ref import Ref
 from tessera.domain.observed.demand import GatewayDemand, GatewayReport
@@ -20,7 +21,7 @@ SERVICE = Ref("team-a", "chat")
 POD = Ref("team-a", "chat-a")
 
 
-def report(operator: MemoryOperator, **fields: int) -> None:
+def report(operator: MemoryOperator, **fields: Any) -> None:
     demand = {SERVICE: GatewayDemand(**fields)} if fields else {}
     operator.observations.gateway_reports = {
         "gateway-0": GatewayReport(at=operator.at, demand=demand)

@@ -80,6 +80,8 @@ class Observation:
     """Ready replicas, not draining."""
     scraped_at: float
     """Time of the last scrape, which `engines` and `totals` are of."""
+    counted_at: float = 0.0
+    """When the operator last read the counts of gateways, which it does less often."""
     engines: tuple[EngineSample | None, ...] = ()
     """Replicas that were ready at the last scrape; None is one whose metrics are missing."""
     statuses: tuple[ReplicaStatus, ...] = ()
@@ -91,6 +93,8 @@ class Observation:
     """Those of them that wait at the gateway for a replica."""
     arrived: int = 0
     """Requests that have come to the gateway since the start."""
+    arrivals: tuple[int, ...] = ()
+    """Those of each second of the last minute, oldest first."""
     finished_lengths: Sequence[tuple[int, int]] = ()
     """Prompt and output tokens of the requests that ended since the last decision."""
 

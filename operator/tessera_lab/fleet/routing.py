@@ -1,14 +1,19 @@
 """How requests get to replicas."""
 
 from array import array
+from bisect import bisect_right
+from itertools import pairwise
 
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.observed.demand import ARRIVALS_SPAN
 from tessera.domain.picking.pick import pick
 from tessera.domain.picking.prediction import RequestMeans
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.model import Router
 from tessera_lab.fleet.simulated_replica import EndedRequest, SimulatedReplica
 from tessera_lab.fleet.trace import Trace
+
+_SECONDS = round(ARRIVALS_SPAN.total_seconds())
 
 
 class Door:
@@ -40,6 +45,12 @@ class Door:
                 self.queue.append(index)
             index += 1
         self.arrived = index
+
+    def arrivals_by_second(self, moment: float) -> tuple[int, ...]:
+        """Return the requests that came in each second of the last minute, oldest first."""
+        edges = [moment - second for second in range(_SECONDS, -1, -1)]
+        counts = [bisect_right(self._trace.arrivals, edge, hi=self.arrived) for edge in edges]
+        return tuple(later - earlier for earlier, later in pairwise(counts))
 
     def flush(self, moment: float) -> None:
         """Send the requests that were held, now that there is a replica."""

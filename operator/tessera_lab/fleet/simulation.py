@@ -21,6 +21,8 @@ from tessera_lab.fleet.spot import SpotMarket
 from tessera_lab.fleet.trace import Trace
 
 SAMPLE_SECONDS = 60.0
+# As often as the operator reads the latencies that gateways count.
+_COUNTS_INTERVAL = 30.0
 # Events of one moment come in this order.
 _NODE_DIES, _PREEMPTION, _READY, _SCRAPE, _DECISION, _SAMPLE = range(6)
 
@@ -140,12 +142,14 @@ class Simulation:
             replicas=self._desired,
             ready=len(door.serving),
             scraped_at=scrape.at,
+            counted_at=scrape.at // _COUNTS_INTERVAL * _COUNTS_INTERVAL,
             engines=tuple(scrape.samples.values()),
             statuses=statuses,
             totals=scrape.totals,
             in_flight=self._in_flight(),
             queued=len(door.queue),
             arrived=door.arrived,
+            arrivals=door.arrivals_by_second(moment),
             finished_lengths=[(each.prompt_tokens, each.output_tokens) for each in ended],
         )
 

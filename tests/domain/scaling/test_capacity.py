@@ -29,6 +29,7 @@ CAPACITY = VariantCapacity(
     concurrent=20,
     input_tokens=1200,
     output_tokens=250,
+    prompts_per_second=5.0,
     queue_time=timedelta(seconds=1),
     lead=timedelta(seconds=100),
 )
@@ -135,7 +136,7 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
-    risen = play(policy(), [load(0, arrival_rate=3.0, recent_arrivals=120)])[0]
+    risen = play(policy(), [load(0, arrival_rate=3.0, arrivals=(*[0] * 45, *[8] * 15))])[0]
     assert risen.assessment is not None
     assert (risen.replicas, risen.reason) == (4, "DemandAboveCapacity")
     assert risen.assessment.arrival_rate == pytest.approx((120 - 3 * math.sqrt(120)) / 15)
@@ -146,10 +147,40 @@ def test_more_arrivals_within_seconds_than_in_the_minute_by_chance_add_nothing(r
     mean = 15 * rate
     by_chance = play(
         policy(),
-        [load(0, arrival_rate=rate, recent_arrivals=math.floor(mean + 3 * math.sqrt(mean)))],
+        [load(0, arrival_rate=rate, arrivals=(math.floor(mean + 3 * math.sqrt(mean)),))],
     )[0]
     assert by_chance.assessment is not None
     assert by_chance.assessment.arrival_rate == pytest.approx(rate)
+
+
+def burst(second: int, size: int = 30, rate: float = 0.5) -> ServiceLoad:
+    """Build a load of one replica in whose last minute so many requests came at once."""
+    return load(second, serving=1, arrival_rate=rate, arrivals=(*[0] * 50, size, *[0] * 9))
+
+
+def calm(second: int, rate: float = 0.5) -> ServiceLoad:
+    return load(second, serving=1, arrival_rate=rate)
+
+
+def test_a_burst_adds_the_replicas_that_would_have_read_its_prompts_in_time() -> None:
+    (decision,) = play(policy(), [burst(0)], steady(1))
+    # Half of 30 prompts wait for a second where 15 are read in it.
+    assert (decision.replicas, decision.reason) == (2, "DemandAboveCapacity")
+    assert "bursts need 2" in decision.message
+    assert play(policy(), [burst(0, size=19)], steady(1))[-1].replicas == 1
+    assert play(policy(), [burst(0, size=60)], steady(1))[-1].replicas == 4
+
+
+def test_what_two_bursts_needed_stays_for_half_an_hour_while_as_many_requests_come() -> None:
+    spec = policy(scaleDown={"stabilizationWindow": "1m"})
+    once = [burst(0), *(calm(second) for second in range(60, 1500, 60))]
+    assert play(spec, once, steady(1))[-1].replicas == 1
+    twice = [burst(0), burst(300), *(calm(second) for second in range(360, 1500, 60))]
+    assert play(spec, twice, steady(1))[-1].replicas == 2
+    fewer = [*twice[:2], *(calm(second, rate=0.2) for second in range(360, 1500, 60))]
+    assert play(spec, fewer, steady(1))[-1].replicas == 1
+    forgotten = [*twice, *(calm(second) for second in range(1500, 2600, 60))]
+    assert play(spec, forgotten, steady(1))[-1].replicas == 1
 
 
 def test_requests_that_become_more_in_engines_count_after_half_a_minute() -> None:

@@ -347,16 +347,19 @@ def test_the_rate_of_arrivals_is_that_of_the_last_minute() -> None:
     assert two[CHAT].arrivals_per_second == 3
 
 
-def test_recent_arrivals_are_those_of_the_last_fifteen_seconds_of_all_gateways() -> None:
+def test_arrivals_of_each_second_are_those_of_all_gateways() -> None:
     reports = [GatewayReport(at=at(0)), GatewayReport(at=at(0))]
     for second in range(100):
         arrived = {CHAT: GatewayDemand(arrived=second)}
         reports = [report.followed_by(at(second), arrived) for report in reports]
     rates = fleet_demand(reports, at(99))
     assert rates is not None
-    assert rates[CHAT].recent_arrivals == 2 * sum(range(85, 100))
-    silent = reports[0].followed_by(at(130), {})
-    assert silent.recently_arrived == {}
+    assert rates[CHAT].arrivals == tuple(2 * second for second in range(40, 100))
+    single = fleet_demand([reports[0], GatewayReport(at=at(99))], at(99))
+    assert single is not None
+    assert single[CHAT].arrivals == tuple(range(40, 100))
+    later = reports[0].followed_by(at(130), {})
+    assert later.arrivals_by_second()[CHAT] == (*range(71, 100), *[0] * 31)
 
 
 def test_arrivals_are_forgotten_after_a_minute_or_a_long_silence() -> None:

@@ -111,11 +111,11 @@ def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("late", "slow", "falls"),
     [
-        (0.029, 0.0, False),
-        (0.031, 0.0, True),
+        (0.019, 0.0, False),
+        (0.021, 0.0, True),
         # Prompts that take too long by themselves leave less for what waits.
-        (0.045, 0.04, False),
-        (0.055, 0.04, True),
+        (0.044, 0.04, False),
+        (0.046, 0.04, True),
         # They use up the whole budget: no number of replicas keeps the objective.
         (0.2, 0.2, False),
         (0.2, 0.19, True),

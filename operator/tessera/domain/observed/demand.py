@@ -1,6 +1,7 @@
 """What gateways report of the requests that wait for a service or are in its engines."""
 
-from collections import Counter
+import operator
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -12,8 +13,6 @@ MAX_REPORT_AGE = timedelta(seconds=5)
 # The rate of arrivals is that of so long, and not known before a gateway reported for a part of it.
 ARRIVALS_SPAN = timedelta(seconds=60)
 _MIN_ARRIVALS_SPAN = timedelta(seconds=15)
-# Arrivals that rise show in those of so long before they do in those of a minute.
-RECENT_SPAN = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +29,8 @@ class GatewayDemand:
     """Predicted time that an engine needs for all of them."""
     arrivals_per_second: float | None = None
     """Of the last minute; None while gateways have not reported for long enough."""
-    recent_arrivals: int = 0
-    """Requests that came in the last 15 seconds."""
+    arrivals: tuple[int, ...] = ()
+    """Requests that came in each second of the last minute, oldest first; empty for none."""
 
 
 NO_DEMAND = GatewayDemand()
@@ -49,26 +48,17 @@ class GatewayReport:
     """Requests that came before each report of the last minute, oldest first."""
     arrived: Mapping[Ref, int] = field(default_factory=dict)
     """Sum of these but for the first report, whose requests came before the minute."""
-    recently_arrived: Mapping[Ref, int] = field(default_factory=dict)
-    """The same of the last 15 seconds."""
 
     def followed_by(self, at: datetime, demand: Mapping[Ref, GatewayDemand]) -> "GatewayReport":
         """Return the next report of this gateway, with the arrivals of the last minute."""
         arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
         entries, total = (*self.arrivals, (at, arrived)), Counter(self.arrived)
-        recent = Counter(self.recently_arrived)
         if self.arrivals:
             total.update(arrived)
-            recent.update(arrived)
-        for reported_at, old in self.arrivals[1:]:
-            if self.at - reported_at < RECENT_SPAN <= at - reported_at:
-                recent.subtract(old)
         while at - entries[0][0] > ARRIVALS_SPAN:
             entries = entries[1:]
             total.subtract(entries[0][1])
-        return GatewayReport(
-            at=at, demand=demand, arrivals=entries, arrived=+total, recently_arrived=+recent
-        )
+        return GatewayReport(at=at, demand=demand, arrivals=entries, arrived=+total)
 
     def arrival_rates(self) -> Mapping[Ref, float] | None:
         """Return the arrivals per second of each service that had any; None if too few reports."""
@@ -76,6 +66,16 @@ class GatewayReport:
             return None
         seconds = (self.at - self.arrivals[0][0]).total_seconds()
         return {ref: count / seconds for ref, count in self.arrived.items()}
+
+    def arrivals_by_second(self) -> Mapping[Ref, tuple[int, ...]]:
+        """Return the arrivals in each second before the report, of each service that had any."""
+        seconds = round(ARRIVALS_SPAN.total_seconds())
+        counts: defaultdict[Ref, list[int]] = defaultdict(lambda: [0] * seconds)
+        for reported_at, arrived in self.arrivals[1:]:
+            second = int((self.at - reported_at).total_seconds())
+            for ref, count in arrived.items():
+                counts[ref][-1 - second] += count
+        return {ref: tuple(each) for ref, each in counts.items()}
 
 
 def fleet_demand(
@@ -87,13 +87,13 @@ def fleet_demand(
         return None
     total: dict[Ref, GatewayDemand] = {}
     for report in current:
-        rates = report.arrival_rates()
+        rates, arrivals = report.arrival_rates(), report.arrivals_by_second()
         for ref in {**report.demand, **(rates or {})}:
             rate = rates.get(ref, 0.0) if rates is not None else None
             rated = replace(
                 report.demand.get(ref, NO_DEMAND),
                 arrivals_per_second=rate,
-                recent_arrivals=report.recently_arrived.get(ref, 0),
+                arrivals=arrivals.get(ref, ()),
             )
             total[ref] = _sum(total[ref], rated) if ref in total else rated
     return total
@@ -111,5 +111,7 @@ def _sum(first: GatewayDemand, second: GatewayDemand) -> GatewayDemand:
         in_flight=first.in_flight + second.in_flight,
         predicted_seconds=first.predicted_seconds + second.predicted_seconds,
         arrivals_per_second=sum(rates) if rates else None,
-        recent_arrivals=first.recent_arrivals + second.recent_arrivals,
+        arrivals=tuple(map(operator.add, first.arrivals, second.arrivals))
+        or first.arrivals
+        or second.arrivals,
     )

@@ -18,6 +18,7 @@ from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.names import ENGINE_ACCOUNT
 from tessera.domain.observed.snapshot import TokenRates
+from tessera.domain.scaling.bursts import Burst
 from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.pace import Pace, TtftShares
 
@@ -91,8 +92,8 @@ class ServiceLoad:
     """Tokens per second that engines computed in the last minute."""
     arrival_rate: float | None = None
     """Requests per second that came to gateways in the last minute."""
-    recent_arrivals: int = 0
-    """Requests that came to gateways in the last 15 seconds."""
+    arrivals: tuple[int, ...] = ()
+    """Requests that came to gateways in each second of the last minute, oldest first."""
     ttft: TtftShares | None = None
     """None is "not known", as without a gateway."""
     known_requests: float | None = None
@@ -151,6 +152,8 @@ class DemandHistory:
     """Mean tokens of prompts and answers, as last measured; None before any were."""
     pace: Pace = field(default_factory=Pace)
     growth: Growth = field(default_factory=Growth)
+    bursts: tuple[Burst, ...] = ()
+    """Those of the last half hour, oldest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +183,8 @@ class CapacityAssessment:
     """Where the rate comes from."""
     replica_rate: float
     """Requests per second that a replica carries within the SLO, corrected by measurements."""
+    bursts: int
+    """Replicas that bursts need; 0 for none."""
     needed: int
     """Replicas for the arrivals, with their headroom."""
     retained: int

@@ -7,6 +7,7 @@ demand was lower for as long as its start-up would cost, the rule of ski rental.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
-from tessera.domain.observed.demand import RECENT_SPAN
 from tessera.domain.scaling.autoscale import (
     MAX_READING_GAP,
     CapacityAssessment,
@@ -35,6 +35,7 @@ from tessera.domain.scaling.autoscale import (
     push,
     with_recent_decisions,
 )
+from tessera.domain.scaling.bursts import needed_again, next_bursts, replicas_for_bursts
 from tessera.domain.scaling.growth import next_growth
 from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
@@ -44,8 +45,9 @@ from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 RATE_SPAN = timedelta(seconds=60)
 _MIN_RATE_SPAN = timedelta(seconds=30)
 _SAMPLE_INTERVAL = timedelta(seconds=5)
-# Arrivals of a shorter span count where they exceed those of the longer one by so many deviations
+# Arrivals of so many seconds count where they exceed those of the longer one by so many deviations
 # of Poisson arrivals.
+_RECENT_SECONDS = 15
 _RISE_DEVIATIONS = 3.0
 # Engines that finish and hold so many times the requests of gateways have other clients as well.
 _OTHER_CLIENTS = 1.25
@@ -105,7 +107,11 @@ def scale_by_capacity(
         filled = demand.rate / capacity.requests_per_second
         growth = next_growth(memory.growth, load.at, filled, capacity.lead)
         memory = replace(memory, growth=growth)
-    assessment, backlog = _assess(policy, _paced(capacity, memory.pace), load, memory, demand)
+    paced = _paced(capacity, memory.pace)
+    burst = _burst(policy, paced, load, memory)
+    memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, demand.rate))
+    bursts = max(burst, needed_again(memory.bursts, demand.rate))
+    assessment, backlog = _assess(policy, paced, load, memory, demand, bursts)
     history = replace(history, up_window=(), demand=memory)
     if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
@@ -130,7 +136,7 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
     if load.arrival_rate is not None and (
         estimate is None or estimate <= load.arrival_rate * _OTHER_CLIENTS + 1 / 30
     ):
-        rate = max(load.arrival_rate, _risen_rate(load.recent_arrivals))
+        rate = max(load.arrival_rate, _risen_rate(load.arrivals))
         return _Demand(rate, rate, "at the gateway", estimated=False)
     if estimate is None:
         return _Demand(0.0, None, "not known", estimated=True)
@@ -142,10 +148,10 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
     return _Demand(estimate, most, "estimated from replicas with metrics", estimated=True)
 
 
-def _risen_rate(recent_arrivals: int) -> float:
+def _risen_rate(arrivals: Sequence[int]) -> float:
     """Return the rate that is certain from the arrivals of the last seconds."""
-    certain = recent_arrivals - _RISE_DEVIATIONS * math.sqrt(recent_arrivals)
-    return certain / RECENT_SPAN.total_seconds()
+    recent = sum(arrivals[-_RECENT_SECONDS:])
+    return (recent - _RISE_DEVIATIONS * math.sqrt(recent)) / _RECENT_SECONDS
 
 
 def _estimated_rate(
@@ -197,6 +203,7 @@ def _remember(
         lengths=capacity.lengths,
         pace=memory.pace,
         growth=memory.growth,
+        bursts=memory.bursts,
     )
 
 
@@ -249,7 +256,25 @@ def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
         capacity,
         requests_per_second=capacity.requests_per_second * pace.factor,
         concurrent=capacity.concurrent * pace.factor,
+        prompts_per_second=capacity.prompts_per_second * pace.factor,
     )
+
+
+def _burst(
+    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory
+) -> int:
+    """Return the replicas that the last minute needed beyond its rate; 0 for none."""
+    if not load.arrival_rate:
+        return 0
+    usual = max(1, _ceil(load.arrival_rate / (capacity.requests_per_second * memory.correction)))
+    needed = replicas_for_bursts(
+        load.arrivals,
+        capacity.prompts_per_second,
+        capacity.queue_time,
+        usual,
+        policy.spec.max_replicas,
+    )
+    return needed if needed > usual else 0
 
 
 def _assess(
@@ -258,6 +283,7 @@ def _assess(
     load: ServiceLoad,
     memory: DemandHistory,
     demand: _Demand,
+    bursts: int,
 ) -> tuple[CapacityAssessment, int]:
     """Return the numbers of the decision, and the replicas that the backlog needs."""
     spec = policy.spec
@@ -274,11 +300,12 @@ def _assess(
     if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
         rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
         backlog = _ceil(rate / replica_rate)
-    needed = replicas_for(demand.rate, replica_rate, headroom)
+    needed = max(replicas_for(demand.rate, replica_rate, headroom), bursts)
     assessment = CapacityAssessment(
         arrival_rate=demand.rate,
         source=demand.source,
         replica_rate=replica_rate,
+        bursts=bursts,
         needed=max(needed, backlog),
         retained=clamp(spec, max(retained, needed, backlog)),
         hold=hold_of(spec, capacity.lead),
@@ -382,6 +409,7 @@ def _message(
 ) -> str:
     """Return the numbers with which every message begins."""
     waiting = "at least " if load.waiting is None else ""
+    bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
     slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
     if round(memory.pace.factor, 2) != 1:
         slo += f", {memory.pace.factor:.2f} times the prediction by the TTFT attained"
@@ -390,6 +418,6 @@ def _message(
         f"{assessment.replica_rate:.2f}/s of {capacity.input_tokens} input and "
         f"{counted(capacity.output_tokens, 'output token')}{slo}, "
         f"headroom {memory.growth.headroom(capacity.lead):.2f} for a start-up of "
-        f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}, "
+        f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}{bursts}, "
         f"{waiting}{load.known_waiting:.0f} waiting, {counted(current, 'replica')}"
     )

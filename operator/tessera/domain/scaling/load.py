@@ -63,7 +63,7 @@ def load_of(
         finish_rate=readings.finish_rates.get(service) if readings and by_pod and service else None,
         token_rates=readings.token_rates.get(service) if readings and by_pod and service else None,
         arrival_rate=demand.arrivals_per_second if demand is not None else None,
-        recent_arrivals=demand.recent_arrivals if demand is not None else 0,
+        arrivals=demand.arrivals if demand is not None else (),
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,
         with_counts=len(counts),
     )

@@ -26,7 +26,7 @@ _FALL, _LIFT = 0.8, 1.001
 _EARLY_SHARE = 0.95
 # Share of the error budget that may be late before the factor falls, and the least share of the
 # requests: what no replica can mend may use up the whole budget.
-_BUDGET_SHARE, _LEAST_LATE = 0.6, 0.005
+_BUDGET_SHARE, _LEAST_LATE = 0.4, 0.005
 # Replicas that carry less say nothing of what they could carry.
 _LEAST_USE = 0.6
 # What a missed reading lets pass counts at most so long.

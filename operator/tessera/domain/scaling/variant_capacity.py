@@ -32,6 +32,8 @@ class VariantCapacity:
     requests_per_second: float
     concurrent: float
     """Requests that run at once at this rate, on average."""
+    prompts_per_second: float
+    """Prompts that it reads at most, while so many run."""
     input_tokens: int
     """Tokens of a prompt, as measured or as in the spec."""
     output_tokens: int
@@ -96,6 +98,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
         concurrent=sustained.sequences,
+        prompts_per_second=sustained.prompts_per_second,
         input_tokens=prompt,
         output_tokens=answer,
         queue_time=_queue_time(spec, prompt, fit.limits),

@@ -70,6 +70,8 @@ class SustainedLoad:
     """Requests that run at once on average."""
     tokens_per_second: float
     """Output tokens."""
+    prompts_per_second: float
+    """Prompts that it reads at most, beside the requests that run."""
     meets_slo: bool
     """False if even one request violates it; the load is then that of a full engine."""
 
@@ -101,11 +103,13 @@ def sustained_load(
             demand, step, sequences, tokens, servers
         )
 
-    sequences = _highest(is_sustained, highest) if places else 0.0
+    sustained = _highest(is_sustained, highest) if places else 0.0
+    sequences = sustained or highest
     return SustainedLoad(
-        sequences=sequences or highest,
-        tokens_per_second=_tokens_per_second(demand, step, sequences or highest, tokens),
-        meets_slo=sequences > 0,
+        sequences=sequences,
+        tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
+        prompts_per_second=1 / _reading_seconds(demand, step, sequences, tokens),
+        meets_slo=sustained > 0,
     )
 
 
@@ -141,7 +145,7 @@ def _meets_ttft(
     (M/G/n), whose waiting times are exponential beyond the share that need not wait.
     """
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
-    reading = demand.input_tokens / (tokens - sequences) * full_seconds
+    reading = _reading_seconds(demand, step, sequences, tokens)
     rate = _tokens_per_second(demand, step, sequences, tokens) / demand.output_tokens
     busy = rate * reading
     slack = demand.ttft.total_seconds() - reading - full_seconds
@@ -149,6 +153,12 @@ def _meets_ttft(
         return False
     mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * servers * (1 - busy))
     return waiting_share(servers, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
+
+
+def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
+    """Return the seconds of full steps that a typical prompt takes."""
+    full_seconds = full_step_seconds(demand, step, sequences, tokens)
+    return demand.input_tokens / (tokens - sequences) * full_seconds
 
 
 def waiting_share(servers: int, busy: float) -> float:

@@ -11,7 +11,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
-from tessera.domain.observed.demand import ARRIVALS_SPAN, RECENT_SPAN, GatewayDemand
+from tessera.domain.observed.demand import ARRIVALS_SPAN, GatewayDemand
 from tessera.domain.observed.latency import (
     EngineLatency,
     GatewayLatency,
@@ -40,8 +40,6 @@ from tessera_lab.fleet.scraping import add
 
 _START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
-# As often as the operator reads latencies.
-_LATENCY = 30.0
 _NODE_GPUS = 8
 _CONFIG = Config()
 
@@ -248,8 +246,8 @@ class ProductPolicy:
             finish_rates={ref: max(0, recent) / span} if span > 0 else {},
             token_rates={ref: self._token_rates(newest, rate)} if span > 0 else {},
             speeds={ref: (self._speed(newest, short),)},
-            latencies={ref: self._latency(newest, short)},
-            latencies_at=_moment(newest.scraped_at // _LATENCY * _LATENCY),
+            latencies={ref: self._latency(observation, short)},
+            latencies_at=_moment(observation.counted_at),
             speeds_at=_moment(newest.scraped_at),
         )
 
@@ -316,14 +314,12 @@ class ProductPolicy:
 
     def _demand(self, observation: Observation) -> GatewayDemand:
         span = min(ARRIVALS_SPAN.total_seconds(), observation.at - self._arrivals[0][0])
-        recent_since = observation.at - RECENT_SPAN.total_seconds()
-        recent = next(count for at, count in self._arrivals if at >= recent_since - 1e-6)
         rate = (observation.arrived - self._arrivals[0][1]) / span if span else None
         return GatewayDemand(
             queued=observation.queued,
             in_flight=observation.in_flight - observation.queued,
             arrivals_per_second=rate,
-            recent_arrivals=observation.arrived - recent,
+            arrivals=observation.arrivals,
         )
 
 
