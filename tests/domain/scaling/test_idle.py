@@ -362,6 +362,13 @@ def test_arrivals_of_each_second_are_those_of_all_gateways() -> None:
     assert later.arrivals_by_second()[CHAT] == (*range(71, 100), *[0] * 31)
 
 
+def test_arrivals_before_the_clock_was_set_back_are_in_no_second() -> None:
+    report = GatewayReport(at=at(0))
+    for second in (0, 1, 2, -300, -299):
+        report = report.followed_by(at(second), {CHAT: GatewayDemand(arrived=4)})
+    assert report.arrivals_by_second()[CHAT] == (*[0] * 58, 4, 4)
+
+
 def test_arrivals_are_forgotten_after_a_minute_or_a_long_silence() -> None:
     report = GatewayReport(at=at(0)).followed_by(at(0), {})
     for second in (*range(1, 20), *range(300, 320)):

@@ -73,6 +73,9 @@ class GatewayReport:
         counts: defaultdict[Ref, list[int]] = defaultdict(lambda: [0] * seconds)
         for reported_at, arrived in self.arrivals[1:]:
             second = int((self.at - reported_at).total_seconds())
+            if not 0 <= second < seconds:
+                # The clock was set back.
+                continue
             for ref, count in arrived.items():
                 counts[ref][-1 - second] += count
         return {ref: tuple(each) for ref, each in counts.items()}
