@@ -5,6 +5,7 @@ for a while.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +30,11 @@ class Burst:
     """Requests per second of the minute."""
 
 
+def round_up(replicas: float) -> int:
+    """Round up, but not by the error of a float."""
+    return math.ceil(replicas - 1e-9)
+
+
 def replicas_for_bursts(
     arrivals: Sequence[int],
     prompts_per_second: float,
@@ -41,16 +47,15 @@ def replicas_for_bursts(
     `arrivals` are those of each second, oldest first. They wait in one queue, from which a replica
     reads so many prompts per second, and at most for `queue_time`.
     """
-    if sum(arrivals) < _LEAST_ARRIVALS or not queue_time:
+    total = sum(arrivals)
+    if total < _LEAST_ARRIVALS or not queue_time:
         return least
-    low, high = least, max(least, most)
-    while low < high:
-        middle = (low + high) // 2
-        if _late(arrivals, middle * prompts_per_second, queue_time) <= _LATE_SHARE * sum(arrivals):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+
+    def suffices(replicas: int) -> bool:
+        return _late(arrivals, replicas * prompts_per_second, queue_time) <= _LATE_SHARE * total
+
+    # `most` is the answer also where it does not suffice.
+    return least + bisect_left(range(least, most), True, key=suffices)
 
 
 def _late(arrivals: Sequence[int], prompts_per_second: float, queue_time: timedelta) -> int:
@@ -83,5 +88,5 @@ def needed_again(bursts: Sequence[Burst], rate: float) -> int:
 
     While fewer requests come, so are those of their bursts.
     """
-    needed = sorted(math.ceil(each.replicas * min(1.0, rate / each.rate) - 1e-9) for each in bursts)
+    needed = sorted(round_up(each.replicas * min(1.0, rate / each.rate)) for each in bursts)
     return needed[-2] if len(needed) > 1 else 0

@@ -35,7 +35,12 @@ from tessera.domain.scaling.autoscale import (
     push,
     with_recent_decisions,
 )
-from tessera.domain.scaling.bursts import needed_again, next_bursts, replicas_for_bursts
+from tessera.domain.scaling.bursts import (
+    needed_again,
+    next_bursts,
+    replicas_for_bursts,
+    round_up,
+)
 from tessera.domain.scaling.growth import next_growth
 from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
@@ -82,12 +87,7 @@ def hold_of(spec: ScalingSpec, lead: timedelta) -> timedelta:
 
 def replicas_for(rate: float, replica_rate: float, headroom: float) -> int:
     """Return the replicas that carry a rate of arrivals with headroom; 0 for no arrivals."""
-    return _ceil(rate * headroom / replica_rate)
-
-
-def _ceil(replicas: float) -> int:
-    """Round up, but not by the error of a float."""
-    return math.ceil(replicas - 1e-9)
+    return round_up(rate * headroom / replica_rate)
 
 
 def scale_by_capacity(
@@ -266,7 +266,8 @@ def _burst(
     """Return the replicas that the last minute needed beyond its rate; 0 for none."""
     if not load.arrival_rate:
         return 0
-    usual = max(1, _ceil(load.arrival_rate / (capacity.requests_per_second * memory.correction)))
+    replica_rate = capacity.requests_per_second * memory.correction
+    usual = max(1, round_up(load.arrival_rate / replica_rate))
     needed = replicas_for_bursts(
         load.arrivals,
         capacity.prompts_per_second,
@@ -295,11 +296,11 @@ def _assess(
     retained = replicas_for(most + noise, replica_rate, headroom)
     if spec.min_replicas > 1:
         # Those left after one is lost carry the load.
-        retained = max(retained, _ceil(most / replica_rate) + 1)
+        retained = max(retained, round_up(most / replica_rate) + 1)
     waiting, backlog = load.known_waiting, 0
     if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
         rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
-        backlog = _ceil(rate / replica_rate)
+        backlog = round_up(rate / replica_rate)
     needed = max(replicas_for(demand.rate, replica_rate, headroom), bursts)
     assessment = CapacityAssessment(
         arrival_rate=demand.rate,
