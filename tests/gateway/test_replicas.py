@@ -44,6 +44,13 @@ def test_a_worker_leaves_the_rest_to_others_that_wait_for_their_share() -> None:
     assert sent(*some_replicas(chat=0.5)) == 5
 
 
+def test_what_others_were_last_reported_to_run_does_not_take_of_a_workers_share() -> None:
+    replicas, model = some_replicas(chat=0.5)
+    share = WorkerShare(places=0.5, tenants={"team-a": 0.25})
+    replicas.shared({"uid-chat-1": SentLoad(requests=9)}, {CHAT: share}, 1.0)
+    assert sent(replicas, model) == 5
+
+
 def test_the_share_of_a_worker_is_one_of_prompts_where_these_are_longer_than_two_steps() -> None:
     model = a_model(
         *(a_replica(f"127.0.0.1:{port}", max_num_batched_tokens=64) for port in range(1, 5))

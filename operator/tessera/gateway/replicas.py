@@ -10,7 +10,7 @@ from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.picking.pick import Choice, pick
 from tessera.domain.picking.pick import with_room as states_with_room
-from tessera.domain.picking.prediction import RequestMeans, own_use, work_seconds
+from tessera.domain.picking.prediction import RequestMeans, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
 
 _DEFAULT_MEANS = RequestMeans()
@@ -131,6 +131,15 @@ class Replicas:
         """Return whether a replica would start one more request soon."""
         return bool(self._with_room(model, now))
 
+    def predicted_ttft(self, model: OfferedModel, shape: RequestShape, now: float) -> float:
+        """Return the seconds until the first token if it were sent to a replica with room now.
+
+        0 where that is not known.
+        """
+        states, means = self._with_room(model, now), self.means(model)
+        choice = pick(shape, states, now, turn=self._turn, means=means)
+        return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
+
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
         """Return the predicted seconds of a replica that a request takes."""
         states = self.states(model)
@@ -155,15 +164,10 @@ class Replicas:
         self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
 
     def _with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
-        """Return the replicas with room; none while others wait for those of their share."""
-        states = self.states(model)
-        with_room = states_with_room(states, self.means(model), now)
-        share = self._share(model, now) if with_room else None
-        if share is not None:
-            ready = [state for state in states if state.ready_at is not None]
-            if own_use(ready, self.means(model)) >= share.places:
-                return []
-        return with_room
+        """Return the replicas with room; of its share while requests of other workers wait."""
+        share = self._share(model, now)
+        places = share.places if share is not None else None
+        return states_with_room(self.states(model), self.means(model), now, places)
 
     def _share(self, model: OfferedModel, now: float) -> WorkerShare | None:
         """Return this worker's share of a model while requests of others wait for it."""

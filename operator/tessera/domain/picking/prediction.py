@@ -1,6 +1,5 @@
 """Predicted seconds: until the first token of a request, and of the work that it is."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.domain.gateway.directory import EngineReplica
@@ -84,24 +83,26 @@ def predicted_ttft(
     return seconds
 
 
-def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
+def has_room(
+    state: ReplicaState, means: RequestMeans, now: float, share: float | None = None
+) -> bool:
     """Return whether a replica would start one more request soon.
 
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
     the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
-    of its sequences.
+    of its sequences. A worker with a `share` has that part of each room for itself: what other
+    workers use of theirs is known too late to fill an engine by it.
     """
     running, queued = state.load(now)
+    requests = running + queued
     queued_tokens = state.prefill_tokens + (queued - state.awaiting) * means.prompt_tokens
-    return queued_tokens < _prompt_room(state, means) and running + queued < _sequence_room(state)
-
-
-def own_use(states: Sequence[ReplicaState], means: RequestMeans) -> float:
-    """Return the share of the room of all replicas that this worker's own requests take."""
-    own = [state.own for state in states]
-    sequences = sum(load.requests for load in own) / sum(map(_sequence_room, states))
-    prompts = sum(load.prefill_tokens for load in own)
-    return max(sequences, prompts / sum(_prompt_room(state, means) for state in states))
+    if share is not None:
+        requests -= state.others.requests
+        queued_tokens -= state.others.prefill_tokens
+    part = 1.0 if share is None else share
+    return queued_tokens < part * _prompt_room(state, means) and requests < part * _sequence_room(
+        state
+    )
 
 
 def _sequence_room(state: ReplicaState) -> float:
