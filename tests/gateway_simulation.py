@@ -9,7 +9,7 @@ from itertools import count
 from random import Random
 
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry
+from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.picking.pick import pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
@@ -131,7 +131,7 @@ class ClosedLoop:
             states = [engine.state for engine in self.engines]
             if self._holds and not (states := with_room(states, self._means, self.now)):
                 return
-            entry = self._queue.pop()
+            entry = self._queue.pop(QueueService(now=self.now, replicas=len(self.engines)))
             assert entry is not None
             request = self._waiting.pop(entry)
             choice = pick(

@@ -284,6 +284,7 @@ class Admission:
             service_class=model.service_class,
             work_seconds=ticket.work_seconds,
             size_bytes=size_bytes,
+            due=now + model.ttft_seconds,
             deadline=now + seconds,
         )
         queue = self.queues.of(model)

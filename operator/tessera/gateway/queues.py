@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterator
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueRefusal
+from tessera.domain.limits.fair_queue import (
+    FairQueue,
+    QueueBounds,
+    QueueEntry,
+    QueueRefusal,
+    QueueService,
+)
 from tessera.gateway.replicas import Replicas, SentRequest
 
 
@@ -64,8 +70,13 @@ class ModelQueue:
             _, future = self._waiting.pop(entry)
             if not future.done():
                 future.set_exception(QueueTimeoutError)
+        service = QueueService(
+            now=now,
+            replicas=self._replicas.ready_count(self.model),
+            is_late=lambda entry: self._is_late(entry, now),
+        )
         while self._waiting and self._replicas.has_room(self.model, now):
-            next_entry = self._queue.pop()
+            next_entry = self._queue.pop(service)
             if next_entry is None:
                 return
             shape, future = self._waiting.pop(next_entry)
@@ -76,6 +87,10 @@ class ModelQueue:
                 future.set_exception(QueueTimeoutError)
             else:
                 future.set_result(sent)
+
+    def _is_late(self, entry: QueueEntry, now: float) -> bool:
+        shape, _ = self._waiting[entry]
+        return now + self._replicas.predicted_ttft(self.model, shape, now) > entry.due
 
 
 class ModelQueues:

@@ -1,7 +1,7 @@
 """The order of waiting requests, their bounds, and what a refusal says."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tessera.domain.limits.fair_queue import (
     QueueBounds,
     QueueEntry,
     QueueReason,
+    QueueService,
 )
 from tests.gateway_simulation import ClosedLoop
 
@@ -30,8 +31,11 @@ def a_queue(*entries: QueueEntry, **bounds: int) -> FairQueue:
     return queue
 
 
-def order(queue: FairQueue) -> list[QueueEntry]:
-    return list(iter(queue.pop, None))
+SERVICE = QueueService(now=0.0, replicas=1)
+
+
+def order(queue: FairQueue, service: QueueService = SERVICE) -> list[QueueEntry]:
+    return list(iter(lambda: queue.pop(service), None))
 
 
 def test_requests_of_one_tenant_keep_their_order() -> None:
@@ -57,7 +61,7 @@ def test_a_tenant_of_twice_the_weight_gets_twice_the_work() -> None:
 def test_a_tenant_that_comes_back_has_no_credit_from_its_absence() -> None:
     queue = a_queue(*[an_entry("busy") for _ in range(50)])
     for _ in range(30):
-        queue.pop()
+        queue.pop(SERVICE)
     for _ in range(10):
         queue.offer(an_entry("back"), 0.0, replicas=0)
     assert Counter(entry.tenant for entry in order(queue)[:10])["back"] == 5
@@ -80,7 +84,7 @@ def test_work_of_two_waiting_tenants_differs_by_one_request_of_each(
     remaining = Counter(entry.tenant for entry in entries)
     served = dict.fromkeys(weights, 0.0)
     while all(remaining[tenant] for tenant in "ab"):
-        entry = queue.pop()
+        entry = queue.pop(SERVICE)
         assert entry is not None
         remaining[entry.tenant] -= 1
         served[entry.tenant] += entry.work_seconds / entry.weight
@@ -112,7 +116,7 @@ def test_a_cancelled_request_is_not_charged() -> None:
 
 
 def classes(queue: FairQueue, count: int) -> list[ServiceClass]:
-    entries = [queue.pop() for _ in range(count)]
+    entries = [queue.pop(SERVICE) for _ in range(count)]
     return [entry.service_class for entry in entries if entry is not None]
 
 
@@ -145,7 +149,7 @@ def test_a_class_that_waits_again_has_no_passes_from_before() -> None:
     queue = a_queue(*[an_entry() for _ in range(60)], batch)
     classes(queue, 16)
     queue.cancel(batch)
-    queue.pop()
+    queue.pop(SERVICE)
     queue.offer(an_entry(service_class="Batch"), 0.0, replicas=0)
     assert classes(queue, 16) == ["Interactive"] * 16
 
@@ -197,7 +201,7 @@ def test_the_predicted_wait_is_the_work_that_goes_before(
 ) -> None:
     queue = a_queue(*[an_entry(name, work, weight=weights[name]) for name, work in requests])
     for _ in range(len(requests) // 2):
-        queue.pop()
+        queue.pop(SERVICE)
     entry = an_entry(
         tenant, 1.0, weight=weights[tenant], service_class=service_class, deadline=-1.0
     )
@@ -211,6 +215,63 @@ def test_the_predicted_wait_is_the_work_that_goes_before(
     )
     if len(requests) <= 16 or service_class == "Interactive":
         assert refusal.predicted_wait_seconds == pytest.approx(before, abs=largest)
+
+
+def at(now: float, *, replicas: int = 1) -> QueueService:
+    """Return a service whose requests get their first token half a second later."""
+    return QueueService(now=now, replicas=replicas, is_late=lambda entry: now + 0.5 > entry.due)
+
+
+def test_what_can_be_in_time_goes_before_what_cannot() -> None:
+    late = [an_entry(due=1.0), an_entry(due=1.2)]
+    timely = [an_entry(due=2.0), an_entry(due=2.1)]
+    assert order(a_queue(*late, *timely), at(1.0)) == [*timely, *late]
+
+
+def test_late_requests_of_one_tenant_take_nothing_from_another() -> None:
+    late = [an_entry("late", due=1.0) for _ in range(10)]
+    timely = [an_entry("timely", due=9.0) for _ in range(10)]
+    tenants = [entry.tenant for entry in order(a_queue(*late, *timely), at(1.0))]
+    assert tenants[:10].count("late") == 5
+
+
+def test_a_late_request_goes_first_once_all_of_them_need_half_of_the_time_left() -> None:
+    late = [an_entry(work_seconds=2, due=1.0, deadline=60.0) for _ in range(5)]
+    queue = a_queue(*late)
+    assert queue.pop(at(1.0)) is late[0]
+    timely = [an_entry(due=99.0) for _ in range(2)]
+    for entry in timely:
+        queue.offer(entry, 1.0, replicas=1)
+    assert queue.pop(at(43.9)) is timely[0]
+    assert queue.pop(at(44.0, replicas=2)) is timely[1]
+    queue.offer(timely[1], 44.0, replicas=1)
+    assert queue.pop(at(44.0)) is late[1]
+
+
+def test_a_late_request_can_be_cancelled_and_expires() -> None:
+    entries = [an_entry(due=1.0, deadline=5.0, size_bytes=7) for _ in range(4)]
+    queue = a_queue(*entries)
+    assert queue.pop(at(1.0)) is entries[0]
+    assert queue.cancel(entries[2])
+    assert not queue.cancel(entries[2])
+    assert queue.expire(5.5) == [entries[1], entries[3]]
+    assert (len(queue), queue.size_bytes, queue.work_seconds) == (0, 0, 0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.1, 3.0), st.floats(0, 9)), min_size=1),
+    st.lists(st.floats(0, 2), min_size=1),
+)
+def test_whatever_is_late_every_request_is_served_once(
+    requests: list[tuple[str, float, float]], pauses: list[float]
+) -> None:
+    entries = [an_entry(tenant, work, due=due) for tenant, work, due in requests]
+    queue, now, served = a_queue(*entries), 0.0, []
+    for pause, _ in zip(cycle(pauses), entries, strict=False):
+        now += pause
+        served.append(queue.pop(at(now)))
+    assert sorted(map(id, served)) == sorted(map(id, entries))
+    assert (len(queue), queue.work_seconds) == (0, 0)
 
 
 def test_expired_requests_are_removed() -> None:

@@ -1,7 +1,13 @@
-"""The queue of requests that wait for room on a replica: fair between tenants, classes first."""
+"""The queue of requests that wait for room on a replica: fair between tenants, classes first.
+
+Of one tenant, a request that cannot be in time any more lets others go before it that still can:
+served in the order of their arrival, a load just above what replicas carry makes all late, and here
+only its excess. It is sent before its deadline nevertheless.
+"""
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -12,6 +18,9 @@ MAX_PASSES = 16
 
 # How long a full queue needs is unknown while no replica serves.
 UNKNOWN_RETRY_SECONDS = 5.0
+
+# Late requests go first while all of them need so great a share of the time that is left.
+_URGENT_SHARE = 0.5
 
 _CLASSES: tuple[ServiceClass, ...] = ("Interactive", "Standard", "Batch")
 
@@ -56,8 +65,20 @@ class QueueEntry:
     work_seconds: float
     """Predicted seconds of a replica; fairness is counted in it."""
     size_bytes: int = 0
+    due: float = float("inf")
+    """Until then its first token is in time; monotonic seconds."""
     deadline: float = float("inf")
     """The first token is of no use after it; monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueService:
+    """What serves a queue at one moment."""
+
+    now: float
+    replicas: int
+    is_late: Callable[[QueueEntry], bool] = lambda _: False
+    """Whether an entry would get its first token too late if it were sent now."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,7 +89,47 @@ class _Flow:
     """Virtual time at which its next entry starts."""
     weight: float
     entries: OrderedDict[QueueEntry, None] = field(default_factory=OrderedDict)
+    """Those that may be in time, or that were not looked at yet."""
+    late: OrderedDict[QueueEntry, None] = field(default_factory=OrderedDict)
     work_seconds: float = 0.0
+    late_seconds: float = 0.0
+    """Work of the late ones."""
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.late)
+
+    def take(self, service: QueueService) -> QueueEntry:
+        """Take the oldest entry that can be in time, or the oldest late one.
+
+        A late one goes first once it is urgent.
+        """
+        if not self._is_urgent(service):
+            while self.entries:
+                entry, _ = self.entries.popitem(last=False)
+                if not service.is_late(entry):
+                    return entry
+                self.late[entry] = None
+                self.late_seconds += entry.work_seconds
+        entry = next(iter(self.late))
+        self.drop(entry)
+        return entry
+
+    def drop(self, entry: QueueEntry) -> bool:
+        """Take an entry out; False if it is not here."""
+        if entry in self.entries:
+            del self.entries[entry]
+            return True
+        if entry not in self.late:
+            return False
+        del self.late[entry]
+        self.late_seconds = self.late_seconds - entry.work_seconds if self.late else 0.0
+        return True
+
+    def _is_urgent(self, service: QueueService) -> bool:
+        if not self.late:
+            return False
+        left = next(iter(self.late)).deadline - service.now
+        return self.late_seconds / service.replicas >= _URGENT_SHARE * left
 
 
 class _ClassQueue:
@@ -92,7 +153,7 @@ class _ClassQueue:
 
     def waiting(self, tenant: str) -> int:
         flow = self._flows.get(tenant)
-        return len(flow.entries) if flow is not None else 0
+        return len(flow) if flow is not None else 0
 
     def add(self, entry: QueueEntry) -> None:
         flow = self._flows.get(entry.tenant)
@@ -107,24 +168,23 @@ class _ClassQueue:
 
     def remove(self, entry: QueueEntry) -> bool:
         flow = self._flows.get(entry.tenant)
-        if flow is None or entry not in flow.entries:
+        if flow is None or not flow.drop(entry):
             return False
-        del flow.entries[entry]
         self._subtract(flow, entry)
         return True
 
-    def pop(self) -> QueueEntry:
-        """Take the entry that starts first.
+    def pop(self, service: QueueService) -> QueueEntry:
+        """Take an entry of the tenant whose next one starts first.
 
         Raises IndexError when nothing waits.
         """
         while True:
             start, _, tenant = heapq.heappop(self._heap)
             flow = self._flows[tenant]
-            if not flow.entries:
+            if not len(flow):
                 del self._flows[tenant]
                 continue
-            entry, _ = flow.entries.popitem(last=False)
+            entry = flow.take(service)
             self._subtract(flow, entry)
             self._time = start
             flow.start = start + entry.work_seconds / entry.weight
@@ -136,14 +196,14 @@ class _ClassQueue:
         own = self._flows.get(entry.tenant)
         before = own.work_seconds if own is not None else 0.0
         start = (own.start if own is not None else self._time) + before / entry.weight
-        others = (flow for flow in self._flows.values() if flow is not own and flow.entries)
+        others = (flow for flow in self._flows.values() if flow is not own and len(flow))
         # Of another tenant, what starts until then.
         return before + sum(
             min(flow.work_seconds, max(0.0, start - flow.start) * flow.weight) for flow in others
         )
 
     def entries(self) -> list[QueueEntry]:
-        return [entry for flow in self._flows.values() for entry in flow.entries]
+        return [entry for flow in self._flows.values() for entry in (*flow.late, *flow.entries)]
 
     def _push(self, tenant: str, flow: _Flow) -> None:
         self._order += 1
@@ -152,7 +212,7 @@ class _ClassQueue:
     def _subtract(self, flow: _Flow, entry: QueueEntry) -> None:
         self.count -= 1
         # Sums of floats drift; an empty flow or queue has no work.
-        flow.work_seconds = flow.work_seconds - entry.work_seconds if flow.entries else 0.0
+        flow.work_seconds = flow.work_seconds - entry.work_seconds if len(flow) else 0.0
         self.work_seconds = self.work_seconds - entry.work_seconds if self.count else 0.0
 
 
@@ -204,7 +264,7 @@ class FairQueue:
             reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after
         )
 
-    def pop(self) -> QueueEntry | None:
+    def pop(self, service: QueueService) -> QueueEntry | None:
         """Take the entry that is served next; None if nothing waits."""
         waiting = [queue for queue in self._classes.values() if queue.count]
         if not waiting:
@@ -213,7 +273,7 @@ class FairQueue:
         chosen = most_passed if most_passed.passes >= MAX_PASSES else waiting[0]
         for queue in self._classes.values():
             queue.passes = queue.passes + 1 if queue.count and queue is not chosen else 0
-        entry = chosen.pop()
+        entry = chosen.pop(service)
         self.size_bytes -= entry.size_bytes
         return entry
 
