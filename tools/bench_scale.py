@@ -20,12 +20,13 @@ from typing import Any
 
 import bench_engine
 from scale.cases import CASES, COLD, H100, HYPOTHETICAL, TRACES, WARM, names
-from scale.runs import COVER, DISTURBANCES, HEAD, OURS, REACTIVE, Result, Run, Runs, play, row
+from scale.runs import COVER, DISTURBANCES, HEAD, REACTIVE, Result, Run, Runs, play, row
 from tessera_lab.fleet.attainment import attainment_goal
 from tessera_lab.fleet.bound import Supply, lower_bound
-from tessera_lab.fleet.model import COLD_START
+from tessera_lab.fleet.model import COLD_START, Router
 from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
+from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.prices import PRICE_SETS
 from tune_rivals import FIRST, TUNING
 
@@ -54,6 +55,18 @@ class Bench:
         """Return the product's result, with constants that were frozen on the tuning cuts."""
         return self._result(self._run(case, OURS, {}, start_up, reserved))
 
+    def routed_otherwise(self, case: str) -> dict[str, Result]:
+        """Return the product without the gateway's queue, and the cover and a fixed number behind
+        it, by the names of their figures."""
+        product = replace(self._run(case, OURS, {}), router=Router.LEAST_TTFT)
+        cover = replace(self._run(case, COVER, {}), router=Router.GATEWAY)
+        results = self._results([product, cover])
+        return {
+            "own_engine_queues": results[product],
+            "cover_gateway_queue": results[cover],
+            "static_gateway_queue": self.static(case, router=Router.GATEWAY),
+        }
+
     def rivals(self, case: str, start_up: str = COLD) -> dict[str, Result]:
         """Return each rival at its cheapest setting that keeps the goal, or at one that does not.
 
@@ -80,10 +93,11 @@ class Bench:
         results = self._results(list(wanted.values()))
         return {name: results[run] for name, run in wanted.items()}
 
-    def static(self, case: str, start_up: str = COLD) -> Result:
+    def static(self, case: str, start_up: str = COLD, router: Router | None = None) -> Result:
         """Return the fewest static replicas that keep the goal."""
+        run = replace(self._run(case, STATIC, {}, start_up), router=router)
         return self._least(
-            lambda replicas: self._run(case, STATIC, {"replicas": replicas}, start_up),
+            lambda replicas: replace(run, settings=(("replicas", replicas),)),
             list(range(1, MOST_REPLICAS + 1)),
         )
 
@@ -183,7 +197,7 @@ def table(
             else "missed | missed | "
         )
         lines.append(
-            f"| {result.run.policy} | {result.share:.4f} | {result.window_share:.3f} | "
+            f"| {result.run.label} | {result.share:.4f} | {result.window_share:.3f} | "
             f"{result.replica_hours:.2f} | {dollars} |"
         )
     lines.append(f"| bound | | | | | {bound:.2f} | |")
@@ -257,7 +271,12 @@ def main() -> None:
     for case in cases:
         own, rivals = bench.own(case), bench.rivals(case)
         hindsight = bench.reactive(case)
-        others = [covers[case], hindsight]
+        routed = bench.routed_otherwise(case)
+        figures |= {
+            f"usd_{case}_{name}": round(result.usd[PRICES], 2) if result.sufficient else None
+            for name, result in routed.items()
+        }
+        others = [covers[case], hindsight, *routed.values()]
         ends_by = max(result.paid_seconds for result in (own, *rivals.values(), *others))
         by_prices = bounds(case, options.traces, options.hours, ends_by)
         bound = by_prices[PRICES]
@@ -266,7 +285,7 @@ def main() -> None:
             ratio = own.usd[PRICES] / hindsight.usd[PRICES]
             figures[f"vs_hindsight_{case}"] = round(ratio, 3)
         below += [
-            f"{result.run.policy} on {case} at {name}"
+            f"{result.run.label} on {case} at {name}"
             for result in (own, *rivals.values(), *others)
             for name, usd in by_prices.items()
             if result.sufficient and result.usd[name] < usd

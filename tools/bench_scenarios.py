@@ -12,13 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tessera_lab.fleet.policies.families import FAMILIES
+from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS
-from tessera_lab.fleet.scenarios.verdict import (
-    OURS,
-    PropertyVerdict,
-    attainable_share,
-    play,
-)
+from tessera_lab.fleet.scenarios.verdict import PropertyVerdict, attainable_share, play
 
 PROPERTIES = ("no_ratchet", "no_oscillation", "no_loss", "no_deadlock")
 _TITLES = ("RATCHET", "OSCILLATION", "LOSS", "DEADLOCK")

@@ -14,16 +14,16 @@ from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
 from tessera_lab.fleet.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.course import Course, best_reservation, cost
 from tessera_lab.fleet.disturbance import CALM, Disturbance
-from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase
+from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
 from tessera_lab.fleet.observation import Policy, Settings
 from tessera_lab.fleet.policies.families import FAMILIES
-from tessera_lab.fleet.policies.product import ProductPolicy
+from tessera_lab.fleet.policies.product import OURS, ProductPolicy, router_of
 from tessera_lab.fleet.policies.reactive import reactive
 from tessera_lab.fleet.prices import PRICE_SETS
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
 
-OURS, COVER, REACTIVE = "tessera", "cover", "reactive-hindsight"
+COVER, REACTIVE = "cover", "reactive-hindsight"
 _SEED = 1
 
 
@@ -40,15 +40,23 @@ class Run:
     hours: float = 2.0
     tuning: bool = False
     disturbance: str = "calm"
+    router: Router | None = None
+    """None is the policy's own."""
+
+    @property
+    def label(self) -> str:
+        """Return the policy, with its router where that is not its own."""
+        return self.policy if self.router is None else f"{self.policy}, {self.router}"
 
     @property
     def file(self) -> str:
         """Return the name of its result."""
         digest = hashlib.sha256(repr(self.settings).encode()).hexdigest()[:8]
         part = "tuning" if self.tuning else "scored"
+        suffix = f"-{self.router}" if self.router is not None else ""
         return (
             f"{self.case}-{part}-{self.hours:g}h/{self.start_up}-{self.disturbance}/"
-            f"{self.policy}-{self.reserved}-{digest}.json"
+            f"{self.policy}-{self.reserved}-{digest}{suffix}.json"
         )
 
 
@@ -90,6 +98,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
     """Simulate a run whose fleet has so many replicas at the start."""
     began = time.process_time()
     trace, goal, fleet = _stage(run, traces)
+    fleet = replace(fleet, router=run.router or router_of(run.policy))
     if run.policy == COVER:
         clairvoyant = clairvoyant_run(trace, fleet, goal)
         course, initial = clairvoyant.course, max(1, clairvoyant.cover.schedule[0][1])
@@ -209,7 +218,7 @@ def row(result: Result) -> str:
     mark = " " if result.sufficient else "!"
     settings = " ".join(f"{name}={value:g}" for name, value in run.settings)
     return (
-        f"{run.case:8}{start:16}{run.policy:22}{result.share:8.4f}{result.window_share:7.3f}{mark}"
+        f"{run.case:8}{start:16}{run.label:22}{result.share:8.4f}{result.window_share:7.3f}{mark}"
         f"{result.replica_hours:10.2f}{result.usd_on_demand['aws-2026']:10.2f}"
         f"{result.usd['aws-2026']:9.2f}{result.reserved['aws-2026']:5d}"
         f"{result.usd['neo-2026']:9.2f}{result.changes_per_hour:10.1f}{result.broken_streams:7d}"

@@ -19,8 +19,10 @@ class Tier(StrEnum):
 class Router(StrEnum):
     """How a request gets its replica."""
 
+    GATEWAY = "gateway"
+    """The gateway's own choice, `domain.picking`; requests wait there until a replica has room."""
     LEAST_TTFT = "least-ttft"
-    """The gateway's own choice, `domain.picking`."""
+    """The same choice, at once: what waits is in the engines' queues, where rivals look for it."""
     LEAST_REQUESTS = "least-requests"
     ROUND_ROBIN = "round-robin"
 

@@ -81,7 +81,7 @@ class Observation:
     scraped_at: float
     """Time of the last scrape, which `engines` and `totals` are of."""
     counted_at: float = 0.0
-    """When the operator last read the counts of gateways, which it does less often."""
+    """When the operator last read speeds and the counts of gateways, which it does less often."""
     engines: tuple[EngineSample | None, ...] = ()
     """Replicas that were ready at the last scrape; None is one whose metrics are missing."""
     statuses: tuple[ReplicaStatus, ...] = ()

@@ -5,46 +5,67 @@ from bisect import bisect_right
 from itertools import pairwise
 
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
 from tessera.domain.picking.pick import pick
-from tessera.domain.picking.prediction import RequestMeans
+from tessera.domain.picking.prediction import RequestMeans, has_room, work_seconds
 from tessera_lab.engine.requests import EngineRequest
-from tessera_lab.fleet.model import Router
-from tessera_lab.fleet.simulated_replica import EndedRequest, SimulatedReplica
+from tessera_lab.fleet.model import FleetModel, Router
+from tessera_lab.fleet.simulated_replica import (
+    EndedRequest,
+    SimulatedReplica,
+    engine_replica,
+)
 from tessera_lab.fleet.trace import Trace
 
 _SECONDS = round(ARRIVALS_SPAN.total_seconds())
+# No request is refused; the gateway's default for the time until one is urgent.
+_BOUNDS = QueueBounds(requests=2**63, requests_per_tenant=2**63, size_bytes=2**63)
+_QUEUE_SECONDS = 60.0
 
 
 class Door:
-    """The gateway: it sends each request to a replica, or holds it while there is none."""
+    """Sends each request to a replica, or holds it while there is none that may take it."""
 
-    def __init__(self, trace: Trace, router: Router, ttft: "array[float]") -> None:
+    def __init__(self, trace: Trace, fleet: FleetModel, ttft: "array[float]") -> None:
         self.serving: list[SimulatedReplica] = []
         """Replicas that get requests, in the order in which they became ready."""
         self.arrived = 0
         self.refused = 0
-        self.queue: list[int] = []
-        """Requests that wait for a ready replica."""
         self._trace, self._ttft = trace, ttft
+        self._queue = FairQueue(_BOUNDS)
+        self._held: dict[QueueEntry, int] = {}
+        self._is_gateway = fleet.router is Router.GATEWAY
+        self._objective = fleet.replica.ttft
+        self._replica = engine_replica(fleet, -1)
         self._route = {
+            Router.GATEWAY: self._least_ttft,
             Router.LEAST_TTFT: self._least_ttft,
             Router.LEAST_REQUESTS: self._least_requests,
             Router.ROUND_ROBIN: self._round_robin,
-        }[router]
+        }[fleet.router]
         self._means = RequestMeans()
         self._turn = 0
 
+    @property
+    def queued(self) -> int:
+        """Return the requests that wait for a replica."""
+        return len(self._held)
+
     def admit_until(self, moment: float) -> None:
-        """Send the requests that arrive by this moment."""
+        """Send the requests that arrive by this moment, and what waits."""
         arrivals, count, index = self._trace.arrivals, len(self._trace), self.arrived
         while index < count and arrivals[index] <= moment:
-            if self.serving:
-                self._send(index, arrivals[index])
+            arrival = arrivals[index]
+            self.pump(arrival)
+            self._advance(arrival)
+            if self._held or not (replicas := self._open(arrival)):
+                self._hold(index, arrival)
             else:
-                self.queue.append(index)
+                self._send(index, replicas, arrival)
             index += 1
         self.arrived = index
+        self.pump(moment)
 
     def arrivals_by_second(self, moment: float) -> tuple[int, ...]:
         """Return the requests that came in each second of the last minute, oldest first."""
@@ -52,48 +73,99 @@ class Door:
         counts = [bisect_right(self._trace.arrivals, edge, hi=self.arrived) for edge in edges]
         return tuple(later - earlier for earlier, later in pairwise(counts))
 
-    def flush(self, moment: float) -> None:
-        """Send the requests that were held, now that there is a replica."""
-        queue, self.queue = self.queue, []
-        for index in queue:
-            self._send(index, moment)
+    def pump(self, until: float) -> None:
+        """Send what waits, each request at the first moment at which a replica may take it."""
+        while self._held and self.serving:
+            moment = min(until, *(replica.due for replica in self.serving))
+            self._advance(moment)
+            service = QueueService(
+                now=moment,
+                replicas=len(self.serving),
+                is_late=lambda entry, now=moment: self._is_late(entry, now),  # type: ignore[misc]
+            )
+            while self._held and (replicas := self._open(moment)):
+                entry = self._queue.pop(service)
+                assert entry is not None  # noqa: S101 - as many are held
+                self._send(self._held.pop(entry), replicas, moment)
+            if moment >= until:
+                return
 
     def learn(self, ended: list[EndedRequest]) -> None:
         """Take the lengths of requests that ended into the means."""
         for request in ended:
             self._means = self._means.after(request.prompt_tokens, request.output_tokens)
 
-    def _send(self, index: int, moment: float) -> None:
-        ttft, trace = self._ttft, self._trace
+    def _hold(self, index: int, arrival: float) -> None:
+        entry = QueueEntry(
+            tenant="",
+            work_seconds=work_seconds(self._replica, self._shape(index), self._means),
+            due=arrival + self._objective,
+            deadline=arrival + _QUEUE_SECONDS,
+        )
+        self._queue.offer(entry, arrival, replicas=0)
+        self._held[entry] = index
+
+    def _is_late(self, entry: QueueEntry, moment: float) -> bool:
+        if not self._is_gateway:
+            return False
+        shape = self._shape(self._held[entry])
+        states = [replica.state for replica in self._open(moment)]
+        choice = pick(shape, states, moment, turn=self._turn, means=self._means)
+        seconds = choice.predicted_ttft_seconds if choice is not None else None
+        return moment + (seconds or 0.0) > entry.due
+
+    def _advance(self, moment: float) -> None:
         for replica in self.serving:
             if replica.due <= moment:
-                replica.advance(moment, ttft)
-        prompt, output = trace.input_tokens[index], trace.output_tokens[index]
-        replica = self._route(prompt, output, moment)
-        replica.advance(moment, ttft)
+                replica.advance(moment, self._ttft)
+
+    def _shape(self, index: int) -> RequestShape:
+        trace = self._trace
+        return RequestShape(
+            model="",
+            input_tokens=trace.input_tokens[index],
+            max_output_tokens=trace.output_tokens[index],
+        )
+
+    def _send(self, index: int, replicas: list[SimulatedReplica], moment: float) -> None:
+        trace = self._trace
+        replica = self._route(replicas, index, moment)
+        replica.advance(moment, self._ttft)
         request = EngineRequest(
             id=index,
-            prompt_tokens=prompt,
-            output_tokens=output,
+            prompt_tokens=trace.input_tokens[index],
+            output_tokens=trace.output_tokens[index],
             shared_prefixes=trace.prefixes[index] if trace.prefixes is not None else (),
         )
         if not replica.submit(request, trace.arrivals[index], moment):
             self.refused += 1
 
-    def _least_ttft(self, prompt: int, output: int, moment: float) -> SimulatedReplica:
-        shape = RequestShape(model="", input_tokens=prompt, max_output_tokens=output)
+    def _open(self, moment: float) -> list[SimulatedReplica]:
+        """Return the replicas that may take one more request."""
+        if not self._is_gateway:
+            return self.serving
+        means = self._means
+        return [replica for replica in self.serving if has_room(replica.state, means, moment)]
+
+    def _least_ttft(
+        self, replicas: list[SimulatedReplica], index: int, moment: float
+    ) -> SimulatedReplica:
         self._turn += 1
-        states = [replica.state for replica in self.serving]
-        choice = pick(shape, states, moment, turn=self._turn, means=self._means)
+        states = [replica.state for replica in replicas]
+        choice = pick(self._shape(index), states, moment, turn=self._turn, means=self._means)
         if choice is None:
             raise ValueError("a replica that serves is not ready")
-        return next(replica for replica in self.serving if replica.state is choice.state)
+        return next(replica for replica in replicas if replica.state is choice.state)
 
-    def _least_requests(self, prompt: int, output: int, moment: float) -> SimulatedReplica:
-        del prompt, output, moment
-        return min(self.serving, key=lambda replica: replica.state.requests)
+    def _least_requests(
+        self, replicas: list[SimulatedReplica], index: int, moment: float
+    ) -> SimulatedReplica:
+        del index, moment
+        return min(replicas, key=lambda replica: replica.state.requests)
 
-    def _round_robin(self, prompt: int, output: int, moment: float) -> SimulatedReplica:
-        del prompt, output, moment
+    def _round_robin(
+        self, replicas: list[SimulatedReplica], index: int, moment: float
+    ) -> SimulatedReplica:
+        del index, moment
         self._turn += 1
-        return self.serving[self._turn % len(self.serving)]
+        return replicas[self._turn % len(replicas)]

@@ -23,6 +23,19 @@ class EndedRequest(NamedTuple):
     decode_seconds: float
 
 
+def engine_replica(fleet: FleetModel, number: int) -> EngineReplica:
+    """Return a replica as its gateway knows it."""
+    return EngineReplica(
+        pod=Ref("lab", str(number)),
+        uid=str(number),
+        address="",
+        ready_since=None,
+        max_num_seqs=fleet.limits.max_num_seqs,
+        max_num_batched_tokens=fleet.limits.max_num_batched_tokens,
+        step_time=fleet.replica.step,
+    )
+
+
 class SimulatedReplica:
     """An engine from its order until it is gone.
 
@@ -62,18 +75,9 @@ class SimulatedReplica:
         self._counted = (0, 0, 0)
         self._in_step = False
         self._first: list[SequenceState] = []
-        replica = EngineReplica(
-            pod=Ref("lab", str(number)),
-            uid=str(number),
-            address="",
-            ready_since=None,
-            max_num_seqs=fleet.limits.max_num_seqs,
-            max_num_batched_tokens=fleet.limits.max_num_batched_tokens,
-            step_time=fleet.replica.step,
-        )
         # The first replicas have served before the trace begins.
         self.state = ReplicaState(
-            replica=replica,
+            replica=engine_replica(fleet, number),
             ready_at=ready_at if ready_at > 0 else -SLOW_START_SECONDS,
             max_sequences=float(fleet.limits.max_num_seqs),
         )
@@ -102,7 +106,9 @@ class SimulatedReplica:
     def advance(self, until: float, ttft: "array[float]") -> None:
         """Do the steps that begin before `until`, and write the first tokens that came by then."""
         engine = self.engine
-        while self._in_step and self.now <= until:
+        if not self._in_step:
+            return
+        while self.now <= until:
             self._end(ttft)
             if engine.idle:
                 self.due = math.inf

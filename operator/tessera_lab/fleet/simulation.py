@@ -43,7 +43,7 @@ class Simulation:
         self.course = Course(ttft=array("d", [math.inf]) * len(trace))
         self._trace, self._fleet, self._policy = trace, fleet, policy
         self._progress: Callable[[float], None] = lambda _: None
-        self._door = Door(trace, fleet.router, self.course.ttft)
+        self._door = Door(trace, fleet, self.course.ttft)
         self._nodes = Nodes(fleet, disturbance, spot, seed, self.course.ttft)
         self._scraper = Scraper(disturbance)
         self._desired = fleet.initial_replicas
@@ -147,7 +147,7 @@ class Simulation:
             statuses=statuses,
             totals=scrape.totals,
             in_flight=self._in_flight(),
-            queued=len(door.queue),
+            queued=door.queued,
             arrived=door.arrived,
             arrivals=door.arrivals_by_second(moment),
             finished_lengths=[(each.prompt_tokens, each.output_tokens) for each in ended],
@@ -155,7 +155,7 @@ class Simulation:
 
     def _in_flight(self) -> int:
         replicas = self._nodes.replicas
-        return len(self._door.queue) + sum(replica.load for replica in replicas)
+        return self._door.queued + sum(replica.load for replica in replicas)
 
     def _sample(self, moment: float) -> None:
         self._advance(moment)
@@ -184,13 +184,13 @@ class Simulation:
 
     def _find_ready(self, moment: float) -> None:
         self._door.serving = self._nodes.ready(moment)
-        if self._door.serving and self._door.queue:
-            self._door.flush(moment)
+        self._door.pump(moment)
 
     def _finish(self) -> None:
         course, nodes = self.course, self._nodes
-        if self._door.queue:
+        if self._door.queued and not self._door.serving:
             self._wait_for_replica()
+        self._door.pump(math.inf)
         course.paid_seconds = nodes.finish(course.seconds)
         course.lifetimes = nodes.lifetimes
         course.broken_streams = nodes.broken_streams

@@ -10,7 +10,8 @@ import pytest
 from bench_scale import figures_of, table
 from scale import runs as scale_runs
 from scale.cases import CASES, COLD, HOUR, WARM, Case, ramp_begin
-from scale.runs import OURS, Result, Run, Runs
+from scale.runs import Result, Run, Runs
+from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.trace import Trace
 from tests.lab.fleet.builders import steady
 from tune_rivals import finalists, order, points

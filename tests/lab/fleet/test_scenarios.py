@@ -10,10 +10,10 @@ from tessera_lab.fleet import generators
 from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.course import Course
 from tessera_lab.fleet.model import FleetModel
+from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS, TAIL, TAIL_RATE, HardScenario
 from tessera_lab.fleet.scenarios.service import fleet_objects
 from tessera_lab.fleet.scenarios.verdict import (
-    OURS,
     PropertyVerdict,
     RecordedPolicy,
     direction_changes,
@@ -36,7 +36,7 @@ def judged(
     scenario: str, *counts: tuple[float, int], fleet: FleetModel | None = None
 ) -> PropertyVerdict:
     """Judge a fixed course of decisions; its minimum is 1."""
-    fleet = fleet or scenario_fleet(small(scenario))
+    fleet = fleet or scenario_fleet(small(scenario), "planned")
     policy = RecordedPolicy(Planned(*counts, interval=60.0), fleet)
     return judge(policy, small(scenario), fleet, minimum=1)
 
@@ -53,7 +53,7 @@ def test_ours_stays_within_a_budget_that_ends_and_recovers_when_it_is_raised() -
     # Half of the budget beyond one replica, too.
     limited = fleet_objects(hourly_limit="4.40")
     scenario = replace(small("budget-end"), objects=limited)
-    fleet = scenario_fleet(scenario)
+    fleet = scenario_fleet(scenario, OURS)
     policy = RecordedPolicy(scenario_policy(OURS, scenario, fleet), fleet)
     verdict = judge(policy, scenario, fleet, minimum=1)
     assert verdict.holds, verdict
@@ -81,7 +81,7 @@ def test_the_hpa_of_the_documents_ratchets_on_whole_gpus_while_traffic_flows() -
 
 
 def test_one_replica_keeps_the_slo_in_the_tail() -> None:
-    fleet = replace(scenario_fleet(SCENARIOS["steady"]), initial_replicas=1)
+    fleet = replace(scenario_fleet(SCENARIOS["steady"], "static"), initial_replicas=1)
     trace = generators.steady(TAIL_RATE, TAIL, seed=1)
     course = Simulation(trace, fleet, Planned((0, 1))).run()
     assert AttainmentGoal().score(zip(trace.arrivals, course.ttft, strict=True)).share > 0.95
@@ -103,7 +103,7 @@ def test_a_fleet_that_grows_and_shrinks_under_steady_load_oscillates() -> None:
 
 
 def test_replicas_that_go_without_a_drain_lose_requests() -> None:
-    fleet = replace(scenario_fleet(small("steady")), drain_timeout=0.0)
+    fleet = replace(scenario_fleet(small("steady"), "static"), drain_timeout=0.0)
     verdict = judged("steady", (0, 3), (300, 2), (1200, 1), fleet=fleet)
     assert verdict.lost > 0
     assert not verdict.no_loss

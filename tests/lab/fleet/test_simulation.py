@@ -49,6 +49,19 @@ def test_every_request_is_served_under_changing_counts(router: Router) -> None:
     assert (course.broken_streams, course.refused, course.changes) == (0, 0, 4)
 
 
+def test_behind_the_gateway_only_the_excess_of_an_overload_is_late() -> None:
+    # For three minutes a little more than one replica carries.
+    trace = steady(rate=22.0, seconds=300)
+    policy = ((0.0, 1), (180.0, 2))
+    late = {}
+    for router in (Router.GATEWAY, Router.LEAST_TTFT):
+        course = Simulation(trace, a_fleet(router=router), Planned(*policy)).run()
+        assert course.refused == 0
+        late[router] = sum(ttft > REPLICA.ttft for ttft in course.ttft) / len(trace)
+    assert late[Router.GATEWAY] < 0.03
+    assert late[Router.LEAST_TTFT] > 0.4
+
+
 def test_equal_input_gives_equal_output() -> None:
     trace = a_trace(random_requests(3000, 120, seed=7), 120)
     fleet = a_fleet(initial_replicas=2, start_up=StartUp(low=5, mode=10, high=30))

@@ -87,9 +87,8 @@ def _course(scenario: Scenario, policy: NamedPolicy, interrupt: Interrupt) -> Co
 
 
 def _simulation(scenario: Scenario, trace: Trace, policy: NamedPolicy) -> Simulation:
-    return Simulation(
-        trace, scenario.fleet, policy.create(), seed=scenario.seed, spot=scenario.spot
-    )
+    fleet = replace(scenario.fleet, router=policy.router)
+    return Simulation(trace, fleet, policy.create(), seed=scenario.seed, spot=scenario.spot)
 
 
 def _announce(scenario: Scenario) -> None:

@@ -13,17 +13,16 @@ from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.live_load import draw_live_trace
-from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase
+from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
 from tessera_lab.fleet.observation import Policy
 from tessera_lab.fleet.policies.families import FAMILIES
-from tessera_lab.fleet.policies.product import ProductPolicy
+from tessera_lab.fleet.policies.product import OURS, ProductPolicy, router_of
 from tessera_lab.fleet.sizing import sized_fleet
 from tessera_lab.fleet.spot import SpotMarket, hazard_market
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.fleet.trace_file import read_trace, trace_csv
 from tessera_lab.load.trace_rows import TRACE_FORMATS, TraceError
 
-PRODUCT_POLICY = "tessera"
 _HOUR = 3600.0
 _MAX_COPIES = 1000
 _MAX_REQUESTS = 50_000_000
@@ -38,6 +37,7 @@ class NamedPolicy:
     name: str
     """As on the command line, with its knobs."""
     create: Callable[[], Policy]
+    router: Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,20 +166,22 @@ def _policies(
     arguments: SimpleNamespace, file: FleetFile, fleet: FleetModel
 ) -> Iterator[NamedPolicy]:
     compared = arguments.compare.split(",") if arguments.compare else ()
-    names = dict.fromkeys((*arguments.policy, *compared)) or {PRODUCT_POLICY: None}
+    names = dict.fromkeys((*arguments.policy, *compared)) or {OURS: None}
     for name in names:
         yield _policy(name, file, fleet)
 
 
 def _policy(text: str, file: FleetFile, fleet: FleetModel) -> NamedPolicy:
     name, _, knobs = text.partition(":")
-    if name == PRODUCT_POLICY:
+    if name == OURS:
         if knobs:
             raise CommandError(f"--policy {text}: {name} has no knobs; change the fleet file")
-        return NamedPolicy(name=name, create=lambda: ProductPolicy(file.objects))
+        return NamedPolicy(
+            name=name, create=lambda: ProductPolicy(file.objects), router=router_of(name)
+        )
     family = FAMILIES.get(name)
     if family is None:
-        known = ", ".join((PRODUCT_POLICY, *FAMILIES))
+        known = ", ".join((OURS, *FAMILIES))
         raise CommandError(f"--policy {text}: no policy {name}; choose from {known}")
     settings = dict(family.published)
     for knob in knobs.split(",") if knobs else ():
@@ -192,7 +194,11 @@ def _policy(text: str, file: FleetFile, fleet: FleetModel) -> NamedPolicy:
             known = ", ".join(f"{each}={settings[each]:g}" for each in settings) or "none"
             raise CommandError(f"--policy {text}: write KNOB=NUMBER; {name} has {known}")
         settings[key] = number
-    return NamedPolicy(name=text, create=lambda: family.create(settings, fleet.replica))
+    return NamedPolicy(
+        name=text,
+        create=lambda: family.create(settings, fleet.replica),
+        router=router_of(name),
+    )
 
 
 def _writable(option: str, name: str | None) -> Path | None:

@@ -35,13 +35,22 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.service_plan import ServicePlan
+from tessera_lab.fleet.model import Router
 from tessera_lab.fleet.observation import Observation, ReplicaStatus
 from tessera_lab.fleet.scraping import add
+
+# As results and commands call it.
+OURS = "tessera"
 
 _START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
 _NODE_GPUS = 8
 _CONFIG = Config()
+
+
+def router_of(policy: str) -> Router:
+    """Return the router of a policy: the product's queue is its own, rivals read the engines'."""
+    return Router.GATEWAY if policy == OURS else Router.LEAST_TTFT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +157,8 @@ class ProductPolicy:
         self._incremental = Incremental()
         self._history: deque[Observation] = deque()
         """Observations of new scrapes in the last ten minutes, oldest first."""
+        self._slow_readings: tuple[float, SpeedReading, ServiceLatency] | None = None
+        """What is read less often, with its moment."""
         self._arrivals: deque[tuple[float, int]] = deque()
         """Moments of the last minute with the arrivals until then."""
 
@@ -228,6 +239,10 @@ class ProductPolicy:
     def _readings(self, observation: Observation) -> Readings:
         ref, newest = self._service.ref, self._history[-1]
         short, rate = self._before(_SHORT), self._before(_RATE)
+        if self._slow_readings is None or observation.counted_at != self._slow_readings[0]:
+            speed, latency = self._speed(newest, short), self._latency(observation, short)
+            self._slow_readings = observation.counted_at, speed, latency
+        counted_at, speed, latency = self._slow_readings
         finished = add(newest.totals, short.totals, -1).finished
         recent = add(newest.totals, rate.totals, -1).finished
         span = newest.scraped_at - rate.scraped_at
@@ -245,10 +260,10 @@ class ProductPolicy:
             finished={ref: max(0, finished)},
             finish_rates={ref: max(0, recent) / span} if span > 0 else {},
             token_rates={ref: self._token_rates(newest, rate)} if span > 0 else {},
-            speeds={ref: (self._speed(newest, short),)},
-            latencies={ref: self._latency(observation, short)},
-            latencies_at=_moment(observation.counted_at),
-            speeds_at=_moment(newest.scraped_at),
+            speeds={ref: (speed,)},
+            latencies={ref: latency},
+            latencies_at=_moment(counted_at),
+            speeds_at=_moment(counted_at),
         )
 
     @staticmethod

@@ -9,13 +9,12 @@ from tessera_lab.fleet.course import HOUR, Course
 from tessera_lab.fleet.model import FleetModel, Purchase
 from tessera_lab.fleet.observation import Observation, Policy, Settings
 from tessera_lab.fleet.policies.families import FAMILIES
-from tessera_lab.fleet.policies.product import ProductPolicy
+from tessera_lab.fleet.policies.product import OURS, ProductPolicy, router_of
 from tessera_lab.fleet.scenarios.scenario import ACTIVE, HardScenario
 from tessera_lab.fleet.scenarios.service import MAX_REPLICAS, fleet_objects, sized
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
 
-OURS = "tessera"
 # Of the requests that come after the time to recover, so many are in time.
 SHARE = 0.95
 # What is forgiven where the largest fleet keeps less than that.
@@ -78,14 +77,15 @@ class RecordedPolicy:
         return desired
 
 
-def scenario_fleet(scenario: HardScenario) -> FleetModel:
-    """Return the fleet, which begins with replicas for the usual rate."""
+def scenario_fleet(scenario: HardScenario, policy: str) -> FleetModel:
+    """Return the fleet of a policy, which begins with replicas for the usual rate."""
     fleet = sized()
     return replace(
         fleet,
         step=fleet.step if scenario.speed == 1.0 else fleet.step.scaled(scenario.speed, "Measured"),
         initial_replicas=math.ceil(scenario.usual_rate * _REPLICAS_PER_RATE),
         purchase=Purchase(reserved=1, spot=scenario.spot is not None),
+        router=router_of(policy),
     )
 
 
@@ -103,7 +103,7 @@ def scenario_policy(name: str, scenario: HardScenario, fleet: FleetModel) -> Pol
 
 def attainable_share(scenario: HardScenario) -> float:
     """Return what a policy must keep once it has recovered: less where no fleet keeps `SHARE`."""
-    fleet = replace(scenario_fleet(scenario), initial_replicas=MAX_REPLICAS)
+    fleet = replace(scenario_fleet(scenario, "static"), initial_replicas=MAX_REPLICAS)
     policy = FAMILIES["static"].create({"replicas": MAX_REPLICAS}, fleet.replica)
     trace = scenario.trace()
     course = Simulation(trace, fleet, policy).run()
@@ -112,7 +112,7 @@ def attainable_share(scenario: HardScenario) -> float:
 
 def play(name: str, scenario: HardScenario, required_share: float = SHARE) -> PropertyVerdict:
     """Run a policy as published."""
-    fleet = scenario_fleet(scenario)
+    fleet = scenario_fleet(scenario, name)
     settings = policy_settings(name)
     minimum = int(settings.get("min_replicas", settings.get("replicas", fleet.min_replicas)))
     policy = RecordedPolicy(scenario_policy(name, scenario, fleet), fleet)
