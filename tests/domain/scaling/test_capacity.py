@@ -26,6 +26,7 @@ from tests.builders import at
 
 CAPACITY = VariantCapacity(
     requests_per_second=2.0,
+    fewer_requests_per_second=2.0,
     concurrent=20,
     input_tokens=1200,
     output_tokens=250,
@@ -103,6 +104,16 @@ def changes_of(decisions: Sequence[ScaleDecision]) -> int:
     return sum(after != before for before, after in itertools.pairwise(counts))
 
 
+@pytest.mark.parametrize(("alone", "replicas"), [(1.75, 1), (1.5, 2)])
+def test_a_replica_stays_where_the_others_would_not_carry_its_load(
+    alone: float, replicas: int
+) -> None:
+    # Of a queue with one server less, each carries less.
+    capacity = replace(CAPACITY, fewer_requests_per_second=alone)
+    loads = [load(second, arrival_rate=1.3) for second in range(0, 1800, 30)]
+    assert play(policy(), loads, steady(2), capacity)[-1].replicas == replicas
+
+
 def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:
     decision = play(policy(), [load(0, arrival_rate=6.0, running=40.0)])[0]
     assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")
@@ -112,7 +123,7 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 @pytest.mark.parametrize(
     ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.5, 3, (1.0, 1.0), 3, "1.05"), (6.8, 4, (0.9, 0.8), 5, "0.80")],
+    [(5.5, 3, (1.0, 1.0), 3, "1.07"), (6.8, 4, (0.9, 0.8), 5, "0.80")],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
     rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: str
@@ -439,7 +450,8 @@ def test_a_constant_load_changes_the_number_at_most_six_times_an_hour(
 
 @pytest.mark.parametrize("arrivals", ["arrival_rate", "finish_rate"])
 def test_the_headroom_is_measured_by_arrivals_and_not_by_their_estimates(arrivals: str) -> None:
-    loads = [load(second, **{arrivals: 1.5 + second // 60 % 2}) for second in range(0, 1800, 30)]
+    peaks = [1.5 + (second // 30 % 4 == 0) for second in range(0, 1800, 30)]
+    loads = [load(30 * index, **{arrivals: rate}) for index, rate in enumerate(peaks)]
     message = play(policy(), loads)[-1].message
     assert ("headroom 1.40" in message, "headroom 1.14" in message) == (
         arrivals == "arrival_rate",

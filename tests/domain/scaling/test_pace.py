@@ -58,15 +58,20 @@ def test_the_factor_follows_what_came_in_time(
 
 
 def test_the_factor_has_bounds_and_falls_faster_than_it_rises() -> None:
-    assert play(1.0, 1.0, minutes=60) == MOST
+    assert play(1.0, 1.0, minutes=240) == MOST
     assert play(0.0, 0.0, minutes=60) == LEAST
     risen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
     fallen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
     assert risen.factor - 1.05 < 1.05 - fallen.factor
 
 
+def test_above_the_prediction_the_factor_rises_slowly() -> None:
+    factors = [play(1.0, 1.0, minutes=minutes) for minutes in (3, 30, 60)]
+    assert factors == [pytest.approx(1.05 * 1.001**minutes, rel=1e-3) for minutes in (3, 30, 60)]
+
+
 def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
-    pace, late = Pace(MOST, NOW), {5, 6}
+    pace, late = Pace(MOST, NOW, limit=MOST), {5, 6}
     highest = []
     for minute in range(1, 121):
         share = 0.9 if minute in late else 1.0
@@ -111,11 +116,11 @@ def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("late", "slow", "falls"),
     [
-        (0.019, 0.0, False),
-        (0.021, 0.0, True),
+        (0.039, 0.0, False),
+        (0.041, 0.0, True),
         # Prompts that take too long by themselves leave less for what waits.
-        (0.044, 0.04, False),
-        (0.046, 0.04, True),
+        (0.047, 0.04, False),
+        (0.049, 0.04, True),
         # They use up the whole budget: no number of replicas keeps the objective.
         (0.2, 0.2, False),
         (0.2, 0.19, True),

@@ -255,6 +255,7 @@ def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
     return replace(
         capacity,
         requests_per_second=capacity.requests_per_second * pace.factor,
+        fewer_requests_per_second=capacity.fewer_requests_per_second * pace.factor,
         concurrent=capacity.concurrent * pace.factor,
         prompts_per_second=capacity.prompts_per_second * pace.factor,
     )
@@ -294,6 +295,9 @@ def _assess(
     # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
     noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
     retained = replicas_for(most + noise, replica_rate, headroom)
+    if retained < load.serving:
+        fewer_rate = capacity.fewer_requests_per_second * memory.correction
+        retained = min(load.serving, replicas_for(most + noise, fewer_rate, headroom))
     if spec.min_replicas > 1:
         # Those left after one is lost carry the load.
         retained = max(retained, round_up(most / replica_rate) + 1)

@@ -16,8 +16,9 @@ from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.slo.attainment import attainment, combined
 from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
-# Bounds of the factor, and how it rises with every minute.
-LEAST, MOST = 0.6, 1.05
+# Bounds of the factor, up to where it rises at first, and how it rises with every minute.
+LEAST, MOST = 0.6, 1.3
+_FIRST_LIMIT = 1.05
 _RISE = 1.02
 # What is left of a factor at which too many came late: up to there it rises. A minute lifts the
 # limit.
@@ -26,7 +27,7 @@ _FALL, _LIFT = 0.8, 1.001
 _EARLY_SHARE = 0.95
 # Share of the error budget that may be late before the factor falls, and the least share of the
 # requests: what no replica can mend may use up the whole budget.
-_BUDGET_SHARE, _LEAST_LATE = 0.4, 0.005
+_BUDGET_SHARE, _LEAST_LATE = 0.8, 0.005
 # Replicas that carry less say nothing of what they could carry.
 _LEAST_USE = 0.6
 # What a missed reading lets pass counts at most so long.
@@ -61,7 +62,7 @@ class Pace:
 
     factor: float = 1.0
     read_at: datetime | None = None
-    limit: float = MOST
+    limit: float = _FIRST_LIMIT
     """Up to which the factor rises."""
     changed_at: datetime | None = None
     """The last reading with fewer replicas ready than ordered, or with too many late: what came

@@ -9,6 +9,7 @@ from tessera.domain.scaling.autoscale import TOLERANCE, ServiceLoad
 from tessera.domain.sizing.scheduler_limits import (
     Demand,
     SchedulerLimits,
+    SustainedLoad,
     longest_reading,
     sustained_load,
 )
@@ -30,6 +31,8 @@ class VariantCapacity:
     """What one replica of a variant carries within the SLO, and how long a further one takes."""
 
     requests_per_second: float
+    fewer_requests_per_second: float
+    """The same while one replica less serves: fewer replicas share their work less well."""
     concurrent: float
     """Requests that run at once at this rate, on average."""
     prompts_per_second: float
@@ -62,6 +65,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     lead: timedelta,
     last_lengths: tuple[int, int] | None = None,
     recent_lengths: tuple[int, int] = (0, 0),
+    requests_wait: bool = False,
     replicas: int = 1,
     servers: int = 1,
 ) -> VariantCapacity:
@@ -70,11 +74,14 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     Where those of the last minute are longer, they count: answers that become longer show in their
     tokens long before the first of them ends.
     `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
-    count while a reading has none: requests do not become typical since nobody measures them.
+    count while a reading has none: requests do not become typical since nobody measures them. They
+    also count, where they are longer, while `requests_wait` at gateways: shorter ones end first.
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
     the shortest wait.
     """
     lengths = _measured_lengths(reading) or last_lengths
+    if requests_wait and lengths is not None and last_lengths is not None:
+        lengths = max(lengths[0], last_lengths[0]), max(lengths[1], last_lengths[1])
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
     prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
@@ -92,11 +99,18 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         cached_tokens=_cached_tokens(reading, fit, prompt, answer),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
-    sustained = sustained_load(
-        demand, step, fit.memory.kv_tokens, fit.limits, replicas=replicas, servers=servers
-    )
+
+    def sustained_by(replicas: int, servers: int) -> SustainedLoad:
+        kv_tokens = fit.memory.kv_tokens
+        return sustained_load(
+            demand, step, kv_tokens, fit.limits, replicas=replicas, servers=servers
+        )
+
+    sustained = sustained_by(replicas, servers)
+    fewer = sustained_by(max(1, replicas - 1), max(1, servers - 1))
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
+        fewer_requests_per_second=fewer.tokens_per_second / answer,
         concurrent=sustained.sequences,
         prompts_per_second=sustained.prompts_per_second,
         input_tokens=prompt,

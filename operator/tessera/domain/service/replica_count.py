@@ -123,6 +123,7 @@ def _capacity_of(
         lead=start_up_lead(pods),
         last_lengths=history.demand.lengths if history.demand is not None else None,
         recent_lengths=lengths_of_last_minute(load),
+        requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
