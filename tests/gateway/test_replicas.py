@@ -69,6 +69,11 @@ def test_a_worker_without_a_request_may_always_send_one() -> None:
     assert sent(*some_replicas(chat=0.01)) == 1
 
 
+def test_a_worker_counts_its_share_of_the_replicas() -> None:
+    replicas, model = some_replicas(chat=0.25)
+    assert (replicas.own_count(model, 1.0), replicas.own_count(model, 5.0)) == (0.25, 1.0)
+
+
 def test_a_share_ends_where_no_supervisor_renews_it() -> None:
     replicas, model = some_replicas(chat=0.5)
     assert sent(replicas, model, now=5.0) == 8

@@ -72,7 +72,7 @@ class ModelQueue:
                 future.set_exception(QueueTimeoutError)
         service = QueueService(
             now=now,
-            replicas=self._replicas.ready_count(self.model),
+            replicas=self._replicas.own_count(self.model, now),
             is_late=lambda entry: self._is_late(entry, now),
         )
         while self._waiting and self._replicas.has_room(self.model, now):

@@ -127,6 +127,11 @@ class Replicas:
             for state in self._untried(model, tried)
         )
 
+    def own_count(self, model: OfferedModel, now: float) -> float:
+        """Return how many replicas can take requests, of its share while those of others wait."""
+        share = self._share(model, now)
+        return self.ready_count(model) * (share.places if share is not None else 1.0)
+
     def has_room(self, model: OfferedModel, now: float) -> bool:
         """Return whether a replica would start one more request soon."""
         return bool(self._with_room(model, now))

@@ -248,6 +248,17 @@ def test_a_late_request_goes_first_once_all_of_them_need_half_of_the_time_left()
     assert queue.pop(at(44.0)) is late[1]
 
 
+def test_of_two_tenants_each_has_half_of_the_time_for_its_late_requests() -> None:
+    late = [an_entry("a", work_seconds=2, due=1.0, deadline=60.0) for _ in range(5)]
+    timely = an_entry("a", due=99.0)
+    others = [an_entry("b", work_seconds=4, due=99.0) for _ in range(2)]
+    queue = a_queue(*late, *others)
+    assert [queue.pop(at(1.0)) for _ in range(2)] == [late[0], others[0]]
+    queue.offer(timely, 1.0, replicas=1)
+    # 8 s of work at half of a replica are half of the 32 s that are left.
+    assert queue.pop(at(28.0)) is late[1]
+
+
 def test_a_late_request_can_be_cancelled_and_expires() -> None:
     entries = [an_entry(due=1.0, deadline=5.0, size_bytes=7) for _ in range(4)]
     queue = a_queue(*entries)

@@ -76,7 +76,8 @@ class QueueService:
     """What serves a queue at one moment."""
 
     now: float
-    replicas: int
+    replicas: float
+    """A worker that shares them with others has a part of them."""
     is_late: Callable[[QueueEntry], bool] = lambda _: False
     """Whether an entry would get its first token too late if it were sent now."""
 
@@ -98,12 +99,12 @@ class _Flow:
     def __len__(self) -> int:
         return len(self.entries) + len(self.late)
 
-    def take(self, service: QueueService) -> QueueEntry:
+    def take(self, service: QueueService, share: float) -> QueueEntry:
         """Take the oldest entry that can be in time, or the oldest late one.
 
-        A late one goes first once it is urgent.
+        A late one goes first once it is urgent, where the tenant has a `share` of what is served.
         """
-        if not self._is_urgent(service):
+        if not self._is_urgent(service, share):
             while self.entries:
                 entry, _ = self.entries.popitem(last=False)
                 if not service.is_late(entry):
@@ -125,11 +126,11 @@ class _Flow:
         self.late_seconds = self.late_seconds - entry.work_seconds if self.late else 0.0
         return True
 
-    def _is_urgent(self, service: QueueService) -> bool:
+    def _is_urgent(self, service: QueueService, share: float) -> bool:
         if not self.late:
             return False
         left = next(iter(self.late)).deadline - service.now
-        return self.late_seconds / service.replicas >= _URGENT_SHARE * left
+        return self.late_seconds >= _URGENT_SHARE * left * service.replicas * share
 
 
 class _ClassQueue:
@@ -184,7 +185,7 @@ class _ClassQueue:
             if not len(flow):
                 del self._flows[tenant]
                 continue
-            entry = flow.take(service)
+            entry = flow.take(service, flow.weight / self._waiting_weight())
             self._subtract(flow, entry)
             self._time = start
             flow.start = start + entry.work_seconds / entry.weight
@@ -204,6 +205,9 @@ class _ClassQueue:
 
     def entries(self) -> list[QueueEntry]:
         return [entry for flow in self._flows.values() for entry in (*flow.late, *flow.entries)]
+
+    def _waiting_weight(self) -> float:
+        return sum(flow.weight for flow in self._flows.values() if len(flow))
 
     def _push(self, tenant: str, flow: _Flow) -> None:
         self._order += 1
