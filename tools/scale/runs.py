@@ -21,6 +21,7 @@ from tessera_lab.fleet.policies.product import OURS, ProductPolicy, router_of
 from tessera_lab.fleet.policies.reactive import reactive
 from tessera_lab.fleet.prices import PRICE_SETS
 from tessera_lab.fleet.simulation import Simulation
+from tessera_lab.fleet.spot import SpotMarket, spot_market
 from tessera_lab.fleet.trace import Trace
 
 COVER, REACTIVE = "cover", "reactive-hindsight"
@@ -90,7 +91,9 @@ DISTURBANCES = {
     "late-metrics": Disturbance(metrics_delay=60.0),
     "slower": CALM,
     "faster": CALM,
+    "spot-blackout": CALM,
 }
+_BLACKOUT_SECONDS = 3600.0
 _SPEEDS = {"slower": 1.3, "faster": 1 / 1.3}
 
 
@@ -111,6 +114,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
             policy,
             seed=_SEED,
             disturbance=DISTURBANCES[run.disturbance],
+            spot=_blackout(trace, fleet) if run.disturbance == "spot-blackout" else None,
         ).run()
     score = goal.score(zip(trace.arrivals, course.ttft, strict=True))
     return Result(
@@ -132,7 +136,16 @@ def _stage(run: Run, traces: Path) -> tuple[Trace, AttainmentGoal, FleetModel]:
     if ratio := _SPEEDS.get(run.disturbance):
         fleet = replace(fleet, step=fleet.step.scaled(ratio, "Measured"))
     trace = case.trace(traces, run.hours, tuning=run.tuning)
+    if run.disturbance == "spot-blackout":
+        fleet = replace(fleet, purchase=Purchase(spot=True))
     return trace, attainment_goal(trace.seconds, COLD_START.high), fleet
+
+
+def _blackout(trace: Trace, fleet: FleetModel) -> SpotMarket:
+    """Return a market that takes all nodes back in the middle of the trace."""
+    begin = max(0.0, (trace.seconds - _BLACKOUT_SECONDS) / 2)
+    market = spot_market([(0.0, fleet.max_replicas)])
+    return market.without([(begin, begin + _BLACKOUT_SECONDS)])
 
 
 def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
