@@ -16,7 +16,7 @@ from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot
-from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import objects_by_service
 from tessera.domain.service.proposal import Proposal, propose
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec

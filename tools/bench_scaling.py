@@ -23,15 +23,15 @@ from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.autoscale import scale
+from tessera.domain.scaling.capacity import scale_by_capacity
+from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
-    scale,
 )
-from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing.scheduler_limits import Demand

@@ -28,9 +28,9 @@ from tessera.domain.repartition.rollout import (
     PLACEMENT_TIMEOUT,
     REPLACEMENT_TIMEOUT,
 )
-from tessera.domain.scaling.autoscale import MAX_READING_GAP
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.rollout import SURGE_TIMEOUT
+from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import VANISHED_SECONDS

@@ -6,7 +6,7 @@ from tessera.adapters.prometheus import engines_of, loads_of, pods_of
 from tessera.adapters.prometheus_queries import SERVICE
 from tessera.adapters.prometheus_rows import well_formed_rows
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Ref
-from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.scaling.state import ServiceLoad
 from tests.builders import NOW, at
 
 

@@ -18,7 +18,7 @@ from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
-from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
+from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
 from tests.cli.memory_api import SECRET, a_pod_body, a_served_cluster

@@ -13,7 +13,7 @@ from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
-from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.scaling.state import ServiceLoad
 from tessera.ports import MetricsError
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector

@@ -23,7 +23,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.plan import Plan
-from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_job

@@ -40,7 +40,7 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     TokenRates,
 )
-from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.slo.measurement import LatencyEdges
 from tessera.ports import Clock, MetricsError, RejectedSample
 

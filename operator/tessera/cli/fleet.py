@@ -18,7 +18,8 @@ from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
-from tessera.domain.scaling.autoscale import ScalingHistory, rebuild_history
+from tessera.domain.scaling.autoscale import rebuild_history
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.replica_count import history_from_status, reported_policy
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList

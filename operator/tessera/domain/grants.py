@@ -16,7 +16,7 @@ from tessera.domain.budget.state import (
     grant_requests,
 )
 from tessera.domain.observed.snapshot import Pod, Ref
-from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
 from tessera.domain.service.replica_count import history_from_status

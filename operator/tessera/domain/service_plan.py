@@ -25,11 +25,11 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import previous_variants
-from tessera.domain.scaling import autoscale
-from tessera.domain.scaling.autoscale import ScaleDecision
 from tessera.domain.scaling.balance import BALANCED
+from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.scaling.rollout import is_rolling_out, should_surge
+from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
 from tessera.domain.service.model_files import Preparation, with_files
@@ -151,7 +151,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
-        scale = autoscale.cap_to_grant(scale, grant, snapshot.at)
+        scale = cap_to_grant(scale, grant, snapshot.at)
     base_plan = ServicePlan(
         service=service,
         accepted=_accepted(inputs),

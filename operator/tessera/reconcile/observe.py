@@ -33,7 +33,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
-from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
 

@@ -20,7 +20,7 @@ from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.plan import PlanMemory
-from tessera.domain.scaling.autoscale import ScalingHistory, TimestampedReplicas
+from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.domain.status.service import service_status
 from tests.builders import (
     H100,

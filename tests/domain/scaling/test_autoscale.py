@@ -11,17 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.autoscale import rebuild_history, recommended_replicas, scale
+from tessera.domain.scaling.decisions import desired_replicas
+from tessera.domain.scaling.state import (
     HEADROOM,
     ScaleDecision,
     ScalingHistory,
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
-    desired_replicas,
-    rebuild_history,
-    recommended_replicas,
-    scale,
 )
 from tests.builders import at
 

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
+from tessera.domain.scaling.pace import TtftShares
+from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
-from tessera.domain.scaling.pace import TtftShares
 from tessera.domain.scaling.variant_capacity import VariantCapacity
 from tests.builders import at
 

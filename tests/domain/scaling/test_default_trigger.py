@@ -14,9 +14,10 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.placement.checks import max_model_len
-from tessera.domain.scaling.autoscale import ScalingPolicy, ServiceLoad, recommended_replicas
+from tessera.domain.scaling.autoscale import recommended_replicas
 from tessera.domain.scaling.capacity import replicas_for
 from tessera.domain.scaling.growth import Growth
+from tessera.domain.scaling.state import ScalingPolicy, ServiceLoad
 from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing import prices

@@ -19,13 +19,13 @@ from tessera.domain.observed.demand import (
 )
 from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
 from tessera.domain.plan import PlanMemory
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.autoscale import scale
+from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
-    scale,
 )
 from tessera.domain.service.proposal import guaranteed_replicas, min_replicas_of
 from tessera.domain.status.service import service_status

@@ -22,9 +22,9 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanMemory
-from tessera.domain.scaling.autoscale import ServiceLoad
 from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
+from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
     lengths_of_last_minute,

@@ -11,7 +11,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.plan import Plan
-from tessera.domain.scaling.autoscale import ScaleDecision
+from tessera.domain.scaling.state import ScaleDecision
 from tests.builders import (
     H100,
     a_budget,

@@ -17,7 +17,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.snapshot.trim import mask_secrets
 from tessera.domain.observed.snapshot import Readings, Ref
-from tessera.domain.scaling.autoscale import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory
 
 # Raised when older files can no longer be read.
 FORMAT_VERSION = 2

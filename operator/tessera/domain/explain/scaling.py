@@ -12,15 +12,15 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.autoscale import recommended_replicas
+from tessera.domain.scaling.load import load_of
+from tessera.domain.scaling.state import (
     HEADROOM,
     CapacityAssessment,
     Decided,
     ScalingPolicy,
     ServiceLoad,
-    recommended_replicas,
 )
-from tessera.domain.scaling.load import load_of
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.service_plan import ServicePlan

@@ -16,7 +16,25 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.bursts import (
+    needed_again,
+    next_bursts,
+    replicas_for_bursts,
+    round_up,
+)
+from tessera.domain.scaling.decisions import (
+    changed,
+    clamp,
+    current_replicas,
+    decide_bounds,
+    extend_window,
+    push,
+    with_recent_decisions,
+)
+from tessera.domain.scaling.growth import next_growth
+from tessera.domain.scaling.idle import decide_idle
+from tessera.domain.scaling.pace import Pace, next_pace
+from tessera.domain.scaling.state import (
     MAX_READING_GAP,
     CapacityAssessment,
     Decided,
@@ -26,23 +44,7 @@ from tessera.domain.scaling.autoscale import (
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
-    changed,
-    clamp,
-    current_replicas,
-    decide_bounds,
-    decide_idle,
-    extend_window,
-    push,
-    with_recent_decisions,
 )
-from tessera.domain.scaling.bursts import (
-    needed_again,
-    next_bursts,
-    replicas_for_bursts,
-    round_up,
-)
-from tessera.domain.scaling.growth import next_growth
-from tessera.domain.scaling.pace import Pace, next_pace
 from tessera.domain.scaling.variant_capacity import VariantCapacity
 from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
-from tessera.domain.scaling.autoscale import ServiceLoad
+from tessera.domain.scaling.state import ServiceLoad
 
 # Older readings count as missing, and younger replicas need no reading yet.
 MAX_READING_AGE = timedelta(seconds=30)

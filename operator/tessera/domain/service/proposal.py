@@ -37,17 +37,13 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
-from tessera.domain.scaling import autoscale
-from tessera.domain.scaling.autoscale import (
-    ScaleDecision,
-    ScalingHistory,
-    TimestampedReplicas,
-)
 from tessera.domain.scaling.balance import assess_balance, next_balance_due, reported_balance
+from tessera.domain.scaling.decisions import is_steady
 from tessera.domain.scaling.load import (
     next_reading_due,
     usable_readings,
 )
+from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.model_files import Preparation, prepare_model
@@ -203,7 +199,7 @@ def _valid_until(
 ) -> datetime | None:
     moving = not objects.workloads or objects.workloads[0].variant != choice.variant
     by_time = scale.history.requests is not None or scale.history.demand is not None
-    if preparation.pending or moving or by_time or not autoscale.is_steady(scale, at):
+    if preparation.pending or moving or by_time or not is_steady(scale, at):
         return at
     due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))
     return min((moment for moment in due if moment is not None), default=None)

@@ -12,8 +12,8 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
-from tessera.domain.scaling.autoscale import ScalingHistory
 from tessera.domain.scaling.load import usable_readings
+from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
 from tessera.domain.service.proposal import AllocatedDevices, Proposal, allocate, propose
 

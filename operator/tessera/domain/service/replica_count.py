@@ -23,7 +23,11 @@ from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling import autoscale
-from tessera.domain.scaling.autoscale import (
+from tessera.domain.scaling.capacity import scale_by_capacity
+from tessera.domain.scaling.decisions import current_replicas
+from tessera.domain.scaling.load import load_of, start_up_lead
+from tessera.domain.scaling.pace import ttft_shares
+from tessera.domain.scaling.state import (
     Decided,
     ScaleDecision,
     ScalingHistory,
@@ -31,9 +35,6 @@ from tessera.domain.scaling.autoscale import (
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.capacity import scale_by_capacity
-from tessera.domain.scaling.load import load_of, start_up_lead
-from tessera.domain.scaling.pace import ttft_shares
 from tessera.domain.scaling.variant_capacity import (
     VariantCapacity,
     lengths_of_last_minute,
@@ -143,7 +144,7 @@ def _external_scale(
     """
     requested = service.spec.replicas if service.spec is not None else None
     spec = policy.spec.model_copy(update={"idle": None})
-    current = autoscale.current_replicas(load, history) if requested is None else requested
+    current = current_replicas(load, history) if requested is None else requested
     replicas = min(max(current, spec.min_replicas), spec.max_replicas)
     if history.decisions[-1:] == () or history.decisions[-1].replicas != replicas:
         decisions = (*history.decisions, TimestampedReplicas(load.at, replicas))

@@ -43,13 +43,13 @@ from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.scaling.autoscale import ScaleDecision, ScalingChange
 from tessera.domain.scaling.rollout import (
     is_rolling_out,
     replaces_in_place,
     rollout_progress,
     strategy_message,
 )
+from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 from tessera.domain.schedules import BoundsSchedule, ScheduledBounds
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.slo.condition import slo_verdict
