@@ -28,7 +28,7 @@ from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.prices import PRICE_SETS
-from tune_rivals import FIRST, TUNING
+from tune_rivals import FIRST, TUNING, order
 
 PRICES = "aws-2026"
 # Settings of a rival that are tried on the scored trace.
@@ -83,7 +83,7 @@ class Bench:
             }
             results = self._results(list(wanted.values()))
             for name, run in wanted.items():
-                chosen[name] = min(chosen.get(name, results[run]), results[run], key=_rank)
+                chosen[name] = order([chosen.get(name, results[run]), results[run]])[0]
         chosen[STATIC] = self.static(case, start_up)
         return chosen
 
@@ -159,11 +159,6 @@ class Bench:
 
     def _result(self, run: Run) -> Result:
         return self._results([run])[run]
-
-
-def _rank(result: Result) -> tuple[bool, float]:
-    """Return what is lower for a better result: the dollars, or what was not attained."""
-    return not result.sufficient, result.usd[PRICES] if result.sufficient else -result.share
 
 
 def bounds(case: str, traces: Path, hours: float, ends_by: float) -> dict[str, float]:
