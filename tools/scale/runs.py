@@ -114,7 +114,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
             policy,
             seed=_SEED,
             disturbance=DISTURBANCES[run.disturbance],
-            spot=_blackout(trace, fleet) if run.disturbance == "spot-blackout" else None,
+            spot=_blackout(trace, fleet) if fleet.purchase.spot else None,
         ).run()
     score = goal.score(zip(trace.arrivals, course.ttft, strict=True))
     return Result(

@@ -185,7 +185,9 @@ class _ClassQueue:
             if not len(flow):
                 del self._flows[tenant]
                 continue
-            entry = flow.take(service, flow.weight / self._waiting_weight())
+            # Of late requests alone it matters how much of what is served is the tenant's.
+            share = flow.weight / self._waiting_weight() if flow.late else 1.0
+            entry = flow.take(service, share)
             self._subtract(flow, entry)
             self._time = start
             flow.start = start + entry.work_seconds / entry.weight

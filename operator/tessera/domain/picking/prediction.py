@@ -91,7 +91,7 @@ def has_room(
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
     the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
     of its sequences. A worker with a `share` has that part of each room for itself: what other
-    workers use of theirs is known too late to fill an engine by it.
+    workers have sent is known too late to fill an engine by it.
     """
     running, queued = state.load(now)
     requests = running + queued

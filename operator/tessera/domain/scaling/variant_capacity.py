@@ -75,7 +75,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     Where those of the last minute are longer, they count: answers that become longer show in their
     tokens long before the first of them ends.
     `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
-    count while a reading has none: requests do not become typical since nobody measures them. They
+    count while a reading has none: requests do not become typical while they are not measured. They
     also count, where they are longer, while `requests_wait` at gateways: shorter ones end first.
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
     the shortest wait.
@@ -108,7 +108,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         )
 
     sustained = sustained_by(replicas, servers)
-    fewer = sustained_by(max(1, replicas - 1), max(1, servers - 1))
+    fewer = sustained_by(replicas - 1, max(1, servers - 1)) if replicas > 1 else sustained
     return VariantCapacity(
         requests_per_second=sustained.tokens_per_second / answer,
         fewer_requests_per_second=fewer.tokens_per_second / answer,
