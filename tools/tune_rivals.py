@@ -23,6 +23,9 @@ FIRST, FINALISTS = "mlarge", 5
 POINTS = 30
 HOURS = 1.0
 
+# A setting and its result, as it is committed.
+Entry = dict[str, Any]
+
 
 def order(results: list[Result]) -> list[Result]:
     """Return the results that attain their goal by their cost, then the others by attainment."""
@@ -36,12 +39,12 @@ def order(results: list[Result]) -> list[Result]:
     )
 
 
-def finalists(results: list[Result]) -> list[Result]:
-    """Return the settings to try on other traces: the cheapest, and those that attain most."""
-    ordered = order(results)
-    most = sorted(results, key=lambda result: (-result.window_share, result.replica_hours))
-    chosen = {result.run.settings: result for result in (*ordered[: FINALISTS - 2], *most[:2])}
-    return list(chosen.values())
+def finalists(entries: Sequence[Entry]) -> list[Settings]:
+    """Return which of ordered settings to try elsewhere: the cheapest, and what attains most."""
+    most = sorted(entries, key=lambda entry: (-entry["windowShare"], -entry["share"]))
+    cheapest = entries[: FINALISTS - 2]
+    rest = [entry for entry in most if entry not in cheapest]
+    return [entry["settings"] for entry in (*cheapest, *rest[: FINALISTS - len(cheapest)])]
 
 
 def points(grid: Sequence[Settings]) -> list[Settings]:
@@ -66,12 +69,12 @@ def main() -> None:
         [Run(case=case, policy=COVER, hours=HOURS, tuning=True) for case in cases], {}
     )
     initial = {run.case: result.initial for run, result in covers.items()}
-    tuned: dict[str, dict[str, Any]] = {}
+    tuned: dict[str, dict[str, list[Entry]]] = {}
     for policy in policies:
         first = Run(case=FIRST, policy=policy, hours=HOURS, tuning=True)
         grid = list(with_settings(first, points(FAMILIES[policy].grid)))
-        ordered = {FIRST: list(runs.results(grid, initial).values())}
-        settings = [dict(result.run.settings) for result in finalists(ordered[FIRST])]
+        entries = {FIRST: _entries(list(runs.results(grid, initial).values()))}
+        settings = finalists(entries[FIRST])
         others = [case for case in cases if case != FIRST]
         later = [
             run
@@ -80,9 +83,11 @@ def main() -> None:
                 Run(case=case, policy=policy, hours=HOURS, tuning=True), settings
             )
         ]
-        for run, result in runs.results(later, initial).items():
-            ordered.setdefault(run.case, []).append(result)
-        tuned[policy] = {case: _entries(results) for case, results in ordered.items()}
+        results = runs.results(later, initial)
+        tuned[policy] = entries | {
+            case: _entries([result for run, result in results.items() if run.case == case])
+            for case in others
+        }
     runs.close()
     document = {
         "hours": HOURS,
@@ -93,7 +98,7 @@ def main() -> None:
     TUNING.write_text(json.dumps(document) + "\n", encoding="utf-8")
 
 
-def _entries(results: list[Result]) -> list[dict[str, Any]]:
+def _entries(results: list[Result]) -> list[Entry]:
     return [
         {
             "settings": dict(result.run.settings),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench_scale import figures_of, table
+from bench_scale import below_bound, figures_of, is_cheapest, table
 from scale import runs as scale_runs
 from scale.cases import CASES, COLD, HOUR, WARM, Case, ramp_begin
 from scale.runs import Result, Run, Runs
@@ -61,9 +61,15 @@ def test_what_keeps_the_goal_comes_first_and_the_cheapest_in_front() -> None:
     cheap, dear = a_result(10), a_result(20)
     far, near = a_result(5, sufficient=False), a_result(6, sufficient=False, share=0.94)
     assert order([far, dear, near, cheap]) == [cheap, dear, near, far]
-    # What attains most is tried on the other traces, too, however much it costs.
-    many = [a_result(usd, window_share=usd / 100) for usd in range(1, 60)]
-    assert [result.usd["aws-2026"] for result in finalists(many)] == [1, 2, 3, 59, 58]
+
+
+def test_what_attains_most_is_tried_elsewhere_however_much_it_costs() -> None:
+    entries = [
+        {"settings": {"target": usd}, "windowShare": min(1.0, usd / 50), "share": usd / 100}
+        for usd in range(1, 60)
+    ]
+    assert [each["target"] for each in finalists(entries)] == [1, 2, 3, 59, 58]
+    assert [each["target"] for each in finalists(entries[:4])] == [1, 2, 3, 4]
 
 
 def test_a_grid_is_thinned_evenly() -> None:
@@ -90,10 +96,27 @@ def test_the_gap_is_that_between_the_best_rival_and_the_cover() -> None:
 
 def test_a_policy_that_never_keeps_the_goal_has_no_dollars() -> None:
     late = a_result(5, "late", sufficient=False)
-    lines = table("conv", a_result(16, OURS), {"late": late}, [a_result(10, "cover")], 8.0)
+    results = [a_result(16, OURS), late, a_result(10, "cover")]
+    lines = table("conv", results, {"aws-2026": 8.0, "neo-2026": 4.0})
     rows = [line for line in lines.splitlines() if line.startswith("| ")]
     assert [row.split()[1] for row in rows[2:]] == ["cover", OURS, "late", "bound"]
-    assert rows[4].count("missed") == 2
+    assert rows[4].count("missed") == 3
+
+
+def test_what_is_below_the_bound_is_named() -> None:
+    below = [a_result(7, "lucky"), a_result(9, "fine"), a_result(6, "late", sufficient=False)]
+    bound = {"aws-2026": 8.0, "neo-2026": 1.0}
+    assert below_bound(below, bound) == ["lucky on conv at aws-2026"]
+
+
+def test_settings_are_tried_until_others_will_hardly_cost_less() -> None:
+    timely, late = a_result(20), a_result(5, sufficient=False)
+    assert is_cheapest("mlarge", timely)
+    assert not is_cheapest("mlarge", late)
+    assert not is_cheapest("mlarge", None)
+    # The order is that of other hours.
+    assert not is_cheapest("r1", timely)
+    assert is_cheapest("r1", a_result(20, replica_hours=1.0))
 
 
 def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
