@@ -30,8 +30,8 @@ def some_replicas(**shares: float) -> tuple[Replicas, OfferedModel]:
 def sent(replicas: Replicas, model: OfferedModel, now: float = 1.0) -> int:
     """Send requests as long as there is room; return how many."""
     count = 0
-    while replicas.has_room(model, now):
-        assert replicas.send(model, a_request(input_tokens=1), now, with_room=True) is not None
+    while states := replicas.with_room(model, now):
+        assert replicas.send(model, a_request(input_tokens=1), now, states) is not None
         count += 1
     return count
 
@@ -59,8 +59,8 @@ def test_the_share_of_a_worker_is_one_of_prompts_where_these_are_longer_than_two
     replicas.update(Directory(models=(model,)), 0.0, NOW)
     replicas.shared({}, {CHAT: WorkerShare(places=0.5, tenants={})}, 0.0)
     count = 0
-    while replicas.has_room(model, 1.0):
-        assert replicas.send(model, a_request(input_tokens=512), 1.0, with_room=True)
+    while states := replicas.with_room(model, 1.0):
+        assert replicas.send(model, a_request(input_tokens=512), 1.0, states)
         count += 1
     assert count == 4
 

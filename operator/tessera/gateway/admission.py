@@ -238,7 +238,8 @@ class Admission:
 
     def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
         """Send the request to a replica that was not tried; False if there is none."""
-        sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), tried=tried)
+        states = self.replicas.untried(ticket.model, tried)
+        sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
         ticket.sent = sent or ticket.sent
         return sent is not None
 

@@ -1,7 +1,8 @@
 """Requests that wait in one worker until a replica has room, by model."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape
@@ -12,6 +13,7 @@ from tessera.domain.limits.fair_queue import (
     QueueRefusal,
     QueueService,
 )
+from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.replicas import Replicas, SentRequest
 
 
@@ -41,7 +43,7 @@ class ModelQueue:
         """Send a request to a replica with room, unless others wait; None if it has to wait."""
         if len(self._queue):
             return None
-        return self._replicas.send(self.model, shape, now, with_room=True)
+        return self._replicas.send(self.model, shape, now, self._with_room(now))
 
     def offer(
         self, entry: QueueEntry, shape: RequestShape, now: float
@@ -70,27 +72,28 @@ class ModelQueue:
             _, future = self._waiting.pop(entry)
             if not future.done():
                 future.set_exception(QueueTimeoutError)
-        service = QueueService(
-            now=now,
-            replicas=self._replicas.own_count(self.model, now),
-            is_late=lambda entry: self._is_late(entry, now),
-        )
-        while self._waiting and self._replicas.has_room(self.model, now):
+        replicas = self._replicas.own_count(self.model, now)
+        while self._waiting and (states := self._with_room(now)):
+            is_late = partial(self._is_late, now, states)
+            service = QueueService(now=now, replicas=replicas, is_late=is_late)
             next_entry = self._queue.pop(service)
             if next_entry is None:
                 return
             shape, future = self._waiting.pop(next_entry)
             if future.done():
                 continue
-            sent = self._replicas.send(self.model, shape, now, with_room=True)
+            sent = self._replicas.send(self.model, shape, now, states)
             if sent is None:
                 future.set_exception(QueueTimeoutError)
             else:
                 future.set_result(sent)
 
-    def _is_late(self, entry: QueueEntry, now: float) -> bool:
+    def _with_room(self, now: float) -> list[ReplicaState]:
+        return self._replicas.with_room(self.model, now)
+
+    def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
         shape, _ = self._waiting[entry]
-        return now + self._replicas.predicted_ttft(self.model, shape, now) > entry.due
+        return now + self._replicas.predicted_ttft(self.model, shape, now, states) > entry.due
 
 
 class ModelQueues:

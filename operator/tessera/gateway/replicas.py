@@ -1,6 +1,6 @@
 """Load and health of all replicas, as one worker knows them."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,8 +8,7 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.worker_shares import WorkerShare
-from tessera.domain.picking.pick import Choice, pick
-from tessera.domain.picking.pick import with_room as states_with_room
+from tessera.domain.picking.pick import Choice, pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
 
@@ -97,19 +96,11 @@ class Replicas:
         return {uid: state.own for uid, state in self._states.items() if state.own.requests}
 
     def send(
-        self,
-        model: OfferedModel,
-        shape: RequestShape,
-        now: float,
-        *,
-        tried: Collection[str] = (),
-        with_room: bool = False,
+        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
     ) -> SentRequest | None:
-        """Choose a replica that was not tried, and count the request there; None without one."""
-        means = self.means(model)
-        states = self._with_room(model, now) if with_room else self._untried(model, tried)
+        """Choose one of these replicas, and count the request there; None without one."""
         self._turn += 1
-        choice = pick(shape, states, now, turn=self._turn, means=means)
+        choice = pick(shape, states, now, turn=self._turn, means=self.means(model))
         if choice is None:
             return None
         choice.state.sent(shape.input_tokens)
@@ -124,7 +115,7 @@ class Replicas:
         """Return how many replicas that were not tried can take requests."""
         return sum(
             state.ready_at is not None and not state.replica.leaving
-            for state in self._untried(model, tried)
+            for state in self.untried(model, tried)
         )
 
     def own_count(self, model: OfferedModel, now: float) -> float:
@@ -132,17 +123,30 @@ class Replicas:
         share = self._share(model, now)
         return self.ready_count(model) * (share.places if share is not None else 1.0)
 
-    def has_room(self, model: OfferedModel, now: float) -> bool:
-        """Return whether a replica would start one more request soon."""
-        return bool(self._with_room(model, now))
+    def with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
+        """Return the replicas that would start one more request soon.
 
-    def predicted_ttft(self, model: OfferedModel, shape: RequestShape, now: float) -> float:
-        """Return the seconds until the first token if it were sent to a replica with room now.
+        While requests of other workers wait, each has this worker's share of its room.
+        """
+        share = self._share(model, now)
+        places = share.places if share is not None else None
+        return with_room(self.states(model), self.means(model), now, places)
+
+    def untried(self, model: OfferedModel, tried: Collection[str] = ()) -> list[ReplicaState]:
+        """Return the replicas that a request was not sent to yet, by the UIDs of pods."""
+        states = self.states(model)
+        if not tried:
+            return states
+        return [state for state in states if state.replica.uid not in tried]
+
+    def predicted_ttft(
+        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
+    ) -> float:
+        """Return the seconds until the first token at the best of these replicas.
 
         0 where that is not known.
         """
-        states, means = self._with_room(model, now), self.means(model)
-        choice = pick(shape, states, now, turn=self._turn, means=means)
+        choice = pick(shape, states, now, turn=self._turn, means=self.means(model))
         return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
 
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
@@ -168,20 +172,8 @@ class Replicas:
         """Take the counted sizes of a request into the means."""
         self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
 
-    def _with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
-        """Return the replicas with room; of its share while requests of other workers wait."""
-        share = self._share(model, now)
-        places = share.places if share is not None else None
-        return states_with_room(self.states(model), self.means(model), now, places)
-
     def _share(self, model: OfferedModel, now: float) -> WorkerShare | None:
         """Return this worker's share of a model while requests of others wait for it."""
         if self._shares and now - self._shared_at < _MAX_SHARE_AGE_SECONDS:
             return self._shares.get(model.service)
         return None
-
-    def _untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
-        states = self.states(model)
-        if not tried:
-            return states
-        return [state for state in states if state.replica.uid not in tried]

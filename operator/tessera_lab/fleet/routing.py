@@ -2,6 +2,8 @@
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from tessera.domain.gateway.requests import RequestShape
@@ -78,12 +80,10 @@ class Door:
         while self._held and self.serving:
             moment = min(until, *(replica.due for replica in self.serving))
             self._advance(moment)
-            service = QueueService(
-                now=moment,
-                replicas=len(self.serving),
-                is_late=lambda entry, now=moment: self._is_late(entry, now),  # type: ignore[misc]
-            )
+            count = len(self.serving)
             while self._held and (replicas := self._open(moment)):
+                is_late = partial(self._is_late, moment, replicas)
+                service = QueueService(now=moment, replicas=count, is_late=is_late)
                 entry = self._queue.pop(service)
                 assert entry is not None  # noqa: S101 - as many are held
                 self._send(self._held.pop(entry), replicas, moment)
@@ -105,11 +105,13 @@ class Door:
         self._queue.offer(entry, arrival, replicas=0)
         self._held[entry] = index
 
-    def _is_late(self, entry: QueueEntry, moment: float) -> bool:
+    def _is_late(
+        self, moment: float, replicas: Sequence[SimulatedReplica], entry: QueueEntry
+    ) -> bool:
         if not self._is_gateway:
             return False
         shape = self._shape(self._held[entry])
-        states = [replica.state for replica in self._open(moment)]
+        states = [replica.state for replica in replicas]
         choice = pick(shape, states, moment, turn=self._turn, means=self._means)
         seconds = choice.predicted_ttft_seconds if choice is not None else None
         return moment + (seconds or 0.0) > entry.due
