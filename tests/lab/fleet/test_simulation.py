@@ -6,15 +6,20 @@ from dataclasses import replace
 
 import pytest
 
+from tessera.domain.billing.bill import Bill, accrue
+from tessera.domain.hardware.pools import discover
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.course import Lifetime, best_reservation, cost
 from tessera_lab.fleet.disturbance import Disturbance
 from tessera_lab.fleet.model import Purchase, Router, StartUp, Tier
 from tessera_lab.fleet.observation import Observation
+from tessera_lab.fleet.policies.product import WholeGpuPool
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.spot import Preemption, SpotMarket
+from tests.builders import a_pod, at
 from tests.lab.fleet.builders import LIMITS, REPLICA, STEP, Planned, a_fleet, a_trace, steady
 
 PRICES = GpuPrices(on_demand=3.6, reserved=1.8, spot=0.9)
@@ -60,6 +65,35 @@ def test_behind_the_gateway_only_the_excess_of_an_overload_is_late() -> None:
         late[router] = sum(ttft > REPLICA.ttft for ttft in course.ttft) / len(trace)
     assert late[Router.GATEWAY] < 0.03
     assert late[Router.LEAST_TTFT] > 0.4
+
+
+def test_a_fleet_costs_what_its_bill_allocates() -> None:
+    trace = a_trace(random_requests(2000, 300, seed=5), 300)
+    policy = Planned((0, 2), (60, 5), (120, 1), (180, 4), (240, 2))
+    course = Simulation(trace, a_fleet(initial_replicas=2), policy).run()
+    objects = WholeGpuPool(
+        name="h100", product="NVIDIA-H100-80GB-HBM3", price=str(PRICES.on_demand), nodes=1
+    ).objects(Ref("lab", "chat"), {"model": {"uri": "hf://Qwen/Qwen3-8B"}})
+    bill = Bill(as_of=at(0))
+    for minute in range(1, math.ceil(course.paid_seconds / 60) + 2):
+        before, now = at(60 * (minute - 1)), at(60 * minute)
+        pods = [
+            a_pod(
+                f"chat-{number}",
+                node="node-0",
+                devices={"nvidia.com/gpu": 1},
+                bound=at(lifetime.begin),
+                ended=at(lifetime.end) if at(lifetime.end) <= now else None,
+            )
+            for number, lifetime in enumerate(course.lifetimes)
+            if at(lifetime.begin) < now and at(lifetime.end) > before
+        ]
+        snapshot = Snapshot(at=now, pools=objects.pools, nodes=objects.nodes, pods=tuple(pods))
+        views = discover(snapshot.pools, snapshot.nodes, now.date())
+        bill = accrue(bill, snapshot, views)
+    charged = sum(nanos for line, nanos in bill.lines.items() if line.namespace) / 1e9
+    assert charged == pytest.approx(cost(course, PRICES, Purchase()), rel=1e-6)
+    assert course.changes == 4
 
 
 def test_equal_input_gives_equal_output() -> None:
