@@ -217,6 +217,28 @@ def test_a_budget_below_the_cost_is_noted(files: SimulationFiles) -> None:
     assert "day limit 50 USD. At this load the replicas cost more: tessera 96" in note
 
 
+def test_a_budget_holds_the_operators_decision_and_no_other(files: SimulationFiles) -> None:
+    # 8 long prompts a second from the tenth minute on; one replica takes 2 USD an hour.
+    rows = "".join(f"{600 + number / 8:.3f},3500,20\n" for number in range(2400))
+    files.write("trace.csv", f"arrival_s,input_tokens,output_tokens\n1,1000,100\n{rows}")
+    compared = ("--compare", "tessera,hpa-tuned")
+    free, other = files.report(*compared)["policies"]
+    # What the hour has left when the load comes pays a second replica, and no third.
+    hourly = BUDGET.replace("Day", "Hour").replace('"50"', '"3.20"')
+    files.write("fleet.yaml", POOL + SERVICE + hourly)
+    report = files.report(*compared)
+    limited, unchanged = report["policies"]
+    assert unchanged == other
+    assert limited["cost"] < free["cost"]
+    assert limited["heldByBudgetSeconds"] > 60
+    (note,) = [note for note in report["notes"] if note.startswith("TenantBudget/team-a held")]
+    assert note.startswith("TenantBudget/team-a held tessera for ")
+    # In another currency the operator counts no spend and adds nothing.
+    files.write("fleet.yaml", POOL + SERVICE + hourly.replace("owner:", "currency: EUR\n  owner:"))
+    report = files.report("--policy", "tessera")
+    assert report["policies"][0]["cost"] <= limited["cost"]
+
+
 def test_requests_longer_than_the_context_count_as_missed(files: SimulationFiles) -> None:
     files.write("trace.csv", "arrival_s,input_tokens,output_tokens\n1,9000,20\n119,10,20\n")
     report = files.report()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec, Tier
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
 from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, discover
@@ -64,13 +65,21 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         )
         raise CommandError(f"--fleet {path}: InferenceService/{service.ref}: {problem}")
     chosen, nodes = next(each for each in pools if each[0].name == choice.offer.pool)
-    objects = FleetObjects(service=service, pools=(chosen,), nodes=nodes)
     product = choice.offer.hardware.product
     if price_set is None:
         prices, price_notes = _pool_prices(everywhere, product, at.date())
     else:
         prices, price_notes = _set_prices(price_set, product), ()
     weight = float(choice.offer.tariff.weight)
+    currency = "USD" if price_set else choice.offer.tariff.currency
+    budget = _budget(snapshot.budgets, service.ref.namespace)
+    objects = FleetObjects(
+        service=service,
+        pools=(_with_price(chosen, prices.on_demand, currency),),
+        nodes=nodes,
+        # Nothing is spent when the trace begins.
+        budgets=() if budget is None else (replace(budget, status=TenantBudgetStatus()),),
+    )
     return FleetFile(
         objects=objects,
         choice=choice,
@@ -79,8 +88,8 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
             reserved=prices.reserved * weight,
             spot=prices.spot * weight,
         ),
-        currency="USD" if price_set else choice.offer.tariff.currency,
-        budget=_budget(snapshot.budgets, service.ref.namespace),
+        currency=currency,
+        budget=budget,
         notes=(*notes, *price_notes),
     )
 
@@ -121,21 +130,25 @@ def _pools(
                 f"{PRODUCT_LABEL} to spec.nodeSelector, or use a tessera snapshot"
             )
             continue
-        # Today's price from the first day on, since a trace has no date.
-        priced = pool.spec.model_copy(
-            update={"prices": (price.model_copy(update={"from_": _FIRST_DAY}),)}
-        )
+        priced = _with_price(pool, float(price.per_gpu_hour), price.currency)
         names = (f"{pool.name}-{number}" for number in range(copies))
         copied = tuple(
             replace(node, name=name, labels={**node.labels, **pool.spec.node_selector})
             for name in names
         )
-        pools.append((replace(pool, spec=priced), copied))
+        pools.append((priced, copied))
     if not pools:
         raise CommandError(
             f"--fleet {path} has no AcceleratorPool to use" + "".join(f"; {note}" for note in notes)
         )
     return pools, tuple(notes)
+
+
+def _with_price(pool: Pool, per_gpu_hour: float, currency: str) -> Pool:
+    """Return a pool with one price from the first day on, since a trace has no date."""
+    assert pool.spec is not None  # noqa: S101 - checked where pools are chosen
+    price = Price(**{"from": _FIRST_DAY, "perGPUHour": f"{per_gpu_hour:.6f}", "currency": currency})
+    return replace(pool, spec=pool.spec.model_copy(update={"prices": (price,)}))
 
 
 def _typical_node(spec: AcceleratorPoolSpec, nodes: Sequence[Node]) -> Node | None:

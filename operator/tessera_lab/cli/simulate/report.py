@@ -11,6 +11,7 @@ from tessera.api.text import counted
 from tessera.cli.text import table
 from tessera_lab.cli.simulate.run import PolicyResult
 from tessera_lab.cli.simulate.scenario import Scenario
+from tessera_lab.fleet.policies.product import OURS
 
 _HOUR = 3600.0
 # Hours of a window on average.
@@ -100,7 +101,15 @@ def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
 
 def _budget_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
     budget = scenario.file.budget
-    if budget is None or budget.spec is None or budget.spec.currency != scenario.file.currency:
+    if budget is None or budget.spec is None:
+        return
+    for result in results:
+        if result.held_seconds:
+            yield (
+                f"TenantBudget/{budget.name} held {result.name} for "
+                f"{result.held_seconds / 60:.1f} min below the replicas that it asked for."
+            )
+    if budget.spec.currency != scenario.file.currency:
         return
     for limit in budget.spec.limits:
         hours = _WINDOW_HOURS[limit.window]
@@ -113,7 +122,7 @@ def _budget_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterat
             yield (
                 f"TenantBudget/{budget.name}: {limit.window.lower()} limit {limit.amount} "
                 f"{budget.spec.currency}. At this load the replicas cost more: {', '.join(above)}. "
-                "The simulation spends without the limit."
+                f"It holds {OURS} alone."
             )
 
 
@@ -199,6 +208,7 @@ def _fields(result: PolicyResult) -> dict[str, Any]:
         "replicaHours": round(course.replica_seconds / _HOUR, 4),
         "cost": round(result.cost, 4),
         "bestReserved": result.best_reserved,
+        "heldByBudgetSeconds": result.held_seconds,
         "bestCost": None if result.best_cost is None else round(result.best_cost, 4),
         "changes": course.changes,
         "brokenStreams": course.broken_streams,

@@ -13,6 +13,8 @@ from tessera.api.text import counted
 from tessera_lab.cli.simulate.scenario import NamedPolicy, Scenario
 from tessera_lab.fleet.attainment import AttainmentGoal, AttainmentScore, attainment_goal
 from tessera_lab.fleet.course import Course, best_reservation, cost
+from tessera_lab.fleet.observation import Policy
+from tessera_lab.fleet.policies.product import ProductPolicy
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
 
@@ -37,6 +39,8 @@ class PolicyResult:
     best_reserved: int | None
     """Reserved replicas at which this course costs least; None where some are bought already."""
     best_cost: float | None
+    held_seconds: float
+    """Time for which the TenantBudget granted fewer replicas than the policy asked for."""
 
 
 class Interrupt:
@@ -69,26 +73,29 @@ def play(scenario: Scenario, interrupt: Interrupt) -> list[PolicyResult]:
     _announce(scenario)
     results = []
     for policy in scenario.policies:
-        results.append(_result(scenario, policy, _course(scenario, policy, interrupt)))
+        results.append(_play(scenario, policy, interrupt))
         if interrupt.requested:
             break
     return results
 
 
-def _course(scenario: Scenario, policy: NamedPolicy, interrupt: Interrupt) -> Course:
-    simulation = _simulation(scenario, scenario.trace, policy)
-    report = _progress(policy.name, scenario.trace.seconds, simulation.course)
+def _play(scenario: Scenario, named: NamedPolicy, interrupt: Interrupt) -> PolicyResult:
+    policy = named.create()
+    simulation = _simulation(scenario, scenario.trace, named, policy)
+    report = _progress(named.name, scenario.trace.seconds, simulation.course)
 
     def progress(seconds: float) -> None:
         report(seconds)
         interrupt.check()
 
-    return simulation.run(progress)
+    course = simulation.run(progress)
+    held_seconds = policy.held_seconds if isinstance(policy, ProductPolicy) else 0.0
+    return _result(scenario, named, course, held_seconds)
 
 
-def _simulation(scenario: Scenario, trace: Trace, policy: NamedPolicy) -> Simulation:
-    fleet = replace(scenario.fleet, router=policy.router)
-    return Simulation(trace, fleet, policy.create(), seed=scenario.seed, spot=scenario.spot)
+def _simulation(scenario: Scenario, trace: Trace, named: NamedPolicy, policy: Policy) -> Simulation:
+    fleet = replace(scenario.fleet, router=named.router)
+    return Simulation(trace, fleet, policy, seed=scenario.seed, spot=scenario.spot)
 
 
 def _announce(scenario: Scenario) -> None:
@@ -109,7 +116,7 @@ def estimated_seconds(scenario: Scenario) -> float:
     part = trace.cut(begin, begin + length)
     started = time.perf_counter()
     for policy in scenario.policies:
-        _simulation(scenario, part, policy).run()
+        _simulation(scenario, part, policy, policy.create()).run()
     return (time.perf_counter() - started) * trace.seconds / length
 
 
@@ -142,7 +149,9 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
-def _result(scenario: Scenario, policy: NamedPolicy, course: Course) -> PolicyResult:
+def _result(
+    scenario: Scenario, policy: NamedPolicy, course: Course, held_seconds: float
+) -> PolicyResult:
     trace, fleet, prices = scenario.trace, scenario.fleet, scenario.file.prices
     goal = replace(
         attainment_goal(trace.seconds, fleet.start_up.mean), objective=fleet.replica.ttft
@@ -165,6 +174,7 @@ def _result(scenario: Scenario, policy: NamedPolicy, course: Course) -> PolicyRe
         cost=cost(course, prices, purchase),
         best_reserved=reserved,
         best_cost=best_cost,
+        held_seconds=held_seconds,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import ScalingReason
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
@@ -149,6 +150,8 @@ class ProductPolicy:
         self.scrape = scrape
         self.last: Plan | None = None
         """The newest plan."""
+        self.held_seconds = 0.0
+        """Time for which a TenantBudget granted fewer replicas than were asked for."""
         self._objects = objects
         self._edits = deque(edits)
         self._choice = objects.choice()
@@ -175,6 +178,8 @@ class ProductPolicy:
         if service_plan.speed is not self._service.status.speed:
             status = self._service.status.model_copy(update={"speed": service_plan.speed})
             self._service = replace(self._service, status=status)
+        if service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
+            self.held_seconds += self.interval
         return service_plan.scale.replicas
 
     def _remember(self, observation: Observation) -> None:
