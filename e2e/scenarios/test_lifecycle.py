@@ -106,19 +106,21 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
     (pod,) = await list_replicas(namespace)
     name = pod["metadata"]["name"]
 
-    async def kill_and_read() -> tuple[PrintedCondition, str]:
+    def kill() -> None:
         """Kill the engine again as soon as it runs, as if it always took too much memory."""
         with contextlib.suppress(WorldError):  # while it waits for its next start
             namespace.cluster.world.run_out_of_memory(namespace.name, name, ENGINE)
-        return await read_printed_condition(namespace), str(
-            (await explain(namespace))["rollout"]["reason"]
-        )
 
-    condition, _ = await eventually(
-        kill_and_read,
-        lambda pair: pair[0].reason == pair[1] == "OOMKilled",
-        within=60,
-    )
+    async def kill_and_read() -> PrintedCondition:
+        kill()
+        return await read_printed_condition(namespace)
+
+    async def kill_and_explain() -> str:
+        kill()
+        return str((await explain(namespace))["rollout"]["reason"])
+
+    condition = await eventually(kill_and_read, lambda each: each.reason == "OOMKilled", within=60)
+    await eventually(kill_and_explain, lambda reason: reason == "OOMKilled", within=60)
     assert condition.message.startswith(f"{name}: exit code 137")
     await wait_for_printed_reason(namespace, "RolloutComplete", within=60)
 
