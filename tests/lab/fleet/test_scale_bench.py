@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench_scale import below_bound, figures_of, is_cheapest, table
+from bench_scale import below_bound, figures_of, is_cheapest, savings, table
 from scale import runs as scale_runs
 from scale.cases import CASES, COLD, HOUR, WARM, Case, ramp_begin
 from scale.runs import Result, Run, Runs
@@ -114,9 +114,23 @@ def test_settings_are_tried_until_others_will_hardly_cost_less() -> None:
     assert is_cheapest("mlarge", timely)
     assert not is_cheapest("mlarge", late)
     assert not is_cheapest("mlarge", None)
-    # The order is that of other hours.
+    # Of the others all settings are tried.
     assert not is_cheapest("r1", timely)
     assert is_cheapest("r1", a_result(20, replica_hours=1.0))
+
+
+def test_savings_are_relative_to_what_keeps_the_goal() -> None:
+    own = a_result(60, OURS, usd_on_demand={"aws-2026": 90.0})
+    busy, chiron = a_result(120, "hpa-documents-busy"), a_result(100, "chiron")
+    late = a_result(30, "hpa-documents-mig", sufficient=False)
+    assert savings(own, {"hpa-documents-mig": late, "hpa-documents-busy": busy}) == {
+        "published_that_keep_the_goal": ["hpa-documents-busy"],
+        "saving_vs_documents": 0.25,
+        "saving_price_mix_untuned": 0.5,
+    }
+    without = savings(own, {"hpa-documents-mig": late, "chiron": chiron})
+    assert without["saving_vs_documents"] is None
+    assert without["saving_price_mix_untuned"] == 0.4
 
 
 def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
