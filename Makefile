@@ -111,8 +111,8 @@ bench-scaling: .venv/made ## Measure scaling policies on an hour of five load sh
 	@$(RUN) tools/bench_scaling.py $(OPTIONS)
 
 .PHONY: bench-scale
-bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (OPTIONS='--traces DIR --hours 24 --save FILE').
-	@$(RUN) tools/bench_scale.py $(OPTIONS)
+bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (TRACES=DIR, HOURS=24, OPTIONS='--cases conv,code --save FILE').
+	@$(RUN) tools/bench_scale.py $(if $(TRACES),--traces $(TRACES)) $(if $(HOURS),--hours $(HOURS)) $(OPTIONS)
 
 .PHONY: tune-rivals
 tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts that bench-scale does not score.

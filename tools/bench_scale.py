@@ -8,19 +8,21 @@ in hindsight, and a bound below which no policy comes. The last line is `BENCH {
 """
 
 import argparse
+import hashlib
 import json
 import resource
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import bench_engine
-from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, names
+from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
 from scale.runs import COVER, DISTURBANCES, HEAD, REACTIVE, Result, Run, Runs, play
 from tessera_lab.fleet.attainment import attainment_goal
 from tessera_lab.fleet.bound import Supply, lower_bound
@@ -29,11 +31,10 @@ from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.prices import PRICE_SETS
+from tessera_lab.load.trace_rows import TraceError
 from tune_rivals import FINALISTS, FIRST, TUNING, Entry, finalists, order
 
 PRICES, OTHER_PRICES = "aws-2026", "neo-2026"
-# The cases that our cost in hindsight is stated for, and those where requests wait.
-HINDSIGHT, ROUTED = ("conv", "r1"), ("mlarge", "conv", "r1", "code")
 STATIC, DOCUMENTS = "static", ("hpa-documents-busy", "hpa-documents-mig")
 MOST_REPLICAS = 48
 
@@ -57,9 +58,9 @@ class Bench:
         threads = ThreadPoolExecutor(2)
         try:
             searches: list[Future[Any]] = [
-                *(threads.submit(self.routed_otherwise, case) for case in cases if case in ROUTED),
+                *(threads.submit(self.routed_otherwise, case) for case in cases),
                 *(threads.submit(self.static, case) for case in cases),
-                *(threads.submit(self.reactive, case) for case in cases if case in HINDSIGHT),
+                *(threads.submit(self.reactive, case) for case in cases),
             ]
             for search in searches:
                 search.result()
@@ -72,7 +73,9 @@ class Bench:
 
     def routed_otherwise(self, case: str) -> dict[str, Result]:
         """Return the product without the gateway's queue, and the cover and a fixed number behind
-        it, by the names of their figures."""
+        it, by the names of their figures; nothing of a case in which nothing waits."""
+        if not CASES[case].queued:
+            return {}
         product = replace(self._run(case, OURS, {}), router=Router.LEAST_TTFT)
         cover = replace(self._run(case, COVER, {}), router=Router.GATEWAY)
         results = self._results([product, cover])
@@ -114,8 +117,10 @@ class Bench:
             list(range(1, MOST_REPLICAS + 1)),
         )
 
-    def reactive(self, case: str) -> Result:
+    def reactive(self, case: str) -> Result | None:
         """Return the reactive policy with the knobs that are best on the scored trace itself."""
+        if not CASES[case].hindsight:
+            return None
         headrooms = [1.0 + step / 20 for step in range(41)]
         results = [
             self._least(partial(self._reactive_run, case, hold), headrooms)
@@ -260,17 +265,15 @@ def figures_of(
 
 
 def others_of(
-    case: str, own: Result, routed: dict[str, Result], others: list[Result]
+    case: str, own: Result, routed: dict[str, Result], reactive: Result | None
 ) -> dict[str, Any]:
     """Return the figures of what is neither ours nor a rival's."""
     figures: dict[str, Any] = {
         f"usd_{case}_{name}": round(result.usd[PRICES], 2) if result.sufficient else None
         for name, result in routed.items()
     }
-    for result in others:
-        if result.run.policy == REACTIVE and own.sufficient and result.sufficient:
-            ratio = own.usd[PRICES] / result.usd[PRICES]
-            figures[f"vs_hindsight_{case}"] = round(ratio, 3)
+    if reactive is not None and own.sufficient and reactive.sufficient:
+        figures[f"vs_hindsight_{case}"] = round(own.usd[PRICES] / reactive.usd[PRICES], 3)
     return figures
 
 
@@ -322,36 +325,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="results, one file each")
     parser.add_argument("--save", type=Path, help="write tables and figures here")
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    runs = Runs(options.traces, options.folder or Path(".bench/scale") / commit)
+    folder = options.folder or default_folder(options.traces)
+    runs = Runs(options.traces, folder)
     tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
-    bench = Bench(runs, options.hours, tuned)
-    cases = list(names(options.cases))
-    figures: dict[str, Any] = {"hours": options.hours}
-    tables: list[str] = []
-    below: list[str] = []
-    print(HEAD)
-    covers = bench.covers(cases)
-    bench.search(cases)
-    for case in cases:
-        own, rivals = bench.own(case), bench.rivals(case)
-        routed = bench.routed_otherwise(case) if case in ROUTED else {}
-        others = [covers[case], *routed.values()]
-        if case in HINDSIGHT:
-            others.append(bench.reactive(case))
-        results = [own, *rivals.values(), *others]
-        ends_by = max(result.paid_seconds for result in results)
-        bound = bounds(case, options.traces, options.hours, ends_by)
-        below += below_bound(results, bound)
-        figures |= figures_of(case, own, covers[case], rivals, bound[PRICES])
-        figures |= others_of(case, own, routed, others)
-        tables.append(table(case, results, bound))
-        if case == FIRST:
-            figures |= _more_of(case, bench, own, covers[case], rivals)
-    figures |= sim_speed(options.traces)
-    runs.close()
+    try:
+        cases = find_cases(options.traces, options.cases)
+        figures, tables, below = measure(Bench(runs, options.hours, tuned), cases, options)
+    except (TraceError, ValueError) as error:
+        raise SystemExit(f"bench_scale: {error}") from None
+    except (KeyboardInterrupt, BrokenProcessPool):
+        print(f"interrupted: {runs.made} runs are in {folder}; the same command goes on from there")
+        raise SystemExit(130) from None
+    finally:
+        runs.close()
     text = "\n\n".join(tables)
     print(f"\n{text}\n")
     if options.save:
@@ -360,6 +346,44 @@ def main() -> None:
     if below:
         raise SystemExit(f"below the bound: {', '.join(below)}")
     print("BENCH " + json.dumps(figures))
+
+
+def default_folder(traces: Path) -> Path:
+    """Return where results of this commit are kept, apart for other traces."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    where = str(traces.resolve())
+    others = "" if traces == TRACES else f"-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    return Path(".bench/scale") / f"{commit}{others}"
+
+
+def measure(
+    bench: Bench, cases: list[str], options: argparse.Namespace
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return figures, tables, and what is below the bound."""
+    figures: dict[str, Any] = {"hours": options.hours}
+    tables: list[str] = []
+    below: list[str] = []
+    print(HEAD)
+    covers = bench.covers(cases)
+    bench.search(cases)
+    for case in cases:
+        own, rivals = bench.own(case), bench.rivals(case)
+        routed, reactive = bench.routed_otherwise(case), bench.reactive(case)
+        others = [covers[case], *routed.values(), *([] if reactive is None else [reactive])]
+        results = [own, *rivals.values(), *others]
+        ends_by = max(result.paid_seconds for result in results)
+        bound = bounds(case, options.traces, options.hours, ends_by)
+        below += below_bound(results, bound)
+        figures |= figures_of(case, own, covers[case], rivals, bound[PRICES])
+        figures |= others_of(case, own, routed, reactive)
+        tables.append(table(case, results, bound))
+        if case == cases[0]:
+            figures |= _more_of(case, bench, own, covers[case], rivals)
+    if (options.traces / CASES["conv"].file).exists():
+        figures |= sim_speed(options.traces)
+    return figures, tables, below
 
 
 def _more_of(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scale.cases import CASES, TRACES, names
+from scale.cases import CASES, TRACES, find_cases
 from scale.runs import COVER, HEAD, Result, Run, Runs, with_settings
 from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
@@ -64,7 +64,7 @@ def main() -> None:
     runs = Runs(options.traces, options.folder)
     policies = options.policies.split(",") if options.policies else list(FAMILIES)
     print(HEAD)
-    cases = list(names(options.cases))
+    cases = find_cases(options.traces, options.cases)
     covers = runs.results(
         [Run(case=case, policy=COVER, hours=HOURS, tuning=True) for case in cases], {}
     )

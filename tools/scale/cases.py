@@ -18,6 +18,7 @@ H100 = "NVIDIA-H100-80GB-HBM3"
 HOUR = 3600.0
 MAX_REPLICAS = 48
 _RAMP_SECONDS = 900.0
+_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,10 @@ class Case:
     """Of a prompt and an answer, as a user would estimate them."""
     max_model_len: int = 32_768
     drain: str = "10m"
+    queued: bool = True
+    """Whether requests wait, so that it matters in which queue."""
+    hindsight: bool = True
+    """Whether the reactive policy is tuned on what is scored."""
 
     def trace(self, traces: Path, hours: float, *, tuning: bool = False) -> Trace:
         """Return the part that is scored, or tuned on: so many hours around the steepest ramp."""
@@ -92,6 +97,7 @@ CASES = {
             tuning_copies=4,
             tuned=(0, 24),
             shift=900,
+            hindsight=False,
         ),
         Case(name="conv", file="azure2023_conv.csv.gz", copies=4, shift=300),
         Case(
@@ -110,12 +116,15 @@ CASES = {
             scored=(8, 24),
             model="hf://meta-llama/Llama-3.1-8B-Instruct",
             typical_tokens=(90, 15),
+            queued=False,
+            hindsight=False,
         ),
         Case(
             name="code",
             file="azure2023_code.csv.gz",
             model="hf://meta-llama/Llama-3.1-8B-Instruct",
             typical_tokens=(2000, 30),
+            hindsight=False,
         ),
     )
 }
@@ -126,7 +135,7 @@ COLD, WARM, HYPOTHETICAL = "cold", "warm-10", "hypothetical-10"
 NODE_HOLD = 600.0
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _part(
     path: Path,
     copies: int,
@@ -153,11 +162,38 @@ def ramp_begin(trace: Trace, hours: float) -> float:
     for arrival in trace.arrivals:
         counts[int(arrival // _RAMP_SECONDS)] += 1
     whole = int(trace.seconds // _RAMP_SECONDS)
-    steepest = max(range(1, whole), key=lambda slot: counts[slot] - counts[slot - 1])
+    rises = {slot: counts[slot] - counts[slot - 1] for slot in range(1, whole)}
+    steepest = max(rises, key=lambda slot: rises[slot], default=0)
     begin = steepest * _RAMP_SECONDS - hours * HOUR / 2
     return max(0.0, min(begin, trace.seconds - hours * HOUR))
 
 
-def names(chosen: str | None) -> Iterator[str]:
-    """Yield the names of the chosen cases, all without a choice."""
-    yield from (chosen.split(",") if chosen else CASES)
+def find_cases(traces: Path, chosen: str | None) -> list[str]:
+    """Return the names of the chosen cases, of all whose trace is in a folder without a choice.
+
+    In a folder that has none of their traces, each trace is a case of its own, on the hardware of
+    the large one. Raises ValueError with what is wrong.
+    """
+    present = {name: case for name, case in CASES.items() if (traces / case.file).exists()}
+    if not present:
+        present = {case.name: case for case in _unknown_cases(traces)}
+    if not present:
+        raise ValueError(
+            f"{traces} has no trace: name a folder with files such as {CASES['conv'].file}, or "
+            "with CSV files of the columns arrival_s, input_tokens and output_tokens"
+        )
+    CASES.update(present)
+    names = chosen.split(",") if chosen else list(present)
+    for name in names:
+        if name not in present:
+            raise ValueError(f"no case {name} in {traces}; choose from {', '.join(present)}")
+    return names
+
+
+def _unknown_cases(traces: Path) -> Iterator[Case]:
+    for path in sorted(path for suffix in _SUFFIXES for path in traces.glob(f"*{suffix}")):
+        trace = read_trace(str(path))
+        prompt, answer = (
+            round(sum(tokens) / len(trace)) for tokens in (trace.input_tokens, trace.output_tokens)
+        )
+        yield Case(name=trace.name, file=path.name, typical_tokens=(max(1, prompt), answer))

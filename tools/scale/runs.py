@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +179,11 @@ class Runs:
 
     def __init__(self, traces: Path, folder: Path, workers: int = 2) -> None:
         self._traces, self._folder = traces, folder
-        self._pool = ProcessPoolExecutor(workers)
+        # A worker ends at once, and silently, on Ctrl-C.
+        initializer = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        self._pool = ProcessPoolExecutor(workers, initializer=initializer)
+        self.made = 0
+        """Runs that were played."""
 
     def close(self) -> None:
         """End the workers; runs that have not begun are dropped."""
@@ -195,6 +201,7 @@ class Runs:
             result = future.result()
             results[result.run] = result
             self._store(result)
+            self.made += 1
             print(row(result), flush=True)
         return results
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench_scale import below_bound, figures_of, is_cheapest, savings, table
+from bench_scale import below_bound, default_folder, figures_of, is_cheapest, savings, table
 from scale import runs as scale_runs
-from scale.cases import CASES, COLD, HOUR, WARM, Case, ramp_begin
+from scale.cases import CASES, COLD, HOUR, TRACES, WARM, Case, find_cases, ramp_begin
 from scale.runs import Result, Run, Runs
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.trace import Trace
+from tessera_lab.load.trace_rows import TraceError
 from tests.lab.fleet.builders import steady
 from tune_rivals import finalists, order, points
 
@@ -53,6 +54,8 @@ def test_the_scored_part_has_the_steepest_ramp_in_its_middle() -> None:
         output_tokens=lengths,
     )
     assert ramp_begin(trace, 2) == 4 * HOUR
+    # A short trace has no slot to compare with.
+    assert ramp_begin(steady(1, 600), 0.1) == 0
     # At the edge of a trace the window stays within it.
     assert ramp_begin(trace, 10) == 0
 
@@ -152,6 +155,36 @@ def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     again = Runs(tmp_path, tmp_path / "runs", workers=1)
     assert again.results([run], {}) == {run: first}
     again.close()
+
+
+def test_the_cases_of_a_folder_are_those_whose_traces_are_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no trace: name a folder"):
+        find_cases(tmp_path, None)
+    (tmp_path / CASES["code"].file).touch()
+    assert find_cases(tmp_path, None) == ["code"]
+    with pytest.raises(ValueError, match=f"no case conv in {tmp_path}; choose from code"):
+        find_cases(tmp_path, "conv")
+
+
+def test_in_a_folder_of_other_traces_each_is_a_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale.cases.CASES", dict(CASES))
+    text = "arrival_s,input_tokens,output_tokens\n1,200,20\n2,400,40\n"
+    for name in ("mine.csv", "other.csv"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert find_cases(tmp_path, None) == ["mine", "other"]
+    assert find_cases(tmp_path, "other") == ["other"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "third.csv").write_text("arrival_s,input_tokens,output_tokens\n1,-2,20\n")
+    with pytest.raises(TraceError, match="third"):
+        find_cases(broken, None)
+
+
+def test_results_of_other_traces_are_in_another_folder(tmp_path: Path) -> None:
+    assert default_folder(TRACES) != default_folder(tmp_path)
+    assert default_folder(tmp_path) == default_folder(tmp_path)
 
 
 def test_warm_engines_sleep_on_nodes_that_are_paid() -> None:
