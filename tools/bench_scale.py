@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.prices import PRICE_SETS
-from tessera_lab.load.trace_rows import TraceError
 from tune_rivals import FINALISTS, FIRST, TUNING, Entry, finalists, order
 
 PRICES, OTHER_PRICES = "aws-2026", "neo-2026"
@@ -325,19 +323,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="results, one file each")
     parser.add_argument("--save", type=Path, help="write tables and figures here")
     options = parser.parse_args()
-    folder = options.folder or default_folder(options.traces)
-    runs = Runs(options.traces, folder)
     tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
-    try:
+    folder = options.folder or default_folder(options.traces)
+    with Runs(options.traces, folder) as runs:
         cases = find_cases(options.traces, options.cases)
         figures, tables, below = measure(Bench(runs, options.hours, tuned), cases, options)
-    except (TraceError, ValueError) as error:
-        raise SystemExit(f"bench_scale: {error}") from None
-    except (KeyboardInterrupt, BrokenProcessPool):
-        print(f"interrupted: {runs.made} runs are in {folder}; the same command goes on from there")
-        raise SystemExit(130) from None
-    finally:
-        runs.close()
     text = "\n\n".join(tables)
     print(f"\n{text}\n")
     if options.save:

@@ -61,34 +61,33 @@ def main() -> None:
     parser.add_argument("--cases", help="some of the cases")
     parser.add_argument("--policies", help="some of the policies")
     options = parser.parse_args()
-    runs = Runs(options.traces, options.folder)
     policies = options.policies.split(",") if options.policies else list(FAMILIES)
     print(HEAD)
-    cases = find_cases(options.traces, options.cases)
-    covers = runs.results(
-        [Run(case=case, policy=COVER, hours=HOURS, tuning=True) for case in cases], {}
-    )
-    initial = {run.case: result.initial for run, result in covers.items()}
-    tuned: dict[str, dict[str, list[Entry]]] = {}
-    for policy in policies:
-        first = Run(case=FIRST, policy=policy, hours=HOURS, tuning=True)
-        grid = list(with_settings(first, points(FAMILIES[policy].grid)))
-        entries = {FIRST: _entries(list(runs.results(grid, initial).values()))}
-        settings = finalists(entries[FIRST])
-        others = [case for case in cases if case != FIRST]
-        later = [
-            run
-            for case in others
-            for run in with_settings(
-                Run(case=case, policy=policy, hours=HOURS, tuning=True), settings
-            )
-        ]
-        results = runs.results(later, initial)
-        tuned[policy] = entries | {
-            case: _entries([result for run, result in results.items() if run.case == case])
-            for case in others
-        }
-    runs.close()
+    with Runs(options.traces, options.folder) as runs:
+        cases = find_cases(options.traces, options.cases)
+        covers = runs.results(
+            [Run(case=case, policy=COVER, hours=HOURS, tuning=True) for case in cases], {}
+        )
+        initial = {run.case: result.initial for run, result in covers.items()}
+        tuned: dict[str, dict[str, list[Entry]]] = {}
+        for policy in policies:
+            first = Run(case=FIRST, policy=policy, hours=HOURS, tuning=True)
+            grid = list(with_settings(first, points(FAMILIES[policy].grid)))
+            entries = {FIRST: _entries(list(runs.results(grid, initial).values()))}
+            settings = finalists(entries[FIRST])
+            others = [case for case in cases if case != FIRST]
+            later = [
+                run
+                for case in others
+                for run in with_settings(
+                    Run(case=case, policy=policy, hours=HOURS, tuning=True), settings
+                )
+            ]
+            results = runs.results(later, initial)
+            tuned[policy] = entries | {
+                case: _entries([result for run, result in results.items() if run.case == case])
+                for case in others
+            }
     document = {
         "hours": HOURS,
         "cuts": {name: list(case.tuned or ()) for name, case in CASES.items()},

@@ -12,6 +12,7 @@ from tessera_lab.fleet.policies.product import FleetObjects, WholeGpuPool
 from tessera_lab.fleet.sizing import sized_fleet
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.fleet.trace_file import read_trace
+from tessera_lab.load.trace_rows import TraceError
 
 TRACES = Path(__file__).parents[3] / "shared" / "traces"
 H100 = "NVIDIA-H100-80GB-HBM3"
@@ -172,13 +173,13 @@ def find_cases(traces: Path, chosen: str | None) -> list[str]:
     """Return the names of the chosen cases, of all whose trace is in a folder without a choice.
 
     In a folder that has none of their traces, each trace is a case of its own, on the hardware of
-    the large one. Raises ValueError with what is wrong.
+    the large one. Raises TraceError with what is wrong.
     """
     present = {name: case for name, case in CASES.items() if (traces / case.file).exists()}
     if not present:
         present = {case.name: case for case in _unknown_cases(traces)}
     if not present:
-        raise ValueError(
+        raise TraceError(
             f"{traces} has no trace: name a folder with files such as {CASES['conv'].file}, or "
             "with CSV files of the columns arrival_s, input_tokens and output_tokens"
         )
@@ -186,7 +187,7 @@ def find_cases(traces: Path, chosen: str | None) -> list[str]:
     names = chosen.split(",") if chosen else list(present)
     for name in names:
         if name not in present:
-            raise ValueError(f"no case {name} in {traces}; choose from {', '.join(present)}")
+            raise TraceError(f"no case {name} in {traces}; choose from {', '.join(present)}")
     return names
 
 

@@ -6,10 +6,11 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from scale.cases import CASES, COLD, H100
 from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
@@ -25,6 +26,7 @@ from tessera_lab.fleet.prices import PRICE_SETS
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.spot import SpotMarket, spot_market
 from tessera_lab.fleet.trace import Trace
+from tessera_lab.load.trace_rows import TraceError
 
 COVER, REACTIVE = "cover", "reactive-hindsight"
 _SEED = 1
@@ -175,15 +177,31 @@ def _costs(run: Run, course: Course) -> dict[str, Any]:
 
 
 class Runs:
-    """Plays runs on two cores; a result that has a file is read from there."""
+    """Plays runs on two cores; a result that has a file is read from there.
+
+    As a context it ends its workers, and says what it has when it ends early.
+    """
 
     def __init__(self, traces: Path, folder: Path, workers: int = 2) -> None:
         self._traces, self._folder = traces, folder
         # A worker ends at once, and silently, on Ctrl-C.
         initializer = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         self._pool = ProcessPoolExecutor(workers, initializer=initializer)
-        self.made = 0
-        """Runs that were played."""
+        self._made = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.close()
+        if isinstance(error, TraceError):
+            raise SystemExit(str(error)) from None
+        if isinstance(error, (KeyboardInterrupt, BrokenProcessPool)):
+            print(
+                f"ended early: {self._made} runs are in {self._folder}; the same command goes on "
+                "from there"
+            )
+            raise SystemExit(130) from None
 
     def close(self) -> None:
         """End the workers; runs that have not begun are dropped."""
@@ -201,7 +219,7 @@ class Runs:
             result = future.result()
             results[result.run] = result
             self._store(result)
-            self.made += 1
+            self._made += 1
             print(row(result), flush=True)
         return results
 

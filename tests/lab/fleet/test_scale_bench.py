@@ -157,12 +157,25 @@ def test_a_run_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     again.close()
 
 
+def test_what_ends_early_says_what_it_has_and_a_bad_trace_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="130"), Runs(tmp_path, tmp_path / "runs"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out.startswith(f"ended early: 0 runs are in {tmp_path}/runs; ")
+    with pytest.raises(SystemExit, match="no such trace"), Runs(tmp_path, tmp_path / "runs"):
+        raise TraceError("no such trace")
+    # A mistake of the code is shown as one.
+    with pytest.raises(ValueError, match="empty"), Runs(tmp_path, tmp_path / "runs"):
+        raise ValueError("empty")
+
+
 def test_the_cases_of_a_folder_are_those_whose_traces_are_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no trace: name a folder"):
+    with pytest.raises(TraceError, match="has no trace: name a folder"):
         find_cases(tmp_path, None)
     (tmp_path / CASES["code"].file).touch()
     assert find_cases(tmp_path, None) == ["code"]
-    with pytest.raises(ValueError, match=f"no case conv in {tmp_path}; choose from code"):
+    with pytest.raises(TraceError, match=f"no case conv in {tmp_path}; choose from code"):
         find_cases(tmp_path, "conv")
 
 

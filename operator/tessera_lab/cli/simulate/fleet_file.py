@@ -73,9 +73,12 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
     weight = float(choice.offer.tariff.weight)
     currency = "USD" if price_set else choice.offer.tariff.currency
     budget = _budget(snapshot.budgets, service.ref.namespace)
+    on_demand = choice.offer.tariff.prices[0].model_copy(
+        update={"per_gpu_hour": Decimal(str(prices.on_demand)), "currency": currency}
+    )
     objects = FleetObjects(
         service=service,
-        pools=(_with_price(chosen, prices.on_demand, currency),),
+        pools=(_with_price(chosen, on_demand),),
         nodes=nodes,
         # Nothing is spent when the trace begins.
         budgets=() if budget is None else (replace(budget, status=TenantBudgetStatus()),),
@@ -130,7 +133,7 @@ def _pools(
                 f"{PRODUCT_LABEL} to spec.nodeSelector, or use a tessera snapshot"
             )
             continue
-        priced = _with_price(pool, float(price.per_gpu_hour), price.currency)
+        priced = _with_price(pool, price)
         names = (f"{pool.name}-{number}" for number in range(copies))
         copied = tuple(
             replace(node, name=name, labels={**node.labels, **pool.spec.node_selector})
@@ -144,11 +147,11 @@ def _pools(
     return pools, tuple(notes)
 
 
-def _with_price(pool: Pool, per_gpu_hour: float, currency: str) -> Pool:
+def _with_price(pool: Pool, price: Price) -> Pool:
     """Return a pool with one price from the first day on, since a trace has no date."""
     assert pool.spec is not None  # noqa: S101 - checked where pools are chosen
-    price = Price(**{"from": _FIRST_DAY, "perGPUHour": f"{per_gpu_hour:.6f}", "currency": currency})
-    return replace(pool, spec=pool.spec.model_copy(update={"prices": (price,)}))
+    always = price.model_copy(update={"from_": _FIRST_DAY})
+    return replace(pool, spec=pool.spec.model_copy(update={"prices": (always,)}))
 
 
 def _typical_node(spec: AcceleratorPoolSpec, nodes: Sequence[Node]) -> Node | None:
