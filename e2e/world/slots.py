@@ -11,10 +11,6 @@ from pathlib import Path
 from world.errors import WorldError
 
 SLOTS = 32
-_PORTS = range(20_000, 32_000)  # below those that the kernel gives to clients
-# A port is free until its user binds it, so each process begins elsewhere.
-_first = os.getpid() * 997 % len(_PORTS)
-_ports: Iterator[int] = iter((*_PORTS[_first:], *_PORTS[:_first]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +90,14 @@ def holder(lock: Path) -> int | None:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that no process listens on; no two calls of one process return the same."""
-    for port in _ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind((address, port))
-            except OSError:
-                continue
-            return port
-    raise WorldError(f"no port of {address} is free")
+    """Return a port that only a server started by this process, or one it starts, listens on.
+
+    The kernel chooses it. A socket that is bound and never listens keeps it until this process
+    ends: no client and no other process gets it, and a server that sets SO_REUSEADDR may listen.
+    """
+    with socket.socket() as holder_socket:
+        holder_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder_socket.bind((address, 0))
+        port: int = holder_socket.getsockname()[1]
+        holder_socket.detach()  # it stays open
+    return port
