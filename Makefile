@@ -13,7 +13,6 @@ help: ## List the targets.
 
 .venv/made: requirements/dev.txt tools/setup.py
 	@$(PYTHON) tools/setup.py
-	@touch $@
 
 .PHONY: demo
 demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos, REQUIRE_BUDGET=1 installs with requireBudget).
@@ -83,8 +82,8 @@ down: .venv/made ## Stop the cluster of `make world` or `make demo KEEP=1`.
 	@$(RUN) -m world down
 
 .PHONY: fresh
-fresh: ## Clone HEAD and run both README commands with an empty home and a bare PATH.
-	@$(PYTHON) tools/fresh.py
+fresh: ## Clone HEAD and run both README commands with an empty home and a bare PATH (LOAD=6 keeps the machine busy beside them).
+	@$(PYTHON) tools/fresh.py $(if $(LOAD),--load $(LOAD))
 
 .PHONY: lint-images
 lint-images: .venv/made ## Lint the Dockerfiles and the rendered chart.

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from environments import ROOT, cache, environment
+from environments import ROOT, environment, say
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import (
     ApiKey,
@@ -47,6 +46,8 @@ from tessera.gateway.frames import (
     directory_frames,
 )
 from tessera.gateway.link import LinkServer
+from world.folders import cache, make_once
+from world.slots import free_port
 
 FIGURES = ROOT / "docs" / "figures" / "gateway.json"
 KEYS, REVOKED = 10_000, 1_000
@@ -193,21 +194,17 @@ def _built() -> str:
     """The Go program, built once for each version of its source."""
     source = ROOT / "tools" / "gateway_load" / "load.go"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    program = cache() / "gateway-load" / digest / "load"
-    if not program.exists():
-        subprocess.run(["go", "build", "-o", str(program), str(source)], check=True)
-    return str(program)
 
+    def build(partial: Path) -> None:
+        command = ["go", "build", "-o", str(partial / "load"), str(source)]
+        subprocess.run(command, check=True)
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
+    return str(make_once(cache() / "gateway-load" / digest, build, say) / "load")
 
 
 @contextmanager
 def _engine(program: str, gap_ms: int) -> Iterator[str]:
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     with subprocess.Popen([program, "serve", address, str(gap_ms)]) as process:
         try:
             yield address
@@ -291,7 +288,7 @@ async def _worker(folder: Path, engine: str) -> AsyncIterator[tuple[str, int, _S
     path.unlink(missing_ok=True)
     supervisor = _Supervisor(_directory(engine))
     serving = asyncio.create_task(supervisor.link.serve(path))
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", WORKER, str(port), str(path)
     )
@@ -376,7 +373,7 @@ async def _measure_peer(
     results = {}
     for name, load in loads.items():
         fewer = replace(load, requests=max(load.requests // peer.fewer_requests, 30))
-        port = _free_port()
+        port = free_port()
         process = await asyncio.create_subprocess_exec(
             *peer.command(folder, port, engines[load.slow]),
             stdout=subprocess.DEVNULL,
@@ -395,7 +392,7 @@ async def _measure_peer(
 def _router_command(folder: Path, port: int, engine: str) -> list[str]:
     return [
         *(str(folder / "python"), "-m", "vllm_router.launch_router", "--host", "127.0.0.1"),
-        *("--port", str(port), "--prometheus-port", str(_free_port())),
+        *("--port", str(port), "--prometheus-port", str(free_port())),
         *("--worker-urls", f"http://{engine}", "--policy", "round_robin"),
     ]
 

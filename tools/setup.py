@@ -1,5 +1,7 @@
 """Makes `.venv` from the pinned requirements. Standard library only: nothing is installed yet."""
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -9,14 +11,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+MADE = VENV / "made"
 # tessera and tessera-lab.
 PACKAGES = (ROOT, ROOT / "operator" / "tessera_lab")
 OLDEST = (3, 11)
 
 
 def main() -> None:
-    """Create the environment; every missing piece is named with what to install."""
+    """Create the environment, unless another process just did; every missing piece is named."""
     _check_requirements()
+    folder = os.open(ROOT, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)  # until this process ends
+    if not _is_made():
+        _make()
+        MADE.touch()
+
+
+def _is_made() -> bool:
+    """Whether the environment is newer than what it is made from, as make compares them."""
+    sources = (ROOT / "requirements" / "dev.txt", Path(__file__))
+    return MADE.exists() and all(
+        MADE.stat().st_mtime >= source.stat().st_mtime for source in sources
+    )
+
+
+def _make() -> None:
     begun = time.monotonic()
     print("setup: making .venv", file=sys.stderr)
     try:

@@ -20,9 +20,7 @@ _START_SECONDS = 240
 
 def engine_environment() -> Path:
     """The environment of the real engine; the first time it takes minutes and 6.5 GB."""
-    folder = environments.environment("engine", with_dependencies=False)
-    _name_distribution(folder)
-    return folder
+    return environments.environment("engine", with_dependencies=False, finish=_name_distribution)
 
 
 def _name_distribution(folder: Path) -> None:
@@ -30,7 +28,7 @@ def _name_distribution(folder: Path) -> None:
     scheme = {"base": str(folder), "platbase": str(folder)}
     packages = Path(sysconfig.get_path("purelib", "venv", scheme))
     about = packages / f"vllm-{VERSION}+cpu.dist-info"
-    about.mkdir(exist_ok=True)
+    about.mkdir()
     text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VERSION}+cpu\n"
     (about / "METADATA").write_text(text)
 

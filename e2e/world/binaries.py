@@ -5,18 +5,16 @@ two starters do not build twice. Each is moved into place when complete: an inte
 on where it stopped.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from world.errors import WorldError
-from world.folders import HERE, cache
+from world.folders import HERE, cache, sole_maker
 from world.lifetimes import dies_with_parent
 
 MODULE = HERE / "binaries"
@@ -42,7 +40,7 @@ def ensure(progress: Progress) -> Path:
     if not _missing(folder):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_builder(folder, progress):
+    with sole_maker(folder, progress):
         missing = _missing(folder)
         if missing:
             _check_go()
@@ -69,17 +67,6 @@ def _flags() -> list[str]:
     stamps = {"gitVersion": pin[1], "gitMajor": pin[2], "gitMinor": pin[3]}
     stamped = " ".join(f"-X k8s.io/component-base/version.{k}={v}" for k, v in stamps.items())
     return ["-trimpath", "-ldflags", f"-s -w {stamped}"]
-
-
-@contextmanager
-def _only_builder(folder: Path, progress: Progress) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another build of the world's binaries")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _check_go() -> None:

@@ -1,12 +1,16 @@
 """The programs of a world are built once, visibly, and go on after an interruption."""
 
+import asyncio
+import multiprocessing
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from world import WorldError, binaries
-from world.folders import HERE
+from world.folders import HERE, make_once
+from world.slots import free_port
 
 COMPILER = """#!/bin/sh
 [ "$1" = version ] && exit {version}
@@ -39,7 +43,7 @@ def test_every_program_is_built_with_its_place_in_the_row(path: Path) -> None:
 
     folder = binaries.ensure(said.append)
 
-    assert {file.name for file in folder.iterdir()} == {*binaries.PACKAGES, ".lock"}
+    assert {file.name for file in folder.iterdir()} == {*binaries.PACKAGES}
     assert said[0] == "building etcd (1 of 9)"
     assert said[-1] == "building helm (9 of 9)"
 
@@ -100,3 +104,54 @@ def test_the_module_lists_every_program_as_a_tool() -> None:
     module = (HERE / "binaries" / "go.mod").read_text()
 
     assert all(f"\t{package}\n" in module for package in binaries.PACKAGES.values())
+
+
+def make_slowly(folder: Path, makers: Path) -> None:
+    """Make a folder as one of several processes that need it at once; note who made it."""
+
+    def make(partial: Path) -> None:
+        with makers.open("a") as log:
+            log.write(f"{partial.name}\n")
+        for number in range(200):
+            (partial / str(number)).write_text("content")
+
+    assert len([*make_once(folder, make, lambda _: None).iterdir()]) == 200
+
+
+def test_a_folder_of_the_cache_is_made_by_one_process_and_seen_when_it_is_whole(
+    tmp_path: Path,
+) -> None:
+    folder, makers = tmp_path / "cache" / "environment", tmp_path / "makers"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=make_slowly, args=(folder, makers)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert makers.read_text() == "environment.partial\n"
+
+
+def test_a_folder_whose_maker_failed_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "environment"
+
+    def fail(partial: Path) -> None:
+        (partial / "half").touch()
+        raise WorldError("the disk is full")
+
+    with pytest.raises(WorldError):
+        make_once(folder, fail, lambda _: None)
+    assert not folder.exists()
+    make_once(folder, lambda partial: (partial / "whole").touch(), lambda _: None)
+    assert [file.name for file in folder.iterdir()] == ["whole"]
+
+
+async def test_a_free_port_is_kept_for_a_server_of_this_process_or_its_children() -> None:
+    port = free_port()
+    with pytest.raises(OSError, match="in use"), socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", port))
+    for _ in range(2):  # a server that is started again gets its port again
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+        socket.create_connection(("127.0.0.1", port)).close()
+        server.close()
+        await server.wait_closed()
