@@ -290,11 +290,16 @@ class RunnerHarness:
     ) -> "subprocess.Popen[bytes]":
         """Start a Python process, and return it once its port is open."""
         environment = {**os.environ, "PYTHONPATH": f"{_ROOT / 'operator'}:{_ROOT}", **env}
-        process = subprocess.Popen(
-            [sys.executable, *words], env=environment, stderr=subprocess.DEVNULL
-        )
+        log = self._folder / f"server-{len(self._started)}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen([sys.executable, *words], env=environment, stderr=output)
         self._started.append(process)
-        eventually(lambda: _listens(port), lambda: f"a port of {words}")
+
+        def is_up() -> bool:
+            assert process.poll() is None, f"{words} ended: {log.read_text()}"
+            return _listens(port)
+
+        eventually(is_up, lambda: f"a port of {words}; {log.read_text()}")
         return process
 
 
