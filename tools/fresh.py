@@ -1,14 +1,18 @@
 """Clones HEAD and runs both README commands as on a fresh machine.
 
-Empty home and cache, and nothing on PATH but python3, go, make, git and the plain userland.
+Empty home and cache, and nothing on PATH but python3, go, make, git and the plain userland. With
+LOAD=6 as many processes compute all the time beside them.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +37,12 @@ INHERITED = (
 
 def main() -> None:
     """Run both commands cold, then both warm, and say how long each took."""
-    with tempfile.TemporaryDirectory(prefix="tessera-fresh-", dir=_temporary_folder()) as folder:
+    parser = argparse.ArgumentParser(prog="fresh", description=__doc__)
+    parser.add_argument("--load", type=int, default=0, help="processes that compute beside them")
+    with (
+        tempfile.TemporaryDirectory(prefix="tessera-fresh-", dir=_temporary_folder()) as folder,
+        _busy(parser.parse_args().load),
+    ):
         work = Path(folder)
         clone, home, path = work / "tessera", work / "home", work / "bin"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
@@ -55,6 +64,18 @@ def main() -> None:
         print("\n".join(["fresh:", *lines, "MiB:", cache]))
         # Go makes its module cache read-only.
         subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+
+
+@contextmanager
+def _busy(processes: int) -> Iterator[None]:
+    command = [sys.executable, "-c", "while True: pass"]
+    running = [subprocess.Popen(command) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def _temporary_folder() -> str | None:
