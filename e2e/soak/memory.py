@@ -5,6 +5,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from demo.cluster import NAMESPACE
 from world import World
@@ -12,7 +13,7 @@ from world import World
 EVERY_SECONDS = 10.0
 # A young process still fills its caches.
 WARM_UP_SECONDS = 120.0
-_TEN_MINUTES = 600.0
+_TEN_MINUTES, _HOUR = 600.0, 3600.0
 
 
 @dataclass(slots=True)
@@ -27,17 +28,48 @@ class ProcessMemory:
     def seconds(self) -> float:
         return self.samples[-1][0] - self.samples[0][0]
 
-    @property
-    def warm_samples(self) -> list[tuple[float, float]]:
-        begun = self.samples[0][0]
-        return [sample for sample in self.samples if sample[0] - begun >= WARM_UP_SECONDS]
-
     def slope(self) -> float | None:
         """MiB in ten minutes by least squares; None for a life too short to say."""
-        if len(self.warm_samples) < 3:
-            return None
-        moments, sizes = zip(*self.warm_samples, strict=True)
-        return float(statistics.linear_regression(moments, sizes).slope) * _TEN_MINUTES
+        begun = self.samples[0][0]
+        warm = [sample for sample in self.samples if sample[0] - begun >= WARM_UP_SECONDS]
+        return None if len(warm) < 3 else _slope(warm) * _TEN_MINUTES
+
+    def since(self, moment: float) -> "ProcessMemory":
+        """The same process from a moment on."""
+        return ProcessMemory(self.pod, [sample for sample in self.samples if sample[0] >= moment])
+
+    def quarters(self) -> list[list[tuple[float, float]]]:
+        """The samples in four parts of the same length."""
+        count = len(self.samples)
+        return [self.samples[count * part // 4 : count * (part + 1) // 4] for part in range(4)]
+
+
+def memory_at_rest(processes: list[ProcessMemory]) -> dict[str, Any]:
+    """MiB in each quarter of a time without faults, and the growth in an hour after the first.
+
+    Of the process that grew most of those that were there all the time.
+    """
+    longest = max((len(process.samples) for process in processes), default=0)
+    if longest < 12:
+        return {}
+    whole = [process for process in processes if len(process.samples) > 0.9 * longest]
+    growth, steepest = max(
+        (
+            (_slope(process.samples[len(process.samples) // 4 :]) * _HOUR, process)
+            for process in whole
+        ),
+        key=lambda grown: grown[0],
+    )
+    sizes = [[size for _, size in quarter] for quarter in steepest.quarters()]
+    return {
+        "rss_mib_quarters_at_rest": [round(statistics.fmean(quarter), 1) for quarter in sizes],
+        "rss_mib_per_hour_at_rest": round(growth, 2),
+    }
+
+
+def _slope(samples: list[tuple[float, float]]) -> float:
+    moments, sizes = zip(*samples, strict=True)
+    return float(statistics.linear_regression(moments, sizes).slope)
 
 
 async def sample_memory(world: World, processes: dict[int, ProcessMemory]) -> None:

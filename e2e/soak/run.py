@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref, condition, install
 from demo.load import LoadCounts, steady_load
 from soak.faults import EDITED, OPERATORS, FaultTarget, schedule
-from soak.memory import ProcessMemory, sample_memory
+from soak.memory import ProcessMemory, memory_at_rest, sample_memory
 from soak.user import HOME, User
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
@@ -48,16 +48,19 @@ VALUES = (
 
 
 class Soak:
-    """Faults drawn by a seed on the installed chart with two operators."""
+    """Faults drawn by a seed on the installed chart with two operators, then a rest."""
 
     FLEET: ClassVar[Path] = Path(__file__).parent / "fleet.yaml"
 
-    def __init__(self, world: World, seed: int, *, seconds: float, period: float) -> None:
+    def __init__(
+        self, world: World, seed: int, *, seconds: float, period: float, rest_seconds: float = 0.0
+    ) -> None:
         self._world = world
         self._chance = random.Random(seed)  # noqa: S311 - a seeded course, no secret
         self._seed = seed
         self._seconds = seconds
         self._period = period
+        self._rest_seconds = rest_seconds
 
     async def run(self) -> dict[str, Any]:
         async with connect(self._world.kubeconfig) as api:
@@ -72,6 +75,8 @@ class Soak:
             fault_target = FaultTarget(cluster, user, self._chance)
             async with steady_load(base, "chat", clients=CLIENTS, tokens=100, pause=0.2) as load:
                 faults = await self._inject_faults(fault_target)
+                rest_begun = time.monotonic()
+                await self._rest()
             sampling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sampling
@@ -80,12 +85,14 @@ class Soak:
             figures = {
                 "seed": self._seed,
                 "minutes": round(self._seconds / 60, 1),
+                "rest_minutes": round(self._rest_seconds / 60, 1),
                 "faults": dict(sorted(faults.items())),
                 "actions": len(user.done),
                 "heal_seconds": round(time.monotonic() - begun, 1),
                 "operator_restarts": await _restarts(api),
                 **_answers(load),
                 **_memory(processes),
+                **memory_at_rest([process.since(rest_begun) for process in processes.values()]),
             }
             print(f"healed: {figures}", flush=True)
             clean = await _clean_run(api, user)
@@ -101,6 +108,14 @@ class Soak:
             done[fault.__name__] += 1
         await asyncio.sleep(max(0.0, begun + self._seconds - time.monotonic()))
         return done
+
+    async def _rest(self) -> None:
+        """Wait under load without faults, and say every ten minutes that it goes on."""
+        left = self._rest_seconds
+        while left > 0:
+            print(f"at rest for {left / 60:.0f} more minutes", flush=True)
+            await asyncio.sleep(min(left, 600.0))
+            left -= 600.0
 
 
 async def create_objects(user: User) -> None:
