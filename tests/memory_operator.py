@@ -77,7 +77,12 @@ async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> Recon
     await applier.queue.drain()
     async with applier.queue.paused():
         """Raises what stopped the writing."""
-    return replace(outcome, problems=dict(applier.problems), writes=applier.writes - before)
+    return replace(
+        outcome,
+        problems=dict(applier.problems),
+        writes=applier.writes - before,
+        defects=(*outcome.defects, *applier.queue.take_defects()),
+    )
 
 
 class SilentEngines:
@@ -112,6 +117,9 @@ class MemoryOperator:
         self.engines = engines or SilentEngines()
         self.cluster = MemoryCluster(monitored=monitored)
         self.leading = True
+        self.raises_defects = True
+        """Whether a cycle raises what the operator itself counts as a defect."""
+        self.defects = list[Exception]()
         self.hub = hub
         self.answered = asyncio.Event()
         self.builder = 1
@@ -187,6 +195,9 @@ class MemoryOperator:
         """List everything, as after any event, run a cycle, and write what it decided."""
         await self._reflector.list_all()
         outcome = await reconcile_and_write(self._fleet, self.applier)
+        self.defects += outcome.defects
+        if self.raises_defects and outcome.defects:
+            raise outcome.defects[0]
         await self.events.write_pending()
         return outcome
 

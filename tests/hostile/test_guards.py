@@ -160,6 +160,32 @@ async def test_a_tenant_for_whom_a_step_raises_changes_nothing_for_others(
     assert twins.hostile.replicas_of(HOSTILE) >= replicas
 
 
+@pytest.mark.parametrize(
+    "method", ["_order", "_begin", "_report_status", "_apply_batch", "_apply_children"]
+)
+async def test_a_tenant_whose_work_cannot_be_queued_or_run_changes_nothing_for_others(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = Twins(_build)
+    await twins.run(cycles=8)
+    applier = twins.hostile.applier
+    stub = _Raising(getattr(applier, method))
+    monkeypatch.setattr(applier, method, stub)
+    for fleet in twins.both:
+        _disturb(fleet)
+        fleet.raises_defects = False
+        stub.active = True
+        for _ in range(6):
+            await fleet.cycle()
+    assert stub.raised
+    assert twins.hostile.defects
+    twins.assert_equal(HOSTILE, f"{HOSTILE}-0", "tessera-system/tessera-spend")
+    if method in {"_order", "_begin", "_apply_children"}:
+        chat = twins.hostile.body(ObjectKey("inferenceservices", HOSTILE, "chat"))
+        reasons = {condition["reason"] for condition in chat["status"]["conditions"]}
+        assert "ApplyFailed" in reasons
+
+
 async def test_a_node_whose_layout_cannot_be_written_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

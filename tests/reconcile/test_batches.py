@@ -8,7 +8,7 @@ import pytest
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
-from tessera.resources.api_resources import PODS
+from tessera.resources.api_resources import BATCH_INFERENCES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
 
@@ -178,5 +178,37 @@ async def test_a_finished_batch_is_deleted_after_its_ttl(operator: MemoryOperato
     await operator.reconcile()
     assert NIGHT in operator.cluster.objects
     operator.at += timedelta(hours=721)
+    await operator.reconcile()
+    assert NIGHT not in operator.cluster.objects
+
+
+@pytest.mark.parametrize(
+    ("count", "state"),
+    [(1, "completed"), (12, "failed"), pytest.param(10_000, "failed", marks=pytest.mark.long)],
+)
+async def test_batches_whose_ttl_passes_while_nobody_leads_are_deleted_by_the_next_leader(
+    operator: MemoryOperator, count: int, state: str
+) -> None:
+    names = [f"old-{index}" for index in range(count)]
+    attempt = operator.body(NIGHT)["status"]["attempt"]
+    ended = {"state": state, "attempt": {**attempt, "finishedAt": "2026-11-20T12:00:00Z"}}
+    for name in names:
+        spec = {**operator.body(NIGHT)["spec"], "output": f"{name}.jsonl"}
+        meta = {**operator.body(NIGHT)["metadata"], "name": name, "uid": f"uid-{name}"}
+        body = {"metadata": meta, "spec": {**spec, "ttlAfterFinished": "60s"}, "status": ended}
+        operator.cluster.put(BATCH_INFERENCES, body)
+    operator.restart()
+    operator.at += timedelta(seconds=62)
+    await operator.reconcile()
+    left = {key.name for key in operator.cluster.objects if key.plural == "batchinferences"}
+    assert left == {"night"}
+
+
+async def test_a_batch_with_a_ttl_of_zero_is_deleted_when_it_ends(operator: MemoryOperator) -> None:
+    body = operator.body(NIGHT)
+    body["spec"]["ttlAfterFinished"] = "0s"
+    body["status"] |= {"state": "completed"}
+    body["status"]["attempt"]["finishedAt"] = "2026-11-20T12:00:00Z"
+    operator.cluster.touch(NIGHT)
     await operator.reconcile()
     assert NIGHT not in operator.cluster.objects

@@ -16,6 +16,7 @@ from tessera.reconcile.writing import write_queue
 from tessera.reconcile.writing.write_queue import (
     MANY,
     MAX_CONCURRENCY,
+    DoubleWorkError,
     Stage,
     Work,
     WorkKey,
@@ -351,18 +352,61 @@ async def test_no_plan_is_decided_while_what_all_rely_on_is_in_progress(
         await deciding
 
 
-async def test_an_error_of_work_stops_no_other_and_fails_the_next_cycle() -> None:
+async def _fail() -> None:
+    raise KeyError("a")
+
+
+async def test_an_error_of_work_costs_its_object_alone_and_is_told_until_it_ends_well() -> None:
     harness = Harness()
-
-    async def fail() -> None:
-        raise KeyError("a")
-
-    await harness.hand_over(Work(_key("fails"), fail), harness.work("b"))
+    fails = Work(_key("fails"), _fail)
+    await harness.hand_over(fails, harness.work("fails", Stage.STATUS, fails.key))
+    await harness.hand_over(fails, harness.work("b"))
     await harness.queue.drain()
     assert harness.written == ["b CHILDREN"]
-    with pytest.raises(KeyError):
-        await harness.hand_over()
-    await harness.hand_over()
+    assert [type(defect) for defect in harness.queue.take_defects()] == [KeyError]
+    assert "KeyError" in harness.queue.defect(fails.key.owner)[0]
+    await harness.hand_over(harness.work("fails"))
+    await harness.queue.drain()
+    assert harness.queue.defect(fails.key.owner) == []
+    assert harness.queue.take_defects() == []
+
+
+@pytest.mark.parametrize("method", ["_due", "_may_begin", "_release_held"])
+async def test_an_error_while_ordering_work_costs_its_object_alone(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = Harness()
+    ordering = getattr(harness.queue, method)
+    raised = 0
+
+    def raise_for_bad(*works: Work) -> object:
+        nonlocal raised
+        if not works or works[0].key.owner.name == "bad":
+            raised += 1
+            raise KeyError("bad")
+        return ordering(*works)
+
+    async with harness.running():
+        await harness.hand_over(harness.work("bad"), harness.work("good"))
+        await harness.until(lambda: len(harness.written) == 2)
+        monkeypatch.setattr(harness.queue, method, raise_for_bad)
+        bad, good = harness.work("bad", Stage.STATUS), harness.work("good-2", Stage.STATUS)
+        await harness.hand_over(bad, good, harness.work("last", Stage.STATUS, bad.key))
+        await harness.until(lambda: {"good-2 STATUS", "last STATUS"} <= set(harness.written))
+        assert raised
+        assert "bad STATUS" not in harness.written
+        assert [type(defect) for defect in harness.queue.take_defects()] == [KeyError]
+        monkeypatch.undo()
+        await harness.hand_over(harness.work("bad"))
+        await harness.until(lambda: harness.written[-1] == "bad CHILDREN")
+
+
+async def test_the_second_work_of_a_key_is_dropped_and_told() -> None:
+    harness = Harness()
+    await harness.hand_over(harness.work("a", plan=" first"), harness.work("a", plan=" second"))
+    await harness.queue.drain()
+    assert harness.written == ["a CHILDREN first"]
+    assert [type(defect) for defect in harness.queue.take_defects()] == [DoubleWorkError]
 
 
 async def test_a_process_that_leads_no_more_writes_nothing_that_is_left() -> None:

@@ -141,6 +141,8 @@ class KillableOperator:
         for kind in WATCHED:
             await self._reflector.watch(kind)
         outcome = await reconcile_and_write(self._reconciler, self._applier)
+        for defect in outcome.defects:
+            raise defect
         assert not outcome.problems, outcome.problems
         for _ in range(3):  # probes of engines and the planner are answered
             await asyncio.sleep(0)

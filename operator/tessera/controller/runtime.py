@@ -262,6 +262,8 @@ class Runtime:
             self._last_reconcile = time.monotonic()
             self.telemetry.record_malformed(self.store.malformed)
             self.telemetry.record_reconcile(outcome, self._last_reconcile - started)
+            for defect in outcome.defects:
+                self.telemetry.record_failure(defect)
         except* NotLeadingError:
             log.warning("not the leader anymore, reconcile aborted")
         except* Exception as errors:  # noqa: BLE001 - the loop must continue

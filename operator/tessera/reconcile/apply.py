@@ -159,26 +159,37 @@ class Applier:
             tenant = tenants.get(ref.namespace)
             funding = (tenant.view.budget.name, tenant.state) if tenant else None
             objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
-            inputs = (service_plan, objects, probe_result, funding)
-            if ref.namespace not in refused and self._statuses.is_up_to_date(ref, inputs):
-                continue
-            self._statuses.invalidate(ref)
             work = ServiceWork(
-                service_plan=service_plan, inputs=inputs, status=service_plan.service.status
+                service_plan=service_plan,
+                inputs=(service_plan, objects, probe_result, funding),
+                status=service_plan.service.status,
             )
-            required = _requirements(plan, ref.namespace)
-            status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
-            if ref.namespace not in refused and self._children.are_in_place(ref, inputs):
-                report = partial(self._report_alone, snapshot, plan, work)
-                yield Work(status_key, report, required)
-                continue
-            were_applied = self._children.were_applied(service_plan)
-            stage = Stage.GATES if were_applied else Stage.CHILDREN
-            children_key = _key(INFERENCE_SERVICES, ref, stage)
-            apply = partial(self._apply_children, snapshot, plan, work)
-            yield Work(children_key, apply, required)
-            report = partial(self._report_status, snapshot, work)
-            yield Work(status_key, report, (children_key,))
+            try:
+                yield from self._order(snapshot, plan, work, refused)
+            except Exception as error:  # noqa: BLE001 - it costs this service alone
+                status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
+                self.queue.report(status_key.owner, error)
+                yield Work(status_key, partial(self._report_status, snapshot, work))
+
+    def _order(
+        self, snapshot: Snapshot, plan: Plan, work: ServiceWork, refused: set[str]
+    ) -> tuple[Work, ...]:
+        """Return the work of a service, in namespaces of which shared objects may be refused."""
+        ref = work.ref
+        if ref.namespace not in refused and self._statuses.is_up_to_date(ref, work.inputs):
+            return ()
+        self._statuses.invalidate(ref)
+        required = _requirements(plan, ref.namespace)
+        status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
+        if ref.namespace not in refused and self._children.are_in_place(ref, work.inputs):
+            report = partial(self._report_alone, snapshot, plan, work)
+            return (Work(status_key, report, required),)
+        were_applied = self._children.were_applied(work.service_plan)
+        stage = Stage.GATES if were_applied else Stage.CHILDREN
+        children_key = _key(INFERENCE_SERVICES, ref, stage)
+        apply = partial(self._apply_children, snapshot, plan, work)
+        report = partial(self._report_status, snapshot, work)
+        return Work(children_key, apply, required), Work(status_key, report, (children_key,))
 
     def _removal_work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
         """Yield the work of services that are deleted, and of Deployments that they left."""
@@ -190,8 +201,11 @@ class Applier:
             yield Work(_key(INFERENCE_SERVICES, service.ref, Stage.STATUS), report)
 
     def _batch_work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
+        outdated = {batch.ref for batch in plan.outdated_batches}
         for batch_plan in self.batches.unsettled(plan):
             ref = batch_plan.batch.ref
+            if ref in outdated:
+                continue  # deleted below
             has_jobs = batch_plan.create is not None or batch_plan.delete
             yield Work(
                 _key(BATCH_INFERENCES, ref, Stage.CHILDREN if has_jobs else Stage.STATUS),
@@ -219,15 +233,18 @@ class Applier:
         work.problems = self._refusals(work.ref.namespace, work.tenant)
 
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
+        work.problems += self.queue.defect(_key(INFERENCE_SERVICES, work.ref, Stage.STATUS).owner)
         await work.collect(self._statuses.report_status(snapshot, work))
         self.problems.pop(work.ref, None)
         if work.problems:
             self.problems[work.ref] = "; ".join(work.problems)
 
     async def _apply_batch(self, snapshot: Snapshot, plan: Plan, batch_plan: BatchPlan) -> None:
-        namespace = batch_plan.batch.ref.namespace
-        refusals = self._shared.refusals.get(namespace, ())
-        await self.batches.apply(snapshot, batch_plan, self._tenant(plan, namespace), refusals)
+        ref = batch_plan.batch.ref
+        owner = _key(BATCH_INFERENCES, ref, Stage.STATUS).owner
+        refusals = [*self._shared.refusals.get(ref.namespace, ()), *self.queue.defect(owner)]
+        tenant = self._tenant(plan, ref.namespace)
+        await self.batches.apply(snapshot, batch_plan, tenant, refusals)
 
     async def _pull_and_prune(
         self, plan: Plan, existing: Mapping[Ref | None, tuple[ClusterObject, ...]]

@@ -38,6 +38,8 @@ class ReconcileOutcome:
     """What the nodes have cost until now, by tenant and line."""
     problems: Mapping[Ref, str]
     """What was refused when a service was written last."""
+    defects: tuple[Exception, ...] = ()
+    """What writing raised since the last cycle; each cost the object that it was raised for."""
     writes: int
     """Writing requests since the last cycle."""
     cpu_seconds: float
@@ -101,6 +103,7 @@ class FleetReconciler:
             plan=decision,
             bill=self.bill,
             problems=dict(self._applier.problems),
+            defects=tuple(self._applier.queue.take_defects()),
             writes=self._writes - writes_before,
             cpu_seconds=time.thread_time() - started,
             backlog=self._applier.queue.backlog,

@@ -52,7 +52,7 @@ class Telemetry:
         )
         self._errors = Counter(
             "tessera_reconcile_errors",
-            "Reconcile cycles that raised an exception.",
+            "Reconcile cycles, and writes of single objects, that raised an exception.",
             registry=self.registry,
         )
         self._writes = Counter(
@@ -233,7 +233,7 @@ class Telemetry:
                 log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
 
     def record_failure(self, error: BaseException) -> None:
-        """Record a reconcile cycle that raised."""
+        """Record what a reconcile cycle raised, or what the write of one object did."""
         self._errors.inc()
         log.error("reconcile failed, retrying", exc_info=error)
 

@@ -5,6 +5,8 @@ replaced or stopped half-way is decided again: for the objects that is as if the
 there. Writes of which the next plan would misread the first ones are completed. A plan waits for
 the requests that are on their way, so that it knows every write before it, but not long for those
 of a single object: that one gets no newer work until its request has ended.
+
+Whatever is raised by ordering or running the work of one object costs that object alone.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ from typing import NamedTuple
 
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.service_work import by_turns
-from tessera.reconcile.writing.writer import NotLeadingError, SupersededError
+from tessera.reconcile.writing.writer import NotLeadingError, SupersededError, defect_text
 from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.
@@ -70,6 +72,10 @@ class WorkKey(NamedTuple):
     stage: Stage
 
 
+class DoubleWorkError(Exception):
+    """A plan has two works with one key."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """The writes that a plan decided for one object."""
@@ -110,7 +116,10 @@ class WriteQueue:
         self._running = set[WorkKey]()
         self._superseded = set[ObjectKey]()
         """Owners in progress for which a newer plan has work."""
-        self._error: Exception | None = None
+        self._error: NotLeadingError | None = None
+        self._defects: dict[ObjectKey, Exception] = {}
+        """What the work of an owner in the queue raised last, until some of it ends well."""
+        self._new_defects: list[Exception] = []
         self._group: asyncio.TaskGroup | None = None
         self._workers = 0
         self._available = asyncio.Event()
@@ -156,10 +165,26 @@ class WriteQueue:
             self._is_paused = False
             self._start_worker()
 
+    def defect(self, owner: ObjectKey) -> list[str]:
+        """Return what the work of an object raised last; nothing if it ended well since."""
+        error = self._defects.get(owner)
+        return [] if error is None else [defect_text("the write queue", error)]
+
+    def report(self, owner: ObjectKey, error: Exception) -> None:
+        """Keep what ordering or running the work of an object raised."""
+        self._defects[owner] = error
+        self._new_defects.append(error)
+
+    def take_defects(self) -> list[Exception]:
+        """Return what was raised since the last call: each is a defect, for one object."""
+        taken, self._new_defects = self._new_defects, []
+        return taken
+
     def replace(self, works: Iterable[Work]) -> None:
         """Replace all work that is not in progress by that of a newer plan.
 
-        An owner in progress gets no newer work, but another cycle when it has ended.
+        An owner in progress gets no newer work, but another cycle when it has ended. Of two works
+        with one key the second is dropped, as a defect.
         """
         now = time.monotonic()
         in_progress = {key.owner for key in self._running}
@@ -168,6 +193,8 @@ class WriteQueue:
         for work in works:
             if work.key.owner in in_progress:
                 self._superseded.add(work.key.owner)
+            elif work.key in since:
+                self.report(work.key.owner, DoubleWorkError(work.key))
             else:
                 since[work.key] = self._since.get(work.key, now)
                 stages[work.key.stage].append(work)
@@ -175,6 +202,8 @@ class WriteQueue:
         self._left = Counter(key.stage for key in since)
         oldest = now - BURST_STATUS_DELAY_SECONDS
         self._written = {owner: at for owner, at in self._written.items() if at > oldest}
+        owners = {key.owner for key in since}
+        self._defects = {owner: error for owner, error in self._defects.items() if owner in owners}
         self._blocked.clear()
         self._held.clear()
         for stage, queued in stages.items():
@@ -218,18 +247,31 @@ class WriteQueue:
         try:
             while not self._is_paused and (queue := self._next_queue()) is not None:
                 work = queue.popleft()
-                blocker = next((key for key in work.after if key in self._since), None)
-                if blocker is not None:
-                    self._blocked[blocker].append(work)
-                elif (due := self._due(work)) > time.monotonic():
-                    heapq.heappush(self._held, (due, next(self._serial), work))
-                    self._release_held()
-                else:
+                try:
+                    may_begin = self._may_begin(work)
+                except Exception as error:  # noqa: BLE001 - it costs this object, not the leader
+                    self.report(work.key.owner, error)
+                    self._end(work)
+                    continue
+                if may_begin:
                     self._start_worker()
                     await self._write(work)
                     await asyncio.sleep(0)  # so that a large fleet does not delay the probes
         finally:
             self._workers -= 1
+
+    def _may_begin(self, work: Work) -> bool:
+        """Return whether the work begins now; otherwise it is kept until it may."""
+        blocker = next((key for key in work.after if key in self._since), None)
+        if blocker is not None:
+            self._blocked[blocker].append(work)
+            return False
+        due = self._due(work)
+        if due > time.monotonic():
+            heapq.heappush(self._held, (due, next(self._serial), work))
+            self._release_held()
+            return False
+        return True
 
     def _next_queue(self) -> deque[Work] | None:
         """Return the queue from which work may begin now."""
@@ -268,25 +310,30 @@ class WriteQueue:
         _owner.set(work.key.owner)
         try:
             await work.write()
+            self._defects.pop(work.key.owner, None)
         except SupersededError:
             return  # it is decided again, and has waited since before
         except NotLeadingError as error:
             self.replace(())
             self._error = error
-        except Exception as error:  # noqa: BLE001 - it fails the next cycle, which counts it
-            self._error = self._error or error
+        except Exception as error:  # noqa: BLE001 - it costs this object, not the leader
+            self.report(work.key.owner, error)
         finally:
             self._running.discard(work.key)
             self._ended.set()
             if work.key.owner in self._superseded:
                 self._superseded.discard(work.key.owner)
                 self._wake()
+        self._written[work.key.owner] = time.monotonic()
+        self._end(work)
+
+    def _end(self, work: Work) -> None:
+        """Go on with what waits for the work."""
         self._since.pop(work.key, None)
         was_burst = self._is_burst
         self._left[work.key.stage] -= 1
         if was_burst and not self._is_burst:
             self._end_burst()
-        self._written[work.key.owner] = time.monotonic()
         for released in reversed(self._blocked.pop(work.key, [])):
             self._queues[released.key.stage].appendleft(released)
         self._start_worker()

@@ -53,9 +53,13 @@ async def _refusals(name: str, write: Callable[[], Awaitable[list[str] | None]])
     except ClusterError as error:
         return [str(error)]
     except Exception as error:
-        message = f"{name} raised {error_text(error)}"
-        log.exception("%s", message)
-        return [f"{message}; please report it with the log of the operator"]
+        log.exception("%s raised %s", name, error_text(error))
+        return [defect_text(name, error)]
+
+
+def defect_text(name: str, error: Exception) -> str:
+    """Return how a status tells of a defect of the operator."""
+    return f"{name} raised {error_text(error)}; please report it with the log of the operator"
 
 
 class WriteStep(Generic[S, P]):
