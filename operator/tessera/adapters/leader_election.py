@@ -7,6 +7,7 @@ RENEW_DEADLINE` before another process may acquire the lease.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from typing import Any
 
 from tessera.adapters.kube import KubeCluster
 from tessera.ports import Clock, ClusterError
+
+log = logging.getLogger("tessera")
 
 LEASE_DURATION = 15.0
 RENEW_DEADLINE = 10.0
@@ -91,6 +94,9 @@ class LeaderElector:
             async with asyncio.timeout(remaining / 2):
                 renewed = await self._acquire_or_renew()
         except (ClusterError, TimeoutError):
+            return False
+        except Exception:
+            log.exception("the lease cannot be read or renewed")
             return False
         if renewed:
             self._valid_until = started + RENEW_DEADLINE

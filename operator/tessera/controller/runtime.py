@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from tessera.adapters.kube import KubeCluster
 from tessera.adapters.layout_solver import LayoutSolverProcess
 from tessera.adapters.leader_election import LeaderElector
 from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.run_forever import run_forever
 from tessera.controller.certificates import (
     CertificateRotator,
     certificate_files,
@@ -173,11 +175,12 @@ class Runtime:
             tasks = [
                 group.create_task(self._run_reflector()),
                 group.create_task(self._lead()),
-                group.create_task(self._watch_lag()),
-                group.create_task(freeze_survivors()),
+                group.create_task(self._keep_running("lag", self._watch_lag)),
+                group.create_task(self._keep_running("garbage", freeze_survivors)),
             ]
             if self.rotator is not None:
-                tasks.append(group.create_task(self.rotator.run(self._certificate_interval)))
+                rotate = partial(self.rotator.run, self._certificate_interval)
+                tasks.append(group.create_task(self._keep_running("certificate", rotate)))
             await self.elector.run()
             log.error("leader election lost, exiting for restart")
             for task in tasks:
@@ -240,15 +243,29 @@ class Runtime:
         await self.elector.elected.wait()
         log.info("became leader")
         self._last_reconcile = time.monotonic()
+        reconcile = partial(run_loop, self._wakes, self._reconcile)
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "events": self._events.run,
+            "writes": self._fleet.write,
+            "cycles": reconcile,
+        }
         if self._metrics is not None:
-            await self._metrics.restore_scaling()
-            await self._metrics.restore_spend()
+            await self._restore(self._metrics)
+            parts["metrics"] = self._metrics.run
         async with asyncio.TaskGroup() as group:
-            if self._metrics is not None:
-                group.create_task(self._metrics.run())
-            group.create_task(self._events.run())
-            group.create_task(self._fleet.write())
-            group.create_task(run_loop(self._wakes, self._reconcile))
+            for name, run in parts.items():
+                group.create_task(self._keep_running(name, run))
+
+    async def _restore(self, metrics: MetricsReader) -> None:
+        for restore in (metrics.restore_scaling, metrics.restore_spend):
+            try:
+                await restore()
+            except Exception as error:  # noqa: BLE001 - as without a history
+                self.telemetry.record_failure(error)
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the process forever; its errors are counted, and end no other part."""
+        await run_forever(name, run, failed=self.telemetry.count_failure)
 
     async def _reconcile(self) -> Rest:
         """Run one cycle, and return how long the loop idles after it.

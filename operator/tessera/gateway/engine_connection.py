@@ -13,6 +13,7 @@ from collections.abc import Callable
 import httptools
 from typing_extensions import override
 
+from tessera.adapters.run_forever import run_forever
 from tessera.gateway.sse import InvalidStreamError
 
 # vLLM closes connections that were idle for 5 s.
@@ -237,7 +238,7 @@ class EngineSession:
         Raises OSError, of which TimeoutError is one.
         """
         if self._checking is None:
-            self._checking = asyncio.create_task(self._check())
+            self._checking = asyncio.create_task(run_forever("engine requests", self._check))
         idle, now = self._idle[address], time.monotonic()
         while idle:
             connection = idle.pop()

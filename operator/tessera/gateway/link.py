@@ -64,7 +64,11 @@ class Channel(Generic[OutT, InT]):
         sending = asyncio.create_task(self._send())
         try:
             while True:
-                handle(await self._receive())
+                frame = await self._receive()
+                try:
+                    handle(frame)
+                except Exception:
+                    log.exception("link: a %s cannot be handled", type(frame).__name__)
         except (EOFError, OSError):
             return
         finally:

@@ -19,6 +19,7 @@ from tessera.adapters.engine_pages import EnginePages
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.operator_pods import operator_addresses
+from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.build import rate_limits
 from tessera.domain.names import USAGE_READER
 from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
@@ -30,7 +31,7 @@ from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.polling import EnginePoller
 from tessera.gateway.recording import Recording, RecordObserver
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.supervisor import Supervisor, SupervisorParts, run_forever
+from tessera.gateway.supervisor import Supervisor, SupervisorParts
 from tessera.gateway.token_verifier import TokenVerifier
 from tessera.gateway.tracing import request_tracer
 from tessera.gateway.watching import FleetWatch
@@ -120,7 +121,9 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             tasks += [
                 asyncio.create_task(run_forever("demand", reporter.run)),
-                asyncio.create_task(_report_wakes(supervisor, reporter)),
+                asyncio.create_task(
+                    run_forever("wakes", partial(_report_wakes, supervisor, reporter))
+                ),
             ]
         await stop.wait()
         for task in tasks:

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from tessera.adapters.run_forever import run_forever
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, RateLimits
@@ -45,7 +46,6 @@ log = logging.getLogger("tessera")
 _MIN_INTERVAL_SECONDS = 0.25
 # Requests for portions of one moment share a transaction.
 _GATHER_SECONDS = 0.01
-_RESTART_SECONDS = 1.0
 
 
 class LimitLender(Protocol):
@@ -250,17 +250,6 @@ class Supervisor:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def run_forever(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run forever: after an error or an end, log it and begin again."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            # One part that fails must not take the others along: requests depend on them.
-            log.exception("%s: failed, starting it again", name)
-        await asyncio.sleep(_RESTART_SECONDS)
 
 
 def _busy_services(previous: WorkerReport | None, report: WorkerReport) -> list[Ref]:

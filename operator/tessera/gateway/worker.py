@@ -9,12 +9,14 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 import uvloop
 from typing_extensions import override
 
+from tessera.adapters.run_forever import run_forever
 from tessera.gateway.app import GatewayApp
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.protocol import GatewayProtocol
@@ -156,7 +158,8 @@ async def _serve(options: WorkerOptions) -> None:
         )
     background = [asyncio.create_task(worker.run())]
     if options.tls_directory is not None:
-        background.append(asyncio.create_task(server.renew_certificate(options.tls_directory)))
+        renew = partial(server.renew_certificate, options.tls_directory)
+        background.append(asyncio.create_task(run_forever("certificate", renew)))
     await server.serve(sockets=[listen(options.host, options.port)])
     await worker.flush()
     for task in background:

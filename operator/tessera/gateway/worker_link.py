@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tessera.adapters.run_forever import run_forever
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest
@@ -94,8 +95,8 @@ class SupervisedWorker:
     async def run(self) -> None:
         """Exchange frames until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._link.run())
-            tasks.create_task(self._report())
+            tasks.create_task(run_forever("link", self._link.run))
+            tasks.create_task(run_forever("reports", self._report))
 
     async def flush(self) -> None:
         """Send the last usage records, and wait a moment until they are taken."""

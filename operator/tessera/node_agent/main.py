@@ -117,6 +117,8 @@ async def _reconcile_loop(
                 await agent.reconcile()
             except ClusterError as error:
                 log.warning("%s", error)
+            except Exception:
+                log.exception("the reconcile failed, retrying")
             heartbeat.beat()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_seconds):
@@ -133,6 +135,8 @@ async def _watch_layout(agent: NodeAgent, layout: OwnLayout, wake: asyncio.Event
             await layout.wait_for_change()
         except ClusterError as error:
             log.debug("watch failed, retrying: %s", error)
+        except Exception:
+            log.exception("the watch failed, retrying")
         agent.invalidate_layout()
         wake.set()
         await asyncio.sleep(_WATCH_RETRY_SECONDS)

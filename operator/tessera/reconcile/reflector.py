@@ -83,6 +83,13 @@ class Reflector:
                     failing = True
                 interrupted = True
                 await asyncio.sleep(_RETRY_SECONDS)
+            except VersionRollbackError:
+                raise
+            except Exception:
+                # It costs what this watch brings until the next one.
+                log.exception("the watch of %s failed, retrying", kind.plural)
+                interrupted = True
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _store_change(self, kind: ApiResource, change: WatchEvent) -> bool:
         if change.cluster_object is None:
@@ -99,6 +106,10 @@ class Reflector:
                     changed = await self._list(kind)
                 except ClusterError as error:
                     log.warning("list %s failed, retrying: %s", kind.plural, error)
+                except VersionRollbackError:
+                    raise
+                except Exception:
+                    log.exception("the list of %s failed, retrying", kind.plural)
                 else:
                     if changed:
                         self._wake(kind)

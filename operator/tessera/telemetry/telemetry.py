@@ -52,7 +52,7 @@ class Telemetry:
         )
         self._errors = Counter(
             "tessera_reconcile_errors",
-            "Reconcile cycles, and writes of single objects, that raised an exception.",
+            "Cycles, writes of single objects and parts of the process that raised an exception.",
             registry=self.registry,
         )
         self._writes = Counter(
@@ -234,8 +234,12 @@ class Telemetry:
 
     def record_failure(self, error: BaseException) -> None:
         """Record what a reconcile cycle raised, or what the write of one object did."""
-        self._errors.inc()
+        self.count_failure()
         log.error("reconcile failed, retrying", exc_info=error)
+
+    def count_failure(self) -> None:
+        """Count a defect that is logged elsewhere."""
+        self._errors.inc()
 
     def watch_leader(self, is_leader: Callable[[], bool]) -> None:
         """Ask at each scrape whether this process leads, also while no cycle runs."""
