@@ -81,7 +81,7 @@ async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> Recon
         outcome,
         problems=dict(applier.problems),
         writes=applier.writes - before,
-        defects=(*outcome.defects, *applier.queue.take_defects()),
+        defects=(*outcome.defects, *applier.queue.defects.take()),
     )
 
 

@@ -363,12 +363,12 @@ async def test_an_error_of_work_costs_its_object_alone_and_is_told_until_it_ends
     await harness.hand_over(fails, harness.work("b"))
     await harness.queue.drain()
     assert harness.written == ["b CHILDREN"]
-    assert [type(defect) for defect in harness.queue.take_defects()] == [KeyError]
-    assert "KeyError" in harness.queue.defect(fails.key.owner)[0]
+    assert [type(defect) for defect in harness.queue.defects.take()] == [KeyError]
+    assert "KeyError" in harness.queue.defects.texts(fails.key.owner)[0]
     await harness.hand_over(harness.work("fails"))
     await harness.queue.drain()
-    assert harness.queue.defect(fails.key.owner) == []
-    assert harness.queue.take_defects() == []
+    assert harness.queue.defects.texts(fails.key.owner) == []
+    assert harness.queue.defects.take() == []
 
 
 @pytest.mark.parametrize("method", ["_due", "_may_begin", "_release_held"])
@@ -395,7 +395,7 @@ async def test_an_error_while_ordering_work_costs_its_object_alone(
         await harness.until(lambda: {"good-2 STATUS", "last STATUS"} <= set(harness.written))
         assert raised
         assert "bad STATUS" not in harness.written
-        assert [type(defect) for defect in harness.queue.take_defects()] == [KeyError]
+        assert [type(defect) for defect in harness.queue.defects.take()] == [KeyError]
         monkeypatch.undo()
         await harness.hand_over(harness.work("bad"))
         await harness.until(lambda: harness.written[-1] == "bad CHILDREN")
@@ -406,7 +406,7 @@ async def test_the_second_work_of_a_key_is_dropped_and_told() -> None:
     await harness.hand_over(harness.work("a", plan=" first"), harness.work("a", plan=" second"))
     await harness.queue.drain()
     assert harness.written == ["a CHILDREN first"]
-    assert [type(defect) for defect in harness.queue.take_defects()] == [DoubleWorkError]
+    assert [type(defect) for defect in harness.queue.defects.take()] == [DoubleWorkError]
 
 
 async def test_a_process_that_leads_no_more_writes_nothing_that_is_left() -> None:

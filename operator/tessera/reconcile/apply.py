@@ -168,7 +168,7 @@ class Applier:
                 yield from self._order(snapshot, plan, work, refused)
             except Exception as error:  # noqa: BLE001 - it costs this service alone
                 status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
-                self.queue.report(status_key.owner, error)
+                self.queue.defects.report(status_key.owner, error)
                 yield Work(status_key, partial(self._report_status, snapshot, work))
 
     def _order(
@@ -233,7 +233,9 @@ class Applier:
         work.problems = self._refusals(work.ref.namespace, work.tenant)
 
     async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
-        work.problems += self.queue.defect(_key(INFERENCE_SERVICES, work.ref, Stage.STATUS).owner)
+        work.problems += self.queue.defects.texts(
+            _key(INFERENCE_SERVICES, work.ref, Stage.STATUS).owner
+        )
         await work.collect(self._statuses.report_status(snapshot, work))
         self.problems.pop(work.ref, None)
         if work.problems:
@@ -242,7 +244,7 @@ class Applier:
     async def _apply_batch(self, snapshot: Snapshot, plan: Plan, batch_plan: BatchPlan) -> None:
         ref = batch_plan.batch.ref
         owner = _key(BATCH_INFERENCES, ref, Stage.STATUS).owner
-        refusals = [*self._shared.refusals.get(ref.namespace, ()), *self.queue.defect(owner)]
+        refusals = [*self._shared.refusals.get(ref.namespace, ()), *self.queue.defects.texts(owner)]
         tenant = self._tenant(plan, ref.namespace)
         await self.batches.apply(snapshot, batch_plan, tenant, refusals)
 

@@ -103,7 +103,7 @@ class FleetReconciler:
             plan=decision,
             bill=self.bill,
             problems=dict(self._applier.problems),
-            defects=tuple(self._applier.queue.take_defects()),
+            defects=tuple(self._applier.queue.defects.take()),
             writes=self._writes - writes_before,
             cpu_seconds=time.thread_time() - started,
             backlog=self._applier.queue.backlog,

@@ -22,8 +22,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from tessera.reconcile.loop import Backlog
+from tessera.reconcile.writing.defects import Defects
 from tessera.reconcile.writing.service_work import by_turns
-from tessera.reconcile.writing.writer import NotLeadingError, SupersededError, defect_text
+from tessera.reconcile.writing.writer import NotLeadingError, SupersededError
 from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.
@@ -117,9 +118,7 @@ class WriteQueue:
         self._superseded = set[ObjectKey]()
         """Owners in progress for which a newer plan has work."""
         self._error: NotLeadingError | None = None
-        self._defects: dict[ObjectKey, Exception] = {}
-        """What the work of an owner in the queue raised last, until some of it ends well."""
-        self._new_defects: list[Exception] = []
+        self.defects = Defects()
         self._group: asyncio.TaskGroup | None = None
         self._workers = 0
         self._available = asyncio.Event()
@@ -165,21 +164,6 @@ class WriteQueue:
             self._is_paused = False
             self._start_worker()
 
-    def defect(self, owner: ObjectKey) -> list[str]:
-        """Return what the work of an object raised last; nothing if it ended well since."""
-        error = self._defects.get(owner)
-        return [] if error is None else [defect_text("the write queue", error)]
-
-    def report(self, owner: ObjectKey, error: Exception) -> None:
-        """Keep what ordering or running the work of an object raised."""
-        self._defects[owner] = error
-        self._new_defects.append(error)
-
-    def take_defects(self) -> list[Exception]:
-        """Return what was raised since the last call: each is a defect, for one object."""
-        taken, self._new_defects = self._new_defects, []
-        return taken
-
     def replace(self, works: Iterable[Work]) -> None:
         """Replace all work that is not in progress by that of a newer plan.
 
@@ -194,7 +178,7 @@ class WriteQueue:
             if work.key.owner in in_progress:
                 self._superseded.add(work.key.owner)
             elif work.key in since:
-                self.report(work.key.owner, DoubleWorkError(work.key))
+                self.defects.report(work.key.owner, DoubleWorkError(work.key))
             else:
                 since[work.key] = self._since.get(work.key, now)
                 stages[work.key.stage].append(work)
@@ -202,8 +186,7 @@ class WriteQueue:
         self._left = Counter(key.stage for key in since)
         oldest = now - BURST_STATUS_DELAY_SECONDS
         self._written = {owner: at for owner, at in self._written.items() if at > oldest}
-        owners = {key.owner for key in since}
-        self._defects = {owner: error for owner, error in self._defects.items() if owner in owners}
+        self.defects.forget_all_but({key.owner for key in since})
         self._blocked.clear()
         self._held.clear()
         for stage, queued in stages.items():
@@ -250,7 +233,7 @@ class WriteQueue:
                 try:
                     may_begin = self._may_begin(work)
                 except Exception as error:  # noqa: BLE001 - it costs this object, not the leader
-                    self.report(work.key.owner, error)
+                    self.defects.report(work.key.owner, error)
                     self._end(work)
                     continue
                 if may_begin:
@@ -310,14 +293,14 @@ class WriteQueue:
         _owner.set(work.key.owner)
         try:
             await work.write()
-            self._defects.pop(work.key.owner, None)
+            self.defects.resolve(work.key.owner)
         except SupersededError:
             return  # it is decided again, and has waited since before
         except NotLeadingError as error:
             self.replace(())
             self._error = error
         except Exception as error:  # noqa: BLE001 - it costs this object, not the leader
-            self.report(work.key.owner, error)
+            self.defects.report(work.key.owner, error)
         finally:
             self._running.discard(work.key)
             self._ended.set()
