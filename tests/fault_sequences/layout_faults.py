@@ -190,6 +190,24 @@ def _edit_service(fleet: LayoutFleet, name: str) -> None:
     fleet.serve(name, uri, floor, **{**spec, "placement": placement})
 
 
+def _roll_service(fleet: LayoutFleet, name: str) -> None:
+    """A pipeline applies a service with another setting of its pods."""
+    uri, spec = fleet.specs[name]
+    floor = next(count for ref, count in fleet.min_replicas.items() if ref.name == name)
+    labels = {"example.org/build": str(fleet.ticks)}
+    fleet.serve(name, uri, floor, **{**spec, "podTemplate": {"labels": labels}})
+
+
+def _edit_budget(fleet: LayoutFleet, _target: str) -> None:
+    fleet.set_budget(1000 + fleet.ticks)
+
+
+def _edit_pool(fleet: LayoutFleet, _target: str) -> None:
+    """An operator of the cluster writes prices, which changes no layout."""
+    prices = [{"from": "2026-01-01", "perGPUHour": f"2.{fleet.ticks % 100:02}"}]
+    fleet.update_pool(prices=prices)
+
+
 def _raise_floor(fleet: LayoutFleet, name: str) -> None:
     floor = next(count for ref, count in fleet.min_replicas.items() if ref.name == name)
     fleet.set_floor(name, floor + 1)
@@ -380,6 +398,29 @@ LAYOUT_FAULTS: tuple[Fault[LayoutFleet], ...] = (
     Fault(name="service-removed", targets=_services, begin=_remove_service),
     Fault(name="service-edited", targets=_services, begin=_edit_service),
     Fault(name="floor-raised", targets=_services, begin=_raise_floor),
+    Fault(name="service-rolled", targets=_services, begin=_roll_service),
+    Fault(
+        name="service-rolled-again-and-again",
+        targets=_services,
+        begin=_roll_service,
+        during=_roll_service,
+        seconds=(12, 60),
+    ),
+    Fault(
+        name="pool-edited",
+        targets=_pool_exists,
+        needs="pool",
+        begin=_edit_pool,
+        during=_edit_pool,
+        seconds=(12, 60),
+    ),
+    Fault(
+        name="budget-edited",
+        targets=_everything,
+        begin=_edit_budget,
+        during=_edit_budget,
+        seconds=(12, 60),
+    ),
     Fault(
         name="operator-restarts",
         targets=_everything,

@@ -11,6 +11,7 @@ from tessera.api.ref import Ref
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.snapshot import Pod
+from tessera.ports import ClusterObject
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
@@ -18,8 +19,9 @@ from tessera.resources.api_resources import (
     INFERENCE_SERVICES,
     NODES,
     PODS,
+    TENANT_BUDGETS,
 )
-from tessera.resources.manifest import ObjectKey
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.repartition.kube import Kube
 from tests.repartition.machine import InvariantError, SimulatedNode
 from tests.repartition.scenarios import RepartitionScenario
@@ -63,6 +65,15 @@ class FaultyKube(Kube):
         super().begin_deletion(key)
 
     @override
+    async def apply(
+        self, manifest: ObjectManifest, *, subresource: str | None = None
+    ) -> ClusterObject:
+        """Apply, after the controllers of Deployments did what they see at this moment."""
+        if manifest.key.plural == PODS.plural:
+            self._deployments()
+        return await super().apply(manifest, subresource=subresource)
+
+    @override
     async def evict(self, pod: Ref, uid: str) -> None:
         """Evict; a replica that still answers requests was not drained before."""
         key = ObjectKey(PODS.plural, pod.namespace, pod.name)
@@ -89,6 +100,14 @@ class FaultyKube(Kube):
             self.begin_deletion(key)
         finally:
             self._excused = False
+
+    @override
+    def end_for_rollout(self, key: ObjectKey, *, in_place: bool) -> None:
+        """Delete it; that a rollout without a free slice takes one replica is excused."""
+        if not in_place:
+            self.begin_deletion(key)
+        elif not self.pod(key).terminating:
+            self.lose(key)
 
     def drain(self, node: str) -> None:
         """Evict what disruption budgets allow, as `kubectl drain` does."""
@@ -242,6 +261,16 @@ class LayoutFleet(RepartitionSimulation):
     def set_floor(self, name: str, min_replicas: int) -> None:
         uri, spec = self.specs[name]
         self.serve(name, uri, min_replicas, **spec)
+
+    def set_budget(self, amount: int) -> None:
+        """Write the limit of the tenant, far above what it spends."""
+        spec = {
+            "owner": "team-a@example.org",
+            "tenant": {"namespaces": ["team-a"]},
+            "limits": [{"window": "Day", "amount": str(amount)}],
+        }
+        body = {"metadata": {"name": "team-a"}, "spec": spec}
+        self.kube.put(TENANT_BUDGETS, body, "kubectl")
 
     def remove_service(self, name: str) -> None:
         """Delete a service; the garbage collector deletes what it owns."""

@@ -6,7 +6,7 @@ from tests.fault_sequences.known import UNSOLVED_LAYOUTS
 from tests.fault_sequences.layout_player import LayoutPlay, layout_sequence
 from tests.repartition.simulation import BACKENDS
 
-SEQUENCES = 200
+SEQUENCES = 334
 # Sequences of the short run, by backend.
 SHORT = {
     "agent": (9, 46, 50),

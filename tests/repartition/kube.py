@@ -1,5 +1,7 @@
 """An API server in memory with the controllers and the scheduler of Kubernetes, stepped by hand."""
 
+import hashlib
+import json
 import random
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -231,18 +233,49 @@ class Kube(MemoryCluster):
             labels = body["spec"]["selector"]["matchLabels"]
             pods = [(at, pod) for at, pod in self.pods() if self._carries(at, labels)]
             alive = [(at, pod) for at, pod in pods if not pod.terminating]
-            count = int(body["spec"]["replicas"])
-            for _ in range(count - len(alive)):
-                self._create(key, body)
             self.rng.shuffle(alive)
             alive.sort(key=lambda key_and_pod: _deletion_order(key_and_pod[1]))
-            for at, pod in alive:
-                if pod.node is None and self._resources(at) != _resources(body):
-                    self.begin_deletion(at)
-            for at, _ in alive[: max(0, len(alive) - count)]:
-                self.begin_deletion(at)
-            self.set(key, status=_rollout_status(body, count))
+            newest = _template_hash(body)
+            new = [at for at, pod in alive if pod.template == newest]
+            old = [at for at, pod in alive if pod.template != newest]
+            self._roll(key, body, new, old)
+            status = {
+                "observedGeneration": body["metadata"]["generation"],
+                "replicas": len(new) + len(old),
+                "updatedReplicas": len(new),
+            }
+            self.set(key, status=status)
         self._orphans()
+
+    def _roll(
+        self, key: ObjectKey, body: Body, new: Sequence[ObjectKey], old: Sequence[ObjectKey]
+    ) -> None:
+        """Create and delete pods as a rolling update does, and as its ReplicaSets scale.
+
+        Both are sorted by the order in which they are deleted.
+        """
+        count, rolling = int(body["spec"]["replicas"]), body["spec"]["strategy"]["rollingUpdate"]
+        surge = rolling["maxSurge"] if old else 0
+        for _ in range(min(count - len(new), count + surge - len(new) - len(old))):
+            self._create(key, body)
+        for at in new[: max(0, len(new) - count)]:
+            self.begin_deletion(at)
+        if not old:
+            return
+        least = count - rolling["maxUnavailable"]
+        available = {at for at in (*new, *old) if self.pod(at).takes_requests}
+        unavailable_new = sum(at not in available for at in new)
+        removable = max(0, len(new) + len(old) - least - unavailable_new)
+        broken = [at for at in old if at not in available][:removable]
+        serving = [at for at in old if at in available][: max(0, len(available) - least)]
+        too_many = max(0, len(old) + min(len(new), count) - count - surge)
+        for at in (*broken, *old[:too_many], *serving):
+            self.end_for_rollout(at, in_place=surge == 0)
+
+    def end_for_rollout(self, key: ObjectKey, *, in_place: bool) -> None:
+        """Delete a pod of an older template, `in_place` before its successor is Ready."""
+        del in_place
+        self.begin_deletion(key)
 
     def _orphans(self) -> None:
         owners = {
@@ -258,10 +291,6 @@ class Kube(MemoryCluster):
             ):
                 self.begin_deletion(key)
 
-    def _resources(self, pod: ObjectKey) -> Body:
-        resources: Body = self.objects[pod]["spec"]["containers"][0]["resources"]
-        return resources
-
     def _carries(self, key: ObjectKey, labels: Mapping[str, str]) -> bool:
         pod_labels: dict[str, str] = self.objects[key]["metadata"]["labels"]
         return labels.items() <= pod_labels.items()
@@ -273,9 +302,13 @@ class Kube(MemoryCluster):
             "name": f"{deployment.name}-{self._pods_created}",
             "namespace": deployment.namespace,
             "creationTimestamp": self.moment,
-            "labels": template["metadata"]["labels"] | {"pod-template-hash": "one"},
+            "labels": template["metadata"]["labels"] | {"pod-template-hash": _template_hash(body)},
             "ownerReferences": [
-                {"kind": "ReplicaSet", "name": f"{deployment.name}-one", "controller": True}
+                {
+                    "kind": "ReplicaSet",
+                    "name": f"{deployment.name}-{_template_hash(body)}",
+                    "controller": True,
+                }
             ],
         }
         spec = {
@@ -339,6 +372,7 @@ def _resources(deployment: Body) -> Body:
     return resources
 
 
-def _rollout_status(body: Body, count: int) -> Body:
-    seen = body["metadata"]["generation"]
-    return {"observedGeneration": seen, "replicas": count, "updatedReplicas": count}
+def _template_hash(deployment: Body) -> str:
+    """Return what names the ReplicaSet of the newest template."""
+    template = json.dumps(deployment["spec"]["template"], sort_keys=True)
+    return hashlib.sha256(template.encode()).hexdigest()[:8]

@@ -306,10 +306,12 @@ class SimulatedNode:
         return None
 
     def _file(self) -> str | None:
-        config_maps = [
-            body for key, body in self.kube.objects.items() if key.plural == CONFIG_MAPS.plural
+        texts = [
+            body["data"]["config.yaml"]
+            for key, body in self.kube.objects.items()
+            if key.plural == CONFIG_MAPS.plural and "config.yaml" in body.get("data", {})
         ]
-        text = config_maps[0]["data"]["config.yaml"] if config_maps else ""
+        text = texts[0] if texts else ""
         if text and (not self._files or self._files[-1][1] != text):
             self._files.append((self._now, text))
         seen_until = max(self._now - LAG, self._manager_started or 0.0)

@@ -62,6 +62,8 @@ class ServicePlan:
     """A HorizontalPodAutoscaler is written for it."""
     preparation: Preparation | None = None
     """State of its model files; None for a spec that is not accepted."""
+    holds_rollout: bool = False
+    """Its Deployment keeps its template: a rollout would take replicas beside a repartition."""
     surge: bool = False
     """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
     pods: tuple[Pod, ...] = ()
@@ -195,7 +197,8 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         objects.pods,
         displacement,
         surge=inputs.surge_replicas,
-        enough_ready=sum(pod.takes_requests for pod in pods) >= scale.replicas,
+        enough_ready=sum(pod.takes_requests for pod in pods) >= scale.replicas
+        and not is_rolling_out(pods),
     )
     drain = plan_drain(
         snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
@@ -209,6 +212,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         preparation=preparation,
         template=template,
         drain=drain,
+        holds_rollout=workload is not None and bool(displacement.draining),
         surge=should_surge(workload, pods, snapshot.at, has_capacity=inputs.has_surge_capacity),
         is_moving=has_shortage
         or bool(drain.draining)

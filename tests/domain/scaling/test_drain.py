@@ -171,3 +171,10 @@ def test_one_that_went_already_is_not_replaced_twice() -> None:
     pods = [a_pod("a", terminating=True, ready_since=None), a_pod("b"), a_pod("c")]
     plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
     assert plan == DrainPlan(replicas=2)
+
+
+def test_during_a_rollout_no_ready_replica_is_given_up_by_scaling_down() -> None:
+    old, new = a_pod("old", template="1"), a_pod("new", template="2", ready_since=None)
+    assert plan_of_drain([old, new], wanted=1).replicas == 2
+    ready = a_pod("new", template="2")
+    assert plan_of_drain([old, ready], wanted=1).replicas == 1

@@ -24,6 +24,8 @@ class Replica:
     """It is terminating or takes no new requests."""
     drained: bool
     """It takes no new requests, and its last request ended or the drain timeout passed."""
+    can_return: bool = False
+    """It drains, and its containers are ready."""
     terminating: bool = False
     """It has a deletion timestamp, so its Deployment no longer counts it."""
     drain_expired: bool = False
@@ -48,6 +50,8 @@ class PoolService:
     previous_profile: str | None = None
     """Another profile that it still runs on, where replicas are added while no slice of the
     planned profile is free."""
+    is_rolling_out: bool = False
+    """A Deployment of it takes replicas away once others are Ready, or sees a new template."""
     allows_downtime: bool = False
     """It may fall below `min_capacity` where no slice is free for a replacement."""
 

@@ -7,6 +7,7 @@ from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Pod, Workload
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.scaling.drain import DRAINED_DELETION_COST, NO_DISPLACEMENT, Displacement
+from tessera.domain.scaling.rollout import is_rolling_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,10 @@ def previous_variants(
         # shrinks by one, so the Deployment controller starts no successor on the previous profile.
         displaced_count = sum(pod.ref in displacement.displaced for pod in variant_pods)
         desired = displaced_count + len(others) - marked + (surge if variant_pods else 0)
+        is_rolling = not workload.rollout_complete or is_rolling_out(variant_pods)
+        if not enough_ready and is_rolling:
+            # Its replicas that start are no surplus: with fewer, their predecessors would go.
+            desired = max(desired, workload.replicas)
         # The first Deployment with pods takes the whole surge.
         surge = 0 if variant_pods else surge
         if desired != workload.replicas:

@@ -87,13 +87,20 @@ def pods_to_drain(
     `supply` counts the free slices by profile. `ready` pods may begin to drain as far as their
     services keep enough capacity, pods `on_removed_slices` lose their slices, and `overdue` pods
     have waited long enough for a replacement.
+
+    While a Deployment rolls out, its controller takes replicas that count as serving here: only
+    overdue pods begin to drain then.
     """
     pods: set[Ref] = set()
     for service in capacity.affected_services(displaced):
         candidates = [
             replica
             for replica in service.replicas
-            if replica.pod in displaced and (replica.draining or replica.pod in ready)
+            if replica.pod in displaced
+            and (
+                replica.draining
+                or (replica.pod in ready and (not service.is_rolling_out or replica.pod in overdue))
+            )
         ]
         # Without a replacement in sight, waiting for one would block the rollout for good.
         patient = capacity.replacement_expected(service, displaced, supply)
@@ -106,6 +113,15 @@ def pods_to_drain(
             )
         )
     return frozenset(pods)
+
+
+def _is_needed(service: PoolService, replica: Replica, remaining: float) -> bool:
+    """Return whether a draining replica takes requests again: too little serves without it."""
+    return (
+        replica.can_return
+        and not service.allows_downtime
+        and remaining < service.min_capacity - tolerance(service)
+    )
 
 
 def _drainable(
@@ -129,11 +145,15 @@ def _drainable(
     for replica in sorted(
         candidates, key=lambda candidate: (candidate.pod not in on_removed_slices, candidate.pod)
     ):
-        if not is_serving(replica):
-            # It adds nothing to the serving capacity, so its loss takes nothing away.
-            yield replica.pod
-            continue
         loss = replica_capacity(service, replica)
+        if not is_serving(replica):
+            # It adds nothing to the serving capacity, so its loss takes nothing away. What others
+            # lost since it began to drain it gives back, while its last requests run.
+            if _is_needed(service, replica, remaining):
+                remaining += loss
+            else:
+                yield replica.pod
+            continue
         if replica.pod not in on_removed_slices:
             # Its slice stays, only the profile is wrong: it drains when the full desired capacity
             # is left without it and without all pods that have to leave for a unit.

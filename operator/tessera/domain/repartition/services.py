@@ -16,6 +16,7 @@ from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot
 from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.scaling.drain import is_drained
+from tessera.domain.scaling.rollout import is_rolling_out
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.steps import Step
 
@@ -102,7 +103,7 @@ def _build_pool_service(
     planned_capacity = min(capacity.values(), default=0.0)
     if choice is not None and profile is not None:
         planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
-    desired_replicas = proposal.scale.replicas
+    desired_replicas, pods = proposal.scale.replicas, proposal.objects.pods
     return PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
@@ -113,6 +114,11 @@ def _build_pool_service(
         desired_replicas=desired_replicas if profile is not None else 0,
         profile=profile,
         previous_profile=_previous_profile(replicas, profile),
+        is_rolling_out=any(
+            not workload.rollout_complete
+            or is_rolling_out([pod for pod in pods if pod.variant == workload.variant])
+            for workload in proposal.objects.workloads
+        ),
         allows_downtime=proposal.service.allows_downtime,
     )
 
@@ -177,6 +183,7 @@ def _replicas(
             profile=profile,
             ready=pod.takes_requests,
             draining=pod.terminating or pod.draining_since is not None,
+            can_return=since is not None and pod.containers_ready and not pod.terminating,
             terminating=pod.terminating,
             drained=is_drained(pod, in_flight, at, limit),
             drain_expired=(since is not None and max_drain is not None and at - since >= max_drain),

@@ -58,7 +58,12 @@ def plan_drain(
     )
     # During a rollout the Deployment's controller chooses the pods; the engines drain themselves.
     rolling = len({pod.template for pod in active}) > 1
-    if workload is None or rolling or len(retained) <= desired:
+    if workload is not None and rolling:
+        # With fewer replicas it takes those of the older template first, which may serve alone.
+        spare = max(0, sum(pod.takes_requests for pod in retained) - desired)
+        replicas = max(desired + displaced_count, workload.replicas - spare)
+        return DrainPlan(replicas=replicas, draining=displaced_draining)
+    if workload is None or len(retained) <= desired:
         return DrainPlan(replicas=desired + displaced_count, draining=displaced_draining)
     readings = snapshot.readings.pods if snapshot.readings else {}
     ranked = sorted(retained, key=lambda pod: _drain_order(pod, readings))

@@ -71,10 +71,11 @@ class ChildrenApplier:
         for manifest, subresource in outdated_marks(snapshot.at, pods, service_plan.drain):
             problems += await attempt(self._writer.apply(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
-        if not work.may_add:
+        if not work.may_change_deployments:
             others = [item for item in manifests if item.kind is not DEPLOYMENTS]
             refusals, _ = await self._writer.apply_changed(others)
             problems += refusals
+            work.in_place = False
         elif not self._may_defer(service_plan, manifests, existing):
             refusals, work.in_place = await self._writer.apply_changed(manifests)
             problems += refusals

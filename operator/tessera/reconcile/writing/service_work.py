@@ -60,6 +60,11 @@ class ServiceWork:
         return self.tenant is None or self.tenant.may_add
 
     @property
+    def may_change_deployments(self) -> bool:
+        """Whether more than their replicas may change."""
+        return self.may_add and not self.service_plan.holds_rollout
+
+    @property
     def ref(self) -> Ref:
         return self.service_plan.service.ref
 
@@ -101,13 +106,17 @@ def outdated_marks(
 def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     """Return the Deployments whose replicas alone are set; without a record only reductions."""
     planned = work.service_plan.previous_deployments
-    if work.may_add:
+    if work.may_change_deployments:
         return planned.items()
     workload = work.service_plan.workload
     if workload is not None:
         planned = {**planned, workload.ref: work.service_plan.drain.replicas}
     running = {current.ref: current.replicas for current in snapshot.workloads}
-    return [(ref, count) for ref, count in planned.items() if count < running.get(ref, 0)]
+    return [
+        (ref, count)
+        for ref, count in planned.items()
+        if count < running.get(ref, 0) or (work.may_add and count != running.get(ref))
+    ]
 
 
 def obsolete_objects(
