@@ -137,6 +137,10 @@ bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 service
 bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runner, killed at random.
 	@$(RUN) tools/bench_batch.py
 
+.PHONY: bench-gateway-share
+bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct clients share an engine, in a simulation (seconds).
+	@$(RUN) tools/bench_gateway_share.py
+
 .PHONY: bench-gateway
 bench-gateway: .venv/made ## Measure the CPU time of a gateway worker for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)

@@ -30,6 +30,7 @@ class SimulatedRequest:
     arrived_at: float
     prompt_left: int
     output_left: int
+    answered: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -40,10 +41,11 @@ class SimulatedEngine:
     running: list[SimulatedRequest] = field(default_factory=list)
     waiting: deque[SimulatedRequest] = field(default_factory=deque)
     stepping: bool = False
+    places: int = MAX_NUM_SEQS
 
     def step(self) -> tuple[float, list[SimulatedRequest]]:
         """Return the seconds of a step and the requests that get a token in it."""
-        while self.waiting and len(self.running) < MAX_NUM_SEQS:
+        while self.waiting and len(self.running) < self.places:
             self.running.append(self.waiting.popleft())
         answered = [request for request in self.running if not request.prompt_left]
         decoding = len(answered)

@@ -16,6 +16,9 @@ ADAPTER_LOAD_SECONDS = 0.1
 
 _MEANS_WEIGHT = 1 / 32
 
+# What may wait in an engine, relative to the sequences that it runs at once.
+_EXCESS = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMeans:
@@ -90,23 +93,27 @@ def has_room(
 
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
     the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
-    of its sequences. A worker with a `share` has that part of each room for itself: what other
-    workers have sent is known too late to fill an engine by it.
+    of its sequences. What other gateways and direct clients use of it is theirs; a worker with a
+    `share` has that part of the rest for itself: what other workers have sent is known too late to
+    fill an engine by it. Where direct clients wait in the engine, half of it is the gateway's.
     """
     running, queued = state.load(now)
-    requests = running + queued
-    queued_tokens = state.prefill_tokens + (queued - state.awaiting) * means.prompt_tokens
-    if share is not None:
-        requests -= state.others.requests
-        queued_tokens -= state.others.prefill_tokens
-    part = 1.0 if share is None else share
-    return queued_tokens < part * _prompt_room(state, means) and requests < part * _sequence_room(
-        state
-    )
+    foreign = running + queued - state.requests
+    foreign_queued = queued - state.awaiting
+    sequence_room, prompt_room = _sequence_room(state), _prompt_room(state, means)
+    room, prompts = sequence_room - foreign, prompt_room - foreign_queued * means.prompt_tokens
+    if foreign_queued > 2 * _EXCESS * state.max_sequences + 1:
+        # No gateway lets so much wait in an engine: direct clients do, who leave no room.
+        room, prompts = max(room, sequence_room / 2), max(prompts, prompt_room / 2)
+    if share is None:
+        return state.prefill_tokens < prompts and state.requests < room
+    own = state.requests - state.others.requests
+    own_tokens = state.prefill_tokens - state.others.prefill_tokens
+    return own_tokens < share * prompts and own < share * room
 
 
 def _sequence_room(state: ReplicaState) -> float:
-    return max(1.05 * state.max_sequences, state.max_sequences + 1)
+    return max((1 + _EXCESS) * state.max_sequences, state.max_sequences + 1)
 
 
 def _prompt_room(state: ReplicaState, means: RequestMeans) -> float:
