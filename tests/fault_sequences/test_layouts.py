@@ -9,9 +9,9 @@ from tests.repartition.simulation import BACKENDS
 SEQUENCES = 334
 # Sequences of the short run, by backend.
 SHORT = {
-    "agent": (9, 46, 50),
+    "agent": (9, 50, 81),
     "mig-manager": (2, 12, 21),
-    "mig-manager, with agents that look": (3, 31, 48),
+    "mig-manager, with agents that look": (3, 31, 81),
 }
 
 

@@ -13,10 +13,10 @@ from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
-from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot
+from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot, Workload
 from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.scaling.drain import is_drained
-from tessera.domain.scaling.rollout import is_rolling_out
+from tessera.domain.scaling.rollout import is_rolling_out, surge_timed_out
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.steps import Step
 
@@ -103,7 +103,7 @@ def _build_pool_service(
     planned_capacity = min(capacity.values(), default=0.0)
     if choice is not None and profile is not None:
         planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
-    desired_replicas, pods = proposal.scale.replicas, proposal.objects.pods
+    desired_replicas = proposal.scale.replicas
     return PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
@@ -114,11 +114,7 @@ def _build_pool_service(
         desired_replicas=desired_replicas if profile is not None else 0,
         profile=profile,
         previous_profile=_previous_profile(replicas, profile),
-        is_rolling_out=any(
-            not workload.rollout_complete
-            or is_rolling_out([pod for pod in pods if pod.variant == workload.variant])
-            for workload in proposal.objects.workloads
-        ),
+        is_rolling_out=_is_rolling_out(proposal, at),
         allows_downtime=proposal.service.allows_downtime,
     )
 
@@ -131,13 +127,31 @@ def _drains_nothing(
     *_: object,
     **_named: object,
 ) -> bool:
-    """Return whether the time does not matter: it decides when a drain has ended."""
-    return all(pod.draining_since is None for pod in proposal.objects.pods)
+    """Return whether the time does not matter: it decides when a drain or a rollout has ended."""
+    objects = proposal.objects
+    return all(pod.draining_since is None for pod in objects.pods) and not any(
+        _rolls_out(workload, objects.pods) for workload in objects.workloads
+    )
 
 
 pool_service_of = Step(
     reused(_build_pool_service, per_object=True, holds=_drains_nothing), lambda *_, **_named: None
 )
+
+
+def _is_rolling_out(proposal: Proposal, at: datetime) -> bool:
+    """Return whether a Deployment takes replicas away; not one whose new replica finds no slice."""
+    objects = proposal.objects
+    return any(
+        _rolls_out(workload, objects.pods) and not surge_timed_out(objects.pods, at)
+        for workload in objects.workloads
+    )
+
+
+def _rolls_out(workload: Workload, pods: Sequence[Pod]) -> bool:
+    return not workload.rollout_complete or is_rolling_out(
+        [pod for pod in pods if pod.variant == workload.variant]
+    )
 
 
 def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:

@@ -20,7 +20,7 @@ def should_surge(
     """Return whether a new replica starts before an old one stops."""
     if workload is None or (workload.rollout_complete and not is_rolling_out(pods)):
         return has_capacity
-    return workload.surge and not _surge_timed_out(pods, now)
+    return workload.surge and not surge_timed_out(pods, now)
 
 
 def is_rolling_out(pods: Sequence[Pod]) -> bool:
@@ -60,7 +60,8 @@ def rollout_progress(pods: Sequence[Pod]) -> tuple[int, int]:
     return ready, sum(pod.template != newest for pod in active)
 
 
-def _surge_timed_out(pods: Sequence[Pod], now: datetime) -> bool:
+def surge_timed_out(pods: Sequence[Pod], now: datetime) -> bool:
+    """Return whether a replica has been unschedulable for too long, and none will leave."""
     waiting = [pod for pod in pods if pod.unschedulable and not pod.terminating]
     oldest = min((pod.created for pod in waiting), default=now)
     # A terminating replica of the service is about to release its device.
