@@ -196,6 +196,22 @@ class _BatchStatusBase(Wire):
     model_config = ConfigDict(extra="ignore")
 
 
+class BatchSettings(_BatchStatusBase):
+    """What answers the rows of a batch on `spec.service`, as the service had it at the check."""
+
+    model: Model
+    """The model; `revision` is the commit that the service had resolved."""
+
+    precision: Precision = Field(default_factory=Precision)
+    """Precisions that it may run in."""
+
+    context: Context = Field(default_factory=Context)
+    """Lengths of requests."""
+
+    engine: EngineOptions = Field(default_factory=EngineOptions)
+    """The engine, with its version."""
+
+
 class CheckStatus(_BatchStatusBase):
     """Result of the input validation; no GPU is used before it succeeds."""
 
@@ -207,6 +223,10 @@ class CheckStatus(_BatchStatusBase):
 
     input_tokens: int
     """Estimated tokens of all prompts."""
+
+    settings: BatchSettings | None = None
+    """Model and settings of `spec.service` at the check: all rows are answered with these, also
+    when the service has others later. None for a batch with a model of its own."""
 
 
 class UnavailablePool(_BatchStatusBase):

@@ -39,7 +39,7 @@ from tests.batch_builders import (
     plan_and_carry_out,
     plan_batch,
 )
-from tests.builders import H100, NOW, SMALL, a_node, a_pool, a_spec, at
+from tests.builders import H100, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
 
 HOUR = 3600
 
@@ -807,6 +807,29 @@ def test_a_service_lends_its_model_and_nothing_else() -> None:
     assert plan.create.choice is not None
     assert (plan.create.source.model, plan.create.choice.fit.max_model_len) == ("small", 4096)
     assert plan.create.choice.fit.limits.max_num_seqs > 44, "limits follow from throughput"
+
+
+def test_all_rows_are_answered_with_what_the_service_had_at_the_check() -> None:
+    was = a_spec(SMALL, context={"maxModelLen": 4096}, model={"revision": "a" * 40})
+    batch = a_batch(a_batch_spec(model=None, service="chat"))
+    checked = plan_batch(a_checked_situation(batch, services={"chat": was}))
+    assert checked.check is not None
+    assert checked.accepted.message == "the spec is valid"
+    rolled = a_spec(MEDIUM, context={"maxModelLen": 8192}, engine={"version": "0.26.0"})
+    situation = a_checked_situation(
+        batch, services={"chat": rolled}, status={"check": checked.check.model_dump(by_alias=True)}
+    )
+    plan = plan_batch(situation)
+    assert plan.create is not None
+    assert plan.create.choice is not None
+    spec = plan.create.source.spec
+    assert (spec.model.uri, spec.model.revision) == (SMALL, "a" * 40)
+    assert plan.create.choice.fit.max_model_len == 4096
+    assert plan.check == checked.check
+    assert (
+        "InferenceService/chat has another spec.model, spec.context, spec.engine since the check: "
+        f"all rows are answered by {SMALL} at {'a' * 40}"
+    ) in plan.accepted.message
 
 
 def test_prompts_that_are_only_read_find_hardware_too() -> None:

@@ -18,6 +18,7 @@ from tessera.domain.incremental import reused_per_object
 from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealth
 from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
 from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.steps import Step
 
@@ -191,7 +192,11 @@ class _SnapshotIndex:
         for service in snapshot.services:
             namespace = service.ref.namespace
             if namespace in namespaces:
-                self._services[namespace][service.ref.name] = with_known_shape(service).spec
+                spec = with_known_shape(service).spec
+                if spec is not None:
+                    recorded = recorded_for_spec(spec, service.status.model)
+                    spec = pinned_spec(spec, PinnedRevision(recorded))
+                self._services[namespace][service.ref.name] = spec
         self._writers: dict[tuple[Ref, str], Ref] = {}
         """The earliest unfinished batch that writes a file, by claim and path."""
         unfinished = (batch for batch in snapshot.batches if batch.unfinished)

@@ -57,7 +57,7 @@ from tessera.domain.batch.options import (
 )
 from tessera.domain.batch.schedule import CapacityDecision, Schedule, choose_capacity
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spec import BatchModelSource, accept_spec
+from tessera.domain.batch.spec import BatchModelSource, accept_spec, with_settings
 from tessera.domain.batch.spot_nodes import has_spot_labels
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
@@ -102,7 +102,7 @@ def propose_batch(situation: Situation) -> BatchProposal:
         spec=spec,
         accepted=accepted,
         attempt_state=attempt_state(situation, now),
-        check=batch.status.check,
+        check=batch.status.check and with_settings(batch.status.check, situation),
     )
     completion = context.attempt_state.completion or _expiry_verdict(context)
     return (
@@ -186,6 +186,7 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
         return BatchProposal(plan=closing_plan(context, check.refused))
     passed = check.passed
     if passed is not None:
+        passed = with_settings(passed, context.situation)
         progress = ProgressStatus(rows=passed.rows, at=context.now)
         checked_context = replace(
             context, check=passed, attempt_state=replace(context.attempt_state, progress=progress)

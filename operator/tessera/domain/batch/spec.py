@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.api.batch_inference import BatchInferenceSpec, BatchSettings, CheckStatus
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import (
     Context,
@@ -85,7 +85,48 @@ def accept_spec(
         message = "; ".join(denial.message for denial in denials)
         return StatusVerdict(denials[0].reason, message), None
     verdict = checks.engine_verdict(source.spec)
-    return StatusVerdict(BatchAccepted[verdict.reason.name], verdict.message), source
+    message = verdict.message + _differences(situation, spec)
+    return StatusVerdict(BatchAccepted[verdict.reason.name], message), source
+
+
+def with_settings(check: CheckStatus, situation: Situation) -> CheckStatus:
+    """Return the check with what answers the rows, if they come from a service and lack it."""
+    spec = situation.batch.spec
+    service = situation.services.get(spec.service or "") if spec is not None else None
+    if service is None or check.settings is not None:
+        return check
+    settings = BatchSettings(
+        model=service.model.model_copy(update={"cache": Cache()}),
+        precision=service.precision,
+        context=service.context,
+        engine=service.engine,
+    )
+    return check.model_copy(update={"settings": settings})
+
+
+def _differences(situation: Situation, spec: BatchInferenceSpec) -> str:
+    """Return that the service of a batch has other settings than at the check."""
+    pinned, service = _pinned(situation), situation.services.get(spec.service or "")
+    if pinned is None or service is None:
+        return ""
+    now = with_settings(CheckStatus(rows=0, url="", input_tokens=0), situation).settings
+    if now is None or now == pinned:
+        return ""
+    fields = [
+        name for name in BatchSettings.model_fields if getattr(now, name) != getattr(pinned, name)
+    ]
+    model = pinned.model
+    commit = f" at {model.revision}" if model.revision else ""
+    return (
+        f"; InferenceService/{spec.service} has another spec.{', spec.'.join(fields)} since the "
+        f"check: all rows are answered by {model.uri}{commit} with vLLM {pinned.engine.version}, "
+        "as it was then; for the new settings create another BatchInference"
+    )
+
+
+def _pinned(situation: Situation) -> BatchSettings | None:
+    check = situation.batch.status.check
+    return None if check is None else check.settings
 
 
 def _model_source(
@@ -108,6 +149,9 @@ def _model_source(
             f"spec.service: InferenceService/{spec.service} {problem}; see kubectl get "
             f"tsvc -n {namespace} ({len(situation.services)} listed)",
         )
+    if (pinned := _pinned(situation)) is not None:
+        settings = {name: getattr(pinned, name) for name in BatchSettings.model_fields}
+        service = service.model_copy(update=settings)
     return _batch_source(spec.service, service, spec)
 
 

@@ -40,7 +40,7 @@ def pin_revision(
     recorded, revision = service.status.model, spec.model.revision
     if not spec.model.uri.startswith(_HUB):
         return PinnedRevision()
-    current = _recorded_for_spec(spec, recorded)
+    current = recorded_for_spec(spec, recorded)
     if (
         current
         and current.reason != RevisionReason.RESOLVING_REVISION
@@ -75,7 +75,7 @@ def pinned_spec(spec: InferenceServiceSpec, pinned: PinnedRevision) -> Inference
     return spec.model_copy(update={"model": model})
 
 
-def _recorded_for_spec(
+def recorded_for_spec(
     spec: InferenceServiceSpec, recorded: ModelStatus | None
 ) -> ModelStatus | None:
     """Return the recorded status if it is of the same model and revision."""
