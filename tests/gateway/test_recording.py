@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tessera.domain.gateway.requests import Phase
+from tessera.gateway.journal import JOURNALS, UsageJournal
 from tessera.gateway.logs import AccessLog
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.recording import Recording
@@ -84,3 +85,24 @@ async def test_records_older_than_the_retention_are_deleted(tmp_path: Path) -> N
         await opened.prune(START_NS + 91 * day_ns)
 
         assert await opened.store.count() == 1
+
+
+async def test_what_a_killed_worker_left_is_stored_once(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path / JOURNALS)
+    taken, lost, cut = a_record(), a_record(), a_record(reason="GatewayKilled")
+    for record in (taken, lost):
+        journal.add(record)
+    journal.note_running([cut], 1)
+    opened = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    await opened.store.migrate()
+    opened.take([taken])
+    await opened.recover()
+    await opened.writer.flush()
+    assert await opened.store.count() == 1, "the worker lives"
+    journal._file.close()
+    for _ in range(2):
+        await opened.recover()
+        await opened.writer.flush()
+    assert await opened.store.count() == 3
+    assert list((tmp_path / JOURNALS).iterdir()) == []
+    await opened.close()

@@ -13,6 +13,7 @@ from functools import partial
 from operator import eq
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
@@ -191,7 +192,7 @@ async def test_rule_3_a_client_that_goes_away_before_a_whole_answer_ends_it_too(
             request.cancel()
             await engines[0].calls[0].gone.wait()
         record = await gateway.record()
-    assert (record.phase, record.output_tokens) == (Phase.ABORTED, 0)
+    assert record.phase is Phase.ABORTED
 
 
 @pytest.mark.parametrize(
@@ -429,3 +430,39 @@ async def test_the_engines_own_refusal_passes_as_it_is() -> None:
         record = await gateway.record()
     assert (answer.status, json.loads(answer.body)) == (400, refusal)
     assert (record.phase, record.reason) == (Phase.FAILED, RequestReason.ENGINE_REFUSED)
+
+
+async def test_a_client_that_closes_after_the_end_of_its_stream_got_all_of_it() -> None:
+    left = asyncio.Event()
+
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta() + END + USAGE + DONE)
+        await left.wait()
+
+    async with serving(script) as (gateway, _):
+        async with gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as answer:
+            await answer.content.readuntil(DONE)
+            answer.close()
+        record = await gateway.record()
+        left.set()
+    assert (record.phase, record.output_tokens) == (Phase.COMPLETED, 3)
+
+
+async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_come() -> None:
+    left = asyncio.Event()
+
+    async def script(_: EngineCall) -> None:
+        await left.wait()
+
+    async with serving(script) as (gateway, _):
+        timeout = aiohttp.ClientTimeout(total=0.5)
+        with pytest.raises(TimeoutError):
+            await gateway.client.post(
+                f"{gateway.url}/v1/chat/completions", json=CHAT, timeout=timeout
+            )
+        record = await gateway.record()
+        left.set()
+    assert (record.phase, record.estimated) == (Phase.ABORTED, True)
+    assert record.output_tokens > 0
+    assert record.input_tokens > 0

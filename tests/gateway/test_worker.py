@@ -33,6 +33,7 @@ from tessera.gateway.frames import (
     WorkerReport,
     directory_frames,
 )
+from tessera.gateway.journal import abandoned_journals
 from tessera.gateway.link import LinkServer
 from tests.gateway.harness import (
     DONE,
@@ -64,7 +65,8 @@ import sys
 from pathlib import Path
 from tessera.gateway.worker import WorkerOptions, run
 run(WorkerOptions(host="127.0.0.1", port=int(sys.argv[1]), link=Path(sys.argv[2]),
-                  announce_seconds=3, drain_seconds=60))
+                  journals=Path(sys.argv[2]).with_name("journals"), announce_seconds=3,
+                  drain_seconds=60))
 """
 
 
@@ -200,6 +202,36 @@ async def test_a_draining_worker_ends_its_streams_and_its_records(tmp_path: Path
             assert await worker.process.wait() == 0
         (record,) = worker.supervisor.records
         assert (record.output_tokens, record.status) == (3, 200)
+    assert list((tmp_path / "journals").iterdir()) == []
+
+
+async def test_a_killed_worker_leaves_what_its_clients_got(tmp_path: Path) -> None:
+    release, journals = asyncio.Event(), tmp_path / "journals"
+
+    async def running() -> int:
+        return sum(path.stat().st_size for path in journals.glob("*.running"))
+
+    async with (
+        ScriptedEngine(until(release)) as engine,
+        a_worker(tmp_path, a_directory(a_model(a_replica(engine.address)))) as worker,
+    ):
+        async with worker.post(STREAM) as response:
+            release.set()
+            assert (await response.content.read()).endswith(DONE)
+        release.clear()
+        async with worker.post(STREAM) as response:
+            await response.content.readuntil(b"\n\n")
+            await eventually(running, lambda size: size > 0)
+            async with worker.post(STREAM) as complete:
+                release.set()
+                assert (await complete.content.read()).endswith(DONE)
+                worker.process.kill()
+                await worker.process.wait()
+        (left,) = abandoned_journals(journals)
+        recorded = {record.record_id: record for record in left.running} | {
+            record.record_id: record for record in (*left.ended, *worker.supervisor.records)
+        }
+        assert len(recorded) == 3
 
 
 async def test_a_connection_that_was_not_told_of_the_end_gets_one_more_answer() -> None:

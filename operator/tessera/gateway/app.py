@@ -5,7 +5,7 @@ import heapq
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -59,6 +59,8 @@ class GatewayApp:
         """`/readyz` answers 503, and every response closes its connection."""
         self.can_record: Callable[[], bool] = lambda: True
         """Whether there is room for the record of a new request."""
+        self.note_begun: Callable[[UsageRecord], None] = lambda _: None
+        """Takes the record of a request that an engine gets now, as if it ended at once."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
@@ -82,6 +84,11 @@ class GatewayApp:
         now_ns = time.monotonic_ns()
         oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
         return [call.running(now_ns) for call in oldest], len(self._calls)
+
+    def partial_records(self) -> Sequence[UsageRecord]:
+        """Return what the requests that an engine has used so far, as if they ended now."""
+        records = (call.partial_record() for call in self._calls)
+        return [record for record in records if record is not None]
 
     def awaiting(self) -> Mapping[Ref, AwaitedStreams]:
         """Return the streams without a token, by service."""
@@ -134,7 +141,9 @@ class GatewayApp:
             started_ns=started_ns + sending_ns,
             started_at_ns=started_at_ns + sending_ns,
         )
-        call = Call(inbound, self._admission, self._engines, response, self._record)
+        call = Call(
+            inbound, self._admission, self._engines, response, self._record, self.note_begun
+        )
         self._calls.add(call)
         try:
             await call.run(self._bounds.heartbeat_seconds)

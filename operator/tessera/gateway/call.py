@@ -77,7 +77,9 @@ class Call:
         engines: EngineSession,
         response: ClientResponse,
         record: Callable[[UsageRecord], None],
+        note_begun: Callable[[UsageRecord], None],
     ) -> None:
+        self._note_begun = note_begun
         self._inbound = inbound
         self._admission = admission
         self._engines = engines
@@ -87,6 +89,7 @@ class Call:
         self._model: OfferedModel | None = None
         self._ticket: Ticket | None = None
         self._delivery = Delivery()
+        self._record_id = _record_id()
         self._client_gone = False
 
     async def run(self, heartbeat_seconds: float) -> None:
@@ -108,7 +111,9 @@ class Call:
             await self._response.send_whole(error.status, error.body, self._headers())
         except asyncio.CancelledError:
             task.uncancel()
-            phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
+            # Clients that have read the end of a stream close at once.
+            if not (self._client_gone and self._delivery.is_complete):
+                phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
             if not self._client_gone:
                 reason = RequestReason.GATEWAY_DRAINING
                 await self._response.fail(_draining())
@@ -184,6 +189,8 @@ class Call:
             query=inbound.query,
             headers=_engine_headers(inbound),
         )
+        if (record := self.partial_record()) is not None:
+            self._note_begun(record)
         relay = EngineRelay(self._engines, request, self._response, self._delivery)
         await self._attempts(relay, ticket)
 
@@ -219,51 +226,80 @@ class Call:
         return self._ticket.headers if self._ticket else []
 
     def _settle(self, phase: Phase, reason: str) -> None:
-        fields, model, ticket = self._fields, self._model, self._ticket
-        delivery, inbound = self._delivery, self._inbound
-        counts = delivery.counts
+        model, ticket = self._model, self._ticket
+        counts = self._delivery.counts
         estimated = counts is None and ticket is not None
         if counts is None:
-            counts = _delivered(delivery, ticket)
+            counts = self._delivered(phase)
         elif phase is Phase.COMPLETED and model is not None:
             self._admission.replicas.learn(model, counts.input, counts.output)
         if ticket is not None:
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
+        self._record(self._usage(phase, reason, counts, estimated=estimated))
+
+    def partial_record(self) -> UsageRecord | None:
+        """Return its record as if the gateway were killed now; None before an engine has it."""
+        if self._ticket is None or self._ticket.sent is None:
+            return None
+        counts = self._delivered(Phase.ABORTED)
+        reason = RequestReason.GATEWAY_KILLED
+        return self._usage(Phase.ABORTED, reason, counts, estimated=True)
+
+    def _delivered(self, phase: Phase) -> TokenCounts:
+        """Return what a request used whose engine reported nothing: a token for each event.
+
+        Of an answer that nobody waited for to its end, what the engine may have computed is
+        estimated: it reports that only with the answer.
+        """
+        ticket, fields, model = self._ticket, self._fields, self._model
+        if ticket is None or fields is None or model is None:
+            return TokenCounts()
+        output = self._delivery.deltas
+        if phase is Phase.ABORTED and not fields.streams and ticket.sent is not None:
+            waited = (time.monotonic_ns() - self._inbound.started_ns - ticket.queue_ns) / 1e9
+            computed = int(waited / model.itl_seconds)
+            output = min(computed, ticket.shape.max_output_tokens or computed)
+        if not output:
+            return TokenCounts()
+        return TokenCounts(input=ticket.shape.input_tokens, output=output)
+
+    def _usage(
+        self, phase: Phase, reason: str, counts: TokenCounts, *, estimated: bool
+    ) -> UsageRecord:
+        fields, model, ticket, inbound = self._fields, self._model, self._ticket, self._inbound
         choice = ticket.sent.choice if ticket and ticket.sent else None
-        first_token_ns = delivery.first_token_ns
+        first_token_ns = self._delivery.first_token_ns
         identity = inbound.identity
-        self._record(
-            UsageRecord(
-                record_id=_record_id(),
-                request_id=inbound.request_id,
-                started_at_ns=inbound.started_at_ns,
-                tenant=identity.tenant,
-                team=identity.team,
-                user=identity.user,
-                key=identity.key,
-                service=str(model.service) if model else "",
-                model=fields.model if fields else "",
-                variant=choice.replica.variant if choice else None,
-                replica=choice.replica.pod.name if choice else None,
-                price_version=choice.replica.price_version if choice else None,
-                route=inbound.route.path,
-                phase=phase,
-                status=self._response.status or _CLIENT_GONE_STATUS,
-                reason=reason or (choice.reason if choice else ""),
-                stream=fields is not None and fields.streams,
-                input_tokens=counts.input,
-                cached_tokens=counts.cached,
-                output_tokens=counts.output,
-                reasoning_tokens=counts.reasoning,
-                estimated=estimated,
-                queue_ns=ticket.queue_ns if ticket else 0,
-                ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
-                total_ns=time.monotonic_ns() - inbound.started_ns,
-                tags=inbound.tags,
-                trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
-                client_address=inbound.client_address,
-                latency=self._latency(),
-            )
+        return UsageRecord(
+            record_id=self._record_id,
+            request_id=inbound.request_id,
+            started_at_ns=inbound.started_at_ns,
+            tenant=identity.tenant,
+            team=identity.team,
+            user=identity.user,
+            key=identity.key,
+            service=str(model.service) if model else "",
+            model=fields.model if fields else "",
+            variant=choice.replica.variant if choice else None,
+            replica=choice.replica.pod.name if choice else None,
+            price_version=choice.replica.price_version if choice else None,
+            route=inbound.route.path,
+            phase=phase,
+            status=self._response.status or _CLIENT_GONE_STATUS,
+            reason=reason or (choice.reason if choice else ""),
+            stream=fields is not None and fields.streams,
+            input_tokens=counts.input,
+            cached_tokens=counts.cached,
+            output_tokens=counts.output,
+            reasoning_tokens=counts.reasoning,
+            estimated=estimated,
+            queue_ns=ticket.queue_ns if ticket else 0,
+            ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
+            total_ns=time.monotonic_ns() - inbound.started_ns,
+            tags=inbound.tags,
+            trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
+            client_address=inbound.client_address,
+            latency=self._latency(),
         )
 
     def _latency(self) -> StreamLatency | None:
@@ -321,13 +357,6 @@ def refused_record(
 
 def _record_id() -> str:
     return f"{_WORKER_ID}-{next(_numbers)}"
-
-
-def _delivered(delivery: Delivery, ticket: Ticket | None) -> TokenCounts:
-    """Return what a client got whose engine reported nothing: a token for each event."""
-    if ticket is None or not delivery.deltas:
-        return TokenCounts()
-    return TokenCounts(input=ticket.shape.input_tokens, output=delivery.deltas)
 
 
 def _engine_headers(inbound: Inbound) -> bytes:

@@ -5,10 +5,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from tessera.adapters.run_forever import run_forever
+from tessera.api.text import counted
 from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.gateway.journal import JOURNALS, AbandonedJournal, abandoned_journals
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.lender import Lender
@@ -22,6 +26,7 @@ RecordObserver: TypeAlias = Callable[[Sequence[UsageRecord]], None]
 
 _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
+_RECOVERY_SECONDS = 1.0
 _PRUNE_SECONDS = 3600.0
 _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1
@@ -30,7 +35,7 @@ _PRUNE_PAUSE_SECONDS = 0.1
 class Recording:
     """Takes the records of all workers; its store may be away when the gateway starts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one process writes with
         self,
         store: GatewayStore,
         spool: GatewayStore | None,
@@ -39,12 +44,16 @@ class Recording:
         observers: Sequence[RecordObserver] = (),
         retention: timedelta,
         spooled: int = 0,
+        journals: Path | None = None,
     ) -> None:
         self.store = store
         self.lender = Lender(store)
         """Lends limits, also while the store fails."""
         self.writer = UsageWriter(store, spool, spooled=spooled, count=metrics.count_records)
         self._spool, self._metrics = spool, metrics
+        self._journals = journals
+        self._recovering = set[tuple[Path, ...]]()
+        """Files of journals whose records are not written yet."""
         self._observers = (metrics.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
 
@@ -76,6 +85,7 @@ class Recording:
             observers=observers,
             retention=retention,
             spooled=await spool.count() if spool else 0,
+            journals=folder / JOURNALS,
         )
 
     def take(
@@ -95,8 +105,34 @@ class Recording:
         """Write, and delete what is old, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.writer.run())
+            group.create_task(run_forever("journals", self._recover_forever))
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
+
+    async def recover(self) -> None:
+        """Store what killed workers left; a record that is stored already stays as it is."""
+        if self._journals is None:
+            return
+        for journal in await asyncio.to_thread(abandoned_journals, self._journals):
+            if journal.paths in self._recovering:
+                continue
+            self._recovering.add(journal.paths)
+            log.error(
+                "a worker was killed: %s and %s that it had not handed over are recorded",
+                counted(len(journal.ended), "request"),
+                counted(len(journal.running), "unfinished request"),
+            )
+            written = partial(self._recovered, journal)
+            self.writer.add((*journal.ended, *journal.running), written)
+
+    def _recovered(self, journal: AbandonedJournal) -> None:
+        journal.delete()
+        self._recovering.discard(journal.paths)
+
+    async def _recover_forever(self) -> None:
+        while True:
+            await self.recover()
+            await asyncio.sleep(_RECOVERY_SECONDS)
 
     async def close(self) -> None:
         """Write the rest, and close the store."""

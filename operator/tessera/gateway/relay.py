@@ -99,6 +99,11 @@ class Delivery:
     """Those of the last stream."""
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the whole stream was passed on, to its end."""
+        return self.events is not None and self.events.ended and self.events.started
+
+    @property
     def deltas(self) -> int:
         """Return how many events with tokens were sent to the client so far."""
         return self.events.deltas if self.events else 0

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from tessera.gateway.journal import JOURNALS
 from tessera.gateway.main import read_settings
 from tessera.gateway.worker import WorkerOptions, run
 
@@ -21,6 +22,7 @@ def main() -> None:
                 host=arguments.host,
                 port=settings.port,
                 link=settings.link,
+                journals=settings.state_directory / JOURNALS,
                 tls_directory=settings.tls_directory,
                 announce_seconds=settings.announce_seconds,
                 drain_seconds=settings.drain_seconds,

@@ -1,9 +1,13 @@
 """The usage records of a worker that its supervisor does not have yet."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.gateway.frames import UsageBatch, UsageTaken
+from tessera.gateway.journal import UsageJournal
+
+log = logging.getLogger("tessera.gateway")
 
 # About 50 MB, or some minutes of a busy worker without its supervisor.
 _MAX_WAITING_RECORDS = 100_000
@@ -14,8 +18,11 @@ _MAX_UNWRITTEN_RECORDS = 5_000
 class UsageOutbox:
     """Sends records until they are taken, some perhaps twice: each has an id of its own."""
 
-    def __init__(self, send: Callable[[UsageBatch], None]) -> None:
+    def __init__(
+        self, send: Callable[[UsageBatch], None], journal: UsageJournal | None = None
+    ) -> None:
         self._send = send
+        self._journal = journal
         self._records: list[UsageRecord] = []
         self._batches: dict[int, UsageBatch] = {}
         self._waiting = 0
@@ -35,6 +42,22 @@ class UsageOutbox:
             return
         self._waiting += 1
         self._records.append(record)
+        if record.phase is not Phase.REFUSED:
+            self._note(lambda journal: journal.add(record))
+
+    def note_begun(self, record: UsageRecord) -> None:
+        """Keep that an engine got a request, in case this process is killed."""
+        self._note(lambda journal: journal.add(record))
+
+    def note_running(self, records: Sequence[UsageRecord]) -> None:
+        """Keep what the requests that run used so far; what the supervisor has is dropped."""
+        oldest = min(self._batches, default=self._sent + 1 if self._records else None)
+        self._note(lambda journal: journal.note_running(records, oldest))
+
+    def close(self) -> None:
+        """Delete the journal, unless the supervisor lacks something."""
+        if self.empty:
+            self._note(UsageJournal.close)
 
     def flush(self) -> None:
         """Send what was added since the last time."""
@@ -43,6 +66,8 @@ class UsageOutbox:
         self._sent += 1
         batch = self._batches[self._sent] = UsageBatch(self._sent, self._records)
         self._records = []
+        number = self._sent
+        self._note(lambda journal: journal.sent(number))
         self._send(batch)
 
     def taken(self, answer: UsageTaken) -> None:
@@ -54,6 +79,16 @@ class UsageOutbox:
     def greeting(self) -> Iterable[UsageBatch]:
         """Return what a new supervisor may not have."""
         return tuple(self._batches.values())
+
+    def _note(self, write: Callable[[UsageJournal], None]) -> None:
+        """Write into the journal; without a volume that takes it, requests go on."""
+        if self._journal is None:
+            return
+        try:
+            write(self._journal)
+        except OSError as error:
+            self._journal = None
+            log.error("usage is lost if this process is killed: its journal failed: %s", error)
 
     @property
     def empty(self) -> bool:

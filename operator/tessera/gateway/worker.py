@@ -19,6 +19,7 @@ from typing_extensions import override
 from tessera.adapters.run_forever import run_forever
 from tessera.gateway.app import GatewayApp
 from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.journal import UsageJournal
 from tessera.gateway.protocol import GatewayProtocol
 from tessera.gateway.worker_link import SupervisedWorker
 
@@ -43,6 +44,8 @@ class WorkerOptions:
     """Socket of the supervisor."""
     tls_directory: Path | None = None
     """Folder with `tls.crt` and `tls.key`; HTTP without it."""
+    journals: Path | None = None
+    """Folder for what would be lost if the worker were killed; without it that is lost."""
     announce_seconds: float = 5
     drain_seconds: float = 300
 
@@ -138,13 +141,15 @@ def run(options: WorkerOptions) -> None:
 
 
 async def _serve(options: WorkerOptions) -> None:
-    worker = SupervisedWorker(options.link)
+    worker = SupervisedWorker(options.link, _open_journal(options.journals))
     engines = EngineSession(ENGINE_IDLE_SECONDS)
     app = GatewayApp(worker.admission, engines, worker.usage.add)
     app.can_record = lambda: worker.usage.has_room
     # A request leaves few cycles, and looking for them often took 5 % of the time.
     gc.set_threshold(_GC_THRESHOLD)
     worker.running, worker.awaiting = app.running, app.awaiting
+    worker.partial_records = app.partial_records
+    app.note_begun = worker.usage.note_begun
     server = GatewayServer(
         app,
         announce_seconds=options.announce_seconds,
@@ -165,4 +170,15 @@ async def _serve(options: WorkerOptions) -> None:
     for task in background:
         task.cancel()
     await asyncio.wait(background)
+    worker.usage.close()
     await engines.close()
+
+
+def _open_journal(folder: Path | None) -> UsageJournal | None:
+    if folder is None:
+        return None
+    try:
+        return UsageJournal(folder)
+    except OSError as error:
+        log.error("usage is lost if this process is killed: no journal: %s", error)
+        return None

@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tessera.adapters.run_forever import run_forever
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest
+from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.domain.limits.worker_limits import BorrowRequest
 from tessera.gateway.admission import Admission
 from tessera.gateway.authentication import Authenticator
@@ -32,6 +32,7 @@ from tessera.gateway.frames import (
     WorkerDemand,
     WorkerReport,
 )
+from tessera.gateway.journal import UsageJournal
 from tessera.gateway.link import WorkerLink
 from tessera.gateway.usage_outbox import UsageOutbox
 
@@ -54,9 +55,9 @@ class SupervisedWorker:
     one when their portions are used up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, journal: UsageJournal | None = None) -> None:
         self._link = WorkerLink(path, self._handle, self._greeting)
-        self.usage = UsageOutbox(self._link.send)
+        self.usage = UsageOutbox(self._link.send, journal)
         self._authenticator = Authenticator(self._link.send)
         self.admission = Admission(self._authenticator, self)
         self._borrowings: dict[int, asyncio.Future[None]] = {}
@@ -67,6 +68,8 @@ class SupervisedWorker:
         """Returns the oldest requests that run, at most so many, and how many do."""
         self.awaiting: Callable[[], Mapping[Ref, AwaitedStreams]] = dict
         """Returns the streams without a token, by service."""
+        self.partial_records: Callable[[], Sequence[UsageRecord]] = tuple
+        """Returns what the requests that run used so far."""
         self._awaited: Mapping[Ref, AwaitedStreams] = {}
 
     async def borrow(self, request: BorrowRequest) -> bool:
@@ -114,6 +117,7 @@ class SupervisedWorker:
             self.usage.flush()
             if number % _REPORTS_PER_SECOND == 0:
                 self._awaited = self.awaiting()
+                self.usage.note_running(self.partial_records())
             self._link.send(
                 WorkerReport(sent=self.admission.replicas.own_loads(), demand=self._demand())
             )

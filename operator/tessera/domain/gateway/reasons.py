@@ -22,6 +22,7 @@ class RequestReason(StrEnum):
     USAGE_NOT_RECORDED = "UsageNotRecorded"
     QUEUE_TIMEOUT = "QueueTimeout"
     GATEWAY_DRAINING = "GatewayDraining"
+    GATEWAY_KILLED = "GatewayKilled"
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_BUSY = "EngineBusy"
     ENGINE_DRAINING = "EngineDraining"

@@ -1,0 +1,177 @@
+"""What a worker would take with it if it were killed: usage records that its supervisor lacks.
+
+A request is appended when an engine gets it and when it has ended, and once a second those that run
+are written as they are then. A file is locked as long as its worker lives; the supervisor records
+what dead ones left. So every request that an engine got is recorded, with its tokens of up to a
+second before the end of a process, also when the whole container is killed, as long as its volume
+stays.
+"""
+
+import contextlib
+import fcntl
+import uuid
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import UsageRecord
+
+# Folder of the journals, on the gateway's volume.
+JOURNALS = "journals"
+_SEGMENT_BYTES = 2**20
+_ENDED, _RUNNING = ".ended", ".running"
+_decoder = msgspec.msgpack.Decoder(UsageRecord)
+
+
+class _Segment(NamedTuple):
+    path: Path
+    file: BinaryIO
+    batch: int
+    """The last batch that has records of it."""
+
+
+class UsageJournal:
+    """The files of one worker; every method raises OSError."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        """Create the files in a folder, which is made."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder, self._name = folder, uuid.uuid4().hex
+        self._segment_bytes = segment_bytes
+        self._segments = deque[_Segment]()
+        self._number = self._size = 0
+        self._path, self._file = self._create()
+        self._running_path = folder / f"{self._name}{_RUNNING}"
+        self._had_running = False
+
+    def add(self, record: UsageRecord) -> None:
+        """Keep a record of a request that began, or one that ended until its batch is taken."""
+        frame = _frame(record)
+        self._file.write(frame)
+        self._size += len(frame)
+
+    def sent(self, batch: int) -> None:
+        """Learn that the records until now are in batches up to this one."""
+        if self._size < self._segment_bytes:
+            return
+        self._segments.append(_Segment(self._path, self._file, batch))
+        self._path, self._file = self._create()
+        self._size = 0
+
+    def _drop(self, oldest_batch: int | None) -> None:
+        """Drop the records of all batches before the oldest one that is left, or of all."""
+        while self._segments and (oldest_batch is None or self._segments[0].batch < oldest_batch):
+            segment = self._segments.popleft()
+            segment.path.unlink(missing_ok=True)
+            segment.file.close()
+        if oldest_batch is None and self._size:
+            self._file.truncate(0)
+            self._size = 0
+
+    def note_running(self, records: Sequence[UsageRecord], oldest_batch: int | None) -> None:
+        """Replace the records of the requests that run, then drop what the supervisor has.
+
+        `oldest_batch` is the first one that it lacks; None: it has all records.
+        """
+        if records or self._had_running:
+            self._had_running = bool(records)
+            temporary = self._running_path.with_suffix(".new")
+            temporary.write_bytes(b"".join(map(_frame, records)))
+            temporary.replace(self._running_path)
+        self._drop(oldest_batch)
+
+    def close(self) -> None:
+        """Delete the files: the supervisor has everything."""
+        self._drop(None)
+        for path in (self._running_path, self._path):
+            path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _create(self) -> tuple[Path, BinaryIO]:
+        # Nobody sees it before it is locked.
+        self._number += 1
+        path = self._folder / f"{self._name}-{self._number}{_ENDED}"
+        file = path.with_suffix(".new").open("ab", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.with_suffix(".new").rename(path)
+        return path, file
+
+
+class AbandonedJournal(NamedTuple):
+    """What a dead worker left."""
+
+    paths: tuple[Path, ...]
+    ended: tuple[UsageRecord, ...]
+    running: tuple[UsageRecord, ...]
+    """As they were up to a second before its end, without those that ended since."""
+
+    def delete(self) -> None:
+        """Delete the files, once the records are written."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
+    """Return what the workers left whose processes ended without closing their journals."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"*{_ENDED}")):
+        files.setdefault(path.stem.partition("-")[0], []).append(path)
+    journals = []
+    for name, paths in files.items():
+        if not all(map(_is_abandoned, paths)):
+            continue
+        running_path = folder / f"{name}{_RUNNING}"
+        last: dict[str, UsageRecord] = {}
+        began = [record for path in paths for record in _read(path)]
+        for record in (*_only(began, running=True), *_read(running_path)):
+            last[record.record_id] = record
+        for record in _only(began, running=False):
+            last[record.record_id] = record
+        journals.append(
+            AbandonedJournal(
+                (*paths, running_path),
+                tuple(_only(last.values(), running=False)),
+                tuple(_only(last.values(), running=True)),
+            )
+        )
+    return journals
+
+
+def _only(records: Iterable[UsageRecord], *, running: bool) -> list[UsageRecord]:
+    """Return the records of requests that ran, or those of requests that ended."""
+    return [
+        record for record in records if (record.reason == RequestReason.GATEWAY_KILLED) is running
+    ]
+
+
+def _is_abandoned(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def _frame(record: UsageRecord) -> bytes:
+    body = msgspec.msgpack.encode(record)
+    return len(body).to_bytes(4) + body
+
+
+def _read(path: Path) -> list[UsageRecord]:
+    """Return the whole records of a file; the last one may be cut."""
+    try:
+        content = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    records, at = list[UsageRecord](), 0
+    while at + 4 <= len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4])
+        try:
+            records.append(_decoder.decode(content[at + 4 : end]))
+        except msgspec.DecodeError:
+            break
+        at = end
+    return records
