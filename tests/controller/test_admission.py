@@ -236,7 +236,7 @@ def test_deleting_a_pool_in_use_is_a_warning() -> None:
 
 
 def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
-    store = a_store()
+    store = put(a_store(), TENANT_BUDGETS, a_budget())
     assert review_budget(a_budget_body(), store, deleted=True) == ([], [])
     store.put(
         INFERENCE_SERVICES, ClusterObject(key=ObjectKey("inferenceservices", "team-a", "chat"))
@@ -244,6 +244,17 @@ def test_deleting_a_budget_in_use_warns_of_what_loses_its_limit() -> None:
     refusals, warnings = review_budget(a_budget_body(), store, deleted=True)
     assert refusals == []
     assert warnings[0].startswith("1 service and 0 batches in team-a")
+
+
+def test_deleting_a_budget_whose_namespaces_another_keeps_warns_of_nothing() -> None:
+    """The other budget limits them: nothing loses its limit with the one that overlaps."""
+    other = a_budget("team-b", tenant={"namespaces": ["team-a"]})
+    store = put(a_store(), TENANT_BUDGETS, a_budget(), other)
+    store.put(
+        INFERENCE_SERVICES, ClusterObject(key=ObjectKey("inferenceservices", "team-a", "chat"))
+    )
+    body = a_budget_body() | {"metadata": {"name": "team-b"}}
+    assert review_budget(body, store, deleted=True) == ([], [])
 
 
 def test_an_interactive_service_on_spot_is_refused() -> None:

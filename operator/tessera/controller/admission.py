@@ -15,7 +15,7 @@ from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
-from tessera.domain.budget.budgets import currency_fault, zone_fault
+from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model, gpu_models
@@ -206,7 +206,9 @@ def review_batch(
 
 
 def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
-    names = budget.spec.tenant.namespaces if budget.spec is not None else ()
+    existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
+    claims = {claim.budget.name: claim.namespaces for claim in namespace_claims(existing)}
+    names = claims.get(budget.name, ())
     services, batches = (
         sum(key.namespace in names for key in store.all(kind))
         for kind in (api_resources.INFERENCE_SERVICES, api_resources.BATCH_INFERENCES)

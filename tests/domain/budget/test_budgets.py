@@ -11,6 +11,7 @@ from tessera.api.reasons import BudgetAccepted, Enforcing, Ready, ScalingReason,
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.budget.periods import next_period, period_at
 from tessera.domain.config import Config
+from tessera.domain.explain.budget import explain_budget
 from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory
@@ -598,3 +599,36 @@ def test_hours_follow_each_other_through_a_change_of_half_an_hour() -> None:
             assert period_at("Hour", moment, lord_howe) == window
         assert next_period(window, lord_howe).start == window.end
         window = next_period(window, lord_howe)
+
+
+def late_and_full() -> Snapshot:
+    """Five minutes before the hour ends, 10 minutes of a replica reach into the next one."""
+    snapshot = scaled(1, at(3300))
+    budget = a_budget(amount="0.28")
+    return replace(snapshot, pods=running(1, since=at(3240)), budgets=(budget,))
+
+
+def test_a_refusal_names_the_next_window_when_that_one_is_full() -> None:
+    scale = plan_of(late_and_full()).service_plans[CHAT].scale
+    assert (scale.replicas, scale.reason) == (1, ScalingReason.BUDGET_EXHAUSTED)
+    assert scale.message == (
+        "TenantBudget/team-a: hour limit 0.2800 USD from 2026-11-20T13:00Z until "
+        "2026-11-20T14:00Z, spent 0.00 USD, committed to minReplicas 0.2679 USD, reserved 0.00 "
+        "USD, available 0.0121 USD. 1 more replica for 600 s needs 0.0223 USD: raise "
+        "spec.limits[0].amount to 0.3002 USD; this hour it fits."
+    )
+
+
+def test_the_amount_that_a_refusal_names_pays_the_replica() -> None:
+    raised = replace(late_and_full(), budgets=(a_budget(amount="0.3002"),))
+    assert plan_of(raised).service_plans[CHAT].scale.replicas == 2
+
+
+def test_the_next_window_is_explained_when_only_that_one_is_full() -> None:
+    snapshot = late_and_full()
+    plan = plan_of(snapshot)
+    decision = explain_budget(snapshot, plan, plan.service_plans[CHAT])
+    assert decision.would_change == (
+        "spec.limits[0].amount of 0.3002 USD would cover 1 more replica for 10 minutes from "
+        "2026-11-20 13:00 UTC on too; until then the limits cover it",
+    )

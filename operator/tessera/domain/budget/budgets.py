@@ -73,9 +73,14 @@ class BudgetView:
     def enforcing(self) -> StatusVerdict[Enforcing]:
         """Return the condition Enforcing, which names the limits that hold."""
         if self.state.closed is not None or self.spec is None:
+            others = (
+                "other than those that other budgets keep"
+                if self.accepted.reason is BudgetAccepted.OVERLAPPING
+                else "of the budget"
+            )
             return StatusVerdict(
                 Enforcing.NOT_ACCEPTED,
-                "no spec is in force, so nothing is added in the namespaces of the budget: see the "
+                f"no spec is in force, so nothing is added in the namespaces {others}: see the "
                 "condition Accepted",
             )
         if self.accepted.reason.is_true:

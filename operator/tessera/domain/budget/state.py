@@ -19,6 +19,9 @@ from tessera.domain.observed.snapshot import Ref
 # a drain, cannot overspend.
 RESERVED_DURATION = timedelta(minutes=10)
 
+# A cent in nano-units.
+CENT = 10**7
+
 
 def format_amount(nanos: int) -> str:
     """Return nano-units as a number of units: to a hundredth, and below 1 to 4 digits."""
@@ -143,19 +146,36 @@ class BudgetState:
     def _refuse_shortage(
         self, window_costs: Sequence[tuple[BudgetWindow, int]], addition_text: str
     ) -> str | None:
-        for window, cost in window_costs:
-            if cost and window.allocated + cost > window.limit:
-                available = max(0, window.limit - window.allocated)
-                period = window.period.name.lower()
-                return self.refuse(
-                    f"TenantBudget/{self.name}: {period} limit {self.amount(window.limit)} until "
-                    f"{window.period.end:%Y-%m-%dT%H:%MZ}, spent {self.amount(window.spent)}, "
-                    f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
-                    f"{self.amount(window.granted)}, available {self.amount(available)}. "
-                    f"{addition_text} needs {self.amount(cost)}: raise {window.field_path} or wait "
-                    f"for the next {period}."
-                )
-        return None
+        lacking = [
+            (window, cost)
+            for window, cost in window_costs
+            if cost and window.allocated + cost > window.limit
+        ]
+        if not lacking:
+            return None
+        window, cost = lacking[0]
+        available = max(0, window.limit - window.allocated)
+        period, is_next = window.period.name.lower(), window in self.next_windows
+        span = f"until {window.period.end:%Y-%m-%dT%H:%MZ}"
+        if is_next:
+            span = f"from {window.period.start:%Y-%m-%dT%H:%MZ} {span}"
+        also_next = any(other.field_path == window.field_path for other, _ in lacking[1:])
+        # Rounded up by a cent, since the printed amount may be rounded down.
+        needed = max(
+            each.allocated + own for each, own in lacking if each.field_path == window.field_path
+        )
+        way_out = f"raise {window.field_path} to {self.amount(needed + CENT)}"
+        if is_next:
+            way_out += f"; this {period} it fits"
+        elif not also_next:
+            way_out += f" or wait for the next {period}"
+        return self.refuse(
+            f"TenantBudget/{self.name}: {period} limit {self.amount(window.limit)} {span}, "
+            f"spent {self.amount(window.spent)}, "
+            f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
+            f"{self.amount(window.granted)}, available {self.amount(available)}. "
+            f"{addition_text} needs {self.amount(cost)}: {way_out}."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

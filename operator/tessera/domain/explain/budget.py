@@ -6,16 +6,13 @@ from datetime import datetime, timedelta
 from tessera.api.reasons import WithinBudget
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, tenant_of
-from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, BudgetWindow
+from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, BudgetWindow
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.plan import Plan
 from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.service_plan import ServicePlan
-
-# A cent in nano-units.
-_CENT = 10**7
 
 
 def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) -> Decision:
@@ -92,11 +89,22 @@ def _would_change(
     minutes = counted(RESERVED_DURATION // timedelta(minutes=1), "minute")
     addition = "1 more replica of minReplicas" if always else f"1 more replica for {minutes}"
     if not shortfalls:
+        end = snapshot.at + RESERVED_DURATION
+        for window in state.next_windows:
+            cost = window.cost(tariff, snapshot.at, window.period.end if always else end)
+            if cost and (lack := window.allocated + cost - window.limit) > 0:
+                amount = state.amount(window.limit + lack + CENT)
+                yield (
+                    f"{window.field_path} of {amount} would cover {addition} from "
+                    f"{window.period.start:%Y-%m-%d %H:%M} UTC on too; until then the limits cover "
+                    "it"
+                )
+                return
         yield f"the limits already cover {addition}"
         return
     limits = " and ".join(
         # Rounded up by a cent, since the printed amount may be rounded down.
-        f"{window.field_path} of {state.amount(window.limit + shortfall + _CENT)}"
+        f"{window.field_path} of {state.amount(window.limit + shortfall + CENT)}"
         for window, shortfall in shortfalls.values()
     )
     yield f"{limits} would cover {addition}"
