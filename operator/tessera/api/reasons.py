@@ -444,6 +444,16 @@ class ScalingReason(StatusReason):
         "with policy `Capacity` the requests of a replica are not known for 5 minutes, so those of "
         "the others decide.",
     )
+    UNSCHEDULABLE = (
+        "Unschedulable",
+        "More replicas are wanted, but the scheduler found no node for the last one, so none is "
+        "added for 5 minutes.",
+    )
+    UNBALANCED = (
+        "Unbalanced",
+        "More replicas are wanted, but existing ones are idle since clients keep their "
+        "connections, so none is added; the gateway picks a replica for each request.",
+    )
     PAUSED = "Paused", "`spec.scaling.paused` keeps the number of replicas."
     SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number; `spec.scaling` rests."
     SCALED_EXTERNALLY = (

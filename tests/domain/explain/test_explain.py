@@ -83,11 +83,12 @@ def replicas(snapshot: Snapshot) -> int:
 
 
 def with_load(snapshot: Snapshot, waiting: float, activity: float, running: float = 0) -> Snapshot:
-    """All requests are on the first replica, so that the sums are exact."""
-    first, *others = snapshot.pods
-    readings = readings_of(others, activity=activity)
-    waits = readings_of((first,), waiting=waiting, running=running, activity=activity)
-    return replace(snapshot, readings=replace(readings, pods={**readings.pods, **waits.pods}))
+    """The replicas share the requests."""
+    count = len(snapshot.pods)
+    readings = readings_of(
+        snapshot.pods, waiting=waiting / count, running=running / count, activity=activity
+    )
+    return replace(snapshot, readings=readings)
 
 
 def numbers_in(text: str) -> list[float]:

@@ -187,6 +187,9 @@ _WAYS_OUT = {
     ScalingReason.PAUSED: "the removal of spec.scaling.paused",
     ScalingReason.BUDGET_EXHAUSTED: "budget for more replicas: see budget",
     ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
+    ScalingReason.UNSCHEDULABLE: "a node for 1 more replica: see placed",
+    ScalingReason.UNBALANCED: "requests through the gateway, which picks a replica for each one, "
+    "or clients that connect again",
     ScalingReason.SCALED_TO_ZERO: "a request that waits at the gateway, or "
     "spec.scaling.minReplicas above 0",
 }

@@ -54,13 +54,18 @@ class Balance(NamedTuple):
 
 
 def balance_of(
-    pods: Sequence[Pod], readings: Mapping[Ref, PodReading], at: datetime
+    pods: Sequence[Pod],
+    readings: Mapping[Ref, PodReading],
+    at: datetime,
+    settling: timedelta = SETTLING_TIME,
 ) -> Balance | None:
-    """Return the spread over replicas that are ready for a minute; nothing for a single one.
+    """Return the spread over replicas that are ready for so long; nothing for a single one.
 
     None is "not known": one of them has no reading.
     """
-    settled = [pod for pod in pods if pod.takes_requests and pod.serving and not _is_new(pod, at)]
+    settled = [
+        pod for pod in pods if pod.takes_requests and pod.serving and not _is_new(pod, at, settling)
+    ]
     if len(settled) < 2:
         return Balance((), "")
     counts = []
@@ -147,5 +152,5 @@ def _condition(status: InferenceServiceStatus) -> Condition | None:
     return next(matches, None)
 
 
-def _is_new(pod: Pod, at: datetime) -> bool:
-    return pod.ready_since is not None and at - pod.ready_since < SETTLING_TIME
+def _is_new(pod: Pod, at: datetime, settling: timedelta) -> bool:
+    return pod.ready_since is not None and at - pod.ready_since < settling

@@ -154,6 +154,8 @@ class ScalingHistory:
     """Only of a service that may sleep and has replicas."""
     demand: DemandHistory | None = None
     """Only under the policy `Capacity`."""
+    refused: TimestampedReplicas | None = None
+    """When the scheduler last found no node for a replica, and how many had one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

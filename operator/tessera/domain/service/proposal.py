@@ -198,7 +198,8 @@ def _valid_until(
     scale: ScaleDecision,
 ) -> datetime | None:
     moving = not objects.workloads or objects.workloads[0].variant != choice.variant
-    by_time = scale.history.requests is not None or scale.history.demand is not None
+    history = scale.history
+    by_time = any(part is not None for part in (history.requests, history.demand, history.refused))
     if preparation.pending or moving or by_time or not is_steady(scale, at):
         return at
     due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))

@@ -23,9 +23,10 @@ from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling import autoscale
+from tessera.domain.scaling.additions import with_refusal, without_useless
 from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.decisions import current_replicas
-from tessera.domain.scaling.load import load_of, start_up_lead
+from tessera.domain.scaling.load import load_of, start_up_lead, usable_readings
 from tessera.domain.scaling.pace import ttft_shares
 from tessera.domain.scaling.state import (
     Decided,
@@ -75,7 +76,12 @@ def decide_replicas(
     capacity = _capacity_of(snapshot, service, choice, pods, load, history)
     if policy.spec.mode != "Native":
         return _external_scale(service, policy, capacity, load, history)
-    return _policy_scale(policy, capacity, load, history)
+    if spec.placement.mig != "Auto":
+        # GPUs may be partitioned for a service that has it, so what it wants stays its demand.
+        history = with_refusal(history, pods, snapshot.at)
+    decision = _policy_scale(policy, capacity, load, history)
+    readings = usable_readings(snapshot.readings, snapshot.at)
+    return without_useless(decision, policy, load, history, pods, readings)
 
 
 def _policy_scale(
