@@ -845,6 +845,16 @@ class ScheduleStatus(Wire):
     """Time of the next change."""
 
 
+class RequestLengths(Wire):
+    """Mean tokens of measured requests."""
+
+    input_tokens: Annotated[int, Field(ge=0)]
+    """Tokens of a prompt."""
+
+    output_tokens: Annotated[int, Field(ge=0)]
+    """Tokens of an answer."""
+
+
 class ScalingStatus(Wire):
     """Latest decision of the autoscaler."""
 
@@ -866,6 +876,10 @@ class ScalingStatus(Wire):
 
     schedule: ScheduleStatus | None = None
     """Bounds by `spec.scaling.schedules`, and their next change."""
+
+    request_lengths: RequestLengths | None = None
+    """With policy `Capacity`: the lengths with which a restarted operator continues until it
+    measures them. They are written when they differ by more than a fifth."""
 
 
 class ReplacementStatus(Wire):

@@ -95,8 +95,8 @@ def test_a_replica_that_found_no_node_is_tried_again_after_5_minutes() -> None:
         (2, ScalingReason.UNSCHEDULABLE)
     }
     assert waited[0].message.endswith(
-        "3 wanted, but at 12:00:10 UTC the scheduler found no node for one more than 2, so none "
-        "is added until 12:05:10 UTC"
+        "2 replicas; at 12:00:10 UTC the scheduler found no node for more than 2, so none is "
+        "added until 12:05:10 UTC"
     )
     assert (tried.replicas, tried.reason) == (3, ScalingReason.QUEUE_ABOVE_TARGET)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.reasons import ScalingReason
 from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
 from tessera.domain.scaling.pace import TtftShares
 from tessera.domain.scaling.state import (
@@ -123,10 +124,10 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 @pytest.mark.parametrize(
     ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.5, 3, (1.0, 1.0), 3, "1.07"), (6.8, 4, (0.9, 0.8), 5, "0.80")],
+    [(5.5, 3, (1.0, 1.0), 3, 1.07), (6.8, 4, (0.9, 0.8), 5, 0.80)],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
-    rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: str
+    rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: float
 ) -> None:
     spec = policy(scaleDown={"stabilizationWindow": "1m"})
     loads = [
@@ -140,10 +141,11 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
         for second in range(0, 1200 if shares[0] == 1 else 480, 30)
     ]
     usual = play(spec, [replace(each, ttft=None) for each in loads], steady(4))[-1]
-    assert (usual.replicas, "the TTFT attained" in usual.message) == (4, False)
+    assert usual.assessment is not None
+    assert (usual.replicas, usual.assessment.pace) == (4, 1.0)
     paced = play(spec, loads, steady(4))[-1]
-    assert paced.replicas == replicas
-    assert f"{factor} times the prediction by the TTFT attained" in paced.message
+    assert paced.assessment is not None
+    assert (paced.replicas, round(paced.assessment.pace, 2)) == (replicas, factor)
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
@@ -452,8 +454,19 @@ def test_a_constant_load_changes_the_number_at_most_six_times_an_hour(
 def test_the_headroom_is_measured_by_arrivals_and_not_by_their_estimates(arrivals: str) -> None:
     peaks = [1.5 + (second // 30 % 4 == 0) for second in range(0, 1800, 30)]
     loads = [load(30 * index, **{arrivals: rate}) for index, rate in enumerate(peaks)]
-    message = play(policy(), loads)[-1].message
-    assert ("headroom 1.40" in message, "headroom 1.14" in message) == (
-        arrivals == "arrival_rate",
-        arrivals == "finish_rate",
+    assessment = play(policy(), loads)[-1].assessment
+    assert assessment is not None
+    assert round(assessment.headroom, 2) == (1.40 if arrivals == "arrival_rate" else 1.14)
+
+
+def test_what_is_enough_is_said_with_when_the_others_go() -> None:
+    """An on-call needs the number, until when, and no rate that froze five minutes ago."""
+    loads = [load(second, serving=4, arrival_rate=6.0) for second in range(0, 60, 10)]
+    loads += [load(second, serving=4, arrival_rate=0.7) for second in range(60, 470, 10)]
+    *decisions, last = play(policy(scaleDown={"stabilizationWindow": "5m"}), loads, steady(4))
+    assert last.replicas == 1
+    assert all(each.reason == ScalingReason.SCALE_DOWN_STABILIZED for each in decisions[6:])
+    assert decisions[-1].message == (
+        "4 replicas; 1 is enough since 12:01:00 UTC, so 3 go at 12:07:40 UTC"
     )
+    assert len({each.message for each in decisions[6:]}) <= 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.demand import GatewayDemand
@@ -32,6 +33,7 @@ from tessera.domain.scaling.variant_capacity import (
     variant_capacity,
 )
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits
+from tessera.domain.status.service import service_status
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tests.builders import (
@@ -56,6 +58,10 @@ def a_fleet(scaling: dict[str, Any], **fields: Any) -> Snapshot:
     return a_snapshot(
         service, pods=pods, workloads=workload, **{"readings": readings_of(pods), **fields}
     )
+
+
+def status_after(fleet: Snapshot) -> InferenceServiceStatus:
+    return service_status(fleet, plan_of(fleet).service_plans[CHAT], None, None)
 
 
 def capacity(reading: SpeedReading | None = None, **fields: Any) -> VariantCapacity:
@@ -332,7 +338,44 @@ def test_without_readings_requests_are_as_long_as_they_were() -> None:
         memory=PlanMemory(scaling_history=before.scaling_history),
     )
     for plan in (before, after):
-        assert "4000 input and 20 output tokens" in plan.service_plans[CHAT].scale.message
+        assessment = plan.service_plans[CHAT].scale.assessment
+        assert assessment is not None
+        assert assessment.lengths == (4000, 20)
+
+
+def test_a_restarted_operator_without_readings_counts_with_the_lengths_of_the_status() -> None:
+    """Seen: 4 replicas wanted 6 after a restart in an outage of Prometheus."""
+    pods = (a_pod("chat-0"),)
+    measured = SpeedReading(requests=500, mean_input_tokens=4000, mean_output_tokens=20)
+    readings = replace(readings_of(pods), speeds={CHAT: (measured,)})
+    fleet = a_fleet(SCALING, pods=pods, readings=readings)
+    status = status_after(fleet)
+    lost = Readings(at=at(600), problem="connection refused")
+    (service,) = fleet.services
+    restarted = replace(
+        fleet, at=at(600), readings=lost, services=(replace(service, status=status),)
+    )
+    assessment = plan_of(restarted).service_plans[CHAT].scale.assessment
+    assert assessment is not None
+    assert assessment.lengths == (4000, 20)
+
+
+@pytest.mark.parametrize(("output_tokens", "written"), [(24, False), (25, True)])
+def test_lengths_are_written_when_they_differ_by_more_than_a_fifth(
+    output_tokens: int, written: bool
+) -> None:
+    pods = (a_pod("chat-0"),)
+
+    def fleet(tokens: int) -> Snapshot:
+        measured = SpeedReading(requests=500, mean_input_tokens=4000, mean_output_tokens=tokens)
+        readings = replace(readings_of(pods), speeds={CHAT: (measured,)})
+        return a_fleet(SCALING, pods=pods, readings=readings)
+
+    before = status_after(fleet(20))
+    (service,) = fleet(output_tokens).services
+    later = replace(fleet(output_tokens), services=(replace(service, status=before),))
+    after = status_after(later)
+    assert (after.scaling != before.scaling) == written
 
 
 def test_without_readings_the_policy_removes_nothing() -> None:

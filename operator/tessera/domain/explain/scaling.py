@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingStatus
 from tessera.api.meta import format_duration
@@ -162,13 +163,25 @@ def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
 def _capacity_numbers(
     policy: Scaling, load: ServiceLoad, assessment: CapacityAssessment, replicas: int
 ) -> Numbers:
+    input_tokens, output_tokens = assessment.lengths
+    pace = ""
+    if round(assessment.pace, 2) != 1:
+        pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
     return (
         ("replicas", f"{replicas} desired"),
         ("bounds", f"{policy.min_replicas} to {policy.max_replicas}"),
         ("policy", "Capacity"),
         ("arrivals", f"{assessment.arrival_rate:.2f} requests/s {assessment.source}"),
-        ("capacity", f"{assessment.replica_rate:.2f} requests/s per replica within spec.slo"),
-        ("needed", f"{assessment.needed}, with headroom for the start of a replica"),
+        (
+            "capacity",
+            f"{assessment.replica_rate:.2f} requests/s per replica within spec.slo, of "
+            f"{input_tokens} input and {counted(output_tokens, 'output token')}{pace}",
+        ),
+        (
+            "needed",
+            f"{assessment.needed}, with headroom {assessment.headroom:.2f} for a start-up of "
+            f"{format_duration(timedelta(seconds=round(assessment.lead.total_seconds())))}",
+        ),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),
         ("waiting requests", f"{load.known_waiting:.0f}"),
         ("scale down", f"after {format_duration(assessment.hold)}"),

@@ -56,9 +56,7 @@ def without_useless(
     current = current_replicas(load, history)
     if decision.replicas <= current or current < max(1, policy.spec.floor):
         return decision
-    decided = _refused(decision, current, history) or _idle(
-        decision, current, policy, load, pods, readings
-    )
+    decided = _refused(decision, current, history) or _idle(current, policy, load, pods, readings)
     if decided is None:
         return decision
     remaining = replace(
@@ -75,19 +73,18 @@ def _refused(decision: ScaleDecision, current: int, history: ScalingHistory) -> 
     if refused is None:
         return None
     replicas = max(current, min(decision.replicas, refused.replicas))
-    if replicas == decision.replicas:
-        return None
+    if replicas > current:
+        return Decided(replicas, decision.reason, decision.message)
     return Decided(
-        replicas,
-        decision.reason if replicas > current else ScalingReason.UNSCHEDULABLE,
-        f"{decision.message}; {decision.replicas} wanted, but at {refused.at:%H:%M:%S} UTC the "
-        f"scheduler found no node for one more than {refused.replicas}, so none is added until "
+        current,
+        ScalingReason.UNSCHEDULABLE,
+        f"{counted(current, 'replica')}; at {refused.at:%H:%M:%S} UTC the scheduler found no node "
+        f"for more than {refused.replicas}, so none is added until "
         f"{refused.at + RETRY_INTERVAL:%H:%M:%S} UTC",
     )
 
 
 def _idle(
-    decision: ScaleDecision,
     current: int,
     policy: ScalingPolicy,
     load: ServiceLoad,
@@ -105,7 +102,7 @@ def _idle(
     return Decided(
         current,
         ScalingReason.UNBALANCED,
-        f"{decision.message}; {decision.replicas} wanted, but {idle} of {replicas} hold hardly any "
-        f"requests after {format_duration(MAX_READING_AGE)}, and another one would get none "
-        "either: send requests through the gateway, or let clients connect again",
+        f"{counted(current, 'replica')}; {idle} of {replicas} hold hardly any requests after "
+        f"{format_duration(MAX_READING_AGE)}, and another one would get none either: send requests "
+        "through the gateway, or let clients connect again",
     )

@@ -20,6 +20,7 @@ from tessera.domain.scaling.decisions import (
     decide_bounds,
     desired_replicas,
     extend_window,
+    fewer_enough,
     push,
     with_recent_decisions,
 )
@@ -193,7 +194,7 @@ def _decide(
         return _scale_up(policy.spec, recommendation, up, current, previous)
     if down < current:
         return Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
-    return _hold(policy, load, recommendation, current)
+    return _hold(policy, load, recommendation, current, history)
 
 
 def _scale_up(
@@ -215,7 +216,11 @@ def _scale_up(
 
 
 def _hold(
-    policy: ScalingPolicy, load: ServiceLoad, recommendation: _Recommendation, current: int
+    policy: ScalingPolicy,
+    load: ServiceLoad,
+    recommendation: _Recommendation,
+    current: int,
+    history: ScalingHistory,
 ) -> Decided:
     """Return the current number with what keeps it."""
     spec = policy.spec
@@ -225,9 +230,9 @@ def _hold(
         reason = ScalingReason.SCALE_UP_STABILIZED
         return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
     if clamped < current:
-        window = int(spec.scale_down.stabilization_window.total_seconds())
-        reason = ScalingReason.SCALE_DOWN_STABILIZED
-        return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
+        span = spec.scale_down.stabilization_window
+        message = fewer_enough(history.down_window, load.at, span, current)
+        return Decided(current, ScalingReason.SCALE_DOWN_STABILIZED, message)
     if recommendation.replicas > current:
         limit = f"{policy.bounds_source}maxReplicas is {clamped}"
         desired = f"desired {recommendation.replicas}, {limit}"

@@ -28,6 +28,7 @@ from tessera.domain.scaling.decisions import (
     current_replicas,
     decide_bounds,
     extend_window,
+    fewer_enough,
     push,
     with_recent_decisions,
 )
@@ -316,6 +317,10 @@ def _assess(
         needed=max(needed, backlog),
         retained=clamp(spec, max(retained, needed, backlog)),
         hold=hold_of(spec, capacity.lead),
+        headroom=headroom,
+        pace=memory.pace.factor,
+        lead=capacity.lead,
+        lengths=(capacity.input_tokens, capacity.output_tokens),
     )
     return assessment, backlog
 
@@ -341,7 +346,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
     memory = history.demand or DemandHistory()
-    message = _message(capacity, load, memory, assessment, current)
+    replicas_text, why = counted(current, "replica"), _why(capacity, load, assessment)
     needed = clamp(policy.spec, assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
@@ -349,25 +354,36 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
             reason = ScalingReason.BACKLOG_ABOVE_TARGET
         elif memory.correction < 1:
             reason = ScalingReason.REPLICAS_FULL
-        return Decided(needed, reason, message)
+        more = f"{counted(needed, 'replica')} instead of {current}; {why}"
+        return Decided(needed, reason, more)
     if not load.is_known and (demand.most is None or not _gap_is_over(load.at, memory)):
         since = format_duration(MAX_READING_GAP)
         return Decided(
             current,
             ScalingReason.FAILED_GET_METRICS,
-            f"{message}; requests of a replica are unknown, so none is removed, and after {since} "
-            "the metrics that are left decide. Check with tessera doctor that Prometheus answers",
+            f"{replicas_text}; requests of a replica are unknown, so none is removed, and after "
+            f"{since} the metrics that are left decide; check with tessera doctor that Prometheus "
+            "answers",
         )
     most_retained = max((retained.replicas for retained in history.down_window), default=current)
     if most_retained < current:
-        return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, message)
+        fewer = (
+            f"{counted(most_retained, 'replica')} instead of {current}, enough for "
+            f"{format_duration(assessment.hold)}; {why}"
+        )
+        return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, fewer)
     recent = _retained_since(history.down_window, load.at - RATE_SPAN)
     unneeded = min(current - load.serving, current - recent)
     if unneeded > 0 and _has_run_for(history, load.at, RATE_SPAN):
-        withdrawn = f"{message}; {counted(unneeded, 'starting replica')} not needed any more"
-        reason = ScalingReason.STARTING_REPLICA_WITHDRAWN
-        return Decided(current - unneeded, reason, withdrawn)
-    return _hold(policy, load, demand, assessment, current, message)
+        fewer = (
+            f"{counted(current - unneeded, 'replica')} instead of {current}, as what starts is not "
+            f"needed any more; {why}"
+        )
+        return Decided(current - unneeded, ScalingReason.STARTING_REPLICA_WITHDRAWN, fewer)
+    if assessment.retained < current:
+        enough = fewer_enough(history.down_window, load.at, assessment.hold, current)
+        return Decided(current, ScalingReason.SCALE_DOWN_STABILIZED, enough)
+    return _hold(policy, load, demand, assessment, current, why)
 
 
 def _retained_since(window: tuple[TimestampedReplicas, ...], since: datetime) -> int:
@@ -386,45 +402,27 @@ def _hold(
     demand: _Demand,
     assessment: CapacityAssessment,
     current: int,
-    message: str,
+    why: str,
 ) -> Decided:
+    replicas_text = counted(current, "replica")
     if assessment.needed > current:
-        limit = (
-            f"needed {assessment.needed}, {policy.bounds_source}maxReplicas is "
-            f"{policy.spec.max_replicas}"
-        )
-        return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {limit}")
-    if assessment.retained < current:
-        return Decided(
-            current,
-            ScalingReason.SCALE_DOWN_STABILIZED,
-            f"{message}; {assessment.retained} would do, stabilizing for "
-            f"{format_duration(assessment.hold)}",
-        )
+        limit = f"{policy.bounds_source}maxReplicas is {policy.spec.max_replicas}"
+        message = f"{replicas_text}; {assessment.needed} needed, {limit}; {why}"
+        return Decided(current, ScalingReason.TOO_MANY_REPLICAS, message)
+    message = f"{replicas_text}; {why}"
     if not load.is_known:
         return Decided(current, ScalingReason.METRICS_PARTIAL, message)
     reason = ScalingReason.ESTIMATED_ARRIVALS if demand.estimated else ScalingReason.STEADY
     return Decided(current, reason, message)
 
 
-def _message(
-    capacity: VariantCapacity,
-    load: ServiceLoad,
-    memory: DemandHistory,
-    assessment: CapacityAssessment,
-    current: int,
-) -> str:
-    """Return the numbers with which every message begins."""
-    waiting = "at least " if load.waiting is None else ""
-    bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
+def _why(capacity: VariantCapacity, load: ServiceLoad, assessment: CapacityAssessment) -> str:
+    """Return the clause with which messages end: arrivals against the capacity of a replica."""
     slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
-    if round(memory.pace.factor, 2) != 1:
-        slo += f", {memory.pace.factor:.2f} times the prediction by the TTFT attained"
+    bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
+    at_least = "at least " if load.waiting is None else ""
+    waiting = f", {at_least}{load.known_waiting:.0f} waiting" if load.known_waiting else ""
     return (
         f"{assessment.arrival_rate:.2f} requests/s {assessment.source}, a replica carries "
-        f"{assessment.replica_rate:.2f}/s of {capacity.input_tokens} input and "
-        f"{counted(capacity.output_tokens, 'output token')}{slo}, "
-        f"headroom {memory.growth.headroom(capacity.lead):.2f} for a start-up of "
-        f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}{bursts}, "
-        f"{waiting}{load.known_waiting:.0f} waiting, {counted(current, 'replica')}"
+        f"{assessment.replica_rate:.2f}/s{slo}{bursts}{waiting}"
     )

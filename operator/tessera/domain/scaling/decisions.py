@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
+from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.scaling.state import (
     Decided,
@@ -16,6 +17,8 @@ from tessera.domain.scaling.state import (
     ServiceLoad,
     TimestampedReplicas,
 )
+
+_RECENT_SPAN = timedelta(seconds=60)
 
 
 def desired_replicas(total: float, target_average: float) -> int:
@@ -113,6 +116,25 @@ def push(
         if new.at - old.at < span and sign * old.replicas < sign * new.replicas
     )
     return (*remaining, new)
+
+
+def fewer_enough(
+    window: tuple[TimestampedReplicas, ...], at: datetime, span: timedelta, current: int
+) -> str:
+    """Say how many replicas are enough, since when, and when the others go.
+
+    The largest recommendation of the last minute counts, so that the sentence changes rarely.
+    """
+    recent_most = max(
+        (each.replicas for each in window if at - each.at <= _RECENT_SPAN), default=current
+    )
+    enough = recent_most if recent_most < current else window[-1].replicas
+    since = max((each.at for each in window if each.replicas > enough), default=at)
+    verb, goes = ("is", "are")[enough != 1], ("goes", "go")[current - enough != 1]
+    return (
+        f"{counted(current, 'replica')}; {enough} {verb} enough since {since:%H:%M:%S} UTC, so "
+        f"{current - enough} {goes} at {since + span:%H:%M:%S} UTC"
+    )
 
 
 def recent(

@@ -176,6 +176,14 @@ class CapacityAssessment:
     """Replicas below which none is removed."""
     hold: timedelta
     """Time for which fewer must be enough before replicas are removed."""
+    headroom: float
+    """Factor of the arrivals for their growth while a replica starts."""
+    pace: float
+    """Factor of the predicted capacity that attained first tokens show."""
+    lead: timedelta
+    """From the binding of a replica to its readiness."""
+    lengths: tuple[int, int]
+    """Tokens of a prompt and of an answer."""
 
 
 class Decided(NamedTuple):

@@ -128,12 +128,22 @@ def _capacity_of(
         reading=_speed_reading(snapshot, service.ref, choice),
         measured_ratio=ratio,
         lead=start_up_lead(pods),
-        last_lengths=history.demand.lengths if history.demand is not None else None,
+        last_lengths=_last_lengths(history, service.status),
         recent_lengths=lengths_of_last_minute(load),
         requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
+
+
+def _last_lengths(
+    history: ScalingHistory, status: InferenceServiceStatus
+) -> tuple[int, int] | None:
+    """Return the lengths of requests as last measured, also by an earlier leader."""
+    if history.demand is not None and history.demand.lengths is not None:
+        return history.demand.lengths
+    lengths = status.scaling.request_lengths if status.scaling is not None else None
+    return None if lengths is None else (lengths.input_tokens, lengths.output_tokens)
 
 
 def _external_scale(

@@ -1,8 +1,8 @@
 """The condition SLOMet, and status.slo from which it follows.
 
 Shares move all the time, and a status must not. So a status stays for five minutes, and longer
-until the reason changes or a share moves further than it varies under the same load. The status
-itself is the only memory of this.
+until the reason changes or a share moves further than it varies under the same load. Only a share
+that moves far is written after a minute. The status itself is the only memory of this.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,10 @@ from tessera.domain.slo.measurement import (
     measure_slo,
 )
 
-# Time that a measurement covers; the status is not written more often.
+# Time that a measurement covers; the status is not written more often, but for shares that moved
+# by so much.
 WINDOW = timedelta(seconds=WINDOW_SECONDS)
+_FAR_CHANGE, _FAR_INTERVAL = 0.1, timedelta(minutes=1)
 # A service that missed its goal meets it again from this share on.
 RECOVERY_GOAL = 0.955
 # A share is written when it moves by more than a percentage point, than a tenth of what is missed,
@@ -52,8 +54,11 @@ def next_slo_status(
     """
     if current is not None and not _is_of(current, slo):
         current = None
-    if current is not None and at - current.observed_at < WINDOW:
-        return current
+    if current is not None and (age := at - current.observed_at) < WINDOW:
+        if latency is None or age < _FAR_INTERVAL:
+            return current
+        if not _has_moved(current, measure_slo(slo, latency), _FAR_CHANGE):
+            return current
     previous = SLOMet.NO_TRAFFIC if current is None else _BY_NAME.get(current.reason)
     if latency is None:
         reason = _reason_without_series(previous, pods, at)
@@ -157,26 +162,28 @@ def _reason_without_series(previous: SLOMet | None, pods: Sequence[Pod], at: dat
     return SLOMet.FAILED_GET_METRICS if is_lost else SLOMet.NO_TRAFFIC
 
 
-def _has_moved(current: SloStatus | None, measurement: SloMeasurement) -> bool:
+def _has_moved(
+    current: SloStatus | None, measurement: SloMeasurement, least: float = _MIN_CHANGE
+) -> bool:
     """Return whether a share differs enough from that in a status with shares to be written."""
     if current is None or current.attained is None:
         return False
     statuses = (current.ttft, current.itl)
     return any(
-        _moved(status, objective)
+        _moved(status, objective, least)
         for status, objective in zip(statuses, measurement.objectives, strict=True)
         if objective.is_sufficient
     )
 
 
-def _moved(status: ObjectiveStatus | None, objective: ObjectiveMeasurement) -> bool:
+def _moved(status: ObjectiveStatus | None, objective: ObjectiveMeasurement, least: float) -> bool:
     """Return whether a share differs from that of the status by more than it varies."""
     attained = objective.attained
     if status is None or attained is None:
         return attained is not None
     share = attained.share
     uncertain = float(status.at_most - status.at_least)
-    tolerance = max(_MIN_CHANGE, _MIN_CHANGE_OF_MISSED * (1 - share), uncertain / 2)
+    tolerance = max(least, _MIN_CHANGE_OF_MISSED * (1 - share), uncertain / 2)
     return abs(share - float(status.attained)) > tolerance
 
 

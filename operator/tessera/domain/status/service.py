@@ -12,6 +12,7 @@ from tessera.api.inference_service import (
     ModelStatus,
     ReplacementStatus,
     ReplicaChange,
+    RequestLengths,
     ScalingStatus,
     ScheduledBoundsStatus,
     ScheduleStatus,
@@ -58,6 +59,7 @@ from tessera.domain.speed.measurements import corrected_rate
 from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
+_MIN_LENGTH_CHANGE = 0.2
 _UNMANAGED = StatusVerdict(
     LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
 )
@@ -459,26 +461,30 @@ def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSou
 
 
 # Reasons whose message changes with the spec, not with the load.
-_SET_BY_SPEC = (
+# Their messages have no measured rates, so they change only when there is something to say.
+_WITHOUT_RATES = (
     ScalingReason.SET_BY_USER,
     ScalingReason.SCALED_EXTERNALLY,
     ScalingReason.PAUSED,
+    ScalingReason.SCALE_DOWN_STABILIZED,
+    ScalingReason.UNSCHEDULABLE,
 )
 
 
 def _scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
-    """Return the last decision; its message changes only with count or reason."""
+    """Return the last decision; a message with rates changes only with count or reason."""
     scale, schedule = service_plan.scale, _schedule_status(service_plan.schedule)
+    lengths = _request_lengths(scale, previous.request_lengths if previous else None)
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason)
-        and (scale.reason not in _SET_BY_SPEC or previous.message == scale.message)
+        and (scale.reason not in _WITHOUT_RATES or previous.message == scale.message)
     ):
-        if previous.schedule == schedule:
+        if (previous.schedule, previous.request_lengths) == (schedule, lengths):
             return previous
-        return previous.model_copy(update={"schedule": schedule})
+        return previous.model_copy(update={"schedule": schedule, "request_lengths": lengths})
     decisions = tuple(
         ReplicaChange(at=decision.at, replicas=decision.replicas)
         for decision in scale.history.decisions
@@ -494,7 +500,23 @@ def _scaling_status(
         observed_at=observed_at.replace(microsecond=0),
         recent_changes=previous.recent_changes if previous and same else decisions[-16:],
         schedule=schedule,
+        request_lengths=lengths,
     )
+
+
+def _request_lengths(
+    scale: ScaleDecision, previous: RequestLengths | None
+) -> RequestLengths | None:
+    """Return the measured lengths; those of the status while they differ by little."""
+    lengths = scale.history.demand.lengths if scale.history.demand is not None else None
+    if lengths is None:
+        return previous
+    if previous is not None and all(
+        abs(new - old) <= _MIN_LENGTH_CHANGE * old
+        for new, old in zip(lengths, (previous.input_tokens, previous.output_tokens), strict=True)
+    ):
+        return previous
+    return RequestLengths(input_tokens=lengths[0], output_tokens=lengths[1])
 
 
 def _schedule_status(schedule: BoundsSchedule | None) -> ScheduleStatus | None:
