@@ -102,6 +102,13 @@ POOLS += [
         pools=(),
     ),
     RefusalCase(
+        reason=PoolAccepted.INVALID_LAYOUT,
+        manifest=pool_manifest(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.40gb: 3}}"),
+        field="spec.mig.layout",
+        says=("3 x 3g.40gb does not fit on 1 A100-80GB", "lower the counts"),
+        pools=(),
+    ),
+    RefusalCase(
         reason=LayoutReady.UNKNOWN_PROFILE,
         manifest=pool_manifest(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.71gb: 2}}"),
         field="spec.mig.layout",

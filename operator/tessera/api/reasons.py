@@ -484,6 +484,10 @@ class PoolAccepted(StatusReason):
         "Overlapping",
         "Every node that `spec.nodeSelector` matches belongs to an older pool.",
     )
+    INVALID_LAYOUT = (
+        "InvalidLayout",
+        "No GPU of the pool can have `spec.mig.layout`, so its slices stay; services go on.",
+    )
     PLANNER_ERROR = (
         "PlannerError",
         "Discovering this pool failed with an internal error; what runs there stays.",
@@ -579,6 +583,7 @@ class LayoutReady(StatusReason):
     GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU requires a reset, which Tessera never does."
     GPU_IN_USE = "GpuInUse", "A process outside any pod holds a slice that must be removed."
     UNKNOWN_PROFILE = "UnknownProfile", "The GPUs do not support a profile in `spec.mig.layout`."
+    INVALID_LAYOUT = "InvalidLayout", "The slices of `spec.mig.layout` do not fit on one GPU."
     INSUFFICIENT_CAPACITY = (
         "InsufficientCapacity",
         "The pool has too few GPUs for the demand of its services.",

@@ -17,8 +17,8 @@ from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
 from tessera.domain.hardware.pools import discover
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model, gpu_models
+from tessera.domain.mig.gpu_building import layout_problem
+from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.observed.snapshot import Budget, Pool, Snapshot
 from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
@@ -139,26 +139,14 @@ def review_pool(
             f"spec.prices: no TenantBudget is in {currency} but in {', '.join(sorted(budgets))}, "
             "so none of their tenants gets anything new here"
         )
-    if spec.mig is not None and not _is_possible(spec.mig.layout, view.product):
+    if (
+        spec.mig is not None
+        and view.product is None
+        and all(layout_problem(model, spec.mig.layout) for model in gpu_models().values())
+    ):
         slices = ", ".join(f"{count}x {name}" for name, count in sorted(spec.mig.layout.items()))
-        device = view.product or "any known product"
-        warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of {device}")
+        warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of any known product")
     return [], warnings
-
-
-def _is_possible(layout: Mapping[str, int], product: str | None) -> bool:
-    """Return whether a GPU of the product can have the layout; without one, whether any can."""
-    if product is not None:
-        model = find_gpu_model(product)
-        # Of a product without MIG the condition LayoutReady says so.
-        return model is None or _has_layout(model, layout)
-    return any(_has_layout(model, layout) for model in gpu_models().values())
-
-
-def _has_layout(model: GpuModel, layout: Mapping[str, int]) -> bool:
-    profiles = [(model.find_profile(name), count) for name, count in layout.items()]
-    counts = tuple(sorted((profile.name, count) for profile, count in profiles if profile))
-    return len(counts) == len(layout) and place_geometry(model, counts) is not None
 
 
 def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:

@@ -134,3 +134,24 @@ def test_a_service_moves_past_a_cheaper_pool_that_does_not_list_its_namespace() 
     choice = plan_of(a_snapshot(a_service(), pools=pools, nodes=nodes)).service_plans[CHAT].choice
     assert choice is not None
     assert choice.offer.pool == "b100"
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        (
+            {"1g.10gb": 7, "7g.80gb": 1},
+            "7 x 1g.10gb, 1 x 7g.80gb does not fit on 1 A100-80GB; lower the counts",
+        ),
+        ({"3g.71gb": 1}, "A100-80GB has no profile 3g.71gb; it has 1g.10gb"),
+    ],
+)
+def test_a_layout_that_no_gpu_can_have_is_not_accepted_and_what_runs_goes_on(
+    layout: dict[str, int], says: str
+) -> None:
+    """Also while another plan is under way, about which LayoutReady speaks."""
+    pool = a_pool(mig={"mode": "Static", "layout": layout})
+    view = views_of((pool,), NODES)["a100"]
+    assert view.accepted.reason is PoolAccepted.INVALID_LAYOUT
+    assert says in view.accepted.message
+    assert (view.discovered.reason, bool(view.offers)) == (Discovered.DEVICES_FOUND, True)

@@ -235,7 +235,7 @@ def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None
     ("layout", "reason", "words"),
     [
         ({"3g.40gb": 2}, None, ""),
-        ({"3g.40gb": 3}, LayoutReady.UNKNOWN_PROFILE, "3 x 3g.40gb does not fit on 1 A100-80GB"),
+        ({"3g.40gb": 3}, LayoutReady.INVALID_LAYOUT, "3 x 3g.40gb does not fit on 1 A100-80GB"),
         (
             {"3g.20gb": 1},
             LayoutReady.UNKNOWN_PROFILE,

@@ -21,6 +21,7 @@ from tessera.domain.hardware.device import (
 from tessera.domain.hardware.gpu_catalog import Product, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
+from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.domain.steps import Step, planner_error
@@ -54,7 +55,9 @@ class HardwareOffer:
     runtime_class_name: str | None = None
     scheduler_name: str | None = None
     needs_repartition: bool = False
-    """No GPU instance of the profile exists yet; only for services whose slices are planned."""
+    """No GPU instance of the profile exists yet."""
+    in_layout: bool | None = None
+    """Whether the pool's `spec.mig.layout` has such slices; those that it has not go."""
 
     @property
     def layout_profile(self) -> str | None:
@@ -154,6 +157,19 @@ def _owned_by_others(owners: Mapping[str, str]) -> str:
     return ", ".join(parts) + (f" and {len(owners) - 3} more" if len(owners) > 3 else "")
 
 
+def _accepted(
+    spec: AcceleratorPoolSpec, product: str | None, price: Price
+) -> StatusVerdict[PoolAccepted]:
+    """Return whether GPUs of the product can have the layout of the spec."""
+    gpu_model = find_gpu_model(product) if product is not None else None
+    if spec.mig is not None and gpu_model is not None:
+        problem = layout_problem(gpu_model, spec.mig.layout)
+        if problem is not None:
+            return StatusVerdict(PoolAccepted.INVALID_LAYOUT, problem[1])
+    price_text = f"{price.per_gpu_hour} {price.currency} per GPU and hour ({price.basis})"
+    return StatusVerdict(PoolAccepted.VALID, price_text)
+
+
 def _product_name(pool: Pool, nodes: Sequence[Node]) -> str | None:
     """Return the product of a pool: the known one while a node has it, else that of most nodes."""
     counts = Counter(name for node in nodes if (name := node.labels.get(PRODUCT_LABEL)))
@@ -185,10 +201,7 @@ def _discovered_view(
         verdict = _with_nodes_set_aside(verdict, odd, others)
     return PoolView(
         pool=pool,
-        accepted=StatusVerdict(
-            PoolAccepted.VALID,
-            f"{price.per_gpu_hour} {price.currency} per GPU and hour ({price.basis})",
-        ),
+        accepted=_accepted(spec, name, price),
         discovered=verdict,
         product=name,
         node_names=frozenset(node.name for node in nodes),
@@ -339,6 +352,7 @@ def _offers(
         for candidate in _possible_slices(spec, product, nodes)
         if candidate[0].profile not in existing_profiles
     ]
+    layout = _layout_profiles(spec, product)
     return tuple(
         HardwareOffer(
             pool=pool,
@@ -354,9 +368,23 @@ def _offers(
             scheduler_name=spec.scheduler_name,
             needs_repartition=hardware.profile is not None
             and hardware.profile not in existing_profiles,
+            in_layout=None
+            if layout is None or hardware.profile is None
+            else hardware.profile in layout,
         )
         for hardware, replicas, weight in candidates
     )
+
+
+def _layout_profiles(spec: AcceleratorPoolSpec, product: Product) -> frozenset[str] | None:
+    """Return the profiles of a layout that the spec fixes and GPUs of the product can have."""
+    gpu_model = find_gpu_model(product.product)
+    if spec.mig is None or not spec.mig.layout or gpu_model is None:
+        return None
+    if layout_problem(gpu_model, spec.mig.layout) is not None:
+        return None
+    profiles = (gpu_model.find_profile(name) for name in spec.mig.layout)
+    return frozenset(profile.name for profile in profiles if profile is not None)
 
 
 def _existing_slices(
@@ -388,9 +416,10 @@ def _existing_slices(
 def _possible_slices(
     spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...]
 ) -> list[tuple[Hardware, int, Decimal]]:
-    """Return slices that a new layout could create, if the pool lets Tessera plan layouts."""
+    """Return slices that a new layout could create, or that `spec.mig.layout` will."""
     gpu_model = find_gpu_model(product.product)
-    if gpu_model is None or not plans_layouts(spec):
+    layout = _layout_profiles(spec, product)
+    if gpu_model is None or (layout is None and not plans_layouts(spec)):
         return []
     names = {
         instance_profile.name: name
@@ -400,7 +429,7 @@ def _possible_slices(
     profile_names = (
         names.get(candidate.name, candidate.name)
         for candidate in gpu_model.profiles
-        if not candidate.has_media_engines
+        if (not candidate.has_media_engines if layout is None else candidate.name in layout)
     )
     hardware_slices = (
         slice_hardware(product, name, _label_mib(nodes, f"mig-{name}")) for name in profile_names

@@ -13,8 +13,8 @@ from tessera.domain.layout.demand import whole_gpu_model
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
 from tessera.domain.mig.demand import InstanceType, replicas_needed
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.gpu_building import layout_problem, place_geometry
+from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.format import format_slice
@@ -212,9 +212,10 @@ def _static_layout(
         )
     counts = tuple(sorted(mig.layout.items()))
     for mig_node in mig_nodes:
-        if problem := _layout_error(mig_node.gpu_model, mig):
-            verdict = StatusVerdict(LayoutReady.UNKNOWN_PROFILE, problem)
-            return PlanAdoption(status=status, verdict=verdict)
+        if problem := layout_problem(mig_node.gpu_model, mig.layout):
+            is_unknown, message = problem
+            reason = LayoutReady.UNKNOWN_PROFILE if is_unknown else LayoutReady.INVALID_LAYOUT
+            return PlanAdoption(status=status, verdict=StatusVerdict(reason, message))
     nodes = tuple(
         NodeTarget(
             node=mig_node.name,
@@ -253,16 +254,3 @@ def _static_layout(
         nodes=nodes,
     )
     return PlanAdoption(status=status.model_copy(update={"target": plan, "proposed": None}))
-
-
-def _layout_error(gpu_model: GpuModel, mig: Mig) -> str | None:
-    unknown = sorted(profile for profile in mig.layout if gpu_model.find_profile(profile) is None)
-    if unknown:
-        known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
-        return (
-            f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
-        )
-    if place_geometry(gpu_model, tuple(sorted(mig.layout.items()))) is None:
-        counts = ", ".join(f"{count} x {profile}" for profile, count in sorted(mig.layout.items()))
-        return f"spec.mig.layout: {counts} does not fit on 1 {gpu_model.name}; lower the counts"
-    return None

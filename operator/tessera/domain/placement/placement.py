@@ -86,6 +86,8 @@ class PlacementDecision:
     choice: HardwareChoice | None = None
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
+    keeps_slices: bool = False
+    """The model fits on the chosen slices alone, which the layout of their pool does not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
-    price. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
+    price. It moves from slices that the pool's `spec.mig.layout` has no more, once others have
+    room. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
     the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
     of other services by pool and resource. Only pools of `tiers` that admit the namespace count,
     and `rank` defines cheap.
@@ -174,17 +177,36 @@ def place(  # noqa: PLR0913 - two of them are for batches
     current_choices = [choice for choice in choices if choice.variant == current]
     if layout_pools := _pools_with_layouts(spec, allowed, choices):
         return _place_as_assigned(layout_pools, choices, current_choices, assignment)
-    choices = [choice for choice in choices if not choice.offer.needs_repartition]
-    with_capacity = [
-        choice for choice in choices if free_replicas(choice.offer, used_devices) >= min_replicas
-    ]
-    return _placed_decision((current_choices or with_capacity or choices)[0], choices)
+    free = {
+        choice.variant
+        for choice in choices
+        if free_replicas(choice.offer, used_devices) >= min_replicas
+    }
+    return _place_on_existing(choices, current_choices, free)
+
+
+def _place_on_existing(
+    choices: Sequence[HardwareChoice],
+    current_choices: Sequence[HardwareChoice],
+    free: Collection[str],
+) -> PlacementDecision:
+    """Choose among hardware that exists; `free` are the variants with room for minReplicas."""
+    existing = [choice for choice in choices if not choice.offer.needs_repartition]
+    if not existing:
+        return _layout_pending([choices[0].offer.pool], choices)
+    with_capacity = [choice for choice in existing if choice.variant in free]
+    lasting = [choice for choice in with_capacity if choice.offer.in_layout is not False]
+    unmoved = [choice for choice in current_choices if choice.offer.in_layout is not False]
+    preferred = unmoved or lasting or current_choices or with_capacity or existing
+    if preferred[0].offer.in_layout is False:
+        return _leaving_decision(preferred[0], choices)
+    return _placed_decision(preferred[0], existing)
 
 
 def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
     """Exclude slices to be partitioned where spec.placement.mig forbids it, and shared GPUs."""
     placement = spec.placement
-    if offer.needs_repartition and placement.mig != "Auto":
+    if offer.needs_repartition and not offer.in_layout and placement.mig != "Auto":
         return False
     return placement.isolation == "Slice" or offer.hardware.exclusive
 
@@ -221,6 +243,10 @@ def _place_as_assigned(
         return PlacementDecision(verdict=verdict, choice=assigned_choice)
     if current_choices:
         return _placed_decision(current_choices[0], choices)
+    return _layout_pending(pools, choices)
+
+
+def _layout_pending(pools: Sequence[str], choices: Sequence[HardwareChoice]) -> PlacementDecision:
     command = f"kubectl get acceleratorpool {pools[0]} -o yaml"
     pending = _not_placed(
         PlacementReason.LAYOUT_PENDING,
@@ -301,6 +327,27 @@ def _placed_decision(
     else:
         message += "; no other hardware fits"
     return PlacementDecision(verdict=StatusVerdict(PlacementReason.PLACED, message), choice=choice)
+
+
+def _leaving_decision(
+    choice: HardwareChoice, choices: Sequence[HardwareChoice]
+) -> PlacementDecision:
+    """Return the decision for slices that the layout of their pool does not have."""
+    existing = [each for each in choices if not each.offer.needs_repartition]
+    placed = _placed_decision(choice, existing)
+    keeps_slices = all(each.offer.in_layout is False for each in choices)
+    outlook = (
+        "the model fits on nothing else, so its slices stay: change that layout, or "
+        "spec.placement.pools"
+        if keeps_slices
+        else "it moves once other hardware that fits has room"
+    )
+    message = (
+        f"{placed.verdict.message}; spec.mig.layout of AcceleratorPool/{choice.offer.pool} has no "
+        f"{choice.fit.hardware.name}, and {outlook}"
+    )
+    verdict = StatusVerdict(PlacementReason.PLACED, message)
+    return replace(placed, verdict=verdict, keeps_slices=keeps_slices)
 
 
 def _not_placed(reason: PlacementReason, message: str) -> PlacementDecision:

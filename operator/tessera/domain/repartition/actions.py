@@ -53,7 +53,10 @@ class PoolService:
     is_rolling_out: bool = False
     """A Deployment of it takes replicas away once others are Ready, or sees a new template."""
     allows_downtime: bool = False
-    """It may fall below `min_capacity` where no slice is free for a replacement."""
+    """It may fall below `min_capacity` where no slice is free for a replacement; never while it
+    `keeps_slices`, since none would come."""
+    keeps_slices: bool = False
+    """The layout of the pool has no slice of its profile, and it fits nowhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,12 +69,17 @@ def no_surge_capacity(
 ) -> StatusVerdict[LayoutReady]:
     """Return why a unit cannot begin, with what would unblock it."""
     slices = counted(shortage.missing, f"more free {shortage.profile} slice")
+    ref = shortage.service.ref
+    way_out = (
+        f"spec.mig.layout has none and {ref} fits nowhere else, so its GPUs stay: change the "
+        "layout, or its spec.placement.pools"
+        if shortage.service.keeps_slices
+        else f"add a node, lower its spec.scaling.minReplicas, or annotate it with {DOWNTIME}=true"
+    )
     return StatusVerdict(
         LayoutReady.NO_SURGE_CAPACITY,
         f"{gpu_list(repartition.gpus)} of Node/{repartition.node.name}: draining "
-        f"{name_list(shortage.pods)} needs {slices}, or {shortage.service.ref} falls below "
-        "minReplicas; add a node, lower its spec.scaling.minReplicas, or annotate it with "
-        f"{DOWNTIME}=true",
+        f"{name_list(shortage.pods)} needs {slices}, or {ref} falls below minReplicas; {way_out}",
     )
 
 

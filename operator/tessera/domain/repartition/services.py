@@ -104,6 +104,7 @@ def _build_pool_service(
     if choice is not None and profile is not None:
         planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
     desired_replicas = proposal.scale.replicas
+    keeps_slices = in_pool and proposal.placement.keeps_slices
     return PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
@@ -115,7 +116,8 @@ def _build_pool_service(
         profile=profile,
         previous_profile=_previous_profile(replicas, profile),
         is_rolling_out=_is_rolling_out(proposal, at),
-        allows_downtime=proposal.service.allows_downtime,
+        allows_downtime=proposal.service.allows_downtime and not keeps_slices,
+        keeps_slices=keeps_slices,
     )
 
 
