@@ -178,7 +178,7 @@ async def test_what_outlives_its_service_is_drained_even_when_scaled(remove: Any
     assert twins.hostile.pods_of(HOSTILE) == []
 
 
-async def test_a_service_that_a_finalizer_keeps_is_not_ready() -> None:
+async def test_a_service_that_a_finalizer_keeps_terminates_in_all_of_its_conditions() -> None:
     fleet = Fleet()
     serve(fleet)
     for cycle in range(20):
@@ -187,7 +187,8 @@ async def test_a_service_that_a_finalizer_keeps_is_not_ready() -> None:
         await fleet.cycle()
     status = fleet.body(ObjectKey("inferenceservices", HOSTILE, "chat"))["status"]
     reasons = {each["type"]: each["reason"] for each in status["conditions"]}
-    assert (reasons["Ready"], status["replicas"]) == ("Terminating", 0)
+    assert (reasons["Ready"], reasons["Progressing"]) == ("Terminating", "Terminating")
+    assert status["replicas"] == 0
     await fleet.cycle()
     assert fleet.outcome is not None
     assert fleet.outcome.writes == 0

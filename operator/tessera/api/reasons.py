@@ -218,6 +218,11 @@ class Progressing(StatusReason):
         "The API server rejects the pods; the message says which component did so, and why.",
     )
     APPLY_FAILED = "ApplyFailed", "The API server rejected an object of the service."
+    TERMINATING = (
+        "Terminating",
+        "The service is being deleted, and its replicas are drained.",
+        True,
+    )
 
 
 class Ready(StatusReason):

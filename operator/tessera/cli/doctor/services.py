@@ -56,7 +56,7 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
     is_starting = (
         progressing is not None
         and progressing.status == "True"
-        and progressing.reason != Progressing.ROLLOUT_COMPLETE
+        and progressing.reason not in (Progressing.ROLLOUT_COMPLETE, Progressing.TERMINATING)
     )
     for condition_type in _CONDITION_ORDER:
         condition = conditions.get(condition_type)

@@ -144,15 +144,18 @@ def deleting_status(
         f"{counted(len(pods), 'replica')} of 0 are left"
     )
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
-        "Ready": StatusVerdict(Ready.TERMINATING, message)
+        "Progressing": StatusVerdict(Progressing.TERMINATING, message),
+        "Ready": StatusVerdict(Ready.TERMINATING, message),
     }
     previous = service.status
-    (ready,) = conditions(verdicts, previous.conditions, service.generation, at)
+    updated = {
+        condition.type: condition
+        for condition in conditions(verdicts, previous.conditions, service.generation, at)
+    }
     return previous.model_copy(
         update={
             "conditions": tuple(
-                ready if condition.type == "Ready" else condition
-                for condition in previous.conditions
+                updated.get(condition.type, condition) for condition in previous.conditions
             ),
             "replicas": len(pods),
             "ready_replicas": sum(pod.takes_requests for pod in pods),
