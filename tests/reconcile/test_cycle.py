@@ -142,6 +142,15 @@ async def test_a_field_changed_by_hand_is_back_and_foreign_fields_stay(
     assert operator.body(DEPLOYMENT)["metadata"]["annotations"] == {"team": "own"}
 
 
+async def test_a_deployment_that_somebody_pauses_is_resumed(operator: MemoryOperator) -> None:
+    operator.serve()
+    await operator.reconcile()
+    pause = {"metadata": _meta(DEPLOYMENT), "spec": {"paused": True}}
+    operator.cluster.put(DEPLOYMENTS, pause, "kubectl-rollout")
+    await operator.reconcile()
+    assert operator.body(DEPLOYMENT)["spec"]["paused"] is False
+
+
 @pytest.mark.parametrize("kind", [DEPLOYMENTS, SERVICES, NETWORK_POLICIES, DISRUPTION_BUDGETS])
 async def test_a_deleted_child_is_back_after_a_cycle(
     operator: MemoryOperator, kind: ApiResource

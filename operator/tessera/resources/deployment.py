@@ -28,6 +28,8 @@ def deployment_manifest(
         metadata=owned_metadata(service, name, all_labels),
         spec=client.V1DeploymentSpec(
             replicas=service_plan.drain.replicas,
+            # The default; applied, so that the pause of somebody else is taken back.
+            paused=False,
             revision_history_limit=3,
             progress_deadline_seconds=start_seconds(choice, service_plan.template_version),
             selector=client.V1LabelSelector(match_labels=identity),
