@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.inference_service import Slo
 from tessera.cli.commands import SIZE
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
@@ -48,7 +49,7 @@ def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
     assert f"{B8}: 8.0 billion weights" in text
     assert "bf16       Fits" in text
     assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in text
-    assert "Simplest instance that fits: 1g.20gb" in text
+    assert "Simplest instance that fits: 2g.20gb" in text
     assert "Prices are assumed" in text
 
 
@@ -60,6 +61,17 @@ def test_an_slo_finds_the_simplest_instance_within_it() -> None:
     assert report.simplest.hardware.name == "whole GPU"
     assert "Simplest instance within the SLO: whole GPU" in as_table(report)
     assert all((row.inter_token_ms or 0) <= 15 for row in report.rows if row.can_serve)
+
+
+def test_without_an_slo_a_model_is_sized_as_its_service_would_be() -> None:
+    report, slo = size_report(B8, "--gpu", A100), Slo()
+    assert (report.request.demand.ttft, report.request.demand.inter_token) == (
+        slo.ttft_p95,
+        slo.itl_p95,
+    )
+    assert "TTFT at most 1 s, ITL at most 33 ms (as without spec.slo" in as_table(report)
+    named = size_report(B8, "--gpu", A100, "--slo", "ttft=1s,itl=33ms")
+    assert report.rows == named.rows
 
 
 def test_a_model_that_fits_nowhere_is_reported_and_no_error() -> None:

@@ -44,7 +44,7 @@ def _summary(report: SizeReport) -> Iterator[str]:
     shape = demand.shape
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters else ""
     yield f"{request.name}: {shape.parameters / 1e9:.1f} billion weights{active}"
-    source = "--slo" if request.has_slo else "defaults, as no --slo is given"
+    source = "--slo" if request.has_slo else "as without spec.slo, since no --slo is given"
     yield (
         f"context {demand.max_model_len}, prompts of {demand.input_tokens} and responses of "
         f"{counted(demand.output_tokens, 'token')}; TTFT at most "

@@ -12,7 +12,7 @@ from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.inference_service import ModelShape, Slo
 from tessera.api.meta import Duration
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
@@ -27,8 +27,8 @@ from tessera.domain.sizing.prices import PriceBook, PriceError
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 
-# TTFT and ITL that bound the batch without --slo: users would not wait longer.
-_DEFAULT_SLO = (timedelta(seconds=10), timedelta(milliseconds=250))
+# The objectives that a service without spec.slo has.
+_DEFAULT_SLO = (Slo().ttft_p95, Slo().itl_p95)
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SLO_KEYS = ("ttft", "itl")
 _INDEX = "model.safetensors.index.json"
