@@ -272,7 +272,8 @@ async def test_missing_activity_is_a_warning_that_says_what_is_lost(
     _, api = await a_healthy_cluster()
     finding = (await findings_by_check(api, counts))["dcgm metrics"]
     assert (finding.state, fix in finding.fix) == (FindingState.WARNING, True)
-    assert "the queue alone" in finding.message
+    assert "QueueAndActivity the queue alone" in finding.message
+    assert "Capacity needs no activity" in finding.message
 
 
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
@@ -336,15 +337,40 @@ async def test_targets_between_two_edges_are_named_with_them() -> None:
     finding = (await findings_by_check(api))["slo"]
     assert finding.state is FindingState.OK
     assert finding.message == (
-        "spec.slo.itlP95 33 ms: engines count at 25 ms and 50 ms: team-a/chat"
+        "spec.slo.itlP95 33 ms: engines count at 25 ms and 50 ms, and nothing is measured now: "
+        "team-a/chat"
     )
-    operator.body(CHAT)["status"]["slo"] = {
-        "reason": "BucketTooWide",
-        "observedAt": "2026-11-20T12:00:00Z",
-    }
+    operator.body(CHAT)["status"]["slo"] = _slo_status("BucketTooWide")
     finding = (await findings_by_check(api))["slo"]
     assert finding.state is FindingState.WARNING
     assert "through the gateway" in finding.fix
+
+
+def _slo_status(reason: str, source: str = "Engine") -> dict[str, Any]:
+    itl = {"target": "33ms", "attained": "0.96", "atLeast": "0.93", "atMost": "0.98"}
+    return {
+        "reason": reason,
+        "observedAt": "2026-11-20T12:00:00Z",
+        "itl": {**itl, "counted": 900, "source": source},
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "effect"),
+    [
+        (_slo_status("BucketTooWide"), "warning", "95% is between both shares, so SLOMet is Buck"),
+        (_slo_status("BucketTooWide", "Gateway"), "ok", "but the gateway counts at the target"),
+        (_slo_status("Met"), "ok", "both shares agree: SLOMet is Met"),
+        (_slo_status("NoTraffic"), "ok", "nothing is measured now"),
+    ],
+)
+async def test_targets_between_two_edges_say_what_that_means_for_the_service(
+    status: dict[str, Any], state: str, effect: str
+) -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(CHAT)["status"]["slo"] = status
+    finding = (await findings_by_check(api))["slo"]
+    assert (finding.state, effect in finding.message) == (state, True), finding.message
 
 
 def _autoscaler(name: str, kind: str = "InferenceService") -> dict[str, Any]:
@@ -407,16 +433,39 @@ async def test_a_starting_service_is_a_warning_and_one_without_a_status_a_proble
 async def test_pods_with_the_same_problem_are_one_finding() -> None:
     operator, api = await a_healthy_cluster()
     for number in range(7, 14):
-        body = a_pod_body(f"chat-{number}")
-        body["status"] = {
-            "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
-        }
-        operator.cluster.put(PODS, body)
+        operator.cluster.put(PODS, _unschedulable(f"chat-{number}"))
     finding = (await findings_by_check(api))["pods"]
     assert finding.message == (
         "7 in team-a: unschedulable: 0/1 nodes: chat-10, chat-11, chat-12, chat-13, chat-7 "
         "and 2 more"
     )
+
+
+def _unschedulable(name: str) -> dict[str, Any]:
+    body = a_pod_body(name)
+    body["status"] = {
+        "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]
+    }
+    return body
+
+
+async def test_replicas_that_their_service_reports_are_not_reported_twice() -> None:
+    operator, api = await a_healthy_cluster()
+    operator.cluster.put(PODS, _unschedulable("chat-7"))
+    _status(operator, "Placed", "Unschedulable")
+    findings = await findings_by_check(api)
+    assert findings["service team-a/chat"].state is FindingState.PROBLEM
+    assert findings["pods"].state is FindingState.OK
+    assert "1 unschedulable (see services), no other stuck" in findings["pods"].message
+
+
+async def test_a_pod_that_has_ended_is_no_engine_pod() -> None:
+    operator, api = await a_healthy_cluster()
+    before = (await findings_by_check(api))["pods"].message
+    ended = a_pod_body("chat-7")
+    ended["status"] = {"phase": "Succeeded"}
+    operator.cluster.put(PODS, ended)
+    assert (await findings_by_check(api))["pods"].message == before
 
 
 async def test_the_lines_have_state_and_fix() -> None:

@@ -15,7 +15,10 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 _GPU_ACTIVITY = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # Without honorLabels Prometheus renames the engine's label `pod` to `exported_pod`.
 _RELABELED_ACTIVITY = f'{_GPU_ACTIVITY}{{exported_pod!=""}}'
-_WITHOUT_ACTIVITY = "spec.scaling.activity adds no replicas, the queue alone does"
+_WITHOUT_ACTIVITY = (
+    "with spec.scaling.policy QueueAndActivity the queue alone adds replicas; Capacity needs no "
+    "activity"
+)
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
 _FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"

@@ -5,14 +5,17 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters import object_parsing as wire
-from tessera.api.reasons import Progressing, Ready, SLOMet
+from tessera.api.inference_service import SloStatus
+from tessera.api.reasons import PlacementReason, Progressing, Ready, SLOMet
+from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.errors import CommandError
 from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
 from tessera.domain.observed.snapshot import ObservedService, Pod
-from tessera.domain.slo.measurement import Objective, judging_edges
+from tessera.domain.slo.measurement import GOAL, Objective, judging_edges
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
 # The longest time that a large model takes to load.
@@ -86,14 +89,16 @@ async def check_slos(context: CheckContext) -> Sequence[Finding]:
         service = wire.parse_service(body, classes)
         if service.spec is None:
             continue
-        slo, undecided = service.spec.slo, service.status.slo
-        is_undecided = undecided is not None and undecided.reason == SLOMet.BUCKET_TOO_WIDE
+        slo = service.spec.slo
         for objective in Objective:
             edges = judging_edges(objective, slo, service.spec.engine.version)
             target = objective.target_seconds(slo)
             if target not in edges:
                 nearest = " and ".join(f"{edge * 1e3:g} ms" for edge in edges)
-                message = f"{objective.field} {target * 1e3:g} ms: engines count at {nearest}"
+                is_undecided, effect = _effect_of_edges(objective, service.status.slo)
+                message = (
+                    f"{objective.field} {target * 1e3:g} ms: engines count at {nearest}, {effect}"
+                )
                 services_by_message[is_undecided, message].append(str(service.ref))
     return [
         Finding(
@@ -109,19 +114,38 @@ async def check_slos(context: CheckContext) -> Sequence[Finding]:
     ] or [Finding("slo", FindingState.OK, "engines count at the targets of all services")]
 
 
+def _effect_of_edges(objective: Objective, status: SloStatus | None) -> tuple[bool, str]:
+    """Return whether the edges leave the objective undecided, and what they mean for it."""
+    if status is None or status.reason in (SLOMet.NO_TRAFFIC, SLOMet.FAILED_GET_METRICS):
+        return False, "and nothing is measured now"
+    measured = status.ttft if objective is Objective.TTFT else status.itl
+    if measured is not None and measured.source == "Gateway":
+        return False, "but the gateway counts at the target"
+    if status.reason == SLOMet.BUCKET_TOO_WIDE:
+        return True, f"and {GOAL:.0%} is between both shares, so SLOMet is {status.reason}"
+    return False, f"and both shares agree: SLOMet is {status.reason}"
+
+
 async def check_pods(context: CheckContext) -> Sequence[Finding]:
     """Report engine pods that cannot start, be scheduled or terminate, grouped by reason."""
     stuck_pods: dict[tuple[str, str], list[str]] = defaultdict(list)
-    count = 0
+    reported = await _unschedulable_services(context)
+    engines = unschedulable = 0
     for body in await context.reader.list_objects(PODS):
         pod = wire.parse_pod(body)
         if pod is None or pod.unmanaged:
             continue
-        count += 1
-        if reason := _stuck_reason(body, pod, context.at):
+        engines += pod.ended is None and pod.model_job_run is None
+        if pod.unschedulable and pod.service in reported:
+            unschedulable += 1
+        elif reason := _stuck_reason(body, pod, context.at):
             stuck_pods[body["metadata"]["namespace"], reason].append(body["metadata"]["name"])
     if not stuck_pods:
-        return [Finding("pods", FindingState.OK, f"{counted(count, 'engine pod')}, none stuck")]
+        others = (
+            f"{unschedulable} unschedulable (see services), no other" if unschedulable else "none"
+        )
+        message = f"{counted(engines, 'engine pod')}, {others} stuck"
+        return [Finding("pods", FindingState.OK, message)]
     return [
         Finding(
             "pods",
@@ -131,6 +155,20 @@ async def check_pods(context: CheckContext) -> Sequence[Finding]:
         )
         for (namespace, reason), names in sorted(stuck_pods.items())
     ]
+
+
+async def _unschedulable_services(context: CheckContext) -> frozenset[Ref]:
+    """Return the services that report their unschedulable replicas themselves."""
+    try:
+        bodies = await context.reader.list_objects(INFERENCE_SERVICES)
+    except CommandError:
+        return frozenset()
+    return frozenset(
+        service.ref
+        for service in map(wire.parse_service, bodies)
+        for condition in service.status.conditions
+        if condition.reason == PlacementReason.UNSCHEDULABLE
+    )
 
 
 def _stuck_reason(body: Json, pod: Pod, at: datetime) -> str:
