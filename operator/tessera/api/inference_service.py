@@ -738,8 +738,8 @@ class SpeedStatus(Wire):
     """Mean inter-token latency in milliseconds, at the observed load."""
 
     tokens_per_second: PredictedAndMeasured
-    """Output tokens per second of the ready replicas: predicted at full load within `spec.slo`, and
-    measured."""
+    """Output tokens per second: predicted for the replicas that are ready now, at full load within
+    `spec.slo`, and measured of those that were ready then."""
 
     kv_cache_tokens: PredictedAndMeasured | None = None
     """KV cache of one replica in tokens, as planned and as reported by its engine."""

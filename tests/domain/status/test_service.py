@@ -26,6 +26,7 @@ from tests.builders import (
     a_service,
     a_snapshot,
     a_spec,
+    a_speed_reading,
     a_workload,
     at,
     plan_of,
@@ -173,6 +174,20 @@ def test_a_pod_that_cannot_end_on_a_dead_node_is_no_replica_any_more(
     status = status_of(a_running_fleet(pods=pods, nodes=(*nodes, alive)))
     assert status_and_reason(status)["Progressing"] == ("True", "RolloutComplete")
     assert (status.replicas, status.ready_replicas) == (2, 2)
+
+
+def test_the_predicted_throughput_is_that_of_the_replicas_of_now() -> None:
+    pods = (a_pod("chat-0"), a_pod("chat-1"))
+    speeds = {CHAT: (a_speed_reading(itl_seconds=0.02),)}
+    measured = replace(readings_of(pods), speeds=speeds, speeds_at=NOW)
+    first = status_of(a_running_fleet(readings=measured))
+    assert first.speed is not None
+    fewer = a_running_fleet(a_service(status=first), pods=pods[:1], workloads=(a_workload(1),))
+    later = status_of(fewer).speed
+    assert later is not None
+    rate, before = later.tokens_per_second, first.speed.tokens_per_second
+    assert float(rate.predicted) == pytest.approx(float(before.predicted) / 2, abs=1)
+    assert (rate.measured, later.at) == (before.measured, first.speed.at)
 
 
 def test_scaling_is_written_only_with_a_decision() -> None:

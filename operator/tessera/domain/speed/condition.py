@@ -41,6 +41,15 @@ def next_speed_status(
     return _speed_status(speed, reason, at) or current
 
 
+def with_capacity(status: SpeedStatus, capacity: float) -> SpeedStatus:
+    """Return the status with the predicted output tokens per second of the replicas of now."""
+    rate, predicted = status.tokens_per_second, Decimal(round(capacity))
+    if rate.predicted == predicted:
+        return status
+    current = rate.model_copy(update={"predicted": predicted})
+    return status.model_copy(update={"tokens_per_second": current})
+
+
 def is_recent(status: SpeedStatus, model: str, variant: str, at: datetime) -> bool:
     """Return whether a status of this model and variant stays, whatever a reading says."""
     return (status.model, status.variant) == (model, variant) and at - status.at < WINDOW
@@ -146,7 +155,6 @@ def _has_changed(current: SpeedStatus, reason: SpeedAsPredicted, speed: ServiceS
         current.reason != reason
         or _differs(itl.predicted, predicted * 1e3, _MIN_CHANGE)
         or _differs(itl.measured, (speed.measured_mean or 0.0) * 1e3, _MIN_CHANGE)
-        or _differs(rate.predicted, speed.capacity, _MIN_LOAD_CHANGE)
         or _differs(rate.measured, speed.tokens_per_second or 0.0, _MIN_LOAD_CHANGE)
         or (cache.measured if cache is not None else None) != speed.kv_reported
     )

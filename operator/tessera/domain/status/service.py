@@ -17,6 +17,7 @@ from tessera.api.inference_service import (
     ScheduledBoundsStatus,
     ScheduleStatus,
     SpeedSource,
+    SpeedStatus,
     TenancyStatus,
     VariantStatus,
 )
@@ -55,6 +56,7 @@ from tessera.domain.schedules import BoundsSchedule, ScheduledBounds
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
+from tessera.domain.speed.condition import with_capacity
 from tessera.domain.speed.measurements import corrected_rate
 from tessera.domain.steps import Step, planner_error
 
@@ -107,7 +109,7 @@ def _service_status(
         model=_model_status(service_plan, previous.model),
         pod_template_version=template.record if template else previous.pod_template_version,
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
-        speed=service_plan.speed,
+        speed=_speed_status(service_plan),
         slo=service_plan.slo,
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
@@ -426,6 +428,15 @@ def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> Varian
         ),
         source=_speed_source(service_plan, choice),
     )
+
+
+def _speed_status(service_plan: ServicePlan) -> SpeedStatus | None:
+    """Return what was measured, with the prediction for the replicas of now."""
+    speed, choice = service_plan.speed, service_plan.choice
+    if speed is None or choice is None or speed.variant != choice.variant:
+        return speed
+    serving = sum(pod.takes_requests and pod.variant == choice.variant for pod in service_plan.pods)
+    return with_capacity(speed, choice.fit.limits.tokens_per_second * serving)
 
 
 def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> CostStatus:
