@@ -324,6 +324,7 @@ class LoadBalanced(StatusReason):
         "Requests fill one replica while others are idle, since clients keep their connections; "
         "the gateway picks a replica for each request.",
     )
+    NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests.", False, False
     FAILED_GET_METRICS = (
         "FailedGetMetrics",
         "Running or waiting requests of a replica are not known.",
@@ -417,7 +418,7 @@ class ScalingReason(StatusReason):
     )
     ESTIMATED_ARRIVALS = (
         "EstimatedArrivals",
-        "With policy `Capacity`: the replicas match the load. No gateway sees all requests, so "
+        "With policy `Capacity`: the replicas match the load. Gateways do not see all requests, so "
         "arrivals are estimated from those that engines finish and hold.",
     )
     SCALED_TO_ZERO = (

@@ -102,6 +102,24 @@ def test_a_replica_that_is_new_or_leaves_is_not_idle(change: dict[str, object]) 
     assert judge((30, 30), (0, 0), pods=(PODS[0], other)) is LoadBalanced.BALANCED
 
 
+@pytest.mark.parametrize("pods", [(), (replace(PODS[0], ready_since=None),)])
+def test_a_service_without_a_replica_says_so_and_only_as_long(pods: tuple[Pod, ...]) -> None:
+    assert judge(pods=pods) is LoadBalanced.NO_REPLICA_READY
+    balanced, none = (
+        reported(reason, -5) for reason in (LoadBalanced.BALANCED, LoadBalanced.NO_REPLICA_READY)
+    )
+    assert judge(pods=pods, status=balanced) is LoadBalanced.NO_REPLICA_READY
+    assert judge((0, 0), status=none) is LoadBalanced.BALANCED
+
+
+def test_a_service_that_was_never_placed_says_nothing_of_its_balance() -> None:
+    snapshot = a_snapshot(a_service(spec=None, problem="spec: unreadable"))
+    condition = service_status(
+        snapshot, plan_of(snapshot).service_plans[CHAT], None, None
+    ).conditions[-1]
+    assert (condition.status, condition.reason) == ("Unknown", "NoReplicaReady")
+
+
 def test_an_unbalanced_service_is_balanced_again_at_other_thresholds() -> None:
     unbalanced = reported(LoadBalanced.UNBALANCED)
     assert judge((30, 0), (8, 0), status=unbalanced) is LoadBalanced.UNBALANCED

@@ -217,6 +217,14 @@ def test_arrivals_are_estimated_from_what_engines_finish_and_hold() -> None:
     assert (calm.replicas, calm.reason) == (2, "EstimatedArrivals")
 
 
+def test_a_service_without_any_request_is_idle_by_the_gateway_and_not_estimated() -> None:
+    idle = play(policy(minReplicas=2), [load(second, queued=0) for second in range(0, 65, 5)])[-1]
+    assert (idle.replicas, idle.reason) == (2, "Steady")
+    assert idle.message.startswith("2 replicas; 0.00 requests/s at the gateway")
+    others = [load(second, queued=0, finish_rate=2.0) for second in range(0, 65, 5)]
+    assert play(policy(minReplicas=2), others)[-1].reason == "EstimatedArrivals"
+
+
 def test_engines_with_other_clients_than_the_gateway_are_believed() -> None:
     decision = play(policy(), [load(0, arrival_rate=1.0, finish_rate=6.0)])[0]
     assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")

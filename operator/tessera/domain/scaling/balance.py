@@ -33,6 +33,7 @@ _UNKNOWN = StatusVerdict(
     LoadBalanced.FAILED_GET_METRICS,
     "running or waiting requests of a replica are unknown: check with tessera doctor",
 )
+_NO_REPLICA = StatusVerdict(LoadBalanced.NO_REPLICA_READY, "0 replicas take requests")
 _BY_NAME = {reason.value: reason for reason in LoadBalanced}
 
 
@@ -63,9 +64,7 @@ def balance_of(
 
     None is "not known": one of them has no reading.
     """
-    settled = [
-        pod for pod in pods if pod.takes_requests and pod.serving and not _is_new(pod, at, settling)
-    ]
+    settled = [pod for pod in _receiving(pods) if not _is_new(pod, at, settling)]
     if len(settled) < 2:
         return Balance((), "")
     counts = []
@@ -86,8 +85,14 @@ def assess_balance(
     at: datetime,
 ) -> StatusVerdict[LoadBalanced]:
     """Return the condition that follows from the readings and from the one in the status."""
+    if not _receiving(pods):
+        return _NO_REPLICA
     reported = _condition(status)
-    if reported is not None and at - reported.last_transition_time < SETTLING_TIME:
+    if (
+        reported is not None
+        and reported.reason != LoadBalanced.NO_REPLICA_READY
+        and at - reported.last_transition_time < SETTLING_TIME
+    ):
         return _reported_verdict(reported)
     verdict = _verdict(
         balance_of(pods, readings, at),
@@ -110,8 +115,12 @@ def next_balance_due(
     return min(due, default=None)
 
 
-def reported_balance(status: InferenceServiceStatus) -> StatusVerdict[LoadBalanced]:
-    """Return the condition of the status; Balanced where it has none."""
+def reported_balance(
+    status: InferenceServiceStatus, pods: Sequence[Pod]
+) -> StatusVerdict[LoadBalanced]:
+    """Return the condition of the status; Balanced where replicas have none."""
+    if not _receiving(pods):
+        return _NO_REPLICA
     condition = _condition(status)
     return BALANCED if condition is None else _reported_verdict(condition)
 
@@ -150,6 +159,11 @@ def _condition(status: InferenceServiceStatus) -> Condition | None:
         if condition.type == "LoadBalanced" and condition.reason in _BY_NAME
     )
     return next(matches, None)
+
+
+def _receiving(pods: Sequence[Pod]) -> list[Pod]:
+    """Return the replicas that get new requests."""
+    return [pod for pod in pods if pod.takes_requests and pod.serving]
 
 
 def _is_new(pod: Pod, at: datetime, settling: timedelta) -> bool:

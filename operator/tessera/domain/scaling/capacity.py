@@ -135,11 +135,14 @@ def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory 
     Output tokens are no measure of them: engines that are full give out no more of them, however
     many requests wait.
     """
-    estimate = _estimated_rate(load, capacity, memory)
-    if load.arrival_rate is not None and (
-        estimate is None or estimate <= load.arrival_rate * _OTHER_CLIENTS + 1 / 30
+    estimate, arrival_rate = _estimated_rate(load, capacity, memory), load.arrival_rate
+    if arrival_rate is None and load.queued == load.gateway_requests == 0 and load.is_known:
+        # Gateways report no service that had no request yet.
+        arrival_rate = 0.0
+    if arrival_rate is not None and (
+        estimate is None or estimate <= arrival_rate * _OTHER_CLIENTS + 1 / 30
     ):
-        rate = max(load.arrival_rate, _risen_rate(load.arrivals))
+        rate = max(arrival_rate, _risen_rate(load.arrivals))
         return _Demand(rate, rate, "at the gateway", estimated=False)
     if estimate is None:
         return _Demand(0.0, None, "not known", estimated=True)

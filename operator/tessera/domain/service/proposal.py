@@ -267,7 +267,7 @@ def _unchanged_proposal(
             message="existing replicas stay unchanged",
             history=history,
         ),
-        balance=reported_balance(service.status),
+        balance=reported_balance(service.status, objects.pods),
         existing_replicas=_existing_replicas(objects.pods, replicas),
     )
 
