@@ -6,10 +6,19 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
+from pydantic import ValidationError
 
+from tessera.api.batch_inference import BatchInferenceSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Duration, Wire, format_duration
-from tessera.api.schema import INFERENCE_SERVICE, KINDS, CustomResourceType, crd, structural
+from tessera.api.schema import (
+    BATCH_INFERENCE,
+    INFERENCE_SERVICE,
+    KINDS,
+    CustomResourceType,
+    crd,
+    structural,
+)
 
 CASES = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -204,3 +213,18 @@ def test_a_new_object_may_have_a_name_that_its_children_can_have(
         for kind, text in rules.items()
         if re.search(text.removeprefix(prefix).removesuffix(suffix), name)
     } == kinds
+
+
+@pytest.mark.parametrize(
+    "path", ["jobs/naïve.jsonl", "my file.jsonl", "./x", ".x", "a//b", "a\n", ""]
+)
+def test_a_path_that_is_refused_says_what_is_allowed_in_words(path: str) -> None:
+    field = schema(BATCH_INFERENCE)["properties"]["spec"]["properties"]["input"]
+    (rule,) = field["x-kubernetes-validations"]
+    assert "pattern" not in field, "its message would come before the rule is evaluated"
+    assert "such as jobs/2026-11/questions.jsonl" in rule["message"]
+    pattern = rule["rule"].removeprefix("self.matches('").removesuffix("')")
+    assert not re.search(pattern.removesuffix("$") + r"\Z", path)
+    assert re.search(pattern, "jobs/2026-11/questions.jsonl")
+    with pytest.raises(ValidationError, match="must be a path on the claim, such as jobs/"):
+        BatchInferenceSpec(claim_name="c", input=path, output="o.jsonl")

@@ -147,7 +147,7 @@ def _legal_values(schema: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 def _legal_texts(schema: Mapping[str, Any]) -> tuple[str, str, str]:
     least, most = schema.get("minLength", 0), schema.get("maxLength", _LONG)
-    if "pattern" not in schema:
+    if _pattern(schema) is None:
         return "example"[:most], "a" * least, "a" * most
     texts = [text for text in _TEXTS if _matches(schema, text)]
     if (longest := _duration_bound(schema, "<=")) is not None:
@@ -173,7 +173,7 @@ def _illegal_values(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "too large", schema["maximum"] + 1
     if schema["type"] == "string" and "format" in schema:
         yield "malformed", "tomorrow"
-    if "pattern" in schema:
+    if _pattern(schema) is not None:
         yield "malformed", "not ! one"[: schema.get("maxLength")]
     if (longest := _duration_bound(schema, "<=")) is not None:
         yield "too long", f"{longest}1ms"
@@ -195,7 +195,17 @@ def _duration_bound(schema: Mapping[str, Any], relation: str) -> str | None:
 
 def _matches(schema: Mapping[str, Any], text: str) -> bool:
     fits = schema.get("minLength", 0) <= len(text) <= schema.get("maxLength", _LONG)
-    return fits and re.search(schema["pattern"], text) is not None
+    return fits and re.search(_pattern(schema) or "", text) is not None
+
+
+def _pattern(schema: Mapping[str, Any]) -> str | None:
+    """Return the regular expression of a text, also where a rule has it; None without one."""
+    if "pattern" in schema:
+        return str(schema["pattern"])
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if match := re.fullmatch(r"self\.matches\('(.*)'\)", rule["rule"]):
+            return match.group(1)
+    return None
 
 
 def _descend(holder: Any, step: str, schema: Mapping[str, Any]) -> Any:

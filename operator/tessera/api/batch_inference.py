@@ -14,6 +14,7 @@ from tessera.api.meta import (
     Duration,
     Wire,
     at_most,
+    matching,
     name_rule,
     rule,
     text_default,
@@ -23,9 +24,12 @@ from tessera.api.meta import (
 # A relative path on the claim; no component begins with a dot.
 ClaimPath = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._=@+,-]*(/[A-Za-z0-9_][A-Za-z0-9._=@+,-]*)*$",
-        max_length=512,
+    StringConstraints(max_length=512),
+    matching(
+        r"^[A-Za-z0-9_][A-Za-z0-9._=@+,-]*(/[A-Za-z0-9_][A-Za-z0-9._=@+,-]*)*$",
+        "must be a path on the claim, such as jobs/2026-11/questions.jsonl: names that begin with "
+        "a letter, a digit or _, of the letters A-Z and a-z, digits and . _ = @ + , - (no blanks, "
+        "accents or other scripts), joined by /",
     ),
 ]
 

@@ -143,6 +143,34 @@ def between(lowest: timedelta, highest: timedelta) -> _DurationBounds:
     return _DurationBounds(lowest, highest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A regular expression with its meaning in words, which the CRD has as a rule."""
+
+    pattern: str
+    words: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | with_rules(rule(f"self.matches('{self.pattern}')", self.words))
+
+    def _check(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError(self.words)
+        return value
+
+
+def matching(pattern: str, words: str) -> _Pattern:
+    """Return the annotation of a text that matches; `words` say how to write it."""
+    return _Pattern(pattern, words)
+
+
 # A decimal number as a string, which keeps it exact where a float would round.
 Amount = Annotated[
     Decimal,
