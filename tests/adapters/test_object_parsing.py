@@ -27,6 +27,13 @@ def test_a_service_that_is_being_deleted_is_known_as_such() -> None:
     assert wire.parse_service(terminating).deleting is True
 
 
+def test_a_claim_that_is_being_deleted_is_known_as_such() -> None:
+    body = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteMany"]}}
+    terminating = body | {"metadata": {"deletionTimestamp": "2026-11-20T12:00:00Z"}}
+    assert wire.parse_claim(body).terminating is False
+    assert wire.parse_claim(terminating).terminating is True
+
+
 def a_deployment(**fields: Any) -> dict[str, Any]:
     managed = [{"manager": "tessera-operator", "operation": "Apply", "fieldsV1": {"f:spec": {}}}]
     return {

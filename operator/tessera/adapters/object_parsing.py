@@ -186,8 +186,13 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
     spec = body.get("spec", {})
     modes = body.get("status", {}).get("accessModes") or spec.get("accessModes", ())
     storage_class = spec.get("storageClassName")
-    uid = body["metadata"].get("uid", "")
-    return VolumeClaim(access_modes=tuple(modes), storage_class=storage_class, uid=uid)
+    meta = body["metadata"]
+    return VolumeClaim(
+        access_modes=tuple(modes),
+        storage_class=storage_class,
+        uid=meta.get("uid", ""),
+        terminating="deletionTimestamp" in meta,
+    )
 
 
 def parse_node(body: JsonObject) -> Node:

@@ -48,6 +48,11 @@ class BatchAccepted(StatusReason):
         "ClaimNotFound",
         "The PersistentVolumeClaim in `spec.claimName` does not exist.",
     )
+    CLAIM_TERMINATING = (
+        "ClaimTerminating",
+        "The PersistentVolumeClaim in `spec.claimName` is being deleted: a running attempt goes "
+        "on, and no other pod can mount it.",
+    )
     CLAIM_NOT_READ_WRITE_MANY = (
         "ClaimNotReadWriteMany",
         "The claim lacks the access mode ReadWriteMany, so an attempt on another node could not "

@@ -32,6 +32,7 @@ _TRANSIENT = {
     BatchAccepted.SERVICE_NOT_FOUND,
     BatchAccepted.POOL_NOT_FOUND,
     BatchAccepted.CLAIM_NOT_FOUND,
+    BatchAccepted.CLAIM_TERMINATING,
 }
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
 

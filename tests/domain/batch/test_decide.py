@@ -17,7 +17,7 @@ from tessera.domain.batch.names import errors_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.money import money
-from tessera.domain.observed.batches import NodeHealth
+from tessera.domain.observed.batches import NodeHealth, VolumeClaim
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     NODES,
@@ -350,10 +350,24 @@ def test_a_job_that_vanished_is_never_made_again_under_its_number() -> None:
     assert then.create.name == "night-a2"
 
 
-def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch() -> None:
-    plan = plan_batch(on_attempt(jobs=(), pods=(), attempt={"consecutiveFailures": 5}))
+@pytest.mark.parametrize("failures", [5, 10])
+def test_jobs_that_cannot_be_made_slow_down_and_never_end_the_batch(failures: int) -> None:
+    before = {"consecutiveFailures": failures, "failingSince": at(-3 * HOUR)}
+    plan = plan_batch(on_attempt(jobs=(), pods=(), attempt=before))
     assert plan.attempt is not None
-    assert (plan.state, plan.attempt.consecutive_failures) == ("in_progress", 5)
+    assert (plan.state, plan.attempt.consecutive_failures) == ("in_progress", failures + 1)
+
+
+def test_a_claim_that_is_being_deleted_is_named_and_no_dearer_node_is_looked_for() -> None:
+    claim = VolumeClaim(access_modes=("ReadWriteMany",), terminating=True)
+    refused = "0/2 nodes are available: persistentvolumeclaim is being deleted"
+    pod = {"node": None, "address": None, "unschedulable": refused}
+    short = a_batch(a_batch_spec(deadline="1h"))
+    pending = on_attempt(batch=short, claim=claim, pod=pod, attempt={"runningSince": None})
+    for moment in (pending, later(pending, 600), later(pending, 1800)):
+        plan = plan_batch(moment)
+        assert (plan.accepted.reason, plan.running.reason) == ("ClaimTerminating", "NotAccepted")
+        assert (plan.create, plan.choice) == (None, None)
 
 
 def test_a_job_that_was_refused_says_what_the_api_server_said() -> None:

@@ -178,6 +178,12 @@ CASES = [
         says=("results", "kubectl get pvc", "ReadWriteMany"),
     ),
     BatchCase(
+        reason=BatchAccepted.CLAIM_TERMINATING,
+        situation=a_situation(claim=VolumeClaim(access_modes=("ReadWriteMany",), terminating=True)),
+        field="spec.claimName",
+        says=("PersistentVolumeClaim/results is being deleted", "kubectl get pvc results"),
+    ),
+    BatchCase(
         reason=BatchAccepted.CLAIM_NOT_READ_WRITE_MANY,
         situation=a_situation(
             claim=VolumeClaim(access_modes=("ReadWriteOnce",), storage_class="gp3")

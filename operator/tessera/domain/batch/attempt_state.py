@@ -251,15 +251,6 @@ def _ended_state(
         "interrupted" if end.kind == "interrupted" else "failed"
     )
     ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
-    if end.kind == "job_missing":
-        # A missing Job alone never fails the batch.
-        ended_attempt = ended_attempt.model_copy(
-            update={
-                "consecutive_failures": min(
-                    ended_attempt.consecutive_failures, MAX_FAILURES_WITHOUT_ROWS - 1
-                )
-            }
-        )
     state = AttemptState(attempt=ended_attempt, progress=progress)
     progress_text = (
         f"{progress.done} of {counted(progress.rows, 'row')} done, "
@@ -272,9 +263,10 @@ def _ended_state(
             reason = BatchComplete.ROWS_REFUSED
         completion = StatusVerdict(reason, f"{message}; {progress_text}")
         return replace(state, completion=completion)
-    # Publishing costs no GPU, so it is tried until the deadline.
+    # Publishing costs no GPU, so it is tried until the deadline; and a missing Job used none.
     if (
         progress.done < progress.rows
+        and end.kind != "job_missing"
         and ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):

@@ -242,6 +242,13 @@ def _claim_denials(
             "of kubectl "
             f"get pvc with accessModes: [{SHARED_ACCESS_MODE}]",
         )
+    elif claim.terminating:
+        yield StatusVerdict(
+            BatchAccepted.CLAIM_TERMINATING,
+            f"spec.claimName: PersistentVolumeClaim/{spec.claim_name} is being deleted, so no "
+            "further pod can mount it. Create it again, with spec.input on it, once kubectl get "
+            f"pvc {spec.claim_name} finds none",
+        )
     elif SHARED_ACCESS_MODE not in claim.access_modes:
         modes = ", ".join(claim.access_modes) or "no access mode"
         yield StatusVerdict(

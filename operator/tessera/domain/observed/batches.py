@@ -123,6 +123,8 @@ class VolumeClaim:
     access_modes: tuple[str, ...]
     storage_class: str | None = None
     uid: str = ""
+    terminating: bool = False
+    """It has a deletion timestamp, so no further pod can mount it."""
 
 
 @dataclass(frozen=True, slots=True)
