@@ -16,8 +16,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
+from tessera.domain.perf.step import StepTime
 from tessera.gateway.app import BodyBounds
 from tests.gateway.harness import (
     CHAT,
@@ -449,20 +451,28 @@ async def test_a_client_that_closes_after_the_end_of_its_stream_got_all_of_it() 
     assert (record.phase, record.output_tokens) == (Phase.COMPLETED, 3)
 
 
-async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_come() -> None:
+# In half a second each of the 4 choices may have some 700 tokens.
+@pytest.mark.parametrize(("max_tokens", "most_tokens"), [(10, 40), (50, 200), (1000, 200)])
+async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_come(
+    max_tokens: int, most_tokens: int
+) -> None:
     left = asyncio.Event()
 
     async def script(_: EngineCall) -> None:
         await left.wait()
 
-    async with serving(script) as (gateway, _):
-        timeout = aiohttp.ClientTimeout(total=0.5)
-        with pytest.raises(TimeoutError):
-            await gateway.client.post(
-                f"{gateway.url}/v1/chat/completions", json=CHAT, timeout=timeout
-            )
-        record = await gateway.record()
-        left.set()
+    body = CHAT | {"n": 4, "max_tokens": max_tokens}
+    async with ScriptedEngine(script) as engine:
+        replica = a_replica(engine.address, step_time=StepTime(weights=0, kv_token=0, token=0.0001))
+        limits = RateLimits(max_output_tokens=200)
+        async with a_gateway(a_directory(a_model(replica, limits=limits))) as gateway:
+            timeout = aiohttp.ClientTimeout(total=0.5)
+            with pytest.raises(TimeoutError):
+                await gateway.client.post(
+                    f"{gateway.url}/v1/chat/completions", json=body, timeout=timeout
+                )
+            record = await gateway.record()
+            left.set()
     assert (record.phase, record.estimated) == (Phase.ABORTED, True)
-    assert record.output_tokens > 0
+    assert record.output_tokens == most_tokens
     assert record.input_tokens > 0

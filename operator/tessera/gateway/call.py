@@ -18,6 +18,7 @@ from tessera.domain.gateway.requests import (
     StreamLatency,
     UsageRecord,
 )
+from tessera.domain.picking.prediction import seconds_per_token
 from tessera.gateway.admission import Admission, Ticket
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
@@ -248,8 +249,8 @@ class Call:
     def _delivered(self, phase: Phase) -> TokenCounts:
         """Return what a request used whose engine reported nothing: a token for each event.
 
-        Of an answer that nobody waited for to its end, what the engine may have computed is
-        estimated: it reports that only with the answer.
+        Of an answer that nobody waited for to its end, what the engine may have computed in that
+        time is estimated: it reports that only with the answer.
         """
         ticket, fields, model = self._ticket, self._fields, self._model
         if ticket is None or fields is None or model is None:
@@ -257,8 +258,10 @@ class Call:
         output = self._delivery.deltas
         if phase is Phase.ABORTED and not fields.streams and ticket.sent is not None:
             waited = (time.monotonic_ns() - self._inbound.started_ns - ticket.queue_ns) / 1e9
-            computed = int(waited / model.itl_seconds)
-            output = min(computed, ticket.shape.max_output_tokens or computed)
+            state, means = ticket.sent.choice.state, self._admission.replicas.means(model)
+            pace = seconds_per_token(state, means, time.monotonic()) or model.itl_seconds
+            computed = int(waited / pace) * fields.choices
+            output = min(computed, ticket.admitted.max_output_tokens or computed)
         if not output:
             return TokenCounts()
         return TokenCounts(input=ticket.shape.input_tokens, output=output)

@@ -86,6 +86,15 @@ def predicted_ttft(
     return seconds
 
 
+def seconds_per_token(state: ReplicaState, means: RequestMeans, now: float) -> float | None:
+    """Return the seconds of a step with all requests that a replica has; None if not known."""
+    step = state.replica.step_time
+    if step is None:
+        return None
+    sequences = max(1, min(sum(state.load(now)), state.max_sequences))
+    return step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
+
+
 def has_room(
     state: ReplicaState, means: RequestMeans, now: float, share: float | None = None
 ) -> bool:
