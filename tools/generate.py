@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from pydantic import BaseModel
 
@@ -469,20 +470,27 @@ def _metrics() -> str:
         "",
     ]
     lines += ["## The operator", "", _OPERATOR_PAGE, ""]
-    lines += _metric_rows(Telemetry().families())
+    telemetry, gateway = Telemetry(), GatewayMetrics()
+    lines += _metric_rows(telemetry.families(), telemetry.registry)
     lines += ["", "## The gateway", "", _GATEWAY_PAGE, ""]
-    lines += _metric_rows(GatewayMetrics().families())
+    lines += _metric_rows(gateway.families(), gateway.registry)
     lines += ["", "## The batch runner", "", "`/metrics` on port 8001 of an attempt's pod.", ""]
-    lines += _metric_rows(metrics_registry(Progress(attempt=1)).collect())
+    batch_registry = metrics_registry(Progress(attempt=1))
+    lines += _metric_rows(batch_registry.collect(), batch_registry)
     return "\n".join(lines) + "\n"
 
 
-def _metric_rows(families: Iterable[Metric]) -> Iterator[str]:
+def _metric_rows(families: Iterable[Metric], registry: CollectorRegistry) -> Iterator[str]:
     yield from _table("metric", "type", "labels", "meaning")
     for family in sorted(families, key=lambda family: family.name):
-        # A family of a collector knows its labels before it has a sample.
-        names = getattr(family, "_labelnames", None) or dict.fromkeys(
-            name for sample in family.samples for name in sample.labels if name != "le"
+        # Before a sample there is, the metric or the family of a collector knows its labels.
+        metric = registry._names_to_collectors.get(family.name)
+        names = (
+            getattr(metric, "_labelnames", None)
+            or getattr(family, "_labelnames", None)
+            or dict.fromkeys(
+                name for sample in family.samples for name in sample.labels if name != "le"
+            )
         )
         labels = ", ".join(f"`{name}`" for name in names)
         # The client adds the suffix of a counter itself.

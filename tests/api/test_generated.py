@@ -21,3 +21,10 @@ def test_the_operator_may_do_only_what_its_code_names() -> None:
     assert "'*'" not in role
     assert "secrets" not in role
     assert "pods/log" not in role
+
+
+def test_the_page_of_metrics_has_labels_of_metrics_without_a_sample() -> None:
+    page = generate.generated()["docs/reference/metrics.md"]
+    labels = "`tenant`, `service`, `code`, `reason`"
+    assert f"| `tessera_gateway_requests_total` | counter | {labels} |" in page
+    assert "| `tessera_malformed_objects` | gauge | `kind` |" in page
