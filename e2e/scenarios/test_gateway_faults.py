@@ -439,7 +439,10 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
     assert len(client.refusals) - refused_before == _CONNECTIONS * _PODS
     for headers, error in client.refusals[refused_before:]:
         assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
-        assert f"Key/{namespace.name}/limited: limit {_LIMIT}, remaining 0" in error["message"]
+        assert (
+            f"Key/{namespace.name}/limited: limit {_LIMIT} requests per day, remaining 0"
+            in error["message"]
+        )
         assert headers["x-ratelimit-limit-requests"] == str(_LIMIT)
         assert headers["x-ratelimit-remaining-requests"] == "0"
         # One request is refilled in a fortieth of a day, whichever gateway took the last.

@@ -43,6 +43,7 @@ GATEWAY = (
               or answers what is no answer.
             - `NoReadyReplica`, `QueueTimeout`: no replica became ready in time, or the queue was
               longer than requests may wait.
+            - `ServiceStopped`: somebody set `spec.replicas` to 0, and clients still send requests.
             - `EngineTimeout`: an engine holds requests without a step.
         """,
         look=f"""

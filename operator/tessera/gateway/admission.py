@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
 from tessera.api.ref import Ref
+from tessera.api.text import counted
 from tessera.domain.gateway.access import (
     ModelsByName,
     UnknownModel,
@@ -344,17 +345,23 @@ def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tup
 
 
 def _limit_error(refusal: LimitRefusal) -> RequestError:
-    scope = f"{refusal.scope}/{refusal.name}" if refusal.scope else "The request"
-    observed = f"{scope}: limit {refusal.limit}, remaining {refusal.remaining}"
+    exceeded = refusal.exceeded
+    if exceeded is None:
+        limit = f"The request: limit {counted(refusal.limit, 'token')} of prompt and answer"
+    else:
+        limit = f"{exceeded.scope}/{exceeded.name}: limit {exceeded.phrase}"
+    needed = f", needed {refusal.needed}" if refusal.needed > 1 else ""
     if refusal.retry_after_seconds is None:
         return RequestError(
-            400, refusal.reason, f"{observed}. The request is larger than it may ever be."
+            400,
+            refusal.reason,
+            f"{limit}{needed}. It never fits: shorten the prompt, or ask for a higher limit.",
         )
     seconds = max(1, math.ceil(refusal.retry_after_seconds))
     return RequestError(
         429,
         refusal.reason,
-        f"{observed}; retry in {seconds} s.",
+        f"{limit}, remaining {refusal.remaining}{needed}; retry in {seconds} s.",
         code="rate_limit_exceeded",
         headers=(
             (b"retry-after", b"%d" % seconds),
@@ -378,6 +385,13 @@ def _queue_error(model: OfferedModel, refusal: QueueRefusal) -> RequestError:
 
 
 def _no_replica(model: OfferedModel) -> RequestError:
+    if model.stopped:
+        return RequestError(
+            503,
+            RequestReason.SERVICE_STOPPED,
+            f"InferenceService/{model.service} is stopped: spec.replicas is 0. It answers again "
+            "once spec.replicas is raised or removed.",
+        )
     return RequestError(
         503,
         RequestReason.NO_READY_REPLICA,

@@ -12,7 +12,7 @@ import msgspec
 
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.gateway.directory import Identity
+from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.gateway.admission import Admission
@@ -212,9 +212,10 @@ class GatewayApp:
 
     def _models(self, identity: Identity, name: str) -> bytes:
         if name:
-            self._admission.find_model(identity, name)
-            return msgspec.json.encode(_model_object(name))
-        data = [_model_object(each) for each in self._admission.visible_models(identity)]
+            model = self._admission.find_model(identity, name)
+            return msgspec.json.encode(_model_object(name, model))
+        visible = self._admission.visible_models(identity)
+        data = [_model_object(each, model) for each, model in visible.items()]
         return msgspec.json.encode({"object": "list", "data": data})
 
 
@@ -248,8 +249,8 @@ def _tags(headers: Mapping[bytes, bytes]) -> str:
     return given.decode()
 
 
-def _model_object(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "tessera"}
+def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
 
 
 def _too_large(limit: int) -> RequestError:

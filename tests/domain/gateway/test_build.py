@@ -90,6 +90,7 @@ def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
     assert only_model(a_service(spec=spec, status=a_status())) == OfferedModel(
         service=Ref("team-a", "chat"),
         uid="uid-chat",
+        created=int(a_service().created.timestamp()),
         names=("llama", "default"),
         adapters=("legal",),
         tenant="team-a",
@@ -99,6 +100,22 @@ def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
         itl_seconds=0.05,
         max_model_len=8192,
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "stopped"),
+    [
+        ({"replicas": 0}, True),
+        ({"replicas": 1}, False),
+        ({}, False),
+        # Another autoscaler may raise it.
+        ({"replicas": 0, "scaling": {"mode": "External"}}, False),
+    ],
+)
+def test_a_service_with_a_fixed_number_of_0_is_stopped(
+    fields: dict[str, Any], stopped: bool
+) -> None:
+    assert only_model(a_service(spec=a_spec(**fields))).stopped is stopped
 
 
 def test_services_of_namespaces_without_a_tenant_belong_to_nobody() -> None:

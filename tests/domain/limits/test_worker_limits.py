@@ -5,7 +5,7 @@ from math import ceil
 import pytest
 
 from tessera.domain.limits.account import PortionRequest
-from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopeKind
+from tessera.domain.limits.scopes import ApplicableLimits, Meter
 from tessera.domain.limits.worker_limits import (
     Admitted,
     Allowance,
@@ -30,7 +30,9 @@ def test_a_rate_admits_its_amount_and_then_says_when_the_next_fits() -> None:
     for _ in range(60):
         accounts.admit(worker, PER_MINUTE, a_request(), 0.0)
     refusal = accounts.refuse(worker, PER_MINUTE, a_request(), 0.0)
-    assert (refusal.reason, refusal.scope) == (LimitReason.TOO_MANY_REQUESTS, ScopeKind.TENANT)
+    assert refusal.reason is LimitReason.TOO_MANY_REQUESTS
+    assert refusal.exceeded is not None
+    assert refusal.exceeded.phrase == "60 requests per minute"
     assert (refusal.limit, refusal.remaining, refusal.retry_after_seconds) == (60, 0, 1.0)
     accounts.refuse(worker, PER_MINUTE, a_request(), 0.99)
     accounts.admit(worker, PER_MINUTE, a_request(), 1.0)

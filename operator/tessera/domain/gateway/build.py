@@ -168,6 +168,7 @@ def _model(
     return OfferedModel(
         service=service.ref,
         uid=service.uid,
+        created=int(service.created.timestamp()),
         names=tuple(names),
         adapters=tuple(adapter.name for adapter in spec.model.adapters),
         tenant=tenant,
@@ -181,6 +182,7 @@ def _model(
             _replica(service, pod, _variant(pod, pools))
             for pod in sorted(pods, key=lambda pod: pod.ref)
         ),
+        stopped=spec.fixed_replicas == 0,
         may_sleep=spec.fixed_replicas is None and spec.scaling.may_sleep_at_times,
         limits=rate_limits(access.rate_limits),
     )

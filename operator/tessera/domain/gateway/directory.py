@@ -60,6 +60,8 @@ class OfferedModel:
 
     service: Ref
     uid: str
+    created: int = 0
+    """Unix time in seconds."""
     names: tuple[str, ...]
     """`model` of a request: the served name first, then the aliases."""
     adapters: tuple[str, ...] = ()
@@ -78,6 +80,8 @@ class OfferedModel:
     replicas: tuple[EngineReplica, ...] = ()
     may_sleep: bool = False
     """`minReplicas` is 0: requests are held while a replica starts."""
+    stopped: bool = False
+    """`spec.replicas` is 0: no request starts a replica."""
     limits: RateLimits = RateLimits()
 
 

@@ -18,6 +18,7 @@ class RequestReason(StrEnum):
     HEADERS_TIMEOUT = "HeadersTimeout"
     MODEL_NOT_FOUND = "ModelNotFound"
     NO_READY_REPLICA = "NoReadyReplica"
+    SERVICE_STOPPED = "ServiceStopped"
     LIMITS_UNAVAILABLE = "LimitsUnavailable"
     USAGE_NOT_RECORDED = "UsageNotRecorded"
     QUEUE_TIMEOUT = "QueueTimeout"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tessera.api.text import counted
 from tessera.domain.gateway.directory import (
     Directory,
     Identity,
@@ -32,6 +33,16 @@ class Meter(StrEnum):
     CONCURRENT_REQUESTS = "ConcurrentRequests"
 
 
+_NOUNS = {
+    Meter.REQUESTS: "request",
+    Meter.INPUT_TOKENS: "input token",
+    Meter.OUTPUT_TOKENS: "output token",
+    Meter.TOTAL_TOKENS: "token",
+    Meter.CONCURRENT_REQUESTS: "concurrent request",
+}
+_PERIODS = {1: "second", 60: "minute", 86_400: "day"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopedLimit:
     """One limit of one scope."""
@@ -45,6 +56,13 @@ class ScopedLimit:
     amount: int
     period_seconds: int = 0
     """The amount refills evenly over the period; 0 for concurrent requests."""
+
+    @property
+    def phrase(self) -> str:
+        """Return what it allows, in words: `500 tokens per minute`."""
+        counted_amount = counted(self.amount, _NOUNS[self.meter])
+        period = _PERIODS.get(self.period_seconds)
+        return counted_amount if period is None else f"{counted_amount} per {period}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from tessera.domain.limits.account import (
     SlotGrant,
     SlotRequest,
 )
-from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
+from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit
 
 # A portion is used within a second.
 PORTION_SECONDS = 1.0
@@ -84,12 +84,12 @@ class LimitRefusal:
     """The limit that refuses a request; of several, the one that takes longest to allow it."""
 
     reason: LimitReason
-    scope: ScopeKind | None = None
+    exceeded: ScopedLimit | None = None
     """None for the context of one request."""
-    name: str = ""
-    """Of the scope."""
     limit: int
     remaining: int = 0
+    needed: int
+    """What the request takes of the limit at least, or at most where it fits another time."""
     retry_after_seconds: float | None
     """Until the request fits at the earliest; None where it never does."""
     requests: Allowance | None = None
@@ -352,7 +352,10 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
         longest = min(longest, context - request.input_tokens)
         if longest < least:
             return LimitRefusal(
-                reason=LimitReason.CONTEXT_TOO_LONG, limit=context, retry_after_seconds=None
+                reason=LimitReason.CONTEXT_TOO_LONG,
+                limit=context,
+                needed=request.input_tokens + least,
+                retry_after_seconds=None,
             )
     smallest = _amounts(request.input_tokens, least)
     for limit in limits.limits:
@@ -363,9 +366,9 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
         if longest < least or smallest[limit.meter] > limit.amount:
             return LimitRefusal(
                 reason=LimitReason.REQUEST_TOO_LARGE,
-                scope=limit.scope,
-                name=limit.name,
+                exceeded=limit,
                 limit=limit.amount,
+                needed=smallest[limit.meter],
                 retry_after_seconds=None,
             )
     return longest
@@ -392,10 +395,10 @@ def _refusal(
     seconds, limit, remaining = max(refusals, key=lambda refusal: refusal[0])
     return LimitRefusal(
         reason=_EXCEEDED[limit.meter],
-        scope=limit.scope,
-        name=limit.name,
+        exceeded=limit,
         limit=limit.amount,
         remaining=remaining,
+        needed=amounts[limit.meter],
         retry_after_seconds=seconds,
     )
 

@@ -1,0 +1,83 @@
+"""What a client reads whose request gets no engine."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    EngineCall,
+    ScriptedEngine,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+
+pytestmark = pytest.mark.anyio
+TOKENS_PER_MINUTE = RateLimits(total_tokens=RateLimit(per_minute=500))
+CREATED = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
+
+
+async def take_490_tokens(call: EngineCall) -> None:
+    await call.whole({**COMPLETION, "usage": {"prompt_tokens": 7, "completion_tokens": 483}})
+
+
+async def test_a_rate_limit_says_of_what_it_is_and_for_how_long() -> None:
+    async with ScriptedEngine(take_490_tokens) as engine:
+        model = a_model(a_replica(engine.address))
+        async with a_gateway(a_directory(model, default_limits=TOKENS_PER_MINUTE)) as gateway:
+            body = {**CHAT, "max_tokens": 400}
+            assert (await gateway.post(body)).status == 200
+            refused = await gateway.post(body)
+    assert refused.status == 429
+    assert re.fullmatch(
+        r"Tenant/team-a: limit 500 tokens per minute, remaining \d+, needed 4\d\d; "
+        r"retry in \d+ s\.",
+        refused.error["message"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            RateLimits(input_tokens=RateLimit(per_day=2)),
+            r"Tenant/team-a: limit 2 input tokens per day, needed \d+\. It never fits: .*",
+        ),
+        (
+            RateLimits(max_context_tokens=2),
+            r"The request: limit 2 tokens of prompt and answer, needed \d+\. It never fits: .*",
+        ),
+    ],
+)
+async def test_a_request_that_never_fits_reads_what_it_needs(
+    limits: RateLimits, message: str
+) -> None:
+    directory = a_directory(a_model(a_replica("127.0.0.1:1")), default_limits=limits)
+    async with a_gateway(directory) as gateway:
+        refused = await gateway.post(CHAT)
+    assert refused.status == 400
+    assert re.fullmatch(message, refused.error["message"])
+
+
+async def test_a_stopped_service_says_so_and_names_no_time() -> None:
+    async with a_gateway(a_directory(a_model(stopped=True))) as gateway:
+        refused = await gateway.post(CHAT)
+    assert (refused.status, refused.error["code"]) == (503, "service_stopped")
+    assert "spec.replicas is 0" in refused.error["message"]
+    assert "retry-after" not in refused.headers
+
+
+async def test_models_are_as_old_as_their_services() -> None:
+    async with a_gateway(a_directory(a_model(created=CREATED))) as gateway:
+        bodies: list[Any] = []
+        for path in ("/v1/models", "/v1/models/chat"):
+            async with gateway.client.get(gateway.url + path) as response:
+                bodies.append(json.loads(await response.read()))
+    assert [bodies[0]["data"][0]["created"], bodies[1]["created"]] == [CREATED, CREATED]
