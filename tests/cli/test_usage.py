@@ -18,12 +18,15 @@ from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get
 from tessera.cli.main import main
 from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields
+from tessera.cli.usage.import_job import import_job
 from tessera.domain.gateway.requests import Phase
+from tessera.domain.names import APP_NAME
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
 from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.store import GatewayStore
 from tessera.ports import ClusterError
+from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, PODS
 from tests.gateway.store.builders import a_record
 
 PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "usage.md"
@@ -121,9 +124,40 @@ async def test_json_and_csv_have_every_count(gateway: str) -> None:
             }
         ],
         "truncated": False,
+        "oldest": "2026-11-19T11:00:00+00:00",
     }
     (row,) = csv.DictReader(io.StringIO(FORMATTERS["csv"](answer)))
     assert (row["model"], row["inputTokens"], row["to"]) == ("llama", "4800", UNTIL.isoformat())
+
+
+async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: str) -> None:
+    """A tenant without usage, and a question about more than the database has."""
+    since = SINCE - timedelta(days=1)
+    answer = await get(
+        Reader(TokenApi()),
+        NAMESPACE,
+        f"{gateway}usage",
+        QUERY | {"since": since.isoformat(), "tenant": "team-c"},
+    )
+
+    text = FORMATTERS["table"](UsageTable(("tenant",), since, UNTIL, answer))
+
+    assert text == (
+        "No usage from 2026-11-18 12:00:00 to 2026-11-20 12:00:00 UTC.\n"
+        "The database has no records from before 2026-11-19 11:00:00 UTC.\n"
+    )
+
+
+def test_a_new_database_says_that_it_is_empty() -> None:
+    answer = {"rows": [], "truncated": False, "oldest": None}
+
+    text = FORMATTERS["table"](UsageTable(("tenant",), SINCE, UNTIL, answer))
+
+    assert text == (
+        "No usage from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.\n"
+        "The database has no records at all. Another one begins empty: tessera usage import adds "
+        "those of a SQLite file.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,3 +209,101 @@ def test_the_command_says_how_to_reach_the_gateway(
     with pytest.raises(SystemExit, match="port-forward deploy/tessera-gateway 8080"):
         main(["usage"])
     assert capsys.readouterr().out == ""
+
+
+@dataclass
+class ImportApi:
+    """An API server with a gateway, a claim and a pod."""
+
+    deployment: dict[str, Any] | None
+    claim: str = "tessera-gateway"
+    phase: str = "Succeeded"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> tuple[int, Any]:
+        del query, body, content_type
+        assert method == "GET"
+        volume = {"name": "state", "persistentVolumeClaim": {"claimName": "tessera-gateway"}}
+        pod = {
+            "metadata": {"name": "tessera-gateway-0"},
+            "spec": {"volumes": [{"name": "tmp", "emptyDir": {}}, volume]},
+            "status": {"phase": self.phase},
+        }
+        answer = {
+            DEPLOYMENTS.path(NAMESPACE, "tessera-gateway"): self.deployment,
+            CLAIMS.path(NAMESPACE, self.claim): {},
+            PODS.path(NAMESPACE): {"items": [pod], "metadata": {}},
+        }.get(path)
+        return (404, {"message": "not found"}) if answer is None else (200, answer)
+
+
+def a_deployment(*variables: str) -> dict[str, Any]:
+    container = {
+        "name": "gateway",
+        "image": "registry.example.org/tessera/gateway:1",
+        "args": ["--host", "::"],
+        "env": [
+            {"name": name, "valueFrom": {"secretKeyRef": {"name": "database", "key": "url"}}}
+            for name in variables
+        ],
+        "securityContext": {"readOnlyRootFilesystem": True},
+        "volumeMounts": [{"name": "state", "mountPath": "/var/lib/tessera"}],
+    }
+    pod = {
+        "containers": [container],
+        "serviceAccountName": "tessera-gateway",
+        "securityContext": {"runAsUser": 65532},
+    }
+    return {"spec": {"template": {"spec": pod}}}
+
+
+async def test_an_import_is_a_job_of_the_gateway_that_reads_the_claim_and_knows_the_secret() -> (
+    None
+):
+    api = ImportApi(a_deployment("TESSERA_DATABASE_URL"))
+
+    job = await import_job(Reader(api), NAMESPACE, "tessera-gateway")
+
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    gateway = a_deployment("TESSERA_DATABASE_URL")["spec"]["template"]["spec"]
+    for name in ("image", "env", "securityContext"):
+        assert container[name] == gateway["containers"][0][name]
+    assert pod["securityContext"] == gateway["securityContext"]
+    assert "args" not in container
+    (mount,) = container["volumeMounts"]
+    assert mount["readOnly"]
+    assert container["command"][-1] == f"{mount['mountPath']}/store.db"
+    (volume,) = pod["volumes"]
+    assert volume == {
+        "name": mount["name"],
+        "persistentVolumeClaim": {"claimName": "tessera-gateway"},
+    }
+    # Otherwise the Service of the gateway would send it requests.
+    assert job["spec"]["template"]["metadata"]["labels"][APP_NAME] == "tessera-usage-import"
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        (ImportApi(None), "Deployment/tessera-gateway is not in namespace tessera-system"),
+        (ImportApi(a_deployment()), "still records in its SQLite file: set gateway.database"),
+        (
+            ImportApi(a_deployment("TESSERA_DATABASE_URL"), claim="other"),
+            "PersistentVolumeClaim/tessera-gateway is not in namespace",
+        ),
+        (
+            ImportApi(a_deployment("TESSERA_DATABASE_URL"), phase="Running"),
+            "Pod/tessera-gateway-0 uses PersistentVolumeClaim/tessera-gateway",
+        ),
+    ],
+)
+async def test_an_import_that_cannot_be_complete_says_why(api: ImportApi, message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        await import_job(Reader(api), NAMESPACE, "tessera-gateway")

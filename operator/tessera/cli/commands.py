@@ -25,6 +25,7 @@ from tessera.cli.options import (
 COST_GROUPINGS = ("service", "tenant", "pool")
 COST_FORMATS = ("table", "json", "csv")
 TOP_VIEWS = ("services", "requests")
+USAGE_ACTIONS = ("sum", "import")
 SHELLS = ("bash", "zsh", "fish")
 
 # Each entry point of this group is a command of another distribution.
@@ -260,7 +261,10 @@ USAGE = Command(
     "requests and tokens by tenant, key and model",
     "Sums the usage records of the gateway: every request with the tokens that the engine counted. "
     "Requests of which the gateway counted the tokens itself are estimated. Needs the right to "
-    "create tokens of the ServiceAccount tessera-usage-reader in the gateway's namespace.",
+    "create tokens of the ServiceAccount tessera-usage-reader in the gateway's namespace. "
+    "`tessera usage import` prints a Job that adds the records of a SQLite file to the database "
+    "that replaced it, for kubectl apply -f -.",
+    argument("action", "what to do", type=click.Choice(USAGE_ACTIONS), default=USAGE_ACTIONS[0]),
     option(
         "--by",
         "rows: a list of tenant, team, user, key, service, model, route, phase, reason",
@@ -274,6 +278,12 @@ USAGE = Command(
         metavar="WHEN",
     ),
     option("--tenant", "only this tenant", metavar="NAME"),
+    option(
+        "--claim",
+        "of import: the PersistentVolumeClaim with the SQLite file",
+        default="tessera-gateway",
+        metavar="NAME",
+    ),
     _GATEWAY_OPTION,
     *CLUSTER_OPTIONS,
     *output_options(COST_FORMATS),

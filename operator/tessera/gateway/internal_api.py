@@ -158,6 +158,10 @@ def _nanoseconds(text: str) -> int:
     return (moment - _EPOCH) // _MICROSECOND * 1000
 
 
+def _moment(nanoseconds: int) -> str:
+    return (_EPOCH + nanoseconds // 1000 * _MICROSECOND).isoformat()
+
+
 def _fields(query: UsageQuery, report: UsageReport) -> dict[str, Any]:
     return {
         "rows": [
@@ -175,4 +179,5 @@ def _fields(query: UsageQuery, report: UsageReport) -> dict[str, Any]:
             for row in report.rows
         ],
         "truncated": report.is_truncated,
+        "oldest": _moment(report.oldest_ns) if report.oldest_ns is not None else None,
     }

@@ -16,7 +16,7 @@ from tessera.gateway.journal import JOURNALS, AbandonedJournal, abandoned_journa
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.lender import Lender
-from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.store.store import GatewayStore, own_file
 from tessera.gateway.store.writer import UsageWriter
 
 log = logging.getLogger("tessera.gateway")
@@ -72,7 +72,7 @@ class Recording:
         Raises StoreError for a URL or a folder that cannot be used, and not for a database that
         does not answer.
         """
-        store = GatewayStore(Database(url or f"sqlite:///{folder}/store.db"))
+        store = GatewayStore(Database(url or own_file(folder)))
         try:
             await store.migrate()
         except StoreError as error:

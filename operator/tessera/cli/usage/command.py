@@ -13,6 +13,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import read_gateway
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, parse_since, table
+from tessera.cli.usage import import_job
 from tessera.domain.usage.report import UsageDimension
 
 _COUNTS = ("requests", "failed", "aborted", "estimated")
@@ -20,7 +21,9 @@ _TOKENS = ("inputTokens", "cachedTokens", "outputTokens", "reasoningTokens")
 
 
 def run(arguments: SimpleNamespace) -> Output:
-    """Return the sums in the requested format."""
+    """Return the sums in the requested format, or the Job of an import."""
+    if arguments.action == "import":
+        return import_job.run(arguments)
     by = parse_fields(arguments.by)
     until = now()
     since = parse_since(arguments.since, until)
@@ -40,10 +43,15 @@ class UsageTable:
         self.by, self.since, self.until = by, since, until
         self.rows: Sequence[Mapping[str, Any]] = answer["rows"]
         self.is_truncated: bool = answer["truncated"]
+        oldest: str | None = answer["oldest"]
+        self.oldest = datetime.fromisoformat(oldest) if oldest is not None else None
+        """Start of the oldest record of all tenants; None where the database has none."""
 
 
 def as_table(usage: UsageTable) -> str:
     """Return a table for people, without columns in which all counts are 0."""
+    if not usage.rows:
+        return f"No usage {_period(usage)}\n"
     counts = [
         name
         for name in (*_COUNTS, *_TOKENS)
@@ -63,10 +71,22 @@ def as_table(usage: UsageTable) -> str:
         for group, row in zip(groups, usage.rows, strict=True)
     ]
     lines = [*table([*head, *map(column_head, counts)], body, str.rjust), ""]
-    lines.append(f"Usage from {format_time(usage.since)} to {format_time(usage.until)} UTC.")
+    lines.append(f"Usage {_period(usage)}")
     if usage.is_truncated:
         lines.append("Only the rows with the most tokens: choose a tenant, or fewer fields.")
     return "\n".join(lines) + "\n"
+
+
+def _period(usage: UsageTable) -> str:
+    period = f"from {format_time(usage.since)} to {format_time(usage.until)} UTC."
+    if usage.oldest is None:
+        return (
+            f"{period}\nThe database has no records at all. Another one begins empty: "
+            "tessera usage import adds those of a SQLite file."
+        )
+    if usage.oldest > usage.since:
+        return f"{period}\nThe database has no records from before {format_time(usage.oldest)} UTC."
+    return period
 
 
 def as_json(usage: UsageTable) -> str:
@@ -77,6 +97,7 @@ def as_json(usage: UsageTable) -> str:
         "to": usage.until.isoformat(),
         "rows": usage.rows,
         "truncated": usage.is_truncated,
+        "oldest": usage.oldest.isoformat() if usage.oldest is not None else None,
     }
     return json.dumps(body, indent=2) + "\n"
 

@@ -57,3 +57,5 @@ class UsageReport:
     rows: tuple[UsageRow, ...]
     is_truncated: bool
     """There are more groups than the query's limit."""
+    oldest_ns: int | None = None
+    """Unix time of the oldest record of all; None where there is none."""

@@ -1,6 +1,7 @@
 """What gateways share: usage records, and the accounts of limits that they borrow from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import case, delete, func, select
@@ -20,6 +21,11 @@ _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
 _MAX_TIME = 2**63 - 1
+
+
+def own_file(folder: Path) -> str:
+    """Return the URL of the SQLite file of a gateway without a database, in its state folder."""
+    return f"sqlite:///{folder}/store.db"
 
 
 class GatewayStore:
@@ -55,10 +61,21 @@ class GatewayStore:
         """Store records; those that are stored already stay as they are."""
         if not records:
             return
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
-        statement = insert(USAGE_RECORDS).on_conflict_do_nothing()
         async with self._database.write() as connection:
-            await connection.execute(statement, [_row(record) for record in records])
+            await connection.execute(self._insert(), [_row(record) for record in records])
+
+    async def add_missing(self, records: Sequence[UsageRecord]) -> int:
+        """Store records as `record` does, and return how many were not stored yet."""
+        if not records:
+            return 0
+        statement = self._insert().returning(USAGE_RECORDS.c.record_id)
+        async with self._database.write(seconds=60.0) as connection:
+            rows = await connection.execute(statement, [_row(record) for record in records])
+            return len(rows.all())
+
+    def _insert(self) -> sqlite.Insert | postgresql.Insert:
+        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+        return insert(USAGE_RECORDS).on_conflict_do_nothing()
 
     async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
         """Lend portions of limits to workers; after a StoreError it is unknown whether it did.
@@ -93,8 +110,10 @@ class GatewayStore:
             statement = statement.where(columns.tenant == query.tenant)
         async with self._database.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
+            oldest_ns = await connection.scalar(select(func.min(columns.started_at_ns)))
         usage_rows = [_usage_row(query.by, row) for row in rows if row["requests"]]
-        return UsageReport(tuple(usage_rows[: query.limit]), len(usage_rows) > query.limit)
+        is_truncated = len(usage_rows) > query.limit
+        return UsageReport(tuple(usage_rows[: query.limit]), is_truncated, oldest_ns)
 
     async def count(self) -> int:
         """Return the number of records."""
