@@ -318,15 +318,36 @@ async def test_undrawable_nodes_and_faults_are_reported() -> None:
     assert "Node a100-0 GPU 1: ResetRequired: reset it" in text
 
 
-async def test_a_node_with_slices_that_cannot_be_drawn_is_no_pool_without_mig() -> None:
-    api = a_partitioned_cluster(None)
+def alone(api: MemoryApi, gpus: int, offered: Mapping[str, int], *pods: str) -> MemoryApi:
+    """Leave the node a100-0 alone, without an agent and with these pods on slices of 1g.10gb."""
     for key in [key for key in api.cluster.objects if key.plural in ("nodelayouts", "pods")]:
         del api.cluster.objects[key]
-    for name in ("a100-0", "a100-1"):
-        put_node(api, name, 2, {"gpu": 1, "mig-3g.40gb": 2})
+    del api.cluster.objects[ObjectKey("nodes", "", "a100-1")]
+    put_node(api, "a100-0", gpus, offered)
+    for name in pods:
+        put_pod(api, name, "chat", "a100-0", "mig-1g.10gb")
+    return api
+
+
+async def test_slices_beside_whole_gpus_are_drawn_on_gpus_that_are_assumed() -> None:
+    offered = {"gpu": 1, "mig-1g.10gb": 4, "mig-3g.40gb": 1}
+    api = alone(a_partitioned_cluster(None), 2, offered, "chat-0", "chat-1")
     text = render_mosaic(await read_inputs(api), None, "text", 110).text
-    assert "Node a100-1 is not drawn: it offers 1 whole GPU beside 2 slices" in text
-    assert "0 GPUs in MIG mode" in text
+    assert "1 GPU in MIG mode for 2.00 USD per hour" in text
+    assert "1 GPU not in MIG mode" in text
+    assert "a100-0: A100-80GB, assumed" in text
+    assert [text.count(tile) for tile in ("1g chat", "1g -", "3g -")] == [2, 2, 1]
+    assert "not drawn" not in text
+    with pytest.raises(CommandError):
+        planned(await read_inputs(api), None, "text")
+
+
+async def test_nothing_is_counted_or_explained_of_slices_that_cannot_be_drawn() -> None:
+    api = alone(a_partitioned_cluster(None), 2, {"gpu": 1, "mig-3g.40gb": 3})
+    text = render_mosaic(await read_inputs(api), None, "text", 110).text
+    assert "Node a100-0 is not drawn: it offers 1 whole GPU beside 3 slices" in text
+    assert "in MIG mode for" not in text
+    assert LEGEND[0] not in text
 
 
 def drawn_svg(fleet: FleetInputs, folder: Path) -> str:

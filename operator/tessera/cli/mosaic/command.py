@@ -90,7 +90,7 @@ def render_mosaic(
 
 
 def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:
-    pools = pool_snapshots(fleet, name)
+    pools = pool_snapshots(fleet, name, assume_gpus=True)
     mig_pools = [pool for pool in pools if pool.usage.gpus or pool.view.slices]
     if not mig_pools:
         which = "no AcceleratorPool has a" if name is None else f"AcceleratorPool/{name} has no"
@@ -116,7 +116,8 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
             )
         else:
             yield from ("", *mosaic_lines(drawn_mosaic.rows, width), "")
-    yield from LEGEND
+    if any(drawn_mosaic.rows for drawn_mosaic in pool_mosaics):
+        yield from LEGEND
 
 
 def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
@@ -180,7 +181,8 @@ def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
     unmanaged = f"{pool.name}: no spec.mig, the existing layouts are used"
     yield unmanaged if pool.mig is None else state_line(pool)
     usage, price = pool.usage, pool.view.price
-    if price is not None:
+    # Of a node that is not drawn it is not known how many GPUs are in MIG mode.
+    if price is not None and (usage.gpus or all(node.inconsistency is None for node in pool.nodes)):
         total, idle, stranded = (
             f"{part * price.per_gpu_hour:.2f}" for part in (usage.gpus, usage.idle, usage.stranded)
         )

@@ -24,7 +24,7 @@ from tessera.domain.mig.layouts import (
 )
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
-from tessera.domain.mig_backends.discovery import mig_nodes
+from tessera.domain.mig_backends.discovery import mig_nodes, with_assumed_gpus
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
 from tessera.domain.observed.snapshot import Pod, Snapshot
@@ -119,10 +119,13 @@ class GpuLayoutChange:
         return _layout_text(self.before, with_placements), _layout_text(self.after, with_placements)
 
 
-def pool_snapshots(fleet: FleetInputs, name: str | None) -> tuple[PoolSnapshot, ...]:
+def pool_snapshots(
+    fleet: FleetInputs, name: str | None, *, assume_gpus: bool = False
+) -> tuple[PoolSnapshot, ...]:
     """Return all pools, or the named one.
 
-    Raises CommandError if it does not exist, and DeniedError if pools cannot be listed.
+    With `assume_gpus`, slices beside whole GPUs are on GPUs that are assumed, for pictures. Raises
+    CommandError if it does not exist, and DeniedError if pools cannot be listed.
     """
     snapshot = fleet.snapshot
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
@@ -131,11 +134,17 @@ def pool_snapshots(fleet: FleetInputs, name: str | None) -> tuple[PoolSnapshot, 
     if name is not None and name not in {view.pool.name for view in views}:
         known = ", ".join(view.pool.name for view in views) or "none"
         raise CommandError(f"AcceleratorPool/{name} does not exist; existing: {known}")
-    return tuple(_pool_snapshot(view, snapshot) for view in views if name in (None, view.pool.name))
+    return tuple(
+        _pool_snapshot(view, snapshot, assume_gpus=assume_gpus)
+        for view in views
+        if name in (None, view.pool.name)
+    )
 
 
-def _pool_snapshot(view: PoolView, snapshot: Snapshot) -> PoolSnapshot:
+def _pool_snapshot(view: PoolView, snapshot: Snapshot, *, assume_gpus: bool) -> PoolSnapshot:
     pool_nodes = mig_nodes(view, snapshot.nodes, snapshot.layouts)
+    if assume_gpus:
+        pool_nodes = tuple(map(with_assumed_gpus, pool_nodes))
     readings = snapshot.readings.pods if snapshot.readings is not None else {}
     return PoolSnapshot(
         view=view,

@@ -227,13 +227,33 @@ def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
         slices_text = ", ".join(f"{count}x {name}" for name, count in geometry)
         problem = f"{gpus_text} cannot be partitioned into {slices_text}"
         return replace(base, inconsistency=problem)
-    gpus = tuple(
+    return replace(base, gpus=_gpus_of(layouts))
+
+
+def with_assumed_gpus(node: MigNode) -> MigNode:
+    """Return a node with slices beside whole GPUs as if its first GPUs had the slices.
+
+    It serves pictures alone: which of its GPUs are in MIG mode is not known, so nothing may be
+    planned there. A node with an agent, or whose slices fit no layout, is returned as it is.
+    """
+    gpu_count = parse_decimal(node.labels.get(COUNT_LABEL, ""), MAX_GPUS)
+    if node.inconsistency is None or gpu_count is None or _agent_status(node.node_layout):
+        return node
+    counts, whole_gpus = _slice_counts(node, gpu_count)
+    geometry = tuple(sorted(counts.items()))
+    layouts = layouts_for_counts(node.gpu_model, geometry, gpu_count - whole_gpus)
+    if not layouts or not geometry:
+        return node
+    return replace(node, gpus=_gpus_of(layouts), whole_gpus=whole_gpus, inconsistency=None)
+
+
+def _gpus_of(layouts: Sequence[Layout]) -> tuple[MigGpu, ...]:
+    return tuple(
         MigGpu(
             index=index, instances=tuple(GpuInstance(placement=placement) for placement in layout)
         )
         for index, layout in enumerate(layouts)
     )
-    return replace(base, gpus=gpus)
 
 
 def _slice_counts(base: MigNode, gpus: int) -> tuple[Mapping[str, int], int]:
